@@ -1,0 +1,177 @@
+#include "bind/convert.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "plan/plan.h"
+#include "render/render.h"
+
+namespace nb = nanobind;
+
+namespace yolodata {
+namespace {
+
+nb::object field(const nb::dict& values, const char* name) {
+  if (!values.contains(name))
+    throw std::invalid_argument(std::string("the recipe lacks '") + name + "'");
+  return values[name];
+}
+
+template <typename T>
+T read(const nb::dict& values, const char* name) {
+  T result;
+  if (!nb::try_cast(field(values, name), result))
+    throw std::invalid_argument(std::string("the recipe's '") + name + "' has the wrong type, got " +
+                                nb::repr(field(values, name)).c_str());
+  return result;
+}
+
+template <typename T>
+nb::list numbers(const T* values, int count) {
+  nb::list list;
+  for (int i = 0; i < count; ++i) list.append(values[i]);
+  return list;
+}
+
+nb::dict layer_to_dict(const Layer& layer) {
+  nb::dict values;
+  const std::int32_t canvas[2] = {layer.height, layer.width};
+  values["canvas"] = numbers(canvas, 2);
+  nb::list tiles;
+  for (int i = 0; i < layer.tile_count; ++i) {
+    const Tile& tile = layer.tiles[i];
+    nb::dict item;
+    item["image"] = tile.image;
+    item["x1"] = tile.x1;
+    item["y1"] = tile.y1;
+    item["x2"] = tile.x2;
+    item["y2"] = tile.y2;
+    item["x0"] = tile.x0;
+    item["y0"] = tile.y0;
+    item["height"] = tile.height;
+    item["width"] = tile.width;
+    tiles.append(item);
+  }
+  values["tiles"] = tiles;
+  values["matrix"] = numbers(layer.matrix, 9);
+  values["perspective"] = layer.perspective != 0;
+  values["scale"] = layer.scale;
+  return values;
+}
+
+Layer layer_from_dict(const nb::dict& values) {
+  Layer layer{};
+  const auto canvas = read<std::array<std::int32_t, 2>>(values, "canvas");
+  layer.height = canvas[0];
+  layer.width = canvas[1];
+  for (const nb::handle item : field(values, "tiles")) {
+    if (layer.tile_count == kMaxTiles)
+      throw std::invalid_argument("a layer has at most 9 tiles, got more");
+    const nb::dict fields = nb::cast<nb::dict>(item);
+    Tile& tile = layer.tiles[layer.tile_count++];
+    tile.image = read<std::int64_t>(fields, "image");
+    tile.x1 = read<std::int32_t>(fields, "x1");
+    tile.y1 = read<std::int32_t>(fields, "y1");
+    tile.x2 = read<std::int32_t>(fields, "x2");
+    tile.y2 = read<std::int32_t>(fields, "y2");
+    tile.x0 = read<std::int32_t>(fields, "x0");
+    tile.y0 = read<std::int32_t>(fields, "y0");
+    tile.height = read<std::int32_t>(fields, "height");
+    tile.width = read<std::int32_t>(fields, "width");
+  }
+  const auto matrix = read<std::array<double, 9>>(values, "matrix");
+  for (int i = 0; i < 9; ++i) layer.matrix[i] = static_cast<float>(matrix[i]);
+  layer.perspective = read<bool>(values, "perspective");
+  layer.scale = read<double>(values, "scale");
+  invert(layer);
+  return layer;
+}
+
+}  // namespace
+
+nb::dict recipe_to_dict(const Recipe& recipe) {
+  nb::dict values;
+  const std::int32_t size[2] = {recipe.height, recipe.width};
+  values["size"] = numbers(size, 2);
+  nb::list layers;
+  for (int i = 0; i < recipe.layer_count; ++i) layers.append(layer_to_dict(recipe.layers[i]));
+  values["layers"] = layers;
+  values["mixup"] = nb::none();
+  if (recipe.mixup_layer != kNoLayer) {
+    nb::dict mixup;
+    mixup["layer"] = recipe.mixup_layer;
+    mixup["ratio"] = recipe.mixup_ratio;
+    values["mixup"] = mixup;
+  }
+  values["cutmix"] = nb::none();
+  if (recipe.cutmix_layer != kNoLayer) {
+    nb::dict cutmix;
+    const std::int32_t area[4] = {recipe.cut_x1, recipe.cut_y1, recipe.cut_x2, recipe.cut_y2};
+    cutmix["layer"] = recipe.cutmix_layer;
+    cutmix["area"] = numbers(area, 4);
+    values["cutmix"] = cutmix;
+  }
+  values["hsv"] = nb::none();
+  if (recipe.hsv.enabled) values["hsv"] = numbers(recipe.hsv_draws, 3);
+  values["flipud"] = recipe.flipud != 0;
+  values["fliplr"] = recipe.fliplr != 0;
+  values["bgr"] = recipe.bgr != 0;
+  return values;
+}
+
+Recipe recipe_from_dict(const nb::dict& values) {
+  Recipe recipe{};
+  const auto size = read<std::array<std::int32_t, 2>>(values, "size");
+  recipe.height = size[0];
+  recipe.width = size[1];
+  for (const nb::handle item : field(values, "layers")) {
+    if (recipe.layer_count == kMaxLayers)
+      throw std::invalid_argument("a recipe has at most 3 layers, got more");
+    recipe.layers[recipe.layer_count++] = layer_from_dict(nb::cast<nb::dict>(item));
+  }
+  recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
+  recipe.mixup_ratio = 1.0;
+  const nb::object mixup = field(values, "mixup"), cutmix = field(values, "cutmix");
+  if (!mixup.is_none()) {
+    const auto fields = nb::cast<nb::dict>(mixup);
+    recipe.mixup_layer = read<std::int32_t>(fields, "layer");
+    recipe.mixup_ratio = read<double>(fields, "ratio");
+  }
+  if (!cutmix.is_none()) {
+    const auto fields = nb::cast<nb::dict>(cutmix);
+    const auto area = read<std::array<std::int32_t, 4>>(fields, "area");
+    recipe.cutmix_layer = read<std::int32_t>(fields, "layer");
+    recipe.cut_x1 = area[0];
+    recipe.cut_y1 = area[1];
+    recipe.cut_x2 = area[2];
+    recipe.cut_y2 = area[3];
+  }
+  if (!field(values, "hsv").is_none()) {
+    const auto draws = read<std::array<double, 3>>(values, "hsv");
+    for (int i = 0; i < 3; ++i) {
+      if (!std::isfinite(draws[i]) || std::abs(draws[i]) > 1e6)
+        throw std::invalid_argument("the recipe's 'hsv' draws must be finite numbers");
+      recipe.hsv_draws[i] = draws[i];
+    }
+    recipe.hsv = hsv_jitter(recipe.hsv_draws);
+  }
+  recipe.flipud = read<bool>(values, "flipud");
+  recipe.fliplr = read<bool>(values, "fliplr");
+  recipe.bgr = read<bool>(values, "bgr");
+  check(recipe);
+  return recipe;
+}
+
+void check_images(const Recipe& recipe, const Index& index) {
+  for (int l = 0; l < recipe.layer_count; ++l)
+    for (int t = 0; t < recipe.layers[l].tile_count; ++t) {
+      const std::int64_t image = recipe.layers[l].tiles[t].image;
+      if (image < 0 || image >= index.images)
+        throw std::invalid_argument("the recipe shows image " + std::to_string(image) +
+                                    ", the dataset has images 0.." +
+                                    std::to_string(index.images - 1));
+    }
+}
+
+}  // namespace yolodata

@@ -1,0 +1,20 @@
+// Recipes to and from Python dicts (the schema is documented at yolodata.Recipe).
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+
+#include "plan/index.h"
+#include "plan/recipe.h"
+
+namespace yolodata {
+
+nanobind::dict recipe_to_dict(const Recipe& recipe);
+
+// Throws std::invalid_argument with the field's name for anything missing or out of range.
+Recipe recipe_from_dict(const nanobind::dict& values);
+
+// Throws std::invalid_argument unless every image of the recipe is in the index.
+void check_images(const Recipe& recipe, const Index& index);
+
+}  // namespace yolodata

@@ -1,0 +1,410 @@
+// Python's view of the core: types, ownership and the GIL; no logic.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "bind/convert.h"
+#include "core/permute.h"
+#include "core/rng.h"
+#include "engine/engine.h"
+#include "plan/labels.h"
+#include "plan/plan.h"
+#include "render/render.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace yolodata {
+namespace {
+
+// An index together with the arrays it borrows from.
+struct OwnedIndex {
+  Index view{};
+  std::shared_ptr<void> columns, polygons;
+};
+
+template <typename T>
+using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Positions = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Pictures = nb::ndarray<std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+
+// Keeps arrays alive; letting go of the last one takes the GIL by itself.
+template <typename... T>
+std::shared_ptr<void> keep(const T&... owners) {
+  return std::make_shared<std::tuple<T...>>(owners...);
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
+                                       const Column<std::uint32_t>& width,
+                                       const Column<std::uint64_t>& object_offset,
+                                       const Column<float>& cls, const Table<float>& box,
+                                       const nb::object& polygon_offset, const nb::object& polygon) {
+  auto index = std::make_shared<OwnedIndex>();
+  Index& view = index->view;
+  const std::size_t images = height.shape(0), objects = cls.shape(0);
+  require(width.shape(0) == images && object_offset.shape(0) == images + 1,
+          "height and width need one entry an image, object_offset one more");
+  require(box.shape(0) == objects && box.shape(1) == 4, "box must have shape (objects, 4)");
+  view.images = static_cast<std::int64_t>(images);
+  view.height = height.data();
+  view.width = width.data();
+  view.object_offset = object_offset.data();
+  view.cls = cls.data();
+  view.box = box.data();
+  const auto rises = [](const std::uint64_t* offsets, std::size_t count, std::uint64_t last,
+                        std::uint64_t least_step) {
+    for (std::size_t i = 0; i < count; ++i)
+      if (offsets[i + 1] < offsets[i] || offsets[i + 1] - offsets[i] < least_step) return false;
+    return offsets[0] == 0 && offsets[count] == last;
+  };
+  require(rises(view.object_offset, images, objects, 0),
+          "object_offset must rise from 0 to the number of objects");
+  for (std::size_t i = 0; i < images; ++i)
+    require(view.height[i] >= 1 && view.width[i] >= 1 && view.height[i] <= 65536 &&
+                view.width[i] <= 65536,
+            "pictures must be 1 to 65536 pixels a side");
+  index->columns = keep(height, width, object_offset, cls, box);
+  if (!polygon_offset.is_none()) {
+    const auto offsets = nb::cast<Column<std::uint64_t>>(polygon_offset);
+    const auto points = nb::cast<Table<float>>(polygon);
+    require(offsets.shape(0) == objects + 1 && points.shape(1) == 2,
+            "polygon_offset needs one entry an object and one more, polygon the shape (points, 2)");
+    view.polygon_offset = offsets.data();
+    view.polygon = points.data();
+    require(rises(view.polygon_offset, objects, points.shape(0), 1),
+            "polygon_offset must rise from 0 to the number of points; every object needs a polygon");
+    index->polygons = keep(offsets, points);
+  }
+  return index;
+}
+
+PlanConfig read_config(const nb::dict& dict) {
+  PlanConfig config;
+  config.imgsz = nb::cast<std::int32_t>(dict["imgsz"]);
+  config.mosaic = nb::cast<double>(dict["mosaic"]);
+  config.mosaic_grid = nb::cast<std::int32_t>(dict["mosaic_grid"]);
+  config.degrees = nb::cast<double>(dict["degrees"]);
+  config.translate = nb::cast<double>(dict["translate"]);
+  config.scale_min = nb::cast<double>(dict["scale_min"]);
+  config.scale_max = nb::cast<double>(dict["scale_max"]);
+  config.shear = nb::cast<double>(dict["shear"]);
+  config.perspective = nb::cast<double>(dict["perspective"]);
+  config.hsv_h = nb::cast<double>(dict["hsv_h"]);
+  config.hsv_s = nb::cast<double>(dict["hsv_s"]);
+  config.hsv_v = nb::cast<double>(dict["hsv_v"]);
+  config.flipud = nb::cast<double>(dict["flipud"]);
+  config.fliplr = nb::cast<double>(dict["fliplr"]);
+  config.bgr = nb::cast<double>(dict["bgr"]);
+  config.mixup = nb::cast<double>(dict["mixup"]);
+  config.cutmix = nb::cast<double>(dict["cutmix"]);
+  config.shuffle = nb::cast<bool>(dict["shuffle"]);
+  config.streams = nb::cast<std::int32_t>(dict["streams"]);
+  config.window = nb::cast<std::int32_t>(dict["window"]);
+  require(config.imgsz >= 1 && config.imgsz <= 16384, "imgsz must be 1 to 16384");
+  require(config.mosaic_grid == 4 || config.mosaic_grid == 9, "mosaic_grid must be 4 or 9");
+  require(config.streams >= 1 && config.window >= 0, "streams must be 1 or more, window 0 or more");
+  return config;
+}
+
+std::shared_ptr<const Index> share(const std::shared_ptr<OwnedIndex>& index) {
+  return {index, &index->view};
+}
+
+std::vector<SampleId> sample_ids(std::uint64_t seed, std::uint32_t epoch,
+                                 const Positions& positions, const Index& index) {
+  require(positions.shape(0) > 0, "a batch needs at least one position");
+  std::vector<SampleId> ids;
+  ids.reserve(positions.shape(0));
+  for (std::size_t i = 0; i < positions.shape(0); ++i) {
+    const std::int64_t position = positions.data()[i];
+    if (position < 0 || position >= index.images)
+      throw std::out_of_range("position " + std::to_string(position) + " is outside an epoch of " +
+                              std::to_string(index.images) + " images; positions count from 0");
+    ids.push_back({seed, epoch, static_cast<std::uint64_t>(position)});
+  }
+  return ids;
+}
+
+void check_pictures(const Pictures& out, std::size_t batch, int height, int width) {
+  if (out.shape(0) != batch || out.shape(1) != 3 ||
+      out.shape(2) != static_cast<std::size_t>(height) ||
+      out.shape(3) != static_cast<std::size_t>(width))
+    throw std::invalid_argument(
+        "out must be uint8 of shape (" + std::to_string(batch) + ", 3, " + std::to_string(height) +
+        ", " + std::to_string(width) + "), got (" + std::to_string(out.shape(0)) + ", " +
+        std::to_string(out.shape(1)) + ", " + std::to_string(out.shape(2)) + ", " +
+        std::to_string(out.shape(3)) + ")");
+}
+
+template <typename T>
+nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values, std::initializer_list<std::size_t> shape) {
+  auto* owned = new std::vector<T>(std::move(values));
+  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
+}
+
+nb::tuple batch_labels(const Job& job) {
+  std::vector<float> cls, bboxes, batch_idx;
+  float i = 0;
+  for (const Sample& sample : job.samples()) {
+    const Labels& labels = sample.labels;
+    cls.insert(cls.end(), labels.cls.begin(), labels.cls.end());
+    bboxes.insert(bboxes.end(), labels.bboxes.begin(), labels.bboxes.end());
+    batch_idx.insert(batch_idx.end(), labels.cls.size(), i++);
+  }
+  const std::size_t n = cls.size();
+  return nb::make_tuple(to_numpy(std::move(cls), {n, 1}), to_numpy(std::move(bboxes), {n, 4}),
+                        to_numpy(std::move(batch_idx), {n}));
+}
+
+// Images that the batch shows, ascending.
+std::vector<std::int64_t> image_ids(const std::vector<Sample>& samples) {
+  std::vector<std::int64_t> ids;
+  for (const Sample& sample : samples)
+    for (int l = 0; l < sample.recipe.layer_count; ++l)
+      for (int t = 0; t < sample.recipe.layers[l].tile_count; ++t)
+        ids.push_back(sample.recipe.layers[l].tiles[t].image);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
+                            const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
+                            const Positions& positions, const Pictures& out,
+                            const Column<std::uint32_t>& shard, const Column<std::uint64_t>& offset,
+                            const Column<std::uint64_t>& base) {
+  Job::Request request;
+  request.config = read_config(config);
+  request.index = share(index);
+  request.ids = sample_ids(seed, epoch, positions, index->view);
+  check_pictures(out, request.ids.size(), request.config.imgsz, request.config.imgsz);
+  const auto images = static_cast<std::size_t>(index->view.images);
+  require(shard.shape(0) >= images && offset.shape(0) >= images,
+          "shard and offset need one entry an image");
+  request.out = out.data();
+  request.pixels = [shards = shard.data(), offsets = offset.data(), bases = base.data(),
+                    count = base.shape(0)](std::int64_t image) {
+    const std::uint32_t which = shards[image];
+    if (which >= count)
+      throw std::out_of_range("image " + std::to_string(image) + " lies in shard " +
+                              std::to_string(which) + " of " + std::to_string(count));
+    return reinterpret_cast<const std::uint8_t*>(bases[which] + offsets[image]);
+  };
+  request.owner = keep(out, shard, offset, base);
+  auto job = std::make_shared<Job>(std::move(request));
+  engine.submit(job);
+  return job;
+}
+
+std::shared_ptr<Job> submit_plan(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
+                                 const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
+                                 const Positions& positions) {
+  Job::Request request;
+  request.config = read_config(config);
+  request.index = share(index);
+  request.ids = sample_ids(seed, epoch, positions, index->view);
+  auto job = std::make_shared<Job>(std::move(request));
+  engine.submit(job);
+  return job;
+}
+
+std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
+                                   const Positions& images, const Column<std::uint64_t>& pointers,
+                                   const Pictures& out) {
+  Job::Request request;
+  std::shared_ptr<Job> planned;
+  if (nb::try_cast(recipes, planned)) {
+    require(planned->done(), "the plan is not ready; wait for the job before rendering it");
+    request.samples = planned->samples();
+  } else {
+    for (const nb::handle item : recipes)
+      request.samples.push_back({nb::cast<Recipe>(item), {}});
+  }
+  require(!request.samples.empty(), "there is nothing to render");
+  require(images.shape(0) == pointers.shape(0), "every image needs one pointer");
+  require(std::is_sorted(images.data(), images.data() + images.shape(0)),
+          "images must be in ascending order");
+  for (const Sample& sample : request.samples) {
+    check(sample.recipe);
+    check_pictures(out, request.samples.size(), sample.recipe.height, sample.recipe.width);
+  }
+  request.out = out.data();
+  request.pixels = [first = images.data(), count = images.shape(0),
+                    where = pointers.data()](std::int64_t image) {
+    const std::int64_t* at = std::lower_bound(first, first + count, image);
+    if (at == first + count || *at != image)
+      throw std::out_of_range("no pixels were given for image " + std::to_string(image));
+    return reinterpret_cast<const std::uint8_t*>(where[at - first]);
+  };
+  request.owner = keep(out, images, pointers);
+  auto job = std::make_shared<Job>(std::move(request));
+  engine.submit(job);
+  return job;
+}
+
+// Renders one recipe from a dict of image id -> uint8 (H, W, 3).
+nb::ndarray<nb::numpy, std::uint8_t> render(const Recipe& recipe, const nb::dict& images,
+                                            bool reference) {
+  check(recipe);
+  Sources sources{};
+  std::vector<Image> alive;
+  for (int l = 0; l < recipe.layer_count; ++l)
+    for (int t = 0; t < recipe.layers[l].tile_count; ++t) {
+      const Tile& tile = recipe.layers[l].tiles[t];
+      const nb::object key = nb::int_(tile.image);
+      if (!images.contains(key))
+        throw std::invalid_argument("no pixels were given for image " + std::to_string(tile.image));
+      alive.push_back(nb::cast<Image>(images[key]));
+      const Image& image = alive.back();
+      if (image.shape(0) != static_cast<std::size_t>(tile.height) ||
+          image.shape(1) != static_cast<std::size_t>(tile.width))
+        throw std::invalid_argument(
+            "image " + std::to_string(tile.image) + " is " + std::to_string(image.shape(0)) +
+            " x " + std::to_string(image.shape(1)) + " pixels, the recipe was made for " +
+            std::to_string(tile.height) + " x " + std::to_string(tile.width));
+      sources.images[l][t] = {image.data(), tile.width, tile.height};
+    }
+  std::vector<std::uint8_t> picture(3 * static_cast<std::size_t>(recipe.width) *
+                                    static_cast<std::size_t>(recipe.height));
+  {
+    const nb::gil_scoped_release release;
+    (reference ? render_reference : render_cpu)(recipe, sources, picture.data());
+  }
+  return to_numpy(std::move(picture), {3, static_cast<std::size_t>(recipe.height),
+                                       static_cast<std::size_t>(recipe.width)});
+}
+
+}  // namespace
+}  // namespace yolodata
+
+NB_MODULE(_native, m) {
+  using namespace yolodata;
+  m.doc() = "Native core of yolodata: plan and render.";
+
+  nb::class_<OwnedIndex>(m, "Index", "The label table of a dataset; keeps its arrays alive.")
+      .def(nb::new_(&make_index), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
+           "polygon_offset"_a = nb::none(), "polygon"_a = nb::none())
+      .def("__len__", [](const OwnedIndex& index) { return index.view.images; });
+
+  nb::class_<Recipe>(m, "Recipe", "A training sample as plain data.")
+      .def_static("from_dict", &recipe_from_dict, "values"_a)
+      .def("to_dict", &recipe_to_dict)
+      .def("__eq__", [](const Recipe& a, const nb::object& b) {
+        return nb::isinstance<Recipe>(b) && recipe_to_dict(a).equal(recipe_to_dict(nb::cast<Recipe>(b)));
+      })
+      .def("__getstate__", [](const Recipe& recipe) { return recipe_to_dict(recipe); })
+      .def("__setstate__", [](Recipe& recipe, const nb::dict& values) {
+        new (&recipe) Recipe(recipe_from_dict(values));
+      });
+
+  nb::class_<Job>(m, "Job", "A batch on its way.")
+      .def(
+          "wait",
+          [](Job& job, const nb::object& timeout) {
+            const double seconds = timeout.is_none() ? -1.0 : nb::cast<double>(timeout);
+            const nb::gil_scoped_release release;
+            return job.wait(seconds);
+          },
+          "timeout"_a = nb::none())
+      .def("done", &Job::done)
+      .def("cancel", &Job::cancel)
+      .def("recipes",
+           [](const Job& job) {
+             nb::list recipes;
+             for (const Sample& sample : job.samples()) recipes.append(nb::cast(sample.recipe));
+             return recipes;
+           })
+      .def("image_ids",
+           [](const Job& job) {
+             std::vector<std::int64_t> ids = image_ids(job.samples());
+             const std::size_t n = ids.size();
+             return to_numpy(std::move(ids), {n});
+           })
+      .def("first_image_ids",
+           [](const Job& job) {
+             std::vector<std::int64_t> ids;
+             for (const Sample& sample : job.samples())
+               ids.push_back(sample.recipe.layers[0].tiles[0].image);
+             const std::size_t n = ids.size();
+             return to_numpy(std::move(ids), {n});
+           })
+      .def("labels", &batch_labels)
+      .def("seconds", [](const Job& job) {
+        nb::dict seconds;
+        seconds["plan"] = job.plan_seconds();
+        seconds["render"] = job.render_seconds();
+        return seconds;
+      });
+
+  nb::class_<Engine>(m, "Engine", "Native threads that plan and render batches.")
+      .def(nb::init<int>(), "threads"_a)
+      .def_prop_ro("threads", &Engine::threads)
+      .def("submit", &submit, "index"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a, "out"_a,
+           "shard"_a, "offset"_a, "base"_a)
+      .def("submit_plan", &submit_plan, "index"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a)
+      .def("submit_render", &submit_render, "recipes"_a, "images"_a, "pointers"_a, "out"_a)
+      .def("close", &Engine::close, nb::call_guard<nb::gil_scoped_release>());
+
+  m.def(
+      "plan",
+      [](const OwnedIndex& index, const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
+         std::uint64_t position) {
+        return plan(read_config(config), index.view, {seed, epoch, position});
+      },
+      "index"_a, "config"_a, "seed"_a, "epoch"_a, "position"_a);
+  m.def(
+      "labels",
+      [](const Recipe& recipe, const OwnedIndex& index) {
+        check(recipe);
+        check_images(recipe, index.view);
+        Labels result = labels(recipe, index.view);
+        const std::size_t n = result.cls.size();
+        return nb::make_tuple(to_numpy(std::move(result.cls), {n, 1}),
+                              to_numpy(std::move(result.bboxes), {n, 4}));
+      },
+      "recipe"_a, "index"_a);
+  m.def("render", &render, "recipe"_a, "images"_a, "reference"_a = false);
+  m.def(
+      "permute",
+      [](const Positions& positions, std::uint64_t n, std::uint64_t seed, std::uint32_t epoch) {
+        const Permutation order(n, seed, epoch);
+        std::vector<std::int64_t> result;
+        result.reserve(positions.shape(0));
+        for (std::size_t i = 0; i < positions.shape(0); ++i) {
+          const std::int64_t position = positions.data()[i];
+          if (position < 0 || static_cast<std::uint64_t>(position) >= n)
+            throw std::out_of_range("position " + std::to_string(position) + " is not in 0.." +
+                                    std::to_string(n) + " (exclusive)");
+          result.push_back(static_cast<std::int64_t>(order(static_cast<std::uint64_t>(position))));
+        }
+        const std::size_t count = result.size();
+        return to_numpy(std::move(result), {count});
+      },
+      "positions"_a, "n"_a, "seed"_a, "epoch"_a);
+  m.def(
+      "philox",
+      [](const std::array<std::uint32_t, 4>& counter, const std::array<std::uint32_t, 2>& key) {
+        return philox(counter, key);
+      },
+      "counter"_a, "key"_a);
+  m.def("cuda_build", &cuda_build);
+}

@@ -1,0 +1,147 @@
+#include "engine/engine.h"
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "render/render.h"
+
+namespace yolodata {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::int64_t nanoseconds_since(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+}
+
+Sources find_sources(const Recipe& recipe, const PixelLookup& pixels) {
+  Sources sources{};
+  for (int l = 0; l < recipe.layer_count; ++l)
+    for (int t = 0; t < recipe.layers[l].tile_count; ++t) {
+      const Tile& tile = recipe.layers[l].tiles[t];
+      sources.images[l][t] = {pixels(tile.image), tile.width, tile.height};
+    }
+  return sources;
+}
+
+}  // namespace
+
+Job::Job(Request request) : request_(std::move(request)) {
+  if (request_.samples.empty()) request_.samples.resize(request_.ids.size());
+  count_ = request_.samples.size();
+}
+
+bool Job::wait(double seconds) {
+  std::unique_lock lock(mutex_);
+  const auto complete = [&] { return finished_ == count_; };
+  if (seconds < 0)
+    changed_.wait(lock, complete);
+  else if (!changed_.wait_for(lock, std::chrono::duration<double>(seconds), complete))
+    return false;
+  if (error_) std::rethrow_exception(error_);
+  return true;
+}
+
+bool Job::done() const {
+  const std::lock_guard lock(mutex_);
+  return finished_ == count_;
+}
+
+void Job::cancel() {
+  const std::size_t begun = next_.exchange(count_);
+  if (begun >= count_) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!error_)
+      error_ = std::make_exception_ptr(std::runtime_error("the batch was cancelled"));
+  }
+  finish(count_ - begun);
+}
+
+bool Job::take(std::size_t& task) {
+  task = next_.load();
+  while (task < count_)
+    if (next_.compare_exchange_weak(task, task + 1)) return true;
+  return false;
+}
+
+void Job::finish(std::size_t tasks) {
+  const std::lock_guard lock(mutex_);
+  finished_ += tasks;
+  if (finished_ == count_) changed_.notify_all();
+}
+
+void Job::run(std::size_t task) {
+  try {
+    Sample& sample = request_.samples[task];
+    auto start = Clock::now();
+    if (!request_.ids.empty()) {
+      sample.recipe = plan(request_.config, *request_.index, request_.ids[task]);
+      sample.labels = labels(sample.recipe, *request_.index);
+      plan_ns_ += nanoseconds_since(start);
+      start = Clock::now();
+    }
+    if (request_.out != nullptr) {
+      const Recipe& recipe = sample.recipe;
+      const std::size_t bytes = 3 * static_cast<std::size_t>(recipe.width) *
+                                static_cast<std::size_t>(recipe.height);
+      render_cpu(recipe, find_sources(recipe, request_.pixels), request_.out + task * bytes);
+      render_ns_ += nanoseconds_since(start);
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
+  finish(1);
+}
+
+Engine::Engine(int threads) {
+  if (threads < 1 || threads > 1024)
+    throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(threads));
+  threads_.reserve(static_cast<std::size_t>(threads));
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+}
+
+Engine::~Engine() { close(); }
+
+void Engine::submit(const std::shared_ptr<Job>& job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) throw std::runtime_error("the engine is closed; open a new loader");
+    if (!job->done()) queue_.push_back(job);
+  }
+  wake_.notify_all();
+}
+
+void Engine::close() {
+  std::deque<std::shared_ptr<Job>> dropped;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    dropped.swap(queue_);
+  }
+  for (const auto& job : dropped) job->cancel();
+  wake_.notify_all();
+  for (auto& thread : threads_)
+    if (thread.joinable()) thread.join();
+}
+
+void Engine::work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [&] { return closed_ || !queue_.empty(); });
+    if (queue_.empty()) return;
+    const std::shared_ptr<Job> job = queue_.front();
+    std::size_t task;
+    if (!job->take(task)) {
+      queue_.pop_front();
+      continue;
+    }
+    lock.unlock();
+    job->run(task);
+    lock.lock();
+  }
+}
+
+}  // namespace yolodata

@@ -1,0 +1,95 @@
+// Batches on native threads: plan and render without the interpreter.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "plan/index.h"
+#include "plan/labels.h"
+#include "plan/plan.h"
+#include "plan/recipe.h"
+#include "render/shade.h"
+
+namespace yolodata {
+
+struct Sample {
+  Recipe recipe;
+  Labels labels;
+};
+
+// Where an image's pixels are; must stay valid until the job is done.
+using PixelLookup = std::function<const std::uint8_t*(std::int64_t image)>;
+
+// One batch on its way. Every sample is one task; tasks of later jobs follow without a barrier.
+class Job {
+ public:
+  // Plans `ids` unless `samples` already hold recipes, and renders where `out` is given: uint8
+  // (B, 3, H, W), contiguous. `owner` keeps alive whatever the pointers point to.
+  struct Request {
+    std::vector<SampleId> ids;
+    std::vector<Sample> samples;
+    PlanConfig config;
+    std::shared_ptr<const Index> index;
+    PixelLookup pixels;
+    std::uint8_t* out = nullptr;
+    std::shared_ptr<void> owner;
+  };
+
+  explicit Job(Request request);
+
+  bool wait(double seconds);  // negative: for ever; true when done; rethrows a task's exception
+  bool done() const;
+  void cancel();              // tasks that have not begun are dropped
+
+  // After wait().
+  const std::vector<Sample>& samples() const { return request_.samples; }
+  double plan_seconds() const { return 1e-9 * static_cast<double>(plan_ns_.load()); }
+  double render_seconds() const { return 1e-9 * static_cast<double>(render_ns_.load()); }
+
+ private:
+  friend class Engine;
+  bool take(std::size_t& task);  // false: no task is left to begin
+  void run(std::size_t task);
+  void finish(std::size_t tasks);
+
+  Request request_;
+  std::size_t count_;
+  std::atomic<std::size_t> next_{0};
+  std::atomic<std::int64_t> plan_ns_{0}, render_ns_{0};
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t finished_ = 0;
+  std::exception_ptr error_;
+};
+
+class Engine {
+ public:
+  explicit Engine(int threads);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  void submit(const std::shared_ptr<Job>& job);
+  void close();  // drops what has not begun, waits for what has
+  int threads() const { return static_cast<int>(threads_.size()); }
+
+ private:
+  void work();
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Job>> queue_;
+  bool closed_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace yolodata

@@ -1,0 +1,307 @@
+#include "plan/plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <stdexcept>
+#include <string>
+
+#include "core/geometry.h"
+#include "core/permute.h"
+#include "core/rng.h"
+#include "plan/labels.h"
+
+namespace yolodata {
+namespace {
+
+// Named slots of a sample's randomness. The numbers are part of the stream: only ever append.
+// Slots of a layer are counted from layer * kLayerStride.
+enum Slot : std::uint32_t {
+  kMosaic,
+  kMosaicCentre,
+  kPartners,
+  kAffine,
+  kLayerStride = 16,
+  kMixup = kLayerStride * kMaxLayers,
+  kMixupRatio,
+  kCutmix,
+  kCutmixAreas,
+  kHsv,
+  kFlip,
+  kBgr,
+};
+
+class Planner {
+ public:
+  Planner(const PlanConfig& config, const Index& index, const SampleId& id)
+      : config_(config), index_(index), id_(id) {}
+
+  Recipe run() {
+    recipe_.width = recipe_.height = config_.imgsz;
+    recipe_.mixup_layer = recipe_.cutmix_layer = kNoLayer;
+    recipe_.mixup_ratio = 1.0;
+    add_layer(image_at(config_, index_.images, id_));
+    if (draws(kMixup).unit(0) < config_.mixup) mixup();
+    if (draws(kCutmix).unit(0) < config_.cutmix) cutmix();
+    colour();
+    recipe_.flipud = draws(kFlip).unit(0) < config_.flipud;
+    recipe_.fliplr = draws(kFlip).unit(1) < config_.fliplr;
+    recipe_.bgr = draws(kBgr).unit(0) < config_.bgr;
+    return recipe_;
+  }
+
+ private:
+  Draws draws(std::uint32_t slot) const { return {{id_.seed, id_.epoch, id_.position}, slot}; }
+
+  // A picture to mix with: from the whole dataset, or from the reuse window of this position.
+  std::int64_t partner(const Draws& random, std::uint32_t i) const {
+    const std::uint64_t images = static_cast<std::uint64_t>(index_.images);
+    if (config_.window == 0) return static_cast<std::int64_t>(random.below(i, images));
+    const std::uint64_t streams = static_cast<std::uint64_t>(config_.streams);
+    const std::uint64_t stream = id_.position % streams;
+    const std::uint64_t turn = id_.position / streams;
+    const std::uint64_t length = (images - stream + streams - 1) / streams;
+    const std::uint64_t window =
+        std::min<std::uint64_t>(static_cast<std::uint64_t>(config_.window), length);
+    const std::uint64_t first = turn + 1 > window ? turn + 1 - window : 0;
+    SampleId other = id_;
+    other.position = (first + random.below(i, window)) * streams + stream;
+    return image_at(config_, index_.images, other);
+  }
+
+  // The k-th layer: a mosaic or a single picture, and its warp.
+  void add_layer(std::int64_t image) {
+    const std::uint32_t slot = static_cast<std::uint32_t>(recipe_.layer_count) * kLayerStride;
+    Layer& layer = recipe_.layers[recipe_.layer_count++];
+    if (draws(slot + kMosaic).unit(0) < config_.mosaic) {
+      std::int64_t images[kMaxTiles];
+      images[0] = image;
+      const Draws partners = draws(slot + kPartners);
+      for (int i = 1; i < config_.mosaic_grid; ++i)
+        images[i] = partner(partners, static_cast<std::uint32_t>(i - 1));
+      if (config_.mosaic_grid == 4)
+        mosaic4(layer, images, draws(slot + kMosaicCentre));
+      else
+        mosaic9(layer, images);
+    } else {
+      layer.tile_count = 1;
+      Tile& tile = layer.tiles[0];
+      tile = picture(image);
+      tile.x2 = layer.width = tile.width;
+      tile.y2 = layer.height = tile.height;
+    }
+    warp(layer, draws(slot + kAffine));
+  }
+
+  Tile picture(std::int64_t image) const {
+    Tile tile{};
+    tile.image = image;
+    tile.width = static_cast<std::int32_t>(index_.width[image]);
+    tile.height = static_cast<std::int32_t>(index_.height[image]);
+    return tile;
+  }
+
+  // Covers the part of the canvas that the picture at (x0, y0) shares with it.
+  static void place(Layer& layer, Tile tile, int x0, int y0, int canvas) {
+    tile.x0 = x0;
+    tile.y0 = y0;
+    tile.x1 = std::clamp(x0, 0, canvas);
+    tile.y1 = std::clamp(y0, 0, canvas);
+    tile.x2 = std::clamp(x0 + tile.width, tile.x1, canvas);
+    tile.y2 = std::clamp(y0 + tile.height, tile.y1, canvas);
+    layer.tiles[layer.tile_count++] = tile;
+  }
+
+  // Four pictures meet at a random point of a canvas of twice the size (YOLOv4, Bochkovskiy et al.
+  // 2020; the layout is Ultralytics' data/augment.py).
+  void mosaic4(Layer& layer, const std::int64_t* images, const Draws& random) const {
+    const int s = config_.imgsz;
+    const int canvas = layer.width = layer.height = 2 * s;
+    const double border = (s + 1) / 2;
+    const int yc = static_cast<int>(random.uniform(0, border, 2 * s - border));
+    const int xc = static_cast<int>(random.uniform(1, border, 2 * s - border));
+    for (int i = 0; i < 4; ++i) {
+      const Tile tile = picture(images[i]);
+      const bool right = i % 2 == 1, below = i >= 2;
+      place(layer, tile, right ? xc : xc - tile.width, below ? yc : yc - tile.height, canvas);
+    }
+  }
+
+  // Nine pictures spiral around the first; the middle 2s x 2s of the 3s x 3s canvas is kept.
+  void mosaic9(Layer& layer, const std::int64_t* images) const {
+    const int s = config_.imgsz;
+    const int canvas = layer.width = layer.height = 2 * s;
+    const int border = (s + 1) / 2;
+    const Tile centre = picture(images[0]);
+    const int w0 = centre.width, h0 = centre.height;
+    int wp = 0, hp = 0;  // size of the previous picture
+    for (int i = 0; i < 9; ++i) {
+      const Tile tile = picture(images[i]);
+      const int w = tile.width, h = tile.height;
+      int x = s, y = s;
+      switch (i) {
+        case 1: y = s - h; break;
+        case 2: x = s + wp; y = s - h; break;
+        case 3: x = s + w0; break;
+        case 4: x = s + w0; y = s + hp; break;
+        case 5: x = s + w0 - w; y = s + h0; break;
+        case 6: x = s + w0 - wp - w; y = s + h0; break;
+        case 7: x = s - w; y = s + h0 - h; break;
+        case 8: x = s - w; y = s + h0 - hp - h; break;
+        default: break;
+      }
+      place(layer, tile, x - border, y - border, canvas);
+      wp = w;
+      hp = h;
+    }
+  }
+
+  // Centre, perspective, rotation with zoom, shear, translation: composed right to left.
+  void warp(Layer& layer, const Draws& random) const {
+    const double s = config_.imgsz;
+    const double px = random.uniform(0, -config_.perspective, config_.perspective);
+    const double py = random.uniform(1, -config_.perspective, config_.perspective);
+    const double angle = random.uniform(2, -config_.degrees, config_.degrees);
+    layer.scale = random.uniform(3, config_.scale_min, config_.scale_max);
+    const double shear_x = random.uniform(4, -config_.shear, config_.shear);
+    const double shear_y = random.uniform(5, -config_.shear, config_.shear);
+    const double tx = random.uniform(6, 0.5 - config_.translate, 0.5 + config_.translate) * s;
+    const double ty = random.uniform(7, 0.5 - config_.translate, 0.5 + config_.translate) * s;
+
+    constexpr double kRadians = std::numbers::pi / 180.0;
+    const double cosine = layer.scale * std::cos(angle * kRadians);
+    const double sine = layer.scale * std::sin(angle * kRadians);
+    const Matrix3 centre{1, 0, -layer.width / 2.0, 0, 1, -layer.height / 2.0, 0, 0, 1};
+    const Matrix3 tilt{1, 0, 0, 0, 1, 0, px, py, 1};
+    const Matrix3 rotate{cosine, sine, 0, -sine, cosine, 0, 0, 0, 1};
+    const Matrix3 shear{1, std::tan(shear_x * kRadians), 0, std::tan(shear_y * kRadians), 1, 0,
+                        0, 0, 1};
+    const Matrix3 shift{1, 0, tx, 0, 1, ty, 0, 0, 1};
+    const Matrix3 matrix =
+        multiply(shift, multiply(shear, multiply(rotate, multiply(tilt, centre))));
+    for (int i = 0; i < 9; ++i) layer.matrix[i] = static_cast<float>(matrix[i]);
+    layer.perspective = config_.perspective != 0.0;
+    invert(layer);
+  }
+
+  void mixup() {
+    recipe_.mixup_layer = recipe_.layer_count;
+    const Draws random = draws(kMixupRatio);
+    add_layer(partner(random, 0));
+    // Beta(32, 32) is the middle one of 63 uniform numbers in order (order statistics).
+    double unit[63];
+    for (std::uint32_t i = 0; i < 63; ++i) unit[i] = random.unit(i + 1);
+    std::nth_element(unit, unit + 31, unit + 63);
+    recipe_.mixup_ratio = unit[31];
+  }
+
+  // A rectangle that hides no object is cut out of another picture (CutMix, Yun et al. 2019). The
+  // layer is dropped again when there is no such rectangle, or when it would bring no object.
+  void cutmix() {
+    std::vector<Object> base = layer_objects(recipe_, 0, index_);
+    if (recipe_.mixup_layer != kNoLayer) {
+      const auto mixed = layer_objects(recipe_, recipe_.mixup_layer, index_);
+      base.insert(base.end(), mixed.begin(), mixed.end());
+    }
+    const Draws random = draws(kCutmixAreas);
+    Box free[3];
+    std::uint64_t count = 0;
+    for (std::uint32_t i = 0; i < 3; ++i) {
+      const Box area = cut_area(random, 8 * i);
+      const bool hides = std::any_of(base.begin(), base.end(), [&](const Object& object) {
+        return covered(area, object.box) > 0;
+      });
+      if (!hides) free[count++] = area;
+    }
+    if (count == 0) return;
+    const Box area = free[random.below(30, count)];
+    const int layer = recipe_.layer_count;
+    add_layer(partner(random, 31));
+    const float threshold = cutmix_threshold(index_, base);
+    const auto others = layer_objects(recipe_, layer, index_);
+    const bool any = std::any_of(others.begin(), others.end(), [&](const Object& object) {
+      return covered(area, object.box) >= threshold;
+    });
+    if (!any) {
+      recipe_.layers[layer] = Layer{};
+      recipe_.layer_count = layer;
+      return;
+    }
+    recipe_.cutmix_layer = layer;
+    recipe_.cut_x1 = static_cast<std::int32_t>(area.x1);
+    recipe_.cut_y1 = static_cast<std::int32_t>(area.y1);
+    recipe_.cut_x2 = static_cast<std::int32_t>(area.x2);
+    recipe_.cut_y2 = static_cast<std::int32_t>(area.y2);
+  }
+
+  // Side lengths go with the root of a uniform share (Beta(1, 1)); corners are whole pixels.
+  Box cut_area(const Draws& random, std::uint32_t i) const {
+    const int width = recipe_.width, height = recipe_.height;
+    const double ratio = std::sqrt(1.0 - random.unit(i));
+    const int half_width = static_cast<int>(width * ratio) / 2;
+    const int half_height = static_cast<int>(height * ratio) / 2;
+    const int x = static_cast<int>(random.below(i + 1, static_cast<std::uint64_t>(width)));
+    const int y = static_cast<int>(random.below(i + 2, static_cast<std::uint64_t>(height)));
+    return {static_cast<float>(std::max(x - half_width, 0)),
+            static_cast<float>(std::max(y - half_height, 0)),
+            static_cast<float>(std::min(x + half_width, width)),
+            static_cast<float>(std::min(y + half_height, height))};
+  }
+
+  void colour() {
+    if (config_.hsv_h == 0 && config_.hsv_s == 0 && config_.hsv_v == 0) return;
+    const Draws random = draws(kHsv);
+    recipe_.hsv_draws[0] = random.uniform(0, -1, 1) * config_.hsv_h;
+    recipe_.hsv_draws[1] = random.uniform(1, -1, 1) * config_.hsv_s;
+    recipe_.hsv_draws[2] = random.uniform(2, -1, 1) * config_.hsv_v;
+    recipe_.hsv = hsv_jitter(recipe_.hsv_draws);
+  }
+
+  const PlanConfig& config_;
+  const Index& index_;
+  const SampleId id_;
+  Recipe recipe_{};
+};
+
+}  // namespace
+
+std::int64_t image_at(const PlanConfig& config, std::int64_t images, const SampleId& id) {
+  if (id.position >= static_cast<std::uint64_t>(images))
+    throw std::out_of_range("position " + std::to_string(id.position) + " is outside an epoch of " +
+                            std::to_string(images) + " images; positions count from 0");
+  if (!config.shuffle) return static_cast<std::int64_t>(id.position);
+  const Permutation order(static_cast<std::uint64_t>(images), id.seed, id.epoch);
+  return static_cast<std::int64_t>(order(id.position));
+}
+
+Recipe plan(const PlanConfig& config, const Index& index, const SampleId& id) {
+  return Planner(config, index, id).run();
+}
+
+void invert(Layer& layer) {
+  double m[9];
+  std::copy(layer.matrix, layer.matrix + 9, m);
+  const double determinant = m[0] * (m[4] * m[8] - m[5] * m[7]) -
+                             m[1] * (m[3] * m[8] - m[5] * m[6]) +
+                             m[2] * (m[3] * m[7] - m[4] * m[6]);
+  if (determinant == 0 || !std::isfinite(determinant))
+    throw std::invalid_argument("the matrix of a layer cannot be inverted; give a 3x3 matrix that "
+                                "maps the canvas onto the picture with a determinant other than 0");
+  const double adjugate[9] = {
+      m[4] * m[8] - m[5] * m[7], m[2] * m[7] - m[1] * m[8], m[1] * m[5] - m[2] * m[4],
+      m[5] * m[6] - m[3] * m[8], m[0] * m[8] - m[2] * m[6], m[2] * m[3] - m[0] * m[5],
+      m[3] * m[7] - m[4] * m[6], m[1] * m[6] - m[0] * m[7], m[0] * m[4] - m[1] * m[3]};
+  for (int i = 0; i < 9; ++i) layer.inverse[i] = static_cast<float>(adjugate[i] / determinant);
+}
+
+HsvJitter hsv_jitter(const double (&draws)[3]) {
+  HsvJitter jitter{};
+  jitter.enabled = 1;
+  const int turn = static_cast<int>(std::floor(draws[0] * 180.0)) % 180;
+  jitter.hue_shift = turn < 0 ? turn + 180 : turn;
+  jitter.saturation = static_cast<float>(draws[1] + 1.0);
+  jitter.value = static_cast<float>(draws[2] + 1.0);
+  return jitter;
+}
+
+}  // namespace yolodata

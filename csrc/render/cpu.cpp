@@ -1,0 +1,377 @@
+// Pictures on a CPU thread, one output row at a time.
+//
+// Most recipes neither rotate nor shear. Their columns then map to the same canvas columns in
+// every row, and a row needs two passes that read memory in order: blend two canvas rows, then
+// pick and blend pixels of that line (AxisRows). All other recipes map each pixel on its own
+// (FreeRows). Both apply shade.h's operations in its order.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "render/render.h"
+#include "render/rows.h"
+
+namespace yolodata {
+namespace {
+
+// Columns [begin, end) of a canvas row that show one tile (or none: -1).
+struct Span {
+  std::int32_t begin, end;
+  int tile;
+};
+
+// The spans of one canvas row, which also hold for all rows of its band [top, bottom).
+class Band {
+ public:
+  explicit Band(const Layer& layer) : layer_(layer) {}
+
+  bool covers(std::int32_t row) const { return row >= top_ && row < bottom_; }
+
+  // Spans from column `begin` to `end`, fill included, in order.
+  const std::vector<Span>& at(std::int32_t row, std::int32_t begin, std::int32_t end) {
+    if (!covers(row)) find(row, begin, end);
+    return spans_;
+  }
+
+ private:
+  void find(std::int32_t row, std::int32_t begin, std::int32_t end) {
+    top_ = INT32_MIN;
+    bottom_ = INT32_MAX;
+    std::int32_t edges[2 * kMaxTiles + 2] = {begin, end};
+    int count = 2;
+    for (int i = 0; i < layer_.tile_count; ++i) {
+      const Tile& tile = layer_.tiles[i];
+      for (const std::int32_t y : {tile.y1, tile.y2}) {
+        if (y <= row) top_ = std::max(top_, y);
+        if (y > row) bottom_ = std::min(bottom_, y);
+      }
+      if (row < tile.y1 || row >= tile.y2) continue;
+      for (const std::int32_t x : {tile.x1, tile.x2})
+        if (x > begin && x < end) edges[count++] = x;
+    }
+    std::sort(edges, edges + count);
+    spans_.clear();
+    for (int i = 0; i + 1 < count; ++i) {
+      if (edges[i] == edges[i + 1]) continue;
+      const int tile = tile_at(layer_, edges[i], row);
+      if (!spans_.empty() && spans_.back().tile == tile)
+        spans_.back().end = edges[i + 1];
+      else
+        spans_.push_back({edges[i], edges[i + 1], tile});
+    }
+  }
+
+  const Layer& layer_;
+  std::int32_t top_ = 1, bottom_ = 0;
+  std::vector<Span> spans_;
+};
+
+const std::uint8_t* pixel_of(const Layer& layer, const ImageView* images, int tile, std::int32_t x,
+                             std::int32_t y) {
+  const Tile& t = layer.tiles[tile];
+  return images[tile].pixels +
+         3 * (static_cast<std::int64_t>(y - t.y0) * images[tile].width + (x - t.x0));
+}
+
+// Rows of a layer whose map keeps rows rows and columns columns.
+class AxisRows {
+ public:
+  static bool fits(const Layer& layer) {
+    return !layer.perspective && layer.inverse[1] == 0.0f && layer.inverse[3] == 0.0f;
+  }
+
+  // For output columns [begin, end) of a picture of `width`, mirrored if `fliplr`.
+  AxisRows(const Layer& layer, const ImageView* images, std::int32_t width, bool fliplr,
+           std::int32_t begin, std::int32_t end)
+      : layer_(layer), images_(images), begin_(begin), end_(end), upper_(layer), lower_(layer) {
+    first_ = end;
+    last_ = begin;
+    std::int32_t least = INT32_MAX, most = INT32_MIN;
+    offsets_.resize(static_cast<std::size_t>(end - begin));
+    weights_.resize(offsets_.size());
+    for (std::int32_t x = begin; x < end; ++x) {
+      const float at = to_canvas(layer, unflip(x, width, fliplr), 0).x;
+      if (!(at > -1.0f && at < static_cast<float>(layer.width))) continue;
+      first_ = std::min(first_, x);
+      last_ = x + 1;
+      const std::int32_t ix = floor_int(at);
+      least = std::min(least, ix);
+      most = std::max(most, ix + 2);
+      offsets_[static_cast<std::size_t>(x - begin)] = ix;
+      weights_[static_cast<std::size_t>(x - begin)] = at - static_cast<float>(ix);
+    }
+    if (first_ >= last_) return;
+    left_ = least;
+    right_ = most;
+    for (std::int32_t x = first_; x < last_; ++x) {
+      auto& offset = offsets_[static_cast<std::size_t>(x - begin)];
+      offset = 3 * (offset - left_);
+    }
+    const std::size_t bytes = 3 * static_cast<std::size_t>(right_ - left_);
+    line_.resize(bytes + 8);
+    top_.resize(bytes);
+    bottom_.resize(bytes);
+  }
+
+  void render(std::int32_t y, std::uint32_t* words) {
+    const float at = to_canvas(layer_, 0, y).y;
+    const bool inside = at > -1.0f && at < static_cast<float>(layer_.height);
+    const std::int32_t first = inside ? first_ : end_, last = inside ? last_ : end_;
+    std::fill(words + begin_, words + std::min(first, end_), kFillWord);
+    if (first >= last) return std::fill(words + begin_, words + end_, kFillWord);
+    std::fill(words + last, words + end_, kFillWord);
+
+    const std::int32_t iy = floor_int(at);
+    blend_line(iy, at - static_cast<float>(iy));
+    resample_row(line_.data(), offsets_.data() + (first - begin_),
+                 weights_.data() + (first - begin_), last - first, words + first);
+  }
+
+ private:
+  void blend_line(std::int32_t iy, float weight) {
+    const auto& spans = upper_.at(iy, left_, right_);
+    if (!upper_.covers(iy + 1)) {  // a seam lies between the two rows
+      copy(upper_.at(iy, left_, right_), iy, top_.data());
+      copy(lower_.at(iy + 1, left_, right_), iy + 1, bottom_.data());
+      return blend_rows(top_.data(), bottom_.data(), weight, static_cast<int>(top_.size()),
+                        line_.data());
+    }
+    for (const Span& span : spans) {
+      float* line = line_.data() + 3 * (span.begin - left_);
+      const int count = 3 * (span.end - span.begin);
+      if (span.tile < 0) {
+        std::fill(line, line + count, static_cast<float>(kFill));
+        continue;
+      }
+      const std::uint8_t* top = pixel_of(layer_, images_, span.tile, span.begin, iy);
+      blend_rows(top, top + 3 * static_cast<std::int64_t>(images_[span.tile].width), weight, count,
+                 line);
+    }
+  }
+
+  void copy(const std::vector<Span>& spans, std::int32_t row, std::uint8_t* out) const {
+    for (const Span& span : spans) {
+      std::uint8_t* to = out + 3 * (span.begin - left_);
+      const int count = 3 * (span.end - span.begin);
+      if (span.tile < 0) {
+        std::fill(to, to + count, static_cast<std::uint8_t>(kFill));
+        continue;
+      }
+      const std::uint8_t* from = pixel_of(layer_, images_, span.tile, span.begin, row);
+      std::copy(from, from + count, to);
+    }
+  }
+
+  const Layer& layer_;
+  const ImageView* images_;
+  std::int32_t begin_, end_;
+  std::int32_t first_, last_;            // output columns that touch the canvas
+  std::int32_t left_ = 0, right_ = 0;    // canvas columns they need
+  Band upper_, lower_;
+  std::vector<std::int32_t> offsets_;
+  std::vector<float> weights_, line_;
+  std::vector<std::uint8_t> top_, bottom_;
+};
+
+// Rows of any layer: rotation, shear, perspective.
+class FreeRows {
+ public:
+  FreeRows(const Layer& layer, const ImageView* images, std::int32_t width, bool fliplr,
+           std::int32_t begin, std::int32_t end)
+      : layer_(layer), images_(images), begin_(begin), end_(end) {
+    const auto count = static_cast<std::size_t>(end - begin);
+    x_.resize(count);
+    y_.resize(count);
+    wx_.resize(count);
+    wy_.resize(count);
+    from_ = unflip(begin, width, fliplr);
+    step_ = fliplr ? -1 : 1;
+    for (int i = 0; i < layer.tile_count; ++i) hidden_[i] = is_hidden(i);
+  }
+
+  void render(std::int32_t y, std::uint32_t* words) {
+    map_row(layer_, from_, y, step_, end_ - begin_,
+            {x_.data(), y_.data(), wx_.data(), wy_.data()});
+    int tile = 0;
+    for (std::int32_t x = begin_; x < end_; ++x) {
+      const auto i = static_cast<std::size_t>(x - begin_);
+      const std::int32_t ix = x_[i], iy = y_[i];
+      if (iy == -2) {
+        words[x] = kFillWord;
+        continue;
+      }
+      if (!holds(tile, ix, iy)) {
+        tile = std::max(tile_at(layer_, ix, iy), 0);
+        if (!holds(tile, ix, iy)) {
+          words[x] = slow(from_ + step_ * static_cast<std::int32_t>(i), y);
+          continue;
+        }
+      }
+      words[x] = interpolate_word(pixel_of(layer_, images_, tile, ix, iy),
+                                  3 * static_cast<std::int64_t>(images_[tile].width), wx_[i],
+                                  wy_[i]);
+    }
+  }
+
+ private:
+  // Whether a later tile covers part of this one.
+  bool is_hidden(int i) const {
+    const Tile& tile = layer_.tiles[i];
+    for (int j = i + 1; j < layer_.tile_count; ++j) {
+      const Tile& other = layer_.tiles[j];
+      if (other.x1 < tile.x2 && other.x2 > tile.x1 && other.y1 < tile.y2 && other.y2 > tile.y1)
+        return true;
+    }
+    return false;
+  }
+
+  // All four neighbours belong to the tile, and one byte more can be read after the last of them.
+  bool holds(int i, std::int32_t x, std::int32_t y) const {
+    const Tile& tile = layer_.tiles[i];
+    return x >= tile.x1 && x + 1 < tile.x2 && y >= tile.y1 && y + 1 < tile.y2 && !hidden_[i] &&
+           (y + 2 - tile.y0 < tile.height || x + 2 - tile.x0 < tile.width);
+  }
+
+  std::uint32_t slow(std::int32_t x, std::int32_t y) const {
+    const Rgb pixel = sample(layer_, images_, x, y);
+    return static_cast<std::uint32_t>(pixel.r | pixel.g << 8 | pixel.b << 16);
+  }
+
+  const Layer& layer_;
+  const ImageView* images_;
+  std::int32_t begin_, end_;
+  std::int32_t from_, step_;  // first column before the flip, and the way from there
+  bool hidden_[kMaxTiles]{};
+  std::vector<std::int32_t> x_, y_;
+  std::vector<float> wx_, wy_;
+};
+
+// Rows of one layer, by whichever way fits it.
+class LayerRows {
+ public:
+  LayerRows(const Recipe& recipe, const Sources& sources, int layer, std::int32_t begin,
+            std::int32_t end) {
+    const Layer& which = recipe.layers[layer];
+    const ImageView* images = sources.images[layer];
+    const bool fliplr = recipe.fliplr != 0;
+    if (AxisRows::fits(which))
+      axis_.emplace(which, images, recipe.width, fliplr, begin, end);
+    else
+      free_.emplace(which, images, recipe.width, fliplr, begin, end);
+  }
+
+  void render(std::int32_t y, std::uint32_t* words) {
+    if (axis_) return axis_->render(y, words);
+    free_->render(y, words);
+  }
+
+ private:
+  std::optional<AxisRows> axis_;
+  std::optional<FreeRows> free_;
+};
+
+}  // namespace
+
+void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out) {
+  const std::int32_t width = recipe.width, height = recipe.height;
+  const auto columns = static_cast<std::size_t>(width);
+  std::vector<std::uint32_t> words(columns), others;
+  LayerRows base(recipe, sources, 0, 0, width);
+  std::optional<LayerRows> mixup, cutmix;
+  if (recipe.mixup_layer != kNoLayer) {
+    others.resize(columns);
+    mixup.emplace(recipe, sources, recipe.mixup_layer, 0, width);
+  }
+  if (recipe.cutmix_layer != kNoLayer) {
+    const std::int32_t x1 = recipe.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
+    const std::int32_t x2 = recipe.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
+    cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
+  }
+  const std::size_t plane = columns * static_cast<std::size_t>(height);
+  for (std::int32_t y = 0; y < height; ++y) {
+    const std::int32_t row = unflip(y, height, recipe.flipud);
+    base.render(row, words.data());
+    if (mixup) {
+      mixup->render(row, others.data());
+      mix_rows(words.data(), others.data(), recipe.mixup_ratio, width);
+    }
+    if (cutmix && row >= recipe.cut_y1 && row < recipe.cut_y2)
+      cutmix->render(row, words.data());
+    std::uint8_t* red = out + static_cast<std::size_t>(y) * columns;
+    std::uint8_t* blue = red + 2 * plane;
+    if (recipe.bgr) std::swap(red, blue);
+    std::uint8_t* green = out + plane + static_cast<std::size_t>(y) * columns;
+    if (recipe.hsv.enabled)
+      jitter_row(words.data(), recipe.hsv, width, red, green, blue);
+    else
+      split_row(words.data(), width, red, green, blue);
+  }
+}
+
+void render_reference(const Recipe& recipe, const Sources& sources, std::uint8_t* out) {
+  const std::int64_t plane = static_cast<std::int64_t>(recipe.width) * recipe.height;
+  for (std::int32_t y = 0; y < recipe.height; ++y)
+    for (std::int32_t x = 0; x < recipe.width; ++x) {
+      const Rgb pixel = shade(recipe, sources, x, y);
+      std::uint8_t* at = out + static_cast<std::int64_t>(y) * recipe.width + x;
+      at[0] = static_cast<std::uint8_t>(pixel.r);
+      at[plane] = static_cast<std::uint8_t>(pixel.g);
+      at[2 * plane] = static_cast<std::uint8_t>(pixel.b);
+    }
+}
+
+void check(const Recipe& recipe) {
+  const auto fail = [](const std::string& what) { throw std::invalid_argument(what); };
+  const auto is_layer = [&](int i) { return i >= 0 && i < recipe.layer_count; };
+  if (recipe.width < 1 || recipe.height < 1 || recipe.width > 65536 || recipe.height > 65536)
+    fail("a recipe's size must be 1 to 65536 pixels a side, got " + std::to_string(recipe.height) +
+         " x " + std::to_string(recipe.width));
+  if (recipe.layer_count < 1 || recipe.layer_count > kMaxLayers)
+    fail("a recipe has 1 to 3 layers, got " + std::to_string(recipe.layer_count));
+  if (recipe.mixup_layer != kNoLayer && !is_layer(recipe.mixup_layer))
+    fail("mixup names layer " + std::to_string(recipe.mixup_layer) + ", which the recipe lacks");
+  if (!(recipe.mixup_ratio >= 0 && recipe.mixup_ratio <= 1))
+    fail("the mixup ratio must be in 0..1");
+  if (recipe.cutmix_layer != kNoLayer) {
+    if (!is_layer(recipe.cutmix_layer))
+      fail("cutmix names layer " + std::to_string(recipe.cutmix_layer) + ", which the recipe lacks");
+    if (recipe.cut_x1 < 0 || recipe.cut_y1 < 0 || recipe.cut_x1 > recipe.cut_x2 ||
+        recipe.cut_y1 > recipe.cut_y2 || recipe.cut_x2 > recipe.width ||
+        recipe.cut_y2 > recipe.height)
+      fail("the cutmix area must lie inside the picture, as x1, y1, x2, y2 with x1 <= x2, y1 <= y2");
+  }
+  if (recipe.hsv.enabled &&
+      (recipe.hsv.hue_shift < 0 || recipe.hsv.hue_shift >= 180 || !(recipe.hsv.saturation >= 0) ||
+       !(recipe.hsv.value >= 0) || !std::isfinite(recipe.hsv.saturation) ||
+       !std::isfinite(recipe.hsv.value)))
+    fail("hsv draws must be finite; saturation and value draws must be -1 or more");
+  for (int i = 0; i < recipe.layer_count; ++i) {
+    const Layer& layer = recipe.layers[i];
+    if (layer.tile_count < 1 || layer.tile_count > kMaxTiles)
+      fail("a layer has 1 to 9 tiles, got " + std::to_string(layer.tile_count));
+    if (layer.width < 1 || layer.height < 1 || layer.width > (1 << 20) || layer.height > (1 << 20))
+      fail("a canvas must be 1 to 1048576 pixels a side, got " + std::to_string(layer.height) +
+           " x " + std::to_string(layer.width));
+    for (const float value : layer.inverse)
+      if (!std::isfinite(value)) fail("the matrix of a layer must be finite");
+    for (int t = 0; t < layer.tile_count; ++t) {
+      const Tile& tile = layer.tiles[t];
+      if (tile.x1 > tile.x2 || tile.y1 > tile.y2 || tile.x1 < 0 || tile.y1 < 0 ||
+          tile.x2 > layer.width || tile.y2 > layer.height)
+        fail("tile " + std::to_string(t) + " does not lie on its canvas");
+      const auto outside = [](std::int64_t from, std::int64_t to, std::int64_t at,
+                              std::int64_t size) {
+        return from < to && (from - at < 0 || to - at > size);
+      };
+      if (outside(tile.x1, tile.x2, tile.x0, tile.width) ||
+          outside(tile.y1, tile.y2, tile.y0, tile.height))
+        fail("tile " + std::to_string(t) + " shows more than its image of " +
+             std::to_string(tile.height) + " x " + std::to_string(tile.width) + " pixels");
+    }
+  }
+}
+
+}  // namespace yolodata

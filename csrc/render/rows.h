@@ -1,0 +1,44 @@
+// The CPU's inner loops over a row. Each applies an operation of shade.h to many pixels; pixels
+// travel as 32-bit words, red in the low byte, then green, then blue.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/recipe.h"
+#include "render/shade.h"
+
+namespace yolodata {
+
+inline constexpr std::uint32_t kFillWord = kFill * 0x010101u;
+
+// line[i] = blend(top[i], bottom[i], weight) for `count` bytes.
+void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
+                float* line);
+
+// words[i] = the blend of the pixels that start at line[offsets[i]] and three floats later. The
+// line must be readable four floats past its last pixel.
+void resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
+                  std::uint32_t* words);
+
+// Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart: whole parts
+// (-2 where no neighbour is on the canvas) and weights.
+struct Points {
+  std::int32_t* x;
+  std::int32_t* y;
+  float* wx;
+  float* wy;
+};
+void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
+             const Points& points);
+
+// One pixel blended from four; `stride` bytes between rows, and one byte readable after the last.
+std::uint32_t interpolate_word(const std::uint8_t* top_left, std::int64_t stride, float wx,
+                               float wy);
+
+void mix_rows(std::uint32_t* words, const std::uint32_t* others, double ratio, int count);
+void jitter_row(const std::uint32_t* words, const HsvJitter& hsv, int count, std::uint8_t* red,
+                std::uint8_t* green, std::uint8_t* blue);
+void split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
+               std::uint8_t* blue);
+
+}  // namespace yolodata
