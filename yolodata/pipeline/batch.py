@@ -1,0 +1,108 @@
+"""The dict that a training step gets: what Ultralytics' `YOLODataset.collate_fn` returns.
+
+Keys are in alphabetical order, because upstream's collate sorts them. Per-image values are tuples
+of plain Python values, one entry a picture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+    from yolodata.pipeline.selection import Selection
+
+Batch = dict[str, Any]
+
+
+def original_shapes(
+    selection: Selection, images: npt.NDArray[np.int64]
+) -> tuple[tuple[int, int], ...]:
+    """Height and width of the decoded originals of some images."""
+    shards = selection.shards
+    return tuple(
+        zip(
+            shards.orig_height[images].tolist(),
+            shards.orig_width[images].tolist(),
+            strict=True,
+        )
+    )
+
+
+def assemble(
+    *,
+    image: torch.Tensor,
+    cls: npt.NDArray[np.float32],
+    bboxes: npt.NDArray[np.float32],
+    batch_idx: npt.NDArray[np.float32],
+    im_file: tuple[str, ...],
+    ori_shape: tuple[tuple[int, int], ...],
+    ratio_pad: tuple[Any, ...],
+    resized_shape: tuple[Any, ...],
+) -> Batch:
+    """One batch.
+
+    Returns:
+        dict of
+        batch_idx: float32 (N,), the picture each object belongs to;
+        bboxes: float32 (N, 4), centre x, centre y, width, height in 0-1 of the picture;
+        cls: float32 (N, 1);
+        im_file: tuple of B paths;
+        img: uint8 (B, 3, H, W), RGB;
+        ori_shape: tuple of B (height, width) of the decoded originals;
+        ratio_pad: tuple of B (height ratio, width ratio) of stored to original size, in validation
+            ((height ratio, width ratio), (left, top)) of picture to original and its padding;
+        resized_shape: tuple of B (height, width) of the picture.
+    """
+    import torch
+
+    return {
+        "batch_idx": torch.from_numpy(batch_idx),
+        "bboxes": torch.from_numpy(bboxes),
+        "cls": torch.from_numpy(cls),
+        "im_file": im_file,
+        "img": image,
+        "ori_shape": ori_shape,
+        "ratio_pad": ratio_pad,
+        "resized_shape": resized_shape,
+    }
+
+
+def training_batch(
+    selection: Selection,
+    images: npt.NDArray[np.int64],
+    image: torch.Tensor,
+    labels: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]],
+) -> Batch:
+    """A batch of augmented pictures.
+
+    Like upstream, a picture made of several images is described by the first of them: its path,
+    its original shape, and the ratio at which it was stored.
+
+    Args:
+        images: (B,) dataset index of the first image of every picture.
+        image: uint8 (B, 3, H, W).
+        labels: cls (N, 1), bboxes (N, 4), batch_idx (N,).
+    """
+    cls, bboxes, batch_idx = labels
+    shards = selection.shards
+    original = original_shapes(selection, images)
+    heights, widths = selection.height[images].tolist(), selection.width[images].tolist()
+    size = (int(image.shape[2]), int(image.shape[3]))
+    return assemble(
+        image=image,
+        cls=cls,
+        bboxes=bboxes,
+        batch_idx=batch_idx,
+        im_file=tuple(shards.name(i) for i in images.tolist()),
+        ori_shape=original,
+        ratio_pad=tuple(
+            (height / h0, width / w0)
+            for height, width, (h0, w0) in zip(heights, widths, original, strict=True)
+        ),
+        resized_shape=(size,) * len(original),
+    )

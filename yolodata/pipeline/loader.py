@@ -1,0 +1,446 @@
+"""`yolodata.Loader`: augmented training batches, prepared ahead in the background."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolodata.errors import ConfigError
+from yolodata.pipeline import state
+from yolodata.pipeline.batch import Batch, training_batch
+from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.schedule import Schedule, usable_threads
+from yolodata.pipeline.selection import DatasetView, Selection
+from yolodata.pipeline.work import Work, Workshop, reading, report_bad
+
+if TYPE_CHECKING:
+    from yolodata.shards.reader import ShardDataset
+
+
+@dataclass(eq=False)
+class _Ahead:
+    """A batch that was started before it was asked for."""
+
+    epoch: int
+    start: int
+    stop: int
+    work: Work
+
+
+class Loader:
+    """Endless epochs of augmented training batches from a shard dataset.
+
+    Iterating gives one epoch of batches (see `yolodata.pipeline.batch.assemble` for the dict, which
+    is Ultralytics' own). The stream is a function of the dataset, the settings and the seed: it
+    does not depend on the number of threads, on `prefetch`, or on where it was resumed, and ranks
+    put together give the stream of one process (see `Schedule`).
+
+    Each iteration goes on to the next epoch; `set_epoch` chooses one. Batches are made by native
+    threads, `prefetch` of them ahead of the consumer, across the end of an epoch too. A loader
+    belongs to one process and is used by one thread at a time.
+
+    A sample that cannot be read becomes a grey picture of the same size without objects, is named
+    once in the log of "yolodata" and counted in `stats()`; the run goes on.
+
+    Args:
+        shards: a dataset directory, or one opened with `yolodata.shards.open`.
+        batch_size: pictures per batch and rank.
+        augment: the augmentation recipe; None is Ultralytics' default at the dataset's imgsz.
+        split: which split to open when `shards` is a folder of several.
+        seed: chooses the stream; 0 to 2**64 - 1.
+        threads: native threads; None shares the machine's cores among its ranks.
+        prefetch: batches ready or in the making ahead of the consumer.
+        rank, world_size: this process among those that train together.
+        drop_last: leave out the last, smaller batch of an epoch.
+        shuffle: a new order every epoch; False keeps the dataset's.
+        single_cls: turn every class into 0.
+        classes: keep only objects of these classes; images without any stay, as background.
+        fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
+        close_mosaic_epoch: first epoch without mosaic, mixup and cutmix.
+        epochs: how many epochs will be asked for, so that nothing is prepared beyond.
+        pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
+        check: compare every sample with its checksum when it is first used.
+        max_bad: share of the images that may be unreadable before the run stops.
+
+    Raises:
+        ConfigError: a setting is out of range or contradicts another one.
+        ShardError: the dataset is missing or damaged; while iterating: more than `max_bad` of the
+            images cannot be read.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path | ShardDataset,
+        batch_size: int,
+        *,
+        augment: AugmentConfig | None = None,
+        split: str | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        prefetch: int = 4,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        shuffle: bool = True,
+        single_cls: bool = False,
+        classes: Sequence[int] | None = None,
+        fraction: float | int = 1.0,
+        close_mosaic_epoch: int | None = None,
+        epochs: int | None = None,
+        pin_memory: bool = False,
+        check: bool = False,
+        max_bad: float = 0.01,
+    ) -> None:
+        dataset = open_shards(shards, split or "train")
+        self.augment = augment or AugmentConfig(imgsz=dataset.meta.imgsz)
+        self._selection = Selection(
+            dataset,
+            imgsz=self.augment.imgsz,
+            fraction=fraction,
+            classes=classes,
+            single_cls=single_cls,
+        )
+        images = self._selection.images
+        self._schedule = Schedule(images, min(batch_size, images), rank, world_size, drop_last)
+        self.num_workers = threads if threads is not None else usable_threads(world_size)
+        _require(self.num_workers >= 1, f"threads must be at least 1, got {threads}")
+        _require(prefetch >= 1, f"prefetch must be at least 1, got {prefetch}")
+        _require(0 <= seed < 1 << 64, f"seed must be 0 to 2**64 - 1, got {seed}")
+        _require(0 <= max_bad <= 1, f"max_bad is a share of the images, 0 to 1, got {max_bad}")
+        self.seed = seed
+        self.shuffle = shuffle
+        self.close_mosaic_epoch = close_mosaic_epoch
+        self.pin_memory = pin_memory
+        self._prefetch = prefetch
+        self._epochs = epochs
+        self._check = check
+        self._max_bad = max_bad
+        self._settings = {
+            "single_cls": single_cls,
+            "classes": None if classes is None else [int(c) for c in classes],
+            "fraction": fraction,
+            "shuffle": shuffle,
+            "close_mosaic_epoch": close_mosaic_epoch,
+            "augment": self.augment.to_native(),
+        }
+
+        self._fingerprint: dict[str, Any] | None = None
+
+        self._epoch = 0
+        self._position = 0  # positions of the epoch that were handed to the consumer
+        self._resumed = False  # the next iteration goes on at _position
+        self._mosaic_closed = False
+        self._active: _Epoch | None = None
+        self._ahead: deque[_Ahead] = deque()
+        self._workshop: Workshop | None = None
+        self._stop_workshop: weakref.finalize[Any, Any] | None = None
+        self._closed = False
+        self._pid = os.getpid()
+        self._reported: set[int] = set()
+        self._counts = {"batches": 0, "samples": 0, "discarded": 0}
+        self._seconds = {"plan": 0.0, "render": 0.0, "wait": 0.0, "collate": 0.0}
+
+        close_mosaic = weakref.WeakMethod(self.close_mosaic)
+        self.dataset = DatasetView(
+            self._selection, close_mosaic=lambda: (close_mosaic() or (lambda: None))()
+        )
+        self.sampler = _Sampler(self)
+
+    # What Ultralytics' trainer reads.
+
+    @property
+    def batch_size(self) -> int:
+        return self._schedule.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        return self._schedule.drops
+
+    def __len__(self) -> int:
+        """Batches of one epoch; the same on every rank."""
+        return self._schedule.steps
+
+    # Where in the stream.
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration, which starts at its beginning.
+
+        Naming the epoch that `load_state_dict` restored keeps the position in it.
+        """
+        _require(0 <= epoch < 1 << 32, f"epoch must be 0 to 2**32 - 1, got {epoch}")
+        if not (self._resumed and epoch == self._epoch):
+            self._epoch, self._position, self._resumed = epoch, 0, False
+        self._active = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the consumer is: plain data, the same on every rank, small enough for JSON.
+
+        Counts batches that were handed out, not those prepared ahead. Taken between two batches,
+        loading it gives exactly the batches that would have followed.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = state.dataset_fingerprint(self._selection)
+        return {
+            "version": 1,
+            "seed": self.seed,
+            "epoch": self._epoch,
+            "position": self._position,
+            "mosaic_closed": self._mosaic_closed,
+            "dataset": dict(self._fingerprint),
+            "settings": state.plain(self._settings),
+        }
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, under this or another world or batch size.
+
+        Raises:
+            ConfigError: the state is of another dataset or of other settings; names what differs.
+        """
+        state.compare(values, self.state_dict())
+        self.seed = int(values["seed"])
+        self._epoch, self._position = int(values["epoch"]), int(values["position"])
+        self._mosaic_closed = bool(values["mosaic_closed"])
+        self._resumed = True
+        self._active = None
+        self._discard()
+
+    def close_mosaic(self) -> None:
+        """No mosaic, mixup and cutmix in any batch handed out from now on.
+
+        Batches prepared ahead are thrown away and made anew. With `close_mosaic_epoch`, which
+        throws nothing away, this need not be called.
+        """
+        if not self._mosaic_closed:
+            self._mosaic_closed = True
+            self._discard()
+
+    def reset(self) -> None:
+        """Throw away batches prepared ahead; the position in the stream stays."""
+        self._discard()
+
+    # Batches.
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch of batches; it begins when the first one is asked for."""
+        self._usable()
+        return _Epoch(self)
+
+    def _next(self, caller: _Epoch) -> Batch:
+        self._usable()
+        if caller is not self._active:
+            if caller.begun:
+                raise ConfigError(
+                    "this iteration was ended by a later one, by set_epoch or by load_state_dict; "
+                    "call iter(loader) again"
+                )
+            self._begin(caller)
+        if self._schedule.batch(self._position) is None:
+            self._epoch, self._position, self._active = self._epoch + 1, 0, None
+            caller.ended = True
+            raise StopIteration
+        workshop = self._fill()
+        head = self._ahead[0]
+        start = time.perf_counter()
+        head.work.wait()
+        waited = time.perf_counter()
+        report_bad(self._selection, workshop.counters.bad, self._reported, self._max_bad)
+        batch = self._collate(head.work)
+        self._ahead.popleft()
+        self._position = head.stop
+        self._seconds["wait"] += waited - start
+        self._seconds["collate"] += time.perf_counter() - waited
+        del head
+        self._fill()
+        return batch
+
+    def _begin(self, caller: _Epoch) -> None:
+        if self._position and not self._resumed:  # the last iteration was given up half-way
+            self._epoch, self._position = self._epoch + 1, 0
+        self._resumed = False
+        self._active = caller
+        caller.begun = True
+
+    def _fill(self) -> Workshop:
+        """Have `prefetch` batches in the making from the current position on, and no others."""
+        epoch, position = self._epoch, self._position
+        if self._schedule.batch(position) is None:
+            epoch, position = epoch + 1, 0
+        if self._ahead and (self._ahead[0].epoch, self._ahead[0].start) != (epoch, position):
+            self._discard()
+        workshop = self._open_workshop()
+        if self._ahead:
+            epoch, position = self._ahead[-1].epoch, self._ahead[-1].stop
+        while len(self._ahead) < self._prefetch:
+            step = self._schedule.batch(position)
+            if step is None:
+                if self._epochs is not None and epoch + 1 >= self._epochs:
+                    break
+                epoch, position = epoch + 1, 0
+                continue
+            positions, stop = step
+            age = epoch * self._selection.images + position
+            work = workshop.planned(self._config(epoch), self.seed, epoch, positions, age)
+            self._ahead.append(_Ahead(epoch, position, stop, work))
+            position = stop
+        for ahead in self._ahead:
+            ahead.work.start()
+        return workshop
+
+    def _config(self, epoch: int) -> dict[str, Any]:
+        closed = self._mosaic_closed or (
+            self.close_mosaic_epoch is not None and epoch >= self.close_mosaic_epoch
+        )
+        augment = self.augment.without_mix() if closed else self.augment
+        return {**augment.to_native(), "shuffle": self.shuffle}
+
+    def _collate(self, work: Work) -> Batch:
+        for stage, seconds in work.seconds().items():
+            self._seconds[stage] += seconds
+        images = work.first_images()
+        self._counts["batches"] += 1
+        self._counts["samples"] += len(images)
+        return training_batch(self._selection, images, work.image, work.labels())
+
+    def _discard(self) -> None:
+        while self._ahead:
+            ahead = self._ahead.pop()
+            self._counts["discarded"] += 1
+            if self._workshop is not None:
+                self._workshop.drop(ahead.work)
+
+    # Life and death.
+
+    def _usable(self) -> None:
+        if self._closed:
+            raise ConfigError("the loader is closed; make a new one")
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                f"the loader was made in process {self._pid} and is used in {os.getpid()}; native "
+                "threads do not survive a fork: make the loader in the process that uses it"
+            )
+
+    def _open_workshop(self) -> Workshop:
+        if self._workshop is None:
+            import torch
+
+            config = self._config(0)
+            window = int(config["streams"]) * int(config["window"])
+            self._workshop = Workshop(
+                self._selection,
+                threads=self.num_workers,
+                buffers=self._prefetch + 2,
+                pin_memory=self.pin_memory and torch.cuda.is_available(),
+                load=reading(
+                    self._selection,
+                    threads=self.num_workers,
+                    check=self._check,
+                    window=-(-window // self._schedule.world_size),
+                    in_flight=(self._prefetch + 2) * self.batch_size,
+                ),
+            )
+            self._stop_workshop = weakref.finalize(self, self._workshop.close)
+        return self._workshop
+
+    def stats(self) -> dict[str, Any]:
+        """What was done so far.
+
+        Returns:
+            dict of batches, samples (handed out), discarded (batches prepared in vain), decodes,
+            hits (uses of a decoded picture that was in memory), bad (path -> reason), and seconds
+            by stage: "plan", "render", "decode" (of all threads together), "wait" (of the
+            consumer for a batch) and "collate".
+        """
+        counters = self._workshop.counters if self._workshop is not None else None
+        name = self._selection.shards.name
+        return {
+            **self._counts,
+            "decodes": counters.decodes if counters else 0,
+            "hits": counters.hits if counters else 0,
+            "bad": {name(i): why for i, why in sorted(counters.bad.items())} if counters else {},
+            "seconds": {**self._seconds, "decode": counters.decode_seconds if counters else 0.0},
+        }
+
+    def close(self) -> None:
+        """Stop the threads and free the memory; batches handed out stay valid."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        self._active = None
+        if self._stop_workshop is not None:
+            self._stop_workshop()
+        self._ahead.clear()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Epoch:
+    """One iteration over a loader; the loader knows where it is."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self.begun = self.ended = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.ended:
+            raise StopIteration
+        return self._loader._next(self)
+
+
+class _Sampler:
+    """This rank's share of an epoch, as `loader.sampler` of a torch DataLoader."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = weakref.ref(loader)
+        self._schedule = loader._schedule
+
+    def __len__(self) -> int:
+        return self._schedule.samples
+
+    def __iter__(self) -> Iterator[int]:
+        """Dataset indexes of the images that this rank's pictures are made around."""
+        from yolodata import _native
+
+        loader = self._loader()
+        if loader is None:
+            return
+        schedule = self._schedule
+        positions = np.arange(schedule.samples, dtype=np.int64) * schedule.world_size
+        positions = (positions + schedule.rank) % schedule.images
+        if loader.shuffle:
+            positions = _native.permute(positions, schedule.images, loader.seed, loader._epoch)
+        yield from positions.tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        loader = self._loader()
+        if loader is not None:
+            loader.set_epoch(epoch)
+
+
+def open_shards(shards: str | Path | ShardDataset, split: str) -> ShardDataset:
+    """A dataset directory by path (of `split`, when the path holds several), or as it is."""
+    if not isinstance(shards, (str, Path)):
+        return shards
+    from yolodata.shards import reader
+
+    path = Path(shards)
+    return reader.open(path) if (path / "dataset.json").exists() else reader.open(path, split=split)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)

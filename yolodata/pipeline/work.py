@@ -1,0 +1,405 @@
+"""Batches in the making: native jobs, and the pictures that must be read before them.
+
+A `Workshop` belongs to one loader and owns its native threads, output memory and decoded pictures.
+A `Work` is one batch that is being planned, read and rendered there in the background. Nothing
+here knows about epochs or ranks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolodata.errors import ShardError
+from yolodata.pipeline.pixels import (
+    BatchBuffers,
+    Bytes,
+    Counters,
+    Lease,
+    Load,
+    Pictures,
+    checked,
+    decode_into,
+)
+from yolodata.pipeline.selection import Selection
+
+if TYPE_CHECKING:
+    import torch
+
+    from yolodata import _native
+
+log = logging.getLogger("yolodata")
+_TICK = 0.2  # seconds between looks at signals (Ctrl-C) while native code is waited for
+Labels = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+class Work:
+    """A batch on its way.
+
+    Attributes:
+        image: uint8 tensor (B, 3, H, W); filled once `wait` has returned.
+        bad: images of the batch that cannot be read; they were rendered grey.
+    """
+
+    image: torch.Tensor
+    bad: frozenset[int] = frozenset()
+
+    def start(self) -> None:
+        """Begin reading, where that was put off; waits for the plan, which is short."""
+
+    def wait(self) -> None:
+        """Block until the batch is rendered; raises what went wrong in the background."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Drop what has not begun."""
+        raise NotImplementedError
+
+    def first_images(self) -> npt.NDArray[np.int64]:
+        """Dataset index (B,) of the image each picture was made around."""
+        raise NotImplementedError
+
+    def labels(self) -> Labels:
+        """cls (N, 1), bboxes (N, 4) centre x, centre y, width, height in 0-1, batch_idx (N,)."""
+        raise NotImplementedError
+
+    def seconds(self) -> dict[str, float]:
+        """Thread-seconds of "plan" and "render"."""
+        return {}
+
+
+def _wait(job: _native.Job) -> None:
+    while not job.wait(_TICK):
+        pass
+
+
+class _Direct(Work):
+    """Pixels are in memory already: one native job plans and renders."""
+
+    def __init__(self, job: _native.Job, image: torch.Tensor) -> None:
+        self._job = job
+        self.image = image
+
+    def wait(self) -> None:
+        _wait(self._job)
+
+    def done(self) -> bool:
+        return self._job.done()
+
+    def cancel(self) -> None:
+        self._job.cancel()
+
+    def first_images(self) -> npt.NDArray[np.int64]:
+        return self._job.first_image_ids()
+
+    def labels(self) -> Labels:
+        return self._job.labels()
+
+    def seconds(self) -> dict[str, float]:
+        return self._job.seconds()
+
+
+class _Read(Work):
+    """Plan, then read the pictures of the plan, then render.
+
+    Reading begins with `start`, so that several plans can be waiting while nothing blocks. The
+    thread that reads the last picture submits the rendering.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        image: torch.Tensor,
+        plan: _native.Job | Sequence[_native.Recipe],
+        age: int,
+        images: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.image = image
+        self._workshop = workshop
+        self._plan = plan
+        self._age = age
+        self._images = images
+        self._lease: Lease | None = None
+        self._render: _native.Job | None = None
+        self._error: BaseException | None = None
+        self._submitted = threading.Event()
+        self._dropped = False
+
+    def start(self) -> None:
+        if self._lease is not None:
+            return
+        bases: frozenset[int] = frozenset()
+        if self._images is None:
+            _wait(self._plan)  # type: ignore[arg-type]
+            self._images = self._plan.image_ids()  # type: ignore[union-attr]
+            bases = frozenset(self.first_images().tolist())
+        pictures = self._workshop.pictures
+        self._lease = pictures.acquire(self._images, self._ready, age=self._age, bases=bases)
+
+    def _ready(self, lease: Lease) -> None:
+        try:
+            if not self._dropped:
+                workshop = self._workshop
+                self._render = workshop.engine.submit_render(
+                    self._plan, lease.images, workshop.pictures.pointers(lease), self.image.numpy()
+                )
+        except BaseException as error:  # surfaces in the consumer
+            self._error = error
+        finally:
+            self._submitted.set()
+
+    def wait(self) -> None:
+        self.start()
+        while not self._submitted.wait(_TICK):
+            pass
+        if self._error is not None:
+            raise self._error
+        if self._render is not None:
+            _wait(self._render)
+        self._release()
+
+    def done(self) -> bool:
+        if self._lease is None:
+            return True
+        if not self._submitted.is_set():
+            return False
+        if self._render is not None and not self._render.done():
+            return False
+        self._release()
+        return True
+
+    def cancel(self) -> None:
+        self._dropped = True
+        if self._render is not None:
+            self._render.cancel()
+
+    def _release(self) -> None:
+        lease = self._lease
+        if lease is not None and lease.images.size:
+            self.bad = frozenset(lease.bad)
+            self._workshop.pictures.release(lease)
+            lease.images = lease.images[:0]
+
+    def first_images(self) -> npt.NDArray[np.int64]:
+        return self._plan.first_image_ids()  # type: ignore[union-attr]
+
+    def labels(self) -> Labels:
+        plan: _native.Job = self._plan  # type: ignore[assignment]
+        if not self.bad:
+            return plan.labels()
+        return labels_without(self._workshop.selection, plan.recipes(), self.bad)
+
+    def seconds(self) -> dict[str, float]:
+        total: dict[str, float] = {}
+        for job in (self._plan, self._render):
+            if job is not None and not isinstance(job, Sequence):
+                for stage, seconds in job.seconds().items():
+                    total[stage] = total.get(stage, 0.0) + seconds
+        return total
+
+
+def labels_without(
+    selection: Selection, recipes: Sequence[_native.Recipe], bad: frozenset[int]
+) -> Labels:
+    """Labels of a batch as if the images in `bad` had no objects."""
+    from yolodata import _native
+
+    parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
+    for recipe in recipes:
+        values: dict[str, Any] = recipe.to_dict()
+        tiles = [tile for layer in values["layers"] for tile in layer["tiles"]]
+        images = sorted({tile["image"] for tile in tiles})
+        for tile in tiles:
+            tile["image"] = images.index(tile["image"])
+        renumbered = _native.Recipe.from_dict(values)
+        parts.append(_native.labels(renumbered, selection.excerpt(images, bad)))
+    counts = [len(cls) for cls, _ in parts]
+    return (
+        np.concatenate([cls for cls, _ in parts]),
+        np.concatenate([boxes for _, boxes in parts]),
+        np.repeat(np.arange(len(parts), dtype=np.float32), counts),
+    )
+
+
+class Workshop:
+    """The threads and the memory of one loader.
+
+    Args:
+        selection: the images and objects that take part.
+        threads: native threads.
+        buffers: how many output buffers to keep for use again.
+        pin_memory: page-locked output.
+        load: how pictures are read; None when the shards hold pixels that need no checking.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        *,
+        threads: int,
+        buffers: int,
+        pin_memory: bool,
+        load: Load | None,
+    ) -> None:
+        from yolodata import _native
+
+        self.selection = selection
+        self.engine = _native.Engine(threads)
+        self._planner = _native.Engine(1) if load is not None else None
+        self._buffers = BatchBuffers(buffers, pin_memory)
+        self._pictures = Pictures(load) if load is not None else None
+        self._dropped: list[Work] = []
+        self._pid = os.getpid()
+        self._closed = False
+        shards = selection.shards
+        maps = [shards.shard_data(s) for s in range(len(shards.meta.shards))]
+        self._maps = maps  # keeps what `base` points to
+        self._base = np.array([m.ctypes.data for m in maps], dtype=np.uint64)
+        if load is None:
+            self._shard = np.ascontiguousarray(shards.shard[: selection.images])
+            self._offset = np.ascontiguousarray(shards.offset[: selection.images])
+
+    @property
+    def pictures(self) -> Pictures:
+        assert self._pictures is not None
+        return self._pictures
+
+    @property
+    def counters(self) -> Counters:
+        return self._pictures.counters if self._pictures is not None else Counters()
+
+    def planned(
+        self,
+        config: dict[str, Any],
+        seed: int,
+        epoch: int,
+        positions: npt.NDArray[np.int64],
+        age: int,
+    ) -> Work:
+        """Work augmented pictures of `config["imgsz"]` for positions (B,) of an epoch."""
+        self._sweep()
+        size = int(config["imgsz"])
+        image = self._buffers.take(len(positions), size, size)
+        index = self.selection.index()
+        if self._planner is not None:
+            plan = self._planner.submit_plan(index, config, seed, epoch, positions)
+            return _Read(self, image, plan, age)
+        job = self.engine.submit(
+            index,
+            config,
+            seed,
+            epoch,
+            positions,
+            image.numpy(),
+            self._shard,
+            self._offset,
+            self._base,
+        )
+        return _Direct(job, image)
+
+    def fixed(
+        self, recipes: Sequence[_native.Recipe], images: npt.NDArray[np.int64], age: int
+    ) -> Work:
+        """Work pictures of given recipes, which show `images` (sorted, unique)."""
+        self._sweep()
+        height, width = recipes[0].to_dict()["size"]
+        image = self._buffers.take(len(recipes), height, width)
+        if self._pictures is not None:
+            return _Read(self, image, recipes, age, images)
+        pointers = self._base[self._shard[images]] + self._offset[images]
+        job = self.engine.submit_render(recipes, images, pointers, image.numpy())
+        return _Direct(job, image)
+
+    def drop(self, work: Work) -> None:
+        """Forget a batch; its memory is kept until native threads are through with it."""
+        work.cancel()
+        self._dropped.append(work)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        self._dropped = [work for work in self._dropped if not work.done()]
+
+    def close(self) -> None:
+        """Stop everything and wait for what is running. May be called twice, and after a fork."""
+        if self._closed or os.getpid() != self._pid:
+            return  # a forked child has no threads to stop
+        self._closed = True
+        if self._pictures is not None:
+            self._pictures.close()
+        if self._planner is not None:
+            self._planner.close()
+        self.engine.close()
+        self._dropped.clear()
+
+
+def reading(
+    selection: Selection,
+    *,
+    threads: int,
+    check: bool,
+    window: int,
+    in_flight: int,
+    always: bool = False,
+) -> Load | None:
+    """How the pictures of a selection are read; None when their pixels are in memory as they are.
+
+    Args:
+        threads: for reading.
+        check: compare samples with their checksums.
+        window: pictures that may be asked for again, 0 for any picture of the dataset.
+        in_flight: pictures of the batches being prepared.
+        always: never None; pixels that are in memory are handed out as they are.
+    """
+    shards, imgsz = selection.shards, selection.imgsz
+
+    def size(image: int) -> tuple[int, int]:
+        return int(selection.height[image]), int(selection.width[image])
+
+    def look_up(image: int, memory: Bytes | None) -> Bytes:
+        return checked(shards, image) if check else shards.sample(image)
+
+    def decode(image: int, memory: Bytes | None) -> Bytes:
+        return decode_into(shards, image, size(image), imgsz, memory, check)
+
+    if shards.meta.codec == "raw":
+        return Load(look_up, size, threads, capacity=1 << 16) if check or always else None
+    capacity = min(selection.images, window or 1024) + in_flight
+    return Load(decode, size, threads, capacity, refresh=window == 0)
+
+
+def report_bad(
+    selection: Selection, bad: dict[int, str], reported: set[int], max_bad: float
+) -> None:
+    """Log images that turned out to be unreadable, each once, by adding them to `reported`.
+
+    Raises:
+        ShardError: they are more than the share `max_bad` of the images (and more than one, unless
+            `max_bad` is 0).
+    """
+    if len(bad) == len(reported):
+        return
+    name, images = selection.shards.name, selection.images
+    for image in sorted(set(bad) - reported):
+        reported.add(image)
+        log.warning(
+            "%s cannot be read and is replaced by a grey picture without objects: %s",
+            name(image),
+            bad[image],
+        )
+    if len(bad) <= (max(1, int(max_bad * images)) if max_bad else 0):
+        return
+    listed = "".join(f"\n  {name(i)}: {bad[i]}" for i in sorted(bad)[:50])
+    more = f"\n  and {len(bad) - 50} more" if len(bad) > 50 else ""
+    raise ShardError(
+        f"{len(bad)} of {images} images cannot be read, more than max_bad={max_bad:.2%}; repair "
+        f"them and pack again, or raise max_bad:{listed}{more}"
+    )
