@@ -6,19 +6,21 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline import state
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.schedule import Schedule, usable_threads
-from yolodata.pipeline.selection import DatasetView, Selection
+from yolodata.pipeline.selection import Selection, open_shards
+from yolodata.pipeline.views import DatasetView, EpochSampler
 from yolodata.pipeline.work import Work, Workshop, reading, report_bad
 
 if TYPE_CHECKING:
@@ -148,11 +150,10 @@ class Loader:
         self._counts = {"batches": 0, "samples": 0, "discarded": 0}
         self._seconds = {"plan": 0.0, "render": 0.0, "wait": 0.0, "collate": 0.0}
 
-        close_mosaic = weakref.WeakMethod(self.close_mosaic)
-        self.dataset = DatasetView(
-            self._selection, close_mosaic=lambda: (close_mosaic() or (lambda: None))()
+        self.dataset = DatasetView(self._selection, close_mosaic=_weakly(self.close_mosaic))
+        self.sampler = EpochSampler(
+            self._schedule, _weakly(self._images_at), _weakly(self.set_epoch)
         )
-        self.sampler = _Sampler(self)
 
     # What Ultralytics' trainer reads.
 
@@ -167,6 +168,13 @@ class Loader:
     def __len__(self) -> int:
         """Batches of one epoch; the same on every rank."""
         return self._schedule.steps
+
+    def _images_at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if not self.shuffle:
+            return positions
+        from yolodata import _native
+
+        return _native.permute(positions, self._schedule.images, self.seed, self._epoch)
 
     # Where in the stream.
 
@@ -401,46 +409,19 @@ class _Epoch:
         return self._loader._next(self)
 
 
-class _Sampler:
-    """This rank's share of an epoch, as `loader.sampler` of a torch DataLoader."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = weakref.ref(loader)
-        self._schedule = loader._schedule
-
-    def __len__(self) -> int:
-        return self._schedule.samples
-
-    def __iter__(self) -> Iterator[int]:
-        """Dataset indexes of the images that this rank's pictures are made around."""
-        from yolodata import _native
-
-        loader = self._loader()
-        if loader is None:
-            return
-        schedule = self._schedule
-        positions = np.arange(schedule.samples, dtype=np.int64) * schedule.world_size
-        positions = (positions + schedule.rank) % schedule.images
-        if loader.shuffle:
-            positions = _native.permute(positions, schedule.images, loader.seed, loader._epoch)
-        yield from positions.tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        loader = self._loader()
-        if loader is not None:
-            loader.set_epoch(epoch)
-
-
-def open_shards(shards: str | Path | ShardDataset, split: str) -> ShardDataset:
-    """A dataset directory by path (of `split`, when the path holds several), or as it is."""
-    if not isinstance(shards, (str, Path)):
-        return shards
-    from yolodata.shards import reader
-
-    path = Path(shards)
-    return reader.open(path) if (path / "dataset.json").exists() else reader.open(path, split=split)
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that does not keep its object alive: what a loader owns must not own it back."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        bound = reference()
+        if bound is None:
+            raise ConfigError("the loader this belongs to is gone; keep a reference to the loader")
+        return bound(*arguments)
+
+    return call

@@ -1,14 +1,14 @@
-"""Which images and objects of a shard dataset take part, and what upstream's trainer looks up.
+"""Which images and objects of a shard dataset take part.
 
 Ultralytics narrows a dataset while building it (`fraction`, `classes`, `single_cls`, all polygons
-or none) and its trainer reads `dataset.labels` and `dataset.im_files` back. Here the columns are
-narrowed once, without copies where nothing changes, and those attributes are lazy views.
+or none). Here the columns are narrowed once, without copies where nothing changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -190,98 +190,11 @@ def fitted_size(
     return sides[0], sides[1]
 
 
-class _Lazy(Sequence[Any]):
-    """A sequence whose items are made when they are asked for."""
+def open_shards(shards: str | Path | ShardDataset, split: str) -> ShardDataset:
+    """A dataset directory by path (of `split`, when the path holds several), or as it is."""
+    if not isinstance(shards, (str, Path)):
+        return shards
+    from yolodata.shards import reader
 
-    def __init__(self, length: int, item: Callable[[int], Any]) -> None:
-        self._length = length
-        self._item = item
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, at: int) -> Any: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Any]: ...
-    def __getitem__(self, at: int | slice) -> Any:
-        if isinstance(at, slice):
-            return [self._item(i) for i in range(*at.indices(self._length))]
-        i = at + self._length if at < 0 else at
-        if not 0 <= i < self._length:
-            raise IndexError(f"index {at} is outside a sequence of {self._length}")
-        return self._item(i)
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._item, range(self._length))
-
-
-class DatasetView:
-    """What Ultralytics reads from `loader.dataset`, without a list of every label in memory.
-
-    Attributes:
-        labels: sequence of dicts with "im_file", "shape" (height, width), "cls" (n, 1) float32,
-            "bboxes" (n, 4) float32 centre x, centre y, width, height in 0-1, "segments" (list of
-            (k, 2) float32 in 0-1), "keypoints" None, "normalized" True, "bbox_format" "xywh".
-        im_files: sequence of the paths that the images were packed from.
-        ni: number of images; also `len()`.
-        names: class number to name.
-        rect, batch_shapes, batch: as upstream's validation dataset has them; batch_shapes is None
-            where every batch has the same shape.
-    """
-
-    def __init__(
-        self,
-        selection: Selection,
-        *,
-        order: Int64 | None = None,
-        batch_shapes: Int64 | None = None,
-        batch: Int64 | None = None,
-        close_mosaic: Callable[[], None] | None = None,
-    ) -> None:
-        self.selection = selection
-        self.ni = selection.images
-        self.imgsz = selection.imgsz
-        self.names = dict(selection.shards.meta.names)
-        self.rect = batch_shapes is not None
-        self.batch_shapes = batch_shapes
-        self.batch = batch
-        self._order = order
-        self._close_mosaic = close_mosaic
-        self.labels: Sequence[dict[str, Any]] = _Lazy(self.ni, self._label)
-        self.im_files: Sequence[str] = _Lazy(self.ni, self._name)
-
-    def __len__(self) -> int:
-        return self.ni
-
-    def close_mosaic(self, hyp: object = None) -> None:
-        """Stop mosaic, mixup and cutmix from the next batch on; upstream's trainer calls this."""
-        if self._close_mosaic is not None:
-            self._close_mosaic()
-
-    def _image(self, i: int) -> int:
-        return i if self._order is None else int(self._order[i])
-
-    def _name(self, i: int) -> str:
-        return self.selection.shards.name(self._image(i))
-
-    def _label(self, i: int) -> dict[str, Any]:
-        selection, image = self.selection, self._image(i)
-        rows = selection.objects(image)
-        segments: list[Float32] = []
-        if selection.polygon_offset is not None and selection.polygon is not None:
-            ends = selection.polygon_offset[rows.start : rows.stop + 1].astype(np.int64)
-            segments = [
-                selection.polygon[a:b].copy() for a, b in zip(ends[:-1], ends[1:], strict=True)
-            ]
-        shards = selection.shards
-        return {
-            "im_file": shards.name(image),
-            "shape": (int(shards.label_height[image]), int(shards.label_width[image])),
-            "cls": selection.cls[rows, None].copy(),
-            "bboxes": selection.box[rows].copy(),
-            "segments": segments,
-            "keypoints": None,
-            "normalized": True,
-            "bbox_format": "xywh",
-        }
+    path = Path(shards)
+    return reader.open(path) if (path / "dataset.json").exists() else reader.open(path, split=split)

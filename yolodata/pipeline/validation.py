@@ -16,10 +16,10 @@ from yolodata.errors import ConfigError
 from yolodata.pipeline import letterbox
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
 from yolodata.pipeline.letterbox import Placement
-from yolodata.pipeline.loader import open_shards
 from yolodata.pipeline.pixels import Bytes, Load
 from yolodata.pipeline.schedule import Schedule, usable_threads
-from yolodata.pipeline.selection import DatasetView, Selection
+from yolodata.pipeline.selection import Selection, open_shards
+from yolodata.pipeline.views import DatasetView
 from yolodata.pipeline.work import Work, Workshop, reading, report_bad
 
 if TYPE_CHECKING:
