@@ -22,6 +22,7 @@ from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
 from yolodata.pipeline.views import DatasetView, EpochSampler
 from yolodata.pipeline.work import Work, Workshop, reading, report_bad
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset
@@ -50,7 +51,7 @@ class Loader:
     belongs to one process and is used by one thread at a time.
 
     A sample that cannot be read becomes a grey picture of the same size without objects, is named
-    once in the log of "yolodata" and counted in `stats()`; the run goes on.
+    once in the log of "yolodata" and listed by `bad()`; the run goes on.
 
     Args:
         shards: a dataset directory, or one opened with `yolodata.shards.open`.
@@ -71,6 +72,12 @@ class Loader:
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of the images that may be unreadable before the run stops.
+
+    Attributes:
+        telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
+            vain), "decodes" and "hits" (uses of a decoded picture that was in memory); seconds of
+            "plan", "render", "decode" (all threads together), "wait" (of the consumer for a batch)
+            and "collate".
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
@@ -147,8 +154,7 @@ class Loader:
         self._closed = False
         self._pid = os.getpid()
         self._reported: set[int] = set()
-        self._counts = {"batches": 0, "samples": 0, "discarded": 0}
-        self._seconds = {"plan": 0.0, "render": 0.0, "wait": 0.0, "collate": 0.0}
+        self.telemetry = Telemetry()
 
         self.dataset = DatasetView(self._selection, close_mosaic=_weakly(self.close_mosaic))
         self.sampler = EpochSampler(
@@ -259,12 +265,12 @@ class Loader:
         start = time.perf_counter()
         head.work.wait()
         waited = time.perf_counter()
-        report_bad(self._selection, workshop.counters.bad, self._reported, self._max_bad)
+        report_bad(self._selection, workshop.bad, self._reported, self._max_bad)
         batch = self._collate(head.work)
         self._ahead.popleft()
         self._position = head.stop
-        self._seconds["wait"] += waited - start
-        self._seconds["collate"] += time.perf_counter() - waited
+        self.telemetry.add("wait", waited - start)
+        self.telemetry.add("collate", time.perf_counter() - waited)
         del head
         self._fill()
         return batch
@@ -311,16 +317,16 @@ class Loader:
 
     def _collate(self, work: Work) -> Batch:
         for stage, seconds in work.seconds().items():
-            self._seconds[stage] += seconds
+            self.telemetry.add(stage, seconds)
         images = work.first_images()
-        self._counts["batches"] += 1
-        self._counts["samples"] += len(images)
+        self.telemetry.count("batches")
+        self.telemetry.count("samples", len(images))
         return training_batch(self._selection, images, work.image, work.labels())
 
     def _discard(self) -> None:
         while self._ahead:
             ahead = self._ahead.pop()
-            self._counts["discarded"] += 1
+            self.telemetry.count("discarded")
             if self._workshop is not None:
                 self._workshop.drop(ahead.work)
 
@@ -353,28 +359,15 @@ class Loader:
                     window=-(-window // self._schedule.world_size),
                     in_flight=(self._prefetch + 2) * self.batch_size,
                 ),
+                telemetry=self.telemetry,
             )
             self._stop_workshop = weakref.finalize(self, self._workshop.close)
         return self._workshop
 
-    def stats(self) -> dict[str, Any]:
-        """What was done so far.
-
-        Returns:
-            dict of batches, samples (handed out), discarded (batches prepared in vain), decodes,
-            hits (uses of a decoded picture that was in memory), bad (path -> reason), and seconds
-            by stage: "plan", "render", "decode" (of all threads together), "wait" (of the
-            consumer for a batch) and "collate".
-        """
-        counters = self._workshop.counters if self._workshop is not None else None
-        name = self._selection.shards.name
-        return {
-            **self._counts,
-            "decodes": counters.decodes if counters else 0,
-            "hits": counters.hits if counters else 0,
-            "bad": {name(i): why for i, why in sorted(counters.bad.items())} if counters else {},
-            "seconds": {**self._seconds, "decode": counters.decode_seconds if counters else 0.0},
-        }
+    def bad(self) -> dict[str, str]:
+        """Images that could not be read so far: path and reason."""
+        bad = self._workshop.bad if self._workshop is not None else {}
+        return {self._selection.shards.name(i): bad[i] for i in sorted(bad)}
 
     def close(self) -> None:
         """Stop the threads and free the memory; batches handed out stay valid."""

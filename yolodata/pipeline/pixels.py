@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import torch
@@ -90,16 +91,6 @@ class Load:
     refresh: bool = False  # every use, not only the first one, makes a picture young again
 
 
-@dataclass
-class Counters:
-    """What the pictures of a loader cost so far."""
-
-    decodes: int = 0
-    hits: int = 0  # uses of a picture that was already there, or already asked for
-    decode_seconds: float = 0.0  # of all threads together
-    bad: dict[int, str] = field(default_factory=dict)  # image -> why it cannot be read
-
-
 @dataclass(eq=False)
 class _Picture:
     age: int
@@ -122,11 +113,12 @@ class Pictures:
     """Decoded pictures, each read once and kept until `capacity` others are younger.
 
     `acquire` never blocks: it starts what is missing on the reading threads. A picture that cannot
-    be read becomes grey, and is named in the lease and in the counters.
+    be read becomes grey, and is named in the lease and in `bad`.
     """
 
-    def __init__(self, load: Load) -> None:
-        self.counters = Counters()
+    def __init__(self, load: Load, telemetry: Telemetry) -> None:
+        self.bad: dict[int, str] = {}  # image -> why it cannot be read
+        self._telemetry = telemetry
         self._load = load
         self._lock = threading.Lock()
         self._pictures: dict[int, _Picture] = {}
@@ -160,19 +152,18 @@ class Pictures:
                     picture = self._pictures[image] = _Picture(age)
                     heappush(self._oldest, (age, image))
                     started.append(image)
-                    self.counters.decodes += 1
-                else:
-                    self.counters.hits += 1
-                    if picture.age < age and (self._load.refresh or image in bases):
-                        picture.age = age
-                        heappush(self._oldest, (age, image))
+                elif picture.age < age and (self._load.refresh or image in bases):
+                    picture.age = age
+                    heappush(self._oldest, (age, image))
                 picture.users += 1
                 if picture.pixels is None:
                     picture.waiting.append(lease)
                     lease.missing += 1
-                elif image in self.counters.bad:
+                elif image in self.bad:
                     lease.bad.add(image)
             waits = lease.missing > 0
+        self._telemetry.count("decodes", len(started))
+        self._telemetry.count("hits", len(lease.images) - len(started))
         if not waits:
             ready(lease)
         for image in started:
@@ -230,11 +221,11 @@ class Pictures:
             height, width = self._load.size(image)
             pixels = np.full(height * width * 3, FILL, np.uint8)
             why = str(error) or type(error).__name__
+        self._telemetry.add("decode", time.perf_counter() - start)
         finished: list[Lease] = []
         with self._lock:
             if why:
-                self.counters.bad.setdefault(image, why)
-            self.counters.decode_seconds += time.perf_counter() - start
+                self.bad.setdefault(image, why)
             picture = self._pictures[image]
             picture.pixels = pixels
             for lease in picture.waiting:

@@ -21,6 +21,7 @@ from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
 from yolodata.pipeline.views import DatasetView
 from yolodata.pipeline.work import Work, Workshop, reading, report_bad
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset
@@ -121,6 +122,7 @@ class ValidationLoader:
         self._closed = False
         self._pid = os.getpid()
         self._reported: set[int] = set()
+        self.telemetry = Telemetry()
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -148,10 +150,14 @@ class ValidationLoader:
                     work.start()
                     ahead.append((start, work))
                 start, work = ahead[0]
-                work.wait()
+                with self.telemetry.time("wait"):
+                    work.wait()
                 ahead.popleft()
-                report_bad(self._selection, workshop.counters.bad, self._reported, self._max_bad)
-                yield self._collate(start, work)
+                report_bad(self._selection, workshop.bad, self._reported, self._max_bad)
+                with self.telemetry.time("collate"):
+                    batch = self._collate(start, work)
+                del work
+                yield batch
         finally:
             for _, work in ahead:
                 workshop.drop(work)
@@ -229,6 +235,7 @@ class ValidationLoader:
                 buffers=self._prefetch + 3,
                 pin_memory=self._pin_memory and torch.cuda.is_available(),
                 load=self._shrinking(load) if load is not None and self._shrunk else load,
+                telemetry=self.telemetry,
             )
             self._stop_workshop = weakref.finalize(self, self._workshop.close)
         return self._workshop

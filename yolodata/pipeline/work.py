@@ -20,7 +20,6 @@ from yolodata.errors import ShardError
 from yolodata.pipeline.pixels import (
     BatchBuffers,
     Bytes,
-    Counters,
     Lease,
     Load,
     Pictures,
@@ -28,6 +27,7 @@ from yolodata.pipeline.pixels import (
     decode_into,
 )
 from yolodata.pipeline.selection import Selection
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import torch
@@ -239,6 +239,7 @@ class Workshop:
         buffers: how many output buffers to keep for use again.
         pin_memory: page-locked output.
         load: how pictures are read; None when the shards hold pixels that need no checking.
+        telemetry: counts what reading costs.
     """
 
     def __init__(
@@ -249,6 +250,7 @@ class Workshop:
         buffers: int,
         pin_memory: bool,
         load: Load | None,
+        telemetry: Telemetry,
     ) -> None:
         from yolodata import _native
 
@@ -256,7 +258,7 @@ class Workshop:
         self.engine = _native.Engine(threads)
         self._planner = _native.Engine(1) if load is not None else None
         self._buffers = BatchBuffers(buffers, pin_memory)
-        self._pictures = Pictures(load) if load is not None else None
+        self._pictures = Pictures(load, telemetry) if load is not None else None
         self._dropped: list[Work] = []
         self._pid = os.getpid()
         self._closed = False
@@ -274,8 +276,9 @@ class Workshop:
         return self._pictures
 
     @property
-    def counters(self) -> Counters:
-        return self._pictures.counters if self._pictures is not None else Counters()
+    def bad(self) -> dict[int, str]:
+        """Images that cannot be read, and why."""
+        return self._pictures.bad if self._pictures is not None else {}
 
     def planned(
         self,
