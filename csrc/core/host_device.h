@@ -4,5 +4,5 @@
 #if defined(__CUDACC__)
 #define YD_HD __host__ __device__ __forceinline__
 #else
-#define YD_HD inline
+#define YD_HD inline __attribute__((always_inline))
 #endif

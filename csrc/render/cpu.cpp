@@ -193,26 +193,37 @@ class FreeRows {
   }
 
   void render(std::int32_t y, std::uint32_t* words) {
-    map_row(layer_, from_, y, step_, end_ - begin_,
-            {x_.data(), y_.data(), wx_.data(), wy_.data()});
-    int tile = 0;
-    for (std::int32_t x = begin_; x < end_; ++x) {
-      const auto i = static_cast<std::size_t>(x - begin_);
-      const std::int32_t ix = x_[i], iy = y_[i];
-      if (iy == -2) {
-        words[x] = kFillWord;
+    const int count = end_ - begin_;
+    const Points points{x_.data(), y_.data(), wx_.data(), wy_.data()};
+    map_row(layer_, from_, y, step_, count, points);
+    const std::int32_t* const xs = points.x;
+    const std::int32_t* const ys = points.y;
+    words += begin_;
+    for (int i = 0; i < count;) {
+      const int first = i;
+      if (ys[i] == kOutside) {
+        while (i < count && ys[i] == kOutside) ++i;
+        std::fill(words + first, words + i, kFillWord);
         continue;
       }
-      if (!holds(tile, ix, iy)) {
-        tile = std::max(tile_at(layer_, ix, iy), 0);
-        if (!holds(tile, ix, iy)) {
-          words[x] = slow(from_ + step_ * static_cast<std::int32_t>(i), y);
-          continue;
-        }
+      const Region region = region_at(xs[i], ys[i]);
+      const std::uint32_t width = static_cast<std::uint32_t>(region.x2 - region.x1);
+      const std::uint32_t height = static_cast<std::uint32_t>(region.y2 - region.y1);
+      while (i < count && static_cast<std::uint32_t>(xs[i] - region.x1) < width &&
+             static_cast<std::uint32_t>(ys[i] - region.y1) < height)
+        ++i;
+      if (i == first) {  // its neighbours lie in different regions
+        words[i] = slow(from_ + step_ * i, y);
+        ++i;
+      } else if (region.tile < 0) {
+        std::fill(words + first, words + i, kFillWord);
+      } else {
+        const Tile& tile = layer_.tiles[region.tile];
+        const ImageView& image = images_[region.tile];
+        const std::int64_t stride = 3 * static_cast<std::int64_t>(image.width);
+        interpolate_run(image.pixels - tile.y0 * stride - 3 * std::int64_t{tile.x0}, stride, points,
+                        first, i, words);
       }
-      words[x] = interpolate_word(pixel_of(layer_, images_, tile, ix, iy),
-                                  3 * static_cast<std::int64_t>(images_[tile].width), wx_[i],
-                                  wy_[i]);
     }
   }
 
@@ -228,11 +239,39 @@ class FreeRows {
     return false;
   }
 
-  // All four neighbours belong to the tile, and one byte more can be read after the last of them.
-  bool holds(int i, std::int32_t x, std::int32_t y) const {
-    const Tile& tile = layer_.tiles[i];
-    return x >= tile.x1 && x + 1 < tile.x2 && y >= tile.y1 && y + 1 < tile.y2 && !hidden_[i] &&
-           (y + 2 - tile.y0 < tile.height || x + 2 - tile.x0 < tile.width);
+  // Canvas pixels [x1, x2) x [y1, y2) whose four neighbours all show the same tile, or none (-1).
+  struct Region {
+    std::int32_t x1, y1, x2, y2;
+    int tile;
+  };
+
+  // The region around a canvas pixel; empty when the pixel lies on a seam. The last row of an image
+  // is left out: two bytes after a pixel are then its image's.
+  Region region_at(std::int32_t x, std::int32_t y) const {
+    if (x < 0 || y < 0) return {x, y, x, y, -1};
+    const int top = tile_at(layer_, x, y);
+    if (top >= 0 && !hidden_[top]) {
+      const Tile& tile = layer_.tiles[top];
+      return {tile.x1, tile.y1, tile.x2 - 1,
+              std::max(std::min(tile.y2, tile.y0 + tile.height - 1) - 1, tile.y1), top};
+    }
+    Region region{0, 0, layer_.width, layer_.height, top};
+    for (int i = 0; i < layer_.tile_count; ++i) {
+      const Tile& tile = layer_.tiles[i];
+      for (const std::int32_t edge : {tile.x1, tile.x2}) {
+        if (edge <= x) region.x1 = std::max(region.x1, edge);
+        if (edge > x) region.x2 = std::min(region.x2, edge);
+      }
+      for (const std::int32_t edge : {tile.y1, tile.y2}) {
+        if (edge <= y) region.y1 = std::max(region.y1, edge);
+        if (edge > y) region.y2 = std::min(region.y2, edge);
+      }
+    }
+    if (top >= 0)
+      region.y2 = std::min(region.y2, layer_.tiles[top].y0 + layer_.tiles[top].height - 1);
+    --region.x2;
+    region.y2 = std::max(region.y2 - 1, region.y1);
+    return region;
   }
 
   std::uint32_t slow(std::int32_t x, std::int32_t y) const {
@@ -304,10 +343,8 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
     std::uint8_t* blue = red + 2 * plane;
     if (recipe.bgr) std::swap(red, blue);
     std::uint8_t* green = out + plane + static_cast<std::size_t>(y) * columns;
-    if (recipe.hsv.enabled)
-      jitter_row(words.data(), recipe.hsv, width, red, green, blue);
-    else
-      split_row(words.data(), width, red, green, blue);
+    if (recipe.hsv.enabled) jitter_row(words.data(), recipe.hsv, width);
+    split_row(words.data(), width, red, green, blue);
   }
 }
 

@@ -1,3 +1,5 @@
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+
 #include "render/rows.h"
 
 #include <cstring>
@@ -5,7 +7,7 @@
 #include "render/simd.h"
 
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace yolodata {
@@ -18,48 +20,75 @@ YD_TARGETS void blend_rows(const std::uint8_t* __restrict__ top,
 }
 
 #if defined(__SSE2__)
-// cvtps rounds to nearest even, like round_int.
-YD_TARGETS void resample_row(const float* __restrict__ line,
-                             const std::int32_t* __restrict__ offsets,
-                             const float* __restrict__ weights, int count,
-                             std::uint32_t* __restrict__ words) {
-  const auto pixel = [&](int i) __attribute__((always_inline)) {
-    const float* p = line + offsets[i];
-    const __m128 left = _mm_loadu_ps(p), right = _mm_loadu_ps(p + 3);
-    const __m128 value =
-        _mm_add_ps(left, _mm_mul_ps(_mm_set1_ps(weights[i]), _mm_sub_ps(right, left)));
-    return _mm_cvtps_epi32(value);
-  };
+// cvtps rounds to nearest even, like round_int. The fourth byte of a word is left over.
+static inline __attribute__((always_inline)) __m128 resample_one(const float* p, float weight) {
+  const __m128 left = _mm_loadu_ps(p), right = _mm_loadu_ps(p + 3);
+  return _mm_add_ps(left, _mm_mul_ps(_mm_set1_ps(weight), _mm_sub_ps(right, left)));
+}
+
+// Pixels i and i + 4 share a register, so that packing eight of them leaves them in order.
+__attribute__((target("avx2"))) static int resample_eights(const float* line,
+                                                           const std::int32_t* offsets,
+                                                           const float* weights, int count,
+                                                           std::uint32_t* words) {
   int i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const __m128i low = _mm_packs_epi32(pixel(i), pixel(i + 1));
-    const __m128i high = _mm_packs_epi32(pixel(i + 2), pixel(i + 3));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(words + i), _mm_packus_epi16(low, high));
+  for (; i + 8 <= count; i += 8) {
+    __m256i pairs[4];
+    for (int k = 0; k < 4; ++k) {
+      const float* p = line + offsets[i + k];
+      const float* q = line + offsets[i + k + 4];
+      const __m256 left = _mm256_loadu2_m128(q, p), right = _mm256_loadu2_m128(q + 3, p + 3);
+      const __m256 weight = _mm256_insertf128_ps(
+          _mm256_castps128_ps256(_mm_broadcast_ss(weights + i + k)),
+          _mm_broadcast_ss(weights + i + k + 4), 1);
+      pairs[k] = _mm256_cvtps_epi32(
+          _mm256_add_ps(left, _mm256_mul_ps(weight, _mm256_sub_ps(right, left))));
+    }
+    const __m256i low = _mm256_packs_epi32(pairs[0], pairs[1]);
+    const __m256i high = _mm256_packs_epi32(pairs[2], pairs[3]);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i), _mm256_packus_epi16(low, high));
   }
+  return i;
+}
+
+void resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
+                  std::uint32_t* words) {
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  int i = has_avx2 ? resample_eights(line, offsets, weights, count, words) : 0;
   for (; i < count; ++i) {
-    const __m128i low = _mm_packs_epi32(pixel(i), _mm_setzero_si128());
+    const __m128i value = _mm_cvtps_epi32(resample_one(line + offsets[i], weights[i]));
+    const __m128i low = _mm_packs_epi32(value, value);
     words[i] = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
   }
 }
 
-std::uint32_t interpolate_word(const std::uint8_t* top_left, std::int64_t stride, float wx,
-                               float wy) {
-  const auto load = [](const std::uint8_t* p) {
-    std::int32_t bytes;
-    std::memcpy(&bytes, p, 4);
-    const __m128i zero = _mm_setzero_si128();
-    const __m128i half = _mm_unpacklo_epi8(_mm_cvtsi32_si128(bytes), zero);
-    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(half, zero));
-  };
-  const auto mixed = [](__m128 a, __m128 b, __m128 weight) {
-    return _mm_add_ps(a, _mm_mul_ps(weight, _mm_sub_ps(b, a)));
-  };
-  const __m128 down = _mm_set1_ps(wy);
-  const __m128 left = mixed(load(top_left), load(top_left + stride), down);
-  const __m128 right = mixed(load(top_left + 3), load(top_left + 3 + stride), down);
-  const __m128i value = _mm_cvtps_epi32(mixed(left, right, _mm_set1_ps(wx)));
-  const __m128i low = _mm_packs_epi32(value, value);
-  return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
+// Eight bytes hold a pixel and its right neighbour: both are widened and blended downwards in one
+// register, then its halves are blended across.
+__attribute__((target("avx2"))) static void interpolate_avx2(const std::uint8_t* image,
+                                                             std::int64_t stride,
+                                                             const Points& points, int first,
+                                                             int last, std::uint32_t* words) {
+  const __m128i apart = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const std::int32_t* const xs = points.x;
+  const std::int32_t* const ys = points.y;
+  const float* const wxs = points.wx;
+  const float* const wys = points.wy;
+  for (int i = first; i < last; ++i) {
+    const std::uint8_t* p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
+    const __m128i upper = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    const __m128i lower = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + stride));
+    const __m256 top = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(upper, apart)));
+    const __m256 bottom =
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(lower, apart)));
+    const __m256 down = _mm256_add_ps(
+        top, _mm256_mul_ps(_mm256_set1_ps(wys[i]), _mm256_sub_ps(bottom, top)));
+    const __m128 left = _mm256_castps256_ps128(down), right = _mm256_extractf128_ps(down, 1);
+    const __m128 across =
+        _mm_add_ps(left, _mm_mul_ps(_mm_set1_ps(wxs[i]), _mm_sub_ps(right, left)));
+    const __m128i value = _mm_cvtps_epi32(across);
+    const __m128i low = _mm_packs_epi32(value, value);
+    words[i] = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
+  }
 }
 #else
 void resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
@@ -73,15 +102,25 @@ void resample_row(const float* line, const std::int32_t* offsets, const float* w
   }
 }
 
-std::uint32_t interpolate_word(const std::uint8_t* p, std::int64_t stride, float wx, float wy) {
-  std::uint32_t word = 0;
-  for (int c = 0; c < 3; ++c)
-    word |= static_cast<std::uint32_t>(interpolate(p[c], p[c + 3], p[c + stride],
-                                                   p[c + 3 + stride], wx, wy))
-            << (8 * c);
-  return word;
-}
 #endif
+
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int first, int last, std::uint32_t* words) {
+#if defined(__SSE2__)
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  if (has_avx2) return interpolate_avx2(image, stride, points, first, last, words);
+#endif
+  for (int i = first; i < last; ++i) {
+    const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
+    std::uint32_t word = 0;
+    for (int c = 0; c < 3; ++c)
+      word |= static_cast<std::uint32_t>(interpolate(p[c], p[c + 3], p[c + stride],
+                                                     p[c + 3 + stride], points.wx[i],
+                                                     points.wy[i]))
+              << (8 * c);
+    words[i] = word;
+  }
+}
 
 YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step,
                         int count, const Points& points) {
@@ -93,8 +132,8 @@ YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std:
   for (int i = 0; i < count; ++i) {
     Point point = to_canvas(local, x + i * step, y);
     const bool inside = touches(local, point);
-    point.x = inside ? point.x : -2.0f;
-    point.y = inside ? point.y : -2.0f;
+    point.x = inside ? point.x : static_cast<float>(kOutside);
+    point.y = inside ? point.y : static_cast<float>(kOutside);
     const std::int32_t ix = floor_int(point.x), iy = floor_int(point.y);
     xs[i] = ix;
     ys[i] = iy;
@@ -116,16 +155,32 @@ YD_TARGETS void mix_rows(std::uint32_t* __restrict__ words,
   }
 }
 
-YD_TARGETS void jitter_row(const std::uint32_t* __restrict__ words, const HsvJitter& hsv,
-                           int count, std::uint8_t* __restrict__ red,
-                           std::uint8_t* __restrict__ green, std::uint8_t* __restrict__ blue) {
+namespace {
+
+// Eight pixels at once, in whatever registers the target has (GCC and Clang vector extension).
+struct Eight {
+  using Int = std::int32_t __attribute__((vector_size(32)));
+  using Float = float __attribute__((vector_size(32)));
+
+  static YD_HD Float to_float(Int value) { return __builtin_convertvector(value, Float); }
+  static YD_HD Int truncate(Float value) { return __builtin_convertvector(value, Int); }
+  static YD_HD Int bits(Float value) { return reinterpret_cast<Int>(value); }
+};
+
+}  // namespace
+
+YD_TARGETS void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count) {
   const HsvJitter local = hsv;
-  for (int i = 0; i < count; ++i) {
-    const std::int32_t word = static_cast<std::int32_t>(words[i]);
-    const Rgb pixel = jitter(local, {word & 255, word >> 8 & 255, word >> 16 & 255});
-    red[i] = static_cast<std::uint8_t>(pixel.r);
-    green[i] = static_cast<std::uint8_t>(pixel.g);
-    blue[i] = static_cast<std::uint8_t>(pixel.b);
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    Eight::Int word;
+    std::memcpy(&word, words + i, sizeof(word));
+    word = jitter<Eight>(local, word);
+    std::memcpy(words + i, &word, sizeof(word));
+  }
+  for (; i < count; ++i) {
+    const std::int32_t word = jitter<One>(local, static_cast<std::int32_t>(words[i]));
+    words[i] = static_cast<std::uint32_t>(word);
   }
 }
 

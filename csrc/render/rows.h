@@ -21,7 +21,8 @@ void resample_row(const float* line, const std::int32_t* offsets, const float* w
                   std::uint32_t* words);
 
 // Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart: whole parts
-// (-2 where no neighbour is on the canvas) and weights.
+// (kOutside where no neighbour is on the canvas) and weights.
+inline constexpr std::int32_t kOutside = -2;
 struct Points {
   std::int32_t* x;
   std::int32_t* y;
@@ -31,13 +32,14 @@ struct Points {
 void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
              const Points& points);
 
-// One pixel blended from four; `stride` bytes between rows, and one byte readable after the last.
-std::uint32_t interpolate_word(const std::uint8_t* top_left, std::int64_t stride, float wx,
-                               float wy);
+// words[i] for i in [first, last) from the four pixels around points[i] of one image. `image` is
+// where canvas pixel (0, 0) would be, rows are `stride` bytes apart, and two bytes past the last
+// pixel that is used must be readable.
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int first, int last, std::uint32_t* words);
 
 void mix_rows(std::uint32_t* words, const std::uint32_t* others, double ratio, int count);
-void jitter_row(const std::uint32_t* words, const HsvJitter& hsv, int count, std::uint8_t* red,
-                std::uint8_t* green, std::uint8_t* blue);
+void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count);
 void split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
                std::uint8_t* blue);
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/host_device.h"
 #include "plan/recipe.h"
@@ -37,10 +38,27 @@ YD_HD std::int32_t floor_int(float value) {
   return truncated - (value < static_cast<float>(truncated));
 }
 
+// The formulas below are templates over what they compute with: `One` pixel here and on the GPU,
+// or a register full of them in rows.cpp. In the latter, comparisons give masks and ?: selects.
+struct One {
+  using Int = std::int32_t;
+  using Float = float;
+
+  static YD_HD Float to_float(Int value) { return static_cast<Float>(value); }
+  static YD_HD Int truncate(Float value) { return static_cast<Int>(value); }
+  static YD_HD Int bits(Float value) {
+    Int result;
+    std::memcpy(&result, &value, sizeof(result));
+    return result;
+  }
+};
+
 // To the nearest integer, ties to even, for 0 <= value < 2^22: the sum has no room for a fraction.
-YD_HD std::int32_t round_int(float value) {
+template <class L = One>
+YD_HD typename L::Int round_int(typename L::Float value) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  return static_cast<std::int32_t>((value + kShift) - kShift);
+  constexpr std::int32_t kShiftBits = 0x4B400000;
+  return L::bits(value + kShift) - kShiftBits;
 }
 
 YD_HD float blend(float a, float b, float weight) { return a + weight * (b - a); }
@@ -121,54 +139,88 @@ YD_HD bool in_cut(const Recipe& recipe, std::int32_t x, std::int32_t y) {
   return x >= recipe.cut_x1 && x < recipe.cut_x2 && y >= recipe.cut_y1 && y < recipe.cut_y2;
 }
 
-// Note [8-bit HSV]. OpenCV's BGR2HSV for bytes is integer: hue in 0..179, saturation in 0..255,
-// through reciprocals of 12 fractional bits. Its tables are round(255 * 2^12 / v) and
-// round(180 * 2^12 / (6 * d)); a float quotient rounds to the same integers for every byte.
-// The way back is single precision: a channel is v * (1 - s * t), where t is how far the hue is
-// from the channel's plateau, 0..1.
-YD_HD std::int32_t reciprocal(float numerator, std::int32_t denominator) {
-  const std::int32_t divisor = denominator > 0 ? denominator : 1;
-  return round_int(numerator / static_cast<float>(divisor));
+// Note [8-bit HSV]. OpenCV's BGR2HSV for bytes is integer: hue in 0..179 (two degrees a unit),
+// saturation and value in 0..255, through reciprocals of 12 fractional bits. Its tables are
+// round(255 * 2^12 / value) and round(180 * 2^12 / (6 * range)); a float quotient rounds to the
+// same integers for every byte. The way back is single precision and truncates (its vectorised
+// loop; the few pixels at the end of a row whose width is no multiple of 16 are rounded instead).
+// Of the three channels one is the value, one the value without its share of colour, and one lies
+// in between; the sector of the hue says which is which.
+template <class L>
+YD_HD typename L::Int reciprocal(float numerator, typename L::Int denominator) {
+  // Of a zero denominator anything may come out: its product is with zero.
+  return round_int<L>(numerator / L::to_float(denominator));
 }
 
-// One channel from hue (0..179), saturation and value (0..1); `offset` is 150 for red, 90 for
-// green, 30 for blue.
-YD_HD std::int32_t hsv_channel(std::int32_t hue, float saturation, float value,
-                               std::int32_t offset) {
-  std::int32_t k = hue + offset;
-  k = k >= 180 ? k - 180 : k;
-  std::int32_t t = k < 120 - k ? k : 120 - k;
-  t = t > 30 ? 30 : t;
-  t = t < 0 ? 0 : t;
-  const float share = static_cast<float>(t) * (1.0f / 30.0f);
-  return round_int(value * (1.0f - saturation * share) * 255.0f);
+template <class T>
+YD_HD T larger(T a, T b) {
+  return a > b ? a : b;
 }
 
-YD_HD Rgb jitter(const HsvJitter& hsv, Rgb in) {
-  const std::int32_t largest = in.r > in.g ? (in.r > in.b ? in.r : in.b) : (in.g > in.b ? in.g : in.b);
-  const std::int32_t least = in.r < in.g ? (in.r < in.b ? in.r : in.b) : (in.g < in.b ? in.g : in.b);
-  const std::int32_t range = largest - least;
-  // range == 0 or largest == 0 leave a zero product, whatever the reciprocal is.
-  const std::int32_t s = (range * reciprocal(1044480.0f, largest) + 2048) >> 12;
-  const std::int32_t from_red = in.g - in.b;
-  const std::int32_t from_green = in.b - in.r + 2 * range;
-  const std::int32_t from_blue = in.r - in.g + 4 * range;
-  const std::int32_t sector =
-      largest == in.r ? from_red : (largest == in.g ? from_green : from_blue);
-  std::int32_t h = (sector * reciprocal(122880.0f, range) + 2048) >> 12;
-  h = h < 0 ? h + 180 : h;
+template <class T>
+YD_HD T smaller(T a, T b) {
+  return a < b ? a : b;
+}
 
-  h += hsv.hue_shift;
-  h = h >= 180 ? h - 180 : h;
-  const float raised_s = static_cast<float>(s) * hsv.saturation;
-  const float raised_v = static_cast<float>(largest) * hsv.value;
-  const std::int32_t new_s = static_cast<std::int32_t>(raised_s < 255.0f ? raised_s : 255.0f);
-  const std::int32_t new_v = static_cast<std::int32_t>(raised_v < 255.0f ? raised_v : 255.0f);
+// Hue before the jitter; negative for magentas.
+template <class L, class I = typename L::Int>
+YD_HD I hue_of(I r, I g, I b, I top, I range) {
+  const I from_red = g - b, from_green = b - r + 2 * range, from_blue = r - g + 4 * range;
+  const I wheel = top == r ? from_red : (top == g ? from_green : from_blue);
+  return (wheel * reciprocal<L>(122880.0f, range) + 2048) >> 12;
+}
 
-  const float saturation = static_cast<float>(new_s) * (1.0f / 255.0f);
-  const float value = static_cast<float>(new_v) * (1.0f / 255.0f);
-  return {hsv_channel(h, saturation, value, 150), hsv_channel(h, saturation, value, 90),
-          hsv_channel(h, saturation, value, 30)};
+template <class L, class I = typename L::Int>
+YD_HD I saturation_of(I top, I range) {
+  return (range * reciprocal<L>(1044480.0f, top) + 2048) >> 12;
+}
+
+template <class I>
+YD_HD I turn(I hue, std::int32_t shift) {
+  const I turned = hue + shift;
+  const I up = turned < 0 ? turned + 180 : turned;
+  return up >= 180 ? up - 180 : up;
+}
+
+// A byte times the jitter's gain, cut off at 255.
+template <class L, class I = typename L::Int>
+YD_HD I raise(I byte, float gain) {
+  return smaller(L::truncate(L::to_float(byte) * gain), I{} + 255);
+}
+
+// How far each of the three values is shifted to reach its channel in a word (red 0, green 8, blue
+// 16), five bits for each of the six sectors, the first one lowest.
+constexpr std::int32_t shifts(int s0, int s1, int s2, int s3, int s4, int s5) {
+  return s0 | s1 << 5 | s2 << 10 | s3 << 15 | s4 << 20 | s5 << 25;
+}
+
+// Red, green and blue in a word's three low bytes, jittered. See Note [8-bit HSV].
+template <class L, class I = typename L::Int>
+YD_HD I jitter(const HsvJitter& hsv, I word) {
+  using F = typename L::Float;
+  constexpr float kUnit = 1.0f / 255.0f;
+  const I r = word & 255, g = word >> 8 & 255, b = word >> 16 & 255;
+  const I brightest = larger(larger(r, g), b);
+  const I range = brightest - smaller(smaller(r, g), b);
+  const I hue = turn(hue_of<L>(r, g, b, brightest, range), hsv.hue_shift);
+  const F saturation =
+      L::to_float(raise<L>(saturation_of<L>(brightest, range), hsv.saturation)) * kUnit;
+  const I top = raise<L>(brightest, hsv.value);
+  const F value = L::to_float(top) * kUnit;
+
+  const F sixths = L::to_float(hue) * (6.0f / 180.0f);
+  const I sector = L::truncate(sixths);
+  const F past = sixths - L::to_float(sector);
+  const F share = (sector & 1) != 0 ? past : 1.0f - past;
+  const I middle = L::truncate(value * (1.0f - saturation * share) * 255.0f);
+  const I low = L::truncate(value * (1.0f - saturation) * 255.0f);
+
+  constexpr std::int32_t kTop = shifts(0, 8, 8, 16, 16, 0);
+  constexpr std::int32_t kMiddle = shifts(8, 0, 16, 8, 0, 16);
+  constexpr std::int32_t kLow = shifts(16, 16, 0, 0, 8, 8);
+  const I slot = (sector << 2) + sector;
+  return top << ((I{} + kTop) >> slot & 31) | middle << ((I{} + kMiddle) >> slot & 31) |
+         low << ((I{} + kLow) >> slot & 31);
 }
 
 // Position in the picture before the flips.
@@ -193,7 +245,11 @@ YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, st
                mix(pixel.b, other.b, recipe.mixup_ratio)};
     }
   }
-  if (recipe.hsv.enabled) pixel = jitter(recipe.hsv, pixel);
+  if (recipe.hsv.enabled) {
+    const std::int32_t word =
+        jitter<One>(recipe.hsv, pixel.r | pixel.g << 8 | pixel.b << 16);
+    pixel = {word & 255, word >> 8 & 255, word >> 16 & 255};
+  }
   if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};
   return pixel;
 }

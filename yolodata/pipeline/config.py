@@ -1,0 +1,143 @@
+"""How training pictures are augmented: Ultralytics' arguments for detection, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+from typing import Any
+
+from yolodata.errors import ConfigError
+
+NOT_FOR_DETECT = ("copy_paste", "augmentations", "rect")
+"""Upstream's training arguments that this engine does not carry out."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The detection recipe of Ultralytics, with its names, meanings and defaults.
+
+    Attributes:
+        imgsz: side of the square output picture, in pixels; a multiple of 32 trains best.
+        mosaic: probability that a picture is a mosaic.
+        mosaic_grid: pictures of a mosaic, 4 (2 x 2) or 9 (3 x 3).
+        degrees: rotation is uniform in plus or minus this many degrees, 0 to 180.
+        translate: shift is uniform in plus or minus this share of `imgsz`, 0 to 1.
+        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to below 1; or in an explicit
+            (min, max), both above 0.
+        shear: uniform in plus or minus this many degrees, 0 to below 90.
+        perspective: uniform in plus or minus this, 0 to 0.001.
+        hsv_h, hsv_s, hsv_v: hue turns by up to this share of half a circle; saturation and value
+            are multiplied by 1 plus or minus up to this share. 0 to 1.
+        flipud, fliplr: probability of turning the picture upside down, or mirroring it.
+        bgr: probability of exchanging the red and the blue channel.
+        mixup: probability of blending with another augmented picture.
+        cutmix: probability of showing part of another augmented picture.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type.
+    """
+
+    imgsz: int = 640
+    mosaic: float = 1.0
+    mosaic_grid: int = 4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float | tuple[float, float] = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    flipud: float = 0.0
+    fliplr: float = 0.5
+    bgr: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.imgsz, bool) or not isinstance(self.imgsz, int):
+            raise ConfigError(
+                f"imgsz must be one whole number of pixels for training, got {self.imgsz!r}"
+            )
+        if not 10 <= self.imgsz <= 16384:
+            raise ConfigError(f"imgsz must be 10 to 16384 pixels, got {self.imgsz}")
+        if self.mosaic_grid not in (4, 9):
+            raise ConfigError(f"mosaic_grid must be 4 or 9, got {self.mosaic_grid!r}")
+        for name, limit in _LIMITS.items():
+            value = _number(name, getattr(self, name))
+            if not 0 <= value <= limit:
+                raise ConfigError(f"{name} must be 0 to {limit:g}, got {value:g}")
+        low, high = self.scale_range
+        if not (0 < low <= high):
+            raise ConfigError(
+                "scale must be a number from 0 to below 1, or a pair (min, max) with "
+                f"0 < min <= max, got {self.scale!r}"
+            )
+
+    @property
+    def scale_range(self) -> tuple[float, float]:
+        """Least and greatest zoom."""
+        if isinstance(self.scale, (tuple, list)):
+            if len(self.scale) != 2:
+                raise ConfigError(f"scale as a pair needs (min, max), got {self.scale!r}")
+            return _number("scale", self.scale[0]), _number("scale", self.scale[1])
+        gain = _number("scale", self.scale)
+        if gain < 0:
+            raise ConfigError(f"scale must not be negative, got {gain:g}")
+        return 1.0 - gain, 1.0 + gain
+
+    @classmethod
+    def from_ultralytics(cls, args: Any) -> AugmentConfig:
+        """Takes the recipe from Ultralytics' training arguments (a namespace or a dict).
+
+        Raises:
+            ConfigError: an argument is out of range, or asks for something that this engine does
+                not do (`copy_paste` above 0, `augmentations`, `rect`).
+        """
+        values = dict(args) if isinstance(args, dict) else dict(vars(args))
+        for name in NOT_FOR_DETECT:
+            if values.get(name):
+                raise ConfigError(
+                    f"{name}={values[name]!r} is not supported for detection; set it to 0 or "
+                    "None, or train with Ultralytics' own loader"
+                )
+        names = {field.name for field in fields(cls)} & values.keys()
+        known = {name: values[name] for name in names}
+        if isinstance(known.get("scale"), list):
+            known["scale"] = tuple(known["scale"])
+        return cls(**known)
+
+    def without_mix(self) -> AugmentConfig:
+        """The recipe after `close_mosaic`: no mosaic, mixup or cutmix."""
+        return replace(self, mosaic=0.0, mixup=0.0, cutmix=0.0)
+
+    def to_native(self) -> dict[str, Any]:
+        """The settings as `yolodata._native` reads them: shuffled, partners from anywhere."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["scale"]
+        values["scale_min"], values["scale_max"] = self.scale_range
+        return {**values, "shuffle": True, "streams": 1, "window": 0}
+
+
+_LIMITS = {
+    "mosaic": 1.0,
+    "degrees": 180.0,
+    "translate": 1.0,
+    "shear": 89.0,
+    "perspective": 0.001,
+    "hsv_h": 1.0,
+    "hsv_s": 1.0,
+    "hsv_v": 1.0,
+    "flipud": 1.0,
+    "fliplr": 1.0,
+    "bgr": 1.0,
+    "mixup": 1.0,
+    "cutmix": 1.0,
+}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}")
+    return float(value)

@@ -1,0 +1,38 @@
+"""Which image comes at which position, and which images are near each other in time.
+
+An epoch is a permutation of the images; position p of epoch e shows image permutation(p). It is a
+function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+WINDOW_PICTURES = 1024
+"""Decoded pictures that a reuse window spans, over all ranks together."""
+
+STREAMS = 64
+"""Queues that an epoch is dealt out to. A rank whose world size divides this owns whole queues."""
+
+
+class ReuseWindow(TypedDict):
+    """Settings of the native planner, see `csrc/plan/plan.h`."""
+
+    streams: int
+    window: int
+
+
+def reuse_window(images: int) -> ReuseWindow:
+    """Where mosaic partners come from when every picture has to be decoded.
+
+    Each image should be decoded about once an epoch, so partners are taken from pictures that are
+    decoded around the same time: position p belongs to queue p mod `streams`, and its partners
+    come from the last `window` positions of that queue. A dataset of up to 1,024 images is one
+    window.
+
+    Args:
+        images: size of the dataset.
+    """
+    if images <= WINDOW_PICTURES:
+        return {"streams": 1, "window": images}
+    return {"streams": STREAMS, "window": WINDOW_PICTURES // STREAMS}
