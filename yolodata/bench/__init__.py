@@ -1,0 +1,11 @@
+"""What `python -m yolodata.bench` measures, and how.
+
+    command ─ data (drawing, copying) ─ packing
+       └─ rounds ─ session ══ pipe ══ child ─ ours | peers | ceiling
+       └─ results (JSON) ─ table, plot, profile
+
+Every measured loader lives in its own child process, which stays alive between rounds and is told
+to run one slice at a time; the parent goes round the children, so that a ratio compares slices
+that were measured one right after the other. Rows are data (`rows.Row`): a new loader is a new
+row and a new maker in `subjects`, nothing else.
+"""

@@ -1,0 +1,10 @@
+"""`python -m yolodata.bench`."""
+
+from __future__ import annotations
+
+import sys
+
+from yolodata.bench.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
