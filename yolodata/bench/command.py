@@ -1,0 +1,201 @@
+"""`python -m yolodata.bench`, also `yolodata bench`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from yolodata.bench import cores, data, machine, results, rounds, rows, table
+from yolodata.bench.subjects import Task
+from yolodata.errors import ConfigError, YolodataError
+
+# Settings that --quick changes: (full, quick).
+_DEFAULTS = {
+    "images": (256, 64),
+    "many": (data.MANY, 1024),
+    "rounds": (5, 2),
+    "seconds": (1.6, 0.6),
+}
+_IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the benchmark."""
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=sorted(BENCHMARKS),
+        default="loader",
+        help="which benchmark (default: loader)",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every sample as JSON")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
+    parser.add_argument("--profile", action="store_true", help="show where the time goes")
+    parser.add_argument("--imgsz", type=int, help="side of the pictures (default: 640)")
+    parser.add_argument("--batch", type=int, default=16, help="pictures a batch (default: 16)")
+    parser.add_argument("--images", type=int, help="different pictures (default: 256)")
+    parser.add_argument("--rounds", type=int, help="samples a row (default: 5)")
+    parser.add_argument("--seconds", type=float, help="length of a sample (default: 1.6)")
+    parser.add_argument("--threads", type=int, help="cores of the rows with many (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a rough answer in half a minute")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="ROW", help="only rows like this: 'yolo*-1'"
+    )
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `bench` to the command line of yolodata."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure training loaders on this machine",
+        description="Measure how many training pictures a second yolodata and Ultralytics make on "
+        "this machine. Without arguments it draws its own pictures and takes three minutes.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m yolodata.bench`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m yolodata.bench",
+        description="Measure how many training pictures a second yolodata and Ultralytics make on "
+        "this machine. Without arguments it draws its own pictures and takes three minutes.",
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except YolodataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out a parsed command line.
+
+    Returns:
+        0, or 1 if a row failed or rows did not do the same work.
+    """
+    return BENCHMARKS[args.what](args)
+
+
+def run_loader(args: argparse.Namespace) -> int:
+    """The loader benchmark."""
+    began = time.monotonic()
+    _fill_in(args)
+    about, versions = machine.machine(), machine.versions()
+    available = cores.usable()
+    many = args.threads or len(available)
+    wanted_rows = rows.choose(rows.loader_rows(many), args.only)
+    wanted = data.Wanted(args.data, args.images, args.many, args.imgsz, args.seed)
+    with ExitStack() as stack:
+        folder = args.keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-bench-"))
+        )
+        prepared = data.prepare(wanted, folder, {row.codec for row in wanted_rows}, _say(began))
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-logs-")))
+        measured = [row for row in wanted_rows if prepared.serves(row)]
+        if not any(row.kind != "copy" for row in measured):
+            raise ConfigError(f"{args.data} has nothing for rows {args.only}; leave --only out")
+
+        def task_of(row: rows.Row) -> Task:
+            mine = available[-row.cores :] if row.cores <= len(available) else ()
+            return Task(prepared.by_codec.get(row.codec), args.imgsz, args.batch, args.seed, mine)
+
+        plan = rounds.Plan(args.rounds, args.seconds, args.profile)
+        found = rounds.run(measured, task_of, plan, logs, _say(began))
+    values = results.document(
+        machine=about,
+        versions=versions,
+        settings={
+            "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
+            "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
+            "data": str(args.data) if args.data else None,
+        },
+        data=prepared.facts,
+        results=found,
+        ratios=rounds.ratios(found),
+        complaints=rounds.same_work(found),
+    )  # fmt: skip
+    print(table.text(values))
+    if args.profile:
+        print("\n" + table.profiles(values))
+    if args.json:
+        results.save(args.json, values)
+    if args.plot:
+        from yolodata.bench import plot
+
+        plot.save(args.plot, values)
+    _say(began)("done")
+    return 1 if values["complaints"] or any(f.error for f in found) else 0
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], int]] = {"loader": run_loader}
+"""What `python -m yolodata.bench NAME` runs; add a benchmark by adding an entry."""
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    """Check the settings and give them their defaults.
+
+    Raises:
+        ConfigError: one is out of range, or the dataset does not exist.
+    """
+    for name, values in _DEFAULTS.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, values[args.quick])
+            if name == "images" and args.data is not None and not args.quick:
+                args.images = _IMAGES_OF_DATA
+    if args.data is not None and not args.data.exists():
+        raise ConfigError(
+            f"--data {args.data} does not exist; give a dataset YAML, COCO or VOC annotations, or "
+            "a folder made by `yolodata shard`"
+        )
+    if args.imgsz is None:
+        args.imgsz = _imgsz_of(args.data)
+    limits = {"imgsz": (32, 4096), "batch": (1, 1024), "images": (2, 1_000_000),
+              "rounds": (1, 1000), "seconds": (0.01, 600), "threads": (1, 1024)}  # fmt: skip
+    for name, (low, high) in limits.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"--{name} must be {low} to {high}, got {value}")
+    if args.imgsz % 32:
+        raise ConfigError(f"--imgsz must be a multiple of 32, got {args.imgsz}")
+    if args.plot and not args.plot.suffix:
+        raise ConfigError(f"--plot needs a name that ends in .png, .svg or .pdf, got {args.plot}")
+    if args.images < args.batch:
+        raise ConfigError(
+            f"--images must be at least --batch, got {args.images} images and batches of "
+            f"{args.batch}"
+        )
+
+
+def _imgsz_of(path: Path | None) -> int:
+    if path is None or not data.is_shards(path):
+        return 640
+    from yolodata.shards import reader
+
+    shards = reader.open(path if (path / "dataset.json").exists() else path / "train")
+    return int(shards.meta.imgsz)
+
+
+def _say(began: float) -> Callable[[str], None]:
+    """Progress goes to stderr, so that the table can be sent elsewhere."""
+
+    def say(message: str) -> None:
+        print(f"[{time.monotonic() - began:5.0f} s] {message}", file=sys.stderr, flush=True)
+
+    return say

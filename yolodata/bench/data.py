@@ -1,0 +1,243 @@
+"""The pictures that are measured on: drawn, copied from a user's dataset, or a user's shards.
+
+Ultralytics writes label caches beside the labels and repairs broken JPEG files where they lie, so
+it is never let near a user's dataset: it works on a copy of the pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolodata.bench import coco, cores, drawing
+from yolodata.bench.rows import Row
+from yolodata.errors import ConfigError, DatasetError
+
+Say = Callable[[str], None]
+
+MANY = 4096
+"""Pictures of the longer dataset.
+
+Both loaders remember decoded pictures for a while (Ultralytics its last 128, yolodata its last 768
+or so). In a dataset of a few hundred they would hardly decode any more, as they must in COCO. A
+few hundred pictures under several names each are enough pictures for them.
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to measure on.
+
+    Attributes:
+        data: dataset (YAML, COCO, VOC) or shards; None draws pictures.
+        images: different pictures at most.
+        many: pictures of the longer dataset at most.
+        imgsz: side of the output.
+        seed: of drawing and choosing.
+    """
+
+    data: Path | None
+    images: int
+    many: int
+    imgsz: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where everything lies.
+
+    Attributes:
+        by_codec: what each codec of `rows.Row` reads; codecs that cannot be measured are absent.
+        facts: what the pictures are like; `summary` is a line about them.
+    """
+
+    by_codec: dict[str, Path]
+    facts: dict[str, Any]
+
+    def serves(self, row: Row) -> bool:
+        """Whether a row has something to read."""
+        return row.codec == "memory" or row.codec in self.by_codec
+
+
+def is_shards(path: Path) -> bool:
+    """Whether a folder is a dataset directory, or the root of some."""
+    return (path / "dataset.json").exists() or (path / "train" / "dataset.json").exists()
+
+
+def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepared:
+    """Have the pictures drawn or copied, and packed.
+
+    Args:
+        wanted: what to measure on.
+        folder: where to put it; what is there already, made for the same purpose, is used again.
+        needed: codecs that will be measured.
+        say: is told of progress.
+
+    Raises:
+        DatasetError: the dataset cannot be used.
+        ConfigError: the folder holds something else.
+    """
+    if wanted.data is not None and is_shards(wanted.data):
+        return _shards(wanted.data)
+    plain, long = folder / "set", folder / "long"
+    _claim(folder, wanted)
+    if not (plain / "done").exists():
+        shutil.rmtree(plain, ignore_errors=True)
+        if wanted.data is None:
+            say(f"drawing {wanted.images} pictures like COCO's")
+            drawing.write(plain, wanted.images, wanted.seed, len(cores.usable()))
+        else:
+            say(f"copying pictures of {wanted.data}")
+            _copy(wanted, plain)
+        (plain / "done").touch()
+    facts = _facts(plain, wanted)
+    total = facts["images"] if wanted.data is not None else MANY
+    repeats = math.ceil(min(max(facts["images_of_source"], total), wanted.many) / facts["images"])
+    if repeats > 1 and needed & {"files", "jpeg"}:
+        _repeat(plain, long, repeats)
+    else:
+        long = plain
+    by_codec = {"files": long / "data.yaml", "ram": plain / "data.yaml"}
+    for codec, source in (("raw", plain), ("jpeg", long)):
+        if codec in needed:
+            by_codec[codec] = _packed(source, folder / codec, codec, wanted.imgsz, say)
+    return Prepared(by_codec, {**facts, "repeats_decoding": repeats})
+
+
+def _claim(folder: Path, wanted: Wanted) -> None:
+    """Make sure that a folder is empty, or was filled for the same purpose."""
+    purpose = {**vars(wanted), "data": str(wanted.data.resolve()) if wanted.data else None}
+    note = folder / "bench.json"
+    if note.exists():
+        found = json.loads(note.read_text())
+        if found != purpose:
+            raise ConfigError(
+                f"{folder} was filled for {found}, now it is to hold {purpose}; "
+                "give --keep an empty folder"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
+    note.write_text(json.dumps(purpose))
+
+
+def _copy(wanted: Wanted, folder: Path) -> None:
+    """Copy up to `images` pictures of a user's dataset and write their labels as YOLO text."""
+    from yolodata.ingest.source import open_source
+
+    assert wanted.data is not None
+    source = open_source(wanted.data, splits=["train"])
+    split = source.splits["train"]
+    order = np.random.default_rng(wanted.seed).permutation(len(split.paths))
+    chosen = np.sort(order[: wanted.images]).tolist()
+    for kind in ("images", "labels"):
+        (folder / kind / "train").mkdir(parents=True)
+    for number, image in enumerate(chosen):
+        path = Path(split.paths[image])
+        try:
+            shutil.copyfile(path, folder / "images" / "train" / f"{number:06d}{path.suffix}")
+            text = split.raw_labels(image).text
+        except (OSError, UnicodeError) as error:
+            raise DatasetError(f"{path} or its labels cannot be read: {error}") from None
+        if text is not None:
+            (folder / "labels" / "train" / f"{number:06d}.txt").write_bytes(text)
+    drawing.write_yaml(folder, "images/train", source.names)
+    (folder / "source.json").write_text(json.dumps({"images": len(split.paths)}))
+
+
+def _repeat(plain: Path, long: Path, repeats: int) -> None:
+    """The same pictures under `repeats` names each (hard links where possible)."""
+    if (long / "done").exists():
+        return
+    shutil.rmtree(long, ignore_errors=True)
+    for kind in ("images", "labels"):
+        (long / kind / "train").mkdir(parents=True)
+        for path in sorted((plain / kind / "train").iterdir()):
+            for turn in range(repeats):
+                _link(path, long / kind / "train" / f"{turn:03d}_{path.name}")
+    text = (plain / "data.yaml").read_text(encoding="utf-8")
+    moved = text.replace(str(plain.resolve()), str(long.resolve()))
+    (long / "data.yaml").write_text(moved, encoding="utf-8")
+    (long / "done").touch()
+
+
+def _link(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
+def _packed(source: Path, out: Path, codec: str, imgsz: int, say: Say) -> Path:
+    from yolodata.ingest.pack import pack
+
+    if not (out / "train" / "dataset.json").exists():
+        say(f"packing {codec} shards")
+        pack(source / "data.yaml", out, codec=codec, imgsz=imgsz, splits=["train"], progress=False)
+    return out / "train"
+
+
+def _shards(path: Path) -> Prepared:
+    """A user's shards: there are no picture files for Ultralytics to read."""
+    from yolodata.shards import reader
+
+    path = path if (path / "dataset.json").exists() else path / "train"
+    shards = reader.open(path)
+    images, codec = len(shards), shards.meta.codec
+    facts = {
+        "images": images,
+        "summary": f"{images:,} images of {path} ({codec}); to compare with Ultralytics, give the "
+        "dataset itself",
+    }
+    shards.close()
+    return Prepared({codec: path}, facts)
+
+
+def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
+    """What the pictures are like, and what COCO's are like."""
+    from PIL import Image
+
+    files = sorted((folder / "images" / "train").iterdir())
+    nbytes = [file.stat().st_size for file in files]
+    pixels, objects = [], []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                pixels.append(image.width * image.height)
+        except OSError:
+            continue  # packing will say why it is left out
+        labels = folder / "labels" / "train" / f"{file.stem}.txt"
+        objects.append(len(labels.read_text().splitlines()) if labels.exists() else 0)
+    if not pixels:
+        raise DatasetError(f"none of the {len(files)} pictures of {wanted.data} can be read")
+    note = folder / "source.json"
+    found = {
+        "images": len(files),
+        "images_of_source": json.loads(note.read_text())["images"] if note.exists() else MANY,
+        "bytes_mean": float(np.mean(nbytes)),
+        "pixels_mean": float(np.mean(pixels)),
+        "objects_mean": float(np.mean(objects)),
+        "coco": {
+            "bytes_mean": coco.BYTES_PER_IMAGE,
+            "pixels_mean": coco.PIXELS_PER_IMAGE,
+            "objects_mean": coco.OBJECTS_PER_IMAGE,
+        },
+    }
+    what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
+    found["summary"] = (
+        f"{len(files)} {what}: {found['bytes_mean'] / 1e3:.0f} kB, "
+        f"{found['pixels_mean'] / 1e3:.0f} thousand pixels, {found['objects_mean']:.1f} objects on "
+        f"average (COCO train2017: {coco.BYTES_PER_IMAGE / 1e3:.0f} kB, "
+        f"{coco.PIXELS_PER_IMAGE / 1e3:.0f} thousand, {coco.OBJECTS_PER_IMAGE})"
+    )
+    return found

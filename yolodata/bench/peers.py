@@ -1,0 +1,72 @@
+"""Ultralytics' own training loader, built by its own functions with its own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from yolodata.bench.rows import Row
+from yolodata.bench.subjects import Task
+from yolodata.errors import ConfigError
+from yolodata.telemetry import Reading
+
+
+class UltralyticsLoader:
+    """What `YOLO(...).train(data=..., imgsz=..., batch=..., cache=..., workers=...)` iterates over.
+
+    Args:
+        row: `codec` "ram" caches decoded pictures, "files" does not; `threads` is `workers`.
+        task: `data` is a dataset YAML.
+
+    Raises:
+        ConfigError: Ultralytics did not cache although it was asked to.
+    """
+
+    def __init__(self, row: Row, task: Task) -> None:
+        import torch
+        from ultralytics.cfg import get_cfg
+        from ultralytics.data.build import build_dataloader, build_yolo_dataset
+        from ultralytics.data.utils import check_det_dataset
+        from ultralytics.utils import DEFAULT_CFG
+
+        torch.manual_seed(task.seed)
+        overrides = {
+            "task": "detect",
+            "mode": "train",
+            "data": str(task.data),
+            "imgsz": task.imgsz,
+            "batch": task.batch,
+            "workers": row.threads,
+            "cache": "ram" if row.codec == "ram" else False,
+        }
+        args = get_cfg(DEFAULT_CFG, overrides)
+        data = check_det_dataset(str(task.data), autodownload=False)
+        dataset = build_yolo_dataset(args, data["train"], task.batch, data, mode="train", stride=32)
+        if row.codec == "ram" and getattr(dataset, "cache", None) != "ram":
+            raise ConfigError(
+                "not enough free memory for Ultralytics' cache=ram; use fewer --images"
+            )
+        files = len(getattr(dataset, "im_files", []))
+        if any(Path(f).with_suffix(".npy").exists() for f in dataset.im_files[:8]):
+            raise ConfigError(f"{task.data} has .npy files, which Ultralytics would read instead")
+        self._loader = build_dataloader(
+            dataset, task.batch, row.threads, shuffle=True, rank=-1, device="cpu"
+        )
+        workers = self._loader.num_workers
+        self.ahead = workers * (self._loader.prefetch_factor or 0)
+        # Mosaic partners come from a buffer of the last pictures, which must be full.
+        self.warm_up = task.batch * 2 if row.codec == "ram" else min(files, task.batch * 8)
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield from self._loader
+
+    def read(self) -> Reading:
+        return Reading()
+
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        self._loader.close()

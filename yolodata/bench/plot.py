@@ -1,0 +1,67 @@
+"""Bars: pictures a second of every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from yolodata.errors import ConfigError
+
+_COLOURS = {"ultralytics": "#8a8f98", "yolodata": "#1f6feb", "copy": "#d8dbe0"}
+
+
+def save(path: Path, values: dict[str, Any]) -> None:
+    """Draw a document of `results` as a bar chart; the suffix of `path` chooses the format.
+
+    Raises:
+        ConfigError: matplotlib is missing or does not know the format.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
+    groups = list(dict.fromkeys(row["cores"] for row in values["rows"]))
+    figure = Figure(figsize=(9, 0.6 + 2.2 * len(groups)), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for at, cores in enumerate(groups):
+        axes = figure.add_subplot(len(groups), 1, at + 1)
+        rows = [r for r in values["rows"] if r["cores"] == cores and r["img_s"]["median"]]
+        # The ceiling would make all other bars short: it is a number in the title instead.
+        copying = [r["img_s"]["median"] for r in rows if r["kind"] == "copy"]
+        rows = [r for r in rows if r["kind"] != "copy"][::-1]
+        speeds = [r["img_s"]["median"] for r in rows]
+        spread = [[r["img_s"]["median"] - r["img_s"]["min"] for r in rows],
+                  [r["img_s"]["max"] - r["img_s"]["median"] for r in rows]]  # fmt: skip
+        colours = [_COLOURS.get(r["kind"], "#57606a") for r in rows]
+        axes.barh([r["label"] for r in rows], speeds, xerr=spread, color=colours, ecolor="#24292f")
+        for y, row in enumerate(rows):
+            axes.annotate(_caption(row, values), (row["img_s"]["max"], y), xytext=(6, 0),
+                          textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        ceiling = f"; copying alone: {copying[0]:,.0f}" if copying else ""
+        where = "one core" if cores == 1 else f"{cores} cores"
+        axes.set_title(f"{where}, pictures a second{ceiling}", loc="left", fontsize=10)
+        axes.margins(x=0.22)
+        axes.spines[["top", "right"]].set_visible(False)
+    settings = values["settings"]
+    figure.suptitle(
+        f"Training batches of {settings['batch']}, {settings['imgsz']} x {settings['imgsz']}, "
+        f"{values['machine']['cpu']}",
+        fontsize=11,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        canvas.print_figure(str(path), dpi=150)
+    except ValueError as error:
+        raise ConfigError(f"--plot {path}: {error}") from None
+
+
+def _caption(row: dict[str, Any], values: dict[str, Any]) -> str:
+    first = [
+        r for r in values["ratios"] if r["ours"] == row["name"] and r["peer"] in row["peers"][:1]
+    ]
+    speed = f"{row['img_s']['median']:,.0f}"
+    if not first:
+        return speed
+    labels = {r["name"]: r["label"] for r in values["rows"]}
+    return f"{speed}  ({first[0]['median']:.1f} x {labels[first[0]['peer']]})"

@@ -1,0 +1,93 @@
+"""The loaders that are measured, each behind the same few methods. Runs in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from yolodata.bench.rows import Row
+from yolodata.errors import ConfigError
+from yolodata.telemetry import Reading
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a child needs to know besides its row.
+
+    Attributes:
+        data: dataset YAML (Ultralytics) or dataset directory (yolodata).
+        imgsz: side of the pictures.
+        batch: pictures per batch.
+        seed: of whatever is random.
+        cores: numbers of the cores that may be used; empty: not pinned.
+    """
+
+    data: Path | None
+    imgsz: int
+    batch: int
+    seed: int
+    cores: tuple[int, ...] = ()
+
+
+class Subject(Protocol):
+    """A loader of which batches can be taken one after another for ever.
+
+    Attributes:
+        ahead: batches that may be ready before they are asked for.
+        warm_up: pictures after which its speed no longer changes.
+    """
+
+    ahead: int
+    warm_up: int
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Endless batches: at least `img`, uint8 (B, 3, H, W), and `cls` (N, 1) if it has any."""
+        ...
+
+    def read(self) -> Reading:
+        """Stage times and counts so far."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """Constants worth printing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _ultralytics(row: Row, task: Task) -> Subject:
+    from yolodata.bench.peers import UltralyticsLoader
+
+    return UltralyticsLoader(row, task)
+
+
+def _yolodata(row: Row, task: Task) -> Subject:
+    from yolodata.bench.ours import YolodataLoader
+
+    return YolodataLoader(row, task)
+
+
+def _copy(row: Row, task: Task) -> Subject:
+    from yolodata.bench.ceiling import Copying
+
+    return Copying(row, task)
+
+
+MAKERS: dict[str, Callable[[Row, Task], Subject]] = {
+    "ultralytics": _ultralytics,
+    "yolodata": _yolodata,
+    "copy": _copy,
+}
+
+
+def make(row: Row, task: Task) -> Subject:
+    """Build what a row measures.
+
+    Raises:
+        ConfigError: nobody knows its kind.
+    """
+    if row.kind not in MAKERS:
+        raise ConfigError(f"row {row.id!r} is of kind {row.kind!r}; kinds are {', '.join(MAKERS)}")
+    return MAKERS[row.kind](row, task)
