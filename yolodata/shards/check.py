@@ -1,0 +1,173 @@
+"""What must hold for the columns of a dataset before anything points into its files.
+
+Everything is compared as NumPy vectors, in blocks of rows, so that 5 million images take a second
+and a few megabytes. Sums that could exceed 64 bits are never formed: sizes are compared with what
+is left instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolodata.errors import ShardError
+from yolodata.shards.format import ALIGNMENT, SHARD_HEADER, Column, DatasetMeta
+
+Array = npt.NDArray[Any]
+_ROWS = 1 << 17
+_MAX_SIDE = 1 << 20
+
+
+class Checker:
+    """Checks the columns of one labels file.
+
+    Args:
+        where: name of the labels file, for messages.
+        columns: places of the columns in the file.
+        arrays: the columns.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        meta: DatasetMeta,
+        columns: Mapping[str, Column],
+        arrays: Mapping[str, Array],
+    ) -> None:
+        self._where = where
+        self._meta = meta
+        self._columns = columns
+        self._arrays = arrays
+
+    def structure(self) -> None:
+        """Everything that the address or the shape of something depends on.
+
+        Raises:
+            ShardError: the labels file, the column, the row and its byte.
+        """
+        arrays, meta = self._arrays, self._meta
+        self._offsets("name_offset", arrays["name"].shape[0])
+        self._offsets("object_offset", meta.objects)
+        self._offsets("polygon_offset", arrays["polygon"].shape[0])
+        for name in ("orig_height", "orig_width", "label_height", "label_width"):
+            self._rows(
+                name,
+                f"from 1 to {_MAX_SIDE}",
+                lambda rows, name=name: (arrays[name][rows] - np.uint32(1)) >= _MAX_SIDE,
+            )
+        self._sizes()
+        self._places()
+        self._rows("cls", f"a whole number below {len(meta.names)}", self._bad_classes)
+        self._rows("box", "finite", lambda rows: ~np.isfinite(arrays["box"][rows]).all(1))
+
+    def values(self) -> None:
+        """The points of polygons and keypoints, which may be much larger than all the rest.
+
+        Raises:
+            ShardError: the labels file, the column, the row and its byte.
+        """
+        for name in ("polygon", "keypoints"):
+            values = self._arrays.get(name)
+            if values is not None:
+                self._rows(
+                    name,
+                    "finite",
+                    lambda rows, v=values: ~np.isfinite(v[rows]).reshape(len(v[rows]), -1).all(1),
+                )
+
+    def _bad_classes(self, rows: slice) -> Array:
+        cls = self._arrays["cls"][rows]
+        good = (cls >= 0) & (cls < len(self._meta.names)) & (np.floor(cls) == cls)
+        return ~good
+
+    def _offsets(self, name: str, total: int) -> None:
+        """Ranges: from 0, never backwards, to the length of what they divide."""
+        values = self._arrays[name]
+        if int(values[0]) != 0:
+            self._fail(name, 0, "0", values[0])
+        last = len(values) - 1
+        if int(values[last]) != total:
+            self._fail(name, last, f"{total}, the number of entries it divides", values[last])
+        for begin in range(0, last, _ROWS):
+            block = values[begin : min(begin + _ROWS, last) + 1]
+            bad = block[1:] < block[:-1]
+            if bad.any():
+                row = begin + 1 + int(bad.argmax())
+                self._fail(name, row, f"at least {values[row - 1]}, the entry before", values[row])
+
+    def _sizes(self) -> None:
+        """height and width follow from the original size and imgsz, as upstream resizes."""
+        arrays, imgsz = self._arrays, self._meta.imgsz
+
+        def sizes(rows: slice) -> tuple[Array, Array]:
+            return resized_shapes(arrays["orig_height"][rows], arrays["orig_width"][rows], imgsz)
+
+        rule = f"what an original of orig_height x orig_width becomes at imgsz={imgsz}"
+        self._rows("height", rule, lambda rows: arrays["height"][rows] != sizes(rows)[0])
+        self._rows("width", rule, lambda rows: arrays["width"][rows] != sizes(rows)[1])
+
+    def _places(self) -> None:
+        """Samples lie in the tensors of existing shards, aligned, in order, without overlap."""
+        arrays, meta = self._arrays, self._meta
+        shard, offset, nbytes = arrays["shard"], arrays["offset"], arrays["nbytes"]
+        tensor = np.array([s.nbytes - SHARD_HEADER for s in meta.shards], dtype=np.uint64)
+        self._rows(
+            "shard", f"below {len(tensor)}, the number of shards", lambda r: shard[r] >= len(tensor)
+        )
+        self._rows(
+            "offset", f"a multiple of {ALIGNMENT}", lambda r: (offset[r] & np.uint64(63)) != 0
+        )
+        self._rows("nbytes", "at least 1", lambda r: nbytes[r] == 0)
+        self._rows("offset", "inside its shard", lambda r: offset[r] > tensor[shard[r]])
+        self._rows(
+            "nbytes",
+            "at most what its shard has left",
+            lambda r: nbytes[r] > tensor[shard[r]] - offset[r],
+        )
+        if meta.codec == "raw":
+            height, width = arrays["height"], arrays["width"]
+            self._rows(
+                "nbytes",
+                "height * width * 3",
+                lambda r: nbytes[r] != height[r].astype(np.uint64) * width[r] * np.uint64(3),
+            )
+
+        def overlaps(rows: slice) -> Array:  # row i against row i - 1
+            before = slice(max(rows.start - 1, 0), rows.stop - 1)
+            here = slice(before.start + 1, rows.stop)
+            later = shard[here] > shard[before]
+            apart = (
+                (shard[here] == shard[before])
+                & (offset[here] >= offset[before])
+                & (offset[here] - offset[before] >= nbytes[before])
+            )
+            bad = ~(later | apart)
+            return np.concatenate([[False], bad]) if rows.start == 0 else bad
+
+        self._rows("offset", "behind the sample before it", overlaps)
+
+    def _rows(self, name: str, allowed: str, bad: Callable[..., Array]) -> None:
+        values = self._arrays[name]
+        for begin in range(0, len(values), _ROWS):
+            wrong = bad(slice(begin, min(begin + _ROWS, len(values))))
+            if wrong.any():
+                row = begin + int(wrong.argmax())
+                self._fail(name, row, allowed, values[row])
+
+    def _fail(self, name: str, row: int, allowed: str, got: Any) -> None:
+        column = self._columns[name]
+        byte = column.begin + row * (column.end - column.begin) // max(column.shape[0], 1)
+        raise ShardError(
+            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got {got}; the "
+            "file is damaged, pack again"
+        )
+
+
+def resized_shapes(height: Array, width: Array, imgsz: int) -> tuple[Array, Array]:
+    """`yolodata.shards.decode.resized_shape` for whole columns; float64 results."""
+    h, w = height.astype(np.float64), width.astype(np.float64)
+    ratio = imgsz / np.maximum(h, w)
+    return np.minimum(np.ceil(h * ratio), imgsz), np.minimum(np.ceil(w * ratio), imgsz)

@@ -1,0 +1,441 @@
+"""The bytes of a shard dataset: names, headers, columns, dataset.json.
+
+docs/shard-format.md is the specification; this file is its only implementation. Nothing here opens
+a file: the functions turn facts into bytes, and bytes into facts that were checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import xxhash
+
+from yolodata.errors import ShardError
+
+FORMAT_VERSION = 1
+ALIGNMENT = 64  # of every sample, in the tensor and in the file
+SHARD_HEADER = 256  # bytes of a shard before its tensor
+CODECS = ("raw", "jpeg")
+DATASET_FILE = "dataset.json"
+LABELS_FILE = "labels.safetensors"
+WORK_FOLDER = ".packing"  # temporary files of a writer; no part of a dataset
+SPLITS = ("train", "val", "test")
+
+_SHARD_NAME = "shard-{:05d}.safetensors"
+_LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
+_HEX = re.compile(r"[0-9a-f]{16}")
+_MAX_IMGSZ = 1 << 20
+_ITEMSIZE = {"U8": 1, "U32": 4, "F32": 4, "U64": 8}
+# safetensors leaves no hole between tensors, so the widest come first: each column is then aligned
+# to its own item size. n images, m objects, p polygon points, b bytes of names.
+_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("offset", "U64", "n"),
+    ("nbytes", "U64", "n"),
+    ("checksum", "U64", "n"),
+    ("name_offset", "U64", "n+1"),
+    ("object_offset", "U64", "n+1"),
+    ("polygon_offset", "U64", "m+1"),
+    ("shard", "U32", "n"),
+    ("height", "U32", "n"),
+    ("width", "U32", "n"),
+    ("orig_height", "U32", "n"),
+    ("orig_width", "U32", "n"),
+    ("label_height", "U32", "n"),
+    ("label_width", "U32", "n"),
+    ("cls", "F32", "m"),
+    ("box", "F32", "m,4"),
+    ("polygon", "F32", "p,2"),
+    ("keypoints", "F32", "m,k,3"),
+    ("name", "U8", "b"),
+)
+
+
+def aligned(nbytes: int) -> int:
+    """Round up to the alignment of samples."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def shard_name(index: int) -> str:
+    """File name of shard `index`."""
+    return _SHARD_NAME.format(index)
+
+
+def shard_header(nbytes: int) -> bytes:
+    """The first `SHARD_HEADER` bytes of a shard whose tensor has `nbytes` bytes."""
+    header = {
+        "__metadata__": {"format": f"yolodata shard {FORMAT_VERSION}"},
+        "data": {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]},
+    }
+    return _safetensors_header(header, SHARD_HEADER)
+
+
+def _safetensors_header(header: dict[str, Any], total: int = 0) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    total = total or aligned(8 + len(text))
+    return (total - 8).to_bytes(8, "little") + text.ljust(total - 8)
+
+
+@dataclass(frozen=True)
+class Column:
+    """Place of one column in the labels file. `begin` and `end` are byte positions in the file."""
+
+    name: str
+    dtype: str  # U8, U32, U64 or F32, little endian
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def itemsize(self) -> int:
+        return _ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True)
+class LabelsLayout:
+    """Header and columns of a labels file, which follow from five numbers."""
+
+    header: bytes
+    columns: Mapping[str, Column]
+    nbytes: int
+
+    @staticmethod
+    def of(
+        images: int, objects: int, points: int, name_bytes: int, keypoints: int | None
+    ) -> LabelsLayout:
+        """Lay the columns out; `keypoints` is K of kpt_shape, or None."""
+        counts = {
+            "n": images, "n+1": images + 1, "m": objects, "m+1": objects + 1,
+            "p": points, "b": name_bytes, "k": keypoints or 0, "2": 2, "3": 3, "4": 4,
+        }  # fmt: skip
+        placed: list[tuple[str, str, tuple[int, ...], int, int]] = []
+        header: dict[str, Any] = {"__metadata__": {"format": f"yolodata labels {FORMAT_VERSION}"}}
+        at = 0
+        for name, dtype, axes in _COLUMNS:
+            if name == "keypoints" and keypoints is None:
+                continue
+            shape = tuple(counts[axis] for axis in axes.split(","))
+            end = at + _ITEMSIZE[dtype]
+            for extent in shape:
+                end = at + (end - at) * extent
+            placed.append((name, dtype, shape, at, end))
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+            at = end
+        head = _safetensors_header(header)
+        start = len(head)
+        columns = {c[0]: Column(c[0], c[1], c[2], start + c[3], start + c[4]) for c in placed}
+        return LabelsLayout(head, columns, start + at)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a dataset: its name, its size and the xxh3_64 of all its bytes."""
+
+    file: str
+    nbytes: int
+    checksum: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"file": self.file, "nbytes": self.nbytes, "checksum": f"{self.checksum:016x}"}
+
+
+@dataclass(frozen=True)
+class DatasetMeta:
+    """What dataset.json says.
+
+    A writer is given codec, imgsz, names, split and, where they apply, kpt_shape, flip_idx and
+    source; it fills in the rest.
+
+    Attributes:
+        codec: "raw" (uint8 H*W*3 RGB) or "jpeg" (an encoded picture file, of any format).
+        imgsz: longer side, in pixels, of the pictures that height and width describe.
+        names: class names of classes 0, 1, ….
+        split: "train", "val" or "test".
+        kpt_shape: (K, 2 or 3) of the source, or None. Stored keypoints always have 3 values.
+        flip_idx: for each keypoint the one it becomes in a mirror, or None.
+        source: kind and fingerprint of what was packed; any JSON object without times of packing.
+        left_out: (name, reason) of every image of the source that is not in the dataset.
+    """
+
+    codec: str
+    imgsz: int
+    names: dict[int, str]
+    split: str = "train"
+    kpt_shape: tuple[int, int] | None = None
+    flip_idx: tuple[int, ...] | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+    images: int = 0
+    objects: int = 0
+    shards: tuple[FileEntry, ...] = ()
+    labels: FileEntry = FileEntry(LABELS_FILE, 0, 0)
+    left_out: tuple[tuple[str, str], ...] = ()
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def keypoints(self) -> int | None:
+        """Number of keypoints of an object, or None."""
+        return None if self.kpt_shape is None else self.kpt_shape[0]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts: images, objects, left_out by reason, bytes of pixels and of labels."""
+        reasons: dict[str, int] = {}
+        for _, reason in self.left_out:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return {
+            "images": self.images,
+            "objects": self.objects,
+            "left_out": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+            "shards": len(self.shards),
+            "shard_bytes": sum(s.nbytes for s in self.shards),
+            "labels_bytes": self.labels.nbytes,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of dataset.json, without its checksum."""
+        return {
+            "format_version": self.format_version,
+            "codec": self.codec,
+            "imgsz": self.imgsz,
+            "names": [self.names[i] for i in range(len(self.names))],
+            "split": self.split,
+            "kpt_shape": None if self.kpt_shape is None else list(self.kpt_shape),
+            "flip_idx": None if self.flip_idx is None else list(self.flip_idx),
+            "source": self.source,
+            "images": self.images,
+            "objects": self.objects,
+            "shards": [s.to_dict() for s in self.shards],
+            "labels": self.labels.to_dict(),
+            "left_out": [list(entry) for entry in self.left_out],
+        }
+
+    def to_json(self) -> bytes:
+        """The bytes of dataset.json: the same for the same facts, on every machine."""
+        content = self.to_dict()
+        content["checksum"] = content_checksum(content)
+        return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+    @staticmethod
+    def from_json(text: bytes, where: str) -> DatasetMeta:
+        """Read and check the bytes of dataset.json.
+
+        Raises:
+            ShardError: `where` and what is wrong with it.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ShardError(
+                f"{where}: not valid JSON at byte {error.pos}: {error.msg}; the file is damaged, "
+                "pack again"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise ShardError(f"{where}: not valid JSON: {error}; pack again") from None
+        if not isinstance(content, dict):
+            raise ShardError(f"{where}: must hold a JSON object, holds {type(content).__name__}")
+        version = content.get("format_version")
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            raise ShardError(
+                f"{where}: format_version must be {FORMAT_VERSION}, got {version!r}; pack again, or "
+                "use the yolodata that wrote it"
+            )
+        stated = content.pop("checksum", None)
+        actual = content_checksum(content)
+        if stated != actual:
+            raise ShardError(
+                f"{where}: its content has checksum {actual}, but it states {stated!r}: the file was "
+                "edited or damaged; pack again (`yolodata labels` changes labels and class names)"
+            )
+        return _checked_meta(content, where)
+
+    def with_results(self, **changes: Any) -> DatasetMeta:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def check(self) -> DatasetMeta:
+        """Check what a writer was given; return it in the form that a reader will see.
+
+        Raises:
+            ShardError: which field is wrong.
+        """
+        if sorted(self.names) != list(range(len(self.names))):
+            raise ShardError(
+                f"names: classes must be numbered 0 to {len(self.names) - 1} without a gap, got "
+                f"{sorted(self.names)}"
+            )
+        try:
+            content = json.loads(json.dumps(self.to_dict(), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ShardError(f"dataset metadata must be plain JSON values: {error}") from None
+        return _checked_meta(content, "dataset metadata")
+
+
+def content_checksum(content: Mapping[str, Any]) -> str:
+    """xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
+
+
+def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
+    def wrong(key: str, allowed: str) -> ShardError:
+        got = repr(content.get(key))
+        got = got if len(got) <= 200 else got[:200] + "…"
+        return ShardError(f"{where}: {key} must be {allowed}, got {got}; pack again")
+
+    expected = set(DatasetMeta("raw", 1, {}).to_dict())
+    if set(content) != expected:
+        missing, unknown = expected - set(content), set(content) - expected
+        raise ShardError(
+            f"{where}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; pack again"
+        )
+    if content["codec"] not in CODECS:
+        raise wrong("codec", f"one of {CODECS}")
+    if not _is_int(content["imgsz"], 1, _MAX_IMGSZ):
+        raise wrong("imgsz", f"an integer from 1 to {_MAX_IMGSZ}")
+    names = content["names"]
+    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+        raise wrong("names", "a list of at least one class name")
+    if not isinstance(content["split"], str):
+        raise wrong("split", "a text")
+    shape, flip = content["kpt_shape"], content["flip_idx"]
+    if shape is not None and not (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and _is_int(shape[0], 1, 1 << 16)
+        and _is_int(shape[1], 2, 3)
+    ):
+        raise wrong("kpt_shape", "null or [number of keypoints, 2 or 3]")
+    if flip is not None and not (
+        shape is not None
+        and isinstance(flip, list)
+        and all(_is_int(i, 0, shape[0] - 1) for i in flip)
+        and len(flip) == shape[0]
+    ):
+        raise wrong("flip_idx", "null or one keypoint number for each keypoint of kpt_shape")
+    if not isinstance(content["source"], dict):
+        raise wrong("source", "a JSON object")
+    for key in ("images", "objects"):
+        if not _is_int(content[key], 0, 1 << 48):
+            raise wrong(key, "a count")
+    shards = content["shards"]
+    if not (isinstance(shards, list) and all(_is_entry(s, SHARD_HEADER) for s in shards)):
+        raise wrong("shards", "a list of {file, nbytes, checksum}")
+    for i, shard in enumerate(shards):
+        if shard["file"] != shard_name(i):
+            raise wrong("shards", f"{shard_name(i)} at place {i} (is {shard['file']!r})")
+        if shard["nbytes"] % ALIGNMENT:
+            raise wrong(
+                "shards", f"files of whole {ALIGNMENT}-byte blocks ({shard['file']} is not)"
+            )
+    labels = content["labels"]
+    if not (_is_entry(labels, 0) and _LABELS_NAME.fullmatch(labels["file"])):
+        raise wrong("labels", f"{{file, nbytes, checksum}} with file {_LABELS_NAME.pattern}")
+    left_out = content["left_out"]
+    if not (
+        isinstance(left_out, list)
+        and all(isinstance(e, list) and len(e) == 2 for e in left_out)
+        and all(isinstance(text, str) for e in left_out for text in e)
+    ):
+        raise wrong("left_out", "a list of [name, reason]")
+    return DatasetMeta(
+        codec=content["codec"],
+        imgsz=content["imgsz"],
+        names=dict(enumerate(names)),
+        split=content["split"],
+        kpt_shape=None if shape is None else (shape[0], shape[1]),
+        flip_idx=None if flip is None else tuple(flip),
+        source=content["source"],
+        images=content["images"],
+        objects=content["objects"],
+        shards=tuple(_entry(s) for s in shards),
+        labels=_entry(labels),
+        left_out=tuple((e[0], e[1]) for e in left_out),
+    )
+
+
+def _is_int(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_entry(value: object, smallest: int) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"file", "nbytes", "checksum"}
+        and isinstance(value["file"], str)
+        and _is_int(value["nbytes"], smallest, 1 << 62)
+        and isinstance(value["checksum"], str)
+        and _HEX.fullmatch(value["checksum"]) is not None
+    )
+
+
+def _entry(value: dict[str, Any]) -> FileEntry:
+    return FileEntry(value["file"], value["nbytes"], int(value["checksum"], 16))
+
+
+def parse_labels_header(head: bytes, nbytes: int, meta: DatasetMeta, where: str) -> LabelsLayout:
+    """Check the header of a labels file against the numbers it must follow from.
+
+    Args:
+        head: the file's first bytes, at least 8 and at least as many as its header has.
+        nbytes: size of the file.
+
+    Raises:
+        ShardError: the first byte or column that is wrong.
+    """
+    length = header_length(head, nbytes, where)
+    try:
+        header = json.loads(head[8:length])
+        points = header["polygon"]["shape"][0]
+        name_bytes = header["name"]["shape"][0]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
+        raise ShardError(
+            f"{where}: bytes 8 to {length} are not the safetensors header of a labels file "
+            f"({type(error).__name__}: {error}); pack again"
+        ) from None
+    if not (_is_int(points, 0, nbytes) and _is_int(name_bytes, 0, nbytes)):
+        raise ShardError(
+            f"{where}: the header claims {points!r} polygon points and {name_bytes!r} bytes of "
+            f"names in a file of {nbytes} bytes; pack again"
+        )
+    layout = LabelsLayout.of(meta.images, meta.objects, points, name_bytes, meta.keypoints)
+    if head[:length] != layout.header:
+        for name, column in layout.columns.items():
+            begin = len(layout.header)
+            want = {
+                "dtype": column.dtype,
+                "shape": list(column.shape),
+                "data_offsets": [column.begin - begin, column.end - begin],
+            }
+            if header.get(name) != want:
+                raise ShardError(
+                    f"{where}: column {name} must be {want} for {meta.images} images and "
+                    f"{meta.objects} objects, got {header.get(name)}; pack again"
+                )
+        at = next(
+            (i for i, (a, b) in enumerate(zip(head, layout.header)) if a != b), len(layout.header)
+        )
+        raise ShardError(f"{where}: the header differs from the format at byte {at}; pack again")
+    if nbytes != layout.nbytes:
+        raise ShardError(
+            f"{where}: has {nbytes} bytes, its header describes {layout.nbytes}; the file is cut "
+            "off or damaged, pack again"
+        )
+    return layout
+
+
+def header_length(head: bytes, nbytes: int, where: str) -> int:
+    """Size of a safetensors header, its 8-byte length included.
+
+    Raises:
+        ShardError: it does not fit into the file.
+    """
+    length = 8 + int.from_bytes(head[:8], "little")
+    if len(head) < 8 or length > min(nbytes, 1 << 20):
+        raise ShardError(
+            f"{where}: byte 0: the header claims {length - 8} bytes in a file of {nbytes} bytes; the "
+            "file is damaged, pack again"
+        )
+    return length

@@ -1,0 +1,220 @@
+"""What a packer has done so far: an append-only file of checksummed records.
+
+A record is written after the bytes it describes, and holds everything about a sample but its
+pixels, so that a packer that was killed continues, and the labels file is made, from the journal
+alone. A record that was not written completely ends the journal.
+
+    record  = length u32, xxh3_64 of payload u64, payload
+    payload = kind byte, content
+
+All numbers are little endian.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from yolodata.errors import ShardError
+from yolodata.shards.files import write_all
+
+Float32 = npt.NDArray[np.float32]
+
+BEGIN, CLEARED, SAMPLE, LEFT_OUT, CLOSED, FINISHED = b"B", b"C", b"S", b"L", b"D", b"F"
+
+_HEAD = struct.Struct("<IQ")
+_SAMPLE = struct.Struct("<IQQQ6IIIB")
+_READ = 1 << 22
+_MAX_RECORD = 1 << 30
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The labels of one image with n objects, as upstream's label check gives them.
+
+    Attributes:
+        cls: float32 (n,), class numbers.
+        box: float32 (n, 4), centre x, centre y, width, height as fractions of the picture.
+        polygons: for each object float32 (points, 2), x, y as fractions; None if there are none.
+        keypoints: float32 (n, K, 3), x, y as fractions, visibility; None without kpt_shape.
+        label_height, label_width: pixels, the picture's size as the label check reports it.
+    """
+
+    cls: Float32
+    box: Float32
+    polygons: Sequence[Float32] | None
+    keypoints: Float32 | None
+    label_height: int
+    label_width: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample without its bytes: a row of the labels file."""
+
+    shard: int
+    offset: int
+    nbytes: int
+    checksum: int
+    height: int
+    width: int
+    orig_height: int
+    orig_width: int
+    name: bytes
+    labels: Annotation
+
+    def pack(self) -> bytes:
+        """The payload of a SAMPLE record."""
+        labels = self.labels
+        n = len(labels.cls)
+        polygons = labels.polygons
+        fixed = _SAMPLE.pack(
+            self.shard,
+            self.offset,
+            self.nbytes,
+            self.checksum,
+            self.height,
+            self.width,
+            self.orig_height,
+            self.orig_width,
+            labels.label_height,
+            labels.label_width,
+            len(self.name),
+            n,
+            0 if labels.keypoints is None else labels.keypoints.shape[1],
+        )
+        counts = (
+            np.zeros(n, "<u4") if polygons is None else np.array([len(p) for p in polygons], "<u4")
+        )
+        parts = [
+            SAMPLE,
+            fixed,
+            self.name,
+            counts.tobytes(),
+            _floats(labels.cls),
+            _floats(labels.box),
+        ]
+        parts += [_floats(p) for p in polygons or ()]
+        if labels.keypoints is not None:
+            parts.append(_floats(labels.keypoints))
+        return b"".join(parts)
+
+    @staticmethod
+    def unpack(payload: bytes) -> Row:
+        """The inverse of `pack`; polygons are one array per object, keypoints None if K is 0."""
+        values = _SAMPLE.unpack_from(payload, 1)
+        name_bytes, n, keypoints = values[10:]
+        at = 1 + _SAMPLE.size
+        name = payload[at : at + name_bytes]
+        at += name_bytes
+        counts = np.frombuffer(payload, "<u4", n, at).tolist()
+        at += 4 * n
+        cls = np.frombuffer(payload, "<f4", n, at)
+        at += 4 * n
+        box = np.frombuffer(payload, "<f4", 4 * n, at).reshape(n, 4)
+        at += 16 * n
+        polygons = []
+        for count in counts:
+            polygons.append(np.frombuffer(payload, "<f4", 2 * count, at).reshape(count, 2))
+            at += 8 * count
+        points = None
+        if keypoints:
+            points = np.frombuffer(payload, "<f4", 3 * keypoints * n, at).reshape(n, keypoints, 3)
+        labels = Annotation(cls, box, polygons, points, values[8], values[9])
+        return Row(*values[:8], name, labels)
+
+
+def _floats(values: Float32) -> bytes:
+    return np.ascontiguousarray(values, "<f4").tobytes()
+
+
+def json_payload(kind: bytes, content: Any) -> bytes:
+    """The payload of a record whose content is JSON."""
+    return kind + json.dumps(content, sort_keys=True).encode()
+
+
+def size(payload: bytes) -> int:
+    """Bytes that the record of a payload takes in the journal."""
+    return _HEAD.size + len(payload)
+
+
+def encode(payload: bytes) -> bytes:
+    """The record of a payload."""
+    return _HEAD.pack(len(payload), xxhash.xxh3_64_intdigest(payload)) + payload
+
+
+class Journal:
+    """An open journal; appending is safe from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._end = os.fstat(self._fd).st_size
+        self._lock = threading.Lock()
+        self._broken = False
+
+    def append(self, payload: bytes, *, sync: bool = False) -> None:
+        """Add one record.
+
+        Raises:
+            OSError: it cannot be stored; the journal is as before and takes no more records.
+        """
+        if len(payload) > _MAX_RECORD:
+            raise ShardError(
+                f"labels of one image take {len(payload)} bytes, at most {_MAX_RECORD}"
+            )
+        with self._lock:
+            if self._broken:
+                raise ShardError(f"{self.path}: writing failed before")
+            try:
+                write_all(self._fd, encode(payload), self._end)
+                if sync:
+                    os.fsync(self._fd)
+            except OSError:
+                self._broken = True
+                os.ftruncate(self._fd, self._end)
+                raise
+            self._end += size(payload)
+
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        """Position and payload of every complete record."""
+        at, end = 0, self._end
+        buffer, start = b"", 0  # bytes of the file from `start`
+        while at + _HEAD.size <= end:
+            if at + _HEAD.size > start + len(buffer):
+                buffer, start = os.pread(self._fd, _READ, at), at
+                if len(buffer) < _HEAD.size:
+                    return
+            length, checksum = _HEAD.unpack_from(buffer, at - start)
+            after = at + _HEAD.size + length
+            if after > end or length == 0:
+                return
+            if after > start + len(buffer):
+                buffer, start = os.pread(self._fd, max(_READ, after - at), at), at
+                if after > start + len(buffer):
+                    return
+            payload = buffer[at - start + _HEAD.size : after - start]
+            if xxhash.xxh3_64_intdigest(payload) != checksum:
+                return
+            yield at, payload
+            at = after
+
+    def truncate(self, at: int) -> None:
+        """Forget all records from byte `at`."""
+        os.ftruncate(self._fd, at)
+        self._end = at
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

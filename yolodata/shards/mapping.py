@@ -1,0 +1,213 @@
+"""Bytes of finished files: read-only maps, or positioned reads where a map is dangerous.
+
+Note [maps and network file systems]. When a mapped file becomes shorter, touching the lost pages
+kills the process (SIGBUS). On a local disk only somebody who truncates the file can cause that,
+and nothing here ever does; on a network file system a server can. Files there are read with
+`pread`, which reports an error instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolodata.errors import ShardError
+
+Bytes = npt.NDArray[np.uint8]
+
+_NETWORK = frozenset(
+    "9p afs beegfs ceph cifs coda davfs glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs pvfs2 "
+    "smb3 smbfs virtiofs wekafs".split()
+)
+_OPEN_FILES = 64  # descriptors that a PreadFiles keeps
+
+
+class _Map:
+    """A read-only shared map that owns no file descriptor (mmap.mmap keeps one for each map).
+
+    NumPy reads `__array_interface__` and keeps this object alive as the base of its views.
+    """
+
+    _libc: Any = None
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        if _Map._libc is None:
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.mmap.restype = ctypes.c_void_p
+            libc.mmap.argtypes = [
+                ctypes.c_void_p,
+                ctypes.c_size_t,
+                ctypes.c_int,
+                ctypes.c_int,
+                ctypes.c_int,
+                ctypes.c_long,
+            ]
+            libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+            _Map._libc = libc
+        self._nbytes = nbytes
+        self._munmap = _Map._libc.munmap
+        self._address = _Map._libc.mmap(None, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if self._address in (None, ctypes.c_void_p(-1).value):
+            self._address = None
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (nbytes,),
+            "data": (self._address, True),  # True: read-only
+        }
+
+    def __del__(self) -> None:
+        if getattr(self, "_address", None) is not None:
+            self._munmap(self._address, self._nbytes)
+
+
+def open_checked(path: Path, nbytes: int) -> int:
+    """Open a file for reading; its size must be `nbytes`.
+
+    Raises:
+        ShardError: missing, unreadable, or of another size.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be opened: {error.strerror}; restore the file or pack again"
+        ) from None
+    size = os.fstat(fd).st_size
+    if size != nbytes:
+        os.close(fd)
+        raise size_error(path, size, nbytes)
+    return fd
+
+
+def size_error(path: Path, size: int, nbytes: int) -> ShardError:
+    """A file that was cut off, or grew."""
+    fate = f"ends at byte {size}" if size < nbytes else f"has {size} bytes"
+    return ShardError(
+        f"{path}: {fate}, it must have {nbytes} bytes; restore the file or pack again"
+    )
+
+
+def map_file(path: Path, nbytes: int) -> Bytes:
+    """All bytes of a file, mapped read-only.
+
+    Raises:
+        ShardError: missing, unreadable, of another size, or cannot be mapped.
+    """
+    fd = open_checked(path, nbytes)
+    try:
+        return np.asarray(_Map(fd, nbytes)) if nbytes else np.empty(0, np.uint8)
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be mapped: {error.strerror}; open the dataset with io='pread'"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
+    """`nbytes` bytes from byte `at`, in new memory.
+
+    Raises:
+        ShardError: the file ends before, or cannot be read.
+    """
+    out = np.empty(nbytes, np.uint8)
+    view = memoryview(out)
+    done = 0
+    while done < nbytes:
+        try:
+            got = os.preadv(fd, [view[done : done + (1 << 30)]], at + done)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: byte {at + done}: cannot be read: {error.strerror}"
+            ) from None
+        if not got:
+            raise ShardError(
+                f"{path}: ends at byte {at + done}, {nbytes - done} bytes are missing; restore the "
+                "file or pack again"
+            )
+        done += got
+    return out
+
+
+def read_file(path: Path, nbytes: int) -> Bytes:
+    """All bytes of a file, read into memory, read-only.
+
+    Raises:
+        ShardError: missing, unreadable, or of another size.
+    """
+    fd = open_checked(path, nbytes)
+    try:
+        data = read_at(fd, path, 0, nbytes)
+    finally:
+        os.close(fd)
+    data.setflags(write=False)
+    return data
+
+
+class _Descriptor:
+    """Closes its descriptor when the last thread that reads from it has let go."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class PreadFiles:
+    """Positioned reads from many files, with a bounded number of open descriptors."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, size: int, at: int, nbytes: int) -> Bytes:
+        """`nbytes` bytes from byte `at` of a file that must have `size` bytes.
+
+        Raises:
+            ShardError: missing, unreadable, or of another size.
+        """
+        with self._lock:
+            file = self._open.pop(path, None)
+            if file is None:
+                file = _Descriptor(open_checked(path, size))
+            self._open[path] = file
+            while len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)
+        return read_at(file.fd, path, at, nbytes)
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        with self._lock:
+            self._open.clear()
+
+
+def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a folder is on a network or user-space file system; False where that is unknown."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    place = os.path.realpath(path)
+    best, kind = -1, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields, types = before.split(), after.split()
+        if len(fields) < 5 or not types:
+            continue
+        mount = fields[4].encode().decode("unicode_escape")  # \040 is a space
+        inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= best:  # a later mount hides an earlier one
+            best, kind = len(mount), types[0]
+    return kind in _NETWORK or kind == "fuse" or kind.startswith("fuse.")

@@ -1,0 +1,322 @@
+"""Opening and reading a shard dataset."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.shards.check import Checker
+from yolodata.shards.decode import decode_image
+from yolodata.shards.format import (
+    DATASET_FILE,
+    SHARD_HEADER,
+    SPLITS,
+    WORK_FOLDER,
+    Column,
+    DatasetMeta,
+    LabelsLayout,
+    parse_labels_header,
+    shard_header,
+)
+from yolodata.shards.mapping import (
+    Bytes,
+    PreadFiles,
+    map_file,
+    on_network,
+    read_file,
+    size_error,
+)
+
+_DTYPES = {"U8": "u1", "U32": "<u4", "U64": "<u8", "F32": "<f4"}
+_HEADER_READ = 1 << 16  # more than any labels header
+
+
+class ShardDataset:
+    """One dataset directory, opened for reading.
+
+    Opening checks every size, offset and bound. Columns are read-only views of the mapped labels
+    file, so they cost page cache and are shared between processes. Shards are mapped when they are
+    first used. Safe to use from several threads and after a fork; a pickled dataset opens itself
+    again where it is unpickled.
+
+    With N images, M objects, P polygon points and K keypoints:
+
+    Attributes:
+        path: the directory.
+        meta: what dataset.json says.
+        mapped: whether files are mapped (`io="mmap"`) or read (`io="pread"`).
+        shard, offset, nbytes: uint32 (N,), uint64 (N,), uint64 (N,): shard number, first byte in
+            that shard's tensor (a multiple of 64) and size of each sample.
+        height, width: uint32 (N,), pixels, after resizing the longer side to `meta.imgsz`.
+        orig_height, orig_width: uint32 (N,), pixels, of the decoded original.
+        label_height, label_width: uint32 (N,), pixels, as upstream's label check reports them.
+        checksum: uint64 (N,), xxh3_64 of each sample's bytes.
+        object_offset: uint64 (N+1,): image i has objects object_offset[i] to object_offset[i+1].
+        cls: float32 (M,), class number.
+        box: float32 (M, 4), centre x, centre y, width, height, as fractions of the picture.
+        polygon_offset: uint64 (M+1,): ranges of points; an object without polygon has none.
+        polygon: float32 (P, 2), x, y as fractions of the picture.
+        keypoints: float32 (M, K, 3), x, y as fractions, visibility; None without kpt_shape.
+
+    Args:
+        path: a directory with a dataset.json.
+        io: "mmap", "pread", or "auto": pread on network file systems, mmap elsewhere.
+
+    Raises:
+        ShardError: something is missing or damaged; names the file and the byte or column.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, io: str = "auto") -> None:
+        if io not in ("auto", "mmap", "pread"):
+            raise ConfigError(f"io must be 'auto', 'mmap' or 'pread', got {io!r}")
+        self.path = Path(os.path.abspath(path))
+        self.mapped = io == "mmap" or (io == "auto" and not on_network(self.path))
+        self._open(None)
+
+    def _open(self, checked: _Identity | None) -> None:
+        self._maps: dict[int, Bytes] = {}
+        self._files = PreadFiles()
+        for _ in range(100):
+            self.meta = read_meta(self.path)
+            labels = self.path / self.meta.labels.file
+            # New labels have a new name: who has read the old dataset.json looks again.
+            if labels.exists() or read_meta(self.path) == self.meta:
+                break
+        entry, where = self.meta.labels, str(labels)
+        data = (map_file if self.mapped else read_file)(labels, entry.nbytes)
+        layout = parse_labels_header(data[:_HEADER_READ].tobytes(), len(data), self.meta, where)
+        self._layout: LabelsLayout = layout
+        arrays = {name: _view(data, column) for name, column in layout.columns.items()}
+        self._check_shard_files()
+        status = os.stat(labels)
+        self._identity = (self.meta, status.st_ino, status.st_size, status.st_mtime_ns)
+        if checked != self._identity:
+            Checker(where, self.meta, layout.columns, arrays).structure()
+        self._arrays = arrays
+        self.shard: npt.NDArray[np.uint32] = arrays["shard"]
+        self.offset: npt.NDArray[np.uint64] = arrays["offset"]
+        self.nbytes: npt.NDArray[np.uint64] = arrays["nbytes"]
+        self.height: npt.NDArray[np.uint32] = arrays["height"]
+        self.width: npt.NDArray[np.uint32] = arrays["width"]
+        self.orig_height: npt.NDArray[np.uint32] = arrays["orig_height"]
+        self.orig_width: npt.NDArray[np.uint32] = arrays["orig_width"]
+        self.label_height: npt.NDArray[np.uint32] = arrays["label_height"]
+        self.label_width: npt.NDArray[np.uint32] = arrays["label_width"]
+        self.checksum: npt.NDArray[np.uint64] = arrays["checksum"]
+        self.object_offset: npt.NDArray[np.uint64] = arrays["object_offset"]
+        self.cls: npt.NDArray[np.float32] = arrays["cls"]
+        self.box: npt.NDArray[np.float32] = arrays["box"]
+        self.polygon_offset: npt.NDArray[np.uint64] = arrays["polygon_offset"]
+        self.polygon: npt.NDArray[np.float32] = arrays["polygon"]
+        self.keypoints: npt.NDArray[np.float32] | None = arrays.get("keypoints")
+
+    def _check_shard_files(self) -> None:
+        for entry in self.meta.shards:
+            file = self.path / entry.file
+            try:
+                size = os.stat(file).st_size
+            except OSError as error:
+                raise ShardError(
+                    f"{file}: {error.strerror}; restore the file or pack again"
+                ) from None
+            if size != entry.nbytes:
+                raise size_error(file, size, entry.nbytes)
+
+    def __len__(self) -> int:
+        return self.meta.images
+
+    def __repr__(self) -> str:
+        meta = self.meta
+        return (
+            f"ShardDataset({str(self.path)!r}, {meta.codec}, imgsz={meta.imgsz}, "
+            f"{meta.images} images, {meta.objects} objects)"
+        )
+
+    def name(self, i: int) -> str:
+        """Path of the source picture of image i."""
+        names, offsets = self._arrays["name"], self._arrays["name_offset"]
+        text = names[int(offsets[i]) : int(offsets[i + 1])].tobytes()
+        return text.decode("utf-8", "surrogateescape")
+
+    def sample(self, i: int) -> Bytes:
+        """The stored bytes of image i: uint8 (nbytes,), read-only where it is a view of the map.
+
+        Raises:
+            ShardError: the shard is missing or damaged.
+        """
+        s, at, nbytes = int(self.shard[i]), int(self.offset[i]), int(self.nbytes[i])
+        if self.mapped:
+            return self.shard_data(s)[at : at + nbytes]
+        entry = self.meta.shards[s]
+        file = self.path / entry.file
+        return self._files.read(file, entry.nbytes, SHARD_HEADER + at, nbytes)
+
+    def image(self, i: int) -> Bytes:
+        """Picture i: uint8 (height[i], width[i], 3), RGB; raw pictures are views of the map.
+
+        Raises:
+            ShardError: the shard is missing or damaged, or the picture cannot be decoded.
+        """
+        shape = (int(self.height[i]), int(self.width[i]), 3)
+        data = self.sample(i)
+        if self.meta.codec == "raw":
+            return data.reshape(shape)
+        try:
+            image = decode_image(data, self.meta.imgsz, self.name(i))
+        except DatasetError as error:
+            raise ShardError(f"{self.locate(i)}: {error}; run `yolodata verify --full`") from None
+        if image.shape != shape:
+            raise ShardError(
+                f"{self.locate(i)}: {self.name(i)} decodes to {image.shape}, expected {shape}; pack "
+                "again"
+            )
+        return image[..., ::-1].copy()
+
+    def shard_data(self, s: int) -> Bytes:
+        """The tensor of shard s: uint8, read-only, its first byte 64-byte aligned in memory.
+
+        The map lives as long as this dataset or any view of it.
+
+        Raises:
+            ShardError: the shard is missing or damaged, or this dataset is not `mapped`.
+        """
+        data = self._maps.get(s)
+        if data is not None:
+            return data
+        entry = self.meta.shards[s]
+        file = self.path / entry.file
+        if not self.mapped:
+            raise ShardError(
+                f"{file}: is read with pread, not mapped, so it has no address; use sample(), or "
+                "open the dataset with io='mmap'"
+            )
+        whole = map_file(file, entry.nbytes)
+        check_shard_header(whole[:SHARD_HEADER], file, entry.nbytes)
+        return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
+
+    def locate(self, i: int) -> str:
+        """File and byte of image i, for messages."""
+        file = self.path / self.meta.shards[int(self.shard[i])].file
+        return f"{file}: byte {SHARD_HEADER + int(self.offset[i])}"
+
+    def check_values(self) -> None:
+        """Check what opening leaves unread: the points of polygons and keypoints.
+
+        Raises:
+            ShardError: names the file, the column, the row and its byte.
+        """
+        where = str(self.path / self.meta.labels.file)
+        Checker(where, self.meta, self._layout.columns, self._arrays).values()
+
+    def close(self) -> None:
+        """Let go of shards; their memory is unmapped when the last view of it is gone."""
+        self._maps.clear()
+        self._files.close()
+
+    def __enter__(self) -> ShardDataset:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "mapped": self.mapped, "checked": self._identity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path, self.mapped = state["path"], state["mapped"]
+        self._open(state["checked"])  # the very same files are not checked a second time
+
+
+_Identity = tuple[DatasetMeta, int, int, int]
+
+
+def open(
+    path: str | os.PathLike[str], split: str | None = None, *, io: str = "auto"
+) -> ShardDataset:
+    """Open a dataset directory, or one split of a folder of them.
+
+    Args:
+        path: a directory with a dataset.json, or a folder that holds train/, val/, test/.
+        split: which of them; may be omitted if there is only one.
+        io: see `ShardDataset`.
+
+    Raises:
+        ShardError: there is no such dataset, or it is damaged.
+    """
+    root = Path(path)
+    if (root / DATASET_FILE).exists():
+        dataset = ShardDataset(root, io=io)
+        if split is not None and dataset.meta.split != split:
+            raise ShardError(
+                f"{root}: holds split {dataset.meta.split!r}, split {split!r} was asked for; give "
+                "the folder above it"
+            )
+        return dataset
+    found = splits(root)
+    if split is None and len(found) == 1:
+        split = next(iter(found))
+    if split is not None and (split in found or unfinished(root / split)):
+        return ShardDataset(root / split, io=io)
+    if found:
+        raise ShardError(
+            f"{root}: holds the splits {', '.join(found)}; split must be one of them, got {split!r}"
+        )
+    return ShardDataset(root, io=io)  # says what is missing
+
+
+def splits(root: str | os.PathLike[str]) -> dict[str, Path]:
+    """The finished dataset directories below a folder: split name to directory, train first."""
+    folders = {split: Path(root) / split for split in SPLITS}
+    return {split: path for split, path in folders.items() if (path / DATASET_FILE).exists()}
+
+
+def unfinished(path: Path) -> bool:
+    """Whether a directory holds a pack that was begun and not finished."""
+    return not (path / DATASET_FILE).exists() and (path / WORK_FOLDER).exists()
+
+
+def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
+    """Read and check dataset.json alone; cheap.
+
+    Raises:
+        ShardError: missing or damaged.
+    """
+    folder = Path(path)
+    file = folder / DATASET_FILE
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        if unfinished(folder):
+            raise ShardError(
+                f"{folder}: packing was not finished; run the same `yolodata shard` command again "
+                "to continue"
+            ) from None
+        raise ShardError(
+            f"{file}: {error.strerror}; give a directory that `yolodata shard` wrote"
+        ) from None
+    return DatasetMeta.from_json(text, str(file))
+
+
+def check_shard_header(head: Bytes, file: Path, nbytes: int) -> None:
+    """The first bytes of a shard of `nbytes` bytes must be exactly what the format says.
+
+    Raises:
+        ShardError: names the first wrong byte.
+    """
+    want = np.frombuffer(shard_header(nbytes - SHARD_HEADER), np.uint8)
+    if not np.array_equal(head, want):
+        at = int((head != want).argmax()) if len(head) == len(want) else len(head)
+        raise ShardError(
+            f"{file}: byte {at}: not the header of a shard of {nbytes} bytes; restore the file or "
+            "pack again"
+        )
+
+
+def _view(data: Bytes, column: Column) -> npt.NDArray[Any]:
+    array = data[column.begin : column.end].view(_DTYPES[column.dtype])
+    return array.reshape(column.shape)

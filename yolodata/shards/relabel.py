@@ -1,0 +1,130 @@
+"""New labels for a finished dataset, without touching its pixels.
+
+Two files cannot be replaced in one step, so new labels get a name of their own, made from their
+content; the renaming of dataset.json, which names them, is the one step that counts. The old labels
+file is removed after that. Who has it open keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yolodata.errors import ShardError
+from yolodata.shards.columns import Totals, file_entry, write_labels
+from yolodata.shards.files import Lock, publish, storage_error, write_durably
+from yolodata.shards.format import DATASET_FILE, LABELS_FILE, WORK_FOLDER, DatasetMeta
+from yolodata.shards.journal import Annotation, Journal, Row
+from yolodata.shards.reader import ShardDataset
+from yolodata.shards.sample import check_labels
+
+
+def replace_labels(
+    path: str | os.PathLike[str],
+    annotations: Iterable[Annotation | None],
+    **changes: Any,
+) -> DatasetMeta:
+    """Give a dataset new labels.
+
+    Args:
+        path: a dataset directory.
+        annotations: one for each image, in the dataset's order; None removes the image from the
+            dataset (its bytes stay in the shard, unused).
+        changes: new values of `names`, `kpt_shape`, `flip_idx`, `source` and `left_out`; what is
+            not given stays. An image that is removed should be added to `left_out`.
+
+    Returns:
+        The new metadata; the old state stays until everything is on disk.
+
+    Raises:
+        ShardError: the dataset is damaged or in use, the annotations do not fit it, or the file
+            system refuses them. The dataset is then unchanged.
+    """
+    unknown = set(changes) - {"names", "kpt_shape", "flip_idx", "source", "left_out"}
+    if unknown:
+        raise TypeError(f"replace_labels() cannot change {sorted(unknown)}")
+    folder = Path(os.path.abspath(path))
+    if not (folder / DATASET_FILE).exists():
+        raise ShardError(f"{folder}: has no {DATASET_FILE}; give a finished dataset directory")
+    try:
+        lock = Lock(folder / WORK_FOLDER / "lock")
+        try:
+            with ShardDataset(folder) as dataset:
+                meta = dataset.meta.with_results(**changes).check()
+                return _replace(dataset, annotations, meta)
+        finally:
+            for entry in lock.path.parent.iterdir():
+                if entry != lock.path:
+                    entry.unlink()
+            lock.remove()
+    except ShardError:
+        raise
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def _replace(
+    dataset: ShardDataset, annotations: Iterable[Annotation | None], meta: DatasetMeta
+) -> DatasetMeta:
+    folder = dataset.path
+    work = folder / WORK_FOLDER
+    spool = work / "relabel"
+    spool.unlink(missing_ok=True)
+    rows = Journal(spool)
+    try:
+        totals = Totals()
+        for row in _new_rows(dataset, annotations, meta):
+            rows.append(row.pack())
+            totals.add(row)
+        if not totals.images:
+            raise ShardError(f"{folder}: no image would be left; the labels stay as they were")
+        temporary = work / LABELS_FILE
+        stored = (Row.unpack(payload) for _, payload in rows.records())
+        nbytes = write_labels(temporary, stored, totals, meta.keypoints)
+    finally:
+        rows.close()
+    old = dataset.meta.labels
+    entry = file_entry(temporary, nbytes, old.file)
+    if entry != old:
+        entry = replace(entry, file=f"labels-{entry.checksum:016x}.safetensors")
+        publish(temporary, folder / entry.file)
+    meta = meta.with_results(images=totals.images, objects=totals.objects, labels=entry)
+    write_durably(work / DATASET_FILE, meta.to_json())
+    publish(work / DATASET_FILE, folder / DATASET_FILE)
+    if entry.file != old.file:
+        (folder / old.file).unlink(missing_ok=True)
+    return meta
+
+
+def _new_rows(
+    dataset: ShardDataset, annotations: Iterable[Annotation | None], meta: DatasetMeta
+) -> Iterator[Row]:
+    count = 0
+    for i, labels in enumerate(annotations):
+        count += 1
+        if count > len(dataset):
+            break
+        if labels is None:
+            continue
+        name = dataset.name(i)
+        check_labels(labels, meta, name)
+        yield Row(
+            int(dataset.shard[i]),
+            int(dataset.offset[i]),
+            int(dataset.nbytes[i]),
+            int(dataset.checksum[i]),
+            int(dataset.height[i]),
+            int(dataset.width[i]),
+            int(dataset.orig_height[i]),
+            int(dataset.orig_width[i]),
+            name.encode("utf-8", "surrogateescape"),
+            labels,
+        )
+    if count != len(dataset):
+        raise ShardError(
+            f"{dataset.path}: {len(dataset)} annotations are needed, one for each image, got "
+            f"{'more' if count > len(dataset) else count}"
+        )
