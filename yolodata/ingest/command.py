@@ -1,0 +1,189 @@
+"""Subcommands `shard` and `labels`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolodata.errors import ConfigError, YolodataError
+
+if TYPE_CHECKING:
+    from yolodata.ingest.sample import SplitReport
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SHOWN = 20  # refused images that are printed; dataset.json lists all
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "512M", "1G", "1.5GiB" or "1000000"; units are powers of 1024."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 1 << 16:
+        raise ConfigError(
+            f"A shard size is a number of bytes of at least 64K, as 512M or 1G, not '{text}'."
+        )
+    return size
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `shard` and `labels`."""
+    shard = subparsers.add_parser(
+        "shard",
+        help="pack a data set into shards",
+        description="Pack a data set into shards: OUT/train, OUT/val, OUT/test. The source is only read. An "
+        "interrupted pack is continued by the same command.",
+    )
+    shard.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="data set YAML, COCO JSON, or a folder of YOLO, COCO or VOC",
+    )
+    shard.add_argument("out", metavar="OUT", help="folder to write to")
+    shard.add_argument(
+        "--codec",
+        choices=("raw", "jpeg"),
+        default="raw",
+        help="decoded pixels, or the files as they are",
+    )
+    shard.add_argument(
+        "--imgsz", type=int, default=640, help="longer side in pixels (default: 640)"
+    )
+    shard.add_argument(
+        "--reencode",
+        type=int,
+        metavar="QUALITY",
+        help="codec jpeg: shrink larger pictures to imgsz",
+    )
+    shard.add_argument(
+        "--shard-size", default="512M", metavar="SIZE", help="bytes per shard file (default: 512M)"
+    )
+    shard.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
+    shard.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+    _add_source_options(shard)
+    shard.set_defaults(run=run_shard)
+
+    labels = subparsers.add_parser(
+        "labels",
+        help="take over changed labels without touching pixels",
+        description="Read the labels of a packed data set again. The images have to be the same.",
+    )
+    labels.add_argument("out", metavar="OUT", help="folder that `yolodata shard` wrote")
+    labels.add_argument(
+        "source", metavar="SOURCE", help="the data set, as it was given to `yolodata shard`"
+    )
+    _add_source_options(labels)
+    labels.set_defaults(run=run_labels)
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("auto", "yolo", "coco", "voc"), default="auto", help="kind of SOURCE"
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        choices=("train", "val", "test"),
+        help="only this split (repeatable)",
+    )
+    parser.add_argument("--images", metavar="DIR", help="COCO, VOC: folder of the images")
+    parser.add_argument(
+        "--names", metavar="A,B,…", help="VOC: class names in order (default: all, sorted)"
+    )
+    parser.add_argument(
+        "--task",
+        choices=("detect", "segment", "obb", "pose"),
+        default="detect",
+        help="whose label decisions; only pose differs (default: detect)",
+    )
+    parser.add_argument(
+        "--single-cls", action="store_true", help="accept any class number, as single_cls=True does"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "format": args.format,
+        "splits": args.split,
+        "images": args.images,
+        "names": args.names.split(",") if args.names else None,
+        "task": args.task,
+        "single_cls": args.single_cls,
+        "progress": not args.quiet,
+    }
+
+
+def run_shard(args: argparse.Namespace) -> int:
+    """`yolodata shard SOURCE OUT`."""
+    from yolodata.ingest.pack import pack
+
+    try:
+        report = pack(
+            args.source,
+            args.out,
+            codec=args.codec,
+            imgsz=args.imgsz,
+            shard_size=parse_size(args.shard_size),
+            workers=args.workers,
+            reencode=args.reencode,
+            overwrite=args.overwrite,
+            **_options(args),
+        )
+    except YolodataError as error:
+        print(f"yolodata shard: {error}", file=sys.stderr)
+        return 1
+    for split in report.splits.values():
+        print(summary(split, report.out))
+    return 0
+
+
+def run_labels(args: argparse.Namespace) -> int:
+    """`yolodata labels OUT SOURCE`."""
+    from yolodata.ingest.relabel import relabel
+
+    try:
+        report = relabel(args.out, args.source, **_options(args))
+    except YolodataError as error:
+        print(f"yolodata labels: {error}", file=sys.stderr)
+        return 1
+    for split in report.splits.values():
+        print(summary(split, report.out))
+    return 0
+
+
+def summary(report: SplitReport, out: Path) -> str:
+    """What was packed, what was left out and why, in a few lines."""
+    lines = [
+        f"{report.split}: {report.images} images ({report.backgrounds} without objects), {report.objects} objects, "
+        f"{len(report.left_out)} left out, {report.nbytes / (1 << 20):.1f} MiB in {out / report.split}"
+    ]
+    if report.reused:
+        lines[0] += "; already there, nothing to do"
+    else:
+        rate = (
+            f", {(report.images - report.resumed) / report.seconds:.0f} images/s"
+            if report.seconds
+            else ""
+        )
+        lines[0] += f"; {report.seconds:.1f} s{rate}"
+        if report.resumed:
+            lines[0] += f", continued after {report.resumed}"
+    for what, count in _grouped(note for _, note in report.notes):
+        lines.append(f"  note: {count} × {what}")
+    lines += [f"  left out: {path}: {reason}" for path, reason in report.left_out[:_SHOWN]]
+    if len(report.left_out) > _SHOWN:
+        lines.append(f"  … and {len(report.left_out) - _SHOWN} more, all listed in dataset.json")
+        lines += [
+            f"  left out: {n} × {what}"
+            for what, n in _grouped(reason for _, reason in report.left_out)
+        ]
+    return "\n".join(lines)
+
+
+def _grouped(texts: Any) -> list[tuple[str, int]]:
+    """Texts that differ in numbers only are counted together."""
+    return Counter(re.sub(r"-?\d+(\.\d+)?", "#", text) for text in texts).most_common(_SHOWN)

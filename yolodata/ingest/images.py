@@ -1,0 +1,145 @@
+"""Image decisions: which files Ultralytics accepts (`check_image`), and the bytes that it would read.
+
+A source file is only ever read. Upstream rewrites a JPEG without its end marker in place; the same
+restoration is made here in memory, and what is stored is the restored picture.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from yolodata.ingest.sample import Refused
+from yolodata.ingest.yolo import IMAGE_SUFFIXES
+from yolodata.shards.decode import decode_image
+
+Picture = NDArray[np.uint8]
+
+SMALLEST = 10  # pixels, of either side
+_FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
+_ORIENTATION = 274
+_SWAPPED = frozenset((5, 6, 7, 8))  # orientations that exchange width and height
+_TURNED_BY_ALL = frozenset(("JPEG", "MPO", "PNG", "AVIF"))  # formats every decoder turns upright
+_ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
+
+_heif_tried = False
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """An accepted image file.
+
+    data: the bytes to decode: those of the file, or a restored JPEG.
+    label_shape: (height, width) that upstream's check reports, EXIF orientation applied.
+    plain: a grey or three-colour JPEG.
+    note: what was restored, or "".
+    """
+
+    data: bytes
+    label_shape: tuple[int, int]
+    plain: bool
+    note: str = ""
+
+
+def read_file(path: str) -> bytes:
+    """All bytes of a file; raises Refused where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror or error}") from error
+
+
+def check_image(data: bytes, path: str) -> CheckedImage:
+    """Decide on one image file as upstream does, from its bytes.
+
+    Raises Refused: not an image, damaged, an unsupported format, a side under 10 pixels, or more
+    pixels than PIL allows against decompression bombs.
+    """
+    if not data:
+        raise Refused("the file is empty")
+    try:
+        image = _open(data)
+        image.verify()
+        width, height = _upright_size(image, data, path)
+        kind = image.format or ""
+        if min(width, height) < SMALLEST:
+            raise Refused(f"{width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed")
+        if kind.lower() not in _FORMATS:
+            raise Refused(
+                f"format {kind} is not supported; use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        plain = kind == "JPEG" and image.mode in ("L", "RGB")
+        if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
+            return CheckedImage(
+                _restore(data), (height, width), plain, "JPEG without end marker restored"
+            )
+        return CheckedImage(data, (height, width), plain)
+    except Refused:
+        raise
+    except Exception as error:  # noqa: BLE001 - PIL raises nearly anything on damaged files
+        raise Refused(_reason(error, path)) from error
+
+
+def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
+    """Decode as upstream's `imread`: uint8 (h, w, 3) BGR, at its own size without `imgsz`."""
+    try:
+        return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
+    except Exception as error:  # noqa: BLE001 - cv2.error and the reader's own error alike
+        raise Refused(f"OpenCV cannot decode it ({_reason(error, path)})") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    global _heif_tried
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        if _heif_tried:
+            raise
+        _heif_tried = True
+        try:
+            from pi_heif import register_heif_opener
+        except ImportError:
+            raise UnidentifiedImageError("") from None
+        register_heif_opener()
+        return Image.open(io.BytesIO(data))
+
+
+def _upright_size(image: Image.Image, data: bytes, path: str) -> tuple[int, int]:
+    """(width, height) after EXIF orientation; where decoders disagree, of the decoded picture."""
+    size: tuple[int, int] = image.size
+    try:
+        tags = image.tag_v2 if image.format == "TIFF" else image.getexif()  # type: ignore[attr-defined]
+        if tags.get(_ORIENTATION) not in _SWAPPED:
+            return size
+        if image.format in _TURNED_BY_ALL:
+            return size[1], size[0]
+        height, width = decode(data, path).shape[:2]
+        return width, height
+    except Exception:  # noqa: BLE001 - upstream ignores unreadable EXIF data too
+        return size
+
+
+def _restore(data: bytes) -> bytes:
+    """The JPEG that upstream would write over a damaged one: decoded by PIL, upright, quality 100."""
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image)
+    buffer = io.BytesIO()
+    upright.save(buffer, "JPEG", subsampling=0, quality=100)
+    return buffer.getvalue()
+
+
+def _reason(error: Exception, path: str) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        heif = path.lower().endswith((".heic", ".heif"))
+        return "not an image that Pillow can read" + (
+            "; HEIC needs `pip install pi-heif`" if heif else ""
+        )
+    text = _ADDRESS.sub("", str(error)).strip() or type(error).__name__
+    return " ".join(text.split())

@@ -1,0 +1,170 @@
+"""Label decisions: exactly those of Ultralytics 8.4 (`verify_image_label`), made on text rows.
+
+The arithmetic is float32 NumPy in the same order as upstream's, because a box is a float32 that later
+has to be equal to the last bit: text -> float32, minimum and maximum of a polygon, half sums, differences.
+Comparisons are written so that a NaN fails them, as upstream's do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from yolodata.ingest.sample import Float32, LabelRules, Labels, RawLabels, Refused
+
+UPPER = 1.01  # coordinates up to one per cent outside the picture are tolerated
+LOWER = -0.01
+
+
+def read_rows(text: bytes) -> list[list[str]]:
+    """Split label text into rows of words; a byte-order mark and blank lines are ignored."""
+    lines = text.decode("utf-8-sig").strip().splitlines()
+    return [words for words in (line.split() for line in lines) if words]
+
+
+def boxes_of_polygons(polygons: list[Float32]) -> Float32:
+    """Bounding boxes, float32 (n, 4) xywh, of polygons given as float32 (k, 2) arrays."""
+    corners = np.array([[*p.min(0), *p.max(0)] for p in polygons], np.float32).reshape(-1, 4)
+    low, high = corners[:, :2], corners[:, 2:]
+    return np.concatenate(((low + high) / 2, high - low), 1)
+
+
+def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
+    """Decide on the labels of one image.
+
+    Returns the kept objects in upstream's order. Raises Refused where upstream leaves the image out:
+    rows of other lengths than 5 (box), more than 6 (polygon: class and x y pairs) or with keypoints;
+    boxes and polygons in one file; a coordinate above 1.01, a value below -0.01, a negative width or
+    height, a NaN or an infinity; a class that is not a whole number or not among the names.
+    """
+    if raw.text is None:
+        return _background(rules, "missing", raw.notes)
+    try:
+        rows = read_rows(raw.text)
+        if not rows:
+            return _background(rules, "empty", raw.notes)
+        pose_columns = 5 + rules.keypoints * rules.dims
+        keypoints = raw.keypoints
+        if rules.keypoints and not rules.pose:
+            if keypoints is None:
+                keypoints = _keypoint_columns(rows, rules)
+            rows = [row[:5] if len(row) == pose_columns else row for row in rows]
+        polygons: list[Float32] | None = None
+        if not rules.pose and any(len(row) > 6 for row in rows):
+            if any(len(row) == 5 for row in rows):
+                raise Refused(
+                    "boxes (5 columns) and polygons in one label file; use one of the two"
+                )
+            polygons = [np.array(row[1:], np.float32).reshape(-1, 2) for row in rows]
+            first = np.array([[row[0]] for row in rows], np.float32)
+            table = np.concatenate((first, boxes_of_polygons(polygons)), 1)
+        else:
+            table = np.array(rows, np.float32)
+    except UnicodeDecodeError as error:
+        raise Refused(
+            f"label file is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
+    except ValueError as error:
+        raise Refused(f"label rows are not a table of numbers: {error}") from error
+
+    _check_values(table, rules, pose_columns)
+    keep = _unique_rows(table, polygons)
+    notes = raw.notes
+    if keep is not None:
+        notes = (*notes, f"{len(table) - len(keep)} duplicate labels removed")
+        table = table[keep]
+        polygons = [polygons[k] for k in keep] if polygons is not None else None
+        keypoints = keypoints[keep] if keypoints is not None else None
+    if rules.pose:
+        keypoints = _with_visibility(table[:, 5:].reshape(-1, rules.keypoints, rules.dims))
+    cls = np.ascontiguousarray(table[:, 0])
+    if (
+        rules.single_cls
+    ):  # upstream sets every class to 0; those with a name are kept for other uses
+        cls[cls >= rules.classes] = 0
+    return Labels(
+        cls,
+        np.ascontiguousarray(table[:, 1:5]),
+        polygons,
+        keypoints if rules.keypoints else None,
+        "found",
+        notes,
+    )
+
+
+def _background(rules: LabelRules, state: str, notes: tuple[str, ...]) -> Labels:
+    keypoints = np.zeros((0, rules.keypoints, 3), np.float32) if rules.keypoints else None
+    empty = np.zeros((0, 5), np.float32)
+    return Labels(empty[:, 0], empty[:, 1:], None, keypoints, state, notes)
+
+
+def _keypoint_columns(rows: list[list[str]], rules: LabelRules) -> Float32:
+    """Keypoints (n, K, 3) of rows that a box task cuts off; zeros where a row has none."""
+    found = np.zeros((len(rows), rules.keypoints, 3), np.float32)
+    columns = rules.keypoints * rules.dims
+    for k, row in enumerate(rows):
+        if len(row) != 5 + columns:
+            continue
+        try:
+            points = np.array(row[5:], np.float32)
+        except ValueError:  # a box task never reads these words, so they cannot refuse the image
+            continue
+        if np.isfinite(points).all():
+            found[k] = _with_visibility(points.reshape(1, rules.keypoints, rules.dims))[0]
+    return found
+
+
+def _with_visibility(keypoints: Float32) -> Float32:
+    """Add the third column to 2-dimensional keypoints: 0 where x or y is negative, else 1."""
+    if keypoints.shape[-1] == 3:
+        return np.ascontiguousarray(keypoints)
+    seen = np.where((keypoints[..., 0] < 0) | (keypoints[..., 1] < 0), 0.0, 1.0)
+    return np.concatenate((keypoints, seen.astype(np.float32)[..., None]), -1)
+
+
+def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
+    columns = table.shape[1]
+    if rules.pose:
+        if columns != pose_columns:
+            raise Refused(
+                f"{columns} columns in a label row, but kpt_shape [{rules.keypoints}, {rules.dims}] "
+                f"needs {pose_columns}"
+            )
+        points = table[:, 5:].reshape(-1, rules.dims)[:, :2]
+    else:
+        if columns != 5:
+            raise Refused(
+                f"{columns} columns in a label row; allowed are 5 (class x y w h) or a class and 3 or "
+                "more x y pairs"
+            )
+        points = table[:, 1:]
+    highest = points.max()
+    if not highest <= UPPER:
+        raise Refused(
+            f"coordinate {highest:g} above {UPPER}: coordinates are fractions of the picture, 0 to 1"
+        )
+    lowest = table.min()
+    if not lowest >= 0 and not (lowest >= LOWER and table[:, 3:5].min() >= 0):
+        raise Refused(
+            f"label value {lowest:g}: a class, coordinate or size is negative or not a number"
+        )
+    cls = table[:, 0]
+    with np.errstate(invalid="ignore"):  # inf % 1
+        whole = cls % 1 == 0
+    if not whole.all():
+        raise Refused(f"class {cls[~whole][0]:g} is not a whole number")
+    top = 0 if rules.single_cls else cls.max()
+    if not top < rules.classes:
+        raise Refused(
+            f"class {top:g}, but the data set names {rules.classes} classes (0 to {rules.classes - 1})"
+        )
+
+
+def _unique_rows(table: Float32, polygons: list[Float32] | None) -> np.ndarray | None:
+    """Indices of the rows to keep, in upstream's sorted order, or None where nothing is repeated."""
+    if len({row.tobytes() for row in table + np.float32(0)}) == len(table):  # + 0: -0.0 equals 0.0
+        return None
+    _, first = np.unique(table, axis=0, return_index=True)
+    if polygons:  # different polygons may share class and box
+        rows = [c.tobytes() + p.tobytes() for c, p in zip(table[:, 0], polygons, strict=True)]
+        _, first = np.unique(np.array(rows, object), return_index=True)
+    return first if len(first) < len(table) else None

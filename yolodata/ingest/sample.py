@@ -1,0 +1,135 @@
+"""What a source gives and what packing makes of it: plain data shared by all of `yolodata.ingest`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+SPLITS = ("train", "val", "test")
+TASKS = ("detect", "segment", "obb", "pose")
+
+
+class Refused(Exception):
+    """One image, with its labels, is left out; the only argument is the reason, in words."""
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """The settings that Ultralytics' label check depends on.
+
+    classes: number of classes; a class index has to be smaller.
+    keypoints, dims: `kpt_shape` of the data set, (0, 0) without one.
+    pose: decide as the pose task does (keypoint columns are required and checked) instead of as
+        detect, segment and OBB do (they are cut off).
+    single_cls: class indices are not compared with `classes`, as with Ultralytics' `single_cls=True`.
+    """
+
+    classes: int
+    keypoints: int = 0
+    dims: int = 0
+    pose: bool = False
+    single_cls: bool = False
+
+
+@dataclass(frozen=True)
+class RawLabels:
+    """Labels of one image before any decision.
+
+    text: rows in YOLO's text format (UTF-8), or None where the image has no label file.
+    keypoints: float32 (rows, K, 3), normalised x, y and visibility, of a source whose text rows
+        cannot carry them beside a polygon (COCO); row k belongs to the k-th line of `text`.
+    notes: what the source itself dropped on the way to `text`.
+    """
+
+    text: bytes | None
+    keypoints: Float32 | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of one image as Ultralytics' own check would give them, n objects.
+
+    cls: float32 (n,).
+    box: float32 (n, 4), x-centre, y-centre, width, height as fractions of the picture.
+    polygons: one float32 (k, 2) array of fractional x, y per object, or None without polygons.
+    keypoints: float32 (n, K, 3), fractional x, y and visibility, or None without `kpt_shape`.
+    state: "found", "empty" (a file without rows) or "missing" (no file); the last two mean background.
+    notes: what was changed on the way, in words.
+    """
+
+    cls: Float32
+    box: Float32
+    polygons: list[Float32] | None = None
+    keypoints: Float32 | None = None
+    state: str = "found"
+    notes: tuple[str, ...] = ()
+
+
+class Split(Protocol):
+    """One split of a source: image paths in Ultralytics' order and where their labels come from."""
+
+    paths: Sequence[str]
+    unlisted: Mapping[str, str]  # image files that never became candidates: path -> reason
+
+    def raw_labels(self, index: int) -> RawLabels:
+        """Labels of image `index`; raises OSError or UnicodeError where they cannot be read."""
+        ...
+
+    def label_files(self) -> Sequence[str]:
+        """Files that the labels come from, for the fingerprint; they need not exist."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found and understood, before any image is opened.
+
+    origin: what the user gave, for messages and for dataset.json.
+    kind: "yolo", "coco" or "voc".
+    names: class index to name, 0 … n-1.
+    splits: split name to its images.
+    kpt_shape, flip_idx: as in the YAML, None without keypoints.
+    folders: the folders that are searched for images; output may not lie in them.
+    """
+
+    origin: str
+    kind: str
+    names: dict[int, str]
+    splits: Mapping[str, Split]
+    kpt_shape: tuple[int, int] | None = None
+    flip_idx: tuple[int, ...] | None = None
+    folders: tuple[str, ...] = ()
+
+    def rules(self, task: str, single_cls: bool) -> LabelRules:
+        """The label rules of this source for one task."""
+        keypoints, dims = self.kpt_shape or (0, 0)
+        return LabelRules(len(self.names), keypoints, dims, task == "pose", single_cls)
+
+
+@dataclass
+class SplitReport:
+    """What packing one split did.
+
+    images, objects: stored. backgrounds: stored images without objects. left_out: (path, reason) of
+    every refused image, in the source's order. notes: (path, what was changed or dropped) of the images
+    of this run. nbytes: size of shards and labels. seconds: wall time. resumed: images that an earlier,
+    interrupted run had done. reused: an equal, finished data set was there and nothing was done.
+    """
+
+    split: str
+    images: int = 0
+    objects: int = 0
+    backgrounds: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    nbytes: int = 0
+    seconds: float = 0.0
+    resumed: int = 0
+    reused: bool = False
