@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imgsz", type=int, help="side of the pictures (default: 640)")
     parser.add_argument("--batch", type=int, default=16, help="pictures a batch (default: 16)")
     parser.add_argument("--images", type=int, help="different pictures (default: 256)")
+    parser.add_argument(
+        "--many",
+        type=int,
+        help="pictures, under several names each, where decoding is measured (default: 4096)",
+    )
     parser.add_argument("--rounds", type=int, help="samples a row (default: 5)")
     parser.add_argument("--seconds", type=float, help="length of a sample (default: 1.6)")
     parser.add_argument("--threads", type=int, help="cores of the rows with many (default: all)")
@@ -155,7 +160,7 @@ def _fill_in(args: argparse.Namespace) -> None:
         ConfigError: one is out of range, or the dataset does not exist.
     """
     for name, values in _DEFAULTS.items():
-        if getattr(args, name, None) is None:
+        if getattr(args, name) is None:
             setattr(args, name, values[args.quick])
             if name == "images" and args.data is not None and not args.quick:
                 args.images = _IMAGES_OF_DATA
@@ -167,7 +172,7 @@ def _fill_in(args: argparse.Namespace) -> None:
     if args.imgsz is None:
         args.imgsz = _imgsz_of(args.data)
     limits = {"imgsz": (32, 4096), "batch": (1, 1024), "images": (2, 1_000_000),
-              "rounds": (1, 1000), "seconds": (0.01, 600), "threads": (1, 1024)}  # fmt: skip
+              "many": (2, 10_000_000),               "rounds": (1, 1000), "seconds": (0.01, 600), "threads": (1, 1024)}  # fmt: skip
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

@@ -1,0 +1,383 @@
+"""The bench: what it draws, how it measures, what it writes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+from yolodata.bench import child, coco, command, data, drawing, rounds, rows, session, table
+from yolodata.bench.subjects import Task
+from yolodata.errors import ConfigError
+from yolodata.telemetry import Reading, Telemetry
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--quick", "--imgsz", "64", "--batch", "4", "--rounds", "1", "--seconds", "0.1"]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Hash and time of every file."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        + str(p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+# What is drawn.
+
+
+def test_sketches_are_distributed_like_coco() -> None:
+    plans = drawing.sketch(2000, seed=1)
+    counts = np.array([len(p.cls) for p in plans])
+    assert counts.mean() == pytest.approx(coco.OBJECTS_PER_IMAGE, rel=0.05)
+    assert np.median(counts) == 4
+    assert 0.003 < (counts == 0).mean() < 0.02
+    assert np.percentile(counts, 99) == pytest.approx(37, abs=6)
+    pixels = np.array([p.width * p.height for p in plans])
+    assert pixels.mean() == pytest.approx(coco.PIXELS_PER_IMAGE, rel=0.05)
+    assert np.mean([(p.width, p.height) == (640, 480) for p in plans]) > 0.2
+    assert np.mean([max(p.width, p.height) == 640 for p in plans]) > 0.8
+    sides = np.concatenate([np.sqrt((p.boxes[:, 2:] - p.boxes[:, :2]).prod(1)) for p in plans])
+    # 41 % of COCO's objects cover less than 32 x 32 pixels; boxes are 1.6 times as large.
+    assert np.mean(sides < 32 * 1.6**0.5) == pytest.approx(0.41, abs=0.04)
+    assert np.mean(sides < 96 * 1.6**0.5) == pytest.approx(0.76, abs=0.05)
+    classes = np.concatenate([p.cls for p in plans])
+    assert np.mean(classes == 0) == pytest.approx(coco.PERSON_SHARE, abs=0.01)
+    for p in plans:
+        assert (p.boxes >= 0).all()
+        assert (p.boxes <= np.array([p.width, p.height] * 2) + 1e-9).all()
+
+
+def test_even_few_pictures_have_the_means_of_coco() -> None:
+    plans = drawing.sketch(64, seed=3)
+    assert np.mean([len(p.cls) for p in plans]) == pytest.approx(7.27, rel=0.15)
+    nbytes = [p.bytes_per_pixel * p.width * p.height for p in plans]
+    assert np.mean(nbytes) == pytest.approx(coco.BYTES_PER_IMAGE, rel=0.15)
+
+
+def test_drawing_is_deterministic_and_files_are_as_large_as_coco_s(tmp_path: Path) -> None:
+    for name, seed, threads in (("a", 5, 1), ("b", 5, 3), ("c", 6, 2)):
+        drawing.write(tmp_path / name, 16, seed, threads)
+    hashes = {
+        name: [
+            hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted((tmp_path / name).rglob("0*"))
+        ]
+        for name in "abc"
+    }
+    assert hashes["a"] == hashes["b"]
+    assert not set(hashes["a"]) & set(hashes["c"])
+    files = sorted((tmp_path / "a" / "images" / "train").iterdir())
+    plans = drawing.sketch(16, 5)
+    wanted = sum(p.bytes_per_pixel * p.width * p.height for p in plans)
+    assert sum(f.stat().st_size for f in files) == pytest.approx(wanted, rel=0.08)
+    labels = (tmp_path / "a" / "labels" / "train" / "000000.txt").read_text().splitlines()
+    assert len(labels) == len(plans[0].cls)
+    values = np.array([line.split() for line in labels], dtype=float).reshape(-1, 5)
+    assert ((values[:, 1:] > 0) & (values[:, 1:] <= 1)).all()
+
+
+# How it measures.
+
+
+class Fake:
+    """A loader with a full queue of `ahead` batches; each later one takes 5 ms."""
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead, self.warm_up = ahead, 8
+        self.telemetry = Telemetry()
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        for turn in range(10_000):
+            if turn >= self.ahead:
+                time.sleep(0.005)
+                self.telemetry.add("render", 0.010)
+            self.telemetry.count("decodes", 2)
+            yield {"img": np.zeros((2, 3, 4, 4), np.uint8)}
+
+    def read(self) -> Reading:
+        return self.telemetry.read()
+
+    def facts(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+def test_a_slice_leaves_out_what_was_ready_before() -> None:
+    fake = Fake(ahead=50)
+    sample = child.measure(fake, fake.batches(), 0.06, threads=4)
+    assert sample.pictures % (2 * 4) == 0  # whole turns of 4 workers
+    assert sample.img_s < 2 / 0.005  # with the queue it would seem four times as fast
+    assert sample.stages_ms["render"] == pytest.approx(5.0)
+    assert sample.counts["decodes"] == pytest.approx(1.0)
+
+
+def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64)) -> child.Ready:
+    return child.Ready(shape, "uint8", brightness, objects, True, {})
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        (ready(), None),
+        (ready(brightness=114, objects=8), None),
+        (ready(brightness=60), "brightness"),
+        (ready(objects=1.0), "objects"),
+        (ready(shape=(3, 32, 32)), "pictures"),
+    ],
+)
+def test_unequal_work_is_noticed(other: child.Ready, word: str | None) -> None:
+    found = [
+        rounds.Measured(row, this)
+        for row, this in zip(rows.loader_rows(1), [ready(), other], strict=False)
+    ]
+    complaints = rounds.same_work(found)
+    assert bool(complaints) == (word is not None)
+    assert word is None or word in complaints[0]
+
+
+def test_rows() -> None:
+    both = rows.loader_rows(4)
+    assert len({row.id for row in both}) == len(both)
+    assert [r.id for r in rows.choose(both, ["yolodata-*-4"])] == [
+        "yolodata-jpeg-4",
+        "yolodata-raw-4",
+    ]
+    assert len(rows.loader_rows(1)) == len(both) // 2
+    for row in both:
+        peers = [other for other in both if other.id in row.peers]
+        assert len(peers) == len(row.peers)
+        assert all(peer.cores == row.cores for peer in peers)
+
+
+# A whole run.
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run on somebody's own dataset wrote, said and left behind."""
+    folder = tmp_path_factory.mktemp("bench")
+    theirs = folder / "theirs"
+    drawing.write(theirs, 12, 0, 2)
+    before = tree(theirs)
+    arguments = ["--data", str(theirs / "data.yaml"), *TINY, "--only", "*-1", "--profile"]
+    outputs = ["--json", str(folder / "out.json"), "--plot", str(folder / "out.png")]
+    done = subprocess.run(
+        [sys.executable, "-m", "yolodata.bench", *arguments, *outputs],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return {"done": done, "folder": folder, "unchanged": before == tree(theirs)}
+
+
+def test_a_run_prints_a_table(tiny: dict[str, Any]) -> None:
+    done = tiny["done"]
+    assert done.returncode == 0, done.stderr + done.stdout
+    for row in rows.loader_rows(1):
+        assert row.label in done.stdout
+    for word in ("img/s", "decode", "render", "plan", "collate", "Floor", "consumer's calls"):
+        assert word in done.stdout
+
+
+def test_the_dataset_that_was_given_is_unchanged(tiny: dict[str, Any]) -> None:
+    assert tiny["unchanged"]
+
+
+def test_ratios_are_those_of_the_samples(tiny: dict[str, Any]) -> None:
+    values = json.loads((tiny["folder"] / "out.json").read_text())
+    assert values["benchmark"] == "loader"
+    assert values["machine"]["cpu"]
+    assert values["versions"]["ultralytics"]
+    by_name = {row["name"]: row for row in values["rows"]}
+    assert list(by_name) == [row.id for row in rows.loader_rows(1)]
+    for row in values["rows"]:
+        speeds = row["img_s"]
+        assert speeds["samples"] == [
+            n / s for n, s in zip(row["pictures"], row["seconds"], strict=True)
+        ]
+        assert speeds["median"] == median(speeds["samples"])
+        assert (speeds["min"], speeds["max"]) == (min(speeds["samples"]), max(speeds["samples"]))
+        assert all(seconds >= 0.1 for seconds in row["seconds"])
+    assert {(r["ours"], r["peer"]) for r in values["ratios"]} == {
+        (row.id, peer) for row in rows.loader_rows(1) for peer in row.peers
+    }
+    for ratio in values["ratios"]:
+        ours, peer = by_name[ratio["ours"]]["img_s"], by_name[ratio["peer"]]["img_s"]
+        quotients = [a / b for a, b in zip(ours["samples"], peer["samples"], strict=True)]
+        assert ratio["samples"] == quotients
+        assert ratio["median"] == median(quotients)
+    for name in ("yolodata-raw-1", "yolodata-jpeg-1"):
+        assert by_name[name]["stages_ms"]["render"] > 0
+        assert by_name[name]["stages_ms"]["plan"] > 0
+    assert by_name["yolodata-jpeg-1"]["counts"]["decodes"] >= 0
+
+
+def test_plot_is_a_picture(tiny: dict[str, Any]) -> None:
+    import cv2
+
+    image = cv2.imread(str(tiny["folder"] / "out.png"))
+    assert image is not None
+    assert image.std() > 5
+
+
+def test_readme_tables_come_from_the_json_files(tiny: dict[str, Any], tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "loader.json").write_text((tiny["folder"] / "out.json").read_text())
+    readme = tmp_path / "README.md"
+    readme.write_text("Before\n<!-- results: loader.json -->\nold\n<!-- /results -->\nafter\n")
+    tool = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--results", str(results)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def tables(*arguments: str) -> int:
+        command_line = [*tool, *arguments]
+        return subprocess.run(command_line, env=environment, check=False).returncode
+
+    assert tables("--check", str(readme)) == 1
+    assert tables("--write", str(readme)) == 0
+    assert tables("--check", str(readme)) == 0
+    text = readme.read_text()
+    assert "old" not in text
+    assert "| yolodata, raw shards |" in text
+    assert text.startswith("Before\n")
+    assert text.endswith("after\n")
+    (results / "loader.json").unlink()
+    assert tables("--check", str(readme)) == 1
+
+
+# What it says when it cannot.
+
+
+def test_a_failing_row_does_not_stop_the_others(tmp_path: Path) -> None:
+    fine = rows.Row("fine", "copy", "fine", "memory", 1, 1)
+    bad = rows.Row("bad", "yolodata", "bad", "raw", 1, 1, ("fine",))
+    said: list[str] = []
+    found = rounds.run(
+        [bad, fine],
+        lambda row: Task(tmp_path / "absent", 64, 2, 0),
+        rounds.Plan(rounds=2, seconds=0.05),
+        tmp_path,
+        said.append,
+    )
+    assert found[0].error is not None
+    assert "bad" in found[0].error
+    assert "absent" in found[0].error
+    assert any("left out" in line for line in said)
+    assert len(found[1].img_s) == 2
+    assert rounds.ratios(found) == []
+
+
+def test_a_killed_child_is_reported(tmp_path: Path) -> None:
+    row = rows.Row("victim", "copy", "victim", "memory", 1, 1)
+    here = session.Session(row, Task(None, 64, 2, 0), tmp_path)
+    try:
+        here.ready()
+        assert here._process.pid is not None
+        os.kill(here._process.pid, signal.SIGKILL)
+        with pytest.raises(session.BenchError, match=r"victim: .*unexpectedly.*signal 9"):
+            here.slice(0.05)
+    finally:
+        here.close()
+    here.close()
+    assert not here._process.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--imgsz", "100"], ["multiple of 32", "100"]),
+        (["--imgsz", "0"], ["--imgsz", "32 to", "got 0"]),
+        (["--batch", "0"], ["--batch", "got 0"]),
+        (["--rounds", "0"], ["--rounds", "got 0"]),
+        (["--images", "8"], ["--batch", "8 images"]),
+        (["--data", "no/such.yaml"], ["no/such.yaml", "does not exist"]),
+        (["--only", "ultra-*"], ["ultra-*", "ultralytics-ram-1"]),
+        (["--threads", "0"], ["--threads", "got 0"]),
+        (["--plot", "chart"], ["--plot", ".png"]),
+    ],
+)
+def test_bad_arguments(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    for word in words:
+        assert word in message
+
+
+def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["nonsense"])
+    assert "loader" in capsys.readouterr().err
+
+
+def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
+    keep = tmp_path / "keep"
+    wanted = data.Wanted(None, 4, 12, 64, seed=0)
+    said: list[str] = []
+    made = data.prepare(wanted, keep, {"files", "ram"}, said.append)
+    assert made.facts["images"] == 4
+    assert len(list((keep / "long" / "images" / "train").iterdir())) == 12
+    assert "COCO" in made.facts["summary"]
+    first = tree(keep)
+    assert data.prepare(wanted, keep, {"files", "ram"}, said.append) == made
+    assert tree(keep) == first
+    with pytest.raises(ConfigError, match="empty folder"):
+        data.prepare(data.Wanted(None, 5, 12, 64, seed=0), keep, {"files"}, said.append)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "diary.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        data.prepare(wanted, tmp_path / "other", {"files"}, said.append)
+
+
+# Telemetry.
+
+
+def test_telemetry_counts_from_any_thread() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    telemetry = Telemetry()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: (telemetry.add("a", 0.5), telemetry.count("n")), range(1000)))
+    before = telemetry.read()
+    assert before.seconds == {"a": 500.0}
+    assert before.counts == {"n": 1000}
+    with pytest.raises(ValueError, match="inside"), telemetry.time("b"):
+        raise ValueError("inside")
+    added = telemetry.read().since(before)
+    assert added.counts == {"n": 0}
+    assert added.seconds["a"] == 0.0
+    assert 0 <= added.seconds["b"] < 1
+    assert before.milliseconds_each(1000) == {"a": 500.0}
+
+
+def test_table_names_failures() -> None:
+    row = rows.loader_rows(1)[0]
+    from yolodata.bench import results
+
+    values = results.document(
+        machine={"cpu": "C", "cores_usable": 1, "cores_total": 1, "os": "O"},
+        versions={"python": "3"},
+        settings={"imgsz": 64, "batch": 2, "rounds": 1, "seconds": 0.1},
+        data={},
+        results=[rounds.Measured(row, error="ultralytics-none-1: it broke")],
+        ratios=[],
+        complaints=["a is not b"],
+    )
+    text = table.text(values)
+    assert "it broke" in text
+    assert "failed" in text
+    assert "NOT COMPARABLE: a is not b" in text
