@@ -126,19 +126,34 @@ class AxisRows {
 
     const std::int32_t iy = floor_int(at);
     blend_line(iy, at - static_cast<float>(iy));
-    resample_row(line_.data(), offsets_.data() + (first - begin_),
-                 weights_.data() + (first - begin_), last - first, words + first);
+    for (const Piece& piece : pieces_)
+      if (piece.empty)
+        std::fill(words + piece.begin, words + piece.end, kFillWord);
+      else
+        resample_row(line_.data(), offsets_.data() + (piece.begin - begin_),
+                     weights_.data() + (piece.begin - begin_), piece.end - piece.begin,
+                     words + piece.begin);
   }
 
  private:
+  // Output columns [begin, end) that see nothing but fill, or not.
+  struct Piece {
+    std::int32_t begin, end;
+    bool empty;
+  };
+
   void blend_line(std::int32_t iy, float weight) {
+    const bool same_band = upper_.covers(iy);
     const auto& spans = upper_.at(iy, left_, right_);
     if (!upper_.covers(iy + 1)) {  // a seam lies between the two rows
-      copy(upper_.at(iy, left_, right_), iy, top_.data());
+      copy(spans, iy, top_.data());
       copy(lower_.at(iy + 1, left_, right_), iy + 1, bottom_.data());
+      pieces_.assign(1, {first_, last_, false});
+      pieces_are_of_band_ = false;
       return blend_rows(top_.data(), bottom_.data(), weight, static_cast<int>(top_.size()),
                         line_.data());
     }
+    if (!same_band || !pieces_are_of_band_) find_pieces(spans);
     for (const Span& span : spans) {
       float* line = line_.data() + 3 * (span.begin - left_);
       const int count = 3 * (span.end - span.begin);
@@ -150,6 +165,24 @@ class AxisRows {
       blend_rows(top, top + 3 * static_cast<std::int64_t>(images_[span.tile].width), weight, count,
                  line);
     }
+  }
+
+  void find_pieces(const std::vector<Span>& spans) {
+    std::fill(top_.begin(), top_.end(), std::uint8_t{0});  // scratch: whether a column is fill
+    for (const Span& span : spans)
+      if (span.tile < 0)
+        std::fill(top_.begin() + (span.begin - left_), top_.begin() + (span.end - left_),
+                  std::uint8_t{1});
+    pieces_.clear();
+    for (std::int32_t x = first_; x < last_; ++x) {
+      const auto column = static_cast<std::size_t>(offsets_[static_cast<std::size_t>(x - begin_)] / 3);
+      const bool empty = top_[column] && top_[column + 1];
+      if (pieces_.empty() || pieces_.back().empty != empty)
+        pieces_.push_back({x, x + 1, empty});
+      else
+        pieces_.back().end = x + 1;
+    }
+    pieces_are_of_band_ = true;
   }
 
   void copy(const std::vector<Span>& spans, std::int32_t row, std::uint8_t* out) const {
@@ -174,7 +207,11 @@ class AxisRows {
   std::vector<std::int32_t> offsets_;
   std::vector<float> weights_, line_;
   std::vector<std::uint8_t> top_, bottom_;
+  std::vector<Piece> pieces_;
+  bool pieces_are_of_band_ = false;
 };
+
+constexpr float kRowsAhead = 8;  // with flipud the rows come in the other order; then it helps less
 
 // Rows of any layer: rotation, shear, perspective.
 class FreeRows {
@@ -187,6 +224,9 @@ class FreeRows {
     y_.resize(count);
     wx_.resize(count);
     wy_.resize(count);
+    // A slanted row touches many rows of the image; processors do not foresee that.
+    down_x_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[1], -8.0f, 8.0f));
+    down_y_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[4], -8.0f, 8.0f));
     from_ = unflip(begin, width, fliplr);
     step_ = fliplr ? -1 : 1;
     for (int i = 0; i < layer.tile_count; ++i) hidden_[i] = is_hidden(i);
@@ -222,7 +262,7 @@ class FreeRows {
         const ImageView& image = images_[region.tile];
         const std::int64_t stride = 3 * static_cast<std::int64_t>(image.width);
         interpolate_run(image.pixels - tile.y0 * stride - 3 * std::int64_t{tile.x0}, stride, points,
-                        first, i, words);
+                        first, i, down_y_ * stride + 3 * down_x_, words);
       }
     }
   }
@@ -283,6 +323,7 @@ class FreeRows {
   const ImageView* images_;
   std::int32_t begin_, end_;
   std::int32_t from_, step_;  // first column before the flip, and the way from there
+  std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kRowsAhead later
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
   std::vector<float> wx_, wy_;

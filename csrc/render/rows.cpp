@@ -2,6 +2,7 @@
 
 #include "render/rows.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "render/simd.h"
@@ -12,10 +13,31 @@
 
 namespace yolodata {
 
-YD_TARGETS void blend_rows(const std::uint8_t* __restrict__ top,
-                           const std::uint8_t* __restrict__ bottom, float weight, int count,
-                           float* __restrict__ line) {
-  for (int i = 0; i < count; ++i)
+#if defined(__SSE2__)
+__attribute__((target("avx2"))) static int blend_eights(const std::uint8_t* top,
+                                                        const std::uint8_t* bottom, float weight,
+                                                        int count, float* line) {
+  const __m256 down = _mm256_set1_ps(weight);
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 a = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(top + i))));
+    const __m256 b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bottom + i))));
+    _mm256_storeu_ps(line + i, _mm256_add_ps(a, _mm256_mul_ps(down, _mm256_sub_ps(b, a))));
+  }
+  return i;
+}
+#endif
+
+void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
+                float* line) {
+  int i = 0;
+#if defined(__SSE2__)
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  if (has_avx2) i = blend_eights(top, bottom, weight, count, line);
+#endif
+  for (; i < count; ++i)
     line[i] = blend(static_cast<float>(top[i]), static_cast<float>(bottom[i]), weight);
 }
 
@@ -67,7 +89,8 @@ void resample_row(const float* line, const std::int32_t* offsets, const float* w
 __attribute__((target("avx2"))) static void interpolate_avx2(const std::uint8_t* image,
                                                              std::int64_t stride,
                                                              const Points& points, int first,
-                                                             int last, std::uint32_t* words) {
+                                                             int last, std::int64_t ahead,
+                                                             std::uint32_t* words) {
   const __m128i apart = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   const std::int32_t* const xs = points.x;
   const std::int32_t* const ys = points.y;
@@ -75,6 +98,7 @@ __attribute__((target("avx2"))) static void interpolate_avx2(const std::uint8_t*
   const float* const wys = points.wy;
   for (int i = first; i < last; ++i) {
     const std::uint8_t* p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
+    if (i % 4 == 0) __builtin_prefetch(p + ahead);
     const __m128i upper = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     const __m128i lower = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + stride));
     const __m256 top = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(upper, apart)));
@@ -105,11 +129,12 @@ void resample_row(const float* line, const std::int32_t* offsets, const float* w
 #endif
 
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::uint32_t* words) {
+                     int first, int last, std::int64_t ahead, std::uint32_t* words) {
 #if defined(__SSE2__)
   static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  if (has_avx2) return interpolate_avx2(image, stride, points, first, last, words);
+  if (has_avx2) return interpolate_avx2(image, stride, points, first, last, ahead, words);
 #endif
+  static_cast<void>(ahead);
   for (int i = first; i < last; ++i) {
     const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
     std::uint32_t word = 0;
@@ -169,10 +194,22 @@ struct Eight {
 
 }  // namespace
 
+static inline bool all_fill(const std::uint32_t* words) {
+  constexpr std::uint64_t kTwo = std::uint64_t{kFillWord} << 32 | kFillWord;
+  std::uint64_t twos[4];
+  std::memcpy(twos, words, sizeof(twos));
+  return ((twos[0] ^ kTwo) | (twos[1] ^ kTwo) | (twos[2] ^ kTwo) | (twos[3] ^ kTwo)) == 0;
+}
+
 YD_TARGETS void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count) {
   const HsvJitter local = hsv;
+  const auto fill = static_cast<std::uint32_t>(jitter<One>(local, static_cast<std::int32_t>(kFillWord)));
   int i = 0;
   for (; i + 8 <= count; i += 8) {
+    if (all_fill(words + i)) {  // a quarter of a typical mosaic is
+      std::fill(words + i, words + i + 8, fill);
+      continue;
+    }
     Eight::Int word;
     std::memcpy(&word, words + i, sizeof(word));
     word = jitter<Eight>(local, word);

@@ -34,9 +34,9 @@ void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t st
 
 // words[i] for i in [first, last) from the four pixels around points[i] of one image. `image` is
 // where canvas pixel (0, 0) would be, rows are `stride` bytes apart, and two bytes past the last
-// pixel that is used must be readable.
+// pixel that is used must be readable. What lies `ahead` bytes further is fetched for later rows.
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::uint32_t* words);
+                     int first, int last, std::int64_t ahead, std::uint32_t* words);
 
 void mix_rows(std::uint32_t* words, const std::uint32_t* others, double ratio, int count);
 void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count);

@@ -190,7 +190,7 @@ YD_HD I raise(I byte, float gain) {
 
 // How far each of the three values is shifted to reach its channel in a word (red 0, green 8, blue
 // 16), five bits for each of the six sectors, the first one lowest.
-constexpr std::int32_t shifts(int s0, int s1, int s2, int s3, int s4, int s5) {
+YD_HD constexpr std::int32_t shifts(int s0, int s1, int s2, int s3, int s4, int s5) {
   return s0 | s1 << 5 | s2 << 10 | s3 << 15 | s4 << 20 | s5 << 25;
 }
 

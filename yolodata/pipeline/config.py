@@ -21,12 +21,11 @@ class AugmentConfig:
         imgsz: side of the square output picture, in pixels; a multiple of 32 trains best.
         mosaic: probability that a picture is a mosaic.
         mosaic_grid: pictures of a mosaic, 4 (2 x 2) or 9 (3 x 3).
-        degrees: rotation is uniform in plus or minus this many degrees, 0 to 180.
+        degrees: rotation is uniform in plus or minus this many degrees, 0 to 360.
         translate: shift is uniform in plus or minus this share of `imgsz`, 0 to 1.
-        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to below 1; or in an explicit
-            (min, max), both above 0.
+        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to 1; or in an explicit (min, max).
         shear: uniform in plus or minus this many degrees, 0 to below 90.
-        perspective: uniform in plus or minus this, 0 to 0.001.
+        perspective: uniform in plus or minus this, 0 to 1 (0.001 is a lot).
         hsv_h, hsv_s, hsv_v: hue turns by up to this share of half a circle; saturation and value
             are multiplied by 1 plus or minus up to this share. 0 to 1.
         flipud, fliplr: probability of turning the picture upside down, or mirroring it.
@@ -69,10 +68,10 @@ class AugmentConfig:
             if not 0 <= value <= limit:
                 raise ConfigError(f"{name} must be 0 to {limit:g}, got {value:g}")
         low, high = self.scale_range
-        if not (0 < low <= high):
+        if not (0 <= low <= high and high > 0):
             raise ConfigError(
-                "scale must be a number from 0 to below 1, or a pair (min, max) with "
-                f"0 < min <= max, got {self.scale!r}"
+                "scale must be a number from 0 to 1, or a pair (min, max) with "
+                f"0 <= min <= max and max above 0, got {self.scale!r}"
             )
 
     @property
@@ -122,10 +121,10 @@ class AugmentConfig:
 
 _LIMITS = {
     "mosaic": 1.0,
-    "degrees": 180.0,
+    "degrees": 360.0,
     "translate": 1.0,
     "shear": 89.0,
-    "perspective": 0.001,
+    "perspective": 1.0,
     "hsv_h": 1.0,
     "hsv_s": 1.0,
     "hsv_v": 1.0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-WINDOW_PICTURES = 1024
+WINDOW_PICTURES = 768
 """Decoded pictures that a reuse window spans, over all ranks together."""
 
 STREAMS = 64
@@ -27,7 +27,7 @@ def reuse_window(images: int) -> ReuseWindow:
 
     Each image should be decoded about once an epoch, so partners are taken from pictures that are
     decoded around the same time: position p belongs to queue p mod `streams`, and its partners
-    come from the last `window` positions of that queue. A dataset of up to 1,024 images is one
+    come from the last `window` positions of that queue. A dataset of up to 768 images is one
     window.
 
     Args:

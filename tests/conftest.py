@@ -1,0 +1,52 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def gpu_problem() -> str | None:
+    """Why no test can run on a GPU here; None when it can."""
+    import torch
+
+    from yolodata import _native
+
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if _native.cuda_build() == "none":
+        return "yolodata was built without CUDA"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    problem = gpu_problem() if marked else None
+    if problem is None:
+        return
+    for item in marked:
+        if os.environ.get("YOLODATA_REQUIRE_GPU") == "1":
+            item.add_marker(pytest.mark.usefixtures("require_gpu"))
+        else:
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {problem}"))
+
+
+@pytest.fixture
+def require_gpu() -> None:
+    pytest.fail(f"YOLODATA_REQUIRE_GPU=1, but {gpu_problem()}")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Photographs with labels, where they are at hand; tests that need them are skipped without."""
+    named = os.environ.get("YOLODATA_TEST_DATA")
+    candidates = [Path(named)] if named else []
+    candidates.append(Path(__file__).resolve().parents[2] / "shared" / "data")
+    for path in candidates:
+        if (path / "coco-mini" / "data.yaml").is_file():
+            return path
+    if named:
+        pytest.fail(f"YOLODATA_TEST_DATA={named} has no coco-mini/data.yaml")
+    pytest.skip("no real images at hand (set YOLODATA_TEST_DATA)")

@@ -1,0 +1,60 @@
+"""A high-performance data-loading engine for training YOLO detectors.
+
+Importing this package is quick: names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yolodata._native import Recipe
+    from yolodata.errors import ConfigError, DatasetError, ShardError, YolodataError
+    from yolodata.ingest import pack
+    from yolodata.pipeline.config import AugmentConfig
+    from yolodata.pipeline.loader import Loader
+    from yolodata.pipeline.recipe import plan, render
+    from yolodata.pipeline.validation import ValidationLoader
+    from yolodata.shards import ShardDataset
+    from yolodata.ultralytics.trainer import DetectionTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AugmentConfig",
+    "ConfigError",
+    "DatasetError",
+    "DetectionTrainer",
+    "Loader",
+    "Recipe",
+    "ShardDataset",
+    "ShardError",
+    "ValidationLoader",
+    "YolodataError",
+    "pack",
+    "plan",
+    "render",
+]
+
+_PLACES = {
+    "AugmentConfig": "pipeline.config",
+    "ConfigError": "errors",
+    "DatasetError": "errors",
+    "DetectionTrainer": "ultralytics.trainer",
+    "Loader": "pipeline.loader",
+    "Recipe": "_native",
+    "ShardDataset": "shards",
+    "ShardError": "errors",
+    "ValidationLoader": "pipeline.validation",
+    "YolodataError": "errors",
+    "pack": "ingest",
+    "plan": "pipeline.recipe",
+    "render": "pipeline.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

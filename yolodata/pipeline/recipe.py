@@ -1,0 +1,75 @@
+"""One sample at a time: what the loaders do in bulk on native threads.
+
+A `Recipe` is a training sample as plain data: which images, which transform, which colours. It
+comes from `plan`, or from numbers of your own by `Recipe.from_dict`, and `render` turns it into
+pixels. The dict has these keys:
+
+    size: [height, width] of the picture.
+    layers: one to three of
+        canvas: [height, width] of the mosaic, or of the one image.
+        tiles: images on the canvas, later ones on top, each
+            image: dataset index; height, width: its size;
+            x0, y0: where its pixel (0, 0) lies on the canvas;
+            x1, y1, x2, y2: the part of the canvas that it covers, half open.
+        matrix: nine numbers, the 3x3 map from canvas to picture, row major. (0, 0) is the centre
+            of the first pixel.
+        perspective: whether the last row of the matrix counts.
+        scale: zoom of the matrix; objects are filtered by it.
+    mixup: None, or {layer, ratio}: layer 0 counts `ratio`, the other 1 - ratio.
+    cutmix: None, or {layer, area}: inside area [x1, y1, x2, y2] of the picture the layer shows.
+    hsv: None, or draws for hue, saturation, value: half turns of hue, and gain minus one.
+    flipud, fliplr, bgr: booleans.
+
+What no image covers is grey 114.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from yolodata.pipeline.config import AugmentConfig
+
+if TYPE_CHECKING:
+    from yolodata._native import Index, Recipe
+
+
+def plan(
+    config: AugmentConfig, index: Index, *, seed: int = 0, epoch: int = 0, position: int = 0
+) -> Recipe:
+    """Draws the recipe of one position of an epoch.
+
+    Args:
+        config: probabilities and ranges.
+        index: the dataset's label table.
+        seed: 0 to 2**64 - 1.
+        epoch: 0 to 2**32 - 1.
+        position: 0 to len(index) - 1; the image that stands there is the first of layer 0.
+
+    Raises:
+        IndexError: the position is outside the epoch.
+    """
+    from yolodata import _native
+
+    return _native.plan(index, config.to_native(), seed, epoch, position)
+
+
+def render(recipe: Recipe, images: Mapping[int, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Renders a recipe on this thread.
+
+    Args:
+        recipe: what to render.
+        images: dataset index to uint8 (H, W, 3) RGB, C-contiguous, of the size the recipe says.
+
+    Returns:
+        uint8 (3, H, W) RGB (BGR where the recipe says so).
+
+    Raises:
+        ValueError: an image is missing or has another size.
+    """
+    from yolodata import _native
+
+    return _native.render(recipe, dict(images))
