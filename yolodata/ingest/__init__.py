@@ -1,4 +1,4 @@
-"""Sources to shards: finding images, label decisions, packing. OpenCV is imported by the functions below."""
+"""Sources to shards: finding images, label and image decisions, packing."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """COCO JSON (`instances_*.json`, `person_keypoints_*.json`) to images and label rows.
 
-The decisions are those of Ultralytics' `convert_coco(cls91to80=False)`: crowd annotations and boxes without
-area are dropped, polygons of several parts are joined into one, run-length masks become their outer contours,
-an annotation without a usable outline gets its box as a polygon, rows are rounded to six digits, repeated
-rows are written once. Two differences, both because they lose nothing: category ids become 0, 1, … in the order
-in which the file lists the categories (upstream subtracts one, which is the same for ids 1, 2, …), and images
-without annotations stay, as background.
+The decisions are those of Ultralytics' `convert_coco(cls91to80=False)`: crowd annotations and boxes
+without area are dropped, polygons of several parts are joined into one, run-length masks become
+their outer contours, an annotation without a usable outline gets its box as a polygon, rows are
+rounded to six digits, repeated rows are written once. Two differences, both because they lose
+nothing: category ids become 0, 1, … in the order in which the file lists the categories (upstream
+subtracts one, which is the same for ids 1, 2, …), and images without annotations stay, as
+background.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import numpy as np
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.rle import decode_rle
-from yolodata.ingest.sample import Float32, RawLabels, Source
+from yolodata.ingest.sample import SPLITS, Float32, RawLabels, Refused, Source, Split
 
 Annotation = Mapping[str, Any]
 
 
-class CocoSplit:
+class CocoSplit(Split):
     """The images of one JSON file, in the order of their paths."""
 
     def __init__(
@@ -108,7 +109,7 @@ class _Record:
             )
             if count
         ]
-        text = "\n".join(" ".join("%g" % value for value in row) for row in rows)
+        text = "\n".join(" ".join(f"{value:g}" for value in row) for row in rows)
         beside = np.stack(list(rows.values())) if keypoints and not pose and rows else None
         return RawLabels(text.encode(), beside, tuple(notes))
 
@@ -159,9 +160,9 @@ def _usable(part: object) -> bool:
 def join_parts(parts: list[np.ndarray]) -> list[np.ndarray]:
     """Join the parts of one object, (k, 2) arrays in pixels, into one closed line.
 
-    Neighbours in the list are connected at their closest points: a walk forward through all parts, which
-    leaves each at the point nearest to the next, and a walk back over what was skipped. Gives the pieces
-    of the line, in order, as upstream's `merge_multi_segment` does.
+    Neighbours in the list are connected at their closest points: a walk forward through all parts,
+    which leaves each at the point nearest to the next, and a walk back over what was skipped. Gives
+    the pieces of the line, in order, as upstream's `merge_multi_segment` does.
     """
     leave: list[list[int]] = [[] for _ in parts]
     for k in range(1, len(parts)):
@@ -192,11 +193,14 @@ def open_coco(
 ) -> Source:
     """Read COCO annotations.
 
-    source: one JSON file, whose split is told by "train", "val" or "test" in its path ("train" without), or a
-        folder: every `*.json` in it or in its `annotations/`, and Roboflow's `SPLIT/_annotations.coco.json`.
+    source: one JSON file, whose split is told by "train", "val" or "test" in its path ("train"
+        without), or a folder: every `*.json` in it or in its `annotations/`, and Roboflow's
+        `SPLIT/_annotations.coco.json`.
     wanted: splits to read; all that are there by default.
     images: folder of the images; by default looked for beside the annotations.
-    task: "pose" reads `person_keypoints_*.json`, every other task `instances_*.json`, where both are there.
+    task: "pose" reads `person_keypoints_*.json`, every other task `instances_*.json`, where both
+        are there.
+
     Raises DatasetError naming the file and the annotation that cannot be used.
     """
     origin = Path(source)
@@ -259,7 +263,8 @@ def _split_files(origin: Path, task: str) -> dict[str, Path]:
             files = [file for file in files if file.name.startswith(prefix)] or files
         if len(files) > 1:
             raise DatasetError(
-                f"{len(files)} annotation files for '{split}' in '{origin}': {', '.join(f.name for f in files)}. "
+                f"{len(files)} annotation files for '{split}' in '{origin}': "
+                f"{', '.join(f.name for f in files)}. "
                 "Give the path of one of them."
             )
         chosen[split] = files[0]
@@ -280,7 +285,8 @@ def _load(file: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise DatasetError(
-                f"'{file}' is not COCO: it has to hold the lists images, annotations and categories; '{key}' is not."
+                f"'{file}' is not COCO: it has to hold the lists images, annotations and "
+                f"categories; '{key}' is not."
             )
     return data
 
@@ -335,7 +341,8 @@ def _records(data: dict[str, Any], file: Path, folder: Path) -> dict[str, _Recor
                     raise ValueError("bbox has to be [x, y, width, height]")
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
-                f"{file}: annotation {note.get('id')} cannot be used: {type(error).__name__} {error}. It needs a "
+                f"{file}: annotation {note.get('id')} cannot be used: {type(error).__name__} "
+                f"{error}. It needs a "
                 "known image_id, a known category_id and a bbox of four numbers."
             ) from None
     return records

@@ -34,8 +34,8 @@ def add_parser(subparsers: Any) -> None:
     shard = subparsers.add_parser(
         "shard",
         help="pack a data set into shards",
-        description="Pack a data set into shards: OUT/train, OUT/val, OUT/test. The source is only read. An "
-        "interrupted pack is continued by the same command.",
+        description="Pack a data set into shards: OUT/train, OUT/val, OUT/test. The source is only "
+        "read. An interrupted pack is continued by the same command.",
     )
     shard.add_argument(
         "source",
@@ -158,8 +158,10 @@ def run_labels(args: argparse.Namespace) -> int:
 def summary(report: SplitReport, out: Path) -> str:
     """What was packed, what was left out and why, in a few lines."""
     lines = [
-        f"{report.split}: {report.images} images ({report.backgrounds} without objects), {report.objects} objects, "
-        f"{len(report.left_out)} left out, {report.nbytes / (1 << 20):.1f} MiB in {out / report.split}"
+        f"{report.split}: {report.images} images ({report.backgrounds} without objects), "
+        f"{report.objects} objects, "
+        f"{len(report.left_out)} left out, {report.nbytes / (1 << 20):.1f} MiB in "
+        f"{out / report.split}"
     ]
     if report.reused:
         lines[0] += "; already there, nothing to do"

@@ -17,9 +17,10 @@ def fingerprint(
 ) -> dict[str, str]:
     """Hashes of one split: {"images": …, "labels": …}, 32 hexadecimal digits each.
 
-    `images` covers path, size and modification time of every image, `labels` those of every label file
-    and also names, kpt_shape and flip_idx. No file is opened but the description of the data set. Equal
-    `images` and different `labels` mean that labels can be re-ingested without touching pixels.
+    `images` covers path, size and modification time of every image, `labels` those of every label
+    file and also names, kpt_shape and flip_idx. No file is opened but the description of the data
+    set. Equal `images` and different `labels` mean that labels can be re-ingested without touching
+    pixels.
     options: what `open_source` takes, for COCO and VOC.
     """
     if not isinstance(source, Source):

@@ -1,4 +1,4 @@
-"""Image decisions: which files Ultralytics accepts (`check_image`), and the bytes that it would read.
+"""Image decisions: which files Ultralytics accepts, and the bytes that it would read.
 
 A source file is only ever read. Upstream rewrites a JPEG without its end marker in place; the same
 restoration is made here in memory, and what is stored is the restored picture.
@@ -10,7 +10,6 @@ import io
 import re
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -83,7 +82,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         return CheckedImage(data, (height, width), plain)
     except Refused:
         raise
-    except Exception as error:  # noqa: BLE001 - PIL raises nearly anything on damaged files
+    except Exception as error:  # PIL raises nearly anything on damaged files
         raise Refused(_reason(error, path)) from error
 
 
@@ -91,7 +90,7 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
     """Decode as upstream's `imread`: uint8 (h, w, 3) BGR, at its own size without `imgsz`."""
     try:
         return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
-    except Exception as error:  # noqa: BLE001 - cv2.error and the reader's own error alike
+    except Exception as error:  # cv2.error and the reader's own error alike
         raise Refused(f"OpenCV cannot decode it ({_reason(error, path)})") from error
 
 
@@ -115,19 +114,19 @@ def _upright_size(image: Image.Image, data: bytes, path: str) -> tuple[int, int]
     """(width, height) after EXIF orientation; where decoders disagree, of the decoded picture."""
     size: tuple[int, int] = image.size
     try:
-        tags = image.tag_v2 if image.format == "TIFF" else image.getexif()  # type: ignore[attr-defined]
+        tags = image.tag_v2 if image.format == "TIFF" else image.getexif()
         if tags.get(_ORIENTATION) not in _SWAPPED:
             return size
         if image.format in _TURNED_BY_ALL:
             return size[1], size[0]
         height, width = decode(data, path).shape[:2]
         return width, height
-    except Exception:  # noqa: BLE001 - upstream ignores unreadable EXIF data too
+    except Exception:  # upstream ignores unreadable EXIF data too
         return size
 
 
 def _restore(data: bytes) -> bytes:
-    """The JPEG that upstream would write over a damaged one: decoded by PIL, upright, quality 100."""
+    """The JPEG that upstream would write over a damaged one: upright, quality 100."""
     with Image.open(io.BytesIO(data)) as image:
         upright = ImageOps.exif_transpose(image)
     buffer = io.BytesIO()

@@ -1,8 +1,8 @@
 """Label decisions: exactly those of Ultralytics 8.4 (`verify_image_label`), made on text rows.
 
-The arithmetic is float32 NumPy in the same order as upstream's, because a box is a float32 that later
-has to be equal to the last bit: text -> float32, minimum and maximum of a polygon, half sums, differences.
-Comparisons are written so that a NaN fails them, as upstream's do.
+The arithmetic is float32 NumPy in the same order as upstream's, because a box is a float32 that
+later has to be equal to the last bit: text -> float32, minimum and maximum of a polygon, half sums,
+differences. Comparisons are written so that a NaN fails them, as upstream's do.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def boxes_of_polygons(polygons: list[Float32]) -> Float32:
 def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
     """Decide on the labels of one image.
 
-    Returns the kept objects in upstream's order. Raises Refused where upstream leaves the image out:
-    rows of other lengths than 5 (box), more than 6 (polygon: class and x y pairs) or with keypoints;
-    boxes and polygons in one file; a coordinate above 1.01, a value below -0.01, a negative width or
-    height, a NaN or an infinity; a class that is not a whole number or not among the names.
+    Returns the kept objects in upstream's order. Raises Refused where upstream leaves the image
+    out: rows of other lengths than 5 (box), more than 6 (polygon: class and x y pairs) or with
+    keypoints; boxes and polygons in one file; a coordinate above 1.01, a value below -0.01, a
+    negative width or height, a NaN or an infinity; a class that is not a whole number or not among
+    the names.
     """
     if raw.text is None:
         return _background(rules, "missing", raw.notes)
@@ -126,21 +127,24 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
     if rules.pose:
         if columns != pose_columns:
             raise Refused(
-                f"{columns} columns in a label row, but kpt_shape [{rules.keypoints}, {rules.dims}] "
+                f"{columns} columns in a label row, but kpt_shape [{rules.keypoints}, "
+                f"{rules.dims}] "
                 f"needs {pose_columns}"
             )
         points = table[:, 5:].reshape(-1, rules.dims)[:, :2]
     else:
         if columns != 5:
             raise Refused(
-                f"{columns} columns in a label row; allowed are 5 (class x y w h) or a class and 3 or "
+                f"{columns} columns in a label row; allowed are 5 (class x y w h) or a class and 3 "
+                "or "
                 "more x y pairs"
             )
         points = table[:, 1:]
     highest = points.max()
     if not highest <= UPPER:
         raise Refused(
-            f"coordinate {highest:g} above {UPPER}: coordinates are fractions of the picture, 0 to 1"
+            f"coordinate {highest:g} above {UPPER}: coordinates are fractions of the picture, 0 to "
+            "1"
         )
     lowest = table.min()
     if not lowest >= 0 and not (lowest >= LOWER and table[:, 3:5].min() >= 0):
@@ -155,12 +159,13 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
     top = 0 if rules.single_cls else cls.max()
     if not top < rules.classes:
         raise Refused(
-            f"class {top:g}, but the data set names {rules.classes} classes (0 to {rules.classes - 1})"
+            f"class {top:g}, but the data set names {rules.classes} classes (0 to "
+            f"{rules.classes - 1})"
         )
 
 
 def _unique_rows(table: Float32, polygons: list[Float32] | None) -> np.ndarray | None:
-    """Indices of the rows to keep, in upstream's sorted order, or None where nothing is repeated."""
+    """Indices of the rows to keep, in upstream's order; None where nothing is repeated."""
     if len({row.tobytes() for row in table + np.float32(0)}) == len(table):  # + 0: -0.0 equals 0.0
         return None
     _, first = np.unique(table, axis=0, return_index=True)

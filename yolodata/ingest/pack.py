@@ -1,8 +1,8 @@
 """Packing: images and labels of a source into shard datasets, on all cores, resumable.
 
-Worker threads read, check, decode and resize; all of that releases the GIL but for Pillow's header parsing
-and the label text. One thread appends to the shards, in the source's order, so that the bytes on disk do not
-depend on the number of workers.
+Worker threads read, check, decode and resize; all of that releases the GIL but for Pillow's header
+parsing and the label text. One thread appends to the shards, in the source's order, so that the
+bytes on disk do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.images import check_image, decode, read_file
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import (
-    SPLITS,
     TASKS,
-    Labels,
     LabelRules,
+    Labels,
     Refused,
     Source,
     Split,
@@ -36,9 +35,10 @@ from yolodata.ingest.sample import (
 from yolodata.ingest.source import open_source
 from yolodata.shards.decode import resized_shape
 from yolodata.shards.format import CODECS, DatasetMeta
-from yolodata.shards.reader import read_meta
 from yolodata.shards.reader import open as open_shards
-from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, StoredSample
+from yolodata.shards.reader import read_meta
+from yolodata.shards.sample import StoredSample
+from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter
 
 WINDOW = 4  # images in flight per worker: bounds the memory, hides uneven decode times
 
@@ -47,10 +47,10 @@ WINDOW = 4  # images in flight per worker: bounds the memory, hides uneven decod
 class PackSettings:
     """What decides about the bytes that are stored.
 
-    codec: "raw" or "jpeg". imgsz: longer side in pixels. reencode: JPEG quality 1-100 for pictures larger
-    than imgsz, None to keep the original file bytes; for codec "jpeg" only. task: whose label decisions
-    ("pose" requires keypoints in every row; all others decide alike). single_cls: classes are not compared
-    with the number of names.
+    codec: "raw" or "jpeg". imgsz: longer side in pixels. reencode: JPEG quality 1-100 for pictures
+    larger than imgsz, None to keep the original file bytes; for codec "jpeg" only. task: whose
+    label decisions ("pose" requires keypoints in every row; all others decide alike). single_cls:
+    classes are not compared with the number of names.
     """
 
     codec: str = "raw"
@@ -174,16 +174,18 @@ def pack(
 ) -> PackReport:
     """Pack a data set: one dataset directory `out`/SPLIT for each split.
 
-    An interrupted pack is continued; an equal, finished one is left alone. Nothing is ever written to the source.
+    An interrupted pack is continued; an equal, finished one is left alone. Nothing is ever written
+    to the source.
 
     source, splits, format, images, names: see `open_source`.
     codec, imgsz, reencode, task, single_cls: see `PackSettings`.
-    shard_size: bytes of pixels per shard file. workers: decoding threads, by default one per usable core.
+    shard_size: bytes of pixels per shard file. workers: decoding threads, by default one per usable
+        core.
     progress: show a bar with rate and remaining time.
     overwrite: replace what `out` holds of another source or other settings.
 
-    Raises DatasetError where the source cannot be used, ConfigError for settings that contradict each other,
-    ShardError where `out` holds something else or cannot be written.
+    Raises DatasetError where the source cannot be used, ConfigError for settings that contradict
+    each other, ShardError where `out` holds something else or cannot be written.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
@@ -223,7 +225,8 @@ def _refuse_inside(out: Path, source: Source) -> None:
     for folder in source.folders:
         if resolved == Path(folder) or Path(folder) in resolved.parents:
             raise ConfigError(
-                f"The output '{out}' lies in the image folder '{folder}' of the source, which every later scan would "
+                f"The output '{out}' lies in the image folder '{folder}' of the source, which "
+                "every later scan would "
                 "search. Choose a folder beside it."
             )
 
@@ -295,7 +298,10 @@ def _difference(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
         if labels_only
         else f"it differs in {', '.join(differs)}"
     )
-    return f"'{path}' already holds a data set, and {what}; {hint}choose another folder, or use --overwrite."
+    return (
+        f"'{path}' already holds a data set, and {what}; {hint}choose another folder, or use "
+        "--overwrite."
+    )
 
 
 def _write_split(
@@ -314,7 +320,8 @@ def _write_split(
 
     if report.split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
         raise DatasetError(
-            f"{source.origin}: no label file for any of the {len(images.paths)} training images; the first would be "
+            f"{source.origin}: no label file for any of the {len(images.paths)} training images; "
+            "the first would be "
             f"'{images.label_files()[0]}'. Labels lie beside the last folder 'images', in 'labels'."
         )
     rules = source.rules(settings.task, settings.single_cls)
@@ -357,7 +364,7 @@ def _write_split(
 def _in_order(
     split: Split, indices: range, rules: LabelRules, settings: PackSettings, workers: int | None
 ) -> Iterator[_Outcome]:
-    """Outcomes in the order of `indices`, computed ahead by threads, never more than a window of them."""
+    """Outcomes in the order of `indices`, computed ahead by threads, a window of them at most."""
     count = workers or len(os.sched_getaffinity(0))
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # one picture per core is faster than one picture on all cores

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 def decode_rle(counts: str | bytes | list[int], height: int, width: int) -> NDArray[np.uint8]:
     """Mask of 0 and 1, uint8 (height, width).
 
-    counts: lengths of alternating runs of 0 and 1, starting with 0, in column order. Raises ValueError
-    where they do not cover the mask exactly.
+    counts: lengths of alternating runs of 0 and 1, starting with 0, in column order. Raises
+    ValueError where they do not cover the mask exactly.
     """
     runs = np.asarray(counts if isinstance(counts, list) else unpack_counts(counts), np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
@@ -22,9 +22,9 @@ def decode_rle(counts: str | bytes | list[int], height: int, width: int) -> NDAr
 def unpack_counts(text: str | bytes) -> list[int]:
     """Run lengths of the packed string.
 
-    Every number is written in groups of 5 bits, lowest first, one character from '0' each: bit 5 says that
-    more follow, bit 4 of the last one is the sign. From the fourth number on, the difference to the number
-    two before is written.
+    Every number is written in groups of 5 bits, lowest first, one character from '0' each: bit 5
+    says that more follow, bit 4 of the last one is the sign. From the fourth number on, the
+    difference to the number two before is written.
     """
     data = text.encode("ascii") if isinstance(text, str) else text
     runs: list[int] = []

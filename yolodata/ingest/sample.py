@@ -1,10 +1,10 @@
-"""What a source gives and what packing makes of it: plain data shared by all of `yolodata.ingest`."""
+"""What a source gives and what packing makes of it: plain data, shared by all of ingest."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ class LabelRules:
     keypoints, dims: `kpt_shape` of the data set, (0, 0) without one.
     pose: decide as the pose task does (keypoint columns are required and checked) instead of as
         detect, segment and OBB do (they are cut off).
-    single_cls: class indices are not compared with `classes`, as with Ultralytics' `single_cls=True`.
+    single_cls: class indices are not compared with `classes`, as with Ultralytics'
+        `single_cls=True`.
     """
 
     classes: int
@@ -60,7 +61,8 @@ class Labels:
     box: float32 (n, 4), x-centre, y-centre, width, height as fractions of the picture.
     polygons: one float32 (k, 2) array of fractional x, y per object, or None without polygons.
     keypoints: float32 (n, K, 3), fractional x, y and visibility, or None without `kpt_shape`.
-    state: "found", "empty" (a file without rows) or "missing" (no file); the last two mean background.
+    state: "found", "empty" (a file without rows) or "missing" (no file); the last two mean
+        background.
     notes: what was changed on the way, in words.
     """
 
@@ -72,19 +74,22 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
-class Split(Protocol):
-    """One split of a source: image paths in Ultralytics' order and where their labels come from."""
+class Split(ABC):
+    """One split of a source: image paths in Ultralytics' order and where their labels come from.
 
-    paths: Sequence[str]
-    unlisted: Mapping[str, str]  # image files that never became candidates: path -> reason
+    unlisted: images that were named somewhere and never became candidates: name -> reason.
+    """
 
+    paths: list[str]
+    unlisted: dict[str, str]
+
+    @abstractmethod
     def raw_labels(self, index: int) -> RawLabels:
-        """Labels of image `index`; raises OSError or UnicodeError where they cannot be read."""
-        ...
+        """Labels of image `index`; raises OSError or Refused where they cannot be read."""
 
+    @abstractmethod
     def label_files(self) -> Sequence[str]:
         """Files that the labels come from, for the fingerprint; they need not exist."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,10 @@ class SplitReport:
     """What packing one split did.
 
     images, objects: stored. backgrounds: stored images without objects. left_out: (path, reason) of
-    every refused image, in the source's order. notes: (path, what was changed or dropped) of the images
-    of this run. nbytes: size of shards and labels. seconds: wall time. resumed: images that an earlier,
-    interrupted run had done. reused: an equal, finished data set was there and nothing was done.
+    every refused image, in the source's order. notes: (path, what was changed or dropped) of the
+    images of this run. nbytes: size of shards and labels. seconds: wall time. resumed: images that
+    an earlier, interrupted run had done. reused: an equal, finished data set was there and nothing
+    was done.
     """
 
     split: str

@@ -24,13 +24,14 @@ def open_source(
 ) -> Source:
     """Find out what `source` is, read its description and list its images; no image is opened.
 
-    source: a data set YAML, a COCO JSON, a folder of any of the three kinds, or the dict that Ultralytics'
-        `check_det_dataset` returns.
+    source: a data set YAML, a COCO JSON, a folder of any of the three kinds, or the dict that
+        Ultralytics' `check_det_dataset` returns.
     splits: some of "train", "val", "test"; all that are there by default.
     format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
     images: folder of the images, for COCO and VOC.
     names: class names in order, for VOC.
     task: with "pose", `kpt_shape` is required, and COCO's person_keypoints files are read.
+
     Raises DatasetError, ConfigError.
     """
     if task not in TASKS:
@@ -61,7 +62,8 @@ def open_source(
         found = open_yolo(source, splits)
     if task == "pose" and found.kpt_shape is None:
         raise DatasetError(
-            f"{found.origin}: task 'pose' needs 'kpt_shape: [number of keypoints, 2 or 3]' in the YAML, which has none."
+            f"{found.origin}: task 'pose' needs 'kpt_shape: [number of keypoints, 2 or 3]' in the "
+            "YAML, which has none."
         )
     return found
 
@@ -100,7 +102,8 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     kinds = [kind for kind, files in signs.items() if files]
     if len(kinds) > 1:
         raise DatasetError(
-            f"'{path}' looks like {' and '.join(kinds)} ({', '.join(str(signs[kind][0]) for kind in kinds)}). "
+            f"'{path}' looks like {' and '.join(kinds)} "
+            f"({', '.join(str(signs[kind][0]) for kind in kinds)}). "
             "Say which with --format, or give the path of the file."
         )
     return kinds[0] if kinds else "yolo"

@@ -1,9 +1,9 @@
 """Pascal VOC (`Annotations/*.xml` with `JPEGImages/`) to images and label rows.
 
-Boxes follow the conversion that Ultralytics ships in VOC.yaml: the centre is the half sum of the corners minus
-one pixel, width and height are plain differences, objects marked `difficult` and objects of other classes are
-dropped. Unlike there, a box without area is left out with a note instead of being kept with size 0, and a
-missing `difficult` means 0.
+Boxes follow the conversion that Ultralytics ships in VOC.yaml: the centre is the half sum of the
+corners minus one pixel, width and height are plain differences, objects marked `difficult` and
+objects of other classes are dropped. Unlike there, a box without area is left out with a note
+instead of being kept with size 0, and a missing `difficult` means 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source
+from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.yolo import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "annotations")
@@ -22,7 +22,7 @@ _IMAGE_FOLDERS = ("JPEGImages", "images")
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits")
 
 
-class VocSplit:
+class VocSplit(Split):
     """The images of one split, in the order of their paths, and their XML files."""
 
     def __init__(
@@ -101,11 +101,12 @@ def open_voc(
     """Read a Pascal VOC folder.
 
     source: the folder that holds `Annotations` (or `annotations`).
-    wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or `splits/SPLIT.txt`,
-        else from the folders `images/SPLIT`, else everything is "train".
+    wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or
+        `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
     images: folder of the images, by default `JPEGImages` or `images`.
-    names: class names in order; objects of other classes are dropped. By default all names that occur in any
-        annotation of the data set, sorted.
+    names: class names in order; objects of other classes are dropped. By default all names that
+        occur in any annotation of the data set, sorted.
+
     Raises DatasetError for missing folders and lists.
     """
     root = Path(source)

@@ -1,4 +1,4 @@
-"""Ultralytics data sets: a YAML file, in every form upstream allows, to lists of images and label files.
+"""Ultralytics data sets: a YAML file, in every form upstream allows, to images and label files.
 
 Nothing is downloaded here. Paths are resolved as upstream resolves them: `path` against the working
 directory and then against Ultralytics' datasets folder, the splits against `path`.
@@ -15,11 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
-from yolodata.ingest.sample import SPLITS, RawLabels, Source
+from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
 
 IMAGE_SUFFIXES = frozenset(
-    "avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp".split()
-)  # fmt: skip
+    {
+        "avif",
+        "bmp",
+        "dng",
+        "heic",
+        "heif",
+        "jp2",
+        "jpeg",
+        "jpg",
+        "mpo",
+        "png",
+        "tif",
+        "tiff",
+        "webp",
+    }
+)
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "path": (str, Path),
     "train": (str, list),
@@ -32,7 +46,7 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
 _NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
 
-class YoloSplit:
+class YoloSplit(Split):
     """Images of one split and their text label files."""
 
     def __init__(self, paths: list[str], unlisted: dict[str, str]) -> None:
@@ -47,7 +61,7 @@ class YoloSplit:
         with open(label_file, "rb") as file:
             return RawLabels(file.read())
 
-    def label_files(self) -> list[str]:
+    def label_files(self) -> Sequence[str]:
         """Where the label file of every image is, or would be."""
         return [label_path(path) for path in self.paths]
 
@@ -69,10 +83,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
         )
     text = file.read_text(encoding="utf-8", errors="ignore")
     try:
-        data = yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
+        data = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         try:
-            data = yaml.load(_NOT_IN_YAML.sub("", text), Loader=loader)  # noqa: S506
+            data = yaml.load(_NOT_IN_YAML.sub("", text), Loader=loader)
         except yaml.YAMLError:
             raise DatasetError(
                 f"YAML syntax error in '{file}': {error}. Correct the file."
@@ -81,7 +95,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         data = {}
     if not isinstance(data, dict):
         raise DatasetError(
-            f"'{file}' holds a {type(data).__name__}, but a data set YAML is a mapping with the keys train, "
+            f"'{file}' holds a {type(data).__name__}, but a data set YAML is a mapping with the "
+            "keys train, "
             "val and names."
         )
     return data
@@ -93,7 +108,8 @@ def find_yaml(source: Path) -> Path:
         return source
     if not source.is_dir():
         raise DatasetError(
-            f"Data set '{source}' does not exist. Give the path of a data set YAML, or of a folder with one. "
+            f"Data set '{source}' does not exist. Give the path of a data set YAML, or of a folder "
+            "with one. "
             "yolodata does not download: let Ultralytics fetch the data set first."
         )
     found: list[Path] = []
@@ -118,7 +134,8 @@ def open_yolo(
 
     source: a YAML file, a folder with one, or the dict that upstream's `check_det_dataset` returns.
     wanted: the splits to list; by default train, val, and test where it is given and exists.
-    Raises DatasetError for everything that upstream refuses too: a missing `train` or `val`, neither
+
+    Raises DatasetError for all that upstream refuses too: a missing `train` or `val`, neither
     `names` nor `nc`, different counts of them, values of a wrong type, paths that do not exist.
     """
     if isinstance(source, Mapping):
@@ -146,9 +163,9 @@ def open_yolo(
             continue
         if absent:
             raise DatasetError(
-                f"{origin}: '{split}: {absent[0]}' does not exist. Every entry has to be a folder with images or "
-                f"a text file that lists them, relative to '{root}'. Correct the YAML, or let Ultralytics "
-                "download the data set first; yolodata does not download."
+                f"{origin}: '{split}: {absent[0]}' does not exist. Every entry has to be a folder "
+                f"with images or a text file that lists them, relative to '{root}'. Correct the "
+                "YAML, or let Ultralytics download the data set first; yolodata does not download."
             )
         folders.update(entry for entry in entries if os.path.isdir(entry))
         splits[split] = _list_images(entries, f"{origin}: {split}")
@@ -168,7 +185,8 @@ def _check_keys(data: dict[str, Any], origin: str) -> None:
     for key in ("train", "val"):
         if key not in data:
             raise DatasetError(
-                f"{origin}: the key '{key}' is missing. Ultralytics requires both 'train' and 'val'; its keys are "
+                f"{origin}: the key '{key}' is missing. Ultralytics requires both 'train' and "
+                "'val'; its keys are "
                 f"{sorted(map(str, data))}. Add '{key}: FOLDER-OR-LIST'."
             )
     for key in ("train", "val", "test"):
@@ -178,7 +196,8 @@ def _check_keys(data: dict[str, Any], origin: str) -> None:
     channels = data.get("channels", 3)
     if channels != 3:
         raise DatasetError(
-            f"{origin}: 'channels: {channels}' is not supported; shards hold 3 channels. Train this data set with "
+            f"{origin}: 'channels: {channels}' is not supported; shards hold 3 channels. Train "
+            "this data set with "
             "Ultralytics' own loader."
         )
 
@@ -216,7 +235,8 @@ def _class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
         raise DatasetError(f"{origin}: no classes. 'names' needs at least one.")
     if sorted(named) != list(range(len(named))):
         raise DatasetError(
-            f"{origin}: {len(named)} 'names' have to be numbered 0 to {len(named) - 1}, but are {sorted(named)[:10]}."
+            f"{origin}: {len(named)} 'names' have to be numbered 0 to {len(named) - 1}, but are "
+            f"{sorted(named)[:10]}."
         )
     return {k: str(named[k]) for k in range(len(named))}
 
@@ -234,7 +254,8 @@ def _keypoints(
         or shape[1] not in (0, 2, 3)
     ):
         raise DatasetError(
-            f"{origin}: 'kpt_shape: {list(shape)}' has to be [number of keypoints, 2 for x y or 3 for x y visible]."
+            f"{origin}: 'kpt_shape: {list(shape)}' has to be [number of keypoints, 2 for x y or 3 "
+            "for x y visible]."
         )
     if not shape[0] or not shape[1]:
         return None, None
@@ -246,7 +267,7 @@ def _keypoints(
 
 
 def _datasets_folder() -> Path:
-    """Ultralytics' `datasets_dir`: from its settings file, read without importing it, or its default."""
+    """Ultralytics' `datasets_dir`: from its settings file, without importing it, or its default."""
     config = os.getenv("YOLO_CONFIG_DIR") or os.getenv("XDG_CONFIG_HOME") or "~/.config"
     settings = Path(config).expanduser() / "Ultralytics" / "settings.json"
     try:
@@ -263,8 +284,10 @@ def _root(data: dict[str, Any], home: Path, origin: str) -> Path:
     if (datasets / path).exists():
         return (datasets / path).resolve()
     raise DatasetError(
-        f"{origin}: 'path: {path}' is neither in '{Path.cwd()}' nor in Ultralytics' datasets folder '{datasets}'. "
-        "A relative 'path' starts there, not at the YAML; write an absolute one, or leave 'path' out to start at "
+        f"{origin}: 'path: {path}' is neither in '{Path.cwd()}' nor in Ultralytics' datasets "
+        f"folder '{datasets}'. "
+        "A relative 'path' starts there, not at the YAML; write an absolute one, or leave 'path' "
+        "out to start at "
         "the YAML's folder."
     )
 
@@ -279,7 +302,7 @@ def _resolve(root: Path, value: str | list[str]) -> list[str]:
 
 
 def _list_images(entries: list[str], where: str) -> YoloSplit:
-    """All image files of one split, sorted by path as upstream sorts them; a repeated path stays repeated."""
+    """All images of a split, sorted by path as upstream does; a repeated path stays repeated."""
     found: list[str] = []
     unlisted: dict[str, str] = {}
     for entry in entries:
@@ -293,7 +316,8 @@ def _list_images(entries: list[str], where: str) -> YoloSplit:
                 unlisted[path] = f"listed in {entry}, but '.{_suffix(path)}' is not an image suffix"
     if not found:
         raise DatasetError(
-            f"{where}: no images in {', '.join(entries)}. Image files end in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"{where}: no images in {', '.join(entries)}. Image files end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return YoloSplit(sorted(path.replace("/", os.sep) for path in found), unlisted)
 
@@ -303,12 +327,12 @@ def _suffix(path: str) -> str:
 
 
 def _walk(folder: str) -> list[str]:
-    """Files with a dot in their name, in all folders below, hidden ones excepted, links followed."""
+    """Files with a dot in their name, in all folders below; no hidden ones, links followed."""
     return glob.glob(os.path.join(glob.escape(folder), "**", "*.*"), recursive=True)
 
 
 def _read_list(file: Path, where: str) -> list[str]:
-    """Lines of an image list; a leading './' means the list's own folder, else the working directory."""
+    """Lines of an image list; './' means the list's own folder, else the working directory."""
     try:
         lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
     except UnicodeDecodeError as error:

@@ -1,0 +1,155 @@
+"""New labels for a packed data set, without reading a picture."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yolodata.errors import DatasetError, ShardError
+from yolodata.ingest.labels import check_labels
+from yolodata.ingest.pack import PackReport, PackSettings, describe, prepare
+from yolodata.ingest.sample import Refused, Source, SplitReport
+from yolodata.ingest.source import open_source
+from yolodata.shards.journal import Annotation
+from yolodata.shards.reader import ShardDataset
+from yolodata.shards.reader import open as open_shards
+from yolodata.shards.reader import splits as packed_splits
+from yolodata.shards.relabel import replace_labels
+
+
+def relabel(
+    out: str | Path,
+    source: str | Path | Mapping[str, Any],
+    *,
+    splits: Sequence[str] | None = None,
+    format: str = "auto",
+    images: str | Path | None = None,
+    names: Sequence[str] | None = None,
+) -> PackReport:
+    """Read the labels of a packed data set again and replace them; pixels stay as they are.
+
+    The images of the source have to be those that were packed: same paths, sizes and times. An
+    image whose labels are now refused is taken out of the data set; one that was left out before
+    cannot come back, because its pixels are not there. Task and single_cls stay what they were.
+
+    out: the folder that `pack` wrote. splits: some of those in it; all by default.
+    source, format, images, names: see `open_source`.
+
+    Raises DatasetError where the images differ or the source cannot be used, ShardError where
+    `out` is not a finished data set.
+    """
+    root = Path(os.path.abspath(out))
+    there = packed_splits(root)
+    absent = [split for split in splits or () if split not in there]
+    if absent or not there:
+        raise ShardError(
+            f"'{root}' holds no finished split {absent[0] if absent else 'at all'}; there are "
+            f"{list(there)}. Pack it first with `yolodata shard`."
+        )
+    report = PackReport(root)
+    for split in splits or there:
+        with open_shards(there[split]) as dataset:
+            about = dataset.meta.source
+            settings = PackSettings(
+                dataset.meta.codec,
+                dataset.meta.imgsz,
+                about.get("reencode"),
+                about.get("task", "detect"),
+                about.get("single_cls", False),
+            )
+            found = open_source(
+                source,
+                splits=[split],
+                format=format,
+                images=images,
+                names=names,
+                task=settings.task,
+            )
+            report.splits[split] = _relabel_split(found, split, dataset, settings)
+    return report
+
+
+def _relabel_split(
+    source: Source, split: str, dataset: ShardDataset, settings: PackSettings
+) -> SplitReport:
+    began = time.perf_counter()
+    report = SplitReport(split)
+    meta = describe(source, split, settings)
+    _check_same_images(source, split, dataset, meta.source["fingerprint"])
+    left_out = list(source.splits[split].unlisted.items())
+    annotations = _annotations(source, split, dataset, settings, left_out, report)
+    first = list(annotations)  # left_out is complete only after all of them
+    changed = replace_labels(
+        dataset.path,
+        first,
+        names=meta.names,
+        kpt_shape=meta.kpt_shape,
+        flip_idx=meta.flip_idx,
+        source=meta.source,
+        left_out=tuple(left_out),
+    )
+    report.images, report.objects = changed.images, changed.objects
+    report.backgrounds = sum(1 for a in first if a is not None and not len(a.cls))
+    report.left_out = left_out
+    report.nbytes = changed.summary["shard_bytes"] + changed.summary["labels_bytes"]
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _check_same_images(
+    source: Source, split: str, dataset: ShardDataset, fingerprint: dict[str, str]
+) -> None:
+    known = dataset.meta.source.get("fingerprint")
+    if isinstance(known, dict) and known.get("images") == fingerprint["images"]:
+        return
+    packed = {dataset.name(i) for i in range(len(dataset))}
+    packed |= {name for name, _ in dataset.meta.left_out}
+    now = set(source.splits[split].paths) | set(source.splits[split].unlisted)
+    added, removed = sorted(now - packed), sorted(packed - now)
+    if added or removed:
+        parts = [f"{len(added)} new, as '{added[0]}'"] if added else []
+        parts += [f"{len(removed)} gone, as '{removed[0]}'"] if removed else []
+        what = f"its images are not those of '{source.origin}': {', '.join(parts)}"
+    else:
+        what = f"image files of '{source.origin}' were changed since they were packed"
+    raise DatasetError(
+        f"'{dataset.path}': {what}. Labels alone can be replaced only for the same images; pack "
+        "again with `yolodata shard --overwrite`."
+    )
+
+
+def _annotations(
+    source: Source,
+    split: str,
+    dataset: ShardDataset,
+    settings: PackSettings,
+    left_out: list[tuple[str, str]],
+    report: SplitReport,
+) -> Iterator[Annotation | None]:
+    """One annotation, or None to take the image out, for each image of the data set in order."""
+    images = source.splits[split]
+    rules = source.rules(settings.task, settings.single_cls)
+    row = 0
+    for index, path in enumerate(images.paths):
+        if row == len(dataset) or dataset.name(row) != path:
+            outcome = prepare(images, index, rules, settings)
+            if outcome.sample is not None:
+                raise DatasetError(
+                    f"'{path}' was left out of '{dataset.path}', but would be accepted now; its "
+                    "pixels are not stored. Pack again with `yolodata shard --overwrite`."
+                )
+            left_out.append((path, outcome.reason))
+            continue
+        height, width = int(dataset.label_height[row]), int(dataset.label_width[row])
+        row += 1
+        try:
+            labels = check_labels(images.raw_labels(index), rules)
+        except (Refused, OSError) as error:
+            left_out.append((path, str(error)))
+            yield None
+            continue
+        report.notes += [(path, note) for note in labels.notes]
+        yield Annotation(labels.cls, labels.box, labels.polygons, labels.keypoints, height, width)
