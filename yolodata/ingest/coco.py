@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.rle import decode_rle
@@ -122,11 +123,12 @@ class _Record:
             h / self.height,
         ]
 
-    def _points(self, note: Annotation, keypoints: int) -> np.ndarray:
+    def _points(self, note: Annotation, keypoints: int) -> NDArray[np.float64]:
+        points = np.zeros((keypoints, 3))
         values = note.get("keypoints") or []
-        if len(values) != 3 * keypoints or not keypoints:
-            return np.zeros((keypoints, 3))
-        return np.array(values).reshape(-1, 3) / np.array([self.width, self.height, 1])
+        if keypoints and len(values) == 3 * keypoints:
+            points[:] = np.array(values).reshape(-1, 3) / np.array([self.width, self.height, 1])
+        return points
 
     def _outline(self, note: Annotation) -> list[float] | None:
         shape = note.get("segmentation")
@@ -157,7 +159,7 @@ def _usable(part: object) -> bool:
     )
 
 
-def join_parts(parts: list[np.ndarray]) -> list[np.ndarray]:
+def join_parts(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Join the parts of one object, (k, 2) arrays in pixels, into one closed line.
 
     Neighbours in the list are connected at their closest points: a walk forward through all parts,
@@ -170,7 +172,7 @@ def join_parts(parts: list[np.ndarray]) -> list[np.ndarray]:
         here, there = np.unravel_index(np.argmin(squared), squared.shape)
         leave[k - 1].append(int(here))
         leave[k].append(int(there))
-    closed: list[np.ndarray] = []
+    closed: list[NDArray[Any]] = []
     span: list[int] = []
     for part, ends in zip(parts, leave, strict=True):
         if len(ends) == 2 and ends[0] > ends[1]:  # walk a middle part the other way round
@@ -288,7 +290,8 @@ def _load(file: Path) -> dict[str, Any]:
                 f"'{file}' is not COCO: it has to hold the lists images, annotations and "
                 f"categories; '{key}' is not."
             )
-    return data
+    found: dict[str, Any] = data
+    return found
 
 
 def _image_folder(

@@ -17,23 +17,8 @@ from typing import Any
 from yolodata.errors import DatasetError
 from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
 
-IMAGE_SUFFIXES = frozenset(
-    {
-        "avif",
-        "bmp",
-        "dng",
-        "heic",
-        "heif",
-        "jp2",
-        "jpeg",
-        "jpg",
-        "mpo",
-        "png",
-        "tif",
-        "tiff",
-        "webp",
-    }
-)
+_COMMON = frozenset({"bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
+IMAGE_SUFFIXES = _COMMON | {"avif", "dng", "heic", "heif", "jp2", "mpo"}
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "path": (str, Path),
     "train": (str, list),
