@@ -8,13 +8,15 @@ is left instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.shards.format import ALIGNMENT, SHARD_HEADER, Column, DatasetMeta
+from yolodata.shards.format import ALIGNMENT, SHARD_HEADER, DatasetMeta
+from yolodata.shards.layout import Column
 
 Array = npt.NDArray[Any]
 _ROWS = 1 << 17
@@ -56,12 +58,12 @@ class Checker:
             self._rows(
                 name,
                 f"from 1 to {_MAX_SIDE}",
-                lambda rows, name=name: (arrays[name][rows] - np.uint32(1)) >= _MAX_SIDE,
+                partial(_not_a_side, arrays[name]),
             )
         self._sizes()
         self._places()
         self._rows("cls", f"a whole number below {len(meta.names)}", self._bad_classes)
-        self._rows("box", "finite", lambda rows: ~np.isfinite(arrays["box"][rows]).all(1))
+        self._rows("box", "finite", partial(_not_finite, arrays["box"]))
 
     def values(self) -> None:
         """The points of polygons and keypoints, which may be much larger than all the rest.
@@ -72,15 +74,11 @@ class Checker:
         for name in ("polygon", "keypoints"):
             values = self._arrays.get(name)
             if values is not None:
-                self._rows(
-                    name,
-                    "finite",
-                    lambda rows, v=values: ~np.isfinite(v[rows]).reshape(len(v[rows]), -1).all(1),
-                )
+                self._rows(name, "finite", partial(_not_finite, values))
 
     def _bad_classes(self, rows: slice) -> Array:
         cls = self._arrays["cls"][rows]
-        good = (cls >= 0) & (cls < len(self._meta.names)) & (np.floor(cls) == cls)
+        good: Array = (cls >= 0) & (cls < len(self._meta.names)) & (np.floor(cls) == cls)
         return ~good
 
     def _offsets(self, name: str, total: int) -> None:
@@ -161,9 +159,20 @@ class Checker:
         column = self._columns[name]
         byte = column.begin + row * (column.end - column.begin) // max(column.shape[0], 1)
         raise ShardError(
-            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got {got}; the "
-            "file is damaged, pack again"
+            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got {got}; "
+            "the file is damaged, pack again"
         )
+
+
+def _not_a_side(values: Array, rows: slice) -> Array:
+    bad: Array = (values[rows] - np.uint32(1)) >= np.uint32(_MAX_SIDE)  # 0 wraps around
+    return bad
+
+
+def _not_finite(values: Array, rows: slice) -> Array:
+    block = values[rows]
+    good = np.asarray(np.isfinite(block.reshape(len(block), -1)).all(axis=1))
+    return ~good
 
 
 def resized_shapes(height: Array, width: Array, imgsz: int) -> tuple[Array, Array]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from yolodata.shards.files import write_all
-from yolodata.shards.format import FileEntry, LabelsLayout
+from yolodata.shards.format import FileEntry
 from yolodata.shards.journal import Row
-from yolodata.shards.mapping import map_file
+from yolodata.shards.layout import LabelsLayout
+from yolodata.shards.mapping import hash_file
 
 _FLUSH_ROWS = 4096
 
@@ -28,6 +29,7 @@ class Totals:
     name_bytes: int = 0
 
     def add(self, row: Row) -> None:
+        """Count one more row."""
         self.images += 1
         self.objects += len(row.labels.cls)
         self.points += sum(len(p) for p in row.labels.polygons or ())
@@ -125,6 +127,4 @@ def _write_block(columns: _Columns, rows: list[Row], sums: Totals, keypoints: in
 
 def file_entry(path: Path, nbytes: int, name: str) -> FileEntry:
     """Size and checksum of a finished file, to be called `name`."""
-    import xxhash
-
-    return FileEntry(name, nbytes, xxhash.xxh3_64_intdigest(map_file(path, nbytes)))
+    return FileEntry(name, nbytes, hash_file(path, nbytes))

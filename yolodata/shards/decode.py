@@ -5,6 +5,8 @@ OpenCV and Pillow are imported when the first picture is decoded.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import math
 from pathlib import PurePath
@@ -62,8 +64,8 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DatasetError(
-            f"{name}: must decode to 8-bit or 16-bit colour, got {image.dtype} {image.shape}; convert "
-            "the file"
+            f"{name}: must decode to 8-bit or 16-bit colour, got {image.dtype} {image.shape}; "
+            "convert the file"
         )
     return np.ascontiguousarray(image)
 
@@ -92,7 +94,7 @@ def _decode_pillow(data: Bytes) -> Bytes | None:
 
     _register_heif()
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data.data)) as file:
             upright = ImageOps.exif_transpose(file)
             return np.asarray(upright.convert("RGB"))[..., ::-1]
     except Exception:  # whatever a plugin raises: OpenCV may know the file
@@ -105,10 +107,6 @@ _heif_registered = False
 def _register_heif() -> None:
     global _heif_registered
     if not _heif_registered:
-        try:
-            from pi_heif import register_heif_opener
-
-            register_heif_opener()
-        except ImportError:
-            pass
+        with contextlib.suppress(ImportError):
+            importlib.import_module("pi_heif").register_heif_opener()
         _heif_registered = True

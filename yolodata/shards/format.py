@@ -1,7 +1,7 @@
-"""The bytes of a shard dataset: names, headers, columns, dataset.json.
+"""The names of a shard dataset's files, and its dataset.json.
 
-docs/shard-format.md is the specification; this file is its only implementation. Nothing here opens
-a file: the functions turn facts into bytes, and bytes into facts that were checked.
+docs/shard-format.md is the specification; this file and layout.py are its only implementation.
+Nothing in them opens a file: they turn facts into bytes, and bytes into facts that were checked.
 """
 
 from __future__ import annotations
@@ -29,29 +29,6 @@ _SHARD_NAME = "shard-{:05d}.safetensors"
 _LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _HEX = re.compile(r"[0-9a-f]{16}")
 _MAX_IMGSZ = 1 << 20
-_ITEMSIZE = {"U8": 1, "U32": 4, "F32": 4, "U64": 8}
-# safetensors leaves no hole between tensors, so the widest come first: each column is then aligned
-# to its own item size. n images, m objects, p polygon points, b bytes of names.
-_COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("offset", "U64", "n"),
-    ("nbytes", "U64", "n"),
-    ("checksum", "U64", "n"),
-    ("name_offset", "U64", "n+1"),
-    ("object_offset", "U64", "n+1"),
-    ("polygon_offset", "U64", "m+1"),
-    ("shard", "U32", "n"),
-    ("height", "U32", "n"),
-    ("width", "U32", "n"),
-    ("orig_height", "U32", "n"),
-    ("orig_width", "U32", "n"),
-    ("label_height", "U32", "n"),
-    ("label_width", "U32", "n"),
-    ("cls", "F32", "m"),
-    ("box", "F32", "m,4"),
-    ("polygon", "F32", "p,2"),
-    ("keypoints", "F32", "m,k,3"),
-    ("name", "U8", "b"),
-)
 
 
 def aligned(nbytes: int) -> int:
@@ -64,72 +41,6 @@ def shard_name(index: int) -> str:
     return _SHARD_NAME.format(index)
 
 
-def shard_header(nbytes: int) -> bytes:
-    """The first `SHARD_HEADER` bytes of a shard whose tensor has `nbytes` bytes."""
-    header = {
-        "__metadata__": {"format": f"yolodata shard {FORMAT_VERSION}"},
-        "data": {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]},
-    }
-    return _safetensors_header(header, SHARD_HEADER)
-
-
-def _safetensors_header(header: dict[str, Any], total: int = 0) -> bytes:
-    text = json.dumps(header, separators=(",", ":")).encode()
-    total = total or aligned(8 + len(text))
-    return (total - 8).to_bytes(8, "little") + text.ljust(total - 8)
-
-
-@dataclass(frozen=True)
-class Column:
-    """Place of one column in the labels file. `begin` and `end` are byte positions in the file."""
-
-    name: str
-    dtype: str  # U8, U32, U64 or F32, little endian
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def itemsize(self) -> int:
-        return _ITEMSIZE[self.dtype]
-
-
-@dataclass(frozen=True)
-class LabelsLayout:
-    """Header and columns of a labels file, which follow from five numbers."""
-
-    header: bytes
-    columns: Mapping[str, Column]
-    nbytes: int
-
-    @staticmethod
-    def of(
-        images: int, objects: int, points: int, name_bytes: int, keypoints: int | None
-    ) -> LabelsLayout:
-        """Lay the columns out; `keypoints` is K of kpt_shape, or None."""
-        counts = {
-            "n": images, "n+1": images + 1, "m": objects, "m+1": objects + 1,
-            "p": points, "b": name_bytes, "k": keypoints or 0, "2": 2, "3": 3, "4": 4,
-        }  # fmt: skip
-        placed: list[tuple[str, str, tuple[int, ...], int, int]] = []
-        header: dict[str, Any] = {"__metadata__": {"format": f"yolodata labels {FORMAT_VERSION}"}}
-        at = 0
-        for name, dtype, axes in _COLUMNS:
-            if name == "keypoints" and keypoints is None:
-                continue
-            shape = tuple(counts[axis] for axis in axes.split(","))
-            end = at + _ITEMSIZE[dtype]
-            for extent in shape:
-                end = at + (end - at) * extent
-            placed.append((name, dtype, shape, at, end))
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
-            at = end
-        head = _safetensors_header(header)
-        start = len(head)
-        columns = {c[0]: Column(c[0], c[1], c[2], start + c[3], start + c[4]) for c in placed}
-        return LabelsLayout(head, columns, start + at)
-
-
 @dataclass(frozen=True)
 class FileEntry:
     """One file of a dataset: its name, its size and the xxh3_64 of all its bytes."""
@@ -139,6 +50,7 @@ class FileEntry:
     checksum: int
 
     def to_dict(self) -> dict[str, Any]:
+        """As it stands in dataset.json."""
         return {"file": self.file, "nbytes": self.nbytes, "checksum": f"{self.checksum:016x}"}
 
 
@@ -239,15 +151,15 @@ class DatasetMeta:
         version = content.get("format_version")
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise ShardError(
-                f"{where}: format_version must be {FORMAT_VERSION}, got {version!r}; pack again, or "
-                "use the yolodata that wrote it"
+                f"{where}: format_version must be {FORMAT_VERSION}, got {version!r}; pack again, "
+                "or use the yolodata that wrote it"
             )
         stated = content.pop("checksum", None)
         actual = content_checksum(content)
         if stated != actual:
             raise ShardError(
-                f"{where}: its content has checksum {actual}, but it states {stated!r}: the file was "
-                "edited or damaged; pack again (`yolodata labels` changes labels and class names)"
+                f"{where}: its content has checksum {actual}, but it states {stated!r}: the file "
+                "was edited or damaged; pack again (to change labels, use `yolodata labels`)"
             )
         return _checked_meta(content, where)
 
@@ -293,7 +205,7 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         )
     if content["codec"] not in CODECS:
         raise wrong("codec", f"one of {CODECS}")
-    if not _is_int(content["imgsz"], 1, _MAX_IMGSZ):
+    if not is_count(content["imgsz"], 1, _MAX_IMGSZ):
         raise wrong("imgsz", f"an integer from 1 to {_MAX_IMGSZ}")
     names = content["names"]
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
@@ -304,21 +216,21 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
     if shape is not None and not (
         isinstance(shape, list)
         and len(shape) == 2
-        and _is_int(shape[0], 1, 1 << 16)
-        and _is_int(shape[1], 2, 3)
+        and is_count(shape[0], 1, 1 << 16)
+        and is_count(shape[1], 2, 3)
     ):
         raise wrong("kpt_shape", "null or [number of keypoints, 2 or 3]")
     if flip is not None and not (
         shape is not None
         and isinstance(flip, list)
-        and all(_is_int(i, 0, shape[0] - 1) for i in flip)
+        and all(is_count(i, 0, shape[0] - 1) for i in flip)
         and len(flip) == shape[0]
     ):
         raise wrong("flip_idx", "null or one keypoint number for each keypoint of kpt_shape")
     if not isinstance(content["source"], dict):
         raise wrong("source", "a JSON object")
     for key in ("images", "objects"):
-        if not _is_int(content[key], 0, 1 << 48):
+        if not is_count(content[key], 0, 1 << 48):
             raise wrong(key, "a count")
     shards = content["shards"]
     if not (isinstance(shards, list) and all(_is_entry(s, SHARD_HEADER) for s in shards)):
@@ -356,7 +268,8 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
     )
 
 
-def _is_int(value: object, low: int, high: int) -> bool:
+def is_count(value: object, low: int, high: int) -> bool:
+    """Whether a JSON value is an integer from low to high."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -365,7 +278,7 @@ def _is_entry(value: object, smallest: int) -> bool:
         isinstance(value, dict)
         and set(value) == {"file", "nbytes", "checksum"}
         and isinstance(value["file"], str)
-        and _is_int(value["nbytes"], smallest, 1 << 62)
+        and is_count(value["nbytes"], smallest, 1 << 62)
         and isinstance(value["checksum"], str)
         and _HEX.fullmatch(value["checksum"]) is not None
     )
@@ -373,69 +286,3 @@ def _is_entry(value: object, smallest: int) -> bool:
 
 def _entry(value: dict[str, Any]) -> FileEntry:
     return FileEntry(value["file"], value["nbytes"], int(value["checksum"], 16))
-
-
-def parse_labels_header(head: bytes, nbytes: int, meta: DatasetMeta, where: str) -> LabelsLayout:
-    """Check the header of a labels file against the numbers it must follow from.
-
-    Args:
-        head: the file's first bytes, at least 8 and at least as many as its header has.
-        nbytes: size of the file.
-
-    Raises:
-        ShardError: the first byte or column that is wrong.
-    """
-    length = header_length(head, nbytes, where)
-    try:
-        header = json.loads(head[8:length])
-        points = header["polygon"]["shape"][0]
-        name_bytes = header["name"]["shape"][0]
-    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
-        raise ShardError(
-            f"{where}: bytes 8 to {length} are not the safetensors header of a labels file "
-            f"({type(error).__name__}: {error}); pack again"
-        ) from None
-    if not (_is_int(points, 0, nbytes) and _is_int(name_bytes, 0, nbytes)):
-        raise ShardError(
-            f"{where}: the header claims {points!r} polygon points and {name_bytes!r} bytes of "
-            f"names in a file of {nbytes} bytes; pack again"
-        )
-    layout = LabelsLayout.of(meta.images, meta.objects, points, name_bytes, meta.keypoints)
-    if head[:length] != layout.header:
-        for name, column in layout.columns.items():
-            begin = len(layout.header)
-            want = {
-                "dtype": column.dtype,
-                "shape": list(column.shape),
-                "data_offsets": [column.begin - begin, column.end - begin],
-            }
-            if header.get(name) != want:
-                raise ShardError(
-                    f"{where}: column {name} must be {want} for {meta.images} images and "
-                    f"{meta.objects} objects, got {header.get(name)}; pack again"
-                )
-        at = next(
-            (i for i, (a, b) in enumerate(zip(head, layout.header)) if a != b), len(layout.header)
-        )
-        raise ShardError(f"{where}: the header differs from the format at byte {at}; pack again")
-    if nbytes != layout.nbytes:
-        raise ShardError(
-            f"{where}: has {nbytes} bytes, its header describes {layout.nbytes}; the file is cut "
-            "off or damaged, pack again"
-        )
-    return layout
-
-
-def header_length(head: bytes, nbytes: int, where: str) -> int:
-    """Size of a safetensors header, its 8-byte length included.
-
-    Raises:
-        ShardError: it does not fit into the file.
-    """
-    length = 8 + int.from_bytes(head[:8], "little")
-    if len(head) < 8 or length > min(nbytes, 1 << 20):
-        raise ShardError(
-            f"{where}: byte 0: the header claims {length - 8} bytes in a file of {nbytes} bytes; the "
-            "file is damaged, pack again"
-        )
-    return length

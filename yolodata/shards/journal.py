@@ -131,7 +131,10 @@ class Row:
         if keypoints:
             points = np.frombuffer(payload, "<f4", 3 * keypoints * n, at).reshape(n, keypoints, 3)
         labels = Annotation(cls, box, polygons, points, values[8], values[9])
-        return Row(*values[:8], name, labels)
+        shard, offset, nbytes, checksum, height, width, orig_height, orig_width = values[:8]
+        return Row(
+            shard, offset, nbytes, checksum, height, width, orig_height, orig_width, name, labels
+        )
 
 
 def _floats(values: Float32) -> bytes:
@@ -215,6 +218,7 @@ class Journal:
         self._end = at
 
     def close(self) -> None:
+        """Close the file; what was appended stays."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

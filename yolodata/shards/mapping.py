@@ -13,20 +13,26 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from yolodata.errors import ShardError
+from yolodata.shards.format import SHARD_HEADER
 
 Bytes = npt.NDArray[np.uint8]
 
-_NETWORK = frozenset(
-    "9p afs beegfs ceph cifs coda davfs glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs pvfs2 "
-    "smb3 smbfs virtiofs wekafs".split()
-)
+# fmt: off
+_NETWORK = frozenset((
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "glusterfs", "gpfs", "lustre", "ncpfs",
+    "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
+))
+# fmt: on
+_CHUNK = 1 << 22
 _OPEN_FILES = 64  # descriptors that a PreadFiles keeps
 
 
@@ -115,14 +121,16 @@ def map_file(path: Path, nbytes: int) -> Bytes:
         os.close(fd)
 
 
-def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
-    """`nbytes` bytes from byte `at`, in new memory.
+def read_at(
+    fd: int, path: Path, at: int, nbytes: int, out: npt.NDArray[np.uint8] | None = None
+) -> Bytes:
+    """`nbytes` bytes from byte `at`, in new memory or at the beginning of `out`.
 
     Raises:
         ShardError: the file ends before, or cannot be read.
     """
-    out = np.empty(nbytes, np.uint8)
-    view = memoryview(out)
+    out = np.empty(nbytes, np.uint8) if out is None else out[:nbytes]
+    view = out.data
     done = 0
     while done < nbytes:
         try:
@@ -155,6 +163,22 @@ def read_file(path: Path, nbytes: int) -> Bytes:
     return data
 
 
+def hash_file(path: Path, nbytes: int) -> int:
+    """xxh3_64 of all bytes of a file.
+
+    Raises:
+        ShardError: missing, unreadable, or of another size.
+    """
+    state, buffer = xxhash.xxh3_64(), np.empty(_CHUNK, np.uint8)
+    fd = open_checked(path, nbytes)
+    try:
+        for at in range(0, nbytes, _CHUNK):
+            state.update(read_at(fd, path, at, min(_CHUNK, nbytes - at), buffer).data)
+    finally:
+        os.close(fd)
+    return state.intdigest()
+
+
 class _Descriptor:
     """Closes its descriptor when the last thread that reads from it has let go."""
 
@@ -166,9 +190,14 @@ class _Descriptor:
 
 
 class PreadFiles:
-    """Positioned reads from many files, with a bounded number of open descriptors."""
+    """Positioned reads from many shards, with a bounded number of open descriptors.
 
-    def __init__(self) -> None:
+    Args:
+        check: called with path, first bytes and size of every file that is opened.
+    """
+
+    def __init__(self, check: Callable[[Path, Bytes, int], None]) -> None:
+        self._check = check
         self._open: OrderedDict[Path, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -182,6 +211,7 @@ class PreadFiles:
             file = self._open.pop(path, None)
             if file is None:
                 file = _Descriptor(open_checked(path, size))
+                self._check(path, read_at(file.fd, path, 0, SHARD_HEADER), size)
             self._open[path] = file
             while len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)

@@ -17,12 +17,9 @@ from yolodata.shards.format import (
     SHARD_HEADER,
     SPLITS,
     WORK_FOLDER,
-    Column,
     DatasetMeta,
-    LabelsLayout,
-    parse_labels_header,
-    shard_header,
 )
+from yolodata.shards.layout import Column, LabelsLayout, parse_labels_header, shard_header
 from yolodata.shards.mapping import (
     Bytes,
     PreadFiles,
@@ -80,7 +77,7 @@ class ShardDataset:
 
     def _open(self, checked: _Identity | None) -> None:
         self._maps: dict[int, Bytes] = {}
-        self._files = PreadFiles()
+        self._files = PreadFiles(check_shard_header)
         for _ in range(100):
             self.meta = read_meta(self.path)
             labels = self.path / self.meta.labels.file
@@ -172,10 +169,10 @@ class ShardDataset:
             raise ShardError(f"{self.locate(i)}: {error}; run `yolodata verify --full`") from None
         if image.shape != shape:
             raise ShardError(
-                f"{self.locate(i)}: {self.name(i)} decodes to {image.shape}, expected {shape}; pack "
-                "again"
+                f"{self.locate(i)}: {self.name(i)} decodes to {image.shape}, expected {shape}; "
+                "pack again"
             )
-        return image[..., ::-1].copy()
+        return np.ascontiguousarray(image[..., ::-1])
 
     def shard_data(self, s: int) -> Bytes:
         """The tensor of shard s: uint8, read-only, its first byte 64-byte aligned in memory.
@@ -196,7 +193,7 @@ class ShardDataset:
                 "open the dataset with io='mmap'"
             )
         whole = map_file(file, entry.nbytes)
-        check_shard_header(whole[:SHARD_HEADER], file, entry.nbytes)
+        check_shard_header(file, whole[:SHARD_HEADER], entry.nbytes)
         return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
 
     def locate(self, i: int) -> str:
@@ -302,7 +299,7 @@ def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
     return DatasetMeta.from_json(text, str(file))
 
 
-def check_shard_header(head: Bytes, file: Path, nbytes: int) -> None:
+def check_shard_header(file: Path, head: Bytes, nbytes: int) -> None:
     """The first bytes of a shard of `nbytes` bytes must be exactly what the format says.
 
     Raises:

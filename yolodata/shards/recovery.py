@@ -90,8 +90,8 @@ def begin(path: Path, meta: DatasetMeta, shard_size: int, overwrite: bool) -> Re
         if first[:1] == records.BEGIN and not overwrite:
             raise ShardError(
                 f"{path}: an unfinished pack of another source, or with other settings, is there "
-                f"(other: {_difference(first, settings)}); continue that one, remove the folder, or "
-                "ask for it to be replaced"
+                f"(other: {_difference(first, settings)}); continue that one, remove the folder, "
+                "or ask for it to be replaced"
             )
     elif not overwrite:
         older = sorted(p.name for p in path.iterdir() if _OURS.fullmatch(p.name))

@@ -46,6 +46,7 @@ class StoredSample:
 
     @property
     def labels(self) -> Annotation:
+        """The part that is not pixels."""
         return Annotation(
             self.cls, self.box, self.polygons, self.keypoints, self.label_height, self.label_width
         )

@@ -36,10 +36,10 @@ from yolodata.shards.format import (
     DatasetMeta,
     FileEntry,
     aligned,
-    shard_header,
     shard_name,
 )
 from yolodata.shards.journal import Journal, Row
+from yolodata.shards.layout import shard_header
 from yolodata.shards.recovery import Recovered, begin
 from yolodata.shards.sample import StoredSample, check_sample
 
@@ -219,9 +219,9 @@ class ShardWriter:
             publish(self._work / DATASET_FILE, self.path / DATASET_FILE)
         except OSError as error:
             raise self._broken(error) from error
-        for entry in self._work.iterdir():
-            if entry.name != "lock":
-                entry.unlink(missing_ok=True)
+        for file in self._work.iterdir():
+            if file.name != "lock":
+                file.unlink(missing_ok=True)
         self._lock.remove()
         self.close()
         return meta

@@ -1,0 +1,196 @@
+"""Subcommands `verify` and `info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolodata.errors import ShardError
+
+if TYPE_CHECKING:
+    from yolodata.shards.verify import VerifyReport
+
+_SHOWN = 50  # problems that are printed
+_BAR = 30
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `verify` and `info`."""
+    verify = subparsers.add_parser(
+        "verify",
+        help="check a packed data set",
+        description="Check a packed data set. Without --full: sizes, headers and all labels. Ends "
+        "with 1 if anything is wrong.",
+    )
+    verify.add_argument("--full", action="store_true", help="every checksum and every picture")
+    verify.add_argument("--workers", type=int, help="threads (default: one per core)")
+    verify.add_argument("--quiet", action="store_true", help="no progress bar")
+    verify.set_defaults(run=run_verify)
+    info = subparsers.add_parser(
+        "info", help="what a packed data set holds", description="What a packed data set holds."
+    )
+    info.set_defaults(run=run_info)
+    for parser in (verify, info):
+        parser.add_argument("out", metavar="OUT", help="folder that `yolodata shard` wrote")
+        parser.add_argument("--split", help="only this split")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand that was parsed."""
+    return int(args.run(args))
+
+
+def _folders(args: argparse.Namespace) -> dict[str, Path]:
+    """The dataset directories that are meant, also unfinished ones."""
+    from yolodata.shards.format import DATASET_FILE, SPLITS
+    from yolodata.shards.reader import unfinished
+
+    root = Path(args.out)
+    if (root / DATASET_FILE).exists() or unfinished(root):
+        return {root.name: root}
+    found = {s: root / s for s in SPLITS if (root / s).is_dir()}
+    if args.split is not None:
+        return {args.split: root / args.split}
+    if not found:
+        raise ShardError(f"{root}: holds no data set; give a folder that `yolodata shard` wrote")
+    return found
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """`yolodata verify OUT`."""
+    from tqdm import tqdm
+
+    from yolodata.shards.verify import verify
+
+    try:
+        folders = _folders(args)
+    except ShardError as error:
+        print(f"yolodata verify: {error}", file=sys.stderr)
+        return 1
+    reports: list[VerifyReport] = []
+    for name, path in folders.items():
+        with tqdm(
+            desc=name, unit="img", disable=args.quiet or not args.full, dynamic_ncols=True
+        ) as bar:
+
+            def progress(done: int, total: int, bar: Any = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            reports.append(verify(path, args.full, progress, workers=args.workers))
+    if args.json:
+        print(json.dumps([_report_dict(report, args.full) for report in reports], indent=1))
+    else:
+        for report in reports:
+            print(_report_text(report, args.full))
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def _report_dict(report: VerifyReport, full: bool) -> dict[str, Any]:
+    return {
+        "path": str(report.path),
+        "ok": report.ok,
+        "full": full,
+        "images": report.images,
+        "checked": report.checked,
+        "problems": report.problems,
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _report_text(report: VerifyReport, full: bool) -> str:
+    depth = "every byte and every picture" if full else "structure and labels"
+    if report.ok:
+        return f"{report.path}: {report.images} images, {depth}: good ({report.seconds:.1f} s)"
+    lines = [f"{report.path}: {len(report.problems)} problems ({depth})"]
+    lines += [f"  {problem}" for problem in report.problems[:_SHOWN]]
+    if len(report.problems) > _SHOWN:
+        lines.append(f"  … and {len(report.problems) - _SHOWN} more; --json prints all")
+    return "\n".join(lines)
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """`yolodata info OUT`."""
+    try:
+        infos = [describe(path) for path in _folders(args).values()]
+    except ShardError as error:
+        print(f"yolodata info: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(infos, indent=1))
+    else:
+        print("\n\n".join(_info_text(info) for info in infos))
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about a dataset directory, as plain JSON values.
+
+    Raises:
+        ShardError: there is no dataset, or it is damaged.
+    """
+    import numpy as np
+
+    from yolodata.shards.reader import ShardDataset
+
+    with ShardDataset(path) as dataset:
+        meta = dataset.meta
+        counts = np.bincount(dataset.cls.astype(np.int64), minlength=len(meta.names))
+        objects = np.diff(dataset.object_offset)
+        area = dataset.orig_height.astype(np.float64) * dataset.orig_width
+        smallest, largest = int(area.argmin()), int(area.argmax())
+        return {
+            "path": str(dataset.path),
+            "split": meta.split,
+            "codec": meta.codec,
+            "imgsz": meta.imgsz,
+            **meta.summary,
+            "backgrounds": int((objects == 0).sum()),
+            "polygons": int((np.diff(dataset.polygon_offset) > 0).sum()),
+            "kpt_shape": meta.kpt_shape,
+            "smallest": [int(dataset.orig_width[smallest]), int(dataset.orig_height[smallest])],
+            "largest": [int(dataset.orig_width[largest]), int(dataset.orig_height[largest])],
+            "classes": [[meta.names[i], int(counts[i])] for i in range(len(meta.names))],
+            "source": meta.source,
+        }
+
+
+def _info_text(info: dict[str, Any]) -> str:
+    width, height = info["smallest"]
+    size = (
+        f"{width}x{height}"
+        if info["smallest"] == info["largest"]
+        else (f"{width}x{height} to {info['largest'][0]}x{info['largest'][1]}")
+    )
+    lines = [
+        f"{info['path']} ({info['split']})",
+        f"  codec    {info['codec']}, imgsz {info['imgsz']}, originals of {size} pixels",
+        f"  images   {info['images']:,}, {info['backgrounds']:,} without objects",
+        f"  objects  {info['objects']:,}, {info['polygons']:,} with a polygon"
+        + (f", keypoints {info['kpt_shape']}" if info["kpt_shape"] else ""),
+        f"  files    {_size(info['shard_bytes'])} in {info['shards']} shards, labels "
+        f"{_size(info['labels_bytes'])}",
+        f"  left out {sum(info['left_out'].values()):,}",
+    ]
+    lines += [f"    {count} × {reason}" for reason, count in info["left_out"].items()]
+    lines.append(f"  classes  {len(info['classes'])}")
+    most = max(1, *(count for _, count in info["classes"]))
+    width = max(len(name) for name, _ in info["classes"])
+    lines += [
+        f"    {name:{width}} {count:>9,} {'█' * round(_BAR * count / most)}".rstrip()
+        for name, count in info["classes"]
+    ]
+    return "\n".join(lines)
+
+
+def _size(nbytes: int) -> str:
+    value, unit = float(nbytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
