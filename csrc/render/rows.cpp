@@ -7,55 +7,47 @@
 
 #include "render/simd.h"
 
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 namespace yolodata {
 
-#if defined(__SSE2__)
-__attribute__((target("avx2"))) static int blend_eights(const std::uint8_t* top,
-                                                        const std::uint8_t* bottom, float weight,
-                                                        int count, float* line) {
+namespace {
+
+#if defined(__x86_64__)
+#define YD_AVX2 __attribute__((target("avx2,fma")))
+
+bool has_avx2() {
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return has;
+}
+
+YD_AVX2 inline __m256 load_eight(const std::uint8_t* bytes) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
+}
+
+YD_AVX2 int blend_eights(const std::uint8_t* top, const std::uint8_t* bottom, float weight,
+                         int count, float* line) {
   const __m256 down = _mm256_set1_ps(weight);
   int i = 0;
   for (; i + 8 <= count; i += 8) {
-    const __m256 a = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(
-        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(top + i))));
-    const __m256 b = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(
-        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bottom + i))));
-    _mm256_storeu_ps(line + i, _mm256_add_ps(a, _mm256_mul_ps(down, _mm256_sub_ps(b, a))));
+    const __m256 a = load_eight(top + i), b = load_eight(bottom + i);
+    _mm256_storeu_ps(line + i, _mm256_fmadd_ps(down, _mm256_sub_ps(b, a), a));
   }
   return i;
 }
-#endif
 
-void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
-                float* line) {
-  int i = 0;
-#if defined(__SSE2__)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  if (has_avx2) i = blend_eights(top, bottom, weight, count, line);
-#endif
-  for (; i < count; ++i)
-    line[i] = blend(static_cast<float>(top[i]), static_cast<float>(bottom[i]), weight);
-}
-
-#if defined(__SSE2__)
-// cvtps rounds to nearest even, like round_int. The fourth byte of a word is left over.
-static inline __attribute__((always_inline)) __m128 resample_one(const float* p, float weight) {
-  const __m128 left = _mm_loadu_ps(p), right = _mm_loadu_ps(p + 3);
-  return _mm_add_ps(left, _mm_mul_ps(_mm_set1_ps(weight), _mm_sub_ps(right, left)));
-}
-
-// Pixels i and i + 4 share a register, so that packing eight of them leaves them in order.
-__attribute__((target("avx2"))) static int resample_eights(const float* line,
-                                                           const std::int32_t* offsets,
-                                                           const float* weights, int count,
-                                                           std::uint32_t* words) {
+// Pixels i and i + 4 share a register, so that packing eight of them leaves them in order. Rounding
+// a little above and a little below tells where a tie is near.
+YD_AVX2 int resample_eights(const float* line, const std::int32_t* offsets, const float* weights,
+                            int count, float tolerance, std::uint32_t* words,
+                            std::int32_t*& doubtful) {
+  const __m256 apart = _mm256_set1_ps(tolerance);
   int i = 0;
   for (; i + 8 <= count; i += 8) {
-    __m256i pairs[4];
+    __m256i above[4], below[4];
     for (int k = 0; k < 4; ++k) {
       const float* p = line + offsets[i + k];
       const float* q = line + offsets[i + k + 4];
@@ -63,35 +55,33 @@ __attribute__((target("avx2"))) static int resample_eights(const float* line,
       const __m256 weight = _mm256_insertf128_ps(
           _mm256_castps128_ps256(_mm_broadcast_ss(weights + i + k)),
           _mm_broadcast_ss(weights + i + k + 4), 1);
-      pairs[k] = _mm256_cvtps_epi32(
-          _mm256_add_ps(left, _mm256_mul_ps(weight, _mm256_sub_ps(right, left))));
+      const __m256 value = _mm256_fmadd_ps(weight, _mm256_sub_ps(right, left), left);
+      above[k] = _mm256_cvtps_epi32(_mm256_add_ps(value, apart));
+      below[k] = _mm256_cvtps_epi32(_mm256_sub_ps(value, apart));
     }
-    const __m256i low = _mm256_packs_epi32(pairs[0], pairs[1]);
-    const __m256i high = _mm256_packs_epi32(pairs[2], pairs[3]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i), _mm256_packus_epi16(low, high));
+    const __m256i high = _mm256_packus_epi16(_mm256_packs_epi32(above[0], above[1]),
+                                             _mm256_packs_epi32(above[2], above[3]));
+    const __m256i low = _mm256_packus_epi16(_mm256_packs_epi32(below[0], below[1]),
+                                            _mm256_packs_epi32(below[2], below[3]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i), low);
+    const int same = _mm256_movemask_epi8(_mm256_cmpeq_epi8(high, low));
+    // Four bits a pixel, the fourth of which is no colour.
+    for (std::uint32_t differ = ~static_cast<std::uint32_t>(same) & 0x77777777u; differ != 0;) {
+      const int pixel = __builtin_ctz(differ) / 4;
+      *doubtful++ = i + pixel;
+      differ &= ~(0xFu << (4 * pixel));
+    }
   }
   return i;
 }
 
-void resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                  std::uint32_t* words) {
-  static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  int i = has_avx2 ? resample_eights(line, offsets, weights, count, words) : 0;
-  for (; i < count; ++i) {
-    const __m128i value = _mm_cvtps_epi32(resample_one(line + offsets[i], weights[i]));
-    const __m128i low = _mm_packs_epi32(value, value);
-    words[i] = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
-  }
-}
-
-// Eight bytes hold a pixel and its right neighbour: both are widened and blended downwards in one
-// register, then its halves are blended across.
-__attribute__((target("avx2"))) static void interpolate_avx2(const std::uint8_t* image,
-                                                             std::int64_t stride,
-                                                             const Points& points, int first,
-                                                             int last, std::int64_t ahead,
-                                                             std::uint32_t* words) {
-  const __m128i apart = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+// Eight bytes hold a pixel and its right neighbour. The left pixels of both rows go into one
+// register and the right ones into another; they are blended across, then its halves down.
+YD_AVX2 void interpolate_avx2(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                              int first, int last, std::int64_t ahead, std::uint32_t* words) {
+  const __m128i lefts = _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i rights =
+      _mm_setr_epi8(3, 4, 5, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   const std::int32_t* const xs = points.x;
   const std::int32_t* const ys = points.y;
   const float* const wxs = points.wx;
@@ -100,41 +90,63 @@ __attribute__((target("avx2"))) static void interpolate_avx2(const std::uint8_t*
     const std::uint8_t* p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
     if (i % 4 == 0) __builtin_prefetch(p + ahead);
     const __m128i upper = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    const __m128i lower = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + stride));
-    const __m256 top = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(upper, apart)));
-    const __m256 bottom =
-        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(lower, apart)));
-    const __m256 down = _mm256_add_ps(
-        top, _mm256_mul_ps(_mm256_set1_ps(wys[i]), _mm256_sub_ps(bottom, top)));
-    const __m128 left = _mm256_castps256_ps128(down), right = _mm256_extractf128_ps(down, 1);
-    const __m128 across =
-        _mm_add_ps(left, _mm_mul_ps(_mm_set1_ps(wxs[i]), _mm_sub_ps(right, left)));
-    const __m128i value = _mm_cvtps_epi32(across);
+    const __m128i both = _mm_castps_si128(
+        _mm_loadh_pi(_mm_castsi128_ps(upper), reinterpret_cast<const __m64*>(p + stride)));
+    const __m256 left = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(both, lefts)));
+    const __m256 right = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(both, rights)));
+    const __m256 across =
+        _mm256_fmadd_ps(_mm256_set1_ps(wxs[i]), _mm256_sub_ps(right, left), left);
+    const __m128 top = _mm256_castps256_ps128(across), bottom = _mm256_extractf128_ps(across, 1);
+    const __m128i value =
+        _mm_cvtps_epi32(_mm_fmadd_ps(_mm_set1_ps(wys[i]), _mm_sub_ps(bottom, top), top));
     const __m128i low = _mm_packs_epi32(value, value);
     words[i] = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
   }
 }
 #else
-void resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                  std::uint32_t* words) {
-  for (int i = 0; i < count; ++i) {
-    const float* p = line + offsets[i];
-    std::uint32_t word = 0;
-    for (int c = 0; c < 3; ++c)
-      word |= static_cast<std::uint32_t>(round_int(blend(p[c], p[c + 3], weights[i]))) << (8 * c);
-    words[i] = word;
+constexpr bool has_avx2() { return false; }
+int blend_eights(const std::uint8_t*, const std::uint8_t*, float, int, float*) { return 0; }
+int resample_eights(const float*, const std::int32_t*, const float*, int, float, std::uint32_t*,
+                    std::int32_t*&) {
+  return 0;
+}
+void interpolate_avx2(const std::uint8_t*, std::int64_t, const Points&, int, int, std::int64_t,
+                      std::uint32_t*) {}
+#endif
+
+}  // namespace
+
+void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
+                float* line) {
+  for (int i = has_avx2() ? blend_eights(top, bottom, weight, count, line) : 0; i < count; ++i) {
+    const float a = static_cast<float>(top[i]), b = static_cast<float>(bottom[i]);
+    line[i] = a + weight * (b - a);
   }
 }
 
-#endif
+int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
+                 float tolerance, std::uint32_t* words, std::int32_t* doubtful) {
+  std::int32_t* const begin = doubtful;
+  int i = has_avx2() ? resample_eights(line, offsets, weights, count, tolerance, words, doubtful) : 0;
+  for (; i < count; ++i) {
+    const float* p = line + offsets[i];
+    std::uint32_t word = 0;
+    bool doubt = false;
+    for (int c = 0; c < 3; ++c) {
+      const float value = p[c] + weights[i] * (p[c + 3] - p[c]);
+      const std::int32_t low = round_int(larger(value - tolerance, 0.0f));
+      doubt |= low != round_int(value + tolerance);
+      word |= static_cast<std::uint32_t>(low) << (8 * c);
+    }
+    words[i] = word;
+    if (doubt) *doubtful++ = i;
+  }
+  return static_cast<int>(doubtful - begin);
+}
 
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int first, int last, std::int64_t ahead, std::uint32_t* words) {
-#if defined(__SSE2__)
-  static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  if (has_avx2) return interpolate_avx2(image, stride, points, first, last, ahead, words);
-#endif
-  static_cast<void>(ahead);
+  if (has_avx2()) return interpolate_avx2(image, stride, points, first, last, ahead, words);
   for (int i = first; i < last; ++i) {
     const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
     std::uint32_t word = 0;

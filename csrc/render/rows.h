@@ -11,14 +11,15 @@ namespace yolodata {
 
 inline constexpr std::uint32_t kFillWord = kFill * 0x010101u;
 
-// line[i] = blend(top[i], bottom[i], weight) for `count` bytes.
+// line[i] = the blend of top[i] and bottom[i] for `count` bytes.
 void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
                 float* line);
 
 // words[i] = the blend of the pixels that start at line[offsets[i]] and three floats later. The
-// line must be readable four floats past its last pixel.
-void resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                  std::uint32_t* words);
+// line must be readable four floats past its last pixel. Where a channel is within `tolerance` of a
+// tie, i is appended to `doubtful`; returns how many were.
+int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
+                 float tolerance, std::uint32_t* words, std::int32_t* doubtful);
 
 // Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart: whole parts
 // (kOutside where no neighbour is on the canvas) and weights.
