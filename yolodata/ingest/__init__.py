@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yolodata.ingest.fingerprint import fingerprint
-    from yolodata.ingest.pack import PackReport, PackSettings, pack
-    from yolodata.ingest.relabel import relabel
+    from yolodata.ingest.identity import fingerprint
+    from yolodata.ingest.packing import PackReport, PackSettings, pack
+    from yolodata.ingest.relabelling import relabel
     from yolodata.ingest.source import open_source
 
 __all__ = ["PackReport", "PackSettings", "fingerprint", "open_source", "pack", "relabel"]
 
 _PLACES = {
-    "PackReport": "pack",
-    "PackSettings": "pack",
-    "fingerprint": "fingerprint",
+    "PackReport": "packing",
+    "PackSettings": "packing",
+    "fingerprint": "identity",
     "open_source": "source",
-    "pack": "pack",
-    "relabel": "relabel",
+    "pack": "packing",
+    "relabel": "relabelling",
 }
 
 

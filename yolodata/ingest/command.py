@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolodata.errors import ConfigError, YolodataError
+from yolodata.errors import ConfigError
 
 if TYPE_CHECKING:
     from yolodata.ingest.sample import SplitReport
@@ -33,14 +32,14 @@ def add_parser(subparsers: Any) -> None:
     """Add `shard` and `labels`."""
     shard = subparsers.add_parser(
         "shard",
-        help="pack a data set into shards",
-        description="Pack a data set into shards: OUT/train, OUT/val, OUT/test. The source is only "
+        help="pack a dataset into shards",
+        description="Pack a dataset into shards: OUT/train, OUT/val, OUT/test. The source is only "
         "read. An interrupted pack is continued by the same command.",
     )
     shard.add_argument(
         "source",
         metavar="SOURCE",
-        help="data set YAML, COCO JSON, or a folder of YOLO, COCO or VOC",
+        help="dataset YAML, COCO JSON, or a folder of YOLO, COCO or VOC",
     )
     shard.add_argument("out", metavar="OUT", help="folder to write to")
     shard.add_argument(
@@ -62,18 +61,28 @@ def add_parser(subparsers: Any) -> None:
         "--shard-size", default="512M", metavar="SIZE", help="bytes per shard file (default: 512M)"
     )
     shard.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
-    shard.add_argument("--overwrite", action="store_true", help="replace another data set in OUT")
+    shard.add_argument("--overwrite", action="store_true", help="replace another dataset in OUT")
+    shard.add_argument(
+        "--task",
+        choices=("detect", "segment", "obb", "pose"),
+        default="detect",
+        help="whose label decisions; only pose differs (default: detect)",
+    )
+    shard.add_argument(
+        "--single-cls", action="store_true", help="accept any class number, as single_cls=True does"
+    )
+    shard.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_source_options(shard)
     shard.set_defaults(run=run_shard)
 
     labels = subparsers.add_parser(
         "labels",
         help="take over changed labels without touching pixels",
-        description="Read the labels of a packed data set again. The images have to be the same.",
+        description="Read the labels of a packed dataset again. The images have to be the same.",
     )
     labels.add_argument("out", metavar="OUT", help="folder that `yolodata shard` wrote")
     labels.add_argument(
-        "source", metavar="SOURCE", help="the data set, as it was given to `yolodata shard`"
+        "source", metavar="SOURCE", help="the dataset, as it was given to `yolodata shard`"
     )
     _add_source_options(labels)
     labels.set_defaults(run=run_labels)
@@ -93,49 +102,35 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", metavar="A,B,…", help="VOC: class names in order (default: all, sorted)"
     )
-    parser.add_argument(
-        "--task",
-        choices=("detect", "segment", "obb", "pose"),
-        default="detect",
-        help="whose label decisions; only pose differs (default: detect)",
-    )
-    parser.add_argument(
-        "--single-cls", action="store_true", help="accept any class number, as single_cls=True does"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
+def _source_options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "format": args.format,
         "splits": args.split,
         "images": args.images,
         "names": args.names.split(",") if args.names else None,
-        "task": args.task,
-        "single_cls": args.single_cls,
-        "progress": not args.quiet,
     }
 
 
 def run_shard(args: argparse.Namespace) -> int:
     """`yolodata shard SOURCE OUT`."""
-    from yolodata.ingest.pack import pack
+    from yolodata.ingest.packing import pack
 
-    try:
-        report = pack(
-            args.source,
-            args.out,
-            codec=args.codec,
-            imgsz=args.imgsz,
-            shard_size=parse_size(args.shard_size),
-            workers=args.workers,
-            reencode=args.reencode,
-            overwrite=args.overwrite,
-            **_options(args),
-        )
-    except YolodataError as error:
-        print(f"yolodata shard: {error}", file=sys.stderr)
-        return 1
+    report = pack(
+        args.source,
+        args.out,
+        codec=args.codec,
+        imgsz=args.imgsz,
+        shard_size=parse_size(args.shard_size),
+        workers=args.workers,
+        reencode=args.reencode,
+        overwrite=args.overwrite,
+        task=args.task,
+        single_cls=args.single_cls,
+        progress=not args.quiet,
+        **_source_options(args),
+    )
     for split in report.splits.values():
         print(summary(split, report.out))
     return 0
@@ -143,13 +138,9 @@ def run_shard(args: argparse.Namespace) -> int:
 
 def run_labels(args: argparse.Namespace) -> int:
     """`yolodata labels OUT SOURCE`."""
-    from yolodata.ingest.relabel import relabel
+    from yolodata.ingest.relabelling import relabel
 
-    try:
-        report = relabel(args.out, args.source, **_options(args))
-    except YolodataError as error:
-        print(f"yolodata labels: {error}", file=sys.stderr)
-        return 1
+    report = relabel(args.out, args.source, **_source_options(args))
     for split in report.splits.values():
         print(summary(split, report.out))
     return 0

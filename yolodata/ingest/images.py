@@ -91,7 +91,7 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
     try:
         return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
     except Exception as error:  # cv2.error and the reader's own error alike
-        raise Refused(f"OpenCV cannot decode it ({_reason(error, path)})") from error
+        raise Refused(_reason(error, path)) from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -140,5 +140,5 @@ def _reason(error: Exception, path: str) -> str:
         return "not an image that Pillow can read" + (
             "; HEIC needs `pip install pi-heif`" if heif else ""
         )
-    text = _ADDRESS.sub("", str(error)).strip() or type(error).__name__
+    text = _ADDRESS.sub("", str(error)).removeprefix(f"{path}: ").strip() or type(error).__name__
     return " ".join(text.split())

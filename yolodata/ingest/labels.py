@@ -143,13 +143,12 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
     highest = points.max()
     if not highest <= UPPER:
         raise Refused(
-            f"coordinate {highest:g} above {UPPER}: coordinates are fractions of the picture, 0 to "
-            "1"
+            f"coordinate {highest:.9g} is above {UPPER}; coordinates are fractions of the picture"
         )
     lowest = table.min()
     if not lowest >= 0 and not (lowest >= LOWER and table[:, 3:5].min() >= 0):
         raise Refused(
-            f"label value {lowest:g}: a class, coordinate or size is negative or not a number"
+            f"label value {lowest:.9g}: a class, coordinate or size is negative or not a number"
         )
     cls = table[:, 0]
     with np.errstate(invalid="ignore"):  # inf % 1
@@ -159,7 +158,7 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
     top = 0 if rules.single_cls else cls.max()
     if not top < rules.classes:
         raise Refused(
-            f"class {top:g}, but the data set names {rules.classes} classes (0 to "
+            f"class {top:g}, but the dataset names {rules.classes} classes (0 to "
             f"{rules.classes - 1})"
         )
 

@@ -24,7 +24,7 @@ class LabelRules:
     """The settings that Ultralytics' label check depends on.
 
     classes: number of classes; a class index has to be smaller.
-    keypoints, dims: `kpt_shape` of the data set, (0, 0) without one.
+    keypoints, dims: `kpt_shape` of the dataset, (0, 0) without one.
     pose: decide as the pose task does (keypoint columns are required and checked) instead of as
         detect, segment and OBB do (they are cut off).
     single_cls: class indices are not compared with `classes`, as with Ultralytics'
@@ -94,7 +94,7 @@ class Split(ABC):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that was found and understood, before any image is opened.
+    """A dataset that was found and understood, before any image is opened.
 
     origin: what the user gave, for messages and for dataset.json.
     kind: "yolo", "coco" or "voc".
@@ -125,7 +125,7 @@ class SplitReport:
     images, objects: stored. backgrounds: stored images without objects. left_out: (path, reason) of
     every refused image, in the source's order. notes: (path, what was changed or dropped) of the
     images of this run. nbytes: size of shards and labels. seconds: wall time. resumed: images that
-    an earlier, interrupted run had done. reused: an equal, finished data set was there and nothing
+    an earlier, interrupted run had done. reused: an equal, finished dataset was there and nothing
     was done.
     """
 

@@ -24,7 +24,7 @@ def open_source(
 ) -> Source:
     """Find out what `source` is, read its description and list its images; no image is opened.
 
-    source: a data set YAML, a COCO JSON, a folder of any of the three kinds, or the dict that
+    source: a dataset YAML, a COCO JSON, a folder of any of the three kinds, or the dict that
         Ultralytics' `check_det_dataset` returns.
     splits: some of "train", "val", "test"; all that are there by default.
     format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
@@ -43,7 +43,7 @@ def open_source(
             raise ConfigError(f"split has to be one of {', '.join(SPLITS)}, not '{split}'.")
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":
-        raise ConfigError(f"A dict describes a data set of format yolo, not {kind}.")
+        raise ConfigError(f"A dict describes a dataset of format yolo, not {kind}.")
     if kind == "yolo" and images:
         raise ConfigError(
             "images is for COCO and VOC; an Ultralytics YAML says itself where its images are."
@@ -81,7 +81,7 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     if path.suffix.lower() == ".json":
         if not path.is_file():
             raise DatasetError(
-                f"'{path}' does not exist. Give a COCO JSON file, a data set YAML or a folder."
+                f"'{path}' does not exist. Give a COCO JSON file, a dataset YAML or a folder."
             )
         return "coco"
     if not path.is_dir():

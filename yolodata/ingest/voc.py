@@ -105,7 +105,7 @@ def open_voc(
         `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
     images: folder of the images, by default `JPEGImages` or `images`.
     names: class names in order; objects of other classes are dropped. By default all names that
-        occur in any annotation of the data set, sorted.
+        occur in any annotation of the dataset, sorted.
 
     Raises DatasetError for missing folders and lists.
     """

@@ -1,4 +1,4 @@
-"""Ultralytics data sets: a YAML file, in every form upstream allows, to images and label files.
+"""Ultralytics datasets: a YAML file, in every form upstream allows, to images and label files.
 
 Nothing is downloaded here. Paths are resolved as upstream resolves them: `path` against the working
 directory and then against Ultralytics' datasets folder, the splits against `path`.
@@ -58,13 +58,13 @@ def label_path(image: str) -> str:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Parse a data set YAML; raises DatasetError with the parser's own words on bad syntax."""
+    """Parse a dataset YAML; raises DatasetError with the parser's own words on bad syntax."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise DatasetError(
-            f"'{file}' is not a data set YAML: the file name has to end in .yaml or .yml."
+            f"'{file}' is not a dataset YAML: the file name has to end in .yaml or .yml."
         )
     text = file.read_text(encoding="utf-8", errors="ignore")
     try:
@@ -80,7 +80,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         data = {}
     if not isinstance(data, dict):
         raise DatasetError(
-            f"'{file}' holds a {type(data).__name__}, but a data set YAML is a mapping with the "
+            f"'{file}' holds a {type(data).__name__}, but a dataset YAML is a mapping with the "
             "keys train, "
             "val and names."
         )
@@ -93,9 +93,9 @@ def find_yaml(source: Path) -> Path:
         return source
     if not source.is_dir():
         raise DatasetError(
-            f"Data set '{source}' does not exist. Give the path of a data set YAML, or of a folder "
+            f"Dataset '{source}' does not exist. Give the path of a dataset YAML, or of a folder "
             "with one. "
-            "yolodata does not download: let Ultralytics fetch the data set first."
+            "yolodata does not download: let Ultralytics fetch the dataset first."
         )
     found: list[Path] = []
     for pattern in ("*.yaml", "*.yml"):
@@ -103,7 +103,7 @@ def find_yaml(source: Path) -> Path:
     if len(found) > 1:
         found = [file for file in found if file.stem == source.stem] or found
     if not found:
-        raise DatasetError(f"No YAML file in '{source}'. Give the path of the data set YAML.")
+        raise DatasetError(f"No YAML file in '{source}'. Give the path of the dataset YAML.")
     if len(found) > 1:
         raise DatasetError(
             f"{len(found)} YAML files in '{source}', and none alone is named '{source.stem}': "
@@ -115,7 +115,7 @@ def find_yaml(source: Path) -> Path:
 def open_yolo(
     source: str | Path | Mapping[str, Any], wanted: Sequence[str] | None = None
 ) -> Source:
-    """Read an Ultralytics data set and list its images.
+    """Read an Ultralytics dataset and list its images.
 
     source: a YAML file, a folder with one, or the dict that upstream's `check_det_dataset` returns.
     wanted: the splits to list; by default train, val, and test where it is given and exists.
@@ -150,7 +150,7 @@ def open_yolo(
             raise DatasetError(
                 f"{origin}: '{split}: {absent[0]}' does not exist. Every entry has to be a folder "
                 f"with images or a text file that lists them, relative to '{root}'. Correct the "
-                "YAML, or let Ultralytics download the data set first; yolodata does not download."
+                "YAML, or let Ultralytics download the dataset first; yolodata does not download."
             )
         folders.update(entry for entry in entries if os.path.isdir(entry))
         splits[split] = _list_images(entries, f"{origin}: {split}")
@@ -182,7 +182,7 @@ def _check_keys(data: dict[str, Any], origin: str) -> None:
     if channels != 3:
         raise DatasetError(
             f"{origin}: 'channels: {channels}' is not supported; shards hold 3 channels. Train "
-            "this data set with "
+            "this dataset with "
             "Ultralytics' own loader."
         )
 
@@ -298,7 +298,7 @@ def _list_images(entries: list[str], where: str) -> YoloSplit:
             if _suffix(path) in IMAGE_SUFFIXES:
                 found.append(path)
             elif path.strip():
-                unlisted[path] = f"listed in {entry}, but '.{_suffix(path)}' is not an image suffix"
+                unlisted[path] = f"listed in {entry}, but its suffix is not that of an image"
     if not found:
         raise DatasetError(
             f"{where}: no images in {', '.join(entries)}. Image files end in "

@@ -1,4 +1,4 @@
-"""New labels for a packed data set, without reading a picture."""
+"""New labels for a packed dataset, without reading a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
 from yolodata.ingest.labels import check_labels
-from yolodata.ingest.pack import PackReport, PackSettings, describe, prepare
+from yolodata.ingest.packing import PackReport, PackSettings, describe, prepare
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.journal import Annotation
@@ -29,17 +29,17 @@ def relabel(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> PackReport:
-    """Read the labels of a packed data set again and replace them; pixels stay as they are.
+    """Read the labels of a packed dataset again and replace them; pixels stay as they are.
 
     The images of the source have to be those that were packed: same paths, sizes and times. An
-    image whose labels are now refused is taken out of the data set; one that was left out before
+    image whose labels are now refused is taken out of the dataset; one that was left out before
     cannot come back, because its pixels are not there. Task and single_cls stay what they were.
 
     out: the folder that `pack` wrote. splits: some of those in it; all by default.
     source, format, images, names: see `open_source`.
 
     Raises DatasetError where the images differ or the source cannot be used, ShardError where
-    `out` is not a finished data set.
+    `out` is not a finished dataset.
     """
     root = Path(os.path.abspath(out))
     there = packed_splits(root)
@@ -129,7 +129,7 @@ def _annotations(
     left_out: list[tuple[str, str]],
     report: SplitReport,
 ) -> Iterator[Annotation | None]:
-    """One annotation, or None to take the image out, for each image of the data set in order."""
+    """One annotation, or None to take the image out, for each image of the dataset in order."""
     images = source.splits[split]
     rules = source.rules(settings.task, settings.single_cls)
     row = 0

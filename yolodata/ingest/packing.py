@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
-from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.identity import fingerprint
 from yolodata.ingest.images import check_image, decode, read_file
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import (
@@ -172,7 +172,7 @@ def pack(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> PackReport:
-    """Pack a data set: one dataset directory `out`/SPLIT for each split.
+    """Pack a dataset: one dataset directory `out`/SPLIT for each split.
 
     An interrupted pack is continued; an equal, finished one is left alone. Nothing is ever written
     to the source.
@@ -203,7 +203,7 @@ def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
     """What dataset.json will say about one split of a source, before anything is packed."""
     about = {
         "kind": source.kind,
-        "path": source.origin,
+        "path": os.path.abspath(source.origin),
         "fingerprint": fingerprint(source, split),
         "task": settings.task,
         "single_cls": settings.single_cls,
@@ -232,12 +232,8 @@ def _refuse_inside(out: Path, source: Source) -> None:
 
 
 def _same(found: DatasetMeta, wanted: DatasetMeta) -> bool:
-    """Whether a finished data set is what packing would make."""
-    known, asked = found.to_dict(), wanted.check().to_dict()
-    return all(
-        known[key] == asked[key]
-        for key in ("codec", "imgsz", "names", "kpt_shape", "flip_idx", "source")
-    )
+    """Whether a finished dataset is what packing would make."""
+    return not _differences(found, wanted)
 
 
 def _pack_split(
@@ -261,7 +257,7 @@ def _pack_split(
     if finished is not None and _same(finished, meta):
         report.reused = True
     elif finished is not None and not overwrite:
-        raise ShardError(_difference(path, finished, meta))
+        raise ShardError(_refusal(path, finished, meta))
     else:
         finished = _write_split(
             source, images, path, meta, settings, shard_size, workers, progress, overwrite, report
@@ -275,32 +271,30 @@ def _pack_split(
     return report
 
 
-def _difference(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
-    """Say what an existing data set has that was not asked for, and what to do."""
+def _differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
+    """The settings and facts in which two datasets differ; where the source lies is none."""
     known, asked = found.to_dict(), wanted.check().to_dict()
-    differs = [
-        key
-        for key in ("codec", "imgsz", "names", "kpt_shape", "flip_idx")
-        if known[key] != asked[key]
-    ]
-    for key in sorted(set(known["source"]) | set(asked["source"])):
-        if known["source"].get(key) != asked["source"].get(key):
-            differs.append(f"source {key}")
-    parts = known["source"].get("fingerprint"), asked["source"]["fingerprint"]
-    labels_only = (
-        differs == ["source fingerprint"]
-        and isinstance(parts[0], dict)
-        and parts[0].get("images") == parts[1]["images"]
-    )
-    hint = "run `yolodata labels` to take over the new labels, or " if labels_only else ""
-    what = (
-        "only its labels have changed since"
-        if labels_only
-        else f"it differs in {', '.join(differs)}"
-    )
+    keys = ("codec", "imgsz", "names", "kpt_shape", "flip_idx")
+    differs = [key for key in keys if known[key] != asked[key]]
+    before, after = known["source"], asked["source"]
+    keys = tuple(sorted((set(before) | set(after)) - {"path"}))
+    return differs + [f"source {key}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
+    """Say what an existing dataset has that was not asked for, and what to do."""
+    differs = _differences(found, wanted)
+    prints = [meta.source.get("fingerprint") for meta in (found, wanted)]
+    images = [part.get("images") if isinstance(part, dict) else None for part in prints]
+    hint, what = "", f"it differs in {', '.join(differs)}"
+    if images[0] == images[1] and set(differs) <= {"names", "source fingerprint"}:
+        what = "only its labels changed"
+        hint = "run `yolodata labels` to take over the new labels, "
+    elif differs == ["source fingerprint"]:
+        what = "image files of the source changed since"
     return (
-        f"'{path}' already holds a data set, and {what}; {hint}choose another folder, or use "
-        "--overwrite."
+        f"'{path}' already holds a dataset, and {what}; {hint}choose another folder, or replace it "
+        "with --overwrite."
     )
 
 
