@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from yolodata.bench import child, coco, command, data, drawing, rounds, rows, session, table
-from yolodata.bench.subjects import Task
+from yolodata.bench.subjects import Subject, Task
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading, Telemetry
 
@@ -92,11 +93,11 @@ def test_drawing_is_deterministic_and_files_are_as_large_as_coco_s(tmp_path: Pat
 # How it measures.
 
 
-class Fake:
+class Fake(Subject):
     """A loader with a full queue of `ahead` batches; each later one takes 5 ms."""
 
     def __init__(self, ahead: int) -> None:
-        self.ahead, self.warm_up = ahead, 8
+        self.ahead = ahead
         self.telemetry = Telemetry()
 
     def batches(self) -> Iterator[dict[str, Any]]:
@@ -110,11 +111,6 @@ class Fake:
     def read(self) -> Reading:
         return self.telemetry.read()
 
-    def facts(self) -> dict[str, float]:
-        return {}
-
-    def close(self) -> None: ...
-
 
 def test_a_slice_leaves_out_what_was_ready_before() -> None:
     fake = Fake(ahead=50)
@@ -126,7 +122,7 @@ def test_a_slice_leaves_out_what_was_ready_before() -> None:
 
 
 def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64)) -> child.Ready:
-    return child.Ready(shape, "uint8", brightness, objects, True, {})
+    return child.Ready(shape, "uint8", (brightness, 2.0), (objects, 0.5), True, {})
 
 
 @pytest.mark.parametrize(
@@ -261,8 +257,8 @@ def test_readme_tables_come_from_the_json_files(tiny: dict[str, Any], tmp_path: 
 
 
 def test_a_failing_row_does_not_stop_the_others(tmp_path: Path) -> None:
-    fine = rows.Row("fine", "copy", "fine", "memory", 1, 1)
-    bad = rows.Row("bad", "yolodata", "bad", "raw", 1, 1, ("fine",))
+    fine = rows.Row("fine", "copy", "fine", "fine", "memory", 1, 1)
+    bad = rows.Row("bad", "yolodata", "bad", "bad", "raw", 1, 1, ("fine",))
     said: list[str] = []
     found = rounds.run(
         [bad, fine],
@@ -280,7 +276,7 @@ def test_a_failing_row_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_a_killed_child_is_reported(tmp_path: Path) -> None:
-    row = rows.Row("victim", "copy", "victim", "memory", 1, 1)
+    row = rows.Row("victim", "copy", "victim", "victim", "memory", 1, 1)
     here = session.Session(row, Task(None, 64, 2, 0), tmp_path)
     try:
         here.ready()

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Task
-from yolodata.telemetry import Reading
+from yolodata.bench.subjects import Subject, Task
 
 _SOURCE_BYTES = 256 << 20  # more than a processor caches
 _BATCHES = 6  # as many as a loader that prefetches 4 has in use
 
 
-class Copying:
+class Copying(Subject):
     """Copies pictures of the output's size from random places of a large pool into batches.
 
     Any loader that keeps decoded pictures in memory has to read and to write this much; how fast
@@ -25,7 +24,6 @@ class Copying:
 
     def __init__(self, row: Row, task: Task) -> None:
         nbytes = 3 * task.imgsz * task.imgsz
-        self.ahead = 0
         self.warm_up = 4 * task.batch
         self._rng = np.random.default_rng(task.seed)
         self._pool = np.ones((max(2, min(2048, _SOURCE_BYTES // nbytes)), nbytes), np.uint8)
@@ -34,6 +32,7 @@ class Copying:
         self._threads = ThreadPoolExecutor(row.threads) if row.threads > 1 else None
 
     def batches(self) -> Iterator[dict[str, Any]]:
+        """See `Subject`."""
         turn = 0
         while True:
             out = self._out[turn % len(self._out)]
@@ -49,12 +48,7 @@ class Copying:
             list((self._threads.map if self._threads else map)(copy, range(len(out))))
             yield {"img": out}
 
-    def read(self) -> Reading:
-        return Reading()
-
-    def facts(self) -> dict[str, float]:
-        return {"bytes_each": float(self._pool.shape[1])}
-
     def close(self) -> None:
+        """See `Subject`."""
         if self._threads:
             self._threads.shutdown()

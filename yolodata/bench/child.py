@@ -16,11 +16,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from yolodata.bench import cores
 from yolodata.bench.rows import Row
 from yolodata.bench.subjects import Subject, Task, make
 
-_CHECKED_PICTURES = 64
+_CHECKED_PICTURES = 96
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Sample:
 
     @property
     def img_s(self) -> float:
+        """Pictures a second."""
         return self.pictures / self.seconds
 
 
@@ -51,16 +54,17 @@ class Ready:
     Attributes:
         shape: of a picture, (3, H, W).
         dtype: of a picture.
-        brightness: mean of the pixels of the first pictures, 0-255.
-        objects: mean number of objects of the first pictures; None where there are none to count.
+        brightness: of the first pictures, 0-255: mean, and standard error of the mean.
+        objects: of the first pictures: mean number, and standard error of the mean; None where
+            they cannot be counted.
         pinned: whether it stays on its cores.
         facts: constants worth printing.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    brightness: float
-    objects: float | None
+    brightness: tuple[float, float]
+    objects: tuple[float, float] | None
     pinned: bool
     facts: dict[str, float]
 
@@ -80,11 +84,11 @@ def serve(connection: Connection, row: Row, task: Task, log: Path) -> None:
             if command == "stop":
                 break
             if command == "slice":
-                connection.send(("done", measure(subject, batches, *arguments, row.threads)))
+                connection.send(("done", measure(subject, batches, arguments[0], row.threads)))
             elif command == "profile":
                 from yolodata.bench.profiling import profile
 
-                connection.send(("done", profile(subject, batches, *arguments)))
+                connection.send(("done", profile(subject, batches, arguments[0])))
             else:
                 raise ValueError(f"unknown command {command!r}")
     except EOFError:  # the parent is gone
@@ -138,28 +142,31 @@ def _build(row: Row, task: Task) -> Subject:
 
 def _get_ready(subject: Subject, batches: Iterator[dict[str, Any]], task: Task) -> Ready:
     """Warm up, look at some pictures, and only then move to the cores to be measured on."""
-    seen = objects = 0
-    total, pixels = 0.0, 0
+    seen = 0
     shape: tuple[int, ...] = ()
     dtype = ""
-    counted = False
-    while seen < max(subject.warm_up, min(_CHECKED_PICTURES, 4 * task.batch)):
+    brightness: list[float] = []
+    objects: list[float] = []
+    while seen < max(subject.warm_up, _CHECKED_PICTURES):
         batch = next(batches)
-        image = batch["img"]
+        image = np.asarray(batch["img"])
         if seen < _CHECKED_PICTURES:
-            shape, dtype = tuple(image.shape[1:]), str(image.dtype).removeprefix("torch.")
-            part = image[:, :, ::4, ::4]
-            total += float(part.sum())
-            pixels += part.size if isinstance(part.size, int) else part.numel()
-            counted = counted or "cls" in batch
-            objects += len(batch.get("cls", ()))
-            looked = seen + len(image)
+            shape, dtype = image.shape[1:], str(image.dtype)
+            brightness += image[:, :, ::4, ::4].mean(axis=(1, 2, 3)).tolist()
+            if "batch_idx" in batch:
+                found = np.asarray(batch["batch_idx"]).astype(np.int64)
+                objects += np.bincount(found, minlength=len(image)).tolist()
         seen += len(image)
     facts = subject.facts()
     pinned = cores.pin(task.cores)
     cores.settle()
-    mean = objects / looked if counted else None
-    return Ready(shape, dtype, total / max(pixels, 1), mean, pinned, facts)
+    counted = _mean(objects) if objects else None
+    return Ready(shape, dtype, _mean(brightness), counted, pinned, facts)
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(np.mean(values)), float(np.std(values) / max(len(values), 1) ** 0.5)
 
 
 def _redirect(log: Path) -> None:

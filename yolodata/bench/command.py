@@ -172,7 +172,8 @@ def _fill_in(args: argparse.Namespace) -> None:
     if args.imgsz is None:
         args.imgsz = _imgsz_of(args.data)
     limits = {"imgsz": (32, 4096), "batch": (1, 1024), "images": (2, 1_000_000),
-              "many": (2, 10_000_000),               "rounds": (1, 1000), "seconds": (0.01, 600), "threads": (1, 1024)}  # fmt: skip
+              "many": (2, 10_000_000), "rounds": (1, 1000), "seconds": (0.01, 600),
+              "threads": (1, 1024)}  # fmt: skip
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

@@ -33,37 +33,72 @@ def pin(cores: tuple[int, ...]) -> bool:
 
 
 def settle(limit: float = 15.0) -> bool:
-    """Wait until this process and its children do nothing, so that others can be measured.
+    """Wait until this process and its workers do nothing, so that others can be measured.
+
+    Workers are those of the same session, where this process began one (`os.setsid`). Where there
+    is no /proc (macOS, Windows), this just waits for a second.
 
     Returns:
         False if they were still busy after `limit` seconds.
     """
-    try:
-        import psutil
-    except ImportError:
+    if not _PROC.is_dir():
         time.sleep(1.0)
         return True
-    me = psutil.Process()
+    members = _members()  # looked up once: it takes longer than what is waited for
+    before, quiet = _ticks(members), 0
     end = time.monotonic() + limit
-    quiet = 0
-    before = _cpu_seconds(me)
     while time.monotonic() < end:
         time.sleep(0.03)
-        now = _cpu_seconds(me)
-        quiet = quiet + 1 if now - before < 0.006 else 0
+        now = _ticks(members)
+        quiet = quiet + 1 if now == before else 0
         before = now
-        if quiet >= 2:
+        if quiet >= 3:
             return True
     return False
 
 
-def _cpu_seconds(process: object) -> float:
-    import psutil
+def thread_seconds() -> dict[int, tuple[str, float]]:
+    """Name and CPU seconds of each thread of this process; empty where there is no /proc."""
+    tasks = _PROC / "self" / "task"
+    found = {}
+    for task in tasks.iterdir() if tasks.is_dir() else ():
+        stat = _stat(task)
+        if stat is not None:
+            name, fields = stat
+            ticks = int(fields[_USER]) + int(fields[_SYSTEM])
+            found[int(task.name)] = (name, ticks / os.sysconf("SC_CLK_TCK"))
+    return found
 
-    assert isinstance(process, psutil.Process)
-    total = 0.0
-    for member in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            times = member.cpu_times()
-            total += times.user + times.system
-    return total
+
+_PROC = Path("/proc")
+# Fields of /proc/*/stat, counted from the one after the name.
+_SESSION, _USER, _SYSTEM = 3, 11, 12
+
+
+def _members() -> list[Path]:
+    """Folders in /proc of this process and, if it leads a session, of all others in it."""
+    me = os.getpid()
+    if os.getsid(0) != me:
+        return [_PROC / str(me)]
+    found = []
+    for folder in _PROC.iterdir():
+        stat = _stat(folder) if folder.name.isdigit() else None
+        if stat is not None and int(stat[1][_SESSION]) == me:
+            found.append(folder)
+    return found
+
+
+def _ticks(members: list[Path]) -> int:
+    """Clock ticks (10 ms) that processes have computed for."""
+    stats = [stat[1] for stat in map(_stat, members) if stat is not None]
+    return sum(int(fields[_USER]) + int(fields[_SYSTEM]) for fields in stats)
+
+
+def _stat(folder: Path) -> tuple[str, list[str]] | None:
+    """Name and further fields; None if the process or thread ended just now."""
+    try:
+        text = (folder / "stat").read_text()
+    except OSError:
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    return name, rest.split()

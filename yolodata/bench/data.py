@@ -151,7 +151,8 @@ def _copy(wanted: Wanted, folder: Path) -> None:
             raise DatasetError(f"{path} or its labels cannot be read: {error}") from None
         if text is not None:
             (folder / "labels" / "train" / f"{number:06d}.txt").write_bytes(text)
-    drawing.write_yaml(folder, "images/train", source.names)
+    names = [source.names[i] for i in range(len(source.names))]
+    drawing.write_yaml(folder, "images/train", names)
     (folder / "source.json").write_text(json.dumps({"images": len(split.paths)}))
 
 
@@ -165,9 +166,8 @@ def _repeat(plain: Path, long: Path, repeats: int) -> None:
         for path in sorted((plain / kind / "train").iterdir()):
             for turn in range(repeats):
                 _link(path, long / kind / "train" / f"{turn:03d}_{path.name}")
-    text = (plain / "data.yaml").read_text(encoding="utf-8")
-    moved = text.replace(str(plain.resolve()), str(long.resolve()))
-    (long / "data.yaml").write_text(moved, encoding="utf-8")
+    names = json.loads((plain / "data.yaml").read_text(encoding="utf-8"))["names"]
+    drawing.write_yaml(long, "images/train", names)
     (long / "done").touch()
 
 
@@ -179,7 +179,7 @@ def _link(path: Path, other: Path) -> None:
 
 
 def _packed(source: Path, out: Path, codec: str, imgsz: int, say: Say) -> Path:
-    from yolodata.ingest.pack import pack
+    from yolodata.ingest import pack
 
     if not (out / "train" / "dataset.json").exists():
         say(f"packing {codec} shards")
@@ -221,7 +221,7 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
     if not pixels:
         raise DatasetError(f"none of the {len(files)} pictures of {wanted.data} can be read")
     note = folder / "source.json"
-    found = {
+    found: dict[str, Any] = {
         "images": len(files),
         "images_of_source": json.loads(note.read_text())["images"] if note.exists() else MANY,
         "bytes_mean": float(np.mean(nbytes)),

@@ -11,6 +11,7 @@ hundred pictures already have COCO's means.
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def sketch(images: int, seed: int) -> list[Sketch]:
     quality = np.array(qualities)[np.searchsorted(np.cumsum(quality_shares), _strata(images, rng))]
     counts = coco.object_counts(_strata(images, rng))
     bytes_per_pixel = np.empty(images)
-    for value in qualities:
+    for value, _ in coco.QUALITIES:
         of_it = np.flatnonzero(quality == value)
         bytes_per_pixel[of_it] = coco.bytes_per_pixel(value, _strata(len(of_it), rng))
     sides = _box_sides(int(counts.sum()), rng)
@@ -143,14 +144,11 @@ def write(folder: Path, images: int, seed: int, threads: int) -> None:
     write_yaml(folder, "images/train", [f"thing {i}" for i in range(coco.CLASSES)])
 
 
-def write_yaml(folder: Path, train: str, names: list[str] | dict[int, str]) -> Path:
+def write_yaml(folder: Path, train: str, names: list[str]) -> Path:
     """`data.yaml` of a dataset whose pictures lie in `train`, a folder relative to `folder`."""
-    import yaml
-
     path = folder / "data.yaml"
-    entries = dict(enumerate(names)) if isinstance(names, list) else names
-    values = {"path": str(folder.resolve()), "train": train, "val": train, "names": entries}
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    values = {"path": str(folder.resolve()), "train": train, "val": train, "names": names}
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")  # JSON is YAML too
     return path
 
 

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Task
+from yolodata.bench.subjects import Subject, Task
 from yolodata.telemetry import Reading
 
 _PREFETCH = 4
 
 
-class YolodataLoader:
-    """Args:
-    row: `threads` are the loader's native threads.
-    task: `data` is a dataset directory of the row's codec.
+class YolodataLoader(Subject):
+    """A loader as a user would make it, with the batch size and the threads of the bench.
+
+    Args:
+        row: `threads` are the loader's native threads.
+        task: `data` is a dataset directory of the row's codec.
     """
 
     def __init__(self, row: Row, task: Task) -> None:
@@ -45,16 +47,20 @@ class YolodataLoader:
         self.warm_up = pictures if self._shards.meta.codec == "jpeg" else 4 * task.batch
 
     def batches(self) -> Iterator[dict[str, Any]]:
+        """See `Subject`."""
         while True:
             yield from self._loader
 
     def read(self) -> Reading:
-        stats = self._loader.stats()
-        counts = {name: stats[name] for name in ("samples", "decodes", "hits")}
-        return Reading(dict(stats["seconds"]), counts)
+        """See `Subject`."""
+        return self._loader.telemetry.read()
 
     def facts(self) -> dict[str, float]:
-        """read: milliseconds to touch the stored bytes of a picture through the map."""
+        """What a stored picture is like.
+
+        Returns:
+            dict of read_ms, milliseconds to touch its bytes once through the map, and stored_bytes.
+        """
         shards = self._shards
         images = range(min(len(shards), 256))
         start = time.perf_counter()
@@ -65,4 +71,5 @@ class YolodataLoader:
         return {"read_ms": 1e3 * seconds / len(images), "stored_bytes": stored}
 
     def close(self) -> None:
+        """See `Subject`."""
         self._loader.close()

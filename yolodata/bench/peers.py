@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Task
+from yolodata.bench.subjects import Subject, Task
 from yolodata.errors import ConfigError
-from yolodata.telemetry import Reading
 
 
-class UltralyticsLoader:
+class UltralyticsLoader(Subject):
     """What `YOLO(...).train(data=..., imgsz=..., batch=..., cache=..., workers=...)` iterates over.
 
     Args:
@@ -59,14 +58,10 @@ class UltralyticsLoader:
         self.warm_up = task.batch * 2 if row.codec == "ram" else min(files, task.batch * 8)
 
     def batches(self) -> Iterator[dict[str, Any]]:
+        """See `Subject`."""
         while True:
             yield from self._loader
 
-    def read(self) -> Reading:
-        return Reading()
-
-    def facts(self) -> dict[str, float]:
-        return {}
-
     def close(self) -> None:
+        """See `Subject`."""
         self._loader.close()

@@ -63,5 +63,5 @@ def _caption(row: dict[str, Any], values: dict[str, Any]) -> str:
     speed = f"{row['img_s']['median']:,.0f}"
     if not first:
         return speed
-    labels = {r["name"]: r["label"] for r in values["rows"]}
-    return f"{speed}  ({first[0]['median']:.1f} x {labels[first[0]['peer']]})"
+    short = {r["name"]: r["short"] for r in values["rows"]}
+    return f"{speed}  ({first[0]['median']:.1f} x {short[first[0]['peer']]})"

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from yolodata.bench.cores import thread_seconds
 from yolodata.bench.subjects import Subject
 
 
-def profile(
-    subject: Subject, batches: Iterator[dict[str, Any]], seconds: float, _threads: int = 1
-) -> dict[str, Any]:
+def profile(subject: Subject, batches: Iterator[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """Take batches for `seconds` under cProfile.
 
     Returns:
@@ -26,7 +25,7 @@ def profile(
     """
     for _ in range(subject.ahead):
         next(batches)
-    before, threads_before = subject.read(), _thread_seconds()
+    before, threads_before = subject.read(), thread_seconds()
     profiler = cProfile.Profile()
     pictures = 0
     start = now = time.perf_counter()
@@ -35,7 +34,7 @@ def profile(
         pictures += len(next(batches)["img"])
         now = time.perf_counter()
     profiler.disable()
-    threads = _thread_seconds()
+    threads = thread_seconds()
     return {
         "pictures": pictures,
         "seconds": now - start,
@@ -52,24 +51,6 @@ def _calls(profiler: cProfile.Profile) -> list[tuple[str, int, float, float]]:
         where = name if file == "~" else f"{Path(file).name}:{line} {name}"
         rows.append((where, int(calls), float(own), float(total)))
     return sorted(rows, key=lambda row: -row[2])[:12]
-
-
-def _thread_seconds() -> dict[int, tuple[str, float]]:
-    """CPU seconds of each thread of this process."""
-    found: dict[int, tuple[str, float]] = {}
-    tasks = Path("/proc/self/task")
-    if not tasks.is_dir():
-        return found
-    tick = os.sysconf("SC_CLK_TCK")
-    for task in tasks.iterdir():
-        try:
-            text = (task / "stat").read_text()
-        except OSError:  # it ended just now
-            continue
-        name, _, rest = text.partition("(")[2].rpartition(")")
-        fields = rest.split()
-        found[int(task.name)] = (name, (int(fields[11]) + int(fields[12])) / tick)
-    return found
 
 
 def _by_name(

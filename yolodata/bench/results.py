@@ -28,9 +28,9 @@ def document(
 
     Returns:
         dict of benchmark; machine; versions; settings; data (what the pictures are like);
-        rows: name (id), label, codec, threads, cores, peers, pinned, img_s (median, min, max,
-            samples), pictures and seconds (of each sample), stages_ms (a picture), counts (a
-            picture), facts, error, profile;
+        rows: name (id), label, short, kind, codec, threads, cores, peers, pinned, img_s (median,
+            min, max, samples), pictures and seconds (of each sample), stages_ms (a picture),
+            counts (a picture), facts, error, profile;
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
         floor: see `floors`; complaints: what speaks against equal work.
@@ -84,6 +84,7 @@ def _row(found: Measured) -> Document:
     values: Document = {
         "name": row.id,
         "label": row.label,
+        "short": row.short,
         "kind": row.kind,
         "codec": row.codec,
         "threads": row.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Ratio:
 
     @property
     def median(self) -> float:
+        """Of all rounds."""
         return median(self.samples)
 
 
@@ -135,23 +137,29 @@ def same_work(results: Sequence[Measured]) -> list[str]:
     """What speaks against the loaders having done the same work; empty if nothing does.
 
     Two loaders that augment differently differ in brightness or in the number of objects, and
-    their speeds must not be compared. The pictures are random, so small differences are chance.
+    their speeds must not be compared. The pictures are random: up to five standard errors are
+    put down to chance.
     """
     loaders = [f for f in results if f.ready is not None and f.ready.objects is not None]
     complaints = []
     for found in loaders[1:]:
         first, this = loaders[0].ready, found.ready
-        assert first is not None and this is not None
+        assert first is not None
+        assert this is not None
         if (first.shape, first.dtype) != (this.shape, this.dtype):
             complaints.append(f"{found.row.id} makes {this.shape} {this.dtype} pictures, "
                               f"{loaders[0].row.id} {first.shape} {first.dtype}")  # fmt: skip
-        if abs(first.brightness - this.brightness) > 12:
-            complaints.append(f"{found.row.id} has mean brightness {this.brightness:.0f}, "
-                              f"{loaders[0].row.id} {first.brightness:.0f}")  # fmt: skip
-        a, b = first.objects or 0.0, this.objects or 0.0
-        if abs(a - b) > 0.4 * max(a, b) + 1:
-            complaints.append(f"{found.row.id} has {b:.1f} objects a picture, "
-                              f"{loaders[0].row.id} {a:.1f}")  # fmt: skip
+        assert first.objects is not None
+        assert this.objects is not None
+        for what, a, b in (
+            ("mean brightness", first.brightness, this.brightness),
+            ("objects a picture", first.objects, this.objects),
+        ):
+            if abs(a[0] - b[0]) > 5 * math.hypot(a[1], b[1]) + 0.02 * abs(a[0]):
+                complaints.append(
+                    f"{found.row.id} has {what} {b[0]:.1f} (error {b[1]:.1f}), "
+                    f"{loaders[0].row.id} {a[0]:.1f} (error {a[1]:.1f})"
+                )
     return complaints
 
 

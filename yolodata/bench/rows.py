@@ -17,6 +17,7 @@ class Row:
         id: what `--only` and the JSON file call it.
         kind: which maker of `yolodata.bench.subjects` builds it.
         label: what the table calls it.
+        short: what it is called as a peer.
         codec: where its pixels come from: "files" (JPEG files), "ram" (decoded, in memory), "jpeg"
             or "raw" (shards), "memory" (pictures that need nothing but copying).
         threads: native threads of yolodata, worker processes of Ultralytics (0: the consumer
@@ -28,6 +29,7 @@ class Row:
     id: str
     kind: str
     label: str
+    short: str
     codec: str
     threads: int
     cores: int
@@ -43,11 +45,22 @@ def _group(n: int) -> list[Row]:
     workers = 0 if n == 1 else n
     none, ram = f"ultralytics-none-{n}", f"ultralytics-ram-{n}"
     return [
-        Row(none, "ultralytics", "Ultralytics, no cache", "files", workers, n),
-        Row(ram, "ultralytics", "Ultralytics, cache=ram", "ram", workers, n),
-        Row(f"yolodata-jpeg-{n}", "yolodata", "yolodata, JPEG shards", "jpeg", n, n, (none, ram)),
-        Row(f"yolodata-raw-{n}", "yolodata", "yolodata, raw shards", "raw", n, n, (ram, none)),
-        Row(f"copy-{n}", "copy", "copying only (ceiling)", "memory", n, n),
+        Row(none, "ultralytics", "Ultralytics, no cache", "no cache", "files", workers, n),
+        Row(ram, "ultralytics", "Ultralytics, cache=ram", "cache=ram", "ram", workers, n),
+        Row(
+            f"yolodata-jpeg-{n}",
+            "yolodata",
+            "yolodata, JPEG shards",
+            "JPEG",
+            "jpeg",
+            n,
+            n,
+            (none, ram),
+        ),
+        Row(
+            f"yolodata-raw-{n}", "yolodata", "yolodata, raw shards", "raw", "raw", n, n, (ram, none)
+        ),
+        Row(f"copy-{n}", "copy", "copying only (ceiling)", "copying", "memory", n, n),
     ]
 
 

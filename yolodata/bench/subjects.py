@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from yolodata.bench.rows import Row
 from yolodata.errors import ConfigError
@@ -31,7 +32,7 @@ class Task:
     cores: tuple[int, ...] = ()
 
 
-class Subject(Protocol):
+class Subject(ABC):
     """A loader of which batches can be taken one after another for ever.
 
     Attributes:
@@ -39,22 +40,23 @@ class Subject(Protocol):
         warm_up: pictures after which its speed no longer changes.
     """
 
-    ahead: int
-    warm_up: int
+    ahead: int = 0
+    warm_up: int = 0
 
+    @abstractmethod
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Endless batches: at least `img`, uint8 (B, 3, H, W), and `cls` (N, 1) if it has any."""
-        ...
+        """Endless batches: at least `img`, uint8 (B, 3, H, W); with objects, `batch_idx` (N,)."""
 
     def read(self) -> Reading:
         """Stage times and counts so far."""
-        ...
+        return Reading()
 
     def facts(self) -> dict[str, float]:
         """Constants worth printing."""
-        ...
+        return {}
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
+        """Stop threads and worker processes."""
 
 
 def _ultralytics(row: Row, task: Task) -> Subject:

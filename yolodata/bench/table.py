@@ -62,9 +62,9 @@ def _speeds(values: Document, cores: int) -> list[list[str]]:
     """Header and rows of one group."""
     rows = [row for row in values["rows"] if row["cores"] == cores]
     peers = list(dict.fromkeys(peer for row in rows for peer in sorted(row["peers"])))
-    labels = {row["name"]: row["label"] for row in rows}
+    short = {row["name"]: row["short"] for row in rows}
     where = "one core" if cores == 1 else f"{cores} cores"
-    table = [[where, "img/s", "min to max", "ms", *(f"x {labels.get(p, p)}" for p in peers)]]
+    table = [[where, "img/s", "min to max", "ms", *(f"x {short.get(p, p)}" for p in peers)]]
     for row in rows:
         speed = row["img_s"]
         if speed["median"] is None:
@@ -103,7 +103,7 @@ def _stages(values: Document) -> list[list[str]]:
 
 
 def _floor_text(values: Document) -> str:
-    lines = []
+    lines: list[str] = []
     for floor in values["floor"]:
         if not lines:
             lines.append(f"Floor: a picture is {floor['bytes_written'] / 1e6:.2f} MB of output.")
@@ -139,8 +139,8 @@ def profiles(values: Document) -> str:
         for kind, title in (("stages_s", "stage"), ("threads_s", "thread")):
             for name, busy in sorted(found[kind].items(), key=lambda item: -item[1]):
                 lines.append(
-                    f"  {title:6} {name:24} {busy:7.3f} s {100 * busy / seconds:6.1f} % of the time "
-                    f"{1e3 * busy / pictures:8.3f} ms a picture"
+                    f"  {title:6} {name:24} {busy:7.3f} s {100 * busy / seconds:6.1f} % of the "
+                    f"time {1e3 * busy / pictures:8.3f} ms a picture"
                 )
         lines.append("  consumer's calls:            calls     own s   total s")
         for where, calls, own, total in found["calls"]:
