@@ -41,7 +41,7 @@ def save(path: Path, values: dict[str, Any]) -> None:
         ceiling = f"; copying alone: {copying[0]:,.0f}" if copying else ""
         where = "one core" if cores == 1 else f"{cores} cores"
         axes.set_title(f"{where}, pictures a second{ceiling}", loc="left", fontsize=10)
-        axes.margins(x=0.22)
+        axes.margins(x=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     settings = values["settings"]
     figure.suptitle(

@@ -29,7 +29,7 @@ def markdown(values: Document) -> str:
         head, *rows = _speeds(values, cores)
         rule = ["---", *["---:"] * (len(head) - 1)]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows)))
-    return "\n\n".join([*parts, _about(values)])
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in _about(values).splitlines())])
 
 
 _STAGES_NOTE = (
