@@ -91,6 +91,9 @@ class Checker:
             self._fail(name, last, f"{total}, the number of entries it divides", values[last])
         for begin in range(0, last, _ROWS):
             block = values[begin : min(begin + _ROWS, last) + 1]
+            if int(block.max()) > total:
+                row = begin + int((block > np.uint64(total)).argmax())
+                self._fail(name, row, f"at most {total}, the end of what it divides", values[row])
             bad = block[1:] < block[:-1]
             if bad.any():
                 row = begin + 1 + int(bad.argmax())

@@ -8,6 +8,7 @@ import fcntl
 import os
 import threading
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from yolodata.errors import ShardError
@@ -66,6 +67,13 @@ def storage_error(where: Path, error: OSError) -> ShardError:
     return result
 
 
+def remove_quietly(files: Iterable[Path]) -> None:
+    """Remove files that nobody needs; what cannot be removed stays."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
 class Lock:
     """Held by the one process that writes a dataset; the kernel frees it when that process dies.
 
@@ -108,8 +116,9 @@ class Lock:
             except FileNotFoundError:
                 pass
             self.release()
-        os.ftruncate(fd, 0)
-        write_all(fd, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # only for messages; the disk may be full
+            os.ftruncate(fd, 0)
+            write_all(fd, f"{os.getpid()}\n".encode(), 0)
 
     def _busy(self, owner: str) -> ShardError:
         return ShardError(
@@ -119,7 +128,8 @@ class Lock:
 
     def remove(self) -> None:
         """Free the lock and remove its folder, which should hold nothing else any more."""
-        self.path.unlink(missing_ok=True)  # whoever waits for this file notices that it is gone
+        with contextlib.suppress(OSError):
+            self.path.unlink()  # whoever has opened this file before will notice that it is gone
         self.release()
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()

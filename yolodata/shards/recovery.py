@@ -126,6 +126,14 @@ def _difference(first: bytes, settings: dict[str, Any]) -> str:
 
 
 def _continue(path: Path, journal: Journal) -> Recovered:
+    try:
+        return _recover(path, journal)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def _recover(path: Path, journal: Journal) -> Recovered:
     if not any(payload[:1] == records.CLEARED for _, payload in journal.records()):
         journal.truncate(next(at + records.size(payload) for at, payload in journal.records()))
         _clear(path)

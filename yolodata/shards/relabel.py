@@ -15,7 +15,7 @@ from typing import Any
 
 from yolodata.errors import ShardError
 from yolodata.shards.columns import Totals, file_entry, write_labels
-from yolodata.shards.files import Lock, publish, storage_error, write_durably
+from yolodata.shards.files import Lock, publish, remove_quietly, storage_error, write_durably
 from yolodata.shards.format import DATASET_FILE, LABELS_FILE, WORK_FOLDER, DatasetMeta
 from yolodata.shards.journal import Annotation, Journal, Row
 from yolodata.shards.reader import ShardDataset
@@ -56,9 +56,7 @@ def replace_labels(
                 meta = dataset.meta.with_results(**changes).check()
                 return _replace(dataset, annotations, meta)
         finally:
-            for entry in lock.path.parent.iterdir():
-                if entry != lock.path:
-                    entry.unlink()
+            remove_quietly(file for file in lock.path.parent.iterdir() if file != lock.path)
             lock.remove()
     except ShardError:
         raise
@@ -94,8 +92,8 @@ def _replace(
     meta = meta.with_results(images=totals.images, objects=totals.objects, labels=entry)
     write_durably(work / DATASET_FILE, meta.to_json())
     publish(work / DATASET_FILE, folder / DATASET_FILE)
-    if entry.file != old.file:
-        (folder / old.file).unlink(missing_ok=True)
+    labels = folder.glob("labels*.safetensors")
+    remove_quietly(file for file in labels if file.name != entry.file)
     return meta
 
 

@@ -26,7 +26,14 @@ import xxhash
 from yolodata.errors import ShardError
 from yolodata.shards import journal as records
 from yolodata.shards.columns import Totals, file_entry, write_labels
-from yolodata.shards.files import Lock, publish, storage_error, write_all, write_durably
+from yolodata.shards.files import (
+    Lock,
+    publish,
+    remove_quietly,
+    storage_error,
+    write_all,
+    write_durably,
+)
 from yolodata.shards.format import (
     ALIGNMENT,
     DATASET_FILE,
@@ -219,9 +226,7 @@ class ShardWriter:
             publish(self._work / DATASET_FILE, self.path / DATASET_FILE)
         except OSError as error:
             raise self._broken(error) from error
-        for file in self._work.iterdir():
-            if file.name != "lock":
-                file.unlink(missing_ok=True)
+        remove_quietly(file for file in self._work.iterdir() if file != self._lock.path)
         self._lock.remove()
         self.close()
         return meta

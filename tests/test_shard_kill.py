@@ -1,0 +1,113 @@
+"""A packer that dies or whose disk is full leaves nothing half valid, and can be continued."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import shard_samples
+
+import yolodata.shards as shards
+from yolodata.errors import ShardError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def folder(tmp_path) -> Iterator[Path]:
+    """In memory where possible: thousands of fsyncs, whose effect no test can see, take minutes."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
+
+
+def run_child(mode: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, str(HERE / "shard_crash_child.py"), mode, str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(("mode", "least"), [("calls", 100), ("random", 30), ("limit", 4)])
+def test_continues_after_a_kill_byte_for_byte(folder, mode, least):
+    """calls: at every system call, with torn writes and lost tails; random: kill -9 at any time;
+    limit: the kernel refuses a write."""
+    result = run_child(mode, folder)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= least
+
+
+def test_the_kill_test_notices_lost_bytes(folder):
+    result = run_child("calls-forget", folder)
+    assert result.returncode != 0
+    assert "differs from a clean pack" in result.stderr or "cannot be continued" in result.stderr
+
+
+def test_disk_full_at_any_write(folder, monkeypatch):
+    """No space at the n-th write: an error that says so, then the same dataset after going on."""
+    shard_samples.pack(folder / "clean")
+    clean = shard_samples.contents(folder / "clean")
+    out = folder / "out"
+    errors = []
+    for call in range(1, 1000, 5):
+        left = [call]
+
+        def no_space(original, left=left):
+            def call_or_fail(*args):
+                left[0] -= 1
+                if left[0] <= 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return original(*args)
+
+            return call_or_fail
+
+        with monkeypatch.context() as patch:
+            for name in ("write", "pwrite", "fsync"):
+                patch.setattr(os, name, no_space(getattr(os, name)))
+            try:
+                shard_samples.pack(out)
+            except ShardError as error:
+                errors.append(error)
+        if left[0] > 0:
+            break
+        with pytest.raises(ShardError):
+            shards.open(out)
+        shard_samples.pack(out)
+        assert shard_samples.contents(out) == clean, f"write {call}"
+        for file in out.iterdir():
+            file.unlink()
+    assert len(errors) > 10
+    for error in errors:
+        assert error.errno == errno.ENOSPC
+        assert "No space left" in str(error)
+        assert "continues where it stopped" in str(error)
+
+
+def test_resume_says_what_is_there(tmp_path):
+    with shards.ShardWriter(tmp_path, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+        assert writer.resume() == shards.Progress(0, ())
+        shard_samples.feed(writer, 13)
+    with pytest.raises(ShardError, match=r"not finished.*again to continue"):
+        shards.open(tmp_path)
+    with shards.ShardWriter(tmp_path, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+        left_out = (("images/5.jpg", "corrupt"), ("images/12.jpg", "corrupt"))
+        assert writer.resume() == shards.Progress(11, left_out)
+        assert writer.resume().done == 13
+        shard_samples.feed(writer, 20)
+        writer.finish()
+    shard_samples.pack(tmp_path / "clean")
+    for name, data in shard_samples.contents(tmp_path / "clean").items():
+        assert (tmp_path / name).read_bytes() == data
