@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,7 +125,7 @@ def _stored(selection: Selection, image: int) -> Shown:
     picture = np.asarray(shards.image(image))
     polygons: list[Float32] = []
     offsets = shards.polygon_offset[rows.start : rows.stop + 1].astype(np.int64).tolist()
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets):
         if stop > start:
             polygons.append(shards.polygon[start:stop])
     size = f"{picture.shape[1]} x {picture.shape[0]}"
@@ -138,9 +139,7 @@ def _augmented(
 ) -> Shown:
     from yolodata import _native
 
-    native = {**config.to_native(), "shuffle": True}
-    if selection.shards.meta.codec == "raw":
-        native |= {"streams": 1, "window": 0}
+    native = selection.plan_config(config)
     index = selection.index()
     recipe = _native.plan(index, native, seed, epoch, position)
     values: dict[str, Any] = recipe.to_dict()
@@ -176,9 +175,7 @@ def _draw(item: Shown, names: Mapping[int, str]) -> Picture:
     import cv2
 
     zoom = max(1.0, 480 / max(item.picture.shape[:2]))
-    canvas: Picture = cv2.resize(  # type: ignore[assignment]
-        np.ascontiguousarray(item.picture), None, fx=zoom, fy=zoom
-    )
+    canvas: Picture = cv2.resize(np.ascontiguousarray(item.picture), None, fx=zoom, fy=zoom)
     height, width = canvas.shape[:2]
     for polygon in item.polygons:
         points = np.round(polygon * (width, height)).astype(np.int32)

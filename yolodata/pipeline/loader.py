@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,7 @@ class Loader:
             "fraction": fraction,
             "shuffle": shuffle,
             "close_mosaic_epoch": close_mosaic_epoch,
-            "augment": self.augment.to_native(),
+            "augment": asdict(self.augment),
         }
 
         self._fingerprint: dict[str, Any] | None = None
@@ -165,10 +165,12 @@ class Loader:
 
     @property
     def batch_size(self) -> int:
+        """Pictures of a full batch of this rank; at most the number of images."""
         return self._schedule.batch_size
 
     @property
     def drop_last(self) -> bool:
+        """Whether the end of an epoch is left out."""
         return self._schedule.drops
 
     def __len__(self) -> int:
@@ -313,7 +315,7 @@ class Loader:
             self.close_mosaic_epoch is not None and epoch >= self.close_mosaic_epoch
         )
         augment = self.augment.without_mix() if closed else self.augment
-        return {**augment.to_native(), "shuffle": self.shuffle}
+        return self._selection.plan_config(augment, self.shuffle)
 
     def _collate(self, work: Work) -> Batch:
         for stage, seconds in work.seconds().items():
@@ -345,8 +347,10 @@ class Loader:
         if self._workshop is None:
             import torch
 
-            config = self._config(0)
+            config, ranks = self._config(0), self._schedule.world_size
             window = int(config["streams"]) * int(config["window"])
+            if int(config["streams"]) % ranks == 0:  # this rank has whole streams to itself
+                window = -(-window // ranks)
             self._workshop = Workshop(
                 self._selection,
                 threads=self.num_workers,
@@ -356,7 +360,7 @@ class Loader:
                     self._selection,
                     threads=self.num_workers,
                     check=self._check,
-                    window=-(-window // self._schedule.world_size),
+                    window=window,
                     in_flight=(self._prefetch + 2) * self.batch_size,
                 ),
                 telemetry=self.telemetry,

@@ -55,6 +55,7 @@ class BatchBuffers:
         self._idle_references = _references([np.empty(1, np.uint8)], 0)
 
     def take(self, count: int, height: int, width: int) -> torch.Tensor:
+        """Memory for `count` pictures, uninitialised; it is the caller's until forgotten."""
         import torch
 
         shape = (count, 3, height, width)
@@ -89,6 +90,7 @@ class Load:
     threads: int
     capacity: int  # pictures to keep besides those in use
     refresh: bool = False  # every use, not only the first one, makes a picture young again
+    recycle: bool = False  # `read` uses memory again
 
 
 @dataclass(eq=False)
@@ -203,7 +205,7 @@ class Pictures:
                     break
                 continue
             del self._pictures[image]
-            if picture.pixels.flags.owndata and picture.pixels.flags.writeable:
+            if self._load.recycle:
                 self._free.append(picture.pixels)
         for entry in busy:
             heappush(self._oldest, entry)
@@ -248,7 +250,7 @@ def checked(shards: ShardDataset, image: int) -> Bytes:
     import xxhash
 
     data = shards.sample(image)
-    got, want = xxhash.xxh3_64_intdigest(data), int(shards.checksum[image])
+    got, want = xxhash.xxh3_64_intdigest(data.data), int(shards.checksum[image])
     if got != want:
         raise ShardError(
             f"{shards.path}: sample {image} ({shards.name(image)}) in shard "

@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
+from yolodata.pipeline.order import reuse_window
 
 if TYPE_CHECKING:
     from yolodata import _native
+    from yolodata.pipeline.config import AugmentConfig
     from yolodata.shards.reader import ShardDataset
 
 Float32 = npt.NDArray[np.float32]
@@ -124,6 +126,11 @@ class Selection:
                 self.polygon,
             )
         return self._index
+
+    def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> dict[str, Any]:
+        """Settings of the native planner for training on this selection."""
+        values = {**augment.to_native(), "shuffle": shuffle}
+        return values if self.shards.meta.codec == "raw" else values | reuse_window(self.images)
 
     def objects(self, image: int) -> slice:
         """The rows of `cls` and `box` that belong to an image."""

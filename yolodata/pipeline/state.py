@@ -21,12 +21,12 @@ def dataset_fingerprint(selection: Selection) -> dict[str, Any]:
     import xxhash
 
     labels, pixels = xxhash.xxh3_128(), xxhash.xxh3_128()
-    for column in (selection.object_offset, selection.cls, selection.box, selection.polygon):
+    shards, polygon = selection.shards, selection.polygon
+    for column in (selection.object_offset, selection.cls, selection.box, polygon):
         if column is not None:
             labels.update(np.ascontiguousarray(column).data)
-    shards = selection.shards
-    for column in (selection.height, selection.width, shards.checksum[: selection.images]):
-        pixels.update(np.ascontiguousarray(column).data)
+    for facts in (selection.height, selection.width, shards.checksum[: selection.images]):
+        pixels.update(np.ascontiguousarray(facts).data)
     return {
         "images": selection.images,
         "objects": len(selection.cls),

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,12 +257,12 @@ class ValidationLoader:
 
             (height, width), (new_height, new_width) = size(image), new_size(image)
             picture = pixels[: height * width * 3].reshape(height, width, 3)
-            small: Bytes = cv2.resize(  # type: ignore[assignment]
+            small: Bytes = cv2.resize(
                 picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR
             )
             return small.reshape(-1)
 
-        return Load(new_read, new_size, load.threads, load.capacity, load.refresh)
+        return replace(load, read=new_read, size=new_size, recycle=False)
 
     def reset(self) -> None:
         """Nothing to do; upstream's loaders have it."""

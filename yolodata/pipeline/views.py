@@ -6,6 +6,7 @@ A torch DataLoader has lists there; these are views that make an item when it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -99,9 +100,7 @@ class DatasetView:
         segments: list[Float32] = []
         if selection.polygon_offset is not None and selection.polygon is not None:
             ends = selection.polygon_offset[rows.start : rows.stop + 1].astype(np.int64)
-            segments = [
-                selection.polygon[a:b].copy() for a, b in zip(ends[:-1], ends[1:], strict=True)
-            ]
+            segments = [selection.polygon[a:b].copy() for a, b in pairwise(ends.tolist())]
         shards = selection.shards
         return {
             "im_file": shards.name(image),
@@ -144,4 +143,5 @@ class EpochSampler:
         yield from self._order((positions + schedule.rank) % schedule.images).tolist()
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that comes next."""
         self._set_epoch(epoch)

@@ -58,6 +58,7 @@ class Work:
         raise NotImplementedError
 
     def done(self) -> bool:
+        """Whether native threads are through with the memory of the batch."""
         raise NotImplementedError
 
     def cancel(self) -> None:
@@ -119,14 +120,16 @@ class _Read(Work):
         self,
         workshop: Workshop,
         image: torch.Tensor,
-        plan: _native.Job | Sequence[_native.Recipe],
         age: int,
+        plan: _native.Job | None = None,
+        recipes: Sequence[_native.Recipe] = (),
         images: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self.image = image
         self._workshop = workshop
-        self._plan = plan
         self._age = age
+        self._plan = plan
+        self._recipes = recipes
         self._images = images
         self._lease: Lease | None = None
         self._render: _native.Job | None = None
@@ -137,20 +140,28 @@ class _Read(Work):
     def start(self) -> None:
         if self._lease is not None:
             return
-        bases: frozenset[int] = frozenset()
-        if self._images is None:
-            _wait(self._plan)  # type: ignore[arg-type]
-            self._images = self._plan.image_ids()  # type: ignore[union-attr]
-            bases = frozenset(self.first_images().tolist())
+        images, bases = self._images, frozenset[int]()
+        if images is None:
+            plan = self._planned()
+            _wait(plan)
+            images = plan.image_ids()
+            bases = frozenset(plan.first_image_ids().tolist())
         pictures = self._workshop.pictures
-        self._lease = pictures.acquire(self._images, self._ready, age=self._age, bases=bases)
+        self._lease = pictures.acquire(images, self._ready, age=self._age, bases=bases)
+
+    def _planned(self) -> _native.Job:
+        assert self._plan is not None, "this batch was given as recipes"
+        return self._plan
 
     def _ready(self, lease: Lease) -> None:
         try:
             if not self._dropped:
                 workshop = self._workshop
                 self._render = workshop.engine.submit_render(
-                    self._plan, lease.images, workshop.pictures.pointers(lease), self.image.numpy()
+                    self._plan or self._recipes,
+                    lease.images,
+                    workshop.pictures.pointers(lease),
+                    self.image.numpy(),
                 )
         except BaseException as error:  # surfaces in the consumer
             self._error = error
@@ -190,10 +201,10 @@ class _Read(Work):
             lease.images = lease.images[:0]
 
     def first_images(self) -> npt.NDArray[np.int64]:
-        return self._plan.first_image_ids()  # type: ignore[union-attr]
+        return self._planned().first_image_ids()
 
     def labels(self) -> Labels:
-        plan: _native.Job = self._plan  # type: ignore[assignment]
+        plan = self._planned()
         if not self.bad:
             return plan.labels()
         return labels_without(self._workshop.selection, plan.recipes(), self.bad)
@@ -201,7 +212,7 @@ class _Read(Work):
     def seconds(self) -> dict[str, float]:
         total: dict[str, float] = {}
         for job in (self._plan, self._render):
-            if job is not None and not isinstance(job, Sequence):
+            if job is not None:
                 for stage, seconds in job.seconds().items():
                     total[stage] = total.get(stage, 0.0) + seconds
         return total
@@ -262,16 +273,16 @@ class Workshop:
         self._dropped: list[Work] = []
         self._pid = os.getpid()
         self._closed = False
-        shards = selection.shards
-        maps = [shards.shard_data(s) for s in range(len(shards.meta.shards))]
-        self._maps = maps  # keeps what `base` points to
-        self._base = np.array([m.ctypes.data for m in maps], dtype=np.uint64)
         if load is None:
-            self._shard = np.ascontiguousarray(shards.shard[: selection.images])
-            self._offset = np.ascontiguousarray(shards.offset[: selection.images])
+            shards, images = selection.shards, selection.images
+            self._maps = [shards.shard_data(s) for s in range(len(shards.meta.shards))]
+            self._base = np.array([m.ctypes.data for m in self._maps], dtype=np.uint64)
+            self._shard = np.ascontiguousarray(shards.shard[:images])
+            self._offset = np.ascontiguousarray(shards.offset[:images])
 
     @property
     def pictures(self) -> Pictures:
+        """Source pictures, where they have to be read."""
         assert self._pictures is not None
         return self._pictures
 
@@ -295,7 +306,7 @@ class Workshop:
         index = self.selection.index()
         if self._planner is not None:
             plan = self._planner.submit_plan(index, config, seed, epoch, positions)
-            return _Read(self, image, plan, age)
+            return _Read(self, image, age, plan=plan)
         job = self.engine.submit(
             index,
             config,
@@ -317,7 +328,7 @@ class Workshop:
         height, width = recipes[0].to_dict()["size"]
         image = self._buffers.take(len(recipes), height, width)
         if self._pictures is not None:
-            return _Read(self, image, recipes, age, images)
+            return _Read(self, image, age, recipes=recipes, images=images)
         pointers = self._base[self._shard[images]] + self._offset[images]
         job = self.engine.submit_render(recipes, images, pointers, image.numpy())
         return _Direct(job, image)
@@ -373,10 +384,12 @@ def reading(
     def decode(image: int, memory: Bytes | None) -> Bytes:
         return decode_into(shards, image, size(image), imgsz, memory, check)
 
-    if shards.meta.codec == "raw":
-        return Load(look_up, size, threads, capacity=1 << 16) if check or always else None
-    capacity = min(selection.images, window or 1024) + in_flight
-    return Load(decode, size, threads, capacity, refresh=window == 0)
+    if shards.meta.codec != "raw":
+        capacity = min(selection.images, window or 1024) + in_flight
+        return Load(decode, size, threads, capacity, refresh=window == 0, recycle=True)
+    if not shards.mapped:
+        return Load(look_up, size, threads, in_flight, refresh=True)
+    return Load(look_up, size, threads, capacity=1 << 16) if check or always else None
 
 
 def report_bad(

@@ -1,0 +1,119 @@
+"""Datasets and hashes shared by the tests of the loaders."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+NAMES = {0: "circle", 1: "square", 2: "bar"}
+
+
+def draw_dataset(
+    root: Path, counts: dict[str, int], *, sides: tuple[int, int] = (70, 180), seed: int = 0
+) -> Path:
+    """A YOLO dataset of drawn pictures of many sizes, some larger than others are wide.
+
+    About one picture in eight is a background without objects.
+
+    Returns:
+        the path of its YAML file.
+    """
+    random = np.random.default_rng(seed)
+    for split, count in counts.items():
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for i in range(count):
+            height, width = (int(side) for side in random.integers(*sides, 2))
+            noise = random.integers(0, 255, (6, 6, 3), dtype=np.uint8)
+            picture = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+            lines = []
+            for _ in range(0 if i % 8 == 7 else int(random.integers(1, 6))):
+                cls = int(random.integers(0, 3))
+                w, h = random.uniform(0.15, 0.6, 2)
+                x, y = random.uniform(w / 2, 1 - w / 2), random.uniform(h / 2, 1 - h / 2)
+                corner = (int((x - w / 2) * width), int((y - h / 2) * height))
+                opposite = (int((x + w / 2) * width), int((y + h / 2) * height))
+                colour = tuple(int(c) for c in random.integers(0, 255, 3))
+                cv2.rectangle(picture, corner, opposite, colour, -1)
+                lines.append(f"{cls} {x:.6f} {y:.6f} {w:.6f} {h:.6f}")
+            name = f"{split}{i:03d}"
+            cv2.imwrite(str(root / "images" / split / f"{name}.jpg"), picture)
+            (root / "labels" / split / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return write_yaml(root, list(counts))
+
+
+def write_yaml(root: Path, splits: list[str]) -> Path:
+    lines = [f"path: {root}", *(f"{s}: images/{s}" for s in splits), "names:"]
+    lines += [f"  {number}: {name}" for number, name in NAMES.items()]
+    if "train" not in splits:
+        lines.insert(1, f"train: images/{splits[0]}")
+    if "val" not in splits:
+        lines.insert(1, f"val: images/{splits[0]}")
+    path = root / "data.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def packed(yaml: Path, out: Path, codec: str, imgsz: int, **settings: Any) -> Path:
+    from yolodata.ingest import pack
+
+    pack(yaml, out, codec=codec, imgsz=imgsz, workers=1, progress=False, **settings)
+    return out
+
+
+def digest(batch: dict[str, Any]) -> str:
+    """A hash of everything in a batch."""
+    total = hashlib.sha256()
+    for key, value in batch.items():
+        total.update(key.encode())
+        if isinstance(value, torch.Tensor):
+            total.update(f"{value.dtype}{tuple(value.shape)}".encode() + value.numpy().tobytes())
+        else:
+            total.update(repr(value).encode())
+    return total.hexdigest()
+
+
+def sample_digests(batch: dict[str, Any]) -> list[str]:
+    """A hash of each picture of a batch together with its labels and description."""
+    result = []
+    for i in range(len(batch["im_file"])):
+        mine = batch["batch_idx"] == i
+        sample = {
+            key: value[mine] if key in ("cls", "bboxes") else value[i]
+            for key, value in batch.items()
+            if key != "batch_idx"
+        }
+        result.append(digest(sample))
+    return result
+
+
+def upstream_dataset(yaml: Path, split: str, imgsz: int, mode: str, batch: int, **settings: Any):
+    """Ultralytics' own dataset over the same files."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.build import build_yolo_dataset
+    from ultralytics.data.utils import check_det_dataset
+
+    rect = settings.pop("rect", mode == "val")
+    data = check_det_dataset(str(yaml), autodownload=False)
+    config = get_cfg(overrides={"task": "detect", "imgsz": imgsz, "workers": 0, **settings})
+    return build_yolo_dataset(config, data[split], batch, data, mode=mode, rect=rect, stride=32)
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Keys (in order), types, shapes and values in which two batches differ."""
+    if list(ours) != list(theirs):
+        return [f"keys {list(ours)} instead of {list(theirs)}"]
+    found = []
+    for key, theirs_value in theirs.items():
+        mine = ours[key]
+        if isinstance(theirs_value, torch.Tensor):
+            if mine.dtype != theirs_value.dtype or not torch.equal(mine, theirs_value):
+                found.append(key)
+        elif repr(mine) != repr(theirs_value):  # tells int from numpy.int64 as well
+            found.append(key)
+    return found

@@ -1,0 +1,307 @@
+"""The training loader: one stream, whatever the threads, the ranks and the interruptions."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from loading import differences, digest, draw_dataset, packed, sample_digests, upstream_dataset
+
+from yolodata.errors import ConfigError
+from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.loader import Loader
+from yolodata.pipeline.schedule import Schedule
+
+IMAGES = 61  # a prime: nothing divides it
+IMGSZ = 64
+AUGMENT = AugmentConfig(imgsz=IMGSZ, mosaic=0.8, mixup=0.3, cutmix=0.3, degrees=5.0)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_dataset(tmp_path_factory.mktemp("source"), {"train": IMAGES})
+
+
+@pytest.fixture(scope="module", params=["raw", "jpeg"])
+def shards(request: pytest.FixtureRequest, source: Path) -> Path:
+    return packed(source, source.parent / request.param, request.param, IMGSZ)
+
+
+def make(shards: Path, batch_size: int = 8, **settings: Any) -> Loader:
+    return Loader(
+        shards, batch_size, **{"augment": AUGMENT, "threads": 2, "prefetch": 2, **settings}
+    )
+
+
+def samples(loader: Loader, epochs: int = 1) -> list[str]:
+    return [d for _ in range(epochs) for batch in loader for d in sample_digests(batch)]
+
+
+@pytest.fixture(scope="module")
+def stream(shards: Path) -> list[str]:
+    """Digests of three epochs of samples, in order."""
+    with make(shards, 7) as loader:
+        return samples(loader, 3)
+
+
+def test_stream_does_not_depend_on_threads_or_prefetch(shards: Path) -> None:
+    def epochs(**settings: Any) -> list[str]:
+        with make(shards, **settings) as loader:
+            return [digest(batch) for _ in range(3) for batch in loader]
+
+    one = epochs(threads=1, prefetch=1)
+    assert epochs(threads=2) == one
+    assert epochs(threads=4, prefetch=5) == one
+    assert len(set(one)) == len(one) == 3 * 8
+    assert not set(epochs(seed=1)) & set(one)  # the negative control
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_together_are_one_stream(shards: Path, stream: list[str], world_size: int) -> None:
+    loaders = [make(shards, 3, rank=r, world_size=world_size) for r in range(world_size)]
+    assert len({len(loader) for loader in loaders}) == 1
+    together = []
+    for epoch in range(3):
+        epoch_samples = []
+        for batches in zip(*loaders, strict=True):
+            ranks = [sample_digests(batch) for batch in batches]
+            assert len({len(rank) for rank in ranks}) == 1
+            epoch_samples += [d for same_place in zip(*ranks, strict=True) for d in same_place]
+        padding = epoch_samples[IMAGES:]
+        assert len(padding) == -IMAGES % world_size
+        assert padding == stream[epoch * IMAGES :][: len(padding)]  # wraps around
+        together += epoch_samples[:IMAGES]
+    for loader in loaders:
+        loader.close()
+    assert together == stream
+
+
+def test_resumes_at_every_position(shards: Path, stream: list[str]) -> None:
+    with make(shards, 2) as loader:
+        states = [loader.state_dict()]
+        for _ in range(3):
+            for _batch in loader:
+                states.append(json.loads(json.dumps(loader.state_dict())))
+    assert len(states) == 1 + 3 * len(loader)
+    for state in random.Random(0).sample(states, 50):
+        with make(shards, 5, prefetch=1) as resumed:
+            resumed.load_state_dict(state)
+            got = samples(resumed)[:10] or samples(resumed)[:10]
+        start = state["epoch"] * IMAGES + state["position"]
+        expected = stream[start : start + 10]
+        assert expected[: len(got)] == got
+        assert got or start >= len(stream)
+
+
+def test_resumes_under_another_world_size(shards: Path, stream: list[str]) -> None:
+    four = [make(shards, 3, rank=r, world_size=4) for r in range(4)]
+    iterators = [iter(loader) for loader in four]
+    for _ in range(3):
+        for iterator in iterators:
+            next(iterator)
+    states = [loader.state_dict() for loader in four]
+    assert states == [states[0]] * 4
+    assert states[0]["position"] == 36
+    for loader in four:
+        loader.close()
+    two = [make(shards, 4, rank=r, world_size=2) for r in range(2)]
+    for loader in two:
+        loader.load_state_dict(states[0])
+    together = []
+    for batches in zip(*two, strict=True):
+        ranks = [sample_digests(batch) for batch in batches]
+        together += [d for same_place in zip(*ranks, strict=True) for d in same_place]
+    assert together[: IMAGES - 36] == stream[36:IMAGES]
+    assert [loader.state_dict()["epoch"] for loader in two] == [1, 1]
+    for loader in two:
+        loader.close()
+
+
+def test_state_counts_what_was_handed_out(shards: Path) -> None:
+    with make(shards, 8, prefetch=5) as loader:
+        iterator = iter(loader)
+        assert loader.state_dict()["position"] == 0
+        for handed_out in range(1, 4):
+            next(iterator)
+            assert loader.state_dict()["position"] == 8 * handed_out
+
+
+def test_state_of_something_else_is_refused(shards: Path, source: Path) -> None:
+    with make(shards) as loader:
+        state = loader.state_dict()
+    with (
+        make(shards, augment=replace(AUGMENT, degrees=7.0), fraction=0.5) as other,
+        pytest.raises(ConfigError) as error,
+    ):
+        other.load_state_dict(state)
+    text = str(error.value)
+    assert "settings.augment.degrees: 5.0 in the state, 7.0 in this loader" in text
+    assert f"dataset.images: {IMAGES} in the state, 30 in this loader" in text
+    assert "settings.fraction" in text
+    assert "mosaic" not in text
+    with make(shards) as loader, pytest.raises(ConfigError, match="lacks"):
+        loader.load_state_dict({"epoch": 0})
+
+
+def test_epochs(shards: Path, stream: list[str]) -> None:
+    def epoch_of(loader: Loader) -> int:
+        return stream.index(samples(loader)[0]) // IMAGES
+
+    with make(shards) as loader:
+        enumerate(loader)  # not begun: does not count
+        assert epoch_of(loader) == 0
+        assert epoch_of(loader) == 1
+        loader.set_epoch(0)
+        assert epoch_of(loader) == 0
+        first = iter(loader)
+        next(first)  # given up half-way
+        assert epoch_of(loader) == 2
+        with pytest.raises(ConfigError, match="ended by a later one"):
+            next(first)
+        loader.set_epoch(1)
+        next(iter(loader))
+        loader.set_epoch(1)
+        assert epoch_of(loader) == 1
+
+        loader.set_epoch(1)
+        iterator = iter(loader)
+        next(iterator)
+        state = loader.state_dict()
+    with make(shards) as resumed:
+        resumed.load_state_dict(state)
+        resumed.set_epoch(1)  # as a trainer does; keeps the position
+        assert samples(resumed) == stream[IMAGES + 8 : 2 * IMAGES]
+
+
+def test_close_mosaic_takes_effect_at_once(shards: Path) -> None:
+    with make(shards, augment=AUGMENT.without_mix()) as loader:
+        closed = samples(loader, 2)
+    with make(shards) as loader:
+        mixed = samples(loader, 2)
+    with make(shards, prefetch=4) as loader:
+        iterator = iter(loader)
+        got = sample_digests(next(iterator)) + sample_digests(next(iterator))
+        loader.dataset.close_mosaic(hyp=None)  # what upstream's trainer calls
+        state = loader.state_dict()
+        got += [d for batch in iterator for d in sample_digests(batch)]
+        assert loader.telemetry.read().counts["discarded"] == 4
+    assert got == mixed[:16] + closed[16:IMAGES]
+    assert mixed[16:24] != closed[16:24]
+    with make(shards) as resumed:
+        resumed.load_state_dict(state)
+        assert samples(resumed) == closed[16:IMAGES]
+    with make(shards, close_mosaic_epoch=1) as loader:
+        assert samples(loader, 2) == mixed[:IMAGES] + closed[IMAGES:]
+        assert loader.telemetry.read().counts.get("discarded", 0) == 0
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_batch_is_what_upstream_collates(shards: Path, source: Path, mosaic: float) -> None:
+    dataset = upstream_dataset(source, "train", IMGSZ, "train", 8, mosaic=mosaic)
+    theirs = dataset.collate_fn([dataset[i] for i in range(8)])
+    augment = AugmentConfig(imgsz=IMGSZ, mosaic=mosaic)
+    with make(shards, augment=augment, shuffle=False) as loader:
+        ours = next(iter(loader))
+    # Pixels and labels are drawn differently; everything else is the same.
+    assert set(differences(ours, theirs)) <= {"img", "cls", "bboxes", "batch_idx"}
+    for key in ("img", "cls", "bboxes", "batch_idx"):
+        assert ours[key].dtype == theirs[key].dtype
+        assert ours[key].shape[1:] == theirs[key].shape[1:]
+        assert ours[key].is_contiguous()
+    assert (ours["batch_idx"].diff() >= 0).all()
+    assert len(ours["cls"]) == len(ours["bboxes"]) == len(ours["batch_idx"]) > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fraction": 0.33},
+        {"fraction": 7},
+        {"classes": [0, 2]},
+        {"classes": [1], "single_cls": True, "fraction": 20},
+    ],
+)
+def test_selects_what_upstream_selects(
+    shards: Path, source: Path, settings: dict[str, Any]
+) -> None:
+    theirs = upstream_dataset(source, "train", IMGSZ, "train", 8, **settings)
+    with make(shards, **settings) as loader:
+        ours = loader.dataset
+        assert len(ours) == len(theirs) == len(ours.labels)
+        assert list(ours.im_files) == theirs.im_files
+        for mine, label in zip(ours.labels, theirs.labels, strict=True):
+            assert mine["im_file"] == label["im_file"]
+            assert mine["shape"] == label["shape"]
+            for key in ("cls", "bboxes"):
+                assert mine[key].dtype == label[key].dtype
+                np.testing.assert_array_equal(mine[key], label[key])
+        assert len(loader.sampler) == len(theirs)
+        assert sorted(loader.sampler) == list(range(len(theirs)))
+        # No object of a class that was left out comes back through the native planner.
+        wanted = {0.0} if settings.get("single_cls") else set(settings.get("classes", [0, 1, 2]))
+        assert set(torch.cat([batch["cls"] for batch in loader]).flatten().tolist()) <= wanted
+
+
+@given(
+    images=st.integers(1, 200),
+    batch_size=st.integers(1, 20),
+    world_size=st.integers(1, 9),
+    drop_last=st.booleans(),
+    start=st.integers(0, 199),
+)
+def test_schedule(
+    images: int, batch_size: int, world_size: int, drop_last: bool, start: int
+) -> None:
+    ranks = [Schedule(images, batch_size, r, world_size, drop_last) for r in range(world_size)]
+    assert len({(s.steps, s.samples, s.drops) for s in ranks}) == 1
+
+    def deal(position: int) -> list[list[int]]:
+        steps = []
+        while True:
+            shares = [s.batch(position) for s in ranks]
+            if shares[0] is None:
+                assert shares == [None] * world_size
+                return steps
+            assert len({len(share[0]) for share in shares}) == 1  # type: ignore[index]
+            assert len(shares[0][0]) <= batch_size
+            order = np.stack([share[0] for share in shares], axis=1)  # type: ignore[index]
+            steps.append(order.flatten().tolist())
+            position = shares[0][1]
+
+    steps = deal(0)
+    assert len(steps) == ranks[0].steps > 0
+    dealt = [position for step in steps for position in step]
+    if ranks[0].drops:
+        assert all(len(step) == batch_size * world_size for step in steps)
+        assert dealt[: len(dealt)] == [i % images for i in range(len(dealt))]
+    else:
+        assert dealt == [i % images for i in range(-(-images // world_size) * world_size)]
+    if start < images and not drop_last:
+        rest = [position for step in deal(start) for position in step]
+        assert rest[: images - start] == list(range(start, images))
+        assert len(rest) - (images - start) < world_size
+
+
+def test_settings_are_checked(shards: Path) -> None:
+    for settings, message in (
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"rank": 2, "world_size": 2}, "rank must be 0 to 1"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"prefetch": 0}, "prefetch must be at least 1"),
+        ({"seed": -1}, "seed must be 0 to"),
+        ({"fraction": 0}, "fraction must be"),
+        ({"fraction": 1.5}, "fraction=1.5 is above 1"),
+        ({"classes": [0, 9]}, r"names \[9\]"),
+        ({"max_bad": 2}, "max_bad"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make(shards, **settings)
