@@ -1,0 +1,32 @@
+"""What our training loader does not do, and upstream's does."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+
+def why_not(args: Any, data: dict[str, Any], polygons: bool) -> str | None:
+    """Why upstream's own loader has to make the training batches, in words; None: ours can.
+
+    Args:
+        args: Ultralytics' training arguments.
+        data: the dataset as `check_det_dataset` describes it.
+        polygons: whether the objects of the dataset are polygons.
+    """
+    if args.task != "detect":
+        return f"task={args.task} is not supported yet"
+    if data.get("channels", 3) != 3:
+        return f"images of {data['channels']} channels are not supported"
+    if args.rect:
+        return "rect=True trains on rectangular batches; set rect=False"
+    if getattr(args, "augmentations", None):
+        return "augmentations=[…] is not supported; leave it out"
+    if find_spec("albumentations") is not None:
+        return (
+            "the package albumentations is installed, and upstream then adds its transforms to "
+            "every picture; uninstall it"
+        )
+    if args.copy_paste and polygons:
+        return f"copy_paste={args.copy_paste} is not supported yet; set copy_paste=0"
+    return None

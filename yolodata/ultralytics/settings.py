@@ -1,0 +1,82 @@
+"""Settings of ours that Ultralytics' arguments have no place for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolodata.errors import ConfigError
+
+SETTINGS_FILE = "yolodata.yaml"
+"""Beside `args.yaml` in the run folder: `resume=True` finds the settings of the run there."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a training run is fed.
+
+    Attributes:
+        cache: folder for packed datasets; None is a folder beside the dataset, DATASET.yolodata.
+        codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller).
+        threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
+            otherwise all cores but those that torch computes on (at least one).
+        prefetch: batches made ahead.
+        workers: processes that pack; None is one a core.
+        check: compare every sample with its checksum when it is first used.
+        max_bad: share of unreadable images at which training stops.
+    """
+
+    cache: str | None = None
+    codec: str = "raw"
+    threads: int | None = None
+    prefetch: int = 4
+    workers: int | None = None
+    check: bool = False
+    max_bad: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.codec not in ("raw", "jpeg"):
+            raise ConfigError(f"yolodata codec must be raw or jpeg, got {self.codec!r}")
+        for name, least in (("threads", 1), ("prefetch", 1), ("workers", 1)):
+            value = getattr(self, name)
+            if value is None and name != "prefetch":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"yolodata {name} must be a whole number from 1, got {value!r}")
+        if not isinstance(self.check, bool):
+            raise ConfigError(f"yolodata check must be True or False, got {self.check!r}")
+        if not isinstance(self.max_bad, (int, float)) or not 0 <= self.max_bad <= 1:
+            raise ConfigError(f"yolodata max_bad must be a share, 0 to 1, got {self.max_bad!r}")
+
+    def changed(self, values: Mapping[str, Any]) -> Settings:
+        """These settings with some replaced.
+
+        Raises:
+            ConfigError: a name is unknown, or a value is out of range.
+        """
+        known = [field.name for field in fields(self)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"yolodata has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+            )
+        values = dict(values)
+        if isinstance(values.get("cache"), Path):
+            values["cache"] = str(values["cache"])
+        return replace(self, **values)
+
+    def save(self, run: Path) -> None:
+        """Write the settings into a run folder."""
+        (run / SETTINGS_FILE).write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+
+    @classmethod
+    def of_run(cls, run: Path) -> Settings | None:
+        """The settings that a run was made with, or None."""
+        file = run / SETTINGS_FILE
+        if not file.is_file():
+            return None
+        return cls().changed(yaml.safe_load(file.read_text()) or {})

@@ -1,0 +1,228 @@
+"""`YOLO(...).train(..., trainer=yolodata.DetectionTrainer)`: upstream's trainer, our loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ultralytics.data.utils import get_split_fraction
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models import yolo
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
+
+from yolodata.errors import YolodataError
+from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.loader import Loader
+from yolodata.pipeline.schedule import usable_threads
+from yolodata.pipeline.validation import ValidationLoader
+from yolodata.shards import ShardDataset
+from yolodata.shards import open as open_shards
+from yolodata.ultralytics.limits import why_not
+from yolodata.ultralytics.packed import describe_shards, is_shards, packed
+from yolodata.ultralytics.settings import Settings
+
+
+class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
+    """Ultralytics' detection trainer with batches from yolodata.
+
+        YOLO("yolo26n.yaml").train(data="coco8.yaml", trainer=yolodata.DetectionTrainer)
+
+    `data` is what Ultralytics takes, packed into shards the first time (and again when it
+    changed), or a folder that `yolodata shard` wrote. Model, losses, schedule, validation, plots,
+    callbacks and checkpoints are upstream's; a checkpoint does not need yolodata to be loaded.
+
+    Settings (see `Settings`) are given as `trainer=DetectionTrainer.configure(codec="jpeg")`, or
+    as an argument `yolodata={"codec": "jpeg"}` beside upstream's. They reach the processes that
+    Ultralytics starts for several GPUs, because they are part of the trainer's type, and a resumed
+    run, because they are kept in the run folder.
+
+    What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
+    warning.
+    """
+
+    settings: ClassVar[Settings] = Settings()
+
+    @classmethod
+    def configure(cls, **values: Any) -> type[DetectionTrainer]:
+        """This trainer with settings of its own.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+        """
+        return type(cls.__name__, (cls,), {"settings": cls.settings.changed(values)})
+
+    def __init__(
+        self,
+        cfg: Any = DEFAULT_CFG,
+        overrides: dict[str, Any] | None = None,
+        _callbacks: dict[str, Any] | None = None,
+    ) -> None:
+        overrides = dict(overrides or {})
+        given: Mapping[str, Any] = overrides.pop("yolodata", None) or {}
+        resumed = _settings_of_resumed(overrides.get("resume"), overrides.get("model"))
+        if given or (resumed is not None and self.settings == Settings()):
+            settings = (resumed or self.settings).changed(given)
+            # Upstream hands type(self) to the processes it starts for several GPUs.
+            self.__class__ = type(
+                type(self).__name__, (type(self),), {"settings": settings}
+            )
+        self._opened: dict[tuple[str, int], ShardDataset] = {}
+        self._warned = False
+        super().__init__(cfg, overrides, _callbacks)
+        if RANK in {-1, 0}:
+            self.settings.save(self.save_dir)
+
+    # Data.
+
+    def get_dataset(self) -> dict[str, Any]:
+        """What is known of the dataset: upstream's dict, also for a folder of shards."""
+        if not is_shards(self.args.data):
+            data: dict[str, Any] = super().get_dataset()
+            return data
+        data = describe_shards(self.args.data, self.args.split)
+        if self.args.single_cls:
+            LOGGER.info("Overriding class names with single class.")
+            data["names"], data["nc"] = {0: "item"}, 1
+        return data
+
+    def _split(self, mode: str) -> str:
+        return "train" if mode == "train" else self.args.split or "val"
+
+    def _shards(self, mode: str) -> ShardDataset:
+        split, imgsz = self._split(mode), int(self.args.imgsz)
+        key = (split, imgsz)
+        if key not in self._opened:
+            if is_shards(self.args.data):
+                self._opened[key] = open_shards(self.args.data, split=split)
+            else:
+                self._opened[key] = packed(
+                    self.data,
+                    split,
+                    imgsz,
+                    self.settings,
+                    single_cls=bool(self.args.single_cls),
+                    show=RANK in {-1, 0},
+                )
+        return self._opened[key]
+
+    def _fallback(self, mode: str) -> str | None:
+        """Why upstream's loader is needed for this mode, or None."""
+        if self.data.get("channels", 3) != 3 or self.args.task != "detect":
+            return why_not(self.args, self.data, polygons=False)
+        if mode != "train":
+            return None
+        reason = why_not(self.args, self.data, polygons=False)
+        if reason is None and self.args.copy_paste:
+            polygons = len(self._shards("train").polygon) > 0
+            reason = why_not(self.args, self.data, polygons)
+        return reason
+
+    def get_dataloader(
+        self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
+    ) -> Any:
+        """Our loader for `mode` "train" or "val"; upstream's where ours cannot serve."""
+        reason = self._fallback(mode)
+        if reason is not None:
+            if is_shards(self.args.data):
+                raise YolodataError(
+                    f"{self.args.data} is a folder of shards, and only yolodata's loader reads "
+                    f"those, but {reason}; or give the dataset's YAML"
+                )
+            if not self._warned:
+                LOGGER.warning(f"yolodata: training with Ultralytics' own loader: {reason}.")
+                self._warned = True
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        with torch_distributed_zero_first(rank):
+            shards = self._shards(mode)
+        make = self._train_loader if mode == "train" else self._val_loader
+        loader = make(shards, batch_size, rank)
+        prefix = colorstr(f"{mode}: ")
+        LOGGER.info(
+            f"{prefix}{len(loader.dataset)} images from {shards.path} ({shards.meta.codec} shards, "
+            f"{loader.num_workers} threads)"
+        )
+        return loader
+
+    def _common(self, rank: int, mode: str) -> dict[str, Any]:
+        world_size = max(self.world_size, 1) if rank != -1 else 1
+        return {
+            "rank": max(rank, 0),
+            "world_size": world_size,
+            "threads": self._threads(world_size),
+            "single_cls": bool(self.args.single_cls),
+            "classes": self._classes(),
+            "fraction": get_split_fraction(self.args.fraction, self._split(mode)),
+            "pin_memory": self.device.type == "cuda",
+            "check": self.settings.check,
+            "max_bad": self.settings.max_bad,
+        }
+
+    def _classes(self) -> list[int] | None:
+        classes = self.args.classes
+        return [classes] if isinstance(classes, int) else classes
+
+    def _threads(self, world_size: int) -> int:
+        if self.settings.threads is not None:
+            return self.settings.threads
+        if self.device.type == "cpu":  # upstream sets workers=0 there; torch needs the cores
+            return max(1, usable_threads(world_size) // 4)
+        return max(1, min(int(self.args.workers), usable_threads(world_size)))
+
+    def _train_loader(self, shards: ShardDataset, batch_size: int, rank: int) -> Loader:
+        if self.args.cache and RANK in {-1, 0}:
+            LOGGER.info(f"yolodata: cache={self.args.cache} is not needed, shards are mapped.")
+        recipe = {**vars(self.args), "copy_paste": 0}  # without polygons it does nothing
+        return Loader(
+            shards,
+            batch_size,
+            augment=AugmentConfig.from_ultralytics(recipe),
+            seed=int(self.args.seed),
+            prefetch=self.settings.prefetch,
+            drop_last=bool(self.args.compile),
+            **self._common(rank, "train"),
+        )
+
+    def _val_loader(self, shards: ShardDataset, batch_size: int, rank: int) -> ValidationLoader:
+        return ValidationLoader(
+            shards,
+            batch_size,
+            imgsz=int(self.args.imgsz),
+            stride=max(int(unwrap_model(self.model).stride.max()), 32),
+            **self._common(rank, "val"),
+        )
+
+    # Where upstream's trainer has to tell or ask our loader.
+
+    def run_callbacks(self, event: str) -> None:
+        """Runs upstream's callbacks; an epoch that starts is told to the loader first.
+
+        Upstream leaves the epoch to the order of iteration on a single device, which a resumed run
+        would begin anew.
+        """
+        if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
+            self.train_loader.set_epoch(self.epoch)
+        super().run_callbacks(event)
+
+    def auto_batch(self) -> Any:
+        """Upstream's estimate of the batch size, from our label table."""
+        if self._fallback("train") is not None:
+            return super().auto_batch()
+        shards = self._shards("train")
+        counts = np.diff(shards.object_offset)
+        most = int(counts.max()) if len(counts) else 0
+        return BaseTrainer.auto_batch(self, most * 4, dataset_size=len(shards))
+
+
+def _settings_of_resumed(resume: Any, model: Any) -> Settings | None:
+    """Settings of the run that is resumed: `resume` or `model` names its checkpoint."""
+    if not resume:
+        return None
+    for named in (resume, model):
+        if isinstance(named, (str, Path)) and Path(named).suffix == ".pt":
+            found = Settings.of_run(Path(named).resolve().parent.parent)
+            if found is not None:
+                return found
+    return None
