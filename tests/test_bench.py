@@ -339,6 +339,22 @@ def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
         data.prepare(wanted, tmp_path / "other", {"files"}, said.append)
 
 
+def test_shards_can_be_measured_without_a_peer(tmp_path: Path) -> None:
+    wanted = data.Wanted(None, 4, 4, 64, seed=0)
+    made = data.prepare(wanted, tmp_path / "keep", {"raw"}, lambda _: None)
+    shards = tmp_path / "keep" / "raw"
+    assert made.by_codec["raw"] == shards / "train"
+    for path in (shards, shards / "train"):
+        assert command._imgsz_of(path) == 64
+        again = data.prepare(data.Wanted(path, 4, 4, 64, 0), tmp_path, set(), lambda _: None)
+        assert again.by_codec == {"raw": shards / "train"}
+        assert [r.id for r in rows.loader_rows(1) if again.serves(r)] == [
+            "yolodata-raw-1",
+            "copy-1",
+        ]
+        assert "give the dataset itself" in again.facts["summary"]
+
+
 # Telemetry.
 
 

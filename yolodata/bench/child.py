@@ -6,7 +6,9 @@ are ("done", value) or ("failed", text).
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import time
 import traceback
@@ -74,6 +76,9 @@ def serve(connection: Connection, row: Row, task: Task, log: Path) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # so that the parent can end it with all the workers it starts
     _redirect(log)
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1)  # the parent asks where it hangs
     subject: Subject | None = None
     try:
         subject = _build(row, task)

@@ -114,8 +114,11 @@ def run_loader(args: argparse.Namespace) -> int:
         prepared = data.prepare(wanted, folder, {row.codec for row in wanted_rows}, _say(began))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-logs-")))
         measured = [row for row in wanted_rows if prepared.serves(row)]
-        if not any(row.kind != "copy" for row in measured):
-            raise ConfigError(f"{args.data} has nothing for rows {args.only}; leave --only out")
+        if not measured:
+            raise ConfigError(
+                f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
+                f"{', '.join(prepared.by_codec)}"
+            )
 
         def task_of(row: rows.Row) -> Task:
             mine = available[-row.cores :] if row.cores <= len(available) else ()

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -94,6 +95,7 @@ class Session:
     def _receive(self, limit: float) -> Any:
         try:
             if not self._connection.poll(limit):
+                self._ask_where()
                 raise self._failure(f"gave no answer for {limit:.0f} s")
             status, value = self._connection.recv()
         except (EOFError, OSError):
@@ -105,10 +107,18 @@ class Session:
             raise self._failure(str(value))
         return value
 
+    def _ask_where(self) -> None:
+        """Have the child write the stacks of its threads into its log."""
+        pid = self._process.pid
+        if pid is not None and hasattr(signal, "SIGUSR1"):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGUSR1)
+                time.sleep(0.5)
+
     def _failure(self, what: str) -> BenchError:
         tail = ""
         with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace").strip().splitlines()[-15:]
+            lines = self.log.read_text(errors="replace").strip().splitlines()[-25:]
             tail = "".join(f"\n    {line}" for line in lines)
         shared = " (is /dev/shm too small for worker processes?)" if "signal 7" in what else ""
         said = f"; the end of its log:{tail}" if tail else ""
