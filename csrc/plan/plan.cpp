@@ -9,10 +9,36 @@
 #include "core/geometry.h"
 #include "core/permute.h"
 #include "core/rng.h"
+#include "core/simd.h"
 #include "plan/labels.h"
 
 namespace yolodata {
+
+// Bytes that a single-precision gain turns into something else than the exact one does.
+YD_TARGETS static int disagreements(double exact, float candidate) {
+  int wrong = 0;
+  for (int byte = 0; byte < 256; ++byte) {
+    const double product = byte * exact;
+    const float rounded = static_cast<float>(byte) * candidate;
+    wrong += static_cast<int>(product < 255.0 ? product : 255.0) !=
+             static_cast<int>(rounded < 255.0f ? rounded : 255.0f);
+  }
+  return wrong;
+}
+
 namespace {
+
+// The single-precision gain that acts like the exact one, where the nearest or a neighbour of it
+// does: products that fall on whole numbers (ten times 0.1) depend on the last bit.
+float gain(double exact) {
+  const float nearest = static_cast<float>(exact);
+  if (disagreements(exact, nearest) == 0) return nearest;
+  for (const float towards : {0.0f, 2.0f * nearest + 1.0f}) {
+    const float candidate = std::nextafter(nearest, towards);
+    if (disagreements(exact, candidate) == 0) return candidate;
+  }
+  return nearest;
+}
 
 // Named slots of a sample's randomness. The numbers are part of the stream: only ever append.
 // Slots of a layer are counted from layer * kLayerStride.
@@ -299,8 +325,8 @@ HsvJitter hsv_jitter(const double (&draws)[3]) {
   jitter.enabled = 1;
   const int turn = static_cast<int>(std::floor(draws[0] * 180.0)) % 180;
   jitter.hue_shift = turn < 0 ? turn + 180 : turn;
-  jitter.saturation = static_cast<float>(draws[1] + 1.0);
-  jitter.value = static_cast<float>(draws[2] + 1.0);
+  jitter.saturation = gain(draws[1] + 1.0);
+  jitter.value = gain(draws[2] + 1.0);
   return jitter;
 }
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "render/simd.h"
+#include "core/simd.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
