@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import ConfigError, ShardError
+from yolodata.errors import ConfigError
 from yolodata.pipeline.selection import Selection, open_shards
 
 if TYPE_CHECKING:
     from yolodata.pipeline.config import AugmentConfig
 
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 Picture = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     selection = Selection(open_shards(args.path, args.split))
+    if args.out.suffix.lower() not in _SUFFIXES:
+        raise ConfigError(f"--out must end in {', '.join(_SUFFIXES)}, got {args.out}")
     if args.count < 1:
         raise ConfigError(f"--count must be at least 1, got {args.count}")
     first = args.position if args.augment else args.index
@@ -93,12 +96,8 @@ def run(args: argparse.Namespace) -> int:
         if args.recipe and item.recipe is not None:
             print(json.dumps(item.recipe, indent=1))
     sheet = _grid([_draw(item, names) for item in shown])
-    suffix = args.out.suffix or ".png"
-    done, data = cv2.imencode(suffix, sheet[..., ::-1])
-    if not done:
-        raise ShardError(f"{args.out} cannot be encoded; use a name that ends in .png or .jpg")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(data.tobytes())
+    args.out.write_bytes(cv2.imencode(args.out.suffix, sheet[..., ::-1])[1].tobytes())
     print(f"{args.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
     return 0
 

@@ -147,7 +147,7 @@ class Loader:
         self._position = 0  # positions of the epoch that were handed to the consumer
         self._resumed = False  # the next iteration goes on at _position
         self._mosaic_closed = False
-        self._active: _Epoch | None = None
+        self._active: object = None  # token of the iteration that is going on
         self._ahead: deque[_Ahead] = deque()
         self._workshop: Workshop | None = None
         self._stop_workshop: weakref.finalize[Any, Any] | None = None
@@ -251,7 +251,7 @@ class Loader:
 
     def _next(self, caller: _Epoch) -> Batch:
         self._usable()
-        if caller is not self._active:
+        if caller.token is not self._active:
             if caller.begun:
                 raise ConfigError(
                     "this iteration was ended by a later one, by set_epoch or by load_state_dict; "
@@ -281,15 +281,15 @@ class Loader:
         if self._position and not self._resumed:  # the last iteration was given up half-way
             self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
-        self._active = caller
+        self._active = caller.token
         caller.begun = True
 
     def _fill(self) -> Workshop:
         """Have `prefetch` batches in the making from the current position on, and no others."""
         epoch, position = self._epoch, self._position
-        if self._schedule.batch(position) is None:
-            epoch, position = epoch + 1, 0
-        if self._ahead and (self._ahead[0].epoch, self._ahead[0].start) != (epoch, position):
+        ended = self._schedule.batch(position) is None
+        following = (epoch + 1, 0) if ended else (epoch, position)
+        if self._ahead and (self._ahead[0].epoch, self._ahead[0].start) != following:
             self._discard()
         workshop = self._open_workshop()
         if self._ahead:
@@ -395,6 +395,7 @@ class _Epoch:
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
+        self.token = object()  # what the loader remembers instead of its own iterator
         self.begun = self.ended = False
 
     def __iter__(self) -> Iterator[Batch]:
