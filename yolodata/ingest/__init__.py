@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yolodata.ingest.convert import PackSettings
     from yolodata.ingest.identity import fingerprint
-    from yolodata.ingest.packing import PackReport, PackSettings, pack
+    from yolodata.ingest.packing import PackReport, pack
     from yolodata.ingest.relabelling import relabel
     from yolodata.ingest.source import open_source
 
@@ -14,7 +15,7 @@ __all__ = ["PackReport", "PackSettings", "fingerprint", "open_source", "pack", "
 
 _PLACES = {
     "PackReport": "packing",
-    "PackSettings": "packing",
+    "PackSettings": "convert",
     "fingerprint": "identity",
     "open_source": "source",
     "pack": "packing",

@@ -10,13 +10,14 @@ import io
 import re
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from yolodata.ingest.sample import Refused
 from yolodata.ingest.yolo import IMAGE_SUFFIXES
-from yolodata.shards.decode import decode_image
+from yolodata.shards.decode import decode_image, resized_shape
 
 Picture = NDArray[np.uint8]
 
@@ -25,7 +26,10 @@ _FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
 _ORIENTATION = 274
 _SWAPPED = frozenset((5, 6, 7, 8))  # orientations that exchange width and height
 _TURNED_BY_ALL = frozenset(("JPEG", "MPO", "PNG", "AVIF"))  # formats every decoder turns upright
+_JPEG = (".jpg", ".jpeg")
 _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
+
+_DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
 _heif_tried = False
 
@@ -36,7 +40,7 @@ class CheckedImage:
 
     data: the bytes to decode: those of the file, or a restored JPEG.
     label_shape: (height, width) that upstream's check reports, EXIF orientation applied.
-    plain: a grey or three-colour JPEG.
+    plain: a grey or three-colour JPEG that is also named as one, which needs no special care.
     note: what was restored, or "".
     """
 
@@ -74,7 +78,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
             raise Refused(
                 f"format {kind} is not supported; use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
-        plain = kind == "JPEG" and image.mode in ("L", "RGB")
+        plain = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
             return CheckedImage(
                 _restore(data), (height, width), plain, "JPEG without end marker restored"
@@ -92,6 +96,33 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
         return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
     except Exception as error:  # cv2.error and the reader's own error alike
         raise Refused(_reason(error, path)) from error
+
+
+def decode_rgb(checked: CheckedImage, path: str) -> Picture:
+    """The accepted picture at its own size: uint8 (h, w, 3) RGB."""
+    if checked.plain and _DECODE_RGB is not None:  # saves turning the channels round
+        picture = cv2.imdecode(np.frombuffer(checked.data, np.uint8), _DECODE_RGB)
+        if picture is not None:
+            return picture
+    return cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)
+
+
+def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
+    """(height, width) of the accepted picture, after making sure that all of it decodes."""
+    if checked.plain:  # brightness alone takes the same entropy decoder through every scan
+        grey = cv2.imdecode(np.frombuffer(checked.data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if grey is not None:
+            return grey.shape[0], grey.shape[1]
+    height, width = decode(checked.data, path).shape[:2]
+    return height, width
+
+
+def resize(picture: Picture, imgsz: int) -> Picture:
+    """Resize the longer side to `imgsz` as upstream does."""
+    shape = resized_shape(picture.shape[0], picture.shape[1], imgsz)
+    if shape == picture.shape[:2]:
+        return picture
+    return cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -7,6 +7,8 @@ differences. Comparisons are written so that a NaN fails them, as upstream's do.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from yolodata.ingest.sample import Float32, LabelRules, Labels, RawLabels, Refused
@@ -21,10 +23,12 @@ def read_rows(text: bytes) -> list[list[str]]:
     return [words for words in (line.split() for line in lines) if words]
 
 
-def boxes_of_polygons(polygons: list[Float32]) -> Float32:
-    """Bounding boxes, float32 (n, 4) xywh, of polygons given as float32 (k, 2) arrays."""
-    corners = np.array([[*p.min(0), *p.max(0)] for p in polygons], np.float32).reshape(-1, 4)
-    low, high = corners[:, :2], corners[:, 2:]
+def boxes_of_polygons(points: Float32, starts: list[int]) -> Float32:
+    """Bounding boxes, float32 (n, 4) xywh, of the polygons that begin at rows `starts` of `points`.
+
+    points: float32 (p, 2). NaN spreads to the box of its polygon.
+    """
+    low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
     return np.concatenate(((low + high) / 2, high - low), 1)
 
 
@@ -55,11 +59,12 @@ def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
                 raise Refused(
                     "boxes (5 columns) and polygons in one label file; use one of the two"
                 )
-            polygons = [np.array(row[1:], np.float32).reshape(-1, 2) for row in rows]
-            first = np.array([[row[0]] for row in rows], np.float32)
-            table = np.concatenate((first, boxes_of_polygons(polygons)), 1)
+            polygons, table = _polygons(rows)
         else:
-            table = np.array(rows, np.float32)
+            columns = len(rows[0])
+            if any(len(row) != columns for row in rows):
+                raise Refused("label rows of different lengths")
+            table = _numbers([word for row in rows for word in row]).reshape(-1, columns)
     except UnicodeDecodeError as error:
         raise Refused(
             f"label file is not UTF-8 text: {error.reason} at byte {error.start}"
@@ -78,9 +83,7 @@ def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
     if rules.pose:
         keypoints = _with_visibility(table[:, 5:].reshape(-1, rules.keypoints, rules.dims))
     cls = np.ascontiguousarray(table[:, 0])
-    if (
-        rules.single_cls
-    ):  # upstream sets every class to 0; those with a name are kept for other uses
+    if rules.single_cls:  # upstream sets every class to 0; a class that has a name is kept
         cls[cls >= rules.classes] = 0
     return Labels(
         cls,
@@ -90,6 +93,25 @@ def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
         "found",
         notes,
     )
+
+
+def _polygons(rows: list[list[str]]) -> tuple[list[Float32], Float32]:
+    """Polygons, and the table of class and box, of rows of a class and x y pairs."""
+    ends = [0]
+    for row in rows:
+        if len(row) < 3 or len(row) % 2 == 0:
+            raise Refused(f"a polygon row needs a class and x y pairs, but has {len(row)} columns")
+        ends.append(ends[-1] + len(row) // 2)
+    points = _numbers([word for row in rows for word in row[1:]]).reshape(-1, 2)
+    cls = _numbers([row[0] for row in rows])
+    table = np.concatenate((cls[:, None], boxes_of_polygons(points, ends[:-1])), 1)
+    return [points[a:b] for a, b in pairwise(ends)], table
+
+
+def _numbers(words: list[str]) -> Float32:
+    """What `np.array(words, np.float32)` gives, ten times as fast: doubles, rounded once more."""
+    with np.errstate(over="ignore"):
+        return np.array([float(word) for word in words], np.float32)
 
 
 def _background(rules: LabelRules, state: str, notes: tuple[str, ...]) -> Labels:
@@ -106,7 +128,7 @@ def _keypoint_columns(rows: list[list[str]], rules: LabelRules) -> Float32:
         if len(row) != 5 + columns:
             continue
         try:
-            points = np.array(row[5:], np.float32)
+            points = _numbers(row[5:])
         except ValueError:  # a box task never reads these words, so they cannot refuse the image
             continue
         if np.isfinite(points).all():

@@ -20,60 +20,16 @@ import cv2
 import numpy as np
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.ingest.convert import Outcome, PackSettings, prepare
 from yolodata.ingest.identity import fingerprint
-from yolodata.ingest.images import check_image, decode, read_file
-from yolodata.ingest.labels import check_labels
-from yolodata.ingest.sample import (
-    TASKS,
-    LabelRules,
-    Labels,
-    Refused,
-    Source,
-    Split,
-    SplitReport,
-)
+from yolodata.ingest.sample import LabelRules, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
-from yolodata.shards.decode import resized_shape
-from yolodata.shards.format import CODECS, DatasetMeta
+from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
-from yolodata.shards.sample import StoredSample
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter
 
 WINDOW = 4  # images in flight per worker: bounds the memory, hides uneven decode times
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """What decides about the bytes that are stored.
-
-    codec: "raw" or "jpeg". imgsz: longer side in pixels. reencode: JPEG quality 1-100 for pictures
-    larger than imgsz, None to keep the original file bytes; for codec "jpeg" only. task: whose
-    label decisions ("pose" requires keypoints in every row; all others decide alike). single_cls:
-    classes are not compared with the number of names.
-    """
-
-    codec: str = "raw"
-    imgsz: int = 640
-    reencode: int | None = None
-    task: str = "detect"
-    single_cls: bool = False
-
-    def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise ConfigError(f"codec has to be one of {', '.join(CODECS)}, not '{self.codec}'.")
-        if not isinstance(self.imgsz, int) or not 10 <= self.imgsz <= 16384:
-            raise ConfigError(
-                f"imgsz has to be a whole number of pixels from 10 to 16384, not {self.imgsz!r}."
-            )
-        if self.reencode is not None and self.codec != "jpeg":
-            raise ConfigError(
-                f"reencode is for codec 'jpeg' only; codec '{self.codec}' stores pixels."
-            )
-        if self.reencode is not None and not 1 <= self.reencode <= 100:
-            raise ConfigError(f"reencode is a JPEG quality from 1 to 100, not {self.reencode}.")
-        if self.task not in TASKS:
-            raise ConfigError(f"task has to be one of {', '.join(TASKS)}, not '{self.task}'.")
 
 
 @dataclass
@@ -85,73 +41,15 @@ class PackReport:
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """One image after a worker: either a sample or the reason why there is none."""
+class _Run:
+    """What all splits of one call share."""
 
-    sample: StoredSample | None
-    reason: str
-    labels: Labels | None
-    notes: tuple[str, ...]
-
-
-def prepare(split: Split, index: int, rules: LabelRules, settings: PackSettings) -> _Outcome:
-    """Read, check and convert one image; what a worker does. Never raises for a bad image."""
-    path = split.paths[index]
-    try:
-        data = read_file(path)
-        checked = check_image(data, path)
-        try:
-            labels = check_labels(split.raw_labels(index), rules)
-        except OSError as error:
-            raise Refused(f"label file cannot be read: {error.strerror or error}") from error
-        height, width, stored = _store(checked.data, checked.plain, path, settings)
-        shape = resized_shape(height, width, settings.imgsz)
-        sample = StoredSample(
-            data=stored,
-            height=shape[0],
-            width=shape[1],
-            orig_height=height,
-            orig_width=width,
-            label_height=checked.label_shape[0],
-            label_width=checked.label_shape[1],
-            name=path,
-            cls=labels.cls,
-            box=labels.box,
-            polygons=labels.polygons,
-            keypoints=labels.keypoints,
-        )
-        return _Outcome(
-            sample, "", labels, ((checked.note,) if checked.note else ()) + labels.notes
-        )
-    except Refused as refusal:
-        return _Outcome(None, str(refusal), None, ())
-
-
-def _store(data: bytes, plain: bool, path: str, settings: PackSettings) -> tuple[int, int, Any]:
-    """Height and width of the decoded picture, and the bytes that are stored for it."""
-    if settings.codec == "jpeg" and settings.reencode is None:
-        if plain:  # the luma plane alone shows that every scan decodes, at two thirds of the time
-            grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-            if grey is None:
-                raise Refused("OpenCV cannot decode it")
-            return grey.shape[0], grey.shape[1], data
-        height, width = decode(data, path).shape[:2]
-        return height, width, data
-    picture = decode(data, path)
-    height, width = picture.shape[:2]
-    shape = resized_shape(height, width, settings.imgsz)
-    if settings.codec == "jpeg" and max(height, width) <= settings.imgsz:
-        return height, width, data
-    if shape != (height, width):
-        picture = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    if settings.codec == "jpeg":
-        assert settings.reencode is not None
-        return (
-            height,
-            width,
-            cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, settings.reencode])[1],
-        )
-    return height, width, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    source: Source
+    settings: PackSettings
+    shard_size: int
+    workers: int | None
+    progress: bool
+    overwrite: bool
 
 
 def pack(
@@ -191,12 +89,10 @@ def pack(
     found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
-    report = PackReport(target)
-    for name in found.splits:
-        report.splits[name] = _pack_split(
-            found, name, target / name, settings, shard_size, workers, progress, overwrite
-        )
-    return report
+    run = _Run(found, settings, shard_size, workers, progress, overwrite)
+    return PackReport(
+        target, {name: _pack_split(run, name, target / name) for name in found.splits}
+    )
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
@@ -236,32 +132,20 @@ def _same(found: DatasetMeta, wanted: DatasetMeta) -> bool:
     return not _differences(found, wanted)
 
 
-def _pack_split(
-    source: Source,
-    split: str,
-    path: Path,
-    settings: PackSettings,
-    shard_size: int,
-    workers: int | None,
-    progress: bool,
-    overwrite: bool,
-) -> SplitReport:
+def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
     began = time.perf_counter()
-    images = source.splits[split]
-    meta = describe(source, split, settings)
+    meta = describe(run.source, split, run.settings)
     report = SplitReport(split)
     try:
         finished = read_meta(path)
     except ShardError:
         finished = None  # absent, unfinished or damaged: the writer decides
-    if finished is not None and _same(finished, meta):
+    if finished is not None and not _differences(finished, meta):
         report.reused = True
-    elif finished is not None and not overwrite:
+    elif finished is not None and not run.overwrite:
         raise ShardError(_refusal(path, finished, meta))
     else:
-        finished = _write_split(
-            source, images, path, meta, settings, shard_size, workers, progress, overwrite, report
-        )
+        finished = _write_split(run, split, path, meta, report)
     report.images, report.objects = finished.images, finished.objects
     report.left_out = list(finished.left_out)
     report.nbytes = finished.summary["shard_bytes"] + finished.summary["labels_bytes"]
@@ -299,71 +183,61 @@ def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
 
 
 def _write_split(
-    source: Source,
-    images: Split,
-    path: Path,
-    meta: DatasetMeta,
-    settings: PackSettings,
-    shard_size: int,
-    workers: int | None,
-    progress: bool,
-    overwrite: bool,
-    report: SplitReport,
+    run: _Run, split: str, path: Path, meta: DatasetMeta, report: SplitReport
 ) -> DatasetMeta:
     from tqdm import tqdm
 
-    if report.split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
+    images = run.source.splits[split]
+    total = len(images.paths)
+    if split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
         raise DatasetError(
-            f"{source.origin}: no label file for any of the {len(images.paths)} training images; "
-            "the first would be "
-            f"'{images.label_files()[0]}'. Labels lie beside the last folder 'images', in 'labels'."
+            f"{run.source.origin}: no label file for any of {total} training images; the first "
+            f"would be '{images.label_files()[0]}'. Labels lie in 'labels' beside the last folder "
+            "'images'."
         )
-    rules = source.rules(settings.task, settings.single_cls)
+    rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
-    with ShardWriter(path, meta, shard_size, overwrite=overwrite) as writer:
+    with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
         for name, reason in unlisted[done:]:
             writer.leave_out(name, reason)
         start = max(0, done - len(unlisted))
-        outcomes = _in_order(images, range(start, len(images.paths)), rules, settings, workers)
-        bar = tqdm(
+        reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
+        outcomes = _in_order(images, range(start, total), rules, run.settings, run.workers)
+        with tqdm(
             outcomes,
-            total=len(images.paths),
+            desc=split,
+            total=total,
             initial=start,
-            desc=report.split,
             unit="img",
-            disable=not progress,
+            disable=not run.progress,
             dynamic_ncols=True,
-        )
-        refused = len(writer.resume().left_out)
-        for index, outcome in enumerate(bar, start):
-            if outcome.sample is None:
-                refused += 1
-                bar.set_postfix_str(f"{refused} left out", refresh=False)
+        ) as bar:
+            for index, outcome in enumerate(bar, start):
+                if outcome.sample is not None:
+                    report.notes += [(outcome.sample.name, note) for note in outcome.notes]
+                    writer.append(outcome.sample)
+                    continue
+                reasons.append(outcome.reason)
+                bar.set_postfix_str(f"{len(reasons)} left out", refresh=False)
                 writer.leave_out(images.paths[index], outcome.reason)
-                continue
-            report.notes += [(outcome.sample.name, note) for note in outcome.notes]
-            writer.append(outcome.sample)
-        try:
-            return writer.finish()
-        except ShardError as error:
-            if refused < len(images.paths):
-                raise
+        if len(reasons) == total + len(unlisted):
             raise DatasetError(
-                f"{source.origin}: none of the {refused} images of '{report.split}' can be used. "
-                f"The first: {writer.path} {error}"
-            ) from error
+                f"{run.source.origin}: none of the {total} images of '{split}' can be used. The "
+                f"last is '{images.paths[-1]}': {reasons[-1]}"
+            )
+        return writer.finish()
 
 
 def _in_order(
     split: Split, indices: range, rules: LabelRules, settings: PackSettings, workers: int | None
-) -> Iterator[_Outcome]:
+) -> Iterator[Outcome]:
     """Outcomes in the order of `indices`, computed ahead by threads, a window of them at most."""
     count = workers or len(os.sched_getaffinity(0))
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # one picture per core is faster than one picture on all cores
     pool = ThreadPoolExecutor(count, thread_name_prefix="yolodata-pack")
-    flying: deque[Future[_Outcome]] = deque()
+    flying: deque[Future[Outcome]] = deque()
     try:
         for index in indices:
             flying.append(pool.submit(prepare, split, index, rules, settings))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.ingest.convert import PackSettings, prepare
 from yolodata.ingest.labels import check_labels
-from yolodata.ingest.packing import PackReport, PackSettings, describe, prepare
+from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.journal import Annotation

@@ -1,0 +1,116 @@
+"""One image of a source to one stored sample: what a packing worker does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+
+from yolodata.errors import ConfigError
+from yolodata.ingest.images import (
+    CheckedImage,
+    check_image,
+    decode,
+    decode_rgb,
+    decoded_shape,
+    read_file,
+    resize,
+)
+from yolodata.ingest.labels import check_labels
+from yolodata.ingest.sample import TASKS, LabelRules, Refused, Split
+from yolodata.shards.decode import resized_shape
+from yolodata.shards.format import CODECS
+from yolodata.shards.sample import StoredSample
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """What decides about the bytes that are stored.
+
+    codec: "raw" or "jpeg". imgsz: longer side in pixels. reencode: JPEG quality 1-100 for pictures
+    larger than imgsz, None to keep the original file bytes; for codec "jpeg" only. task: whose
+    label decisions ("pose" requires keypoints in every row; all others decide alike). single_cls:
+    classes are not compared with the number of names.
+    """
+
+    codec: str = "raw"
+    imgsz: int = 640
+    reencode: int | None = None
+    task: str = "detect"
+    single_cls: bool = False
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise ConfigError(f"codec has to be one of {', '.join(CODECS)}, not '{self.codec}'.")
+        if not isinstance(self.imgsz, int) or not 10 <= self.imgsz <= 16384:
+            raise ConfigError(
+                f"imgsz has to be a whole number of pixels from 10 to 16384, not {self.imgsz!r}."
+            )
+        if self.reencode is not None and self.codec != "jpeg":
+            raise ConfigError(
+                f"reencode is for codec 'jpeg' only; codec '{self.codec}' stores pixels."
+            )
+        if self.reencode is not None and not 1 <= self.reencode <= 100:
+            raise ConfigError(f"reencode is a JPEG quality from 1 to 100, not {self.reencode}.")
+        if self.task not in TASKS:
+            raise ConfigError(f"task has to be one of {', '.join(TASKS)}, not '{self.task}'.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One image after a worker: either a sample, with notes, or the reason why there is none."""
+
+    sample: StoredSample | None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def prepare(split: Split, index: int, rules: LabelRules, settings: PackSettings) -> Outcome:
+    """Read, check and convert one image; what a worker does. Never raises for a bad image."""
+    path = split.paths[index]
+    try:
+        data = read_file(path)
+        checked = check_image(data, path)
+        try:
+            labels = check_labels(split.raw_labels(index), rules)
+        except OSError as error:
+            raise Refused(f"label file cannot be read: {error.strerror or error}") from error
+        height, width, stored = _store(checked, path, settings)
+        shape = resized_shape(height, width, settings.imgsz)
+        sample = StoredSample(
+            data=stored,
+            height=shape[0],
+            width=shape[1],
+            orig_height=height,
+            orig_width=width,
+            label_height=checked.label_shape[0],
+            label_width=checked.label_shape[1],
+            name=path,
+            cls=labels.cls,
+            box=labels.box,
+            polygons=labels.polygons,
+            keypoints=labels.keypoints,
+        )
+        notes = ((checked.note,) if checked.note else ()) + labels.notes
+        return Outcome(sample, notes=notes)
+    except Refused as refusal:
+        return Outcome(None, str(refusal))
+
+
+def _store(checked: CheckedImage, path: str, settings: PackSettings) -> tuple[int, int, Any]:
+    """Height and width of the decoded picture, and the bytes that are stored for it."""
+    data = checked.data
+    if settings.codec == "raw":
+        picture = decode_rgb(checked, path)
+        height, width = picture.shape[:2]
+        return height, width, resize(picture, settings.imgsz)
+    if settings.reencode is None:
+        height, width = decoded_shape(checked, path)
+        return height, width, data
+    picture = decode(data, path)
+    height, width = picture.shape[:2]
+    if max(height, width) > settings.imgsz:
+        options = [cv2.IMWRITE_JPEG_QUALITY, settings.reencode]
+        data = cv2.imencode(".jpg", resize(picture, settings.imgsz), options)[1]
+    return height, width, data
