@@ -141,6 +141,14 @@ def test_a_map_keeps_no_descriptor_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_asking_for_samples_early_changes_nothing(tmp_path):
+    shard_samples.pack(tmp_path)
+    for mode in ("mmap", "pread"):
+        dataset = shards.open(tmp_path, io=mode)
+        dataset.will_need(range(len(dataset)))
+        assert_holds(dataset, stored(shard_samples.META))
+
+
 def test_network_file_systems_are_read_not_mapped(tmp_path):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(

@@ -174,6 +174,8 @@ def _not_a_side(values: Array, rows: slice) -> Array:
 
 def _not_finite(values: Array, rows: slice) -> Array:
     block = values[rows]
+    if np.isfinite(block.min()) and np.isfinite(block.max()):  # NaN wins in both
+        return np.zeros(1, bool)
     good = np.asarray(np.isfinite(block.reshape(len(block), -1)).all(axis=1))
     return ~good
 

@@ -57,6 +57,7 @@ class _Map:
                 ctypes.c_long,
             ]
             libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+            libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
             _Map._libc = libc
         self._nbytes = nbytes
         self._munmap = _Map._libc.munmap
@@ -75,6 +76,14 @@ class _Map:
     def __del__(self) -> None:
         if getattr(self, "_address", None) is not None:
             self._munmap(self._address, self._nbytes)
+
+
+def will_need(data: Bytes) -> None:
+    """Have the kernel read mapped bytes into the page cache, without waiting for it."""
+    address = data.ctypes.data
+    begin = address & -mmap.PAGESIZE
+    nbytes = address + data.nbytes - begin
+    _Map._libc.madvise(begin, nbytes, mmap.MADV_WILLNEED)  # advice: failure is no error
 
 
 def open_checked(path: Path, nbytes: int) -> int:

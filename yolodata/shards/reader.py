@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from yolodata.shards.mapping import (
     on_network,
     read_file,
     size_error,
+    will_need,
 )
 
 _DTYPES = {"U8": "u1", "U32": "<u4", "U64": "<u8", "F32": "<f4"}
@@ -195,6 +197,20 @@ class ShardDataset:
         whole = map_file(file, entry.nbytes)
         check_shard_header(file, whole[:SHARD_HEADER], entry.nbytes)
         return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
+
+    def will_need(self, images: Iterable[int]) -> None:
+        """Start reading samples that will be used soon; does not wait, does nothing for pread.
+
+        Note [cold pictures]. Page faults read ahead by a fixed amount and wait for it. Samples of
+        0.9 MB that were not in the page cache took 7 ms each that way on one machine, 1.9 ms if
+        asked for 16 samples early. Asking for one that is there already costs 20 µs.
+
+        Raises:
+            ShardError: a shard is missing or damaged.
+        """
+        if self.mapped:
+            for i in images:
+                will_need(self.sample(i))
 
     def locate(self, i: int) -> str:
         """File and byte of image i, for messages."""
