@@ -106,10 +106,12 @@ Engine::Engine(int threads) {
 Engine::~Engine() { close(); }
 
 void Engine::submit(const std::shared_ptr<Job>& job) {
+  std::vector<std::shared_ptr<Job>> retired;
   {
     const std::lock_guard lock(mutex_);
     if (closed_) throw std::runtime_error("the engine is closed; open a new loader");
     if (!job->done()) queue_.push_back(job);
+    retired.swap(retired_);
   }
   wake_.notify_all();
 }
@@ -125,22 +127,28 @@ void Engine::close() {
   wake_.notify_all();
   for (auto& thread : threads_)
     if (thread.joinable()) thread.join();
+  retired_.clear();
 }
 
+// Letting go of a job may take the GIL, which a native thread must never wait for: its holder may be
+// waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead, and
+// let go of by whoever calls submit or close.
 void Engine::work() {
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [&] { return closed_ || !queue_.empty(); });
     if (queue_.empty()) return;
-    const std::shared_ptr<Job> job = queue_.front();
-    std::size_t task;
-    if (!job->take(task)) {
+    std::shared_ptr<Job> job = queue_.front();
+    std::size_t task = 0;
+    if (job->take(task)) {
+      lock.unlock();
+      job->run(task);
+      lock.lock();
+    } else {
+      retired_.push_back(std::move(queue_.front()));
       queue_.pop_front();
-      continue;
     }
-    lock.unlock();
-    job->run(task);
-    lock.lock();
+    retired_.push_back(std::move(job));
   }
 }
 

@@ -88,6 +88,7 @@ class Engine {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> queue_;
+  std::vector<std::shared_ptr<Job>> retired_;
   bool closed_ = false;
   std::vector<std::thread> threads_;
 };
