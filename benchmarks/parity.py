@@ -3,8 +3,9 @@
     python benchmarks/parity.py --data DATA.yaml --task detect --n 200 --json OUT
 
 Every sample is made by upstream's training dataset, and again by `yolodata.render` from the numbers
-that upstream drew. Validation batches come from both loaders, for the same dataset. Exits with 1
-when a limit is missed; `--break` shifts one matrix by half a pixel, and must miss it.
+that upstream drew and the images that it loaded. Validation batches come from both loaders. Exits
+with 1 when a limit is missed; `--break` shifts one matrix by half a pixel, which must miss one.
+The dataset is only read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-PLAIN = {"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
+import upstream
+
 GEOMETRY: dict[str, dict[str, Any]] = {
     "default": {},
     "no mosaic": {"mosaic": 0.0},
@@ -39,8 +42,16 @@ COLOUR: dict[str, dict[str, Any]] = {
         "mosaic": 0.7, "hsv_h": 0.1,
     },
 }  # fmt: skip
+"""Kinds of augmentation, as changes of upstream's default arguments."""
+
+CHAINS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "geometry": ({"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}, GEOMETRY),
+    "colour": ({}, COLOUR),
+}
 LIMITS = {"geometry": (99.9, 1), "colour": (99.5, 2)}
+"""By chain: least share of identical bytes in percent, largest difference of a byte."""
 BOX_LIMIT = 1e-4
+"""Largest difference of a box's side or centre, as a share of the picture."""
 
 
 class Tally:
@@ -48,10 +59,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.samples = self.bytes = self.same = self.largest = 0
+        self.mixups = self.cutmixes = 0
         self.objects = self.label_misses = 0
         self.box_error = 0.0
 
     def add(self, ours: Any, theirs: Any, labels: tuple[Any, Any], sample: dict[str, Any]) -> None:
+        """One picture, uint8 (3, H, W), and its labels, from both sides."""
         difference = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
         self.samples += 1
         self.bytes += difference.size
@@ -65,14 +78,18 @@ class Tally:
             self.box_error = max(self.box_error, float(np.abs(labels[1] - boxes).max()))
 
     def merge(self, other: Tally) -> None:
-        for name in ("samples", "bytes", "same", "objects", "label_misses"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.largest = max(self.largest, other.largest)
-        self.box_error = max(self.box_error, other.box_error)
+        """Takes in the samples of another tally."""
+        for name, value in vars(other).items():
+            combine = max if name in ("largest", "box_error") else int.__add__
+            setattr(self, name, combine(getattr(self, name), value))
 
     def report(self) -> dict[str, Any]:
+        """The figures."""
         return {
             "samples": self.samples,
+            "with_mixup": self.mixups,
+            "with_cutmix": self.cutmixes,
+            "bytes": self.bytes,
             "identical_percent": 100.0 * self.same / max(self.bytes, 1),
             "largest_difference": self.largest,
             "objects": self.objects,
@@ -81,20 +98,23 @@ class Tally:
         }
 
 
-def compare(data: Path, imgsz: int, hyp: dict[str, Any], n: int, seed: int, shift: float) -> Tally:
-    """`n` samples of one kind; `shift` is added to where our first layer is put."""
-    import upstream
-
+def compare(
+    source: upstream.Upstream, hyp: dict[str, Any], n: int, seed: int, shift: float = 0.0
+) -> Tally:
+    """`n` samples of one kind; `shift` is added to where our first layer is put, in pixels."""
+    import yolodata
     from yolodata import _native
 
-    source = upstream.Upstream(data, imgsz, **hyp)
+    source.use(**hyp)
     tally = Tally()
     upstream.seed(seed)
     for i in range(n):
-        sample, values = source.sample(i % len(source.dataset))
+        sample, values, images = source.sample((seed + i) % len(source.dataset))
+        tally.mixups += values["mixup"] is not None
+        tally.cutmixes += values["cutmix"] is not None
         values["layers"][0]["matrix"][2] += shift
-        recipe = _native.Recipe.from_dict(values)
-        picture = _native.render(recipe, source.pixels(values))
+        recipe = yolodata.Recipe.from_dict(values)
+        picture = yolodata.render(recipe, images)
         tally.add(picture, sample["img"].numpy(), _native.labels(recipe, source.index), sample)
     return tally
 
@@ -118,31 +138,79 @@ def validation(data: Path, imgsz: int, batch_size: int) -> dict[str, Any]:
 
     import yolodata
 
-    info = check_det_dataset(str(data))
     args = get_cfg(overrides={"task": "detect", "imgsz": imgsz})
-    dataset = build_yolo_dataset(args, info["val"], batch_size, info, mode="val", rect=True)
-    theirs = build_dataloader(dataset, batch_size, workers=0, shuffle=False, rank=-1)
+    with upstream.leaves_the_source_alone():
+        info = check_det_dataset(str(data))
+        dataset = build_yolo_dataset(args, info["val"], batch_size, info, mode="val", rect=True)
+        theirs = build_dataloader(dataset, batch_size, workers=0, shuffle=False, rank=-1)
     differing: dict[str, int] = {}
-    batches = 0
+    batches = pictures = 0
     with tempfile.TemporaryDirectory() as folder:
-        yolodata.pack(data, Path(folder) / "shards", imgsz=imgsz, splits=["val"], progress=False)
-        with yolodata.ValidationLoader(
-            Path(folder) / "shards" / "val", batch_size, imgsz=imgsz
-        ) as ours:
+        shards = Path(folder) / "shards"
+        yolodata.pack(data, shards, imgsz=imgsz, splits=["val"], progress=False)
+        with yolodata.ValidationLoader(shards / "val", batch_size, imgsz=imgsz) as ours:
             if len(ours) != len(theirs):
                 differing["number of batches"] = 1
-            for mine, reference in zip(ours, theirs, strict=True):
+            for mine, reference in zip(ours, theirs, strict=False):
                 batches += 1
+                pictures += len(reference["img"])
                 if list(mine) != list(reference):
                     differing["keys"] = differing.get("keys", 0) + 1
                 for key in reference:
-                    if not same(reference[key], mine[key]):
+                    if key not in mine or not same(reference[key], mine[key]):
                         differing[key] = differing.get(key, 0) + 1
-    return {"batches": batches, "batch_size": batch_size, "differing": differing}
+    return {
+        "batches": batches,
+        "pictures": pictures,
+        "batch_size": batch_size,
+        "differing": differing,
+    }
 
 
-def main() -> int:
+def missed(chain: str, kind: str, report: dict[str, Any]) -> list[str]:
+    """Sentences about the limits that a report misses."""
+    share, largest = LIMITS[chain]
+    found = []
+    if not (report["identical_percent"] >= share and report["largest_difference"] <= largest):
+        found.append(
+            f"{chain}, {kind}: {report['identical_percent']:.4f} % of bytes identical (at least "
+            f"{share}), largest difference {report['largest_difference']} (at most {largest})"
+        )
+    if report["samples_with_other_objects"] or not report["largest_box_error"] <= BOX_LIMIT:
+        found.append(
+            f"{chain}, {kind}: {report['samples_with_other_objects']} samples keep other objects, "
+            f"largest box error {report['largest_box_error']:.2e} (at most {BOX_LIMIT})"
+        )
+    return found
+
+
+def measure(
+    data: Path, imgsz: int, n: int, seed: int, batch: int, broken: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """All figures, and the limits missed. `broken` puts the first kind off by half a pixel."""
+    figures: dict[str, Any] = {}
+    failed: list[str] = []
+    source = upstream.Upstream(data, imgsz)
+    for chain, (base, kinds) in CHAINS.items():
+        total = Tally()
+        by_kind = {}
+        for kind, hyp in kinds.items():
+            shift = 0.5 if broken and kind == "default" else 0.0
+            tally = compare(source, {**base, **hyp}, -(-n // len(kinds)), seed, shift)
+            by_kind[kind] = tally.report()
+            failed += missed(chain, kind, by_kind[kind])
+            total.merge(tally)
+        figures[chain] = {**total.report(), "kinds": by_kind}
+    figures["validation"] = validation(data, imgsz, batch)
+    if figures["validation"]["differing"]:
+        failed.append(f"validation batches differ: {figures['validation']['differing']}")
+    return figures, failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison; 0 when every limit holds."""
+    from yolodata.bench.machine import machine, versions
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="YAML of a dataset")
     parser.add_argument("--task", choices=["detect"], default="detect")
@@ -152,67 +220,42 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16, help="of the validation loaders")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--break", dest="broken", action="store_true", help="must fail")
-    args = parser.parse_args()
-    shift = 0.5 if args.broken else 0.0
-    figures: dict[str, Any] = {}
-    failed: list[str] = []
-    for chain, kinds, base in (("geometry", GEOMETRY, PLAIN), ("colour", COLOUR, {})):
-        total = Tally()
-        share = -(-args.n // len(kinds))
-        by_kind = {}
-        for number, (kind, hyp) in enumerate(kinds.items()):
-            broken = shift if number == 0 else 0.0
-            tally = compare(args.data, args.imgsz, {**base, **hyp}, share, args.seed, broken)
-            by_kind[kind] = tally.report()
-            total.merge(tally)
-            _check(chain, kind, by_kind[kind], failed)
-        figures[chain] = {**total.report(), "kinds": by_kind}
-    figures["validation"] = validation(args.data, args.imgsz, args.batch)
-    if figures["validation"]["differing"]:
-        failed.append(f"validation batches differ: {figures['validation']['differing']}")
+    args = parser.parse_args(arguments)
+    if args.n < 1:
+        parser.error(f"--n must be 1 or more, got {args.n}")
+    figures, failed = measure(args.data, args.imgsz, args.n, args.seed, args.batch, args.broken)
     _print(figures)
-    result = {"benchmark": "parity", "task": args.task, "n": args.n, "imgsz": args.imgsz,
-              "seed": args.seed, "broken": args.broken, "limits": LIMITS, "failed": failed,
-              "versions": _versions(), **figures}  # fmt: skip
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
     for line in failed:
         print(f"FAILED: {line}")
+    if not failed:
+        print("every limit holds")
+    if args.json:
+        result = {
+            "benchmark": "parity", "task": args.task, "data": args.data.parent.name, "n": args.n,
+            "imgsz": args.imgsz, "seed": args.seed, "broken": args.broken,
+            "limits": {**LIMITS, "box_error": BOX_LIMIT}, "failed": failed, "machine": machine(),
+            "versions": versions(), **figures,
+        }  # fmt: skip
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
     return 1 if failed else 0
 
 
-def _check(chain: str, kind: str, report: dict[str, Any], failed: list[str]) -> None:
-    share, largest = LIMITS[chain]
-    if report["identical_percent"] < share or report["largest_difference"] > largest:
-        failed.append(
-            f"{chain}, {kind}: {report['identical_percent']:.4f} % of bytes identical (at least "
-            f"{share}), largest difference {report['largest_difference']} (at most {largest})"
-        )
-    if report["samples_with_other_objects"] or report["largest_box_error"] > BOX_LIMIT:
-        failed.append(
-            f"{chain}, {kind}: {report['samples_with_other_objects']} samples keep other objects, "
-            f"largest box error {report['largest_box_error']:.2e} (at most {BOX_LIMIT})"
-        )
-
-
 def _print(figures: dict[str, Any]) -> None:
-    print(f"{'':32}{'identical %':>12}{'largest':>9}{'objects':>9}{'box error':>11}")
-    for chain in ("geometry", "colour"):
+    head = ("samples", "identical %", "largest", "objects", "others", "box error")
+    print(f"{'':26}{head[0]:>8}{head[1]:>13}{head[2]:>9}{head[3]:>9}{head[4]:>8}{head[5]:>11}")
+    for chain in CHAINS:
         rows = {chain.upper(): figures[chain], **figures[chain]["kinds"]}
         for kind, row in rows.items():
+            share = int(row["identical_percent"] * 1e4) / 1e4  # 100 only where all bytes are
             print(
-                f"{kind:32}{row['identical_percent']:12.4f}{row['largest_difference']:9d}"
-                f"{row['objects']:9d}{row['largest_box_error']:11.1e}"
+                f"{kind:26}{row['samples']:8d}{share:13.4f}{row['largest_difference']:9d}"
+                f"{row['objects']:9d}{row['samples_with_other_objects']:8d}"
+                f"{row['largest_box_error']:11.1e}"
             )
-    differing = figures["validation"]["differing"] or "none"
-    print(f"validation: {figures['validation']['batches']} batches, differing: {differing}")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("ultralytics", "opencv-python", "numpy", "torch")}
+    val = figures["validation"]
+    print(f"validation: {val['pictures']} pictures in {val['batches']} batches", end=", ")
+    print(f"different in {val['differing']}" if val["differing"] else "identical to the bit")
 
 
 if __name__ == "__main__":
