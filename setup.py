@@ -144,7 +144,9 @@ class BuildNative(build_ext):
                 target = target.with_suffix("." + "-".join(archs[1::2]).replace(",", "-") + ".o")
             else:
                 command = [*cxx, *CXX_FLAGS, *sanitize, *headers]
-            jobs.append((target, [*command, "-c", str(source)], max(newest, source.stat().st_mtime)))
+            jobs.append(
+                (target, [*command, "-c", str(source)], max(newest, source.stat().st_mtime))
+            )
             objects.append(str(target))
         binding = nanobind_root / "src" / "nb_combined.cpp"
         robin_map = ["-isystem", str(nanobind_root / "ext/robin_map/include")]

@@ -69,7 +69,9 @@ def make_images(sizes: list[tuple[int, int]], seed: int = 0) -> dict[int, Any]:
     images = {}
     for i, (h, w) in enumerate(sizes):
         y, x = np.mgrid[0:h, 0:w]
-        waves = np.stack([127 + 120 * np.sin((x * a + y * b) / 9.0) for a, b in rng.normal(size=(3, 2))], -1)
+        waves = np.stack(
+            [127 + 120 * np.sin((x * a + y * b) / 9.0) for a, b in rng.normal(size=(3, 2))], -1
+        )
         images[i] = np.clip(waves + rng.integers(-9, 9, (h, w, 3)), 0, 255).astype(np.uint8)
     return images
 
@@ -237,9 +239,7 @@ def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="8 x 8"):
         _native.render(recipe, {0: np.zeros((8, 9, 3), np.uint8)})
     with pytest.raises(ValueError, match="images 0"):
-        _native.labels(
-            Recipe.from_dict(recipe_with(tile={"image": 7})), make_index([(8, 8)])
-        )
+        _native.labels(Recipe.from_dict(recipe_with(tile={"image": 7})), make_index([(8, 8)]))
 
 
 @settings(max_examples=100, deadline=None)

@@ -38,7 +38,9 @@ def draw_dataset(folder: Path, polygons: bool) -> Path:
                 if polygons:
                     angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 40)))
                     radius = rng.uniform(0.4, 1.0, (len(angles), 1))
-                    points = centre + radius * size / 2 * np.stack([np.cos(angles), np.sin(angles)], 1)
+                    points = centre + radius * size / 2 * np.stack(
+                        [np.cos(angles), np.sin(angles)], 1
+                    )
                     values = points.clip(0, 1).ravel()
                 else:
                     values = np.concatenate([centre, size])
@@ -106,7 +108,12 @@ def test_geometry(data: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "hyp",
-    [{}, {"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.6, "cutmix": 0.8, "degrees": 9.0, "bgr": 0.5}],
+    [
+        {},
+        {"mixup": 1.0},
+        {"cutmix": 1.0},
+        {"mixup": 0.6, "cutmix": 0.8, "degrees": 9.0, "bgr": 0.5},
+    ],
     ids=["hsv", "mixup", "cutmix", "all"],
 )
 def test_colour_mixup_and_cutmix(data: Path, hyp: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ template <typename T>
 T read(const nb::dict& values, const char* name) {
   T result;
   if (!nb::try_cast(field(values, name), result))
-    throw std::invalid_argument(std::string("the recipe's '") + name + "' has the wrong type, got " +
+    throw std::invalid_argument(std::string("the recipe's '") + name +
+                                "' has the wrong type, got " +
                                 nb::repr(field(values, name)).c_str());
   return result;
 }

@@ -56,7 +56,8 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
                                        const Column<std::uint32_t>& width,
                                        const Column<std::uint64_t>& object_offset,
                                        const Column<float>& cls, const Table<float>& box,
-                                       const nb::object& polygon_offset, const nb::object& polygon) {
+                                       const nb::object& polygon_offset,
+                                       const nb::object& polygon) {
   auto index = std::make_shared<OwnedIndex>();
   Index& view = index->view;
   const std::size_t images = height.shape(0), objects = cls.shape(0);
@@ -89,8 +90,9 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
             "polygon_offset needs one entry an object and one more, polygon the shape (points, 2)");
     view.polygon_offset = offsets.data();
     view.polygon = points.data();
-    require(rises(view.polygon_offset, objects, points.shape(0), 1),
-            "polygon_offset must rise from 0 to the number of points; every object needs a polygon");
+    require(
+        rises(view.polygon_offset, objects, points.shape(0), 1),
+        "polygon_offset must rise from 0 to the number of points; every object needs a polygon");
     index->polygons = keep(offsets, points);
   }
   return index;
@@ -147,15 +149,16 @@ void check_pictures(const Pictures& out, std::size_t batch, int height, int widt
   if (out.shape(0) != batch || out.shape(1) != 3 ||
       out.shape(2) != static_cast<std::size_t>(height) ||
       out.shape(3) != static_cast<std::size_t>(width))
-    throw std::invalid_argument(
-        "out must be uint8 of shape (" + std::to_string(batch) + ", 3, " + std::to_string(height) +
-        ", " + std::to_string(width) + "), got (" + std::to_string(out.shape(0)) + ", " +
-        std::to_string(out.shape(1)) + ", " + std::to_string(out.shape(2)) + ", " +
-        std::to_string(out.shape(3)) + ")");
+    throw std::invalid_argument("out must be uint8 of shape (" + std::to_string(batch) + ", 3, " +
+                                std::to_string(height) + ", " + std::to_string(width) + "), got (" +
+                                std::to_string(out.shape(0)) + ", " + std::to_string(out.shape(1)) +
+                                ", " + std::to_string(out.shape(2)) + ", " +
+                                std::to_string(out.shape(3)) + ")");
 }
 
 template <typename T>
-nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values, std::initializer_list<std::size_t> shape) {
+nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values,
+                                   std::initializer_list<std::size_t> shape) {
   auto* owned = new std::vector<T>(std::move(values));
   nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
   return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
@@ -236,8 +239,7 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
     require(planned->done(), "the plan is not ready; wait for the job before rendering it");
     request.samples = planned->samples();
   } else {
-    for (const nb::handle item : recipes)
-      request.samples.push_back({nb::cast<Recipe>(item), {}});
+    for (const nb::handle item : recipes) request.samples.push_back({nb::cast<Recipe>(item), {}});
   }
   require(!request.samples.empty(), "there is nothing to render");
   require(images.shape(0) == pointers.shape(0), "every image needs one pointer");
@@ -308,9 +310,11 @@ NB_MODULE(_native, m) {
   nb::class_<Recipe>(m, "Recipe", "A training sample as plain data.")
       .def_static("from_dict", &recipe_from_dict, "values"_a)
       .def("to_dict", &recipe_to_dict)
-      .def("__eq__", [](const Recipe& a, const nb::object& b) {
-        return nb::isinstance<Recipe>(b) && recipe_to_dict(a).equal(recipe_to_dict(nb::cast<Recipe>(b)));
-      })
+      .def("__eq__",
+           [](const Recipe& a, const nb::object& b) {
+             return nb::isinstance<Recipe>(b) &&
+                    recipe_to_dict(a).equal(recipe_to_dict(nb::cast<Recipe>(b)));
+           })
       .def("__getstate__", [](const Recipe& recipe) { return recipe_to_dict(recipe); })
       .def("__setstate__", [](Recipe& recipe, const nb::dict& values) {
         new (&recipe) Recipe(recipe_from_dict(values));

@@ -12,8 +12,7 @@ inline Matrix3 multiply(const Matrix3& a, const Matrix3& b) {
   Matrix3 product{};
   for (int row = 0; row < 3; ++row)
     for (int column = 0; column < 3; ++column)
-      for (int k = 0; k < 3; ++k)
-        product[row * 3 + column] += a[row * 3 + k] * b[k * 3 + column];
+      for (int k = 0; k < 3; ++k) product[row * 3 + column] += a[row * 3 + k] * b[k * 3 + column];
   return product;
 }
 

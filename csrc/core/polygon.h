@@ -17,8 +17,8 @@ inline bool contains(std::span<const float> points, float px, float py) {
   for (std::size_t i = 0, j = n - 1; i < n; j = i++) {
     const float xi = points[2 * i], yi = points[2 * i + 1];
     const float xj = points[2 * j], yj = points[2 * j + 1];
-    const double cross = static_cast<double>(xj - xi) * (py - yi) -
-                         static_cast<double>(yj - yi) * (px - xi);
+    const double cross =
+        static_cast<double>(xj - xi) * (py - yi) - static_cast<double>(yj - yi) * (px - xi);
     if (cross == 0 && px >= std::min(xi, xj) && px <= std::max(xi, xj) && py >= std::min(yi, yj) &&
         py <= std::max(yi, yj))
       return true;
@@ -51,8 +51,7 @@ inline Box visible_bounds(std::span<const float> points, float width, float heig
   const auto see = [&](float x, float y) {
     if (!any) seen = {x, y, x, y};
     any = true;
-    seen = {std::min(seen.x1, x), std::min(seen.y1, y), std::max(seen.x2, x),
-            std::max(seen.y2, y)};
+    seen = {std::min(seen.x1, x), std::min(seen.y1, y), std::max(seen.x2, x), std::max(seen.y2, y)};
   };
   const std::size_t n = points.size() / 2;
   for (std::size_t i = 0; i < n; ++i) {
@@ -92,8 +91,7 @@ inline std::vector<float> resample(std::span<const float> points, std::size_t co
     const double t = position - static_cast<double>(i);
     for (std::size_t c = 0; c < 2; ++c)
       result.push_back(static_cast<float>(
-          points[2 * i + c] +
-          (static_cast<double>(points[2 * next + c]) - points[2 * i + c]) * t));
+          points[2 * i + c] + (static_cast<double>(points[2 * next + c]) - points[2 * i + c]) * t));
   };
   std::size_t vertex = 0;
   for (std::size_t k = 0; k < added; ++k) {

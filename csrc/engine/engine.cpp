@@ -53,8 +53,7 @@ void Job::cancel() {
   if (begun >= count_) return;
   {
     const std::lock_guard lock(mutex_);
-    if (!error_)
-      error_ = std::make_exception_ptr(std::runtime_error("the batch was cancelled"));
+    if (!error_) error_ = std::make_exception_ptr(std::runtime_error("the batch was cancelled"));
   }
   finish(count_ - begun);
 }
@@ -84,8 +83,8 @@ void Job::run(std::size_t task) {
     }
     if (request_.out != nullptr) {
       const Recipe& recipe = sample.recipe;
-      const std::size_t bytes = 3 * static_cast<std::size_t>(recipe.width) *
-                                static_cast<std::size_t>(recipe.height);
+      const std::size_t bytes =
+          3 * static_cast<std::size_t>(recipe.width) * static_cast<std::size_t>(recipe.height);
       render_cpu(recipe, find_sources(recipe, request_.pixels), request_.out + task * bytes);
       render_ns_ += nanoseconds_since(start);
     }
@@ -130,9 +129,9 @@ void Engine::close() {
   retired_.clear();
 }
 
-// Letting go of a job may take the GIL, which a native thread must never wait for: its holder may be
-// waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead, and
-// let go of by whoever calls submit or close.
+// Letting go of a job may take the GIL, which a native thread must never wait for: its holder may
+// be waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead,
+// and let go of by whoever calls submit or close.
 void Engine::work() {
   std::unique_lock lock(mutex_);
   while (true) {

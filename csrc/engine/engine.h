@@ -48,7 +48,7 @@ class Job {
 
   bool wait(double seconds);  // negative: for ever; true when done; rethrows a task's exception
   bool done() const;
-  void cancel();              // tasks that have not begun are dropped
+  void cancel();  // tasks that have not begun are dropped
 
   // After wait().
   const std::vector<Sample>& samples() const { return request_.samples; }

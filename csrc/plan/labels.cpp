@@ -101,8 +101,8 @@ std::vector<Object> layer_objects(const Recipe& recipe, int which, const Index& 
   std::vector<Object> objects;
   for (int t = 0; t < layer.tile_count; ++t) {
     const Tile& tile = layer.tiles[t];
-    for (std::uint64_t o = index.object_offset[tile.image];
-         o < index.object_offset[tile.image + 1]; ++o) {
+    for (std::uint64_t o = index.object_offset[tile.image]; o < index.object_offset[tile.image + 1];
+         ++o) {
       Box before = place(index.box + 4 * o, tile);
       if (mosaic) {
         before = clip(before, static_cast<float>(layer.width), static_cast<float>(layer.height));
@@ -150,9 +150,9 @@ Labels labels(const Recipe& recipe, const Index& index) {
       const Box shifted{other.box.x1 - cut.x1, other.box.y1 - cut.y1, other.box.x2 - cut.x1,
                         other.box.y2 - cut.y1};
       const Box inside = clip(shifted, cut.x2 - cut.x1, cut.y2 - cut.y1);
-      objects.push_back({other.cls,
-                         {inside.x1 + cut.x1, inside.y1 + cut.y1, inside.x2 + cut.x1,
-                          inside.y2 + cut.y1}});
+      objects.push_back(
+          {other.cls,
+           {inside.x1 + cut.x1, inside.y1 + cut.y1, inside.x2 + cut.x1, inside.y2 + cut.y1}});
     }
   }
   const float width = static_cast<float>(recipe.width), height = static_cast<float>(recipe.height);
@@ -164,8 +164,8 @@ Labels labels(const Recipe& recipe, const Index& index) {
     if (recipe.flipud) y = height - y;
     if (recipe.fliplr) x = width - x;
     result.cls.push_back(cls);
-    for (const float value : {x / width, y / height, (box.x2 - box.x1) / width,
-                              (box.y2 - box.y1) / height})
+    for (const float value :
+         {x / width, y / height, (box.x2 - box.x1) / width, (box.y2 - box.y1) / height})
       result.bboxes.push_back(value);
   }
   return result;

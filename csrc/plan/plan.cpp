@@ -167,13 +167,31 @@ class Planner {
       int x = s, y = s;
       switch (i) {
         case 1: y = s - h; break;
-        case 2: x = s + wp; y = s - h; break;
+        case 2:
+          x = s + wp;
+          y = s - h;
+          break;
         case 3: x = s + w0; break;
-        case 4: x = s + w0; y = s + hp; break;
-        case 5: x = s + w0 - w; y = s + h0; break;
-        case 6: x = s + w0 - wp - w; y = s + h0; break;
-        case 7: x = s - w; y = s + h0 - h; break;
-        case 8: x = s - w; y = s + h0 - hp - h; break;
+        case 4:
+          x = s + w0;
+          y = s + hp;
+          break;
+        case 5:
+          x = s + w0 - w;
+          y = s + h0;
+          break;
+        case 6:
+          x = s + w0 - wp - w;
+          y = s + h0;
+          break;
+        case 7:
+          x = s - w;
+          y = s + h0 - h;
+          break;
+        case 8:
+          x = s - w;
+          y = s + h0 - hp - h;
+          break;
         default: break;
       }
       place(layer, tile, x - border, y - border, canvas);
@@ -200,8 +218,8 @@ class Planner {
     const Matrix3 centre{1, 0, -layer.width / 2.0, 0, 1, -layer.height / 2.0, 0, 0, 1};
     const Matrix3 tilt{1, 0, 0, 0, 1, 0, px, py, 1};
     const Matrix3 rotate{cosine, sine, 0, -sine, cosine, 0, 0, 0, 1};
-    const Matrix3 shear{1, std::tan(shear_x * kRadians), 0, std::tan(shear_y * kRadians), 1, 0,
-                        0, 0, 1};
+    const Matrix3 shear{
+        1, std::tan(shear_x * kRadians), 0, std::tan(shear_y * kRadians), 1, 0, 0, 0, 1};
     const Matrix3 shift{1, 0, tx, 0, 1, ty, 0, 0, 1};
     const Matrix3 matrix =
         multiply(shift, multiply(shear, multiply(rotate, multiply(tilt, centre))));
@@ -311,8 +329,9 @@ void invert(Layer& layer) {
                              m[1] * (m[3] * m[8] - m[5] * m[6]) +
                              m[2] * (m[3] * m[7] - m[4] * m[6]);
   if (determinant == 0 || !std::isfinite(determinant))
-    throw std::invalid_argument("the matrix of a layer cannot be inverted; give a 3x3 matrix that "
-                                "maps the canvas onto the picture with a determinant other than 0");
+    throw std::invalid_argument(
+        "the matrix of a layer cannot be inverted; give a 3x3 matrix that "
+        "maps the canvas onto the picture with a determinant other than 0");
   const double adjugate[9] = {
       m[4] * m[8] - m[5] * m[7], m[2] * m[7] - m[1] * m[8], m[1] * m[5] - m[2] * m[4],
       m[5] * m[6] - m[3] * m[8], m[0] * m[8] - m[2] * m[6], m[2] * m[3] - m[0] * m[5],

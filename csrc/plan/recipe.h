@@ -16,39 +16,39 @@ inline constexpr int kFill = 114;  // grey of everything that no image covers
 
 // One image laid on the canvas. Later tiles of a layer cover earlier ones.
 struct Tile {
-  std::int64_t image;               // dataset index
-  std::int32_t x1, y1, x2, y2;      // the part of the canvas it covers
-  std::int32_t x0, y0;              // where the image's own pixel (0, 0) lies on the canvas
-  std::int32_t width, height;       // size of the whole image
+  std::int64_t image;           // dataset index
+  std::int32_t x1, y1, x2, y2;  // the part of the canvas it covers
+  std::int32_t x0, y0;          // where the image's own pixel (0, 0) lies on the canvas
+  std::int32_t width, height;   // size of the whole image
 };
 
 struct Layer {
-  std::int32_t width, height;       // canvas
+  std::int32_t width, height;  // canvas
   std::int32_t tile_count;
-  std::int32_t perspective;         // 0: the last row of `matrix` is (0, 0, 1)
-  double scale;                     // zoom of the matrix, for the filtering of boxes
-  float matrix[9];                  // canvas -> output, row major
-  float inverse[9];                 // output -> canvas, derived from `matrix`
+  std::int32_t perspective;  // 0: the last row of `matrix` is (0, 0, 1)
+  double scale;              // zoom of the matrix, for the filtering of boxes
+  float matrix[9];           // canvas -> output, row major
+  float inverse[9];          // output -> canvas, derived from `matrix`
   Tile tiles[kMaxTiles];
 };
 
 // Colour jitter in HSV space; gains multiply saturation and value, the shift turns the hue.
 struct HsvJitter {
   std::int32_t enabled;
-  std::int32_t hue_shift;           // 0..179, in units of two degrees
-  float saturation, value;          // >= 0
+  std::int32_t hue_shift;   // 0..179, in units of two degrees
+  float saturation, value;  // >= 0
 };
 
 struct Recipe {
-  std::int32_t width, height;       // output picture
+  std::int32_t width, height;  // output picture
   std::int32_t layer_count;
-  std::int32_t mixup_layer;         // kNoLayer, or the layer blended into layer 0
-  std::int32_t cutmix_layer;        // kNoLayer, or the layer shown inside the rectangle
+  std::int32_t mixup_layer;   // kNoLayer, or the layer blended into layer 0
+  std::int32_t cutmix_layer;  // kNoLayer, or the layer shown inside the rectangle
   std::int32_t cut_x1, cut_y1, cut_x2, cut_y2;
   std::int32_t flipud, fliplr, bgr;
   HsvJitter hsv;
-  double hsv_draws[3];              // as drawn: gain times uniform(-1, 1)
-  double mixup_ratio;               // weight of layer 0
+  double hsv_draws[3];  // as drawn: gain times uniform(-1, 1)
+  double mixup_ratio;   // weight of layer 0
   Layer layers[kMaxLayers];
 };
 

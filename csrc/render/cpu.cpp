@@ -159,9 +159,9 @@ class AxisRows {
     constexpr float kTolerance = 1.0f / 8192.0f;
     const std::int32_t skip = piece.begin - begin_;
     words += piece.begin;
-    const int count = resample_row(line_.data(), offsets_.data() + skip, weights_.data() + skip,
-                                   piece.end - piece.begin, exact_ ? 0.0f : kTolerance, words,
-                                   doubtful_.data());
+    const int count =
+        resample_row(line_.data(), offsets_.data() + skip, weights_.data() + skip,
+                     piece.end - piece.begin, exact_ ? 0.0f : kTolerance, words, doubtful_.data());
     for (int i = 0; i < count; ++i) {
       const std::int32_t x = piece.begin + doubtful_[static_cast<std::size_t>(i)];
       const Rgb pixel = sample(layer_, images_, unflip(x, width_, fliplr_), y);
@@ -207,7 +207,8 @@ class AxisRows {
                   std::uint8_t{1});
     pieces_.clear();
     for (std::int32_t x = first_; x < last_; ++x) {
-      const auto column = static_cast<std::size_t>(offsets_[static_cast<std::size_t>(x - begin_)] / 3);
+      const auto column =
+          static_cast<std::size_t>(offsets_[static_cast<std::size_t>(x - begin_)] / 3);
       const bool empty = top_[column] && top_[column + 1];
       if (pieces_.empty() || pieces_.back().empty != empty)
         pieces_.push_back({x, x + 1, empty});
@@ -237,8 +238,8 @@ class AxisRows {
   std::int32_t begin_, end_;
   bool short_weights_ = true, exact_ = false;
   std::vector<std::int32_t> doubtful_;
-  std::int32_t first_, last_;            // output columns that touch the canvas
-  std::int32_t left_ = 0, right_ = 0;    // canvas columns they need
+  std::int32_t first_, last_;          // output columns that touch the canvas
+  std::int32_t left_ = 0, right_ = 0;  // canvas columns they need
   Band upper_, lower_;
   std::vector<std::int32_t> offsets_;
   std::vector<float> weights_, line_;
@@ -358,7 +359,7 @@ class FreeRows {
   const Layer& layer_;
   const ImageView* images_;
   std::int32_t begin_, end_;
-  std::int32_t from_, step_;  // first column before the flip, and the way from there
+  std::int32_t from_, step_;      // first column before the flip, and the way from there
   std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kRowsAhead later
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
@@ -414,8 +415,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
       mixup->render(row, others.data());
       mix_rows(words.data(), others.data(), recipe.mixup_ratio, width);
     }
-    if (cutmix && row >= recipe.cut_y1 && row < recipe.cut_y2)
-      cutmix->render(row, words.data());
+    if (cutmix && row >= recipe.cut_y1 && row < recipe.cut_y2) cutmix->render(row, words.data());
     std::uint8_t* red = out + static_cast<std::size_t>(y) * columns;
     std::uint8_t* blue = red + 2 * plane;
     if (recipe.bgr) std::swap(red, blue);
@@ -451,11 +451,13 @@ void check(const Recipe& recipe) {
     fail("the mixup ratio must be in 0..1");
   if (recipe.cutmix_layer != kNoLayer) {
     if (!is_layer(recipe.cutmix_layer))
-      fail("cutmix names layer " + std::to_string(recipe.cutmix_layer) + ", which the recipe lacks");
+      fail("cutmix names layer " + std::to_string(recipe.cutmix_layer) +
+           ", which the recipe lacks");
     if (recipe.cut_x1 < 0 || recipe.cut_y1 < 0 || recipe.cut_x1 > recipe.cut_x2 ||
         recipe.cut_y1 > recipe.cut_y2 || recipe.cut_x2 > recipe.width ||
         recipe.cut_y2 > recipe.height)
-      fail("the cutmix area must lie inside the picture, as x1, y1, x2, y2 with x1 <= x2, y1 <= y2");
+      fail(
+          "the cutmix area must lie inside the picture, as x1, y1, x2, y2 with x1 <= x2, y1 <= y2");
   }
   if (recipe.hsv.enabled &&
       (recipe.hsv.hue_shift < 0 || recipe.hsv.hue_shift >= 180 || !(recipe.hsv.saturation >= 0) ||

@@ -35,8 +35,8 @@ void render_cuda(const Recipe* recipes, const Sources* sources, std::int32_t cou
                  std::int32_t width, std::int32_t height, std::uint8_t* out, void* stream) {
   if (count == 0) return;
   const dim3 block(kBlockWidth, kBlockHeight);
-  const dim3 grid((width + kBlockWidth - 1) / kBlockWidth, (height + kBlockHeight - 1) / kBlockHeight,
-                  count);
+  const dim3 grid((width + kBlockWidth - 1) / kBlockWidth,
+                  (height + kBlockHeight - 1) / kBlockHeight, count);
   render_kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(recipes, sources, width,
                                                                        height, out);
   const cudaError_t status = cudaGetLastError();

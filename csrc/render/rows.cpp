@@ -52,9 +52,9 @@ YD_AVX2 int resample_eights(const float* line, const std::int32_t* offsets, cons
       const float* p = line + offsets[i + k];
       const float* q = line + offsets[i + k + 4];
       const __m256 left = _mm256_loadu2_m128(q, p), right = _mm256_loadu2_m128(q + 3, p + 3);
-      const __m256 weight = _mm256_insertf128_ps(
-          _mm256_castps128_ps256(_mm_broadcast_ss(weights + i + k)),
-          _mm_broadcast_ss(weights + i + k + 4), 1);
+      const __m256 weight =
+          _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(weights + i + k)),
+                               _mm_broadcast_ss(weights + i + k + 4), 1);
       const __m256 value = _mm256_fmadd_ps(weight, _mm256_sub_ps(right, left), left);
       above[k] = _mm256_cvtps_epi32(_mm256_add_ps(value, apart));
       below[k] = _mm256_cvtps_epi32(_mm256_sub_ps(value, apart));
@@ -80,8 +80,7 @@ YD_AVX2 int resample_eights(const float* line, const std::int32_t* offsets, cons
 YD_AVX2 void interpolate_avx2(const std::uint8_t* image, std::int64_t stride, const Points& points,
                               int first, int last, std::int64_t ahead, std::uint32_t* words) {
   const __m128i lefts = _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-  const __m128i rights =
-      _mm_setr_epi8(3, 4, 5, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i rights = _mm_setr_epi8(3, 4, 5, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   const std::int32_t* const xs = points.x;
   const std::int32_t* const ys = points.y;
   const float* const wxs = points.wx;
@@ -94,8 +93,7 @@ YD_AVX2 void interpolate_avx2(const std::uint8_t* image, std::int64_t stride, co
         _mm_loadh_pi(_mm_castsi128_ps(upper), reinterpret_cast<const __m64*>(p + stride)));
     const __m256 left = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(both, lefts)));
     const __m256 right = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(both, rights)));
-    const __m256 across =
-        _mm256_fmadd_ps(_mm256_set1_ps(wxs[i]), _mm256_sub_ps(right, left), left);
+    const __m256 across = _mm256_fmadd_ps(_mm256_set1_ps(wxs[i]), _mm256_sub_ps(right, left), left);
     const __m128 top = _mm256_castps256_ps128(across), bottom = _mm256_extractf128_ps(across, 1);
     const __m128i value =
         _mm_cvtps_epi32(_mm_fmadd_ps(_mm_set1_ps(wys[i]), _mm_sub_ps(bottom, top), top));
@@ -127,7 +125,8 @@ void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weigh
 int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
                  float tolerance, std::uint32_t* words, std::int32_t* doubtful) {
   std::int32_t* const begin = doubtful;
-  int i = has_avx2() ? resample_eights(line, offsets, weights, count, tolerance, words, doubtful) : 0;
+  int i =
+      has_avx2() ? resample_eights(line, offsets, weights, count, tolerance, words, doubtful) : 0;
   for (; i < count; ++i) {
     const float* p = line + offsets[i];
     std::uint32_t word = 0;
@@ -152,8 +151,7 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
     std::uint32_t word = 0;
     for (int c = 0; c < 3; ++c)
       word |= static_cast<std::uint32_t>(interpolate(p[c], p[c + 3], p[c + stride],
-                                                     p[c + 3 + stride], points.wx[i],
-                                                     points.wy[i]))
+                                                     p[c + 3 + stride], points.wx[i], points.wy[i]))
               << (8 * c);
     words[i] = word;
   }
@@ -215,7 +213,8 @@ static inline bool all_fill(const std::uint32_t* words) {
 
 YD_TARGETS void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count) {
   const HsvJitter local = hsv;
-  const auto fill = static_cast<std::uint32_t>(jitter<One>(local, static_cast<std::int32_t>(kFillWord)));
+  const auto fill =
+      static_cast<std::uint32_t>(jitter<One>(local, static_cast<std::int32_t>(kFillWord)));
   int i = 0;
   for (; i + 8 <= count; i += 8) {
     if (all_fill(words + i)) {  // a quarter of a typical mosaic is

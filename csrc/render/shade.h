@@ -1,9 +1,9 @@
 // The value of one output pixel: the only place that says what a picture looks like.
 //
 // Called by the loops of cpu.cpp and by the kernel of cuda.cu. Both must give the same bits, so:
-// multiply-add is fused where `fused` says so and nowhere else (-ffp-contract=off, --fmad=false), no
-// libm, no accumulation from pixel to pixel, and every rounding written out. A faster loop may do
-// something else only where it can prove that the bits are these.
+// multiply-add is fused where `fused` says so and nowhere else (-ffp-contract=off, --fmad=false),
+// no libm, no accumulation from pixel to pixel, and every rounding written out. A faster loop may
+// do something else only where it can prove that the bits are these.
 //
 // Note [linear sampling]. This is the arithmetic of OpenCV 5's warpAffine and warpPerspective
 // (INTER_LINEAR, 8 bits, on processors with FMA), to the bit: coordinates and weights in single
@@ -250,8 +250,7 @@ YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, st
     }
   }
   if (recipe.hsv.enabled) {
-    const std::int32_t word =
-        jitter<One>(recipe.hsv, pixel.r | pixel.g << 8 | pixel.b << 16);
+    const std::int32_t word = jitter<One>(recipe.hsv, pixel.r | pixel.g << 8 | pixel.b << 16);
     pixel = {word & 255, word >> 8 & 255, word >> 16 & 255};
   }
   if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};

@@ -68,7 +68,13 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings) -> Path:
 
 
 def packed(
-    data: dict[str, Any], split: str, imgsz: int, settings: Settings, *, single_cls: bool, show: bool
+    data: dict[str, Any],
+    split: str,
+    imgsz: int,
+    settings: Settings,
+    *,
+    single_cls: bool,
+    show: bool,
 ) -> ShardDataset:
     """The shards of one split of a dataset YAML; packs, repacks or re-labels where needed.
 

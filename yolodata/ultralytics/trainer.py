@@ -66,9 +66,7 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if given or (resumed is not None and self.settings == Settings()):
             settings = (resumed or self.settings).changed(given)
             # Upstream hands type(self) to the processes it starts for several GPUs.
-            self.__class__ = type(
-                type(self).__name__, (type(self),), {"settings": settings}
-            )
+            self.__class__ = type(type(self).__name__, (type(self),), {"settings": settings})
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
         super().__init__(cfg, overrides, _callbacks)

@@ -1,0 +1,131 @@
+"""The rooms and their arrows (docs/architecture.md), read off the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
+
+# Room -> rooms it may import. `errors` and `telemetry` may be used everywhere.
+ARROWS = {
+    "errors": set(),
+    "telemetry": set(),
+    "_native": set(),
+    "shards": set(),
+    "ingest": {"shards"},
+    "pipeline": {"shards", "_native"},
+    "ultralytics": {"shards", "ingest", "pipeline", "_native"},
+    "bench": {"shards", "ingest", "pipeline", "ultralytics", "_native"},
+    "cli": {"shards", "ingest", "pipeline", "ultralytics", "bench"},
+    "shard": {"cli"},
+    "train": {"cli"},
+    "__main__": {"cli"},
+}
+EVERYWHERE = {"errors", "telemetry", ""}
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is imported when the file is) for every import of a file."""
+    tree = ast.parse(file.read_text())
+    inner = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    typing_only = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and "TYPE_CHECKING" in ast.dump(test.test)
+        for node in ast.walk(test)
+    }
+    for node in ast.walk(tree):
+        top = id(node) not in inner and id(node) not in typing_only
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are written in full"
+            yield node.module or "", top
+            if node.module == "yolodata":
+                yield from ((f"yolodata.{alias.name}", top) for alias in node.names)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(file: Path) -> None:
+    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module, top in imports(file):
+        parts = [*module.split("."), "", ""]
+        if parts[0] == "yolodata" and room != "__init__":
+            target = parts[1]
+            if target in ARROWS:
+                assert target in ARROWS[room] | EVERYWHERE | {room}, f"{room} imports {module}"
+        if parts[0] == "ultralytics":
+            assert room in {"ultralytics", "bench"}, f"{room} imports {module}"
+            assert room == "ultralytics" or not top, f"{file} imports {module} at once"
+        if module.startswith("nvidia.dali"):
+            assert file.relative_to(PACKAGE) == Path("pipeline/dali.py")
+            assert not top
+
+
+def test_every_room_is_known() -> None:
+    rooms = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES}
+    assert rooms - {"__init__"} <= set(ARROWS)
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, yolodata, yolodata.cli; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "ultralytics", "nvidia.dali", "cv2", "numpy", "matplotlib"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_public_names_exist() -> None:
+    import yolodata
+
+    for name in yolodata.__all__:
+        assert getattr(yolodata, name) is not None
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        yolodata.nothing_like_this  # noqa: B018
+
+
+def test_the_stub_names_what_the_native_module_has() -> None:
+    """Regenerate it as CONTRIBUTING.md says when this fails."""
+    from yolodata import _native
+
+    stub = ast.parse((PACKAGE / "_native.pyi").read_text())
+    told = {
+        node.name: {item.name for item in getattr(node, "body", []) if hasattr(item, "name")}
+        for node in stub.body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+    }
+    there = {
+        name: {item for item in vars(value) if not item.startswith("_")}
+        if isinstance(value, type)
+        else set()
+        for name, value in vars(_native).items()
+        if not name.startswith("_")
+    }
+    assert set(told) == set(there)
+    for name, members in there.items():
+        assert members == {item for item in told[name] if not item.startswith("_")}, name
+
+
+def test_files_stay_readable() -> None:
+    root = PACKAGE.parent
+    sources = [*FILES, *(root / "csrc").rglob("*.*"), *(root / "benchmarks").glob("*.py")]
+    long = {str(f): n for f in sources if (n := len(f.read_text().splitlines())) > 450}
+    assert not long
+    names_a_place = re.compile(r"/home/\w|/work/\w|/root/\w")
+    for file in [*sources, *(root / "tests").glob("*.py"), *root.glob("*.md")]:
+        if file.name != Path(__file__).name:
+            assert not names_a_place.search(file.read_text()), file

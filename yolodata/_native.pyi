@@ -1,0 +1,122 @@
+"""Native core of yolodata: plan and render."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+class Index:
+    """The label table of a dataset; keeps its arrays alive."""
+
+    def __init__(
+        self,
+        height: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        width: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        object_offset: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        cls: Annotated[
+            NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        box: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+        polygon_offset: object | None = None,
+        polygon: object | None = None,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+
+class Recipe:
+    """A training sample as plain data."""
+
+    @staticmethod
+    def from_dict(values: dict) -> Recipe: ...
+    def to_dict(self) -> dict: ...
+    def __eq__(self, arg: object, /) -> bool: ...
+    def __getstate__(self) -> dict: ...
+    def __setstate__(self, arg: dict, /) -> None: ...
+
+class Job:
+    """A batch on its way."""
+
+    def wait(self, timeout: object | None = None) -> bool: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def recipes(self) -> list: ...
+    def image_ids(self) -> NDArray[numpy.int64]: ...
+    def first_image_ids(self) -> NDArray[numpy.int64]: ...
+    def labels(self) -> tuple: ...
+    def seconds(self) -> dict: ...
+
+class Engine:
+    """Native threads that plan and render batches."""
+
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    def submit(
+        self,
+        index: Index,
+        config: dict,
+        seed: int,
+        epoch: int,
+        positions: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        out: Annotated[
+            NDArray[numpy.uint8], dict(shape=(None, None, None, None), order="C", device="cpu")
+        ],
+        shard: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        offset: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        base: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> Job: ...
+    def submit_plan(
+        self,
+        index: Index,
+        config: dict,
+        seed: int,
+        epoch: int,
+        positions: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> Job: ...
+    def submit_render(
+        self,
+        recipes: object,
+        images: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        pointers: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        out: Annotated[
+            NDArray[numpy.uint8], dict(shape=(None, None, None, None), order="C", device="cpu")
+        ],
+    ) -> Job: ...
+    def close(self) -> None: ...
+
+def plan(index: Index, config: dict, seed: int, epoch: int, position: int) -> Recipe: ...
+def labels(recipe: Recipe, index: Index) -> tuple: ...
+def render(recipe: Recipe, images: dict, reference: bool = False) -> NDArray[numpy.uint8]: ...
+def permute(
+    positions: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    n: int,
+    seed: int,
+    epoch: int,
+) -> NDArray[numpy.int64]: ...
+def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def cuda_build() -> str: ...
