@@ -105,7 +105,7 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         "raw", IMGSZ, {i: f"class {i}" for i in range(80)}, images=images, objects=m,
         shards=tuple(entries), labels=FileEntry(labels.name, layout.nbytes, 0),
     )  # fmt: skip
-    entry = FileEntry(labels.name, layout.nbytes, hash_file(labels, layout.nbytes))
+    entry = FileEntry(labels.name, layout.nbytes, hash_file(labels, layout.nbytes).intdigest())
     (path / "dataset.json").write_bytes(meta.with_results(labels=entry).to_json())
     return layout.nbytes
 

@@ -125,6 +125,6 @@ def _write_block(columns: _Columns, rows: list[Row], sums: Totals, keypoints: in
     columns.flush()
 
 
-def file_entry(path: Path, nbytes: int, name: str) -> FileEntry:
-    """Size and checksum of a finished file, to be called `name`."""
-    return FileEntry(name, nbytes, hash_file(path, nbytes))
+def labels_entry(path: Path, nbytes: int, name: str) -> FileEntry:
+    """Size and checksum of a finished labels file, to be called `name`."""
+    return FileEntry(name, nbytes, hash_file(path, nbytes).intdigest())

@@ -43,7 +43,13 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of a dataset: its name, its size and the xxh3_64 of all its bytes."""
+    """One file of a dataset.
+
+    Attributes:
+        nbytes: its size.
+        checksum: xxh3_64 of a labels file, or of a shard's tensor. (A shard's header is prescribed,
+            and only known when the tensor is complete: so the checksum is made while writing.)
+    """
 
     file: str
     nbytes: int

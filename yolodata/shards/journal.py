@@ -104,7 +104,8 @@ class Row:
             _floats(labels.cls),
             _floats(labels.box),
         ]
-        parts += [_floats(p) for p in polygons or ()]
+        if polygons:
+            parts.append(_floats(np.concatenate(polygons)))
         if labels.keypoints is not None:
             parts.append(_floats(labels.keypoints))
         return b"".join(parts)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ShardError
-from yolodata.shards.columns import Totals, file_entry, write_labels
+from yolodata.shards.columns import Totals, labels_entry, write_labels
 from yolodata.shards.files import Lock, publish, remove_quietly, storage_error, write_durably
 from yolodata.shards.format import DATASET_FILE, LABELS_FILE, WORK_FOLDER, DatasetMeta
 from yolodata.shards.journal import Annotation, Journal, Row
@@ -85,7 +85,7 @@ def _replace(
     finally:
         rows.close()
     old = dataset.meta.labels
-    entry = file_entry(temporary, nbytes, old.file)
+    entry = labels_entry(temporary, nbytes, old.file)
     if entry != old:
         entry = replace(entry, file=f"labels-{entry.checksum:016x}.safetensors")
         publish(temporary, folder / entry.file)

@@ -122,5 +122,5 @@ def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
             raise wrong(
                 f"polygons must be float32 (points, 2), got {polygon.dtype} {polygon.shape}"
             )
-        if not np.isfinite(polygon).all():
-            raise wrong("polygon has values that are not finite")
+    if n and not np.isfinite(np.concatenate(labels.polygons)).all():
+        raise wrong("polygon has values that are not finite")

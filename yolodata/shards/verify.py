@@ -114,9 +114,10 @@ def _file(dataset: ShardDataset, entry: FileEntry, whole: bool) -> str:
                 check_shard_header(file, read_at(fd, file, 0, SHARD_HEADER), entry.nbytes)
             finally:
                 os.close(fd)
-        if whole and (got := hash_file(file, entry.nbytes)) != entry.checksum:
+        begin = 0 if entry is dataset.meta.labels else SHARD_HEADER
+        if whole and (got := hash_file(file, entry.nbytes, begin).intdigest()) != entry.checksum:
             return (
-                f"{file}: bytes 0 to {entry.nbytes} have checksum {got:016x}, expected "
+                f"{file}: bytes {begin} to {entry.nbytes} have checksum {got:016x}, expected "
                 f"{entry.checksum:016x}; restore the file or pack again"
             )
     except ShardError as error:

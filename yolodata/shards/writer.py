@@ -25,7 +25,7 @@ import xxhash
 
 from yolodata.errors import ShardError
 from yolodata.shards import journal as records
-from yolodata.shards.columns import Totals, file_entry, write_labels
+from yolodata.shards.columns import Totals, labels_entry, write_labels
 from yolodata.shards.files import (
     Lock,
     publish,
@@ -47,6 +47,7 @@ from yolodata.shards.format import (
 )
 from yolodata.shards.journal import Journal, Row
 from yolodata.shards.layout import shard_header
+from yolodata.shards.mapping import hash_file
 from yolodata.shards.recovery import Recovered, begin
 from yolodata.shards.sample import StoredSample, check_sample
 
@@ -123,11 +124,16 @@ class ShardWriter:
         self._entries: dict[int, FileEntry] = state.closed
         self._shard = state.shard
         self._end = state.end
+        self._hash = xxhash.xxh3_64()  # of the current shard's tensor
         try:
             for shard, end in state.to_close:
-                self._close_shard(shard, end)
+                file = self._work / shard_name(shard)
+                hashed = hash_file(file, SHARD_HEADER + end, SHARD_HEADER)
+                self._close_shard(shard, end, hashed.intdigest())
             if self._end:
-                self._fd = os.open(self._work / shard_name(self._shard), os.O_WRONLY | os.O_CLOEXEC)
+                file = self._work / shard_name(self._shard)
+                self._hash = hash_file(file, SHARD_HEADER + self._end, SHARD_HEADER)
+                self._fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
                 os.lseek(self._fd, SHARD_HEADER + self._end, os.SEEK_SET)
         except OSError as error:
             self.close()
@@ -159,7 +165,10 @@ class ShardWriter:
                 write_all(self._fd, bytes(SHARD_HEADER))
             write_all(self._fd, data)
             end = self._end + aligned(data.nbytes)
-            write_all(self._fd, _PADDING[: end - self._end - data.nbytes])
+            padding = _PADDING[: end - self._end - data.nbytes]
+            write_all(self._fd, padding)
+            self._hash.update(data)
+            self._hash.update(padding)
             row = Row(
                 self._shard,
                 self._end,
@@ -209,7 +218,7 @@ class ShardWriter:
             self._wait()
             labels = self._work / LABELS_FILE
             nbytes = write_labels(labels, self._rows(), self._totals, self.meta.keypoints)
-            entry = file_entry(labels, nbytes, LABELS_FILE)
+            entry = labels_entry(labels, nbytes, LABELS_FILE)
             publish(labels, self.path / LABELS_FILE)
             meta = self.meta.with_results(
                 images=self._totals.images,
@@ -257,7 +266,10 @@ class ShardWriter:
         os.close(self._fd)
         self._fd = -1
         self._wait()  # for the one before: at most two shards are open
-        self._closing = self._pool.submit(self._close_shard, self._shard, self._end)
+        self._closing = self._pool.submit(
+            self._close_shard, self._shard, self._end, self._hash.intdigest()
+        )
+        self._hash = xxhash.xxh3_64()
         self._shard += 1
         self._end = 0
 
@@ -266,7 +278,7 @@ class ShardWriter:
             closing, self._closing = self._closing, None
             closing.result()
 
-    def _close_shard(self, shard: int, end: int) -> None:
+    def _close_shard(self, shard: int, end: int, checksum: int) -> None:
         """Give a shard its header and its name, durably, and record it."""
         name = shard_name(shard)
         temporary, nbytes = self._work / name, SHARD_HEADER + end
@@ -276,10 +288,9 @@ class ShardWriter:
             os.fsync(fd)
         finally:
             os.close(fd)
-        entry = file_entry(temporary, nbytes, name)
         publish(temporary, self.path / name)
-        self._entries[shard] = entry
-        content = [shard, nbytes, f"{entry.checksum:016x}"]
+        self._entries[shard] = FileEntry(name, nbytes, checksum)
+        content = [shard, nbytes, f"{checksum:016x}"]
         self._journal.append(records.json_payload(records.CLOSED, content), sync=True)
 
     def _usable(self) -> None:
