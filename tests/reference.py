@@ -32,7 +32,7 @@ def render(recipe: dict[str, Any], images: dict[int, Array]) -> Array:
         other = warp(canvas(layer, images), layer, height, width)
         picture[y1:y2, x1:x2] = other[y1:y2, x1:x2]
     if recipe["hsv"]:
-        picture = jitter(picture, recipe["hsv"])
+        picture = recolour(picture, recipe["hsv"])
     if recipe["flipud"]:
         picture = picture[::-1]
     if recipe["fliplr"]:
@@ -114,7 +114,17 @@ def warp(pixels: Array, layer: dict[str, Any], height: int, width: int) -> Array
 
 
 def jitter(rgb: Array, draws: list[float]) -> Array:
-    """HSV jitter through 8-bit HSV, as Ultralytics does it with OpenCV."""
+    """HSV jitter as Ultralytics does it, by OpenCV itself; uint8 (H, W, 3) RGB in and out."""
+    import cv2
+
+    table = np.stack(tables(draws), -1).astype(np.uint8)[None]
+    hsv = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)
+    changed: Array = cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB)
+    return changed
+
+
+def recolour(rgb: Array, draws: list[float]) -> Array:
+    """The same written out."""
     hue_table, saturation_table, value_table = tables(draws)
     hue, saturation, value = to_hsv(rgb)
     return from_hsv(hue_table[hue], saturation_table[saturation], value_table[value])

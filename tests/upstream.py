@@ -214,11 +214,14 @@ def leaves_the_source_alone() -> Iterator[None]:
     """Upstream writes no cache files and rewrites no truncated JPEGs inside, and says little."""
     from ultralytics.utils import LOGGER
 
+    def keep(prefix: str, path: Path, x: dict[str, Any], version: str) -> None:
+        x["version"] = version  # all that it does besides writing
+
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:
         with (
-            patch("ultralytics.data.dataset.save_dataset_cache_file"),
+            patch("ultralytics.data.dataset.save_dataset_cache_file", keep),
             patch("ultralytics.data.utils._replace_image"),
         ):
             yield
