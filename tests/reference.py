@@ -1,8 +1,8 @@
 """What a recipe looks like, the slow way: an oracle in NumPy.
 
 It does what the native renderer avoids: lays every canvas out in memory, warps it as a whole, then
-mixes, cuts, recolours and flips whole pictures. Written from what Ultralytics and OpenCV 5 do; where
-they compute in single precision, so does this, operation by operation.
+mixes, cuts, recolours and flips whole pictures. Written from what Ultralytics and OpenCV 5 do;
+where they compute in single precision, so does this, operation by operation.
 """
 
 from __future__ import annotations
