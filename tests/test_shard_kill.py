@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import shard_samples
 
@@ -111,3 +112,21 @@ def test_resume_says_what_is_there(tmp_path):
     shard_samples.pack(tmp_path / "clean")
     for name, data in shard_samples.contents(tmp_path / "clean").items():
         assert (tmp_path / name).read_bytes() == data
+
+
+def test_a_damaged_journal_costs_time_only(folder):
+    """Flipped bits in the journal or the unfinished shards: packing goes on from before them."""
+    shard_samples.pack(folder / "clean")
+    clean = shard_samples.contents(folder / "clean")
+    rng = np.random.default_rng(5)
+    for trial in range(40):
+        out = folder / f"{trial}"
+        with shards.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+            shard_samples.feed(writer, 13)
+        names = ["journal", *(file.name for file in (out / ".packing").glob("shard-*"))]
+        file = out / ".packing" / names[trial % len(names)]
+        data = bytearray(file.read_bytes())
+        data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(data)
+        shard_samples.pack(out)
+        assert shard_samples.contents(out) == clean

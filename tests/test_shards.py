@@ -65,6 +65,11 @@ def test_what_is_read_is_what_was_written(tmp_path, meta, mode):
         for array in (dataset.cls, dataset.offset, dataset.polygon):
             assert not array.flags.writeable
         assert type(dataset.sample(0)) is np.ndarray
+        for i in (-1, len(dataset)):
+            with pytest.raises(IndexError, match=f"got {i}"):
+                dataset.image(i)
+            with pytest.raises(IndexError, match=f"got {i}"):
+                dataset.name(i)
     assert sorted(p.name for p in tmp_path.iterdir())[0] == "dataset.json"  # .packing is gone
 
 

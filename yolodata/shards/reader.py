@@ -138,6 +138,7 @@ class ShardDataset:
 
     def name(self, i: int) -> str:
         """Path of the source picture of image i."""
+        self._in_range(i)
         names, offsets = self._arrays["name"], self._arrays["name_offset"]
         text = names[int(offsets[i]) : int(offsets[i + 1])].tobytes()
         return text.decode("utf-8", "surrogateescape")
@@ -148,12 +149,17 @@ class ShardDataset:
         Raises:
             ShardError: the shard is missing or damaged.
         """
+        self._in_range(i)
         s, at, nbytes = int(self.shard[i]), int(self.offset[i]), int(self.nbytes[i])
         if self.mapped:
             return self.shard_data(s)[at : at + nbytes]
         entry = self.meta.shards[s]
         file = self.path / entry.file
         return self._files.read(file, entry.nbytes, SHARD_HEADER + at, nbytes)
+
+    def _in_range(self, i: int) -> None:
+        if not 0 <= i < self.meta.images:
+            raise IndexError(f"image must be 0 to {self.meta.images - 1}, got {i}")
 
     def image(self, i: int) -> Bytes:
         """Picture i: uint8 (height[i], width[i], 3), RGB; raw pictures are views of the map.
