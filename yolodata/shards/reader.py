@@ -167,8 +167,8 @@ class ShardDataset:
         Raises:
             ShardError: the shard is missing or damaged, or the picture cannot be decoded.
         """
-        shape = (int(self.height[i]), int(self.width[i]), 3)
         data = self.sample(i)
+        shape = (int(self.height[i]), int(self.width[i]), 3)
         if self.meta.codec == "raw":
             return data.reshape(shape)
         try:
