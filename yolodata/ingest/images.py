@@ -101,10 +101,11 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
 def decode_rgb(checked: CheckedImage, path: str) -> Picture:
     """The accepted picture at its own size: uint8 (h, w, 3) RGB."""
     if checked.plain and _DECODE_RGB is not None:  # saves turning the channels round
-        picture = cv2.imdecode(np.frombuffer(checked.data, np.uint8), _DECODE_RGB)
+        picture: Picture | None = cv2.imdecode(np.frombuffer(checked.data, np.uint8), _DECODE_RGB)
         if picture is not None:
             return picture
-    return cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)
+    turned: Picture = cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)
+    return turned
 
 
 def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
@@ -122,7 +123,8 @@ def resize(picture: Picture, imgsz: int) -> Picture:
     shape = resized_shape(picture.shape[0], picture.shape[1], imgsz)
     if shape == picture.shape[:2]:
         return picture
-    return cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    resized: Picture = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def _open(data: bytes) -> Image.Image:

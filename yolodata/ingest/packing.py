@@ -1,35 +1,30 @@
 """Packing: images and labels of a source into shard datasets, on all cores, resumable.
 
-Worker threads read, check, decode and resize; all of that releases the GIL but for Pillow's header
-parsing and the label text. One thread appends to the shards, in the source's order, so that the
-bytes on disk do not depend on the number of workers.
+Workers read, check, decode and resize (crew.py); this thread appends to the shards, in the source's
+order, so that the bytes on disk do not depend on the number of workers.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
-from yolodata.ingest.convert import Outcome, PackSettings, prepare
+from yolodata.ingest.convert import PackSettings
+from yolodata.ingest.crew import Job, in_order
 from yolodata.ingest.identity import fingerprint
-from yolodata.ingest.sample import LabelRules, Source, Split, SplitReport
+from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter
-
-WINDOW = 4  # images in flight per worker: bounds the memory, hides uneven decode times
 
 
 @dataclass
@@ -203,9 +198,9 @@ def _write_split(
             writer.leave_out(name, reason)
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
-        outcomes = _in_order(images, range(start, total), rules, run.settings, run.workers)
+        job = Job(images, rules, run.settings)
         with tqdm(
-            outcomes,
+            in_order(job, range(start, total), run.workers),
             desc=split,
             total=total,
             initial=start,
@@ -227,26 +222,3 @@ def _write_split(
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
         return writer.finish()
-
-
-def _in_order(
-    split: Split, indices: range, rules: LabelRules, settings: PackSettings, workers: int | None
-) -> Iterator[Outcome]:
-    """Outcomes in the order of `indices`, computed ahead by threads, a window of them at most."""
-    count = workers or len(os.sched_getaffinity(0))
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # one picture per core is faster than one picture on all cores
-    pool = ThreadPoolExecutor(count, thread_name_prefix="yolodata-pack")
-    flying: deque[Future[Outcome]] = deque()
-    try:
-        for index in indices:
-            flying.append(pool.submit(prepare, split, index, rules, settings))
-            if len(flying) >= count * WINDOW:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
-    finally:
-        for future in flying:
-            future.cancel()
-        pool.shutdown()
-        cv2.setNumThreads(before)

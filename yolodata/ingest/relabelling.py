@@ -136,7 +136,7 @@ def _annotations(
     row = 0
     for index, path in enumerate(images.paths):
         if row == len(dataset) or dataset.name(row) != path:
-            outcome = prepare(images, index, rules, settings)
+            (outcome,) = prepare(images, [index], rules, settings)
             if outcome.sample is not None:
                 raise DatasetError(
                     f"'{path}' was left out of '{dataset.path}', but would be accepted now; its "

@@ -46,6 +46,10 @@ class YoloSplit(Split):
         with open(label_file, "rb") as file:
             return RawLabels(file.read())
 
+    def part(self, indices: range) -> YoloSplit:
+        """The images of `indices`."""
+        return YoloSplit([self.paths[k] for k in indices], {})
+
     def label_files(self) -> Sequence[str]:
         """Where the label file of every image is, or would be."""
         return [label_path(path) for path in self.paths]

@@ -1,0 +1,380 @@
+"""Packing: same bytes whatever the workers and interruptions, and the source is only read."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from ingesting import jpeg, picture, tree_hash, write_yolo
+
+from yolodata import shards
+from yolodata.cli import main
+from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.ingest import crew, fingerprint, pack, relabel
+from yolodata.ingest.command import parse_size
+from yolodata.ingest.convert import PackSettings
+from yolodata.ingest.worker import Worker
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("source")
+    data = write_yolo(root / "data", {"train": 23, "val": 9})
+    bad = root / "data" / "images" / "train"
+    (bad / "004a.jpg").write_bytes(b"no image")
+    (bad / "011a.jpg").write_bytes(jpeg(picture(99, 5, 50)))
+    (bad / "015.jpg").write_bytes((bad / "015.jpg").read_bytes() + b"tail")
+    return data
+
+
+def settings(**changes: object) -> dict:
+    return {"imgsz": 64, "progress": False, "shard_size": 1 << 16, **changes}
+
+
+def test_one_directory_per_split(source: Path, tmp_path: Path) -> None:
+    report = pack(source, tmp_path / "out", **settings())
+    assert list(report.splits) == ["train", "val"]
+    train = report.splits["train"]
+    assert (train.images, len(train.left_out)) == (23, 2)
+    assert any("restored" in note for _, note in train.notes)
+    with shards.open(tmp_path / "out", "train") as dataset:
+        assert len(dataset) == 23
+        assert dataset.meta.left_out == tuple(train.left_out)
+        assert train.objects == len(dataset.cls) == dataset.meta.objects > 20
+        empty = (np.diff(dataset.object_offset) == 0).sum()
+        assert train.backgrounds == empty >= 5
+        assert len(dataset.meta.shards) > 1
+        names = [dataset.name(i) for i in range(23)]
+        assert names == sorted(names)
+        for i in (0, 10, 22):
+            pixels = cv2.imread(names[i])
+            assert dataset.image(i).shape[:2] == (dataset.height[i], dataset.width[i])
+            assert pixels.shape[:2] == (dataset.orig_height[i], dataset.orig_width[i])
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_bytes_do_not_depend_on_workers(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    for workers in (1, 3):
+        pack(source, tmp_path / f"threads{workers}", **settings(codec=codec, workers=workers))
+    monkeypatch.setattr(crew, "SMALL", 0)
+    pack(source, tmp_path / "processes", **settings(codec=codec, workers=2))
+    hashes = {content_hash(tmp_path / name) for name in ("threads1", "threads3", "processes")}
+    assert len(hashes) == 1
+
+
+def content_hash(root: Path) -> list[tuple[str, bytes]]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return tuple((str(path.relative_to(root)), path.read_bytes()) for path in files)
+
+
+KILLED = """
+import os, signal, sys
+from yolodata.shards.writer import ShardWriter
+left = [int(sys.argv[3])]
+def counted(method):
+    def call(self, *args):
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return method(self, *args)
+    return call
+ShardWriter.append = counted(ShardWriter.append)
+ShardWriter.leave_out = counted(ShardWriter.leave_out)
+from yolodata.ingest import crew, pack
+crew.SMALL = int(sys.argv[4])
+pack(sys.argv[1], sys.argv[2], imgsz=64, progress=False, shard_size=1 << 16)
+"""
+
+
+@pytest.mark.parametrize(("images", "small"), [(0, 99), (3, 99), (13, 0), (26, 99)])
+def test_killed_and_continued(source: Path, tmp_path: Path, images: int, small: int) -> None:
+    pack(source, tmp_path / "clean", **settings())
+    command = [sys.executable, "-c", KILLED, source, tmp_path / "out", images, small]
+    done = subprocess.run([str(c) for c in command], cwd=REPOSITORY, check=False)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(ShardError):
+        shards.open(tmp_path / "out", "val")
+    report = pack(source, tmp_path / "out", **settings())
+    assert report.splits["train"].resumed == (images if images < 25 else 0)
+    assert report.splits["train"].reused == (images > 25)
+    assert report.splits["train"].images == 23
+    assert len(report.splits["train"].left_out) == 2
+    assert content_hash(tmp_path / "out") == content_hash(tmp_path / "clean")
+
+
+def test_the_same_again_does_nothing(source: Path, tmp_path: Path) -> None:
+    first = pack(source, tmp_path / "out", **settings())
+    before = tree_hash(tmp_path / "out")
+    second = pack(source, tmp_path / "out", **settings(workers=1))
+    assert tree_hash(tmp_path / "out") == before
+    assert all(split.reused for split in second.splits.values())
+    assert second.splits["train"].objects == first.splits["train"].objects
+
+
+def test_something_else_is_refused_unless_overwritten(source: Path, tmp_path: Path) -> None:
+    pack(source, tmp_path / "out", **settings())
+    before = tree_hash(tmp_path / "out")
+    with pytest.raises(ShardError, match=r"codec.*--overwrite"):
+        pack(source, tmp_path / "out", **settings(codec="jpeg"))
+    with pytest.raises(ShardError, match="imgsz"):
+        pack(source, tmp_path / "out", **settings(imgsz=96))
+    assert tree_hash(tmp_path / "out") == before
+    pack(source, tmp_path / "out", **settings(codec="jpeg", overwrite=True))
+    with shards.open(tmp_path / "out", "val") as dataset:
+        assert dataset.meta.codec == "jpeg"
+
+
+def test_reencoded_pictures_are_small_and_close(source: Path, tmp_path: Path) -> None:
+    pack(source, tmp_path / "raw", **settings(imgsz=40, splits=["val"]))
+    pack(source, tmp_path / "jpeg", **settings(imgsz=40, splits=["val"], codec="jpeg", reencode=95))
+    with shards.open(tmp_path / "raw") as raw, shards.open(tmp_path / "jpeg") as small:
+        for i in range(len(raw)):
+            decoded = cv2.imdecode(small.sample(i), cv2.IMREAD_COLOR)
+            assert max(decoded.shape) == 40
+            assert (small.height[i], small.width[i]) == decoded.shape[:2]
+            difference = np.abs(raw.image(i).astype(int) - small.image(i).astype(int))
+            assert difference.mean() < 8
+        assert raw.orig_height.tolist() == small.orig_height.tolist()
+    with pytest.raises(ConfigError, match="reencode"):
+        pack(source, tmp_path / "x", **settings(reencode=90))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codec": "png"},
+        {"imgsz": 5},
+        {"imgsz": 6.5},
+        {"codec": "jpeg", "reencode": 0},
+        {"task": "x"},
+    ],
+)
+def test_settings_are_checked(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=str(next(iter(reversed(wrong.values()))))):
+        PackSettings(**wrong)
+
+
+def test_output_inside_the_images_is_refused(source: Path) -> None:
+    images = source.parent / "images" / "train"
+    before = tree_hash(source.parent)
+    for out in (images, images / "shards"):
+        with pytest.raises(ConfigError, match="image folder"):
+            pack(source, out, **settings())
+    assert tree_hash(source.parent) == before
+
+
+def test_no_usable_image_and_no_label(tmp_path: Path) -> None:
+    data = write_yolo(tmp_path, {"train": 3, "val": 3})
+    for file in (tmp_path / "images" / "val").iterdir():
+        file.write_bytes(b"")
+    pack(data, tmp_path / "out", **settings(splits=["train"]))
+    with pytest.raises(DatasetError, match=r"none of the 3 images of 'val'.*empty"):
+        pack(data, tmp_path / "out", **settings(splits=["val"]))
+    for file in (tmp_path / "labels" / "train").iterdir():
+        file.unlink()
+    with pytest.raises(DatasetError, match="no label file for any of 3 training images"):
+        pack(data, tmp_path / "other", **settings(splits=["train"]))
+
+
+def test_single_cls_keeps_images_with_unknown_classes(tmp_path: Path) -> None:
+    data = write_yolo(tmp_path, {"train": 2, "val": 1}, names=3)
+    (tmp_path / "labels" / "train" / "001.txt").write_text("7 .5 .5 .1 .1\n2 .5 .5 .2 .2")
+    assert pack(data, tmp_path / "a", **settings()).splits["train"].images == 1
+    assert pack(data, tmp_path / "b", **settings(single_cls=True)).splits["train"].images == 2
+    with shards.open(tmp_path / "b", "train") as dataset:
+        assert dataset.cls.tolist() == [0, 2]
+
+
+def test_keypoints_are_stored_whatever_the_task(tmp_path: Path) -> None:
+    data = write_yolo(tmp_path, {"train": 3, "val": 1}, kpt_shape=[2, 3], flip_idx=[1, 0])
+    label = tmp_path / "labels" / "train" / "001.txt"
+    label.write_text("1 .5 .5 .1 .1 .4 .4 2 .6 .6 1")
+    (tmp_path / "labels" / "train" / "002.txt").write_text("1 .5 .5 .1 .1")
+    pack(data, tmp_path / "detect", **settings(splits=["train"]))
+    report = pack(data, tmp_path / "pose", **settings(splits=["train"], task="pose"))
+    assert [os.path.basename(path) for path, _ in report.splits["train"].left_out] == ["002.jpg"]
+    for out, images in (("detect", 3), ("pose", 2)):
+        with shards.open(tmp_path / out) as dataset:
+            assert len(dataset) == images
+            assert dataset.meta.kpt_shape == (2, 3)
+            assert dataset.meta.flip_idx == (1, 0)
+            assert dataset.keypoints is not None
+            expected = np.array([[0.4, 0.4, 2], [0.6, 0.6, 1]], np.float32)
+            np.testing.assert_array_equal(dataset.keypoints[0], expected)
+
+
+def test_relabel(tmp_path: Path) -> None:
+    data = write_yolo(tmp_path / "data", {"train": 6, "val": 2})
+    labels = tmp_path / "data" / "labels" / "train"
+    out = tmp_path / "out"
+    pack(data, out, **settings(splits=["train"]))
+    pixels = [(p.name, p.read_bytes()) for p in sorted((out / "train").glob("shard-*"))]
+    prints = fingerprint(data, "train")
+
+    (labels / "001.txt").write_text("2 .5 .5 .25 .5")
+    (labels / "002.txt").write_text("9 .5 .5 .25 .5")
+    (labels / "003.txt").unlink(missing_ok=True)
+    assert fingerprint(data, "train")["images"] == prints["images"]
+    assert fingerprint(data, "train")["labels"] != prints["labels"]
+    with pytest.raises(ShardError, match="yolodata labels"):
+        pack(data, out, **settings(splits=["train"]))
+    before = tree_hash(tmp_path / "data")
+    report = relabel(out, data)
+    assert tree_hash(tmp_path / "data") == before
+    assert report.splits["train"].images == 5
+    assert "class 9" in report.splits["train"].left_out[0][1]
+    assert [(p.name, p.read_bytes()) for p in sorted((out / "train").glob("shard-*"))] == pixels
+    assert pack(data, out, **settings(splits=["train"])).splits["train"].reused
+
+    clean = tmp_path / "clean"
+    pack(data, clean, **settings(splits=["train"]))
+    with shards.open(out) as mine, shards.open(clean) as other:
+        assert mine.meta.left_out == other.meta.left_out
+        assert mine.cls.tobytes() == other.cls.tobytes()
+        assert mine.box.tobytes() == other.box.tobytes()
+        assert [mine.name(i) for i in range(5)] == [other.name(i) for i in range(5)]
+        for i in range(5):
+            np.testing.assert_array_equal(mine.image(i), other.image(i))
+
+    (labels / "002.txt").write_text("1 .5 .5 .25 .5")
+    with pytest.raises(DatasetError, match="pixels are not stored"):
+        relabel(out, data)
+
+
+@pytest.mark.parametrize("change", ["new", "gone", "touched"])
+def test_relabel_needs_the_same_images(tmp_path: Path, change: str) -> None:
+    data = write_yolo(tmp_path / "data", {"train": 3, "val": 2})
+    images = tmp_path / "data" / "images" / "train"
+    pack(data, tmp_path / "out", **settings(splits=["train"]))
+    if change == "new":
+        (images / "009.jpg").write_bytes(jpeg(picture(5, 20, 20)))
+    elif change == "gone":
+        (images / "001.jpg").unlink()
+    else:
+        (images / "001.jpg").write_bytes(jpeg(picture(5, 20, 20)))
+    before = content_hash(tmp_path / "out")
+    said = {"new": "1 new.*009", "gone": "1 gone.*001", "touched": "were changed"}[change]
+    with pytest.raises(DatasetError, match=said):
+        relabel(tmp_path / "out", data)
+    with pytest.raises(ShardError, match="--overwrite"):
+        pack(data, tmp_path / "out", **settings(splits=["train"]))
+    assert content_hash(tmp_path / "out") == before
+
+
+def test_new_names_are_new_labels(tmp_path: Path) -> None:
+    data = write_yolo(tmp_path / "data", {"train": 3, "val": 2})
+    pack(data, tmp_path / "out", **settings())
+    content = yaml.safe_load(data.read_text())
+    data.write_text(yaml.safe_dump({**content, "names": ["x", "y", "z", "w"]}))
+    with pytest.raises(ShardError, match="yolodata labels"):
+        pack(data, tmp_path / "out", **settings())
+    relabel(tmp_path / "out", data)
+    with shards.open(tmp_path / "out", "val") as dataset:
+        assert dataset.meta.names == {0: "x", 1: "y", 2: "z", 3: "w"}
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_no_command_touches_the_source(
+    source: Path, tmp_path: Path, codec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree_hash(source.parent)
+    out = str(tmp_path / "out")
+    arguments = ["--imgsz", "64", "--codec", codec, "--shard-size", "64K", "--quiet"]
+    assert main(["shard", str(source), out, *arguments]) == 0
+    assert "23 images" in capsys.readouterr().out
+    assert main(["shard", str(source), out, *arguments]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert main(["labels", out, str(source)]) == 0
+    assert main(["verify", out, "--full"]) == 0
+    assert main(["info", out]) == 0
+    capsys.readouterr()
+    assert main(["shard", str(source), out, "--imgsz", "96", "--quiet"]) != 0
+    assert "--overwrite" in capsys.readouterr().err
+    assert tree_hash(source.parent) == before
+
+
+def test_a_crashing_decoder_costs_one_image(source: Path, tmp_path: Path) -> None:
+    """A worker process that dies is replaced, and the image it died on is left out."""
+    from yolodata.ingest.source import open_source
+
+    split = open_source(source).splits["train"].part(range(4))
+    rules = open_source(source).rules("detect", False)
+    worker = Worker(rules, PackSettings(imgsz=64))
+    try:
+        split.paths[2] = "/proc/self/mem\0"  # ValueError: embedded null byte, which nobody catches
+        outcomes = worker.ask(split, 0)
+        assert [o.sample is None for o in outcomes] == [False, False, True, False]
+        assert "crashed" in outcomes[2].reason
+        whole = worker.ask(open_source(source).splits["train"].part(range(4)), 1)
+        assert all(o.sample is not None for o in whole)
+        assert bytes(whole[0].sample.data) == bytes(outcomes[0].sample.data)
+    finally:
+        worker.close()
+
+
+def test_stopping_ends_the_workers(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolodata.ingest.source import open_source
+
+    monkeypatch.setattr(crew, "SMALL", 0)
+    found = open_source(source)
+    job = crew.Job(found.splits["train"], found.rules("detect", False), PackSettings(imgsz=64))
+    outcomes = crew.in_order(job, range(25), 2)
+    next(outcomes)
+    started = time.monotonic()
+    outcomes.close()
+    assert time.monotonic() - started < 5
+
+
+def test_order_is_kept_under_uneven_load(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolodata.ingest.source import open_source
+
+    found = open_source(source)
+    job = crew.Job(found.splits["train"], found.rules("detect", False), PackSettings(imgsz=64))
+    honest = crew.prepare
+
+    def slow(split, chunk, *rest):
+        time.sleep(random.random() * 0.02)
+        return honest(split, chunk, *rest)
+
+    monkeypatch.setattr(crew, "prepare", slow)
+    names = [o.sample.name for o in crew.in_order(job, range(25), 4) if o.sample]
+    assert names == sorted(names)
+    assert len(names) == 23
+
+
+def test_sizes() -> None:
+    assert parse_size("512M") == 512 << 20
+    assert parse_size("1g") == 1 << 30
+    assert parse_size("1.5GiB") == 3 << 29
+    assert parse_size("100000") == 100000
+    for wrong in ("", "x", "12", "5T", "-1M"):
+        with pytest.raises(ConfigError, match="shard size"):
+            parse_size(wrong)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    data = write_yolo(tmp_path, {"train": 2, "val": 1})
+    folder = os.fsencode(tmp_path / "images" / "train")
+    name = b"\xff\xfe.jpg"
+    try:
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(jpeg(picture(1, 20, 30)))
+    except OSError:
+        pytest.skip("the file system wants UTF-8")
+    pack(data, tmp_path / "out", **settings(splits=["train"]))
+    with shards.open(tmp_path / "out") as dataset:
+        names = [os.fsencode(dataset.name(i)) for i in range(len(dataset))]
+    assert os.path.join(folder, name) in names

@@ -1,0 +1,154 @@
+"""Workers that convert images, and their outcomes in order.
+
+Small jobs are done by threads of this process. Large ones are done by processes: Pillow and label
+text hold the GIL for a tenth of the time, which would bound a machine with many cores; their memory
+allocator can be set up for buffers of a megabyte that come and go (glibc hands each back to the
+system and faults it in again, a sixth of the time of a decode); and a decoder that crashes on one
+file costs that file alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+
+from yolodata.ingest.convert import Outcome, PackSettings, prepare
+from yolodata.ingest.sample import LabelRules, Split
+from yolodata.ingest.worker import BANKS, CHUNK, Worker
+
+SMALL = 4000  # images up to which starting processes takes longer than they save
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker has to know."""
+
+    split: Split
+    rules: LabelRules
+    settings: PackSettings
+
+
+class _Crew(Protocol):
+    def work(self, chunk: range) -> tuple[list[Outcome], Any]:
+        """Outcomes of a chunk, and what `release` is to be given when they were stored."""
+
+    def release(self, token: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[Outcome]:
+    """Outcomes in the order of `indices`, computed ahead by workers, within a bounded memory.
+
+    workers: how many; by default one for each core this process may use. What an outcome's
+    sample points to is valid until the next one is asked for.
+    """
+    count = workers or usable_cores()
+    crew: _Crew
+    if len(indices) <= SMALL or not Worker.possible():
+        crew = _Threads(job)
+    else:
+        crew = _Processes(job, count)
+    pool = ThreadPoolExecutor(count, thread_name_prefix="yolodata-pack")
+    flying: deque[Future[tuple[list[Outcome], Any]]] = deque()
+    try:
+        for begin in range(0, len(indices), CHUNK):
+            flying.append(pool.submit(crew.work, indices[begin : begin + CHUNK]))
+            if len(flying) >= count * BANKS:
+                yield from _stored(crew, flying.popleft())
+        while flying:
+            yield from _stored(crew, flying.popleft())
+    finally:
+        for future in flying:
+            future.cancel()
+        crew.close()
+        pool.shutdown()
+
+
+def _stored(crew: _Crew, future: Future[tuple[list[Outcome], Any]]) -> Iterator[Outcome]:
+    outcomes, token = future.result()
+    yield from outcomes
+    crew.release(token)
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+class _Threads:
+    """Conversion in the calling thread, which is one of a pool."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # one picture per core is faster than one picture on all cores
+
+    def work(self, chunk: range) -> tuple[list[Outcome], Any]:
+        job = self._job
+        return list(prepare(job.split, chunk, job.rules, job.settings)), None
+
+    def release(self, token: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        cv2.setNumThreads(self._threads)
+
+
+class _Processes:
+    """Conversion in processes; a thread that calls waits for the answer of one of them."""
+
+    def __init__(self, job: Job, count: int) -> None:
+        self._changed = threading.Condition()
+        self._closed = False
+        self._job = job
+        self._workers = [Worker(job.rules, job.settings) for _ in range(count)]
+
+    def work(self, chunk: range) -> tuple[list[Outcome], Any]:
+        worker, bank = self._take()
+        try:
+            outcomes = worker.ask(self._job.split.part(chunk), bank)
+        finally:
+            with self._changed:
+                worker.busy = False
+                self._changed.notify()
+        return outcomes, (worker, bank)
+
+    def _take(self) -> tuple[Worker, int]:
+        """A worker that is idle and has a free bank.
+
+        Any of them, not a fixed one: as many chunks are under way as there are banks, so the chunk
+        that has to be stored next always finds one.
+        """
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise RuntimeError("packing was stopped")
+                for worker in self._workers:
+                    if not worker.busy and worker.free:
+                        worker.busy = True
+                        return worker, worker.free.pop()
+                self._changed.wait()
+
+    def release(self, token: tuple[Worker, int]) -> None:
+        worker, bank = token
+        with self._changed:
+            worker.free.append(bank)
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.close()
