@@ -251,6 +251,45 @@ def test_selects_what_upstream_selects(
         assert set(torch.cat([batch["cls"] for batch in loader]).flatten().tolist()) <= wanted
 
 
+def polygons_instead_of_boxes(label: Path) -> None:
+    lines = []
+    for line in label.read_text().split("\n"):
+        if line.strip():
+            cls, x, y, w, h = (float(v) for v in line.split())
+            points = (x - w / 2, y, x, y + h / 2, x + w / 2, y, x, y - h / 2)
+            lines.append(" ".join([str(int(cls)), *(f"{v:.6f}" for v in points)]))
+    label.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_polygons_count_only_if_all_objects_have_one(tmp_path: Path, mixed: bool) -> None:
+    source = draw_dataset(tmp_path / "source", {"train": 12})
+    for label in sorted((source.parent / "labels/train").iterdir())[mixed:]:
+        polygons_instead_of_boxes(label)
+    out = packed(source, tmp_path / "out", "raw", IMGSZ)
+    for settings in ({}, {"classes": [0, 1]}):
+        theirs = upstream_dataset(source, "train", IMGSZ, "train", 8, **settings)
+        with make(out, **settings) as loader:
+            assert (loader._selection.polygon is None) == mixed
+            list(loader)
+            for mine, label in zip(loader.dataset.labels, theirs.labels, strict=True):
+                np.testing.assert_array_equal(mine["bboxes"], label["bboxes"])
+                assert len(mine["segments"]) == len(label["segments"])
+                for ours, segment in zip(mine["segments"], label["segments"], strict=True):
+                    np.testing.assert_array_equal(ours, segment)
+
+
+def test_fraction_counts_what_was_left_out(tmp_path: Path) -> None:
+    source = draw_dataset(tmp_path / "source", {"train": 20})
+    for name in ("train003x", "train004x", "train015x"):
+        (source.parent / f"images/train/{name}.jpg").write_bytes(b"not a picture")
+    out = packed(source, tmp_path / "out", "raw", IMGSZ)
+    for fraction in (1.0, 0.5, 0.2, 0.9, 1, 4, 5, 6, 7, 21, 99):
+        theirs = upstream_dataset(source, "train", IMGSZ, "train", 8, fraction=fraction)
+        with make(out, fraction=fraction) as loader:
+            assert list(loader.dataset.im_files) == theirs.im_files
+
+
 @given(
     images=st.integers(1, 200),
     batch_size=st.integers(1, 20),

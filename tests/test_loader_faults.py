@@ -187,7 +187,7 @@ def test_oldest_pictures_go_first() -> None:
 
 
 def test_batches_keep_their_memory() -> None:
-    buffers = BatchBuffers(keep=2)
+    buffers = BatchBuffers(spare=2)
     first = buffers.take(2, 8, 8)
     view = first[1, 0]
     address = first.data_ptr()
@@ -199,11 +199,19 @@ def test_batches_keep_their_memory() -> None:
     del view
     assert buffers.take(2, 8, 8).data_ptr() == address  # nobody looks any more
     assert buffers.take(1, 8, 8).shape == (1, 3, 8, 8)
+    assert len({buffers.take(2, 8, 8).data_ptr() for _ in range(5)}) == 1
     shared = torch.utils.dlpack.from_dlpack(others[0])
     address = others[0].data_ptr()
     others.clear()
     assert buffers.take(2, 8, 8).data_ptr() != address
     assert shared.shape == (2, 3, 8, 8)
+
+
+@CODECS
+def test_memory_of_batches_is_used_again(both: dict[str, Path], codec: str) -> None:
+    with make(both[codec], 4) as loader:
+        addresses = {batch["img"].data_ptr() for _ in range(3) for batch in loader}
+        assert len(addresses) <= 2 + 4  # prefetched, handed out, and on the way between
 
 
 @CODECS

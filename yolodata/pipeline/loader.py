@@ -354,7 +354,6 @@ class Loader:
             self._workshop = Workshop(
                 self._selection,
                 threads=self.num_workers,
-                buffers=self._prefetch + 2,
                 pin_memory=self.pin_memory and torch.cuda.is_available(),
                 load=reading(
                     self._selection,

@@ -44,12 +44,12 @@ class BatchBuffers:
     still look at the memory.
 
     Args:
-        keep: how many idle buffers to hold on to.
+        spare: how many idle buffers to hold on to, besides the one that is handed out next.
         pin_memory: page-locked memory, from torch's own pool, which tracks copies to the device.
     """
 
-    def __init__(self, keep: int, pin_memory: bool = False) -> None:
-        self._keep = keep
+    def __init__(self, spare: int, pin_memory: bool = False) -> None:
+        self._spare = spare
         self._pin = pin_memory
         self._arrays: list[Bytes] = []
         self._idle_references = _references([np.empty(1, np.uint8)], 0)
@@ -62,23 +62,19 @@ class BatchBuffers:
         if self._pin:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         need = math.prod(shape)
-        idle = [
-            i
-            for i in range(len(self._arrays))
-            if _references(self._arrays, i) <= self._idle_references
-        ]
-        fitting = [i for i in idle if need <= self._arrays[i].nbytes <= 2 * need]
+        arrays = self._arrays
+        idle = [i for i in range(len(arrays)) if _references(arrays, i) <= self._idle_references]
+        fitting = [i for i in idle if need <= arrays[i].nbytes <= 2 * need]
         if fitting:
-            at = min(fitting, key=lambda i: self._arrays[i].nbytes)
-            array = self._arrays[at]
+            at = min(fitting, key=lambda i: arrays[i].nbytes)
+            idle.remove(at)
         else:
-            for i in reversed(idle):
-                if len(self._arrays) >= self._keep:
-                    del self._arrays[i]
-            array = np.empty(need, np.uint8)
-            if len(self._arrays) < self._keep:
-                self._arrays.append(array)
-        return torch.from_numpy(array[:need].reshape(shape))
+            at = len(arrays)
+            arrays.append(np.empty(need, np.uint8))
+        picture = torch.from_numpy(arrays[at][:need].reshape(shape))
+        for i in reversed(idle[: max(0, len(idle) - self._spare)]):  # the oldest ones go
+            del arrays[i]
+        return picture
 
 
 @dataclass

@@ -6,6 +6,7 @@ or none). Here the columns are narrowed once, without copies where nothing chang
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ class Selection:
     ) -> None:
         self.shards = shards
         self.imgsz = shards.meta.imgsz if imgsz is None else imgsz
-        self.images = _image_count(len(shards), fraction)
+        self.images = _image_count(shards, fraction)
         self.height, self.width = self._sizes()
         images = self.images
         objects = int(shards.object_offset[images])
@@ -83,11 +84,11 @@ class Selection:
         shards, images = self.shards, self.images
         if self.imgsz == shards.meta.imgsz:
             return shards.height[:images], shards.width[:images]
-        if shards.meta.codec != "jpeg":
+        if shards.meta.codec != "jpeg" or shards.meta.source.get("reencode"):
             raise ConfigError(
-                f"imgsz={self.imgsz} was asked for, but the {shards.meta.codec} shards in "
-                f"{shards.path} hold pictures of imgsz={shards.meta.imgsz}; use that size, or pack "
-                f"again with --imgsz {self.imgsz} (original JPEG shards serve any size)"
+                f"imgsz={self.imgsz} was asked for, but the shards in {shards.path} hold pictures "
+                f"of imgsz={shards.meta.imgsz}; use that size, or pack again with --imgsz "
+                f"{self.imgsz} (shards of original files, --codec jpeg, serve any size)"
             )
         return fitted_size(shards.orig_height[:images], shards.orig_width[:images], self.imgsz)
 
@@ -168,21 +169,34 @@ class Selection:
         )
 
 
-def _image_count(images: int, fraction: float | int) -> int:
-    """How many images `fraction` stands for: upstream's rule, on the images that were packed."""
+def _image_count(shards: ShardDataset, fraction: float | int) -> int:
+    """How many images `fraction` stands for.
+
+    Like upstream, it counts the source's images in order, those that were left out too.
+    """
+    images = len(shards)
     if isinstance(fraction, bool) or not fraction > 0:
         raise ConfigError(
             f"fraction must be a share in (0, 1] or a number of images, got {fraction!r}"
         )
     if images == 0:
         raise ConfigError("the dataset has no images; pack a split that has some")
+    left_out = sorted(name for name, _ in shards.meta.left_out)
+    total = images + len(left_out)
     if isinstance(fraction, int) and fraction != 1:
-        return min(fraction, images)
-    if fraction > 1:
+        count = fraction
+    elif fraction > 1:
         raise ConfigError(
             f"fraction={fraction!r} is above 1; give a share up to 1.0, or a whole number of images"
         )
-    return min(max(1, round(images * fraction)), images)
+    else:
+        count = max(1, round(total * fraction))
+    if count >= total:
+        return images
+    within = bisect_left(
+        range(images), count, key=lambda i: i + bisect_left(left_out, shards.name(i))
+    )
+    return max(1, within)
 
 
 def fitted_size(

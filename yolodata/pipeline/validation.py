@@ -51,6 +51,9 @@ class ValidationLoader:
         prefetch: batches ready or in the making ahead of the consumer.
         single_cls, classes, fraction, pin_memory, check, max_bad: as for `yolodata.Loader`.
 
+    Attributes:
+        telemetry: as for `yolodata.Loader`.
+
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
         ShardError: the dataset is missing or damaged; while iterating: more than `max_bad` of the
@@ -157,6 +160,10 @@ class ValidationLoader:
                 report_bad(self._selection, workshop.bad, self._reported, self._max_bad)
                 with self.telemetry.time("collate"):
                     batch = self._collate(start, work)
+                for stage, seconds in work.seconds().items():
+                    self.telemetry.add(stage, seconds)
+                self.telemetry.count("batches")
+                self.telemetry.count("samples", len(batch["im_file"]))
                 del work
                 yield batch
         finally:
@@ -233,7 +240,6 @@ class ValidationLoader:
             self._workshop = Workshop(
                 self._selection,
                 threads=self.num_workers,
-                buffers=self._prefetch + 3,
                 pin_memory=self._pin_memory and torch.cuda.is_available(),
                 load=self._shrinking(load) if load is not None and self._shrunk else load,
                 telemetry=self.telemetry,

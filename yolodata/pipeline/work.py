@@ -131,6 +131,7 @@ class _Read(Work):
         self._plan = plan
         self._recipes = recipes
         self._images = images
+        self._started = False
         self._lease: Lease | None = None
         self._render: _native.Job | None = None
         self._error: BaseException | None = None
@@ -138,7 +139,7 @@ class _Read(Work):
         self._dropped = False
 
     def start(self) -> None:
-        if self._lease is not None:
+        if self._started:
             return
         images, bases = self._images, frozenset[int]()
         if images is None:
@@ -146,6 +147,7 @@ class _Read(Work):
             _wait(plan)
             images = plan.image_ids()
             bases = frozenset(plan.first_image_ids().tolist())
+        self._started = True
         pictures = self._workshop.pictures
         self._lease = pictures.acquire(images, self._ready, age=self._age, bases=bases)
 
@@ -179,7 +181,7 @@ class _Read(Work):
         self._release()
 
     def done(self) -> bool:
-        if self._lease is None:
+        if not self._started:
             return True
         if not self._submitted.is_set():
             return False
@@ -194,11 +196,10 @@ class _Read(Work):
             self._render.cancel()
 
     def _release(self) -> None:
-        lease = self._lease
-        if lease is not None and lease.images.size:
+        lease, self._lease = self._lease, None  # also ends the circle of references
+        if lease is not None:
             self.bad = frozenset(lease.bad)
             self._workshop.pictures.release(lease)
-            lease.images = lease.images[:0]
 
     def first_images(self) -> npt.NDArray[np.int64]:
         return self._planned().first_image_ids()
@@ -247,7 +248,6 @@ class Workshop:
     Args:
         selection: the images and objects that take part.
         threads: native threads.
-        buffers: how many output buffers to keep for use again.
         pin_memory: page-locked output.
         load: how pictures are read; None when the shards hold pixels that need no checking.
         telemetry: counts what reading costs.
@@ -258,7 +258,6 @@ class Workshop:
         selection: Selection,
         *,
         threads: int,
-        buffers: int,
         pin_memory: bool,
         load: Load | None,
         telemetry: Telemetry,
@@ -268,7 +267,7 @@ class Workshop:
         self.selection = selection
         self.engine = _native.Engine(threads)
         self._planner = _native.Engine(1) if load is not None else None
-        self._buffers = BatchBuffers(buffers, pin_memory)
+        self._buffers = BatchBuffers(2, pin_memory)
         self._pictures = Pictures(load, telemetry) if load is not None else None
         self._dropped: list[Work] = []
         self._pid = os.getpid()
