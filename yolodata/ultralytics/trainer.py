@@ -10,7 +10,7 @@ import numpy as np
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from yolodata.errors import YolodataError
@@ -191,6 +191,19 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             stride=max(int(unwrap_model(self.model).stride.max()), 32),
             **self._common(rank, "val"),
         )
+
+    def get_validator(self) -> Any:
+        """Upstream's validator; for a folder of shards it is given a YAML that says the same.
+
+        The last validation of a run reads the dataset's description again, from a YAML.
+        """
+        validator = super().get_validator()
+        if is_shards(self.args.data):
+            file = self.save_dir / "data.yaml"
+            if RANK in {-1, 0}:
+                YAML.save(file, {**self.data, "path": str(self.data["path"])})
+            validator.args.data = str(file)
+        return validator
 
     # Where upstream's trainer has to tell or ask our loader.
 

@@ -1,0 +1,286 @@
+"""The swap-in: Ultralytics trains on our loaders, and everything else stays its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from loading import draw_dataset, packed
+
+import yolodata
+from yolodata.cli import main
+from yolodata.errors import ConfigError, YolodataError
+from yolodata.ultralytics.command import read_arguments
+from yolodata.ultralytics.limits import why_not
+from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
+
+QUIET = {
+    "imgsz": 64, "batch": 4, "device": "cpu", "amp": False, "plots": False, "verbose": False,
+    "workers": 0, "exist_ok": True, "optimizer": "SGD", "warmup_epochs": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _where_torchvision_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's validator imports it and does not use it here; CPU builds of torch may lack it."""
+    import sys
+    import types
+
+    try:
+        import torchvision  # noqa: F401
+    except Exception:
+        monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    return draw_dataset(tmp_path / "set", {"train": 10, "val": 5})
+
+
+def tree(folder: Path) -> str:
+    """Everything under a folder, in one hash."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        digest.update(str(file.relative_to(folder)).encode())
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def train(tmp_path: Path, data: Path, name: str = "run", **settings: Any) -> Any:
+    from ultralytics import YOLO
+
+    trainer = settings.pop("trainer", yolodata.DetectionTrainer)
+    model = YOLO(settings.pop("model", "yolo26n.yaml"))
+    seen: dict[str, list[str]] = {}
+
+    def note(trainer: Any) -> None:
+        # After preprocess_batch; the loader's own position says which batch it was.
+        state = trainer.train_loader.state_dict()
+        seen.setdefault(str(trainer.epoch), []).append(f"{state['epoch']}:{state['position']}")
+
+    model.add_callback("on_train_batch_end", note)
+    values = {**QUIET, "epochs": 2, "project": str(tmp_path / "runs"), "name": name, **settings}
+    model.train(data=str(data), trainer=trainer, **values)
+    return model.trainer, seen
+
+
+def test_trains_validates_plots_and_leaves_the_source_alone(tmp_path: Path, drawn: Path) -> None:
+    before = tree(drawn.parent)
+    trainer, seen = train(tmp_path, drawn, plots=True, close_mosaic=1, cls_pw=0.5)
+    assert isinstance(trainer.train_loader, yolodata.Loader)
+    assert isinstance(trainer.test_loader, yolodata.ValidationLoader)
+    assert tree(drawn.parent) == before
+    assert seen["0"] == ["0:4", "0:8", "0:10"] or seen["0"][-1].startswith("1:")
+    files = {file.name for file in trainer.save_dir.iterdir()}
+    assert {"args.yaml", "results.csv", "labels.jpg", "train_batch0.jpg", SETTINGS_FILE} <= files
+    assert any(name.startswith("val_batch0") for name in files)
+    # A checkpoint is upstream's alone.
+    checkpoint = torch.load(trainer.last, weights_only=False)
+    assert "yolodata" not in checkpoint["train_args"]
+    assert b"yolodata" not in (trainer.save_dir / "args.yaml").read_bytes().replace(
+        str(tmp_path).encode(), b""
+    )
+
+
+def test_shard_folder_as_data(tmp_path: Path, drawn: Path) -> None:
+    shards = tmp_path / "shards"
+    for split in ("train", "val"):
+        packed(drawn, shards, "raw", 64, splits=[split])
+    trainer, _ = train(tmp_path, shards, epochs=1)
+    assert len(trainer.train_loader.dataset) == 10
+    with pytest.raises(YolodataError, match=r"imgsz|rect"):
+        train(tmp_path, shards, epochs=1, imgsz=96)
+    with pytest.raises(YolodataError, match="rect"):
+        train(tmp_path, shards, epochs=1, rect=True)
+
+
+def test_packs_once_and_again_when_the_source_changed(tmp_path: Path, drawn: Path) -> None:
+    trainer, _ = train(tmp_path, drawn, epochs=1)
+    folder = trainer.train_loader.dataset.selection.shards.path
+    assert drawn.parent not in folder.parents
+    shard = next(folder.glob("shard-*.safetensors"))
+    stamp = shard.stat().st_mtime_ns
+    train(tmp_path, drawn, epochs=1)
+    assert shard.stat().st_mtime_ns == stamp
+    label = sorted((drawn.parent / "labels" / "train").glob("*.txt"))[0]
+    label.write_text("0 0.5 0.5 0.25 0.25\n")
+    trainer, _ = train(tmp_path, drawn, epochs=1)
+    assert shard.stat().st_mtime_ns == stamp  # only the labels were read again
+    assert trainer.train_loader.dataset.labels[0]["bboxes"].tolist() == [[0.5, 0.5, 0.25, 0.25]]
+    image = sorted((drawn.parent / "images" / "train").iterdir())[0]
+    image.unlink()
+    trainer, _ = train(tmp_path, drawn, epochs=1)
+    assert len(trainer.train_loader.dataset) == 9
+
+
+def test_a_resumed_run_goes_on_with_its_epoch_and_settings(tmp_path: Path, drawn: Path) -> None:
+    from ultralytics import YOLO
+
+    class Stop(Exception):
+        pass
+
+    def stop(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            raise Stop
+
+    configured = yolodata.DetectionTrainer.configure(codec="jpeg", cache=str(tmp_path / "cache"))
+    model = YOLO("yolo26n.yaml")
+    model.add_callback("on_train_epoch_start", stop)
+    values = {**QUIET, "epochs": 3, "project": str(tmp_path / "runs"), "name": "stopped"}
+    with pytest.raises(Stop):
+        model.train(data=str(drawn), trainer=configured, **values)
+    last = tmp_path / "runs" / "stopped" / "weights" / "last.pt"
+    resumed = YOLO(last)
+    epochs: list[int] = []
+    resumed.add_callback(
+        "on_train_batch_start",
+        lambda trainer: epochs.append(trainer.train_loader.state_dict()["epoch"]),
+    )
+    resumed.train(trainer=yolodata.DetectionTrainer, resume=True)
+    assert resumed.trainer.settings.codec == "jpeg"
+    assert resumed.trainer.train_loader.dataset.selection.shards.meta.codec == "jpeg"
+    assert epochs[0] == 1  # the epoch that was interrupted, not the stream from its beginning
+    assert max(epochs) <= 3
+
+
+def test_validation_gives_upstreams_figures(tmp_path: Path, drawn: Path) -> None:
+    """The same weights, to the last digit, through both loaders."""
+    from ultralytics import YOLO
+
+    trained, _ = train(tmp_path, drawn, epochs=1)
+    weights = str(trained.last)
+    shards = trained.test_loader.dataset.selection.shards.path
+    results = []
+    for loader in (yolodata.ValidationLoader(shards, 8, imgsz=64), None):
+        model = YOLO(weights)
+        validator_args = {"data": str(drawn), "imgsz": 64, "batch": 8, "rect": True, **{
+            k: QUIET[k] for k in ("device", "plots", "verbose", "workers")
+        }}  # fmt: skip
+        validator = model._smart_load("validator")(
+            dataloader=loader,
+            args={**model.overrides, **validator_args, "mode": "val", "conf": 1e-4},
+        )
+        results.append(validator(model=model.model))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"rect": True}, "rect"), ({"copy_paste": 0.5}, "copy_paste")],
+)
+def test_what_ours_cannot_do_goes_to_upstreams_loader(
+    tmp_path: Path, settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yolodata.ultralytics import trainer as module
+
+    warnings: list[str] = []
+    monkeypatch.setattr(module.LOGGER, "warning", warnings.append)
+    yaml = draw_dataset(tmp_path / "set", {"train": 6, "val": 3})
+    for file in (tmp_path / "set" / "labels").rglob("*.txt"):
+        rows = [row.split() for row in file.read_text().splitlines()]
+        triangles = [f"{row[0]} 0.1 0.1 0.9 0.2 0.5 0.8" for row in rows]
+        file.write_text("\n".join(triangles))
+    trainer, _ = _train_without_notes(tmp_path, yaml, settings)
+    assert not isinstance(trainer.train_loader, yolodata.Loader)
+    assert isinstance(trainer.test_loader, yolodata.ValidationLoader)
+    assert sum(reason in str(line) and "yolodata" in str(line) for line in warnings) == 1
+
+
+def _train_without_notes(tmp_path: Path, data: Path, settings: dict[str, Any]) -> Any:
+    from ultralytics import YOLO
+
+    model = YOLO("yolo26n.yaml")
+    values = {**QUIET, "epochs": 1, "project": str(tmp_path / "runs"), **settings}
+    model.train(data=str(data), trainer=yolodata.DetectionTrainer, **values)
+    return model.trainer, None
+
+
+def test_limits_are_named() -> None:
+    from ultralytics.cfg import get_cfg
+
+    def reason(data: dict[str, Any], polygons: bool = False, **args: Any) -> str | None:
+        return why_not(get_cfg(overrides={"task": "detect", **args}), data, polygons)
+
+    assert reason({}) is None
+    assert reason({}, copy_paste=0.5) is None  # there is nothing to paste
+    for text, found in (
+        ("copy_paste", reason({}, True, copy_paste=0.5)),
+        ("channels", reason({"channels": 4})),
+        ("rect", reason({}, rect=True)),
+        ("task", reason({}, task="segment")),
+    ):
+        assert found is not None
+        assert text in found
+
+
+def test_settings_reach_processes_that_upstream_starts(tmp_path: Path) -> None:
+    """Upstream pickles type(trainer) and its arguments into a file that its processes run."""
+    import pickle
+
+    cloudpickle = pytest.importorskip("cloudpickle")
+    configured = yolodata.DetectionTrainer.configure(codec="jpeg", threads=3)
+    buffer = io.BytesIO()
+    cloudpickle.dump({"trainer": configured}, buffer)
+    again = pickle.loads(buffer.getvalue())["trainer"]
+    assert again.settings == Settings(codec="jpeg", threads=3)
+    assert issubclass(again, yolodata.DetectionTrainer)
+    trainer = yolodata.DetectionTrainer(
+        overrides={
+            "model": "yolo26n.yaml",
+            "data": str(draw_dataset(tmp_path / "set", {"train": 3, "val": 2})),
+            "yolodata": {"threads": 2},
+            "device": "cpu",
+            "project": str(tmp_path / "runs"),
+        }
+    )
+    assert type(trainer).settings.threads == 2
+    assert not hasattr(trainer.args, "yolodata")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"codec": "png"}, {"threads": 0}, {"prefetch": None}, {"max_bad": 2}, {"cores": 3},
+     {"check": "yes"}],
+)  # fmt: skip
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        yolodata.DetectionTrainer.configure(**wrong)
+
+
+def test_command_line(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    upstream, ours = read_arguments(
+        ["model=a.yaml", "epochs=3", "yolodata.codec=jpeg", "amp=False"]
+    )
+    assert upstream == {"model": "a.yaml", "epochs": 3, "amp": False}
+    assert ours == {"codec": "jpeg"}
+    assert main(["train", "epochs"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+    assert main(["train", f"data={drawn}"]) == 2
+    assert "model" in capsys.readouterr().err
+    arguments = [f"{name}={value}" for name, value in QUIET.items()]
+    arguments += ["model=yolo26n.yaml", f"data={drawn}", "epochs=1", f"project={tmp_path / 'runs'}"]
+    assert main(["train", *arguments, f"yolodata.cache={tmp_path / 'cache'}"]) == 0
+    assert list((tmp_path / "cache").rglob("dataset.json"))
+
+
+def test_auto_batch_counts_our_labels(tmp_path: Path, drawn: Path) -> None:
+    trainer, _ = train(tmp_path, drawn, epochs=1)
+    counts = [len(label["cls"]) for label in trainer.train_loader.dataset.labels]
+    asked: dict[str, int] = {}
+    base = type(trainer).__mro__[-2]
+    original = base.auto_batch
+    try:
+        base.auto_batch = lambda self, max_num_obj=0, dataset_size=0: asked.update(
+            objects=max_num_obj, images=dataset_size
+        )
+        trainer.auto_batch()
+    finally:
+        base.auto_batch = original
+    assert asked == {"objects": 4 * max(counts), "images": len(counts)}
+    assert np.max(counts) > 0
