@@ -133,7 +133,7 @@ def matrices(draw: st.DrawFn, canvas: tuple[int, int], size: tuple[int, int]) ->
     step = 1 if kind == "move" else 1 / 128 if kind == "short" else None
     for axis, side in enumerate((size[1], size[0])):
         offset = draw(st.integers(-side, side)) if step else draw(st.floats(-side, side, width=32))
-        shift = side / 2 + offset / 2 - m[axis] @ centre
+        shift = side / 2 + offset / 3 - m[axis] @ centre
         m[axis, 2] += np.round(shift / step) * step if step else shift
     m = m.astype(np.float32)
     with np.errstate(all="ignore"):
@@ -146,15 +146,16 @@ def matrices(draw: st.DrawFn, canvas: tuple[int, int], size: tuple[int, int]) ->
 
 @st.composite
 def layers(draw: st.DrawFn, images: dict[int, Any], size: tuple[int, int]) -> dict[str, Any]:
-    canvas = draw(st.integers(1, 40)), draw(st.integers(1, 70))
+    canvas = draw(st.integers(1, 30)), draw(st.integers(1, 50))
     tiles = []
     for _ in range(draw(st.integers(1, 5))):
         number = draw(st.sampled_from(sorted(images)))
         height, width = images[number].shape[:2]
-        y0, x0 = draw(st.integers(-height, canvas[0])), draw(st.integers(-width, canvas[1]))
+        y0 = draw(st.integers(-(height // 2), canvas[0] - height // 2))
+        x0 = draw(st.integers(-(width // 2), canvas[1] - width // 2))
         y1, y2 = (min(max(y, 0), canvas[0]) for y in (y0, y0 + height))
         x1, x2 = (min(max(x, 0), canvas[1]) for x in (x0, x0 + width))
-        if draw(st.booleans()):  # only a part of what would fit
+        if draw(st.integers(0, 3)) == 0:  # only a part of what would fit
             x1, y1 = draw(st.integers(x1, x2)), draw(st.integers(y1, y2))
         tile = {"image": number, "height": height, "width": width, "x0": x0, "y0": y0}
         tiles.append({**tile, "x1": x1, "y1": y1, "x2": x2, "y2": y2})
