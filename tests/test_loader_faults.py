@@ -19,11 +19,11 @@ import torch
 from loading import digest, draw_dataset, packed, sample_digests
 
 from yolodata.errors import ConfigError, ShardError
-from yolodata.pipeline import pixels
+from yolodata.pipeline import sources
+from yolodata.pipeline.bad import labels_without
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.pixels import BatchBuffers, Load, Pictures
-from yolodata.pipeline.work import labels_without
 from yolodata.shards import reader
 from yolodata.telemetry import Telemetry
 
@@ -287,13 +287,13 @@ def test_survives_an_interruption(both: dict[str, Path], monkeypatch: pytest.Mon
     """Ctrl-C while waiting; the stream can be taken up again where it was."""
     with make(both["jpeg"]) as loader:
         expected = [digest(batch) for batch in loader]
-    slow = pixels.decode_into
+    slow = sources.decode_into
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(0.05)
         return slow(*arguments)
 
-    monkeypatch.setattr("yolodata.pipeline.work.decode_into", slowly)
+    monkeypatch.setattr("yolodata.pipeline.sources.decode_into", slowly)
     with make(both["jpeg"]) as loader:
         got = []
         interruptions = 0

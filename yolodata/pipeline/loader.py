@@ -6,7 +6,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline import state
+from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
-from yolodata.pipeline.views import DatasetView, EpochSampler
-from yolodata.pipeline.work import Work, Workshop, reading, report_bad
+from yolodata.pipeline.sources import reading
+from yolodata.pipeline.views import DatasetView, EpochSampler, weakly
+from yolodata.pipeline.work import Work, Workshop
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -156,10 +158,8 @@ class Loader:
         self._reported: set[int] = set()
         self.telemetry = Telemetry()
 
-        self.dataset = DatasetView(self._selection, close_mosaic=_weakly(self.close_mosaic))
-        self.sampler = EpochSampler(
-            self._schedule, _weakly(self._images_at), _weakly(self.set_epoch)
-        )
+        self.dataset = DatasetView(self._selection, close_mosaic=weakly(self.close_mosaic))
+        self.sampler = EpochSampler(self._schedule, weakly(self._images_at), weakly(self.set_epoch))
 
     # What Ultralytics' trainer reads.
 
@@ -409,16 +409,3 @@ class _Epoch:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
-
-
-def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that does not keep its object alive: what a loader owns must not own it back."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*arguments: Any) -> Any:
-        bound = reference()
-        if bound is None:
-            raise ConfigError("the loader this belongs to is gone; keep a reference to the loader")
-        return bound(*arguments)
-
-    return call

@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import ShardError
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import torch
 
-    from yolodata.shards.reader import ShardDataset
 
 Bytes = npt.NDArray[np.uint8]
 FILL = 114  # grey of padding, and of a picture that cannot be read
@@ -235,63 +233,3 @@ class Pictures:
             picture.waiting.clear()
         for lease in finished:
             lease.ready(lease)
-
-
-def checked(shards: ShardDataset, image: int) -> Bytes:
-    """The stored bytes of a sample, after comparing them with their checksum.
-
-    Raises:
-        ShardError: the bytes are not those that were packed.
-    """
-    import xxhash
-
-    data = shards.sample(image)
-    got, want = xxhash.xxh3_64_intdigest(data.data), int(shards.checksum[image])
-    if got != want:
-        raise ShardError(
-            f"{shards.path}: sample {image} ({shards.name(image)}) in shard "
-            f"{int(shards.shard[image])} at byte {int(shards.offset[image])} has checksum "
-            f"{got:016x}, expected {want:016x}; run `yolodata verify --full` and pack again"
-        )
-    return data
-
-
-def decode_into(
-    shards: ShardDataset,
-    image: int,
-    size: tuple[int, int],
-    imgsz: int,
-    memory: Bytes | None,
-    check: bool,
-) -> Bytes:
-    """Decode an encoded sample.
-
-    Args:
-        size: expected height and width.
-        imgsz: longer side.
-        memory: a buffer to use again, of any size.
-        check: compare the stored bytes with their checksum first.
-
-    Returns:
-        1-D uint8 buffer that starts with height * width RGB triples and may be longer.
-
-    Raises:
-        ShardError: the picture cannot be decoded, or has another size.
-    """
-    import cv2
-
-    from yolodata.shards.decode import decode_image
-
-    data = checked(shards, image) if check else shards.sample(image)
-    name = shards.name(image)
-    bgr = decode_image(data, imgsz, name)
-    height, width = size
-    if bgr.shape != (height, width, 3):
-        raise ShardError(
-            f"{name}: decoded to {bgr.shape}, expected {(height, width, 3)}; pack the dataset again"
-        )
-    need = height * width * 3
-    if memory is None or memory.nbytes < need:
-        memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
-    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=memory[:need].reshape(height, width, 3))
-    return memory

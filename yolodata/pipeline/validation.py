@@ -15,13 +15,15 @@ import numpy as np
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline import letterbox
+from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
 from yolodata.pipeline.letterbox import Placement
 from yolodata.pipeline.pixels import Bytes, Load
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
+from yolodata.pipeline.sources import reading
 from yolodata.pipeline.views import DatasetView
-from yolodata.pipeline.work import Work, Workshop, reading, report_bad
+from yolodata.pipeline.work import Work, Workshop
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

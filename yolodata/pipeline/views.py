@@ -5,6 +5,7 @@ A torch DataLoader has lists there; these are views that make an item when it is
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, overload
@@ -12,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.errors import ConfigError
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.selection import Selection
 
@@ -145,3 +147,16 @@ class EpochSampler:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that comes next."""
         self._set_epoch(epoch)
+
+
+def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that does not keep its object alive: what a loader owns must not own it back."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        bound = reference()
+        if bound is None:
+            raise ConfigError("the loader this belongs to is gone; keep a reference to the loader")
+        return bound(*arguments)
+
+    return call

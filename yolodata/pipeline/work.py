@@ -7,7 +7,6 @@ here knows about epochs or ranks.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -16,16 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import ShardError
-from yolodata.pipeline.pixels import (
-    BatchBuffers,
-    Bytes,
-    Lease,
-    Load,
-    Pictures,
-    checked,
-    decode_into,
-)
+from yolodata.pipeline.bad import Labels, labels_without
+from yolodata.pipeline.pixels import BatchBuffers, Lease, Load, Pictures
 from yolodata.pipeline.selection import Selection
 from yolodata.telemetry import Telemetry
 
@@ -34,9 +25,7 @@ if TYPE_CHECKING:
 
     from yolodata import _native
 
-log = logging.getLogger("yolodata")
 _TICK = 0.2  # seconds between looks at signals (Ctrl-C) while native code is waited for
-Labels = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 class Work:
@@ -219,29 +208,6 @@ class _Read(Work):
         return total
 
 
-def labels_without(
-    selection: Selection, recipes: Sequence[_native.Recipe], bad: frozenset[int]
-) -> Labels:
-    """Labels of a batch as if the images in `bad` had no objects."""
-    from yolodata import _native
-
-    parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
-    for recipe in recipes:
-        values: dict[str, Any] = recipe.to_dict()
-        tiles = [tile for layer in values["layers"] for tile in layer["tiles"]]
-        images = sorted({tile["image"] for tile in tiles})
-        for tile in tiles:
-            tile["image"] = images.index(tile["image"])
-        renumbered = _native.Recipe.from_dict(values)
-        parts.append(_native.labels(renumbered, selection.excerpt(images, bad)))
-    counts = [len(cls) for cls, _ in parts]
-    return (
-        np.concatenate([cls for cls, _ in parts]),
-        np.concatenate([boxes for _, boxes in parts]),
-        np.repeat(np.arange(len(parts), dtype=np.float32), counts),
-    )
-
-
 class Workshop:
     """The threads and the memory of one loader.
 
@@ -352,69 +318,3 @@ class Workshop:
             self._planner.close()
         self.engine.close()
         self._dropped.clear()
-
-
-def reading(
-    selection: Selection,
-    *,
-    threads: int,
-    check: bool,
-    window: int,
-    in_flight: int,
-    always: bool = False,
-) -> Load | None:
-    """How the pictures of a selection are read; None when their pixels are in memory as they are.
-
-    Args:
-        threads: for reading.
-        check: compare samples with their checksums.
-        window: pictures that may be asked for again, 0 for any picture of the dataset.
-        in_flight: pictures of the batches being prepared.
-        always: never None; pixels that are in memory are handed out as they are.
-    """
-    shards, imgsz = selection.shards, selection.imgsz
-
-    def size(image: int) -> tuple[int, int]:
-        return int(selection.height[image]), int(selection.width[image])
-
-    def look_up(image: int, memory: Bytes | None) -> Bytes:
-        return checked(shards, image) if check else shards.sample(image)
-
-    def decode(image: int, memory: Bytes | None) -> Bytes:
-        return decode_into(shards, image, size(image), imgsz, memory, check)
-
-    if shards.meta.codec != "raw":
-        capacity = min(selection.images, window or 1024) + in_flight
-        return Load(decode, size, threads, capacity, refresh=window == 0, recycle=True)
-    if not shards.mapped:
-        return Load(look_up, size, threads, in_flight, refresh=True)
-    return Load(look_up, size, threads, capacity=1 << 16) if check or always else None
-
-
-def report_bad(
-    selection: Selection, bad: dict[int, str], reported: set[int], max_bad: float
-) -> None:
-    """Log images that turned out to be unreadable, each once, by adding them to `reported`.
-
-    Raises:
-        ShardError: they are more than the share `max_bad` of the images (and more than one, unless
-            `max_bad` is 0).
-    """
-    if len(bad) == len(reported):
-        return
-    name, images = selection.shards.name, selection.images
-    for image in sorted(set(bad) - reported):
-        reported.add(image)
-        log.warning(
-            "%s cannot be read and is replaced by a grey picture without objects: %s",
-            name(image),
-            bad[image],
-        )
-    if len(bad) <= (max(1, int(max_bad * images)) if max_bad else 0):
-        return
-    listed = "".join(f"\n  {name(i)}: {bad[i]}" for i in sorted(bad)[:50])
-    more = f"\n  and {len(bad) - 50} more" if len(bad) > 50 else ""
-    raise ShardError(
-        f"{len(bad)} of {images} images cannot be read, more than max_bad={max_bad:.2%}; repair "
-        f"them and pack again, or raise max_bad:{listed}{more}"
-    )
