@@ -155,9 +155,7 @@ def report(curves: dict[str, list[dict[str, list[float]]]], args: argparse.Names
     failed = 0
     for name in ("mAP50", "mAP50-95"):
         # The mean of the last three epochs: a single one jumps.
-        groups = {
-            loader: [mean(run[name][-3:]) for run in runs] for loader, runs in curves.items()
-        }
+        groups = {loader: [mean(run[name][-3:]) for run in runs] for loader, runs in curves.items()}
         result["final"][name] = {loader: summary(values) for loader, values in groups.items()}
         a, b = groups.values()
         result["p_value"][name] = permutation_p(a, b)
