@@ -28,7 +28,7 @@ DEFAULT_ARCHS = "80;90;90+PTX"
 # errno and traps are never looked at, and without them more loops vectorise.
 CXX_FLAGS = (
     "-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math "
-    "-Wall -Wextra -Werror -Wno-psabi -DNDEBUG"
+    "-Wall -Wextra -Werror -DNDEBUG"
 ).split()
 NVCC_FLAGS = (
     "-std=c++20 -O3 --fmad=false -DNDEBUG --Werror all-warnings "

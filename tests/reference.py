@@ -163,7 +163,7 @@ def from_hsv(hue: Array, saturation: Array, value: Array) -> Array:
     sector = sixths.astype(np.int64)
     past = sixths - sector.astype(F32)
     share = np.where(sector % 2 == 1, past, F32(1) - past)
-    middle = (v * (F32(1) - s * share) * F32(255)).astype(np.uint8)
+    middle = (v * fused(-s, share, F32(1)) * F32(255)).astype(np.uint8)
     low = (v * (F32(1) - s) * F32(255)).astype(np.uint8)
     top = value.astype(np.uint8)
     red = np.choose(sector, [top, middle, low, low, middle, top])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,6 +171,39 @@ def test_every_colour_is_jittered_as_opencv_does(draws: list[float]) -> None:
     difference = np.abs(ours.astype(int) - reference.jitter(picture, draws))
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.998
+
+
+PORTABLE = """
+import hashlib, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_native import make_images, make_index
+from yolodata import AugmentConfig, _native
+sizes = [(48, 64), (64, 33), (20, 64)]
+images, index = make_images(sizes), make_index(sizes)
+digest = hashlib.sha256()
+for degrees in (0.0, 12.0):
+    config = AugmentConfig(imgsz=64, degrees=degrees, mixup=0.5, cutmix=0.5, flipud=0.5)
+    for epoch in range(20):
+        recipe = _native.plan(index, config.to_native(), 5, epoch, 1)
+        digest.update(_native.render(recipe, images).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_every_processor_gives_the_same_pixels() -> None:
+    code = PORTABLE.format(tests=str(Path(__file__).parent))
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **extra},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for extra in ({}, {"YOLODATA_PORTABLE": "1"})
+    ]
+    assert len(digests[0]) > 60
+    assert digests[0] == digests[1]
 
 
 def test_recipes_survive_dict_and_pickle() -> None:

@@ -420,6 +420,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
     if (recipe.hsv.enabled) jitter_row(words.data(), recipe.hsv, width);
     split_row(words.data(), width, red, green, blue);
   }
+  finish_picture();
 }
 
 void render_reference(const Recipe& recipe, const Sources& sources, std::uint8_t* out) {

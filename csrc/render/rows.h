@@ -44,4 +44,7 @@ void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count);
 void split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
                std::uint8_t* blue);
 
+// Call once after the last split_row of a picture, before another thread reads it.
+void finish_picture();
+
 }  // namespace yolodata

@@ -13,7 +13,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "core/host_device.h"
 #include "plan/recipe.h"
@@ -40,27 +39,10 @@ YD_HD std::int32_t floor_int(float value) {
   return truncated - (value < static_cast<float>(truncated));
 }
 
-// The formulas below are templates over what they compute with: `One` pixel here and on the GPU,
-// or a register full of them in rows.cpp. In the latter, comparisons give masks and ?: selects.
-struct One {
-  using Int = std::int32_t;
-  using Float = float;
-
-  static YD_HD Float to_float(Int value) { return static_cast<Float>(value); }
-  static YD_HD Int truncate(Float value) { return static_cast<Int>(value); }
-  static YD_HD Int bits(Float value) {
-    Int result;
-    std::memcpy(&result, &value, sizeof(result));
-    return result;
-  }
-};
-
 // To the nearest integer, ties to even, for 0 <= value < 2^22: the sum has no room for a fraction.
-template <class L = One>
-YD_HD typename L::Int round_int(typename L::Float value) {
+YD_HD std::int32_t round_int(float value) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  constexpr std::int32_t kShiftBits = 0x4B400000;
-  return L::bits(value + kShift) - kShiftBits;
+  return static_cast<std::int32_t>((value + kShift) - kShift);
 }
 
 // a * b + c, rounded once.
@@ -147,84 +129,66 @@ YD_HD bool in_cut(const Recipe& recipe, std::int32_t x, std::int32_t y) {
 // saturation and value in 0..255, through reciprocals of 12 fractional bits. Its tables are
 // round(255 * 2^12 / value) and round(180 * 2^12 / (6 * range)); a float quotient rounds to the
 // same integers for every byte. The way back is single precision and truncates (its vectorised
-// loop; the few pixels at the end of a row whose width is no multiple of 16 are rounded instead).
+// loop; the few pixels at the end of a row whose width is no multiple of 32 are rounded instead).
 // Of the three channels one is the value, one the value without its share of colour, and one lies
 // in between; the sector of the hue says which is which.
-template <class L>
-YD_HD typename L::Int reciprocal(float numerator, typename L::Int denominator) {
-  // Of a zero denominator anything may come out: its product is with zero.
-  return round_int<L>(numerator / L::to_float(denominator));
+YD_HD std::int32_t reciprocal(float numerator, std::int32_t denominator) {
+  const std::int32_t divisor = denominator > 0 ? denominator : 1;  // its product is 0 anyway
+  return round_int(numerator / static_cast<float>(divisor));
 }
 
-template <class T>
-YD_HD T larger(T a, T b) {
-  return a > b ? a : b;
-}
-
-template <class T>
-YD_HD T smaller(T a, T b) {
-  return a < b ? a : b;
-}
+YD_HD std::int32_t larger(std::int32_t a, std::int32_t b) { return a > b ? a : b; }
+YD_HD std::int32_t smaller(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
 
 // Hue before the jitter; negative for magentas.
-template <class L, class I = typename L::Int>
-YD_HD I hue_of(I r, I g, I b, I top, I range) {
-  const I from_red = g - b, from_green = b - r + 2 * range, from_blue = r - g + 4 * range;
-  const I wheel = top == r ? from_red : (top == g ? from_green : from_blue);
-  return (wheel * reciprocal<L>(122880.0f, range) + 2048) >> 12;
+YD_HD std::int32_t hue_of(Rgb pixel, std::int32_t top, std::int32_t range) {
+  const std::int32_t from_red = pixel.g - pixel.b;
+  const std::int32_t from_green = pixel.b - pixel.r + 2 * range;
+  const std::int32_t from_blue = pixel.r - pixel.g + 4 * range;
+  const std::int32_t wheel = top == pixel.r ? from_red : (top == pixel.g ? from_green : from_blue);
+  return (wheel * reciprocal(122880.0f, range) + 2048) >> 12;
 }
 
-template <class L, class I = typename L::Int>
-YD_HD I saturation_of(I top, I range) {
-  return (range * reciprocal<L>(1044480.0f, top) + 2048) >> 12;
+YD_HD std::int32_t saturation_of(std::int32_t top, std::int32_t range) {
+  return (range * reciprocal(1044480.0f, top) + 2048) >> 12;
 }
 
-template <class I>
-YD_HD I turn(I hue, std::int32_t shift) {
-  const I turned = hue + shift;
-  const I up = turned < 0 ? turned + 180 : turned;
-  return up >= 180 ? up - 180 : up;
+YD_HD std::int32_t turn(std::int32_t hue, std::int32_t shift) {
+  const std::int32_t turned = (hue < 0 ? hue + 180 : hue) + shift;
+  return turned >= 180 ? turned - 180 : turned;
 }
 
 // A byte times the jitter's gain, cut off at 255.
-template <class L, class I = typename L::Int>
-YD_HD I raise(I byte, float gain) {
-  return smaller(L::truncate(L::to_float(byte) * gain), I{} + 255);
+YD_HD std::int32_t raise(std::int32_t byte, float gain) {
+  return smaller(static_cast<std::int32_t>(static_cast<float>(byte) * gain), 255);
 }
 
-// How far each of the three values is shifted to reach its channel in a word (red 0, green 8, blue
-// 16), five bits for each of the six sectors, the first one lowest.
-YD_HD constexpr std::int32_t shifts(int s0, int s1, int s2, int s3, int s4, int s5) {
-  return s0 | s1 << 5 | s2 << 10 | s3 << 15 | s4 << 20 | s5 << 25;
-}
-
-// Red, green and blue in a word's three low bytes, jittered. See Note [8-bit HSV].
-template <class L, class I = typename L::Int>
-YD_HD I jitter(const HsvJitter& hsv, I word) {
-  using F = typename L::Float;
+// See Note [8-bit HSV].
+YD_HD Rgb jitter(const HsvJitter& hsv, Rgb pixel) {
   constexpr float kUnit = 1.0f / 255.0f;
-  const I r = word & 255, g = word >> 8 & 255, b = word >> 16 & 255;
-  const I brightest = larger(larger(r, g), b);
-  const I range = brightest - smaller(smaller(r, g), b);
-  const I hue = turn(hue_of<L>(r, g, b, brightest, range), hsv.hue_shift);
-  const F saturation =
-      L::to_float(raise<L>(saturation_of<L>(brightest, range), hsv.saturation)) * kUnit;
-  const I top = raise<L>(brightest, hsv.value);
-  const F value = L::to_float(top) * kUnit;
+  const std::int32_t brightest = larger(larger(pixel.r, pixel.g), pixel.b);
+  const std::int32_t range = brightest - smaller(smaller(pixel.r, pixel.g), pixel.b);
+  const std::int32_t hue = turn(hue_of(pixel, brightest, range), hsv.hue_shift);
+  const float saturation =
+      static_cast<float>(raise(saturation_of(brightest, range), hsv.saturation)) * kUnit;
+  const std::int32_t top = raise(brightest, hsv.value);
+  const float value = static_cast<float>(top) * kUnit;
 
-  const F sixths = L::to_float(hue) * (6.0f / 180.0f);
-  const I sector = L::truncate(sixths);
-  const F past = sixths - L::to_float(sector);
-  const F share = (sector & 1) != 0 ? past : 1.0f - past;
-  const I middle = L::truncate(value * (1.0f - saturation * share) * 255.0f);
-  const I low = L::truncate(value * (1.0f - saturation) * 255.0f);
-
-  constexpr std::int32_t kTop = shifts(0, 8, 8, 16, 16, 0);
-  constexpr std::int32_t kMiddle = shifts(8, 0, 16, 8, 0, 16);
-  constexpr std::int32_t kLow = shifts(16, 16, 0, 0, 8, 8);
-  const I slot = (sector << 2) + sector;
-  return top << ((I{} + kTop) >> slot & 31) | middle << ((I{} + kMiddle) >> slot & 31) |
-         low << ((I{} + kLow) >> slot & 31);
+  const float sixths = static_cast<float>(hue) * (6.0f / 180.0f);
+  const std::int32_t sector = static_cast<std::int32_t>(sixths);
+  const float past = sixths - static_cast<float>(sector);
+  const float share = sector % 2 != 0 ? past : 1.0f - past;
+  const std::int32_t middle =
+      static_cast<std::int32_t>(value * fused(-saturation, share, 1.0f) * 255.0f);
+  const std::int32_t low = static_cast<std::int32_t>(value * (1.0f - saturation) * 255.0f);
+  switch (sector) {
+    case 0: return {top, middle, low};
+    case 1: return {middle, top, low};
+    case 2: return {low, top, middle};
+    case 3: return {low, middle, top};
+    case 4: return {middle, low, top};
+    default: return {top, low, middle};
+  }
 }
 
 // Position in the picture before the flips.
@@ -249,10 +213,7 @@ YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, st
                mix(pixel.b, other.b, recipe.mixup_ratio)};
     }
   }
-  if (recipe.hsv.enabled) {
-    const std::int32_t word = jitter<One>(recipe.hsv, pixel.r | pixel.g << 8 | pixel.b << 16);
-    pixel = {word & 255, word >> 8 & 255, word >> 16 & 255};
-  }
+  if (recipe.hsv.enabled) pixel = jitter(recipe.hsv, pixel);
   if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};
   return pixel;
 }
