@@ -47,13 +47,21 @@ struct Constants {
   __m256 shift, saturation, value;
 };
 
+// Hue 0..179, saturation 0..1, value 0..255, all after the jitter.
+struct Jittered {
+  __m256 hue, saturation, value;
+};
+
 // jitter() of shade.h with every integer kept in a float. The products that shade.h makes of
 // integers have at most 12 fractional bits and are below 256: adding a half and rounding once to
 // single precision cannot carry them over a whole number.
-inline __m256i jitter(const Constants& gain, __m256i word) {
+//
+// In two halves, for several registers in turn: one after the other they would be a chain so long
+// that a processor sees the next pixels too late to work on them meanwhile.
+inline Jittered to_hsv(const Constants& gain, __m256i word) {
   const __m256i byte = _mm256_set1_epi32(255);
   const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
-  const __m256 half = _mm256_set1_ps(0.5f), one = _mm256_set1_ps(1.0f);
+  const __m256 half = _mm256_set1_ps(0.5f);
   const __m256 turn = _mm256_set1_ps(180.0f);
   const __m256 r = _mm256_cvtepi32_ps(_mm256_and_si256(word, byte));
   const __m256 g = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(word, 8), byte));
@@ -76,8 +84,14 @@ inline __m256i jitter(const Constants& gain, __m256i word) {
   const __m256 saturation =
       _mm256_mul_ps(truncate(_mm256_min_ps(_mm256_mul_ps(plain, gain.saturation), most)), unit);
   const __m256 raised = truncate(_mm256_min_ps(_mm256_mul_ps(top, gain.value), most));
-  const __m256 value = _mm256_mul_ps(raised, unit);
+  return {hue, saturation, raised};
+}
 
+inline __m256i to_word(const Jittered& hsv) {
+  const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
+  const __m256 one = _mm256_set1_ps(1.0f);
+  const __m256 hue = hsv.hue, saturation = hsv.saturation;
+  const __m256 value = _mm256_mul_ps(hsv.value, unit);
   const __m256 sixths = _mm256_mul_ps(hue, _mm256_set1_ps(6.0f / 180.0f));
   const __m256 whole = floor(sixths);
   const __m256i sector = _mm256_cvttps_epi32(whole);
@@ -98,7 +112,7 @@ inline __m256i jitter(const Constants& gain, __m256i word) {
     return _mm256_sllv_epi32(channel, _mm256_permutevar8x32_epi32(places, sector));
   };
   return _mm256_or_si256(
-      _mm256_or_si256(put(_mm256_cvttps_epi32(raised), top_at), put(middle, middle_at)),
+      _mm256_or_si256(put(_mm256_cvttps_epi32(hsv.value), top_at), put(middle, middle_at)),
       put(low, low_at));
 }
 
@@ -185,13 +199,21 @@ int jitter_row(std::uint32_t* words, const HsvJitter& hsv, std::uint32_t jittere
   const __m256i fill = _mm256_set1_epi32(static_cast<int>(kFillWord));
   const __m256i filled = _mm256_set1_epi32(static_cast<int>(jittered_fill));
   int i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m256i word = load_words(words + i);
-    const __m256i differ = _mm256_xor_si256(word, fill);
-    if (_mm256_testz_si256(differ, differ))  // a quarter of a typical mosaic
-      store_words(words + i, filled);
-    else
-      store_words(words + i, jitter(gain, word));
+  for (; i + 32 <= count; i += 32) {
+    __m256i differ = _mm256_setzero_si256(), word[4];
+    for (int k = 0; k < 4; ++k) {
+      word[k] = load_words(words + i + 8 * k);
+      differ = _mm256_or_si256(differ, _mm256_xor_si256(word[k], fill));
+    }
+    if (_mm256_testz_si256(differ, differ)) {  // a quarter of a typical mosaic
+      for (int k = 0; k < 4; ++k) store_words(words + i + 8 * k, filled);
+      continue;
+    }
+    Jittered hsv_of[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) hsv_of[k] = to_hsv(gain, word[k]);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) store_words(words + i + 8 * k, to_word(hsv_of[k]));
   }
   return i;
 }

@@ -168,7 +168,8 @@ def _restore(data: bytes) -> bytes:
 
 
 def _reason(error: Exception, path: str) -> str:
-    if isinstance(error, UnidentifiedImageError):
+    # Where ultralytics is imported it has replaced Image.open, which then asks for a HEIC plugin.
+    if isinstance(error, (UnidentifiedImageError, ModuleNotFoundError)):
         heif = path.lower().endswith((".heic", ".heif"))
         return "not an image that Pillow can read" + (
             "; HEIC needs `pip install pi-heif`" if heif else ""
