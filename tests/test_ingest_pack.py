@@ -70,6 +70,7 @@ def test_bytes_do_not_depend_on_workers(
     for workers in (1, 3):
         pack(source, tmp_path / f"threads{workers}", **settings(codec=codec, workers=workers))
     monkeypatch.setattr(crew, "SMALL", 0)
+    monkeypatch.setattr(crew, "FEW", 0)
     pack(source, tmp_path / "processes", **settings(codec=codec, workers=2))
     hashes = {content_hash(tmp_path / name) for name in ("threads1", "threads3", "processes")}
     assert len(hashes) == 1
@@ -94,7 +95,7 @@ def counted(method):
 ShardWriter.append = counted(ShardWriter.append)
 ShardWriter.leave_out = counted(ShardWriter.leave_out)
 from yolodata.ingest import crew, pack
-crew.SMALL = int(sys.argv[4])
+crew.SMALL = crew.FEW = int(sys.argv[4])
 pack(sys.argv[1], sys.argv[2], imgsz=64, progress=False, shard_size=1 << 16)
 """
 
@@ -329,6 +330,7 @@ def test_stopping_ends_the_workers(source: Path, monkeypatch: pytest.MonkeyPatch
     from yolodata.ingest.source import open_source
 
     monkeypatch.setattr(crew, "SMALL", 0)
+    monkeypatch.setattr(crew, "FEW", 0)
     found = open_source(source)
     job = crew.Job(found.splits["train"], found.rules("detect", False), PackSettings(imgsz=64))
     outcomes = crew.in_order(job, range(25), 2)

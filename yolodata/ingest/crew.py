@@ -1,15 +1,14 @@
 """Workers that convert images, and their outcomes in order.
 
-Small jobs are done by threads of this process. Large ones are done by processes: Pillow and label
-text hold the GIL for a tenth of the time, which would bound a machine with many cores; their memory
-allocator can be set up for buffers of a megabyte that come and go (glibc hands each back to the
-system and faults it in again, a sixth of the time of a decode); and a decoder that crashes on one
-file costs that file alone.
+On few cores, or for a small job, threads of this process do it. Pillow and label text hold the GIL
+for a tenth of the time, which would bound a machine with many cores: there, processes do a large
+job, and a decoder that crashes on one file costs that file alone.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -19,11 +18,13 @@ from typing import Any, Protocol
 
 import cv2
 
+from yolodata.ingest import memory
 from yolodata.ingest.convert import Outcome, PackSettings, prepare
 from yolodata.ingest.sample import LabelRules, Split
 from yolodata.ingest.worker import BANKS, CHUNK, Worker
 
 SMALL = 4000  # images up to which starting processes takes longer than they save
+FEW = 4  # workers up to which threads are as fast: a process takes a tenth more processor time
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[O
     """
     count = workers or usable_cores()
     crew: _Crew
-    if len(indices) <= SMALL or not Worker.possible():
+    if len(indices) <= SMALL or count <= FEW or not Worker.possible():
         crew = _Threads(job)
     else:
         crew = _Processes(job, count)
@@ -91,8 +92,10 @@ class _Threads:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._threads = cv2.getNumThreads()
+        self._threads, self._interval = cv2.getNumThreads(), sys.getswitchinterval()
         cv2.setNumThreads(1)  # one picture per core is faster than one picture on all cores
+        sys.setswitchinterval(0.0005)  # the thread that stores must not wait for label text
+        memory.keep()
 
     def work(self, chunk: range) -> tuple[list[Outcome], Any]:
         job = self._job
@@ -103,6 +106,8 @@ class _Threads:
 
     def close(self) -> None:
         cv2.setNumThreads(self._threads)
+        sys.setswitchinterval(self._interval)
+        memory.give_back()
 
 
 class _Processes:

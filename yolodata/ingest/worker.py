@@ -19,16 +19,12 @@ import tempfile
 from dataclasses import replace
 from typing import IO, Any
 
+from yolodata.ingest import memory
 from yolodata.ingest.convert import Outcome, PackSettings, prepare
 from yolodata.ingest.sample import LabelRules, Split
 
 CHUNK = 8  # images of one request
 BANKS = 3  # chunks of one worker that may wait to be stored
-_MALLOC = {  # glibc: keep freed memory instead of handing it back after every picture
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
-    "MALLOC_TOP_PAD_": str(1 << 24),
-}
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
 _START += "from yolodata.ingest.worker import main; main(int(sys.argv[2]))"
 
@@ -58,7 +54,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[fd],
-            env={**os.environ, **_MALLOC},
+            env={**os.environ, **memory.ENVIRONMENT},
             start_new_session=True,  # an interrupt is for the packer
         )
 
@@ -125,14 +121,14 @@ def _send(pipe: Any, content: Any) -> None:
     pipe.flush()
 
 
-def main(memory: int) -> None:
+def main(file: int) -> None:
     """The process's end: answer requests until there are no more."""
     import cv2
 
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     cv2.setNumThreads(1)
-    view = memoryview(mmap.mmap(memory, 0))
+    view = memoryview(mmap.mmap(file, 0))
     while True:
         try:
             rules, settings, size, images, bank = pickle.load(requests)

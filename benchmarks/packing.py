@@ -1,0 +1,179 @@
+"""How fast packing is, compared with what no packer can avoid on the same cores.
+
+For raw shards that is reading, decoding and resizing every picture, for JPEG shards reading and
+decoding it (the check that it can be decoded at all). The pure work is done by one process per
+core, with OpenCV alone, in a loop without anything else. Packing is the whole of `pack`: finding
+and checking the files, labels, writing, checksums, syncing to disk. Rows take turns; a ratio is the
+median of the ratios of the rounds.
+
+    python benchmarks/packing.py --json benchmarks/results/packing.json
+    python benchmarks/packing.py --data DATA.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from yolodata.bench import drawing
+from yolodata.bench.machine import machine, versions
+from yolodata.ingest import open_source, pack
+
+TARGET = 0.9
+IMGSZ = 640
+
+PURE = """
+import json, math, sys, time
+import cv2, numpy as np
+cv2.setNumThreads(1)
+files, resize, imgsz = json.loads(sys.stdin.readline())
+def one(file):
+    image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
+    if not resize:
+        return
+    height, width = image.shape[:2]
+    ratio = imgsz / max(height, width)
+    if ratio != 1:
+        size = min(math.ceil(width * ratio), imgsz), min(math.ceil(height * ratio), imgsz)
+        cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+one(files[0])
+print("ready", flush=True)
+sys.stdin.readline()
+for file in files:
+    one(file)
+print("done", flush=True)
+"""
+
+
+def pure(files: list[str], resize: bool, cores: int) -> float:
+    """Pictures a second of decoding (and resizing) alone."""
+    children = []
+    for k in range(cores):
+        child = subprocess.Popen(
+            [sys.executable, "-c", PURE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        child.stdin.write(json.dumps([files[k::cores], resize, IMGSZ]) + "\n")
+        child.stdin.flush()
+        children.append(child)
+    for child in children:
+        assert child.stdout.readline() == "ready\n"
+    began = time.perf_counter()
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        assert child.stdout.readline() == "done\n"
+    seconds = time.perf_counter() - began
+    for child in children:
+        child.communicate()
+    return len(files) / seconds
+
+
+def packing(data: Path, out: Path, codec: str, images: int, cores: int) -> float:
+    """Pictures a second of packing the whole dataset."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    began = time.perf_counter()
+    report = pack(
+        data, out, codec=codec, imgsz=IMGSZ, splits=["train"], workers=cores, progress=False
+    )
+    seconds = time.perf_counter() - began
+    assert report.splits["train"].images == images, "pictures were left out"
+    shutil.rmtree(out)
+    return images / seconds
+
+
+def repeated(data: Path, folder: Path, images: int) -> tuple[Path, list[str]]:
+    """A dataset that lists the pictures of another one again and again."""
+    source = open_source(data, splits=["train"])
+    paths = source.splits["train"].paths
+    files = [paths[k % len(paths)] for k in range(images)]
+    listed = folder / "train.txt"
+    listed.write_text("\n".join(files))
+    names = [source.names[k] for k in range(len(source.names))]
+    return drawing.write_yaml(folder, str(listed), names), files
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "values": values,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="your own dataset (default: a drawn one)")
+    parser.add_argument("--drawn", type=int, default=300, help="pictures to draw (default: 300)")
+    parser.add_argument("--images", type=int, default=4000, help="pictures to pack, with repeats")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="yolodata-packing-") as temporary:
+        folder = Path(temporary)
+        data = args.data
+        if data is None:
+            print(f"drawing {args.drawn} pictures", flush=True)
+            drawing.write(folder / "drawn", args.drawn, 0, args.cores)
+            data = folder / "drawn" / "data.yaml"
+        yaml, files = repeated(data, folder, args.images)
+        rows = {
+            "decode": lambda: pure(files, False, args.cores),
+            "jpeg": lambda: packing(yaml, folder / "out", "jpeg", args.images, args.cores),
+            "decode + resize": lambda: pure(files, True, args.cores),
+            "raw": lambda: packing(yaml, folder / "out", "raw", args.images, args.cores),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in rows}
+        pure(files[:200], True, args.cores)  # files into the page cache
+        for number in range(args.rounds):
+            for name, run in rows.items():
+                rates[name].append(run())
+            found = ", ".join(f"{name} {values[-1]:.0f}" for name, values in rates.items())
+            print(f"round {number + 1}: {found} img/s", flush=True)
+    ratios = {
+        codec: [a / b for a, b in zip(rates[codec], rates[base], strict=True)]
+        for codec, base in (("jpeg", "decode"), ("raw", "decode + resize"))
+    }
+    met = True
+    for codec, values in ratios.items():
+        ratio = statistics.median(values)
+        met = met and ratio >= TARGET
+        print(
+            f"packing {codec} shards: {statistics.median(rates[codec]):.0f} img/s, "
+            f"{ratio:.0%} of the pure work ({min(values):.0%} to {max(values):.0%}), "
+            f"target {TARGET:.0%}"
+        )
+    if args.json:
+        values = {
+            "what": "packing, against reading and decoding (and resizing) alone",
+            "machine": machine(),
+            "versions": versions(),
+            "cores": args.cores,
+            "images": args.images,
+            "distinct_images": len(set(files)),
+            "data": str(args.data.name) if args.data else f"drawn, {args.drawn} pictures",
+            "rounds": args.rounds,
+            "images_per_second": {name: spread(values) for name, values in rates.items()},
+            "ratio": {name: spread(values) for name, values in ratios.items()},
+            "target": TARGET,
+            "met": met,
+        }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(values, indent=1) + "\n")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
