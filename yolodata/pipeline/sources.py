@@ -57,20 +57,30 @@ def decode_into(
     """
     import cv2
 
-    from yolodata.shards.decode import decode_image
+    from yolodata.shards.decode import decode_image, decode_rgb, resized_shape
 
     data = checked(shards, image) if check else shards.sample(image)
     name = shards.name(image)
-    bgr = decode_image(data, imgsz, name)
+    picture = decode_rgb(data, name)
+    turn = picture is None
+    if picture is None:
+        picture = decode_image(data, imgsz, name)
     height, width = size
-    if bgr.shape != (height, width, 3):
+    if resized_shape(picture.shape[0], picture.shape[1], imgsz) != (height, width):
         raise ShardError(
-            f"{name}: decoded to {bgr.shape}, expected {(height, width, 3)}; pack the dataset again"
+            f"{name}: decoded to {picture.shape[:2]}, which does not become {(height, width)} at "
+            f"imgsz {imgsz}; pack the dataset again"
         )
     need = height * width * 3
     if memory is None or memory.nbytes < need:
         memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
-    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=memory[:need].reshape(height, width, 3))
+    target = memory[:need].reshape(height, width, 3)
+    if turn:
+        cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=target)
+    elif picture.shape == target.shape:
+        target[:] = picture
+    else:
+        cv2.resize(picture, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
     return memory
 
 

@@ -70,6 +70,27 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
     return np.ascontiguousarray(image)
 
 
+def decode_rgb(data: Bytes, name: str) -> Bytes | None:
+    """The picture in one step, at its own size, where OpenCV can give RGB itself.
+
+    Returns:
+        uint8 (height, width, 3) RGB, C-contiguous, the channels of `decode_image` turned round;
+        None where only `decode_image` knows how.
+    """
+    import cv2
+
+    flag = getattr(cv2, "IMREAD_COLOR_RGB", None)  # OpenCV 4.11
+    if flag is None or data.size < 2 or data[0] != 0xFF or data[1] != 0xD8:
+        return None
+    if PurePath(name).suffix.lower() in (*_TIFF, *_PILLOW):
+        return None
+    try:
+        image: Bytes | None = cv2.imdecode(data, flag)
+    except (cv2.error, MemoryError):
+        return None
+    return image
+
+
 def _decode(data: Bytes, suffix: str) -> npt.NDArray[Any] | None:
     import cv2
 
