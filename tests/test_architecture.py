@@ -95,7 +95,7 @@ def test_public_names_exist() -> None:
     for name in yolodata.__all__:
         assert getattr(yolodata, name) is not None
     with pytest.raises(AttributeError, match="nothing_like_this"):
-        yolodata.nothing_like_this  # noqa: B018
+        yolodata.nothing_like_this
 
 
 def test_the_stub_names_what_the_native_module_has() -> None:

@@ -344,3 +344,24 @@ def test_settings_are_checked(shards: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             make(shards, **settings)
+
+
+def test_any_sample_can_be_made_again(shards: Path) -> None:
+    """plan, render and labels give what the loader gave at that position."""
+    import yolodata
+
+    with make(shards, seed=7) as loader:
+        loader.set_epoch(2)
+        batch = next(iter(loader))
+        config = loader.augment
+    dataset = yolodata.open_shards(shards, split="train")
+    for position in (0, 3):
+        recipe = yolodata.plan(config, dataset, seed=7, epoch=2, position=position)
+        layers = recipe.to_dict()["layers"]
+        images = {tile["image"] for layer in layers for tile in layer["tiles"]}
+        picture = yolodata.render(recipe, {i: dataset.image(i) for i in images})
+        assert np.array_equal(picture, batch["img"][position].numpy())
+        cls, boxes = yolodata.labels(recipe, dataset)
+        rows = batch["batch_idx"] == position
+        assert np.array_equal(cls, batch["cls"][rows].numpy())
+        assert np.array_equal(boxes, batch["bboxes"][rows].numpy())

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from yolodata.ingest import pack
     from yolodata.pipeline.config import AugmentConfig
     from yolodata.pipeline.loader import Loader
-    from yolodata.pipeline.recipe import plan, render
+    from yolodata.pipeline.recipe import labels, plan, render
     from yolodata.pipeline.validation import ValidationLoader
     from yolodata.shards import ShardDataset
+    from yolodata.shards import open as open_shards
     from yolodata.ultralytics.trainer import DetectionTrainer
 
 __version__ = "0.1.0"
@@ -32,6 +33,8 @@ __all__ = [
     "ShardError",
     "ValidationLoader",
     "YolodataError",
+    "labels",
+    "open_shards",
     "pack",
     "plan",
     "render",
@@ -48,13 +51,17 @@ _PLACES = {
     "ShardError": "errors",
     "ValidationLoader": "pipeline.validation",
     "YolodataError": "errors",
+    "labels": "pipeline.recipe",
+    "open_shards": "shards",
     "pack": "ingest",
     "plan": "pipeline.recipe",
     "render": "pipeline.recipe",
 }
 
+_RENAMED = {"open_shards": "open"}
+
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), _RENAMED.get(name, name))

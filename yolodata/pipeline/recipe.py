@@ -26,35 +26,65 @@ What no image covers is grey 114.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.selection import Selection
 
 if TYPE_CHECKING:
-    from yolodata._native import Index, Recipe
+    from yolodata._native import Recipe
+    from yolodata.shards import ShardDataset
 
 
 def plan(
-    config: AugmentConfig, index: Index, *, seed: int = 0, epoch: int = 0, position: int = 0
+    config: AugmentConfig,
+    shards: ShardDataset,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    position: int = 0,
 ) -> Recipe:
-    """Draws the recipe of one position of an epoch.
+    """The recipe of one position of an epoch: what `Loader` renders there with these settings.
 
     Args:
         config: probabilities and ranges.
-        index: the dataset's label table.
+        shards: an open dataset.
         seed: 0 to 2**64 - 1.
         epoch: 0 to 2**32 - 1.
-        position: 0 to len(index) - 1; the image that stands there is the first of layer 0.
+        position: 0 to len(shards) - 1; the image that stands there is the first of layer 0.
 
     Raises:
         IndexError: the position is outside the epoch.
+        ConfigError: the shards cannot give pictures of `config.imgsz`.
     """
     from yolodata import _native
 
-    return _native.plan(index, config.to_native(), seed, epoch, position)
+    selection = _selection(shards, config.imgsz)
+    native = selection.plan_config(config)
+    return _native.plan(selection.index(), native, seed, epoch, position)
+
+
+@lru_cache(maxsize=4)
+def _selection(shards: ShardDataset, imgsz: int) -> Selection:
+    return Selection(shards, imgsz=imgsz)
+
+
+def labels(
+    recipe: Recipe, shards: ShardDataset
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The objects that a recipe shows.
+
+    Returns:
+        classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the picture.
+    """
+    from yolodata import _native
+
+    cls, boxes = _native.labels(recipe, _selection(shards, shards.meta.imgsz).index())
+    return cls, boxes
 
 
 def render(recipe: Recipe, images: Mapping[int, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
