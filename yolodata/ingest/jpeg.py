@@ -28,7 +28,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         if length < 2 or at > end:
             return None
         if marker == _SOS:
-            return size
+            return size if size and min(size) > 0 else None
         if marker == _JFIF:
             if length != 16 or data[begin : begin + 5] != b"JFIF\0":
                 return None
