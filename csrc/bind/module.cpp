@@ -300,6 +300,7 @@ nb::ndarray<nb::numpy, std::uint8_t> render(const Recipe& recipe, const nb::dict
 
 NB_MODULE(_native, m) {
   using namespace yolodata;
+  nb::set_leak_warnings(false);  // a loader that is open when the interpreter ends is no leak
   m.doc() = "Native core of yolodata: plan and render.";
 
   nb::class_<OwnedIndex>(m, "Index", "The label table of a dataset; keeps its arrays alive.")

@@ -1,5 +1,8 @@
 #include "engine/engine.h"
 
+#include <pthread.h>
+#include <unistd.h>
+
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -95,7 +98,7 @@ void Job::run(std::size_t task) {
   finish(1);
 }
 
-Engine::Engine(int threads) {
+Engine::Engine(int threads) : process_(getpid()) {
   if (threads < 1 || threads > 1024)
     throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(threads));
   threads_.reserve(static_cast<std::size_t>(threads));
@@ -116,6 +119,10 @@ void Engine::submit(const std::shared_ptr<Job>& job) {
 }
 
 void Engine::close() {
+  if (getpid() != process_) {  // a fork has the object, but neither its threads nor a sane mutex
+    static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
+    return;
+  }
   std::deque<std::shared_ptr<Job>> dropped;
   {
     const std::lock_guard lock(mutex_);
@@ -133,6 +140,9 @@ void Engine::close() {
 // be waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead,
 // and let go of by whoever calls submit or close.
 void Engine::work() {
+#if defined(__linux__)
+  pthread_setname_np(pthread_self(), "yolodata");
+#endif
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [&] { return closed_ || !queue_.empty(); });

@@ -85,6 +85,7 @@ class Engine {
  private:
   void work();
 
+  const std::int64_t process_;  // that the threads belong to
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Job>> queue_;
