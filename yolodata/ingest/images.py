@@ -23,7 +23,6 @@ from yolodata.shards.decode import decode_image, resized_shape
 Picture = NDArray[np.uint8]
 
 SMALLEST = 10  # pixels, of either side
-_SURE = 1 << 26  # pixels that no decompression limit of Pillow's forbids
 _FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
 _ORIENTATION = 274
 _SWAPPED = frozenset((5, 6, 7, 8))  # orientations that exchange width and height
@@ -70,7 +69,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
     if not data:
         raise Refused("the file is empty")
     size = plain_size(data) if path.lower().endswith(_JPEG) else None
-    if size is not None and min(size) >= SMALLEST and size[0] * size[1] <= _SURE:
+    if size is not None and min(size) >= SMALLEST:
         return CheckedImage(data, (size[1], size[0]), True)
     try:
         image = _open(data)

@@ -9,6 +9,7 @@ for everything else (EXIF, ICC, Adobe, comments, anything odd) it gives None, an
 from __future__ import annotations
 
 _JFIF, _DQT, _DHT, _DRI, _SOS = 0xE0, 0xDB, 0xC4, 0xDD, 0xDA
+_SURE = 1 << 26  # pixels that none of Pillow's limits against decompression bombs forbids
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; Huffman
 
 
@@ -28,7 +29,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         if length < 2 or at > end:
             return None
         if marker == _SOS:
-            return size if size and min(size) > 0 else None
+            return size if size and 0 < size[0] * size[1] <= _SURE else None
         if marker == _JFIF:
             if length != 16 or data[begin : begin + 5] != b"JFIF\0":
                 return None
