@@ -98,66 +98,70 @@ void Job::run(std::size_t task) {
   finish(1);
 }
 
-Engine::Engine(int threads) : process_(getpid()) {
+Engine::Engine(int threads)
+    : process_(getpid()), state_(std::make_unique<State>()), threads_(threads) {
   if (threads < 1 || threads > 1024)
     throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(threads));
-  threads_.reserve(static_cast<std::size_t>(threads));
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  state_->threads.reserve(static_cast<std::size_t>(threads));
+  for (int i = 0; i < threads; ++i) state_->threads.emplace_back([this] { work(*state_); });
 }
 
 Engine::~Engine() { close(); }
 
 void Engine::submit(const std::shared_ptr<Job>& job) {
+  if (!state_ || getpid() != process_)
+    throw std::runtime_error(
+        "the engine belongs to another process; open a new loader in this one");
   std::vector<std::shared_ptr<Job>> retired;
   {
-    const std::lock_guard lock(mutex_);
-    if (closed_) throw std::runtime_error("the engine is closed; open a new loader");
-    if (!job->done()) queue_.push_back(job);
-    retired.swap(retired_);
+    const std::lock_guard lock(state_->mutex);
+    if (state_->closed) throw std::runtime_error("the engine is closed; open a new loader");
+    if (!job->done()) state_->queue.push_back(job);
+    retired.swap(state_->retired);
   }
-  wake_.notify_all();
+  state_->wake.notify_all();
 }
 
 void Engine::close() {
-  if (getpid() != process_) {  // a fork has the object, but neither its threads nor a sane mutex
-    static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
+  if (getpid() != process_) {
+    static_cast<void>(state_.release());
     return;
   }
   std::deque<std::shared_ptr<Job>> dropped;
   {
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-    dropped.swap(queue_);
+    const std::lock_guard lock(state_->mutex);
+    state_->closed = true;
+    dropped.swap(state_->queue);
   }
   for (const auto& job : dropped) job->cancel();
-  wake_.notify_all();
-  for (auto& thread : threads_)
+  state_->wake.notify_all();
+  for (auto& thread : state_->threads)
     if (thread.joinable()) thread.join();
-  retired_.clear();
+  state_->retired.clear();
 }
 
 // Letting go of a job may take the GIL, which a native thread must never wait for: its holder may
 // be waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead,
 // and let go of by whoever calls submit or close.
-void Engine::work() {
+void Engine::work(State& state) {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "yolodata");
 #endif
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock(state.mutex);
   while (true) {
-    wake_.wait(lock, [&] { return closed_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    std::shared_ptr<Job> job = queue_.front();
+    state.wake.wait(lock, [&] { return state.closed || !state.queue.empty(); });
+    if (state.queue.empty()) return;
+    std::shared_ptr<Job> job = state.queue.front();
     std::size_t task = 0;
     if (job->take(task)) {
       lock.unlock();
       job->run(task);
       lock.lock();
     } else {
-      retired_.push_back(std::move(queue_.front()));
-      queue_.pop_front();
+      state.retired.push_back(std::move(state.queue.front()));
+      state.queue.pop_front();
     }
-    retired_.push_back(std::move(job));
+    state.retired.push_back(std::move(job));
   }
 }
 

@@ -80,18 +80,25 @@ class Engine {
 
   void submit(const std::shared_ptr<Job>& job);
   void close();  // drops what has not begun, waits for what has
-  int threads() const { return static_cast<int>(threads_.size()); }
+  int threads() const { return threads_; }
 
  private:
-  void work();
+  // On the heap, because a forked child must not even destroy it: the threads that wait on it are
+  // not there, and its mutex may be held by one of them for ever.
+  struct State {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::deque<std::shared_ptr<Job>> queue;
+    std::vector<std::shared_ptr<Job>> retired;
+    bool closed = false;
+    std::vector<std::thread> threads;
+  };
+
+  static void work(State& state);
 
   const std::int64_t process_;  // that the threads belong to
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<std::shared_ptr<Job>> queue_;
-  std::vector<std::shared_ptr<Job>> retired_;
-  bool closed_ = false;
-  std::vector<std::thread> threads_;
+  std::unique_ptr<State> state_;
+  int threads_;
 };
 
 }  // namespace yolodata
