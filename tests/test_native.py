@@ -403,6 +403,31 @@ def test_an_engine_gives_what_single_calls_give() -> None:
             engine.submit_plan(index, config, 9, 4, positions)
 
 
+FORKED = """
+import os, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_native import make_index
+from yolodata import AugmentConfig, _native
+engine = _native.Engine(2)
+config = AugmentConfig(imgsz=32).to_native()
+engine.submit_plan(make_index([(8, 8)]), config, 0, 0, np.array([0])).wait()
+child = os.fork()
+if child == 0:
+    try:
+        engine.submit_plan(make_index([(8, 8)]), {{}}, 0, 0, np.array([0]))
+    except (RuntimeError, KeyError):
+        del engine  # its threads are not here
+        sys.exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_lets_go_of_an_engine() -> None:
+    code = FORKED.format(tests=str(Path(__file__).parent))
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -224,7 +224,7 @@ def test_planned_recipes_equal_oracle(grid: int, size: int) -> None:
     for kind in kinds:
         config = yolodata.AugmentConfig(imgsz=size, mosaic_grid=grid, **shared, **kind)
         for position in range(8):
-            recipe = yolodata.plan(config, index, seed=size, position=position)
+            recipe = _native.plan(index, config.to_native(), size, 0, position)
             check(recipe.to_dict(), images)
 
 

@@ -11,6 +11,14 @@ namespace yolodata {
 
 inline constexpr std::uint32_t kFillWord = kFill * 0x010101u;
 
+// A canvas pixel in the image of the tile that shows it.
+inline const std::uint8_t* pixel_of(const Layer& layer, const ImageView* images, int tile,
+                                    std::int32_t x, std::int32_t y) {
+  const Tile& t = layer.tiles[tile];
+  return images[tile].pixels +
+         3 * (static_cast<std::int64_t>(y - t.y0) * images[tile].width + (x - t.x0));
+}
+
 // line[i] = the blend of top[i] and bottom[i] for `count` bytes.
 void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
                 float* line);

@@ -165,7 +165,7 @@ class Journal:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._end = os.fstat(self._fd).st_size
         self._lock = threading.Lock()
-        self._broken = False
+        self._broken: OSError | None = None
 
     def append(self, payload: bytes, *, sync: bool = False) -> None:
         """Add one record.
@@ -178,14 +178,14 @@ class Journal:
                 f"labels of one image take {len(payload)} bytes, at most {_MAX_RECORD}"
             )
         with self._lock:
-            if self._broken:
-                raise ShardError(f"{self.path}: writing failed before")
+            if self._broken is not None:  # in another thread, say; its cause is the news
+                raise OSError(self._broken.errno, self._broken.strerror)
             try:
                 write_all(self._fd, encode(payload), self._end)
                 if sync:
                     os.fsync(self._fd)
-            except OSError:
-                self._broken = True
+            except OSError as error:
+                self._broken = error
                 os.ftruncate(self._fd, self._end)
                 raise
             self._end += size(payload)
