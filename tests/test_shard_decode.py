@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import yolodata.shards as shards
 from yolodata.errors import DatasetError
 from yolodata.shards.check import resized_shapes
-from yolodata.shards.decode import decode_image, resized_shape
+from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
 from yolodata.shards.verify import verify
 
 
@@ -132,11 +132,52 @@ def test_decoding_equals_upstream(tmp_path, kind, upstream):
             decode_image(array, None, str(path))
         return
     np.testing.assert_array_equal(decode_image(array, None, str(path)), want)
+    straight = decode_jpeg(array)
+    assert (straight is not None) == (kind in ("jpg", "grey jpg", "jpg named avif"))
+    if straight is not None:
+        np.testing.assert_array_equal(straight[..., ::-1], want)
     for imgsz in (32, 61, 96):
         image, original, resized = load(path, imgsz)
         got = decode_image(array, imgsz, str(path))
         np.testing.assert_array_equal(got, image)
         assert resized_shape(*original, imgsz) == resized == got.shape[:2]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_the_straight_way_through_a_jpeg_gives_the_same_bits(data):
+    """Any size, quality, subsampling, scan order; damaged files it leaves to the other way."""
+    import cv2
+
+    height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
+    factors = data.draw(st.sampled_from([0x111111, 0x211111, 0x221111, 0x121111, 0x411111]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    coarse = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    options = {
+        cv2.IMWRITE_JPEG_QUALITY: data.draw(st.integers(1, 100)),
+        cv2.IMWRITE_JPEG_PROGRESSIVE: data.draw(st.integers(0, 1)),
+        cv2.IMWRITE_JPEG_RST_INTERVAL: data.draw(st.sampled_from([0, 1, 3])),
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR: factors,
+    }
+    file = cv2.imencode(".jpg", picture, [v for pair in options.items() for v in pair])[1]
+    straight = decode_jpeg(file)
+    assert straight is not None
+    np.testing.assert_array_equal(straight[..., ::-1], decode_image(file, None, "x.jpg"))
+
+    target = np.zeros_like(picture)
+    assert np.shares_memory(decode_jpeg(file, target), target)
+    np.testing.assert_array_equal(target, straight)
+    other = np.zeros((height + 1, width, 3), np.uint8)
+    np.testing.assert_array_equal(decode_jpeg(file, other), straight)
+    assert not other.any()
+
+    damaged = file.copy()
+    damaged[data.draw(st.integers(2, file.size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    damaged = damaged[: data.draw(st.integers(3, file.size))]
+    straight = decode_jpeg(damaged)
+    if straight is not None:
+        np.testing.assert_array_equal(straight[..., ::-1], decode_image(damaged, None, "x.jpg"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from yolodata.ingest.jpeg import plain_size
 from yolodata.ingest.sample import Refused
 from yolodata.ingest.yolo import IMAGE_SUFFIXES
-from yolodata.shards.decode import decode_image, resized_shape
+from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
 
 Picture = NDArray[np.uint8]
 
@@ -30,7 +30,6 @@ _TURNED_BY_ALL = frozenset(("JPEG", "MPO", "PNG", "AVIF"))  # formats every deco
 _JPEG = (".jpg", ".jpeg")
 _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
-_DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
 _heif_tried = False
 
@@ -104,8 +103,8 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
 
 def decode_rgb(checked: CheckedImage, path: str) -> Picture:
     """The accepted picture at its own size: uint8 (h, w, 3) RGB."""
-    if checked.plain and _DECODE_RGB is not None:  # saves turning the channels round
-        picture: Picture | None = cv2.imdecode(np.frombuffer(checked.data, np.uint8), _DECODE_RGB)
+    if checked.plain:
+        picture = decode_jpeg(np.frombuffer(checked.data, np.uint8))
         if picture is not None:
             return picture
     turned: Picture = cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)

@@ -57,29 +57,27 @@ def decode_into(
     """
     import cv2
 
-    from yolodata.shards.decode import decode_image, decode_rgb, resized_shape
+    from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
 
     data = checked(shards, image) if check else shards.sample(image)
     name = shards.name(image)
-    picture = decode_rgb(data, name)
-    turn = picture is None
-    if picture is None:
-        picture = decode_image(data, imgsz, name)
     height, width = size
-    if resized_shape(picture.shape[0], picture.shape[1], imgsz) != (height, width):
-        raise ShardError(
-            f"{name}: decoded to {picture.shape[:2]}, which does not become {(height, width)} at "
-            f"imgsz {imgsz}; pack the dataset again"
-        )
     need = height * width * 3
     if memory is None or memory.nbytes < need:
         memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
     target = memory[:need].reshape(height, width, 3)
+    picture = decode_jpeg(data, target)
+    turn = picture is None
+    if picture is None:
+        picture = decode_image(data, imgsz, name)
+    if resized_shape(picture.shape[0], picture.shape[1], imgsz) != size:
+        raise ShardError(
+            f"{name}: decoded to {picture.shape[:2]}, which does not become {size} at "
+            f"imgsz {imgsz}; pack the dataset again"
+        )
     if turn:
         cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=target)
-    elif picture.shape == target.shape:
-        target[:] = picture
-    else:
+    elif picture.shape != target.shape:
         cv2.resize(picture, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
     return memory
 
