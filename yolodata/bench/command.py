@@ -19,7 +19,7 @@ _DEFAULTS = {
     "images": (256, 64),
     "many": (data.MANY, 1024),
     "rounds": (5, 2),
-    "seconds": (1.6, 0.6),
+    "seconds": (1.4, 0.6),
 }
 _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
 
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--many",
         type=int,
-        help="pictures, under several names each, where decoding is measured (default: 4096)",
+        help="pictures, under several names each, where decoding is measured (default: 3072)",
     )
     parser.add_argument("--rounds", type=int, help="samples a row (default: 5)")
-    parser.add_argument("--seconds", type=float, help="length of a sample (default: 1.6)")
+    parser.add_argument("--seconds", type=float, help="length of a sample (default: 1.4)")
     parser.add_argument("--threads", type=int, help="cores of the rows with many (default: all)")
     parser.add_argument("--quick", action="store_true", help="a rough answer in half a minute")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")

@@ -23,7 +23,7 @@ from yolodata.errors import ConfigError, DatasetError
 
 Say = Callable[[str], None]
 
-MANY = 4096
+MANY = 3072
 """Pictures of the longer dataset.
 
 Both loaders remember decoded pictures for a while (Ultralytics its last 128, yolodata its last 768

@@ -86,7 +86,7 @@ def decode_jpeg(data: Bytes, target: Bytes | None = None) -> Bytes | None:
     """
     import simplejpeg
 
-    if bytes(data[:2]) != b"\xff\xd8" or b"Exif\0\0" in bytes(data):
+    if not _may_be_ordinary(data):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -97,6 +97,24 @@ def decode_jpeg(data: Bytes, target: Bytes | None = None) -> Bytes | None:
     except (ValueError, MemoryError):
         return None
     return picture
+
+
+def _may_be_ordinary(data: Bytes) -> bool:
+    """Whether the segments before the first scan are well formed and hold no EXIF data."""
+    head = data[: 1 << 18].tobytes()
+    if head[:2] != b"\xff\xd8":
+        return False
+    at = 2
+    while at + 10 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker == 0xDA:  # start of scan
+            return True
+        if not 0xC0 <= marker < 0xFF or 0xD0 <= marker <= 0xD9:  # those have no length
+            return False
+        if marker == 0xE1 and head[at + 4 : at + 10] == b"Exif\0\0":
+            return False
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return False
 
 
 def _decode(data: Bytes, suffix: str) -> npt.NDArray[Any] | None:

@@ -52,6 +52,7 @@ from yolodata.shards.recovery import Recovered, begin
 from yolodata.shards.sample import StoredSample, check_sample
 
 _PADDING = bytes(ALIGNMENT)
+_SYNC_EVERY = 64 << 20  # bytes; the disk works while pictures are decoded, not when all are done
 DEFAULT_SHARD_SIZE = 512 << 20
 
 
@@ -101,7 +102,7 @@ class ShardWriter:
         self._work = self.path / WORK_FOLDER
         self._fd = -1
         self._failed = False
-        self._closing: Future[None] | None = None
+        self._background: list[Future[None]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="yolodata-shard")
         try:
             self._lock = Lock(self._work / "lock")
@@ -124,6 +125,7 @@ class ShardWriter:
         self._entries: dict[int, FileEntry] = state.closed
         self._shard = state.shard
         self._end = state.end
+        self._synced = state.end
         self._hash = xxhash.xxh3_64()  # of the current shard's tensor
         try:
             for shard, end in state.to_close:
@@ -182,6 +184,9 @@ class ShardWriter:
                 sample.labels,
             )
             self._journal.append(row.pack())
+            if end - self._synced >= _SYNC_EVERY:
+                self._synced = end
+                self._background.append(self._pool.submit(_sync, os.dup(self._fd)))
         except OSError as error:
             raise self._broken(error) from error
         self._totals.add(row)
@@ -266,17 +271,16 @@ class ShardWriter:
         os.close(self._fd)
         self._fd = -1
         self._wait()  # for the one before: at most two shards are open
-        self._closing = self._pool.submit(
-            self._close_shard, self._shard, self._end, self._hash.intdigest()
+        self._background.append(
+            self._pool.submit(self._close_shard, self._shard, self._end, self._hash.intdigest())
         )
         self._hash = xxhash.xxh3_64()
         self._shard += 1
-        self._end = 0
+        self._end = self._synced = 0
 
     def _wait(self) -> None:
-        if self._closing is not None:
-            closing, self._closing = self._closing, None
-            closing.result()
+        while self._background:
+            self._background.pop(0).result()
 
     def _close_shard(self, shard: int, end: int, checksum: int) -> None:
         """Give a shard its header and its name, durably, and record it."""
@@ -303,3 +307,10 @@ class ShardWriter:
 
     def _error(self, error: OSError) -> ShardError:
         return error if isinstance(error, ShardError) else storage_error(self.path, error)
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
