@@ -69,9 +69,7 @@ class Engine:
         positions: Annotated[
             NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
         ],
-        out: Annotated[
-            NDArray[numpy.uint8], dict(shape=(None, None, None, None), order="C", device="cpu")
-        ],
+        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
         shard: Annotated[
             NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
         ],
@@ -101,9 +99,7 @@ class Engine:
         pointers: Annotated[
             NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
         ],
-        out: Annotated[
-            NDArray[numpy.uint8], dict(shape=(None, None, None, None), order="C", device="cpu")
-        ],
+        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
     ) -> Job: ...
     def close(self) -> None: ...
 
@@ -120,3 +116,21 @@ def permute(
 ) -> NDArray[numpy.int64]: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def cuda_build() -> str: ...
+
+SHOT_BYTES: int = 1904
+
+def render_cuda(
+    shots: int,
+    count: int,
+    height: int,
+    width: int,
+    out: int,
+    dtype: str,
+    channels_last: bool,
+    stream: int,
+) -> None: ...
+def render_blocks(
+    shots: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool
+) -> None: ...
+def register_host(address: int, nbytes: int) -> int: ...
+def unregister_host(address: int) -> None: ...

@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "bind/convert.h"
+#include "bind/device.h"
 #include "core/permute.h"
 #include "core/rng.h"
 #include "engine/engine.h"
@@ -39,7 +40,7 @@ using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Positions = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Pictures = nb::ndarray<std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Memory = nb::ndarray<std::uint8_t, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 
 // Keeps arrays alive; letting go of the last one takes the GIL by itself.
@@ -145,15 +146,29 @@ std::vector<SampleId> sample_ids(std::uint64_t seed, std::uint32_t epoch,
   return ids;
 }
 
-void check_pictures(const Pictures& out, std::size_t batch, int height, int width) {
-  if (out.shape(0) != batch || out.shape(1) != 3 ||
-      out.shape(2) != static_cast<std::size_t>(height) ||
-      out.shape(3) != static_cast<std::size_t>(width))
+// Where a job's result goes: pictures, uint8 (B, 3, H, W), or shots, uint8 (B * SHOT_BYTES,).
+void set_target(Job::Request& request, const Memory& out, std::size_t batch, int height,
+                int width) {
+  const std::size_t want[] = {batch, 3, static_cast<std::size_t>(height),
+                              static_cast<std::size_t>(width)};
+  std::string got;
+  bool pictures = out.ndim() == 4;
+  for (std::size_t i = 0; i < out.ndim(); ++i) {
+    pictures = pictures && out.shape(i) == want[i];
+    got += (i ? ", " : "") + std::to_string(out.shape(i));
+  }
+  if (pictures) {
+    request.out = out.data();
+  } else if (out.ndim() == 1 && out.shape(0) == batch * sizeof(Shot)) {
+    require(reinterpret_cast<std::uintptr_t>(out.data()) % alignof(Shot) == 0,
+            "memory for shots must be aligned to 16 bytes");
+    request.shots = reinterpret_cast<Shot*>(out.data());
+  } else {
     throw std::invalid_argument("out must be uint8 of shape (" + std::to_string(batch) + ", 3, " +
-                                std::to_string(height) + ", " + std::to_string(width) + "), got (" +
-                                std::to_string(out.shape(0)) + ", " + std::to_string(out.shape(1)) +
-                                ", " + std::to_string(out.shape(2)) + ", " +
-                                std::to_string(out.shape(3)) + ")");
+                                std::to_string(height) + ", " + std::to_string(width) +
+                                "), or hold " + std::to_string(batch) + " shots, got (" + got +
+                                ")");
+  }
 }
 
 template <typename T>
@@ -192,18 +207,17 @@ std::vector<std::int64_t> image_ids(const std::vector<Sample>& samples) {
 
 std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
                             const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
-                            const Positions& positions, const Pictures& out,
+                            const Positions& positions, const Memory& out,
                             const Column<std::uint32_t>& shard, const Column<std::uint64_t>& offset,
                             const Column<std::uint64_t>& base) {
   Job::Request request;
   request.config = read_config(config);
   request.index = share(index);
   request.ids = sample_ids(seed, epoch, positions, index->view);
-  check_pictures(out, request.ids.size(), request.config.imgsz, request.config.imgsz);
+  set_target(request, out, request.ids.size(), request.config.imgsz, request.config.imgsz);
   const auto images = static_cast<std::size_t>(index->view.images);
   require(shard.shape(0) >= images && offset.shape(0) >= images,
           "shard and offset need one entry an image");
-  request.out = out.data();
   request.pixels = [shards = shard.data(), offsets = offset.data(), bases = base.data(),
                     count = base.shape(0)](std::int64_t image) {
     const std::uint32_t which = shards[image];
@@ -232,7 +246,7 @@ std::shared_ptr<Job> submit_plan(Engine& engine, const std::shared_ptr<OwnedInde
 
 std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
                                    const Positions& images, const Column<std::uint64_t>& pointers,
-                                   const Pictures& out) {
+                                   const Memory& out) {
   Job::Request request;
   std::shared_ptr<Job> planned;
   if (nb::try_cast(recipes, planned)) {
@@ -247,9 +261,8 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
           "images must be in ascending order");
   for (const Sample& sample : request.samples) {
     check(sample.recipe);
-    check_pictures(out, request.samples.size(), sample.recipe.height, sample.recipe.width);
+    set_target(request, out, request.samples.size(), sample.recipe.height, sample.recipe.width);
   }
-  request.out = out.data();
   request.pixels = [first = images.data(), count = images.shape(0),
                     where = pointers.data()](std::int64_t image) {
     const std::int64_t* at = std::lower_bound(first, first + count, image);
@@ -412,4 +425,5 @@ NB_MODULE(_native, m) {
       },
       "counter"_a, "key"_a);
   m.def("cuda_build", &cuda_build);
+  bind_device(m);
 }

@@ -90,6 +90,8 @@ void Job::run(std::size_t task) {
           3 * static_cast<std::size_t>(recipe.width) * static_cast<std::size_t>(recipe.height);
       render_cpu(recipe, find_sources(recipe, request_.pixels), request_.out + task * bytes);
       render_ns_ += nanoseconds_since(start);
+    } else if (request_.shots != nullptr) {
+      request_.shots[task] = {sample.recipe, find_sources(sample.recipe, request_.pixels)};
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);

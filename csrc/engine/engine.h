@@ -17,7 +17,7 @@
 #include "plan/labels.h"
 #include "plan/plan.h"
 #include "plan/recipe.h"
-#include "render/shade.h"
+#include "render/render.h"
 
 namespace yolodata {
 
@@ -32,8 +32,10 @@ using PixelLookup = std::function<const std::uint8_t*(std::int64_t image)>;
 // One batch on its way. Every sample is one task; tasks of later jobs follow without a barrier.
 class Job {
  public:
-  // Plans `ids` unless `samples` already hold recipes, and renders where `out` is given: uint8
-  // (B, 3, H, W), contiguous. `owner` keeps alive whatever the pointers point to.
+  // Plans `ids` unless `samples` already hold recipes. Renders where `out` is given: uint8
+  // (B, 3, H, W), contiguous. Where `shots` are given instead, another renderer will read those;
+  // what `pixels` finds may then be addresses that only a device can read. `owner` keeps alive
+  // whatever the pointers point to.
   struct Request {
     std::vector<SampleId> ids;
     std::vector<Sample> samples;
@@ -41,6 +43,7 @@ class Job {
     std::shared_ptr<const Index> index;
     PixelLookup pixels;
     std::uint8_t* out = nullptr;
+    Shot* shots = nullptr;
     std::shared_ptr<void> owner;
   };
 

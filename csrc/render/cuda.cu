@@ -3,26 +3,33 @@
 #include <stdexcept>
 #include <string>
 
+#include "render/block.h"
 #include "render/render.h"
 
 namespace yolodata {
 namespace {
 
-constexpr int kBlockWidth = 32;
-constexpr int kBlockHeight = 8;
+// See block.h for what the steps do.
+template <typename T, bool kChannelsLast>
+__global__ void __launch_bounds__(kBlockThreads) render_kernel(const Launch launch) {
+  __shared__ Stage<T> stage;
+  const Place place{static_cast<std::int32_t>(blockIdx.z),
+                    static_cast<std::int32_t>(blockIdx.x) * kBlockWidth,
+                    static_cast<std::int32_t>(blockIdx.y) * kBlockHeight};
+  const int thread = static_cast<int>(threadIdx.x);
+  load(thread, launch, place, stage);
+  __syncthreads();
+  look(thread, launch, place, stage);
+  __syncthreads();
+  shade_block<T, kChannelsLast>(thread, launch, place, stage);
+  __syncthreads();
+  store<T, kChannelsLast>(thread, launch, place, stage);
+}
 
-__global__ void render_kernel(const Recipe* __restrict__ recipes,
-                              const Sources* __restrict__ sources, std::int32_t width,
-                              std::int32_t height, std::uint8_t* __restrict__ out) {
-  const std::int32_t x = static_cast<std::int32_t>(blockIdx.x * kBlockWidth + threadIdx.x);
-  const std::int32_t y = static_cast<std::int32_t>(blockIdx.y * kBlockHeight + threadIdx.y);
-  if (x >= width || y >= height) return;
-  const Rgb pixel = shade(recipes[blockIdx.z], sources[blockIdx.z], x, y);
-  const std::int64_t plane = static_cast<std::int64_t>(width) * height;
-  std::uint8_t* picture = out + blockIdx.z * 3 * plane + static_cast<std::int64_t>(y) * width + x;
-  picture[0] = static_cast<std::uint8_t>(pixel.r);
-  picture[plane] = static_cast<std::uint8_t>(pixel.g);
-  picture[2 * plane] = static_cast<std::uint8_t>(pixel.b);
+void require(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // or the next caller of the run time would be blamed
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
 }  // namespace
@@ -31,18 +38,44 @@ __global__ void render_kernel(const Recipe* __restrict__ recipes,
 #define YD_STRING(x) YD_STRING_(x)
 const char* cuda_build() { return "CUDA run time " YD_STRING(CUDART_VERSION); }
 
-void render_cuda(const Recipe* recipes, const Sources* sources, std::int32_t count,
-                 std::int32_t width, std::int32_t height, std::uint8_t* out, void* stream) {
+void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
+                 const Output& out, void* stream) {
   if (count == 0) return;
-  const dim3 block(kBlockWidth, kBlockHeight);
-  const dim3 grid((width + kBlockWidth - 1) / kBlockWidth,
-                  (height + kBlockHeight - 1) / kBlockHeight, count);
-  render_kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(recipes, sources, width,
-                                                                       height, out);
-  const cudaError_t status = cudaGetLastError();
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("the CUDA renderer could not be started: ") +
-                             cudaGetErrorString(status));
+  const Launch launch{shots, width, height, out.data, out.format};
+  const dim3 grid(static_cast<unsigned>(blocks_across(width)),
+                  static_cast<unsigned>(blocks_down(height)), static_cast<unsigned>(count));
+  const auto on = static_cast<cudaStream_t>(stream);
+  const bool bytes = out.format == Format::kUint8;
+  if (bytes && out.channels_last)
+    render_kernel<std::uint8_t, true><<<grid, kBlockThreads, 0, on>>>(launch);
+  else if (bytes)
+    render_kernel<std::uint8_t, false><<<grid, kBlockThreads, 0, on>>>(launch);
+  else if (out.channels_last)
+    render_kernel<std::uint16_t, true><<<grid, kBlockThreads, 0, on>>>(launch);
+  else
+    render_kernel<std::uint16_t, false><<<grid, kBlockThreads, 0, on>>>(launch);
+  require(cudaGetLastError(), "the CUDA renderer could not be started");
+}
+
+const void* register_host(const void* memory, std::size_t bytes) {
+  void* host = const_cast<void*>(memory);
+  // Drivers without read-only registration refuse the flag for memory that may be written to, and
+  // its absence for memory that may not.
+  const unsigned flags = cudaHostRegisterMapped | cudaHostRegisterPortable;
+  if (cudaHostRegister(host, bytes, flags | cudaHostRegisterReadOnly) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    require(cudaHostRegister(host, bytes, flags), "host memory could not be registered");
+  }
+  void* device = nullptr;
+  const cudaError_t status = cudaHostGetDevicePointer(&device, host, 0);
+  if (status != cudaSuccess) unregister_host(memory);
+  require(status, "registered host memory has no address on the device");
+  return device;
+}
+
+void unregister_host(const void* memory) noexcept {
+  if (cudaHostUnregister(const_cast<void*>(memory)) != cudaSuccess)
+    static_cast<void>(cudaGetLastError());
 }
 
 }  // namespace yolodata

@@ -1,6 +1,7 @@
 // From a recipe and its images to pixels.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "plan/recipe.h"
@@ -21,11 +22,39 @@ void check(const Recipe& recipe);
 // How the library was built: "none", or the CUDA run-time version and architectures.
 const char* cuda_build();
 
-// Renders `count` pictures into device memory, `out` uint8 (count, 3, height, width); all recipes
-// must have the same size. `recipes` and `sources` are device arrays whose ImageViews point to
-// memory the device can read. Work is enqueued on `stream` (a cudaStream_t) and not waited for.
+// A recipe together with its images: what a renderer of batches reads.
+struct alignas(16) Shot {
+  Recipe recipe;
+  Sources sources;
+};
+
+// What pixels are written as: bytes, or 16-bit floats that are fractions of 255 (the half
+// precision number, or bfloat16, next to float(byte) / 255).
+enum class Format : std::int32_t { kUint8, kFloat16, kBfloat16 };
+
+// A batch of pictures: (count, 3, height, width), or (count, height, width, 3) in memory if
+// `channels_last`.
+struct Output {
+  void* data;
+  Format format;
+  bool channels_last;
+};
+
+// Renders `count` pictures of one size on a CUDA device. `shots` and `out` are device memory; the
+// ImageViews point to memory that the device can read, each large enough for its tile (see
+// `check`). Work is enqueued on `stream` (a cudaStream_t) and not waited for; nothing is allocated.
 // Throws std::runtime_error when the library was built without CUDA or the launch fails.
-void render_cuda(const Recipe* recipes, const Sources* sources, std::int32_t count,
-                 std::int32_t width, std::int32_t height, std::uint8_t* out, void* stream);
+void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
+                 const Output& out, void* stream);
+
+// The same on the calling CPU thread, from and to its own memory: the kernel's body in loops.
+void render_blocks(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
+                   const Output& out);
+
+// Makes host memory readable by CUDA devices where it lies, and returns its address there. Throws
+// std::runtime_error with the reason where the system refuses (no driver, memory that cannot be
+// locked, a mapping that the driver does not take).
+const void* register_host(const void* memory, std::size_t bytes);
+void unregister_host(const void* memory) noexcept;
 
 }  // namespace yolodata

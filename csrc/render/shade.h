@@ -82,14 +82,31 @@ YD_HD int tile_at(const Layer& layer, std::int32_t x, std::int32_t y) {
   return -1;
 }
 
+// What all canvas pixels of a rectangle show; corners included.
+inline constexpr int kNoTile = -1;  // nothing but fill
+inline constexpr int kSeam = -2;    // several things, or nobody knows
+
+YD_HD int tile_of(const Layer& layer, std::int32_t left, std::int32_t top, std::int32_t right,
+                  std::int32_t bottom) {
+  for (int i = layer.tile_count - 1; i >= 0; --i) {
+    const Tile& tile = layer.tiles[i];
+    if (right < tile.x1 || left >= tile.x2 || bottom < tile.y1 || top >= tile.y2) continue;
+    const bool inside = left >= tile.x1 && right < tile.x2 && top >= tile.y1 && bottom < tile.y2;
+    return inside ? i : kSeam;
+  }
+  return kNoTile;
+}
+
+YD_HD const std::uint8_t* tile_pixel(const Tile& tile, const ImageView& image, std::int32_t x,
+                                     std::int32_t y) {
+  return image.pixels + 3 * (static_cast<std::int64_t>(y - tile.y0) * image.width + (x - tile.x0));
+}
+
 YD_HD Rgb canvas_pixel(const Layer& layer, const ImageView* images, std::int32_t x,
                        std::int32_t y) {
   const int i = tile_at(layer, x, y);
   if (i < 0) return {kFill, kFill, kFill};
-  const Tile& tile = layer.tiles[i];
-  const std::int64_t pixel =
-      static_cast<std::int64_t>(y - tile.y0) * images[i].width + (x - tile.x0);
-  const std::uint8_t* p = images[i].pixels + 3 * pixel;
+  const std::uint8_t* p = tile_pixel(layer.tiles[i], images[i], x, y);
   return {p[0], p[1], p[2]};
 }
 
@@ -100,12 +117,24 @@ YD_HD std::int32_t interpolate(std::int32_t p00, std::int32_t p01, std::int32_t 
   return round_int(blend(top, bottom, wy));
 }
 
-// See Note [linear sampling].
-YD_HD Rgb sample(const Layer& layer, const ImageView* images, std::int32_t x, std::int32_t y) {
+// See Note [linear sampling]. `known` is what the surroundings of the pixel show, if somebody found
+// out: a tile, kNoTile, or kSeam.
+YD_HD Rgb sample(const Layer& layer, const ImageView* images, std::int32_t x, std::int32_t y,
+                 int known = kSeam) {
+  if (known == kNoTile) return {kFill, kFill, kFill};
   const Point point = to_canvas(layer, x, y);
   if (!touches(layer, point)) return {kFill, kFill, kFill};
   const std::int32_t ix = floor_int(point.x), iy = floor_int(point.y);
   const float wx = point.x - static_cast<float>(ix), wy = point.y - static_cast<float>(iy);
+  const int tile = known != kSeam ? known : tile_of(layer, ix, iy, ix + 1, iy + 1);
+  if (tile == kNoTile) return {kFill, kFill, kFill};
+  if (tile != kSeam) {
+    const std::uint8_t* p = tile_pixel(layer.tiles[tile], images[tile], ix, iy);
+    const std::uint8_t* q = p + 3 * static_cast<std::int64_t>(images[tile].width);
+    return {interpolate(p[0], p[3], q[0], q[3], wx, wy),
+            interpolate(p[1], p[4], q[1], q[4], wx, wy),
+            interpolate(p[2], p[5], q[2], q[5], wx, wy)};
+  }
   const Rgb p00 = canvas_pixel(layer, images, ix, iy);
   const Rgb p01 = canvas_pixel(layer, images, ix + 1, iy);
   const Rgb p10 = canvas_pixel(layer, images, ix, iy + 1);
@@ -196,19 +225,26 @@ YD_HD std::int32_t unflip(std::int32_t at, std::int32_t size, std::int32_t flip)
   return flip ? size - 1 - at : at;
 }
 
+// What the surroundings of a pixel show in each layer; see `tile_of`.
+struct Known {
+  std::int32_t tile[kMaxLayers];
+};
+
 // The whole recipe for output pixel (x, y).
-YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y) {
+YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y,
+                const Known& known = {{kSeam, kSeam, kSeam}}) {
   x = unflip(x, recipe.width, recipe.fliplr);
   y = unflip(y, recipe.height, recipe.flipud);
+  const auto look = [&](int layer) {
+    return sample(recipe.layers[layer], sources.images[layer], x, y, known.tile[layer]);
+  };
   Rgb pixel;
   if (recipe.cutmix_layer != kNoLayer && in_cut(recipe, x, y)) {
-    const int layer = recipe.cutmix_layer;
-    pixel = sample(recipe.layers[layer], sources.images[layer], x, y);
+    pixel = look(recipe.cutmix_layer);
   } else {
-    pixel = sample(recipe.layers[0], sources.images[0], x, y);
+    pixel = look(0);
     if (recipe.mixup_layer != kNoLayer) {
-      const int layer = recipe.mixup_layer;
-      const Rgb other = sample(recipe.layers[layer], sources.images[layer], x, y);
+      const Rgb other = look(recipe.mixup_layer);
       pixel = {mix(pixel.r, other.r, recipe.mixup_ratio), mix(pixel.g, other.g, recipe.mixup_ratio),
                mix(pixel.b, other.b, recipe.mixup_ratio)};
     }
