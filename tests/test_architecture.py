@@ -108,6 +108,7 @@ def test_the_stub_names_what_the_native_module_has() -> None:
         for node in stub.body
         if isinstance(node, (ast.ClassDef, ast.FunctionDef))
     }
+    told |= {n.target.id: set() for n in stub.body if isinstance(n, ast.AnnAssign)}
     there = {
         name: {item for item in vars(value) if not item.startswith("_")}
         if isinstance(value, type)

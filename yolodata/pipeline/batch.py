@@ -36,9 +36,9 @@ def original_shapes(
 def assemble(
     *,
     image: torch.Tensor,
-    cls: npt.NDArray[np.float32],
-    bboxes: npt.NDArray[np.float32],
-    batch_idx: npt.NDArray[np.float32],
+    cls: npt.NDArray[np.float32] | torch.Tensor,
+    bboxes: npt.NDArray[np.float32] | torch.Tensor,
+    batch_idx: npt.NDArray[np.float32] | torch.Tensor,
     im_file: tuple[str, ...],
     ori_shape: tuple[tuple[int, int], ...],
     ratio_pad: tuple[Any, ...],
@@ -52,7 +52,7 @@ def assemble(
         bboxes: float32 (N, 4), centre x, centre y, width, height in 0-1 of the picture;
         cls: float32 (N, 1);
         im_file: tuple of B paths;
-        img: uint8 (B, 3, H, W), RGB;
+        img: uint8 (B, 3, H, W), RGB (on a device, what the loader was asked to make);
         ori_shape: tuple of B (height, width) of the decoded originals;
         ratio_pad: tuple of B (height ratio, width ratio) of stored to original size, in validation
             ((height ratio, width ratio), (left, top)) of picture to original and its padding;
@@ -61,9 +61,9 @@ def assemble(
     import torch
 
     return {
-        "batch_idx": torch.from_numpy(batch_idx),
-        "bboxes": torch.from_numpy(bboxes),
-        "cls": torch.from_numpy(cls),
+        "batch_idx": torch.as_tensor(batch_idx),
+        "bboxes": torch.as_tensor(bboxes),
+        "cls": torch.as_tensor(cls),
         "im_file": im_file,
         "img": image,
         "ori_shape": ori_shape,
@@ -76,7 +76,7 @@ def training_batch(
     selection: Selection,
     images: npt.NDArray[np.int64],
     image: torch.Tensor,
-    labels: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    labels: tuple[Any, Any, Any],
 ) -> Batch:
     """A batch of augmented pictures.
 
@@ -85,8 +85,8 @@ def training_batch(
 
     Args:
         images: (B,) dataset index of the first image of every picture.
-        image: uint8 (B, 3, H, W).
-        labels: cls (N, 1), bboxes (N, 4), batch_idx (N,).
+        image: (B, 3, H, W).
+        labels: cls (N, 1), bboxes (N, 4), batch_idx (N,), arrays or tensors.
     """
     cls, bboxes, batch_idx = labels
     shards = selection.shards

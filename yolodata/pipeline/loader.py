@@ -19,14 +19,19 @@ from yolodata.pipeline import state
 from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.device import Output
+from yolodata.pipeline.device_work import DeviceWorkshop
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
-from yolodata.pipeline.sources import reading
+from yolodata.pipeline.tiers import check_cache
 from yolodata.pipeline.views import DatasetView, EpochSampler, weakly
 from yolodata.pipeline.work import Work, Workshop
+from yolodata.pipeline.workshops import Order, open_on_cpu, open_on_device
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    import torch
+
     from yolodata.shards.reader import ShardDataset
 
 
@@ -71,11 +76,19 @@ class Loader:
         fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
         close_mosaic_epoch: first epoch without mosaic, mixup and cutmix.
         epochs: how many epochs will be asked for, so that nothing is prepared beyond.
+        device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
+            consumer's current stream waits for them by itself.
+        cache: where decoded pictures live for a device: "device", "host" (page-locked), "none" or
+            "auto", the fastest that there is room for (see `yolodata.pipeline.tiers`).
+        output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
+            need no further pass over the batch.
+        channels_last: pictures made on a device are in the memory order (B, H, W, 3).
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of the images that may be unreadable before the run stops.
 
     Attributes:
+        cache, preflight: where decoded pictures are, and why; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
             vain), "decodes" and "hits" (uses of a decoded picture that was in memory); seconds of
             "plan", "render", "decode" (all threads together), "wait" (of the consumer for a batch)
@@ -106,6 +119,10 @@ class Loader:
         fraction: float | int = 1.0,
         close_mosaic_epoch: int | None = None,
         epochs: int | None = None,
+        device: str | torch.device = "cpu",
+        cache: str = "auto",
+        output: str = "uint8",
+        channels_last: bool = False,
         pin_memory: bool = False,
         check: bool = False,
         max_bad: float = 0.01,
@@ -126,6 +143,20 @@ class Loader:
         _require(prefetch >= 1, f"prefetch must be at least 1, got {prefetch}")
         _require(0 <= seed < 1 << 64, f"seed must be 0 to 2**64 - 1, got {seed}")
         _require(0 <= max_bad <= 1, f"max_bad is a share of the images, 0 to 1, got {max_bad}")
+        self.device = str(device)
+        self.cache, self.preflight = cache, ""
+        self._output = Output(output, channels_last)
+        on_device = self.device != "cpu"
+        check_cache(cache, on_device)
+        _require(
+            on_device or (output == "uint8" and not channels_last),
+            f"device='cpu' makes contiguous uint8, got output={output!r}, "
+            f"channels_last={channels_last}; choose a CUDA device for these",
+        )
+        _require(
+            not on_device or self.device.split(":")[0] == "cuda",
+            f"device must be cpu or cuda (cuda:0, ...), got {self.device!r}",
+        )
         self.seed = seed
         self.shuffle = shuffle
         self.close_mosaic_epoch = close_mosaic_epoch
@@ -151,7 +182,7 @@ class Loader:
         self._mosaic_closed = False
         self._active: object = None  # token of the iteration that is going on
         self._ahead: deque[_Ahead] = deque()
-        self._workshop: Workshop | None = None
+        self._workshop: Workshop | DeviceWorkshop | None = None
         self._stop_workshop: weakref.finalize[Any, Any] | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -284,7 +315,7 @@ class Loader:
         self._active = caller.token
         caller.begun = True
 
-    def _fill(self) -> Workshop:
+    def _fill(self) -> Workshop | DeviceWorkshop:
         """Have `prefetch` batches in the making from the current position on, and no others."""
         epoch, position = self._epoch, self._position
         ended = self._schedule.batch(position) is None
@@ -343,7 +374,7 @@ class Loader:
                 "threads do not survive a fork: make the loader in the process that uses it"
             )
 
-    def _open_workshop(self) -> Workshop:
+    def _open_workshop(self) -> Workshop | DeviceWorkshop:
         if self._workshop is None:
             import torch
 
@@ -351,19 +382,21 @@ class Loader:
             window = int(config["streams"]) * int(config["window"])
             if int(config["streams"]) % ranks == 0:  # this rank has whole streams to itself
                 window = -(-window // ranks)
-            self._workshop = Workshop(
+            order = Order(
                 self._selection,
                 threads=self.num_workers,
+                check=self._check,
+                window=window,
+                in_flight=(self._prefetch + 2) * self.batch_size,
                 pin_memory=self.pin_memory and torch.cuda.is_available(),
-                load=reading(
-                    self._selection,
-                    threads=self.num_workers,
-                    check=self._check,
-                    window=window,
-                    in_flight=(self._prefetch + 2) * self.batch_size,
-                ),
                 telemetry=self.telemetry,
             )
+            if self.device == "cpu":
+                self._workshop = open_on_cpu(order)
+            else:
+                where = torch.device(self.device)
+                self._workshop, choice = open_on_device(order, where, self.cache, self._output)
+                self.cache, self.preflight = choice.tier, choice.why
             self._stop_workshop = weakref.finalize(self, self._workshop.close)
         return self._workshop
 

@@ -11,11 +11,11 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,7 @@ class BatchBuffers:
 
 @dataclass
 class Load:
-    """How one picture gets into memory."""
+    """How pictures get into memory."""
 
     read: Callable[[int, Bytes | None], Bytes]  # (image, memory to use again) -> HWC RGB bytes
     size: Callable[[int], tuple[int, int]]  # height, width of the result
@@ -87,10 +87,24 @@ class Load:
     recycle: bool = False  # `read` uses memory again
 
 
+@dataclass
+class BatchLoad:
+    """How pictures get into the memory of a device, several at a time."""
+
+    # images -> for each, something with `data_ptr()`, and why it is only a substitute, or ""
+    read: Callable[[list[int]], Sequence[tuple[Any, str]]]
+    chunk: int  # pictures of one call at most
+    capacity: int  # as in Load
+    threads: int = 1
+    refresh: bool = False
+    recycle: bool = False
+    close: Callable[[], None] = lambda: None
+
+
 @dataclass(eq=False)
 class _Picture:
     age: int
-    pixels: Bytes | None = None
+    pixels: Any = None
     users: int = 0
     waiting: list[Lease] = field(default_factory=list)
 
@@ -103,6 +117,7 @@ class Lease:
     ready: Callable[[Lease], None]  # called once, by any thread, when all pictures are there
     missing: int = 0
     bad: set[int] = field(default_factory=set)
+    error: BaseException | None = None  # why the pictures will never be there
 
 
 class Pictures:
@@ -112,7 +127,7 @@ class Pictures:
     be read becomes grey, and is named in the lease and in `bad`.
     """
 
-    def __init__(self, load: Load, telemetry: Telemetry) -> None:
+    def __init__(self, load: Load | BatchLoad, telemetry: Telemetry) -> None:
         self.bad: dict[int, str] = {}  # image -> why it cannot be read
         self._telemetry = telemetry
         self._load = load
@@ -122,6 +137,7 @@ class Pictures:
         self._free: list[Bytes] = []
         self._pool = ThreadPoolExecutor(load.threads, thread_name_prefix="yolodata-read")
         self._closed = False
+        self._error: BaseException | None = None  # reading itself failed: nothing comes any more
 
     def acquire(
         self,
@@ -138,7 +154,12 @@ class Pictures:
             ready: called once all are there, maybe before this returns.
             age: place of this batch in the stream; larger is younger.
             bases: images whose turn it is now, which makes them as young as this batch.
+
+        Raises:
+            whatever an earlier `BatchLoad.read` raised.
         """
+        if self._error is not None:
+            raise self._error
         lease = Lease(images, ready)
         started: list[int] = []
         with self._lock:
@@ -162,18 +183,26 @@ class Pictures:
         self._telemetry.count("hits", len(lease.images) - len(started))
         if not waits:
             ready(lease)
-        for image in started:
-            self._pool.submit(self._fetch, image)
+        if isinstance(self._load, BatchLoad):
+            for first in range(0, len(started), self._load.chunk):
+                chunk = started[first : first + self._load.chunk]
+                self._pool.submit(self._fetch_chunk, self._load, chunk)
+        else:
+            for image in started:
+                self._pool.submit(self._fetch, self._load, image)
         return lease
 
     def pointers(self, lease: Lease) -> npt.NDArray[np.uint64]:
         """Addresses (U,) of the pictures of a lease whose `ready` was called."""
-        pixels = (self._pictures[image].pixels for image in lease.images.tolist())
-        return np.array([p.ctypes.data for p in pixels if p is not None], dtype=np.uint64)
+        pixels = [self._pictures[image].pixels for image in lease.images.tolist()]
+        addresses = [p.ctypes.data if isinstance(p, np.ndarray) else p.data_ptr() for p in pixels]
+        return np.array(addresses, dtype=np.uint64)
 
     def release(self, lease: Lease) -> None:
         """Give pictures back; nothing may read them through this lease any more."""
         with self._lock:
+            if self._closed:
+                return
             for image in lease.images.tolist():
                 self._pictures[image].users -= 1
             self._evict()
@@ -182,9 +211,13 @@ class Pictures:
                 heapify(self._oldest)
 
     def close(self) -> None:
-        """Stop reading; waits for pictures being read just now."""
+        """Stop reading and forget the pictures; waits for those being read just now."""
         self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(self._load, BatchLoad):
+            self._load.close()
+        self._pictures.clear()
+        self._free.clear()
 
     def _evict(self) -> None:
         busy: list[tuple[int, int]] = []
@@ -204,7 +237,7 @@ class Pictures:
         for entry in busy:
             heappush(self._oldest, entry)
 
-    def _fetch(self, image: int) -> None:
+    def _fetch(self, load: Load, image: int) -> None:
         if self._closed:
             return
         start = time.perf_counter()
@@ -212,24 +245,47 @@ class Pictures:
             memory = self._free.pop() if self._free else None
         why = ""
         try:
-            pixels = self._load.read(image, memory)
+            pixels = load.read(image, memory)
         except Exception as error:  # any broken file: the run goes on without it
-            height, width = self._load.size(image)
+            height, width = load.size(image)
             pixels = np.full(height * width * 3, FILL, np.uint8)
             why = str(error) or type(error).__name__
         self._telemetry.add("decode", time.perf_counter() - start)
+        self._store([image], [(pixels, why)])
+
+    def _fetch_chunk(self, load: BatchLoad, images: list[int]) -> None:
+        if self._closed:
+            return
+        with self._telemetry.time("decode"):
+            try:
+                pictures = load.read(images)
+            except BaseException as error:  # it substitutes what is broken: this is no such thing
+                self._fail(images, error)
+                return
+        self._store(images, pictures)
+
+    def _store(self, images: list[int], pictures: Sequence[tuple[Any, str]]) -> None:
         finished: list[Lease] = []
         with self._lock:
-            if why:
-                self.bad.setdefault(image, why)
-            picture = self._pictures[image]
-            picture.pixels = pixels
-            for lease in picture.waiting:
-                lease.missing -= 1
+            for image, (pixels, why) in zip(images, pictures, strict=True):
                 if why:
-                    lease.bad.add(image)
-                if lease.missing == 0:
-                    finished.append(lease)
-            picture.waiting.clear()
+                    self.bad.setdefault(image, why)
+                picture = self._pictures[image]
+                picture.pixels = pixels
+                for lease in picture.waiting:
+                    lease.missing -= 1
+                    if why:
+                        lease.bad.add(image)
+                    if lease.missing == 0:
+                        finished.append(lease)
+                picture.waiting.clear()
         for lease in finished:
+            lease.ready(lease)
+
+    def _fail(self, images: list[int], error: BaseException) -> None:
+        with self._lock:
+            self._error = error
+            waiting = [lease for image in images for lease in self._pictures[image].waiting]
+        for lease in dict.fromkeys(waiting):
+            lease.error = error
             lease.ready(lease)

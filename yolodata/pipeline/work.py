@@ -58,8 +58,11 @@ class Work:
         """Dataset index (B,) of the image each picture was made around."""
         raise NotImplementedError
 
-    def labels(self) -> Labels:
-        """cls (N, 1), bboxes (N, 4) centre x, centre y, width, height in 0-1, batch_idx (N,)."""
+    def labels(self) -> Any:
+        """cls (N, 1), bboxes (N, 4) centre x, centre y, width, height in 0-1, batch_idx (N,).
+
+        NumPy arrays, or tensors on a device.
+        """
         raise NotImplementedError
 
     def seconds(self) -> dict[str, float]:
@@ -67,7 +70,8 @@ class Work:
         return {}
 
 
-def _wait(job: _native.Job) -> None:
+def wait_for(job: _native.Job) -> None:
+    """Block until a job is done; raises what went wrong in it."""
     while not job.wait(_TICK):
         pass
 
@@ -80,7 +84,7 @@ class _Direct(Work):
         self.image = image
 
     def wait(self) -> None:
-        _wait(self._job)
+        wait_for(self._job)
 
     def done(self) -> bool:
         return self._job.done()
@@ -133,7 +137,7 @@ class _Read(Work):
         images, bases = self._images, frozenset[int]()
         if images is None:
             plan = self._planned()
-            _wait(plan)
+            wait_for(plan)
             images = plan.image_ids()
             bases = frozenset(plan.first_image_ids().tolist())
         self._started = True
@@ -166,7 +170,7 @@ class _Read(Work):
         if self._error is not None:
             raise self._error
         if self._render is not None:
-            _wait(self._render)
+            wait_for(self._render)
         self._release()
 
     def done(self) -> bool:

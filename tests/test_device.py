@@ -1,0 +1,337 @@
+"""Batches on a device: the CPU's stream from every tier, and nothing used too early."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from loading import digest, draw_dataset, packed
+from twin import TwinQueue
+
+from yolodata import AugmentConfig, ConfigError, Loader, _native
+from yolodata.pipeline import device as devices
+from yolodata.pipeline import tiers
+from yolodata.pipeline.tiers import Room, choose
+
+IMGSZ = 64
+RECIPE = AugmentConfig(imgsz=IMGSZ, mixup=0.4, cutmix=0.4, degrees=8.0, flipud=0.3)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same pictures as raw and as JPEG shards; none needs resizing."""
+    root = tmp_path_factory.mktemp("device")
+    yaml = draw_dataset(root / "data", {"train": 41}, sides=(40, 65), seed=3)
+    squared(root / "data" / "images" / "train")
+    return {codec: packed(yaml, root / codec, codec, IMGSZ) for codec in ("raw", "jpeg")}
+
+
+def squared(folder: Path) -> None:
+    """Give every picture a longer side of IMGSZ, so that decoders alone decide its pixels."""
+    import cv2
+
+    for file in folder.glob("*.jpg"):
+        picture = cv2.imread(str(file))
+        height, width = picture.shape[:2]
+        size = (IMGSZ, max(20, height * IMGSZ // width))
+        cv2.imwrite(str(file), cv2.resize(picture, size))
+
+
+@pytest.fixture
+def twin(monkeypatch: pytest.MonkeyPatch) -> TwinQueue:
+    queue = TwinQueue()
+    monkeypatch.setattr(devices, "open_queue", lambda device: queue)
+    return queue
+
+
+def stream(loader: Loader, epochs: int = 2, convert: Any = None) -> list[str]:
+    hashes = []
+    for _ in range(epochs):
+        for batch in loader:
+            if convert is not None:
+                batch["img"] = convert(batch["img"])
+            batch = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            picture = batch["img"].contiguous()
+            if picture.dtype == torch.bfloat16:  # NumPy has no such thing
+                picture = picture.view(torch.int16)
+            hashes.append(digest({**batch, "img": picture}))
+    return hashes
+
+
+def as_output(name: str) -> Any:
+    return None if name == "uint8" else lambda x: (x.float() / 255).to(getattr(torch, name))
+
+
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_every_tier_gives_the_stream_of_the_cpu(shards, twin, codec, cache) -> None:
+    with Loader(shards[codec], 8, augment=RECIPE, seed=4, threads=2) as loader:
+        want = stream(loader)
+    for prefetch, seed in ((1, 0), (3, 1), (6, 2)):
+        twin._random.seed(seed)
+        with Loader(
+            shards[codec], 8, augment=RECIPE, seed=4, threads=2, prefetch=prefetch,
+            device="cuda", cache=cache,
+        ) as loader:  # fmt: skip
+            assert stream(loader) == want
+            assert loader.cache == cache
+            assert loader.preflight
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+@pytest.mark.parametrize("output", ["uint8", "float16", "bfloat16"])
+def test_outputs_need_no_further_pass(shards, twin, output, cache) -> None:
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1, as_output(output))
+    for channels_last in (False, True):
+        with Loader(
+            shards["raw"], 8, augment=RECIPE, device="cuda", cache=cache, output=output,
+            channels_last=channels_last,
+        ) as loader:  # fmt: skip
+            batch = next(iter(loader))
+            order = torch.channels_last if channels_last else torch.contiguous_format
+            assert batch["img"].is_contiguous(memory_format=order)
+            loader.set_epoch(0)
+            assert stream(loader, 1) == want
+
+
+def test_a_loader_on_a_device_resumes_and_changes_its_mind(shards, twin) -> None:
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 3)
+    steps = len(want) // 3
+    with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="device") as first:
+        ahead = iter(first)
+        for _ in range(3):
+            next(ahead)
+        state = first.state_dict()
+    for cache in ("device", "none"):
+        with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache=cache) as second:
+            for _ in zip(second, range(2), strict=False):
+                pass  # batches made ahead are thrown away by what follows
+            second.load_state_dict(state)
+            assert stream(second, 1) == want[3:steps]
+            second.set_epoch(2)
+            assert stream(second, 1) == want[2 * steps :]
+
+
+def test_pictures_are_kept_until_the_device_has_read_them(shards, twin, monkeypatch) -> None:
+    """Negative control of the twin: giving a batch's memory back at once gives other pixels."""
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    monkeypatch.setattr(devices.Staging, "give", lambda self, m, mark: self._idle.insert(0, m))
+    with Loader(
+        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=4
+    ) as loader:
+        assert stream(loader, 1) != want
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_a_device_without_room_falls_one_tier_and_says_so(shards, twin, codec, caplog) -> None:
+    with Loader(shards[codec], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    twin.free = 300_000  # enough for batches, not for the dataset
+    caplog.set_level(logging.WARNING, "yolodata")
+    with Loader(shards[codec], 8, augment=RECIPE, device="cuda", cache="device") as loader:
+        assert stream(loader, 1) == want
+        assert loader.cache == "host"
+    assert "cache=device does not work here, cache=host is used instead" in caplog.text
+    assert "300000" in caplog.text
+
+
+def test_memory_that_cannot_be_locked_falls_to_rendering_on_the_cpu(
+    shards, twin, monkeypatch, caplog
+) -> None:
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    pinned = twin.pinned
+
+    def refuse(nbytes: int) -> torch.Tensor:
+        if nbytes > 200_000:
+            raise RuntimeError("cannot lock memory")
+        return pinned(nbytes)
+
+    monkeypatch.setattr(twin, "pinned", refuse)
+    with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="host") as loader:
+        assert stream(loader, 1) == want
+        assert loader.cache == "none"
+    assert "cannot lock memory" in caplog.text
+
+
+def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch) -> None:
+    """As where the driver accepts it: no copy is made, and the map is let go of on close."""
+    locked: dict[int, int] = {}
+    monkeypatch.setattr(_native, "register_host", lambda a, n: locked.setdefault(a, n) and a)
+    monkeypatch.setattr(_native, "unregister_host", locked.pop)
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    loader = Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="host")
+    assert stream(loader, 1) == want
+    assert locked
+    assert all(address % 4096 == 0 for address in locked)
+    loader.close()
+    assert not locked
+
+
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+def test_what_cannot_be_read_is_grey_in_every_tier(shards, twin, tmp_path, cache) -> None:
+    yaml = draw_dataset(tmp_path / "data", {"train": 12}, sides=(60, 65))
+    root = packed(yaml, tmp_path / "shards", "jpeg", IMGSZ)
+    file = root / "train" / "shard-00000.safetensors"
+    with Loader(root, 4, augment=RECIPE, max_bad=1.0) as loader:
+        offset = int(loader._selection.shards.offset[5])
+        header = file.stat().st_size - loader._selection.shards.shard_data(0).nbytes
+    content = bytearray(file.read_bytes())
+    content[header + offset : header + offset + 400] = bytes(400)
+    file.write_bytes(content)
+    with Loader(root, 4, augment=RECIPE, max_bad=1.0) as loader:
+        want = stream(loader, 1)
+        bad = loader.bad()
+        assert len(bad) == 1
+    with Loader(root, 4, augment=RECIPE, max_bad=1.0, device="cuda", cache=cache) as loader:
+        got = stream(loader, 1)
+        assert list(loader.bad()) == list(bad)
+    assert len(got) == len(want)
+    close = AugmentConfig(imgsz=IMGSZ, mosaic=0.0)  # one image a picture: easy to look at
+    with Loader(root, 1, augment=close, max_bad=1.0, device="cuda", cache=cache) as loader:
+        grey = [b for b in loader if b["im_file"][0] in bad]
+        assert len(grey) == 1
+        assert len(grey[0]["cls"]) == 0
+        assert grey[0]["img"].float().std() == 0
+
+
+def test_memory_is_freed_by_close(shards, twin, monkeypatch) -> None:
+    alive: list[Any] = []
+    memory = twin.memory
+
+    def watched(nbytes: int) -> torch.Tensor:
+        made = memory(nbytes)
+        alive.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(twin, "memory", watched)
+    for cache in ("device", "none"):
+        loader = Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache)
+        batches = iter(loader)
+        next(batches)
+        loader.close()
+        del batches
+        gc.collect()
+        kept = [ref() for ref in alive if ref() is not None]
+        assert not kept
+        alive.clear()
+
+
+GB = 10**9
+
+
+def test_auto_leaves_room_for_training() -> None:
+    room = Room(device_free=70 * GB, device_total=80 * GB, host=64 * GB)
+    assert choose("auto", "raw", 20 * GB, room).tier == "device"
+    assert choose("auto", "raw", 30 * GB, room).tier == "host"
+    assert choose("auto", "jpeg", 30 * GB, room).tier == "none"
+    assert choose("auto", "raw", 40 * GB, room).tier == "none"
+    assert choose("auto", "raw", 20 * GB, Room(10 * GB, 80 * GB, 64 * GB)).tier == "host"
+    assert "30.0 GB" in choose("auto", "raw", 30 * GB, room).why
+
+
+@given(
+    st.sampled_from(tiers.CACHES), st.sampled_from(["raw", "jpeg"]),
+    *[st.integers(0, 10**13)] * 4,
+)  # fmt: skip
+def test_auto_never_takes_what_is_not_there(cache, codec, nbytes, free, more, host) -> None:
+    choice = choose(cache, codec, nbytes, Room(free, free + more, host))
+    assert cache in ("auto", choice.tier)
+    assert choice.why
+    if cache == "auto" and nbytes:
+        assert choice.tier != "device" or nbytes < free
+        assert choice.tier != "host" or nbytes < host
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "cuda", "cache": "disk"}, "auto, device, host, none"),
+        ({"cache": "device"}, "for a CUDA device"),
+        ({"output": "float16"}, "choose a CUDA device"),
+        ({"device": "cuda", "output": "float64"}, "uint8, float16, bfloat16"),
+        ({"device": "mps"}, "cpu or cuda"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(shards, settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Loader(shards["raw"], 4, **settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_named(shards) -> None:
+    with pytest.raises(ConfigError, match="finds no CUDA device"):
+        next(iter(Loader(shards["raw"], 4, device="cuda")))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+@pytest.mark.parametrize("output", ["uint8", "float16"])
+def test_a_real_device_gives_the_stream_of_the_cpu(shards, codec, cache, output) -> None:
+    if codec == "jpeg" and cache != "host":
+        pytest.skip("the device's JPEG decoder may differ by a grey level; see test_dali")
+    with Loader(shards[codec], 8, augment=RECIPE, seed=4) as loader:
+        want = stream(loader, 2, as_output(output))
+    with Loader(
+        shards[codec], 8, augment=RECIPE, seed=4, device="cuda", cache=cache, output=output
+    ) as loader:
+        assert stream(loader) == want
+        assert loader.cache == cache
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_a_real_devices_jpeg_decoder_is_close(shards, cache) -> None:
+    with (
+        Loader(shards["jpeg"], 8, augment=RECIPE, seed=4) as host,
+        Loader(shards["jpeg"], 8, augment=RECIPE, seed=4, device="cuda", cache=cache) as there,
+    ):
+        for ours, theirs in zip(there, host, strict=True):
+            apart = (ours["img"].cpu().int() - theirs["img"].int()).abs().float()
+            assert apart.mean() < 1.0
+            assert torch.equal(ours["bboxes"].cpu(), theirs["bboxes"])
+
+
+@pytest.mark.gpu
+def test_a_busy_consumer_never_sees_a_batch_too_early(shards) -> None:
+    """The consumer's stream is kept busy while batches are made and thrown away."""
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = [torch.as_tensor(np.asarray(batch["img"])).long().sum() for batch in loader]
+    heavy = torch.randn(3000, 3000, device="cuda")
+    sums = []
+    with Loader(
+        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=2
+    ) as loader:
+        for _ in range(4):
+            loader.set_epoch(0)
+            for batch in loader:
+                heavy = torch.tanh(heavy @ heavy)
+                sums.append(batch["img"].long().sum())
+                del batch
+    assert torch.stack(sums).cpu().tolist() == [int(s) for s in want] * 4
+
+
+@pytest.mark.gpu
+def test_a_real_devices_memory_is_freed(shards) -> None:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    loader = Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="device")
+    next(iter(loader))
+    assert torch.cuda.memory_allocated() > before
+    loader.close()
+    del loader
+    gc.collect()
+    assert torch.cuda.memory_allocated() == before

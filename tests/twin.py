@@ -1,0 +1,108 @@
+"""A device that is not there: work is done later, in order, on the CPU, by the kernel's own body.
+
+Nothing happens when it is enqueued. Work goes on a little whenever somebody asks whether it is
+done, and up to a mark when somebody waits for it; memory holds rubbish until then. Whoever uses
+memory again too early, or looks at it too soon, gets other pixels than the CPU's loader.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from yolodata import _native
+from yolodata.pipeline.device import Output
+
+POISON = 0xA5
+
+
+def rubbish(nbytes: int) -> torch.Tensor:
+    """uint8 (nbytes,), aligned to 64 bytes, full of rubbish."""
+    memory = np.full(nbytes + 64, POISON, np.uint8)
+    skip = -memory.ctypes.data % 64
+    return torch.from_numpy(memory[skip : skip + nbytes])
+
+
+class TwinQueue:
+    """See `yolodata.pipeline.device.Queue`."""
+
+    def __init__(self, *, free: int = 1 << 40, seed: int = 0) -> None:
+        self.device = torch.device("cpu")
+        self.free = free
+        self.done = 0
+        self._todo: list[Callable[[], Any]] = []
+        self._lock = threading.RLock()  # the decoder's thread enqueues too
+        self._random = random.Random(seed)
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        return rubbish(nbytes)
+
+    def memory(self, nbytes: int) -> torch.Tensor:
+        if nbytes > self.free:
+            raise torch.OutOfMemoryError(f"tried to allocate {nbytes} of {self.free}")
+        return rubbish(nbytes)
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        assert source.numel() == target.numel()
+        self._todo.append(lambda: target.copy_(source))
+
+    def render(self, shots: torch.Tensor, shape: tuple[int, ...], output: Output) -> torch.Tensor:
+        count, _, height, width = shape
+        pictures = output.empty(shape, self.device)
+        pictures.fill_(77)
+        self._todo.append(
+            lambda: _native.render_blocks(
+                shots.data_ptr(),
+                count,
+                height,
+                width,
+                pictures.data_ptr(),
+                output.dtype,
+                output.channels_last,
+            )
+        )
+        return pictures
+
+    def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
+        made = output.empty(tuple(pictures.shape), self.device)
+        made.fill_(77)
+        self._todo.append(lambda: made.copy_(output.convert(pictures)))
+        return made
+
+    def mark(self) -> TwinMark:
+        with self._lock:
+            return TwinMark(self, self.done + len(self._todo))
+
+    def room(self) -> tuple[int, int]:
+        return self.free, self.free
+
+    def go_on(self, until: int | None = None) -> None:
+        """Do some of the work, or all up to a moment."""
+        with self._lock:
+            steps = self._random.choice((0, 0, 1, 2)) if until is None else until - self.done
+            for _ in range(min(steps, len(self._todo))):
+                self._todo.pop(0)()
+                self.done += 1
+
+
+class TwinMark:
+    """See `yolodata.pipeline.device.Mark`."""
+
+    def __init__(self, queue: TwinQueue, at: int) -> None:
+        self._queue, self._at = queue, at
+
+    def done(self) -> bool:
+        self._queue.go_on()
+        return self._queue.done >= self._at
+
+    def wait(self) -> None:
+        self._queue.go_on(self._at)
+
+    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
+        assert list(tensors)
+        self.wait()

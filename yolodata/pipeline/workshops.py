@@ -1,0 +1,203 @@
+"""Which workshop a loader works in: CPU threads, or a device with one of its tiers."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from yolodata.errors import YolodataError
+from yolodata.pipeline import device as devices
+from yolodata.pipeline import tiers
+from yolodata.pipeline.device import Output, Queue
+from yolodata.pipeline.device_work import DeviceWorkshop
+from yolodata.pipeline.pixels import BatchLoad, Load
+from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.sources import checked, decode_into, reading
+from yolodata.pipeline.work import Workshop
+from yolodata.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("yolodata")
+
+_DECODED_AT_ONCE = 64  # pictures of one call of the device's decoder
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a loader wants of its workshop.
+
+    Attributes:
+        selection: the images and objects that take part.
+        threads: native threads.
+        check: compare samples with their checksums.
+        window: pictures that may be asked for again, 0 for any picture of the dataset.
+        in_flight: pictures of the batches being prepared.
+        pin_memory: page-locked pictures, for the CPU.
+        telemetry: counts what reading costs.
+    """
+
+    selection: Selection
+    threads: int
+    check: bool
+    window: int
+    in_flight: int
+    pin_memory: bool
+    telemetry: Telemetry
+
+    def load(self) -> Load | None:
+        """How CPU threads read pictures."""
+        return reading(
+            self.selection,
+            threads=self.threads,
+            check=self.check,
+            window=self.window,
+            in_flight=self.in_flight,
+        )
+
+
+def open_on_cpu(order: Order) -> Workshop:
+    """Pictures in host memory."""
+    return Workshop(
+        order.selection,
+        threads=order.threads,
+        pin_memory=order.pin_memory,
+        load=order.load(),
+        telemetry=order.telemetry,
+    )
+
+
+def open_on_device(
+    order: Order, device: torch.device, cache: str, output: Output
+) -> tuple[DeviceWorkshop, tiers.Choice]:
+    """Pictures and labels in device memory.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    queue = devices.open_queue(device)
+    selection = order.selection
+    codec = selection.shards.meta.codec
+    free, total = queue.room()
+    room = tiers.Room(free, total, psutil.virtual_memory().available)
+    choice = tiers.choose(cache, codec, tiers.decoded_bytes(selection), room)
+    log.info("cache=%s on %s: %s", choice.tier, queue.device, choice.why)
+    decoder: _Decoder | None = None
+    if codec != "raw" and choice.tier in ("device", "none"):
+        decoder = _Decoder(order, queue)
+    choice, resident = tiers.fill(
+        choice, selection, queue, threads=order.threads, check=order.check, decode=decoder
+    )
+    load: BatchLoad | None = None
+    if resident is None and codec != "raw":
+        decoder = decoder or _Decoder(order, queue)
+        capacity = min(selection.images, order.window or 1024) + order.in_flight
+        load = BatchLoad(
+            decoder, _DECODED_AT_ONCE, capacity, refresh=order.window == 0, close=decoder.close
+        )
+    elif decoder is not None:
+        decoder.close()
+    workshop = DeviceWorkshop(
+        selection,
+        queue=queue,
+        output=output,
+        threads=order.threads,
+        telemetry=order.telemetry,
+        resident=resident,
+        load=load,
+        host_load=order.load() if resident is None and load is None else None,
+    )
+    return workshop, choice
+
+
+class _Decoder:
+    """Encoded samples to pictures on a queue's device: DALI, or CPU threads where it is missing."""
+
+    def __init__(self, order: Order, queue: Queue) -> None:
+        self._order, self._queue = order, queue
+        self._dali: Any = None
+        try:
+            from yolodata.pipeline.dali import DaliDecoder
+
+            self._dali = DaliDecoder(
+                order.selection.imgsz,
+                device=str(queue.device),
+                batch_size=_DECODED_AT_ONCE,
+                threads=order.threads,
+            )
+        except (YolodataError, RuntimeError) as error:
+            log.warning(
+                "pictures are decoded on the CPU and uploaded, without DALI: %s", str(error)
+            )
+
+    def __call__(self, images: list[int]) -> list[tuple[Any, str]]:
+        """For each image a tensor uint8 (h, w, 3) on the device, and why it is grey, or ""."""
+        reasons: dict[int, str] = {}
+        decode = self._with_dali if self._dali is not None else self._on_cpu
+        found = decode(images, reasons)
+        pictures: list[tuple[Any, str]] = []
+        for image in images:
+            picture = found.get(image)
+            if picture is None:
+                picture = tiers.grey(self._queue, *self._size(image))
+            pictures.append((picture, reasons.get(image, "")))
+        return pictures
+
+    def _with_dali(self, images: list[int], reasons: dict[int, str]) -> dict[int, Any]:
+        shards = self._order.selection.shards
+        data: dict[int, Any] = {}
+        for image in images:
+            try:
+                data[image] = checked(shards, image) if self._order.check else shards.sample(image)
+            except YolodataError as error:
+                reasons[image] = str(error)
+        decoded = self._dali.decode(
+            list(data.values()),
+            [shards.name(image) for image in data],
+            [self._size(image) for image in data],
+        )
+        found = {}
+        for image, picture in zip(data, decoded, strict=True):
+            if picture.pixels is None:
+                reasons[image] = picture.reason
+            else:
+                found[image] = picture.pixels
+        return found
+
+    def _on_cpu(self, images: list[int], reasons: dict[int, str]) -> dict[int, Any]:
+        order, queue = self._order, self._queue
+        found = {}
+        for image in images:
+            height, width = self._size(image)
+            memory = queue.pinned(3 * height * width)
+            try:
+                decode_into(
+                    order.selection.shards,
+                    image,
+                    (height, width),
+                    order.selection.imgsz,
+                    np.asarray(memory),
+                    order.check,
+                )
+            except Exception as error:  # any broken file: the run goes on without it
+                reasons[image] = str(error) or type(error).__name__
+                continue
+            picture = queue.memory(memory.numel())
+            queue.copy(memory, picture)
+            found[image] = picture.view(height, width, 3)
+        queue.mark().wait()
+        return found
+
+    def _size(self, image: int) -> tuple[int, int]:
+        selection = self._order.selection
+        return int(selection.height[image]), int(selection.width[image])
+
+    def close(self) -> None:
+        """Free the decoder's memory."""
+        if self._dali is not None:
+            self._dali.close()
