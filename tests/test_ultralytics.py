@@ -129,7 +129,7 @@ def test_a_resumed_run_goes_on_with_its_epoch_and_settings(tmp_path: Path, drawn
         if trainer.epoch == 1:
             raise Stop
 
-    configured = yolodata.DetectionTrainer.configure(codec="jpeg", cache=str(tmp_path / "cache"))
+    configured = yolodata.DetectionTrainer.configure(codec="jpeg", folder=str(tmp_path / "cache"))
     model = YOLO("yolo26n.yaml")
     model.add_callback("on_train_epoch_start", stop)
     values = {**QUIET, "epochs": 3, "project": str(tmp_path / "runs"), "name": "stopped"}
@@ -246,7 +246,7 @@ def test_settings_reach_processes_that_upstream_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"codec": "png"}, {"threads": 0}, {"prefetch": None}, {"max_bad": 2}, {"cores": 3},
-     {"check": "yes"}],
+     {"check": "yes"}, {"cache": "ram"}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -265,7 +265,7 @@ def test_command_line(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture
     assert "model" in capsys.readouterr().err
     arguments = [f"{name}={value}" for name, value in QUIET.items()]
     arguments += ["model=yolo26n.yaml", f"data={drawn}", "epochs=1", f"project={tmp_path / 'runs'}"]
-    assert main(["train", *arguments, f"yolodata.cache={tmp_path / 'cache'}"]) == 0
+    assert main(["train", *arguments, f"yolodata.folder={tmp_path / 'cache'}"]) == 0
     assert list((tmp_path / "cache").rglob("dataset.json"))
 
 
@@ -284,3 +284,56 @@ def test_auto_batch_counts_our_labels(tmp_path: Path, drawn: Path) -> None:
         base.auto_batch = original
     assert asked == {"objects": 4 * max(counts), "images": len(counts)}
     assert np.max(counts) > 0
+
+
+def loss_of(trainer: Any) -> list[float]:
+    return [float(value) for value in trainer.tloss.values()]
+
+
+class _OnATwin(yolodata.DetectionTrainer):
+    """Trains on the CPU from a loader that believes it is on a device."""
+
+    output = "uint8"
+
+    def _delivery(self) -> dict[str, Any]:
+        return {"device": "cuda", "cache": self.settings.cache, "output": self.output}
+
+
+class _OnATwinInHalf(_OnATwin):
+    output = "float16"
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        done = super().preprocess_batch(batch)
+        assert done["img"].dtype == torch.float16
+        done["img"] = done["img"].float()  # there is no autocast here that would
+        return done
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_training_on_a_device_is_training_on_the_cpu(
+    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    from twin import TwinQueue
+
+    from yolodata.pipeline import device
+
+    monkeypatch.setattr(device, "open_queue", lambda where: TwinQueue())
+    losses = []
+    for trainer in (yolodata.DetectionTrainer, _OnATwin):
+        configured = trainer.configure(cache=cache)
+        done, seen = train(tmp_path, drawn, name=trainer.__name__, trainer=configured, seed=3)
+        assert len(seen) == 2
+        losses.append(loss_of(done))
+    assert losses[0] == losses[1]
+    assert done.train_loader.cache == cache
+    done, _ = train(tmp_path, drawn, "half", trainer=_OnATwinInHalf.configure(cache=cache), seed=3)
+    assert loss_of(done) == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+def test_trains_on_a_gpu(tmp_path: Path, drawn: Path, cache: str) -> None:
+    configured = yolodata.DetectionTrainer.configure(cache=cache)
+    done, _ = train(tmp_path, drawn, trainer=configured, device=0, amp="bf16", workers=2)
+    assert done.train_loader.cache == cache
+    assert np.isfinite(loss_of(done)).all()

@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="train with Ultralytics on yolodata's loaders",
         description="Arguments are those of `yolo train`, as NAME=VALUE: model=yolo26n.yaml "
         "data=coco8.yaml epochs=100 imgsz=640. Settings of yolodata are written "
-        "yolodata.NAME=VALUE: yolodata.codec=jpeg yolodata.threads=4 yolodata.cache=FOLDER.",
+        "yolodata.NAME=VALUE: yolodata.codec=jpeg yolodata.threads=4 yolodata.folder=FOLDER.",
     )
     parser.add_argument("arguments", nargs="+", metavar="NAME=VALUE")
     parser.set_defaults(run=run)

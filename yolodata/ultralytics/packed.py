@@ -57,8 +57,8 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings) -> Path:
     root = Path(data.get("path") or yaml_file.parent).resolve()
     name = f"{yaml_file.stem}-{settings.codec}"
     name += f"-{imgsz}" if settings.codec == "raw" else ""
-    if settings.cache is not None:
-        return Path(settings.cache).expanduser() / root.name / name
+    if settings.folder is not None:
+        return Path(settings.folder).expanduser() / root.name / name
     beside = root.parent / f"{root.name}.yolodata"
     if os.access(beside if beside.exists() else root.parent, os.W_OK):
         return beside / name

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from yolodata.errors import ConfigError
+from yolodata.pipeline.tiers import CACHES
 
 SETTINGS_FILE = "yolodata.yaml"
 """Beside `args.yaml` in the run folder: `resume=True` finds the settings of the run there."""
@@ -20,19 +21,22 @@ class Settings:
     """How a training run is fed.
 
     Attributes:
-        cache: folder for packed datasets; None is a folder beside the dataset, DATASET.yolodata.
+        folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata.
         codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller).
         threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
             otherwise all cores but those that torch computes on (at least one).
+        cache: where decoded pictures live when a GPU trains: "device", "host", "none" or "auto"
+            (see `yolodata.Loader`).
         prefetch: batches made ahead.
         workers: processes that pack; None is one a core.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of unreadable images at which training stops.
     """
 
-    cache: str | None = None
+    folder: str | None = None
     codec: str = "raw"
     threads: int | None = None
+    cache: str = "auto"
     prefetch: int = 4
     workers: int | None = None
     check: bool = False
@@ -41,6 +45,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.codec not in ("raw", "jpeg"):
             raise ConfigError(f"yolodata codec must be raw or jpeg, got {self.codec!r}")
+        if self.cache not in CACHES:
+            raise ConfigError(
+                f"yolodata cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "
+                "folder of packed datasets is the setting `folder`"
+            )
         for name, least in (("threads", 1), ("prefetch", 1), ("workers", 1)):
             value = getattr(self, name)
             if value is None and name != "prefetch":
@@ -65,8 +74,8 @@ class Settings:
                 f"yolodata has no setting {', '.join(unknown)}; there are {', '.join(known)}"
             )
         values = dict(values)
-        if isinstance(values.get("cache"), Path):
-            values["cache"] = str(values["cache"])
+        if isinstance(values.get("folder"), Path):
+            values["folder"] = str(values["folder"])
         return replace(self, **values)
 
     def save(self, run: Path) -> None:

@@ -171,7 +171,10 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     def _train_loader(self, shards: ShardDataset, batch_size: int, rank: int) -> Loader:
         if self.args.cache and RANK in {-1, 0}:
-            LOGGER.info(f"yolodata: cache={self.args.cache} is not needed, shards are mapped.")
+            LOGGER.info(
+                f"yolodata: cache={self.args.cache} is not needed, shards are mapped; on a GPU, "
+                f"yolodata's own cache={self.settings.cache} decides"
+            )
         recipe = {**vars(self.args), "copy_paste": 0}  # without polygons it does nothing
         return Loader(
             shards,
@@ -180,8 +183,29 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             seed=int(self.args.seed),
             prefetch=self.settings.prefetch,
             drop_last=bool(self.args.compile),
+            **self._delivery(),
             **self._common(rank, "train"),
         )
+
+    def _delivery(self) -> dict[str, Any]:
+        """Where and as what training batches are made.
+
+        On a GPU under AMP, as what autocast would turn them into before the first convolution;
+        multi-scale training resizes them first, in single precision, as upstream does.
+        """
+        if self.device.type != "cuda":
+            return {}
+        output = "uint8"
+        if getattr(self, "amp", False) and not self.args.multi_scale:
+            output = "bfloat16" if self.args.amp == "bf16" else "float16"
+        return {"device": self.device, "cache": self.settings.cache, "output": output}
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Upstream's, unless the pictures are on the device and in 0-1 already."""
+        if batch["img"].is_floating_point():
+            return batch
+        done: dict[str, Any] = super().preprocess_batch(batch)
+        return done
 
     def _val_loader(self, shards: ShardDataset, batch_size: int, rank: int) -> ValidationLoader:
         return ValidationLoader(
