@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from yolodata.bench import cores
 from yolodata.bench.rows import Row
@@ -119,17 +120,23 @@ def measure(
     """
     for _ in range(subject.ahead):
         next(batches)
+    subject.finish()
     before = subject.read()
     pictures = taken = 0
+    own_clock = 0.0
     start = now = time.perf_counter()
     while now - start < seconds or taken % max(threads, 1):
-        pictures += len(next(batches)["img"])
+        batch = next(batches)
+        pictures += len(batch["img"])
+        own_clock += batch.get("seconds", 0.0)
         taken += 1
         now = time.perf_counter()
+    subject.finish()
+    took = own_clock or time.perf_counter() - start
     added = subject.read().since(before)
     cores.settle()
     counts = {name: n / pictures for name, n in added.counts.items()}
-    return Sample(pictures, now - start, added.milliseconds_each(pictures), counts)
+    return Sample(pictures, took, added.milliseconds_each(pictures), counts)
 
 
 def _build(row: Row, task: Task) -> Subject:
@@ -154,19 +161,29 @@ def _get_ready(subject: Subject, batches: Iterator[dict[str, Any]], task: Task) 
     objects: list[float] = []
     while seen < max(subject.warm_up, _CHECKED_PICTURES):
         batch = next(batches)
-        image = np.asarray(batch["img"])
+        image = batch["img"]
         if seen < _CHECKED_PICTURES:
-            shape, dtype = image.shape[1:], str(image.dtype)
-            brightness += image[:, :, ::4, ::4].mean(axis=(1, 2, 3)).tolist()
+            shape, dtype = tuple(image.shape[1:]), str(image.dtype).removeprefix("torch.")
+            grey_levels = _on_host(image[:, :, ::4, ::4]) * (255 if "float" in dtype else 1)
+            brightness += grey_levels.mean(axis=(1, 2, 3)).tolist()
             if "batch_idx" in batch:
-                found = np.asarray(batch["batch_idx"]).astype(np.int64)
+                found = _on_host(batch["batch_idx"]).astype(np.int64)
                 objects += np.bincount(found, minlength=len(image)).tolist()
         seen += len(image)
+    subject.finish()
     facts = subject.facts()
     pinned = cores.pin(task.cores)
     cores.settle()
     counted = _mean(objects) if objects else None
     return Ready(shape, dtype, _mean(brightness), counted, pinned, facts)
+
+
+def _on_host(values: Any) -> npt.NDArray[Any]:
+    """An array of an array, or of a tensor wherever it lies; 16-bit floats become float32."""
+    if hasattr(values, "cpu"):
+        values = values.cpu()
+        values = values.float() if values.dtype.is_floating_point else values
+    return np.asarray(values)
 
 
 def _mean(values: list[float]) -> tuple[float, float]:

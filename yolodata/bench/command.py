@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from yolodata.bench import cores, data, machine, results, rounds, rows, table
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
     parser.add_argument("--imgsz", type=int, help="side of the pictures (default: 640)")
     parser.add_argument("--batch", type=int, default=16, help="pictures a batch (default: 16)")
+    parser.add_argument(
+        "--gpu-batch", type=int, default=64, help="the same for rows on a GPU (default: 64)"
+    )
     parser.add_argument("--images", type=int, help="different pictures (default: 256)")
     parser.add_argument(
         "--many",
@@ -102,16 +106,18 @@ def run_loader(args: argparse.Namespace) -> int:
     """The loader benchmark."""
     began = time.monotonic()
     _fill_in(args)
-    about, versions = machine.machine(), machine.versions()
+    about, versions, gpu = machine.machine(), machine.versions(), machine.gpu()
+    if gpu is not None:
+        about["gpu"] = asdict(gpu)
     available = cores.usable()
     many = args.threads or len(available)
-    wanted_rows = rows.choose(rows.loader_rows(many), args.only)
+    wanted_rows = rows.choose(rows.loader_rows(many, gpu), args.only)
     wanted = data.Wanted(args.data, args.images, args.many, args.imgsz, args.seed)
     with ExitStack() as stack:
         folder = args.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-bench-"))
         )
-        prepared = data.prepare(wanted, folder, {row.codec for row in wanted_rows}, _say(began))
+        prepared = data.prepare(wanted, folder, {row.source for row in wanted_rows}, _say(began))
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-logs-")))
         measured = [row for row in wanted_rows if prepared.serves(row)]
         if not measured:
@@ -122,7 +128,9 @@ def run_loader(args: argparse.Namespace) -> int:
 
         def task_of(row: rows.Row) -> Task:
             mine = available[-row.cores :] if row.cores <= len(available) else ()
-            return Task(prepared.by_codec.get(row.codec), args.imgsz, args.batch, args.seed, mine)
+            batch = args.batch if row.device == "cpu" else args.gpu_batch
+            source = prepared.by_codec.get(row.source)
+            return Task(source, args.imgsz, batch, args.seed, mine, row.device)
 
         plan = rounds.Plan(args.rounds, args.seconds, args.profile)
         found = rounds.run(measured, task_of, plan, logs, _say(began))
@@ -133,10 +141,12 @@ def run_loader(args: argparse.Namespace) -> int:
             "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
             "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
             "data": str(args.data) if args.data else None,
+            **({"gpu_batch": args.gpu_batch} if gpu is not None else {}),
         },
         data=prepared.facts,
         results=found,
         ratios=rounds.ratios(found),
+        shares=rounds.shares(found),
         complaints=rounds.same_work(found),
     )  # fmt: skip
     print(table.text(values))

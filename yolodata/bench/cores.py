@@ -16,16 +16,20 @@ def usable() -> tuple[int, ...]:
 
 
 def pin(cores: tuple[int, ...]) -> bool:
-    """Keep all threads of this process, and what they start later, on some cores.
+    """Keep all threads of this process and its workers, and what they start later, on some cores.
+
+    Workers are those of the same session, as in `settle`.
 
     Returns:
         False where the system has no such thing (macOS, Windows), or for no cores.
     """
     if not cores or not hasattr(os, "sched_setaffinity"):
         return False
-    tasks = Path("/proc/self/task")
-    threads = [int(t.name) for t in tasks.iterdir()] if tasks.is_dir() else []
     os.sched_setaffinity(0, cores)
+    threads: list[int] = []
+    for member in _members() if _PROC.is_dir() else []:
+        with contextlib.suppress(OSError):  # it ended just now
+            threads += [int(task.name) for task in (member / "task").iterdir()]
     for thread in threads:
         with contextlib.suppress(ProcessLookupError):  # it ended just now
             os.sched_setaffinity(thread, cores)

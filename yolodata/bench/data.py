@@ -56,7 +56,8 @@ class Prepared:
     """Where everything lies.
 
     Attributes:
-        by_codec: what each codec of `rows.Row` reads; codecs that cannot be measured are absent.
+        by_codec: what each `source` of `rows.Row` is; those that cannot be measured are absent.
+            "-many" is the longer dataset, where a codec has both.
         facts: what the pictures are like; `summary` is a line about them.
     """
 
@@ -65,7 +66,7 @@ class Prepared:
 
     def serves(self, row: Row) -> bool:
         """Whether a row has something to read."""
-        return row.codec == "memory" or row.codec in self.by_codec
+        return row.codec == "memory" or row.source in self.by_codec
 
 
 def is_shards(path: Path) -> bool:
@@ -79,7 +80,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     Args:
         wanted: what to measure on.
         folder: where to put it; what is there already, made for the same purpose, is used again.
-        needed: codecs that will be measured.
+        needed: sources that will be measured.
         say: is told of progress.
 
     Raises:
@@ -102,14 +103,16 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     facts = _facts(plain, wanted)
     total = facts["images"] if wanted.data is not None else MANY
     repeats = math.ceil(min(max(facts["images_of_source"], total), wanted.many) / facts["images"])
-    if repeats > 1 and needed & {"files", "jpeg"}:
+    if repeats > 1 and needed & {"files", "jpeg", "raw-many", "ram-many"}:
         _repeat(plain, long, repeats)
     else:
         long = plain
     by_codec = {"files": long / "data.yaml", "ram": plain / "data.yaml"}
-    for codec, source in (("raw", plain), ("jpeg", long)):
-        if codec in needed:
-            by_codec[codec] = _packed(source, folder / codec, codec, wanted.imgsz, say)
+    by_codec["ram-many"] = by_codec["files"]
+    for name, source in (("raw", plain), ("jpeg", long), ("raw-many", long)):
+        if name in needed:
+            codec = name.removesuffix("-many")
+            by_codec[name] = _packed(source, folder / name, codec, wanted.imgsz, say)
     return Prepared(by_codec, {**facts, "repeats_decoding": repeats})
 
 
@@ -200,7 +203,8 @@ def _shards(path: Path) -> Prepared:
         "dataset itself",
     }
     shards.close()
-    return Prepared({codec: path}, facts)
+    names = (codec, f"{codec}-many") if codec == "raw" else (codec,)
+    return Prepared(dict.fromkeys(names, path), facts)
 
 
 def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:

@@ -6,15 +6,22 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import cores
+from yolodata.bench import cores, nvml
 
 _PACKAGES = ("yolodata", "ultralytics", "torch", "numpy", "opencv-python", "pillow", "safetensors")
 # Ultralytics uses it when it is there, which changes what its loader does.
-_OPTIONAL = ("albumentations", "opencv-python-headless", "nvidia-dali-cuda120")
+_OPTIONAL = (
+    "albumentations",
+    "opencv-python-headless",
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+    "nvidia-ml-py",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -30,6 +37,50 @@ def machine() -> dict[str, Any]:
     if hasattr(os, "getloadavg"):
         found["load_before"] = round(os.getloadavg()[0], 2)
     return found
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA device.
+
+    Attributes:
+        name: as its maker calls it.
+        memory_gib: its own memory.
+        capability: of its multiprocessors, such as "9.0".
+        l2_mib: its cache; None where torch does not say.
+        count: how many devices there are; the first one is used.
+        driver: version of the driver; None where neither NVML nor nvidia-smi says.
+        cuda: version that torch was built for.
+    """
+
+    name: str
+    memory_gib: float
+    capability: str
+    l2_mib: float | None
+    count: int
+    driver: str | None
+    cuda: str | None
+
+
+def gpu() -> Gpu | None:
+    """The GPU that torch would use, or None."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    found: Any = torch.cuda.get_device_properties(0)
+    l2 = getattr(found, "L2_cache_size", None)
+    return Gpu(
+        name=str(found.name),
+        memory_gib=round(found.total_memory / 2**30, 1),
+        capability=f"{found.major}.{found.minor}",
+        l2_mib=round(l2 / 2**20, 1) if l2 else None,
+        count=torch.cuda.device_count(),
+        driver=nvml.driver() or _driver_of_smi(),
+        cuda=torch.version.cuda,
+    )
 
 
 def versions() -> dict[str, str]:
@@ -63,6 +114,11 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def _driver_of_smi() -> str | None:
+    found = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return found.splitlines()[0].strip() if found else None
 
 
 def _commit(folder: Path) -> str:

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from yolodata.bench.gpu import Pace
 from yolodata.bench.rows import Row
 from yolodata.bench.subjects import Subject, Task
+from yolodata.bench.traffic import mean_source_bytes
+from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading
 
 _PREFETCH = 4
@@ -19,11 +22,16 @@ class YolodataLoader(Subject):
     """A loader as a user would make it, with the batch size and the threads of the bench.
 
     Args:
-        row: `threads` are the loader's native threads.
-        task: `data` is a dataset directory of the row's codec.
+        row: `threads` are the loader's native threads; on a GPU, `cache` and `output` are its.
+        task: `data` is a dataset directory of the row's codec; `device` is the loader's.
+
+    Raises:
+        ConfigError: the loader fell back to another cache, so that this would be another row.
     """
 
     def __init__(self, row: Row, task: Task) -> None:
+        import torch
+
         from yolodata.pipeline.config import AugmentConfig
         from yolodata.pipeline.loader import Loader
         from yolodata.pipeline.order import reuse_window
@@ -32,6 +40,7 @@ class YolodataLoader(Subject):
         assert task.data is not None
         self._shards = reader.open(task.data)
         augment = AugmentConfig(imgsz=task.imgsz)
+        self._imgsz, self._augment = task.imgsz, augment
         self._loader = Loader(
             self._shards,
             task.batch,
@@ -39,7 +48,10 @@ class YolodataLoader(Subject):
             seed=task.seed,
             threads=row.threads,
             prefetch=_PREFETCH,
+            **_where(row, task),
         )
+        self._pace = Pace(torch.device(task.device))
+        self._row = row
         self.ahead = _PREFETCH
         # Decoded pictures are kept for a window, which fills during the beginning of an epoch.
         window = reuse_window(len(self._shards))
@@ -49,7 +61,22 @@ class YolodataLoader(Subject):
     def batches(self) -> Iterator[dict[str, Any]]:
         """See `Subject`."""
         while True:
-            yield from self._loader
+            for batch in self._loader:
+                self._pace.keep()
+                self._check_cache()
+                yield batch
+
+    def finish(self) -> None:
+        """See `Subject`."""
+        self._pace.finish()
+
+    def _check_cache(self) -> None:
+        cache = getattr(self._loader, "cache", self._row.cache)
+        if self._row.device != "cpu" and cache != self._row.cache:
+            raise ConfigError(
+                f"cache={self._row.cache} was asked for, the loader uses {cache}: "
+                f"{self._loader.preflight}"
+            )
 
     def read(self) -> Reading:
         """See `Subject`."""
@@ -59,7 +86,8 @@ class YolodataLoader(Subject):
         """What a stored picture is like.
 
         Returns:
-            dict of read_ms, milliseconds to touch its bytes once through the map, and stored_bytes.
+            dict of read_ms, milliseconds to touch its bytes once through the map; stored_bytes;
+            for rows on a GPU bytes_each, what has to cross to the device for a picture.
         """
         shards = self._shards
         images = range(min(len(shards), 256))
@@ -68,8 +96,24 @@ class YolodataLoader(Subject):
             int(shards.sample(i)[::64].max())
         seconds = time.perf_counter() - start
         stored = float(np.mean(shards.nbytes))
-        return {"read_ms": 1e3 * seconds / len(images), "stored_bytes": stored}
+        found = {"read_ms": 1e3 * seconds / len(images), "stored_bytes": stored}
+        if self._row.ceiling == "gpu-copy-host":
+            found["bytes_each"] = self._bytes_each()
+        return found
+
+    def _bytes_each(self) -> float:
+        """Rendered pictures are uploaded as bytes; else the kernel reads the sources' bytes."""
+        if self._row.cache == "none":
+            return 3.0 * self._imgsz * self._imgsz
+        return mean_source_bytes(self._shards, self._augment, seed=self._loader.seed)
 
     def close(self) -> None:
         """See `Subject`."""
         self._loader.close()
+
+
+def _where(row: Row, task: Task) -> dict[str, Any]:
+    """Arguments of a loader that delivers on a device; on the CPU there are none."""
+    if task.device == "cpu":
+        return {}
+    return {"device": task.device, "cache": row.cache, "output": row.output}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from yolodata.bench.gpu import Pace
 from yolodata.bench.rows import Row
 from yolodata.bench.subjects import Subject, Task
 from yolodata.errors import ConfigError
@@ -16,7 +17,8 @@ class UltralyticsLoader(Subject):
 
     Args:
         row: `codec` "ram" caches decoded pictures, "files" does not; `threads` is `workers`.
-        task: `data` is a dataset YAML.
+        task: `data` is a dataset YAML; batches are moved to a `device` other than the CPU, and
+            scaled to 0-1 there, as Ultralytics' trainer does.
 
     Raises:
         ConfigError: Ultralytics did not cache although it was asked to.
@@ -30,6 +32,7 @@ class UltralyticsLoader(Subject):
         from ultralytics.utils import DEFAULT_CFG
 
         torch.manual_seed(task.seed)
+        self._device = torch.device(task.device)
         overrides = {
             "task": "detect",
             "mode": "train",
@@ -50,8 +53,9 @@ class UltralyticsLoader(Subject):
         if any(Path(f).with_suffix(".npy").exists() for f in dataset.im_files[:8]):
             raise ConfigError(f"{task.data} has .npy files, which Ultralytics would read instead")
         self._loader = build_dataloader(
-            dataset, task.batch, row.threads, shuffle=True, rank=-1, device="cpu"
+            dataset, task.batch, row.threads, shuffle=True, rank=-1, device=self._device
         )
+        self._pace = Pace(self._device)
         workers = self._loader.num_workers
         self.ahead = workers * (self._loader.prefetch_factor or 0)
         # Mosaic partners come from a buffer of the last pictures, which must be full.
@@ -59,8 +63,21 @@ class UltralyticsLoader(Subject):
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """See `Subject`."""
+        if self._device.type == "cpu":
+            while True:
+                yield from self._loader
         while True:
-            yield from self._loader
+            for batch in self._loader:
+                for name, value in batch.items():
+                    if hasattr(value, "to"):
+                        batch[name] = value.to(self._device, non_blocking=True)
+                batch["img"] = batch["img"].float() / 255
+                self._pace.keep()
+                yield batch
+
+    def finish(self) -> None:
+        """See `Subject`."""
+        self._pace.finish()
 
     def close(self) -> None:
         """See `Subject`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from yolodata.bench import table
 from yolodata.errors import ConfigError
 
-_COLOURS = {"ultralytics": "#8a8f98", "yolodata": "#1f6feb", "copy": "#d8dbe0"}
+_COLOURS = {"ultralytics": "#8a8f98", "yolodata": "#1f6feb"}
 
 
 def save(path: Path, values: dict[str, Any]) -> None:
@@ -21,26 +22,25 @@ def save(path: Path, values: dict[str, Any]) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
-    groups = list(dict.fromkeys(row["cores"] for row in values["rows"]))
+    groups = table.groups(values)
     figure = Figure(figsize=(9, 0.6 + 2.2 * len(groups)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for at, cores in enumerate(groups):
+    for at, group in enumerate(groups):
         axes = figure.add_subplot(len(groups), 1, at + 1)
-        rows = [r for r in values["rows"] if r["cores"] == cores and r["img_s"]["median"]]
+        rows = [r for r in table.in_group(values, group) if r["img_s"]["median"]]
         # The ceiling would make all other bars short: it is a number in the title instead.
         copying = [r["img_s"]["median"] for r in rows if r["kind"] == "copy"]
-        rows = [r for r in rows if r["kind"] != "copy"][::-1]
+        rows = [r for r in rows if r["kind"] in _COLOURS][::-1]
         speeds = [r["img_s"]["median"] for r in rows]
         spread = [[r["img_s"]["median"] - r["img_s"]["min"] for r in rows],
                   [r["img_s"]["max"] - r["img_s"]["median"] for r in rows]]  # fmt: skip
-        colours = [_COLOURS.get(r["kind"], "#57606a") for r in rows]
+        colours = [_COLOURS[r["kind"]] for r in rows]
         axes.barh([r["label"] for r in rows], speeds, xerr=spread, color=colours, ecolor="#24292f")
         for y, row in enumerate(rows):
             axes.annotate(_caption(row, values), (row["img_s"]["max"], y), xytext=(6, 0),
                           textcoords="offset points", va="center", fontsize=8)  # fmt: skip
         ceiling = f"; copying alone: {copying[0]:,.0f}" if copying else ""
-        where = "one core" if cores == 1 else f"{cores} cores"
-        axes.set_title(f"{where}, pictures a second{ceiling}", loc="left", fontsize=10)
+        axes.set_title(f"{table.where(group)}, pictures a second{ceiling}", loc="left", fontsize=10)
         axes.margins(x=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     settings = values["settings"]

@@ -23,6 +23,7 @@ def document(
     results: Sequence[Measured],
     ratios: Sequence[Ratio],
     complaints: Sequence[str],
+    shares: Sequence[Ratio] = (),
 ) -> Document:
     """Plain data for `json.dump`.
 
@@ -30,9 +31,11 @@ def document(
         dict of benchmark; machine; versions; settings; data (what the pictures are like);
         rows: name (id), label, short, kind, codec, threads, cores, peers, pinned, img_s (median,
             min, max, samples), pictures and seconds (of each sample), stages_ms (a picture),
-            counts (a picture), facts, error, profile;
+            counts (a picture), facts, error, profile; of rows on a GPU also device, cache, output,
+            ceiling, gb_s (spread; bytes_each of `facts` a second);
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
+        shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU;
         floor: see `floors`; complaints: what speaks against equal work.
     """
     return {
@@ -42,7 +45,8 @@ def document(
         "settings": dict(settings),
         "data": dict(data),
         "rows": [_row(found) for found in results],
-        "ratios": [{"ours": r.ours, "peer": r.peer, **_spread(r.samples)} for r in ratios],
+        "ratios": [{"ours": r.ours, "peer": r.peer, **spread(r.samples)} for r in ratios],
+        "shares": [{"ours": s.ours, "ceiling": s.peer, **spread(s.samples)} for s in shares],
         "floor": floors(results, int(settings["imgsz"])),
         "complaints": list(complaints),
     }
@@ -58,7 +62,9 @@ def floors(results: Sequence[Measured], imgsz: int) -> list[dict[str, Any]]:
     copying = {f.row.cores: median(f.img_s) for f in results if f.row.kind == "copy" and f.img_s}
     made = []
     for found in results:
-        if found.row.kind != "yolodata" or not found.img_s or found.row.cores not in copying:
+        if found.row.kind != "yolodata" or found.row.device != "cpu" or not found.img_s:
+            continue
+        if found.row.cores not in copying:
             continue
         copy_ms, ms = 1e3 / copying[found.row.cores], 1e3 / median(found.img_s)
         made.append(
@@ -90,12 +96,18 @@ def _row(found: Measured) -> Document:
         "threads": row.threads,
         "cores": row.cores,
         "peers": list(row.peers),
-        "img_s": _spread(found.img_s),
+        "img_s": spread(found.img_s),
         "pictures": [s.pictures for s in found.samples],
         "seconds": [s.seconds for s in found.samples],
         "stages_ms": found.mean_of("stages_ms"),
         "counts": found.mean_of("counts"),
     }
+    if row.device != "cpu":
+        values |= {"device": row.device, "cache": row.cache, "output": row.output,
+                   "ceiling": row.ceiling}  # fmt: skip
+        bytes_each = found.fact("bytes_each")
+        if bytes_each:
+            values["gb_s"] = spread([speed * bytes_each / 1e9 for speed in found.img_s])
     if found.ready is not None:
         values |= asdict(found.ready)
         values["shape"] = list(found.ready.shape)
@@ -108,7 +120,8 @@ def _row(found: Measured) -> Document:
     return values
 
 
-def _spread(samples: Sequence[float]) -> Document:
+def spread(samples: Sequence[float]) -> Document:
+    """dict of median, min, max and the samples themselves."""
     if not samples:
         return {"median": None, "min": None, "max": None, "samples": []}
     return {

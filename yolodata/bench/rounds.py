@@ -39,6 +39,10 @@ class Measured:
         """Pictures a second of each round that was measured."""
         return [s.img_s for s in self.samples]
 
+    def fact(self, name: str) -> float | None:
+        """A constant that its subject knows, or None."""
+        return self.ready.facts.get(name) if self.ready is not None else None
+
     def mean_of(self, name: str) -> dict[str, float]:
         """Means of "stages_ms" or "counts" over the rounds, each round's pictures counting."""
         pictures = sum(s.pictures for s in self.samples)
@@ -84,7 +88,7 @@ class Plan:
 def run(
     rows: Sequence[Row], task_of: Callable[[Row], Task], plan: Plan, folder: Path, say: Say
 ) -> list[Measured]:
-    """Measure rows, those with the same number of cores together, in rounds A B C, A B C, ...
+    """Measure rows, those of a group together, in rounds A B C, A B C, ...
 
     A row that fails is left out from there on, with the reason in its `error`.
 
@@ -96,9 +100,9 @@ def run(
         say: is told of progress.
     """
     results = {row.id: Measured(row) for row in rows}
-    for cores in dict.fromkeys(row.cores for row in rows):
-        group = [results[row.id] for row in rows if row.cores == cores]
-        where = "1 core" if cores == 1 else f"{cores} cores"
+    for device, cores in dict.fromkeys(row.group for row in rows):
+        group = [results[row.id] for row in rows if row.group == (device, cores)]
+        where = "GPU" if device != "cpu" else "1 core" if cores == 1 else f"{cores} cores"
         say(f"{where}: starting {len(group)} loaders")
         with ExitStack() as stack:
             sessions = {
@@ -133,6 +137,23 @@ def ratios(results: Sequence[Measured]) -> list[Ratio]:
     return made
 
 
+def shares(results: Sequence[Measured]) -> list[Ratio]:
+    """Each row against its ceiling, round by round: in bytes a second where both move bytes."""
+    by_id = {found.row.id: found for found in results}
+    made = []
+    for found in results:
+        ceiling = by_id.get(found.row.ceiling)
+        if ceiling is None or not found.samples:
+            continue
+        mine, its = found.fact("bytes_each"), ceiling.fact("bytes_each")
+        factor = mine / its if mine and its else 1.0
+        pairs = zip(found.samples, ceiling.samples, strict=False)
+        samples = tuple(factor * a.img_s / b.img_s for a, b in pairs)
+        if samples:
+            made.append(Ratio(found.row.id, ceiling.row.id, samples))
+    return made
+
+
 def same_work(results: Sequence[Measured]) -> list[str]:
     """What speaks against the loaders having done the same work; empty if nothing does.
 
@@ -146,7 +167,9 @@ def same_work(results: Sequence[Measured]) -> list[str]:
         first, this = loaders[0].ready, found.ready
         assert first is not None
         assert this is not None
-        if (first.shape, first.dtype) != (this.shape, this.dtype):
+        # On a GPU each loader hands over what its trainer wants: other floats are no other work.
+        either_on_gpu = "cuda" in (found.row.device, loaders[0].row.device)
+        if first.shape != this.shape or (first.dtype != this.dtype and not either_on_gpu):
             complaints.append(f"{found.row.id} makes {this.shape} {this.dtype} pictures, "
                               f"{loaders[0].row.id} {first.shape} {first.dtype}")  # fmt: skip
         assert first.objects is not None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from yolodata.bench.machine import Gpu
 from yolodata.errors import ConfigError
 
 
@@ -24,6 +25,11 @@ class Row:
             itself), copying threads.
         cores: how many cores the whole row may use, consumer included.
         peers: ids of the rows it is compared with, the one that matters most first.
+        device: "cpu", or "cuda" for rows that deliver on a GPU.
+        cache: where decoded pictures live for a row on a GPU, or from where a ceiling copies:
+            "device", "host" or "none".
+        output: of the pictures made on a GPU: "uint8", or a kind of float in 0-1.
+        ceiling: id of the row whose speed bounds this one; "" is none.
     """
 
     id: str
@@ -34,11 +40,84 @@ class Row:
     threads: int
     cores: int
     peers: tuple[str, ...] = ()
+    device: str = "cpu"
+    cache: str = "none"
+    output: str = "uint8"
+    ceiling: str = ""
+
+    @property
+    def source(self) -> str:
+        """What it reads, by the names of `data.Prepared`.
+
+        Batches on a GPU are larger, and Ultralytics starts no more workers than an epoch has
+        batches: its decoded pictures, and therefore ours too, come from the longer dataset there.
+        """
+        on_gpu = self.device != "cpu" and self.kind in ("yolodata", "ultralytics")
+        return f"{self.codec}-many" if on_gpu and self.codec in ("raw", "ram") else self.codec
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """Rows of one group are measured in the same rounds."""
+        return (self.device, 0 if self.device != "cpu" else self.cores)
 
 
-def loader_rows(cores: int) -> list[Row]:
-    """The rows of the loader benchmark: on one core, and on `cores` when there are more."""
-    return [row for n in sorted({1, cores}) for row in _group(n)]
+FEW_CORES = 2
+"""What a GPU should need at most: rows on a GPU are also measured with so many cores."""
+
+
+def loader_rows(cores: int, gpu: Gpu | None = None) -> list[Row]:
+    """The rows of the loader benchmark: on one core, and on `cores` when there are more.
+
+    Args:
+        cores: how many there are.
+        gpu: the machine's GPU, if it has one: then there are rows that deliver on it, too.
+    """
+    found = [row for n in sorted({1, cores}) for row in _group(n)]
+    return found + gpu_rows(cores) if gpu is not None else found
+
+
+def gpu_rows(cores: int) -> list[Row]:
+    """Rows on a GPU: ceilings, the kernel alone, and loaders with all cores and with two."""
+    found = [
+        Row("gpu-copy-device", "gpu-copy", "copy on the device (ceiling)", "device copy", "memory",
+            1, cores, device="cuda", cache="device"),
+        Row("gpu-copy-host", "gpu-copy", "copy to the device, pinned (ceiling)", "copy to device",
+            "memory", 1, cores, device="cuda", cache="host"),
+        Row("gpu-kernel-uint8", "gpu-kernel", "kernel alone, uint8", "kernel", "raw", 1, cores,
+            device="cuda", cache="device", ceiling="gpu-copy-device"),
+        Row("gpu-kernel-float16", "gpu-kernel", "kernel alone, float16", "kernel", "raw", 1, cores,
+            device="cuda", cache="device", output="float16", ceiling="gpu-copy-device"),
+        Row("gpu-dali", "gpu-decode", "DALI, decoding only (ceiling)", "DALI", "jpeg", cores, cores,
+            device="cuda"),
+    ]  # fmt: skip
+    for n in sorted({cores, min(cores, FEW_CORES)}, reverse=True):
+        found += _gpu_loaders(n, all_cores=n == cores)
+    return found
+
+
+def _gpu_loaders(n: int, all_cores: bool) -> list[Row]:
+    none, ram = f"gpu-ultralytics-none-{n}", f"gpu-ultralytics-ram-{n}"
+
+    def peer(name: str, label: str, short: str, codec: str) -> Row:
+        return Row(name, "ultralytics", label, short, codec, n, n, device="cuda", output="float32")
+
+    def ours(codec: str, cache: str, label: str, ceiling: str = "") -> Row:
+        peers = (none, ram) if codec == "jpeg" else (ram, none)
+        return Row(
+            f"gpu-yolodata-{codec}-{cache}-{n}", "yolodata", f"yolodata, {label}", label, codec,
+            n, n, peers, device="cuda", cache=cache, output="float16", ceiling=ceiling,
+        )  # fmt: skip
+
+    found = [
+        peer(none, "Ultralytics, no cache", "no cache", "files"),
+        peer(ram, "Ultralytics, cache=ram", "cache=ram", "ram"),
+        ours("jpeg", "none", "JPEG, cache=none", "gpu-dali" if all_cores else ""),
+        ours("raw", "host", "raw, cache=host", "gpu-copy-host"),
+        ours("raw", "none", "raw, cache=none", "gpu-copy-host"),
+    ]
+    if all_cores:
+        found.append(ours("raw", "device", "raw, cache=device", "gpu-kernel-float16"))
+    return found
 
 
 def _group(n: int) -> list[Row]:

@@ -23,6 +23,7 @@ class Task:
         batch: pictures per batch.
         seed: of whatever is random.
         cores: numbers of the cores that may be used; empty: not pinned.
+        device: where batches are delivered, in torch's words.
     """
 
     data: Path | None
@@ -30,6 +31,7 @@ class Task:
     batch: int
     seed: int
     cores: tuple[int, ...] = ()
+    device: str = "cpu"
 
 
 class Subject(ABC):
@@ -45,7 +47,14 @@ class Subject(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Endless batches: at least `img`, uint8 (B, 3, H, W); with objects, `batch_idx` (N,)."""
+        """Endless batches: at least `img` (B, 3, H, W); with objects, `batch_idx` (N,).
+
+        A batch that has `seconds` was timed by a clock of its own, which counts instead of the
+        consumer's.
+        """
+
+    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """Wait until everything that was handed out is really there."""
 
     def read(self) -> Reading:
         """Stage times and counts so far."""
@@ -77,10 +86,31 @@ def _copy(row: Row, task: Task) -> Subject:
     return Copying(row, task)
 
 
+def _gpu_copy(row: Row, task: Task) -> Subject:
+    from yolodata.bench.gpu import Transfer
+
+    return Transfer(row, task)
+
+
+def _gpu_kernel(row: Row, task: Task) -> Subject:
+    from yolodata.bench.kernel import Kernel
+
+    return Kernel(row, task)
+
+
+def _gpu_decode(row: Row, task: Task) -> Subject:
+    from yolodata.bench.gpu import Decoding
+
+    return Decoding(row, task)
+
+
 MAKERS: dict[str, Callable[[Row, Task], Subject]] = {
     "ultralytics": _ultralytics,
     "yolodata": _yolodata,
     "copy": _copy,
+    "gpu-copy": _gpu_copy,
+    "gpu-kernel": _gpu_kernel,
+    "gpu-decode": _gpu_decode,
 }
 
 

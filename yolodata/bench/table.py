@@ -10,12 +10,14 @@ Document = dict[str, Any]
 
 def text(values: Document) -> str:
     """Everything a reader needs, at most 100 columns wide."""
-    parts = [_about(values)]
-    for cores in dict.fromkeys(row["cores"] for row in values["rows"]):
-        parts.append(_aligned(_speeds(values, cores)))
+    parts = [about(values)]
+    parts += [aligned(_speeds(values, *group)) for group in groups(values)]
+    bounds = _bounds(values)
+    if bounds:
+        parts.append(aligned(bounds) + "\n" + _BOUNDS_NOTE)
     stages = _stages(values)
     if len(stages) > 1:
-        parts.append(_aligned(stages) + "\n" + _STAGES_NOTE)
+        parts.append(aligned(stages) + "\n" + _STAGES_NOTE)
     parts.append(_floor_text(values))
     parts += [f"NOT COMPARABLE: {complaint}" for complaint in values["complaints"]]
     parts += [f"FAILED: {row['error']}" for row in values["rows"] if "error" in row]
@@ -24,12 +26,66 @@ def text(values: Document) -> str:
 
 def markdown(values: Document) -> str:
     """The speeds as Markdown tables, with machine, versions and n."""
-    parts = []
-    for cores in dict.fromkeys(row["cores"] for row in values["rows"]):
-        head, *rows = _speeds(values, cores)
-        rule = ["---", *["---:"] * (len(head) - 1)]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows)))
-    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in _about(values).splitlines())])
+    parts = [markdown_table(_speeds(values, *group)) for group in groups(values)]
+    bounds = _bounds(values)
+    if bounds:
+        parts.append(markdown_table(bounds))
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in about(values).splitlines())])
+
+
+def markdown_table(table: list[list[str]]) -> str:
+    """Header and rows as Markdown, numbers to the right."""
+    head, *rows = table
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def groups(values: Document) -> list[tuple[str, int]]:
+    """(device, cores) of each table: rows of it were measured with the same."""
+    return list(dict.fromkeys((_device(row), row["cores"]) for row in values["rows"]))
+
+
+def in_group(values: Document, group: tuple[str, int]) -> list[Document]:
+    """The rows of a table."""
+    return [row for row in values["rows"] if (_device(row), row["cores"]) == group]
+
+
+def where(group: tuple[str, int]) -> str:
+    """What a table is called."""
+    device, cores = group
+    count = "one core" if cores == 1 else f"{cores} cores"
+    return count if device == "cpu" else f"GPU, {count}"
+
+
+def _device(row: Document) -> str:
+    return str(row.get("device", "cpu"))
+
+
+_BOUNDS_NOTE = (
+    "GB/s counts what has to move: bytes written and source bytes shown for the kernel, read and\n"
+    "written for the device copy, bytes that cross to the device for the others. Share: of the\n"
+    "ceiling, round by round; of its GB/s if it has them, else of its img/s."
+)
+
+
+def _bounds(values: Document) -> list[list[str]]:
+    """Header and rows of what bounds a loader on a GPU; empty without one."""
+    short = {row["name"]: row["short"] for row in values["rows"]}
+    shares = {share["ours"]: share for share in values.get("shares", [])}
+    ceilings = {share["ceiling"] for share in shares.values()}
+    table = [["GPU, what bounds it", "img/s", "GB/s", "ceiling", "share"]]
+    for row in values["rows"]:
+        speed, share = row["img_s"]["median"], shares.get(row["name"])
+        if speed is None or (share is None and "gb_s" not in row and row["name"] not in ceilings):
+            continue
+        label = row["label"] if row["kind"] != "yolodata" else f"{row['label']}, {row['cores']}"
+        percent = "" if share is None else (
+            f"{share['median']:.1%} ({share['min']:.1%} to {share['max']:.1%})"
+        )  # fmt: skip
+        gb_s = f"{row['gb_s']['median']:,.1f}" if "gb_s" in row else ""
+        ceiling = short[share["ceiling"]] if share else ""
+        table.append([label, f"{speed:,.0f}", gb_s, ceiling, percent])
+    return table if len(table) > 1 else []
 
 
 _STAGES_NOTE = (
@@ -38,7 +94,8 @@ _STAGES_NOTE = (
 )
 
 
-def _about(values: Document) -> str:
+def about(values: Document) -> str:
+    """Machine, versions, settings and data, a line each."""
     machine, settings, data = values["machine"], values["settings"], values["data"]
     versions = ", ".join(f"{name} {v}" for name, v in values["versions"].items())
     memory = machine.get("memory_gib")
@@ -50,6 +107,7 @@ def _about(values: Document) -> str:
         f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores_total']} cores usable"
         + (f", {memory:g} GiB" if memory else "")
         + f", {machine['os']}",
+        *gpu_line(machine),
         versions,
         how,
     ]
@@ -58,13 +116,25 @@ def _about(values: Document) -> str:
     return "\n".join(lines)
 
 
-def _speeds(values: Document, cores: int) -> list[list[str]]:
+def gpu_line(machine: Document) -> list[str]:
+    """The GPU in a line, if there is one."""
+    gpu = machine.get("gpu")
+    if not gpu:
+        return []
+    known = [f"{gpu['memory_gib']:g} GiB", f"compute capability {gpu['capability']}"]
+    known += [f"driver {gpu['driver']}"] if gpu.get("driver") else []
+    known += [f"CUDA {gpu['cuda']}"] if gpu.get("cuda") else []
+    return [f"{gpu['name']}: {', '.join(known)}"]
+
+
+def _speeds(values: Document, device: str, cores: int) -> list[list[str]]:
     """Header and rows of one group."""
-    rows = [row for row in values["rows"] if row["cores"] == cores]
+    rows = in_group(values, (device, cores))
     short = {row["name"]: row["short"] for row in rows}
     peers = [name for name in short if any(name in row["peers"] for row in rows)]
-    where = "one core" if cores == 1 else f"{cores} cores"
-    table = [[where, "img/s", "min to max", "ms", *(f"x {short[p]}" for p in peers)]]
+    table = [
+        [where((device, cores)), "img/s", "min to max", "ms", *(f"x {short[p]}" for p in peers)]
+    ]
     for row in rows:
         speed = row["img_s"]
         if speed["median"] is None:
@@ -76,7 +146,7 @@ def _speeds(values: Document, cores: int) -> list[list[str]]:
                 row["label"],
                 f"{speed['median']:,.0f}",
                 f"{speed['min']:,.0f} to {speed['max']:,.0f}",
-                f"{1e3 / speed['median']:.2f}",
+                f"{1e3 / speed['median']:.{2 if device == 'cpu' else 4}f}",
                 *(_ratio(ratios.get(peer)) for peer in peers),
             ]
         )
@@ -97,6 +167,7 @@ def _stages(values: Document) -> list[list[str]]:
             continue
         decodes = row["counts"].get("decodes", 0.0)
         label = f"{row['label']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        label += "" if _device(row) == "cpu" else ", GPU"
         times = [f"{stages[stage]:.3f}" if stage in stages else "" for stage in STAGES]
         table.append([label, *times, f"{decodes:.2f}"])
     return table
@@ -114,7 +185,7 @@ def _floor_text(values: Document) -> str:
     return "\n".join(lines)
 
 
-def _aligned(table: list[list[str]]) -> str:
+def aligned(table: list[list[str]]) -> str:
     """First column to the left, the others to the right, a rule below the header."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = [
