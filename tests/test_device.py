@@ -40,8 +40,7 @@ def squared(folder: Path) -> None:
 
     for file in folder.glob("*.jpg"):
         picture = cv2.imread(str(file))
-        height, width = picture.shape[:2]
-        size = (IMGSZ, max(20, height * IMGSZ // width))
+        size = (IMGSZ, min(IMGSZ, picture.shape[0]))
         cv2.imwrite(str(file), cv2.resize(picture, size))
 
 

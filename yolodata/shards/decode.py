@@ -86,17 +86,32 @@ def decode_jpeg(data: Bytes, target: Bytes | None = None) -> Bytes | None:
     """
     import simplejpeg
 
-    if not _may_be_ordinary(data):
+    shape = ordinary_jpeg(data)
+    if shape is None:
         return None
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace not in ("YCbCr", "Gray"):
-            return None
-        fits = target is not None and target.shape[:2] == (height, width)
+        fits = target is not None and target.shape[:2] == shape
         picture: Bytes = simplejpeg.decode_jpeg(data, "RGB", buffer=target if fits else None)
     except (ValueError, MemoryError):
         return None
     return picture
+
+
+def ordinary_jpeg(data: Bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG file that every decoder treats alike, else None.
+
+    Such a file has brightness and colour difference or brightness alone, and no EXIF data, which
+    could turn the picture. Damage behind the header goes unnoticed.
+    """
+    import simplejpeg
+
+    if not _may_be_ordinary(data):
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (height, width) if colorspace in ("YCbCr", "Gray") else None
 
 
 def _may_be_ordinary(data: Bytes) -> bool:
