@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench import table
+from yolodata.bench.training import report
 
 RESULTS = Path(__file__).parent / "results"
-MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {"loader": table.markdown}
+MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "loader": table.markdown,
+    "train": report.markdown,
+}
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""
 
 _PLACE = re.compile(r"(<!-- results: (\S+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)

@@ -74,12 +74,7 @@ class Ready:
 
 def serve(connection: Connection, row: Row, task: Task, log: Path) -> None:
     """Entry point of a child process; returns when told to stop, or when the parent is gone."""
-    if hasattr(os, "setsid"):
-        os.setsid()  # so that the parent can end it with all the workers it starts
-    _redirect(log)
-    faulthandler.enable()
-    if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1)  # the parent asks where it hangs
+    begin(log)
     subject: Subject | None = None
     try:
         subject = _build(row, task)
@@ -105,6 +100,16 @@ def serve(connection: Connection, row: Row, task: Task, log: Path) -> None:
     finally:
         if subject is not None:
             subject.close()
+
+
+def begin(log: Path) -> None:
+    """What every child does first: a session of its own, and a log that ends with any crash."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # so that the parent can end it with all the workers it starts
+    _redirect(log)
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1)  # the parent asks where it hangs
 
 
 def measure(

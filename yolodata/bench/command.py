@@ -13,6 +13,7 @@ from pathlib import Path
 
 from yolodata.bench import cores, data, machine, results, rounds, rows, table
 from yolodata.bench.subjects import Task
+from yolodata.bench.training import command as training
 from yolodata.errors import ConfigError, YolodataError
 
 # Settings that --quick changes: (full, quick).
@@ -22,6 +23,8 @@ _DEFAULTS = {
     "rounds": (5, 2),
     "seconds": (1.4, 0.6),
 }
+_BATCH, _GPU_BATCH = 16, 64
+_ONLY_LOADER = ("seconds", "threads", "gpu-batch", "profile")
 _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
 
 
@@ -41,9 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
     parser.add_argument("--imgsz", type=int, help="side of the pictures (default: 640)")
-    parser.add_argument("--batch", type=int, default=16, help="pictures a batch (default: 16)")
     parser.add_argument(
-        "--gpu-batch", type=int, default=64, help="the same for rows on a GPU (default: 64)"
+        "--batch", type=int, help=f"pictures a batch (default: {_BATCH}; train: {training.BATCH})"
+    )
+    parser.add_argument(
+        "--gpu-batch", type=int, help=f"the same for rows on a GPU (default: {_GPU_BATCH})"
     )
     parser.add_argument("--images", type=int, help="different pictures (default: 256)")
     parser.add_argument(
@@ -62,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", action="append", default=[], metavar="ROW", help="only rows like this: 'yolo*-1'"
     )
+    training.add_arguments(parser)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -105,7 +111,12 @@ def run(args: argparse.Namespace) -> int:
 def run_loader(args: argparse.Namespace) -> int:
     """The loader benchmark."""
     began = time.monotonic()
-    _fill_in(args)
+    foreign = training.only_here(args)
+    if foreign:
+        raise ConfigError(
+            f"--{foreign[0]} is for `train`; give that word first, or leave --{foreign[0]} out"
+        )
+    _fill_in(args, _BATCH)
     about, versions, gpu = machine.machine(), machine.versions(), machine.gpu()
     if gpu is not None:
         about["gpu"] = asdict(gpu)
@@ -162,16 +173,40 @@ def run_loader(args: argparse.Namespace) -> int:
     return 1 if values["complaints"] or any(f.error for f in found) else 0
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], int]] = {"loader": run_loader}
+def run_train(args: argparse.Namespace) -> int:
+    """The training benchmark."""
+    began = time.monotonic()
+    for name in _ONLY_LOADER:
+        if getattr(args, name.replace("-", "_")) not in (None, False):
+            raise ConfigError(
+                f"--{name} is not for `train`, whose samples are --steps long and whose cores are "
+                "--cores; leave it out"
+            )
+    _fill_in(args, training.BATCH)
+    return training.run(args, _say(began))
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "loader": run_loader,
+    "train": run_train,
+}
 """What `python -m yolodata.bench NAME` runs; add a benchmark by adding an entry."""
 
 
-def _fill_in(args: argparse.Namespace) -> None:
+def _fill_in(args: argparse.Namespace, batch: int) -> None:
     """Check the settings and give them their defaults.
+
+    Args:
+        args: as parsed.
+        batch: pictures a batch by default.
 
     Raises:
         ConfigError: one is out of range, or the dataset does not exist.
     """
+    if args.batch is None:
+        args.batch = batch
+    if args.gpu_batch is None:
+        args.gpu_batch = _GPU_BATCH
     for name, values in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, values[args.quick])
@@ -184,13 +219,14 @@ def _fill_in(args: argparse.Namespace) -> None:
         )
     if args.imgsz is None:
         args.imgsz = _imgsz_of(args.data)
-    limits = {"imgsz": (32, 4096), "batch": (1, 1024), "images": (2, 1_000_000),
-              "many": (2, 10_000_000), "rounds": (1, 1000), "seconds": (0.01, 600),
-              "threads": (1, 1024)}  # fmt: skip
+    limits = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
+              "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
+              "seconds": (0.01, 600), "threads": (1, 1024)}  # fmt: skip
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
-            raise ConfigError(f"--{name} must be {low} to {high}, got {value}")
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} must be {low} to {high}, got {value}")
     if args.imgsz % 32:
         raise ConfigError(f"--imgsz must be a multiple of 32, got {args.imgsz}")
     if args.plot and not args.plot.suffix:

@@ -8,7 +8,7 @@ from typing import Any
 from yolodata.bench import table
 from yolodata.errors import ConfigError
 
-_COLOURS = {"ultralytics": "#8a8f98", "yolodata": "#1f6feb"}
+_COLOURS = {"ultralytics": "#8a8f98", "yolodata": "#1f6feb", "fixed": "#d8dbe0"}
 
 
 def save(path: Path, values: dict[str, Any]) -> None:

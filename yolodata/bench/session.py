@@ -7,18 +7,21 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from yolodata.bench.child import Ready, Sample, serve
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Task
 from yolodata.errors import YolodataError
 
 START_LIMIT = 600.0  # seconds; caching pictures in memory may take long
 ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
+
+Serve = Callable[[Connection, Row, Any, Path], None]
+"""Entry point of a child: its end of the pipe, the row, the task, and a file for its log."""
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _NOT_DISTRIBUTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -35,15 +38,16 @@ class Session:
         row: what is measured.
         task: what it is measured on.
         folder: for the log and for Ultralytics' settings file.
+        target: what runs in the child.
     """
 
-    def __init__(self, row: Row, task: Task, folder: Path) -> None:
+    def __init__(self, row: Row, task: Any, folder: Path, target: Serve = serve) -> None:
         self.row = row
         self.log = folder / f"{row.id}.log"
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
-            target=serve, args=(theirs, row, task, self.log), name=row.id, daemon=False
+            target=target, args=(theirs, row, task, self.log), name=row.id, daemon=False
         )
         with _environment(row, folder):
             self._process.start()

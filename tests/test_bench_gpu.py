@@ -1,0 +1,364 @@
+"""The benchmark's rows on a GPU, on machines that need not have one, and training steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from yolodata.bench import child, command, data, machine, nvml, results, rounds, rows, table
+from yolodata.bench.gpu import Pace, Transfer
+from yolodata.bench.kernel import Kernel
+from yolodata.bench.subjects import MAKERS, Task, make
+from yolodata.bench.traffic import mean_source_bytes, source_bytes
+from yolodata.bench.training import report
+from yolodata.bench.training import rounds as train_rounds
+from yolodata.bench.training.rows import default_cores, train_rows
+from yolodata.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+GPU = machine.Gpu("NVIDIA Fiction", 80.0, "9.0", 50.0, 1, "600.1", "13.0")
+
+
+# Which rows there are.
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_a_gpu_adds_rows_and_changes_none(cores: int) -> None:
+    without, with_gpu = rows.loader_rows(cores), rows.loader_rows(cores, GPU)
+    assert with_gpu[: len(without)] == without
+    added = with_gpu[len(without) :]
+    assert added
+    assert all(row.device == "cuda" and row.id.startswith("gpu-") for row in added)
+    assert len({row.id for row in with_gpu}) == len(with_gpu)
+    assert len({row.group for row in added}) == 1  # one run, so that shares are of neighbours
+    ids = {row.id: row for row in added}
+    for row in added:
+        assert row.kind in MAKERS
+        assert all(ids[peer].cores == row.cores for peer in row.peers)
+        assert not row.ceiling or row.ceiling in ids
+    first = [row.id for row in added]
+    assert first.index("gpu-copy-device") < first.index("gpu-kernel-uint8")
+    assert {row.cores for row in added} == {cores, min(cores, 2)}
+
+
+def test_batches_on_a_gpu_come_from_the_longer_dataset() -> None:
+    sources = {row.id: row.source for row in rows.gpu_rows(4)}
+    assert sources["gpu-ultralytics-ram-4"] == "ram-many"
+    assert sources["gpu-yolodata-raw-host-2"] == "raw-many"
+    assert sources["gpu-yolodata-jpeg-none-4"] == "jpeg"
+    assert sources["gpu-kernel-uint8"] == "raw"
+    assert [row.source for row in rows.loader_rows(1)] == ["files", "ram", "jpeg", "raw", "memory"]
+
+
+def test_what_trains() -> None:
+    assert default_cores(16, "cuda") == [16, 2]
+    assert default_cores(2, "cuda") == [2]
+    assert default_cores(16, "cpu") == [16]
+    found = train_rows([16, 2, 16], "cuda")
+    assert [row.cores for row in found] == [16] * 4 + [2] * 4
+    assert len({row.id for row in found}) == len(found)
+    for row in found:
+        assert row.peers == (() if row.kind == "fixed" else (f"fixed-{row.cores}",))
+
+
+# What they measure, on the CPU, where figures mean nothing but everything else is the same.
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu") / "keep"
+    wanted = data.Wanted(None, 4, 12, 64, seed=0)
+    made = data.prepare(wanted, folder, {"raw", "raw-many", "ram-many"}, lambda _: None)
+    assert made.by_codec["raw-many"] != made.by_codec["raw"]
+    assert made.by_codec["ram-many"] == folder / "long" / "data.yaml"
+    return made.by_codec["raw"]
+
+
+def row_of(name: str) -> rows.Row:
+    return next(row for row in rows.gpu_rows(2) if row.id == name)
+
+
+@pytest.mark.parametrize("name", ["gpu-copy-device", "gpu-copy-host", "gpu-kernel-float16"])
+def test_bursts_are_timed_by_their_own_clock(name: str, shards: Path) -> None:
+    task = Task(shards, 64, 4, 0)
+    subject = make(row_of(name), task)
+    batches = subject.batches()
+    ready = child._get_ready(subject, batches, task)
+    assert ready.shape == (3, 64, 64)
+    assert ready.facts["bytes_each"] >= 3 * 64 * 64
+    sample = child.measure(subject, batches, 0.03)
+    assert sample.pictures % 4 == 0
+    assert sample.seconds > 0
+    subject.close()
+
+
+def test_copies_count_what_they_move() -> None:
+    task = Task(None, 64, 2, 0)
+    device, host = (
+        Transfer(row_of(name), task).facts() for name in ("gpu-copy-device", "gpu-copy-host")
+    )
+    assert device["bytes_each"] == 2 * host["bytes_each"] == 2 * 3 * 64 * 64
+
+
+def test_a_kernel_that_makes_other_pictures_is_not_timed(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Kernel.once
+    monkeypatch.setattr(Kernel, "once", lambda self: right(self).flip(0))
+    with pytest.raises(ConfigError, match="not the CPU renderer's"):
+        make(row_of("gpu-kernel-uint8"), Task(shards, 64, 4, 0))
+
+
+def test_pace_needs_no_gpu() -> None:
+    pace = Pace(torch.device("cpu"))
+    pace.keep()
+    pace.finish()
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    tile = {"image": 0, "x0": 0, "y0": 0, "height": 64, "width": 64,
+            "x1": 0, "y1": 0, "x2": 64, "y2": 64}  # fmt: skip
+    layer = {"canvas": [64, 64], "tiles": [tile], "matrix": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+    return {"size": [64, 64], "layers": [layer], "mixup": None, "cutmix": None, **changes}
+
+
+def test_source_bytes() -> None:
+    plain = recipe()
+    whole = 3 * 64 * 64
+    assert source_bytes(plain) == pytest.approx(whole)
+    layer = plain["layers"][0]
+    larger = {**layer, "matrix": [2, 0, 0, 0, 2, 0, 0, 0, 1]}
+    assert source_bytes(recipe(layers=[larger])) == pytest.approx(whole / 4)
+    smaller = {**layer, "matrix": [0.5, 0, 0, 0, 0.5, 0, 0, 0, 1]}
+    assert source_bytes(recipe(layers=[smaller])) == pytest.approx(whole)
+    aside = {**layer, "matrix": [1, 0, 32, 0, 1, 0, 0, 0, 1]}
+    assert source_bytes(recipe(layers=[aside])) == pytest.approx(whole / 2)
+    hidden = {**layer, "tiles": layer["tiles"] * 2}
+    assert source_bytes(recipe(layers=[hidden])) == pytest.approx(whole)
+    mixed = recipe(layers=[layer, layer], mixup={"layer": 1, "ratio": 0.5})
+    assert source_bytes(mixed) == pytest.approx(2 * whole)
+    cut = recipe(layers=[layer, layer], cutmix={"layer": 1, "area": [0, 0, 16, 64]})
+    assert source_bytes(cut) == pytest.approx(whole)
+
+
+def test_source_bytes_of_a_stream(shards: Path) -> None:
+    from yolodata import AugmentConfig
+    from yolodata.shards import reader
+
+    found = mean_source_bytes(reader.open(shards), AugmentConfig(imgsz=64))
+    assert 0.2 * 3 * 64 * 64 < found < 4 * 3 * 64 * 64
+
+
+# What is said of it.
+
+
+def measured(name: str, speeds: list[float], **facts: float) -> rounds.Measured:
+    ready = child.Ready((3, 64, 64), "uint8", (100.0, 1.0), None, True, facts)
+    samples = [child.Sample(int(speed), 1.0, {"plan": 0.01}) for speed in speeds]
+    return rounds.Measured(row_of(name), ready, samples)
+
+
+@pytest.fixture
+def canned() -> dict[str, Any]:
+    found = [
+        measured("gpu-copy-device", [1000, 2000], bytes_each=2.0),
+        measured("gpu-kernel-uint8", [600, 1000], bytes_each=1.0),
+        measured("gpu-dali", [100, 100]),
+        measured("gpu-ultralytics-none-2", [10, 10]),
+        measured("gpu-yolodata-jpeg-none-2", [90, 95]),
+        rounds.Measured(row_of("gpu-yolodata-raw-host-2"), error="raw-host: no device"),
+    ]
+    return results.document(
+        machine={"cpu": "C", "cores_usable": 2, "cores_total": 2, "os": "O", "gpu": vars(GPU)},
+        versions={"torch": "2"},
+        settings={"imgsz": 64, "batch": 2, "rounds": 2, "seconds": 0.1},
+        data={},
+        results=found,
+        ratios=rounds.ratios(found),
+        shares=rounds.shares(found),
+        complaints=[],
+    )
+
+
+def test_shares_of_a_ceiling_are_of_bytes_or_of_pictures(canned: dict[str, Any]) -> None:
+    shares = {share["ours"]: share for share in canned["shares"]}
+    assert shares["gpu-kernel-uint8"]["samples"] == [0.3, 0.25]
+    assert shares["gpu-yolodata-jpeg-none-2"]["samples"] == [0.9, 0.95]
+    by_name = {row["name"]: row for row in canned["rows"]}
+    assert by_name["gpu-copy-device"]["gb_s"]["samples"] == [2e-6, 4e-6]
+    assert canned["floor"] == []
+    assert canned["ratios"][0]["samples"] == [9.0, 9.5]
+
+
+def test_the_table_has_the_gpu(canned: dict[str, Any], tmp_path: Path) -> None:
+    canned = json.loads(json.dumps(canned))  # as from a file
+    text = table.text(canned)
+    for words in ("NVIDIA Fiction: 80 GiB", "driver 600.1", "CUDA 13", "GPU, 2 cores",
+                  "x no cache", "27.5% (25.0% to 30.0%)", "FAILED: raw-host: no device",
+                  "device copy"):  # fmt: skip
+        assert words in text
+    assert "| GPU, 2 cores | img/s |" in table.markdown(canned)
+    from yolodata.bench import plot
+
+    plot.save(tmp_path / "bars.png", canned)
+    assert (tmp_path / "bars.png").stat().st_size > 1000
+
+
+class FakeNvml(types.ModuleType):
+    """Two devices; the one that is asked for is busy half of the time."""
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "600.1"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> types.SimpleNamespace:
+        assert handle == "GPU-1234"
+        return types.SimpleNamespace(gpu=50)
+
+
+def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = nvml.BusyMeter(torch.device("cpu"))
+    here.start()
+    assert here.stop() is None
+    assert "no GPU" in here.reason
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    absent = nvml.BusyMeter(torch.device("cuda"))
+    absent.start()
+    assert (absent.stop(), absent.reason) == (None, nvml.ABSENT)
+    assert nvml.driver() is None
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("pynvml"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties",
+                        lambda device: types.SimpleNamespace(uuid="1234"))  # fmt: skip
+    assert nvml.driver() == "600.1"
+    meter = nvml.BusyMeter(torch.device("cuda"))
+    assert meter.reason == ""
+    meter.start()
+    assert meter.stop() == 0.5
+    assert meter.stop() is None
+
+
+def test_pinning_takes_workers_along() -> None:
+    from yolodata.bench import cores
+
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("no affinity here")
+    one = cores.usable()[-1]
+    code = (
+        "import os, subprocess, sys; from yolodata.bench import cores; os.setsid(); "
+        "p = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "
+        f"cores.pin(({one},)); print(os.sched_getaffinity(p.pid)); p.kill()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{{{one}}}", done.stderr
+
+
+# Training steps, end to end.
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("train")
+    arguments = ["train", "--device", "cpu", "--model", "yolo26n.yaml", "--imgsz", "64",
+                 "--batch", "4", "--images", "4", "--many", "12", "--rounds", "1", "--steps", "2",
+                 "--cores", "1", "--json", str(out / "out.json"),
+                 "--plot", str(out / "out.png")]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "yolodata.bench", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    return {"text": done.stdout, "values": json.loads((out / "out.json").read_text()), "out": out}
+
+
+def test_training_measures_every_feed(trained: dict[str, Any]) -> None:
+    values = trained["values"]
+    assert values["benchmark"] == "train"
+    assert [row["name"] for row in values["rows"]] == [row.id for row in train_rows([1], "cpu")]
+    for row in values["rows"]:
+        assert len(row["steps_s"]["samples"]) == 1
+        for img_s, steps_s in zip(row["img_s"]["samples"], row["steps_s"]["samples"], strict=True):
+            assert img_s == pytest.approx(4 * steps_s)
+        assert row["busy"]["median"] is None
+        assert 0 <= row["wait_ms"]["median"] <= row["step_ms"]["median"]
+    assert [ratio["peer"] for ratio in values["ratios"]] == ["fixed-1"] * 3
+    (process,) = values["processes"]
+    assert process["parameters"] > 1e6
+    assert process["pinned"] == hasattr(os, "sched_setaffinity")
+    assert not process["amp"]
+
+
+def test_training_prints_a_table(trained: dict[str, Any]) -> None:
+    for words in ("one core", "a batch that never changes", "x fixed batch", "GPU busy share: not",
+                  "Ultralytics, no cache", "yolo26n.yaml on cpu"):  # fmt: skip
+        assert words in trained["text"]
+    assert "| a batch that never changes |" in report.markdown(trained["values"])
+    assert (trained["out"] / "out.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--model", "yolo26n.pt"], ["--model", "yolo26n.pt", "YAML"]),
+        (["train", "--steps", "0"], ["--steps", "1 to", "got 0"]),
+        (["train", "--cores", "0"], ["--cores", "1 to", "got 0"]),
+        (["train", "--seconds", "2"], ["--seconds", "--steps"]),
+        (["train", "--only", "nothing"], ["nothing", "fixed-"]),
+        (["train", "--device", "cuda"], ["--device cuda", "no CUDA device", "--device cpu"]),
+        (["--model", "yolo26n.yaml"], ["--model", "train"]),
+        (["--no-amp"], ["--amp", "train"]),
+        (["--gpu-batch", "0"], ["--gpu-batch", "got 0"]),
+    ],
+)
+def test_bad_arguments(
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "gpu", lambda: None)
+    assert command.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    for word in words:
+        assert word in message
+
+
+def test_a_training_process_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
+    said: list[str] = []
+    no_task: Any = None
+    (found,) = train_rounds.run(
+        train_rows([1], "cpu"), lambda n: no_task, rounds=1, steps=1, folder=tmp_path,
+        say=said.append,
+    )  # fmt: skip
+    assert found.ready is None
+    assert all(row.error and "exit code 1" in row.error for row in found.rows)
+    assert any("failed" in line for line in said)
+    values = report.document(
+        machine={"cpu": "C", "cores_usable": 1, "cores_total": 1, "os": "O"},
+        versions={"torch": "2"},
+        settings={"model": "m", "device": "cpu", "batch": 4, "imgsz": 64, "rounds": 1, "steps": 1},
+        data={},
+        results=[found],
+    )
+    text = report.text(json.loads(json.dumps(values)))
+    assert text.count("FAILED: train-1") == 1
+    assert "failed" in text
+
+
+def test_arrays_of_any_place_are_looked_at() -> None:
+    assert child._on_host(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
+    assert child._on_host(np.ones(2, np.uint8)).dtype == np.uint8
+    assert child._on_host(torch.ones(2, dtype=torch.uint8)).dtype == np.uint8
