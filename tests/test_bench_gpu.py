@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import fnmatch
+import itertools
 import json
 import os
+import runpy
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,7 @@ from yolodata.bench.subjects import MAKERS, Task, make
 from yolodata.bench.traffic import mean_source_bytes, source_bytes
 from yolodata.bench.training import report
 from yolodata.bench.training import rounds as train_rounds
+from yolodata.bench.training.feeds import Feed
 from yolodata.bench.training.rows import default_cores, train_rows
 from yolodata.errors import ConfigError
 
@@ -116,6 +122,16 @@ def test_a_kernel_that_makes_other_pictures_is_not_timed(
     monkeypatch.setattr(Kernel, "once", lambda self: right(self).flip(0))
     with pytest.raises(ConfigError, match="not the CPU renderer's"):
         make(row_of("gpu-kernel-uint8"), Task(shards, 64, 4, 0))
+
+
+def test_decoding_alone(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    wanted = data.Wanted(None, 4, 4, 64, seed=0)
+    made = data.prepare(wanted, tmp_path / "keep", {"jpeg"}, lambda _: None)
+    subject = make(row_of("gpu-dali"), Task(made.by_codec["jpeg"], 64, 2, 0))
+    batches = subject.batches()
+    assert child.measure(subject, batches, 0.01).pictures % 2 == 0
+    subject.close()
 
 
 def test_pace_needs_no_gpu() -> None:
@@ -263,6 +279,101 @@ def test_pinning_takes_workers_along() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == f"{{{one}}}", done.stderr
+
+
+def test_workers_rest_while_it_is_not_their_turn() -> None:
+    stat = Path("/proc/self/stat")
+    if not stat.exists():
+        pytest.skip("no /proc here")
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    loader = types.SimpleNamespace(iterator=types.SimpleNamespace(_workers=[worker]))
+    feed = Feed(train_rows([1], "cpu")[-1], loader, dict)
+
+    def state() -> str:
+        return Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def becomes(wanted: bool) -> None:
+        end = time.monotonic() + 5
+        while (state() == "T") != wanted:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    feed.pause()
+    becomes(True)
+    feed.close()
+    becomes(False)
+    worker.kill()
+    worker.wait()
+    feed.pause()  # it is gone: nothing to stop
+
+
+# The script for a GPU machine.
+
+
+def test_the_scripts_stages_fit_and_are_chosen(tmp_path: Path) -> None:
+    script = [str(ROOT / "benchmarks" / "gpu.sh")]
+    environment = {**os.environ, "OUT": str(tmp_path)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", *script, *arguments], env=environment, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    done = run("--dry")
+    assert done.returncode == 0, done.stderr
+    stages = {line.split()[0] for line in done.stdout.splitlines()}
+    assert stages == {
+        "build", "parity", "tests", "memcheck", "racecheck", "bench", "train-n", "train-m"
+    }  # fmt: skip
+    names = [row.id for row in rows.gpu_rows(16)] + [row.id for row in train_rows([16, 2], "cuda")]
+    for line in done.stdout.splitlines():
+        words = line.split()
+        for pattern in [b for a, b in itertools.pairwise(words) if a == "--only"]:
+            assert any(fnmatch.fnmatchcase(name, pattern) for name in names), pattern
+        if "yolodata.bench" in words:
+            parser = argparse.ArgumentParser()
+            command.add_arguments(parser)
+            parser.parse_args(words[words.index("yolodata.bench") + 1 :])
+    assert run("--dry", "train-m").stdout.split()[0] == "train-m"
+    assert run("polish").returncode == 2
+
+
+def test_a_stage_that_fails_fails_the_script(tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(
+        "#!/bin/sh\ncase $* in *gpu_summary*) echo summary;; *) echo broken; exit 3;; esac"
+    )
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "parity", "bench"],
+        env={**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": str(fake)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    for words in ("failed with status 3", "broken", "summary", "bench"):
+        assert words in done.stdout
+    assert (tmp_path / "out" / "gpu-logs" / "parity.log").read_text() == "broken\n"
+
+
+def test_the_script_s_small_pictures_and_summary(
+    canned: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["small_render.py", "--device", "cpu"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(ROOT / "benchmarks" / "small_render.py"), run_name="__main__")
+    assert done.value.code == 0
+    assert capsys.readouterr().out.count(": equal") == 6
+    (tmp_path / "gpu-loader.json").write_text(json.dumps(canned))
+    monkeypatch.setattr(sys, "argv", ["gpu_summary.py", str(tmp_path / "gpu-loader.json")])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / "benchmarks" / "gpu_summary.py"), run_name="__main__")
+    text = capsys.readouterr().out
+    for words in ("NVIDIA Fiction", "27.5% of gpu-copy-device", "9.2 x gpu-ultralytics-none-2"):
+        assert words in text
 
 
 # Training steps, end to end.

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     Returns:
         0, or 1 if something failed.
     """
-    gpu = machine.gpu()
+    gpu = machine.gpu() if args.device != "cpu" else None
     device = args.device or ("cuda" if gpu is not None else "cpu")
     if device == "cuda" and gpu is None:
         raise ConfigError(

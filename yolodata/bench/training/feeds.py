@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +20,7 @@ class Feed:
         row: what is fed.
         loader: gives an epoch of batches when iterated over; None has none.
         prepare: brings a batch to the device, as 0-1.
-        ahead: batches that may be ready before they are asked for.
+        ahead: batches that become ready while it is not its turn.
         warm_up: batches after which its speed no longer changes.
         about: how batches are made; asked for once there were some.
     """
@@ -45,8 +48,27 @@ class Feed:
                 if len(batch["img"]) == self.loader.batch_size:  # another size is another step
                     yield batch
 
+    def pause(self) -> None:
+        """Keep worker processes from working while it is not its turn.
+
+        They would fill their queue meanwhile, which is seconds of work: steps after that would be
+        faster than those of a long training, and others' steps would be slowed down.
+        """
+        self._signal("SIGSTOP")
+
+    def resume(self) -> None:
+        """Go on as if nothing had been."""
+        self._signal("SIGCONT")
+
+    def _signal(self, name: str) -> None:
+        workers = getattr(getattr(self.loader, "iterator", None), "_workers", ())
+        for worker in workers if hasattr(signal, name) else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, getattr(signal, name))
+
     def close(self) -> None:
         """Stop threads and worker processes."""
+        self.resume()
         if hasattr(self.loader, "close"):
             self.loader.close()
 
@@ -102,7 +124,7 @@ def theirs(row: Row, trainer: Any, path: str, batch: int) -> Feed:
         row,
         loader,
         lambda values: DetectionTrainer.preprocess_batch(trainer, values),
-        ahead=workers * (loader.prefetch_factor or 0),
+        warm_up=workers * (loader.prefetch_factor or 0),  # what was ready before the first step
         about=lambda: f"{workers} worker processes",
     )
 

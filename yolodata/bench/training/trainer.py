@@ -122,6 +122,7 @@ class Switch:
                 next(feed.batches)
             for _ in range(warm_steps):
                 yield next(feed.batches)
+            feed.pause()
         self._sync()
         connection.send(("done", self._ready()))
         while True:
@@ -139,6 +140,7 @@ class Switch:
         """
         feed = self.feed
         cores.settle()
+        feed.resume()
         for _ in range(feed.ahead):
             next(feed.batches)
         self._sync()
@@ -154,6 +156,7 @@ class Switch:
         self._sync()  # asked for one more: the last step was enqueued
         seconds = time.perf_counter() - start
         busy = self._busy.stop()
+        feed.pause()
         found = Slice(pictures, seconds, steps=steps, waited=waited, busy=busy)
         self._trainer.connection.send(("done", found))
 

@@ -1,0 +1,85 @@
+"""Renders small pictures of every kind on a GPU, and compares them with the CPU renderer's.
+
+    compute-sanitizer --tool memcheck python benchmarks/small_render.py
+
+Small, because a sanitizer makes everything slow; odd sizes, because ends of rows are where a kernel
+goes astray. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor memory of its own, whose bounds a
+sanitizer can see. `--device cpu` runs the kernel's body in loops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+
+import numpy as np
+import torch
+
+from yolodata import AugmentConfig, Recipe, _native
+
+SIZES = ((80, 96), (37, 61), (96, 20), (50, 50))
+KINDS = (
+    {},
+    {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0},
+    {"mosaic_grid": 9, "flipud": 1.0},
+    {"degrees": 30.0, "shear": 8.0, "mixup": 1.0},
+    {"perspective": 0.001, "cutmix": 1.0, "bgr": 1.0},
+)
+OUTPUTS = tuple(itertools.product(("uint8", "float16", "bfloat16"), (False, True)))
+
+
+def make_recipes() -> list[Recipe]:
+    """Two of every kind, at sizes that are no multiples of anything."""
+    heights, widths = (np.array(side, np.uint32) for side in zip(*SIZES, strict=True))
+    none = np.zeros(len(SIZES) + 1, np.uint64)
+    index = _native.Index(
+        heights, widths, none, np.zeros(0, np.float32), np.zeros((0, 4), np.float32)
+    )
+    recipes = []
+    for seed, kind in enumerate(KINDS):
+        config = AugmentConfig(imgsz=96, **kind).to_native()
+        for position in range(2):
+            values = _native.plan(index, config, seed, 0, position).to_dict()
+            recipes.append(Recipe.from_dict({**values, "size": (83, 101)}))
+    return recipes
+
+
+def main() -> int:
+    """1 if any picture differs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    device = torch.device(parser.parse_args().device)
+    rng = np.random.default_rng(3)
+    host = {i: rng.integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(SIZES)}
+    images = {i: torch.from_numpy(pixels).to(device) for i, pixels in host.items()}
+    recipes = make_recipes()
+    pointers = np.array([images[i].data_ptr() for i in range(len(images))], np.uint64)
+    shots = torch.empty(len(recipes) * int(_native.SHOT_BYTES), dtype=torch.uint8)
+    engine = _native.Engine(1)
+    engine.submit_render(recipes, np.arange(len(images)), pointers, shots.numpy()).wait()
+    engine.close()
+    shots = shots.to(device)
+    want = torch.from_numpy(np.stack([_native.render(recipe, host) for recipe in recipes]))
+    wrong = 0
+    for dtype, channels_last in OUTPUTS:
+        kind = getattr(torch, dtype)
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        got = torch.empty(want.shape, dtype=kind, device=device, memory_format=order)
+        got.fill_(77)
+        count, _, height, width = got.shape
+        where = (shots.data_ptr(), count, height, width, got.data_ptr(), dtype, channels_last)
+        if device.type == "cuda":
+            _native.render_cuda(*where, torch.cuda.current_stream().cuda_stream)
+        else:
+            _native.render_blocks(*where)
+        expected = want if dtype == "uint8" else (want.float() / 255).to(kind)
+        same = torch.equal(got.cpu(), expected)
+        wrong += not same
+        layout = "channels last" if channels_last else "contiguous"
+        print(f"{dtype}, {layout}: {'equal' if same else 'DIFFERENT'}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
