@@ -9,31 +9,27 @@ Environment:
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-DEFAULT_ARCHS = "80;90;90+PTX"
 
-# The same source must give the same bits on CPU and GPU: no fused multiply-add on either side.
-# errno and traps are never looked at, and without them more loops vectorise.
-CXX_FLAGS = (
-    "-std=c++20 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math "
-    "-Wall -Wextra -Werror -DNDEBUG"
-).split()
-NVCC_FLAGS = (
-    "-std=c++20 -O3 --fmad=false -DNDEBUG --Werror all-warnings "
-    "-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror"
-).split()
+# The package cannot be imported before it is built; this file of it stands alone.
+_spec = spec_from_file_location("compilers", ROOT / "yolodata" / "dali" / "compilers.py")
+compilers = module_from_spec(_spec)
+_spec.loader.exec_module(compilers)
+CXX_FLAGS = [*compilers.CXX_FLAGS, "-Wall", "-Wextra", "-Werror"]
+NVCC_FLAGS = [*compilers.NVCC_FLAGS, "--Werror", "all-warnings"]
+NVCC_FLAGS += ["-Xcompiler", "-Wall,-Wextra,-Werror"]
 NANOBIND_FLAGS = "-std=c++17 -O2 -fPIC -fvisibility=hidden -fno-strict-aliasing -w -DNDEBUG".split()
 
 
@@ -46,63 +42,6 @@ def cuda_setting() -> str:
     if value not in {"auto", "on", "off"}:
         fail(f"YOLODATA_CUDA must be auto, on or off, got {value!r}")
     return value
-
-
-def gencode(archs: str) -> list[str]:
-    flags = []
-    for arch in filter(None, re.split(r"[;, ]+", archs)):
-        match = re.fullmatch(r"(\d{2,3})a?(\+PTX)?", arch)
-        if not match:
-            fail(
-                f"YOLODATA_CUDA_ARCHS must list architectures such as {DEFAULT_ARCHS!r}, "
-                f"got {archs!r}"
-            )
-        number = arch.removesuffix("+PTX")
-        code = "compute" if match[2] else "sm"
-        flags += ["-gencode", f"arch=compute_{number},code={code}_{number}"]
-    if not flags:
-        fail(f"YOLODATA_CUDA_ARCHS is empty; name at least one, such as {DEFAULT_ARCHS!r}")
-    return flags
-
-
-def toolkit_root(nvcc: Path) -> Path:
-    """Where nvcc's own files are, as it says itself (it may be a wrapper)."""
-    dry = subprocess.run(
-        [str(nvcc), "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"],
-        capture_output=True,
-        text=True,
-    )
-    match = re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.MULTILINE)
-    return Path(match[1]).resolve() if match else nvcc.parent.parent
-
-
-class Cuda:
-    """A CUDA compiler, and what is linked with what it made."""
-
-    def __init__(self, nvcc: Path, flags: list[str], libraries: list[Path]) -> None:
-        self.nvcc, self.flags, self.libraries = nvcc, flags, libraries
-
-    @classmethod
-    def find(cls) -> Cuda | None:
-        """A toolkit of the system, else the compiler from the wheels."""
-        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-        found = shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
-        candidates = [Path(found).resolve()] if found else []
-        spec = find_spec("nvidia")
-        for base in spec.submodule_search_locations or [] if spec else []:
-            candidates += sorted(Path(base).glob("cu*/bin/nvcc"), reverse=True)
-        for nvcc in candidates:
-            if os.access(nvcc, os.W_OK):
-                nvcc.chmod(nvcc.stat().st_mode | 0o111)
-            root = toolkit_root(nvcc)
-            libraries = [
-                path
-                for path in (root / "lib64", root / "lib", root / "targets/x86_64-linux/lib")
-                if (path / "libcudart_static.a").exists()
-            ]
-            if libraries:
-                return cls(nvcc, [f"-I{root / 'include'}"], libraries)
-        return None
 
 
 class BuildNative(build_ext):
@@ -123,7 +62,7 @@ class BuildNative(build_ext):
         )
         cxx = os.environ.get("CXX", "c++").split()
         setting = cuda_setting()
-        cuda = None if setting == "off" else Cuda.find()
+        cuda = None if setting == "off" else compilers.Cuda.find()
         if setting == "on" and cuda is None:
             fail(
                 "YOLODATA_CUDA=on, but no CUDA compiler was found; install a CUDA toolkit (and set "
@@ -139,7 +78,10 @@ class BuildNative(build_ext):
         for source in sources:
             target = work / (source.relative_to(CSRC).as_posix().replace("/", "-") + ".o")
             if source.suffix == ".cu":
-                archs = gencode(os.environ.get("YOLODATA_CUDA_ARCHS", DEFAULT_ARCHS))
+                try:
+                    archs = compilers.gencode(os.environ.get("YOLODATA_CUDA_ARCHS"))
+                except ValueError as error:
+                    fail(str(error))
                 command = [str(cuda.nvcc), *NVCC_FLAGS, *archs, *cuda.flags, f"-I{CSRC}"]
                 target = target.with_suffix("." + "-".join(archs[1::2]).replace(",", "-") + ".o")
             else:
@@ -180,4 +122,16 @@ class BuildNative(build_ext):
             fail(f"this command failed:\n{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
-setup(ext_modules=[Extension("yolodata._native", [])], cmdclass={"build_ext": BuildNative})
+class BuildPython(build_py):
+    """Packs the C++ sources too: yolodata.dali compiles some of them on the user's machine."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(CSRC, Path(self.build_lib) / "yolodata" / "csrc", dirs_exist_ok=True)
+
+
+setup(
+    ext_modules=[Extension("yolodata._native", [])],
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
+)

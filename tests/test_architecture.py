@@ -22,6 +22,7 @@ ARROWS = {
     "ingest": {"shards"},
     "pipeline": {"shards", "_native"},
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
+    "dali": {"pipeline", "_native"},
     "bench": {"shards", "ingest", "pipeline", "ultralytics", "_native"},
     "cli": {"shards", "ingest", "pipeline", "ultralytics", "bench"},
     "shard": {"cli"},

@@ -19,6 +19,7 @@
 #include "core/permute.h"
 #include "core/rng.h"
 #include "engine/engine.h"
+#include "plan/bytes.h"
 #include "plan/labels.h"
 #include "plan/plan.h"
 #include "render/render.h"
@@ -324,6 +325,11 @@ NB_MODULE(_native, m) {
   nb::class_<Recipe>(m, "Recipe", "A training sample as plain data.")
       .def_static("from_dict", &recipe_from_dict, "values"_a)
       .def("to_dict", &recipe_to_dict)
+      .def("to_bytes",
+           [](const Recipe& recipe) {
+             const RecipeBytes bytes = to_bytes(recipe);
+             return nb::bytes(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+           })
       .def("__eq__",
            [](const Recipe& a, const nb::object& b) {
              return nb::isinstance<Recipe>(b) &&

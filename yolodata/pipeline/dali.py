@@ -197,7 +197,7 @@ class DaliDecoder:
     ) -> None:
         try:
             pictures = _outputs(self._graphs[which])
-        except (RuntimeError, LookupError) as error:
+        except Exception as error:  # DALI turns those of C++ into many types
             self._graphs[which] = self._build(self._load)  # DALI may call the old one invalid
             if len(chunk) == 1:
                 log.debug("DALI cannot decode %s: %s", given[chunk[0]].name, str(error))
@@ -239,7 +239,7 @@ class DaliDecoder:
                     _feed(graph, files)
                     _outputs(graph)
                     times.append(time.perf_counter() - start)
-            except (RuntimeError, LookupError):  # a bad file, or a share that is not supported
+            except Exception:  # a bad file, or a share that is not supported
                 continue
             if min(times[1:]) < best:
                 best, self._load = min(times[1:]), load

@@ -1,0 +1,155 @@
+// `fn.yolodata.render`: the renderer as an operator of NVIDIA DALI, on the CPU and on the GPU.
+//
+// Compiled on the user's machine against the DALI that is installed there (yolodata/dali): DALI
+// promises no binary interface.
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dali/pipeline/data/tensor.h"
+#include "dali/pipeline/operator/checkpointing/stateless_operator.h"
+#include "plan/bytes.h"
+#include "render/render.h"
+
+namespace yolodata {
+namespace {
+
+// Recipes of the batch, checked against the batch's images.
+template <typename Backend>
+std::vector<Shot> make_shots(const dali::TensorList<Backend>& images,
+                             const dali::TensorList<dali::CPUBackend>& recipes) {
+  const int count = recipes.num_samples();
+  std::vector<Shot> shots(static_cast<std::size_t>(count));
+  const auto refuse = [](int sample, const std::string& why) {
+    throw std::invalid_argument("yolodata.render, sample " + std::to_string(sample) + ": " + why);
+  };
+  if (images.type() != DALI_UINT8 || recipes.type() != DALI_UINT8)
+    throw std::invalid_argument("yolodata.render: images and recipes must be uint8");
+  for (int i = 0; i < count; ++i) {
+    Shot& shot = shots[static_cast<std::size_t>(i)];
+    try {
+      shot.recipe = from_bytes(recipes.raw_tensor(i),
+                               static_cast<std::size_t>(recipes.tensor_shape(i).num_elements()));
+      check(shot.recipe);
+    } catch (const std::invalid_argument& error) {
+      refuse(i, error.what());
+    }
+    for (int l = 0; l < shot.recipe.layer_count; ++l)
+      for (int t = 0; t < shot.recipe.layers[l].tile_count; ++t) {
+        const Tile& tile = shot.recipe.layers[l].tiles[t];
+        if (tile.image < 0 || tile.image >= images.num_samples())
+          refuse(i, "image " + std::to_string(tile.image) + " is none of the batch's " +
+                        std::to_string(images.num_samples()) +
+                        "; a recipe counts the images of its own batch from 0");
+        const int image = static_cast<int>(tile.image);
+        const auto shape = images.tensor_shape(image);
+        if (shape.sample_dim() != 3 || shape[2] != 3 || shape[0] != tile.height ||
+            shape[1] != tile.width) {
+          std::string got;
+          for (int d = 0; d < shape.sample_dim(); ++d)
+            got += (d ? " x " : "") + std::to_string(shape[d]);
+          refuse(i, "image " + std::to_string(tile.image) + " must be " +
+                        std::to_string(tile.height) + " x " + std::to_string(tile.width) +
+                        " x 3 (HWC, RGB), as the recipe was made for, got " + got);
+        }
+        shot.sources.images[l][t] = {static_cast<const std::uint8_t*>(images.raw_tensor(image)),
+                                     tile.width, tile.height};
+      }
+  }
+  return shots;
+}
+
+template <typename Backend>
+class Render : public dali::StatelessOperator<Backend> {
+ public:
+  explicit Render(const dali::OpSpec& spec)
+      : dali::StatelessOperator<Backend>(spec),
+        channels_last_(spec.GetArgument<std::string>("layout") == "HWC") {
+    const auto layout = spec.GetArgument<std::string>("layout");
+    if (layout != "CHW" && layout != "HWC")
+      throw std::invalid_argument("yolodata.render: layout must be CHW or HWC, got " + layout);
+  }
+
+ protected:
+  bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const dali::Workspace& ws) override {
+    shots_ = make_shots(ws.Input<Backend>(0), ws.Input<dali::CPUBackend>(1));
+    dali::TensorListShape<> shape(static_cast<int>(shots_.size()), 3);
+    for (int i = 0; i < shape.num_samples(); ++i) {
+      const Recipe& recipe = shots_[static_cast<std::size_t>(i)].recipe;
+      const dali::TensorShape<3> chw{3, recipe.height, recipe.width};
+      const dali::TensorShape<3> hwc{recipe.height, recipe.width, 3};
+      shape.set_tensor_shape(i, channels_last_ ? hwc : chw);
+    }
+    outputs = {{shape, DALI_UINT8}};
+    return true;
+  }
+
+  void RunImpl(dali::Workspace& ws) override;
+
+ private:
+  Output output(void* data) const { return {data, Format::kUint8, channels_last_}; }
+
+  bool channels_last_;
+  std::vector<Shot> shots_;
+};
+
+template <>
+void Render<dali::CPUBackend>::RunImpl(dali::Workspace& ws) {
+  auto& pictures = ws.Output<dali::CPUBackend>(0);
+  pictures.SetLayout(channels_last_ ? "HWC" : "CHW");
+  auto& pool = ws.GetThreadPool();
+  for (int i = 0; i < pictures.num_samples(); ++i) {
+    auto* to = static_cast<std::uint8_t*>(pictures.raw_mutable_tensor(i));
+    pool.AddWork([this, i, to](int) {
+      const Shot& shot = shots_[static_cast<std::size_t>(i)];
+      if (channels_last_) {
+        render_blocks(&shot, 1, shot.recipe.width, shot.recipe.height, output(to));
+      } else {
+        render_cpu(shot.recipe, shot.sources, to);
+      }
+    });
+  }
+  pool.RunAll();
+}
+
+template <>
+void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
+  auto& pictures = ws.Output<dali::GPUBackend>(0);
+  pictures.SetLayout(channels_last_ ? "HWC" : "CHW");
+  const std::size_t bytes = shots_.size() * sizeof(Shot);
+  // DALI frees either in the stream's order, not before the work that is enqueued here.
+  dali::Tensor<dali::CPUBackend> host;
+  host.set_pinned(true);
+  host.set_order(ws.stream());
+  host.Resize({static_cast<std::int64_t>(bytes)}, DALI_UINT8);
+  std::memcpy(host.raw_mutable_data(), shots_.data(), bytes);
+  dali::Tensor<dali::GPUBackend> device;
+  device.Copy(host, ws.stream());
+  const auto* shots = reinterpret_cast<const Shot*>(device.data<std::uint8_t>());
+  for (int i = 0; i < pictures.num_samples(); ++i) {
+    const Recipe& recipe = shots_[static_cast<std::size_t>(i)].recipe;
+    render_cuda(shots + i, 1, recipe.width, recipe.height, output(pictures.raw_mutable_tensor(i)),
+                ws.stream());
+  }
+}
+
+}  // namespace
+
+DALI_SCHEMA(yolodata__Render)
+    .DocStr(R"(Renders augmented pictures from the images of the batch.
+
+Mosaic, affine, mixup, cutmix, HSV and flips happen in one pass, as the recipe of each sample says.
+Recipes come from ``yolodata.dali.batch_recipes``; they name images by their place in the batch.)")
+    .NumInput(2)
+    .InputDevice(1, dali::InputDevice::CPU)
+    .InputDox(0, "images", "TensorList", "Decoded images, uint8, HWC, RGB.")
+    .InputDox(1, "recipes", "TensorList of uint8, CPU", "One recipe a sample, as bytes.")
+    .NumOutput(1)
+    .AddOptionalArg("layout", "Layout of the pictures: CHW or HWC.", std::string("CHW"));
+
+DALI_REGISTER_OPERATOR(yolodata__Render, Render<dali::CPUBackend>, dali::CPU);
+DALI_REGISTER_OPERATOR(yolodata__Render, Render<dali::GPUBackend>, dali::GPU);
+
+}  // namespace yolodata

@@ -1,0 +1,208 @@
+"""`fn.yolodata.render`: the renderer in somebody else's DALI graph."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loading import draw_dataset, packed
+from pictures import make_images
+
+import yolodata
+from yolodata import AugmentConfig, ConfigError, _native
+
+pytest.importorskip("nvidia.dali")
+import yolodata.dali as operators
+
+CONFIG = AugmentConfig(imgsz=96, mixup=0.5, cutmix=0.5, degrees=10.0, flipud=0.5, bgr=0.3)
+SIZES = [(60, 96), (96, 50), (96, 96), (33, 96)]
+
+
+@pytest.fixture(scope="module")
+def fn(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Compiled once for all tests; in the usual cache, so that the next run finds it."""
+    operators.load()
+    from nvidia.dali import fn
+
+    return fn
+
+
+def render(fn: Any, images: list[Any], recipes: list[Any], device: str = "cpu", **options: Any):
+    from nvidia.dali import pipeline_def, types
+
+    @pipeline_def(
+        batch_size=len(recipes),
+        num_threads=2,
+        device_id=0 if device == "gpu" else None,
+        prefetch_queue_depth=1,
+    )
+    def graph():
+        pictures = fn.external_source(name="images", dtype=types.UINT8, ndim=3, layout="HWC")
+        made = fn.external_source(name="recipes", dtype=types.UINT8, ndim=1)
+        source = pictures.gpu() if device == "gpu" else pictures
+        return fn.yolodata.render(source, made, **options)
+
+    pipeline = graph()
+    pipeline.feed_input("images", images)
+    pipeline.feed_input("recipes", recipes)
+    (out,) = pipeline.run()
+    out = out.as_cpu() if device == "gpu" else out
+    return [np.array(out[i]) for i in range(len(out))]
+
+
+def planned(seed: int = 0) -> tuple[list[Any], Any]:
+    images = make_images(SIZES, seed)
+    return [images[i] for i in range(len(SIZES))], operators.batch_recipes(CONFIG, SIZES, seed=seed)
+
+
+def expected(images: list[Any], seed: int) -> list[Any]:
+    index = _native.Index(
+        np.array([h for h, _ in SIZES], np.uint32),
+        np.array([w for _, w in SIZES], np.uint32),
+        np.zeros(len(SIZES) + 1, np.uint64),
+        np.zeros(0, np.float32),
+        np.zeros((0, 4), np.float32),
+    )
+    config = {**CONFIG.to_native(), "shuffle": False}
+    recipes = [_native.plan(index, config, seed, 0, i) for i in range(len(SIZES))]
+    return [_native.render(recipe, dict(enumerate(images))) for recipe in recipes]
+
+
+def test_pictures_in_a_graph_are_the_engines(fn) -> None:
+    for seed in range(5):
+        images, made = planned(seed)
+        want = expected(images, seed)
+        for got, picture in zip(render(fn, images, made.recipes), want, strict=True):
+            np.testing.assert_array_equal(got, picture)
+        for got, picture in zip(render(fn, images, made.recipes, layout="HWC"), want, strict=True):
+            np.testing.assert_array_equal(got, picture.transpose(1, 2, 0))
+
+
+@pytest.mark.gpu
+def test_pictures_on_a_gpu_are_the_engines(fn) -> None:
+    for seed in range(5):
+        images, made = planned(seed)
+        for layout in ("CHW", "HWC"):
+            got = render(fn, images, made.recipes, "gpu", layout=layout)
+            for mine, picture in zip(got, expected(images, seed), strict=True):
+                axes = (0, 1, 2) if layout == "CHW" else (1, 2, 0)
+                np.testing.assert_array_equal(mine, picture.transpose(axes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda i, r: (i, [r[0][:-8], *r[1:]]), "sample 0: expected .* bytes of a recipe"),
+        (lambda i, r: (i, [*r[:-1], np.zeros_like(r[0])]), "sample 3: .*got something else"),
+        (lambda i, r: (i, [changed(r[0], 8, 99), *r[1:]]), "got version 99"),
+        (lambda i, r: (i[:1] * 4, r), "sample 0: image 3 must be 33 x 96 x 3"),
+        (lambda i, r: ([p[..., :1].copy() for p in i], r), "x 3 .HWC, RGB."),
+    ],
+)
+def test_what_does_not_fit_is_refused(fn, spoil, message: str) -> None:
+    images, made = planned()
+    images, recipes = spoil(images, made.recipes)
+    with pytest.raises(ValueError, match=message):
+        render(fn, images, recipes)
+    with pytest.raises(ValueError, match="layout must be CHW or HWC, got WHC"):
+        render(fn, *spoil(images, made.recipes)[:1], made.recipes, layout="WHC")
+
+
+def changed(recipe: Any, at: int, value: int) -> Any:
+    copy = recipe.copy()
+    copy[at] = value
+    return copy
+
+
+def test_a_recipe_of_a_larger_batch_is_refused(fn) -> None:
+    images, made = planned()
+    with pytest.raises(ValueError, match="is none of the batch's 1; a recipe counts"):
+        render(fn, images[:1], made.recipes[3:])
+
+
+def test_recipes_of_a_batch_keep_to_it_and_bring_their_labels() -> None:
+    rng = np.random.default_rng(0)
+    boxes = [np.tile(np.array([0.5, 0.5, 0.8, 0.8], np.float32), (k, 1)) for k in range(4)]
+    classes = [rng.integers(0, 9, k).astype(np.float32) for k in range(4)]
+    made = operators.batch_recipes(CONFIG, SIZES, seed=1, cls=classes, bboxes=boxes)
+    assert len(made.recipes) == len(made.cls) == len(made.bboxes) == 4
+    assert sum(map(len, made.cls)) > 0
+    assert {float(c) for cls in made.cls for c in cls} <= {float(c) for k in classes for c in k}
+    again = operators.batch_recipes(CONFIG, SIZES, seed=1)
+    other = operators.batch_recipes(CONFIG, SIZES, seed=1, batch=1)
+    assert np.array_equal(again.recipes[0], made.recipes[0])
+    assert not np.array_equal(other.recipes[0], made.recipes[0])
+    with pytest.raises(ConfigError, match="4 images need as many"):
+        operators.batch_recipes(CONFIG, SIZES, cls=classes[:2], bboxes=boxes)
+    with pytest.raises(ConfigError, match="image 1: cls must be"):
+        operators.batch_recipes(CONFIG, SIZES, cls=classes, bboxes=boxes[:1] * 4)
+
+
+def test_the_page_about_it_runs(fn, tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "dali-operators.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    yaml = draw_dataset(tmp_path / "data", {"train": 10}, sides=(60, 97))
+    folder = packed(yaml, tmp_path / "shards", "jpeg", 96) / "train"
+    names: dict[str, Any] = {"folder": folder}
+    exec(compile(code, str(page), "exec"), names)
+    pictures, shards = names["pictures"], yolodata.open_shards(folder)
+    assert len(pictures) == 8
+    sources = {i: shards.image(int(image)) for i, image in enumerate(names["images"])}
+    recipes = [
+        _native.plan(
+            _native.Index(
+                np.array([h for h, _ in names["sizes"]], np.uint32),
+                np.array([w for _, w in names["sizes"]], np.uint32),
+                np.zeros(9, np.uint64),
+                np.zeros(0, np.float32),
+                np.zeros((0, 4), np.float32),
+            ),
+            {**names["config"].to_native(), "shuffle": False},
+            0, 0, i,
+        )
+        for i in range(8)
+    ]  # fmt: skip
+    for i, recipe in enumerate(recipes):
+        apart = np.abs(np.array(pictures[i]).astype(int) - _native.render(recipe, sources))
+        assert np.median(apart) == 0  # DALI resizes within one grey level, colours may follow
+    assert sum(map(len, names["planned"].cls)) > 0
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_it_is_compiled_once(fn) -> None:
+    """Another process finds it; a compiler is asked for its version and nothing else."""
+    code = "import yolodata.dali as d, time; t = time.time(); d.load(); print(time.time() - t < 20)"
+    found = run(code)
+    assert found.returncode == 0, found.stderr
+    assert "compiling" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"CXX": "no-such-compiler"}, "no C++ compiler 'no-such-compiler'; install g++ 12"),
+        ({"CXX": "false"}, "the DALI operator cannot be compiled"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path: Path, environment, message: str) -> None:
+    code = f"import yolodata.dali as d; d.load({str(tmp_path)!r})"
+    found = run(code, **environment)
+    assert found.returncode
+    assert message in found.stderr
+    assert not list(tmp_path.glob("*.so"))
+    assert not list(tmp_path.glob(".building*"))
