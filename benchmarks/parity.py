@@ -54,7 +54,7 @@ CHAINS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 LIMITS = {"geometry": (99.9, 1), "colour": (99.5, 2)}
 """By chain: least share of identical bytes in percent, largest difference of a byte."""
 BOX_LIMIT = 1e-4
-"""Largest difference of a box's side or centre, as a share of the picture."""
+"""Largest difference of a box's side or centre, or a keypoint, as a share of the picture."""
 
 
 class Tally:
@@ -64,9 +64,10 @@ class Tally:
         self.samples = self.bytes = self.same = self.largest = 0
         self.mixups = self.cutmixes = 0
         self.objects = self.label_misses = 0
-        self.box_error = 0.0
+        self.box_error = self.keypoint_error = 0.0
+        self.visibility_misses = 0
 
-    def add(self, ours: Any, theirs: Any, labels: tuple[Any, Any], sample: dict[str, Any]) -> None:
+    def add(self, ours: Any, theirs: Any, labels: dict[str, Any], sample: dict[str, Any]) -> None:
         """One picture, uint8 (3, H, W), and its labels, from both sides."""
         difference = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
         self.samples += 1
@@ -75,15 +76,21 @@ class Tally:
         self.largest = max(self.largest, int(difference.max()))
         cls, boxes = sample["cls"].numpy(), sample["bboxes"].numpy()
         self.objects += len(cls)
-        if labels[0].shape != cls.shape or not (labels[0] == cls).all():
+        if labels["cls"].shape != cls.shape or not (labels["cls"] == cls).all():
             self.label_misses += 1
-        elif len(cls):
-            self.box_error = max(self.box_error, float(np.abs(labels[1] - boxes).max()))
+            return
+        if len(cls):
+            self.box_error = max(self.box_error, float(np.abs(labels["bboxes"] - boxes).max()))
+        if "keypoints" in labels and len(cls):
+            points = sample["keypoints"].numpy()
+            apart = np.abs(labels["keypoints"] - points)
+            self.keypoint_error = max(self.keypoint_error, float(apart[..., :2].max()))
+            self.visibility_misses += int((apart[..., 2] != 0).sum())
 
     def merge(self, other: Tally) -> None:
         """Takes in the samples of another tally."""
         for name, value in vars(other).items():
-            combine = max if name in ("largest", "box_error") else int.__add__
+            combine = max if name in ("largest", "box_error", "keypoint_error") else int.__add__
             setattr(self, name, combine(getattr(self, name), value))
 
     def report(self) -> dict[str, Any]:
@@ -98,6 +105,8 @@ class Tally:
             "objects": self.objects,
             "samples_with_other_objects": self.label_misses,
             "largest_box_error": self.box_error,
+            "largest_keypoint_error": self.keypoint_error,
+            "keypoints_of_other_visibility": self.visibility_misses,
         }
 
 
@@ -133,7 +142,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(np.all(np.asarray(a) == np.asarray(b)))
 
 
-def validation(data: Path, imgsz: int, batch_size: int) -> dict[str, Any]:
+def validation(data: Path, task: str, imgsz: int, batch_size: int) -> dict[str, Any]:
     """Whole validation epochs from both loaders: which keys differ, in how many batches."""
     from ultralytics.cfg import get_cfg
     from ultralytics.data import build_dataloader, build_yolo_dataset
@@ -141,7 +150,7 @@ def validation(data: Path, imgsz: int, batch_size: int) -> dict[str, Any]:
 
     import yolodata
 
-    args = get_cfg(overrides={"task": "detect", "imgsz": imgsz})
+    args = get_cfg(overrides={"task": task, "imgsz": imgsz})
     with upstream.leaves_the_source_alone():
         info = check_det_dataset(str(data))
         dataset = build_yolo_dataset(args, info["val"], batch_size, info, mode="val", rect=True)
@@ -150,8 +159,8 @@ def validation(data: Path, imgsz: int, batch_size: int) -> dict[str, Any]:
     batches = pictures = 0
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
-        yolodata.pack(data, shards, imgsz=imgsz, splits=["val"], progress=False)
-        with yolodata.ValidationLoader(shards / "val", batch_size, imgsz=imgsz) as ours:
+        yolodata.pack(data, shards, imgsz=imgsz, splits=["val"], task=task, progress=False)
+        with yolodata.ValidationLoader(shards / "val", batch_size, imgsz=imgsz, task=task) as ours:
             if len(ours) != len(theirs):
                 differing["number of batches"] = 1
             for mine, reference in zip(ours, theirs, strict=False):
@@ -184,16 +193,24 @@ def missed(chain: str, kind: str, report: dict[str, Any]) -> list[str]:
             f"{chain}, {kind}: {report['samples_with_other_objects']} samples keep other objects, "
             f"largest box error {report['largest_box_error']:.2e} (at most {BOX_LIMIT})"
         )
+    if report["keypoints_of_other_visibility"] or not (
+        report["largest_keypoint_error"] <= BOX_LIMIT
+    ):
+        found.append(
+            f"{chain}, {kind}: {report['keypoints_of_other_visibility']} keypoints of another "
+            f"visibility, largest error {report['largest_keypoint_error']:.2e} "
+            f"(at most {BOX_LIMIT})"
+        )
     return found
 
 
 def measure(
-    data: Path, imgsz: int, n: int, seed: int, batch: int, broken: bool
+    data: Path, task: str, imgsz: int, n: int, seed: int, batch: int, broken: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """All figures, and the limits missed. `broken` puts the first kind off by half a pixel."""
     figures: dict[str, Any] = {}
     failed: list[str] = []
-    source = upstream.Upstream(data, imgsz)
+    source = upstream.Upstream(data, imgsz, task)
     for chain, (base, kinds) in CHAINS.items():
         total = Tally()
         by_kind = {}
@@ -204,7 +221,7 @@ def measure(
             failed += missed(chain, kind, by_kind[kind])
             total.merge(tally)
         figures[chain] = {**total.report(), "kinds": by_kind}
-    figures["validation"] = validation(data, imgsz, batch)
+    figures["validation"] = validation(data, task, imgsz, batch)
     if figures["validation"]["differing"]:
         failed.append(f"validation batches differ: {figures['validation']['differing']}")
     return figures, failed
@@ -216,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="YAML of a dataset")
-    parser.add_argument("--task", choices=["detect"], default="detect")
+    parser.add_argument("--task", choices=["detect", "pose"], default="detect")
     parser.add_argument("--n", type=int, default=200, help="random recipes of each chain")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--seed", type=int, default=0)
@@ -226,7 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.n < 1:
         parser.error(f"--n must be 1 or more, got {args.n}")
-    figures, failed = measure(args.data, args.imgsz, args.n, args.seed, args.batch, args.broken)
+    figures, failed = measure(
+        args.data, args.task, args.imgsz, args.n, args.seed, args.batch, args.broken
+    )
     _print(figures)
     for line in failed:
         print(f"FAILED: {line}")
@@ -247,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(figures: dict[str, Any]) -> None:
     print(
         f"{'':26}{'samples':>8}{'mixup':>7}{'cutmix':>7}{'identical %':>13}{'largest':>9}"
-        f"{'objects':>9}{'others':>8}{'box error':>11}"
+        f"{'objects':>9}{'others':>8}{'box error':>11}{'keypoints':>11}"
     )
     for chain in CHAINS:
         rows = {chain.upper(): figures[chain], **figures[chain]["kinds"]}
@@ -257,7 +276,7 @@ def _print(figures: dict[str, Any]) -> None:
                 f"{kind:26}{row['samples']:8d}{row['with_mixup']:7d}{row['with_cutmix']:7d}"
                 f"{share:13.4f}{row['largest_difference']:9d}"
                 f"{row['objects']:9d}{row['samples_with_other_objects']:8d}"
-                f"{row['largest_box_error']:11.1e}"
+                f"{row['largest_box_error']:11.1e}{row['largest_keypoint_error']:11.1e}"
             )
     val = figures["validation"]
     print(f"validation: {val['pictures']} pictures in {val['batches']} batches", end=", ")

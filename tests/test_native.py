@@ -229,7 +229,8 @@ def test_labels_lie_in_the_picture_and_come_from_an_object(situation: Any) -> No
     config, sizes, seed, epoch = situation
     index = make_index(sizes)
     recipe = _native.plan(index, config.to_native(), seed, epoch, 0)
-    cls, boxes = _native.labels(recipe, index)
+    found = _native.labels(recipe, index)
+    cls, boxes = found["cls"], found["bboxes"]
     assert cls.shape == (len(boxes), 1)
     tiles = sum(len(layer["tiles"]) for layer in recipe.to_dict()["layers"])
     assert len(boxes) <= 3 * tiles
@@ -263,7 +264,7 @@ def test_flips_are_involutions_of_picture_and_labels() -> None:
         assert np.array_equal(
             _native.render(turned, images), np.flip(_native.render(plain, images), axis)
         )
-        before, after = _native.labels(plain, index)[1], _native.labels(turned, index)[1]
+        before, after = (_native.labels(r, index)["bboxes"] for r in (plain, turned))
         before[:, at] = 1 - before[:, at]
         assert np.allclose(before, after, atol=1e-6)
 
@@ -322,13 +323,14 @@ def test_an_engine_gives_what_single_calls_give() -> None:
         out = np.zeros((5, 3, 64, 64), np.uint8)
         job = engine.submit(index, config, 9, 4, positions, out, shard, offset, base)
         assert job.wait()
-        cls, boxes, which = job.labels()
+        made = job.labels()
+        cls, boxes, which = made["cls"], made["bboxes"], made["batch_idx"]
         for b, position in enumerate(positions.tolist()):
             recipe = _native.plan(index, config, 9, 4, position)
             assert np.array_equal(out[b], _native.render(recipe, images))
             expected = _native.labels(recipe, index)
-            assert np.array_equal(cls[which == b], expected[0])
-            assert np.array_equal(boxes[which == b], expected[1])
+            assert np.array_equal(cls[which == b], expected["cls"])
+            assert np.array_equal(boxes[which == b], expected["bboxes"])
         planned = engine.submit_plan(index, config, 9, 4, positions)
         planned.wait()
         ids = planned.image_ids()

@@ -142,3 +142,42 @@ def test_command_writes_its_figures_and_nothing_else(
     assert parity.main([*arguments, "--break"]) == 1
     assert "FAILED" in capsys.readouterr().out
     assert tree_hash(tmp_path / "data") == before
+
+
+def person(random: np.random.Generator) -> Any:
+    """A box with five keypoints in and around it, some of them not visible."""
+    values = box(random)
+    points = np.clip(
+        np.array(values[:2]) + random.uniform(-0.6, 0.6, (5, 2)) * np.array(values[2:]), 0, 1
+    )
+    return [*values, *np.c_[points, random.integers(0, 3, 5)].ravel()]
+
+
+POSE = "kpt_shape: [5, 3]\nflip_idx: [0, 2, 1, 4, 3]\n"
+
+
+@pytest.fixture(scope="module")
+def pose(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    yaml = draw_dataset(tmp_path_factory.mktemp("person"), person)
+    yaml.write_text(yaml.read_text() + POSE)
+    return yaml
+
+
+def test_poses(pose: Path, tmp_path: Path) -> None:
+    """Pictures, boxes, keypoints and their visibility; whole validation batches."""
+    arguments = ["--data", str(pose), "--task", "pose", "--n", "40", "--imgsz", "160"]
+    assert parity.main([*arguments, "--json", str(tmp_path / "pose.json")]) == 0
+    result = json.loads((tmp_path / "pose.json").read_text())
+    assert result["geometry"]["largest_keypoint_error"] > 0  # something was compared
+    assert result["validation"]["differing"] == {}
+    assert parity.main([*arguments, "--break"]) == 1
+
+
+def test_keypoints_that_are_off_are_noticed(pose: Path) -> None:
+    source = upstream.Upstream(pose, IMGSZ, "pose")
+    plain, _ = parity.CHAINS["geometry"]
+    for spoil in ("flip_idx", "visibility"):
+        index = source._index
+        source.index = index(**{spoil: True})
+        report = parity.compare(source, {**plain, "fliplr": 0.5}, 10, seed=1).report()
+        assert len(parity.missed("geometry", "default", report)) == 1

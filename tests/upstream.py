@@ -42,18 +42,19 @@ class Upstream:
         imgsz: side of the output picture.
     """
 
-    def __init__(self, data: Path, imgsz: int) -> None:
+    def __init__(self, data: Path, imgsz: int, task: str = "detect") -> None:
         from ultralytics.cfg import get_cfg
         from ultralytics.data.dataset import YOLODataset
         from ultralytics.data.utils import check_det_dataset
 
         self.imgsz = imgsz
+        self.task = task
         self.heard = Heard()
         with leaves_the_source_alone():
             info = check_det_dataset(str(data))
             self.dataset = YOLODataset(
                 img_path=info["train"], imgsz=imgsz, batch_size=16, augment=True, cache=None,
-                hyp=get_cfg(overrides={"task": "detect", "imgsz": imgsz}), data=info, task="detect",
+                hyp=get_cfg(overrides={"task": task, "imgsz": imgsz}), data=info, task=task,
             )  # fmt: skip
         self._number = {name: i for i, name in enumerate(self.dataset.im_files)}
         self.index = self._index()
@@ -75,7 +76,7 @@ class Upstream:
         from ultralytics.cfg import get_cfg
         from ultralytics.data.augment import Albumentations
 
-        args = get_cfg(overrides={"task": "detect", "imgsz": self.imgsz, **hyp})
+        args = get_cfg(overrides={"task": self.task, "imgsz": self.imgsz, **hyp})
         self.perspective = bool(args.perspective)
         self.dataset.transforms = self.dataset.build_transforms(args)
         stages = self.dataset.transforms.transforms
@@ -111,8 +112,11 @@ class Upstream:
         }
         return sample, recipe, heard.images
 
-    def _index(self) -> _native.Index:
-        """The label table. Its sizes are those of the files: recipes name the sizes they need."""
+    def _index(self, flip_idx: bool = False, visibility: bool = False) -> _native.Index:
+        """The label table. Its sizes are those of the files: recipes name the sizes they need.
+
+        Named facts about keypoints are falsified, to see whether that is noticed.
+        """
         labels = self.dataset.labels
         counts = [len(label["cls"]) for label in labels]
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.uint64)
@@ -128,7 +132,15 @@ class Upstream:
                 np.concatenate(([0], np.cumsum(lengths))).astype(np.uint64),
                 np.ascontiguousarray(np.concatenate(polygons), np.float32),
             ]
-        return _native.Index(*args)
+        extra: dict[str, Any] = {}
+        if self.task == "pose":
+            points = np.concatenate([label["keypoints"] for label in labels])
+            points[..., 2] += visibility
+            extra["keypoints"] = np.ascontiguousarray(points, np.float32)
+            order = self.dataset.data.get("flip_idx")
+            if order and not flip_idx:
+                extra["flip_idx"] = np.array(order, np.int32)
+        return _native.Index(*args, **extra)
 
     @staticmethod
     def _listen(stage: Any, method: str, heard: Any) -> None:

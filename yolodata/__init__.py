@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from yolodata.pipeline.validation import ValidationLoader
     from yolodata.shards import ShardDataset
     from yolodata.shards import open as open_shards
-    from yolodata.ultralytics.trainer import DetectionTrainer
+    from yolodata.ultralytics.trainer import DetectionTrainer, PoseTrainer
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "DatasetError",
     "DetectionTrainer",
     "Loader",
+    "PoseTrainer",
     "Recipe",
     "ShardDataset",
     "ShardError",
@@ -46,6 +47,7 @@ _PLACES = {
     "DatasetError": "errors",
     "DetectionTrainer": "ultralytics.trainer",
     "Loader": "pipeline.loader",
+    "PoseTrainer": "ultralytics.trainer",
     "Recipe": "_native",
     "ShardDataset": "shards",
     "ShardError": "errors",

@@ -16,6 +16,7 @@
 
 #include "bind/convert.h"
 #include "bind/device.h"
+#include "bind/index.h"
 #include "core/permute.h"
 #include "core/rng.h"
 #include "engine/engine.h"
@@ -30,75 +31,8 @@ using namespace nb::literals;
 namespace yolodata {
 namespace {
 
-// An index together with the arrays it borrows from.
-struct OwnedIndex {
-  Index view{};
-  std::shared_ptr<void> columns, polygons;
-};
-
-template <typename T>
-using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Positions = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Memory = nb::ndarray<std::uint8_t, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
-
-// Keeps arrays alive; letting go of the last one takes the GIL by itself.
-template <typename... T>
-std::shared_ptr<void> keep(const T&... owners) {
-  return std::make_shared<std::tuple<T...>>(owners...);
-}
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
-                                       const Column<std::uint32_t>& width,
-                                       const Column<std::uint64_t>& object_offset,
-                                       const Column<float>& cls, const Table<float>& box,
-                                       const nb::object& polygon_offset,
-                                       const nb::object& polygon) {
-  auto index = std::make_shared<OwnedIndex>();
-  Index& view = index->view;
-  const std::size_t images = height.shape(0), objects = cls.shape(0);
-  require(width.shape(0) == images && object_offset.shape(0) == images + 1,
-          "height and width need one entry an image, object_offset one more");
-  require(box.shape(0) == objects && box.shape(1) == 4, "box must have shape (objects, 4)");
-  view.images = static_cast<std::int64_t>(images);
-  view.height = height.data();
-  view.width = width.data();
-  view.object_offset = object_offset.data();
-  view.cls = cls.data();
-  view.box = box.data();
-  const auto rises = [](const std::uint64_t* offsets, std::size_t count, std::uint64_t last,
-                        std::uint64_t least_step) {
-    for (std::size_t i = 0; i < count; ++i)
-      if (offsets[i + 1] < offsets[i] || offsets[i + 1] - offsets[i] < least_step) return false;
-    return offsets[0] == 0 && offsets[count] == last;
-  };
-  require(rises(view.object_offset, images, objects, 0),
-          "object_offset must rise from 0 to the number of objects");
-  for (std::size_t i = 0; i < images; ++i)
-    require(view.height[i] >= 1 && view.width[i] >= 1 && view.height[i] <= 65536 &&
-                view.width[i] <= 65536,
-            "pictures must be 1 to 65536 pixels a side");
-  index->columns = keep(height, width, object_offset, cls, box);
-  if (!polygon_offset.is_none()) {
-    const auto offsets = nb::cast<Column<std::uint64_t>>(polygon_offset);
-    const auto points = nb::cast<Table<float>>(polygon);
-    require(offsets.shape(0) == objects + 1 && points.shape(1) == 2,
-            "polygon_offset needs one entry an object and one more, polygon the shape (points, 2)");
-    view.polygon_offset = offsets.data();
-    view.polygon = points.data();
-    require(
-        rises(view.polygon_offset, objects, points.shape(0), 1),
-        "polygon_offset must rise from 0 to the number of points; every object needs a polygon");
-    index->polygons = keep(offsets, points);
-  }
-  return index;
-}
 
 PlanConfig read_config(const nb::dict& dict) {
   PlanConfig config;
@@ -180,18 +114,33 @@ nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values,
   return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
 }
 
-nb::tuple batch_labels(const Job& job) {
-  std::vector<float> cls, bboxes, batch_idx;
+// Labels as arrays: cls (N, 1), bboxes (N, 4) and, where objects have them, keypoints (N, K, 3).
+nb::dict label_arrays(Labels labels, std::int32_t keypoints) {
+  const std::size_t n = labels.cls.size(), k = static_cast<std::size_t>(keypoints);
+  nb::dict arrays;
+  arrays["cls"] = to_numpy(std::move(labels.cls), {n, 1});
+  arrays["bboxes"] = to_numpy(std::move(labels.bboxes), {n, 4});
+  if (k > 0) arrays["keypoints"] = to_numpy(std::move(labels.keypoints), {n, k, 3});
+  return arrays;
+}
+
+nb::dict batch_labels(const Job& job) {
+  Labels all;
+  std::vector<float> batch_idx;
   float i = 0;
+  const auto append = [](std::vector<float>& to, const std::vector<float>& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
   for (const Sample& sample : job.samples()) {
-    const Labels& labels = sample.labels;
-    cls.insert(cls.end(), labels.cls.begin(), labels.cls.end());
-    bboxes.insert(bboxes.end(), labels.bboxes.begin(), labels.bboxes.end());
-    batch_idx.insert(batch_idx.end(), labels.cls.size(), i++);
+    append(all.cls, sample.labels.cls);
+    append(all.bboxes, sample.labels.bboxes);
+    append(all.keypoints, sample.labels.keypoints);
+    batch_idx.insert(batch_idx.end(), sample.labels.cls.size(), i++);
   }
-  const std::size_t n = cls.size();
-  return nb::make_tuple(to_numpy(std::move(cls), {n, 1}), to_numpy(std::move(bboxes), {n, 4}),
-                        to_numpy(std::move(batch_idx), {n}));
+  const std::size_t n = batch_idx.size();
+  nb::dict arrays = label_arrays(std::move(all), job.keypoint_count());
+  arrays["batch_idx"] = to_numpy(std::move(batch_idx), {n});
+  return arrays;
 }
 
 // Images that the batch shows, ascending.
@@ -319,7 +268,8 @@ NB_MODULE(_native, m) {
 
   nb::class_<OwnedIndex>(m, "Index", "The label table of a dataset; keeps its arrays alive.")
       .def(nb::new_(&make_index), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
-           "polygon_offset"_a = nb::none(), "polygon"_a = nb::none())
+           "polygon_offset"_a = nb::none(), "polygon"_a = nb::none(), "keypoints"_a = nb::none(),
+           "flip_idx"_a = nb::none())
       .def("__len__", [](const OwnedIndex& index) { return index.view.images; });
 
   nb::class_<Recipe>(m, "Recipe", "A training sample as plain data.")
@@ -400,10 +350,7 @@ NB_MODULE(_native, m) {
       [](const Recipe& recipe, const OwnedIndex& index) {
         check(recipe);
         check_images(recipe, index.view);
-        Labels result = labels(recipe, index.view);
-        const std::size_t n = result.cls.size();
-        return nb::make_tuple(to_numpy(std::move(result.cls), {n, 1}),
-                              to_numpy(std::move(result.bboxes), {n, 4}));
+        return label_arrays(labels(recipe, index.view), index.view.keypoint_count);
       },
       "recipe"_a, "index"_a);
   m.def("render", &render, "recipe"_a, "images"_a, "reference"_a = false);

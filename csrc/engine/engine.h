@@ -55,6 +55,9 @@ class Job {
 
   // After wait().
   const std::vector<Sample>& samples() const { return request_.samples; }
+  std::int32_t keypoint_count() const {
+    return request_.index == nullptr ? 0 : request_.index->keypoint_count;
+  }
   double plan_seconds() const { return 1e-9 * static_cast<double>(plan_ns_.load()); }
   double render_seconds() const { return 1e-9 * static_cast<double>(render_ns_.load()); }
 

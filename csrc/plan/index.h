@@ -15,6 +15,16 @@ struct Index {
   const float* box;                     // [objects, 4] centre x, centre y, width, height in 0..1
   const std::uint64_t* polygon_offset;  // [objects + 1], or null: objects are boxes
   const float* polygon;                 // [points, 2] x, y in 0..1
+  // Keypoints, or null.
+  const float* keypoints = nullptr;  // [objects, keypoint_count, 3] x, y in 0..1, visibility
+  std::int32_t keypoint_count = 0;
+  const std::int32_t* flip_idx = nullptr;  // [keypoint_count] which one a mirrored one becomes
+
+  std::span<const float> keypoints_of(std::uint64_t object) const {
+    const auto size = 3 * static_cast<std::size_t>(keypoint_count);
+    return keypoints == nullptr ? std::span<const float>{}
+                                : std::span<const float>{keypoints + size * object, size};
+  }
 
   std::span<const float> polygon_of(std::uint64_t object) const {
     return {polygon + 2 * polygon_offset[object], polygon + 2 * polygon_offset[object + 1]};

@@ -1,6 +1,8 @@
 #include "plan/labels.h"
 
+#include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "core/polygon.h"
 
@@ -78,6 +80,37 @@ std::vector<float> place(std::span<const float> outline, const Tile& tile, const
   return points;
 }
 
+// A keypoint outside of the picture is moved to its border and no longer visible.
+void clip_keypoints(std::vector<float>& points, float width, float height) {
+  for (std::size_t i = 0; i < points.size(); i += 3) {
+    float &x = points[i], &y = points[i + 1];
+    if (x < 0 || y < 0 || x > width || y > height) points[i + 2] = 0;
+    x = std::clamp(x, 0.0f, width);
+    y = std::clamp(y, 0.0f, height);
+  }
+}
+
+// The object's keypoints on the canvas; a mosaic cuts them off at its border.
+std::vector<float> place_keypoints(std::span<const float> keypoints, const Tile& tile,
+                                   const Layer& layer, bool mosaic) {
+  std::vector<float> points(keypoints.begin(), keypoints.end());
+  for (std::size_t i = 0; i < points.size(); i += 3) {
+    points[i] = points[i] * static_cast<float>(tile.width) + static_cast<float>(tile.x0);
+    points[i + 1] = points[i + 1] * static_cast<float>(tile.height) + static_cast<float>(tile.y0);
+  }
+  if (mosaic)
+    clip_keypoints(points, static_cast<float>(layer.width), static_cast<float>(layer.height));
+  return points;
+}
+
+// Left becomes right: keypoint k of the result is flip_idx[k] of before.
+void swap_sides(std::vector<float>& points, const std::int32_t* flip_idx) {
+  const std::vector<float> before = points;
+  for (std::size_t k = 0; 3 * k < points.size(); ++k)
+    std::copy_n(before.begin() + 3 * flip_idx[k], 3,
+                points.begin() + static_cast<std::ptrdiff_t>(3 * k));
+}
+
 // Objects that the warp leaves too small, too thin or mostly outside are dropped.
 bool is_candidate(const Box& before, const Box& after, float scale, float least_area) {
   constexpr float kLeastSide = 2, kMostAspect = 100, kEpsilon = 1e-16f;
@@ -118,8 +151,12 @@ std::vector<Object> layer_objects(const Recipe& recipe, int which, const Index& 
         after = warp(before);
       }
       after = clip(after, width, height);
-      if (is_candidate(before, after, static_cast<float>(layer.scale), least_area))
-        objects.push_back({index.cls[o], after});
+      if (!is_candidate(before, after, static_cast<float>(layer.scale), least_area)) continue;
+      std::vector<float> keypoints = place_keypoints(index.keypoints_of(o), tile, layer, mosaic);
+      for (std::size_t i = 0; i < keypoints.size(); i += 3)
+        warp(keypoints[i], keypoints[i + 1], keypoints[i], keypoints[i + 1]);
+      clip_keypoints(keypoints, width, height);
+      objects.push_back({index.cls[o], after, std::move(keypoints)});
     }
   }
   return objects;
@@ -150,16 +187,27 @@ Labels labels(const Recipe& recipe, const Index& index) {
       const Box shifted{other.box.x1 - cut.x1, other.box.y1 - cut.y1, other.box.x2 - cut.x1,
                         other.box.y2 - cut.y1};
       const Box inside = clip(shifted, cut.x2 - cut.x1, cut.y2 - cut.y1);
+      std::vector<float> keypoints = other.keypoints;
+      const auto shift = [&keypoints](float x, float y) {
+        for (std::size_t i = 0; i < keypoints.size(); i += 3) {
+          keypoints[i] += x;
+          keypoints[i + 1] += y;
+        }
+      };
+      shift(-cut.x1, -cut.y1);
+      clip_keypoints(keypoints, cut.x2 - cut.x1, cut.y2 - cut.y1);
+      shift(cut.x1, cut.y1);
       objects.push_back(
           {other.cls,
-           {inside.x1 + cut.x1, inside.y1 + cut.y1, inside.x2 + cut.x1, inside.y2 + cut.y1}});
+           {inside.x1 + cut.x1, inside.y1 + cut.y1, inside.x2 + cut.x1, inside.y2 + cut.y1},
+           std::move(keypoints)});
     }
   }
   const float width = static_cast<float>(recipe.width), height = static_cast<float>(recipe.height);
   Labels result;
   result.cls.reserve(objects.size());
   result.bboxes.reserve(4 * objects.size());
-  for (const auto& [cls, box] : objects) {
+  for (auto& [cls, box, keypoints] : objects) {
     float x = (box.x1 + box.x2) / 2, y = (box.y1 + box.y2) / 2;
     if (recipe.flipud) y = height - y;
     if (recipe.fliplr) x = width - x;
@@ -167,6 +215,15 @@ Labels labels(const Recipe& recipe, const Index& index) {
     for (const float value :
          {x / width, y / height, (box.x2 - box.x1) / width, (box.y2 - box.y1) / height})
       result.bboxes.push_back(value);
+    for (std::size_t i = 0; i < keypoints.size(); i += 3) {
+      if (recipe.flipud) keypoints[i + 1] = height - keypoints[i + 1];
+      if (recipe.fliplr) keypoints[i] = width - keypoints[i];
+      keypoints[i] /= width;
+      keypoints[i + 1] /= height;
+    }
+    for (const std::int32_t flip : {recipe.flipud, recipe.fliplr})
+      if (flip && index.flip_idx != nullptr) swap_sides(keypoints, index.flip_idx);
+    result.keypoints.insert(result.keypoints.end(), keypoints.begin(), keypoints.end());
   }
   return result;
 }

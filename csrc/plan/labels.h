@@ -11,7 +11,8 @@ namespace yolodata {
 
 struct Object {
   float cls;
-  Box box;  // pixels of the output picture
+  Box box;                       // pixels of the output picture
+  std::vector<float> keypoints;  // x, y in pixels, visibility; three per keypoint
 };
 
 // Boxes of one layer after the warp, clipped to the picture and filtered.
@@ -26,7 +27,8 @@ float cutmix_threshold(const Index& index, const std::vector<Object>& base);
 // Labels of a whole recipe: centre x, centre y, width, height in 0..1 of the picture.
 struct Labels {
   std::vector<float> cls;
-  std::vector<float> bboxes;  // 4 per object
+  std::vector<float> bboxes;     // 4 per object
+  std::vector<float> keypoints;  // x, y in 0..1, visibility; 3 per keypoint of each object
 };
 Labels labels(const Recipe& recipe, const Index& index);
 

@@ -88,8 +88,8 @@ def batch_recipes(
         recipe = _native.plan(index, native, of_batch, epoch, i)
         made.recipes.append(np.frombuffer(recipe.to_bytes(), np.uint8))
         labels = _native.labels(recipe, index)
-        made.cls.append(labels[0][:, 0])
-        made.bboxes.append(labels[1])
+        made.cls.append(labels["cls"][:, 0])
+        made.bboxes.append(labels["bboxes"])
     return made
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from yolodata import _native
 
 log = logging.getLogger("yolodata")
-Labels = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Labels = dict[str, npt.NDArray[np.float32]]
+"""cls (N, 1), bboxes (N, 4), batch_idx (N,) and, for poses, keypoints (N, K, 3)."""
 
 
 def labels_without(
@@ -29,7 +30,7 @@ def labels_without(
     """Labels of a batch as if the images in `bad` had no objects."""
     from yolodata import _native
 
-    parts: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
+    parts: list[Labels] = []
     for recipe in recipes:
         values: dict[str, Any] = recipe.to_dict()
         tiles = [tile for layer in values["layers"] for tile in layer["tiles"]]
@@ -38,12 +39,9 @@ def labels_without(
             tile["image"] = images.index(tile["image"])
         renumbered = _native.Recipe.from_dict(values)
         parts.append(_native.labels(renumbered, selection.excerpt(images, bad)))
-    counts = [len(cls) for cls, _ in parts]
-    return (
-        np.concatenate([cls for cls, _ in parts]),
-        np.concatenate([boxes for _, boxes in parts]),
-        np.repeat(np.arange(len(parts), dtype=np.float32), counts),
-    )
+    counts = [len(part["cls"]) for part in parts]
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return together | {"batch_idx": np.repeat(np.arange(len(parts), dtype=np.float32), counts)}
 
 
 def report_bad(

@@ -6,6 +6,7 @@ of plain Python values, one entry a picture.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,7 @@ def original_shapes(
 def assemble(
     *,
     image: torch.Tensor,
-    cls: npt.NDArray[np.float32] | torch.Tensor,
-    bboxes: npt.NDArray[np.float32] | torch.Tensor,
-    batch_idx: npt.NDArray[np.float32] | torch.Tensor,
+    labels: Mapping[str, npt.NDArray[np.float32] | torch.Tensor],
     im_file: tuple[str, ...],
     ori_shape: tuple[tuple[int, int], ...],
     ratio_pad: tuple[Any, ...],
@@ -51,6 +50,7 @@ def assemble(
         batch_idx: float32 (N,), the picture each object belongs to;
         bboxes: float32 (N, 4), centre x, centre y, width, height in 0-1 of the picture;
         cls: float32 (N, 1);
+        keypoints: float32 (N, K, 3), x, y in 0-1 and visibility; for poses only;
         im_file: tuple of B paths;
         img: uint8 (B, 3, H, W), RGB (on a device, what the loader was asked to make);
         ori_shape: tuple of B (height, width) of the decoded originals;
@@ -60,23 +60,22 @@ def assemble(
     """
     import torch
 
-    return {
-        "batch_idx": torch.as_tensor(batch_idx),
-        "bboxes": torch.as_tensor(bboxes),
-        "cls": torch.as_tensor(cls),
+    batch: Batch = {
+        **{name: torch.as_tensor(values) for name, values in labels.items()},
         "im_file": im_file,
         "img": image,
         "ori_shape": ori_shape,
         "ratio_pad": ratio_pad,
         "resized_shape": resized_shape,
     }
+    return dict(sorted(batch.items()))
 
 
 def training_batch(
     selection: Selection,
     images: npt.NDArray[np.int64],
     image: torch.Tensor,
-    labels: tuple[Any, Any, Any],
+    labels: Mapping[str, Any],
 ) -> Batch:
     """A batch of augmented pictures.
 
@@ -86,18 +85,15 @@ def training_batch(
     Args:
         images: (B,) dataset index of the first image of every picture.
         image: (B, 3, H, W).
-        labels: cls (N, 1), bboxes (N, 4), batch_idx (N,), arrays or tensors.
+        labels: as `Work.labels` gives them.
     """
-    cls, bboxes, batch_idx = labels
     shards = selection.shards
     original = original_shapes(selection, images)
     heights, widths = selection.height[images].tolist(), selection.width[images].tolist()
     size = (int(image.shape[2]), int(image.shape[3]))
     return assemble(
         image=image,
-        cls=cls,
-        bboxes=bboxes,
-        batch_idx=batch_idx,
+        labels=labels,
         im_file=tuple(shards.name(i) for i in images.tolist()),
         ori_shape=original,
         ratio_pad=tuple(

@@ -36,6 +36,7 @@ class Shown(NamedTuple):
     cls: Float32  # (n,)
     boxes: Float32  # (n, 4) centre x, centre y, width, height in 0-1
     polygons: list[Float32]  # each (k, 2) in 0-1
+    keypoints: Float32 | None  # (n, K, 3) x, y in 0-1, visibility
     recipe: dict[str, Any] | None
 
 
@@ -71,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `yolodata view`."""
     import cv2
 
-    selection = Selection(open_shards(args.path, args.split))
+    shards = open_shards(args.path, args.split)
+    task = "detect" if shards.keypoints is None else "pose"
+    selection = Selection(shards, task=task)
     if args.out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out must end in {', '.join(_SUFFIXES)}, got {args.out}")
     if args.count < 1:
@@ -130,7 +133,8 @@ def _stored(selection: Selection, image: int) -> Shown:
     size = f"{picture.shape[1]} x {picture.shape[0]}"
     title, caption = (f"{image}: {name}, {size}" for name in _long_and_short(shards.name(image)))
     cls, boxes = selection.cls[rows], selection.box[rows]
-    return Shown(f"index {title}", caption, picture, cls, boxes, polygons, None)
+    keypoints = None if selection.keypoints is None else selection.keypoints[rows]
+    return Shown(f"index {title}", caption, picture, cls, boxes, polygons, keypoints, None)
 
 
 def _augmented(
@@ -145,10 +149,12 @@ def _augmented(
     images = {tile["image"] for layer in values["layers"] for tile in layer["tiles"]}
     pixels = {i: np.ascontiguousarray(selection.shards.image(i)) for i in images}
     picture = _native.render(recipe, pixels).transpose(1, 2, 0)
-    cls, boxes = _native.labels(recipe, index)
+    found = _native.labels(recipe, index)
+    cls, boxes = found["cls"], found["bboxes"]
     title = f"seed {seed}, epoch {epoch}, position {position}, images {sorted(images)}"
     caption = f"epoch {epoch}, position {position}"
-    return Shown(title, caption, picture, cls[:, 0], boxes, [], values)
+    keypoints = found.get("keypoints")
+    return Shown(title, caption, picture, cls[:, 0], boxes, [], keypoints, values)
 
 
 def _long_and_short(name: str) -> tuple[str, str]:
@@ -188,6 +194,12 @@ def _draw(item: Shown, names: Mapping[int, str]) -> Picture:
         colour = _colour(int(item.cls[i]))
         x1, y1, x2, y2 = pixels[i].tolist()
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 2)
+    for points in () if item.keypoints is None else item.keypoints:
+        for k, (x, y, visible) in enumerate(points.tolist()):
+            if visible:  # hollow: known, but hidden by something
+                where = round(x * width), round(y * height)
+                cv2.circle(canvas, where, 4, (0, 0, 0), -1 if visible > 1 else 2, cv2.LINE_AA)
+                cv2.circle(canvas, where, 3, _colour(k), -1 if visible > 1 else 1, cv2.LINE_AA)
     for i in order.tolist():
         c = int(item.cls[i])
         x1, y1 = pixels[i, :2].tolist()

@@ -7,6 +7,7 @@ mark, the host waits for nothing but plans and, with JPEG shards, for decoded pi
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from yolodata import _native
 
-_OBJECT = 4 * (1 + 4 + 1)  # bytes of labels of one object
+_OBJECT = 4 * (1 + 4 + 1)  # bytes of labels of one object, without keypoints
 _LIKELY_OBJECTS = 64  # of a picture; more only cost a larger piece of memory
 _ALIGNMENT = 16
 
@@ -84,9 +85,9 @@ class DeviceWork(Work):
     def _enqueue(self) -> None:
         workshop = self._workshop
         queue, staging = workshop.queue, workshop.staging
-        cls, bboxes, batch_idx = self._host_labels()
+        labels = self._host_labels()
         begin = -(-self._shot_bytes() // _ALIGNMENT) * _ALIGNMENT
-        end = begin + len(cls) * _OBJECT
+        end = begin + sum(values.nbytes for values in labels.values())
         memory, self._memory = self._memory, None
         if memory is None or memory.numel() < end:
             larger = staging.take(end + end // 4)
@@ -95,17 +96,20 @@ class DeviceWork(Work):
                 staging.give(memory, None)
             memory = larger
         packed = memory[begin:end].numpy().view(np.float32)
-        for values, at in zip((cls, bboxes, batch_idx), (0, 1, 5), strict=True):
-            packed[at * len(cls) : at * len(cls) + values.size] = values.ravel()
+        at, shapes = 0, {}
+        for name, values in labels.items():
+            packed[at : at + values.size] = values.ravel()
+            at += values.size
+            shapes[name] = values.shape
         uploaded = queue.memory(end)
         queue.copy(memory[:end], uploaded)
-        self._labels = DeviceLabels(uploaded, begin, len(cls))
+        self._labels = DeviceLabels(uploaded, begin, shapes)
         self.image = self._pictures(uploaded[:begin])
         self._mark = queue.mark()
         staging.give(memory, self._mark)
 
-    def labels(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """cls (N, 1), bboxes (N, 4), batch_idx (N,) on the device."""
+    def labels(self) -> dict[str, torch.Tensor]:
+        """See `Work.labels`; on the device."""
         assert self._labels is not None
         return self._labels.views()
 
@@ -118,19 +122,22 @@ class DeviceWork(Work):
 
 @dataclass(frozen=True)
 class DeviceLabels:
-    """Labels of a batch in the memory that was uploaded: all cls, then bboxes, then batch_idx."""
+    """Labels of a batch in the memory that was uploaded, one after another from `begin` on."""
 
     memory: torch.Tensor
     begin: int
-    objects: int
+    shapes: dict[str, tuple[int, ...]]
 
-    def views(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """float32 cls (N, 1), bboxes (N, 4), batch_idx (N,)."""
+    def views(self) -> dict[str, torch.Tensor]:
+        """float32 tensors by name."""
         import torch
 
-        n = self.objects
-        values = self.memory[self.begin : self.begin + n * _OBJECT].view(torch.float32)
-        return values[:n].view(n, 1), values[n : 5 * n].view(n, 4), values[5 * n :]
+        found, at = {}, self.begin
+        for name, shape in self.shapes.items():
+            nbytes = 4 * math.prod(shape)
+            found[name] = self.memory[at : at + nbytes].view(torch.float32).view(shape)
+            at += nbytes
+        return found
 
 
 class _Rendered(DeviceWork):

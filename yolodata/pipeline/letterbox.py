@@ -112,3 +112,23 @@ def padded_boxes(
     result = np.stack(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), axis=1)
     result /= np.array([shape[1], shape[0]] * 2, dtype=np.float32)
     return result
+
+
+def padded_keypoints(
+    keypoints: Float32,
+    size: tuple[int, int],
+    placement: Placement,
+    shape: Sequence[Any],
+) -> Float32:
+    """Keypoints (n, K, 3) x, y, visibility: from 0-1 of a picture to 0-1 of its output.
+
+    Arguments as for `padded_boxes`.
+    """
+    height, width = size
+    result: Float32 = keypoints.copy()
+    result[..., :2] *= np.array([width, height], dtype=np.float32)
+    if placement.ratio != 1:
+        result[..., :2] *= placement.ratio
+    result[..., :2] += np.array([placement.left, placement.top], dtype=np.float32)
+    result[..., :2] /= np.array([shape[1], shape[0]], dtype=np.float32)
+    return result

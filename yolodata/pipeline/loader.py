@@ -71,6 +71,7 @@ class Loader:
         rank, world_size: this process among those that train together.
         drop_last: leave out the last, smaller batch of an epoch.
         shuffle: a new order every epoch; False keeps the dataset's.
+        task: "detect", or "pose" for batches with keypoints.
         single_cls: turn every class into 0.
         classes: keep only objects of these classes; images without any stay, as background.
         fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
@@ -107,6 +108,7 @@ class Loader:
         *,
         augment: AugmentConfig | None = None,
         split: str | None = None,
+        task: str = "detect",
         seed: int = 0,
         threads: int | None = None,
         prefetch: int = 4,
@@ -131,6 +133,7 @@ class Loader:
         self.augment = augment or AugmentConfig(imgsz=dataset.meta.imgsz)
         self._selection = Selection(
             dataset,
+            task=task,
             imgsz=self.augment.imgsz,
             fraction=fraction,
             classes=classes,
@@ -166,6 +169,7 @@ class Loader:
         self._check = check
         self._max_bad = max_bad
         self._settings = {
+            "task": task,
             "single_cls": single_cls,
             "classes": None if classes is None else [int(c) for c in classes],
             "fraction": fraction,

@@ -83,8 +83,8 @@ def labels(
     """
     from yolodata import _native
 
-    cls, boxes = _native.labels(recipe, _selection(shards, shards.meta.imgsz).index())
-    return cls, boxes
+    found = _native.labels(recipe, _selection(shards, shards.meta.imgsz).index())
+    return found["cls"], found["bboxes"]
 
 
 def render(recipe: Recipe, images: Mapping[int, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

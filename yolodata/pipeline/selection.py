@@ -28,12 +28,17 @@ UInt64 = npt.NDArray[np.uint64]
 UInt32 = npt.NDArray[np.uint32]
 
 
+TASKS = ("detect", "pose")
+
+
 class Selection:
     """The first images of a dataset and, of their objects, those of the wanted classes.
 
     Columns are laid out like the dataset's (see docs/shard-format.md): `height`, `width`
     (pixels of the picture at `imgsz`), `object_offset`, `cls` (M,) float32, `box` (M, 4) float32
     centre x, centre y, width, height in 0-1, and `polygon_offset`, `polygon`, or None.
+
+    For poses, `keypoints` (M, K, 3) float32 are kept and polygons are not, as upstream does.
 
     Polygons are kept only when every object of the selected images has one, before classes are
     filtered: like upstream, a mixed dataset is treated as boxes.
@@ -45,6 +50,7 @@ class Selection:
         fraction: share of the images (float up to 1.0), or how many (int above 1); the first ones.
         classes: class numbers whose objects are kept; images without any stay, as background.
         single_cls: turn every class into 0.
+        task: "detect" or "pose".
 
     Raises:
         ConfigError: a setting is out of range.
@@ -54,12 +60,14 @@ class Selection:
         self,
         shards: ShardDataset,
         *,
+        task: str = "detect",
         imgsz: int | None = None,
         fraction: float | int = 1.0,
         classes: Sequence[int] | None = None,
         single_cls: bool = False,
     ) -> None:
         self.shards = shards
+        self.task = check_task(task, shards)
         self.imgsz = shards.meta.imgsz if imgsz is None else imgsz
         self.images = _image_count(shards, fraction)
         self.height, self.width = self._sizes()
@@ -70,8 +78,11 @@ class Selection:
         self.box: Float32 = shards.box[:objects]
         self.polygon_offset: UInt64 | None = None
         self.polygon: Float32 | None = None
+        self.keypoints: Float32 | None = None
+        if task == "pose" and shards.keypoints is not None:
+            self.keypoints = shards.keypoints[:objects]
         offsets = shards.polygon_offset[: objects + 1]
-        if objects and bool((offsets[1:] > offsets[:-1]).all()):
+        if task == "detect" and objects and bool((offsets[1:] > offsets[:-1]).all()):
             self.polygon_offset = offsets
             self.polygon = shards.polygon[: int(offsets[-1])]
         if classes is not None:
@@ -111,6 +122,8 @@ class Selection:
             self.polygon = self.polygon[np.repeat(keep, lengths)]
             self.polygon_offset = np.concatenate(([0], np.cumsum(lengths[keep]))).astype(np.uint64)
         self.cls, self.box = self.cls[keep], self.box[keep]
+        if self.keypoints is not None:
+            self.keypoints = self.keypoints[keep]
 
     def index(self) -> _native.Index:
         """The label table as the native planner reads it."""
@@ -125,12 +138,22 @@ class Selection:
                 self.box,
                 self.polygon_offset,
                 self.polygon,
+                self.keypoints,
+                self._flip_idx(),
             )
         return self._index
+
+    def _flip_idx(self) -> npt.NDArray[np.int32] | None:
+        order = self.shards.meta.flip_idx
+        if self.keypoints is None or not order:
+            return None
+        return np.array(order, np.int32)
 
     def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> dict[str, Any]:
         """Settings of the native planner for training on this selection."""
         values = {**augment.to_native(), "shuffle": shuffle}
+        if self.keypoints is not None and self._flip_idx() is None:
+            values |= {"fliplr": 0.0, "flipud": 0.0}  # nobody knows what is left and what is right
         return values if self.shards.meta.codec == "raw" else values | reuse_window(self.images)
 
     def objects(self, image: int) -> slice:
@@ -166,7 +189,25 @@ class Selection:
             np.ascontiguousarray(self.box[objects]),
             polygon_offset,
             polygon,
+            None if self.keypoints is None else np.ascontiguousarray(self.keypoints[objects]),
+            self._flip_idx(),
         )
+
+
+def check_task(task: str, shards: ShardDataset) -> str:
+    """The task, if a dataset can serve it.
+
+    Raises:
+        ConfigError: the task is unknown, or needs labels that the dataset does not have.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if task == "pose" and shards.keypoints is None:
+        raise ConfigError(
+            f"{shards.path} has no keypoints, which task='pose' needs; pack a dataset whose YAML "
+            "has kpt_shape, with --task pose"
+        )
+    return task
 
 
 def _image_count(shards: ShardDataset, fraction: float | int) -> int:

@@ -48,6 +48,7 @@ class ValidationLoader:
         pad: margin around the longer side, in strides.
         rect: False makes every batch square and keeps the dataset's order.
         split: which split to open when `shards` is a folder of several.
+        task: "detect", or "pose" for batches with keypoints.
         rank, world_size: this process among those that validate together.
         threads: native threads; None shares the machine's cores among its ranks.
         prefetch: batches ready or in the making ahead of the consumer.
@@ -74,6 +75,7 @@ class ValidationLoader:
         pad: float = 0.5,
         rect: bool = True,
         split: str | None = None,
+        task: str = "detect",
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
@@ -87,7 +89,12 @@ class ValidationLoader:
     ) -> None:
         dataset = open_shards(shards, split or "val")
         self._selection = selection = Selection(
-            dataset, imgsz=imgsz, fraction=fraction, classes=classes, single_cls=single_cls
+            dataset,
+            task=task,
+            imgsz=imgsz,
+            fraction=fraction,
+            classes=classes,
+            single_cls=single_cls,
         )
         images = selection.images
         Schedule(images, batch_size, rank, world_size)  # checks these settings
@@ -195,20 +202,29 @@ class ValidationLoader:
     def _collate(self, start: int, work: Work) -> Batch:
         selection, shape, images = self._selection, self._shape(start), self._images(start)
         original = original_shapes(selection, images)
-        cls, boxes, ratio_pad = [], [], []
+        cls, boxes, keypoints, ratio_pad = [], [], [], []
         for image, (height0, width0) in zip(images.tolist(), original, strict=True):
             size = int(selection.height[image]), int(selection.width[image])
             placement = letterbox.place(*size, shape)
             rows = slice(0, 0) if image in work.bad else selection.objects(image)
             cls.append(selection.cls[rows])
             boxes.append(letterbox.padded_boxes(selection.box[rows], size, placement, shape))
+            if selection.keypoints is not None:
+                keypoints.append(
+                    letterbox.padded_keypoints(selection.keypoints[rows], size, placement, shape)
+                )
             gain = size[0] / height0 * placement.ratio, size[1] / width0 * placement.ratio
             ratio_pad.append((gain, (placement.left, placement.top)))
+        labels = {
+            "cls": np.concatenate(cls)[:, None],
+            "bboxes": np.concatenate(boxes),
+            "batch_idx": np.repeat(np.arange(len(cls), dtype=np.float32), [len(c) for c in cls]),
+        }
+        if selection.keypoints is not None:
+            labels["keypoints"] = np.concatenate(keypoints)
         return assemble(
             image=work.image,
-            cls=np.concatenate(cls)[:, None],
-            bboxes=np.concatenate(boxes),
-            batch_idx=np.repeat(np.arange(len(cls), dtype=np.float32), [len(c) for c in cls]),
+            labels=labels,
             im_file=tuple(selection.shards.name(i) for i in images.tolist()),
             ori_shape=original,
             ratio_pad=tuple(ratio_pad),

@@ -53,7 +53,8 @@ class DatasetView:
     Attributes:
         labels: sequence of dicts with "im_file", "shape" (height, width), "cls" (n, 1) float32,
             "bboxes" (n, 4) float32 centre x, centre y, width, height in 0-1, "segments" (list of
-            (k, 2) float32 in 0-1), "keypoints" None, "normalized" True, "bbox_format" "xywh".
+            (k, 2) float32 in 0-1), "keypoints" (n, K, 3) or None, "normalized" True,
+            "bbox_format" "xywh".
         im_files: sequence of the paths that the images were packed from.
         ni: number of images; also `len()`.
         names: class number to name.
@@ -103,14 +104,14 @@ class DatasetView:
         if selection.polygon_offset is not None and selection.polygon is not None:
             ends = selection.polygon_offset[rows.start : rows.stop + 1].astype(np.int64)
             segments = [selection.polygon[a:b].copy() for a, b in pairwise(ends.tolist())]
-        shards = selection.shards
+        shards, keypoints = selection.shards, selection.keypoints
         return {
             "im_file": shards.name(image),
             "shape": (int(shards.label_height[image]), int(shards.label_width[image])),
             "cls": selection.cls[rows, None].copy(),
             "bboxes": selection.box[rows].copy(),
             "segments": segments,
-            "keypoints": None,
+            "keypoints": None if keypoints is None else keypoints[rows].copy(),
             "normalized": True,
             "bbox_format": "xywh",
         }

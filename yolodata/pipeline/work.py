@@ -61,7 +61,7 @@ class Work:
     def labels(self) -> Any:
         """cls (N, 1), bboxes (N, 4) centre x, centre y, width, height in 0-1, batch_idx (N,).
 
-        NumPy arrays, or tensors on a device.
+        For poses also keypoints (N, K, 3). NumPy arrays, or tensors on a device.
         """
         raise NotImplementedError
 

@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> int:
     upstream, ours = read_arguments(args.arguments)
     from ultralytics import YOLO
 
-    from yolodata.ultralytics.trainer import DetectionTrainer
+    from yolodata.ultralytics import trainer
+    from yolodata.ultralytics.limits import TRAINERS
 
-    trainer = DetectionTrainer.configure(**ours)
     model = upstream.pop("model", None)
     if upstream.get("resume") is True and model is None:
         raise ConfigError("resume=True needs model=RUN/weights/last.pt; resume=RUN/… names it too")
@@ -36,7 +36,10 @@ def run(args: argparse.Namespace) -> int:
         model = upstream["resume"]
     if model is None:
         raise ConfigError("which model? give model=yolo26n.yaml, say")
-    YOLO(model).train(trainer=trainer, **upstream)
+    made = YOLO(model)
+    # Of tasks that we have no trainer for, the one for detection says so.
+    name = TRAINERS.get(made.task, "DetectionTrainer")
+    made.train(trainer=getattr(trainer, name).configure(**ours), **upstream)
     return 0
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+TRAINERS = {"detect": "DetectionTrainer", "pose": "PoseTrainer"}
+"""Our trainers, by Ultralytics' name of the task."""
 
-def why_not(args: Any, data: dict[str, Any], polygons: bool) -> str | None:
+
+def why_not(args: Any, data: dict[str, Any], polygons: bool, task: str = "detect") -> str | None:
     """Why upstream's own loader has to make the training batches, in words; None: ours can.
 
     Args:
         args: Ultralytics' training arguments.
         data: the dataset as `check_det_dataset` describes it.
         polygons: whether the objects of the dataset are polygons.
+        task: what our trainer is for.
     """
-    if args.task != "detect":
+    if args.task not in TRAINERS:
         return f"task={args.task} is not supported yet"
+    if args.task != task:
+        return f"task={args.task} is for trainer=yolodata.{TRAINERS[args.task]}"
     if data.get("channels", 3) != 3:
         return f"images of {data['channels']} channels are not supported"
     if args.rect:

@@ -51,11 +51,12 @@ def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
     return data
 
 
-def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings) -> Path:
+def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str) -> Path:
     """Where the shards of a dataset YAML are kept: never inside the dataset."""
     yaml_file = Path(data["yaml_file"])
     root = Path(data.get("path") or yaml_file.parent).resolve()
     name = f"{yaml_file.stem}-{settings.codec}"
+    name += "" if task == "detect" else f"-{task}"
     name += f"-{imgsz}" if settings.codec == "raw" else ""
     if settings.folder is not None:
         return Path(settings.folder).expanduser() / root.name / name
@@ -74,6 +75,7 @@ def packed(
     settings: Settings,
     *,
     single_cls: bool,
+    task: str,
     show: bool,
 ) -> ShardDataset:
     """The shards of one split of a dataset YAML; packs, repacks or re-labels where needed.
@@ -86,11 +88,12 @@ def packed(
         imgsz: longer side of the pictures.
         settings: where to and how.
         single_cls: as in upstream's arguments: class numbers above the names are not errors then.
+        task: label decisions of pose differ from those of detect.
         show: whether this process shows a progress bar.
     """
     from yolodata.ingest import fingerprint, pack, relabel
 
-    source, out = data["yaml_file"], cache_folder(data, imgsz, settings)
+    source, out = data["yaml_file"], cache_folder(data, imgsz, settings, task)
     folder = out / split
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out / f".{split}.lock"):
@@ -118,6 +121,7 @@ def packed(
                     splits=[split],
                     progress=show,
                     single_cls=single_cls,
+                    task=task,
                     overwrite=True,
                 )
                 for name, reason in report.splits[split].left_out:

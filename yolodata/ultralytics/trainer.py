@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ultralytics.data.utils import get_split_fraction
@@ -24,29 +24,21 @@ from yolodata.ultralytics.limits import why_not
 from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
-    """Ultralytics' detection trainer with batches from yolodata.
 
-        YOLO("yolo26n.yaml").train(data="coco8.yaml", trainer=yolodata.DetectionTrainer)
+class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
+    """What our trainers change in Ultralytics': where batches come from.
 
-    `data` is what Ultralytics takes, packed into shards the first time (and again when it
-    changed), or a folder that `yolodata shard` wrote. Model, losses, schedule, validation, plots,
-    callbacks and checkpoints are upstream's; a checkpoint does not need yolodata to be loaded.
-
-    Settings (see `Settings`) are given as `trainer=DetectionTrainer.configure(codec="jpeg")`, or
-    as an argument `yolodata={"codec": "jpeg"}` beside upstream's. They reach the processes that
-    Ultralytics starts for several GPUs, because they are part of the trainer's type, and a resumed
-    run, because they are kept in the run folder.
-
-    What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
-    warning.
+    Subclasses name the task and add upstream's trainer of it.
     """
 
     settings: ClassVar[Settings] = Settings()
+    for_task: ClassVar[str] = "detect"
 
     @classmethod
-    def configure(cls, **values: Any) -> type[DetectionTrainer]:
+    def configure(cls, **values: Any) -> type[Self]:
         """This trainer with settings of its own.
 
         Raises:
@@ -102,20 +94,21 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                     imgsz,
                     self.settings,
                     single_cls=bool(self.args.single_cls),
+                    task=self.for_task,
                     show=RANK in {-1, 0},
                 )
         return self._opened[key]
 
     def _fallback(self, mode: str) -> str | None:
         """Why upstream's loader is needed for this mode, or None."""
-        if self.data.get("channels", 3) != 3 or self.args.task != "detect":
-            return why_not(self.args, self.data, polygons=False)
+        if self.data.get("channels", 3) != 3 or self.args.task != self.for_task:
+            return why_not(self.args, self.data, polygons=False, task=self.for_task)
         if mode != "train":
             return None
-        reason = why_not(self.args, self.data, polygons=False)
+        reason = why_not(self.args, self.data, polygons=False, task=self.for_task)
         if reason is None and self.args.copy_paste:
             polygons = len(self._shards("train").polygon) > 0
-            reason = why_not(self.args, self.data, polygons)
+            reason = why_not(self.args, self.data, polygons, task=self.for_task)
         return reason
 
     def get_dataloader(
@@ -147,6 +140,7 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def _common(self, rank: int, mode: str) -> dict[str, Any]:
         world_size = max(self.world_size, 1) if rank != -1 else 1
         return {
+            "task": self.for_task,
             "rank": max(rank, 0),
             "world_size": world_size,
             "threads": self._threads(world_size),
@@ -249,6 +243,37 @@ class DetectionTrainer(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         counts = np.diff(shards.object_offset)
         most = int(counts.max()) if len(counts) else 0
         return BaseTrainer.auto_batch(self, most * 4, dataset_size=len(shards))
+
+
+class DetectionTrainer(_Batches):
+    """Ultralytics' detection trainer with batches from yolodata.
+
+        YOLO("yolo26n.yaml").train(data="coco8.yaml", trainer=yolodata.DetectionTrainer)
+
+    `data` is what Ultralytics takes, packed into shards the first time (and again when it
+    changed), or a folder that `yolodata shard` wrote. Model, losses, schedule, validation, plots,
+    callbacks and checkpoints are upstream's; a checkpoint does not need yolodata to be loaded.
+
+    Settings (see `Settings`) are given as `trainer=DetectionTrainer.configure(codec="jpeg")`, or
+    as an argument `yolodata={"codec": "jpeg"}` beside upstream's. They reach the processes that
+    Ultralytics starts for several GPUs, because they are part of the trainer's type, and a resumed
+    run, because they are kept in the run folder.
+
+    What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
+    warning.
+    """
+
+
+class PoseTrainer(_Batches, yolo.pose.PoseTrainer):  # type: ignore[misc]
+    """Ultralytics' pose trainer with batches from yolodata.
+
+        YOLO("yolo26n-pose.yaml").train(data="coco8-pose.yaml", trainer=yolodata.PoseTrainer)
+
+    Settings and data as for `DetectionTrainer`; the dataset's YAML needs `kpt_shape`, and
+    `flip_idx` for flips.
+    """
+
+    for_task = "pose"
 
 
 def _settings_of_resumed(resume: Any, model: Any) -> Settings | None:

@@ -1,0 +1,147 @@
+"""Poses: keypoints from the dataset to training, in every loader and through the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from loading import digest, draw_dataset, packed
+from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
+    QUIET,
+    _where_torchvision_cannot_be_imported,
+    train,
+)
+from twin import TwinQueue
+
+import yolodata
+from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
+from yolodata.cli import main
+from yolodata.pipeline import device as devices
+
+RECIPE = AugmentConfig(imgsz=64, mixup=0.4, cutmix=0.4, flipud=0.5, degrees=10.0)
+
+
+def with_keypoints(yaml: Path, flip_idx: bool = True) -> Path:
+    """Gives every object of a drawn dataset three keypoints."""
+    rng = np.random.default_rng(1)
+    for file in (yaml.parent / "labels").rglob("*.txt"):
+        rows = []
+        for row in file.read_text().split("\n"):
+            if row:
+                points = np.c_[rng.uniform(0, 1, (3, 2)), rng.integers(0, 3, 3)].ravel()
+                rows.append(row + " " + " ".join(f"{value:.5f}" for value in points))
+        file.write_text("\n".join(rows))
+    more = "kpt_shape: [3, 3]\n" + ("flip_idx: [1, 0, 2]\n" if flip_idx else "")
+    yaml.write_text(yaml.read_text() + more)
+    return yaml
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    return with_keypoints(draw_dataset(tmp_path / "set", {"train": 12, "val": 5}))
+
+
+def stream(loader: Loader) -> list[str]:
+    return [digest(batch) for batch in loader]
+
+
+def test_batches_have_keypoints(people: Path, tmp_path: Path) -> None:
+    for codec in ("raw", "jpeg"):
+        shards = packed(people, tmp_path / codec, codec, 64, task="pose")
+        with Loader(shards, 4, augment=RECIPE, task="pose", threads=2) as loader:
+            batches = list(loader)
+            assert len(loader.dataset.labels[0]["keypoints"].shape) == 3
+        for batch in batches:
+            assert batch["keypoints"].shape == (len(batch["cls"]), 3, 3)
+            assert batch["keypoints"].dtype == torch.float32
+            xy, seen = batch["keypoints"][..., :2], batch["keypoints"][..., 2]
+            assert ((xy >= 0) & (xy <= 1)).all()
+            assert set(seen.unique().tolist()) <= {0.0, 1.0, 2.0}
+            assert list(batch) == sorted(batch)
+        assert sum(len(batch["cls"]) for batch in batches)
+        with Loader(shards, 4, augment=RECIPE, threads=1) as loader:  # for detection
+            assert all("keypoints" not in batch for batch in loader)
+        with ValidationLoader(shards, 4, split="val", task="pose") as loader:
+            assert all(b["keypoints"].shape[1:] == (3, 3) for b in loader)
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_a_device_gets_the_same_keypoints(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    monkeypatch.setattr(devices, "open_queue", lambda device: TwinQueue())
+    shards = packed(people, tmp_path / "shards", "raw", 64, task="pose")
+    with Loader(shards, 4, augment=RECIPE, task="pose") as loader:
+        want = stream(loader)
+    with Loader(shards, 4, augment=RECIPE, task="pose", device="cuda", cache=cache) as loader:
+        assert stream(loader) == want
+
+
+def test_without_flip_idx_nothing_is_flipped(tmp_path: Path) -> None:
+    """As upstream, which does not know left from right either."""
+    yaml = with_keypoints(draw_dataset(tmp_path / "set", {"train": 6}), flip_idx=False)
+    shards = packed(yaml, tmp_path / "shards", "raw", 64, task="pose")
+    flipped = AugmentConfig(imgsz=64, flipud=1.0, fliplr=1.0)
+    still = AugmentConfig(imgsz=64, flipud=0.0, fliplr=0.0)
+    streams = []
+    for augment in (flipped, still):
+        with Loader(shards, 3, augment=augment, task="pose") as loader:
+            streams.append(stream(loader))
+    assert streams[0] == streams[1]
+
+
+def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
+    yaml = draw_dataset(tmp_path / "set", {"train": 4})
+    shards = packed(yaml, tmp_path / "shards", "raw", 64)
+    with pytest.raises(ConfigError, match="has no keypoints, which task='pose' needs"):
+        Loader(shards, 2, task="pose")
+    with pytest.raises(ConfigError, match="detect, pose, got 'dance'"):
+        Loader(shards, 2, task="dance")
+
+
+def test_training_and_validation(people: Path, tmp_path: Path) -> None:
+    """Trains and plots; validation gives upstream's figures to the last digit."""
+    from ultralytics import YOLO
+
+    trainer, seen = train(
+        tmp_path, people, trainer=yolodata.PoseTrainer, model="yolo26n-pose.yaml", plots=True
+    )
+    assert len(seen) == 2
+    assert isinstance(trainer.train_loader, yolodata.Loader)
+    assert isinstance(trainer.test_loader, yolodata.ValidationLoader)
+    assert (trainer.save_dir / "train_batch0.jpg").is_file()
+    assert {"pose_loss", "kobj_loss"} <= {name.split("/")[-1] for name in trainer.tloss}
+    shards = trainer.test_loader.dataset.selection.shards.path
+    results = []
+    for loader in (yolodata.ValidationLoader(shards, 8, imgsz=64, task="pose"), None):
+        model = YOLO(str(trainer.last))
+        arguments: dict[str, Any] = {
+            "data": str(people), "imgsz": 64, "batch": 8, "rect": True, "mode": "val",
+            "conf": 1e-4, **{k: QUIET[k] for k in ("device", "plots", "verbose", "workers")},
+        }  # fmt: skip
+        validator = model._smart_load("validator")(
+            dataloader=loader, args={**model.overrides, **arguments}
+        )
+        results.append(validator(model=model.model))
+    assert results[0] == results[1]
+
+
+def test_command_line_takes_the_models_task(people: Path, tmp_path: Path) -> None:
+    values = {k: v for k, v in QUIET.items() if k != "exist_ok"}
+    arguments = [f"{name}={value}" for name, value in values.items()]
+    arguments += [f"data={people}", f"project={tmp_path / 'runs'}", "name=pose", "epochs=1"]
+    assert main(["train", "model=yolo26n-pose.yaml", *arguments]) == 0
+    assert list((tmp_path / "set.yolodata").glob("data-raw-pose-64"))
+
+
+def test_the_wrong_trainer_names_the_right_one() -> None:
+    from ultralytics.cfg import get_cfg
+
+    from yolodata.ultralytics.limits import why_not
+
+    args = get_cfg(overrides={"task": "pose"})
+    assert "trainer=yolodata.PoseTrainer" in str(why_not(args, {}, polygons=False))
+    assert why_not(args, {}, polygons=False, task="pose") is None
