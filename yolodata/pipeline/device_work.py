@@ -415,6 +415,8 @@ class DeviceWorkshop:
             if engine is not None:
                 engine.close()
         self.queue.mark().wait()  # the device may be reading pictures and shots
+        if self._load is not None:
+            self._load.forget()
         self._lent.clear()
         self._dropped.clear()
         if self.resident is not None:

@@ -211,11 +211,14 @@ class Pictures:
                 heapify(self._oldest)
 
     def close(self) -> None:
-        """Stop reading and forget the pictures; waits for those being read just now."""
+        """Stop reading; waits for pictures being read just now. Those that were read stay."""
         self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
         if isinstance(self._load, BatchLoad):
             self._load.close()
+
+    def forget(self) -> None:
+        """Free the memory of a closed store, once nobody renders from it any more."""
         self._pictures.clear()
         self._free.clear()
 

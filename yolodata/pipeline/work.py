@@ -321,4 +321,6 @@ class Workshop:
         if self._planner is not None:
             self._planner.close()
         self.engine.close()
+        if self._pictures is not None:
+            self._pictures.forget()
         self._dropped.clear()
