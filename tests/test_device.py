@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -121,15 +122,16 @@ def test_a_loader_on_a_device_resumes_and_changes_its_mind(shards, twin) -> None
             assert stream(second, 1) == want[2 * steps :]
 
 
-def test_pictures_are_kept_until_the_device_has_read_them(shards, twin, monkeypatch) -> None:
-    """Negative control of the twin: giving a batch's memory back at once gives other pixels."""
+def test_memory_given_back_too_early_is_noticed(shards, twin, monkeypatch) -> None:
+    """Negative control of the twin, with labels: addresses that are overwritten would crash it."""
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader, 1)
     monkeypatch.setattr(devices.Staging, "give", lambda self, m, mark: self._idle.insert(0, m))
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=4
+        shards["raw"], 8, augment=RECIPE, device="cuda", cache="none", prefetch=4
     ) as loader:
-        assert stream(loader, 1) != want
+        # A slow consumer: batches are enqueued ahead of it, and not done when they are.
+        assert stream(loader, 1, lambda picture: time.sleep(0.1) or picture) != want
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])

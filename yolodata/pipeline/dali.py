@@ -1,15 +1,23 @@
 """JPEG files to pictures by NVIDIA DALI, on a GPU or with its CPU operators: the same graph.
 
-The only file that imports nvidia.dali. What decoders disagree about (EXIF, CMYK, other formats),
-and what DALI cannot decode, goes to `yolodata.shards.decode`, sample by sample: which way a picture
-takes depends on its file alone, never on its neighbours in a batch.
+The only file that imports nvidia.dali. What decoders disagree about (EXIF, CMYK, other formats,
+files that are cut off), and what DALI cannot decode, goes to `yolodata.shards.decode`, sample by
+sample: which way a picture takes depends on its file alone, never on its neighbours in a batch.
 
-On the CPU, pictures that need no resizing have the bits of `decode_image`; resized ones were never
-more than one grey level away (40 photographs of COCO to 416 pixels: 0.12 on average).
+On the CPU, pictures that need no resizing have the bits of `decode_image`. Resized ones were never
+more than one grey level away: 96 photographs to 416 pixels are 0.12 apart on average, nearly all of
+it OpenCV rounding down; measured from the unrounded picture DALI is as near as rounding allows
+(0.24; OpenCV 0.26).
 
-To be settled on a GPU: whether nvJPEG's hardware and CUDA decoders give the same bits (if not, the
-share of the hardware has to be fixed for a run to be repeatable), which share is fastest, and how
-far both are from the CPU's.
+Note [to be settled on a GPU]. Nothing here has run on one yet. Open are:
+- whether nvJPEG's hardware and CUDA decoders give the same bits; if not, `hw_decoder_load` has to
+  be fixed for a run to be repeatable. How far are both from the CPU's?
+- which damaged files nvJPEG accepts that libjpeg-turbo refuses. A failure is expected as an
+  exception of `outputs()`, after which the graph is built anew; what that costs there.
+- whether the graph's conditional hands the pictures through without a copy, as on the CPU.
+- memory that goes back to DALI when a tensor is forgotten: DALI orders its next use after its own
+  stream, which knows nothing of the consumer's. Tensors must therefore be kept until the work that
+  reads them is done, as `Pictures.release` does.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +43,11 @@ log = logging.getLogger("yolodata")
 
 Bytes = npt.NDArray[np.uint8]
 _LOADS = (0.0, 0.4, 0.65, 0.9)  # shares of the hardware decoder that "auto" tries
+_TRIES = 3  # of measuring, where files of the first batches are bad
+_SAMPLE = 8  # files at least to measure with
 _GRAPHS = 2  # one decodes while the pictures of the other are handed over
+_END = b"\xff\xd9"  # marker; inside a scan these bytes cannot occur
+_TAIL = 64  # some writers pad behind the end
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class _File:
     data: Bytes
     name: str
     size: tuple[int, int]
+    shape: tuple[int, int] = (0, 0)  # before it is resized
 
 
 class DaliDecoder:
@@ -64,21 +78,21 @@ class DaliDecoder:
 
     Args:
         imgsz: longer side of the pictures; files are resized to it as Ultralytics does.
-        device: "cpu", or a CUDA device such as "cuda:0".
+        device: "cpu", or a CUDA device such as "cuda:0"; "cuda" is torch's current one.
         batch_size: files of one run of the graph.
         threads: of DALI's own.
         hw_decoder_load: share of the files, 0 to 1, that a GPU's JPEG engine decodes; "auto" times
             a few shares on the first files. Ignored on the CPU.
 
     Raises:
-        ConfigError: DALI is not installed, or an argument is out of range.
+        ConfigError: DALI is not installed, there is no such device, or an argument is out of range.
     """
 
     def __init__(
         self,
         imgsz: int,
         *,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         batch_size: int = 32,
         threads: int = 1,
         hw_decoder_load: float | str = "auto",
@@ -100,15 +114,15 @@ class DaliDecoder:
                 f"DALI cannot be imported ({error}); install nvidia-dali-cuda120, or another "
                 "build of it"
             ) from None
-        import torch
-
         self._imgsz = imgsz
-        self._device = torch.device(device)
+        self._device = _existing(device)
         self._batch_size = batch_size
         self._threads = threads
         self._load = 0.65 if hw_decoder_load == "auto" else float(hw_decoder_load)
-        self._choose_load = hw_decoder_load == "auto" and self._device.type == "cuda"
+        choose = hw_decoder_load == "auto" and self._device.type == "cuda"
+        self._tries = _TRIES if choose else 0
         self._graphs: list[Any] = []
+        self._complained = False
         self._closed = False
 
     def decode(
@@ -130,19 +144,33 @@ class DaliDecoder:
         """
         if self._closed:
             raise ConfigError("the decoder is closed; make a new one")
-        given = [_File(*each) for each in zip(files, names, sizes, strict=True)]
+        given: list[_File] = []
         done: dict[int, Decoded] = {}
         ordinary: list[int] = []
-        for i, file in enumerate(given):
-            shape = ordinary_jpeg(file.data) if file.data.size else None
+        for i, (data, name, size) in enumerate(zip(files, names, sizes, strict=True)):
+            shape = ordinary_jpeg(data) if _ends(data) else None
+            given.append(_File(data, name, tuple(size), shape or (0, 0)))
             if shape is None:
-                done[i] = self._by_opencv(file)
-            elif resized_shape(*shape, self._imgsz) != file.size:
-                done[i] = Decoded(None, _wrong_size(file, shape, self._imgsz))
+                done[i] = self._by_opencv(given[i])
+            elif resized_shape(*shape, self._imgsz) != given[i].size:
+                done[i] = Decoded(None, _wrong_size(given[i], shape, self._imgsz))
             else:
                 ordinary.append(i)
-        if self._choose_load and len(ordinary) >= self._batch_size:
-            self._measure([given[i] for i in ordinary[: self._batch_size]])
+        try:
+            self._run(given, ordinary, done)
+        except BaseException:
+            self._graphs.clear()  # a run that nobody collected would be taken for the next call's
+            raise
+        return [done[i] for i in range(len(given))]
+
+    def close(self) -> None:
+        """Free DALI's threads and memory; pictures that were handed out stay valid."""
+        self._closed = True
+        self._graphs.clear()
+
+    def _run(self, given: list[_File], ordinary: list[int], done: dict[int, Decoded]) -> None:
+        if self._tries and len(ordinary) >= min(self._batch_size, _SAMPLE):
+            self._measure([given[i] for i in ordinary])
         flying: deque[tuple[int, list[int]]] = deque()
         for number, first in enumerate(range(0, len(ordinary), self._batch_size)):
             if len(flying) == _GRAPHS:
@@ -155,29 +183,25 @@ class DaliDecoder:
             flying.append((which, chunk))
         while flying:
             self._collect(given, *flying.popleft(), done)
-        return [done[i] for i in range(len(given))]
-
-    def close(self) -> None:
-        """Free DALI's threads and memory; pictures that were handed out stay valid."""
-        self._closed = True
-        self._graphs.clear()
 
     def _build(self, load: float) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
         cuda = self._device.type == "cuda"
+        options: dict[str, Any] = {"hw_decoder_load": load} if cuda else {}
 
         @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=self._batch_size,
             num_threads=self._threads,
-            device_id=(self._device.index or 0) if cuda else None,
+            device_id=self._device.index if cuda else None,
             exec_dynamic=True,  # outputs live as long as somebody holds them
             prefetch_queue_depth=1,
+            enable_conditionals=True,
         )
         def graph() -> Any:
             files = fn.external_source(name="files", no_copy=True, dtype=types.UINT8, ndim=1)
             sizes = fn.external_source(name="sizes", dtype=types.FLOAT, ndim=1)
-            options: dict[str, Any] = {"hw_decoder_load": load} if cuda else {}
+            differs = fn.external_source(name="differs", dtype=types.BOOL, ndim=0)
             pictures = fn.decoders.image(
                 files,
                 device="mixed" if cuda else "cpu",
@@ -186,7 +210,12 @@ class DaliDecoder:
                 jpeg_fancy_upsampling=True,  # as the CPU's decoders
                 **options,
             )
-            return fn.resize(pictures, size=sizes, interp_type=types.INTERP_LINEAR, antialias=False)
+            # DALI resamples a picture to its own size too: the same bits, for 6 ms on a CPU core.
+            if differs:
+                pictures = fn.resize(
+                    pictures, size=sizes, interp_type=types.INTERP_LINEAR, antialias=False
+                )
+            return pictures
 
         made = graph()
         made.build()
@@ -200,7 +229,7 @@ class DaliDecoder:
         except Exception as error:  # DALI turns those of C++ into many types
             self._graphs[which] = self._build(self._load)  # DALI may call the old one invalid
             if len(chunk) == 1:
-                log.debug("DALI cannot decode %s: %s", given[chunk[0]].name, str(error))
+                self._complain(given[chunk[0]].name, error)
                 done[chunk[0]] = self._by_opencv(given[chunk[0]])
                 return
             for i in chunk:  # one bad file fails its batch: each by itself
@@ -212,6 +241,14 @@ class DaliDecoder:
                 done[i] = Decoded(pixels)
             else:
                 done[i] = self._by_opencv(given[i])
+
+    def _complain(self, name: str, error: Exception) -> None:
+        """Once aloud: where all files end here, DALI does not work, and OpenCV is slower."""
+        level = logging.DEBUG if self._complained else logging.WARNING
+        self._complained = True
+        log.log(
+            level, "DALI cannot decode %s, OpenCV tries: %s", name, " ".join(str(error).split())
+        )
 
     def _by_opencv(self, file: _File) -> Decoded:
         import cv2
@@ -226,9 +263,10 @@ class DaliDecoder:
         rgb = torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
         return Decoded(rgb.to(self._device), fallback=True)
 
-    def _measure(self, files: Sequence[_File]) -> None:
+    def _measure(self, files: list[_File]) -> None:
         """Keep the share of the hardware decoder that is fastest here."""
-        self._choose_load = False
+        self._tries -= 1
+        batch = list(islice(cycle(files), self._batch_size))
         best = float("inf")
         for load in _LOADS:
             graph = self._build(load)
@@ -236,21 +274,50 @@ class DaliDecoder:
             try:
                 for _ in range(4):
                     start = time.perf_counter()
-                    _feed(graph, files)
+                    _feed(graph, batch)
                     _outputs(graph)
                     times.append(time.perf_counter() - start)
-            except Exception:  # a bad file, or a share that is not supported
+            except Exception:
+                if load == 0:  # no question of the hardware: a bad file
+                    return
                 continue
             if min(times[1:]) < best:
                 best, self._load = min(times[1:]), load
-        self._graphs.clear()
+        self._tries = 0
+        self._graphs.clear()  # of earlier calls, with another share
         log.info("DALI: hw_decoder_load=%s is fastest here", self._load)
+
+
+def _existing(device: str | torch.device) -> torch.device:
+    import torch
+
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:<number>', got {str(device)!r}")
+    if found.type == "cpu":
+        return found
+    count = torch.cuda.device_count()
+    if count == 0 or (found.index or 0) >= count:
+        raise ConfigError(
+            f"device {str(device)!r} is not among the {count} CUDA devices that torch finds; "
+            "take one of those, or 'cpu'"
+        )
+    return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+
+
+def _ends(data: Bytes) -> bool:
+    """Whether a JPEG file is not cut off; decoders differ in what they make up for the rest."""
+    return _END in data[-_TAIL:].tobytes()
 
 
 def _feed(graph: Any, files: Sequence[_File]) -> None:
     # Arrays and nothing derived from them: DALI looks at each attribute of those.
     graph.feed_input("files", [np.asarray(file.data) for file in files])
-    graph.feed_input("sizes", [np.array(file.size, np.float32) for file in files])
+    graph.feed_input("sizes", np.array([file.size for file in files], np.float32))
+    graph.feed_input("differs", np.array([file.size != file.shape for file in files]))
     graph.schedule_run()
 
 
