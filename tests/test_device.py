@@ -336,3 +336,20 @@ def test_a_real_devices_memory_is_freed(shards) -> None:
     del loader
     gc.collect()
     assert torch.cuda.memory_allocated() == before
+
+
+def test_without_dali_pictures_are_decoded_on_the_cpu(shards, twin, monkeypatch, caplog) -> None:
+    from yolodata.pipeline import dali
+
+    def broken(self: Any, load: float) -> Any:
+        raise RuntimeError("no such library")
+
+    with Loader(shards["jpeg"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    monkeypatch.setattr(dali.DaliDecoder, "_build", broken)
+    for cache in ("device", "none"):
+        with Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache) as loader:
+            assert stream(loader, 1) == want
+            assert loader.cache == cache
+    assert "decoded on the CPU and uploaded, without DALI" in caplog.text
+    assert "no such library" in caplog.text
