@@ -122,18 +122,30 @@ class _Decoder:
         self._order, self._queue = order, queue
         self._dali: Any = None
         try:
-            from yolodata.pipeline.dali import DaliDecoder
+            self._dali = self._open_dali()
+        except Exception as error:  # DALI's are of many types
+            # The error itself would keep its frames, and with them batches, alive.
+            reason = " ".join(str(error).split())[-300:]
+            log.warning("pictures are decoded on the CPU and uploaded, without DALI: %s", reason)
 
-            self._dali = DaliDecoder(
-                order.selection.imgsz,
-                device=str(queue.device),
-                batch_size=_DECODED_AT_ONCE,
-                threads=order.threads,
-            )
-        except (YolodataError, RuntimeError) as error:
-            log.warning(
-                "pictures are decoded on the CPU and uploaded, without DALI: %s", str(error)
-            )
+    def _open_dali(self) -> Any:
+        """A decoder that has decoded something: not in the middle of an epoch should it fail."""
+        import cv2
+
+        from yolodata.pipeline.dali import DaliDecoder
+
+        order, imgsz = self._order, self._order.selection.imgsz
+        decoder = DaliDecoder(
+            imgsz,
+            device=str(self._queue.device),
+            batch_size=_DECODED_AT_ONCE,
+            threads=order.threads,
+        )
+        picture = cv2.imencode(".jpg", np.full((16, 16, 3), 114, np.uint8))[1].reshape(-1)
+        (decoded,) = decoder.decode([picture], ["probe.jpg"], [(imgsz, imgsz)])
+        if decoded.fallback or decoded.pixels is None:
+            raise YolodataError(decoded.reason or "it cannot decode an ordinary JPEG file")
+        return decoder
 
     def __call__(self, images: list[int]) -> list[tuple[Any, str]]:
         """For each image a tensor uint8 (h, w, 3) on the device, and why it is grey, or ""."""
