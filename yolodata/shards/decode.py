@@ -116,12 +116,23 @@ def ordinary_jpeg(data: Bytes) -> tuple[int, int] | None:
 
 def _may_be_ordinary(data: Bytes) -> bool:
     """Whether the segments before the first scan are well formed and hold no EXIF data."""
-    head = data[: 1 << 18].tobytes()
+    for within in (1 << 12, 1 << 18):  # most headers are short
+        head = data[:within].tobytes()
+        found = _reaches_scan(head)
+        if found is not None or within >= data.size:
+            return bool(found)
+    return False
+
+
+def _reaches_scan(head: bytes) -> bool | None:
+    """Walk the segments; None where the bytes end before the first scan."""
     if head[:2] != b"\xff\xd8":
         return False
     at = 2
-    while at + 10 <= len(head) and head[at] == 0xFF:
+    while at + 10 <= len(head):
         marker = head[at + 1]
+        if head[at] != 0xFF:
+            return False
         if marker == 0xDA:  # start of scan
             return True
         if not 0xC0 <= marker < 0xFF or 0xD0 <= marker <= 0xD9:  # those have no length
@@ -129,7 +140,7 @@ def _may_be_ordinary(data: Bytes) -> bool:
         if marker == 0xE1 and head[at + 4 : at + 10] == b"Exif\0\0":
             return False
         at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
-    return False
+    return None
 
 
 def _decode(data: Bytes, suffix: str) -> npt.NDArray[Any] | None:
