@@ -1,10 +1,11 @@
 // Rows of layers that neither rotate nor shear: most of them. Their columns map to the same canvas
-// columns in every row, so that a row needs two passes that read memory in order: blend two canvas
-// rows, then pick and blend pixels of that line.
+// columns in every row, so that canvas rows are blended across once, for all output rows that see
+// them, and then two of them down: shade.h's operations in shade.h's order.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -80,83 +81,99 @@ class AxisRows {
         width_(width),
         fliplr_(fliplr),
         begin_(begin),
-        end_(end),
-        upper_(layer),
-        lower_(layer),
-        upwards_(flipud != (layer.inverse[4] < 0.0f)),
-        rows_ahead_(static_cast<int>(std::min(std::abs(layer.inverse[4]), 3.0f) + 0.99f)) {
-    first_ = end;
-    last_ = begin;
-    std::int32_t least = INT32_MAX, most = INT32_MIN;
-    offsets_.resize(static_cast<std::size_t>(end - begin));
-    weights_.resize(offsets_.size());
-    for (std::int32_t x = begin; x < end; ++x) {
+        count_(whole_blocks(end - begin)),
+        lines_{Line(layer), Line(layer)},
+        next_row_(
+            std::max(static_cast<int>(std::min(std::abs(layer.inverse[4]), 99.0f) + 0.5f), 1)) {
+    if (flipud != (layer.inverse[4] < 0.0f)) next_row_ = -next_row_;
+    if (count_ == 0) return;
+    const auto count = static_cast<std::size_t>(count_);
+    lefts_.resize(count);
+    weights_.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int32_t x = std::min(begin + static_cast<std::int32_t>(i), end - 1);
       const float at = to_canvas(layer, unflip(x, width, fliplr), 0).x;
-      if (!(at > -1.0f && at < static_cast<float>(layer.width))) continue;
-      first_ = std::min(first_, x);
-      last_ = x + 1;
-      const std::int32_t ix = floor_int(at);
-      least = std::min(least, ix);
-      most = std::max(most, ix + 2);
-      offsets_[static_cast<std::size_t>(x - begin)] = ix;
-      const float weight = at - static_cast<float>(ix);
-      weights_[static_cast<std::size_t>(x - begin)] = weight;
-      short_weights_ &= is_short(weight);
+      if (at > -1.0f && at < static_cast<float>(layer.width)) {
+        lefts_[i] = floor_int(at);
+        weights_[i] = at - static_cast<float>(lefts_[i]);
+        short_weights_ &= is_short(weights_[i]);
+      } else {  // two neighbours off the canvas, on the right side
+        lefts_[i] = at >= static_cast<float>(layer.width) ? layer.width : -2;
+      }
     }
-    doubtful_.resize(offsets_.size());
-    if (first_ >= last_) return;
-    left_ = least;
-    right_ = most;
-    for (std::int32_t x = first_; x < last_; ++x) {
-      auto& offset = offsets_[static_cast<std::size_t>(x - begin)];
-      offset = 3 * (offset - left_);
+    const auto [least, most] = std::minmax_element(lefts_.begin(), lefts_.end());
+    left_ = *least;
+    right_ = *most + 2;
+    for (std::int32_t& left : lefts_) left -= left_;
+    starts_.resize(count / 4);
+    picks_.resize(4 * count);
+    columns_ = {count_, lefts_.data(), weights_.data(), nullptr, nullptr, Columns::kApart};
+    find_picks(columns_, starts_.data(), picks_.data());
+    line_stride_ = static_cast<std::size_t>(right_ - left_ + kPicked);
+    line_.resize(3 * line_stride_);
+    for (Line& line : lines_) {
+      line.values.resize(3 * count);
+      line.empty.resize(count / kBlock);
     }
-    const std::size_t bytes = 3 * static_cast<std::size_t>(right_ - left_);
-    line_.resize(bytes + 8);
-    top_.resize(bytes);
-    bottom_.resize(bytes);
+    doubtful_.resize(3 * count);
   }
 
-  void render(std::int32_t y, std::uint32_t* words) {
+  // May overwrite what is right of the columns, up to the end of a block.
+  void render(std::int32_t y, const Planes& row) {
+    if (count_ == 0) return;
+    const Planes out = row.from(begin_);
     const float at = to_canvas(layer_, 0, y).y;
-    const bool inside = at > -1.0f && at < static_cast<float>(layer_.height);
-    const std::int32_t first = inside ? first_ : end_, last = inside ? last_ : end_;
-    std::fill(words + begin_, words + std::min(first, end_), kFillWord);
-    if (first >= last) return std::fill(words + begin_, words + end_, kFillWord);
-    std::fill(words + last, words + end_, kFillWord);
-
+    if (!(at > -1.0f && at < static_cast<float>(layer_.height))) return fill(out, 0, count_);
     const std::int32_t iy = floor_int(at);
-    blend_line(iy, at - static_cast<float>(iy));
-    for (const Piece& piece : pieces_)
-      if (piece.empty)
-        std::fill(words + piece.begin, words + piece.end, kFillWord);
+    const float weight = at - static_cast<float>(iy);
+    const Line& top = line_of(iy);
+    const Line& bottom = weight == 0.0f ? top : line_of(iy + 1);
+    const auto empty = [&](int i) { return top.empty[i / kBlock] && bottom.empty[i / kBlock]; };
+    for (int i = 0; i < count_;) {
+      const int first = i;
+      const bool is_empty = empty(first);
+      while (i < count_ && empty(i) == is_empty) i += kBlock;
+      if (is_empty)
+        fill(out, first, i);
       else
-        resample(piece, y, words);
+        blend(top, bottom, weight, y, first, i, out);
+    }
   }
 
  private:
-  // Output columns [begin, end) that see nothing but fill, or not.
-  struct Piece {
-    std::int32_t begin, end;
-    bool empty;
+  // A canvas row, blended across.
+  struct Line {
+    explicit Line(const Layer& layer) : band(layer) {}
+
+    std::int32_t row = INT32_MIN;
+    Band band;
+    std::vector<std::uint8_t> empty;  // whether a block of columns sees nothing but fill
+    std::vector<float> values;
   };
 
-  // Note [order of blends]. shade.h blends across, then down; a line is blended down, then across.
-  // For the same weights the two differ by less than 6.2e-5 (four roundings of at most half a unit
-  // in the last place of 255 on either side, those of the first pass counted twice), so they can
-  // only round to different bytes within that of a tie: there shade.h is asked. Weights of at most
-  // seven bits make no rounding error at all, and many true ties.
-  void resample(const Piece& piece, std::int32_t y, std::uint32_t* words) {
+  static void fill(const Planes& out, int first, int last) {
+    for (std::uint8_t* channel : out.channel)
+      std::fill(channel + first, channel + last, static_cast<std::uint8_t>(kFill));
+  }
+
+  // Note [order of blends]. Where the processor has fused multiply-add, these are shade.h's
+  // operations. The loops for those without round products too: the results differ by less than
+  // 6.2e-5 (at most half a unit in the last place of 255 per rounding, of which a value has seen
+  // five here and three there), so they can only be different bytes within that of a tie: there
+  // shade.h is asked. Weights of at most seven bits make no rounding error at all, and many true
+  // ties.
+  void blend(const Line& top, const Line& bottom, float weight, std::int32_t y, int first, int last,
+             const Planes& out) {
     constexpr float kTolerance = 1.0f / 8192.0f;
-    const std::int32_t skip = piece.begin - begin_;
-    words += piece.begin;
-    const int count =
-        resample_row(line_.data(), offsets_.data() + skip, weights_.data() + skip,
-                     piece.end - piece.begin, exact_ ? 0.0f : kTolerance, words, doubtful_.data());
+    const int count = blend_rows(
+        top.values.data() + first, bottom.values.data() + first, count_, weight, last - first,
+        short_weights_ && is_short(weight) ? 0.0f : kTolerance, out.from(first), doubtful_.data());
     for (int i = 0; i < count; ++i) {
-      const std::int32_t x = piece.begin + doubtful_[static_cast<std::size_t>(i)];
-      const Rgb pixel = sample(layer_, images_, unflip(x, width_, fliplr_), y);
-      words[x - piece.begin] = static_cast<std::uint32_t>(pixel.r | pixel.g << 8 | pixel.b << 16);
+      const int at = first + doubtful_[static_cast<std::size_t>(i)];
+      const Rgb pixel = sample(layer_, images_, unflip(begin_ + at, width_, fliplr_), y);
+      out.channel[0][at] = static_cast<std::uint8_t>(pixel.r);
+      out.channel[1][at] = static_cast<std::uint8_t>(pixel.g);
+      out.channel[2][at] = static_cast<std::uint8_t>(pixel.b);
     }
   }
 
@@ -164,69 +181,42 @@ class AxisRows {
     return weight * 128.0f == static_cast<float>(static_cast<int>(weight * 128.0f));
   }
 
-  void blend_line(std::int32_t iy, float weight) {
-    exact_ = short_weights_ && is_short(weight);
-    const bool same_band = upper_.covers(iy);
-    const auto& spans = upper_.at(iy, left_, right_);
-    if (!upper_.covers(iy + 1)) {  // a seam lies between the two rows
-      copy(spans, iy, top_.data());
-      copy(lower_.at(iy + 1, left_, right_), iy + 1, bottom_.data());
-      pieces_.assign(1, {first_, last_, false});
-      pieces_are_of_band_ = false;
-      return blend_rows(top_.data(), bottom_.data(), weight, static_cast<int>(top_.size()),
-                        line_.data());
-    }
-    if (!same_band || !pieces_are_of_band_) find_pieces(spans);
+  // Kept until the second next row is asked for: when rows are spread, several outputs share one.
+  const Line& line_of(std::int32_t row) {
+    Line& line = lines_[row & 1];
+    if (line.row == row) return line;
+    const bool same_band = line.band.covers(row);
+    const auto& spans = line.band.at(row, left_, right_);
+    if (!same_band) find_empty(spans, line);
+    line.row = row;
+    const Planes planes{{line_.data(), &line_[line_stride_], &line_[2 * line_stride_]}};
     for (const Span& span : spans) {
-      float* line = line_.data() + 3 * (span.begin - left_);
-      const int count = 3 * (span.end - span.begin);
-      if (span.tile < 0) {
-        std::fill(line, line + count, static_cast<float>(kFill));
-        continue;
-      }
-      const std::int64_t stride = 3 * static_cast<std::int64_t>(images_[span.tile].width);
-      const std::uint8_t* top = pixel_of(layer_, images_, span.tile, span.begin, iy);
-      fetch_ahead(upwards_ ? top - rows_ahead_ * stride : top + 2 * stride, stride, count);
-      blend_rows(top, top + stride, weight, count, line);
-    }
-  }
-
-  // Asks for what the next output row needs and this one does not: parts of rows lie too far apart
-  // for processors to foresee them. Addresses outside the image do no harm.
-  void fetch_ahead(const std::uint8_t* first, std::int64_t stride, int bytes) const {
-    for (int row = 0; row < rows_ahead_; ++row)
-      for (int i = 0; i < bytes; i += 64) __builtin_prefetch(first + row * stride + i);
-  }
-
-  void find_pieces(const std::vector<Span>& spans) {
-    std::fill(top_.begin(), top_.end(), std::uint8_t{0});  // scratch: whether a column is fill
-    for (const Span& span : spans)
+      const Planes out = planes.from(span.begin - left_);
+      const int count = span.end - span.begin;
       if (span.tile < 0)
-        std::fill(top_.begin() + (span.begin - left_), top_.begin() + (span.end - left_),
-                  std::uint8_t{1});
-    pieces_.clear();
-    for (std::int32_t x = first_; x < last_; ++x) {
-      const auto column =
-          static_cast<std::size_t>(offsets_[static_cast<std::size_t>(x - begin_)] / 3);
-      const bool empty = top_[column] && top_[column + 1];
-      if (pieces_.empty() || pieces_.back().empty != empty)
-        pieces_.push_back({x, x + 1, empty});
+        fill(out, 0, count);
       else
-        pieces_.back().end = x + 1;
+        split_pixels(pixel_of(layer_, images_, span.tile, span.begin, row), count,
+                     next_row_ * 3 * std::ptrdiff_t{images_[span.tile].width}, out);
     }
-    pieces_are_of_band_ = true;
+    resample_row(planes, columns_, line.empty.data(), line.values.data());
+    return line;
   }
 
-  void copy(const std::vector<Span>& spans, std::int32_t row, std::uint8_t* out) const {
-    for (const Span& span : spans) {
-      std::uint8_t* to = out + 3 * (span.begin - left_);
-      const int count = 3 * (span.end - span.begin);
-      if (span.tile < 0) {
-        std::fill(to, to + count, static_cast<std::uint8_t>(kFill));
-        continue;
-      }
-      const std::uint8_t* from = pixel_of(layer_, images_, span.tile, span.begin, row);
-      std::copy(from, from + count, to);
+  // Empty blocks are the same in all rows of a band.
+  void find_empty(const std::vector<Span>& spans, Line& line) {
+    for (const Span& span : spans)
+      std::fill(&line_[0] + (span.begin - left_), &line_[0] + (span.end - left_),
+                static_cast<std::uint8_t>(span.tile < 0));
+    for (std::size_t block = 0; block < line.empty.size(); ++block) {
+      const auto first = lefts_.begin() + static_cast<std::ptrdiff_t>(block * kBlock);
+      line.empty[block] = std::all_of(first, first + kBlock, [this](std::int32_t left) {
+        return line_[static_cast<std::size_t>(left)] && line_[static_cast<std::size_t>(left) + 1];
+      });
+      if (!line.empty[block]) continue;
+      for (int c = 0; c < 3; ++c)
+        std::fill_n(line.values.begin() + c * count_ + static_cast<std::ptrdiff_t>(block * kBlock),
+                    kBlock, static_cast<float>(kFill));
     }
   }
 
@@ -234,19 +224,19 @@ class AxisRows {
   const ImageView* images_;
   std::int32_t width_;
   bool fliplr_;
-  std::int32_t begin_, end_;
-  bool short_weights_ = true, exact_ = false;
+  std::int32_t begin_;
+  int count_;  // columns, in whole blocks
+  std::vector<std::int32_t> lefts_, starts_;
+  std::vector<float> weights_;
+  std::vector<std::uint8_t> picks_;
+  Columns columns_{};
+  bool short_weights_ = true;
+  std::int32_t left_ = 0, right_ = 0;  // canvas columns that the output columns need
+  Line lines_[2];
+  int next_row_;  // about how many canvas rows there are from an output row to the next
+  std::size_t line_stride_ = 0;
+  std::vector<std::uint8_t> line_;  // a canvas row, channel by channel
   std::vector<std::int32_t> doubtful_;
-  std::int32_t first_, last_;          // output columns that touch the canvas
-  std::int32_t left_ = 0, right_ = 0;  // canvas columns they need
-  Band upper_, lower_;
-  bool upwards_;    // output rows ask for canvas rows from below to above
-  int rows_ahead_;  // canvas rows from an output row to the next
-  std::vector<std::int32_t> offsets_;
-  std::vector<float> weights_, line_;
-  std::vector<std::uint8_t> top_, bottom_;
-  std::vector<Piece> pieces_;
-  bool pieces_are_of_band_ = false;
 };
 
 }  // namespace yolodata

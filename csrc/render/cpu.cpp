@@ -1,5 +1,7 @@
 // Pictures on a CPU thread, one output row at a time: shade.h's operations in shade.h's order, or
 // such as are proven to give the same bytes.
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -12,6 +14,19 @@
 
 namespace yolodata {
 namespace {
+
+// A row of pixels in memory: loops may write up to a block past its end.
+class PlaneRow {
+ public:
+  explicit PlaneRow(int count)
+      : stride_(static_cast<std::size_t>(whole_blocks(count) + kBlock)), bytes_(3 * stride_) {}
+
+  Planes planes() { return {{bytes_.data(), bytes_.data() + stride_, &bytes_[2 * stride_]}}; }
+
+ private:
+  std::size_t stride_;
+  std::vector<std::uint8_t> bytes_;
+};
 
 // Rows of one layer, by whichever way fits it.
 class LayerRows {
@@ -27,9 +42,10 @@ class LayerRows {
       free_.emplace(which, images, recipe.width, fliplr, begin, end);
   }
 
-  void render(std::int32_t y, std::uint32_t* words) {
-    if (axis_) return axis_->render(y, words);
-    free_->render(y, words);
+  // May overwrite what lies right of the layer's columns, up to a block.
+  void render(std::int32_t y, const Planes& row) {
+    if (axis_) return axis_->render(y, row);
+    free_->render(y, row);
   }
 
  private:
@@ -42,33 +58,34 @@ class LayerRows {
 void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out) {
   const std::int32_t width = recipe.width, height = recipe.height;
   const auto columns = static_cast<std::size_t>(width);
-  std::vector<std::uint32_t> words(columns), others;
+  PlaneRow row(width), other(width);
+  const Planes pixels = row.planes(), others = other.planes();
   LayerRows base(recipe, sources, 0, 0, width);
   std::optional<LayerRows> mixup, cutmix;
-  if (recipe.mixup_layer != kNoLayer) {
-    others.resize(columns);
-    mixup.emplace(recipe, sources, recipe.mixup_layer, 0, width);
-  }
-  if (recipe.cutmix_layer != kNoLayer) {
-    const std::int32_t x1 = recipe.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
-    const std::int32_t x2 = recipe.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
-    cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
-  }
+  if (recipe.mixup_layer != kNoLayer) mixup.emplace(recipe, sources, recipe.mixup_layer, 0, width);
+  const std::int32_t x1 = recipe.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
+  const std::int32_t x2 = recipe.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
+  if (recipe.cutmix_layer != kNoLayer) cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
   const std::size_t plane = columns * static_cast<std::size_t>(height);
   for (std::int32_t y = 0; y < height; ++y) {
-    const std::int32_t row = unflip(y, height, recipe.flipud);
-    base.render(row, words.data());
+    const std::int32_t line = unflip(y, height, recipe.flipud);
+    base.render(line, pixels);
     if (mixup) {
-      mixup->render(row, others.data());
-      mix_rows(words.data(), others.data(), recipe.mixup_ratio, width);
+      mixup->render(line, others);
+      mix_rows(pixels, others, recipe.mixup_ratio, width);
     }
-    if (cutmix && row >= recipe.cut_y1 && row < recipe.cut_y2) cutmix->render(row, words.data());
+    if (cutmix && line >= recipe.cut_y1 && line < recipe.cut_y2) {
+      cutmix->render(line, others);
+      for (int c = 0; c < 3; ++c)
+        std::copy(others.channel[c] + x1, others.channel[c] + x2, pixels.channel[c] + x1);
+    }
+    if (recipe.hsv.enabled) jitter_row(pixels, recipe.hsv, whole_blocks(width));
     std::uint8_t* red = out + static_cast<std::size_t>(y) * columns;
     std::uint8_t* blue = red + 2 * plane;
     if (recipe.bgr) std::swap(red, blue);
-    std::uint8_t* green = out + plane + static_cast<std::size_t>(y) * columns;
-    if (recipe.hsv.enabled) jitter_row(words.data(), recipe.hsv, width);
-    split_row(words.data(), width, red, green, blue);
+    store_row(pixels.channel[0], width, red);
+    store_row(pixels.channel[1], width, out + plane + static_cast<std::size_t>(y) * columns);
+    store_row(pixels.channel[2], width, blue);
   }
   finish_picture();
 }

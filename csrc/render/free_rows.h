@@ -25,6 +25,7 @@ class FreeRows {
     y_.resize(count);
     wx_.resize(count);
     wy_.resize(count);
+    words_.resize(count);
     // A slanted row touches many rows of the image; processors do not foresee that.
     down_x_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[1], -8.0f, 8.0f));
     down_y_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[4], -8.0f, 8.0f));
@@ -33,13 +34,13 @@ class FreeRows {
     for (int i = 0; i < layer.tile_count; ++i) hidden_[i] = is_hidden(i);
   }
 
-  void render(std::int32_t y, std::uint32_t* words) {
+  void render(std::int32_t y, const Planes& row) {
     const int count = end_ - begin_;
     const Points points{x_.data(), y_.data(), wx_.data(), wy_.data()};
     map_row(layer_, from_, y, step_, count, points);
     const std::int32_t* const xs = points.x;
     const std::int32_t* const ys = points.y;
-    words += begin_;
+    std::uint32_t* const words = words_.data();
     for (int i = 0; i < count;) {
       const int first = i;
       if (ys[i] == kOutside) {
@@ -66,6 +67,7 @@ class FreeRows {
                         first, i, down_y_ * stride + 3 * down_x_, words);
       }
     }
+    split_words(words, count, row.from(begin_));
   }
 
  private:
@@ -128,6 +130,7 @@ class FreeRows {
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
   std::vector<float> wx_, wy_;
+  std::vector<std::uint32_t> words_;
 };
 
 }  // namespace yolodata

@@ -1,6 +1,7 @@
 #include "render/rows.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -29,31 +30,95 @@ bool has_avx2() {
 #define YD_AVX2(call) 0
 #endif
 
-void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
-                float* line) {
-  for (int i = YD_AVX2(blend_rows(top, bottom, weight, count, line)); i < count; ++i) {
-    const float a = static_cast<float>(top[i]), b = static_cast<float>(bottom[i]);
-    line[i] = a + weight * (b - a);
+void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out) {
+  std::uint8_t* __restrict__ const red = out.channel[0];
+  std::uint8_t* __restrict__ const green = out.channel[1];
+  std::uint8_t* __restrict__ const blue = out.channel[2];
+  for (int i = YD_AVX2(split_pixels(pixels, count, ahead, out)); i < count; ++i) {
+    red[i] = pixels[3 * i];
+    green[i] = pixels[3 * i + 1];
+    blue[i] = pixels[3 * i + 2];
   }
 }
 
-int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                 float tolerance, std::uint32_t* words, std::int32_t* doubtful) {
-  std::int32_t* const begin = doubtful;
-  int i = YD_AVX2(resample_row(line, offsets, weights, count, tolerance, words, doubtful));
-  for (; i < count; ++i) {
-    const float* p = line + offsets[i];
-    std::uint32_t word = 0;
-    bool doubt = false;
-    for (int c = 0; c < 3; ++c) {
-      const float value = p[c] + weights[i] * (p[c + 3] - p[c]);
-      const std::int32_t low = round_int(std::max(value - tolerance, 0.0f));
-      doubt |= low != round_int(value + tolerance);
-      word |= static_cast<std::uint32_t>(low) << (8 * c);
-    }
-    words[i] = word;
-    if (doubt) *doubtful++ = i;
+void split_words(const std::uint32_t* words, int count, const Planes& out) {
+  std::uint8_t* __restrict__ const red = out.channel[0];
+  std::uint8_t* __restrict__ const green = out.channel[1];
+  std::uint8_t* __restrict__ const blue = out.channel[2];
+  for (int i = YD_AVX2(split_words(words, count, out)); i < count; ++i) {
+    red[i] = static_cast<std::uint8_t>(words[i]);
+    green[i] = static_cast<std::uint8_t>(words[i] >> 8);
+    blue[i] = static_cast<std::uint8_t>(words[i] >> 16);
   }
+}
+
+void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
+  constexpr std::int32_t kReach = kPicked - 2;  // from the first left neighbour to the last
+  columns.start = start;
+  columns.picks = picks;
+  columns.together = Columns::kByEight;
+  for (int i = 0; i < columns.count; i += 4) {
+    const auto reach = [&columns](int first, int count) {
+      return std::minmax_element(columns.left + first, columns.left + first + count);
+    };
+    const auto [least, most] = reach(i / 8 * 8, 8);
+    const auto [least_of_four, most_of_four] = reach(i, 4);
+    const bool eight = *most - *least <= kReach;
+    if (!eight) columns.together = std::min(columns.together, Columns::kByFour);
+    if (*most_of_four - *least_of_four > kReach) columns.together = Columns::kApart;
+    start[i / 4] = eight ? *least : *least_of_four;
+    for (int k = i; k < i + 4; ++k) {
+      constexpr std::uint8_t kNone = 128;
+      const auto at = static_cast<std::uint8_t>(columns.left[k] - start[i / 4]);
+      picks[4 * k] = at;
+      picks[4 * k + 1] = kNone;
+      picks[4 * k + 2] = static_cast<std::uint8_t>(at + 1);
+      picks[4 * k + 3] = kNone;
+    }
+  }
+}
+
+void resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
+                  float* out) {
+  for (int i = YD_AVX2(resample_row(line, columns, empty, out)); i < columns.count; i += kBlock) {
+    if (empty[i / kBlock]) continue;
+    const std::int32_t* const left = columns.left + i;
+    const float* const weight = columns.weight + i;
+    for (int c = 0; c < 3; ++c) {
+      float* const to = out + c * columns.count + i;
+      std::uint8_t pairs[2 * kBlock];  // first what cannot be vectorised
+      for (int k = 0; k < kBlock; ++k) std::memcpy(pairs + 2 * k, line.channel[c] + left[k], 2);
+      for (int k = 0; k < kBlock; ++k) {
+        const std::int32_t a = pairs[2 * k], b = pairs[2 * k + 1];
+        to[k] = static_cast<float>(a) + weight[k] * static_cast<float>(b - a);
+      }
+    }
+  }
+}
+
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               float tolerance, const Planes& out, std::int32_t* doubtful) {
+  constexpr float kShift = 12582912.0f;  // see round_int
+  const float clear = 0.5f - tolerance;
+  std::int32_t* const begin = doubtful;
+  for (int i = YD_AVX2(blend_rows(top, bottom, apart, weight, count, out)); i < count; i += kBlock)
+    for (int c = 0; c < 3; ++c) {
+      const float* __restrict__ const a = top + c * apart + i;
+      const float* __restrict__ const b = bottom + c * apart + i;
+      std::uint8_t* __restrict__ const to = out.channel[c] + i;
+      float off[kBlock];
+      std::int32_t doubt = 0;
+      for (int k = 0; k < kBlock; ++k) {
+        const float value = a[k] + weight * (b[k] - a[k]);
+        const float nearest = (value + kShift) - kShift;
+        off[k] = std::abs(value - nearest);
+        doubt |= off[k] > clear;
+        to[k] = static_cast<std::uint8_t>(static_cast<std::int32_t>(nearest));
+      }
+      if (doubt == 0) continue;
+      for (int k = 0; k < kBlock; ++k)
+        if (off[k] > clear) *doubtful++ = i + k;
+    }
   return static_cast<int>(doubtful - begin);
 }
 
@@ -93,37 +158,43 @@ YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std:
   }
 }
 
-YD_TARGETS void mix_rows(std::uint32_t* __restrict__ words,
-                         const std::uint32_t* __restrict__ others, double ratio, int count) {
-  for (int i = 0; i < count; ++i) {
-    const std::uint32_t a = words[i], b = others[i];
-    std::uint32_t word = 0;
-    for (int c = 0; c < 24; c += 8)
-      word |= static_cast<std::uint32_t>(mix(static_cast<std::int32_t>(a >> c & 255),
-                                             static_cast<std::int32_t>(b >> c & 255), ratio))
-              << c;
-    words[i] = word;
+namespace {
+
+YD_TARGETS void mix_bytes(std::uint8_t* __restrict__ bytes, const std::uint8_t* __restrict__ others,
+                          double ratio, int count) {
+  for (int i = 0; i < count; i += kBlock) {
+    // Step by step: compilers convert bytes to doubles and back less well.
+    std::int32_t a[kBlock], b[kBlock];
+    for (int k = 0; k < kBlock; ++k) a[k] = bytes[i + k];
+    for (int k = 0; k < kBlock; ++k) b[k] = others[i + k];
+    for (int k = 0; k < kBlock; ++k) a[k] = mix(a[k], b[k], ratio);
+    for (int k = 0; k < kBlock; ++k) bytes[i + k] = static_cast<std::uint8_t>(a[k]);
   }
 }
 
-void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count) {
-  const auto jittered = [&hsv](std::uint32_t word) {
-    const auto bits = static_cast<std::int32_t>(word);
-    const Rgb pixel = jitter(hsv, {bits & 255, bits >> 8 & 255, bits >> 16 & 255});
-    return static_cast<std::uint32_t>(pixel.r | pixel.g << 8 | pixel.b << 16);
-  };
-  const std::uint32_t fill = jittered(kFillWord);
-  for (int i = YD_AVX2(jitter_row(words, hsv, fill, count)); i < count; ++i)
-    words[i] = jittered(words[i]);
+}  // namespace
+
+void mix_rows(const Planes& row, const Planes& other, double ratio, int count) {
+  for (int c = 0; c < 3; ++c) mix_bytes(row.channel[c], other.channel[c], ratio, count);
 }
 
-void split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
-               std::uint8_t* blue) {
-  for (int i = YD_AVX2(split_row(words, count, red, green, blue)); i < count; ++i) {
-    red[i] = static_cast<std::uint8_t>(words[i]);
-    green[i] = static_cast<std::uint8_t>(words[i] >> 8);
-    blue[i] = static_cast<std::uint8_t>(words[i] >> 16);
+void jitter_row(const Planes& row, const HsvJitter& hsv, int count) {
+  const HsvJitter local = hsv;  // as in map_row
+  std::uint8_t* __restrict__ const red = row.channel[0];
+  std::uint8_t* __restrict__ const green = row.channel[1];
+  std::uint8_t* __restrict__ const blue = row.channel[2];
+  const Rgb fill = jitter(local, {kFill, kFill, kFill});
+  for (int i = YD_AVX2(jitter_row(row, local, fill, count)); i < count; ++i) {
+    const Rgb pixel = jitter(local, {red[i], green[i], blue[i]});
+    red[i] = static_cast<std::uint8_t>(pixel.r);
+    green[i] = static_cast<std::uint8_t>(pixel.g);
+    blue[i] = static_cast<std::uint8_t>(pixel.b);
   }
+}
+
+void store_row(const std::uint8_t* channel, int count, std::uint8_t* out) {
+  const int done = YD_AVX2(store_row(channel, count, out));
+  std::memcpy(out + done, channel + done, static_cast<std::size_t>(count - done));
 }
 
 void finish_picture() {

@@ -1,7 +1,8 @@
-// The CPU's inner loops over a row. Each applies an operation of shade.h to many pixels; pixels
-// travel as 32-bit words, red in the low byte, then green, then blue.
+// The CPU's inner loops over a row. Each applies an operation of shade.h to many pixels, which
+// travel channel by channel, or as 32-bit words with red in the low byte, then green, then blue.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "plan/recipe.h"
@@ -19,15 +20,49 @@ inline const std::uint8_t* pixel_of(const Layer& layer, const ImageView* images,
          3 * (static_cast<std::int64_t>(y - t.y0) * images[tile].width + (x - t.x0));
 }
 
-// line[i] = the blend of top[i] and bottom[i] for `count` bytes.
-void blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
-                float* line);
+// Loops may do whole blocks of columns: rows have room for them.
+inline constexpr int kBlock = 32;
+constexpr int whole_blocks(int count) { return (count + kBlock - 1) / kBlock * kBlock; }
 
-// words[i] = the blend of the pixels that start at line[offsets[i]] and three floats later. The
-// line must be readable four floats past its last pixel. Where a channel is within `tolerance` of a
-// tie, i is appended to `doubtful`; returns how many were.
-int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                 float tolerance, std::uint32_t* words, std::int32_t* doubtful);
+// The channels of a row of pixels: red, green, blue.
+struct Planes {
+  std::uint8_t* channel[3];
+
+  Planes from(std::ptrdiff_t column) const {
+    return {{channel[0] + column, channel[1] + column, channel[2] + column}};
+  }
+};
+
+// Takes `count` pixels apart. What lies `ahead` bytes further is fetched for later rows.
+void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out);
+void split_words(const std::uint32_t* words, int count, const Planes& out);
+
+// Which two neighbours of a line each output column blends: whole blocks of columns.
+struct Columns {
+  int count;
+  const std::int32_t* left;
+  const float* weight;
+  // For processors that pick bytes of a register, of every four columns: where sixteen bytes with
+  // all their neighbours start, and which of these each column takes: left, none, right, none.
+  const std::int32_t* start;
+  const std::uint8_t* picks;
+  enum { kApart, kByFour, kByEight } together;  // how many columns have one start; kApart: unusable
+};
+inline constexpr int kPicked = 16;  // so many bytes must be readable from any `left` on
+
+// Finds `start` (count / 4 of them), `picks` (4 * count) and `together`.
+void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks);
+
+// out = the blends across of a line, for blocks of columns that are not empty, its channels as far
+// apart as there are columns.
+void resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
+                  float* out);
+
+// out = the blends of `top` and `bottom`, whose channels are `apart`, in whole blocks. Where a
+// channel is within `tolerance` of a tie and might be wrong, the column is appended to `doubtful`;
+// returns how many were.
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               float tolerance, const Planes& out, std::int32_t* doubtful);
 
 // Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart: whole parts
 // (kOutside where no neighbour is on the canvas) and weights.
@@ -47,12 +82,14 @@ void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t st
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int first, int last, std::int64_t ahead, std::uint32_t* words);
 
-void mix_rows(std::uint32_t* words, const std::uint32_t* others, double ratio, int count);
-void jitter_row(std::uint32_t* words, const HsvJitter& hsv, int count);
-void split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
-               std::uint8_t* blue);
+// These do whole blocks.
+void mix_rows(const Planes& row, const Planes& other, double ratio, int count);
+void jitter_row(const Planes& row, const HsvJitter& hsv, int count);
 
-// Call once after the last split_row of a picture, before another thread reads it.
+// Copies a channel of a row to where the picture is.
+void store_row(const std::uint8_t* channel, int count, std::uint8_t* out);
+
+// Call once after the last store_row of a picture, before another thread reads it.
 void finish_picture();
 
 }  // namespace yolodata

@@ -13,17 +13,18 @@
 namespace yolodata::avx2 {
 namespace {
 
-inline __m256 load_eight(const std::uint8_t* bytes) {
-  return _mm256_cvtepi32_ps(
-      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
+inline __m256i load(const std::uint8_t* bytes) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
 }
 
-inline __m256i load_words(const std::uint32_t* words) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+// Sixteen bytes in either half.
+inline __m256i load_two(const std::uint8_t* low, const std::uint8_t* high) {
+  return _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(high),
+                             reinterpret_cast<const __m128i*>(low));
 }
 
-inline void store_words(std::uint32_t* words, __m256i value) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), value);
+inline void store(std::uint8_t* bytes, __m256i value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
 }
 
 inline __m256 truncate(__m256 value) {
@@ -32,6 +33,25 @@ inline __m256 truncate(__m256 value) {
 
 inline __m256 floor(__m256 value) {
   return _mm256_round_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+
+inline __m256i all(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
+
+// Bytes 0-15 from the lower halves of the four in turn, 16-31 from the upper ones.
+inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
+  return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+}
+
+// The same in both halves.
+inline __m256i twice(__m128i half) { return _mm256_broadcastsi128_si256(half); }
+
+// Bytes 4k to 4k + 3 of each half, as numbers.
+inline __m256 spread(__m256i bytes, int k) {
+  const char b = static_cast<char>(4 * k);
+  const auto next = [b](int i) { return static_cast<char>(b + i); };
+  const __m128i dwords = _mm_setr_epi8(b, -1, -1, -1, next(1), -1, -1, -1,  //
+                                       next(2), -1, -1, -1, next(3), -1, -1, -1);
+  return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, twice(dwords)));
 }
 
 // numerator / denominator, rounded to 12 fractional bits: above 2048 a float has no more. The
@@ -43,127 +63,275 @@ inline __m256 reciprocal(float numerator, __m256 denominator) {
   return _mm256_sub_ps(_mm256_add_ps(quotient, shift), shift);
 }
 
-struct Constants {
-  __m256 shift, saturation, value;
-};
-
-// Hue 0..179, saturation 0..1, value 0..255, all after the jitter.
-struct Jittered {
-  __m256 hue, saturation, value;
-};
-
-// jitter() of shade.h with every integer kept in a float. The products that shade.h makes of
-// integers have at most 12 fractional bits and are below 256: adding a half and rounding once to
-// single precision cannot carry them over a whole number.
+// jitter() of shade.h, on bytes of 32 pixels where they suffice, and on floats of eight.
 //
-// In two halves, for several registers in turn: one after the other they would be a chain so long
-// that a processor sees the next pixels too late to work on them meanwhile.
-inline Jittered to_hsv(const Constants& gain, __m256i word) {
-  const __m256i byte = _mm256_set1_epi32(255);
-  const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
-  const __m256 half = _mm256_set1_ps(0.5f);
-  const __m256 turn = _mm256_set1_ps(180.0f);
-  const __m256 r = _mm256_cvtepi32_ps(_mm256_and_si256(word, byte));
-  const __m256 g = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(word, 8), byte));
-  const __m256 b = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(word, 16), byte));
-  const __m256 top = _mm256_max_ps(_mm256_max_ps(r, g), b);
-  const __m256 range = _mm256_sub_ps(top, _mm256_min_ps(_mm256_min_ps(r, g), b));
+// In four steps over many pixels, with what is between them in memory: in one they are a chain of
+// operations so long that a processor sees the next pixels too late to work on them meanwhile.
+class Jitter {
+ public:
+  static constexpr int kMost = 256;  // columns at a time
 
-  const __m256 from_red = _mm256_sub_ps(g, b);
-  const __m256 from_green = _mm256_fmadd_ps(_mm256_set1_ps(2.0f), range, _mm256_sub_ps(b, r));
-  const __m256 from_blue = _mm256_fmadd_ps(_mm256_set1_ps(4.0f), range, _mm256_sub_ps(r, g));
-  const __m256 other = _mm256_blendv_ps(from_blue, from_green, _mm256_cmp_ps(top, g, _CMP_EQ_OQ));
-  const __m256 wheel = _mm256_blendv_ps(other, from_red, _mm256_cmp_ps(top, r, _CMP_EQ_OQ));
-  __m256 hue = floor(_mm256_fmadd_ps(wheel, reciprocal(30.0f, range), half));
-  hue = _mm256_add_ps(hue, gain.shift);
-  hue =
-      _mm256_add_ps(hue, _mm256_and_ps(_mm256_cmp_ps(hue, _mm256_setzero_ps(), _CMP_LT_OQ), turn));
-  hue = _mm256_sub_ps(hue, _mm256_and_ps(_mm256_cmp_ps(hue, turn, _CMP_GE_OQ), turn));
+  explicit Jitter(const HsvJitter& hsv)
+      : saturation_(_mm256_set1_ps(hsv.saturation)),
+        value_(_mm256_set1_ps(hsv.value)),
+        // Hues are then -180..179, and only negative ones have to be turned.
+        shift_(static_cast<float>(hsv.hue_shift < 30 ? hsv.hue_shift : hsv.hue_shift - 180)) {}
 
-  const __m256 plain = truncate(_mm256_fmadd_ps(range, reciprocal(255.0f, top), half));
-  const __m256 saturation =
-      _mm256_mul_ps(truncate(_mm256_min_ps(_mm256_mul_ps(plain, gain.saturation), most)), unit);
-  const __m256 raised = truncate(_mm256_min_ps(_mm256_mul_ps(top, gain.value), most));
-  return {hue, saturation, raised};
+  // 32 pixels, which become numbers `at` to `at + 31` of the next run.
+  void take(__m256i red, __m256i green, __m256i blue, int at) {
+    const __m256i top = _mm256_max_epu8(_mm256_max_epu8(red, green), blue);
+    const __m256i range = _mm256_sub_epi8(top, _mm256_min_epu8(_mm256_min_epu8(red, green), blue));
+    const __m256i is_red = _mm256_cmpeq_epi8(top, red), is_green = _mm256_cmpeq_epi8(top, green);
+    // The hue's numerator is one channel less another, plus twice or four times the range.
+    const auto choose = [=](__m256i by_red, __m256i by_green, __m256i by_blue) {
+      return _mm256_blendv_epi8(_mm256_blendv_epi8(by_blue, by_green, is_green), by_red, is_red);
+    };
+    const __m256i more = choose(green, blue, red), less = choose(blue, red, green);
+    const __m256i past_red = _mm256_andnot_si256(is_red, range);
+    const __m256i past_green = _mm256_andnot_si256(is_green, past_red);
+    const __m256i difference = _mm256_set1_epi16(static_cast<short>(0xff01)), sum = all(1);
+    const __m256i parts[] = {_mm256_maddubs_epi16(_mm256_unpacklo_epi8(more, less), difference),
+                             _mm256_maddubs_epi16(_mm256_unpacklo_epi8(past_red, past_green), sum),
+                             _mm256_maddubs_epi16(_mm256_unpackhi_epi8(more, less), difference),
+                             _mm256_maddubs_epi16(_mm256_unpackhi_epi8(past_red, past_green), sum)};
+    const __m256i once_and_twice = _mm256_set1_epi32(0x00020001);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const __m256i* const p = parts + k / 2 * 2;
+      const __m256i pairs =
+          k % 2 == 0 ? _mm256_unpacklo_epi16(p[0], p[1]) : _mm256_unpackhi_epi16(p[0], p[1]);
+      _mm256_store_ps(wheels_ + at + 8 * k,
+                      _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, once_and_twice)));
+      _mm256_store_ps(ranges_ + at + 8 * k, spread(range, k));
+      _mm256_store_ps(tops_ + at + 8 * k, spread(top, k));
+    }
+  }
+
+  void run(int count) {
+    to_hsv(count);
+    from_hsv(count);
+  }
+
+  void give(std::uint8_t* red, std::uint8_t* green, std::uint8_t* blue, int at) const {
+    const auto bytes = [at](const std::int32_t* from) {
+      const auto* const p = reinterpret_cast<const __m256i*>(from + at);
+      return pack(p[0], p[1], p[2], p[3]);
+    };
+    const __m256i top = bytes(raised_), middle = bytes(middles_), low = bytes(lows_);
+    // By sector of 30 hues, red is top, middle, low, low, middle, top; green is the same two
+    // sectors later, and blue another two. Between two limits one of two comparisons holds:
+    // exclusive or.
+    const __m256i hue = _mm256_sub_epi8(bytes(hues_), all(90));
+    const auto from = [hue](int limit) { return _mm256_cmpgt_epi8(hue, all(limit - 91)); };
+    const __m256i from_30 = from(30), from_60 = from(60), from_90 = from(90);
+    const __m256i from_120 = from(120), from_150 = from(150);
+    store(red, _mm256_blendv_epi8(
+                   top, _mm256_blendv_epi8(middle, low, _mm256_xor_si256(from_60, from_120)),
+                   _mm256_xor_si256(from_30, from_150)));
+    store(green, _mm256_blendv_epi8(_mm256_blendv_epi8(middle, low, from_120), top,
+                                    _mm256_xor_si256(from_30, from_90)));
+    store(blue, _mm256_blendv_epi8(_mm256_blendv_epi8(low, middle, from_60), top,
+                                   _mm256_xor_si256(from_90, from_150)));
+  }
+
+ private:
+  // What shade.h shifts right by 12 bits is here a product with 12 fractional bits, below 256: a
+  // float also holds its sum with a half, or with the shift and 2^-14, so that nothing is rounded
+  // before the end. That last bit moves ties, and only ties, over a half: the nearest integer is
+  // then the one that shade.h finds by adding a half and rounding down.
+  void to_hsv(int count) {
+    const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
+    const __m256 shift = _mm256_set1_ps(shift_ + 1.0f / 16384.0f);
+    for (int i = 0; i < count; i += 8) {
+      const __m256 range = _mm256_load_ps(ranges_ + i), top = _mm256_load_ps(tops_ + i);
+      const __m256i hue = _mm256_cvtps_epi32(
+          _mm256_fmadd_ps(_mm256_load_ps(wheels_ + i), reciprocal(30.0f, range), shift));
+      // As unsigned numbers, negative ones are large.
+      const __m256i turned = _mm256_min_epu32(hue, _mm256_add_epi32(hue, _mm256_set1_epi32(180)));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(hues_ + i), turned);
+      const __m256 plain =
+          floor(_mm256_fmadd_ps(range, reciprocal(255.0f, top), _mm256_set1_ps(0.5f)));
+      const __m256 raised = truncate(_mm256_min_ps(_mm256_mul_ps(plain, saturation_), most));
+      _mm256_store_ps(saturations_ + i, _mm256_mul_ps(raised, unit));
+    }
+  }
+
+  void from_hsv(int count) {
+    const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256 odds = _mm256_setr_ps(1.0f, 3.0f, 5.0f, 1.0f, 1.0f, 3.0f, 5.0f, 1.0f);
+    const __m256 positive = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    for (int i = 0; i < count; i += 8) {
+      const __m256 top = _mm256_load_ps(tops_ + i), saturation = _mm256_load_ps(saturations_ + i);
+      const __m256i raised = _mm256_cvttps_epi32(_mm256_min_ps(_mm256_mul_ps(top, value_), most));
+      const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(raised), unit);
+      const __m256 hue =
+          _mm256_cvtepi32_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(hues_ + i)));
+      const __m256 sixths = _mm256_mul_ps(hue, _mm256_set1_ps(6.0f / 180.0f));
+      // The share is the distance from the odd number next to `sixths`, with shade.h's rounding:
+      // sixths less the number of a sector is exact. The last bits of `pair` are 0, 1, 2 by pairs
+      // of sectors (or 3 at the start of the first); between pairs both odd numbers are as near.
+      const __m256 pair =
+          _mm256_fmadd_ps(hue, _mm256_set1_ps(1.0f / 60.0f), _mm256_set1_ps(8388607.5f));
+      const __m256 odd = _mm256_permutevar_ps(odds, _mm256_castps_si256(pair));
+      const __m256 share = _mm256_and_ps(_mm256_sub_ps(sixths, odd), positive);
+      const auto channel = [&](__m256 part) {
+        return _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_mul_ps(value, part), most));
+      };
+      const auto put = [i](std::int32_t* to, __m256i values) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + i), values);
+      };
+      put(raised_, raised);
+      put(middles_, channel(_mm256_fnmadd_ps(saturation, share, one)));
+      put(lows_, channel(_mm256_sub_ps(one, saturation)));
+    }
+  }
+
+  __m256 saturation_, value_;
+  float shift_;
+  alignas(32) float ranges_[kMost], tops_[kMost], wheels_[kMost], saturations_[kMost];
+  alignas(32) std::int32_t hues_[kMost], raised_[kMost], middles_[kMost], lows_[kMost];
+};
+
+}  // namespace
+
+// Sixteen pixels are three times sixteen bytes, and each of the three has every third byte of a
+// channel. Both halves of a register do that.
+int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out) {
+  if (count < kBlock) return 0;
+  const __m256i seconds = twice(_mm_setr_epi8(0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0));
+  const __m256i thirds = twice(_mm_setr_epi8(0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0));
+  const __m256i reds = twice(_mm_setr_epi8(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13));
+  const __m256i greens = twice(_mm_setr_epi8(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14));
+  const __m256i blues = twice(_mm_setr_epi8(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15));
+  const auto pick = [=](__m256i a, __m256i b, __m256i c, __m256i order) {
+    const __m256i bytes = _mm256_blendv_epi8(_mm256_blendv_epi8(a, b, seconds), c, thirds);
+    return _mm256_shuffle_epi8(bytes, order);
+  };
+  std::uint8_t *const red = out.channel[0], *const green = out.channel[1];
+  std::uint8_t* const blue = out.channel[2];
+  for (int next = 0; next < count; next += kBlock) {
+    const int i = next + kBlock > count ? count - kBlock : next;  // the last ones overlap
+    const std::uint8_t* const p = pixels + 3 * i;
+    __builtin_prefetch(p + ahead);
+    __builtin_prefetch(p + ahead + 64);
+    const __m256i a = load_two(p, p + 48), b = load_two(p + 16, p + 64);
+    const __m256i c = load_two(p + 32, p + 80);
+    store(red + i, pick(a, c, b, reds));
+    store(green + i, pick(b, a, c, greens));
+    store(blue + i, pick(c, b, a, blues));
+  }
+  return count;
 }
 
-inline __m256i to_word(const Jittered& hsv) {
-  const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
-  const __m256 one = _mm256_set1_ps(1.0f);
-  const __m256 hue = hsv.hue, saturation = hsv.saturation;
-  const __m256 value = _mm256_mul_ps(hsv.value, unit);
-  const __m256 sixths = _mm256_mul_ps(hue, _mm256_set1_ps(6.0f / 180.0f));
-  const __m256 whole = floor(sixths);
-  const __m256i sector = _mm256_cvttps_epi32(whole);
-  const __m256 past = _mm256_sub_ps(sixths, whole);
-  const __m256 odd =
-      _mm256_castsi256_ps(_mm256_slli_epi32(sector, 31));  // blendv asks for the sign
-  const __m256 share = _mm256_blendv_ps(_mm256_sub_ps(one, past), past, odd);
-  const __m256i middle = _mm256_cvttps_epi32(
-      _mm256_mul_ps(_mm256_mul_ps(value, _mm256_fnmadd_ps(saturation, share, one)), most));
-  const __m256i low = _mm256_cvttps_epi32(
-      _mm256_mul_ps(_mm256_mul_ps(value, _mm256_sub_ps(one, saturation)), most));
+int split_words(const std::uint32_t* words, int count, const Planes& out) {
+  // Within each half: the reds of its four pixels, then the greens, then the blues.
+  const __m256i channels =
+      twice(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, -1, -1, -1, -1));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  int i = 0;
+  for (; i + 32 <= count; i += 32) {
+    __m256i part[4];  // eight pixels each: eight reds, eight greens, eight blues
+    for (int k = 0; k < 4; ++k) {
+      const __m256i eight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + i + 8 * k));
+      part[k] = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(eight, channels), order);
+    }
+    const __m256i red_blue_01 = _mm256_unpacklo_epi64(part[0], part[1]);
+    const __m256i red_blue_23 = _mm256_unpacklo_epi64(part[2], part[3]);
+    const __m256i green_01 = _mm256_unpackhi_epi64(part[0], part[1]);
+    const __m256i green_23 = _mm256_unpackhi_epi64(part[2], part[3]);
+    store(out.channel[0] + i, _mm256_permute2x128_si256(red_blue_01, red_blue_23, 0x20));
+    store(out.channel[1] + i, _mm256_permute2x128_si256(green_01, green_23, 0x20));
+    store(out.channel[2] + i, _mm256_permute2x128_si256(red_blue_01, red_blue_23, 0x31));
+  }
+  return i;
+}
 
-  // Where each of the three goes in the word, by sector: red 0, green 8, blue 16.
-  const __m256i top_at = _mm256_setr_epi32(0, 8, 8, 16, 16, 0, 0, 0);
-  const __m256i middle_at = _mm256_setr_epi32(8, 0, 16, 8, 0, 16, 0, 0);
-  const __m256i low_at = _mm256_setr_epi32(16, 16, 0, 0, 8, 8, 0, 0);
-  const auto put = [sector](__m256i channel, __m256i places) {
-    return _mm256_sllv_epi32(channel, _mm256_permutevar8x32_epi32(places, sector));
-  };
-  return _mm256_or_si256(
-      _mm256_or_si256(put(_mm256_cvttps_epi32(hsv.value), top_at), put(middle, middle_at)),
-      put(low, low_at));
+namespace {
+
+// How resample_row gets the bytes around eight columns: a half of a register stands for four.
+struct Together {
+  static __m256i load(const std::uint8_t* bytes, const Columns& columns, int i) {
+    const std::uint8_t* const p = bytes + columns.start[i / 4];
+    return twice(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static __m256i picks(const Columns& columns, int i) { return avx2::load(columns.picks + 4 * i); }
+};
+
+struct InHalves : Together {
+  static __m256i load(const std::uint8_t* bytes, const Columns& columns, int i) {
+    return load_two(bytes + columns.start[i / 4], bytes + columns.start[i / 4 + 1]);
+  }
+};
+
+struct Apart {
+  static __m256i load(const std::uint8_t* bytes, const Columns& columns, int i) {
+    const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns.left + i));
+    return _mm256_i32gather_epi32(reinterpret_cast<const int*>(bytes), at, 1);
+  }
+  static __m256i picks(const Columns&, int) {
+    return twice(_mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+  }
+};
+
+// A dword holds the left neighbour and, 16 bits up, the right one.
+template <typename How>
+void resample_row_by(const Planes& line, const Columns& given, const std::uint8_t* empty,
+                     float* out) {
+  const Columns columns = given;  // as in map_row
+  const std::uint8_t *const red = line.channel[0], *const green = line.channel[1];
+  const std::uint8_t* const blue = line.channel[2];
+  float *const reds = out, *const greens = out + columns.count;
+  float* const blues = out + 2 * columns.count;
+  const __m256i lefts = _mm256_set1_epi32(0xffff);
+  const __m256i difference = _mm256_set1_epi32(0x0001ffff);  // right less left
+  for (int i = 0; i < columns.count; i += 8) {
+    if (i % kBlock == 0 && *empty++) {
+      i += kBlock - 8;
+      continue;
+    }
+    const __m256 weight = _mm256_loadu_ps(columns.weight + i);
+    const __m256i picks = How::picks(columns, i);
+    const auto blend = [&](const std::uint8_t* bytes) {
+      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
+      const __m256 left = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, lefts));
+      const __m256 rise = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, difference));
+      return _mm256_fmadd_ps(weight, rise, left);
+    };
+    _mm256_storeu_ps(reds + i, blend(red));
+    _mm256_storeu_ps(greens + i, blend(green));
+    _mm256_storeu_ps(blues + i, blend(blue));
+  }
 }
 
 }  // namespace
 
-int blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
-               float* line) {
-  const __m256 down = _mm256_set1_ps(weight);
-  int i = 0;
-  for (; i + 16 <= count; i += 16) {
-    const __m256 a = load_eight(top + i), b = load_eight(bottom + i);
-    const __m256 c = load_eight(top + i + 8), d = load_eight(bottom + i + 8);
-    _mm256_storeu_ps(line + i, _mm256_fmadd_ps(down, _mm256_sub_ps(b, a), a));
-    _mm256_storeu_ps(line + i + 8, _mm256_fmadd_ps(down, _mm256_sub_ps(d, c), c));
-  }
-  return i;
+int resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
+                 float* out) {
+  if (columns.together == Columns::kByEight)
+    resample_row_by<Together>(line, columns, empty, out);
+  else if (columns.together == Columns::kByFour)
+    resample_row_by<InHalves>(line, columns, empty, out);
+  else
+    resample_row_by<Apart>(line, columns, empty, out);
+  return columns.count;
 }
 
-// Pixels i and i + 4 share a register, so that packing eight of them leaves them in order. Rounding
-// a little above and a little below tells where a tie is near.
-int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                 float tolerance, std::uint32_t* words, std::int32_t*& doubtful) {
-  const __m256 apart = _mm256_set1_ps(tolerance);
-  int i = 0;
-  for (; i + 8 <= count; i += 8) {
-    __m256i above[4], below[4];
-    for (int k = 0; k < 4; ++k) {
-      const float* p = line + offsets[i + k];
-      const float* q = line + offsets[i + k + 4];
-      const __m256 left = _mm256_loadu2_m128(q, p), right = _mm256_loadu2_m128(q + 3, p + 3);
-      const __m256 weight =
-          _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(weights + i + k)),
-                               _mm_broadcast_ss(weights + i + k + 4), 1);
-      const __m256 value = _mm256_fmadd_ps(weight, _mm256_sub_ps(right, left), left);
-      above[k] = _mm256_cvtps_epi32(_mm256_add_ps(value, apart));
-      below[k] = _mm256_cvtps_epi32(_mm256_sub_ps(value, apart));
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               const Planes& out) {
+  const __m256 down = _mm256_set1_ps(weight);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int c = 0; c < 3; ++c, top += apart, bottom += apart)
+    for (int i = 0; i < count; i += kBlock) {
+      __m256i part[4];
+      for (int k = 0; k < 4; ++k) {
+        const __m256 a = _mm256_loadu_ps(top + i + 8 * k), b = _mm256_loadu_ps(bottom + i + 8 * k);
+        part[k] = _mm256_cvtps_epi32(_mm256_fmadd_ps(down, _mm256_sub_ps(b, a), a));
+      }
+      store(out.channel[c] + i,
+            _mm256_permutevar8x32_epi32(pack(part[0], part[1], part[2], part[3]), order));
     }
-    const __m256i high = _mm256_packus_epi16(_mm256_packs_epi32(above[0], above[1]),
-                                             _mm256_packs_epi32(above[2], above[3]));
-    const __m256i low = _mm256_packus_epi16(_mm256_packs_epi32(below[0], below[1]),
-                                            _mm256_packs_epi32(below[2], below[3]));
-    store_words(words + i, low);
-    const int same = _mm256_movemask_epi8(_mm256_cmpeq_epi8(high, low));
-    // Four bits a pixel, the fourth of which is no colour.
-    for (std::uint32_t differ = ~static_cast<std::uint32_t>(same) & 0x77777777u; differ != 0;) {
-      const int pixel = __builtin_ctz(differ) / 4;
-      *doubtful++ = i + pixel;
-      differ &= ~(0xFu << (4 * pixel));
-    }
-  }
-  return i;
+  return count;
 }
 
 // Eight bytes hold a pixel and its right neighbour. The left pixels of both rows go into one
@@ -193,62 +361,42 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
   }
 }
 
-int jitter_row(std::uint32_t* words, const HsvJitter& hsv, std::uint32_t jittered_fill, int count) {
-  const Constants gain{_mm256_set1_ps(static_cast<float>(hsv.hue_shift)),
-                       _mm256_set1_ps(hsv.saturation), _mm256_set1_ps(hsv.value)};
-  const __m256i fill = _mm256_set1_epi32(static_cast<int>(kFillWord));
-  const __m256i filled = _mm256_set1_epi32(static_cast<int>(jittered_fill));
-  int i = 0;
-  for (; i + 32 <= count; i += 32) {
-    __m256i differ = _mm256_setzero_si256(), word[4];
-    for (int k = 0; k < 4; ++k) {
-      word[k] = load_words(words + i + 8 * k);
-      differ = _mm256_or_si256(differ, _mm256_xor_si256(word[k], fill));
+int jitter_row(const Planes& row, const HsvJitter& hsv, const Rgb& jittered_fill, int count) {
+  Jitter jitter(hsv);
+  const __m256i fill = all(kFill);
+  for (int begin = 0; begin < count; begin += Jitter::kMost) {
+    const int end = begin + Jitter::kMost < count ? begin + Jitter::kMost : count;
+    int places[Jitter::kMost / kBlock], taken = 0;
+    for (int i = begin; i < end; i += kBlock) {
+      std::uint8_t *const red = row.channel[0] + i, *const green = row.channel[1] + i;
+      std::uint8_t* const blue = row.channel[2] + i;
+      const __m256i r = load(red), g = load(green), b = load(blue);
+      const __m256i differ =
+          _mm256_or_si256(_mm256_or_si256(_mm256_xor_si256(r, fill), _mm256_xor_si256(g, fill)),
+                          _mm256_xor_si256(b, fill));
+      if (_mm256_testz_si256(differ, differ)) {  // a quarter of a typical mosaic
+        store(red, all(jittered_fill.r));
+        store(green, all(jittered_fill.g));
+        store(blue, all(jittered_fill.b));
+      } else {
+        jitter.take(r, g, b, kBlock * taken);
+        places[taken++] = i;
+      }
     }
-    if (_mm256_testz_si256(differ, differ)) {  // a quarter of a typical mosaic
-      for (int k = 0; k < 4; ++k) store_words(words + i + 8 * k, filled);
-      continue;
-    }
-    Jittered hsv_of[4];
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) hsv_of[k] = to_hsv(gain, word[k]);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) store_words(words + i + 8 * k, to_word(hsv_of[k]));
+    jitter.run(kBlock * taken);
+    for (int k = 0; k < taken; ++k)
+      jitter.give(row.channel[0] + places[k], row.channel[1] + places[k],
+                  row.channel[2] + places[k], kBlock * k);
   }
-  return i;
+  return count;
 }
 
-int split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
-              std::uint8_t* blue) {
-  // Within each half: the reds of its four pixels, then the greens, then the blues.
-  const __m256i channels = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, -1, -1, -1, -1,
-                                            0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, -1, -1, -1, -1);
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  // A picture goes to memory and is read much later: past the caches, if the rows allow it.
-  const auto aligned = [](const std::uint8_t* p) {
-    return reinterpret_cast<std::uintptr_t>(p) % 32 == 0;
-  };
-  const bool stream = aligned(red) && aligned(green) && aligned(blue);
-  const auto put = [stream](std::uint8_t* to, __m256i value) {
-    if (stream)
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), value);
-    else
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value);
-  };
+// A picture goes to memory and is read much later: past the caches, if the row allows it.
+int store_row(const std::uint8_t* channel, int count, std::uint8_t* out) {
+  if (reinterpret_cast<std::uintptr_t>(out) % 32 != 0) return 0;
   int i = 0;
-  for (; i + 32 <= count; i += 32) {
-    __m256i part[4];  // eight pixels each: eight reds, eight greens, eight blues
-    for (int k = 0; k < 4; ++k)
-      part[k] = _mm256_permutevar8x32_epi32(
-          _mm256_shuffle_epi8(load_words(words + i + 8 * k), channels), order);
-    const __m256i red_green_01 = _mm256_unpacklo_epi64(part[0], part[1]);
-    const __m256i red_green_23 = _mm256_unpacklo_epi64(part[2], part[3]);
-    const __m256i green_01 = _mm256_unpackhi_epi64(part[0], part[1]);
-    const __m256i green_23 = _mm256_unpackhi_epi64(part[2], part[3]);
-    put(red + i, _mm256_permute2x128_si256(red_green_01, red_green_23, 0x20));
-    put(green + i, _mm256_permute2x128_si256(green_01, green_23, 0x20));
-    put(blue + i, _mm256_permute2x128_si256(red_green_01, red_green_23, 0x31));
-  }
+  for (; i + 32 <= count; i += 32)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(out + i), load(channel + i));
   return i;
 }
 

@@ -8,15 +8,15 @@
 
 namespace yolodata::avx2 {
 
-int blend_rows(const std::uint8_t* top, const std::uint8_t* bottom, float weight, int count,
-               float* line);
-int resample_row(const float* line, const std::int32_t* offsets, const float* weights, int count,
-                 float tolerance, std::uint32_t* words, std::int32_t*& doubtful);
+int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out);
+int split_words(const std::uint32_t* words, int count, const Planes& out);
+int resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty, float* out);
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               const Planes& out);
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int first, int last, std::int64_t ahead, std::uint32_t* words);
-int jitter_row(std::uint32_t* words, const HsvJitter& hsv, std::uint32_t jittered_fill, int count);
-int split_row(const std::uint32_t* words, int count, std::uint8_t* red, std::uint8_t* green,
-              std::uint8_t* blue);
-void finish();  // what split_row wrote is visible to other threads after this
+int jitter_row(const Planes& row, const HsvJitter& hsv, const Rgb& jittered_fill, int count);
+int store_row(const std::uint8_t* channel, int count, std::uint8_t* out);
+void finish();  // what store_row wrote is visible to other threads after this
 
 }  // namespace yolodata::avx2
