@@ -72,7 +72,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
     base.render(line, pixels);
     if (mixup) {
       mixup->render(line, others);
-      mix_rows(pixels, others, recipe.mixup_ratio, width);
+      mix_rows(pixels, others, recipe.mixup_ratio, whole_blocks(width));
     }
     if (cutmix && line >= recipe.cut_y1 && line < recipe.cut_y2) {
       cutmix->render(line, others);

@@ -158,24 +158,13 @@ YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std:
   }
 }
 
-namespace {
-
-YD_TARGETS void mix_bytes(std::uint8_t* __restrict__ bytes, const std::uint8_t* __restrict__ others,
-                          double ratio, int count) {
-  for (int i = 0; i < count; i += kBlock) {
-    // Step by step: compilers convert bytes to doubles and back less well.
-    std::int32_t a[kBlock], b[kBlock];
-    for (int k = 0; k < kBlock; ++k) a[k] = bytes[i + k];
-    for (int k = 0; k < kBlock; ++k) b[k] = others[i + k];
-    for (int k = 0; k < kBlock; ++k) a[k] = mix(a[k], b[k], ratio);
-    for (int k = 0; k < kBlock; ++k) bytes[i + k] = static_cast<std::uint8_t>(a[k]);
-  }
-}
-
-}  // namespace
-
 void mix_rows(const Planes& row, const Planes& other, double ratio, int count) {
-  for (int c = 0; c < 3; ++c) mix_bytes(row.channel[c], other.channel[c], ratio, count);
+  for (int c = 0; c < 3; ++c) {
+    std::uint8_t* __restrict__ const bytes = row.channel[c];
+    const std::uint8_t* __restrict__ const others = other.channel[c];
+    for (int i = YD_AVX2(mix_bytes(bytes, others, ratio, count)); i < count; ++i)
+      bytes[i] = static_cast<std::uint8_t>(mix(bytes[i], others[i], ratio));
+  }
 }
 
 void jitter_row(const Planes& row, const HsvJitter& hsv, int count) {

@@ -23,6 +23,12 @@ inline __m256i load_two(const std::uint8_t* low, const std::uint8_t* high) {
                              reinterpret_cast<const __m128i*>(low));
 }
 
+inline __m256d load_four(const std::uint8_t* bytes) {
+  std::int32_t bits;
+  std::memcpy(&bits, bytes, 4);
+  return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bits)));
+}
+
 inline void store(std::uint8_t* bytes, __m256i value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
 }
@@ -359,6 +365,23 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
     const __m128i low = _mm_packs_epi32(value, value);
     words[i] = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
   }
+}
+
+int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, double ratio, int count) {
+  const __m256d own = _mm256_set1_pd(ratio), other = _mm256_set1_pd(1.0 - ratio);
+  for (int i = 0; i < count; i += 16) {
+    __m128i mixed[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const __m256d a = _mm256_mul_pd(load_four(bytes + i + 4 * k), own);
+      const __m256d b = _mm256_mul_pd(load_four(others + i + 4 * k), other);
+      mixed[k] = _mm256_cvttpd_epi32(_mm256_add_pd(a, b));
+    }
+    const __m128i low = _mm_packs_epi32(mixed[0], mixed[1]);
+    const __m128i high = _mm_packs_epi32(mixed[2], mixed[3]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), _mm_packus_epi16(low, high));
+  }
+  return count;
 }
 
 int jitter_row(const Planes& row, const HsvJitter& hsv, const Rgb& jittered_fill, int count) {
