@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,8 @@ import yolodata
 from yolodata import AugmentConfig, ConfigError, _native
 
 pytest.importorskip("nvidia.dali")
+if not (os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")):
+    pytest.skip("needs a C++ compiler", allow_module_level=True)
 import yolodata.dali as operators
 
 CONFIG = AugmentConfig(imgsz=96, mixup=0.5, cutmix=0.5, degrees=10.0, flipud=0.5, bgr=0.3)
@@ -93,6 +97,50 @@ def test_pictures_on_a_gpu_are_the_engines(fn) -> None:
             for mine, picture in zip(got, expected(images, seed), strict=True):
                 axes = (0, 1, 2) if layout == "CHW" else (1, 2, 0)
                 np.testing.assert_array_equal(mine, picture.transpose(axes))
+
+
+DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_pictures_of_several_sizes_share_a_batch(fn, device: str) -> None:
+    """Neighbours of one size may be made together, others may not."""
+    images, made = planned(3)
+    small = operators.batch_recipes(dataclasses.replace(CONFIG, imgsz=64), SIZES, seed=4).recipes
+    for which in ("1101", "0111", "1010", "1000"):
+        recipes = [(small, made.recipes)[int(w)][i] for i, w in enumerate(which)]
+        alone = [render(fn, images, [recipe] * 4, device)[0] for recipe in recipes]
+        for got, picture in zip(render(fn, images, recipes, device), alone, strict=True):
+            np.testing.assert_array_equal(got, picture)
+        assert [picture.shape[1] for picture in alone] == [96 if w == "1" else 64 for w in which]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_in_flight_keep_their_recipes(fn, device: str) -> None:
+    """The next batch is set up while the last one is still being made."""
+    from nvidia.dali import pipeline_def, types
+
+    batches = [planned(seed) for seed in range(12)]
+
+    @pipeline_def(
+        batch_size=4,
+        num_threads=2,
+        device_id=0 if device == "gpu" else None,
+        prefetch_queue_depth=3,
+    )
+    def graph():
+        sources = iter([images for images, _ in batches])
+        blobs = iter([made.recipes for _, made in batches])
+        images = fn.external_source(sources, dtype=types.UINT8, ndim=3, layout="HWC")
+        recipes = fn.external_source(blobs, dtype=types.UINT8, ndim=1)
+        return fn.yolodata.render(images.gpu() if device == "gpu" else images, recipes)
+
+    pipeline = graph()
+    for seed, (images, _) in enumerate(batches):
+        (out,) = pipeline.run()
+        out = out.as_cpu() if device == "gpu" else out
+        for i, picture in enumerate(expected(images, seed)):
+            np.testing.assert_array_equal(np.array(out[i]), picture)
 
 
 @pytest.mark.parametrize(
@@ -192,17 +240,60 @@ def test_it_is_compiled_once(fn) -> None:
     assert "compiling" not in found.stderr
 
 
+def test_without_a_cuda_compiler_it_renders_on_the_cpu(fn) -> None:
+    """Linked with CUDA's run time all the same, which DALI's headers use. Kept in the cache."""
+    code = "import yolodata.dali as d; d.load(); from nvidia.dali import fn; fn.yolodata.render"
+    found = run(code, YOLODATA_CUDA="off")
+    assert found.returncode == 0, found.stderr
+
+
+def test_processes_that_want_it_at_once_compile_it_once(tmp_path: Path) -> None:
+    """With a compiler that takes its time and makes nothing but the files it is asked for."""
+    compiler, told, cache = tmp_path / "g++", tmp_path / "told", tmp_path / "cache"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in -v) exit;; *-shared*) sleep 1; echo linked >> '
+        + f"'{told}';; esac\n"
+        'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo x > "$2"; shift; done\n'
+    )
+    compiler.chmod(0o755)
+    code = (
+        "import pathlib, yolodata.dali.operators as o;"
+        f"print(o._compiled(pathlib.Path({str(cache)!r})).is_file())"
+    )
+    environment = {**os.environ, "CXX": str(compiler), "YOLODATA_CUDA": "off"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["True"] * 3
+    assert told.read_text().split() == ["linked"]
+    assert len(list(cache.glob("*.so"))) == 1
+    assert not list(cache.glob(".building*"))
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"CXX": "no-such-compiler"}, "no C++ compiler 'no-such-compiler'; install g++ 12"),
-        ({"CXX": "false"}, "the DALI operator cannot be compiled"),
+        ({"CXX": "", "PATH": ""}, "no C++ compiler 'g++'; install g++ 12"),
+        ({"CXX": "false", "YOLODATA_CUDA": "off"}, "cannot be compiled; it needs g++ 12 or newer"),
+        ({"YOLODATA_CUDA": "maybe"}, "YOLODATA_CUDA must be auto, on or off, got 'maybe'"),
+        ({"YOLODATA_CUDA_ARCHS": "new"}, "YOLODATA_CUDA_ARCHS must list architectures"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, environment, message: str) -> None:
     code = f"import yolodata.dali as d; d.load({str(tmp_path)!r})"
     found = run(code, **environment)
     assert found.returncode
+    assert "ConfigError: " in found.stderr
     assert message in found.stderr
     assert not list(tmp_path.glob("*.so"))
     assert not list(tmp_path.glob(".building*"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = run(f"import yolodata.dali as d; d.load({str(tmp_path / 'file' / 'cache')!r})")
+    assert "name a folder that can be written to in YOLODATA_CACHE" in found.stderr

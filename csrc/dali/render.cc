@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "dali/pipeline/data/tensor.h"
@@ -64,12 +65,16 @@ std::vector<Shot> make_shots(const dali::TensorList<Backend>& images,
 template <typename Backend>
 class Render : public dali::StatelessOperator<Backend> {
  public:
-  explicit Render(const dali::OpSpec& spec)
-      : dali::StatelessOperator<Backend>(spec),
-        channels_last_(spec.GetArgument<std::string>("layout") == "HWC") {
+  explicit Render(const dali::OpSpec& spec) : dali::StatelessOperator<Backend>(spec) {
     const auto layout = spec.GetArgument<std::string>("layout");
     if (layout != "CHW" && layout != "HWC")
       throw std::invalid_argument("yolodata.render: layout must be CHW or HWC, got " + layout);
+    channels_last_ = layout == "HWC";
+    if (std::is_same_v<Backend, dali::GPUBackend> && std::string("none") == cuda_build())
+      throw std::runtime_error(
+          "yolodata.render: this operator was compiled without CUDA and renders on the CPU only; "
+          "install a CUDA toolkit (and set CUDA_HOME), or nvidia-cuda-nvcc, nvidia-cuda-runtime "
+          "and nvidia-cuda-cccl, and start again: yolodata.dali.load() will compile it anew");
   }
 
  protected:
@@ -91,7 +96,7 @@ class Render : public dali::StatelessOperator<Backend> {
  private:
   Output output(void* data) const { return {data, Format::kUint8, channels_last_}; }
 
-  bool channels_last_;
+  bool channels_last_ = false;
   std::vector<Shot> shots_;
 };
 
@@ -119,18 +124,31 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
   auto& pictures = ws.Output<dali::GPUBackend>(0);
   pictures.SetLayout(channels_last_ ? "HWC" : "CHW");
   const std::size_t bytes = shots_.size() * sizeof(Shot);
-  // DALI frees either in the stream's order, not before the work that is enqueued here.
+  // Memory in a stream's order may be handed out before that stream is done with it. The host
+  // writes at once, so it asks in its own order; what it wrote, the stream frees after reading.
   dali::Tensor<dali::CPUBackend> host;
-  host.set_pinned(true);
-  host.set_order(ws.stream());
   host.Resize({static_cast<std::int64_t>(bytes)}, DALI_UINT8);
   std::memcpy(host.raw_mutable_data(), shots_.data(), bytes);
   dali::Tensor<dali::GPUBackend> device;
+  device.set_order(ws.stream());
   device.Copy(host, ws.stream());
+  host.set_order(ws.stream(), false);
   const auto* shots = reinterpret_cast<const Shot*>(device.data<std::uint8_t>());
-  for (int i = 0; i < pictures.num_samples(); ++i) {
-    const Recipe& recipe = shots_[static_cast<std::size_t>(i)].recipe;
-    render_cuda(shots + i, 1, recipe.width, recipe.height, output(pictures.raw_mutable_tensor(i)),
+  // Pictures of one size that lie side by side, which is all of them as a rule, take one launch.
+  const auto place = [&](int i) {
+    return static_cast<std::uint8_t*>(pictures.raw_mutable_tensor(i));
+  };
+  const int count = pictures.num_samples();
+  for (int first = 0, end = 0; first < count; first = end) {
+    const Recipe& recipe = shots_[static_cast<std::size_t>(first)].recipe;
+    const auto size = std::int64_t{3} * recipe.width * recipe.height;
+    const auto goes_on = [&](int i) {
+      const Recipe& next = shots_[static_cast<std::size_t>(i)].recipe;
+      return next.width == recipe.width && next.height == recipe.height &&
+             place(i) == place(first) + (i - first) * size;
+    };
+    for (end = first + 1; end < count && goes_on(end);) ++end;
+    render_cuda(shots + first, end - first, recipe.width, recipe.height, output(place(first)),
                 ws.stream());
   }
 }

@@ -1,19 +1,26 @@
 """Compiling the operator against the installed DALI, once, and loading it.
 
 DALI has no binary interface that lasts: a plugin works with the very version that it was built for.
-It is therefore compiled when it is first asked for, which takes about half a minute, and kept in a
-cache folder under a name made of everything it depends on.
+It is therefore compiled when it is first asked for, which takes about 20 seconds on two cores, and
+kept in a cache folder under a name made of everything it depends on.
+
+`YOLODATA_CUDA` (auto, on, off) and `YOLODATA_CUDA_ARCHS` mean what they mean to the package's own
+build.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +29,8 @@ from yolodata.errors import ConfigError
 
 log = logging.getLogger("yolodata")
 
-_SOURCES = (
-    "dali/render.cc", "render/cpu.cpp", "render/rows.cpp", "render/rows_avx2.cpp",
-    "render/check.cpp", "render/blocks.cpp",
-)  # fmt: skip
+_OPERATOR = "dali/render.cc"
+_ROOMS = ("core", "plan", "render", "dali")  # of csrc/: what the plugin is made from
 _loaded: Path | None = None
 
 
@@ -33,13 +38,15 @@ def load(cache: str | Path | None = None) -> Path:
     """Make `fn.yolodata.render` known to DALI; compiles it if this DALI has not seen it yet.
 
     Args:
-        cache: folder of compiled plugins; None is $YOLODATA_CACHE, or else ~/.cache/yolodata.
+        cache: folder of compiled plugins; None is `dali` in $YOLODATA_CACHE, or else in
+            ~/.cache/yolodata.
 
     Returns:
         the plugin's file.
 
     Raises:
-        ConfigError: DALI, a C++ compiler or CUDA's headers are missing, or compiling fails.
+        ConfigError: DALI, a C++ compiler or CUDA's run time is missing, the folder cannot be
+            written, or compiling fails.
     """
     global _loaded
     if _loaded is None:
@@ -70,7 +77,7 @@ def _source_folder() -> Path:
     """C++ sources: in the package when it was installed, beside it in a clone."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / _SOURCES[0]).is_file():
+        if (folder / _OPERATOR).is_file():
             return folder
     raise ConfigError(
         f"the C++ sources of the DALI operator are neither in '{package}' nor beside it; install "
@@ -82,52 +89,69 @@ def _compiled(folder: Path) -> Path:
     """The plugin's file for this DALI, compiler and source; made if it is not there."""
     import nvidia.dali
 
-    compiler = _compiler()
-    cuda = Cuda.find()
+    compiler, cuda, archs = _compiler(), _cuda(), _archs()
     source = _source_folder()
     depends = hashlib.sha256()
-    version = subprocess.run([*compiler, "-v"], capture_output=True, text=True).stderr
-    for part in (version, str(cuda.nvcc if cuda else None), str(CXX_FLAGS), str(NVCC_FLAGS)):
+    versions = [_output([*compiler, "-v"]), _output([str(cuda.nvcc), "-V"]) if cuda else "no CUDA"]
+    for part in (*versions, str(CXX_FLAGS), str(NVCC_FLAGS), str(archs)):
         depends.update(part.encode())
-    for file in sorted(source.rglob("*.*")):
+    for file in sorted(file for room in _ROOMS for file in (source / room).glob("*.*")):
         depends.update(file.name.encode() + file.read_bytes())
-    name = f"render-dali{nvidia.dali.__version__}-{depends.hexdigest()[:16]}.so"
-    plugin = folder / name
+    # Builds of DALI for different CUDA versions bear the same number.
+    dali = f"{nvidia.dali.__version__}-cuda{nvidia.dali.__cuda_version__}"
+    plugin = folder / f"render-dali{dali}-{depends.hexdigest()[:16]}.so"
     if plugin.is_file():
         return plugin
-    log.warning("compiling yolodata's DALI operator for DALI %s; this happens once",
-                nvidia.dali.__version__)  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    # Two processes may do this at once; each renames what is complete.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as work:
-        made = _build(compiler, cuda, source, Path(work))
-        os.replace(made, plugin)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as work:
+            if not plugin.is_file():  # or another process made it meanwhile
+                log.warning(
+                    "compiling yolodata's DALI operator for DALI %s; this happens once", dali
+                )
+                os.replace(_build(compiler, cuda, archs, source, Path(work)), plugin)
+    except OSError as error:
+        raise ConfigError(
+            f"the DALI operator cannot be kept in '{folder}' ({error}); name a folder that can be "
+            "written to in YOLODATA_CACHE"
+        ) from error
     return plugin
 
 
-def _build(compiler: list[str], cuda: Cuda | None, source: Path, work: Path) -> Path:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: the ranks of a training run would all compile the same."""
+    with (folder / ".lock").open("w") as lock:
+        with suppress(OSError):  # file systems without locks: each compiles, the last one stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(
+    compiler: list[str], cuda: Cuda | None, archs: list[str], source: Path, work: Path
+) -> Path:
     from nvidia.dali import sysconfig
 
-    headers = ["-isystem", str(_cuda_headers(cuda)), f"-I{source}"]
+    cuda_headers, cuda_libraries = _cuda_runtime(cuda)
+    headers = ["-isystem", str(cuda_headers), f"-I{source}"]
     # Its headers are not ours to warn about.
     dali = [flag.replace("-I", "-isystem", 1) if flag.startswith("-I") else flag
             for flag in sysconfig.get_compile_flags()]  # fmt: skip
     jobs = []
-    for file in (*_SOURCES, "render/cuda.cu" if cuda else "render/no_cuda.cpp"):
-        target = work / (file.replace("/", "-") + ".o")
-        if file.endswith(".cu") and cuda:
-            command = [str(cuda.nvcc), *NVCC_FLAGS, *gencode(), *cuda.flags, f"-I{source}"]
+    kernel = source / "render" / ("cuda.cu" if cuda else "no_cuda.cpp")
+    renderer = set((source / "render").glob("*.cpp")) - {source / "render" / "no_cuda.cpp"}
+    # The slowest one first.
+    for file in (source / _OPERATOR, kernel, *sorted(renderer)):
+        if file.suffix == ".cu" and cuda:
+            command = [str(cuda.nvcc), *NVCC_FLAGS, *archs, *cuda.flags, f"-I{source}"]
         else:
-            command = [*compiler, *CXX_FLAGS, *headers, *(dali if file.endswith(".cc") else ())]
-        jobs.append([*command, "-c", str(source / file), "-o", str(target)])
+            command = [*compiler, *CXX_FLAGS, *headers, *(dali if file.suffix == ".cc" else ())]
+        jobs.append([*command, "-c", str(file), "-o", str(work / f"{file.name}.o")])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         list(pool.map(_run, jobs))
     made = work / "plugin.so"
     link = [*compiler, "-shared", "-Wl,--no-undefined", *(job[-1] for job in jobs), "-o", str(made)]
-    link += [*sysconfig.get_link_flags(), "-ldali_core"]
-    if cuda:
-        link += [*(f"-L{path}" for path in cuda.libraries), "-lcudart_static", "-ldl", "-lrt"]
-    _run([*link, "-pthread"])
+    _run([*link, *sysconfig.get_link_flags(), "-ldali_core", *cuda_libraries, "-pthread"])
     return made
 
 
@@ -142,28 +166,60 @@ def _compiler() -> list[str]:
     return compiler
 
 
-def _cuda_headers(cuda: Cuda | None) -> Path:
-    """Where cuda_runtime_api.h is: DALI's headers include it."""
-    from importlib.util import find_spec
+def _cuda() -> Cuda | None:
+    setting = os.environ.get("YOLODATA_CUDA", "auto").lower()
+    if setting not in {"auto", "on", "off"}:
+        raise ConfigError(f"YOLODATA_CUDA must be auto, on or off, got {setting!r}")
+    cuda = None if setting == "off" else Cuda.find()
+    if setting == "on" and cuda is None:
+        raise ConfigError(
+            "YOLODATA_CUDA=on, but no CUDA compiler was found; install a CUDA toolkit (and set "
+            "CUDA_HOME), or nvidia-cuda-nvcc, nvidia-cuda-runtime and nvidia-cuda-cccl"
+        )
+    return cuda
 
-    folders = [Path(flag[2:]) for flag in cuda.flags] if cuda else []
+
+def _archs() -> list[str]:
+    try:
+        return gencode(os.environ.get("YOLODATA_CUDA_ARCHS"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
+    """CUDA's headers and what is linked: DALI's own headers use both, even to render on a CPU."""
+    static = ["-lcudart_static", "-ldl", "-lrt"]
+    if cuda:
+        return Path(cuda.flags[0][2:]), [*(f"-L{path}" for path in cuda.libraries), *static]
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
-    folders.append(Path(home) / "include")
+    roots = [Path(home)]
     spec = find_spec("nvidia")
     for base in spec.submodule_search_locations or [] if spec else []:
-        folders += sorted(Path(base).glob("cu*/include"), reverse=True)
-    for folder in folders:
-        if (folder / "cuda_runtime_api.h").is_file():
-            return folder
+        roots += sorted(Path(base).glob("cu*"), reverse=True)
+    for root in roots:
+        if not (root / "include" / "cuda_runtime_api.h").is_file():
+            continue
+        for folder in (root / "lib64", root / "lib", root / "targets/x86_64-linux/lib"):
+            if (folder / "libcudart_static.a").is_file():
+                return root / "include", [f"-L{folder}", *static]
+            for library in sorted(folder.glob("libcudart.so.*")):
+                return root / "include", [str(library), f"-Wl,-rpath,{folder}"]
     raise ConfigError(
-        "the DALI operator needs CUDA's headers (cuda_runtime_api.h), which are not found; install "
-        "nvidia-cuda-runtime, or a CUDA toolkit and set CUDA_HOME"
+        "the DALI operator needs CUDA's run time (cuda_runtime_api.h and libcudart), which is not "
+        "found; install nvidia-cuda-runtime, or a CUDA toolkit and set CUDA_HOME"
     )
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout + done.stderr
 
 
 def _run(command: list[Any]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ConfigError(
-            f"the DALI operator cannot be compiled: {' '.join(command)}\n{done.stderr[-4000:]}"
+            "the DALI operator cannot be compiled; it needs g++ 12 or newer (name one in CXX), and "
+            "a CUDA compiler of version 12 or newer unless YOLODATA_CUDA=off. This failed: "
+            f"{' '.join(command)}\n{(done.stdout + done.stderr)[-4000:]}"
         )
