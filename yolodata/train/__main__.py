@@ -1,4 +1,4 @@
-"""`python -m yolodata.train`, the same as `yolodata train`."""
+"""`python -m yolodata.train`, the same as `yolodata train`; what torchrun starts."""
 
 from __future__ import annotations
 
