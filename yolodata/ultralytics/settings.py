@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline.tiers import CACHES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SETTINGS_FILE = "yolodata.yaml"
 """Beside `args.yaml` in the run folder: `resume=True` finds the settings of the run there."""
@@ -61,7 +64,7 @@ class Settings:
         if not isinstance(self.max_bad, (int, float)) or not 0 <= self.max_bad <= 1:
             raise ConfigError(f"yolodata max_bad must be a share, 0 to 1, got {self.max_bad!r}")
 
-    def changed(self, values: Mapping[str, Any]) -> Settings:
+    def changed(self, values: Mapping[str, Any]) -> Self:
         """These settings with some replaced.
 
         Raises:
@@ -83,9 +86,18 @@ class Settings:
         (run / SETTINGS_FILE).write_text(yaml.safe_dump(asdict(self), sort_keys=False))
 
     @classmethod
-    def of_run(cls, run: Path) -> Settings | None:
+    def of_run(cls, run: Path) -> Self | None:
         """The settings that a run was made with, or None."""
         file = run / SETTINGS_FILE
         if not file.is_file():
             return None
-        return cls().changed(yaml.safe_load(file.read_text()) or {})
+        known = {field.name for field in fields(cls)}  # `yolodata train` has more of them
+        saved = yaml.safe_load(file.read_text()) or {}
+        return cls().changed({name: saved[name] for name in saved if name in known})
+
+    def as_given(self) -> dict[str, Any]:
+        """The settings that are not the default ones, as `changed` takes them."""
+        usual = type(self)()
+        return {
+            name: value for name, value in asdict(self).items() if value != getattr(usual, name)
+        }

@@ -54,8 +54,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     ) -> None:
         overrides = dict(overrides or {})
         given: Mapping[str, Any] = overrides.pop("yolodata", None) or {}
-        resumed = _settings_of_resumed(overrides.get("resume"), overrides.get("model"))
-        if given or (resumed is not None and self.settings == Settings()):
+        kind = type(self.settings)
+        resumed = _settings_of_resumed(kind, overrides.get("resume"), overrides.get("model"))
+        if given or (resumed is not None and self.settings == kind()):
             settings = (resumed or self.settings).changed(given)
             # Upstream hands type(self) to the processes it starts for several GPUs.
             self.__class__ = type(type(self).__name__, (type(self),), {"settings": settings})
@@ -276,13 +277,13 @@ class PoseTrainer(_Batches, yolo.pose.PoseTrainer):  # type: ignore[misc]
     for_task = "pose"
 
 
-def _settings_of_resumed(resume: Any, model: Any) -> Settings | None:
+def _settings_of_resumed(kind: type[Settings], resume: Any, model: Any) -> Settings | None:
     """Settings of the run that is resumed: `resume` or `model` names its checkpoint."""
     if not resume:
         return None
     for named in (resume, model):
         if isinstance(named, (str, Path)) and Path(named).suffix == ".pt":
-            found = Settings.of_run(Path(named).resolve().parent.parent)
+            found = kind.of_run(Path(named).resolve().parent.parent)
             if found is not None:
                 return found
     return None

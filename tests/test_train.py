@@ -1,0 +1,368 @@
+"""The trainer in one process: upstream's arithmetic, and nothing lost when it is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training import BATCHES, arguments, prepare, train
+
+import yolodata
+from yolodata.errors import ConfigError, YolodataError
+from yolodata.train import TrainSettings, checkpoints, trainer_for
+from yolodata.train.arithmetic import lr_factor
+from yolodata.train.command import processes_wanted
+from yolodata.train.exits import Preempted
+from yolodata.train.memory import dry_step, largest_batch
+from yolodata.train.run_folder import keep_epochs
+from yolodata.train.watch import Pulse, Watch
+from yolodata.train.world import World
+
+STEPS = 3 * BATCHES
+
+
+class Notes:
+    """Callbacks that note each batch's loss and place, and do something at one of them."""
+
+    def __init__(self, at: int | str = -1, act: Any = None) -> None:
+        self.at, self.act = at, act
+        self.losses: dict[tuple[int, int], dict[str, float]] = {}
+        self.places: list[tuple[int, int]] = []
+
+    def batch(self, trainer: Any) -> None:
+        state = trainer.train_loader.state_dict()
+        place = (state["epoch"], state["position"])
+        self.places.append(place)
+        self.losses[place] = {name: float(v) for name, v in trainer.loss_items.items()}
+        if len(self.places) == self.at:
+            self.act(trainer)
+
+    def validation(self, validator: Any) -> None:
+        if self.at == "validation" and len(self.places) == 2 * BATCHES:
+            self.act(validator)
+
+    @property
+    def callbacks(self) -> dict[str, Any]:
+        return {"on_train_batch_end": self.batch, "on_val_batch_start": self.validation}
+
+
+def final(trainer: Any) -> dict[str, torch.Tensor]:
+    model = trainer.model.state_dict()
+    return {**model, **{f"ema.{k}": v for k, v in trainer.ema.ema.state_dict().items()}}
+
+
+def rows(trainer: Any) -> list[list[str]]:
+    """results.csv without the column of times."""
+    return [line.split(",")[:1] + line.split(",")[2:] for line in trainer.csv.read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> tuple[Notes, Any]:
+    """The run that nobody interrupts."""
+    notes = Notes()
+    return notes, train(trainer_for("detect"), arguments(folder, "whole"), notes.callbacks)
+
+
+def test_the_loop_is_upstreams(folder: Path, whole: tuple[Notes, Any]) -> None:
+    """Weights, averages, optimiser and table, to the last bit."""
+    ours = whole[1]
+    theirs = train(yolodata.DetectionTrainer, arguments(folder, "upstream"))
+    expected = final(theirs)
+    assert [
+        name for name, value in final(ours).items() if not torch.equal(value, expected[name])
+    ] == []
+    assert rows(ours) == rows(theirs)
+    left, right = (t.optimizer.state_dict()["state"] for t in (ours, theirs))
+    assert all(torch.equal(left[i]["momentum_buffer"], right[i]["momentum_buffer"]) for i in left)
+    assert {file.name for file in ours.wdir.iterdir()} == {"last.pt", "best.pt"}
+
+
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [
+        (signal.SIGTERM, random.Random(1).randint(1, STEPS)),
+        (signal.SIGUSR1, 3),
+        (signal.SIGINT, BATCHES),
+        (signal.SIGTERM, "validation"),
+    ],
+)
+def test_goes_on_where_a_signal_stopped_it(
+    folder: Path, whole: tuple[Notes, Any], number: signal.Signals, at: int | str
+) -> None:
+    name = f"stopped-{number.name}-{at}"
+    values = arguments(folder, name, resume="auto")
+    before = Notes(at, lambda _: os.kill(os.getpid(), number))
+    handler = signal.getsignal(number)
+    with pytest.raises(Preempted) as stop:
+        train(trainer_for("detect"), values, before.callbacks)
+    assert stop.value.code == 75
+    assert signal.getsignal(number) == handler
+    after = Notes()
+    done = train(trainer_for("detect"), values, after.callbacks)
+    uninterrupted, last = whole
+    assert before.places + after.places == uninterrupted.places
+    assert before.losses | after.losses == uninterrupted.losses
+    expected = final(last)
+    assert all(torch.equal(value, expected[name]) for name, value in final(done).items())
+    assert rows(done) == rows(last)
+
+
+def test_falls_back_past_a_damaged_checkpoint(
+    folder: Path, whole: tuple[Notes, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without warning the process is gone, and its newest checkpoint is cut."""
+
+    class Gone(Exception):
+        pass
+
+    def vanish(trainer: Any) -> None:
+        trainer._writer.wait()
+        raise Gone
+
+    settings = trainer_for("detect").configure(checkpoint_minutes=1e-9, keep=3)
+    values = arguments(folder, "damaged", resume="auto")
+    before = Notes(11, vanish)
+    with pytest.raises(Gone):
+        train(settings, values, before.callbacks)
+    kept = checkpoints.listed(folder / "runs" / "damaged" / "checkpoints")
+    assert len(kept) == 3
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    data = bytearray(kept[1].read_bytes())
+    data[len(data) // 2] ^= 1
+    kept[1].write_bytes(data)
+    (kept[0].parent / ".1-2.tmp").write_bytes(b"what a killed process leaves")
+    after = Notes()
+    with caplog.at_level(logging.INFO, "yolodata"):
+        done = train(settings, values, after.callbacks)
+    assert sum("is not used" in line for line in caplog.messages) == 2
+    again = len(before.places) + len(after.places) - STEPS
+    assert again > 0
+    assert before.places[:-again] + after.places == whole[0].places
+    assert before.losses | after.losses == whole[0].losses
+    expected = final(whole[1])
+    assert all(torch.equal(value, expected[name]) for name, value in final(done).items())
+    assert not list(kept[0].parent.glob(".*"))
+
+
+def test_another_checkpoint_of_the_run_by_name(folder: Path) -> None:
+    """`resume=FILE` goes back to it, and what came after is forgotten."""
+    settings = trainer_for("detect").configure(keep=9)
+    train(settings, arguments(folder, "named", epochs=3))
+    files = checkpoints.listed(folder / "runs" / "named" / "checkpoints")
+    assert [file.name[:14] for file in files] == [f"0000{epoch}-00000000" for epoch in (3, 2, 1)]
+    notes = Notes()
+    train(settings, arguments(folder, "named", epochs=3, resume=str(files[-1])), notes.callbacks)
+    assert [epoch for epoch, _ in notes.places][::BATCHES] == [1, 2]
+    last = checkpoints.listed(files[0].parent)[0]
+    with pytest.raises(YolodataError, match="its name is not"):
+        checkpoints.read(last.rename(last.with_name("other.ckpt")))
+
+
+def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
+    csv = tmp_path / "results.csv"
+    csv.write_text("epoch,time\n1,1.5\n2,2.5\n3,3")
+    keep_epochs(csv, 2)
+    assert csv.read_text() == "epoch,time\n1,1.5\n2,2.5\n"
+    keep_epochs(csv, 0)
+    assert csv.read_text() == "epoch,time\n"
+
+
+# Memory.
+
+
+def test_the_dry_step_is_the_largest_and_leaves_no_trace(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def check(trainer: Any) -> None:
+        before = {name: value.clone() for name, value in final(trainer).items()}
+        drawn = random.getstate()
+        dry_step(trainer)
+        assert random.getstate() == drawn
+        assert all(torch.equal(value, before[name]) for name, value in final(trainer).items())
+        assert all(p.grad is None for p in trainer.model.parameters())
+        batch = largest_batch(trainer)
+        counts = sorted(len(label["cls"]) for label in trainer.train_loader.dataset.labels)
+        seen.update(shape=tuple(batch["img"].shape), most=len(batch["cls"]), counts=counts)
+        monkeypatch.setattr(
+            type(trainer.model), "loss", lambda *_: (_ for _ in ()).throw(out_of_memory)
+        )
+        dry_step(trainer)
+
+    out_of_memory = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+    with pytest.raises(YolodataError, match=r"batch=2 .*nbs=16.*After that: mosaic=0") as told:
+        train(trainer_for("detect"), arguments(folder, "dry"), {"on_train_start": check})
+    assert "Tried to allocate 2 GiB" in str(told.value)
+    assert seen["shape"] == (4, 3, 96, 96)  # multi_scale=0.5
+    assert seen["most"] == sum(seen["counts"][-16:])  # four pictures of four tiles each
+
+
+# Settings and launch.
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"keep": 0}, {"checkpoint_minutes": -1}, {"stall": "long"}, {"scale_lr": "log"},
+     {"callbacks": "nowhere.py"}, {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}],
+)  # fmt: skip
+def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        trainer_for("detect").configure(**wrong)
+
+
+def test_settings_are_read_by_the_plain_trainer_too(tmp_path: Path) -> None:
+    from yolodata.ultralytics.settings import Settings
+
+    TrainSettings(codec="jpeg", keep=5).save(tmp_path)
+    assert Settings.of_run(tmp_path) == Settings(codec="jpeg")
+    again = TrainSettings.of_run(tmp_path)
+    assert again is not None
+    assert again.as_given() == {"codec": "jpeg", "keep": 5}
+
+
+def test_callbacks_of_a_file(tmp_path: Path) -> None:
+    from yolodata.train.callbacks import callbacks_of_file
+
+    file = tmp_path / "mine.py"
+    file.write_text("def on_train_end(trainer): ...\ndef helper(): ...\n")
+    assert list(callbacks_of_file(str(file))) == ["on_train_end"]
+    file.write_text("def on_train_ends(trainer): ...\n")
+    with pytest.raises(ConfigError, match="on_train_ends"):
+        callbacks_of_file(str(file))
+
+
+def test_how_many_processes() -> None:
+    assert processes_wanted(["model=a", "device=0,1,2"]) == 3
+    assert processes_wanted(["device=cpu", "nproc=2"]) == 2
+    assert processes_wanted(["device=0"]) == processes_wanted(["epochs=1"]) == 1
+    with pytest.raises(ConfigError, match="contradicts"):
+        processes_wanted(["device=0,1", "nproc=3"])
+    with pytest.raises(ConfigError, match="whole number"):
+        processes_wanted(["nproc=two"])
+
+
+def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    world = World(rank=5, local_rank=1, size=8, local_size=4)
+    assert world.device(None) == "1"  # not 5: this is the second machine
+    assert world.device("4,5,6,7") == "5"
+    assert world.device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="4 processes run on this machine"):
+        world.device("0,1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="torchrun"):
+        World.join()
+
+
+def test_learning_rates_of_large_batches() -> None:
+    assert lr_factor("AdamW", 4.0, "auto") == 2.0
+    assert lr_factor("SGD", 4.0, "auto") == lr_factor("MuSGD", 4.0, "auto") == 1.0
+    assert lr_factor("SGD", 4.0, "linear") == 4.0
+    assert lr_factor("AdamW", 1.0, "sqrt") == lr_factor("AdamW", 0.5, "linear") == 1.0
+
+
+# The watch, with a store and beats made by hand.
+
+
+class Shelf(dict[str, Any]):
+    """What a store is to the watch."""
+
+    set = dict.__setitem__
+
+    def get(self, key: str) -> Any:  # type: ignore[override]
+        return self[key]
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
+    import threading
+
+    shelf = Shelf()
+    monkeypatch.setattr(World, "connect", lambda self: shelf)
+    monkeypatch.setattr(threading.Thread, "start", lambda self: None)
+    return Watch(World(size=3), Pulse(stall=30), lambda: None, lambda: None), shelf
+
+
+def beat(watch: Any, rank: int, **facts: Any) -> None:
+    import json
+
+    usual = {"at": [7, 2], "doing": "in the forward pass", "where": "epoch 1, batch 7", "idle": 0.0,
+             "limit": 30.0, "pid": os.getpid(), "host": "elsewhere", "number": 1}  # fmt: skip
+    watch[1].set(f"beat/{rank}", json.dumps({**usual, **facts}))
+
+
+def test_who_is_lost(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+    import time
+
+    lost = watch[0]._lost
+    beat(watch, 1)
+    beat(watch, 2, at=[7, 3], doing="in the backward pass")
+    assert lost() is None
+    # Rank 2 waits inside the backward pass for rank 1, which is behind: rank 1 is named.
+    beat(watch, 1, idle=29.0, number=2)
+    beat(watch, 2, at=[7, 3], idle=31.0, number=2)
+    assert lost()["rank"] == 1
+    assert "in the forward pass at epoch 1, batch 7" in lost()["reason"]
+    # Validation may take as long as it takes.
+    for rank in (1, 2):
+        beat(watch, rank, idle=500.0, limit=None, number=3)
+    assert lost() is None
+    # No new beat.
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 21)
+    beat(watch, 1, limit=None, number=4)
+    assert lost()["rank"] == 2
+    assert "no sign of life" in lost()["reason"]
+    watch[1].set("done/2", "1")  # it ended well
+    assert lost() is None
+    beat(watch, 1, host=socket.gethostname(), pid=2**22 + 1, number=5)
+    assert "died" in lost()["reason"]
+
+
+def test_the_limit_of_a_step_follows_its_usual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pulse = Pulse(stall=30)
+    assert pulse.limit() is None
+    for _ in range(4):
+        pulse.step("")
+        assert pulse.limit() == 300
+        now[0] += 100  # compiling
+    pulse.step("")
+    for _ in range(3):
+        now[0] += 8
+        pulse.step("")
+    assert pulse.limit() == 1000
+    pulse.section("validating")
+    assert pulse.limit() is None
+
+
+def test_random_generators_go_on() -> None:
+    from yolodata.train.state import random_state, set_random_state
+
+    cpu = torch.device("cpu")
+    state = random_state(cpu)
+    draws = [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(2)]
+    set_random_state(state, cpu)
+    assert draws == [(random.random(), np.random.rand(), torch.rand(1).item()) for _ in range(2)]

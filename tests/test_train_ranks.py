@@ -1,0 +1,116 @@
+"""Two processes that train together: as one would, and as long as both live."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import train_notes
+from training import BATCHES, arguments, notes, prepare, together, torchrun, train
+
+from yolodata.train import trainer_for
+
+CHILD = Path(__file__).with_name("train_child.py")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One start of torchrun for all tests: what takes long is starting Python."""
+    folder = prepare(tmp_path_factory.mktemp("ranks"))
+    shm = set(os.listdir("/dev/shm"))
+    done = torchrun(str(CHILD), str(folder), env={"NOTES": str(folder)})
+    return folder, done, time.time(), set(os.listdir("/dev/shm")) - shm
+
+
+@pytest.fixture(scope="module")
+def alone(ran: Any) -> list[dict[str, Any]]:
+    """The same run in one process."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FREEZE_BN", "1")
+    return noted(ran[0], "one", patch)
+
+
+def noted(folder: Path, name: str, patch: pytest.MonkeyPatch, **changed: Any) -> list[Any]:
+    (folder / name).mkdir(exist_ok=True)
+    patch.setattr(train_notes, "NOTES", folder / name)
+    patch.setattr(train_notes, "RANK", 9)
+    events = {e: getattr(train_notes, e) for e in ("on_train_start", "on_train_batch_end")}
+    train(
+        trainer_for("detect"),
+        arguments(folder, name, epochs=4, multi_scale=0.0, val=False, **changed),
+        events,
+    )
+    patch.undo()
+    return notes(folder / name, 9)
+
+
+def test_two_ranks_train_as_one(ran: Any, alone: list[dict[str, Any]]) -> None:
+    folder, done, *_ = ran
+    assert (folder / "two").is_dir(), done.stderr
+    ranks = [notes(folder / "two", rank) for rank in range(2)]
+    assert len(alone) == len(ranks[0]) == 4 * BATCHES
+    for one, *both in zip(alone, *ranks, strict=True):
+        fed, loss = together(both)
+        assert fed[: len(one["fed"])] == one["fed"]
+        assert loss == pytest.approx(one["loss"], rel=1e-3)
+    # What one rank lost is not what both lost: the loss's own count is over the whole batch.
+    assert ranks[0][3]["loss"] != pytest.approx(alone[3]["loss"], rel=1e-2)
+
+
+def test_gradients_travel_only_before_an_update(ran: Any) -> None:
+    steps = notes(ran[0] / "two", 1)
+    reduced, pending, updates = 0, 0, 0
+    for step in steps:
+        pending += 1
+        updated = pending >= step["accumulate"]
+        assert step["reduced"] - reduced == int(updated)
+        reduced, pending, updates = step["reduced"], 0 if updated else pending, updates + updated
+    assert updates < len(steps) / 2
+
+
+def test_one_rank_is_asked_to_stop_and_both_do(ran: Any) -> None:
+    folder, *_ = ran
+    for rank in range(2):
+        assert (folder / f"stopped-{rank}").read_text() == "75"
+        whole, parts = notes(folder / "two", rank), notes(folder / "stopped", rank)
+        facts = [
+            [(s["epoch"], s["batch"], s["fed"], s["loss"]) for s in run] for run in (whole, parts)
+        ]
+        assert facts[0] == facts[1]
+
+
+def test_unequal_data_ends_all_ranks(ran: Any) -> None:
+    for rank in range(2):
+        told = (ran[0] / f"unequal-{rank}").read_text()
+        assert "images: 22 on rank 0, 11 on rank 1" in told
+
+
+def test_a_frozen_rank_ends_all_and_leaves_nothing(ran: Any) -> None:
+    folder, done, ended, shm = ran
+    assert ended - float((folder / "frozen" / "mischief").read_text()) < 60
+    told = [line for line in done.stderr.splitlines() if "no sign of life" in line]
+    assert "rank 0 ends: rank 1 (process" in told[0]
+    assert done.returncode != 0
+    for rank in range(2):
+        pid = int((folder / "frozen" / f"{rank}.pid").read_text())
+        assert not Path(f"/proc/{pid}").exists()
+    assert not shm
+
+
+def test_goes_on_with_another_number_of_ranks(
+    ran: Any, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sample of the epoch once, counted over both runs; the losses are those of one run."""
+    folder, *_ = ran
+    monkeypatch.setenv("FREEZE_BN", "1")
+    later = noted(folder, "frozen", monkeypatch, resume="auto")
+    first = next(i for i, step in enumerate(alone) if step["epoch"] == later[0]["epoch"])
+    assert later[0]["epoch"] == 1
+    assert [step["fed"] for step in later] == [step["fed"] for step in alone[first:]]
+    for one, other in zip(alone[first:], later, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert max(Counter(sample for step in later[:BATCHES] for sample in step["fed"]).values()) == 1

@@ -1,0 +1,98 @@
+"""Small runs of the trainer, in this process or under torchrun, and what they note."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from loading import draw_dataset
+
+TINY = """
+nc: 3
+scales: {n: [0.33, 0.125, 256]}
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [128, 3, 2]]
+  - [-1, 1, C3k2, [128, False, 0.25]]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 1, Conv, [256, 3, 2]]
+head:
+  - [[3, 4, 5], 1, Detect, [nc]]
+end2end: True
+reg_max: 1
+"""
+
+ARGUMENTS: dict[str, Any] = {
+    "imgsz": 64, "batch": 4, "nbs": 16, "epochs": 3, "device": "cpu", "amp": False, "plots": False,
+    "verbose": False, "workers": 0, "optimizer": "SGD", "warmup_epochs": 1.5, "close_mosaic": 1,
+    "seed": 1, "multi_scale": 0.5,
+}  # fmt: skip
+"""Six batches an epoch from 22 images, the last one smaller; an update every 1 to 4 batches."""
+
+BATCHES = 6
+NOTING = Path(__file__).with_name("train_notes.py")
+
+
+def prepare(folder: Path) -> Path:
+    """Dataset and network of these runs."""
+    draw_dataset(folder / "set", {"train": 22, "val": 6})
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder
+
+
+def arguments(folder: Path, name: str, **changed: Any) -> dict[str, Any]:
+    return {
+        **ARGUMENTS,
+        "model": str(folder / "tiny.yaml"),
+        "data": str(folder / "set" / "data.yaml"),
+        "project": str(folder / "runs"),
+        "name": name,
+        **changed,
+    }
+
+
+def train(trainer: Any, values: dict[str, Any], callbacks: dict[str, Any] | None = None) -> Any:
+    """Trains in this process; returns the trainer."""
+    from ultralytics import YOLO
+
+    model = YOLO(values["model"])
+    for event, function in (callbacks or {}).items():
+        model.add_callback(event, function)
+    model.train(trainer=trainer, **{k: v for k, v in values.items() if k != "model"})
+    return model.trainer
+
+
+def torchrun(*command: str, ranks: int = 2, env: dict[str, str], timeout: float = 300) -> Any:
+    """A script under torchrun, which takes its ranks with it when it takes too long."""
+    given = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    given["PYTHONPATH"] = os.pathsep.join([str(NOTING.parents[1]), str(NOTING.parent)])
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with subprocess.Popen(
+        [*start, f"--nproc-per-node={ranks}", *command],
+        env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            out, err = process.communicate()
+            raise AssertionError(f"it took more than {timeout} s: {err}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def notes(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
+    file = folder / f"{rank}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def together(ranks: list[dict[str, Any]]) -> tuple[list[str], dict[str, float]]:
+    """What ranks were fed in a step, in the order of one process, and the mean of their losses."""
+    fed = [rank["fed"] for rank in ranks]
+    mixed = [sample for position in zip(*fed, strict=True) for sample in position]
+    losses = [rank["loss"] for rank in ranks]
+    return mixed, {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}

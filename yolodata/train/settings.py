@@ -1,0 +1,65 @@
+"""Settings of a training run that Ultralytics' arguments have no place for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolodata.errors import ConfigError
+from yolodata.ultralytics.settings import Settings
+
+LR_SCALES = ("auto", "none", "sqrt", "linear")
+
+
+@dataclass(frozen=True)
+class TrainSettings(Settings):
+    """How a run is fed (see `Settings`), and how it survives.
+
+    Attributes:
+        checkpoint_minutes: time between checkpoints within an epoch; 0 is only at its end.
+        keep: checkpoints kept in the run folder, and at `upload`.
+        upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
+            nowhere.
+        stall: seconds without progress, in a step that usually takes a tenth of them at most, after
+            which a rank counts as stalled.
+        callbacks: a Python file whose functions are named after Ultralytics' events
+            (`on_train_epoch_end(trainer)`, …); every rank runs them.
+        whole_batch_loss: targets are counted over all ranks, so that the loss is that of one
+            process with the whole batch; False is Ultralytics' way, each rank's own count.
+        scale_lr: what the learning rate is multiplied with where the batch is larger than `nbs`:
+            "sqrt" or "linear" in batch / nbs, "none", or "auto": "sqrt" for optimisers of Adam's
+            kind, "none" for SGD, whose steps grow by themselves (the loss is a sum over the batch).
+        dry_step: try the largest batch before the first epoch; None is on a GPU only.
+    """
+
+    checkpoint_minutes: float = 10.0
+    keep: int = 2
+    upload: str | None = None
+    stall: float = 30.0
+    callbacks: str | None = None
+    whole_batch_loss: bool = True
+    scale_lr: str = "auto"
+    dry_step: bool | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("checkpoint_minutes", 0.0), ("stall", 1.0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
+                raise ConfigError(f"yolodata {name} must be a number from {least:g}, got {value!r}")
+        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or self.keep < 1:
+            raise ConfigError(f"yolodata keep must be a whole number from 1, got {self.keep!r}")
+        if not isinstance(self.whole_batch_loss, bool):
+            raise ConfigError(
+                f"yolodata whole_batch_loss must be True or False, got {self.whole_batch_loss!r}"
+            )
+        if self.dry_step is not None and not isinstance(self.dry_step, bool):
+            raise ConfigError(f"yolodata dry_step must be True or False, got {self.dry_step!r}")
+        if self.scale_lr not in LR_SCALES:
+            raise ConfigError(
+                f"yolodata scale_lr must be one of {', '.join(LR_SCALES)}, got {self.scale_lr!r}"
+            )
+        if self.callbacks is not None and not Path(self.callbacks).is_file():
+            raise ConfigError(
+                f"yolodata callbacks names a Python file, but {self.callbacks!r} is not there"
+            )

@@ -1,0 +1,306 @@
+"""Finds out that a rank is dead or stalled, and ends the others with the reason.
+
+Note [watch]. A rank whose peer is gone waits inside a collective, where no exception reaches it, so
+a thread does the watching. Each rank writes once a second what it is doing and since when (a
+*beat*) into the store; rank 0 reads all of them, the others read rank 0's. A rank is lost when
+
+- its process is gone (seen at once on the same machine),
+- it stopped writing for two thirds of `stall`: killed, frozen, cut off,
+- it is within a step and has not moved for `stall` seconds or ten times its longest step. Then all
+  ranks wait for one another; the one that is furthest behind is named.
+
+Sections that only some ranks go through, or that take as long as they take (packing, validation,
+plots, callbacks), have no limit: there only a rank that is gone is lost.
+
+Whoever finds a rank lost writes the reason into the store; each rank prints it and ends, and kills
+the lost process if it is frozen on the same machine, where no signal that can be caught reaches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from yolodata.train.exits import PEER_LOST, leave_status
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+    from yolodata.train.world import World
+
+EVERY = 1.0
+FREE_STEPS = 3
+"""The first steps compile, choose kernels, fill caches: they have no usual duration yet."""
+
+
+class Pulse:
+    """What this process is doing; marked by the trainer, told to the other ranks by the watch."""
+
+    def __init__(self, stall: float = 30.0) -> None:
+        self.stall = stall
+        self.at = (0, 0)  # steps begun, and things begun within the step: the same on every rank
+        self.doing = "starting"
+        self.where = ""
+        self.in_step = False
+        self.since = time.monotonic()
+        self._steps = 0
+        self._longest = 0.0
+        self._began = 0.0
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a beat after which a rank is gone."""
+        return max(4 * EVERY, self.stall * 2 / 3)
+
+    def mark(self, doing: str) -> None:
+        """Something else begins."""
+        self.doing, self.since = doing, time.monotonic()
+        self.at = (self.at[0], self.at[1] + 1)
+
+    def step(self, where: str) -> None:
+        """A training step begins, or the last one is over and the next begins."""
+        now = time.monotonic()
+        if self.in_step:
+            self._steps += 1
+            if self._steps > FREE_STEPS:
+                self._longest = max(self._longest, now - self._began)
+        self.where, self.in_step, self._began = where, True, now
+        self.doing, self.since = "waiting for data", now
+        self.at = (self.at[0] + 1, 0)
+
+    def section(self, doing: str) -> None:
+        """Something begins that may take long."""
+        self.in_step = False
+        self.mark(doing)
+
+    def limit(self) -> float | None:
+        """Seconds without a move after which this rank is stalled; None: it cannot be."""
+        if not self.in_step:
+            return None
+        if self._steps <= FREE_STEPS:
+            return 10 * self.stall
+        return max(self.stall, 10 * self._longest)
+
+    def beat(self) -> dict[str, Any]:
+        """What the other ranks are told."""
+        return {
+            "at": self.at,
+            "doing": self.doing,
+            "where": self.where,
+            "idle": time.monotonic() - self.since,
+            "limit": self.limit(),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+        }
+
+
+class Watch:
+    """The thread of a rank that watches the others.
+
+    Args:
+        world: the ranks.
+        pulse: of this one.
+        asked: called (in the thread) when another rank was asked to stop.
+        last_words: called before this process is ended; lets a checkpoint be finished, say.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        pulse: Pulse,
+        asked: Callable[[], None],
+        last_words: Callable[[], None],
+    ) -> None:
+        self._world, self._pulse = world, pulse
+        self._asked, self._last_words = asked, last_words
+        self._store: Store = world.connect()
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._beats: dict[int, dict[str, Any]] = {}
+        self._number = 0
+        self._answered = time.monotonic()
+        self._told_to_stop = False
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._births: dict[int, float] = {}
+        self._beat()
+        self._thread = threading.Thread(target=self._run, name="yolodata-watch", daemon=True)
+        self._thread.start()
+
+    # For the thread that trains.
+
+    def announce_stop(self) -> None:
+        """Tells all ranks that this one was asked to stop; safe in a signal handler."""
+        self._told_to_stop = True
+
+    def failed(self, reason: str) -> None:
+        """Tells the other ranks that this one ends, and why."""
+        self._over.set()
+        try:
+            with self._lock:
+                self._publish(self._world.rank, reason)
+        except Exception:  # the store may have gone first
+            print(f"yolodata: the other ranks could not be told: {reason}", file=sys.stderr)
+
+    def why(self, patience: float) -> str | None:
+        """Why a collective broke: which rank is lost; waits so long for a sign of it."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            try:
+                with self._lock:
+                    found = self._verdict() or self._lost()
+            except Exception:
+                found = None
+            if found is not None:
+                return str(found["reason"])
+            time.sleep(0.2)
+        return None
+
+    def stop(self) -> None:
+        """This rank is done; the others no longer wait for a sign of it."""
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(Exception):  # the store may have gone with the others
+            self._store.set(f"done/{self._world.rank}", "1")
+
+    # The thread.
+
+    def _run(self) -> None:
+        while not self._over.wait(EVERY):
+            try:
+                with self._lock:
+                    self._beat()
+                    found = self._verdict() or self._lost()
+                    if found is not None:
+                        self._publish(found["rank"], found["reason"])
+                    self._pass_on()
+                self._answered = time.monotonic()
+            except Exception as error:
+                if time.monotonic() - self._answered < self._pulse.silence:
+                    continue
+                where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+                silent = time.monotonic() - self._answered
+                found = {
+                    "rank": -1,
+                    "reason": f"torchrun's store at {where} has not answered for {silent:.0f} s "
+                    f"({error}); the machine of rank 0, or its torchrun, is gone",
+                }
+            if found is not None and not self._over.is_set():
+                self._end(found)
+
+    def _beat(self) -> None:
+        self._number += 1
+        beat = {**self._pulse.beat(), "number": self._number}
+        self._store.set(f"beat/{self._world.rank}", json.dumps(beat))
+
+    def _verdict(self) -> dict[str, Any] | None:
+        if not self._store.check(["verdict"]):
+            return None
+        found: dict[str, Any] = json.loads(self._store.get("verdict"))
+        return found
+
+    def _publish(self, rank: int, reason: str) -> None:
+        if not self._store.check(["verdict"]):
+            self._store.set("verdict", json.dumps({"rank": rank, "reason": reason}))
+
+    def _pass_on(self) -> None:
+        if self._told_to_stop:
+            self._store.set("stop", "1")
+        elif self._store.check(["stop"]):
+            self._told_to_stop = True
+            self._asked()
+
+    def _lost(self) -> dict[str, Any] | None:
+        mine = self._world.rank
+        watched = range(1, self._world.size) if mine == 0 else [0]
+        now = time.monotonic()
+        for rank in watched:
+            if self._store.check([f"done/{rank}"]):
+                self._beats.pop(rank, None)
+                continue
+            key = f"beat/{rank}"
+            beat = json.loads(self._store.get(key)) if self._store.check([key]) else None
+            if beat is None:
+                continue  # not there yet: torchrun knows whether it will be
+            if self._seen.get(rank, (-1, 0.0))[0] != beat["number"]:
+                self._seen[rank] = (beat["number"], now)
+            self._beats[rank] = beat
+            silent = now - self._seen[rank][1]
+            if self._gone(beat):
+                return {"rank": rank, "reason": f"{self._name(rank)} died: {_state(beat)}"}
+            if silent > self._pulse.silence:
+                return {
+                    "rank": rank,
+                    "reason": f"{self._name(rank)} gives no sign of life for {silent:.0f} s "
+                    f"(frozen, killed or cut off from the network): {_state(beat)}",
+                }
+        return self._stalled() if mine == 0 else None
+
+    def _stalled(self) -> dict[str, Any] | None:
+        beats = {**self._beats, 0: self._pulse.beat()}
+        timed = {rank: beat for rank, beat in beats.items() if beat["limit"] is not None}
+        if not any(beat["idle"] > beat["limit"] for beat in timed.values()):
+            return None
+        behind = min(timed, key=lambda rank: tuple(timed[rank]["at"]))
+        beat = timed[behind]
+        return {
+            "rank": behind,
+            "reason": f"{self._name(behind)} stalled: no progress for {beat['idle']:.0f} s, with a "
+            f"limit of {beat['limit']:.0f} s: {_state(beat)}; if its steps do take so long, raise "
+            "yolodata.stall",
+        }
+
+    def _gone(self, beat: dict[str, Any]) -> bool:
+        if beat["host"] != socket.gethostname():
+            return False
+        import psutil
+
+        try:
+            process = psutil.Process(beat["pid"])
+            born = self._births.setdefault(beat["pid"], process.create_time())
+            return process.create_time() != born or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def _name(self, rank: int) -> str:
+        beat = self._beats.get(rank) or self._pulse.beat()
+        return f"rank {rank} (process {beat['pid']} on {beat['host']})"
+
+    def _end(self, found: dict[str, Any]) -> None:
+        lost = found["rank"]
+        print(f"yolodata: rank {self._world.rank} ends: {found['reason']}", file=sys.stderr)
+        if lost == self._world.rank:
+            faulthandler.dump_traceback()
+        try:
+            self._kill_frozen(lost)
+            self._last_words()
+        finally:
+            leave_status(PEER_LOST)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(PEER_LOST)
+
+    def _kill_frozen(self, rank: int) -> None:
+        """A process that is frozen on this machine does not end by itself."""
+        if rank in (-1, self._world.rank) or not self._store.check([f"beat/{rank}"]):
+            return
+        beat = json.loads(self._store.get(f"beat/{rank}"))
+        patience = time.monotonic() + EVERY + 1  # for it to read this, and to say where it hangs
+        while beat["host"] == socket.gethostname() and not self._gone(beat):
+            if time.monotonic() > patience:
+                os.kill(beat["pid"], signal.SIGKILL)
+                return
+            time.sleep(0.1)
+
+
+def _state(beat: dict[str, Any]) -> str:
+    where = f" at {beat['where']}" if beat["where"] else ""
+    return f"it was {beat['doing']}{where}"

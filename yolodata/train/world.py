@@ -1,0 +1,223 @@
+"""The processes that train together: who is who, by torchrun's environment, and how they agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from yolodata.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup
+    from torch.distributed.distributed_c10d import Store
+
+_joined = 0  # how often this process has joined: a script may train several times
+_server: Any = None
+
+LONG = timedelta(hours=12)
+"""Of process groups. A rank that is lost is found out by the watch, in seconds, not by this."""
+
+
+@dataclass
+class World:
+    """This process's place among those that train together; alone without torchrun.
+
+    The store that torchrun keeps carries what has to be agreed before the ranks are connected, and
+    whatever may take long: waiting there has no time limit, and the watch sees who dies meanwhile.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    store: Store | None = None
+    control: ProcessGroup | None = None  # gloo, also beside NCCL: no GPU waits for it
+    number: int = 0
+    _asked: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def join(cls) -> World:
+        """The place that the environment gives this process.
+
+        Raises:
+            ConfigError: the environment is that of a launcher, but incomplete.
+        """
+        global _joined
+        size = int(os.environ.get("WORLD_SIZE", 1))
+        if size <= 1:
+            return cls()
+        names = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        missing = [name for name in names if name not in os.environ]
+        if missing:
+            raise ConfigError(
+                f"WORLD_SIZE={size} asks for training with several processes, but the environment "
+                f"lacks {', '.join(missing)}; start them with torchrun"
+            )
+        rank, local, local_size = (int(os.environ[name]) for name in names[:3])
+        _joined += 1
+        world = cls(rank, local, size, local_size, number=_joined)
+        world.store = world.connect()
+        return world
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process trains."""
+        return self.size == 1
+
+    def connect(self) -> Store:
+        """A connection of its own to the store: a thread that waits on one blocks its others."""
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        global _server
+        agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        run = os.environ.get("TORCHELASTIC_RUN_ID", "run")
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        serves = not agent and self.rank == 0 and _server is None
+        tcp = TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=serves,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=60),
+        )
+        if serves:
+            _server = tcp
+        return PrefixStore(f"yolodata/{run}/{attempt}/{self.number}", tcp)
+
+    def device(self, asked: Any) -> Any:
+        """What Ultralytics' `device=` has to be for this process."""
+        if self.alone:
+            return asked
+        import torch
+
+        named = str("" if asked is None else asked).lower()
+        named = named.strip("[]()").replace(" ", "").replace("cuda:", "")
+        if named == "cpu" or not torch.cuda.is_available():
+            return "cpu"
+        indices = [index for index in named.split(",") if index]
+        if not indices:
+            indices = [str(index) for index in range(torch.cuda.device_count())]
+        if len(indices) < self.local_size:
+            raise ConfigError(
+                f"{self.local_size} processes run on this machine, but there are "
+                f"{len(indices)} devices (device={asked}); start as many processes as devices "
+                "with --nproc-per-node, or name more devices"
+            )
+        return indices[self.local_rank]
+
+    def start(self, device: torch.device) -> None:
+        """Connects the ranks: NCCL on GPUs, gloo on CPUs, and gloo for what is agreed."""
+        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        if self.alone or self.control is not None:
+            return
+        assert self.store is not None
+        cuda = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=PrefixStore("group", self.store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=LONG,
+            device_id=device if cuda else None,
+        )
+        self.control = dist.new_group(backend="gloo", timeout=LONG)
+
+    def stop(self) -> None:
+        """Disconnects the ranks."""
+        import torch.distributed as dist
+
+        if self.control is not None:
+            self.control = None
+            dist.destroy_process_group()
+
+    # Through the store: slow, patient.
+
+    def _key(self, name: str) -> str:
+        """A name for the n-th time that this is asked for, on every rank the same."""
+        self._asked[name] = self._asked.get(name, 0) + 1
+        return f"{name}/{self._asked[name]}"
+
+    def _wait(self, key: str) -> bytes:
+        assert self.store is not None
+        while not self.store.check([key]):
+            time.sleep(0.1)
+        return bytes(self.store.get(key))
+
+    def share(self, name: str, value: Any) -> Any:
+        """Rank 0's value, on every rank; JSON."""
+        if self.alone:
+            return value
+        assert self.store is not None
+        key = self._key(f"share/{name}")
+        if self.rank == 0:
+            self.store.set(key, json.dumps(value))
+        return json.loads(self._wait(key))
+
+    @contextmanager
+    def first_of_machine(self, name: str) -> Iterator[None]:
+        """One process of each machine goes first, however long it takes; then the others."""
+        if self.alone:
+            yield
+            return
+        assert self.store is not None
+        machine = os.environ.get("GROUP_RANK", socket.gethostname())
+        key = self._key(f"first/{name}/{machine}")
+        if self.local_rank != 0:
+            self._wait(key)
+        yield
+        if self.local_rank == 0:
+            self.store.set(key, "done")
+
+    def meet(self, name: str) -> None:
+        """Waits until every rank is here."""
+        if self.alone:
+            return
+        assert self.store is not None
+        key = self._key(f"meet/{name}")
+        if self.store.add(key, 1) == self.size:
+            self.store.set(f"{key}/all", "here")
+        self._wait(f"{key}/all")
+
+    # Through the control group: quick, in step.
+
+    def largest(self, values: list[int]) -> list[int]:
+        """Element by element, the largest of what the ranks give."""
+        if self.alone:
+            return values
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
+        return [int(value) for value in tensor]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gives, in their order, on every rank."""
+        if self.alone:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """What rank 0 gives, on every rank."""
+        if self.alone:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
