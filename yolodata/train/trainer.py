@@ -36,9 +36,9 @@ from yolodata.ultralytics.limits import TRAINERS
 log = logging.getLogger("yolodata")
 
 
-_BUFFERS = "broadcast_buffers"
+_OWN_BUFFERS: dict[str, Any] = {"broadcast_buffers": False}
 if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
-    _BUFFERS = "forward_sync_buffers"  # its name from torch 2.13 on
+    _OWN_BUFFERS = {"forward_sync_buffers": False}  # its name from torch 2.13 on
 
 
 class DurableTrainer(EpochLoop, plain._Batches):
@@ -209,7 +209,7 @@ class DurableTrainer(EpochLoop, plain._Batches):
                 # Upstream's: what its heads leave unused differs from batch to batch.
                 find_unused_parameters=not self.args.compile,
                 static_graph=bool(self.args.compile),
-                **{_BUFFERS: False},
+                **_OWN_BUFFERS,
             )
         super()._build_train_pipeline()
 
