@@ -1,0 +1,346 @@
+"""Checkpoints at a URL: whole or not there, whatever goes wrong on the way."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from object_store import ObjectStore, damage_body, refused, stalled, writes_data
+
+from yolodata.errors import ConfigError, YolodataError
+from yolodata.train import remote
+from yolodata.train.remote import Digest, Remote, told_by_store
+from yolodata.train.upload import Backoff, Uploader, newest
+
+QUICK = {"first": 0.01, "most": 0.1}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ObjectStore]:
+    server = ObjectStore()
+    server.files.mkdir("runs")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(running: ObjectStore) -> Iterator[ObjectStore]:
+    running.requests.clear()
+    yield running
+    running.fault = None
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    return f"s3://runs/{request.node.name}"
+
+
+def checkpoint(folder: Path, number: int, size: int = 100_000) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"00000-{number:08d}.ckpt"
+    path.write_bytes(number.to_bytes(4, "little") * (size // 4))
+    return path
+
+
+def uploader(store: ObjectStore, url: str, **settings: Any) -> Uploader:
+    return Uploader(url, options=store.options, backoff=Backoff(**QUICK), **settings)
+
+
+def fetch(store: ObjectStore, url: str, folder: Path) -> Path | None:
+    return newest(url, folder, options=store.options, backoff=Backoff(**QUICK))
+
+
+def names(store: ObjectStore, url: str) -> list[str]:
+    return sorted(path.rpartition("/")[2] for path in store.files.ls(url, detail=False))
+
+
+@pytest.mark.parametrize("place", ["s3", "disk", "memory"])
+def test_what_was_put_comes_back_and_the_last_ones_are_kept(
+    place: str, store: ObjectStore, url: str, tmp_path: Path
+) -> None:
+    there = {"s3": url, "disk": str(tmp_path / "far" / "away"), "memory": "memory://kept/here"}
+    url, options = there[place], store.options if place == "s3" else {}
+    assert newest(url, tmp_path / "back", options=options) is None
+    with Uploader(url, keep=2, options=options) as up:
+        for number in range(4):
+            path = checkpoint(tmp_path / "run", number)
+            up.put(path)
+            path.unlink()  # as a writer does that keeps only the last ones
+            assert up.flush(30)
+        status = up.status()
+    assert (status.uploaded, status.failed, status.errors) == (4, 0, 0)
+    assert (status.newest, status.bytes) == ("00000-00000003.ckpt", 400_000)
+    assert status.checked == ("checksum of the store" if place == "s3" else "read back")
+    back = newest(url, tmp_path / "back", options=options)
+    assert back == tmp_path / "back" / "00000-00000003.ckpt"
+    assert back.read_bytes() == (3).to_bytes(4, "little") * 25_000
+    assert os.listdir(back.parent) == [back.name]
+    place_ = Remote(url, options)
+    assert [entry.sequence for entry in place_.entries()] == [4, 3]
+    assert len(place_._names()) == 4  # two files, two manifests
+    # A later process, whose file has the same name, goes on counting.
+    with Uploader(url, keep=2, options=options) as up:
+        up.put(checkpoint(tmp_path / "run", 0))
+    assert newest(url, tmp_path / "back", options=options).name == "00000-00000000.ckpt"
+
+
+def test_large_files_arrive_in_parts(
+    store: ObjectStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = 1 << 16
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", part)
+    monkeypatch.setattr(remote, "_PART", part)
+    monkeypatch.setattr(remote, "_PUT", {"s3": {"chunksize": part, "max_concurrency": 2}})
+    path = checkpoint(tmp_path, 7, size=2 * part + 12_344)
+    with uploader(store, url) as up:
+        up.put(path)
+    assert sum("POST" in line for line in store.requests) == 2  # began and completed
+    assert up.status().checked == "checksum of the store"
+    # The store's checksum is of another kind: the file is read back, and wrong bytes are noticed.
+    [stem] = [name for name in names(store, url) if name.endswith(".ckpt")]
+    with path.open("rb") as file:
+        digest = Digest.of(file)
+        other = Digest(digest.size, digest.xxh3, frozenset())
+        assert Remote(url, store.options)._check(stem, other) == "read back"
+        wrong = Digest(digest.size, "0" * 16, frozenset())
+        with pytest.raises(remote.Damaged, match="checksum"):
+            Remote(url, store.options)._check(stem, wrong)
+
+
+def test_an_outage_is_waited_for_and_reported_once(
+    store: ObjectStore, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = iter([("500 Internal Server Error", "InternalError")] * 3)
+
+    def fault(environ: dict[str, Any], start: Any) -> Iterable[bytes] | None:
+        refusal = next(refusals, None) if writes_data(environ) else None
+        return None if refusal is None else refused(start, *refusal)
+
+    store.fault = fault
+    with uploader(store, url) as up:
+        up.put(checkpoint(tmp_path, 1))
+        assert up.flush(30)
+    status = up.status()
+    assert status.uploaded == 1
+    assert status.errors >= 1  # botocore itself repeats some
+    assert next(refusals, None) is None
+    warnings = [r for r in caplog.records if "upload" in r.message]
+    assert len(warnings) == 1
+    assert "Training goes on" in warnings[0].message
+
+
+def test_what_arrives_damaged_is_sent_again(store: ObjectStore, url: str, tmp_path: Path) -> None:
+    damaged = []
+
+    def fault(environ: dict[str, Any], start: Any) -> None:
+        if writes_data(environ) and not damaged:
+            damaged.append(environ["PATH_INFO"])
+            damage_body(environ)
+
+    store.fault = fault
+    path = checkpoint(tmp_path / "run", 1)
+    with uploader(store, url) as up:
+        up.put(path)
+        assert up.flush(30)
+    assert damaged
+    assert up.status().errors == 1
+    assert "checksum" in (up.status().last_error or "")
+    assert fetch(store, url, tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_without_a_server_nothing_is_raised_and_nobody_waits(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"}
+    nobody["config_kwargs"] = {"retries": {"max_attempts": 0}}
+    up = Uploader(url, options=nobody, backoff=Backoff(**QUICK), patience=60)
+    for number in range(3):
+        start = time.perf_counter()
+        up.put(checkpoint(tmp_path, number))
+        assert time.perf_counter() - start < 1
+    assert not up.close(timeout=1)
+    status = up.status()
+    assert (status.uploaded, status.waiting) == (0, None)
+    assert status.replaced >= 1
+    assert "time was up" in caplog.text
+    with pytest.raises(ConfigError, match="closed"):
+        up.put(tmp_path / "00000-00000000.ckpt")
+
+
+def test_newest_does_not_take_an_unreachable_url_for_an_empty_one(
+    store: ObjectStore, url: str, tmp_path: Path
+) -> None:
+    store.fault = lambda environ, start: refused(start, "403 Forbidden", "AccessDenied")
+    with pytest.raises(YolodataError, match=r"cannot be read.*see to access"):
+        fetch(store, url, tmp_path)
+    answers = iter([("500 Internal Server Error", "InternalError")] * 2)
+
+    def for_a_while(environ: dict[str, Any], start: Any) -> Iterable[bytes] | None:
+        answer = next(answers, None)
+        return None if answer is None else refused(start, *answer)
+
+    store.fault = for_a_while
+    assert fetch(store, url, tmp_path) is None
+
+
+def test_lasting_refusals_are_given_up_until_the_next_file(
+    store: ObjectStore, url: str, tmp_path: Path
+) -> None:
+    store.fault = lambda environ, start: (
+        refused(start, "403 Forbidden", "AccessDenied") if writes_data(environ) else None
+    )
+    with uploader(store, url) as up:
+        up.put(checkpoint(tmp_path, 1))
+        assert not up.flush(30)
+        assert (up.status().failed, up.status().uploaded) == (1, 0)
+        store.fault = None
+        up.put(checkpoint(tmp_path, 2))
+        assert up.flush(30)
+        up.put(tmp_path / "never written.ckpt")
+    assert (up.status().failed, up.status().uploaded) == (2, 1)
+
+
+def test_a_newer_file_replaces_the_waiting_one(
+    store: ObjectStore, url: str, tmp_path: Path
+) -> None:
+    with uploader(store, url) as up:
+        with stalled(store) as began:
+            up.put(checkpoint(tmp_path, 0))
+            assert began.wait(30)
+            for number in (1, 2, 3):
+                up.put(checkpoint(tmp_path, number))
+            assert up.status().uploading == "00000-00000000.ckpt"
+            assert up.status().waiting == "00000-00000003.ckpt"
+            assert not up.flush(0.01)
+        assert up.flush(30)
+    assert (up.status().uploaded, up.status().replaced) == (2, 2)
+    assert fetch(store, url, tmp_path / "back").name == "00000-00000003.ckpt"
+
+
+def test_damaged_and_incomplete_files_are_passed_over(
+    store: ObjectStore, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with uploader(store, url, keep=9) as up:
+        for number in range(5):
+            up.put(checkpoint(tmp_path / "run", number))
+            assert up.flush(30)
+    files = store.files
+    data = [name for name in names(store, url) if name.endswith(".ckpt")]
+    manifests = [name for name in names(store, url) if name.endswith(".json")]
+    files.pipe(f"{url}/{data[4]}", b"\1" + files.cat(f"{url}/{data[4]}")[1:])  # a byte is another
+    files.pipe(f"{url}/{manifests[3]}", files.cat(f"{url}/{manifests[3]}")[:-9])  # cut
+    files.rm(f"{url}/{data[2]}")
+    escape = json.loads(files.cat(f"{url}/{manifests[1]}"))
+    escape["name"] = "../escaped.ckpt"
+    escape["file"] = f"{manifests[1][:25]}-../escaped.ckpt"
+    files.pipe(f"{url}/{manifests[1]}", json.dumps(escape).encode())
+    with caplog.at_level(logging.WARNING, "yolodata"):
+        back = fetch(store, url, tmp_path / "back")
+    assert back is not None
+    assert back.name == "00000-00000000.ckpt"
+    told = [r.message for r in caplog.records if "looking for an older one" in r.message]
+    assert [("checksum" in m, "manifest" in m, "not there" in m) for m in told] == [
+        (True, False, False), (False, True, False), (False, False, True), (False, True, False),
+    ]  # fmt: skip
+    assert os.listdir(back.parent) == [back.name]
+
+
+def test_killed_in_the_middle_of_an_upload(store: ObjectStore, url: str, tmp_path: Path) -> None:
+    with uploader(store, url) as up:
+        up.put(checkpoint(tmp_path / "run", 1))
+    child = textwrap.dedent(f"""
+        from yolodata.train.upload import Uploader
+        up = Uploader({url!r}, options={store.options!r})
+        up.put({str(checkpoint(tmp_path / "run", 2))!r})
+        up.flush()
+    """)
+    with stalled(store) as began:
+        process = subprocess.Popen([sys.executable, "-c", child])
+        assert began.wait(60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    deadline = time.monotonic() + 10  # the server, on its own, still stores what it received
+    while len(names(store, url)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(names(store, url)) == 3  # a file without a manifest
+    assert fetch(store, url, tmp_path / "back").name == "00000-00000001.ckpt"
+    with uploader(store, url, keep=1) as up:
+        up.put(checkpoint(tmp_path / "run", 3))
+    assert len(names(store, url)) == 2  # what was left half-way is gone, too
+    assert fetch(store, url, tmp_path / "back").name == "00000-00000003.ckpt"
+
+
+def test_runs_beside_each_other_do_not_meet(store: ObjectStore, url: str, tmp_path: Path) -> None:
+    runs = ["a", "ab", "a/b"]  # one is a prefix of the others, one lies within another
+    ups = {run: uploader(store, f"{url}/{run}", keep=1) for run in runs}
+    for number in range(3):
+        for i, run in enumerate(runs):
+            ups[run].put(checkpoint(tmp_path / run.replace("/", "-"), 10 * i + number))
+        assert all(up.flush(30) for up in ups.values())
+    for i, run in enumerate(runs):
+        assert ups[run].close(30)
+        back = fetch(store, f"{url}/{run}", tmp_path / "back")
+        assert back is not None
+        assert back.name == f"00000-{10 * i + 2:08d}.ckpt"
+
+
+def test_nothing_is_left_behind(store: ObjectStore, url: str, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    handles = len(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        with uploader(store, url) as up:
+            up.put(checkpoint(tmp_path, number))
+        del up
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in left if name.startswith("yolodata")}
+    deadline = time.monotonic() + 10
+    while len(os.listdir("/proc/self/fd")) > handles + 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) <= handles + 4  # fsspec keeps a loop of its own
+
+
+def test_settings_that_cannot_work_are_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match="keep must be a whole number from 1, got 0"):
+        Uploader("memory://x", keep=0)
+    with pytest.raises(ConfigError, match=r"'nosuch://x' must be a path or a URL.*s3://"):
+        Uploader("nosuch://x")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    importlib.import_module("fsspec")
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(ConfigError, match=r"pip install 'yolodata\[s3\]'"):
+        Uploader("s3://x/y")
+
+
+def test_waiting_times_double_up_to_a_limit() -> None:
+    import random
+
+    random.seed(1)
+    state = random.getstate()
+    backoff = Backoff(1.0, 8.0)
+    for longest in (1, 2, 4, 8, 8, 8):
+        assert longest / 2 <= backoff.next() <= longest
+    assert random.getstate() == state  # the training's own draws stay what they are
+    backoff.reset()
+    assert backoff.next() <= 1
+
+
+def test_checksums_of_stores() -> None:
+    assert told_by_store({"ETag": '"abc-2"'}) == "abc-2"
+    assert told_by_store({"md5Hash": "1B2M2Y8AsgTpgAmY7PhCfg=="}) == (
+        "d41d8cd98f00b204e9800998ecf8427e"
+    )
+    assert told_by_store({"size": 3}) is None
