@@ -62,10 +62,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.samples = self.bytes = self.same = self.largest = 0
-        self.mixups = self.cutmixes = 0
+        self.mixups = self.cutmixes = self.pastes = 0
         self.objects = self.label_misses = 0
         self.box_error = self.keypoint_error = 0.0
         self.visibility_misses = 0
+        self.mask_pixels = self.same_mask_pixels = self.same_classes = 0
+        self.least_iou = 1.0
 
     def add(self, ours: Any, theirs: Any, labels: dict[str, Any], sample: dict[str, Any]) -> None:
         """One picture, uint8 (3, H, W), and its labels, from both sides."""
@@ -86,11 +88,27 @@ class Tally:
             apart = np.abs(labels["keypoints"] - points)
             self.keypoint_error = max(self.keypoint_error, float(apart[..., :2].max()))
             self.visibility_misses += int((apart[..., 2] != 0).sum())
+        if "masks" in labels:
+            self.add_masks(labels, sample)
+
+    def add_masks(self, labels: dict[str, Any], sample: dict[str, Any]) -> None:
+        """Masks of the same objects in the same order, from both sides."""
+        ours, theirs = labels["masks"], sample["masks"].numpy()
+        self.mask_pixels += ours.size
+        self.same_mask_pixels += int((ours == theirs).sum())
+        self.same_classes += int((labels["sem_masks"] == sample["sem_masks"].numpy()).sum())
+        if len(ours) == 1:  # of overlapping objects by number, otherwise one each
+            numbers = np.arange(1, len(labels["cls"]) + 1)[:, None, None]
+            ours, theirs = ours == numbers, theirs == numbers
+        both, either = (ours & theirs).sum((1, 2)), (ours | theirs).sum((1, 2))
+        seen = either > 0
+        self.least_iou = min(self.least_iou, float((both[seen] / either[seen]).min(initial=1.0)))
 
     def merge(self, other: Tally) -> None:
         """Takes in the samples of another tally."""
         for name, value in vars(other).items():
-            combine = max if name in ("largest", "box_error", "keypoint_error") else int.__add__
+            largest = ("largest", "box_error", "keypoint_error")
+            combine = max if name in largest else min if name == "least_iou" else int.__add__
             setattr(self, name, combine(getattr(self, name), value))
 
     def report(self) -> dict[str, Any]:
@@ -107,6 +125,10 @@ class Tally:
             "largest_box_error": self.box_error,
             "largest_keypoint_error": self.keypoint_error,
             "keypoints_of_other_visibility": self.visibility_misses,
+            "with_copy_paste": self.pastes,
+            "mask_pixels": self.mask_pixels,
+            "identical_mask_percent": 100.0 * self.same_mask_pixels / max(self.mask_pixels, 1),
+            "least_mask_iou": self.least_iou,
         }
 
 
@@ -125,9 +147,11 @@ def compare(
         tally.mixups += values["mixup"] is not None
         tally.cutmixes += values["cutmix"] is not None
         values["layers"][0]["matrix"][2] += shift
-        recipe = yolodata.Recipe.from_dict(values)
+        tally.pastes += bool(values["pastes"])
+        recipe = source.recipe(values)
         picture = yolodata.render(recipe, images)
-        tally.add(picture, sample["img"].numpy(), _native.labels(recipe, source.index), sample)
+        labels = _native.labels(recipe, source.index, source.mask_ratio, source.overlap_mask)
+        tally.add(picture, sample["img"].numpy(), labels, sample)
     return tally
 
 
@@ -233,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="YAML of a dataset")
-    parser.add_argument("--task", choices=["detect", "pose"], default="detect")
+    parser.add_argument("--task", choices=["detect", "segment", "pose"], default="detect")
     parser.add_argument("--n", type=int, default=200, help="random recipes of each chain")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--seed", type=int, default=0)

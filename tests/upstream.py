@@ -29,6 +29,8 @@ class Heard:
     mixup: dict[str, Any] | None = None
     cutmix: dict[str, Any] | None = None
     hsv: list[float] | None = None
+    mains: list[int] = field(default_factory=list)  # layers that nothing is only pasted from
+    pastes: list[tuple[int, int]] = field(default_factory=list)  # layer, and layer of the source
     flip: dict[str, bool] = field(default_factory=dict)
     bgr: bool = False
     images: dict[int, Any] = field(default_factory=dict)
@@ -77,16 +79,27 @@ class Upstream:
         from ultralytics.data.augment import Albumentations
 
         args = get_cfg(overrides={"task": self.task, "imgsz": self.imgsz, **hyp})
+        if self.task == "detect":
+            self.index = self._index(outlines=bool(args.copy_paste))
         self.perspective = bool(args.perspective)
+        self.mask_ratio = args.mask_ratio if self.task == "segment" else 0
+        self.overlap_mask = bool(args.overlap_mask)
         self.dataset.transforms = self.dataset.build_transforms(args)
         stages = self.dataset.transforms.transforms
         for stage in stages:
             if isinstance(stage, Albumentations) and stage.transform is not None:
                 raise RuntimeError("the package albumentations is installed and changes pictures")
-        mosaic, warp = stages[0].transforms[0], stages[0].transforms[-1]
-        mosaic.n = grid
-        self._listen(mosaic, "get_params", self._on_mosaic)
-        self._listen(warp, "get_params", self._on_warp)
+        for stage in stages[0].transforms:
+            if type(stage).__name__ == "CopyPaste":
+                self._share = stage.p
+                self._listen(stage, "get_params", self._on_copy_paste)
+            nested = getattr(stage, "pre_transform", None)
+            for inner in [stage, *getattr(nested, "transforms", [])]:
+                if type(inner).__name__ == "Mosaic":
+                    inner.n = grid
+                    self._listen(inner, "get_params", self._on_mosaic)
+                elif type(inner).__name__ == "RandomPerspective" and inner is stage:
+                    self._listen(inner, "get_params", self._on_warp)
         names = {type(stage).__name__: stage for stage in stages}
         self._listen(names["MixUp"], "get_params", self._on_mixup)
         self._listen(names["CutMix"], "get_params", self._on_cutmix)
@@ -99,10 +112,12 @@ class Upstream:
     def sample(self, i: int) -> tuple[dict[str, Any], dict[str, Any], dict[int, Any]]:
         """Upstream's finished sample `i`, the recipe (as a dict) that it drew, and its images."""
         self.heard = heard = Heard()
-        sample = self.dataset[i]
+        with _stable_order():
+            sample = self.dataset[i]
         recipe = {
             "size": [self.imgsz, self.imgsz],
             "layers": heard.layers,
+            "pastes": heard.pastes,
             "mixup": heard.mixup,
             "cutmix": heard.cutmix,
             "hsv": heard.hsv,
@@ -112,7 +127,16 @@ class Upstream:
         }
         return sample, recipe, heard.images
 
-    def _index(self, flip_idx: bool = False, visibility: bool = False) -> _native.Index:
+    def recipe(self, values: dict[str, Any]) -> _native.Recipe:
+        """The recipe of what `sample` heard; what is pasted, and where, is for us to find out."""
+        recipe = _native.Recipe.from_dict(values)
+        for onto, source in values["pastes"]:
+            recipe = _native.paste(recipe, self.index, onto, source, self._share)
+        return recipe
+
+    def _index(
+        self, flip_idx: bool = False, visibility: bool = False, outlines: bool = False
+    ) -> _native.Index:
         """The label table. Its sizes are those of the files: recipes name the sizes they need.
 
         Named facts about keypoints are falsified, to see whether that is noticed.
@@ -133,6 +157,8 @@ class Upstream:
                 np.ascontiguousarray(np.concatenate(polygons), np.float32),
             ]
         extra: dict[str, Any] = {}
+        if self.task == "segment" or (self.task == "detect" and outlines):
+            extra["outline_points"] = 1000
         if self.task == "pose":
             points = np.concatenate([label["keypoints"] for label in labels])
             points[..., 2] += visibility
@@ -187,6 +213,7 @@ class Upstream:
         if tiles is None:
             place = {"x0": 0, "y0": 0, "x1": 0, "y1": 0, "x2": width, "y2": height}
             tiles = [{**self._tile(labels), **place}]
+        self.heard.mains.append(len(self.heard.layers))
         self.heard.layers.append(
             {
                 "canvas": [height, width],
@@ -198,16 +225,29 @@ class Upstream:
         )
         self.heard.mosaic = None
 
+    # From the same picture before it is warped, or from one that was made for this.
+    def _on_copy_paste(self, stage: Any, labels: Any, params: Any) -> None:
+        heard, source = self.heard, len(self.heard.layers)
+        if stage.mode == "mixup":
+            source = heard.mains.pop()
+            if not len(params["selected"]):
+                heard.layers.pop()
+        if len(params["selected"]):
+            heard.pastes.append((heard.mains[-1] if stage.mode == "mixup" else source, source))
+
     # A mixing stage has its partner made (and warped) before it draws.
     def _on_mixup(self, stage: Any, labels: Any, params: Any) -> None:
-        self.heard.mixup = {"layer": len(self.heard.layers) - 1, "ratio": params["r"]}
+        self.heard.mixup = {"layer": self.heard.mains[-1], "ratio": params["r"]}
 
     def _on_cutmix(self, stage: Any, labels: Any, params: Any) -> None:
+        heard = self.heard
         if params.get("skip"):
-            self.heard.layers.pop()
+            first = heard.mains.pop()
+            del heard.layers[first:]
+            heard.pastes = [paste for paste in heard.pastes if paste[0] < first]
         else:
             area = [int(value) for value in params["area"]]
-            self.heard.cutmix = {"layer": len(self.heard.layers) - 1, "area": area}
+            heard.cutmix = {"layer": heard.mains[-1], "area": area}
 
     def _on_flip(self, stage: Any, labels: Any, params: Any) -> None:
         self.heard.flip[params["direction"]] = params["flip"]
@@ -239,6 +279,14 @@ def leaves_the_source_alone() -> Iterator[None]:
             yield
     finally:
         LOGGER.setLevel(level)
+
+
+@contextmanager
+def _stable_order() -> Iterator[None]:
+    """NumPy leaves open how equal ones are sorted: here they stay as they are."""
+    argsort = np.argsort
+    with patch("numpy.argsort", lambda *args, **kwargs: argsort(*args, kind="stable", **kwargs)):
+        yield
 
 
 @contextmanager

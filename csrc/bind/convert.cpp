@@ -3,7 +3,10 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "bind/index.h"
 #include "plan/plan.h"
 #include "render/render.h"
 
@@ -61,8 +64,61 @@ nb::dict layer_to_dict(const Layer& layer) {
   return values;
 }
 
+// Runs of a mask as [row, x1, x2].
+nb::list runs_of(const std::vector<std::int32_t>& mask, std::int32_t height) {
+  nb::list runs;
+  const std::int32_t* const columns = mask.data() + height + 1;
+  for (std::int32_t y = 0; y < height; ++y)
+    for (std::int32_t i = mask[static_cast<std::size_t>(y)];
+         i < mask[static_cast<std::size_t>(y) + 1]; ++i) {
+      const std::int32_t run[3] = {y, columns[2 * i], columns[2 * i + 1]};
+      runs.append(numbers(run, 3));
+    }
+  return runs;
+}
+
+nb::object paste_to_dict(const Plan& plan, int which) {
+  const Paste* const paste = plan.paste_onto(which);
+  if (paste == nullptr) return nb::none();
+  const Layer& layer = plan.recipe.layers[which];
+  const bool mirror = layer.paste_from == kMirror;
+  nb::dict values;
+  values["layer"] = mirror ? which : layer.paste_from;
+  nb::list objects;
+  for (const auto& object : paste->objects) objects.append(numbers(object.data(), 2));
+  values["objects"] = objects;
+  values["runs"] = runs_of(paste->mask, mirror ? layer.height : plan.recipe.height);
+  return values;
+}
+
+void paste_from_dict(const nb::object& given, int which, Plan& plan) {
+  if (given.is_none()) return;
+  const auto values = nb::cast<nb::dict>(given);
+  Layer& layer = plan.recipe.layers[which];
+  layer.paste_from = read<std::int32_t>(values, "layer");
+  if (layer.paste_from == which) layer.paste_from = kMirror;
+  const std::int32_t height = layer.paste_from == kMirror ? layer.height : plan.recipe.height;
+  require(height >= 1 && height <= (1 << 20), "a canvas must be 1 to 1048576 pixels a side");
+  Paste paste{which, {}, std::vector<std::int32_t>(static_cast<std::size_t>(height) + 1)};
+  for (const nb::handle item : field(values, "objects"))
+    paste.objects.push_back(nb::cast<std::array<std::int32_t, 2>>(item));
+  std::int32_t last = 0;
+  for (const nb::handle item : field(values, "runs")) {
+    const auto [y, x1, x2] = nb::cast<std::array<std::int32_t, 3>>(item);
+    require(y >= last && y < height, "what is pasted must be runs [row, x1, x2] in order of rows");
+    last = y;
+    ++paste.mask[static_cast<std::size_t>(y) + 1];
+    paste.mask.push_back(x1);
+    paste.mask.push_back(x2);
+  }
+  for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y)
+    paste.mask[y + 1] += paste.mask[y];
+  plan.pastes.push_back(std::move(paste));
+}
+
 Layer layer_from_dict(const nb::dict& values) {
   Layer layer{};
+  layer.paste_from = kNoLayer;
   const auto canvas = read<std::array<std::int32_t, 2>>(values, "canvas");
   layer.height = canvas[0];
   layer.width = canvas[1];
@@ -91,12 +147,17 @@ Layer layer_from_dict(const nb::dict& values) {
 
 }  // namespace
 
-nb::dict recipe_to_dict(const Recipe& recipe) {
+nb::dict recipe_to_dict(const Plan& plan) {
+  const Recipe& recipe = plan.recipe;
   nb::dict values;
   const std::int32_t size[2] = {recipe.height, recipe.width};
   values["size"] = numbers(size, 2);
   nb::list layers;
-  for (int i = 0; i < recipe.layer_count; ++i) layers.append(layer_to_dict(recipe.layers[i]));
+  for (int i = 0; i < recipe.layer_count; ++i) {
+    nb::dict layer = layer_to_dict(recipe.layers[i]);
+    layer["paste"] = paste_to_dict(plan, i);
+    layers.append(layer);
+  }
   values["layers"] = layers;
   values["mixup"] = nb::none();
   if (recipe.mixup_layer != kNoLayer) {
@@ -121,15 +182,18 @@ nb::dict recipe_to_dict(const Recipe& recipe) {
   return values;
 }
 
-Recipe recipe_from_dict(const nb::dict& values) {
-  Recipe recipe{};
+Plan recipe_from_dict(const nb::dict& values) {
+  Plan plan{};
+  Recipe& recipe = plan.recipe;
   const auto size = read<std::array<std::int32_t, 2>>(values, "size");
   recipe.height = size[0];
   recipe.width = size[1];
   for (const nb::handle item : field(values, "layers")) {
     if (recipe.layer_count == kMaxLayers)
-      throw std::invalid_argument("a recipe has at most 3 layers, got more");
-    recipe.layers[recipe.layer_count++] = layer_from_dict(nb::cast<nb::dict>(item));
+      throw std::invalid_argument("a recipe has at most 6 layers, got more");
+    const auto fields = nb::cast<nb::dict>(item);
+    recipe.layers[recipe.layer_count++] = layer_from_dict(fields);
+    if (fields.contains("paste")) paste_from_dict(fields["paste"], recipe.layer_count - 1, plan);
   }
   recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
   recipe.mixup_ratio = 1.0;
@@ -160,8 +224,8 @@ Recipe recipe_from_dict(const nb::dict& values) {
   recipe.flipud = read<bool>(values, "flipud");
   recipe.fliplr = read<bool>(values, "fliplr");
   recipe.bgr = read<bool>(values, "bgr");
-  check(recipe);
-  return recipe;
+  check(plan);
+  return plan;
 }
 
 void check_images(const Recipe& recipe, const Index& index) {

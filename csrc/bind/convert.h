@@ -9,10 +9,10 @@
 
 namespace yolodata {
 
-nanobind::dict recipe_to_dict(const Recipe& recipe);
+nanobind::dict recipe_to_dict(const Plan& plan);
 
 // Throws std::invalid_argument with the field's name for anything missing or out of range.
-Recipe recipe_from_dict(const nanobind::dict& values);
+Plan recipe_from_dict(const nanobind::dict& values);
 
 // Throws std::invalid_argument unless every image of the recipe is in the index.
 void check_images(const Recipe& recipe, const Index& index);

@@ -7,7 +7,8 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
                                        const Column<std::uint64_t>& object_offset,
                                        const Column<float>& cls, const Table<float>& box,
                                        const nb::object& polygon_offset, const nb::object& polygon,
-                                       const nb::object& keypoints, const nb::object& flip_idx) {
+                                       const nb::object& keypoints, const nb::object& flip_idx,
+                                       std::int32_t outline_points, bool oriented) {
   auto index = std::make_shared<OwnedIndex>();
   Index& view = index->view;
   const std::size_t images = height.shape(0), objects = cls.shape(0);
@@ -45,6 +46,10 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
         "polygon_offset must rise from 0 to the number of points; every object needs a polygon");
     index->polygons = keep(offsets, points);
   }
+  require(outline_points >= 0 && outline_points <= 1000000, "outline_points must be 0 to 1000000");
+  require(!oriented || outline_points > 0, "oriented objects need outline_points");
+  view.outline_points = outline_points;
+  view.oriented = oriented;
   if (!keypoints.is_none()) {
     const auto points = nb::cast<Keypoints>(keypoints);
     require(points.shape(0) == objects, "keypoints must have shape (objects, keypoints, 3)");

@@ -44,6 +44,7 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
                                        const Column<std::uint64_t>& object_offset,
                                        const Column<float>& cls, const Table<float>& box,
                                        const nb::object& polygon_offset, const nb::object& polygon,
-                                       const nb::object& keypoints, const nb::object& flip_idx);
+                                       const nb::object& keypoints, const nb::object& flip_idx,
+                                       std::int32_t outline_points, bool oriented);
 
 }  // namespace yolodata

@@ -22,6 +22,7 @@
 #include "engine/engine.h"
 #include "plan/bytes.h"
 #include "plan/labels.h"
+#include "plan/paste.h"
 #include "plan/plan.h"
 #include "render/render.h"
 
@@ -53,6 +54,13 @@ PlanConfig read_config(const nb::dict& dict) {
   config.bgr = nb::cast<double>(dict["bgr"]);
   config.mixup = nb::cast<double>(dict["mixup"]);
   config.cutmix = nb::cast<double>(dict["cutmix"]);
+  config.copy_paste = nb::cast<double>(dict["copy_paste"]);
+  const auto mode = nb::cast<std::string>(dict["copy_paste_mode"]);
+  require(mode == "flip" || mode == "mixup", "copy_paste_mode must be flip or mixup");
+  config.copy_paste_mixup = mode == "mixup";
+  config.masks.ratio = nb::cast<std::int32_t>(dict["mask_ratio"]);
+  config.masks.overlap = nb::cast<bool>(dict["overlap_mask"]);
+  require(config.masks.ratio >= 0, "mask_ratio must be 0 (no masks) or more");
   config.shuffle = nb::cast<bool>(dict["shuffle"]);
   config.streams = nb::cast<std::int32_t>(dict["streams"]);
   config.window = nb::cast<std::int32_t>(dict["window"]);
@@ -114,6 +122,36 @@ nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values,
   return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
 }
 
+// Masks of a batch: uint8, or int32 where a picture has more than 255 objects.
+template <typename T>
+nb::object mask_maps(const std::vector<const Masks*>& all, std::size_t count) {
+  const auto width = static_cast<std::size_t>(all.front()->width);
+  const auto height = static_cast<std::size_t>(all.front()->height);
+  std::vector<T> maps;
+  maps.reserve(count * width * height);
+  for (const Masks* masks : all)
+    for (const std::uint16_t value : masks->maps) maps.push_back(static_cast<T>(value));
+  return nb::cast(to_numpy(std::move(maps), {count, height, width}));
+}
+
+void add_masks(const std::vector<const Masks*>& all, nb::dict& arrays) {
+  const auto width = static_cast<std::size_t>(all.front()->width);
+  const auto height = static_cast<std::size_t>(all.front()->height);
+  std::size_t values = 0;
+  std::uint16_t most = 0;
+  std::vector<float> classes;
+  classes.reserve(all.size() * width * height);
+  for (const Masks* masks : all) {
+    values += masks->maps.size();
+    for (const std::uint16_t value : masks->maps) most = std::max(most, value);
+    classes.insert(classes.end(), masks->classes.begin(), masks->classes.end());
+  }
+  const std::size_t count = values / (width * height);
+  arrays["masks"] =
+      most > 255 ? mask_maps<std::int32_t>(all, count) : mask_maps<std::uint8_t>(all, count);
+  arrays["sem_masks"] = to_numpy(std::move(classes), {all.size(), height, width});
+}
+
 // Labels as arrays: cls (N, 1), bboxes (N, 4) and, where objects have them, keypoints (N, K, 3).
 nb::dict label_arrays(Labels labels, std::int32_t keypoints) {
   const std::size_t n = labels.cls.size(), k = static_cast<std::size_t>(keypoints);
@@ -140,16 +178,39 @@ nb::dict batch_labels(const Job& job) {
   const std::size_t n = batch_idx.size();
   nb::dict arrays = label_arrays(std::move(all), job.keypoint_count());
   arrays["batch_idx"] = to_numpy(std::move(batch_idx), {n});
+  std::vector<const Masks*> masks;
+  for (const Sample& sample : job.samples()) masks.push_back(&sample.labels.masks);
+  if (masks.front()->width > 0) add_masks(masks, arrays);
   return arrays;
+}
+
+std::size_t mask_bytes(const Job& job) {
+  Sources none;
+  std::size_t bytes = 0;
+  for (const Sample& sample : job.samples())
+    bytes = move_masks(sample.plan, nullptr, bytes, 0, none);
+  return bytes;
+}
+
+// Appends the masks to the shots in `memory`, which will be read at `address`.
+void move_job_masks(const Job& job, const Memory& memory, std::uintptr_t address) {
+  std::size_t end = job.samples().size() * sizeof(Shot);
+  require(memory.ndim() == 1 && memory.shape(0) == end + mask_bytes(job),
+          "memory must have room for the shots and the masks, and no more");
+  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(Shot) == 0,
+          "memory for shots must be aligned to 16 bytes");
+  Shot* shot = reinterpret_cast<Shot*>(memory.data());
+  for (const Sample& sample : job.samples())
+    end = move_masks(sample.plan, memory.data(), end, address, (shot++)->sources);
 }
 
 // Images that the batch shows, ascending.
 std::vector<std::int64_t> image_ids(const std::vector<Sample>& samples) {
   std::vector<std::int64_t> ids;
   for (const Sample& sample : samples)
-    for (int l = 0; l < sample.recipe.layer_count; ++l)
-      for (int t = 0; t < sample.recipe.layers[l].tile_count; ++t)
-        ids.push_back(sample.recipe.layers[l].tiles[t].image);
+    for (int l = 0; l < sample.plan.recipe.layer_count; ++l)
+      for (int t = 0; t < sample.plan.recipe.layers[l].tile_count; ++t)
+        ids.push_back(sample.plan.recipe.layers[l].tiles[t].image);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;
@@ -201,17 +262,18 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
   std::shared_ptr<Job> planned;
   if (nb::try_cast(recipes, planned)) {
     require(planned->done(), "the plan is not ready; wait for the job before rendering it");
-    request.samples = planned->samples();
+    for (const Sample& sample : planned->samples()) request.samples.push_back({sample.plan, {}});
   } else {
-    for (const nb::handle item : recipes) request.samples.push_back({nb::cast<Recipe>(item), {}});
+    for (const nb::handle item : recipes) request.samples.push_back({nb::cast<Plan>(item), {}});
   }
   require(!request.samples.empty(), "there is nothing to render");
   require(images.shape(0) == pointers.shape(0), "every image needs one pointer");
   require(std::is_sorted(images.data(), images.data() + images.shape(0)),
           "images must be in ascending order");
   for (const Sample& sample : request.samples) {
-    check(sample.recipe);
-    set_target(request, out, request.samples.size(), sample.recipe.height, sample.recipe.width);
+    check(sample.plan);
+    set_target(request, out, request.samples.size(), sample.plan.recipe.height,
+               sample.plan.recipe.width);
   }
   request.pixels = [first = images.data(), count = images.shape(0),
                     where = pointers.data()](std::int64_t image) {
@@ -227,10 +289,12 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
 }
 
 // Renders one recipe from a dict of image id -> uint8 (H, W, 3).
-nb::ndarray<nb::numpy, std::uint8_t> render(const Recipe& recipe, const nb::dict& images,
+nb::ndarray<nb::numpy, std::uint8_t> render(const Plan& plan, const nb::dict& images,
                                             bool reference) {
-  check(recipe);
+  check(plan);
+  const Recipe& recipe = plan.recipe;
   Sources sources{};
+  set_masks(plan, sources);
   std::vector<Image> alive;
   for (int l = 0; l < recipe.layer_count; ++l)
     for (int t = 0; t < recipe.layers[l].tile_count; ++t) {
@@ -246,7 +310,7 @@ nb::ndarray<nb::numpy, std::uint8_t> render(const Recipe& recipe, const nb::dict
             "image " + std::to_string(tile.image) + " is " + std::to_string(image.shape(0)) +
             " x " + std::to_string(image.shape(1)) + " pixels, the recipe was made for " +
             std::to_string(tile.height) + " x " + std::to_string(tile.width));
-      sources.images[l][t] = {image.data(), tile.width, tile.height};
+      sources.layers[l].images[t] = {image.data(), tile.width, tile.height};
     }
   std::vector<std::uint8_t> picture(3 * static_cast<std::size_t>(recipe.width) *
                                     static_cast<std::size_t>(recipe.height));
@@ -269,25 +333,25 @@ NB_MODULE(_native, m) {
   nb::class_<OwnedIndex>(m, "Index", "The label table of a dataset; keeps its arrays alive.")
       .def(nb::new_(&make_index), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
            "polygon_offset"_a = nb::none(), "polygon"_a = nb::none(), "keypoints"_a = nb::none(),
-           "flip_idx"_a = nb::none())
+           "flip_idx"_a = nb::none(), "outline_points"_a = 0, "oriented"_a = false)
       .def("__len__", [](const OwnedIndex& index) { return index.view.images; });
 
-  nb::class_<Recipe>(m, "Recipe", "A training sample as plain data.")
+  nb::class_<Plan>(m, "Recipe", "A training sample as plain data.")
       .def_static("from_dict", &recipe_from_dict, "values"_a)
       .def("to_dict", &recipe_to_dict)
       .def("to_bytes",
-           [](const Recipe& recipe) {
-             const RecipeBytes bytes = to_bytes(recipe);
-             return nb::bytes(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+           [](const Plan& plan) {
+             const std::vector<std::uint8_t> bytes = to_bytes(plan);
+             return nb::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
            })
       .def("__eq__",
-           [](const Recipe& a, const nb::object& b) {
-             return nb::isinstance<Recipe>(b) &&
-                    recipe_to_dict(a).equal(recipe_to_dict(nb::cast<Recipe>(b)));
+           [](const Plan& a, const nb::object& b) {
+             return nb::isinstance<Plan>(b) &&
+                    recipe_to_dict(a).equal(recipe_to_dict(nb::cast<Plan>(b)));
            })
-      .def("__getstate__", [](const Recipe& recipe) { return recipe_to_dict(recipe); })
-      .def("__setstate__", [](Recipe& recipe, const nb::dict& values) {
-        new (&recipe) Recipe(recipe_from_dict(values));
+      .def("__getstate__", [](const Plan& plan) { return recipe_to_dict(plan); })
+      .def("__setstate__", [](Plan& plan, const nb::dict& values) {
+        new (&plan) Plan(recipe_from_dict(values));
       });
 
   nb::class_<Job>(m, "Job", "A batch on its way.")
@@ -304,7 +368,7 @@ NB_MODULE(_native, m) {
       .def("recipes",
            [](const Job& job) {
              nb::list recipes;
-             for (const Sample& sample : job.samples()) recipes.append(nb::cast(sample.recipe));
+             for (const Sample& sample : job.samples()) recipes.append(nb::cast(sample.plan));
              return recipes;
            })
       .def("image_ids",
@@ -317,11 +381,13 @@ NB_MODULE(_native, m) {
            [](const Job& job) {
              std::vector<std::int64_t> ids;
              for (const Sample& sample : job.samples())
-               ids.push_back(sample.recipe.layers[0].tiles[0].image);
+               ids.push_back(sample.plan.recipe.layers[0].tiles[0].image);
              const std::size_t n = ids.size();
              return to_numpy(std::move(ids), {n});
            })
       .def("labels", &batch_labels)
+      .def("mask_bytes", &mask_bytes)
+      .def("move_masks", &move_job_masks, "memory"_a, "address"_a)
       .def("seconds", [](const Job& job) {
         nb::dict seconds;
         seconds["plan"] = job.plan_seconds();
@@ -347,12 +413,37 @@ NB_MODULE(_native, m) {
       "index"_a, "config"_a, "seed"_a, "epoch"_a, "position"_a);
   m.def(
       "labels",
-      [](const Recipe& recipe, const OwnedIndex& index) {
-        check(recipe);
-        check_images(recipe, index.view);
-        return label_arrays(labels(recipe, index.view), index.view.keypoint_count);
+      [](const Plan& plan, const OwnedIndex& index, std::int32_t mask_ratio, bool overlap_mask) {
+        check(plan);
+        check_images(plan.recipe, index.view);
+        require(mask_ratio >= 0, "mask_ratio must be 0 (no masks) or more");
+        require(mask_ratio == 0 || index.view.outline_points > 0, "masks need outlines");
+        Labels found = labels(plan, index.view, {mask_ratio, overlap_mask});
+        const Masks masks = std::move(found.masks);
+        nb::dict arrays = label_arrays(std::move(found), index.view.keypoint_count);
+        if (mask_ratio > 0) add_masks({&masks}, arrays);
+        return arrays;
       },
-      "recipe"_a, "index"_a);
+      "recipe"_a, "index"_a, "mask_ratio"_a = 0, "overlap_mask"_a = true);
+  m.def(
+      "paste",
+      [](const Plan& plan, const OwnedIndex& index, int layer, int source, double share) {
+        check(plan);
+        check_images(plan.recipe, index.view);
+        require(index.view.has_outlines() && index.view.outline_points > 0,
+                "only objects with outlines can be pasted");
+        const int layers = plan.recipe.layer_count;
+        require(layer >= 0 && layer < layers && source >= 0 && source < layers,
+                "layer and source must be layers of the recipe");
+        require(plan.recipe.layers[layer].paste_from == kNoLayer,
+                "something is pasted onto that layer already");
+        require(share >= 0 && share <= 1, "share must be 0 to 1");
+        Plan pasted = plan;
+        paste(pasted, layer, layer == source ? kMirror : source, share, index.view);
+        check(pasted);
+        return pasted;
+      },
+      "recipe"_a, "index"_a, "layer"_a, "source"_a, "share"_a);
   m.def("render", &render, "recipe"_a, "images"_a, "reference"_a = false);
   m.def(
       "permute",

@@ -17,26 +17,34 @@
 namespace yolodata {
 namespace {
 
+// A recipe with its images; `plan` holds the masks.
+struct Sample {
+  Plan plan;
+  Shot shot;
+};
+
 // Recipes of the batch, checked against the batch's images.
 template <typename Backend>
-std::vector<Shot> make_shots(const dali::TensorList<Backend>& images,
-                             const dali::TensorList<dali::CPUBackend>& recipes) {
+std::vector<Sample> make_samples(const dali::TensorList<Backend>& images,
+                                 const dali::TensorList<dali::CPUBackend>& recipes) {
   const int count = recipes.num_samples();
-  std::vector<Shot> shots(static_cast<std::size_t>(count));
+  std::vector<Sample> samples(static_cast<std::size_t>(count));
   const auto refuse = [](int sample, const std::string& why) {
     throw std::invalid_argument("yolodata.render, sample " + std::to_string(sample) + ": " + why);
   };
   if (images.type() != DALI_UINT8 || recipes.type() != DALI_UINT8)
     throw std::invalid_argument("yolodata.render: images and recipes must be uint8");
   for (int i = 0; i < count; ++i) {
-    Shot& shot = shots[static_cast<std::size_t>(i)];
+    auto& [plan, shot] = samples[static_cast<std::size_t>(i)];
     try {
-      shot.recipe = from_bytes(recipes.raw_tensor(i),
-                               static_cast<std::size_t>(recipes.tensor_shape(i).num_elements()));
-      check(shot.recipe);
+      plan = from_bytes(recipes.raw_tensor(i),
+                        static_cast<std::size_t>(recipes.tensor_shape(i).num_elements()));
+      check(plan);
     } catch (const std::invalid_argument& error) {
       refuse(i, error.what());
     }
+    shot = {plan.recipe, {}};
+    set_masks(plan, shot.sources);
     for (int l = 0; l < shot.recipe.layer_count; ++l)
       for (int t = 0; t < shot.recipe.layers[l].tile_count; ++t) {
         const Tile& tile = shot.recipe.layers[l].tiles[t];
@@ -55,11 +63,11 @@ std::vector<Shot> make_shots(const dali::TensorList<Backend>& images,
                         std::to_string(tile.height) + " x " + std::to_string(tile.width) +
                         " x 3 (HWC, RGB), as the recipe was made for, got " + got);
         }
-        shot.sources.images[l][t] = {static_cast<const std::uint8_t*>(images.raw_tensor(image)),
-                                     tile.width, tile.height};
+        shot.sources.layers[l].images[t] = {
+            static_cast<const std::uint8_t*>(images.raw_tensor(image)), tile.width, tile.height};
       }
   }
-  return shots;
+  return samples;
 }
 
 template <typename Backend>
@@ -79,10 +87,10 @@ class Render : public dali::StatelessOperator<Backend> {
 
  protected:
   bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const dali::Workspace& ws) override {
-    shots_ = make_shots(ws.Input<Backend>(0), ws.Input<dali::CPUBackend>(1));
-    dali::TensorListShape<> shape(static_cast<int>(shots_.size()), 3);
+    samples_ = make_samples(ws.Input<Backend>(0), ws.Input<dali::CPUBackend>(1));
+    dali::TensorListShape<> shape(static_cast<int>(samples_.size()), 3);
     for (int i = 0; i < shape.num_samples(); ++i) {
-      const Recipe& recipe = shots_[static_cast<std::size_t>(i)].recipe;
+      const Recipe& recipe = this->recipe(i);
       const dali::TensorShape<3> chw{3, recipe.height, recipe.width};
       const dali::TensorShape<3> hwc{recipe.height, recipe.width, 3};
       shape.set_tensor_shape(i, channels_last_ ? hwc : chw);
@@ -96,8 +104,10 @@ class Render : public dali::StatelessOperator<Backend> {
  private:
   Output output(void* data) const { return {data, Format::kUint8, channels_last_}; }
 
+  const Recipe& recipe(int i) const { return samples_[static_cast<std::size_t>(i)].plan.recipe; }
+
   bool channels_last_ = false;
-  std::vector<Shot> shots_;
+  std::vector<Sample> samples_;
 };
 
 template <>
@@ -108,7 +118,7 @@ void Render<dali::CPUBackend>::RunImpl(dali::Workspace& ws) {
   for (int i = 0; i < pictures.num_samples(); ++i) {
     auto* to = static_cast<std::uint8_t*>(pictures.raw_mutable_tensor(i));
     pool.AddWork([this, i, to](int) {
-      const Shot& shot = shots_[static_cast<std::size_t>(i)];
+      const Shot& shot = samples_[static_cast<std::size_t>(i)].shot;
       if (channels_last_) {
         render_blocks(&shot, 1, shot.recipe.width, shot.recipe.height, output(to));
       } else {
@@ -123,14 +133,23 @@ template <>
 void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
   auto& pictures = ws.Output<dali::GPUBackend>(0);
   pictures.SetLayout(channels_last_ ? "HWC" : "CHW");
-  const std::size_t bytes = shots_.size() * sizeof(Shot);
+  std::size_t bytes = samples_.size() * sizeof(Shot);
+  for (Sample& sample : samples_) bytes = move_masks(sample.plan, nullptr, bytes, 0, sample.shot.sources);
   // Memory in a stream's order may be handed out before that stream is done with it. The host
   // writes at once, so it asks in its own order; what it wrote, the stream frees after reading.
   dali::Tensor<dali::CPUBackend> host;
   host.Resize({static_cast<std::int64_t>(bytes)}, DALI_UINT8);
-  std::memcpy(host.raw_mutable_data(), shots_.data(), bytes);
   dali::Tensor<dali::GPUBackend> device;
   device.set_order(ws.stream());
+  device.Resize({static_cast<std::int64_t>(bytes)}, DALI_UINT8);
+  auto* const memory = static_cast<std::uint8_t*>(host.raw_mutable_data());
+  const auto address = reinterpret_cast<std::uintptr_t>(device.raw_mutable_data());
+  std::size_t shot = 0, masks = samples_.size() * sizeof(Shot);
+  for (Sample& sample : samples_) {
+    masks = move_masks(sample.plan, memory, masks, address, sample.shot.sources);
+    std::memcpy(memory + shot, &sample.shot, sizeof(Shot));
+    shot += sizeof(Shot);
+  }
   device.Copy(host, ws.stream());
   host.set_order(ws.stream(), false);
   const auto* shots = reinterpret_cast<const Shot*>(device.data<std::uint8_t>());
@@ -140,10 +159,10 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
   };
   const int count = pictures.num_samples();
   for (int first = 0, end = 0; first < count; first = end) {
-    const Recipe& recipe = shots_[static_cast<std::size_t>(first)].recipe;
+    const Recipe& recipe = this->recipe(first);
     const auto size = std::int64_t{3} * recipe.width * recipe.height;
     const auto goes_on = [&](int i) {
-      const Recipe& next = shots_[static_cast<std::size_t>(i)].recipe;
+      const Recipe& next = this->recipe(i);
       return next.width == recipe.width && next.height == recipe.height &&
              place(i) == place(first) + (i - first) * size;
     };
@@ -158,7 +177,7 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
 DALI_SCHEMA(yolodata__Render)
     .DocStr(R"(Renders augmented pictures from the images of the batch.
 
-Mosaic, affine, mixup, cutmix, HSV and flips happen in one pass, as the recipe of each sample says.
+Mosaic, copy-paste, affine, mixup, cutmix, HSV and flips happen in one pass, as the recipe of each sample says.
 Recipes come from ``yolodata.dali.batch_recipes``; they name images by their place in the batch.)")
     .NumInput(2)
     .InputDevice(1, dali::InputDevice::CPU)

@@ -23,7 +23,7 @@ Sources find_sources(const Recipe& recipe, const PixelLookup& pixels) {
   for (int l = 0; l < recipe.layer_count; ++l)
     for (int t = 0; t < recipe.layers[l].tile_count; ++t) {
       const Tile& tile = recipe.layers[l].tiles[t];
-      sources.images[l][t] = {pixels(tile.image), tile.width, tile.height};
+      sources.layers[l].images[t] = {pixels(tile.image), tile.width, tile.height};
     }
   return sources;
 }
@@ -79,19 +79,22 @@ void Job::run(std::size_t task) {
     Sample& sample = request_.samples[task];
     auto start = Clock::now();
     if (!request_.ids.empty()) {
-      sample.recipe = plan(request_.config, *request_.index, request_.ids[task]);
-      sample.labels = labels(sample.recipe, *request_.index);
+      sample.plan = plan(request_.config, *request_.index, request_.ids[task]);
+      sample.labels = labels(sample.plan, *request_.index, request_.config.masks);
       plan_ns_ += nanoseconds_since(start);
       start = Clock::now();
     }
     if (request_.out != nullptr) {
-      const Recipe& recipe = sample.recipe;
+      const Recipe& recipe = sample.plan.recipe;
       const std::size_t bytes =
           3 * static_cast<std::size_t>(recipe.width) * static_cast<std::size_t>(recipe.height);
-      render_cpu(recipe, find_sources(recipe, request_.pixels), request_.out + task * bytes);
+      Sources sources = find_sources(recipe, request_.pixels);
+      set_masks(sample.plan, sources);
+      render_cpu(recipe, sources, request_.out + task * bytes);
       render_ns_ += nanoseconds_since(start);
     } else if (request_.shots != nullptr) {
-      request_.shots[task] = {sample.recipe, find_sources(sample.recipe, request_.pixels)};
+      const Recipe& recipe = sample.plan.recipe;
+      request_.shots[task] = {recipe, find_sources(recipe, request_.pixels)};
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);

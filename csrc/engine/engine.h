@@ -22,7 +22,7 @@
 namespace yolodata {
 
 struct Sample {
-  Recipe recipe;
+  Plan plan;
   Labels labels;
 };
 
@@ -34,8 +34,8 @@ class Job {
  public:
   // Plans `ids` unless `samples` already hold recipes. Renders where `out` is given: uint8
   // (B, 3, H, W), contiguous. Where `shots` are given instead, another renderer will read those;
-  // what `pixels` finds may then be addresses that only a device can read. `owner` keeps alive
-  // whatever the pointers point to.
+  // what `pixels` finds may then be addresses that only a device can read, and masks are left to
+  // `move_masks`. `owner` keeps alive whatever the pointers point to.
   struct Request {
     std::vector<SampleId> ids;
     std::vector<Sample> samples;

@@ -15,6 +15,9 @@ struct Index {
   const float* box;                     // [objects, 4] centre x, centre y, width, height in 0..1
   const std::uint64_t* polygon_offset;  // [objects + 1], or null: objects are boxes
   const float* polygon;                 // [points, 2] x, y in 0..1
+  // Points an outline has while it is transformed. 0: outlines only give boxes their size.
+  std::int32_t outline_points = 0;
+  bool oriented = false;  // outlines are rectangles, which keep their right angles when cut
   // Keypoints, or null.
   const float* keypoints = nullptr;  // [objects, keypoint_count, 3] x, y in 0..1, visibility
   std::int32_t keypoint_count = 0;
@@ -25,6 +28,8 @@ struct Index {
     return keypoints == nullptr ? std::span<const float>{}
                                 : std::span<const float>{keypoints + size * object, size};
   }
+
+  bool has_outlines() const { return polygon_offset != nullptr; }
 
   std::span<const float> polygon_of(std::uint64_t object) const {
     return {polygon + 2 * polygon_offset[object], polygon + 2 * polygon_offset[object + 1]};

@@ -5,12 +5,15 @@
 #include <numbers>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/geometry.h"
 #include "core/permute.h"
 #include "core/rng.h"
 #include "core/simd.h"
-#include "plan/labels.h"
+#include "plan/objects.h"
+#include "plan/paste.h"
 
 namespace yolodata {
 
@@ -47,14 +50,16 @@ enum Slot : std::uint32_t {
   kMosaicCentre,
   kPartners,
   kAffine,
+  kPaste,
   kLayerStride = 16,
-  kMixup = kLayerStride * kMaxLayers,
+  kMixup = kLayerStride * 3,
   kMixupRatio,
   kCutmix,
   kCutmixAreas,
   kHsv,
   kFlip,
   kBgr,
+  kPasteLayers = 128,  // what is pasted from: as many further as the layer it is pasted onto
 };
 
 class Planner {
@@ -62,18 +67,18 @@ class Planner {
   Planner(const PlanConfig& config, const Index& index, const SampleId& id)
       : config_(config), index_(index), id_(id) {}
 
-  Recipe run() {
+  Plan run() {
     recipe_.width = recipe_.height = config_.imgsz;
     recipe_.mixup_layer = recipe_.cutmix_layer = kNoLayer;
     recipe_.mixup_ratio = 1.0;
-    add_layer(image_at(config_, index_.images, id_));
+    add_layer(image_at(config_, index_.images, id_), 0);
     if (draws(kMixup).unit(0) < config_.mixup) mixup();
     if (draws(kCutmix).unit(0) < config_.cutmix) cutmix();
     colour();
     recipe_.flipud = draws(kFlip).unit(0) < config_.flipud;
     recipe_.fliplr = draws(kFlip).unit(1) < config_.fliplr;
     recipe_.bgr = draws(kBgr).unit(0) < config_.bgr;
-    return recipe_;
+    return std::move(plan_);
   }
 
  private:
@@ -95,10 +100,41 @@ class Planner {
     return image_at(config_, index_.images, other);
   }
 
-  // The k-th layer: a mosaic or a single picture, and its warp.
-  void add_layer(std::int64_t image) {
-    const std::uint32_t slot = static_cast<std::uint32_t>(recipe_.layer_count) * kLayerStride;
-    Layer& layer = recipe_.layers[recipe_.layer_count++];
+  // Whether objects have outlines that can be pasted.
+  bool pastes() const {
+    return config_.copy_paste > 0 && index_.has_outlines() && index_.outline_points > 0;
+  }
+
+  // A layer whose slots begin at `slot`, and what is pasted onto it. Returns its number.
+  int add_layer(std::int64_t image, std::uint32_t slot) {
+    const int which = add_canvas(image, slot);
+    if (pastes() && !config_.copy_paste_mixup)
+      paste(plan_, which, kMirror, config_.copy_paste, index_);
+    warp(recipe_.layers[which], draws(slot + kAffine));
+    if (pastes() && config_.copy_paste_mixup) paste_from_another(which, slot);
+    return which;
+  }
+
+  void paste_from_another(int onto, std::uint32_t slot) {
+    const Draws random = draws(slot + kPaste);
+    if (layer_objects(plan_, onto, index_).list.empty() || !(random.unit(0) < config_.copy_paste))
+      return;
+    const int from = add_canvas(partner(random, 1), slot + kPasteLayers);
+    warp(recipe_.layers[from], draws(slot + kPasteLayers + kAffine));
+    if (!paste(plan_, onto, from, config_.copy_paste, index_)) drop_layers(from);
+  }
+
+  void drop_layers(int first) {
+    for (int i = first; i < recipe_.layer_count; ++i) recipe_.layers[i] = Layer{};
+    recipe_.layer_count = first;
+    std::erase_if(plan_.pastes, [first](const Paste& paste) { return paste.layer >= first; });
+  }
+
+  // A mosaic or a single picture.
+  int add_canvas(std::int64_t image, std::uint32_t slot) {
+    const int which = recipe_.layer_count++;
+    Layer& layer = recipe_.layers[which];
+    layer.paste_from = kNoLayer;
     if (draws(slot + kMosaic).unit(0) < config_.mosaic) {
       std::int64_t images[kMaxTiles];
       images[0] = image;
@@ -116,7 +152,7 @@ class Planner {
       tile.x2 = layer.width = tile.width;
       tile.y2 = layer.height = tile.height;
     }
-    warp(layer, draws(slot + kAffine));
+    return which;
   }
 
   Tile picture(std::int64_t image) const {
@@ -229,9 +265,8 @@ class Planner {
   }
 
   void mixup() {
-    recipe_.mixup_layer = recipe_.layer_count;
     const Draws random = draws(kMixupRatio);
-    add_layer(partner(random, 0));
+    recipe_.mixup_layer = add_layer(partner(random, 0), kLayerStride);
     // Beta(32, 32) is the middle one of 63 uniform numbers in order (order statistics).
     double unit[63];
     for (std::uint32_t i = 0; i < 63; ++i) unit[i] = random.unit(i + 1);
@@ -242,35 +277,27 @@ class Planner {
   // A rectangle that hides no object is cut out of another picture (CutMix, Yun et al. 2019). The
   // layer is dropped again when there is no such rectangle, or when it would bring no object.
   void cutmix() {
-    std::vector<Object> base = layer_objects(recipe_, 0, index_);
-    if (recipe_.mixup_layer != kNoLayer) {
-      const auto mixed = layer_objects(recipe_, recipe_.mixup_layer, index_);
-      base.insert(base.end(), mixed.begin(), mixed.end());
-    }
+    const Objects base = picture_objects(plan_, index_);
     const Draws random = draws(kCutmixAreas);
     Box free[3];
     std::uint64_t count = 0;
     for (std::uint32_t i = 0; i < 3; ++i) {
       const Box area = cut_area(random, 8 * i);
-      const bool hides = std::any_of(base.begin(), base.end(), [&](const Object& object) {
+      const bool hides = std::any_of(base.list.begin(), base.list.end(), [&](const Object& object) {
         return covered(area, object.box) > 0;
       });
       if (!hides) free[count++] = area;
     }
     if (count == 0) return;
     const Box area = free[random.below(30, count)];
-    const int layer = recipe_.layer_count;
-    add_layer(partner(random, 31));
+    const std::uint32_t slot = recipe_.mixup_layer == kNoLayer ? kLayerStride : 2 * kLayerStride;
+    const int layer = add_layer(partner(random, 31), slot);
     const float threshold = cutmix_threshold(index_, base);
-    const auto others = layer_objects(recipe_, layer, index_);
-    const bool any = std::any_of(others.begin(), others.end(), [&](const Object& object) {
+    const Objects others = layer_objects(plan_, layer, index_);
+    const bool any = std::any_of(others.list.begin(), others.list.end(), [&](const Object& object) {
       return covered(area, object.box) >= threshold;
     });
-    if (!any) {
-      recipe_.layers[layer] = Layer{};
-      recipe_.layer_count = layer;
-      return;
-    }
+    if (!any) return drop_layers(layer);
     recipe_.cutmix_layer = layer;
     recipe_.cut_x1 = static_cast<std::int32_t>(area.x1);
     recipe_.cut_y1 = static_cast<std::int32_t>(area.y1);
@@ -304,7 +331,8 @@ class Planner {
   const PlanConfig& config_;
   const Index& index_;
   const SampleId id_;
-  Recipe recipe_{};
+  Plan plan_{};
+  Recipe& recipe_ = plan_.recipe;
 };
 
 }  // namespace
@@ -318,7 +346,7 @@ std::int64_t image_at(const PlanConfig& config, std::int64_t images, const Sampl
   return static_cast<std::int64_t>(order(id.position));
 }
 
-Recipe plan(const PlanConfig& config, const Index& index, const SampleId& id) {
+Plan plan(const PlanConfig& config, const Index& index, const SampleId& id) {
   return Planner(config, index, id).run();
 }
 

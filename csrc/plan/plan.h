@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "plan/index.h"
+#include "plan/masks.h"
 #include "plan/recipe.h"
 
 namespace yolodata {
@@ -19,11 +20,14 @@ struct PlanConfig {
   double hsv_h = 0.015, hsv_s = 0.7, hsv_v = 0.4;
   double flipud = 0.0, fliplr = 0.5, bgr = 0.0;
   double mixup = 0.0, cutmix = 0.0;
+  double copy_paste = 0.0;
+  bool copy_paste_mixup = false;  // from another picture, instead of the same one mirrored
   bool shuffle = true;
   // Reuse window of a dataset whose pictures must be decoded: the epoch is dealt out to `streams`
   // queues and partners come from the last `window` pictures of the same queue. 0: whole dataset.
   std::int32_t streams = 1;
   std::int32_t window = 0;
+  MaskConfig masks;
 };
 
 struct SampleId {
@@ -35,7 +39,7 @@ struct SampleId {
 // Dataset index of a position of the epoch.
 std::int64_t image_at(const PlanConfig& config, std::int64_t images, const SampleId& id);
 
-Recipe plan(const PlanConfig& config, const Index& index, const SampleId& id);
+Plan plan(const PlanConfig& config, const Index& index, const SampleId& id);
 
 // Fills `layer.inverse` from `layer.matrix`; throws std::invalid_argument for a singular matrix.
 void invert(Layer& layer);

@@ -5,13 +5,16 @@
 // are half open. The canvas is never made: the inverse map asks the tiles directly.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <vector>
 
 namespace yolodata {
 
 inline constexpr int kMaxTiles = 9;   // a 3x3 mosaic
-inline constexpr int kMaxLayers = 3;  // base, mixup partner, cutmix partner
+inline constexpr int kMaxLayers = 6;  // base, mixup partner, cutmix partner, and one to paste from each
 inline constexpr int kNoLayer = -1;
+inline constexpr int kMirror = -2;  // the layer's own canvas, left and right exchanged
 inline constexpr int kFill = 114;  // grey of everything that no image covers
 
 // One image laid on the canvas. Later tiles of a layer cover earlier ones.
@@ -26,6 +29,7 @@ struct Layer {
   std::int32_t width, height;  // canvas
   std::int32_t tile_count;
   std::int32_t perspective;  // 0: the last row of `matrix` is (0, 0, 1)
+  std::int32_t paste_from;   // kNoLayer; kMirror, pasted onto the canvas; or a layer, onto the picture
   double scale;              // zoom of the matrix, for the filtering of boxes
   float matrix[9];           // canvas -> output, row major
   float inverse[9];          // output -> canvas, derived from `matrix`
@@ -50,6 +54,25 @@ struct Recipe {
   double hsv_draws[3];  // as drawn: gain times uniform(-1, 1)
   double mixup_ratio;   // weight of layer 0
   Layer layers[kMaxLayers];
+};
+
+// Objects that are pasted onto a layer (see Layer::paste_from).
+struct Paste {
+  std::int32_t layer;  // onto which
+  std::vector<std::array<std::int32_t, 2>> objects;  // tile of the source, object of its image
+  std::vector<std::int32_t> mask;                    // their pixels, see LayerSources
+};
+
+// A recipe is plain data of a fixed size, which kernels read; what varies in size is beside it.
+struct Plan {
+  Recipe recipe;
+  std::vector<Paste> pastes;
+
+  const Paste* paste_onto(int layer) const {
+    for (const Paste& paste : pastes)
+      if (paste.layer == layer) return &paste;
+    return nullptr;
+  }
 };
 
 }  // namespace yolodata

@@ -74,10 +74,11 @@ class AxisRows {
   }
 
   // For output columns [begin, end) of a picture of `width`, mirrored if `fliplr`.
-  AxisRows(const Layer& layer, const ImageView* images, std::int32_t width, bool fliplr,
+  AxisRows(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
            bool flipud, std::int32_t begin, std::int32_t end)
       : layer_(layer),
-        images_(images),
+        sources_(sources),
+        mirrored_(layer),
         width_(width),
         fliplr_(fliplr),
         begin_(begin),
@@ -170,7 +171,7 @@ class AxisRows {
         short_weights_ && is_short(weight) ? 0.0f : kTolerance, out.from(first), doubtful_.data());
     for (int i = 0; i < count; ++i) {
       const int at = first + doubtful_[static_cast<std::size_t>(i)];
-      const Rgb pixel = sample(layer_, images_, unflip(begin_ + at, width_, fliplr_), y);
+      const Rgb pixel = sample(layer_, sources_, unflip(begin_ + at, width_, fliplr_), y);
       out.channel[0][at] = static_cast<std::uint8_t>(pixel.r);
       out.channel[1][at] = static_cast<std::uint8_t>(pixel.g);
       out.channel[2][at] = static_cast<std::uint8_t>(pixel.b);
@@ -196,15 +197,39 @@ class AxisRows {
       if (span.tile < 0)
         fill(out, 0, count);
       else
-        split_pixels(pixel_of(layer_, images_, span.tile, span.begin, row), count,
-                     next_row_ * 3 * std::ptrdiff_t{images_[span.tile].width}, out);
+        split_pixels(pixel_of(layer_, sources_, span.tile, span.begin, row), count,
+                     next_row_ * 3 * std::ptrdiff_t{sources_.images[span.tile].width}, out);
     }
+    if (layer_.paste_from == kMirror) paste(row, planes);
     resample_row(planes, columns_, line.empty.data(), line.values.data());
     return line;
   }
 
-  // Empty blocks are the same in all rows of a band.
+  // What is pasted over a canvas row comes from the other end of the same row.
+  void paste(std::int32_t row, const Planes& planes) {
+    if (!in_mask(sources_.mask, layer_.height, left_, right_, row)) return;
+    const std::int32_t* const runs = sources_.mask + layer_.height + 1;
+    const std::int32_t last = layer_.width - 1;
+    for (std::int32_t i = sources_.mask[row]; i < sources_.mask[row + 1]; ++i) {
+      const std::int32_t x1 = std::max(runs[2 * i], left_), x2 = std::min(runs[2 * i + 1], right_);
+      for (const Span& span : mirrored_.at(row, 0, layer_.width)) {
+        const std::int32_t begin = std::max(x1, last - span.end + 1);
+        const std::int32_t end = std::min(x2, last - span.begin + 1);
+        if (begin >= end) continue;
+        if (span.tile < 0) {
+          fill(planes, begin - left_, end - left_);
+          continue;
+        }
+        const std::uint8_t* p = pixel_of(layer_, sources_, span.tile, last - begin, row);
+        for (std::int32_t x = begin; x < end; ++x, p -= 3)
+          for (int c = 0; c < 3; ++c) planes.channel[c][x - left_] = p[c];
+      }
+    }
+  }
+
+  // Empty blocks are the same in all rows of a band, unless something may be pasted over them.
   void find_empty(const std::vector<Span>& spans, Line& line) {
+    if (layer_.paste_from == kMirror) return;
     for (const Span& span : spans)
       std::fill(&line_[0] + (span.begin - left_), &line_[0] + (span.end - left_),
                 static_cast<std::uint8_t>(span.tile < 0));
@@ -221,7 +246,8 @@ class AxisRows {
   }
 
   const Layer& layer_;
-  const ImageView* images_;
+  const LayerSources& sources_;
+  Band mirrored_;  // spans of whole canvas rows, for what is pasted
   std::int32_t width_;
   bool fliplr_;
   std::int32_t begin_;

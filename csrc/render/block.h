@@ -5,6 +5,7 @@
 // blocks.cpp the same functions with loops: what the CPU's tests see is what the device computes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/host_device.h"
@@ -85,7 +86,7 @@ YD_HD std::uint16_t stored(std::int32_t byte, Format format, std::uint16_t) {
 // are monotonic in x and in y, rounding included, so that the corners bound everything between.
 YD_HD std::int32_t known_tile(const Recipe& recipe, const Layer& layer, std::int32_t x1,
                               std::int32_t y1, std::int32_t x2, std::int32_t y2) {
-  if (layer.perspective) return kSeam;
+  if (layer.perspective || layer.paste_from == kMirror) return kSeam;
   float left = 0, top = 0, right = 0, bottom = 0;
   for (int corner = 0; corner < 4; ++corner) {
     const std::int32_t x = unflip(corner & 1 ? x2 : x1, recipe.width, recipe.fliplr);
@@ -102,13 +103,21 @@ YD_HD std::int32_t known_tile(const Recipe& recipe, const Layer& layer, std::int
                  floor_int(bottom) + 1);
 }
 
-// Step 1: the recipe, from memory.
+// Step 1: the recipe, from memory, without the layers that it does not have.
 template <typename T>
 YD_HD void load(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
-  const Chunk* from = reinterpret_cast<const Chunk*>(launch.shots + place.picture);
+  const Shot* shot = launch.shots + place.picture;
+  const Chunk* from = reinterpret_cast<const Chunk*>(shot);
   Chunk* to = reinterpret_cast<Chunk*>(&stage.shot);
-  constexpr int kChunks = static_cast<int>(sizeof(Shot) / sizeof(Chunk));
-  for (int i = thread; i < kChunks; i += kBlockThreads) to[i] = from[i];
+  constexpr std::size_t kChunk = sizeof(Chunk);
+  const auto layers = static_cast<std::size_t>(shot->recipe.layer_count);
+  const auto recipe_end = static_cast<int>(
+      (offsetof(Recipe, layers) + layers * sizeof(Layer) + kChunk - 1) / kChunk);
+  constexpr int kSources = static_cast<int>(offsetof(Shot, sources) / kChunk);
+  const auto sources_end = static_cast<int>(
+      (offsetof(Shot, sources) + layers * sizeof(LayerSources) + kChunk - 1) / kChunk);
+  for (int i = thread; i < sources_end; i += kBlockThreads)
+    if (i < recipe_end || i >= kSources) to[i] = from[i];
 }
 
 // Step 2: what the block sees of each layer.

@@ -1,11 +1,35 @@
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "render/render.h"
 
 namespace yolodata {
+
+namespace {
+
+// See LayerSources::mask.
+void check_mask(const std::vector<std::int32_t>& mask, std::int32_t width, std::int32_t height) {
+  const auto fail = [] {
+    throw std::invalid_argument(
+        "what is pasted must lie inside the picture, as runs [row, x1, x2] in order that do not "
+        "touch, with x1 < x2");
+  };
+  const auto rows = static_cast<std::size_t>(height);
+  if (mask.size() < rows + 1 || mask[0] != 0) fail();
+  for (std::size_t y = 0; y < rows; ++y)
+    if (mask[y + 1] < mask[y]) fail();
+  if (mask.size() != rows + 1 + 2 * static_cast<std::size_t>(mask[rows])) fail();
+  const std::int32_t* const runs = mask.data() + rows + 1;
+  for (std::size_t y = 0; y < rows; ++y)
+    for (std::int32_t i = mask[y], least = 0; i < mask[y + 1]; ++i) {
+      if (runs[2 * i] < least || runs[2 * i + 1] <= runs[2 * i] || runs[2 * i + 1] > width) fail();
+      least = runs[2 * i + 1] + 1;
+    }
+}
 
 void check(const Recipe& recipe) {
   const auto fail = [](const std::string& what) { throw std::invalid_argument(what); };
@@ -14,7 +38,7 @@ void check(const Recipe& recipe) {
     fail("a recipe's size must be 1 to 65536 pixels a side, got " + std::to_string(recipe.height) +
          " x " + std::to_string(recipe.width));
   if (recipe.layer_count < 1 || recipe.layer_count > kMaxLayers)
-    fail("a recipe has 1 to 3 layers, got " + std::to_string(recipe.layer_count));
+    fail("a recipe has 1 to 6 layers, got " + std::to_string(recipe.layer_count));
   if (recipe.mixup_layer != kNoLayer && !is_layer(recipe.mixup_layer))
     fail("mixup names layer " + std::to_string(recipe.mixup_layer) + ", which the recipe lacks");
   if (!(recipe.mixup_ratio >= 0 && recipe.mixup_ratio <= 1))
@@ -41,6 +65,11 @@ void check(const Recipe& recipe) {
     if (layer.width < 1 || layer.height < 1 || layer.width > (1 << 20) || layer.height > (1 << 20))
       fail("a canvas must be 1 to 1048576 pixels a side, got " + std::to_string(layer.height) +
            " x " + std::to_string(layer.width));
+    if (layer.paste_from != kNoLayer && layer.paste_from != kMirror &&
+        (!is_layer(layer.paste_from) || layer.paste_from == i ||
+         recipe.layers[layer.paste_from].paste_from >= 0))
+      fail("layer " + std::to_string(i) + " cannot be pasted onto from layer " +
+           std::to_string(layer.paste_from));
     for (const float value : layer.inverse)
       if (!std::isfinite(value)) fail("the matrix of a layer must be finite");
     for (int t = 0; t < layer.tile_count; ++t) {
@@ -58,6 +87,41 @@ void check(const Recipe& recipe) {
              std::to_string(tile.height) + " x " + std::to_string(tile.width) + " pixels");
     }
   }
+}
+
+}  // namespace
+
+void check(const Plan& plan) {
+  const Recipe& recipe = plan.recipe;
+  check(recipe);
+  for (int i = 0; i < recipe.layer_count; ++i) {
+    const Layer& layer = recipe.layers[i];
+    const Paste* const paste = plan.paste_onto(i);
+    if ((paste == nullptr) != (layer.paste_from == kNoLayer))
+      throw std::invalid_argument("layer " + std::to_string(i) +
+                                  " needs a mask of what is pasted onto it, and no other layer");
+    if (paste == nullptr) continue;
+    const bool mirror = layer.paste_from == kMirror;
+    check_mask(paste->mask, mirror ? layer.width : recipe.width,
+               mirror ? layer.height : recipe.height);
+  }
+}
+
+void set_masks(const Plan& plan, Sources& sources) {
+  for (const Paste& paste : plan.pastes) sources.layers[paste.layer].mask = paste.mask.data();
+}
+
+std::size_t move_masks(const Plan& plan, std::uint8_t* memory, std::size_t offset,
+                       std::uintptr_t address, Sources& sources) {
+  for (const Paste& paste : plan.pastes) {
+    const std::size_t bytes = paste.mask.size() * sizeof(std::int32_t);
+    if (memory != nullptr) {
+      std::memcpy(memory + offset, paste.mask.data(), bytes);
+      sources.layers[paste.layer].mask = reinterpret_cast<const std::int32_t*>(address + offset);
+    }
+    offset += bytes;
+  }
+  return offset;
 }
 
 }  // namespace yolodata

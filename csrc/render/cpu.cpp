@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -28,29 +29,55 @@ class PlaneRow {
   std::vector<std::uint8_t> bytes_;
 };
 
-// Rows of one layer, by whichever way fits it.
+// Rows of one layer, by whichever way fits it, and of the one that is pasted from over them.
 class LayerRows {
  public:
   LayerRows(const Recipe& recipe, const Sources& sources, int layer, std::int32_t begin,
-            std::int32_t end) {
+            std::int32_t end)
+      : recipe_(recipe), mask_(sources.layers[layer].mask), begin_(begin), end_(end) {
     const Layer& which = recipe.layers[layer];
-    const ImageView* images = sources.images[layer];
+    const LayerSources& its = sources.layers[layer];
     const bool fliplr = recipe.fliplr != 0;
     if (AxisRows::fits(which))
-      axis_.emplace(which, images, recipe.width, fliplr, recipe.flipud != 0, begin, end);
+      axis_.emplace(which, its, recipe.width, fliplr, recipe.flipud != 0, begin, end);
     else
-      free_.emplace(which, images, recipe.width, fliplr, begin, end);
+      free_.emplace(which, its, recipe.width, fliplr, begin, end);
+    if (which.paste_from < 0) return;
+    pasted_ = std::make_unique<LayerRows>(recipe, sources, which.paste_from, begin, end);
+    scratch_.emplace(recipe.width);
   }
 
   // May overwrite what lies right of the layer's columns, up to a block.
   void render(std::int32_t y, const Planes& row) {
-    if (axis_) return axis_->render(y, row);
-    free_->render(y, row);
+    if (axis_)
+      axis_->render(y, row);
+    else
+      free_->render(y, row);
+    if (pasted_ && mask_[y] < mask_[y + 1]) paste(y, row);
   }
 
  private:
+  void paste(std::int32_t y, const Planes& row) {
+    const Planes from = scratch_->planes();
+    pasted_->render(y, from);
+    const std::int32_t* const runs = mask_ + recipe_.height + 1;
+    for (std::int32_t i = mask_[y]; i < mask_[y + 1]; ++i) {
+      std::int32_t x1 = runs[2 * i], x2 = runs[2 * i + 1];
+      if (recipe_.fliplr) x1 = recipe_.width - std::exchange(x2, recipe_.width - x1);
+      x1 = std::max(x1, begin_);
+      x2 = std::min(x2, end_);
+      for (int c = 0; x1 < x2 && c < 3; ++c)
+        std::copy(from.channel[c] + x1, from.channel[c] + x2, row.channel[c] + x1);
+    }
+  }
+
+  const Recipe& recipe_;
+  const std::int32_t* mask_;
+  std::int32_t begin_, end_;
   std::optional<AxisRows> axis_;
   std::optional<FreeRows> free_;
+  std::unique_ptr<LayerRows> pasted_;
+  std::optional<PlaneRow> scratch_;
 };
 
 }  // namespace

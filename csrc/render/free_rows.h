@@ -17,9 +17,9 @@ inline constexpr float kRowsAhead =
 // Rows of any layer: rotation, shear, perspective.
 class FreeRows {
  public:
-  FreeRows(const Layer& layer, const ImageView* images, std::int32_t width, bool fliplr,
+  FreeRows(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
            std::int32_t begin, std::int32_t end)
-      : layer_(layer), images_(images), begin_(begin), end_(end) {
+      : layer_(layer), sources_(sources), begin_(begin), end_(end) {
     const auto count = static_cast<std::size_t>(end - begin);
     x_.resize(count);
     y_.resize(count);
@@ -61,12 +61,15 @@ class FreeRows {
         std::fill(words + first, words + i, kFillWord);
       } else {
         const Tile& tile = layer_.tiles[region.tile];
-        const ImageView& image = images_[region.tile];
+        const ImageView& image = sources_.images[region.tile];
         const std::int64_t stride = 3 * static_cast<std::int64_t>(image.width);
         interpolate_run(image.pixels - tile.y0 * stride - 3 * std::int64_t{tile.x0}, stride, points,
                         first, i, down_y_ * stride + 3 * down_x_, words);
       }
     }
+    if (layer_.paste_from == kMirror)
+      for (int i = 0; i < count; ++i)
+        if (is_pasted(layer_, sources_, xs[i], ys[i])) words[i] = slow(from_ + step_ * i, y);
     split_words(words, count, row.from(begin_));
   }
 
@@ -118,12 +121,12 @@ class FreeRows {
   }
 
   std::uint32_t slow(std::int32_t x, std::int32_t y) const {
-    const Rgb pixel = sample(layer_, images_, x, y);
+    const Rgb pixel = sample(layer_, sources_, x, y);
     return static_cast<std::uint32_t>(pixel.r | pixel.g << 8 | pixel.b << 16);
   }
 
   const Layer& layer_;
-  const ImageView* images_;
+  const LayerSources& sources_;
   std::int32_t begin_, end_;
   std::int32_t from_, step_;      // first column before the flip, and the way from there
   std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kRowsAhead later

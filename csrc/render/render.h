@@ -16,8 +16,17 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
 // The same by calling shade() for every pixel: slow, and the definition that render_cpu must equal.
 void render_reference(const Recipe& recipe, const Sources& sources, std::uint8_t* out);
 
-// Throws std::invalid_argument when following the recipe would read outside an image.
-void check(const Recipe& recipe);
+// Throws std::invalid_argument when following the plan would read outside an image or a mask.
+void check(const Plan& plan);
+
+// The masks of a plan, where they are now.
+void set_masks(const Plan& plan, Sources& sources);
+
+// Copies the masks of a plan to `memory`, from `offset` on, and makes the sources look for them
+// where `address` says that memory will be. Returns the offset behind them. Without `memory` it
+// only counts.
+std::size_t move_masks(const Plan& plan, std::uint8_t* memory, std::size_t offset,
+                       std::uintptr_t address, Sources& sources);
 
 // How the library was built: "none", or the CUDA run-time version and architectures.
 const char* cuda_build();

@@ -13,11 +13,9 @@ namespace yolodata {
 inline constexpr std::uint32_t kFillWord = kFill * 0x010101u;
 
 // A canvas pixel in the image of the tile that shows it.
-inline const std::uint8_t* pixel_of(const Layer& layer, const ImageView* images, int tile,
+inline const std::uint8_t* pixel_of(const Layer& layer, const LayerSources& sources, int tile,
                                     std::int32_t x, std::int32_t y) {
-  const Tile& t = layer.tiles[tile];
-  return images[tile].pixels +
-         3 * (static_cast<std::int64_t>(y - t.y0) * images[tile].width + (x - t.x0));
+  return tile_pixel(layer.tiles[tile], sources.images[tile], x, y);
 }
 
 // Loops may do whole blocks of columns: rows have room for them.

@@ -25,9 +25,17 @@ struct ImageView {
   std::int32_t width, height;
 };
 
-// The images of a recipe's tiles, in the same places.
+// What a layer is made of, where it lies in memory.
+struct LayerSources {
+  ImageView images[kMaxTiles];  // of its tiles
+  // Pixels that something is pasted over, if the layer has such. Row y, of the canvas or of the
+  // picture (see Layer::paste_from), shows it in runs number mask[y] to mask[y + 1], exclusive; the
+  // columns of run i, [x1, x2), are at mask[height + 1 + 2 * i]. Runs are in order and apart.
+  const std::int32_t* mask;
+};
+
 struct Sources {
-  ImageView images[kMaxLayers][kMaxTiles];
+  LayerSources layers[kMaxLayers];
 };
 
 struct Rgb {
@@ -102,11 +110,30 @@ YD_HD const std::uint8_t* tile_pixel(const Tile& tile, const ImageView& image, s
   return image.pixels + 3 * (static_cast<std::int64_t>(y - tile.y0) * image.width + (x - tile.x0));
 }
 
-YD_HD Rgb canvas_pixel(const Layer& layer, const ImageView* images, std::int32_t x,
+// Whether a mask of `height` rows has a pixel of columns [x1, x2) of row y.
+YD_HD bool in_mask(const std::int32_t* mask, std::int32_t height, std::int32_t x1, std::int32_t x2,
+                   std::int32_t y) {
+  if (y < 0 || y >= height) return false;
+  const std::int32_t* const runs = mask + height + 1;
+  for (std::int32_t i = mask[y]; i < mask[y + 1]; ++i)
+    if (x1 < runs[2 * i + 1]) return x2 > runs[2 * i];
+  return false;
+}
+
+// Whether something is pasted over one of the four canvas pixels from (x, y) on.
+YD_HD bool is_pasted(const Layer& layer, const LayerSources& sources, std::int32_t x,
+                     std::int32_t y) {
+  return layer.paste_from == kMirror && (in_mask(sources.mask, layer.height, x, x + 2, y) ||
+                                         in_mask(sources.mask, layer.height, x, x + 2, y + 1));
+}
+
+YD_HD Rgb canvas_pixel(const Layer& layer, const LayerSources& sources, std::int32_t x,
                        std::int32_t y) {
+  if (layer.paste_from == kMirror && in_mask(sources.mask, layer.height, x, x + 1, y))
+    x = layer.width - 1 - x;
   const int i = tile_at(layer, x, y);
   if (i < 0) return {kFill, kFill, kFill};
-  const std::uint8_t* p = tile_pixel(layer.tiles[i], images[i], x, y);
+  const std::uint8_t* p = tile_pixel(layer.tiles[i], sources.images[i], x, y);
   return {p[0], p[1], p[2]};
 }
 
@@ -119,26 +146,29 @@ YD_HD std::int32_t interpolate(std::int32_t p00, std::int32_t p01, std::int32_t 
 
 // See Note [linear sampling]. `known` is what the surroundings of the pixel show, if somebody found
 // out: a tile, kNoTile, or kSeam.
-YD_HD Rgb sample(const Layer& layer, const ImageView* images, std::int32_t x, std::int32_t y,
+YD_HD Rgb sample(const Layer& layer, const LayerSources& sources, std::int32_t x, std::int32_t y,
                  int known = kSeam) {
   if (known == kNoTile) return {kFill, kFill, kFill};
   const Point point = to_canvas(layer, x, y);
   if (!touches(layer, point)) return {kFill, kFill, kFill};
   const std::int32_t ix = floor_int(point.x), iy = floor_int(point.y);
   const float wx = point.x - static_cast<float>(ix), wy = point.y - static_cast<float>(iy);
-  const int tile = known != kSeam ? known : tile_of(layer, ix, iy, ix + 1, iy + 1);
+  const int tile = known != kSeam                        ? known
+                   : is_pasted(layer, sources, ix, iy) ? kSeam
+                                                       : tile_of(layer, ix, iy, ix + 1, iy + 1);
   if (tile == kNoTile) return {kFill, kFill, kFill};
   if (tile != kSeam) {
-    const std::uint8_t* p = tile_pixel(layer.tiles[tile], images[tile], ix, iy);
-    const std::uint8_t* q = p + 3 * static_cast<std::int64_t>(images[tile].width);
+    const ImageView& image = sources.images[tile];
+    const std::uint8_t* p = tile_pixel(layer.tiles[tile], image, ix, iy);
+    const std::uint8_t* q = p + 3 * static_cast<std::int64_t>(image.width);
     return {interpolate(p[0], p[3], q[0], q[3], wx, wy),
             interpolate(p[1], p[4], q[1], q[4], wx, wy),
             interpolate(p[2], p[5], q[2], q[5], wx, wy)};
   }
-  const Rgb p00 = canvas_pixel(layer, images, ix, iy);
-  const Rgb p01 = canvas_pixel(layer, images, ix + 1, iy);
-  const Rgb p10 = canvas_pixel(layer, images, ix, iy + 1);
-  const Rgb p11 = canvas_pixel(layer, images, ix + 1, iy + 1);
+  const Rgb p00 = canvas_pixel(layer, sources, ix, iy);
+  const Rgb p01 = canvas_pixel(layer, sources, ix + 1, iy);
+  const Rgb p10 = canvas_pixel(layer, sources, ix, iy + 1);
+  const Rgb p11 = canvas_pixel(layer, sources, ix + 1, iy + 1);
   return {interpolate(p00.r, p01.r, p10.r, p11.r, wx, wy),
           interpolate(p00.g, p01.g, p10.g, p11.g, wx, wy),
           interpolate(p00.b, p01.b, p10.b, p11.b, wx, wy)};
@@ -232,11 +262,13 @@ struct Known {
 
 // The whole recipe for output pixel (x, y).
 YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y,
-                const Known& known = {{kSeam, kSeam, kSeam}}) {
+                const Known& known = {{kSeam, kSeam, kSeam, kSeam, kSeam, kSeam}}) {
   x = unflip(x, recipe.width, recipe.fliplr);
   y = unflip(y, recipe.height, recipe.flipud);
   const auto look = [&](int layer) {
-    return sample(recipe.layers[layer], sources.images[layer], x, y, known.tile[layer]);
+    const int from = recipe.layers[layer].paste_from;
+    if (from >= 0 && in_mask(sources.layers[layer].mask, recipe.height, x, x + 1, y)) layer = from;
+    return sample(recipe.layers[layer], sources.layers[layer], x, y, known.tile[layer]);
   };
   Rgb pixel;
   if (recipe.cutmix_layer != kNoLayer && in_cut(recipe, x, y)) {

@@ -1,4 +1,4 @@
-"""How training pictures are augmented: Ultralytics' arguments for detection, checked."""
+"""How training pictures are augmented: Ultralytics' arguments, checked."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from yolodata.errors import ConfigError
 
-NOT_FOR_DETECT = ("copy_paste", "augmentations", "rect")
+NOT_SUPPORTED = ("augmentations", "rect")
 """Upstream's training arguments that this engine does not carry out."""
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """The detection recipe of Ultralytics, with its names, meanings and defaults.
+    """The recipe of Ultralytics' detection tasks, with its names, meanings and defaults.
 
     Attributes:
         imgsz: side of the square output picture, in pixels; a multiple of 32 trains best.
@@ -32,6 +32,10 @@ class AugmentConfig:
         bgr: probability of exchanging the red and the blue channel.
         mixup: probability of blending with another augmented picture.
         cutmix: probability of showing part of another augmented picture.
+        copy_paste: share of the objects that may be pasted a second time; only objects with
+            outlines are. With mode "mixup" it is also the probability of pasting at all.
+        copy_paste_mode: "flip" pastes a picture's own objects, mirrored; "mixup" objects of another
+            augmented picture.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -53,6 +57,8 @@ class AugmentConfig:
     bgr: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    copy_paste: float = 0.0
+    copy_paste_mode: str = "flip"
 
     def __post_init__(self) -> None:
         if isinstance(self.imgsz, bool) or not isinstance(self.imgsz, int):
@@ -67,6 +73,8 @@ class AugmentConfig:
             value = _number(name, getattr(self, name))
             if not 0 <= value <= limit:
                 raise ConfigError(f"{name} must be 0 to {limit:g}, got {value:g}")
+        if self.copy_paste_mode not in ("flip", "mixup"):
+            raise ConfigError(f"copy_paste_mode must be flip or mixup, got {self.copy_paste_mode!r}")
         low, high = self.scale_range
         if not (0 <= low <= high and high > 0):
             raise ConfigError(
@@ -92,14 +100,14 @@ class AugmentConfig:
 
         Raises:
             ConfigError: an argument is out of range, or asks for something that this engine does
-                not do (`copy_paste` above 0, `augmentations`, `rect`).
+                not do (`augmentations`, `rect`).
         """
         values = dict(args) if isinstance(args, dict) else dict(vars(args))
-        for name in NOT_FOR_DETECT:
+        for name in NOT_SUPPORTED:
             if values.get(name):
                 raise ConfigError(
-                    f"{name}={values[name]!r} is not supported for detection; set it to 0 or "
-                    "None, or train with Ultralytics' own loader"
+                    f"{name}={values[name]!r} is not supported; set it to None or False, or train "
+                    "with Ultralytics' own loader"
                 )
         names = {field.name for field in fields(cls)} & values.keys()
         known = {name: values[name] for name in names}
@@ -108,15 +116,19 @@ class AugmentConfig:
         return cls(**known)
 
     def without_mix(self) -> AugmentConfig:
-        """The recipe after `close_mosaic`: no mosaic, mixup or cutmix."""
-        return replace(self, mosaic=0.0, mixup=0.0, cutmix=0.0)
+        """The recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
+        return replace(self, mosaic=0.0, copy_paste=0.0, mixup=0.0, cutmix=0.0)
 
     def to_native(self) -> dict[str, Any]:
-        """The settings as `yolodata._native` reads them: shuffled, partners from anywhere."""
+        """The settings as `yolodata._native` reads them.
+
+        Shuffled, with partners from anywhere, and no masks.
+        """
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["scale"]
         values["scale_min"], values["scale_max"] = self.scale_range
-        return {**values, "shuffle": True, "streams": 1, "window": 0}
+        stream = {"shuffle": True, "streams": 1, "window": 0}
+        return {**values, **stream, "mask_ratio": 0, "overlap_mask": True}
 
 
 _LIMITS = {
@@ -133,6 +145,7 @@ _LIMITS = {
     "bgr": 1.0,
     "mixup": 1.0,
     "cutmix": 1.0,
+    "copy_paste": 1.0,
 }
 
 

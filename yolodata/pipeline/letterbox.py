@@ -74,6 +74,7 @@ def recipe(image: int, placement: Placement, shape: Sequence[Any]) -> dict[str, 
         "matrix": [1.0, 0.0, float(left), 0.0, 1.0, float(top), 0.0, 0.0, 1.0],
         "perspective": False,
         "scale": 1.0,
+        "paste": None,
     }
     return {
         "size": [int(shape[0]), int(shape[1])],

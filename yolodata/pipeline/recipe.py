@@ -5,7 +5,7 @@ comes from `plan`, or from numbers of your own by `Recipe.from_dict`, and `rende
 pixels. The dict has these keys:
 
     size: [height, width] of the picture.
-    layers: one to three of
+    layers: one to six of
         canvas: [height, width] of the mosaic, or of the one image.
         tiles: images on the canvas, later ones on top, each
             image: dataset index; height, width: its size;
@@ -15,6 +15,10 @@ pixels. The dict has these keys:
             of the first pixel.
         perspective: whether the last row of the matrix counts.
         scale: zoom of the matrix; objects are filtered by it.
+        paste: None, or {layer, objects, runs}: what is pasted onto this layer. From the same layer,
+            mirrored, onto its canvas; from another one onto the picture. Objects are [tile,
+            object of its image] of that layer, for the labels. Runs [row, x1, x2] (half open, in
+            order) are the pixels. May be left out.
     mixup: None, or {layer, ratio}: layer 0 counts `ratio`, the other 1 - ratio.
     cutmix: None, or {layer, area}: inside area [x1, y1, x2, y2] of the picture the layer shows.
     hsv: None, or draws for hue, saturation, value: half turns of hue, and gain minus one.

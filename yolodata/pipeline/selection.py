@@ -28,7 +28,9 @@ UInt64 = npt.NDArray[np.uint64]
 UInt32 = npt.NDArray[np.uint32]
 
 
-TASKS = ("detect", "pose")
+TASKS = ("detect", "segment", "pose")
+OUTLINE_POINTS = 1000
+"""Points that upstream gives an outline before it transforms it."""
 
 
 class Selection:
@@ -41,7 +43,7 @@ class Selection:
     For poses, `keypoints` (M, K, 3) float32 are kept and polygons are not, as upstream does.
 
     Polygons are kept only when every object of the selected images has one, before classes are
-    filtered: like upstream, a mixed dataset is treated as boxes.
+    filtered: like upstream, a mixed dataset is treated as boxes. Segmentation refuses it.
 
     Args:
         shards: an open dataset directory.
@@ -50,10 +52,13 @@ class Selection:
         fraction: share of the images (float up to 1.0), or how many (int above 1); the first ones.
         classes: class numbers whose objects are kept; images without any stay, as background.
         single_cls: turn every class into 0.
-        task: "detect" or "pose".
+        task: "detect", "segment" or "pose".
+        outlines: keep polygons whole for "detect" too, to paste by them, not only their boxes.
+        mask_ratio: for "segment": pixels of the picture to one of the masks.
+        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object.
 
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or the dataset lacks what the task needs.
     """
 
     def __init__(
@@ -65,10 +70,17 @@ class Selection:
         fraction: float | int = 1.0,
         classes: Sequence[int] | None = None,
         single_cls: bool = False,
+        outlines: bool = False,
+        mask_ratio: int = 4,
+        overlap_mask: bool = True,
     ) -> None:
         self.shards = shards
         self.task = check_task(task, shards)
+        self.mask_ratio = mask_ratio if task == "segment" else 0
+        self.overlap_mask = bool(overlap_mask)
         self.imgsz = shards.meta.imgsz if imgsz is None else imgsz
+        if task == "segment" and not 1 <= mask_ratio <= self.imgsz:
+            raise ConfigError(f"mask_ratio must be 1 to imgsz={self.imgsz}, got {mask_ratio}")
         self.images = _image_count(shards, fraction)
         self.height, self.width = self._sizes()
         images = self.images
@@ -82,9 +94,18 @@ class Selection:
         if task == "pose" and shards.keypoints is not None:
             self.keypoints = shards.keypoints[:objects]
         offsets = shards.polygon_offset[: objects + 1]
-        if task == "detect" and objects and bool((offsets[1:] > offsets[:-1]).all()):
+        without = int((offsets[1:] == offsets[:-1]).sum())
+        if task != "pose" and objects and not without:
             self.polygon_offset = offsets
             self.polygon = shards.polygon[: int(offsets[-1])]
+        elif task == "segment" and objects:
+            raise ConfigError(
+                f"{without} of {objects} objects in {shards.path} have no outline, which "
+                f"task={task!r} needs of each; give their labels polygons and pack again, or train "
+                "a detection model"
+            )
+        wanted = outlines or task == "segment"
+        self._outline_points = OUTLINE_POINTS if wanted and self.polygon is not None else 0
         if classes is not None:
             self._keep_classes(classes)
         if single_cls:
@@ -140,6 +161,7 @@ class Selection:
                 self.polygon,
                 self.keypoints,
                 self._flip_idx(),
+                self._outline_points,
             )
         return self._index
 
@@ -151,7 +173,8 @@ class Selection:
 
     def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> dict[str, Any]:
         """Settings of the native planner for training on this selection."""
-        values = {**augment.to_native(), "shuffle": shuffle}
+        masks = {"mask_ratio": self.mask_ratio, "overlap_mask": self.overlap_mask}
+        values = {**augment.to_native(), **masks, "shuffle": shuffle}
         if self.keypoints is not None and self._flip_idx() is None:
             values |= {"fliplr": 0.0, "flipud": 0.0}  # nobody knows what is left and what is right
         return values if self.shards.meta.codec == "raw" else values | reuse_window(self.images)
@@ -191,6 +214,7 @@ class Selection:
             polygon,
             None if self.keypoints is None else np.ascontiguousarray(self.keypoints[objects]),
             self._flip_idx(),
+            self._outline_points,
         )
 
 

@@ -1,0 +1,296 @@
+#include "plan/objects.h"
+
+#include <algorithm>
+#include <iterator>
+#include <limits>
+#include <span>
+#include <utility>
+
+#include "core/polygon.h"
+
+namespace yolodata {
+namespace {
+
+// Every step is single precision and in upstream's order: thresholds then fall the same way.
+struct Warp {
+  const float* m;
+  bool perspective;
+
+  void operator()(float x, float y, float& u, float& v) const {
+    u = m[0] * x + m[1] * y + m[2];
+    v = m[3] * x + m[4] * y + m[5];
+    if (perspective) {
+      const float w = m[6] * x + m[7] * y + m[8];
+      u /= w;
+      v /= w;
+    }
+  }
+
+  Box operator()(const Box& box) const {
+    const float xs[4] = {box.x1, box.x2, box.x1, box.x2};
+    const float ys[4] = {box.y1, box.y2, box.y2, box.y1};
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    Box warped{kInfinity, kInfinity, -kInfinity, -kInfinity};
+    for (int i = 0; i < 4; ++i) {
+      float u, v;
+      (*this)(xs[i], ys[i], u, v);
+      warped.x1 = std::min(warped.x1, u);
+      warped.y1 = std::min(warped.y1, v);
+      warped.x2 = std::max(warped.x2, u);
+      warped.y2 = std::max(warped.y2, v);
+    }
+    return warped;
+  }
+};
+
+// The object's box on the canvas.
+Box place(const float* xywh, const Tile& tile) {
+  const float half_width = xywh[2] / 2, half_height = xywh[3] / 2;
+  const float w = static_cast<float>(tile.width), h = static_cast<float>(tile.height);
+  const float x0 = static_cast<float>(tile.x0), y0 = static_cast<float>(tile.y0);
+  return {(xywh[0] - half_width) * w + x0, (xywh[1] - half_height) * h + y0,
+          (xywh[0] + half_width) * w + x0, (xywh[1] + half_height) * h + y0};
+}
+
+// Points that an outline is given where only its box matters, before it is clipped.
+constexpr std::size_t kOutlinePoints = 1000;
+
+void to_canvas(std::vector<float>& points, const Tile& tile) {
+  const float w = static_cast<float>(tile.width), h = static_cast<float>(tile.height);
+  const float x0 = static_cast<float>(tile.x0), y0 = static_cast<float>(tile.y0);
+  for (std::size_t i = 0; i < points.size(); i += 2) {
+    points[i] = points[i] * w + x0;
+    points[i + 1] = points[i + 1] * h + y0;
+  }
+}
+
+void clip(std::vector<float>& points, const Box& box) {
+  for (std::size_t i = 0; i < points.size(); i += 2) {
+    points[i] = std::min(std::max(points[i], box.x1), box.x2);
+    points[i + 1] = std::min(std::max(points[i + 1], box.y1), box.y2);
+  }
+}
+
+// The outline on the canvas, for its box. A mosaic clamps each point to the canvas; between points
+// that would bend the edges that leave it, so such an outline is refined first.
+std::vector<float> place(std::span<const float> outline, const Tile& tile, const Box* canvas) {
+  std::vector<float> points(outline.begin(), outline.end());
+  to_canvas(points, tile);
+  if (canvas == nullptr) return points;
+  const Box box = bounds(points);
+  if (box.x1 >= 0 && box.y1 >= 0 && box.x2 <= canvas->x2 && box.y2 <= canvas->y2) return points;
+  points = resample(outline, kOutlinePoints);
+  to_canvas(points, tile);
+  clip(points, *canvas);
+  return points;
+}
+
+// Points that upstream gives the outlines of an image: the wanted number, or one more than the
+// longest of them has.
+std::size_t points_of(const Index& index, std::int64_t image) {
+  std::size_t count = static_cast<std::size_t>(index.outline_points);
+  for (std::uint64_t o = index.object_offset[image]; o < index.object_offset[image + 1]; ++o) {
+    const std::size_t own = index.polygon_of(o).size() / 2;
+    if (own >= count && own > static_cast<std::size_t>(index.outline_points)) count = own + 1;
+  }
+  return count;
+}
+
+// A keypoint outside of the picture is moved to its border and no longer visible.
+void clip_keypoints(std::vector<float>& points, float width, float height) {
+  for (std::size_t i = 0; i < points.size(); i += 3) {
+    float &x = points[i], &y = points[i + 1];
+    if (x < 0 || y < 0 || x > width || y > height) points[i + 2] = 0;
+    x = std::clamp(x, 0.0f, width);
+    y = std::clamp(y, 0.0f, height);
+  }
+}
+
+// The object's keypoints on the canvas; a mosaic cuts them off at its border.
+std::vector<float> place_keypoints(std::span<const float> keypoints, const Tile& tile,
+                                   const Box* canvas) {
+  std::vector<float> points(keypoints.begin(), keypoints.end());
+  for (std::size_t i = 0; i < points.size(); i += 3) {
+    points[i] = points[i] * static_cast<float>(tile.width) + static_cast<float>(tile.x0);
+    points[i + 1] = points[i + 1] * static_cast<float>(tile.height) + static_cast<float>(tile.y0);
+  }
+  if (canvas != nullptr) clip_keypoints(points, canvas->x2, canvas->y2);
+  return points;
+}
+
+// Objects that the warp leaves too small, too thin or mostly outside are dropped.
+bool is_candidate(const Box& before, const Box& after, float scale, float least_area) {
+  constexpr float kLeastSide = 2, kMostAspect = 100, kEpsilon = 1e-16f;
+  const float w1 = before.x2 * scale - before.x1 * scale;
+  const float h1 = before.y2 * scale - before.y1 * scale;
+  const float w2 = after.x2 - after.x1, h2 = after.y2 - after.y1;
+  const float aspect = std::max(w2 / (h2 + kEpsilon), h2 / (w2 + kEpsilon));
+  return w2 > kLeastSide && h2 > kLeastSide && w2 * h2 / (w1 * h1 + kEpsilon) > least_area &&
+         aspect < kMostAspect;
+}
+
+void shift(Object& object, float x, float y) {
+  object.box = {object.box.x1 + x, object.box.y1 + y, object.box.x2 + x, object.box.y2 + y};
+  for (std::size_t i = 0; i < object.outline.size(); i += 2) {
+    object.outline[i] += x;
+    object.outline[i + 1] += y;
+  }
+  for (std::size_t i = 0; i < object.keypoints.size(); i += 3) {
+    object.keypoints[i] += x;
+    object.keypoints[i + 1] += y;
+  }
+}
+
+// Objects of one image, laid on the canvas; a mosaic drops those that are outside of it.
+Objects tile_objects(const Layer& layer, int which, const Index& index, const Box* canvas) {
+  const Tile& tile = layer.tiles[which];
+  const bool refined = index.has_outlines() && index.outline_points > 0;
+  const std::uint64_t first = index.object_offset[tile.image];
+  Objects objects;
+  if (refined) objects.points = points_of(index, tile.image);
+  for (std::uint64_t o = first; o < index.object_offset[tile.image + 1]; ++o) {
+    Object object{index.cls[o], place(index.box + 4 * o, tile), which,
+                  static_cast<std::int32_t>(o - first), {}, {}};
+    if (canvas != nullptr) {
+      object.box = clip(object.box, canvas->x2, canvas->y2);
+      if (!(area(object.box) > 0)) continue;
+    }
+    if (refined) {
+      object.outline = resample(index.polygon_of(o), objects.points);
+      to_canvas(object.outline, tile);
+    } else if (index.has_outlines()) {
+      object.outline = place(index.polygon_of(o), tile, canvas);
+    }
+    object.keypoints = place_keypoints(index.keypoints_of(o), tile, canvas);
+    objects.list.push_back(std::move(object));
+  }
+  return objects;
+}
+
+// What of an object is inside of the box, which begins at the origin.
+void clip(Object& object, const Box& box, bool refined) {
+  object.box = clip(object.box, box.x2, box.y2);
+  if (refined) clip(object.outline, box);
+}
+
+// Those of `from` that `paste` names, in its order; ones that are gone (of a picture that cannot be
+// read) are left out.
+Objects pasted(const Paste& paste, const Objects& from) {
+  Objects found{{}, from.points};
+  for (const auto& [tile, number] : paste.objects)
+    for (const Object& object : from.list)
+      if (object.tile == tile && object.number == number) {
+        found.list.push_back(object);
+        break;
+      }
+  return found;
+}
+
+}  // namespace
+
+void Objects::add(Objects others) {
+  const std::size_t most = std::max(points, others.points);
+  for (Objects* part : {this, &others}) {
+    if (part->points == most) continue;
+    for (Object& object : part->list) object.outline = resample(object.outline, most);
+    part->points = most;
+  }
+  list.insert(list.end(), std::make_move_iterator(others.list.begin()),
+              std::make_move_iterator(others.list.end()));
+}
+
+Object mirrored(Object object, float width) {
+  std::swap(object.box.x1, object.box.x2);
+  object.box.x1 = width - object.box.x1;
+  object.box.x2 = width - object.box.x2;
+  for (std::size_t i = 0; i < object.outline.size(); i += 2)
+    object.outline[i] = width - object.outline[i];
+  return object;
+}
+
+Objects canvas_objects(const Plan& plan, int which, const Index& index) {
+  const Layer& layer = plan.recipe.layers[which];
+  const bool mosaic = layer.tile_count > 1, refined = index.outline_points > 0;
+  const Box canvas{0, 0, static_cast<float>(layer.width), static_cast<float>(layer.height)};
+  Objects objects;
+  for (int t = 0; t < layer.tile_count; ++t)
+    objects.add(tile_objects(layer, t, index, mosaic ? &canvas : nullptr));
+  if (mosaic && refined)
+    for (Object& object : objects.list) clip(object.outline, canvas);
+  const Paste* const paste = plan.paste_onto(which);
+  if (paste != nullptr && layer.paste_from == kMirror) {
+    Objects copies = pasted(*paste, objects);
+    for (Object& object : copies.list) object = mirrored(std::move(object), canvas.x2);
+    objects.add(std::move(copies));
+  }
+  return objects;
+}
+
+Objects layer_objects(const Plan& plan, int which, const Index& index) {
+  const Recipe& recipe = plan.recipe;
+  const Layer& layer = recipe.layers[which];
+  const Warp warp{layer.matrix, layer.perspective != 0};
+  const bool refined = index.outline_points > 0;
+  const float least_area = index.has_outlines() ? 0.01f : 0.1f;
+  const Box picture{0, 0, static_cast<float>(recipe.width), static_cast<float>(recipe.height)};
+  Objects objects = canvas_objects(plan, which, index);
+  std::erase_if(objects.list, [&](Object& object) {
+    const Box before = object.box;
+    if (index.has_outlines()) {
+      for (std::size_t i = 0; i < object.outline.size(); i += 2)
+        warp(object.outline[i], object.outline[i + 1], object.outline[i], object.outline[i + 1]);
+      object.box = visible_bounds(object.outline, picture.x2, picture.y2);
+      if (refined) clip(object.outline, object.box);
+    } else {
+      object.box = warp(before);
+    }
+    clip(object, picture, refined);
+    if (!is_candidate(before, object.box, static_cast<float>(layer.scale), least_area)) return true;
+    if (!refined) object.outline.clear();
+    for (std::size_t i = 0; i < object.keypoints.size(); i += 3)
+      warp(object.keypoints[i], object.keypoints[i + 1], object.keypoints[i],
+           object.keypoints[i + 1]);
+    clip_keypoints(object.keypoints, picture.x2, picture.y2);
+    return false;
+  });
+  const Paste* const paste = plan.paste_onto(which);
+  if (paste != nullptr && layer.paste_from >= 0)
+    objects.add(pasted(*paste, layer_objects(plan, layer.paste_from, index)));
+  return objects;
+}
+
+float covered(const Box& cut, const Box& box) {
+  const float w = std::max(std::min(cut.x2, box.x2) - std::max(cut.x1, box.x1), 0.0f);
+  const float h = std::max(std::min(cut.y2, box.y2) - std::max(cut.y1, box.y1), 0.0f);
+  return w * h / (area(box) + 1e-7f);
+}
+
+float cutmix_threshold(const Index& index, const Objects& base) {
+  return index.has_outlines() && !base.list.empty() ? 0.01f : 0.1f;
+}
+
+Objects picture_objects(const Plan& plan, const Index& index) {
+  const Recipe& recipe = plan.recipe;
+  Objects objects = layer_objects(plan, 0, index);
+  if (recipe.mixup_layer != kNoLayer)
+    objects.add(layer_objects(plan, recipe.mixup_layer, index));
+  if (recipe.cutmix_layer == kNoLayer) return objects;
+  const Box cut{static_cast<float>(recipe.cut_x1), static_cast<float>(recipe.cut_y1),
+                static_cast<float>(recipe.cut_x2), static_cast<float>(recipe.cut_y2)};
+  const Box inside{0, 0, cut.x2 - cut.x1, cut.y2 - cut.y1};
+  const float threshold = cutmix_threshold(index, objects);
+  Objects others = layer_objects(plan, recipe.cutmix_layer, index);
+  std::erase_if(others.list, [&](const Object& object) {
+    return !(covered(cut, object.box) >= threshold);
+  });
+  for (Object& object : others.list) {
+    shift(object, -cut.x1, -cut.y1);
+    clip(object, inside, index.outline_points > 0);
+    clip_keypoints(object.keypoints, inside.x2, inside.y2);
+    shift(object, cut.x1, cut.y1);
+  }
+  objects.add(std::move(others));
+  return objects;
+}
+
+}  // namespace yolodata

@@ -1,0 +1,48 @@
+// What happens to the objects of a layer: the same transforms, clipping and filtering as upstream's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/geometry.h"
+#include "plan/index.h"
+#include "plan/recipe.h"
+
+namespace yolodata {
+
+struct Object {
+  float cls;
+  Box box;                       // pixels
+  std::int32_t tile, number;     // the tile that shows it, and which object of the image it is
+  std::vector<float> outline;    // x, y in pixels; empty where objects are boxes
+  std::vector<float> keypoints;  // x, y in pixels, visibility; three per keypoint
+};
+
+struct Objects {
+  std::vector<Object> list;
+  std::size_t points = 0;  // of every outline, where outlines are kept (Index::outline_points)
+
+  // Appends; outlines with fewer points than others are refined, as upstream does.
+  void add(Objects others);
+};
+
+// Objects of the layer's canvas, before the warp, pasted ones last.
+Objects canvas_objects(const Plan& plan, int layer, const Index& index);
+
+// Objects of one layer in the picture: warped, clipped and filtered, pasted ones last.
+Objects layer_objects(const Plan& plan, int layer, const Index& index);
+
+// The object on the other side of a canvas of this width.
+Object mirrored(Object object, float width);
+
+// Share of `box` that `cut` covers.
+float covered(const Box& cut, const Box& box);
+
+// Least covered share for which an object of the cutmix partner comes along.
+float cutmix_threshold(const Index& index, const Objects& base);
+
+// All objects of the picture before it is flipped.
+Objects picture_objects(const Plan& plan, const Index& index);
+
+}  // namespace yolodata

@@ -1,0 +1,202 @@
+#include "plan/raster.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <tuple>
+
+namespace yolodata {
+
+namespace {
+constexpr int kShift = 16;
+constexpr std::int64_t kOne = std::int64_t{1} << kShift;
+}  // namespace
+
+void Raster::emit(std::int32_t y, std::int64_t x1, std::int64_t x2, std::vector<Run>& runs) const {
+  x1 = std::max<std::int64_t>(x1, 0);
+  x2 = std::min<std::int64_t>(x2, width_);
+  if (x1 < x2) runs.push_back({y, static_cast<std::int32_t>(x1), static_cast<std::int32_t>(x2)});
+}
+
+bool Raster::inside(Point point) const {
+  return point.x >= 0 && point.x < width_ && point.y >= 0 && point.y < height_;
+}
+
+// Cohen and Sutherland's clipping to whole pixels: rows first, each cut towards the end it is of.
+bool Raster::clip(Point& a, Point& b) const {
+  const auto cut = [](std::int32_t Point::* along, std::int32_t Point::* other, Point& end,
+                      const Point& start, std::int32_t last) {
+    const std::int32_t border = end.*along < 0 ? 0 : last;
+    if (end.*along == std::clamp(end.*along, 0, last)) return;
+    end.*other += static_cast<std::int32_t>(static_cast<double>(border - end.*along) *
+                                            (start.*other - end.*other) /
+                                            (start.*along - end.*along));
+    end.*along = border;
+  };
+  const std::int32_t right = width_ - 1, bottom = height_ - 1;
+  const auto apart = [](std::int32_t p, std::int32_t q, std::int32_t last) {
+    return (p < 0 && q < 0) || (p > last && q > last);
+  };
+  if (apart(a.x, b.x, right) || apart(a.y, b.y, bottom)) return false;
+  cut(&Point::y, &Point::x, a, b, bottom);
+  cut(&Point::y, &Point::x, b, a, bottom);
+  if (apart(a.x, b.x, right)) return false;
+  cut(&Point::x, &Point::y, a, b, right);
+  cut(&Point::x, &Point::y, b, a, right);
+  return true;
+}
+
+// Bresenham's line from the left end to the right one, both in the picture.
+void Raster::line(Point a, Point b, std::vector<Run>& runs) const {
+  if (b.x < a.x) std::swap(a, b);
+  const std::int32_t dx = b.x - a.x, dy = std::abs(b.y - a.y), down = b.y < a.y ? -1 : 1;
+  std::int32_t x = a.x, y = a.y;
+  if (dx >= dy) {
+    std::int32_t error = dx - 2 * dy, from = x;
+    for (; x <= b.x; ++x, error -= 2 * dy)
+      if (error < 0 || x == b.x) {
+        runs.push_back({y, from, x + 1});
+        from = x + 1;
+        y += down;
+        error += 2 * dx;
+      }
+  } else {
+    std::int32_t error = dy - 2 * dx;
+    for (std::int32_t i = 0; i <= dy; ++i, y += down, error -= 2 * dx) {
+      runs.push_back({y, x, x + 1});
+      if (error < 0) {
+        ++x;
+        error += 2 * dy;
+      }
+    }
+  }
+}
+
+void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
+  points_.clear();
+  crossings_.clear();
+  for (std::size_t i = 0; i < outline.size(); i += 2) {
+    const Point point{static_cast<std::int32_t>(outline[i]),
+                      static_cast<std::int32_t>(outline[i + 1])};
+    if (points_.empty() || points_.back().x != point.x || points_.back().y != point.y)
+      points_.push_back(point);
+  }
+  if (points_.empty()) return;
+  Point a = points_.back();
+  for (const Point b : points_) {
+    Point from = a, to = b;  // as far as the picture goes
+    if ((inside(a) && inside(b)) || clip(from, to)) line(from, to, runs);
+    if (a.y != b.y) {
+      if (from.y == to.y) from.y = a.y, to.y = b.y;
+      const std::int64_t step = (std::int64_t{to.x} - from.x) * kOne / (to.y - from.y);
+      const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
+      for (std::int32_t y = std::max(top, 0); y < std::min(bottom, height_); ++y)
+        crossings_.push_back({y, from.x * kOne + (y - from.y) * step});
+    }
+    a = b;
+  }
+  std::sort(crossings_.begin(), crossings_.end(), [](const Crossing& p, const Crossing& q) {
+    return std::tie(p.y, p.x) < std::tie(q.y, q.x);
+  });
+  for (std::size_t i = 0; i + 1 < crossings_.size(); i += 2)
+    emit(crossings_[i].y, (crossings_[i].x + kOne - 1) >> kShift,
+         (crossings_[i + 1].x >> kShift) + 1, runs);
+}
+
+void merge(std::vector<Run>& runs) {
+  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
+    return std::tie(a.y, a.x1) < std::tie(b.y, b.x1);
+  });
+  std::size_t kept = 0;
+  for (const Run& run : runs) {
+    if (kept > 0 && runs[kept - 1].y == run.y && run.x1 <= runs[kept - 1].x2)
+      runs[kept - 1].x2 = std::max(runs[kept - 1].x2, run.x2);
+    else
+      runs[kept++] = run;
+  }
+  runs.resize(kept);
+}
+
+std::vector<Shrink::Tap> Shrink::taps(std::int32_t size, std::int32_t count) {
+  const double scale = static_cast<double>(size) / count;
+  std::vector<Tap> found(static_cast<std::size_t>(count));
+  for (std::int32_t i = 0; i < count; ++i) {
+    const float at = static_cast<float>((i + 0.5) * scale - 0.5);
+    const float before = std::floor(at);
+    Tap tap{static_cast<std::int32_t>(before),
+            static_cast<std::int32_t>(std::lrint((at - before) * 2048))};
+    if (tap.first < 0) tap = {0, 0};
+    if (tap.first >= size - 1) tap = {size - 1, 0};
+    found[static_cast<std::size_t>(i)] = tap;
+  }
+  return found;
+}
+
+Shrink::Shrink(std::int32_t width, std::int32_t height, std::int32_t ratio)
+    : rows_(taps(height, std::max(height / ratio, 1))),
+      columns_(taps(width, std::max(width / ratio, 1))),
+      stride_(width + 1),
+      slots_(static_cast<std::size_t>(height), -1) {
+  std::int32_t count = 0;
+  for (const Tap& tap : rows_)
+    for (const std::int32_t row : {tap.first, std::min(tap.first + 1, height - 1)})
+      if (slots_[static_cast<std::size_t>(row)] < 0)
+        slots_[static_cast<std::size_t>(row)] = count++;
+  lines_.resize(static_cast<std::size_t>(count) * static_cast<std::size_t>(stride_));
+}
+
+std::vector<Run> Shrink::operator()(std::span<const Run> runs) {
+  std::vector<Run> result;
+  const auto at = [this](std::int32_t row) {
+    return slots_[static_cast<std::size_t>(row)] < 0
+               ? nullptr
+               : lines_.data() +
+                     std::int64_t{slots_[static_cast<std::size_t>(row)]} * std::int64_t{stride_};
+  };
+  std::int32_t top = INT32_MAX, bottom = -1, left = INT32_MAX, right = -1;
+  for (const Run& run : runs) {
+    std::uint8_t* const line = at(run.y);
+    if (line == nullptr) continue;
+    std::fill(line + run.x1, line + run.x2, std::uint8_t{1});
+    top = std::min(top, run.y);
+    bottom = std::max(bottom, run.y);
+    left = std::min(left, run.x1);
+    right = std::max(right, run.x2 - 1);
+  }
+  if (bottom < 0) return result;
+  const std::int32_t last_row = static_cast<std::int32_t>(slots_.size()) - 1;
+  const auto from = [](const std::vector<Tap>& taps, std::int32_t edge) {  // sees `edge` or more
+    return std::partition_point(taps.begin(), taps.end(),
+                                [edge](const Tap& tap) { return tap.first + 1 < edge; }) -
+           taps.begin();
+  };
+  const auto columns = static_cast<std::ptrdiff_t>(columns_.size());
+  for (auto row = from(rows_, top); row < static_cast<std::ptrdiff_t>(rows_.size()); ++row) {
+    const Tap& tap = rows_[static_cast<std::size_t>(row)];
+    if (tap.first > bottom) break;
+    const std::uint8_t* const p = at(tap.first);
+    const std::uint8_t* const q = at(std::min(tap.first + 1, last_row));
+    std::int32_t begin = -1;
+    auto column = from(columns_, left);
+    for (; column < columns; ++column) {
+      const Tap& across = columns_[static_cast<std::size_t>(column)];
+      if (across.first > right) break;
+      const std::int32_t x = across.first, a = 2048 - across.weight, b = across.weight;
+      const std::int32_t above = (2048 - tap.weight) * ((p[x] * a + p[x + 1] * b) >> 4) >> 16;
+      const std::int32_t below = tap.weight * ((q[x] * a + q[x + 1] * b) >> 4) >> 16;
+      const bool set = above + below >= 2;
+      if (set && begin < 0) begin = static_cast<std::int32_t>(column);
+      if (!set && begin >= 0) {
+        result.push_back({static_cast<std::int32_t>(row), begin, static_cast<std::int32_t>(column)});
+        begin = -1;
+      }
+    }
+    if (begin >= 0)
+      result.push_back({static_cast<std::int32_t>(row), begin, static_cast<std::int32_t>(column)});
+  }
+  for (const Run& run : runs)  // clean again for the next shape
+    if (std::uint8_t* const line = at(run.y)) std::fill(line + run.x1, line + run.x2, std::uint8_t{0});
+  return result;
+}
+
+}  // namespace yolodata
