@@ -45,16 +45,37 @@ COLOUR: dict[str, dict[str, Any]] = {
         "flipud": 0.5, "bgr": 0.3, "hsv_h": 0.1, **ROOM,
     },
 }  # fmt: skip
+MIRRORED: dict[str, Any] = {"copy_paste": 0.6}
+OTHERS: dict[str, Any] = {"copy_paste": 0.8, "copy_paste_mode": "mixup"}
+PASTE: dict[str, dict[str, Any]] = {
+    "mirrored": MIRRORED,
+    "mirrored, no mosaic": {**MIRRORED, "mosaic": 0.0},
+    "mirrored, rotation": {**MIRRORED, "degrees": 20.0, "shear": 8.0},
+    "from another": OTHERS,
+    "from another, perspective": {**OTHERS, "perspective": 0.0005, "mosaic": 0.5},
+    "mirrored, everything": {**COLOUR["everything"], **MIRRORED},
+    "from another, everything": {**COLOUR["everything"], **OTHERS},
+}
+MASKS: dict[str, dict[str, Any]] = {
+    "one mask an object": {**MIRRORED, "overlap_mask": False, "mask_ratio": 2},
+    "full size": {**MIRRORED, "mask_ratio": 1},
+}
 """Kinds of augmentation, as changes of upstream's default arguments."""
 
 CHAINS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "geometry": ({"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}, GEOMETRY),
     "colour": ({}, COLOUR),
+    "copy-paste": ({"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}, PASTE),
+    "masks": ({}, MASKS),
 }
-LIMITS = {"geometry": (99.9, 1), "colour": (99.5, 2)}
+LIMITS = {"geometry": (99.9, 1), "colour": (99.5, 2), "copy-paste": (99.5, 2), "masks": (99.5, 2)}
 """By chain: least share of identical bytes in percent, largest difference of a byte."""
 BOX_LIMIT = 1e-4
 """Largest difference of a box's side or centre, or a keypoint, as a share of the picture."""
+ANGLE_LIMIT = 1e-3
+"""Largest difference of the angle of an oriented box, in radians."""
+MASK_LIMITS = (99.9, 0.995)
+"""Least share of identical pixels in percent, least intersection over union of an object."""
 
 
 class Tally:
@@ -66,7 +87,8 @@ class Tally:
         self.objects = self.label_misses = 0
         self.box_error = self.keypoint_error = 0.0
         self.visibility_misses = 0
-        self.mask_pixels = self.same_mask_pixels = self.same_classes = 0
+        self.angle_error = 0.0
+        self.mask_pixels = self.same_mask_pixels = 0
         self.least_iou = 1.0
 
     def add(self, ours: Any, theirs: Any, labels: dict[str, Any], sample: dict[str, Any]) -> None:
@@ -82,7 +104,11 @@ class Tally:
             self.label_misses += 1
             return
         if len(cls):
-            self.box_error = max(self.box_error, float(np.abs(labels["bboxes"] - boxes).max()))
+            ours, theirs = labels["bboxes"], boxes
+            if boxes.shape[1] == 5:
+                self.angle_error = max(self.angle_error, float(angles_apart(ours, theirs).max()))
+                ours, theirs = ours[:, :4], theirs[:, :4]
+            self.box_error = max(self.box_error, float(np.abs(ours - theirs).max()))
         if "keypoints" in labels and len(cls):
             points = sample["keypoints"].numpy()
             apart = np.abs(labels["keypoints"] - points)
@@ -94,9 +120,9 @@ class Tally:
     def add_masks(self, labels: dict[str, Any], sample: dict[str, Any]) -> None:
         """Masks of the same objects in the same order, from both sides."""
         ours, theirs = labels["masks"], sample["masks"].numpy()
-        self.mask_pixels += ours.size
-        self.same_mask_pixels += int((ours == theirs).sum())
-        self.same_classes += int((labels["sem_masks"] == sample["sem_masks"].numpy()).sum())
+        for a, b in ((ours, theirs), (labels["sem_masks"], sample["sem_masks"].numpy())):
+            self.mask_pixels += a.size
+            self.same_mask_pixels += int((a == b).sum())
         if len(ours) == 1:  # of overlapping objects by number, otherwise one each
             numbers = np.arange(1, len(labels["cls"]) + 1)[:, None, None]
             ours, theirs = ours == numbers, theirs == numbers
@@ -107,7 +133,7 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Takes in the samples of another tally."""
         for name, value in vars(other).items():
-            largest = ("largest", "box_error", "keypoint_error")
+            largest = ("largest", "box_error", "angle_error", "keypoint_error")
             combine = max if name in largest else min if name == "least_iou" else int.__add__
             setattr(self, name, combine(getattr(self, name), value))
 
@@ -123,6 +149,7 @@ class Tally:
             "objects": self.objects,
             "samples_with_other_objects": self.label_misses,
             "largest_box_error": self.box_error,
+            "largest_angle_error": self.angle_error,
             "largest_keypoint_error": self.keypoint_error,
             "keypoints_of_other_visibility": self.visibility_misses,
             "with_copy_paste": self.pastes,
@@ -130,6 +157,15 @@ class Tally:
             "identical_mask_percent": 100.0 * self.same_mask_pixels / max(self.mask_pixels, 1),
             "least_mask_iou": self.least_iou,
         }
+
+
+def angles_apart(ours: Any, theirs: Any) -> Any:
+    """Radians (N,) between oriented boxes (N, 5); squares look the same after a quarter turn."""
+    sides = theirs[:, 2:4]
+    square = np.abs(sides[:, 0] - sides[:, 1]) <= BOX_LIMIT
+    turn = np.where(square, np.pi / 2, np.pi)
+    apart = np.abs(ours[:, 4].astype(np.float64) - theirs[:, 4]) % turn
+    return np.minimum(apart, turn - apart)
 
 
 def compare(
@@ -160,6 +196,9 @@ def same(a: Any, b: Any) -> bool:
     import torch
 
     if isinstance(a, torch.Tensor):
+        # Upstream's masks become float32 in a batch that holds a picture without objects.
+        if a.dtype == torch.float32 and b.dtype == torch.uint8:
+            a = a.to(torch.uint8)
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, (tuple, list)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
@@ -187,7 +226,8 @@ def validation(data: Path, task: str, imgsz: int, batch_size: int) -> dict[str, 
         with yolodata.ValidationLoader(shards / "val", batch_size, imgsz=imgsz, task=task) as ours:
             if len(ours) != len(theirs):
                 differing["number of batches"] = 1
-            for mine, reference in zip(ours, theirs, strict=False):
+            references = upstream.in_stable_order(theirs)
+            for mine, reference in zip(ours, references, strict=False):
                 batches += 1
                 pictures += len(reference["img"])
                 if list(mine) != list(reference):
@@ -217,6 +257,11 @@ def missed(chain: str, kind: str, report: dict[str, Any]) -> list[str]:
             f"{chain}, {kind}: {report['samples_with_other_objects']} samples keep other objects, "
             f"largest box error {report['largest_box_error']:.2e} (at most {BOX_LIMIT})"
         )
+    if not report["largest_angle_error"] <= ANGLE_LIMIT:
+        found.append(
+            f"{chain}, {kind}: largest error of an angle {report['largest_angle_error']:.2e} (at "
+            f"most {ANGLE_LIMIT})"
+        )
     if report["keypoints_of_other_visibility"] or not (
         report["largest_keypoint_error"] <= BOX_LIMIT
     ):
@@ -225,7 +270,21 @@ def missed(chain: str, kind: str, report: dict[str, Any]) -> list[str]:
             f"visibility, largest error {report['largest_keypoint_error']:.2e} "
             f"(at most {BOX_LIMIT})"
         )
+    pixels, iou = MASK_LIMITS
+    if report["mask_pixels"] and not (
+        report["identical_mask_percent"] >= pixels and report["least_mask_iou"] >= iou
+    ):
+        found.append(
+            f"{chain}, {kind}: {report['identical_mask_percent']:.4f} % of mask pixels identical "
+            f"(at least {pixels}), least IoU {report['least_mask_iou']:.4f} (at least {iou})"
+        )
     return found
+
+
+def chains(task: str, polygons: bool) -> dict[str, Any]:
+    """The chains that mean something for a task."""
+    without = () if task == "segment" else ("masks",) if polygons else ("masks", "copy-paste")
+    return {name: chain for name, chain in CHAINS.items() if name not in without}
 
 
 def measure(
@@ -235,7 +294,7 @@ def measure(
     figures: dict[str, Any] = {}
     failed: list[str] = []
     source = upstream.Upstream(data, imgsz, task)
-    for chain, (base, kinds) in CHAINS.items():
+    for chain, (base, kinds) in chains(task, source.polygons).items():
         total = Tally()
         by_kind = {}
         for kind, hyp in kinds.items():
@@ -257,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="YAML of a dataset")
-    parser.add_argument("--task", choices=["detect", "segment", "pose"], default="detect")
+    parser.add_argument("--task", choices=["detect", "segment", "pose", "obb"], default="detect")
     parser.add_argument("--n", type=int, default=200, help="random recipes of each chain")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--seed", type=int, default=0)
@@ -289,18 +348,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print(figures: dict[str, Any]) -> None:
     print(
-        f"{'':26}{'samples':>8}{'mixup':>7}{'cutmix':>7}{'identical %':>13}{'largest':>9}"
-        f"{'objects':>9}{'others':>8}{'box error':>11}{'keypoints':>11}"
+        f"{'':26}{'samples':>8}{'mixup':>7}{'cutmix':>7}{'paste':>7}{'identical %':>13}"
+        f"{'largest':>9}{'objects':>9}{'others':>8}{'box error':>11}{'angle':>9}{'keypoints':>11}"
+        f"{'masks %':>10}{'IoU':>7}"
     )
-    for chain in CHAINS:
+    for chain in [name for name in CHAINS if name in figures]:
         rows = {chain.upper(): figures[chain], **figures[chain]["kinds"]}
         for kind, row in rows.items():
-            share = int(row["identical_percent"] * 1e4) / 1e4  # 100 only where all bytes are
+            share, masks = (  # 100 only where all are
+                int(row[f"identical_{what}percent"] * 1e4) / 1e4 for what in ("", "mask_")
+            )
             print(
                 f"{kind:26}{row['samples']:8d}{row['with_mixup']:7d}{row['with_cutmix']:7d}"
-                f"{share:13.4f}{row['largest_difference']:9d}"
+                f"{row['with_copy_paste']:7d}{share:13.4f}{row['largest_difference']:9d}"
                 f"{row['objects']:9d}{row['samples_with_other_objects']:8d}"
-                f"{row['largest_box_error']:11.1e}{row['largest_keypoint_error']:11.1e}"
+                f"{row['largest_box_error']:11.1e}{row['largest_angle_error']:9.1e}"
+                f"{row['largest_keypoint_error']:11.1e}"
+                f"{masks:10.4f}{row['least_mask_iou']:7.4f}"
             )
     val = figures["validation"]
     print(f"validation: {val['pictures']} pictures in {val['batches']} batches", end=", ")

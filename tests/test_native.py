@@ -184,7 +184,7 @@ def recipe_with(**changes: Any) -> dict[str, Any]:
     [
         ({"size": [0, 8]}, "size"),
         ({"size": "big"}, "size"),
-        ({"layers": []}, "1 to 3 layers"),
+        ({"layers": []}, "1 to 6 layers"),
         ({"mixup": {"layer": 1, "ratio": 0.5}}, "mixup"),
         ({"mixup": {"layer": 0, "ratio": 2.0}}, "0..1"),
         ({"cutmix": {"layer": 0, "area": [0, 0, 9, 8]}}, "area"),
@@ -395,6 +395,6 @@ def test_settings_of_ultralytics_are_taken_over() -> None:
     config = AugmentConfig.from_ultralytics(args)
     assert (config.degrees, config.scale, config.mixup, config.imgsz) == (7.0, 0.9, 0.2, 320)
     assert config.without_mix().mosaic == config.without_mix().mixup == 0
-    args.copy_paste = 0.5
-    with pytest.raises(ConfigError, match="copy_paste"):
+    args.rect = True
+    with pytest.raises(ConfigError, match="rect"):
         AugmentConfig.from_ultralytics(args)

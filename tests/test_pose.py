@@ -98,7 +98,7 @@ def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
     shards = packed(yaml, tmp_path / "shards", "raw", 64)
     with pytest.raises(ConfigError, match="has no keypoints, which task='pose' needs"):
         Loader(shards, 2, task="pose")
-    with pytest.raises(ConfigError, match="detect, pose, got 'dance'"):
+    with pytest.raises(ConfigError, match="segment, pose, obb, got 'dance'"):
         Loader(shards, 2, task="dance")
 
 
@@ -143,5 +143,5 @@ def test_the_wrong_trainer_names_the_right_one() -> None:
     from yolodata.ultralytics.limits import why_not
 
     args = get_cfg(overrides={"task": "pose"})
-    assert "trainer=yolodata.PoseTrainer" in str(why_not(args, {}, polygons=False))
+    assert "trainer=yolodata.PoseTrainer" in str(why_not(args, {}))
     assert why_not(args, {}, polygons=False, task="pose") is None

@@ -172,7 +172,7 @@ def test_validation_gives_upstreams_figures(tmp_path: Path, drawn: Path) -> None
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"rect": True}, "rect"), ({"copy_paste": 0.5}, "copy_paste")],
+    [({"rect": True}, "rect")],
 )
 def test_what_ours_cannot_do_goes_to_upstreams_loader(
     tmp_path: Path, settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
@@ -204,13 +204,12 @@ def _train_without_notes(tmp_path: Path, data: Path, settings: dict[str, Any]) -
 def test_limits_are_named() -> None:
     from ultralytics.cfg import get_cfg
 
-    def reason(data: dict[str, Any], polygons: bool = False, **args: Any) -> str | None:
-        return why_not(get_cfg(overrides={"task": "detect", **args}), data, polygons)
+    def reason(data: dict[str, Any], **args: Any) -> str | None:
+        return why_not(get_cfg(overrides={"task": "detect", **args}), data)
 
     assert reason({}) is None
-    assert reason({}, copy_paste=0.5) is None  # there is nothing to paste
+    assert reason({}, copy_paste=0.5) is None
     for text, found in (
-        ("copy_paste", reason({}, True, copy_paste=0.5)),
         ("channels", reason({"channels": 4})),
         ("rect", reason({}, rect=True)),
         ("task", reason({}, task="segment")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,7 @@ class Upstream:
                 img_path=info["train"], imgsz=imgsz, batch_size=16, augment=True, cache=None,
                 hyp=get_cfg(overrides={"task": task, "imgsz": imgsz}), data=info, task=task,
             )  # fmt: skip
+        self.polygons = any(label["segments"] for label in self.dataset.labels)
         self._number = {name: i for i, name in enumerate(self.dataset.im_files)}
         self.index = self._index()
         load = self.dataset.load_image
@@ -159,6 +160,8 @@ class Upstream:
         extra: dict[str, Any] = {}
         if self.task == "segment" or (self.task == "detect" and outlines):
             extra["outline_points"] = 1000
+        if self.task == "obb":
+            extra = {"outline_points": 100, "oriented": True}
         if self.task == "pose":
             points = np.concatenate([label["keypoints"] for label in labels])
             points[..., 2] += visibility
@@ -279,6 +282,17 @@ def leaves_the_source_alone() -> Iterator[None]:
             yield
     finally:
         LOGGER.setLevel(level)
+
+
+def in_stable_order(batches: Iterable[Any]) -> Iterator[Any]:
+    """What upstream's loader gives where equal things keep their order."""
+    iterator = iter(batches)
+    while True:
+        with _stable_order():
+            batch = next(iterator, None)
+        if batch is None:
+            return
+        yield batch
 
 
 @contextmanager

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from yolodata.pipeline.validation import ValidationLoader
     from yolodata.shards import ShardDataset
     from yolodata.shards import open as open_shards
-    from yolodata.ultralytics.trainer import DetectionTrainer, PoseTrainer
+    from yolodata.ultralytics.trainer import (
+        DetectionTrainer,
+        OBBTrainer,
+        PoseTrainer,
+        SegmentationTrainer,
+    )
 
 __version__ = "0.1.0"
 
@@ -28,8 +33,10 @@ __all__ = [
     "DatasetError",
     "DetectionTrainer",
     "Loader",
+    "OBBTrainer",
     "PoseTrainer",
     "Recipe",
+    "SegmentationTrainer",
     "ShardDataset",
     "ShardError",
     "ValidationLoader",
@@ -47,8 +54,10 @@ _PLACES = {
     "DatasetError": "errors",
     "DetectionTrainer": "ultralytics.trainer",
     "Loader": "pipeline.loader",
+    "OBBTrainer": "ultralytics.trainer",
     "PoseTrainer": "ultralytics.trainer",
     "Recipe": "_native",
+    "SegmentationTrainer": "ultralytics.trainer",
     "ShardDataset": "shards",
     "ShardError": "errors",
     "ValidationLoader": "pipeline.validation",

@@ -31,6 +31,8 @@ class Index:
         polygon: object | None = None,
         keypoints: object | None = None,
         flip_idx: object | None = None,
+        outline_points: int = 0,
+        oriented: bool = False,
     ) -> None: ...
     def __len__(self) -> int: ...
 
@@ -55,6 +57,10 @@ class Job:
     def image_ids(self) -> NDArray[numpy.int64]: ...
     def first_image_ids(self) -> NDArray[numpy.int64]: ...
     def labels(self) -> dict: ...
+    def mask_bytes(self) -> int: ...
+    def move_masks(
+        self, memory: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")], address: int
+    ) -> None: ...
     def seconds(self) -> dict: ...
 
 class Engine:
@@ -107,7 +113,7 @@ class Engine:
     def close(self) -> None: ...
 
 def plan(index: Index, config: dict, seed: int, epoch: int, position: int) -> Recipe: ...
-def labels(recipe: Recipe, index: Index) -> dict: ...
+def paste(recipe: Recipe, index: Index, layer: int, source: int, share: float) -> Recipe: ...
 def render(recipe: Recipe, images: dict, reference: bool = False) -> NDArray[numpy.uint8]: ...
 def permute(
     positions: Annotated[
@@ -119,8 +125,33 @@ def permute(
 ) -> NDArray[numpy.int64]: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def cuda_build() -> str: ...
+def labels(
+    recipe: Recipe, index: Index, mask_ratio: int = 0, overlap_mask: bool = True
+) -> dict: ...
+def letterbox_masks(
+    index: Index,
+    images: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    placements: Annotated[
+        NDArray[numpy.float64], dict(shape=(None, 5), order="C", device="cpu", writable=False)
+    ],
+    height: int,
+    width: int,
+    mask_ratio: int,
+    overlap_mask: bool,
+) -> dict: ...
+def letterbox_outlines(
+    index: Index,
+    images: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    placements: Annotated[
+        NDArray[numpy.float64], dict(shape=(None, 5), order="C", device="cpu", writable=False)
+    ],
+) -> list: ...
 
-SHOT_BYTES: int = 1904
+SHOT_BYTES: int = 3792
 
 def render_cuda(
     shots: int,

@@ -17,11 +17,11 @@
 #include "bind/convert.h"
 #include "bind/device.h"
 #include "bind/index.h"
+#include "bind/labels.h"
 #include "core/permute.h"
 #include "core/rng.h"
 #include "engine/engine.h"
 #include "plan/bytes.h"
-#include "plan/labels.h"
 #include "plan/paste.h"
 #include "plan/plan.h"
 #include "render/render.h"
@@ -112,76 +112,6 @@ void set_target(Job::Request& request, const Memory& out, std::size_t batch, int
                                 "), or hold " + std::to_string(batch) + " shots, got (" + got +
                                 ")");
   }
-}
-
-template <typename T>
-nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> values,
-                                   std::initializer_list<std::size_t> shape) {
-  auto* owned = new std::vector<T>(std::move(values));
-  nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return nb::ndarray<nb::numpy, T>(owned->data(), shape, owner);
-}
-
-// Masks of a batch: uint8, or int32 where a picture has more than 255 objects.
-template <typename T>
-nb::object mask_maps(const std::vector<const Masks*>& all, std::size_t count) {
-  const auto width = static_cast<std::size_t>(all.front()->width);
-  const auto height = static_cast<std::size_t>(all.front()->height);
-  std::vector<T> maps;
-  maps.reserve(count * width * height);
-  for (const Masks* masks : all)
-    for (const std::uint16_t value : masks->maps) maps.push_back(static_cast<T>(value));
-  return nb::cast(to_numpy(std::move(maps), {count, height, width}));
-}
-
-void add_masks(const std::vector<const Masks*>& all, nb::dict& arrays) {
-  const auto width = static_cast<std::size_t>(all.front()->width);
-  const auto height = static_cast<std::size_t>(all.front()->height);
-  std::size_t values = 0;
-  std::uint16_t most = 0;
-  std::vector<float> classes;
-  classes.reserve(all.size() * width * height);
-  for (const Masks* masks : all) {
-    values += masks->maps.size();
-    for (const std::uint16_t value : masks->maps) most = std::max(most, value);
-    classes.insert(classes.end(), masks->classes.begin(), masks->classes.end());
-  }
-  const std::size_t count = values / (width * height);
-  arrays["masks"] =
-      most > 255 ? mask_maps<std::int32_t>(all, count) : mask_maps<std::uint8_t>(all, count);
-  arrays["sem_masks"] = to_numpy(std::move(classes), {all.size(), height, width});
-}
-
-// Labels as arrays: cls (N, 1), bboxes (N, 4) and, where objects have them, keypoints (N, K, 3).
-nb::dict label_arrays(Labels labels, std::int32_t keypoints) {
-  const std::size_t n = labels.cls.size(), k = static_cast<std::size_t>(keypoints);
-  nb::dict arrays;
-  arrays["cls"] = to_numpy(std::move(labels.cls), {n, 1});
-  arrays["bboxes"] = to_numpy(std::move(labels.bboxes), {n, 4});
-  if (k > 0) arrays["keypoints"] = to_numpy(std::move(labels.keypoints), {n, k, 3});
-  return arrays;
-}
-
-nb::dict batch_labels(const Job& job) {
-  Labels all;
-  std::vector<float> batch_idx;
-  float i = 0;
-  const auto append = [](std::vector<float>& to, const std::vector<float>& from) {
-    to.insert(to.end(), from.begin(), from.end());
-  };
-  for (const Sample& sample : job.samples()) {
-    append(all.cls, sample.labels.cls);
-    append(all.bboxes, sample.labels.bboxes);
-    append(all.keypoints, sample.labels.keypoints);
-    batch_idx.insert(batch_idx.end(), sample.labels.cls.size(), i++);
-  }
-  const std::size_t n = batch_idx.size();
-  nb::dict arrays = label_arrays(std::move(all), job.keypoint_count());
-  arrays["batch_idx"] = to_numpy(std::move(batch_idx), {n});
-  std::vector<const Masks*> masks;
-  for (const Sample& sample : job.samples()) masks.push_back(&sample.labels.masks);
-  if (masks.front()->width > 0) add_masks(masks, arrays);
-  return arrays;
 }
 
 std::size_t mask_bytes(const Job& job) {
@@ -412,20 +342,6 @@ NB_MODULE(_native, m) {
       },
       "index"_a, "config"_a, "seed"_a, "epoch"_a, "position"_a);
   m.def(
-      "labels",
-      [](const Plan& plan, const OwnedIndex& index, std::int32_t mask_ratio, bool overlap_mask) {
-        check(plan);
-        check_images(plan.recipe, index.view);
-        require(mask_ratio >= 0, "mask_ratio must be 0 (no masks) or more");
-        require(mask_ratio == 0 || index.view.outline_points > 0, "masks need outlines");
-        Labels found = labels(plan, index.view, {mask_ratio, overlap_mask});
-        const Masks masks = std::move(found.masks);
-        nb::dict arrays = label_arrays(std::move(found), index.view.keypoint_count);
-        if (mask_ratio > 0) add_masks({&masks}, arrays);
-        return arrays;
-      },
-      "recipe"_a, "index"_a, "mask_ratio"_a = 0, "overlap_mask"_a = true);
-  m.def(
       "paste",
       [](const Plan& plan, const OwnedIndex& index, int layer, int source, double share) {
         check(plan);
@@ -469,5 +385,6 @@ NB_MODULE(_native, m) {
       },
       "counter"_a, "key"_a);
   m.def("cuda_build", &cuda_build);
+  bind_labels(m);
   bind_device(m);
 }

@@ -1,7 +1,10 @@
 #include "plan/labels.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
+
+#include "plan/oriented.h"
 
 namespace yolodata {
 namespace {
@@ -40,16 +43,25 @@ Labels labels(const Plan& plan, const Index& index, const MaskConfig& masks) {
   if (masks.ratio > 0) result.masks = draw_masks(objects, recipe.width, recipe.height, masks);
   const float width = static_cast<float>(recipe.width), height = static_cast<float>(recipe.height);
   result.cls.reserve(objects.size());
-  result.bboxes.reserve(4 * objects.size());
+  result.box_size = index.oriented ? 5 : 4;
+  result.bboxes.reserve(result.box_size * objects.size());
   for (const Object& object : objects) {
     const Box& box = object.box;
     float x = (box.x1 + box.x2) / 2, y = (box.y1 + box.y2) / 2;
     if (recipe.flipud) y = height - y;
     if (recipe.fliplr) x = width - x;
     result.cls.push_back(object.cls);
-    for (const float value :
-         {x / width, y / height, (box.x2 - box.x1) / width, (box.y2 - box.y1) / height})
-      result.bboxes.push_back(value);
+    std::array<float, 4> upright{x, y, box.x2 - box.x1, box.y2 - box.y1};
+    float angle = 0;
+    if (index.oriented) {
+      const OrientedBox oriented = smallest_rectangle(object.outline);
+      upright = {static_cast<float>(oriented.x), static_cast<float>(oriented.y),
+                 static_cast<float>(oriented.width), static_cast<float>(oriented.height)};
+      angle = static_cast<float>(oriented.angle);
+    }
+    for (std::size_t i = 0; i < 4; ++i)
+      result.bboxes.push_back(upright[i] / (i % 2 == 0 ? width : height));
+    if (index.oriented) result.bboxes.push_back(angle);
     const std::vector<float>& points = object.keypoints;
     for (std::size_t i = 0; i < points.size(); i += 3)
       for (const float value : {points[i] / width, points[i + 1] / height, points[i + 2]})

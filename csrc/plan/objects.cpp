@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/polygon.h"
+#include "plan/oriented.h"
 
 namespace yolodata {
 namespace {
@@ -151,7 +152,7 @@ Objects tile_objects(const Layer& layer, int which, const Index& index, const Bo
   for (std::uint64_t o = first; o < index.object_offset[tile.image + 1]; ++o) {
     Object object{index.cls[o], place(index.box + 4 * o, tile), which,
                   static_cast<std::int32_t>(o - first), {}, {}};
-    if (canvas != nullptr) {
+    if (canvas != nullptr && !index.oriented) {
       object.box = clip(object.box, canvas->x2, canvas->y2);
       if (!(area(object.box) > 0)) continue;
     }
@@ -168,9 +169,10 @@ Objects tile_objects(const Layer& layer, int which, const Index& index, const Bo
 }
 
 // What of an object is inside of the box, which begins at the origin.
-void clip(Object& object, const Box& box, bool refined) {
+void clip(Object& object, const Box& box, const Index& index) {
+  if (index.oriented) return clip_oriented(object.outline, object.box, box.x2, box.y2);
   object.box = clip(object.box, box.x2, box.y2);
-  if (refined) clip(object.outline, box);
+  if (index.outline_points > 0) clip(object.outline, box);
 }
 
 // Those of `from` that `paste` names, in its order; ones that are gone (of a picture that cannot be
@@ -199,6 +201,25 @@ void Objects::add(Objects others) {
               std::make_move_iterator(others.list.end()));
 }
 
+Objects letterbox_objects(const Index& index, std::int64_t image, const Letterbox& box) {
+  Objects objects{{}, points_of(index, image)};
+  const float size[2] = {static_cast<float>(box.width), static_cast<float>(box.height)};
+  const float corner[2] = {static_cast<float>(box.left), static_cast<float>(box.top)};
+  const std::uint64_t first = index.object_offset[image];
+  for (std::uint64_t o = first; o < index.object_offset[image + 1]; ++o) {
+    Object object{index.cls[o], {}, 0, static_cast<std::int32_t>(o - first), {}, {}};
+    object.outline = resample(index.polygon_of(o), objects.points);
+    for (std::size_t i = 0; i < object.outline.size(); ++i) {
+      float& at = object.outline[i];
+      at *= size[i % 2];
+      if (box.ratio != 1) at = static_cast<float>(at * box.ratio);
+      at += corner[i % 2];
+    }
+    objects.list.push_back(std::move(object));
+  }
+  return objects;
+}
+
 Object mirrored(Object object, float width) {
   std::swap(object.box.x1, object.box.x2);
   object.box.x1 = width - object.box.x1;
@@ -215,8 +236,12 @@ Objects canvas_objects(const Plan& plan, int which, const Index& index) {
   Objects objects;
   for (int t = 0; t < layer.tile_count; ++t)
     objects.add(tile_objects(layer, t, index, mosaic ? &canvas : nullptr));
-  if (mosaic && refined)
+  if (mosaic && index.oriented) {
+    for (Object& object : objects.list) clip_oriented(object.outline, object.box, canvas.x2, canvas.y2);
+    std::erase_if(objects.list, [](const Object& object) { return !(area(object.box) > 0); });
+  } else if (mosaic && refined) {
     for (Object& object : objects.list) clip(object.outline, canvas);
+  }
   const Paste* const paste = plan.paste_onto(which);
   if (paste != nullptr && layer.paste_from == kMirror) {
     Objects copies = pasted(*paste, objects);
@@ -240,11 +265,11 @@ Objects layer_objects(const Plan& plan, int which, const Index& index) {
       for (std::size_t i = 0; i < object.outline.size(); i += 2)
         warp(object.outline[i], object.outline[i + 1], object.outline[i], object.outline[i + 1]);
       object.box = visible_bounds(object.outline, picture.x2, picture.y2);
-      if (refined) clip(object.outline, object.box);
+      if (refined && !index.oriented) clip(object.outline, object.box);
     } else {
       object.box = warp(before);
     }
-    clip(object, picture, refined);
+    clip(object, picture, index);
     if (!is_candidate(before, object.box, static_cast<float>(layer.scale), least_area)) return true;
     if (!refined) object.outline.clear();
     for (std::size_t i = 0; i < object.keypoints.size(); i += 3)
@@ -285,10 +310,12 @@ Objects picture_objects(const Plan& plan, const Index& index) {
   });
   for (Object& object : others.list) {
     shift(object, -cut.x1, -cut.y1);
-    clip(object, inside, index.outline_points > 0);
+    clip(object, inside, index);
     clip_keypoints(object.keypoints, inside.x2, inside.y2);
     shift(object, cut.x1, cut.y1);
   }
+  if (index.oriented)
+    std::erase_if(others.list, [](const Object& object) { return !(area(object.box) > 0); });
   objects.add(std::move(others));
   return objects;
 }

@@ -33,6 +33,14 @@ Objects canvas_objects(const Plan& plan, int layer, const Index& index);
 // Objects of one layer in the picture: warped, clipped and filtered, pasted ones last.
 Objects layer_objects(const Plan& plan, int layer, const Index& index);
 
+// A whole image in padding: scaled from `width` and `height`, then moved.
+struct Letterbox {
+  double width, height, ratio, left, top;
+};
+
+// Outlines of an image's objects in the padded picture, as whole as the labels have them.
+Objects letterbox_objects(const Index& index, std::int64_t image, const Letterbox& box);
+
 // The object on the other side of a canvas of this width.
 Object mirrored(Object object, float width);
 

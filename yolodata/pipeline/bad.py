@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from yolodata import _native
 
 log = logging.getLogger("yolodata")
-Labels = dict[str, npt.NDArray[np.float32]]
-"""cls (N, 1), bboxes (N, 4), batch_idx (N,) and, for poses, keypoints (N, K, 3)."""
+Labels = dict[str, npt.NDArray[Any]]
+"""cls (N, 1), bboxes (N, 4), batch_idx (N,), float32, and what the task adds to them (see
+`yolodata.pipeline.batch.assemble`)."""
 
 
 def labels_without(
@@ -38,7 +39,9 @@ def labels_without(
         for tile in tiles:
             tile["image"] = images.index(tile["image"])
         renumbered = _native.Recipe.from_dict(values)
-        parts.append(_native.labels(renumbered, selection.excerpt(images, bad)))
+        table = selection.excerpt(images, bad)
+        masks = selection.mask_ratio, selection.overlap_mask
+        parts.append(_native.labels(renumbered, table, *masks))
     counts = [len(part["cls"]) for part in parts]
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return together | {"batch_idx": np.repeat(np.arange(len(parts), dtype=np.float32), counts)}

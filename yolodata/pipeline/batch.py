@@ -37,7 +37,7 @@ def original_shapes(
 def assemble(
     *,
     image: torch.Tensor,
-    labels: Mapping[str, npt.NDArray[np.float32] | torch.Tensor],
+    labels: Mapping[str, npt.NDArray[Any] | torch.Tensor],
     im_file: tuple[str, ...],
     ori_shape: tuple[tuple[int, int], ...],
     ratio_pad: tuple[Any, ...],
@@ -48,9 +48,16 @@ def assemble(
     Returns:
         dict of
         batch_idx: float32 (N,), the picture each object belongs to;
-        bboxes: float32 (N, 4), centre x, centre y, width, height in 0-1 of the picture;
+        bboxes: float32 (N, 4), centre x, centre y, width, height in 0-1 of the picture; oriented
+            ones (N, 5): the longer side as a share of the picture's width, the shorter one of its
+            height, and the angle of the longer one in radians from -pi/4 to 3/4 pi;
         cls: float32 (N, 1);
         keypoints: float32 (N, K, 3), x, y in 0-1 and visibility; for poses only;
+        masks, sem_masks: for segmentation only, of (h, w) = (H, W) // mask_ratio. masks: uint8
+            (B, h, w), 0 or the number of an object of the picture from 1 on, small ones on top
+            (int32 where a picture of the batch has more than 255); without overlap_mask uint8
+            (N, h, w) of 0 and 1. sem_masks: float32 (B, h, w), classes. Upstream's uint8 becomes
+            float32 in batches that hold a picture without objects; here it does not;
         im_file: tuple of B paths;
         img: uint8 (B, 3, H, W), RGB (on a device, what the loader was asked to make);
         ori_shape: tuple of B (height, width) of the decoded originals;

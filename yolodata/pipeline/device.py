@@ -81,6 +81,17 @@ class Output:
         self.dtype = dtype
         self.channels_last = channels_last
 
+    def check(self, device: str) -> None:
+        """Raises ConfigError where a device does not make such pictures, or is none."""
+        if device == "cpu":
+            if self.dtype != "uint8" or self.channels_last:
+                raise ConfigError(
+                    f"device='cpu' makes contiguous uint8, got output={self.dtype!r}, "
+                    f"channels_last={self.channels_last}; choose a CUDA device for these"
+                )
+        elif device.split(":")[0] != "cuda":
+            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {device!r}")
+
     def empty(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Memory for pictures (B, 3, H, W), uninitialised."""
         import torch

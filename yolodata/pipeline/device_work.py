@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from yolodata import _native
 
-_OBJECT = 4 * (1 + 4 + 1)  # bytes of labels of one object, without keypoints
+_OBJECT = 4 * (1 + 4 + 1)  # bytes of labels of one object, without keypoints and masks
 _LIKELY_OBJECTS = 64  # of a picture; more only cost a larger piece of memory
 _ALIGNMENT = 16
 
@@ -80,31 +80,39 @@ class DeviceWork(Work):
         raise NotImplementedError
 
     def _shot_bytes(self) -> int:
+        """Bytes of shots and masks, which come first in the memory that is uploaded."""
         return 0
+
+    def _move_masks(self, memory: torch.Tensor, address: int) -> None:
+        """Put the masks behind the shots in `memory`, which will be read at `address`."""
 
     def _enqueue(self) -> None:
         workshop = self._workshop
         queue, staging = workshop.queue, workshop.staging
         labels = self._host_labels()
-        begin = -(-self._shot_bytes() // _ALIGNMENT) * _ALIGNMENT
-        end = begin + sum(values.nbytes for values in labels.values())
+        shots = self._shot_bytes()
+        places, end = {}, _aligned(shots)
+        for name, values in labels.items():
+            places[name] = (end, values.shape, str(values.dtype))
+            end = _aligned(end + values.nbytes)
         memory, self._memory = self._memory, None
         if memory is None or memory.numel() < end:
             larger = staging.take(end + end // 4)
             if memory is not None:
-                larger[:begin] = memory[:begin]
+                kept = min(shots, memory.numel())
+                larger[:kept] = memory[:kept]
                 staging.give(memory, None)
             memory = larger
-        packed = memory[begin:end].numpy().view(np.float32)
-        at, shapes = 0, {}
-        for name, values in labels.items():
-            packed[at : at + values.size] = values.ravel()
-            at += values.size
-            shapes[name] = values.shape
         uploaded = queue.memory(end)
+        if shots:
+            self._move_masks(memory[:shots], uploaded.data_ptr())
+        for name, values in labels.items():
+            at = places[name][0]
+            target = memory[at : at + values.nbytes].numpy().view(values.dtype)
+            np.copyto(target, values.ravel())
         queue.copy(memory[:end], uploaded)
-        self._labels = DeviceLabels(uploaded, begin, shapes)
-        self.image = self._pictures(uploaded[:begin])
+        self._labels = DeviceLabels(uploaded, places)
+        self.image = self._pictures(uploaded[:shots])
         self._mark = queue.mark()
         staging.give(memory, self._mark)
 
@@ -120,23 +128,26 @@ class DeviceWork(Work):
             self._memory = None
 
 
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
 @dataclass(frozen=True)
 class DeviceLabels:
-    """Labels of a batch in the memory that was uploaded, one after another from `begin` on."""
+    """Labels of a batch in the memory that was uploaded: where each is, its shape and dtype."""
 
     memory: torch.Tensor
-    begin: int
-    shapes: dict[str, tuple[int, ...]]
+    places: dict[str, tuple[int, tuple[int, ...], str]]
 
     def views(self) -> dict[str, torch.Tensor]:
-        """float32 tensors by name."""
+        """Tensors by name."""
         import torch
 
-        found, at = {}, self.begin
-        for name, shape in self.shapes.items():
-            nbytes = 4 * math.prod(shape)
-            found[name] = self.memory[at : at + nbytes].view(torch.float32).view(shape)
-            at += nbytes
+        found = {}
+        for name, (at, shape, dtype) in self.places.items():
+            kind: torch.dtype = getattr(torch, dtype)
+            nbytes = kind.itemsize * math.prod(shape)
+            found[name] = self.memory[at : at + nbytes].view(kind).view(shape)
         return found
 
 
@@ -159,7 +170,10 @@ class _Rendered(DeviceWork):
         self._ready = threading.Event()
 
     def _shot_bytes(self) -> int:
-        return shot_bytes(self._count)
+        return shot_bytes(self._count) + self._plan.mask_bytes()
+
+    def _move_masks(self, memory: torch.Tensor, address: int) -> None:
+        self._plan.move_masks(memory.numpy(), address)
 
     def _begin(self, wait: bool) -> bool:
         if self._planned_shots:
@@ -190,7 +204,7 @@ class _Rendered(DeviceWork):
             if self._lease.error is not None:
                 raise self._lease.error
             self.bad = frozenset(self._lease.bad)
-            size = self._shot_bytes()
+            size = shot_bytes(self._count)
             self._memory = workshop.batch_memory(self._count)
             wait_for(
                 workshop.engine.submit_render(

@@ -115,6 +115,30 @@ def padded_boxes(
     return result
 
 
+def oriented_boxes(outlines: Sequence[Float32], shape: Sequence[Any]) -> Float32:
+    """Oriented boxes (n, 5) of outlines (k, 2) in pixels of an output of `shape`.
+
+    See `yolodata.pipeline.batch.assemble` for what the numbers are. The training planner finds
+    these rectangles natively; here they are OpenCV's, to the bit.
+    """
+    import cv2
+
+    boxes = []
+    for outline in outlines:
+        (x, y), (width, height), degrees = cv2.minAreaRect(outline)
+        angle = degrees / 180 * np.pi
+        if width < height:
+            width, height, angle = height, width, angle + np.pi / 2
+        while angle >= 3 * np.pi / 4:
+            angle -= np.pi
+        while angle < -np.pi / 4:
+            angle += np.pi
+        boxes.append((x, y, width, height, angle))
+    result = np.array(boxes, dtype=np.float32).reshape(-1, 5)
+    result[:, :4] /= np.array([shape[1], shape[0]] * 2, dtype=np.float32)
+    return result
+
+
 def padded_keypoints(
     keypoints: Float32,
     size: tuple[int, int],

@@ -71,11 +71,13 @@ class Loader:
         rank, world_size: this process among those that train together.
         drop_last: leave out the last, smaller batch of an epoch.
         shuffle: a new order every epoch; False keeps the dataset's.
-        task: "detect", or "pose" for batches with keypoints.
+        task: "detect"; "segment" for batches with masks, "pose" with keypoints, "obb" with
+            oriented boxes.
+        mask_ratio, overlap_mask: of the masks, as for `yolodata.pipeline.selection.Selection`.
         single_cls: turn every class into 0.
         classes: keep only objects of these classes; images without any stay, as background.
         fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
-        close_mosaic_epoch: first epoch without mosaic, mixup and cutmix.
+        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix.
         epochs: how many epochs will be asked for, so that nothing is prepared beyond.
         device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
             consumer's current stream waits for them by itself.
@@ -119,6 +121,8 @@ class Loader:
         single_cls: bool = False,
         classes: Sequence[int] | None = None,
         fraction: float | int = 1.0,
+        mask_ratio: int = 4,
+        overlap_mask: bool = True,
         close_mosaic_epoch: int | None = None,
         epochs: int | None = None,
         device: str | torch.device = "cpu",
@@ -138,6 +142,9 @@ class Loader:
             fraction=fraction,
             classes=classes,
             single_cls=single_cls,
+            outlines=self.augment.copy_paste > 0,
+            mask_ratio=mask_ratio,
+            overlap_mask=overlap_mask,
         )
         images = self._selection.images
         self._schedule = Schedule(images, min(batch_size, images), rank, world_size, drop_last)
@@ -149,17 +156,8 @@ class Loader:
         self.device = str(device)
         self.cache, self.preflight = cache, ""
         self._output = Output(output, channels_last)
-        on_device = self.device != "cpu"
-        check_cache(cache, on_device)
-        _require(
-            on_device or (output == "uint8" and not channels_last),
-            f"device='cpu' makes contiguous uint8, got output={output!r}, "
-            f"channels_last={channels_last}; choose a CUDA device for these",
-        )
-        _require(
-            not on_device or self.device.split(":")[0] == "cuda",
-            f"device must be cpu or cuda (cuda:0, ...), got {self.device!r}",
-        )
+        check_cache(cache, self.device != "cpu")
+        self._output.check(self.device)
         self.seed = seed
         self.shuffle = shuffle
         self.close_mosaic_epoch = close_mosaic_epoch
@@ -264,7 +262,7 @@ class Loader:
         self._discard()
 
     def close_mosaic(self) -> None:
-        """No mosaic, mixup and cutmix in any batch handed out from now on.
+        """No mosaic, copy-paste, mixup and cutmix in any batch handed out from now on.
 
         Batches prepared ahead are thrown away and made anew. With `close_mosaic_epoch`, which
         throws nothing away, this need not be called.

@@ -28,8 +28,8 @@ UInt64 = npt.NDArray[np.uint64]
 UInt32 = npt.NDArray[np.uint32]
 
 
-TASKS = ("detect", "segment", "pose")
-OUTLINE_POINTS = 1000
+TASKS = ("detect", "segment", "pose", "obb")
+OUTLINE_POINTS = {"detect": 1000, "segment": 1000, "obb": 100}
 """Points that upstream gives an outline before it transforms it."""
 
 
@@ -43,7 +43,8 @@ class Selection:
     For poses, `keypoints` (M, K, 3) float32 are kept and polygons are not, as upstream does.
 
     Polygons are kept only when every object of the selected images has one, before classes are
-    filtered: like upstream, a mixed dataset is treated as boxes. Segmentation refuses it.
+    filtered: like upstream, a mixed dataset is treated as boxes. Segmentation and oriented boxes
+    refuse it.
 
     Args:
         shards: an open dataset directory.
@@ -52,7 +53,7 @@ class Selection:
         fraction: share of the images (float up to 1.0), or how many (int above 1); the first ones.
         classes: class numbers whose objects are kept; images without any stay, as background.
         single_cls: turn every class into 0.
-        task: "detect", "segment" or "pose".
+        task: "detect", "segment", "pose" or "obb".
         outlines: keep polygons whole for "detect" too, to paste by them, not only their boxes.
         mask_ratio: for "segment": pixels of the picture to one of the masks.
         overlap_mask: for "segment": one mask of object numbers a picture, or one for each object.
@@ -98,14 +99,14 @@ class Selection:
         if task != "pose" and objects and not without:
             self.polygon_offset = offsets
             self.polygon = shards.polygon[: int(offsets[-1])]
-        elif task == "segment" and objects:
+        elif task in ("segment", "obb") and objects:
             raise ConfigError(
                 f"{without} of {objects} objects in {shards.path} have no outline, which "
                 f"task={task!r} needs of each; give their labels polygons and pack again, or train "
                 "a detection model"
             )
-        wanted = outlines or task == "segment"
-        self._outline_points = OUTLINE_POINTS if wanted and self.polygon is not None else 0
+        wanted = self.polygon is not None and (outlines or task != "detect")
+        self._outline_points = OUTLINE_POINTS[task] if wanted else 0
         if classes is not None:
             self._keep_classes(classes)
         if single_cls:
@@ -162,8 +163,14 @@ class Selection:
                 self.keypoints,
                 self._flip_idx(),
                 self._outline_points,
+                self.oriented,
             )
         return self._index
+
+    @property
+    def oriented(self) -> bool:
+        """Whether boxes have an angle."""
+        return self.task == "obb" and self.polygon is not None
 
     def _flip_idx(self) -> npt.NDArray[np.int32] | None:
         order = self.shards.meta.flip_idx
@@ -215,6 +222,7 @@ class Selection:
             None if self.keypoints is None else np.ascontiguousarray(self.keypoints[objects]),
             self._flip_idx(),
             self._outline_points,
+            self.oriented,
         )
 
 

@@ -48,11 +48,13 @@ class ValidationLoader:
         pad: margin around the longer side, in strides.
         rect: False makes every batch square and keeps the dataset's order.
         split: which split to open when `shards` is a folder of several.
-        task: "detect", or "pose" for batches with keypoints.
+        task: "detect"; "segment" for batches with masks, "pose" with keypoints, "obb" with
+            oriented boxes.
         rank, world_size: this process among those that validate together.
         threads: native threads; None shares the machine's cores among its ranks.
         prefetch: batches ready or in the making ahead of the consumer.
-        single_cls, classes, fraction, pin_memory, check, max_bad: as for `yolodata.Loader`.
+        single_cls, classes, fraction, mask_ratio, overlap_mask, pin_memory, check, max_bad: as for
+            `yolodata.Loader`.
 
     Attributes:
         telemetry: as for `yolodata.Loader`.
@@ -83,6 +85,8 @@ class ValidationLoader:
         single_cls: bool = False,
         classes: Sequence[int] | None = None,
         fraction: float | int = 1.0,
+        mask_ratio: int = 4,
+        overlap_mask: bool = True,
         pin_memory: bool = False,
         check: bool = False,
         max_bad: float = 0.01,
@@ -95,6 +99,8 @@ class ValidationLoader:
             fraction=fraction,
             classes=classes,
             single_cls=single_cls,
+            mask_ratio=mask_ratio,
+            overlap_mask=overlap_mask,
         )
         images = selection.images
         Schedule(images, batch_size, rank, world_size)  # checks these settings
@@ -222,6 +228,8 @@ class ValidationLoader:
         }
         if selection.keypoints is not None:
             labels["keypoints"] = np.concatenate(keypoints)
+        if selection.mask_ratio or selection.oriented:
+            labels = self._drawn(images, shape, work.bad, labels)
         return assemble(
             image=work.image,
             labels=labels,
@@ -230,6 +238,36 @@ class ValidationLoader:
             ratio_pad=tuple(ratio_pad),
             resized_shape=(shape,) * len(original),
         )
+
+    def _drawn(
+        self,
+        images: letterbox.Int64,
+        shape: Sequence[Any],
+        bad: frozenset[int],
+        labels: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Labels with oriented boxes, or with masks and in the order of these."""
+        from yolodata import _native
+
+        selection = self._selection
+        ids = images.tolist()
+        index, numbers = selection.index(), images
+        if bad:
+            index, numbers = selection.excerpt(ids, bad), np.arange(len(ids), dtype=np.int64)
+        rows = []
+        for image in ids:
+            height, width = int(selection.height[image]), int(selection.width[image])
+            placement = letterbox.place(height, width, shape)
+            rows.append((width, height, placement.ratio, placement.left, placement.top))
+        placed = index, numbers, np.array(rows, np.float64)
+        if selection.oriented:
+            outlines = _native.letterbox_outlines(*placed)
+            return {**labels, "bboxes": letterbox.oriented_boxes(outlines, shape)}
+        masks = _native.letterbox_masks(
+            *placed, int(shape[0]), int(shape[1]), selection.mask_ratio, selection.overlap_mask
+        )
+        order = masks.pop("order")
+        return {**{name: values[order] for name, values in labels.items()}, **masks}
 
     def _too_large(self) -> dict[int, Placement]:
         """Images of this rank that must shrink to fit their batch: the label's size was wrong."""

@@ -59,10 +59,7 @@ class Work:
         raise NotImplementedError
 
     def labels(self) -> Any:
-        """cls (N, 1), bboxes (N, 4) centre x, centre y, width, height in 0-1, batch_idx (N,).
-
-        For poses also keypoints (N, K, 3). NumPy arrays, or tensors on a device.
-        """
+        """The labels of `yolodata.pipeline.batch.assemble`: NumPy arrays, or tensors on a device."""
         raise NotImplementedError
 
     def seconds(self) -> dict[str, float]:

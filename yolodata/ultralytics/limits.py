@@ -5,17 +5,21 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-TRAINERS = {"detect": "DetectionTrainer", "pose": "PoseTrainer"}
+TRAINERS = {
+    "detect": "DetectionTrainer",
+    "segment": "SegmentationTrainer",
+    "pose": "PoseTrainer",
+    "obb": "OBBTrainer",
+}
 """Our trainers, by Ultralytics' name of the task."""
 
 
-def why_not(args: Any, data: dict[str, Any], polygons: bool, task: str = "detect") -> str | None:
+def why_not(args: Any, data: dict[str, Any], task: str = "detect") -> str | None:
     """Why upstream's own loader has to make the training batches, in words; None: ours can.
 
     Args:
         args: Ultralytics' training arguments.
         data: the dataset as `check_det_dataset` describes it.
-        polygons: whether the objects of the dataset are polygons.
         task: what our trainer is for.
     """
     if args.task not in TRAINERS:
@@ -33,6 +37,4 @@ def why_not(args: Any, data: dict[str, Any], polygons: bool, task: str = "detect
             "the package albumentations is installed, and upstream then adds its transforms to "
             "every picture; uninstall it"
         )
-    if args.copy_paste and polygons:
-        return f"copy_paste={args.copy_paste} is not supported yet; set copy_paste=0"
     return None

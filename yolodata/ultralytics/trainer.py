@@ -95,22 +95,17 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                     imgsz,
                     self.settings,
                     single_cls=bool(self.args.single_cls),
-                    task=self.for_task,
+                    task="pose" if self.for_task == "pose" else "detect",  # others decide alike
                     show=RANK in {-1, 0},
                 )
         return self._opened[key]
 
     def _fallback(self, mode: str) -> str | None:
         """Why upstream's loader is needed for this mode, or None."""
-        if self.data.get("channels", 3) != 3 or self.args.task != self.for_task:
-            return why_not(self.args, self.data, polygons=False, task=self.for_task)
-        if mode != "train":
+        readable = self.data.get("channels", 3) == 3 and self.args.task == self.for_task
+        if mode != "train" and readable:
             return None
-        reason = why_not(self.args, self.data, polygons=False, task=self.for_task)
-        if reason is None and self.args.copy_paste:
-            polygons = len(self._shards("train").polygon) > 0
-            reason = why_not(self.args, self.data, polygons, task=self.for_task)
-        return reason
+        return why_not(self.args, self.data, task=self.for_task)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
@@ -148,6 +143,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             "single_cls": bool(self.args.single_cls),
             "classes": self._classes(),
             "fraction": get_split_fraction(self.args.fraction, self._split(mode)),
+            "mask_ratio": int(self.args.mask_ratio),
+            "overlap_mask": bool(self.args.overlap_mask),
             "pin_memory": self.device.type == "cuda",
             "check": self.settings.check,
             "max_bad": self.settings.max_bad,
@@ -170,11 +167,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"yolodata: cache={self.args.cache} is not needed, shards are mapped; on a GPU, "
                 f"yolodata's own cache={self.settings.cache} decides"
             )
-        recipe = {**vars(self.args), "copy_paste": 0}  # without polygons it does nothing
         return Loader(
             shards,
             batch_size,
-            augment=AugmentConfig.from_ultralytics(recipe),
+            augment=AugmentConfig.from_ultralytics(self.args),
             seed=int(self.args.seed),
             prefetch=self.settings.prefetch,
             drop_last=bool(self.args.compile),
@@ -263,6 +259,28 @@ class DetectionTrainer(_Batches):
     What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
     warning.
     """
+
+
+class SegmentationTrainer(_Batches, yolo.segment.SegmentationTrainer):  # type: ignore[misc]
+    """Ultralytics' segmentation trainer with batches from yolodata.
+
+        YOLO("yolo26n-seg.yaml").train(data="coco8-seg.yaml", trainer=yolodata.SegmentationTrainer)
+
+    Settings and data as for `DetectionTrainer`; every object needs an outline.
+    """
+
+    for_task = "segment"
+
+
+class OBBTrainer(_Batches, yolo.obb.OBBTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer of oriented boxes with batches from yolodata.
+
+        YOLO("yolo26n-obb.yaml").train(data="dota8.yaml", trainer=yolodata.OBBTrainer)
+
+    Settings and data as for `DetectionTrainer`; every object needs its four corners, or an outline.
+    """
+
+    for_task = "obb"
 
 
 class PoseTrainer(_Batches, yolo.pose.PoseTrainer):  # type: ignore[misc]
