@@ -88,6 +88,7 @@ class Tally:
         self.box_error = self.keypoint_error = 0.0
         self.visibility_misses = 0
         self.angle_error = 0.0
+        self.left_out = 0
         self.mask_pixels = self.same_mask_pixels = 0
         self.least_iou = 1.0
 
@@ -141,6 +142,7 @@ class Tally:
         """The figures."""
         return {
             "samples": self.samples,
+            "left_out_for_failed_cuts": self.left_out,
             "with_mixup": self.mixups,
             "with_cutmix": self.cutmixes,
             "bytes": self.bytes,
@@ -180,6 +182,9 @@ def compare(
     upstream.seed(seed)
     for i in range(n):
         sample, values, images = source.sample((seed + i) % len(source.dataset))
+        if values["failed_cuts"]:
+            tally.left_out += 1
+            continue
         tally.mixups += values["mixup"] is not None
         tally.cutmixes += values["cutmix"] is not None
         values["layers"][0]["matrix"][2] += shift

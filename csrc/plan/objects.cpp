@@ -1,40 +1,53 @@
 #include "plan/objects.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <limits>
 #include <span>
 #include <utility>
 
 #include "core/polygon.h"
+#include "core/simd.h"
 #include "plan/oriented.h"
 
 namespace yolodata {
+// Every step is single precision and in the order of upstream's matrix product, whose sums are
+// fused: thresholds, whole pixels and ties then fall the same way.
+YD_TARGETS static void warp_points(const float* m, bool perspective, float* points,
+                                   std::size_t count, std::size_t stride) {
+  for (std::size_t i = 0; i < count; ++i, points += stride) {
+    const float x = points[0], y = points[1];
+    float u = std::fma(y, m[1], x * m[0]) + m[2];
+    float v = std::fma(y, m[4], x * m[3]) + m[5];
+    if (perspective) {
+      const float w = std::fma(y, m[7], x * m[6]) + m[8];
+      u /= w;
+      v /= w;
+    }
+    points[0] = u;
+    points[1] = v;
+  }
+}
+
 namespace {
 
-// Every step is single precision and in upstream's order: thresholds then fall the same way.
 struct Warp {
   const float* m;
   bool perspective;
 
-  void operator()(float x, float y, float& u, float& v) const {
-    u = m[0] * x + m[1] * y + m[2];
-    v = m[3] * x + m[4] * y + m[5];
-    if (perspective) {
-      const float w = m[6] * x + m[7] * y + m[8];
-      u /= w;
-      v /= w;
-    }
+  // Points are x, y and whatever else fits into the stride.
+  void operator()(std::vector<float>& points, std::size_t stride) const {
+    warp_points(m, perspective, points.data(), points.size() / stride, stride);
   }
 
   Box operator()(const Box& box) const {
-    const float xs[4] = {box.x1, box.x2, box.x1, box.x2};
-    const float ys[4] = {box.y1, box.y2, box.y2, box.y1};
+    float corners[8] = {box.x1, box.y1, box.x2, box.y2, box.x1, box.y2, box.x2, box.y1};
+    warp_points(m, perspective, corners, 4, 2);
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
     Box warped{kInfinity, kInfinity, -kInfinity, -kInfinity};
     for (int i = 0; i < 4; ++i) {
-      float u, v;
-      (*this)(xs[i], ys[i], u, v);
+      const float u = corners[2 * i], v = corners[2 * i + 1];
       warped.x1 = std::min(warped.x1, u);
       warped.y1 = std::min(warped.y1, v);
       warped.x2 = std::max(warped.x2, u);
@@ -234,6 +247,9 @@ Objects canvas_objects(const Plan& plan, int which, const Index& index) {
   const bool mosaic = layer.tile_count > 1, refined = index.outline_points > 0;
   const Box canvas{0, 0, static_cast<float>(layer.width), static_cast<float>(layer.height)};
   Objects objects;
+  if (refined)  // all at once: outlines that are refined in two steps have other points
+    for (int t = 0; t < layer.tile_count; ++t)
+      objects.points = std::max(objects.points, points_of(index, layer.tiles[t].image));
   for (int t = 0; t < layer.tile_count; ++t)
     objects.add(tile_objects(layer, t, index, mosaic ? &canvas : nullptr));
   if (mosaic && index.oriented) {
@@ -262,8 +278,7 @@ Objects layer_objects(const Plan& plan, int which, const Index& index) {
   std::erase_if(objects.list, [&](Object& object) {
     const Box before = object.box;
     if (index.has_outlines()) {
-      for (std::size_t i = 0; i < object.outline.size(); i += 2)
-        warp(object.outline[i], object.outline[i + 1], object.outline[i], object.outline[i + 1]);
+      warp(object.outline, 2);
       object.box = visible_bounds(object.outline, picture.x2, picture.y2);
       if (refined && !index.oriented) clip(object.outline, object.box);
     } else {
@@ -272,9 +287,7 @@ Objects layer_objects(const Plan& plan, int which, const Index& index) {
     clip(object, picture, index);
     if (!is_candidate(before, object.box, static_cast<float>(layer.scale), least_area)) return true;
     if (!refined) object.outline.clear();
-    for (std::size_t i = 0; i < object.keypoints.size(); i += 3)
-      warp(object.keypoints[i], object.keypoints[i + 1], object.keypoints[i],
-           object.keypoints[i + 1]);
+    warp(object.keypoints, 3);
     clip_keypoints(object.keypoints, picture.x2, picture.y2);
     return false;
   });

@@ -1,6 +1,7 @@
 #include "plan/oriented.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -14,6 +15,7 @@ namespace {
 
 struct Vertex {
   double x, y;
+  int number = 0;  // of the point it is
 };
 using Vertices = std::vector<Vertex>;
 
@@ -21,10 +23,28 @@ double cross(const Vertex& o, const Vertex& a, const Vertex& b) {
   return (a.x - o.x) * (b.y - o.y) - (a.y - o.y) * (b.x - o.x);
 }
 
+// Corners of the convex hull in order, beginning where their numbers rise or fall all the way, or
+// else at the right: as OpenCV's, because rounding may decide by the order (see Calipers).
+void begin_as_opencv(Vertices& hull) {
+  const auto rotate_to = [&hull](auto first) { std::rotate(hull.begin(), first, hull.end()); };
+  const auto x = [](const Vertex& a, const Vertex& b) {
+    return std::tie(a.x, a.y) < std::tie(b.x, b.y);
+  };
+  const auto number = [](const Vertex& a, const Vertex& b) { return a.number < b.number; };
+  rotate_to(std::max_element(hull.begin(), hull.end(), x));
+  const Vertices from_right = hull;
+  rotate_to(std::min_element(hull.begin(), hull.end(), number));
+  if (std::is_sorted(hull.begin(), hull.end(), number)) return;
+  rotate_to(std::max_element(hull.begin(), hull.end(), number));
+  if (std::is_sorted(hull.rbegin(), hull.rend(), number)) return;
+  hull = from_right;
+}
+
 // Corners of the convex hull in order (Andrew's monotone chain).
 Vertices hull_of(std::span<const float> points) {
   Vertices sorted;
-  for (std::size_t i = 0; i < points.size(); i += 2) sorted.push_back({points[i], points[i + 1]});
+  for (std::size_t i = 0; i < points.size(); i += 2)
+    sorted.push_back({points[i], points[i + 1], static_cast<int>(i)});
   const auto key = [](const Vertex& v) { return std::tie(v.x, v.y); };
   std::sort(sorted.begin(), sorted.end(),
             [&](const Vertex& a, const Vertex& b) { return key(a) < key(b); });
@@ -42,6 +62,7 @@ Vertices hull_of(std::span<const float> points) {
   const std::size_t lower = hull.size();
   for (auto vertex = sorted.rbegin() + 1; vertex != sorted.rend(); ++vertex) add(*vertex, lower);
   hull.pop_back();
+  begin_as_opencv(hull);
   return hull;
 }
 
@@ -84,22 +105,100 @@ double area_of(const Vertices& vertices) {
   return twice / 2;
 }
 
+// Rotating calipers: four sides around the hull turn together until one lies along an edge, then
+// until the next does. Triangles and rectangles have many smallest rectangles, and rounding decides
+// between them: this is OpenCV's, in single precision (degrees too), and the last of equal ones.
+class Calipers {
+ public:
+  explicit Calipers(const Vertices& hull) {
+    for (const Vertex& vertex : hull)
+      hull_.push_back({static_cast<float>(vertex.x), static_cast<float>(vertex.y)});
+    const auto extreme = [this](auto value) {
+      return static_cast<std::size_t>(
+          std::max_element(hull_.begin(), hull_.end(),
+                           [&](Vector p, Vector q) { return value(p) < value(q); }) -
+          hull_.begin());
+    };
+    at_ = {extreme([](Vector p) { return -p.y; }), extreme([](Vector p) { return p.x; }),
+           extreme([](Vector p) { return p.y; }), extreme([](Vector p) { return -p.x; })};
+  }
+
+  OrientedBox smallest() {
+    OrientedBox best{};
+    float least = std::numeric_limits<float>::max();
+    for (std::size_t step = 0; step < hull_.size(); ++step) {
+      turn();
+      const Vector across = between(at_[3], at_[1]), down = between(at_[0], at_[2]);
+      const float width = across.x * side_.x + across.y * side_.y;
+      const float height = -down.x * side_.y + down.y * side_.x;
+      if (width * height > least) continue;
+      least = width * height;
+      const Vector &left = hull_[at_[3]], &bottom = hull_[at_[0]];
+      const float u = side_.x * left.x + left.y * side_.y;
+      const float v = -side_.y * bottom.x + bottom.y * side_.x;
+      const Vector along{side_.x * width, side_.y * width};
+      const Vector up{-side_.y * height, side_.x * height};
+      best = {u * side_.x - v * side_.y + (along.x + up.x) * 0.5f,
+              side_.x * v + side_.y * u + (along.y + up.y) * 0.5f, length(along), length(up),
+              degrees(along)};
+      if (!(best.angle >= -90 && best.angle < 0)) {  // so far of what is `width`, even if it is the shorter side
+        std::swap(best.width, best.height);
+        best.angle = degrees({-along.y, along.x});
+      }
+    }
+    return best;
+  }
+
+ private:
+  struct Vector {
+    float x, y;
+  };
+
+  static double length(Vector v) {
+    return static_cast<float>(std::sqrt(double{v.x} * v.x + double{v.y} * v.y));
+  }
+  static double degrees(Vector v) {
+    return static_cast<float>(std::atan2(double{-v.y}, double{-v.x}) * 180 / std::numbers::pi);
+  }
+
+  Vector between(std::size_t from, std::size_t to) const {
+    return {hull_[to].x - hull_[from].x, hull_[to].y - hull_[from].y};
+  }
+  std::size_t next(std::size_t i) const { return i + 1 == hull_.size() ? 0 : i + 1; }
+
+  // Lays the side that has least to turn on its next edge.
+  void turn() {
+    std::size_t which = 0;
+    Vector least{};  // that edge, as the bottom side would see it
+    for (std::size_t i = 0; i < 4; ++i) {
+      Vector edge = between(at_[i], next(at_[i]));
+      for (std::size_t quarter = 0; quarter < i; ++quarter) edge = {edge.y, -edge.x};
+      if (i > 0 && !(edge.y * least.x + -edge.x * least.y < 0)) continue;
+      which = i;
+      least = edge;
+    }
+    const float inverse =
+        static_cast<float>(1.0 / std::sqrt(double{least.x} * least.x + double{least.y} * least.y));
+    side_ = {least.x * inverse, least.y * inverse};
+    at_[which] = next(at_[which]);
+  }
+
+  std::vector<Vector> hull_;
+  std::array<std::size_t, 4> at_;  // corners that the bottom, right, top and left side touch
+  Vector side_{1, 0};              // direction of the bottom side
+};
+
 OrientedBox rectangle_around(const Vertices& hull) {
   constexpr double kPi = std::numbers::pi;
   OrientedBox best{hull[0].x, hull[0].y, 0, 0, 0};
-  double least = std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < hull.size() && hull.size() > 1; ++i) {
-    const Vertex& a = hull[i];
-    const Vertex& b = hull[i + 1 == hull.size() ? 0 : i + 1];
-    const double length = std::hypot(b.x - a.x, b.y - a.y);
-    const double cosine = (b.x - a.x) / length, sine = (b.y - a.y) / length;
-    const Extent extent = extent_of(hull, cosine, sine);
-    const double width = extent.u2 - extent.u1, height = extent.v2 - extent.v1;
-    if (!(width * height < least)) continue;
-    least = width * height;
-    const double u = (extent.u1 + extent.u2) / 2, v = (extent.v1 + extent.v2) / 2;
-    best = {u * cosine - v * sine, u * sine + v * cosine, width, height, std::atan2(sine, cosine)};
+  if (hull.size() > 2) {
+    best = Calipers(hull).smallest();
+  } else if (hull.size() == 2) {
+    const double dx = hull[1].x - hull[0].x, dy = hull[1].y - hull[0].y;
+    best = {(hull[0].x + hull[1].x) / 2, (hull[0].y + hull[1].y) / 2, std::hypot(dx, dy), 0,
+            std::atan2(dy, dx) * 180 / kPi};
   }
+  best.angle *= kPi / 180;
   if (best.width < best.height) {
     std::swap(best.width, best.height);
     best.angle += kPi / 2;
@@ -132,13 +231,25 @@ void clip_oriented(std::vector<float>& outline, Box& box, float width, float hei
   const Extent upright = extent_of(visible, 1, 0);
   box = {static_cast<float>(upright.u1), static_cast<float>(upright.v1),
          static_cast<float>(upright.u2), static_cast<float>(upright.v2)};
-  const double angle = rectangle_around(hull).angle;
-  const double cosine = std::cos(angle), sine = std::sin(angle);
-  const auto [u1, u2, v1, v2] = extent_of(visible, cosine, sine);
+  // Single precision and this order of corners, because upstream's outlines have them.
+  double angle = rectangle_around(hull).angle;
+  if (angle >= std::numbers::pi / 2) angle -= std::numbers::pi;
+  const float cosine = static_cast<float>(std::cos(angle));
+  const float sine = static_cast<float>(std::sin(angle));
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  float u1 = kInfinity, u2 = -kInfinity, v1 = kInfinity, v2 = -kInfinity;
+  for (const Vertex& vertex : visible) {
+    const float x = static_cast<float>(vertex.x), y = static_cast<float>(vertex.y);
+    const float u = std::fma(y, sine, x * cosine), v = std::fma(y, cosine, x * -sine);
+    u1 = std::min(u1, u);
+    u2 = std::max(u2, u);
+    v1 = std::min(v1, v);
+    v2 = std::max(v2, v);
+  }
   std::vector<float> corners;
-  for (const auto& [u, v] : {Vertex{u2, v2}, Vertex{u2, v1}, Vertex{u1, v1}, Vertex{u1, v2}}) {
-    corners.push_back(static_cast<float>(u * cosine - v * sine));
-    corners.push_back(static_cast<float>(u * sine + v * cosine));
+  for (const auto& [u, v] : {std::pair{u2, v2}, {u2, v1}, {u1, v1}, {u1, v2}}) {
+    corners.push_back(std::fma(v, -sine, u * cosine));
+    corners.push_back(std::fma(v, cosine, u * sine));
   }
   outline = resample(corners, count);
 }
