@@ -10,19 +10,30 @@ from hypothesis import strategies as st
 from yolodata import AugmentConfig, _native
 
 
-def make_index(sizes: list[tuple[int, int]], objects: int = 3, seed: int = 0) -> _native.Index:
+def make_index(
+    sizes: list[tuple[int, int]], objects: int = 3, seed: int = 0, outlines: int = 0
+) -> _native.Index:
+    """Some objects on every picture; with `outlines`, polygons of seven that get so many points."""
     rng = np.random.default_rng(seed)
     n = len(sizes)
     offsets = np.arange(n + 1, dtype=np.uint64) * np.uint64(objects)
     box = np.concatenate(
         [rng.uniform(0.2, 0.8, (n * objects, 2)), rng.uniform(0.05, 0.4, (n * objects, 2))], 1
     )
+    corners: tuple[Any, ...] = (None, None)
+    if outlines:
+        turns = np.sort(rng.uniform(0, 2 * np.pi, (n * objects, 7)), 1)[..., None]
+        around = np.concatenate([np.cos(turns), np.sin(turns)], 2) * box[:, None, 2:] / 2
+        points = (box[:, None, :2] + around).clip(0, 1).astype(np.float32).reshape(-1, 2)
+        corners = np.arange(n * objects + 1, dtype=np.uint64) * np.uint64(7), points
     return _native.Index(
         np.array([h for h, _ in sizes], np.uint32),
         np.array([w for _, w in sizes], np.uint32),
         offsets,
         rng.integers(0, 5, n * objects).astype(np.float32),
         box.astype(np.float32),
+        *corners,
+        outline_points=outlines,
     )
 
 
@@ -62,5 +73,7 @@ def situations(draw: Any) -> tuple[AugmentConfig, list[tuple[int, int]], int, in
         bgr=draw(share),
         mixup=draw(share),
         cutmix=draw(share),
+        copy_paste=draw(share),
+        copy_paste_mode=draw(st.sampled_from(["flip", "mixup"])),
     )
     return config, sizes, draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, 2**32 - 1))

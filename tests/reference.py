@@ -19,17 +19,14 @@ Array = npt.NDArray[Any]
 
 def render(recipe: dict[str, Any], images: dict[int, Array]) -> Array:
     """A recipe's picture, uint8 (3, H, W), from uint8 (h, w, 3) RGB images by number."""
-    height, width = recipe["size"]
-    layers = recipe["layers"]
-    picture = warp(canvas(layers[0], images), layers[0], height, width)
+    picture = shown(recipe, 0, images)
     if recipe["mixup"]:
-        layer, ratio = layers[recipe["mixup"]["layer"]], recipe["mixup"]["ratio"]
-        other = warp(canvas(layer, images), layer, height, width)
+        ratio = recipe["mixup"]["ratio"]
+        other = shown(recipe, recipe["mixup"]["layer"], images)
         picture = (picture * ratio + other * (1 - ratio)).astype(np.uint8)
     if recipe["cutmix"]:
-        layer = layers[recipe["cutmix"]["layer"]]
         x1, y1, x2, y2 = recipe["cutmix"]["area"]
-        other = warp(canvas(layer, images), layer, height, width)
+        other = shown(recipe, recipe["cutmix"]["layer"], images)
         picture[y1:y2, x1:x2] = other[y1:y2, x1:x2]
     if recipe["hsv"]:
         picture = recolour(picture, recipe["hsv"])
@@ -40,6 +37,28 @@ def render(recipe: dict[str, Any], images: dict[int, Array]) -> Array:
     if recipe["bgr"]:
         picture = picture[..., ::-1]
     return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def shown(recipe: dict[str, Any], which: int, images: dict[int, Array]) -> Array:
+    """One layer as the picture shows it, with what is pasted onto it."""
+    layer, (height, width) = recipe["layers"][which], recipe["size"]
+    pixels, paste = canvas(layer, images), layer.get("paste")
+    if paste and paste["layer"] == which:
+        mask = covered(paste["runs"], *pixels.shape[:2])
+        pixels[mask] = pixels[:, ::-1][mask]
+    picture = warp(pixels, layer, height, width)
+    if paste and paste["layer"] != which:
+        mask = covered(paste["runs"], height, width)
+        picture[mask] = shown(recipe, paste["layer"], images)[mask]
+    return picture
+
+
+def covered(runs: list[list[int]], height: int, width: int) -> Array:
+    """bool (H, W) of runs [row, x1, x2]."""
+    mask = np.zeros((height, width), bool)
+    for y, x1, x2 in runs:
+        mask[y, x1:x2] = True
+    return mask
 
 
 def canvas(layer: dict[str, Any], images: dict[int, Array]) -> Array:

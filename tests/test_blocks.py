@@ -24,15 +24,23 @@ def aligned(nbytes: int) -> Any:
     return memory[skip : skip + nbytes]
 
 
-def make_shots(recipes: list[Recipe], images: dict[int, Any]) -> Any:
-    """What a renderer of batches reads, with the addresses of `images`."""
+def make_shots(recipes: list[Recipe], addresses: dict[int, int], on_device: bool = False) -> Any:
+    """What a renderer of batches reads, with the addresses of images."""
     engine = _native.Engine(1)
-    ids = np.array(sorted(images))
-    pointers = np.array([images[int(i)].ctypes.data for i in ids], np.uint64)
+    ids = np.array(sorted(addresses))
+    pointers = np.array([addresses[int(i)] for i in ids], np.uint64)
     shots = aligned(len(recipes) * _native.SHOT_BYTES)
-    engine.submit_render(recipes, ids, pointers, shots).wait()
+    job = engine.submit_render(recipes, ids, pointers, shots)
+    job.wait()
     engine.close()
-    return shots
+    memory = aligned(shots.size + job.mask_bytes())
+    memory[: shots.size] = shots
+    if not on_device:
+        job.move_masks(memory, memory.ctypes.data)
+        return memory
+    uploaded = torch.empty(memory.size, dtype=torch.uint8, device="cuda")
+    job.move_masks(memory, uploaded.data_ptr())
+    return uploaded.copy_(torch.from_numpy(memory))
 
 
 def blocks(recipes: list[Recipe], images: dict[int, Any], dtype: str, channels_last: bool) -> Any:
@@ -43,7 +51,7 @@ def blocks(recipes: list[Recipe], images: dict[int, Any], dtype: str, channels_l
     nbytes = int(np.prod(shape)) * DTYPES[dtype].itemsize
     out = aligned(nbytes + 32)
     out[:] = 0xA5
-    shots = make_shots(recipes, images)
+    shots = make_shots(recipes, {i: image.ctypes.data for i, image in images.items()})
     _native.render_blocks(
         shots.ctypes.data, count, height, width, out.ctypes.data, dtype, channels_last
     )
@@ -56,7 +64,7 @@ def blocks(recipes: list[Recipe], images: dict[int, Any], dtype: str, channels_l
 @given(situations(), st.sampled_from(sorted(DTYPES)), st.booleans())
 def test_the_kernels_body_gives_the_bits_of_shade(situation, dtype, channels_last) -> None:
     config, sizes, seed, epoch = situation
-    images, index = make_images(sizes), make_index(sizes)
+    images, index = make_images(sizes), make_index(sizes, outlines=40)
     recipes = [_native.plan(index, config.to_native(), seed, epoch, p) for p in range(len(sizes))]
     want = torch.from_numpy(np.stack([_native.render(r, images) for r in recipes]))
     if dtype != "uint8":
@@ -122,9 +130,9 @@ def random_recipes(count: int) -> Iterator[tuple[Recipe, dict[int, Any]]]:
     """Recipes of every kind, all 640 x 640, with their images."""
     rng = np.random.default_rng(5)
     sizes = [(int(h), int(w)) for h, w in rng.integers(40, 641, (24, 2))]
-    images, index = make_images(sizes), make_index(sizes)
+    images, index = make_images(sizes), make_index(sizes, outlines=100)
     for number in range(count):
-        kind = rng.integers(0, 2, 8)
+        kind = rng.integers(0, 2, 10)
         config = AugmentConfig(
             imgsz=640,
             mosaic=1.0 - 0.3 * kind[0],
@@ -137,6 +145,8 @@ def random_recipes(count: int) -> Iterator[tuple[Recipe, dict[int, Any]]]:
             mixup=0.5 * kind[5],
             cutmix=0.5 * kind[6],
             scale=(0.2, 3.0) if kind[7] else 0.5,
+            copy_paste=0.7 * kind[8],
+            copy_paste_mode="mixup" if kind[9] else "flip",
         )
         yield _native.plan(index, config.to_native(), 11, number, number % len(sizes)), images
 
@@ -150,15 +160,11 @@ def test_the_device_gives_the_bits_of_the_cpu(dtype: str, channels_last: bool) -
     made = list(random_recipes(count))
     images = made[0][1]
     on_device = {i: torch.from_numpy(image).cuda() for i, image in images.items()}
-    ids = np.array(sorted(images))
-    pointers = np.array([on_device[int(i)].data_ptr() for i in ids], np.uint64)
-    engine = _native.Engine(2)
+    addresses = {i: image.data_ptr() for i, image in on_device.items()}
     stream = torch.cuda.current_stream()
     for start in range(0, count, 50):
         recipes = [recipe for recipe, _ in made[start : start + 50]]
-        shots = aligned(len(recipes) * _native.SHOT_BYTES)
-        engine.submit_render(recipes, ids, pointers, shots).wait()
-        uploaded = torch.from_numpy(shots).cuda()
+        uploaded = make_shots(recipes, addresses, on_device=True)
         shape = (len(recipes), 3, 640, 640)
         order = torch.channels_last if channels_last else torch.contiguous_format
         out = torch.empty(shape, dtype=DTYPES[dtype], device="cuda", memory_format=order)
@@ -171,4 +177,3 @@ def test_the_device_gives_the_bits_of_the_cpu(dtype: str, channels_last: bool) -
         if dtype != "uint8":
             want = (want.float() / 255).to(DTYPES[dtype])
         assert torch.equal(out.cpu(), want)
-    engine.close()

@@ -170,6 +170,17 @@ def layers(draw: st.DrawFn, images: dict[int, Any], size: tuple[int, int]) -> di
 
 
 @st.composite
+def runs(draw: st.DrawFn, height: int, width: int) -> list[list[int]]:
+    """A mask: rows of runs that do not touch."""
+    edges = st.lists(st.integers(0, width), min_size=2, max_size=8, unique=True).map(sorted)
+    found = []
+    for y in sorted(draw(st.sets(st.integers(0, height - 1), max_size=12))):
+        ends = draw(edges) if width else []
+        found += [[y, a, b] for a, b in zip(ends[::2], ends[1::2], strict=False)]
+    return found
+
+
+@st.composite
 def samples(draw: st.DrawFn) -> Drawn:
     """Recipes of every kind over tiny images."""
     seed = draw(st.integers(0, 2**32 - 1))
@@ -194,6 +205,14 @@ def samples(draw: st.DrawFn) -> Drawn:
         y = sorted(draw(st.integers(0, size[0])) for _ in range(2))
         area = [x[0], y[0], x[1], y[1]]
         recipe["cutmix"] = {"layer": len(recipe["layers"]) - 1, "area": area}
+    for i in range(len(recipe["layers"])):
+        layer = recipe["layers"][i]
+        if draw(st.booleans()):  # pasted from itself, mirrored
+            layer["paste"] = {"layer": i, "objects": [], "runs": draw(runs(*layer["canvas"]))}
+        elif draw(st.booleans()):  # or from a layer of its own
+            source = {"layer": len(recipe["layers"]), "objects": [], "runs": draw(runs(*size))}
+            layer["paste"] = source
+            recipe["layers"].append(draw(layers(images, size)))
     if draw(st.booleans()):
         recipe["hsv"] = np.random.default_rng(seed).uniform(-1, 1, 3).tolist()
     for flag in ("flipud", "fliplr", "bgr"):

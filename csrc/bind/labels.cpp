@@ -44,7 +44,8 @@ void add_masks(const std::vector<const Masks*>& all, nb::dict& arrays) {
   arrays["sem_masks"] = to_numpy(std::move(classes), {all.size(), height, width});
 }
 
-// Labels as arrays: cls (N, 1), bboxes (N, 4 or 5) and, where objects have them, keypoints (N, K, 3).
+// Labels as arrays: cls (N, 1), bboxes (N, 4 or 5) and, where objects have them, keypoints (N, K,
+// 3).
 nb::dict label_arrays(Labels labels, std::int32_t keypoints) {
   const std::size_t n = labels.cls.size(), k = static_cast<std::size_t>(keypoints);
   nb::dict arrays;

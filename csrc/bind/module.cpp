@@ -280,9 +280,8 @@ NB_MODULE(_native, m) {
                     recipe_to_dict(a).equal(recipe_to_dict(nb::cast<Plan>(b)));
            })
       .def("__getstate__", [](const Plan& plan) { return recipe_to_dict(plan); })
-      .def("__setstate__", [](Plan& plan, const nb::dict& values) {
-        new (&plan) Plan(recipe_from_dict(values));
-      });
+      .def("__setstate__",
+           [](Plan& plan, const nb::dict& values) { new (&plan) Plan(recipe_from_dict(values)); });
 
   nb::class_<Job>(m, "Job", "A batch on its way.")
       .def(

@@ -134,7 +134,8 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
   auto& pictures = ws.Output<dali::GPUBackend>(0);
   pictures.SetLayout(channels_last_ ? "HWC" : "CHW");
   std::size_t bytes = samples_.size() * sizeof(Shot);
-  for (Sample& sample : samples_) bytes = move_masks(sample.plan, nullptr, bytes, 0, sample.shot.sources);
+  for (Sample& sample : samples_)
+    bytes = move_masks(sample.plan, nullptr, bytes, 0, sample.shot.sources);
   // Memory in a stream's order may be handed out before that stream is done with it. The host
   // writes at once, so it asks in its own order; what it wrote, the stream frees after reading.
   dali::Tensor<dali::CPUBackend> host;

@@ -64,8 +64,7 @@ inline Plan from_bytes(const void* data, std::size_t size) {
   if (header.version != kRecipeVersion)
     fail("version " + std::to_string(header.version) +
          "; make the recipes and the operator with the same yolodata");
-  if (header.size != size)
-    fail(std::to_string(size) + " bytes of " + std::to_string(header.size));
+  if (header.size != size) fail(std::to_string(size) + " bytes of " + std::to_string(header.size));
   Plan plan;
   read(&plan.recipe, sizeof plan.recipe);
   while (at < size) {

@@ -163,8 +163,9 @@ Objects tile_objects(const Layer& layer, int which, const Index& index, const Bo
   Objects objects;
   if (refined) objects.points = points_of(index, tile.image);
   for (std::uint64_t o = first; o < index.object_offset[tile.image + 1]; ++o) {
-    Object object{index.cls[o], place(index.box + 4 * o, tile), which,
-                  static_cast<std::int32_t>(o - first), {}, {}};
+    Object object{index.cls[o], place(index.box + 4 * o, tile),
+                  which,        static_cast<std::int32_t>(o - first),
+                  {},           {}};
     if (canvas != nullptr && !index.oriented) {
       object.box = clip(object.box, canvas->x2, canvas->y2);
       if (!(area(object.box) > 0)) continue;
@@ -253,7 +254,8 @@ Objects canvas_objects(const Plan& plan, int which, const Index& index) {
   for (int t = 0; t < layer.tile_count; ++t)
     objects.add(tile_objects(layer, t, index, mosaic ? &canvas : nullptr));
   if (mosaic && index.oriented) {
-    for (Object& object : objects.list) clip_oriented(object.outline, object.box, canvas.x2, canvas.y2);
+    for (Object& object : objects.list)
+      clip_oriented(object.outline, object.box, canvas.x2, canvas.y2);
     std::erase_if(objects.list, [](const Object& object) { return !(area(object.box) > 0); });
   } else if (mosaic && refined) {
     for (Object& object : objects.list) clip(object.outline, canvas);
@@ -310,17 +312,15 @@ float cutmix_threshold(const Index& index, const Objects& base) {
 Objects picture_objects(const Plan& plan, const Index& index) {
   const Recipe& recipe = plan.recipe;
   Objects objects = layer_objects(plan, 0, index);
-  if (recipe.mixup_layer != kNoLayer)
-    objects.add(layer_objects(plan, recipe.mixup_layer, index));
+  if (recipe.mixup_layer != kNoLayer) objects.add(layer_objects(plan, recipe.mixup_layer, index));
   if (recipe.cutmix_layer == kNoLayer) return objects;
   const Box cut{static_cast<float>(recipe.cut_x1), static_cast<float>(recipe.cut_y1),
                 static_cast<float>(recipe.cut_x2), static_cast<float>(recipe.cut_y2)};
   const Box inside{0, 0, cut.x2 - cut.x1, cut.y2 - cut.y1};
   const float threshold = cutmix_threshold(index, objects);
   Objects others = layer_objects(plan, recipe.cutmix_layer, index);
-  std::erase_if(others.list, [&](const Object& object) {
-    return !(covered(cut, object.box) >= threshold);
-  });
+  std::erase_if(others.list,
+                [&](const Object& object) { return !(covered(cut, object.box) >= threshold); });
   for (Object& object : others.list) {
     shift(object, -cut.x1, -cut.y1);
     clip(object, inside, index);

@@ -1,4 +1,5 @@
-// What happens to the objects of a layer: the same transforms, clipping and filtering as upstream's.
+// What happens to the objects of a layer: the same transforms, clipping and filtering as
+// upstream's.
 #pragma once
 
 #include <cstddef>

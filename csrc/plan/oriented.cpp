@@ -141,7 +141,8 @@ class Calipers {
       best = {u * side_.x - v * side_.y + (along.x + up.x) * 0.5f,
               side_.x * v + side_.y * u + (along.y + up.y) * 0.5f, length(along), length(up),
               degrees(along)};
-      if (!(best.angle >= -90 && best.angle < 0)) {  // so far of what is `width`, even if it is the shorter side
+      if (!(best.angle >= -90 &&
+            best.angle < 0)) {  // so far of what is `width`, even if it is the shorter side
         std::swap(best.width, best.height);
         best.angle = degrees({-along.y, along.x});
       }

@@ -28,9 +28,9 @@ bool Raster::clip(Point& a, Point& b) const {
                       const Point& start, std::int32_t last) {
     const std::int32_t border = end.*along < 0 ? 0 : last;
     if (end.*along == std::clamp(end.*along, 0, last)) return;
-    end.*other += static_cast<std::int32_t>(static_cast<double>(border - end.*along) *
-                                            (start.*other - end.*other) /
-                                            (start.*along - end.*along));
+    end.*other +=
+        static_cast<std::int32_t>(static_cast<double>(border - end.*along) *
+                                  (start.*other - end.*other) / (start.*along - end.*along));
     end.*along = border;
   };
   const std::int32_t right = width_ - 1, bottom = height_ - 1;
@@ -104,9 +104,8 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
 }
 
 void merge(std::vector<Run>& runs) {
-  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
-    return std::tie(a.y, a.x1) < std::tie(b.y, b.x1);
-  });
+  std::sort(runs.begin(), runs.end(),
+            [](const Run& a, const Run& b) { return std::tie(a.y, a.x1) < std::tie(b.y, b.x1); });
   std::size_t kept = 0;
   for (const Run& run : runs) {
     if (kept > 0 && runs[kept - 1].y == run.y && run.x1 <= runs[kept - 1].x2)
@@ -187,7 +186,8 @@ std::vector<Run> Shrink::operator()(std::span<const Run> runs) {
       const bool set = above + below >= 2;
       if (set && begin < 0) begin = static_cast<std::int32_t>(column);
       if (!set && begin >= 0) {
-        result.push_back({static_cast<std::int32_t>(row), begin, static_cast<std::int32_t>(column)});
+        result.push_back(
+            {static_cast<std::int32_t>(row), begin, static_cast<std::int32_t>(column)});
         begin = -1;
       }
     }
@@ -195,7 +195,8 @@ std::vector<Run> Shrink::operator()(std::span<const Run> runs) {
       result.push_back({static_cast<std::int32_t>(row), begin, static_cast<std::int32_t>(column)});
   }
   for (const Run& run : runs)  // clean again for the next shape
-    if (std::uint8_t* const line = at(run.y)) std::fill(line + run.x1, line + run.x2, std::uint8_t{0});
+    if (std::uint8_t* const line = at(run.y))
+      std::fill(line + run.x1, line + run.x2, std::uint8_t{0});
   return result;
 }
 

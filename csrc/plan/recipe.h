@@ -11,11 +11,12 @@
 
 namespace yolodata {
 
-inline constexpr int kMaxTiles = 9;   // a 3x3 mosaic
-inline constexpr int kMaxLayers = 6;  // base, mixup partner, cutmix partner, and one to paste from each
+inline constexpr int kMaxTiles = 9;  // a 3x3 mosaic
+inline constexpr int kMaxLayers =
+    6;  // base, mixup partner, cutmix partner, and one to paste from each
 inline constexpr int kNoLayer = -1;
 inline constexpr int kMirror = -2;  // the layer's own canvas, left and right exchanged
-inline constexpr int kFill = 114;  // grey of everything that no image covers
+inline constexpr int kFill = 114;   // grey of everything that no image covers
 
 // One image laid on the canvas. Later tiles of a layer cover earlier ones.
 struct Tile {
@@ -29,10 +30,11 @@ struct Layer {
   std::int32_t width, height;  // canvas
   std::int32_t tile_count;
   std::int32_t perspective;  // 0: the last row of `matrix` is (0, 0, 1)
-  std::int32_t paste_from;   // kNoLayer; kMirror, pasted onto the canvas; or a layer, onto the picture
-  double scale;              // zoom of the matrix, for the filtering of boxes
-  float matrix[9];           // canvas -> output, row major
-  float inverse[9];          // output -> canvas, derived from `matrix`
+  std::int32_t
+      paste_from;    // kNoLayer; kMirror, pasted onto the canvas; or a layer, onto the picture
+  double scale;      // zoom of the matrix, for the filtering of boxes
+  float matrix[9];   // canvas -> output, row major
+  float inverse[9];  // output -> canvas, derived from `matrix`
   Tile tiles[kMaxTiles];
 };
 
@@ -58,7 +60,7 @@ struct Recipe {
 
 // Objects that are pasted onto a layer (see Layer::paste_from).
 struct Paste {
-  std::int32_t layer;  // onto which
+  std::int32_t layer;                                // onto which
   std::vector<std::array<std::int32_t, 2>> objects;  // tile of the source, object of its image
   std::vector<std::int32_t> mask;                    // their pixels, see LayerSources
 };

@@ -111,8 +111,8 @@ YD_HD void load(int thread, const Launch& launch, const Place& place, Stage<T>& 
   Chunk* to = reinterpret_cast<Chunk*>(&stage.shot);
   constexpr std::size_t kChunk = sizeof(Chunk);
   const auto layers = static_cast<std::size_t>(shot->recipe.layer_count);
-  const auto recipe_end = static_cast<int>(
-      (offsetof(Recipe, layers) + layers * sizeof(Layer) + kChunk - 1) / kChunk);
+  const auto recipe_end =
+      static_cast<int>((offsetof(Recipe, layers) + layers * sizeof(Layer) + kChunk - 1) / kChunk);
   constexpr int kSources = static_cast<int>(offsetof(Shot, sources) / kChunk);
   const auto sources_end = static_cast<int>(
       (offsetof(Shot, sources) + layers * sizeof(LayerSources) + kChunk - 1) / kChunk);

@@ -153,7 +153,7 @@ YD_HD Rgb sample(const Layer& layer, const LayerSources& sources, std::int32_t x
   if (!touches(layer, point)) return {kFill, kFill, kFill};
   const std::int32_t ix = floor_int(point.x), iy = floor_int(point.y);
   const float wx = point.x - static_cast<float>(ix), wy = point.y - static_cast<float>(iy);
-  const int tile = known != kSeam                        ? known
+  const int tile = known != kSeam                      ? known
                    : is_pasted(layer, sources, ix, iy) ? kSeam
                                                        : tile_of(layer, ix, iy, ix + 1, iy + 1);
   if (tile == kNoTile) return {kFill, kFill, kFill};

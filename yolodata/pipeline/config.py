@@ -74,7 +74,9 @@ class AugmentConfig:
             if not 0 <= value <= limit:
                 raise ConfigError(f"{name} must be 0 to {limit:g}, got {value:g}")
         if self.copy_paste_mode not in ("flip", "mixup"):
-            raise ConfigError(f"copy_paste_mode must be flip or mixup, got {self.copy_paste_mode!r}")
+            raise ConfigError(
+                f"copy_paste_mode must be flip or mixup, got {self.copy_paste_mode!r}"
+            )
         low, high = self.scale_range
         if not (0 <= low <= high and high > 0):
             raise ConfigError(

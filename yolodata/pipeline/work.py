@@ -59,7 +59,7 @@ class Work:
         raise NotImplementedError
 
     def labels(self) -> Any:
-        """The labels of `yolodata.pipeline.batch.assemble`: NumPy arrays, or tensors on a device."""
+        """Labels as `yolodata.pipeline.batch.assemble` takes them: arrays, or device tensors."""
         raise NotImplementedError
 
     def seconds(self) -> dict[str, float]:
