@@ -144,4 +144,4 @@ def test_the_wrong_trainer_names_the_right_one() -> None:
 
     args = get_cfg(overrides={"task": "pose"})
     assert "trainer=yolodata.PoseTrainer" in str(why_not(args, {}))
-    assert why_not(args, {}, polygons=False, task="pose") is None
+    assert why_not(args, {}, task="pose") is None
