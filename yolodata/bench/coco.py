@@ -55,6 +55,9 @@ _BYTES_PER_PIXEL = {
 BOX_SIDE_MEDIAN = 52.0
 BOX_SIDE_SPREAD = 1.18
 
+POINTS_PER_OUTLINE = 16
+"""Median of 731 objects of COCO train2017."""
+
 CLASSES = 80
 PERSON_SHARE = 0.305  # of all objects; the other classes fall off like 1 / (rank + 8)
 

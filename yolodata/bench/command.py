@@ -8,13 +8,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from yolodata.bench import cores, data, machine, results, rounds, rows, table
 from yolodata.bench.subjects import Task
 from yolodata.bench.training import command as training
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.pipeline.selection import TASKS
 
 # Settings that --quick changes: (full, quick).
 _DEFAULTS = {
@@ -39,6 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn"
+    )
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="detect",
+        help="what the labels are for (default: detect); pose needs --data",
+    )
+    parser.add_argument(
+        "--augment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an augmentation argument of Ultralytics, for both sides: copy_paste=0.5",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every sample as JSON")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
@@ -123,7 +138,8 @@ def run_loader(args: argparse.Namespace) -> int:
     available = cores.usable()
     many = args.threads or len(available)
     wanted_rows = rows.choose(rows.loader_rows(many, gpu), args.only)
-    wanted = data.Wanted(args.data, args.images, args.many, args.imgsz, args.seed)
+    augment = _augmentation(args)
+    wanted = data.Wanted(args.data, args.images, args.many, args.imgsz, args.seed, args.task)
     with ExitStack() as stack:
         folder = args.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-bench-"))
@@ -141,7 +157,7 @@ def run_loader(args: argparse.Namespace) -> int:
             mine = available[-row.cores :] if row.cores <= len(available) else ()
             batch = args.batch if row.device == "cpu" else args.gpu_batch
             source = prepared.by_codec.get(row.source)
-            return Task(source, args.imgsz, batch, args.seed, mine, row.device)
+            return Task(source, args.imgsz, batch, args.seed, mine, row.device, args.task, augment)
 
         plan = rounds.Plan(args.rounds, args.seconds, args.profile)
         found = rounds.run(measured, task_of, plan, logs, _say(began))
@@ -151,7 +167,7 @@ def run_loader(args: argparse.Namespace) -> int:
         settings={
             "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
             "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
-            "data": str(args.data) if args.data else None,
+            "data": str(args.data) if args.data else None, "task": args.task, "augment": augment,
             **({"gpu_batch": args.gpu_batch} if gpu is not None else {}),
         },
         data=prepared.facts,
@@ -182,6 +198,8 @@ def run_train(args: argparse.Namespace) -> int:
                 f"--{name} is not for `train`, whose samples are --steps long and whose cores are "
                 "--cores; leave it out"
             )
+    if args.task != "detect" or args.augment:
+        raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
     _fill_in(args, training.BATCH)
     return training.run(args, _say(began))
 
@@ -236,6 +254,31 @@ def _fill_in(args: argparse.Namespace, batch: int) -> None:
             f"--images must be at least --batch, got {args.images} images and batches of "
             f"{args.batch}"
         )
+
+
+def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
+    """What --augment says, checked.
+
+    Raises:
+        ConfigError: it is no augmentation argument, or out of range; or the task cannot be drawn.
+    """
+    import yaml
+
+    from yolodata.pipeline.config import AugmentConfig
+
+    if args.task == "pose" and args.data is None:
+        raise ConfigError("--task pose needs --data: pictures of people are not drawn")
+    known = {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
+    found = {}
+    for text in args.augment:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise ConfigError(
+                f"--augment takes NAME=VALUE with one of {', '.join(sorted(known))}, got {text!r}"
+            )
+        found[name] = yaml.safe_load(value)
+    AugmentConfig.from_ultralytics({**found, "imgsz": args.imgsz})
+    return found
 
 
 def _imgsz_of(path: Path | None) -> int:

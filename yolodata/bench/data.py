@@ -42,6 +42,7 @@ class Wanted:
         many: pictures of the longer dataset at most.
         imgsz: side of the output.
         seed: of drawing and choosing.
+        task: what the labels have to serve.
     """
 
     data: Path | None
@@ -49,6 +50,12 @@ class Wanted:
     many: int
     imgsz: int
     seed: int
+    task: str = "detect"
+
+    @property
+    def outlines(self) -> bool:
+        """Whether objects are drawn with outlines."""
+        return self.task in ("segment", "obb")
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,8 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         shutil.rmtree(plain, ignore_errors=True)
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
-            drawing.write(plain, wanted.images, wanted.seed, len(cores.usable()))
+            threads = len(cores.usable())
+            drawing.write(plain, wanted.images, wanted.seed, threads, wanted.outlines)
         else:
             say(f"copying pictures of {wanted.data}")
             _copy(wanted, plain)
@@ -112,7 +120,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     for name, source in (("raw", plain), ("jpeg", long), ("raw-many", long)):
         if name in needed:
             codec = name.removesuffix("-many")
-            by_codec[name] = _packed(source, folder / name, codec, wanted.imgsz, say)
+            by_codec[name] = _packed(source, folder / name, codec, wanted, say)
     return Prepared(by_codec, {**facts, "repeats_decoding": repeats})
 
 
@@ -181,12 +189,13 @@ def _link(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
-def _packed(source: Path, out: Path, codec: str, imgsz: int, say: Say) -> Path:
+def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Path:
     from yolodata.ingest import pack
 
     if not (out / "train" / "dataset.json").exists():
         say(f"packing {codec} shards")
-        pack(source / "data.yaml", out, codec=codec, imgsz=imgsz, splits=["train"], progress=False)
+        how: dict[str, Any] = {"codec": codec, "imgsz": wanted.imgsz, "task": wanted.task}
+        pack(source / "data.yaml", out, **how, splits=["train"], progress=False)
     return out / "train"
 
 

@@ -119,7 +119,7 @@ def draw(plan: Sketch, photos: list[Image], seed: int, number: int) -> bytes:
     return _encode(image, plan, rng)
 
 
-def write(folder: Path, images: int, seed: int, threads: int) -> None:
+def write(folder: Path, images: int, seed: int, threads: int, outlines: bool = False) -> None:
     """Draw an Ultralytics dataset: `images/train`, `labels/train`, `data.yaml`.
 
     Args:
@@ -127,6 +127,7 @@ def write(folder: Path, images: int, seed: int, threads: int) -> None:
         images: how many pictures.
         seed: the same seed gives the same bytes, for any number of threads.
         threads: how many to draw with.
+        outlines: write polygons instead of boxes.
     """
     photos = photographs()
     for kind in ("images", "labels"):
@@ -137,7 +138,8 @@ def write(folder: Path, images: int, seed: int, threads: int) -> None:
         stem = f"{number:06d}"
         data = draw(plan, photos, seed, number)
         (folder / "images" / "train" / f"{stem}.jpg").write_bytes(data)
-        (folder / "labels" / "train" / f"{stem}.txt").write_text(_label_text(plan))
+        text = _outline_text(plan, seed + number) if outlines else _label_text(plan)
+        (folder / "labels" / "train" / f"{stem}.txt").write_text(text)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, enumerate(sketch(images, seed))))
@@ -185,6 +187,19 @@ def _label_text(plan: Sketch) -> str:
     x1, y1, x2, y2 = (plan.boxes / ([plan.width, plan.height] * 2)).T
     rows = zip(plan.cls, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
     return "".join(f"{c} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n" for c, x, y, w, h in rows)
+
+
+def _outline_text(plan: Sketch, seed: int) -> str:
+    """Polygons with about as many corners as COCO's, which fill their boxes roughly."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for c, box in zip(plan.cls, plan.boxes / ([plan.width, plan.height] * 2), strict=True):
+        turns = np.sort(rng.uniform(0, 2 * math.pi, coco.POINTS_PER_OUTLINE))
+        reach = rng.uniform(0.7, 1.0, len(turns))
+        points = np.stack([np.cos(turns) * reach, np.sin(turns) * reach], 1)
+        points = (box[:2] + box[2:]) / 2 + points * (box[2:] - box[:2]) / 2
+        rows.append(f"{c} " + " ".join(f"{v:.6f}" for v in points.clip(0, 1).ravel()) + "\n")
+    return "".join(rows)
 
 
 def _crop(photos: list[Image], width: int, height: int, rng: np.random.Generator) -> Image:

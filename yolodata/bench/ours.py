@@ -39,12 +39,13 @@ class YolodataLoader(Subject):
 
         assert task.data is not None
         self._shards = reader.open(task.data)
-        augment = AugmentConfig(imgsz=task.imgsz)
+        augment = AugmentConfig.from_ultralytics({**task.augment, "imgsz": task.imgsz})
         self._imgsz, self._augment = task.imgsz, augment
         self._loader = Loader(
             self._shards,
             task.batch,
             augment=augment,
+            task=task.task,
             seed=task.seed,
             threads=row.threads,
             prefetch=_PREFETCH,

@@ -34,13 +34,14 @@ class UltralyticsLoader(Subject):
         torch.manual_seed(task.seed)
         self._device = torch.device(task.device)
         overrides = {
-            "task": "detect",
+            "task": task.task,
             "mode": "train",
             "data": str(task.data),
             "imgsz": task.imgsz,
             "batch": task.batch,
             "workers": row.threads,
             "cache": "ram" if row.codec == "ram" else False,
+            **task.augment,
         }
         args = get_cfg(DEFAULT_CFG, overrides)
         data = check_det_dataset(str(task.data), autodownload=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class Task:
         seed: of whatever is random.
         cores: numbers of the cores that may be used; empty: not pinned.
         device: where batches are delivered, in torch's words.
+        task: whose labels are made, by Ultralytics' name.
+        augment: what differs from Ultralytics' default augmentation, by its names.
     """
 
     data: Path | None
@@ -32,6 +34,8 @@ class Task:
     seed: int
     cores: tuple[int, ...] = ()
     device: str = "cpu"
+    task: str = "detect"
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Subject(ABC):
