@@ -19,10 +19,11 @@ template <typename T>
 nb::object mask_maps(const std::vector<const Masks*>& all, std::size_t count) {
   const auto width = static_cast<std::size_t>(all.front()->width);
   const auto height = static_cast<std::size_t>(all.front()->height);
-  std::vector<T> maps;
-  maps.reserve(count * width * height);
+  std::vector<T> maps(count * width * height);
+  auto to = maps.begin();
   for (const Masks* masks : all)
-    for (const std::uint16_t value : masks->maps) maps.push_back(static_cast<T>(value));
+    to = std::transform(masks->maps.begin(), masks->maps.end(), to,
+                        [](std::uint16_t value) { return static_cast<T>(value); });
   return nb::cast(to_numpy(std::move(maps), {count, height, width}));
 }
 

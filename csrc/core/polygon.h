@@ -59,12 +59,18 @@ inline Box visible_bounds(std::span<const float> points, float width, float heig
     const float x = points[2 * i], y = points[2 * i + 1];
     const float dx = points[2 * next] - x, dy = points[2 * next + 1] - y;
     if (x >= 0 && y >= 0 && x <= width && y <= height) see(x, y);
+    // Edges well on one side of a border do not cross it; most are.
+    const auto apart = [](float a, float b, float border) {
+      return (a - border) * (b - border) > 1.0f;
+    };
     for (const float border : {0.0f, width}) {
+      if (apart(x, points[2 * next], border)) continue;
       const float t = (border - x) / dx;
       const float cy = y + t * dy;
       if (t >= 0 && t <= 1 && cy >= 0 && cy <= height) see(x + t * dx, cy);
     }
     for (const float border : {0.0f, height}) {
+      if (apart(y, points[2 * next + 1], border)) continue;
       const float t = (border - y) / dy;
       const float cx = x + t * dx;
       if (t >= 0 && t <= 1 && cx >= 0 && cx <= width) see(cx, y + t * dy);
@@ -83,15 +89,15 @@ inline std::vector<float> resample(std::span<const float> points, std::size_t co
   if (n >= count) return {points.begin(), points.end()};
   const std::size_t added = count > n + 1 ? count - (n + 1) : 0;
   const double step = added > 1 ? static_cast<double>(n) / static_cast<double>(added - 1) : 0.0;
-  std::vector<float> result;
-  result.reserve(2 * (count + 1));
+  std::vector<float> result(2 * (added + n + 1));
+  float* to = result.data();
   const auto at = [&](double position) {
     const std::size_t i = std::min(static_cast<std::size_t>(position), n - 1);
     const std::size_t next = i + 1 == n ? 0 : i + 1;
     const double t = position - static_cast<double>(i);
     for (std::size_t c = 0; c < 2; ++c)
-      result.push_back(static_cast<float>(
-          points[2 * i + c] + (static_cast<double>(points[2 * next + c]) - points[2 * i + c]) * t));
+      *to++ = static_cast<float>(
+          points[2 * i + c] + (static_cast<double>(points[2 * next + c]) - points[2 * i + c]) * t);
   };
   std::size_t vertex = 0;
   for (std::size_t k = 0; k < added; ++k) {

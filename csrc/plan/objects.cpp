@@ -158,28 +158,45 @@ void shift(Object& object, float x, float y) {
 // Objects of one image, laid on the canvas; a mosaic drops those that are outside of it.
 Objects tile_objects(const Layer& layer, int which, const Index& index, const Box* canvas) {
   const Tile& tile = layer.tiles[which];
-  const bool refined = index.has_outlines() && index.outline_points > 0;
+  const bool refined = index.outline_points > 0;
   const std::uint64_t first = index.object_offset[tile.image];
   Objects objects;
-  if (refined) objects.points = points_of(index, tile.image);
   for (std::uint64_t o = first; o < index.object_offset[tile.image + 1]; ++o) {
     Object object{index.cls[o], place(index.box + 4 * o, tile),
                   which,        static_cast<std::int32_t>(o - first),
-                  {},           {}};
+                  {},           {},
+                  false};
     if (canvas != nullptr && !index.oriented) {
       object.box = clip(object.box, canvas->x2, canvas->y2);
       if (!(area(object.box) > 0)) continue;
     }
-    if (refined) {
-      object.outline = resample(index.polygon_of(o), objects.points);
-      to_canvas(object.outline, tile);
-    } else if (index.has_outlines()) {
-      object.outline = place(index.polygon_of(o), tile, canvas);
-    }
+    if (index.has_outlines() && !refined) object.outline = place(index.polygon_of(o), tile, canvas);
     object.keypoints = place_keypoints(index.keypoints_of(o), tile, canvas);
     objects.list.push_back(std::move(object));
   }
   return objects;
+}
+
+std::uint64_t row_of(const Object& object, const Layer& layer, const Index& index) {
+  return index.object_offset[layer.tiles[object.tile].image] +
+         static_cast<std::uint64_t>(object.number);
+}
+
+// Whether an object is certain to be dropped as too small or outside, by the corners of its
+// outline alone. Points between them can be nowhere else, wherever a mosaic clamps them.
+bool is_lost(const Object& object, const Layer& layer, const Index& index, const Warp& warp,
+             const Box& picture) {
+  constexpr float kTooSmall = 1.9f;  // is_candidate wants 2; the rest is for rounding
+  if (warp.perspective) return false;
+  std::vector<float> corners(index.polygon_of(row_of(object, layer, index)).begin(),
+                             index.polygon_of(row_of(object, layer, index)).end());
+  to_canvas(corners, layer.tiles[object.tile]);
+  const float width = static_cast<float>(layer.width);
+  Box around = bounds(corners);
+  if (layer.tile_count > 1) around = clip(around, width, static_cast<float>(layer.height));
+  if (object.mirrored) around = {width - around.x2, around.y1, width - around.x1, around.y2};
+  const Box seen = clip(warp(around), picture.x2, picture.y2);
+  return seen.x2 - seen.x1 < kTooSmall || seen.y2 - seen.y1 < kTooSmall;
 }
 
 // What of an object is inside of the box, which begins at the origin.
@@ -208,7 +225,8 @@ void Objects::add(Objects others) {
   const std::size_t most = std::max(points, others.points);
   for (Objects* part : {this, &others}) {
     if (part->points == most) continue;
-    for (Object& object : part->list) object.outline = resample(object.outline, most);
+    for (Object& object : part->list)
+      if (!object.outline.empty()) object.outline = resample(object.outline, most);
     part->points = most;
   }
   list.insert(list.end(), std::make_move_iterator(others.list.begin()),
@@ -221,7 +239,7 @@ Objects letterbox_objects(const Index& index, std::int64_t image, const Letterbo
   const float corner[2] = {static_cast<float>(box.left), static_cast<float>(box.top)};
   const std::uint64_t first = index.object_offset[image];
   for (std::uint64_t o = first; o < index.object_offset[image + 1]; ++o) {
-    Object object{index.cls[o], {}, 0, static_cast<std::int32_t>(o - first), {}, {}};
+    Object object{index.cls[o], {}, 0, static_cast<std::int32_t>(o - first), {}, {}, false};
     object.outline = resample(index.polygon_of(o), objects.points);
     for (std::size_t i = 0; i < object.outline.size(); ++i) {
       float& at = object.outline[i];
@@ -240,7 +258,21 @@ Object mirrored(Object object, float width) {
   object.box.x2 = width - object.box.x2;
   for (std::size_t i = 0; i < object.outline.size(); i += 2)
     object.outline[i] = width - object.outline[i];
+  object.mirrored = true;
   return object;
+}
+
+void draw_outline(Object& object, const Layer& layer, const Index& index, std::size_t points) {
+  const Tile& tile = layer.tiles[object.tile];
+  const std::size_t own = points_of(index, tile.image);
+  object.outline = resample(index.polygon_of(row_of(object, layer, index)), own);
+  to_canvas(object.outline, tile);
+  if (own != points) object.outline = resample(object.outline, points);
+  const float width = static_cast<float>(layer.width);
+  if (layer.tile_count > 1 && !index.oriented)
+    clip(object.outline, {0, 0, width, static_cast<float>(layer.height)});
+  for (std::size_t i = 0; object.mirrored && i < object.outline.size(); i += 2)
+    object.outline[i] = width - object.outline[i];
 }
 
 Objects canvas_objects(const Plan& plan, int which, const Index& index) {
@@ -253,12 +285,13 @@ Objects canvas_objects(const Plan& plan, int which, const Index& index) {
       objects.points = std::max(objects.points, points_of(index, layer.tiles[t].image));
   for (int t = 0; t < layer.tile_count; ++t)
     objects.add(tile_objects(layer, t, index, mosaic ? &canvas : nullptr));
-  if (mosaic && index.oriented) {
-    for (Object& object : objects.list)
-      clip_oriented(object.outline, object.box, canvas.x2, canvas.y2);
-    std::erase_if(objects.list, [](const Object& object) { return !(area(object.box) > 0); });
-  } else if (mosaic && refined) {
-    for (Object& object : objects.list) clip(object.outline, canvas);
+  if (index.oriented) {  // cutting needs the outline
+    for (Object& object : objects.list) {
+      draw_outline(object, layer, index, objects.points);
+      if (mosaic) clip_oriented(object.outline, object.box, canvas.x2, canvas.y2);
+    }
+    if (mosaic)
+      std::erase_if(objects.list, [](const Object& object) { return !(area(object.box) > 0); });
   }
   const Paste* const paste = plan.paste_onto(which);
   if (paste != nullptr && layer.paste_from == kMirror) {
@@ -280,6 +313,10 @@ Objects layer_objects(const Plan& plan, int which, const Index& index) {
   std::erase_if(objects.list, [&](Object& object) {
     const Box before = object.box;
     if (index.has_outlines()) {
+      if (object.outline.empty()) {
+        if (is_lost(object, layer, index, warp, picture)) return true;
+        draw_outline(object, layer, index, objects.points);
+      }
       warp(object.outline, 2);
       object.box = visible_bounds(object.outline, picture.x2, picture.y2);
       if (refined && !index.oriented) clip(object.outline, object.box);

@@ -18,6 +18,7 @@ struct Object {
   std::int32_t tile, number;     // the tile that shows it, and which object of the image it is
   std::vector<float> outline;    // x, y in pixels; empty where objects are boxes
   std::vector<float> keypoints;  // x, y in pixels, visibility; three per keypoint
+  bool mirrored = false;         // pasted from the other side of its canvas
 };
 
 struct Objects {
@@ -28,8 +29,12 @@ struct Objects {
   void add(Objects others);
 };
 
-// Objects of the layer's canvas, before the warp, pasted ones last.
+// Objects of the layer's canvas, before the warp, pasted ones last. Outlines are left to
+// `draw_outline` where boxes do without: most objects are dropped before theirs is needed.
 Objects canvas_objects(const Plan& plan, int layer, const Index& index);
+
+// Gives an object of the canvas its outline, of `points` points.
+void draw_outline(Object& object, const Layer& layer, const Index& index, std::size_t points);
 
 // Objects of one layer in the picture: warped, clipped and filtered, pasted ones last.
 Objects layer_objects(const Plan& plan, int layer, const Index& index);

@@ -70,7 +70,13 @@ bool paste(Plan& plan, int onto, int from, double share, const Index& index) {
   std::vector<Run> runs;
   for (const Object* object : chosen) {
     paste.objects.push_back({object->tile, object->number});
-    raster.fill(object->outline, runs);
+    if (!object->outline.empty()) {
+      raster.fill(object->outline, runs);
+      continue;
+    }
+    Object drawn = *object;
+    draw_outline(drawn, layer, index, sources.points);
+    raster.fill(drawn.outline, runs);
   }
   merge(runs);
   paste.mask = packed(runs, height);

@@ -3,13 +3,36 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <tuple>
+#include <numeric>
 
 namespace yolodata {
 
 namespace {
+
 constexpr int kShift = 16;
 constexpr std::int64_t kOne = std::int64_t{1} << kShift;
+
+// Sorts by row and then by column: rows are counted, because each has few items.
+template <typename T, typename Column>
+void sort_rows(std::vector<T>& items, Column column) {
+  if (items.empty()) return;
+  const auto [low, high] = std::minmax_element(items.begin(), items.end(),
+                                               [](const T& a, const T& b) { return a.y < b.y; });
+  const std::int32_t top = low->y;
+  std::vector<std::size_t> ends(static_cast<std::size_t>(high->y - top) + 2);
+  for (const T& item : items) ++ends[static_cast<std::size_t>(item.y - top) + 1];
+  std::partial_sum(ends.begin(), ends.end(), ends.begin());
+  std::vector<T> sorted(items.size());
+  for (const T& item : items) sorted[ends[static_cast<std::size_t>(item.y - top)]++] = item;
+  auto first = sorted.begin();  // by now, each row ends where its successor began
+  for (std::size_t row = 0; row + 1 < ends.size(); ++row) {
+    const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(ends[row]);
+    std::sort(first, last, [&](const T& a, const T& b) { return column(a) < column(b); });
+    first = last;
+  }
+  items.swap(sorted);
+}
+
 }  // namespace
 
 void Raster::emit(std::int32_t y, std::int64_t x1, std::int64_t x2, std::vector<Run>& runs) const {
@@ -85,7 +108,11 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
   Point a = points_.back();
   for (const Point b : points_) {
     Point from = a, to = b;  // as far as the picture goes
-    if ((inside(a) && inside(b)) || clip(from, to)) line(from, to, runs);
+    const bool is_step = std::abs(b.x - a.x) <= 1 && std::abs(b.y - a.y) <= 1;
+    if (is_step && inside(a) && inside(b))
+      runs.push_back({b.y, b.x, b.x + 1});  // the other end belongs to the edge before
+    else if ((inside(a) && inside(b)) || clip(from, to))
+      line(from, to, runs);
     if (a.y != b.y) {
       if (from.y == to.y) from.y = a.y, to.y = b.y;
       const std::int64_t step = (std::int64_t{to.x} - from.x) * kOne / (to.y - from.y);
@@ -95,17 +122,14 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
     }
     a = b;
   }
-  std::sort(crossings_.begin(), crossings_.end(), [](const Crossing& p, const Crossing& q) {
-    return std::tie(p.y, p.x) < std::tie(q.y, q.x);
-  });
+  sort_rows(crossings_, [](const Crossing& crossing) { return crossing.x; });
   for (std::size_t i = 0; i + 1 < crossings_.size(); i += 2)
     emit(crossings_[i].y, (crossings_[i].x + kOne - 1) >> kShift,
          (crossings_[i + 1].x >> kShift) + 1, runs);
 }
 
 void merge(std::vector<Run>& runs) {
-  std::sort(runs.begin(), runs.end(),
-            [](const Run& a, const Run& b) { return std::tie(a.y, a.x1) < std::tie(b.y, b.x1); });
+  sort_rows(runs, [](const Run& run) { return run.x1; });
   std::size_t kept = 0;
   for (const Run& run : runs) {
     if (kept > 0 && runs[kept - 1].y == run.y && run.x1 <= runs[kept - 1].x2)
