@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from yolodata.bench import child, command, data, machine, nvml, results, rounds, rows, table
+from yolodata.bench import child, command, data, machine, results, rounds, rows, table
+from yolodata.bench.busy import BusyMeter
 from yolodata.bench.gpu import Pace, Transfer
 from yolodata.bench.kernel import Kernel
 from yolodata.bench.subjects import MAKERS, Task, make
@@ -29,6 +30,7 @@ from yolodata.bench.training import rounds as train_rounds
 from yolodata.bench.training.feeds import Feed
 from yolodata.bench.training.rows import default_cores, train_rows
 from yolodata.errors import ConfigError
+from yolodata.telemetry import nvml
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = machine.Gpu("NVIDIA Fiction", 80.0, "9.0", 50.0, 1, "600.1", "13.0")
@@ -246,12 +248,12 @@ class FakeNvml(types.ModuleType):
 
 
 def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = nvml.BusyMeter(torch.device("cpu"))
+    here = BusyMeter(torch.device("cpu"))
     here.start()
     assert here.stop() is None
     assert "no GPU" in here.reason
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    absent = nvml.BusyMeter(torch.device("cuda"))
+    absent = BusyMeter(torch.device("cuda"))
     absent.start()
     assert (absent.stop(), absent.reason) == (None, nvml.ABSENT)
     assert nvml.driver() is None
@@ -259,7 +261,7 @@ def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties",
                         lambda device: types.SimpleNamespace(uuid="1234"))  # fmt: skip
     assert nvml.driver() == "600.1"
-    meter = nvml.BusyMeter(torch.device("cuda"))
+    meter = BusyMeter(torch.device("cuda"))
     assert meter.reason == ""
     meter.start()
     assert meter.stop() == 0.5

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import cores, nvml
+from yolodata.bench import cores
+from yolodata.telemetry import nvml
 
 _PACKAGES = ("yolodata", "ultralytics", "torch", "numpy", "opencv-python", "pillow", "safetensors")
 # Ultralytics uses it when it is there, which changes what its loader does.

@@ -29,6 +29,7 @@ from yolodata.errors import ConfigError, YolodataError
 
 _MANIFEST = re.compile(r"(\d{8})-([0-9a-f]{16})\.json")
 _FILE = re.compile(r"(\d{8})-([0-9a-f]{16})-.+")
+_BLOCK = 1 << 20  # bytes read at a time
 _PART = 16 << 20  # bytes of a part, where an object is uploaded in parts
 # Four parts at a time: s3fs would hold ten parts of 50 MiB in memory.
 _PUT: Mapping[str, dict[str, Any]] = {"s3": {"chunksize": _PART, "max_concurrency": 4}}
@@ -42,31 +43,24 @@ class Damaged(YolodataError):
 
 @dataclass(frozen=True)
 class Digest:
-    """What is known of a file's content.
+    """What manifests say of a file's content.
 
     Attributes:
         size: bytes.
-        xxh3: XXH3-64, which manifests have.
-        stores: what an object store may say of the same content: MD5, or S3's "MD5 of the parts'
-            MD5s - number of parts".
+        xxh3: XXH3-64.
     """
 
     size: int
     xxh3: str
-    stores: frozenset[str]
 
     @classmethod
     def of(cls, file: BinaryIO) -> Digest:
         """Of a file, from where it is read next."""
-        size, xxh3, md5 = 0, xxhash.xxh3_64(), hashlib.md5(usedforsecurity=False)
-        parts: list[bytes] = []
-        while block := file.read(_PART):
+        size, xxh3 = 0, xxhash.xxh3_64()
+        while block := file.read(_BLOCK):
             size += len(block)
             xxh3.update(block)
-            md5.update(block)
-            parts.append(hashlib.md5(block, usedforsecurity=False).digest())
-        of_parts = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
-        return cls(size, xxh3.hexdigest(), frozenset({md5.hexdigest(), f"{of_parts}-{len(parts)}"}))
+        return cls(size, xxh3.hexdigest())
 
 
 @dataclass(frozen=True, order=True)
@@ -152,7 +146,7 @@ class Remote:
         # By the handle, not by the name: the file may have been removed since.
         self._fs.put_file(f"/proc/self/fd/{file.fileno()}", self._path(there), **self._put_options)
         self._sync(there)
-        how = self._check(there, digest)
+        how = self._check(there, file, digest)
         text = json.dumps(
             {
                 "version": 1,
@@ -169,11 +163,12 @@ class Remote:
             raise Damaged(f"{self._shown(manifest)} is not what was written")
         return how
 
-    def _check(self, name: str, digest: Digest) -> str:
+    def _check(self, name: str, sent: BinaryIO, digest: Digest) -> str:
         info = self._fs.info(self._path(name))
         if info["size"] != digest.size:
             raise Damaged(f"{self._shown(name)} has {info['size']} bytes, not {digest.size}")
-        if told_by_store(info) in digest.stores:
+        told = told_by_store(info)
+        if told is not None and told == stores_checksum(sent, told):
             return "checksum of the store"
         # No checksum, or one of another kind (S3's of encrypted objects, for one).
         with self._fs.open(self._path(name), "rb") as file:
@@ -279,3 +274,27 @@ def told_by_store(info: Mapping[str, Any]) -> str | None:
     if info.get("md5Hash"):
         return base64.b64decode(info["md5Hash"]).hex()
     return None
+
+
+def stores_checksum(file: BinaryIO, like: str) -> str:
+    """MD5 of a file; or S3's, of parts (MD5 of their MD5s, and how many) if the example is one."""
+    file.seek(0)
+    whole, part, parts = _md5(), _md5(), []
+    while block := file.read(_BLOCK):
+        if "-" not in like:
+            whole.update(block)
+            continue
+        part.update(block)
+        if file.tell() % _PART == 0:
+            parts.append(part.digest())
+            part = _md5()
+    if "-" not in like:
+        return str(whole.hexdigest())
+    if file.tell() % _PART:
+        parts.append(part.digest())
+    whole.update(b"".join(parts))
+    return f"{whole.hexdigest()}-{len(parts)}"
+
+
+def _md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)

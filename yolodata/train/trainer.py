@@ -263,6 +263,10 @@ class DurableTrainer(EpochLoop, plain._Batches):
                 "give every machine the same dataset and settings:\n  " + "\n  ".join(wrong)
             )
 
+    def batches_done(self: Any) -> int:
+        """Batches of an epoch that were trained on before it goes on."""
+        return int(self.at.step)
+
     # Checkpoints.
 
     def _go_on(self: Any, path: Path) -> None:

@@ -34,6 +34,7 @@ class Settings:
         workers: processes that pack; None is one a core.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of unreadable images at which training stops.
+        telemetry: record every step in the run folder (see docs/telemetry.md).
     """
 
     folder: str | None = None
@@ -44,6 +45,7 @@ class Settings:
     workers: int | None = None
     check: bool = False
     max_bad: float = 0.01
+    telemetry: bool = True
 
     def __post_init__(self) -> None:
         if self.codec not in ("raw", "jpeg"):
@@ -59,8 +61,11 @@ class Settings:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"yolodata {name} must be a whole number from 1, got {value!r}")
-        if not isinstance(self.check, bool):
-            raise ConfigError(f"yolodata check must be True or False, got {self.check!r}")
+        for name in ("check", "telemetry"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
+                )
         if not isinstance(self.max_bad, (int, float)) or not 0 <= self.max_bad <= 1:
             raise ConfigError(f"yolodata max_bad must be a share, 0 to 1, got {self.max_bad!r}")
 

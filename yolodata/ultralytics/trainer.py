@@ -23,6 +23,7 @@ from yolodata.shards import open as open_shards
 from yolodata.ultralytics.limits import why_not
 from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
+from yolodata.ultralytics.telemetry import attach
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,6 +66,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         super().__init__(cfg, overrides, _callbacks)
         if RANK in {-1, 0}:
             self.settings.save(self.save_dir)
+        if self.settings.telemetry:
+            attach(self)
 
     # Data.
 
@@ -221,6 +224,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         return validator
 
     # Where upstream's trainer has to tell or ask our loader.
+
+    def batches_done(self) -> int:
+        """Batches of an epoch that were trained on before it goes on; upstream begins it anew."""
+        return 0
 
     def run_callbacks(self, event: str) -> None:
         """Runs upstream's callbacks; an epoch that starts is told to the loader first.

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from yolodata.bench import cores
-from yolodata.bench.nvml import BusyMeter
+from yolodata.bench.busy import BusyMeter
 from yolodata.bench.rows import Row
 from yolodata.bench.training import feeds
 from yolodata.bench.training.task import Slice, TrainReady, TrainTask
@@ -193,7 +193,7 @@ def run(connection: Connection, task: TrainTask, pinned: bool) -> None:
         "BenchTrainer",
         (BenchTrainer,),
         {
-            "settings": BenchTrainer.settings.changed({"cache": task.cache}),
+            "settings": BenchTrainer.settings.changed({"cache": task.cache, "telemetry": False}),
             "task": task,
             "connection": connection,
             "pinned": pinned,

@@ -1,4 +1,4 @@
-"""Counters and stage timers: what was done, how often, and how long it took."""
+"""Seconds by stage and events by name."""
 
 from __future__ import annotations
 

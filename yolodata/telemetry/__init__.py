@@ -1,0 +1,13 @@
+"""Counters, stage timers and records of steps: what was done, how often, and how long it took.
+
+stages   seconds by stage and events by name, of any thread
+steps    a row for every training step
+gauges   what can be read off this process and its GPU at any moment
+nvml     NVIDIA's management library
+"""
+
+from __future__ import annotations
+
+from yolodata.telemetry.stages import Reading, Telemetry
+
+__all__ = ["Reading", "Telemetry"]
