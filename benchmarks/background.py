@@ -123,11 +123,12 @@ def while_uploading(
     with Uploader(url, keep=2, options=options) as up:
         up.put(path)
         assert up.flush(120), up.status()  # connected
-        first, busy = up.status().bytes, 0.0
+        first, busy, cpu = up.status().bytes, 0.0, 0.0
         for _ in range(rounds):
             alone = slice_of_steps(0.5)
             steps = 0.0
             began = time.perf_counter()
+            others = time.process_time() - time.thread_time()
             for _ in range(5):
                 start = time.perf_counter()
                 up.put(path)
@@ -136,12 +137,13 @@ def while_uploading(
             shares.append(steps / alone)
             up.flush(60)
             busy += time.perf_counter() - began
+            cpu += time.process_time() - time.thread_time() - others
         status = up.status()
     assert status.failed == status.errors == 0, status
+    sent = (status.bytes - first) / (mib << 20)
     return {
-        "lost_ms_a_checkpoint": 1e3
-        * (1 - statistics.median(shares))
-        * (busy / max((status.bytes - first) / (mib << 20), 1)),
+        "lost_ms_a_checkpoint": 1e3 * (1 - statistics.median(shares)) * busy / sent,
+        "cpu_ms_a_checkpoint": 1e3 * cpu / sent,
         "share_median": statistics.median(shares),
         "share_quartiles": statistics.quantiles(shares, n=4)[::2],
         "rounds": rounds,

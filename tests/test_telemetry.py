@@ -145,7 +145,7 @@ def test_a_file_of_another_version_is_kept(tmp_path: Path, caplog: Any) -> None:
 
 
 def test_rows_are_on_disk_while_training_goes_on(tmp_path: Path) -> None:
-    recorder = StepRecorder(tmp_path, device=CPU, flush=0.02, every=0.01)
+    recorder = StepRecorder(tmp_path, device=CPU, every=0.01)
     recorder.begin(0, 0)
     threads = [t for t in threading.enumerate() if t.name == "yolodata-telemetry"]
     assert len(threads) == 1

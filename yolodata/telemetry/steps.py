@@ -31,7 +31,7 @@ class StepRecorder:
         recorder.done()                # the step has ended; the next batch is asked for
 
     A step costs its thread some microseconds: gauges are read, and rows are written, by a thread of
-    the recorder. Nothing is synced to disk; a killed process loses the last `flush` seconds.
+    the recorder. Nothing is synced to disk; a killed process loses the last `every` seconds.
 
     Args:
         folder: of the run; `steps.csv` there is taken up if it exists.
@@ -39,8 +39,7 @@ class StepRecorder:
         counters: of the loader; without them waiting is the time between two steps, and `images`
             is what `batch` is told.
         rank: of the process; others than 0 write `steps.rankN.csv`.
-        flush: seconds between two writes.
-        every: seconds between two readings of the gauges.
+        every: seconds between two readings of the gauges, and two writes.
         window: steps of the summary.
     """
 
@@ -51,7 +50,6 @@ class StepRecorder:
         device: torch.device,
         counters: Telemetry | None = None,
         rank: int = 0,
-        flush: float = 10.0,
         every: float = 1.0,
         window: int = 50,
     ) -> None:
@@ -61,7 +59,7 @@ class StepRecorder:
         self._counters = counters
         self._gauges = Gauges(device)
         self._levels = self._gauges.read()
-        self._flush, self._every = flush, every
+        self._every = every
         self._lock = threading.Lock()  # of the file
         self._pending: deque[str] = deque()
         self._recent: deque[tuple[float, float, int]] = deque(maxlen=window)
@@ -168,12 +166,9 @@ class StepRecorder:
     # The thread's side.
 
     def _watch(self) -> None:
-        written = time.monotonic()
         while not self._stop.wait(self._every):
             self._levels = self._gauges.read()
-            if time.monotonic() - written >= self._flush:
-                self.flush()
-                written = time.monotonic()
+            self.flush()
 
     def _write(self) -> None:
         # One by one: the loop may be adding another.
