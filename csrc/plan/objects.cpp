@@ -12,6 +12,7 @@
 #include "plan/oriented.h"
 
 namespace yolodata {
+
 // Every step is single precision and in the order of upstream's matrix product, whose sums are
 // fused: thresholds, whole pixels and ties then fall the same way.
 YD_TARGETS static void warp_points(const float* m, bool perspective, float* points,
