@@ -105,3 +105,35 @@ def test_mistakes_are_explained(
 ) -> None:
     assert main(["view", str(shards), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_labels_of_the_task_are_drawn(tmp_path: Path) -> None:
+    """Masks tint what they cover, oriented boxes lie at an angle, and so when augmented."""
+    yaml = draw_dataset(tmp_path / "set", {"train": 2}, sides=(300, 500))
+    for file in (yaml.parent / "labels").rglob("*.txt"):
+        file.write_text("1 0.2 0.4 0.5 0.1 0.8 0.4 0.7 0.7 0.5 0.9 0.2 0.7\n")
+    shards = packed(yaml, tmp_path / "shards", "raw", IMGSZ)
+
+    def look(*options: str) -> np.ndarray:
+        out = tmp_path / "look.png"
+        assert main(["view", str(shards), "--out", str(out), *options]) == 0
+        return cv2.imread(str(out))[TITLE:]
+
+    still = ["--augment", "--set", "mosaic=0", "--set", "scale=0", "--set", "translate=0"]
+    for more in ([], [*still, "--set", "copy_paste=1"]):
+        detect, segment, oriented = (
+            look("--task", task, *more) for task in ("detect", "segment", "obb")
+        )
+        np.testing.assert_array_equal(look(*more), segment)  # what such a dataset can serve
+        height, width = detect.shape[:2]
+        inside = slice(height // 2 - 9, height // 2 + 9), slice(width // 2 - 9, width // 2 + 9)
+        assert near(detect[inside], segment[inside]) < 0.1
+        assert near(detect[inside], oriented[inside]) == 1
+        assert 0.9 < near(detect, oriented) < 1
+
+
+def test_a_task_without_its_labels_is_refused(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["view", str(shards), "--task", "segment", "--out", str(tmp_path / "a.png")]) != 0
+    assert "no outline" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`yolodata view`: a picture with boxes and class names, to look at before trusting the data."""
+"""`yolodata view`: a picture with its labels drawn, to look at before trusting the data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.selection import Selection, open_shards
+from yolodata.pipeline.letterbox import oriented_boxes
+from yolodata.pipeline.selection import TASKS, Selection, open_shards
 
 if TYPE_CHECKING:
     from yolodata.pipeline.config import AugmentConfig
+    from yolodata.shards import ShardDataset
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 Picture = npt.NDArray[np.uint8]
@@ -34,9 +36,10 @@ class Shown(NamedTuple):
     caption: str  # the title, short enough to stand on the picture
     picture: Picture  # (H, W, 3) RGB
     cls: Float32  # (n,)
-    boxes: Float32  # (n, 4) centre x, centre y, width, height in 0-1
+    boxes: Float32  # (n, 4) centre x, centre y, width, height in 0-1; oriented (n, 5)
     polygons: list[Float32]  # each (k, 2) in 0-1
     keypoints: Float32 | None  # (n, K, 3) x, y in 0-1, visibility
+    masks: npt.NDArray[np.uint8] | None  # (n, h, w) of 0 and 1, for the whole picture
     recipe: dict[str, Any] | None
 
 
@@ -44,9 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add `view` to the command line."""
     parser = subparsers.add_parser(
         "view",
-        help="write a picture with boxes and class names",
-        description="Write a picture with boxes and class names: stored images, or what training "
-        "sees at a position of an epoch.",
+        help="write a picture with its labels drawn",
+        description="Write a picture with its boxes, masks or keypoints and class names: stored "
+        "images, or what training sees at a position of an epoch.",
     )
     parser.add_argument("path", type=Path, help="shard folder")
     parser.add_argument("--split", default="train", help="split of the folder (default: train)")
@@ -63,6 +66,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=VALUE",
         help="augmentation setting, e.g. mosaic=0 or degrees=10; may be repeated",
     )
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        help="whose labels to draw (default: the most that the dataset can serve, without obb)",
+    )
     parser.add_argument("--recipe", action="store_true", help="print the recipes as JSON")
     parser.add_argument("--out", type=Path, default=Path("view.png"), help="picture to write")
     parser.set_defaults(run=run)
@@ -73,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     shards = open_shards(args.path, args.split)
-    task = "detect" if shards.keypoints is None else "pose"
-    selection = Selection(shards, task=task)
+    pasting = any(setting.startswith("copy_paste") for setting in args.set)
+    selection = Selection(shards, task=args.task or _task_of(shards), outlines=pasting)
     if args.out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out must end in {', '.join(_SUFFIXES)}, got {args.out}")
     if args.count < 1:
@@ -105,6 +113,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _task_of(shards: ShardDataset) -> str:
+    """The task that needs the most of the labels that a dataset has.
+
+    Outlines of which half have four corners or fewer are boxes, oriented or not.
+    """
+    if shards.keypoints is not None:
+        return "pose"
+    points = np.diff(shards.polygon_offset.astype(np.int64))
+    return "segment" if len(points) and points.min() > 0 and np.median(points) > 4 else "detect"
+
+
 def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
     from yolodata.pipeline.config import AugmentConfig
 
@@ -115,7 +134,7 @@ def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
         if name not in known:
             raise ConfigError(f"--set knows {', '.join(sorted(known))}; got {setting!r}")
         try:
-            value = json.loads(text)
+            value = text if text in ("flip", "mixup") else json.loads(text)
         except ValueError:
             raise ConfigError(f"--set {name} needs a number after =, got {text!r}") from None
         values[name] = tuple(value) if isinstance(value, list) else value
@@ -130,11 +149,26 @@ def _stored(selection: Selection, image: int) -> Shown:
     for start, stop in pairwise(offsets):
         if stop > start:
             polygons.append(shards.polygon[start:stop])
+    shape = picture.shape[:2]
+    masks = _masks(polygons, shape) if selection.mask_ratio else None
     size = f"{picture.shape[1]} x {picture.shape[0]}"
     title, caption = (f"{image}: {name}, {size}" for name in _long_and_short(shards.name(image)))
     cls, boxes = selection.cls[rows], selection.box[rows]
+    if selection.oriented:
+        boxes = oriented_boxes([p * np.array(shape[::-1], np.float32) for p in polygons], shape)
     keypoints = None if selection.keypoints is None else selection.keypoints[rows]
-    return Shown(f"index {title}", caption, picture, cls, boxes, polygons, keypoints, None)
+    return Shown(f"index {title}", caption, picture, cls, boxes, polygons, keypoints, masks, None)
+
+
+def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """(n, H, W) of 0 and 1, as they are drawn for validation."""
+    import cv2
+
+    masks = np.zeros((len(polygons), *shape), np.uint8)
+    for mask, polygon in zip(masks, polygons, strict=True):
+        corners = polygon * np.array(shape[::-1], np.float32)
+        cv2.fillPoly(mask, [corners.astype(np.int32)], 1)
+    return masks
 
 
 def _augmented(
@@ -149,12 +183,13 @@ def _augmented(
     images = {tile["image"] for layer in values["layers"] for tile in layer["tiles"]}
     pixels = {i: np.ascontiguousarray(selection.shards.image(i)) for i in images}
     picture = _native.render(recipe, pixels).transpose(1, 2, 0)
-    found = _native.labels(recipe, index)
+    found = _native.labels(recipe, index, selection.mask_ratio, False)
     cls, boxes = found["cls"], found["bboxes"]
     title = f"seed {seed}, epoch {epoch}, position {position}, images {sorted(images)}"
     caption = f"epoch {epoch}, position {position}"
     keypoints = found.get("keypoints")
-    return Shown(title, caption, picture, cls[:, 0], boxes, [], keypoints, values)
+    masks = found.get("masks")
+    return Shown(title, caption, picture, cls[:, 0], boxes, [], keypoints, masks, values)
 
 
 def _long_and_short(name: str) -> tuple[str, str]:
@@ -182,16 +217,22 @@ def _draw(item: Shown, names: Mapping[int, str]) -> Picture:
     zoom = max(1.0, 480 / max(item.picture.shape[:2]))
     canvas: Picture = cv2.resize(np.ascontiguousarray(item.picture), None, fx=zoom, fy=zoom)
     height, width = canvas.shape[:2]
+    for mask, c in zip(() if item.masks is None else item.masks, item.cls.tolist(), strict=False):
+        inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        tint = np.array(_colour(int(c)), np.float32)
+        canvas[inside] = (0.55 * canvas[inside] + 0.45 * tint).astype(np.uint8)
     for polygon in item.polygons:
         points = np.round(polygon * (width, height)).astype(np.int32)
         cv2.polylines(canvas, [points], True, (255, 255, 255), 1, cv2.LINE_AA)
-    corners = np.concatenate(
-        (item.boxes[:, :2] - item.boxes[:, 2:] / 2, item.boxes[:, :2] + item.boxes[:, 2:] / 2), 1
-    )
-    pixels = np.round(corners * np.array([width, height] * 2)).astype(int)
+    outlines = _box_outlines(item.boxes, width, height)
+    corners = np.concatenate((outlines.min(1), outlines.max(1)), 1)
+    pixels = np.round(corners).astype(int)
     order = np.argsort(-item.boxes[:, 2] * item.boxes[:, 3])  # small boxes on top
     for i in order.tolist():
         colour = _colour(int(item.cls[i]))
+        if item.boxes.shape[1] == 5:
+            cv2.polylines(canvas, [np.round(outlines[i]).astype(np.int32)], True, colour, 2)
+            continue
         x1, y1, x2, y2 = pixels[i].tolist()
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 2)
     for points in () if item.keypoints is None else item.keypoints:
@@ -207,6 +248,17 @@ def _draw(item: Shown, names: Mapping[int, str]) -> Picture:
     title: Picture = np.full((22, width, 3), 32, np.uint8)
     _text(title, item.caption, 2, 20, (32, 32, 32))
     return np.concatenate((title, canvas))
+
+
+def _box_outlines(boxes: Float32, width: int, height: int) -> npt.NDArray[np.float64]:
+    """Corners (n, 4, 2) in pixels of boxes (n, 4), or of oriented ones (n, 5), in 0-1."""
+    scale = np.array([width, height], np.float64)
+    centre, half = boxes[:, :2] * scale, boxes[:, 2:4] * scale / 2
+    angle = boxes[:, 4].astype(np.float64) if boxes.shape[1] == 5 else np.zeros(len(boxes))
+    along = np.stack([np.cos(angle), np.sin(angle)], 1) * half[:, :1]
+    across = np.stack([-np.sin(angle), np.cos(angle)], 1) * half[:, 1:]
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    return np.stack([centre + a * along + b * across for a, b in signs], 1)
 
 
 def _text(canvas: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
