@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from yolodata.bench import child, coco, command, data, drawing, rounds, rows, session, table
-from yolodata.bench.subjects import Subject, Task
+from yolodata.bench.subjects import Subject, Task, make
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading, Telemetry
 
@@ -302,6 +303,9 @@ def test_a_killed_child_is_reported(tmp_path: Path) -> None:
         (["--only", "ultra-*"], ["ultra-*", "ultralytics-ram-1"]),
         (["--threads", "0"], ["--threads", "got 0"]),
         (["--plot", "chart"], ["--plot", ".png"]),
+        (["--task", "pose"], ["pose", "--data"]),
+        (["--augment", "zoom=2"], ["copy_paste", "'zoom=2'"]),
+        (["--augment", "mixup=2"], ["mixup must be 0 to 1", "got 2"]),
     ],
 )
 def test_bad_arguments(
@@ -337,6 +341,24 @@ def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "diary.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty"):
         data.prepare(wanted, tmp_path / "other", {"files"}, said.append)
+
+
+def test_other_tasks_are_measured_on_drawn_outlines(tmp_path: Path) -> None:
+    """Both sides get masks, and the augmentation that was asked for."""
+    made = data.prepare(
+        data.Wanted(None, 6, 6, 64, 0, "segment"), tmp_path, {"ram", "raw"}, lambda _: None
+    )
+    augment = {"copy_paste": 1.0, "mixup": 1.0}
+    for name in ("yolodata-raw-1", "ultralytics-ram-1"):
+        row = next(row for row in rows.loader_rows(1) if row.id == name)
+        row = replace(row, threads=min(row.threads, int("yolodata" in name)))
+        subject = make(
+            row, Task(made.by_codec[row.source], 64, 3, 0, (), "cpu", "segment", augment)
+        )
+        batch = next(iter(subject.batches()))
+        assert batch["masks"].shape == (3, 16, 16)
+        assert len(batch["cls"])
+        subject.close()
 
 
 def test_shards_can_be_measured_without_a_peer(tmp_path: Path) -> None:

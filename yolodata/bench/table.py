@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 STAGES = ("read", "decode", "plan", "render", "collate", "wait")
@@ -101,7 +102,7 @@ def about(values: Document) -> str:
     memory = machine.get("memory_gib")
     how = (
         f"{settings['imgsz']} x {settings['imgsz']} pictures, batches of {settings['batch']}, "
-        f"default augmentation; n = {settings['rounds']} rounds of {settings['seconds']:g} s a row"
+        f"{_recipe(settings)}; n = {settings['rounds']} rounds of {settings['seconds']:g} s a row"
     )
     lines = [
         f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores_total']} cores usable"
@@ -218,3 +219,10 @@ def profiles(values: Document) -> str:
             lines.append(f"    {where[:60]:60} {calls:8} {own:9.4f} {total:9.4f}")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _recipe(settings: Mapping[str, Any]) -> str:
+    """What is made, in words; results older than `task` are of detection."""
+    task, augment = settings.get("task", "detect"), settings.get("augment") or {}
+    changes = "".join(f", {name}={value}" for name, value in augment.items())
+    return ("" if task == "detect" else f"{task}, ") + "default augmentation" + changes
