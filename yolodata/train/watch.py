@@ -129,11 +129,14 @@ class Watch:
         self._answered = time.monotonic()
         self._told_to_stop = False
         self._over = threading.Event()
-        self._lock = threading.Lock()
+        self._goodbye: tuple[str, ...] = ()
+        self._asked_why, self._known = threading.Event(), threading.Event()
+        self._found: dict[str, Any] | None = None
         self._births: dict[int, float] = {}
         self._beat()
         self._thread = threading.Thread(target=self._run, name="yolodata-watch", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._guard_store, name="yolodata-store", daemon=True).start()
 
     # For the thread that trains.
 
@@ -141,60 +144,67 @@ class Watch:
         """Tells all ranks that this one was asked to stop; safe in a signal handler."""
         self._told_to_stop = True
 
-    def failed(self, reason: str) -> None:
-        """Tells the other ranks that this one ends, and why."""
-        self._over.set()
-        try:
-            with self._lock:
-                self._publish(self._world.rank, reason)
-        except Exception:  # the store may have gone first
-            print(f"yolodata: the other ranks could not be told: {reason}", file=sys.stderr)
-
     def why(self, patience: float) -> str | None:
-        """Why a collective broke: which rank is lost; waits so long for a sign of it."""
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            try:
-                with self._lock:
-                    found = self._verdict() or self._lost()
-            except Exception:
-                found = None
-            if found is not None:
-                return str(found["reason"])
-            time.sleep(0.2)
-        return None
+        """Why a collective broke: which rank is lost; waits so long for the watch to find out.
+
+        From here on a lost rank is told to who asks, instead of ending this process.
+        """
+        self._asked_why.set()
+        self._known.wait(patience)
+        return None if self._found is None else str(self._found["reason"])
+
+    def failed(self, reason: str) -> None:
+        """Tells the other ranks that this one ends, and why; it is no longer watched."""
+        self._leave("verdict", json.dumps({"rank": self._world.rank, "reason": reason}))
 
     def stop(self) -> None:
         """This rank is done; the others no longer wait for a sign of it."""
-        self._over.set()
-        self._thread.join()
-        with contextlib.suppress(Exception):  # the store may have gone with the others
-            self._store.set(f"done/{self._world.rank}", "1")
+        self._leave(f"done/{self._world.rank}", "1")
 
-    # The thread.
+    def _leave(self, *message: str) -> None:
+        self._goodbye = message
+        self._over.set()
+        self._thread.join(5)  # a store that has gone answers nobody
+
+    # The threads.
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
             try:
-                with self._lock:
-                    self._beat()
-                    found = self._verdict() or self._lost()
-                    if found is not None:
-                        self._publish(found["rank"], found["reason"])
-                    self._pass_on()
-                self._answered = time.monotonic()
-            except Exception as error:
-                if time.monotonic() - self._answered < self._pulse.silence:
-                    continue
-                where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-                silent = time.monotonic() - self._answered
-                found = {
-                    "rank": -1,
-                    "reason": f"torchrun's store at {where} has not answered for {silent:.0f} s "
-                    f"({error}); the machine of rank 0, or its torchrun, is gone",
-                }
+                self._beat()
+                found = self._verdict() or self._lost()
+                if found is not None:
+                    self._publish(found["rank"], found["reason"])
+                self._pass_on()
+            except Exception:
+                continue  # `_guard_store` knows how long it has been so
+            self._answered = time.monotonic()
             if found is not None and not self._over.is_set():
-                self._end(found)
+                self._kill_frozen(found["rank"])
+                self._conclude(found)
+        with contextlib.suppress(Exception):  # the store may have gone with the others
+            if self._goodbye and not self._store.check([self._goodbye[0]]):
+                self._store.set(*self._goodbye)
+
+    def _guard_store(self) -> None:
+        """The store's connection waits for ever where the network is cut."""
+        while not self._over.wait(EVERY):
+            silent = time.monotonic() - self._answered
+            if silent > self._pulse.silence + 2 * EVERY:
+                where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+                reason = (
+                    f"torchrun's store at {where} has not answered for {silent:.0f} s; the machine "
+                    "of rank 0 is gone or cut off, or its torchrun has ended"
+                )
+                self._conclude({"rank": -1, "reason": reason})
+
+    def _conclude(self, found: dict[str, Any]) -> None:
+        if self._asked_why.is_set():
+            self._found = found
+            self._known.set()
+            self._over.wait()
+        else:
+            self._end(found)
 
     def _beat(self) -> None:
         self._number += 1
@@ -280,7 +290,6 @@ class Watch:
         if lost == self._world.rank:
             faulthandler.dump_traceback()
         try:
-            self._kill_frozen(lost)
             self._last_words()
         finally:
             leave_status(PEER_LOST)

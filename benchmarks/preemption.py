@@ -1,0 +1,241 @@
+"""Interrupts training at random moments, goes on with the same command, compares with the whole run.
+
+Each trial starts the same training with `resume=auto`, sends SIGKILL, SIGTERM or SIGINT after a random
+time, and starts it again until it is done. What must be the same to the last bit as in the run that
+nobody interrupted: the sample stream, the loss of every batch, the weights and their average. A kill
+may repeat batches since the last checkpoint; a repeated batch must be the same again. SIGTERM and
+SIGINT must end with status 75, and the time from the signal to the end is noted.
+
+    python benchmarks/preemption.py --data DATA.yaml --json benchmarks/results/preemption.json
+    python benchmarks/preemption.py --data DATA.yaml --ranks 2 --trials 5
+
+With one rank each run is a fork of this process, which has everything imported already, so that the
+signals fall into training and not into imports; with several, torchrun is started each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+NETWORK = """
+scales: {n: [0.33, 0.125, 256]}
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [128, 3, 2]]
+  - [-1, 1, C3k2, [128, False, 0.25]]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 1, Conv, [256, 3, 2]]
+head:
+  - [[3, 4, 5], 1, Detect, [nc]]
+end2end: True
+reg_max: 1
+nc: 80
+"""
+
+
+def train(folder: Path, name: str, data: Path, pause: float) -> None:
+    """One run in this process; every batch leaves a line in FOLDER/NAME/RANK.jsonl."""
+    import torch
+    from ultralytics import YOLO
+
+    from yolodata.train import trainer_for
+
+    torch.set_num_threads(1)
+    notes = folder / name
+    notes.mkdir(exist_ok=True)
+    rank = int(os.environ.get("RANK", 0))
+    fed: list[str] = []
+
+    def begin(trainer: Any) -> None:
+        preprocess = trainer.preprocess_batch
+
+        def noting(batch: dict[str, Any]) -> dict[str, Any]:
+            pictures = [batch["img"], batch["cls"], batch["bboxes"], batch["batch_idx"]]
+            content = b"".join(part.numpy().tobytes() for part in pictures)
+            fed[:] = [hashlib.sha256(content).hexdigest()]
+            return preprocess(batch)
+
+        trainer.preprocess_batch = noting
+
+    def note(trainer: Any) -> None:
+        losses = {name: float(value) for name, value in trainer.loss_items.items()}
+        line = json.dumps([trainer.epoch, trainer.at.step, fed[0], losses])
+        with (notes / f"{rank}.jsonl").open("a") as file:
+            file.write(line + "\n")
+        time.sleep(pause)
+
+    def end(trainer: Any) -> None:
+        digest = hashlib.sha256()
+        for state in (trainer.model.state_dict(), trainer.ema.ema.state_dict()):
+            for value in state.values():
+                digest.update(value.cpu().numpy().tobytes())
+        (notes / f"{rank}.weights").write_text(digest.hexdigest())
+
+    model = YOLO(folder / "network.yaml")
+    model.add_callback("on_train_start", begin)
+    model.add_callback("on_train_batch_end", note)
+    model.add_callback("on_train_end", end)
+    model.train(
+        trainer=trainer_for("detect").configure(checkpoint_minutes=0.01, threads=1),
+        data=str(data), epochs=3, imgsz=64, batch=8, nbs=32, device="cpu", amp=False, plots=False,
+        verbose=False, optimizer="SGD", warmup_epochs=1.5, close_mosaic=1, multi_scale=0.5,
+        project=str(folder / "runs"), name=name, resume="auto",
+    )  # fmt: skip
+
+
+def start(args: argparse.Namespace, folder: Path, name: str) -> int:
+    """Begins a run; returns its process."""
+    if args.ranks > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={args.ranks}", __file__, "--data", str(args.data)]
+        command += ["--pause", str(args.pause), "--as-rank", str(folder), name]
+        with (folder / "log.txt").open("a") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True).pid
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        train(folder, name, args.data, args.pause)
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except KeyboardInterrupt:  # before training had begun to listen
+        code = 130
+    finally:
+        os._exit(code)
+
+
+def wait(pid: int) -> int:
+    """The exit status of a run; negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def noted(folder: Path, name: str, rank: int) -> list[Any]:
+    """Lines of a rank; the one that a kill cut in two is not one."""
+    file = folder / name / f"{rank}.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def trial(args: argparse.Namespace, folder: Path, number: signal.Signals, span: float) -> Any:
+    """One interruption; what was different is in the result's `wrong`."""
+    name = "trial"
+    for place in (folder / name, folder / "runs" / name):
+        shutil.rmtree(place, ignore_errors=True)
+    pid = start(args, folder, name)
+    if args.ranks > 1:  # imports are no part of what is to be interrupted
+        while not (folder / name / "0.jsonl").exists():
+            time.sleep(0.01)
+    delay = random.uniform(0, span)
+    time.sleep(delay)
+    sent = time.monotonic()
+    if args.ranks > 1 and number == signal.SIGKILL:
+        os.killpg(pid, number)
+    else:
+        os.kill(pid, number)
+    status = wait(pid)
+    took = time.monotonic() - sent
+    before = len(noted(folder, name, 0))
+    again = wait(start(args, folder, name))
+    wrong = [] if again == 0 else [f"the second run ended with {again}"]
+    expected_status = {signal.SIGKILL: {-9, 0}}.get(number, {75, 0, 130, -15})
+    if args.ranks == 1 and status not in expected_status:
+        wrong.append(f"the first run ended with {status}")
+    if before and args.ranks == 1 and number != signal.SIGKILL and status not in {75, 0}:
+        wrong.append(f"the first run ended with {status} after {before} batches")
+    repeated = 0
+    for rank in range(args.ranks):
+        expected = {(e, b): rest for e, b, *rest in noted(folder, "whole", rank)}
+        seen = noted(folder, name, rank)
+        repeated += len(seen) - len(expected)
+        if {(e, b) for e, b, *_ in seen} != set(expected):
+            wrong.append(f"rank {rank} was not fed the batches of the whole run")
+        elif any(expected[(e, b)] != rest for e, b, *rest in seen):
+            wrong.append(f"rank {rank} saw other samples or losses")
+        weights = [(folder / run / f"{rank}.weights") for run in ("whole", name)]
+        if rank == 0 and weights[0].read_text() != weights[1].read_text():
+            wrong.append("weights differ")
+    if number != signal.SIGKILL and repeated:
+        wrong.append(f"{repeated} batches were repeated")
+    return {
+        "signal": number.name, "delay_s": round(delay, 3), "status": status, "batches": before,
+        "end_s": round(took, 2), "repeated": repeated, "wrong": wrong,
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--trials", type=int, default=20, help="of each signal")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds after each batch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--as-rank", nargs=2, metavar=("FOLDER", "NAME"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.as_rank:
+        train(Path(args.as_rank[0]), args.as_rank[1], args.data, args.pause)
+        return 0
+    import yolodata.train.trainer  # noqa: F401  so that forks need not
+    from yolodata.bench.machine import machine, versions
+
+    random.seed(args.seed)
+    trials = []
+    with tempfile.TemporaryDirectory(prefix="yolodata-preemption-") as place:
+        folder = Path(place)
+        (folder / "network.yaml").write_text(NETWORK)
+        for _ in range(2):  # the first one packs
+            shutil.rmtree(folder / "whole", ignore_errors=True)
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+            begun = time.monotonic()
+            if wait(start(args, folder, "whole")):
+                print((folder / "log.txt").read_text())
+                return 1
+            span = time.monotonic() - begun
+        if args.ranks > 1:
+            times = [(folder / "whole" / name).stat() for name in ("0.jsonl", "0.weights")]
+            span = (
+                times[1].st_mtime - times[0].st_ctime + args.pause * len(noted(folder, "whole", 0))
+            )
+        for _ in range(args.trials):
+            for number in SIGNALS:
+                trials.append(trial(args, folder, number, span))
+                print(json.dumps(trials[-1]), flush=True)
+    ends = [t["end_s"] for t in trials if t["status"] == 75]
+    result = {
+        "machine": machine(), "versions": versions(), "data": args.data.parent.name,
+        "ranks": args.ranks, "trials": trials,
+        "wrong": sum(bool(t["wrong"]) for t in trials),
+        "seconds_from_signal_to_end": {
+            "median": statistics.median(ends) if ends else None, "most": max(ends, default=None),
+        },
+    }  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(
+        f"{len(trials)} interruptions, {result['wrong']} wrong; {result['seconds_from_signal_to_end']}"
+    )
+    return 1 if result["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
