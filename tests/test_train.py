@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,19 @@ def test_another_checkpoint_of_the_run_by_name(folder: Path) -> None:
     last = checkpoints.listed(files[0].parent)[0]
     with pytest.raises(YolodataError, match="its name is not"):
         checkpoints.read(last.rename(last.with_name("other.ckpt")))
+
+
+def test_goes_on_from_where_it_was_uploaded_to(folder: Path, whole: tuple[Notes, Any]) -> None:
+    """The machine is lost with its disk; another one has the URL alone."""
+    settings = trainer_for("detect").configure(upload=str(folder / "elsewhere"))
+    before = Notes(8, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Preempted):
+        train(settings, arguments(folder, "lost", resume="auto"), before.callbacks)
+    shutil.rmtree(folder / "runs" / "lost")
+    after = Notes()
+    train(settings, arguments(folder, "lost", resume="auto"), after.callbacks)
+    assert before.places + after.places == whole[0].places
+    assert before.losses | after.losses == whole[0].losses
 
 
 def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import train_notes
-from training import BATCHES, arguments, notes, prepare, together, torchrun, train
+from training import BATCHES, arguments, first_update, notes, prepare, together, torchrun, train
 
 from yolodata.train import trainer_for
 
@@ -70,6 +71,21 @@ def test_gradients_travel_only_before_an_update(ran: Any) -> None:
         assert step["reduced"] - reduced == int(updated)
         reduced, pending, updates = step["reduced"], 0 if updated else pending, updates + updated
     assert updates < len(steps) / 2
+
+
+def test_parts_are_the_big_batch(ran: Any) -> None:
+    """Four batches of two pictures on each of two ranks, one all-reduce; or sixteen at once."""
+    folder, *_ = ran
+    first_update(folder, "big", batch=16)
+    whole, _ = torch.load(folder / "big-0.pt")
+    for rank in range(2):
+        parts, reduced = torch.load(folder / f"parts-{rank}.pt")
+        assert reduced == 1
+        for name, gradient in whole.items():
+            torch.testing.assert_close(
+                parts[name], gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item()
+            )
+    assert all(gradient.abs().max() > 0 for gradient in whole.values())
 
 
 def test_one_rank_is_asked_to_stop_and_both_do(ran: Any) -> None:

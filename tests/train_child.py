@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import train_notes
-from training import arguments, train
+from training import arguments, first_update, train
 
 from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
@@ -34,6 +34,9 @@ def run(name: str, mischief: str = "", stall: float = 30.0, **changed: object) -
 
 os.environ["FREEZE_BN"] = "1"
 run("two")
+
+# One update from four batches of two ranks.
+first_update(folder, "parts", batch=4)
 
 # One rank is asked to stop, in the middle of an epoch; both go on.
 try:

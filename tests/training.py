@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -96,3 +97,54 @@ def together(ranks: list[dict[str, Any]]) -> tuple[list[str], dict[str, float]]:
     mixed = [sample for position in zip(*fed, strict=True) for sample in position]
     losses = [rank["loss"] for rank in ranks]
     return mixed, {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
+
+
+class Enough(Exception):
+    """What was wanted of a run is there."""
+
+
+def first_update(folder: Path, name: str, batch: int) -> None:
+    """Gradients of the first update, of 16 images in batches of this size, in FOLDER/NAME-RANK.pt.
+
+    Batch norm is frozen, and the loss is a sum over images: Ultralytics' own is normalised batch by
+    batch, so that it cannot be the same for parts and the whole.
+    """
+    import torch
+    from ultralytics.utils.torch_utils import unwrap_model
+
+    from yolodata.train import trainer_for
+
+    def begin(trainer: Any) -> None:
+        model = unwrap_model(trainer.model)
+        train_mode, reduced = trainer._model_train, []
+
+        def criterion(preds: Any, given: Any) -> Any:
+            parts = [preds[head][key] for head in preds for key in ("boxes", "scores")]
+            loss = torch.stack([part.square().sum() for part in parts])
+            return loss, {"sum_loss": loss.sum().detach()}
+
+        def frozen() -> None:
+            train_mode()
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+
+        def stop() -> None:
+            found = {name: p.grad.clone() for name, p in model.named_parameters()}
+            rank = os.environ.get("RANK", "0")
+            torch.save([found, sum(reduced)], folder / f"{name}-{rank}.pt")
+            raise Enough
+
+        def counting(state, bucket):
+            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+            reduced.append(bucket.is_last())
+            return allreduce_hook(torch.distributed.group.WORLD, bucket)
+
+        model.criterion, trainer._model_train, trainer.optimizer_step = criterion, frozen, stop
+        if hasattr(trainer.model, "register_comm_hook"):
+            trainer.model.register_comm_hook(None, counting)
+
+    values = arguments(folder, name, batch=batch, multi_scale=0.0, warmup_epochs=0.0)
+    with contextlib.suppress(Enough):
+        train(trainer_for("detect"), values, {"on_train_start": begin})

@@ -98,6 +98,7 @@ class EpochLoop:
                 LOGGER.info(self.progress_string())
             bar = TQDM(self.train_loader, total=batches, initial=self.at.step)
         self.guard.step(self._where())
+        self._unsaved = None
         for batch in bar:
             done = self.at.step + batches * self.epoch  # since training began
             self.run_callbacks("on_train_batch_start")
@@ -107,7 +108,6 @@ class EpochLoop:
             if updates:
                 self.guard.pulse.mark("updating the weights")
                 self.optimizer_step()
-                self._unsaved = None  # weights have changed since
                 self.stop = self.stop or self._time_is_up()
             self.at = self.at.after_batch(updates)
             self.guard.pulse.mark("in callbacks")

@@ -43,7 +43,12 @@ def newest(run: Path, url: str | None) -> Path | None:
         found = checkpoints.newest(folder)
         if found is not None:
             return found
-    return None
+    if url is None:
+        return None
+    from yolodata.train import upload
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return upload.newest(url, folder)
 
 
 def keep_epochs(csv: Path, epochs: int) -> None:

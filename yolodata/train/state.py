@@ -65,13 +65,17 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def capture(trainer: Any, position: Position, generators: list[dict[str, Any]]) -> dict[str, Any]:
-    """A copy of a trainer's state, in host memory.
+def capture(
+    trainer: Any, position: Position, generators: list[dict[str, Any]], *, copy: bool = True
+) -> dict[str, Any]:
+    """A trainer's state.
 
     Args:
         trainer: between two steps.
         position: where it is.
         generators: `random_state` of every rank.
+        copy: its tensors are copies in host memory; False: they are the trainer's, which no step
+            may follow.
     """
     model = unwrap_model(trainer.model)
     waiting = {
@@ -93,7 +97,7 @@ def capture(trainer: Any, position: Position, generators: list[dict[str, Any]]) 
     return {
         "version": 1,
         **asdict(position),
-        **tree_map(_copied, state),
+        **(tree_map(_copied, state) if copy else state),
         "epochs": int(trainer.epochs),
         "elapsed": time.time() - trainer.train_time_start,
         "ema_updates": int(trainer.ema.updates),

@@ -29,12 +29,16 @@ from yolodata.train.memory import dry_step
 from yolodata.train.run_folder import FOLDER, WRITING, keep_epochs, newest, weights_whole
 from yolodata.train.settings import TrainSettings
 from yolodata.train.state import Position, capture, random_state, restore
+from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.limits import TRAINERS
 
 log = logging.getLogger("yolodata")
 
+
+UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
+"""Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all."""
 
 _OWN_BUFFERS: dict[str, Any] = {"broadcast_buffers": False}
 if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
@@ -67,6 +71,7 @@ class DurableTrainer(EpochLoop, plain._Batches):
         self.at = Position()
         self._unsaved: dict[str, Any] | None = None
         self._writer: checkpoints.Writer | None = None
+        self._uploader: Uploader | None = None
         self._first_backward = True
         given = overrides.get("yolodata") or {}
         self._going_on = self._choose_run_folder(cfg, overrides, self.settings.changed(given))
@@ -131,12 +136,13 @@ class DurableTrainer(EpochLoop, plain._Batches):
             try:
                 self._set_up()
                 self._run()
-                if self._writer is not None:
-                    self._writer.wait()
+                self._writer.wait()
+                self._end_upload(UPLOAD_AT_END)
                 self.world.meet("end")
             except Preempted:
                 with self.guard.undisturbed():
                     self._write_unsaved()
+                    self._end_upload(UPLOAD_AT_STOP)
                 raise
             finally:
                 self._close_loaders()
@@ -176,6 +182,8 @@ class DurableTrainer(EpochLoop, plain._Batches):
             self.save_dir / FOLDER, self.settings.keep, self._checkpoint_written
         )
         self._last_checkpoint = time.monotonic()
+        if self.settings.upload is not None and self.world.rank == 0:
+            self._uploader = Uploader(self.settings.upload, keep=self.settings.keep)
 
     def _prepare_data(self: Any) -> None:
         """Packs what is not packed, before the ranks are connected: it may take hours."""
@@ -289,12 +297,14 @@ class DurableTrainer(EpochLoop, plain._Batches):
         late = time.monotonic() - self._last_checkpoint > 60 * minutes
         return late and not self._writer.busy
 
-    def _captured(self: Any) -> dict[str, Any] | None:
+    def _captured(self: Any, copy: bool = True) -> dict[str, Any] | None:
         """The state of the run, on rank 0; all ranks take part."""
         if self.at.pending and not self.world.alone:
             share_gradients(self.model, self.world.size)
         generators = self.world.gather(random_state(self.device))
-        return capture(self, self.at, generators) if self.world.rank == 0 else None
+        if self.world.rank != 0:
+            return None
+        return capture(self, self.at, generators, copy=copy)
 
     def _write_checkpoint(self: Any, wait: bool) -> None:
         self.guard.pulse.section("writing a checkpoint")
@@ -308,10 +318,9 @@ class DurableTrainer(EpochLoop, plain._Batches):
     def _between(self: Any, write: bool = False) -> None:
         """The state between parts of an epoch: written, or at hand for `_write_unsaved`."""
         with self.guard.undisturbed():
-            state = self._captured()
-            self._unsaved = state
+            state = self._captured(copy=write)  # nothing changes before the next step
+            self._unsaved = None if write else state
             if state is not None and write:
-                self._unsaved = None
                 self._writer.put(state)
                 self._last_checkpoint = time.monotonic()
 
@@ -323,6 +332,13 @@ class DurableTrainer(EpochLoop, plain._Batches):
 
     def _checkpoint_written(self: Any, path: Path) -> None:
         """In the writer's thread."""
+        if self._uploader is not None:
+            self._uploader.put(path)
+
+    def _end_upload(self: Any, patience: float) -> None:
+        uploader, self._uploader = self._uploader, None
+        if uploader is not None:
+            uploader.close(patience)
 
     def _last_words(self: Any) -> None:
         """In the watch's thread, before the process is ended."""
