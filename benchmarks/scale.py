@@ -25,7 +25,15 @@ import numpy as np
 
 from yolodata.bench.machine import machine, versions
 from yolodata.shards.check import resized_shapes
-from yolodata.shards.format import SHARD_HEADER, DatasetMeta, FileEntry, aligned, shard_name
+from yolodata.shards.format import (
+    PAGE,
+    SHARD_HEADER,
+    DatasetMeta,
+    LabelsEntry,
+    ShardEntry,
+    aligned,
+    shard_name,
+)
 from yolodata.shards.layout import LabelsLayout, shard_header
 from yolodata.shards.mapping import hash_file
 
@@ -62,7 +70,7 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
     original = shapes[rng.integers(0, len(shapes), images)].astype(np.uint32)
     height, width = (s.astype(np.uint32) for s in resized_shapes(*original.T, IMGSZ))
     nbytes = height.astype(np.uint64) * width * np.uint64(3)
-    ends = np.cumsum(-(-nbytes // np.uint64(64)) * np.uint64(64))
+    ends = np.cumsum(-(-nbytes // np.uint64(PAGE)) * np.uint64(PAGE))
     per_shard = SHARD_SIZE // aligned(IMGSZ * IMGSZ * 3)
     shard = (np.arange(images) // per_shard).astype(np.uint32)
     starts = np.concatenate([[np.uint64(0)], ends[:-1]])
@@ -100,12 +108,12 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         with open(path / shard_name(s), "wb") as file:
             file.write(shard_header(tensor))
             file.truncate(SHARD_HEADER + tensor)
-        entries.append(FileEntry(shard_name(s), SHARD_HEADER + tensor, 0))
+        entries.append(ShardEntry(shard_name(s), SHARD_HEADER + tensor))
     meta = DatasetMeta(
         "raw", IMGSZ, {i: f"class {i}" for i in range(80)}, images=images, objects=m,
-        shards=tuple(entries), labels=FileEntry(labels.name, layout.nbytes, 0),
+        shards=tuple(entries), labels=LabelsEntry(labels.name, layout.nbytes, 0),
     )  # fmt: skip
-    entry = FileEntry(labels.name, layout.nbytes, hash_file(labels, layout.nbytes).intdigest())
+    entry = LabelsEntry(labels.name, layout.nbytes, hash_file(labels, layout.nbytes))
     (path / "dataset.json").write_bytes(meta.with_results(labels=entry).to_json())
     return layout.nbytes
 

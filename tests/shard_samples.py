@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from yolodata.shards import DatasetMeta, ShardWriter, StoredSample
+from yolodata.shards import DatasetMeta, LeftOut, ShardWriter, StoredSample
 from yolodata.shards.decode import resized_shape
 
 IMGSZ = 32
 META = DatasetMeta("raw", IMGSZ, {0: "cat", 1: "dog", 2: "bird"}, source={"kind": "drawn"})
-SHARD_SIZE = 12_000  # about five samples
+SHARD_SIZE = 5 * 4096  # five samples
 
 
 def sample(i: int, meta: DatasetMeta = META) -> StoredSample:
@@ -37,12 +37,17 @@ def sample(i: int, meta: DatasetMeta = META) -> StoredSample:
 
 
 def feed(writer: ShardWriter, count: int, meta: DatasetMeta = META) -> None:
-    """Append what is still missing of `count` source images; every seventh is left out."""
-    for i in range(writer.resume().done, count):
-        if i % 7 == 5:
-            writer.leave_out(f"images/{i}.jpg", "corrupt")
-        else:
-            writer.append(sample(i, meta))
+    """Store what is still missing of `count` source images, up to three at a time; every seventh is
+    left out.
+    """
+    items = [
+        LeftOut(f"images/{i}.jpg", "corrupt") if i % 7 == 5 else sample(i, meta)
+        for i in range(writer.resume().done, count)
+    ]
+    while items:
+        together = len(items) % 3 + 1
+        writer.store(items[:together])
+        del items[:together]
 
 
 def pack(path, count: int = 20, meta: DatasetMeta = META, shard_size: int = SHARD_SIZE, **kwargs):

@@ -84,16 +84,15 @@ def content_hash(root: Path) -> list[tuple[str, bytes]]:
 KILLED = """
 import os, signal, sys
 from yolodata.shards.writer import ShardWriter
-left = [int(sys.argv[3])]
-def counted(method):
-    def call(self, *args):
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        return method(self, *args)
-    return call
-ShardWriter.append = counted(ShardWriter.append)
-ShardWriter.leave_out = counted(ShardWriter.leave_out)
+left = int(sys.argv[3])
+def store(self, items, chunk=None, original=ShardWriter.store):
+    global left
+    if left < len(items):
+        original(self, items[:left])
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= len(items)
+    original(self, items, chunk)
+ShardWriter.store = store
 from yolodata.ingest import crew, pack
 crew.SMALL = crew.FEW = int(sys.argv[4])
 pack(sys.argv[1], sys.argv[2], imgsz=64, progress=False, shard_size=1 << 16)
@@ -316,10 +315,10 @@ def test_a_crashing_decoder_costs_one_image(source: Path, tmp_path: Path) -> Non
     worker = Worker(rules, PackSettings(imgsz=64))
     try:
         split.paths[2] = "/proc/self/mem\0"  # ValueError: embedded null byte, which nobody catches
-        outcomes = worker.ask(split, 0)
+        outcomes, _ = worker.ask(split, 0)
         assert [o.sample is None for o in outcomes] == [False, False, True, False]
         assert "crashed" in outcomes[2].reason
-        whole = worker.ask(open_source(source).splits["train"].part(range(4)), 1)
+        whole, _ = worker.ask(open_source(source).splits["train"].part(range(4)), 1)
         assert all(o.sample is not None for o in whole)
         assert bytes(whole[0].sample.data) == bytes(outcomes[0].sample.data)
     finally:
@@ -352,7 +351,8 @@ def test_order_is_kept_under_uneven_load(source: Path, monkeypatch: pytest.Monke
         return honest(split, chunk, *rest)
 
     monkeypatch.setattr(crew, "prepare", slow)
-    names = [o.sample.name for o in crew.in_order(job, range(25), 4) if o.sample]
+    found = [o for results in crew.in_order(job, range(25), 4) for o in results.outcomes]
+    names = [outcome.sample.name for outcome in found if outcome.sample]
     assert names == sorted(names)
     assert len(names) == 23
 

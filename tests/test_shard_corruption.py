@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 
@@ -72,9 +73,9 @@ BAD_VALUES = [
     ("polygon_offset", -1, 0, 0, "number of entries"),
     ("shard", 2, 77, 0, "number of shards"),
     ("shard", 0, 1, 0, "behind the sample before"),
-    ("offset", 1, 33, 0, "multiple of 64"),
+    ("offset", 1, 64, 0, "multiple of 4096"),
     ("offset", 1, 1 << 40, 0, "inside its shard"),
-    ("offset", 1, (1 << 64) - 64, 0, "inside its shard"),
+    ("offset", 1, (1 << 64) - 4096, 0, "inside its shard"),
     ("offset", 1, 0, 0, "behind the sample before"),
     ("nbytes", 3, 0, 0, "at least 1"),
     ("nbytes", 3, (1 << 64) - 1, 0, "has left"),
@@ -149,12 +150,13 @@ BAD_META = [
     (_put("left_out", [["a"]]), "left_out"),
     (_put("shards", []), "number of shards"),
     (_shard("file", "../shard-00001.safetensors"), "shard-00001.safetensors at place 1"),
-    (_shard("nbytes", 1000), "64-byte blocks"),
+    (_shard("nbytes", 3 * 4096 + 64), "4096-byte pages"),
     (_shard("nbytes", -64), "shards"),
     (_shard("nbytes", 1 << 40), "ends at byte"),
-    (_shard("checksum", "xyz"), "shards"),
+    (_shard("checksum", "0" * 16), "shards"),
     (lambda c: c["shards"].pop(), "number of shards"),
     (lambda c: c["labels"].__setitem__("file", "/etc/passwd"), "labels must be"),
+    (lambda c: c["labels"].__setitem__("checksum", "xyz"), "labels must be"),
     (lambda c: c["labels"].__setitem__("nbytes", 100), "labels.safetensors: has"),
 ]
 
@@ -201,7 +203,7 @@ def test_a_missing_file(dataset, name):
 
 
 @pytest.mark.parametrize("name", ["labels.safetensors", "shard-00001.safetensors"])
-@pytest.mark.parametrize("change", [-64, -1, 1, 64])
+@pytest.mark.parametrize("change", [-4096, -1, 1, 4096])
 def test_a_file_of_another_size(dataset, name, change):
     data = (dataset / name).read_bytes()
     (dataset / name).write_bytes(data[:change] if change < 0 else data + bytes(change))
@@ -240,8 +242,8 @@ def test_pread_survives_what_a_map_would_not(dataset):
     opened = shards.open(dataset, io="pread")
     opened.sample(0)
     with open(dataset / "shard-00000.safetensors", "r+b") as file:
-        file.truncate(300)
-    with pytest.raises(ShardError, match=r"shard-00000\.safetensors: ends at byte 300"):
+        file.truncate(5000)
+    with pytest.raises(ShardError, match=r"shard-00000\.safetensors: ends at byte 5000"):
         opened.sample(0)
 
 
@@ -249,14 +251,18 @@ def test_full_verification_names_the_sample(dataset):
     opened = shards.open(dataset)
     file = dataset / "shard-00002.safetensors"
     i = int(np.searchsorted(opened.shard, 2)) + 1
-    data = bytearray(file.read_bytes())
-    at = 256 + int(opened.offset[i])
-    data[at + 5] ^= 4
-    file.write_bytes(data)
-    assert verify(dataset).ok  # the structure is good
-    problems = verify(dataset, full=True).problems
-    assert any("shard-00002.safetensors: bytes 256 to" in problem for problem in problems)
-    assert any(f"byte {at}: {opened.name(i)} has checksum" in problem for problem in problems)
+    at = 4096 + int(opened.offset[i])
+    clean = file.read_bytes()
+    for byte, words in (
+        (5, f"{opened.name(i)} has checksum"),
+        (4095, rf"byte {4095 - opened.nbytes[i]} behind {opened.name(i)} must be 0"),
+    ):
+        data = bytearray(clean)
+        data[at + byte] ^= 4
+        file.write_bytes(data)
+        assert verify(dataset).ok  # the structure is good
+        (problem,) = verify(dataset, full=True).problems
+        assert re.search(rf"shard-00002.safetensors: byte {at}: {words}", problem)
 
 
 @settings(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,6 +97,48 @@ def test_disk_full_at_any_write(folder, monkeypatch):
         assert error.errno == errno.ENOSPC
         assert "No space left" in str(error)
         assert "continues where it stopped" in str(error)
+
+
+def test_a_file_system_without_direct_writes(folder, monkeypatch):
+    """It may say so when a file is opened, at a write, or after a part of one: equal bytes."""
+    shard_samples.pack(folder / "clean")
+    opened, written = os.open, os.pwrite
+    refusals = []
+    try:
+        os.close(os.open(folder / "clean" / "dataset.json", os.O_RDONLY | os.O_DIRECT))
+        direct = True
+    except OSError:
+        direct = False
+
+    def refuse(flags):
+        if flags & os.O_DIRECT:
+            refusals.append(flags)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def open_or_refuse(path, flags, *args, **kwargs):
+        refuse(flags)
+        return opened(path, flags, *args, **kwargs)
+
+    def write_or_refuse(part):
+        def call(fd, data, at):
+            if len(data) % 4096 or part is None:
+                refuse(fcntl.fcntl(fd, fcntl.F_GETFL))
+            return written(fd, data[:part] if part else data, at)
+
+        return call
+
+    for name, call in (
+        ("open", open_or_refuse),
+        ("pwrite", write_or_refuse(None)),
+        ("pwrite", write_or_refuse(1000)),
+    ):
+        before = len(refusals)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, call)
+            shard_samples.pack(folder / "out")
+        assert len(refusals) > before or not direct
+        assert shard_samples.contents(folder / "out") == shard_samples.contents(folder / "clean")
+        shutil.rmtree(folder / "out")
 
 
 def test_resume_says_what_is_there(tmp_path):

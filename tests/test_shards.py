@@ -90,16 +90,16 @@ def test_files_are_plain_safetensors_and_aligned(tmp_path):
         np.testing.assert_array_equal(data, dataset.shard_data(s))
         raw = (tmp_path / entry.file).read_bytes()
         start = 8 + int.from_bytes(raw[:8], "little")
-        assert start % 64 == 0
-        assert dataset.shard_data(s).ctypes.data % 64 == 0
+        assert start == 4096
+        assert dataset.shard_data(s).ctypes.data % 4096 == 0
         assert raw[start:] == data.tobytes()
         used = np.zeros(len(data), bool)
         for i in np.flatnonzero(dataset.shard == s):
             begin = int(dataset.offset[i])
-            assert begin % 64 == 0
+            assert begin % 4096 == 0
             used[begin : begin + int(dataset.nbytes[i])] = True
         assert not data[~used].any()  # padding is zero
-        assert (~used).sum() < 64 * (dataset.shard == s).sum()
+        assert (~used).sum() < 4096 * (dataset.shard == s).sum()
         assert len(data) <= shard_samples.SHARD_SIZE
 
 
@@ -409,7 +409,7 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert capsys.readouterr().out.count("good") == 2
     file = tmp_path / "val" / "shard-00000.safetensors"
     data = bytearray(file.read_bytes())
-    data[300] ^= 1
+    data[5000] ^= 1
     file.write_bytes(data)
     assert cli("verify", tmp_path, "--full", "--quiet", "--json") == 1
     train, val = json.loads(capsys.readouterr().out)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
+import xxhash
 
 from yolodata.errors import ConfigError
 from yolodata.ingest.images import (
     CheckedImage,
+    Picture,
     check_image,
     decode,
     decode_rgb,
@@ -20,8 +23,9 @@ from yolodata.ingest.images import (
 )
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split
+from yolodata.shards.chunks import Chunk
 from yolodata.shards.decode import resized_shape
-from yolodata.shards.format import CODECS
+from yolodata.shards.format import CODECS, aligned
 from yolodata.shards.sample import StoredSample
 
 
@@ -57,6 +61,16 @@ class PackSettings:
         if self.task not in TASKS:
             raise ConfigError(f"task has to be one of {', '.join(TASKS)}, not '{self.task}'.")
 
+    @property
+    def together(self) -> int:
+        """Images that are stored together: what a worker is asked for at a time."""
+        return max(1, min(8, 8 * 640**2 // self.imgsz**2))
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Memory that the pixels of these images take at most."""
+        return self.together * aligned(self.imgsz**2 * 3)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -77,16 +91,22 @@ class _Accepted:
 
 
 def prepare(
-    split: Split, indices: Iterable[int], rules: LabelRules, settings: PackSettings
+    split: Split,
+    indices: Iterable[int],
+    rules: LabelRules,
+    settings: PackSettings,
+    chunk: Chunk | None = None,
 ) -> Iterator[Outcome]:
     """Read, check and convert some images; what a worker does. Never raises for a bad image.
+
+    chunk: pixels are put there.
 
     All are checked before the first is decoded: decoding pushes the Python code and Pillow out of
     the processor's caches, and checking is twice as slow after it.
     """
     for found in [_examine(split, index, rules) for index in indices]:
         try:
-            yield found if isinstance(found, Outcome) else _convert(found, settings)
+            yield found if isinstance(found, Outcome) else _convert(found, settings, chunk)
         except Refused as refusal:
             yield Outcome(None, str(refusal))
 
@@ -104,9 +124,12 @@ def _examine(split: Split, index: int, rules: LabelRules) -> _Accepted | Outcome
     return _Accepted(path, checked, labels)
 
 
-def _convert(image: _Accepted, settings: PackSettings) -> Outcome:
+def _convert(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> Outcome:
     checked, labels = image.checked, image.labels
-    height, width, stored = _store(checked, image.path, settings)
+    if settings.codec == "raw":
+        height, width, stored = _pixels(checked, image.path, settings.imgsz, chunk)
+    else:
+        height, width, stored = _encoded(checked, image.path, settings)
     shape = resized_shape(height, width, settings.imgsz)
     sample = StoredSample(
         data=stored,
@@ -121,17 +144,35 @@ def _convert(image: _Accepted, settings: PackSettings) -> Outcome:
         box=labels.box,
         polygons=labels.polygons,
         keypoints=labels.keypoints,
+        checksum=xxhash.xxh3_64_intdigest(memoryview(stored).cast("B")),  # while it is in the cache
     )
     return Outcome(sample, notes=((checked.note,) if checked.note else ()) + labels.notes)
 
 
-def _store(checked: CheckedImage, path: str, settings: PackSettings) -> tuple[int, int, Any]:
+def _pixels(
+    checked: CheckedImage, path: str, imgsz: int, chunk: Chunk | None
+) -> tuple[int, int, Any]:
+    """Height and width of the decoded picture, and its pixels, resized."""
+    if chunk is None:
+        picture = decode_rgb(checked, path)
+        return *picture.shape[:2], resize(picture, imgsz)
+    target = _room(chunk, resized_shape(*checked.label_shape, imgsz))
+    picture = decode_rgb(checked, path, target)
+    height, width = picture.shape[:2]
+    target = _room(chunk, resized_shape(height, width, imgsz))
+    pixels = resize(picture, imgsz, target)
+    if pixels.ctypes.data != target.ctypes.data:
+        np.copyto(target, pixels)
+    return height, width, chunk.take(pixels.nbytes)
+
+
+def _room(chunk: Chunk, shape: tuple[int, int]) -> Picture:
+    return chunk.room(shape[0] * shape[1] * 3).reshape(*shape, 3)
+
+
+def _encoded(checked: CheckedImage, path: str, settings: PackSettings) -> tuple[int, int, Any]:
     """Height and width of the decoded picture, and the bytes that are stored for it."""
     data: Any = checked.data
-    if settings.codec == "raw":
-        picture = decode_rgb(checked, path)
-        height, width = picture.shape[:2]
-        return height, width, resize(picture, settings.imgsz)
     if settings.reencode is None:
         height, width = decoded_shape(checked, path)
         return height, width, data
@@ -139,5 +180,5 @@ def _store(checked: CheckedImage, path: str, settings: PackSettings) -> tuple[in
     height, width = picture.shape[:2]
     if max(height, width) > settings.imgsz:
         options = [cv2.IMWRITE_JPEG_QUALITY, settings.reencode]
-        data = cv2.imencode(".jpg", resize(picture, settings.imgsz), options)[1]
+        data = cv2.imencode(".jpg", resize(picture, settings.imgsz), options)[1].data
     return height, width, data

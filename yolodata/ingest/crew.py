@@ -11,17 +11,19 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 
 from yolodata.ingest import memory
 from yolodata.ingest.convert import Outcome, PackSettings, prepare
 from yolodata.ingest.sample import LabelRules, Split
-from yolodata.ingest.worker import BANKS, CHUNK, Worker
+from yolodata.ingest.worker import BANKS, Worker
+from yolodata.shards.chunks import Bytes, Chunk
+from yolodata.shards.chunks import memory as chunk_memory
 
 SMALL = 4000  # images up to which starting processes takes longer than they save
 FEW = 4  # workers up to which threads are as fast: a process takes a tenth more processor time
@@ -36,20 +38,26 @@ class Job:
     settings: PackSettings
 
 
-class _Crew(Protocol):
-    def work(self, chunk: range) -> tuple[list[Outcome], Any]:
-        """Outcomes of a chunk, and what `release` is to be given when they were stored."""
+@dataclass(frozen=True)
+class Results:
+    """Outcomes of some images. chunk: where the samples lie as they will in a shard."""
 
-    def release(self, token: Any) -> None: ...
+    outcomes: list[Outcome]
+    chunk: Chunk | None
+    release: Callable[[], None]  # gives the memory of the samples back
+
+
+class _Crew(Protocol):
+    def work(self, images: range) -> Results: ...
 
     def close(self) -> None: ...
 
 
-def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[Outcome]:
+def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[Results]:
     """Outcomes in the order of `indices`, computed ahead by workers, within a bounded memory.
 
-    workers: how many; by default one for each core this process may use. What an outcome's
-    sample points to is valid until the next one is asked for.
+    workers: how many; by default one for each core this process may use. What the samples of
+    results point to is valid until the next ones are asked for.
     """
     count = workers or usable_cores()
     crew: _Crew
@@ -58,14 +66,15 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[O
     else:
         crew = _Processes(job, count)
     pool = ThreadPoolExecutor(count, thread_name_prefix="yolodata-pack")
-    flying: deque[Future[tuple[list[Outcome], Any]]] = deque()
+    flying: deque[Future[Results]] = deque()
+    together = job.settings.together
     try:
-        for begin in range(0, len(indices), CHUNK):
-            flying.append(pool.submit(crew.work, indices[begin : begin + CHUNK]))
+        for begin in range(0, len(indices), together):
+            flying.append(pool.submit(crew.work, indices[begin : begin + together]))
             if len(flying) >= count * BANKS:
-                yield from _stored(crew, flying.popleft())
+                yield from _stored(flying.popleft())
         while flying:
-            yield from _stored(crew, flying.popleft())
+            yield from _stored(flying.popleft())
     finally:
         for future in flying:
             future.cancel()
@@ -73,10 +82,10 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[O
         pool.shutdown()
 
 
-def _stored(crew: _Crew, future: Future[tuple[list[Outcome], Any]]) -> Iterator[Outcome]:
-    outcomes, token = future.result()
-    yield from outcomes
-    crew.release(token)
+def _stored(future: Future[Results]) -> Iterator[Results]:
+    results = future.result()
+    yield results
+    results.release()
 
 
 def usable_cores() -> int:
@@ -92,22 +101,30 @@ class _Threads:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._free: list[Bytes] = []
         self._threads, self._interval = cv2.getNumThreads(), sys.getswitchinterval()
         cv2.setNumThreads(1)  # one picture per core is faster than one picture on all cores
         sys.setswitchinterval(0.0005)  # the thread that stores must not wait for label text
         memory.keep()
 
-    def work(self, chunk: range) -> tuple[list[Outcome], Any]:
+    def work(self, images: range) -> Results:
         job = self._job
-        return list(prepare(job.split, chunk, job.rules, job.settings)), None
-
-    def release(self, token: Any) -> None:
-        pass
+        if job.settings.codec != "raw":
+            found = list(prepare(job.split, images, job.rules, job.settings))
+            return Results(found, None, _nothing)
+        bank = self._free.pop() if self._free else chunk_memory(job.settings.chunk_nbytes)
+        chunk = Chunk(bank)
+        found = list(prepare(job.split, images, job.rules, job.settings, chunk))
+        return Results(found, chunk, lambda: self._free.append(bank))
 
     def close(self) -> None:
         cv2.setNumThreads(self._threads)
         sys.setswitchinterval(self._interval)
         memory.give_back()
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Processes:
@@ -119,15 +136,15 @@ class _Processes:
         self._job = job
         self._workers = [Worker(job.rules, job.settings) for _ in range(count)]
 
-    def work(self, chunk: range) -> tuple[list[Outcome], Any]:
+    def work(self, images: range) -> Results:
         worker, bank = self._take()
         try:
-            outcomes = worker.ask(self._job.split.part(chunk), bank)
+            outcomes, chunk = worker.ask(self._job.split.part(images), bank)
         finally:
             with self._changed:
                 worker.busy = False
                 self._changed.notify()
-        return outcomes, (worker, bank)
+        return Results(outcomes, chunk, lambda: self._release(worker, bank))
 
     def _take(self) -> tuple[Worker, int]:
         """A worker that is idle and has a free bank.
@@ -145,8 +162,7 @@ class _Processes:
                         return worker, worker.free.pop()
                 self._changed.wait()
 
-    def release(self, token: tuple[Worker, int]) -> None:
-        worker, bank = token
+    def _release(self, worker: Worker, bank: int) -> None:
         with self._changed:
             worker.free.append(bank)
             self._changed.notify()

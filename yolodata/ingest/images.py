@@ -101,10 +101,13 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
         raise Refused(_reason(error, path)) from error
 
 
-def decode_rgb(checked: CheckedImage, path: str) -> Picture:
-    """The accepted picture at its own size: uint8 (h, w, 3) RGB."""
+def decode_rgb(checked: CheckedImage, path: str, target: Picture | None = None) -> Picture:
+    """The accepted picture at its own size: uint8 (h, w, 3) RGB.
+
+    target: uint8 (h, w, 3), C-contiguous, which may be used if the picture has this shape.
+    """
     if checked.plain:
-        picture = decode_jpeg(np.frombuffer(checked.data, np.uint8))
+        picture = decode_jpeg(np.frombuffer(checked.data, np.uint8), target)
         if picture is not None:
             return picture
     turned: Picture = cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)
@@ -121,12 +124,16 @@ def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
     return height, width
 
 
-def resize(picture: Picture, imgsz: int) -> Picture:
-    """Resize the longer side to `imgsz` as upstream does."""
+def resize(picture: Picture, imgsz: int, target: Picture | None = None) -> Picture:
+    """Resize the longer side to `imgsz` as upstream does.
+
+    target: uint8 (h, w, 3), C-contiguous, which is used if the result is another picture and has
+        this shape.
+    """
     shape = resized_shape(picture.shape[0], picture.shape[1], imgsz)
     if shape == picture.shape[:2]:
         return picture
-    resized: Picture = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    resized: Picture = cv2.resize(picture, shape[::-1], target, interpolation=cv2.INTER_LINEAR)
     return resized
 
 

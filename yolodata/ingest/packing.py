@@ -24,6 +24,7 @@ from yolodata.ingest.source import open_source
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
+from yolodata.shards.sample import LeftOut, StoredSample
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter
 
 
@@ -194,13 +195,11 @@ def _write_split(
     unlisted = list(images.unlisted.items())
     with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
-        for name, reason in unlisted[done:]:
-            writer.leave_out(name, reason)
+        writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
         job = Job(images, rules, run.settings)
         with tqdm(
-            in_order(job, range(start, total), run.workers),
             desc=split,
             total=total,
             initial=start,
@@ -208,14 +207,20 @@ def _write_split(
             disable=not run.progress,
             dynamic_ncols=True,
         ) as bar:
-            for index, outcome in enumerate(bar, start):
-                if outcome.sample is not None:
-                    report.notes += [(outcome.sample.name, note) for note in outcome.notes]
-                    writer.append(outcome.sample)
-                    continue
-                reasons.append(outcome.reason)
-                bar.set_postfix_str(f"{len(reasons)} left out", refresh=False)
-                writer.leave_out(images.paths[index], outcome.reason)
+            for results in in_order(job, range(start, total), run.workers):
+                files = images.paths[start : start + len(results.outcomes)]
+                items: list[StoredSample | LeftOut] = []
+                for file, outcome in zip(files, results.outcomes, strict=True):
+                    if outcome.sample is None:
+                        items.append(LeftOut(file, outcome.reason))
+                        reasons.append(outcome.reason)
+                        bar.set_postfix_str(f"{len(reasons)} left out", refresh=False)
+                    else:
+                        items.append(outcome.sample)
+                        report.notes += [(file, note) for note in outcome.notes]
+                writer.store(items, results.chunk)
+                start += len(files)
+                bar.update(len(files))
         if len(reasons) == total + len(unlisted):
             raise DatasetError(
                 f"{run.source.origin}: none of the {total} images of '{split}' can be used. The "

@@ -1,8 +1,8 @@
 """A process that converts images: both ends of it.
 
-It is asked through its standard input and answers through its standard output, one chunk of images
-at a time. Bytes to store do not go that way, but through shared memory: a worker has a few banks,
-and a bank is used again when the packer has stored what was in it. The process is started by
+It is asked through its standard input and answers through its standard output, some images at a
+time. Bytes to store do not go that way, but through shared memory: a worker has a few banks, and a
+bank is used again when the packer has stored what was in it. The process is started by
 `subprocess`, not `multiprocessing`: it neither copies a parent full of threads nor runs the user's
 script again. It ends when its input ends, however its parent died.
 """
@@ -10,7 +10,6 @@ script again. It ends when its input ends, however its parent died.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import pickle
 import subprocess
@@ -19,12 +18,15 @@ import tempfile
 from dataclasses import replace
 from typing import IO, Any
 
+import numpy as np
+
 from yolodata.ingest import memory
 from yolodata.ingest.convert import Outcome, PackSettings, prepare
 from yolodata.ingest.sample import LabelRules, Split
+from yolodata.shards.chunks import Chunk
+from yolodata.shards.chunks import memory as chunk_memory
 
-CHUNK = 8  # images of one request
-BANKS = 3  # chunks of one worker that may wait to be stored
+BANKS = 3  # requests of one worker whose answers may wait to be stored
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
 _START += "from yolodata.ingest.worker import main; main(int(sys.argv[2]))"
 
@@ -35,10 +37,11 @@ class Worker:
     def __init__(self, rules: LabelRules, settings: PackSettings) -> None:
         self.busy = False
         self.free = list(range(BANKS))
-        self._bank = CHUNK * settings.imgsz**2 * 3
-        self._about = (rules, settings, self._bank)
-        self._file = _memory(BANKS * self._bank)
-        self._view = memoryview(mmap.mmap(self._file.fileno(), BANKS * self._bank))
+        self._about = (rules, settings)
+        nbytes = settings.chunk_nbytes
+        self._file = _file(BANKS * nbytes)
+        view = chunk_memory(BANKS * nbytes, self._file.fileno())
+        self._banks = [view[k * nbytes : (k + 1) * nbytes] for k in range(BANKS)]
         self._closed = False
         self._process = self._start()
 
@@ -58,22 +61,26 @@ class Worker:
             start_new_session=True,  # an interrupt is for the packer
         )
 
-    def ask(self, images: Split, bank: int) -> list[Outcome]:
-        """Have up to CHUNK images converted. Samples point into the bank."""
-        outcomes = self._ask(images, bank)
-        if outcomes is not None:
-            return outcomes
+    def ask(self, images: Split, bank: int) -> tuple[list[Outcome], Chunk | None]:
+        """Have images converted that are stored together. Samples point into the bank.
+
+        Returns:
+            outcomes, and the chunk that the samples make up, if they do.
+        """
+        answer = self._ask(images, bank)
+        if answer is not None:
+            return answer
         if len(images.paths) == 1:
-            return [Outcome(None, "the decoder crashed on it")]
+            return [Outcome(None, "the decoder crashed on it")], None
         single: list[Outcome] = []  # one after the other, to find out which image it is
         for k in range(len(images.paths)):
-            for outcome in self.ask(images.part(range(k, k + 1)), bank):
+            for outcome in self.ask(images.part(range(k, k + 1)), bank)[0]:
                 sample = outcome.sample
                 kept = sample and replace(sample, data=bytes(sample.data))
                 single.append(replace(outcome, sample=kept))
-        return single
+        return single, None
 
-    def _ask(self, images: Split, bank: int) -> list[Outcome] | None:
+    def _ask(self, images: Split, bank: int) -> tuple[list[Outcome], Chunk | None] | None:
         """None where the process died; there is a new one then."""
         process = self._process
         assert process.stdin is not None
@@ -88,14 +95,12 @@ class Worker:
                 raise RuntimeError("packing was stopped") from None
             self._process = self._start()
             return None
-        return [self._with_data(outcome) for outcome in answer]
-
-    def _with_data(self, outcome: Outcome) -> Outcome:
-        if outcome.sample is None or not isinstance(outcome.sample.data, slice):
-            return outcome
-        return replace(
-            outcome, sample=replace(outcome.sample, data=self._view[outcome.sample.data])
+        chunk = Chunk(self._banks[bank])
+        outcomes = [_with_data(outcome, chunk) for outcome in answer]
+        whole = not any(
+            outcome.sample and isinstance(outcome.sample.data, bytes) for outcome in outcomes
         )
+        return outcomes, chunk if whole else None
 
     def close(self) -> None:
         """End the process; views of its banks stay readable."""
@@ -105,7 +110,7 @@ class Worker:
         self._file.close()
 
 
-def _memory(nbytes: int) -> IO[bytes]:
+def _file(nbytes: int) -> IO[bytes]:
     """A file in memory, or on disk where the system has none."""
     file: IO[bytes]
     if hasattr(os, "memfd_create"):
@@ -121,6 +126,33 @@ def _send(pipe: Any, content: Any) -> None:
     pipe.flush()
 
 
+def _without_data(outcome: Outcome, chunk: Chunk) -> Outcome:
+    """The outcome with the number of its bytes in the chunk, or with bytes that have no room there.
+
+    Pixels were put into the chunk when they were made.
+    """
+    sample = outcome.sample
+    if sample is None:
+        return outcome
+    place: Any = memoryview(sample.data).nbytes
+    if not isinstance(sample.data, np.ndarray):
+        room = chunk.room(place)
+        if room.nbytes < place:
+            place = bytes(sample.data)
+        else:
+            room[:] = np.frombuffer(sample.data, np.uint8)
+            chunk.take(place)
+    return replace(outcome, sample=replace(sample, data=place))
+
+
+def _with_data(outcome: Outcome, chunk: Chunk) -> Outcome:
+    """The inverse of `_without_data`, in the other process."""
+    sample = outcome.sample
+    if sample is None or not isinstance(sample.data, int):
+        return outcome
+    return replace(outcome, sample=replace(sample, data=chunk.take(sample.data)))
+
+
 def main(file: int) -> None:
     """The process's end: answer requests until there are no more."""
     import cv2
@@ -128,22 +160,14 @@ def main(file: int) -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     cv2.setNumThreads(1)
-    view = memoryview(mmap.mmap(file, 0))
+    banks = chunk_memory(os.fstat(file).st_size, file)
     while True:
         try:
-            rules, settings, size, images, bank = pickle.load(requests)
+            rules, settings, images, bank = pickle.load(requests)
         except EOFError:
             return
-        at, end = bank * size, (bank + 1) * size
-        outcomes = []
-        for outcome in prepare(images, range(len(images.paths)), rules, settings):
-            if outcome.sample is not None:
-                data = memoryview(outcome.sample.data).cast("B")
-                place: Any = bytes(data)
-                if data.nbytes <= end - at:
-                    place = slice(at, at + data.nbytes)
-                    view[place] = data
-                    at += data.nbytes
-                outcome = replace(outcome, sample=replace(outcome.sample, data=place))
-            outcomes.append(outcome)
-        _send(answers, outcomes)
+        nbytes = settings.chunk_nbytes
+        chunk = Chunk(banks[bank * nbytes : (bank + 1) * nbytes])
+        pixels = chunk if settings.codec == "raw" else None
+        outcomes = prepare(images, range(len(images.paths)), rules, settings, pixels)
+        _send(answers, [_without_data(outcome, chunk) for outcome in outcomes])

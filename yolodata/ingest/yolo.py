@@ -41,10 +41,13 @@ class YoloSplit(Split):
     def raw_labels(self, index: int) -> RawLabels:
         """Read the label file of image `index`; an absent one means background."""
         label_file = label_path(self.paths[index])
-        if not os.path.isfile(label_file):
+        try:
+            with open(label_file, "rb", buffering=0) as file:
+                return RawLabels(file.read())
+        except OSError:
+            if os.path.isfile(label_file):
+                raise
             return RawLabels(None)
-        with open(label_file, "rb") as file:
-            return RawLabels(file.read())
 
     def part(self, indices: range) -> YoloSplit:
         """The images of `indices`."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.shards.format import ALIGNMENT, SHARD_HEADER, DatasetMeta
+from yolodata.shards.format import PAGE, SHARD_HEADER, DatasetMeta
 from yolodata.shards.layout import Column
 
 Array = npt.NDArray[Any]
@@ -119,7 +119,7 @@ class Checker:
             "shard", f"below {len(tensor)}, the number of shards", lambda r: shard[r] >= len(tensor)
         )
         self._rows(
-            "offset", f"a multiple of {ALIGNMENT}", lambda r: (offset[r] & np.uint64(63)) != 0
+            "offset", f"a multiple of {PAGE}", lambda r: (offset[r] & np.uint64(PAGE - 1)) != 0
         )
         self._rows("nbytes", "at least 1", lambda r: nbytes[r] == 0)
         self._rows("offset", "inside its shard", lambda r: offset[r] > tensor[shard[r]])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from yolodata.shards.files import write_all
-from yolodata.shards.format import FileEntry
+from yolodata.shards.format import LabelsEntry
 from yolodata.shards.journal import Row
 from yolodata.shards.layout import LabelsLayout
 from yolodata.shards.mapping import hash_file
@@ -125,6 +125,6 @@ def _write_block(columns: _Columns, rows: list[Row], sums: Totals, keypoints: in
     columns.flush()
 
 
-def labels_entry(path: Path, nbytes: int, name: str) -> FileEntry:
+def labels_entry(path: Path, nbytes: int, name: str) -> LabelsEntry:
     """Size and checksum of a finished labels file, to be called `name`."""
-    return FileEntry(name, nbytes, hash_file(path, nbytes).intdigest())
+    return LabelsEntry(name, nbytes, hash_file(path, nbytes))

@@ -17,8 +17,8 @@ import xxhash
 from yolodata.errors import ShardError
 
 FORMAT_VERSION = 1
-ALIGNMENT = 64  # of every sample, in the tensor and in the file
-SHARD_HEADER = 256  # bytes of a shard before its tensor
+PAGE = 4096  # samples begin at multiples of it: they are written and mapped in whole pages
+SHARD_HEADER = PAGE  # bytes of a shard before its tensor
 CODECS = ("raw", "jpeg")
 DATASET_FILE = "dataset.json"
 LABELS_FILE = "labels.safetensors"
@@ -32,8 +32,8 @@ _MAX_IMGSZ = 1 << 20
 
 
 def aligned(nbytes: int) -> int:
-    """Round up to the alignment of samples."""
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+    """Round up to whole pages."""
+    return -(-nbytes // PAGE) * PAGE
 
 
 def shard_name(index: int) -> str:
@@ -42,13 +42,11 @@ def shard_name(index: int) -> str:
 
 
 @dataclass(frozen=True)
-class FileEntry:
-    """One file of a dataset.
+class LabelsEntry:
+    """The labels file: its name, its size, and xxh3_64 of all its bytes.
 
-    Attributes:
-        nbytes: its size.
-        checksum: xxh3_64 of a labels file, or of a shard's tensor. (A shard's header is prescribed,
-            and only known when the tensor is complete: so the checksum is made while writing.)
+    It holds the checksum of every sample. So each byte of a dataset is vouched for once, down from
+    dataset.json.
     """
 
     file: str
@@ -58,6 +56,18 @@ class FileEntry:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in dataset.json."""
         return {"file": self.file, "nbytes": self.nbytes, "checksum": f"{self.checksum:016x}"}
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard file: its name and its size."""
+
+    file: str
+    nbytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in dataset.json."""
+        return {"file": self.file, "nbytes": self.nbytes}
 
 
 @dataclass(frozen=True)
@@ -87,8 +97,8 @@ class DatasetMeta:
     source: dict[str, Any] = field(default_factory=dict)
     images: int = 0
     objects: int = 0
-    shards: tuple[FileEntry, ...] = ()
-    labels: FileEntry = FileEntry(LABELS_FILE, 0, 0)
+    shards: tuple[ShardEntry, ...] = ()
+    labels: LabelsEntry = LabelsEntry(LABELS_FILE, 0, 0)
     left_out: tuple[tuple[str, str], ...] = ()
     format_version: int = FORMAT_VERSION
 
@@ -240,16 +250,19 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
             raise wrong(key, "a count")
     shards = content["shards"]
     if not (isinstance(shards, list) and all(_is_entry(s, SHARD_HEADER) for s in shards)):
-        raise wrong("shards", "a list of {file, nbytes, checksum}")
+        raise wrong("shards", "a list of {file, nbytes}")
     for i, shard in enumerate(shards):
         if shard["file"] != shard_name(i):
             raise wrong("shards", f"{shard_name(i)} at place {i} (is {shard['file']!r})")
-        if shard["nbytes"] % ALIGNMENT:
-            raise wrong(
-                "shards", f"files of whole {ALIGNMENT}-byte blocks ({shard['file']} is not)"
-            )
+        if shard["nbytes"] % PAGE:
+            raise wrong("shards", f"files of whole {PAGE}-byte pages ({shard['file']} is not)")
     labels = content["labels"]
-    if not (_is_entry(labels, 0) and _LABELS_NAME.fullmatch(labels["file"])):
+    if not (
+        _is_entry(labels, 0, "checksum")
+        and isinstance(labels["checksum"], str)
+        and _HEX.fullmatch(labels["checksum"])
+        and _LABELS_NAME.fullmatch(labels["file"])
+    ):
         raise wrong("labels", f"{{file, nbytes, checksum}} with file {_LABELS_NAME.pattern}")
     left_out = content["left_out"]
     if not (
@@ -268,8 +281,8 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         source=content["source"],
         images=content["images"],
         objects=content["objects"],
-        shards=tuple(_entry(s) for s in shards),
-        labels=_entry(labels),
+        shards=tuple(ShardEntry(s["file"], s["nbytes"]) for s in shards),
+        labels=LabelsEntry(labels["file"], labels["nbytes"], int(labels["checksum"], 16)),
         left_out=tuple((e[0], e[1]) for e in left_out),
     )
 
@@ -279,16 +292,10 @@ def is_count(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_entry(value: object, smallest: int) -> bool:
+def _is_entry(value: object, smallest: int, *more: str) -> bool:
     return (
         isinstance(value, dict)
-        and set(value) == {"file", "nbytes", "checksum"}
+        and set(value) == {"file", "nbytes", *more}
         and isinstance(value["file"], str)
         and is_count(value["nbytes"], smallest, 1 << 62)
-        and isinstance(value["checksum"], str)
-        and _HEX.fullmatch(value["checksum"]) is not None
     )
-
-
-def _entry(value: dict[str, Any]) -> FileEntry:
-    return FileEntry(value["file"], value["nbytes"], int(value["checksum"], 16))

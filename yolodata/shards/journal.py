@@ -112,7 +112,7 @@ class Row:
 
     @staticmethod
     def unpack(payload: bytes) -> Row:
-        """The inverse of `pack`; polygons are one array per object, keypoints None if K is 0."""
+        """The inverse of `pack`; polygons are None if all are empty, keypoints if K is 0."""
         values = _SAMPLE.unpack_from(payload, 1)
         name_bytes, n, keypoints = values[10:]
         at = 1 + _SAMPLE.size
@@ -124,10 +124,12 @@ class Row:
         at += 4 * n
         box = np.frombuffer(payload, "<f4", 4 * n, at).reshape(n, 4)
         at += 16 * n
-        polygons = []
-        for count in counts:
-            polygons.append(np.frombuffer(payload, "<f4", 2 * count, at).reshape(count, 2))
-            at += 8 * count
+        polygons: list[Float32] | None = None
+        if any(counts):
+            polygons = []
+            for count in counts:
+                polygons.append(np.frombuffer(payload, "<f4", 2 * count, at).reshape(count, 2))
+                at += 8 * count
         points = None
         if keypoints:
             points = np.frombuffer(payload, "<f4", 3 * keypoints * n, at).reshape(n, keypoints, 3)
@@ -153,7 +155,13 @@ def size(payload: bytes) -> int:
 
 
 def encode(payload: bytes) -> bytes:
-    """The record of a payload."""
+    """The record of a payload.
+
+    Raises:
+        ShardError: it is too long.
+    """
+    if len(payload) > _MAX_RECORD:
+        raise ShardError(f"labels of one image take {len(payload)} bytes, at most {_MAX_RECORD}")
     return _HEAD.pack(len(payload), xxhash.xxh3_64_intdigest(payload)) + payload
 
 
@@ -167,28 +175,25 @@ class Journal:
         self._lock = threading.Lock()
         self._broken: OSError | None = None
 
-    def append(self, payload: bytes, *, sync: bool = False) -> None:
-        """Add one record.
+    def append(self, *payloads: bytes, sync: bool = False) -> None:
+        """Add records, in one write.
 
         Raises:
-            OSError: it cannot be stored; the journal is as before and takes no more records.
+            OSError: they cannot be stored; the journal is as before and takes no more records.
         """
-        if len(payload) > _MAX_RECORD:
-            raise ShardError(
-                f"labels of one image take {len(payload)} bytes, at most {_MAX_RECORD}"
-            )
+        data = b"".join(encode(payload) for payload in payloads)
         with self._lock:
             if self._broken is not None:  # in another thread, say; its cause is the news
                 raise OSError(self._broken.errno, self._broken.strerror)
             try:
-                write_all(self._fd, encode(payload), self._end)
+                write_all(self._fd, data, self._end)
                 if sync:
                     os.fsync(self._fd)
             except OSError as error:
                 self._broken = error
                 os.ftruncate(self._fd, self._end)
                 raise
-            self._end += size(payload)
+            self._end += len(data)
 
     def records(self) -> Iterator[tuple[int, bytes]]:
         """Position and payload of every complete record."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolodata.errors import ShardError
-from yolodata.shards.format import FORMAT_VERSION, SHARD_HEADER, DatasetMeta, aligned, is_count
+from yolodata.shards.format import FORMAT_VERSION, SHARD_HEADER, DatasetMeta, is_count
 
 _ITEMSIZE = {"U8": 1, "U32": 4, "F32": 4, "U64": 8}
 # safetensors leaves no hole between tensors, so the widest come first: each column is then aligned
@@ -50,7 +50,7 @@ def shard_header(nbytes: int) -> bytes:
 
 def _safetensors_header(header: dict[str, Any], total: int = 0) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
-    total = total or aligned(8 + len(text))
+    total = total or -(-(8 + len(text)) // 64) * 64  # so that every column is aligned in memory
     return (total - 8).to_bytes(8, "little") + text.ljust(total - 8)
 
 

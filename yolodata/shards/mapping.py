@@ -172,8 +172,8 @@ def read_file(path: Path, nbytes: int) -> Bytes:
     return data
 
 
-def hash_file(path: Path, nbytes: int, begin: int = 0) -> xxhash.xxh3_64:
-    """xxh3_64 of the bytes of a file from byte `begin`.
+def hash_file(path: Path, nbytes: int) -> int:
+    """xxh3_64 of all bytes of a file.
 
     Raises:
         ShardError: missing, unreadable, or of another size.
@@ -181,11 +181,11 @@ def hash_file(path: Path, nbytes: int, begin: int = 0) -> xxhash.xxh3_64:
     state, buffer = xxhash.xxh3_64(), np.empty(_CHUNK, np.uint8)
     fd = open_checked(path, nbytes)
     try:
-        for at in range(begin, nbytes, _CHUNK):
+        for at in range(0, nbytes, _CHUNK):
             state.update(read_at(fd, path, at, min(_CHUNK, nbytes - at), buffer).data)
     finally:
         os.close(fd)
-    return state
+    return state.intdigest()
 
 
 class _Descriptor:

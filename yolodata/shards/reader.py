@@ -19,6 +19,7 @@ from yolodata.shards.format import (
     SPLITS,
     WORK_FOLDER,
     DatasetMeta,
+    aligned,
 )
 from yolodata.shards.layout import Column, LabelsLayout, parse_labels_header, shard_header
 from yolodata.shards.mapping import (
@@ -150,12 +151,25 @@ class ShardDataset:
             ShardError: the shard is missing or damaged.
         """
         self._in_range(i)
-        s, at, nbytes = int(self.shard[i]), int(self.offset[i]), int(self.nbytes[i])
+        return self._bytes(i, 0, int(self.nbytes[i]))
+
+    def padding(self, i: int) -> Bytes:
+        """The bytes behind image i up to the end of its last page, which must be zero.
+
+        Raises:
+            ShardError: the shard is missing or damaged.
+        """
+        self._in_range(i)
+        nbytes = int(self.nbytes[i])
+        return self._bytes(i, nbytes, aligned(nbytes))
+
+    def _bytes(self, i: int, begin: int, end: int) -> Bytes:
+        s, at = int(self.shard[i]), int(self.offset[i])
         if self.mapped:
-            return self.shard_data(s)[at : at + nbytes]
+            return self.shard_data(s)[at + begin : at + end]
         entry = self.meta.shards[s]
         file = self.path / entry.file
-        return self._files.read(file, entry.nbytes, SHARD_HEADER + at, nbytes)
+        return self._files.read(file, entry.nbytes, SHARD_HEADER + at + begin, end - begin)
 
     def _in_range(self, i: int) -> None:
         if not 0 <= i < self.meta.images:
@@ -183,7 +197,7 @@ class ShardDataset:
         return np.ascontiguousarray(image[..., ::-1])
 
     def shard_data(self, s: int) -> Bytes:
-        """The tensor of shard s: uint8, read-only, its first byte 64-byte aligned in memory.
+        """The tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
 
         The map lives as long as this dataset or any view of it.
 

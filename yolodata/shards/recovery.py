@@ -26,7 +26,7 @@ from yolodata.shards.format import (
     SHARD_HEADER,
     WORK_FOLDER,
     DatasetMeta,
-    FileEntry,
+    ShardEntry,
     aligned,
     shard_name,
 )
@@ -47,7 +47,7 @@ class Recovered:
     journal: Journal
     totals: Totals = field(default_factory=Totals)
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    closed: dict[int, FileEntry] = field(default_factory=dict)
+    closed: dict[int, ShardEntry] = field(default_factory=dict)
     to_close: list[tuple[int, int]] = field(default_factory=list)
     shard: int = 0
     end: int = 0
@@ -191,12 +191,12 @@ def _scan(path: Path, journal: Journal) -> _Scan:
             name, reason = json.loads(payload[1:])
             state.left_out.append((name, reason))
         elif kind == records.CLOSED:
-            shard, nbytes, checksum = json.loads(payload[1:])
+            shard, nbytes = json.loads(payload[1:])
             file = path / shard_name(shard)
             if not file.exists() or file.stat().st_size != nbytes:
                 scan.cut = first[shard]
                 return scan
-            state.closed[shard] = FileEntry(file.name, nbytes, int(checksum, 16))
+            state.closed[shard] = ShardEntry(file.name, nbytes)
             del scan.unclosed[shard]
     if state.shard in state.closed:
         state.shard += 1

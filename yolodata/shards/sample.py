@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,13 @@ from yolodata.shards.format import DatasetMeta
 from yolodata.shards.journal import Annotation
 
 Float32 = npt.NDArray[np.float32]
+
+
+class LeftOut(NamedTuple):
+    """An image of the source that is not stored, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class StoredSample:
         label_height, label_width: pixels, as upstream's label check reports the picture's size.
         name: path of the source picture; bytes that are not UTF-8 as `os.fsdecode` gives them.
         cls, box, polygons, keypoints: see `Annotation`.
+        checksum: xxh3_64 of `data`, None to leave it to the writer.
     """
 
     data: Any
@@ -43,6 +51,7 @@ class StoredSample:
     box: Float32
     polygons: Sequence[Float32] | None = None
     keypoints: Float32 | None = None
+    checksum: int | None = None
 
     @property
     def labels(self) -> Annotation:

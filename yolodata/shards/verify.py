@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from yolodata.errors import ShardError
-from yolodata.shards.format import SHARD_HEADER, FileEntry
+from yolodata.shards.format import SHARD_HEADER, ShardEntry
 from yolodata.shards.mapping import hash_file, open_checked, read_at
 from yolodata.shards.reader import ShardDataset, check_shard_header
 
@@ -54,7 +54,7 @@ def verify(
     """Check a dataset directory.
 
     Without `full`: dataset.json, the labels file to the last byte, and the size and header of every
-    shard. With `full`: every byte of every shard, every sample's checksum, and that every encoded
+    shard. With `full`: every sample's checksum, the padding between samples, and that every encoded
     picture decodes to the size that is stored for it.
 
     Args:
@@ -88,9 +88,8 @@ def _verify(
     workers: int,
 ) -> None:
     with ThreadPoolExecutor(workers) as pool:
-        entries = [dataset.meta.labels, *dataset.meta.shards]
-        whole = [True] + [full] * len(dataset.meta.shards)
-        found = pool.map(lambda entry, all_: _file(dataset, entry, all_), entries, whole)
+        found = [_labels_file(dataset)]
+        found += pool.map(lambda entry: _shard_file(dataset, entry), dataset.meta.shards)
         report.problems += [problem for problem in found if problem]
         try:
             dataset.check_values()
@@ -104,22 +103,31 @@ def _verify(
                     progress(report.checked, len(dataset))
 
 
-def _file(dataset: ShardDataset, entry: FileEntry, whole: bool) -> str:
-    """What is wrong with one file, or nothing."""
+def _labels_file(dataset: ShardDataset) -> str:
+    """What is wrong with the labels file as a whole, or nothing."""
+    entry = dataset.meta.labels
     file = dataset.path / entry.file
     try:
-        if entry is not dataset.meta.labels:
-            fd = open_checked(file, entry.nbytes)
-            try:
-                check_shard_header(file, read_at(fd, file, 0, SHARD_HEADER), entry.nbytes)
-            finally:
-                os.close(fd)
-        begin = 0 if entry is dataset.meta.labels else SHARD_HEADER
-        if whole and (got := hash_file(file, entry.nbytes, begin).intdigest()) != entry.checksum:
-            return (
-                f"{file}: bytes {begin} to {entry.nbytes} have checksum {got:016x}, expected "
-                f"{entry.checksum:016x}; restore the file or pack again"
-            )
+        got = hash_file(file, entry.nbytes)
+    except ShardError as error:
+        return str(error)
+    if got == entry.checksum:
+        return ""
+    return (
+        f"{file}: has checksum {got:016x}, expected {entry.checksum:016x}; restore the file or "
+        "pack again"
+    )
+
+
+def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
+    """What is wrong with the size or the header of a shard, or nothing."""
+    file = dataset.path / entry.file
+    try:
+        fd = open_checked(file, entry.nbytes)
+        try:
+            check_shard_header(file, read_at(fd, file, 0, SHARD_HEADER), entry.nbytes)
+        finally:
+            os.close(fd)
     except ShardError as error:
         return str(error)
     return ""
@@ -145,13 +153,19 @@ def _check_batch(dataset: ShardDataset, batch: range) -> tuple[int, list[str]]:
 
 
 def check_sample(dataset: ShardDataset, i: int) -> str:
-    """What is wrong with the stored bytes of image i, or nothing."""
+    """What is wrong with the stored bytes of image i and the padding behind them, or nothing."""
     try:
         got, want = xxhash.xxh3_64_intdigest(dataset.sample(i).data), int(dataset.checksum[i])
         if got != want:
             return (
                 f"{dataset.locate(i)}: {dataset.name(i)} has checksum {got:016x}, expected "
                 f"{want:016x}; restore the file or pack again"
+            )
+        padding = dataset.padding(i)
+        if padding.any():
+            return (
+                f"{dataset.locate(i)}: byte {int(padding.argmax())} behind {dataset.name(i)} must "
+                "be 0; restore the file or pack again"
             )
         if dataset.meta.codec != "raw":
             dataset.image(i)

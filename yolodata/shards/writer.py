@@ -4,8 +4,9 @@ Order of events:
 
 1. A lock and a journal are made in the folder `.packing`; older files of the directory, if they may
    be replaced, are removed, dataset.json first.
-2. A sample is appended to a shard in `.packing`, then recorded in the journal. A full shard gets
-   its header, is synced, renamed into place and recorded, while the next one is being filled.
+2. Some samples are appended to a shard in `.packing`, then recorded in the journal, with one write
+   each. A full shard gets its header, is synced, renamed into place and recorded, while the next
+   one is being filled.
 3. The labels file is made from the journal, synced and renamed into place, then dataset.json.
 4. `.packing` is removed.
 
@@ -16,43 +17,41 @@ samples alone, so a continued pack equals an undisturbed one byte for byte.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import xxhash
 
 from yolodata.errors import ShardError
 from yolodata.shards import journal as records
+from yolodata.shards.chunks import Bytes, Chunk, PageFile, memory
 from yolodata.shards.columns import Totals, labels_entry, write_labels
 from yolodata.shards.files import (
     Lock,
     publish,
     remove_quietly,
     storage_error,
-    write_all,
     write_durably,
 )
 from yolodata.shards.format import (
-    ALIGNMENT,
     DATASET_FILE,
     LABELS_FILE,
+    PAGE,
     SHARD_HEADER,
     WORK_FOLDER,
     DatasetMeta,
-    FileEntry,
+    ShardEntry,
     aligned,
     shard_name,
 )
 from yolodata.shards.journal import Journal, Row
 from yolodata.shards.layout import shard_header
-from yolodata.shards.mapping import hash_file
 from yolodata.shards.recovery import Recovered, begin
-from yolodata.shards.sample import StoredSample, check_sample
+from yolodata.shards.sample import LeftOut, StoredSample, check_sample
 
-_PADDING = bytes(ALIGNMENT)
-_SYNC_EVERY = 64 << 20  # bytes; the disk works while pictures are decoded, not when all are done
 DEFAULT_SHARD_SIZE = 512 << 20
 
 
@@ -94,13 +93,13 @@ class ShardWriter:
         *,
         overwrite: bool = False,
     ) -> None:
-        if shard_size < ALIGNMENT:
-            raise ShardError(f"shard_size must be at least {ALIGNMENT} bytes, got {shard_size}")
+        if shard_size < PAGE:
+            raise ShardError(f"shard_size must be at least {PAGE} bytes, got {shard_size}")
         self.path = Path(os.path.abspath(path))
         self.meta = meta.check()
         self._shard_size = shard_size
         self._work = self.path / WORK_FOLDER
-        self._fd = -1
+        self._file: PageFile | None = None  # of the current shard
         self._failed = False
         self._background: list[Future[None]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="yolodata-shard")
@@ -122,21 +121,13 @@ class ShardWriter:
         self._totals: Totals = state.totals
         self._left_out: list[tuple[str, str]] = state.left_out
         self._resumed = Progress(state.totals.images, tuple(state.left_out))
-        self._entries: dict[int, FileEntry] = state.closed
+        self._entries: dict[int, ShardEntry] = state.closed
         self._shard = state.shard
         self._end = state.end
-        self._synced = state.end
-        self._hash = xxhash.xxh3_64()  # of the current shard's tensor
+        self._memory = memory(PAGE)
         try:
             for shard, end in state.to_close:
-                file = self._work / shard_name(shard)
-                hashed = hash_file(file, SHARD_HEADER + end, SHARD_HEADER)
-                self._close_shard(shard, end, hashed.intdigest())
-            if self._end:
-                file = self._work / shard_name(self._shard)
-                self._hash = hash_file(file, SHARD_HEADER + self._end, SHARD_HEADER)
-                self._fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-                os.lseek(self._fd, SHARD_HEADER + self._end, os.SEEK_SET)
+                self._close_shard(self._open(shard), shard, end)
         except OSError as error:
             self.close()
             raise self._error(error) from error
@@ -146,64 +137,87 @@ class ShardWriter:
         return self._resumed
 
     def append(self, sample: StoredSample) -> None:
-        """Store the next sample.
-
-        Raises:
-            ShardError: the sample is not one that a reader would accept (the writer goes on), or
-                the file system refuses it (the writer is finished, the pack can be continued).
-        """
-        self._usable()
-        data = memoryview(sample.data).cast("B")
-        check_sample(sample, data, self.meta)
-        try:
-            if self._end and self._end + data.nbytes > self._shard_size:
-                self._next_shard()
-            if self._fd < 0:
-                self._fd = os.open(
-                    self._work / shard_name(self._shard),
-                    os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
-                    0o666,
-                )
-                write_all(self._fd, bytes(SHARD_HEADER))
-            write_all(self._fd, data)
-            end = self._end + aligned(data.nbytes)
-            padding = _PADDING[: end - self._end - data.nbytes]
-            write_all(self._fd, padding)
-            self._hash.update(data)
-            self._hash.update(padding)
-            row = Row(
-                self._shard,
-                self._end,
-                data.nbytes,
-                xxhash.xxh3_64_intdigest(data),
-                sample.height,
-                sample.width,
-                sample.orig_height,
-                sample.orig_width,
-                sample.name.encode("utf-8", "surrogateescape"),
-                sample.labels,
-            )
-            self._journal.append(row.pack())
-            if end - self._synced >= _SYNC_EVERY:
-                self._synced = end
-                self._background.append(self._pool.submit(_sync, os.dup(self._fd)))
-        except OSError as error:
-            raise self._broken(error) from error
-        self._totals.add(row)
-        self._end = end
+        """Store the next sample; see `store`."""
+        self.store([sample])
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Record that an image of the source is not stored, and why.
+        """Record that an image of the source is not stored, and why; see `store`."""
+        self.store([LeftOut(name, reason)])
+
+    def store(self, items: Sequence[StoredSample | LeftOut], chunk: Chunk | None = None) -> None:
+        """Store the next samples with one write, or record that images are left out.
+
+        Args:
+            items: in the source's order.
+            chunk: memory where these samples lie already as they will in the shard.
 
         Raises:
-            ShardError: the file system refuses it.
+            ShardError: a sample is not one that a reader would accept (nothing is stored, the
+                writer goes on), or the file system refuses them (the writer is finished, the pack
+                can be continued).
         """
         self._usable()
+        samples = [item for item in items if isinstance(item, StoredSample)]
+        views = [memoryview(sample.data).cast("B") for sample in samples]
+        for sample, data in zip(samples, views, strict=True):
+            check_sample(sample, data, self.meta)
+        content = (chunk or self._gathered(views)).content()
+        assert content.nbytes == sum(aligned(data.nbytes) for data in views)
         try:
-            self._journal.append(records.json_payload(records.LEFT_OUT, [name, reason]))
+            self._store(items, content)
         except OSError as error:
             raise self._broken(error) from error
-        self._left_out.append((name, reason))
+
+    def _gathered(self, views: Sequence[memoryview]) -> Chunk:
+        need = sum(aligned(data.nbytes) for data in views)
+        if need > self._memory.nbytes:
+            self._memory = memory(need)
+        chunk = Chunk(self._memory)
+        for data in views:
+            chunk.room(data.nbytes)[:] = np.frombuffer(data, np.uint8)
+            chunk.take(data.nbytes)
+        return chunk
+
+    def _store(self, items: Sequence[StoredSample | LeftOut], content: Bytes) -> None:
+        payloads: list[bytes] = []
+        begin = at = 0  # bytes of `content` that go to the current shard
+        for item in items:
+            if isinstance(item, LeftOut):
+                payloads.append(records.json_payload(records.LEFT_OUT, list(item)))
+                self._left_out.append(item)
+                continue
+            nbytes = memoryview(item.data).nbytes
+            place = self._end + at - begin
+            if place and place + nbytes > self._shard_size:
+                self._write(content[begin:at], payloads)
+                self._next_shard()
+                payloads, begin, place = [], at, 0
+            row = Row(
+                self._shard,
+                place,
+                nbytes,
+                _checksum(item),
+                item.height,
+                item.width,
+                item.orig_height,
+                item.orig_width,
+                item.name.encode("utf-8", "surrogateescape"),
+                item.labels,
+            )
+            payloads.append(row.pack())
+            self._totals.add(row)
+            at += aligned(nbytes)
+        self._write(content[begin:at], payloads)
+
+    def _write(self, content: Bytes, payloads: list[bytes]) -> None:
+        """Append to the current shard, then to the journal."""
+        if content.nbytes:
+            if self._file is None:
+                self._file = self._open(self._shard)
+            self._file.write(content, SHARD_HEADER + self._end)
+            self._end += content.nbytes
+        if payloads:
+            self._journal.append(*payloads)
 
     def finish(self) -> DatasetMeta:
         """Complete the dataset and close the writer.
@@ -249,9 +263,9 @@ class ShardWriter:
         """Stop; an unfinished pack stays, to be continued."""
         self._failed = True
         self._pool.shutdown(wait=True)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         self._journal.close()
         self._lock.release()
 
@@ -261,40 +275,39 @@ class ShardWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self) -> Any:
+    def _rows(self) -> Iterator[Row]:
         for _, payload in self._journal.records():
             if payload[:1] == records.SAMPLE:
                 yield Row.unpack(payload)
 
+    def _open(self, shard: int) -> PageFile:
+        return PageFile(self._work / shard_name(shard))
+
     def _next_shard(self) -> None:
         """Close the current shard beside the filling of the next one."""
-        os.close(self._fd)
-        self._fd = -1
+        file, self._file = self._file or self._open(self._shard), None
         self._wait()  # for the one before: at most two shards are open
-        self._background.append(
-            self._pool.submit(self._close_shard, self._shard, self._end, self._hash.intdigest())
-        )
-        self._hash = xxhash.xxh3_64()
+        self._background.append(self._pool.submit(self._close_shard, file, self._shard, self._end))
         self._shard += 1
-        self._end = self._synced = 0
+        self._end = 0
 
     def _wait(self) -> None:
         while self._background:
             self._background.pop(0).result()
 
-    def _close_shard(self, shard: int, end: int, checksum: int) -> None:
+    def _close_shard(self, file: PageFile, shard: int, end: int) -> None:
         """Give a shard its header and its name, durably, and record it."""
         name = shard_name(shard)
-        temporary, nbytes = self._work / name, SHARD_HEADER + end
-        fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
         try:
-            write_all(fd, shard_header(end), 0)
-            os.fsync(fd)
+            header = memory(SHARD_HEADER)
+            header[:] = np.frombuffer(shard_header(end), np.uint8)
+            file.write(header, 0)
+            file.sync()
         finally:
-            os.close(fd)
-        publish(temporary, self.path / name)
-        self._entries[shard] = FileEntry(name, nbytes, checksum)
-        content = [shard, nbytes, f"{checksum:016x}"]
+            file.close()
+        publish(self._work / name, self.path / name)
+        self._entries[shard] = ShardEntry(name, SHARD_HEADER + end)
+        content = [shard, SHARD_HEADER + end]
         self._journal.append(records.json_payload(records.CLOSED, content), sync=True)
 
     def _usable(self) -> None:
@@ -309,8 +322,7 @@ class ShardWriter:
         return error if isinstance(error, ShardError) else storage_error(self.path, error)
 
 
-def _sync(fd: int) -> None:
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _checksum(sample: StoredSample) -> int:
+    if sample.checksum is not None:
+        return sample.checksum
+    return xxhash.xxh3_64_intdigest(memoryview(sample.data).cast("B"))
