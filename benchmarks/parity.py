@@ -86,7 +86,7 @@ class Tally:
         self.mixups = self.cutmixes = self.pastes = 0
         self.objects = self.label_misses = 0
         self.box_error = self.keypoint_error = 0.0
-        self.visibility_misses = 0
+        self.visibility_misses = self.keypoints = 0
         self.angle_error = 0.0
         self.left_out = 0
         self.mask_pixels = self.same_mask_pixels = 0
@@ -115,6 +115,7 @@ class Tally:
             apart = np.abs(labels["keypoints"] - points)
             self.keypoint_error = max(self.keypoint_error, float(apart[..., :2].max()))
             self.visibility_misses += int((apart[..., 2] != 0).sum())
+            self.keypoints += points.shape[0] * points.shape[1]
         if "masks" in labels:
             self.add_masks(labels, sample)
 
@@ -152,6 +153,7 @@ class Tally:
             "samples_with_other_objects": self.label_misses,
             "largest_box_error": self.box_error,
             "largest_angle_error": self.angle_error,
+            "keypoints": self.keypoints,
             "largest_keypoint_error": self.keypoint_error,
             "keypoints_of_other_visibility": self.visibility_misses,
             "with_copy_paste": self.pastes,
