@@ -182,17 +182,21 @@ class _Rendered(DeviceWork):
             return self._plan.done()
         if self._lease is None:
             wait_for(self._plan)  # short; reading begins with it
+            self._workshop.pictures.ask(self._acquire)
+        if not wait:
+            return self._ready.is_set()
+        while not self._ready.wait(0.2):  # looks at signals (Ctrl-C) in between
+            pass
+        return True
+
+    def _acquire(self) -> None:
+        if self._lease is None:
             self._lease = self._workshop.pictures.acquire(
                 self._plan.image_ids(),
                 lambda lease: self._ready.set(),
                 age=self._age,
                 bases=frozenset(self._plan.first_image_ids().tolist()),
             )
-        if not wait:
-            return self._ready.is_set()
-        while not self._ready.wait(0.2):  # looks at signals (Ctrl-C) in between
-            pass
-        return True
 
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
         return self._workshop.queue.render(shots, self._shape, self._workshop.output)

@@ -136,8 +136,18 @@ class Pictures:
         self._oldest: list[tuple[int, int]] = []  # heap of (age, image), possibly outdated
         self._free: list[Bytes] = []
         self._pool = ThreadPoolExecutor(load.threads, thread_name_prefix="yolodata-read")
+        self._asker = ThreadPoolExecutor(1, thread_name_prefix="yolodata-ask")
         self._closed = False
         self._error: BaseException | None = None  # reading itself failed: nothing comes any more
+
+    def ask(self, action: Callable[[], None]) -> None:
+        """Carry out what acquires pictures, to its end, also if the caller is interrupted.
+
+        Ctrl-C strikes the main thread alone. In the middle of `acquire` it would leave pictures
+        behind that everybody waits for and nobody reads. An action that may be asked for again
+        after an interruption has to do nothing the second time; no two run at once.
+        """
+        self._asker.submit(action).result()
 
     def acquire(
         self,
@@ -213,6 +223,7 @@ class Pictures:
     def close(self) -> None:
         """Stop reading; waits for pictures being read just now. Those that were read stay."""
         self._closed = True
+        self._asker.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
         if isinstance(self._load, BatchLoad):
             self._load.close()

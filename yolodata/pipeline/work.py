@@ -137,9 +137,14 @@ class _Read(Work):
             wait_for(plan)
             images = plan.image_ids()
             bases = frozenset(plan.first_image_ids().tolist())
-        self._started = True
+        self._workshop.pictures.ask(lambda: self._acquire(images, bases))
+
+    def _acquire(self, images: npt.NDArray[np.int64], bases: frozenset[int]) -> None:
+        if self._started:
+            return
         pictures = self._workshop.pictures
         self._lease = pictures.acquire(images, self._ready, age=self._age, bases=bases)
+        self._started = True
 
     def _planned(self) -> _native.Job:
         assert self._plan is not None, "this batch was given as recipes"
