@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+
+from yolodata.shards import reader
 
 NAMES = {0: "circle", 1: "square", 2: "bar"}
 
@@ -117,3 +120,17 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         elif repr(mine) != repr(theirs_value):  # tells int from numpy.int64 as well
             found.append(key)
     return found
+
+
+def damage(shards: Path, out: Path, images: list[int]) -> Path:
+    """A copy whose samples of some images are overwritten."""
+    shutil.copytree(shards, out)
+    with reader.open(out, split="train") as dataset:
+        places = [dataset.locate(i) for i in images]
+        sizes = [int(dataset.nbytes[i]) for i in images]
+    for place, size in zip(places, sizes, strict=True):
+        file, _, byte = place.rpartition(": byte ")
+        with open(file, "r+b") as shard:
+            shard.seek(int(byte))
+            shard.write(bytes(min(size, 64)))
+    return out

@@ -6,7 +6,6 @@ import gc
 import itertools
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import digest, draw_dataset, packed, sample_digests
+from loading import damage, digest, draw_dataset, packed, sample_digests
 
 from yolodata.errors import ConfigError, ShardError
 from yolodata.pipeline import sources
@@ -43,20 +42,6 @@ def make(shards: Any, batch_size: int = 8, **settings: Any) -> Loader:
     return Loader(
         shards, batch_size, **{"augment": AUGMENT, "threads": 2, "prefetch": 2, **settings}
     )
-
-
-def damage(shards: Path, out: Path, images: list[int]) -> Path:
-    """A copy whose samples of some images are overwritten."""
-    shutil.copytree(shards, out)
-    with reader.open(out, split="train") as dataset:
-        places = [dataset.locate(i) for i in images]
-        sizes = [int(dataset.nbytes[i]) for i in images]
-    for place, size in zip(places, sizes, strict=True):
-        file, _, byte = place.rpartition(": byte ")
-        with open(file, "r+b") as shard:
-            shard.seek(int(byte))
-            shard.write(bytes(min(size, 64)))
-    return out
 
 
 @CODECS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import digest, draw_dataset, packed
+from loading import damage, digest, draw_dataset, packed
 from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
     QUIET,
     _where_torchvision_cannot_be_imported,
@@ -128,11 +128,7 @@ def test_detection_pastes_by_outlines_too(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_unreadable_pictures_lose_their_masks(shapes: Path, tmp_path: Path) -> None:
-    shards = packed(shapes, tmp_path / "shards", "raw", 64)
-    file = next((tmp_path / "shards").rglob("shard-00000.safetensors"))
-    data = bytearray(file.read_bytes())
-    data[-50] ^= 255
-    file.write_bytes(data)
+    shards = damage(packed(shapes, tmp_path / "shards", "raw", 64), tmp_path / "damaged", [3])
     how: dict[str, Any] = {"augment": recipe("mixup"), "task": "segment", "max_bad": 0.5}
     with Loader(shards, 4, check=True, **how) as loader:
         for batch in loader:
