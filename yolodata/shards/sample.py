@@ -61,12 +61,24 @@ class StoredSample:
         )
 
 
-def check_sample(sample: StoredSample, data: memoryview, meta: DatasetMeta) -> None:
-    """A reader must be able to accept the sample.
+def check_samples(
+    samples: Sequence[StoredSample], data: Sequence[memoryview], meta: DatasetMeta
+) -> None:
+    """A reader must be able to accept these samples and their bytes.
 
     Raises:
-        ShardError: names the image and what is wrong.
+        ShardError: names the first bad image and what is wrong.
     """
+    for sample, view in zip(samples, data, strict=True):
+        _check_form(sample, view, meta)
+        _check_labels_form(sample.labels, meta, sample.name)
+    # All at once: for the few numbers of one image, a call of NumPy costs more than its work.
+    if samples and not _good_values([sample.labels for sample in samples], meta):
+        for sample in samples:
+            _check_values(sample.labels, meta, sample.name)
+
+
+def _check_form(sample: StoredSample, data: memoryview, meta: DatasetMeta) -> None:
 
     def wrong(what: str) -> ShardError:
         return ShardError(f"{sample.name}: {what}; nothing of this image was stored")
@@ -88,7 +100,6 @@ def check_sample(sample: StoredSample, data: memoryview, meta: DatasetMeta) -> N
         )
     if not sample.name:
         raise wrong("the name is empty")
-    check_labels(sample.labels, meta, sample.name)
 
 
 def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
@@ -97,10 +108,15 @@ def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
     Raises:
         ShardError: names the image and what is wrong.
     """
+    _check_labels_form(labels, meta, name)
+    _check_values(labels, meta, name)
 
-    def wrong(what: str) -> ShardError:
-        return ShardError(f"{name}: {what}; nothing of this image was stored")
 
+def _wrong(name: str, what: str) -> ShardError:
+    return ShardError(f"{name}: {what}; nothing of this image was stored")
+
+
+def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None:
     n = len(labels.cls)
     for array, key, shape in (
         (labels.cls, "cls", (n,)),
@@ -109,27 +125,51 @@ def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
     ):
         if key == "keypoints" and meta.keypoints is None:
             if array is not None:
-                raise wrong("has keypoints, but the dataset has no kpt_shape")
+                raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
             continue
         if array is None or array.shape != shape or array.dtype != np.float32:
             got = "None" if array is None else f"{array.dtype} {array.shape}"
-            raise wrong(f"{key} must be float32 {shape}, got {got}")
-        if not np.isfinite(array).all():
-            raise wrong(f"{key} has values that are not finite")
-    cls = labels.cls
-    if n and not ((cls >= 0) & (cls < len(meta.names)) & (np.floor(cls) == cls)).all():
-        raise wrong(f"classes must be whole numbers from 0 to {len(meta.names) - 1}, got {cls}")
+            raise _wrong(name, f"{key} must be float32 {shape}, got {got}")
     label_size = (labels.label_height, labels.label_width)
     if not all(0 < side <= 1 << 20 for side in label_size):
-        raise wrong(f"label size must be 1 to {1 << 20} pixels a side, got {label_size}")
+        raise _wrong(name, f"label size must be 1 to {1 << 20} pixels a side, got {label_size}")
     if labels.polygons is None:
         return
     if len(labels.polygons) != n:
-        raise wrong(f"must have a polygon, maybe empty, for each of {n} objects")
+        raise _wrong(name, f"must have a polygon, maybe empty, for each of {n} objects")
     for polygon in labels.polygons:
         if polygon.dtype != np.float32 or polygon.ndim != 2 or polygon.shape[1] != 2:
-            raise wrong(
-                f"polygons must be float32 (points, 2), got {polygon.dtype} {polygon.shape}"
+            raise _wrong(
+                name, f"polygons must be float32 (points, 2), got {polygon.dtype} {polygon.shape}"
             )
-    if n and not np.isfinite(np.concatenate(labels.polygons)).all():
-        raise wrong("polygon has values that are not finite")
+
+
+def _check_values(labels: Annotation, meta: DatasetMeta, name: str) -> None:
+    for key, arrays in (
+        ("cls", [labels.cls]),
+        ("box", [labels.box]),
+        ("keypoints", [] if labels.keypoints is None else [labels.keypoints]),
+        ("polygon", labels.polygons or []),
+    ):
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise _wrong(name, f"{key} has values that are not finite")
+    if not _are_classes(labels.cls, meta):
+        raise _wrong(
+            name,
+            f"classes must be whole numbers from 0 to {len(meta.names) - 1}, got {labels.cls}",
+        )
+
+
+def _good_values(labels: Sequence[Annotation], meta: DatasetMeta) -> bool:
+    """Whether `_check_values` would accept all of these."""
+    numbers = [one.box.ravel() for one in labels]
+    numbers += [one.keypoints.ravel() for one in labels if one.keypoints is not None]
+    numbers += [polygon.ravel() for one in labels for polygon in one.polygons or ()]
+    return bool(np.isfinite(np.concatenate(numbers)).all()) and _are_classes(
+        np.concatenate([one.cls for one in labels]), meta
+    )
+
+
+def _are_classes(cls: Float32, meta: DatasetMeta) -> bool:
+    good = (cls >= 0) & (cls < len(meta.names)) & (np.floor(cls) == cls)  # none of it for a NaN
+    return bool(good.all())

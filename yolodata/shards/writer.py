@@ -50,7 +50,7 @@ from yolodata.shards.format import (
 from yolodata.shards.journal import Journal, Row
 from yolodata.shards.layout import shard_header
 from yolodata.shards.recovery import Recovered, begin
-from yolodata.shards.sample import LeftOut, StoredSample, check_sample
+from yolodata.shards.sample import LeftOut, StoredSample, check_samples
 
 DEFAULT_SHARD_SIZE = 512 << 20
 
@@ -159,8 +159,7 @@ class ShardWriter:
         self._usable()
         samples = [item for item in items if isinstance(item, StoredSample)]
         views = [memoryview(sample.data).cast("B") for sample in samples]
-        for sample, data in zip(samples, views, strict=True):
-            check_sample(sample, data, self.meta)
+        check_samples(samples, views, self.meta)
         content = (chunk or self._gathered(views)).content()
         assert content.nbytes == sum(aligned(data.nbytes) for data in views)
         try:
