@@ -131,7 +131,9 @@ class World:
             timeout=LONG,
             device_id=device if cuda else None,
         )
-        self.control = dist.new_group(backend="gloo", timeout=LONG)
+        group = dist.new_group(backend="gloo", timeout=LONG)
+        assert not isinstance(group, int)  # what ranks outside the group get
+        self.control = group
 
     def stop(self) -> None:
         """Disconnects the ranks."""
