@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ CHAINS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "copy-paste": ({"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}, PASTE),
     "masks": ({}, MASKS),
 }
-LIMITS = {"geometry": (99.9, 1), "colour": (99.5, 2), "copy-paste": (99.5, 2), "masks": (99.5, 2)}
+LIMITS = {
+    "geometry": (99.9, 1), "colour": (99.5, 2), "copy-paste": (99.5, 2), "masks": (99.5, 2),
+    "albumentations": (99.5, 2),
+}  # fmt: skip
 """By chain: least share of identical bytes in percent, largest difference of a byte."""
 BOX_LIMIT = 1e-4
 """Largest difference of a box's side or centre, or a keypoint, as a share of the picture."""
@@ -176,7 +180,6 @@ def compare(
     source: upstream.Upstream, hyp: dict[str, Any], n: int, seed: int, shift: float = 0.0
 ) -> Tally:
     """`n` samples of one kind; `shift` is added to where our first layer is put, in pixels."""
-    import yolodata
     from yolodata import _native
 
     source.use(**hyp)
@@ -192,7 +195,7 @@ def compare(
         values["layers"][0]["matrix"][2] += shift
         tally.pastes += bool(values["pastes"])
         recipe = source.recipe(values)
-        picture = yolodata.render(recipe, images)
+        picture = source.picture(recipe, values, images)
         labels = _native.labels(recipe, source.index, source.mask_ratio, source.overlap_mask)
         tally.add(picture, sample["img"].numpy(), labels, sample)
     return tally
@@ -291,7 +294,25 @@ def missed(chain: str, kind: str, report: dict[str, Any]) -> list[str]:
 def chains(task: str, polygons: bool) -> dict[str, Any]:
     """The chains that mean something for a task."""
     without = () if task == "segment" else ("masks",) if polygons else ("masks", "copy-paste")
-    return {name: chain for name, chain in CHAINS.items() if name not in without}
+    found = {name: chain for name, chain in CHAINS.items() if name not in without}
+    if find_spec("albumentations") is not None:
+        kind = {"augmentations": transforms(), **COLOUR["everything"]}
+        found["albumentations"] = ({}, {"transforms, everything": kind})
+    return found
+
+
+def transforms() -> list[Any]:
+    """Albumentations' transforms of many kinds, often."""
+    import albumentations as A
+
+    return [
+        A.OneOf([A.Blur(p=1.0), A.MedianBlur(p=1.0)], p=0.5),
+        A.CLAHE(p=0.5),
+        A.ToGray(p=0.2),
+        A.RandomBrightnessContrast(p=0.5),
+        A.ImageCompression(quality_range=(40, 90), p=0.5),
+        A.GaussNoise(p=0.5),
+    ]
 
 
 def measure(
@@ -359,7 +380,7 @@ def _print(figures: dict[str, Any]) -> None:
         f"{'largest':>9}{'objects':>9}{'others':>8}{'box error':>11}{'angle':>9}{'keypoints':>11}"
         f"{'masks %':>10}{'IoU':>7}"
     )
-    for chain in [name for name in CHAINS if name in figures]:
+    for chain in [name for name in LIMITS if name in figures]:
         rows = {chain.upper(): figures[chain], **figures[chain]["kinds"]}
         for kind, row in rows.items():
             share, masks = (  # 100 only where all are

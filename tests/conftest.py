@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,6 +22,27 @@ def gpu_problem() -> str | None:
     if _native.cuda_build() == "none":
         return "yolodata was built without CUDA"
     return None
+
+
+def pytest_configure() -> None:
+    """Hides Albumentations: where Ultralytics finds it, it changes pictures with it, and we too."""
+    sys.modules["albumentations"] = None  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="session")
+def _albumentations() -> ModuleType:
+    del sys.modules["albumentations"]
+    try:
+        return importlib.import_module("albumentations")
+    finally:
+        sys.modules["albumentations"] = None  # type: ignore[assignment]
+
+
+@pytest.fixture
+def albumentations(_albumentations: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package, which is hidden from tests that do not ask for it."""
+    monkeypatch.setitem(sys.modules, "albumentations", _albumentations)
+    return _albumentations
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
 from yolodata.train.exits import Preempted
 
+sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 rank = int(os.environ["RANK"])

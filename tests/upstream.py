@@ -18,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 from yolodata import _native
+from yolodata.pipeline.retouch import composed, retouched
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Upstream:
 
         self.imgsz = imgsz
         self.task = task
+        self.samples = 0
+        self.transforms: Any = None
         self.heard = Heard()
         with leaves_the_source_alone():
             info = check_det_dataset(str(data))
@@ -76,10 +79,15 @@ class Upstream:
             load(i)
 
     def use(self, grid: int = 4, **hyp: Any) -> None:
-        """Augments from now on by these arguments; `grid` is the pictures of a mosaic, 4 or 9."""
-        from ultralytics.cfg import get_cfg
-        from ultralytics.data.augment import Albumentations
+        """Augments from now on by these arguments; `grid` is the pictures of a mosaic, 4 or 9.
 
+        `augmentations` are Albumentations' transforms; there are none otherwise.
+        """
+        from ultralytics.cfg import get_cfg
+
+        # Without an empty list, upstream has a few transforms of its own where it is installed.
+        hyp = {"augmentations": [], **hyp}
+        self.transforms = composed(hyp["augmentations"]) if hyp["augmentations"] else None
         args = get_cfg(overrides={"task": self.task, "imgsz": self.imgsz, **hyp})
         if self.task == "detect":
             self.index = self._index(outlines=bool(args.copy_paste))
@@ -88,9 +96,6 @@ class Upstream:
         self.overlap_mask = bool(args.overlap_mask)
         self.dataset.transforms = self.dataset.build_transforms(args)
         stages = self.dataset.transforms.transforms
-        for stage in stages:
-            if isinstance(stage, Albumentations) and stage.transform is not None:
-                raise RuntimeError("the package albumentations is installed and changes pictures")
         for stage in stages[0].transforms:
             if type(stage).__name__ == "CopyPaste":
                 self._share = stage.p
@@ -114,7 +119,10 @@ class Upstream:
     def sample(self, i: int) -> tuple[dict[str, Any], dict[str, Any], dict[int, Any]]:
         """Upstream's finished sample `i`, the recipe (as a dict) that it drew, and its images."""
         self.heard = heard = Heard()
-        with _stable_order(), _failed_cuts(heard):
+        self.samples += 1
+        # Upstream seeds Albumentations with this, as often as it changes.
+        seed = patch("torch.initial_seed", lambda: self.samples)
+        with _stable_order(), _failed_cuts(heard), seed:
             sample = self.dataset[i]
         recipe = {
             "size": [self.imgsz, self.imgsz],
@@ -127,6 +135,7 @@ class Upstream:
             "flipud": heard.flip["vertical"],
             "fliplr": heard.flip["horizontal"],
             "bgr": heard.bgr,
+            "seed": self.samples,
         }
         return sample, recipe, heard.images
 
@@ -136,6 +145,16 @@ class Upstream:
         for onto, source in values["pastes"]:
             recipe = _native.paste(recipe, self.index, onto, source, self._share)
         return recipe
+
+    def picture(
+        self, recipe: _native.Recipe, values: dict[str, Any], images: dict[int, Any]
+    ) -> Any:
+        """Our picture of what `sample` heard, uint8 (3, H, W)."""
+        if self.transforms is None:
+            return _native.render(recipe, images)
+        picture = np.empty((3, self.imgsz, self.imgsz), np.uint8)
+        retouched(recipe, images, picture, self.transforms, values["seed"])
+        return picture
 
     def _index(
         self, flip_idx: bool = False, visibility: bool = False, outlines: bool = False

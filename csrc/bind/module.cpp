@@ -2,6 +2,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,9 +12,11 @@
 #include <array>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "bind/convert.h"
 #include "bind/device.h"
@@ -24,6 +28,7 @@
 #include "plan/bytes.h"
 #include "plan/paste.h"
 #include "plan/plan.h"
+#include "plan/split.h"
 #include "render/render.h"
 
 namespace nb = nanobind;
@@ -33,6 +38,7 @@ namespace yolodata {
 namespace {
 
 using Memory = nb::ndarray<std::uint8_t, nb::c_contig, nb::device::cpu>;
+using Picture = nb::ndarray<nb::numpy, std::uint8_t, nb::shape<3, -1, -1>, nb::c_contig>;
 using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 
 PlanConfig read_config(const nb::dict& dict) {
@@ -218,9 +224,9 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
   return job;
 }
 
-// Renders one recipe from a dict of image id -> uint8 (H, W, 3).
-nb::ndarray<nb::numpy, std::uint8_t> render(const Plan& plan, const nb::dict& images,
-                                            bool reference) {
+// Renders one recipe from a dict of image id -> uint8 (H, W, 3); into `out`, if it is given.
+nb::object render(const Plan& plan, const nb::dict& images, bool reference,
+                  const std::optional<Picture>& out) {
   check(plan);
   const Recipe& recipe = plan.recipe;
   Sources sources{};
@@ -242,14 +248,18 @@ nb::ndarray<nb::numpy, std::uint8_t> render(const Plan& plan, const nb::dict& im
             std::to_string(tile.height) + " x " + std::to_string(tile.width));
       sources.layers[l].images[t] = {image.data(), tile.width, tile.height};
     }
-  std::vector<std::uint8_t> picture(3 * static_cast<std::size_t>(recipe.width) *
-                                    static_cast<std::size_t>(recipe.height));
+  const auto height = static_cast<std::size_t>(recipe.height);
+  const auto width = static_cast<std::size_t>(recipe.width);
+  require(!out || (out->shape(1) == height && out->shape(2) == width),
+          "out must be uint8 (3, height, width) of the recipe");
+  std::vector<std::uint8_t> picture(out ? 0 : 3 * width * height);
   {
     const nb::gil_scoped_release release;
-    (reference ? render_reference : render_cpu)(recipe, sources, picture.data());
+    (reference ? render_reference : render_cpu)(recipe, sources,
+                                                out ? out->data() : picture.data());
   }
-  return to_numpy(std::move(picture), {3, static_cast<std::size_t>(recipe.height),
-                                       static_cast<std::size_t>(recipe.width)});
+  if (out) return nb::cast(*out);
+  return nb::cast(to_numpy(std::move(picture), {3, height, width}));
 }
 
 }  // namespace
@@ -359,7 +369,16 @@ NB_MODULE(_native, m) {
         return pasted;
       },
       "recipe"_a, "index"_a, "layer"_a, "source"_a, "share"_a);
-  m.def("render", &render, "recipe"_a, "images"_a, "reference"_a = false);
+  m.def("render", &render, "recipe"_a, "images"_a, "reference"_a = false, "out"_a = nb::none(),
+        nb::sig("def render(recipe: Recipe, images: dict, reference: bool = False, "
+                "out: NDArray[numpy.uint8] | None = None) -> NDArray[numpy.uint8]"));
+  m.def(
+      "split",
+      [](const Plan& plan) {
+        Halves halves = split(plan);
+        return std::pair(std::move(halves.placed), std::move(halves.finished));
+      },
+      "recipe"_a);
   m.def(
       "permute",
       [](const Positions& positions, std::uint64_t n, std::uint64_t seed, std::uint32_t epoch) {

@@ -41,6 +41,7 @@ class UltralyticsLoader(Subject):
             "batch": task.batch,
             "workers": row.threads,
             "cache": "ram" if row.codec == "ram" else False,
+            "augmentations": [],  # nothing of Albumentations, if it is installed; nor in our rows
             **task.augment,
         }
         args = get_cfg(DEFAULT_CFG, overrides)

@@ -9,8 +9,11 @@ from typing import Any
 
 from yolodata.errors import ConfigError
 
-NOT_SUPPORTED = ("augmentations", "rect")
-"""Upstream's training arguments that this engine does not carry out."""
+INSTEAD = {
+    "augmentations": "give Albumentations' transforms to Loader(transforms=…)",
+    "rect": "set it to False, or train with Ultralytics' own loader",
+}
+"""Upstream's training arguments that are no part of a recipe, and what to do about them."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,13 @@ class AugmentConfig:
         """Takes the recipe from Ultralytics' training arguments (a namespace or a dict).
 
         Raises:
-            ConfigError: an argument is out of range, or asks for something that this engine does
-                not do (`augmentations`, `rect`).
+            ConfigError: an argument is out of range, or is set that is no part of a recipe
+                (`augmentations`, `rect`).
         """
         values = dict(args) if isinstance(args, dict) else dict(vars(args))
-        for name in NOT_SUPPORTED:
+        for name, instead in INSTEAD.items():
             if values.get(name):
-                raise ConfigError(
-                    f"{name}={values[name]!r} is not supported; set it to None or False, or train "
-                    "with Ultralytics' own loader"
-                )
+                raise ConfigError(f"{name}={values[name]!r} is no part of a recipe; {instead}")
         names = {field.name for field in fields(cls)} & values.keys()
         known = {name: values[name] for name in names}
         if isinstance(known.get("scale"), list):

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.device import Output
 from yolodata.pipeline.device_work import DeviceWorkshop
+from yolodata.pipeline.retouch import composed, described
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
 from yolodata.pipeline.tiers import check_cache
 from yolodata.pipeline.views import DatasetView, EpochSampler, weakly
-from yolodata.pipeline.work import Work, Workshop
+from yolodata.pipeline.work import Ahead, Work, Workshop
 from yolodata.pipeline.workshops import Order, open_on_cpu, open_on_device
 from yolodata.telemetry import Telemetry
 
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from yolodata.shards.reader import ShardDataset
-
-
-@dataclass(eq=False)
-class _Ahead:
-    """A batch that was started before it was asked for."""
-
-    epoch: int
-    start: int
-    stop: int
-    work: Work
 
 
 class Loader:
@@ -87,6 +78,9 @@ class Loader:
             need no further pass over the batch.
         channels_last: pictures made on a device are in the memory order (B, H, W, 3).
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
+        transforms: Albumentations' transforms that leave objects where they are, as a list or a
+            Compose; see `yolodata.pipeline.retouch`. They run on the CPU, which has to be the
+            device, and draw from the seed, the epoch and the position alone.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of the images that may be unreadable before the run stops.
 
@@ -94,8 +88,8 @@ class Loader:
         cache, preflight: where decoded pictures are, and why; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
             vain), "decodes" and "hits" (uses of a decoded picture that was in memory); seconds of
-            "plan", "render", "decode" (all threads together), "wait" (of the consumer for a batch)
-            and "collate".
+            "plan", "render", "retouch" (by `transforms`), "decode" (all threads together), "wait"
+            (of the consumer for a batch) and "collate".
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
@@ -130,6 +124,7 @@ class Loader:
         output: str = "uint8",
         channels_last: bool = False,
         pin_memory: bool = False,
+        transforms: Any = None,
         check: bool = False,
         max_bad: float = 0.01,
     ) -> None:
@@ -158,6 +153,11 @@ class Loader:
         self._output = Output(output, channels_last)
         check_cache(cache, self.device != "cpu")
         self._output.check(self.device)
+        self._transforms = None if transforms is None else composed(transforms)
+        _require(
+            self._transforms is None or self.device == "cpu",
+            f"transforms run on the CPU, device is {self.device}; make the batches with device=cpu",
+        )
         self.seed = seed
         self.shuffle = shuffle
         self.close_mosaic_epoch = close_mosaic_epoch
@@ -174,6 +174,7 @@ class Loader:
             "shuffle": shuffle,
             "close_mosaic_epoch": close_mosaic_epoch,
             "augment": asdict(self.augment),
+            "transforms": None if transforms is None else described(self._transforms),
         }
 
         self._fingerprint: dict[str, Any] | None = None
@@ -183,7 +184,7 @@ class Loader:
         self._resumed = False  # the next iteration goes on at _position
         self._mosaic_closed = False
         self._active: object = None  # token of the iteration that is going on
-        self._ahead: deque[_Ahead] = deque()
+        self._ahead: deque[Ahead] = deque()
         self._workshop: Workshop | DeviceWorkshop | None = None
         self._stop_workshop: weakref.finalize[Any, Any] | None = None
         self._closed = False
@@ -337,7 +338,7 @@ class Loader:
             positions, stop = step
             age = epoch * self._selection.images + position
             work = workshop.planned(self._config(epoch), self.seed, epoch, positions, age)
-            self._ahead.append(_Ahead(epoch, position, stop, work))
+            self._ahead.append(Ahead(epoch, position, stop, work))
             position = stop
         for ahead in self._ahead:
             ahead.work.start()
@@ -392,6 +393,7 @@ class Loader:
                 in_flight=(self._prefetch + 2) * self.batch_size,
                 pin_memory=self.pin_memory and torch.cuda.is_available(),
                 telemetry=self.telemetry,
+                transforms=self._transforms,
             )
             if self.device == "cpu":
                 self._workshop = open_on_cpu(order)

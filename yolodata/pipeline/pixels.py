@@ -202,10 +202,15 @@ class Pictures:
                 self._pool.submit(self._fetch, self._load, image)
         return lease
 
+    def pixels(self, lease: Lease) -> list[Any]:
+        """Pictures of a lease whose `ready` was called, as they were read."""
+        return [self._pictures[image].pixels for image in lease.images.tolist()]
+
     def pointers(self, lease: Lease) -> npt.NDArray[np.uint64]:
         """Addresses (U,) of the pictures of a lease whose `ready` was called."""
-        pixels = [self._pictures[image].pixels for image in lease.images.tolist()]
-        addresses = [p.ctypes.data if isinstance(p, np.ndarray) else p.data_ptr() for p in pixels]
+        addresses = [
+            p.ctypes.data if isinstance(p, np.ndarray) else p.data_ptr() for p in self.pixels(lease)
+        ]
         return np.array(addresses, dtype=np.uint64)
 
     def release(self, lease: Lease) -> None:

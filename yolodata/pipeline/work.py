@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.bad import Labels, labels_without
-from yolodata.pipeline.pixels import BatchBuffers, Lease, Load, Pictures
+from yolodata.pipeline.pixels import BatchBuffers, Bytes, Lease, Load, Pictures
+from yolodata.pipeline.retouch import Retoucher, Retouching, seeds
 from yolodata.pipeline.selection import Selection
 from yolodata.telemetry import Telemetry
 
@@ -63,11 +65,21 @@ class Work:
         raise NotImplementedError
 
     def seconds(self) -> dict[str, float]:
-        """Thread-seconds of "plan" and "render"."""
+        """Thread-seconds of "plan", "render" and, where there is any, "retouch"."""
         return {}
 
 
-def wait_for(job: _native.Job) -> None:
+@dataclass(eq=False)
+class Ahead:
+    """A batch that was started before it was asked for: `start` to `stop` of an epoch."""
+
+    epoch: int
+    start: int
+    stop: int
+    work: Work
+
+
+def wait_for(job: _native.Job | Retouching) -> None:
     """Block until a job is done; raises what went wrong in it."""
     while not job.wait(_TICK):
         pass
@@ -114,6 +126,7 @@ class _Read(Work):
         plan: _native.Job | None = None,
         recipes: Sequence[_native.Recipe] = (),
         images: npt.NDArray[np.int64] | None = None,
+        seeds: Sequence[int] = (),
     ) -> None:
         self.image = image
         self._workshop = workshop
@@ -121,9 +134,10 @@ class _Read(Work):
         self._plan = plan
         self._recipes = recipes
         self._images = images
+        self._seeds = seeds
         self._started = False
         self._lease: Lease | None = None
-        self._render: _native.Job | None = None
+        self._render: _native.Job | Retouching | None = None
         self._error: BaseException | None = None
         self._submitted = threading.Event()
         self._dropped = False
@@ -153,12 +167,8 @@ class _Read(Work):
     def _ready(self, lease: Lease) -> None:
         try:
             if not self._dropped:
-                workshop = self._workshop
-                self._render = workshop.engine.submit_render(
-                    self._plan or self._recipes,
-                    lease.images,
-                    workshop.pictures.pointers(lease),
-                    self.image.numpy(),
+                self._render = self._workshop.rendered(
+                    self._plan or self._recipes, lease, self.image.numpy(), self._seeds
                 )
         except BaseException as error:  # surfaces in the consumer
             self._error = error
@@ -223,6 +233,8 @@ class Workshop:
         pin_memory: page-locked output.
         load: how pictures are read; None when the shards hold pixels that need no checking.
         telemetry: counts what reading costs.
+        retoucher: what is done to pictures that are planned, between their warp and their colours;
+            needs `load`.
     """
 
     def __init__(
@@ -233,9 +245,12 @@ class Workshop:
         pin_memory: bool,
         load: Load | None,
         telemetry: Telemetry,
+        retoucher: Retoucher | None = None,
     ) -> None:
         from yolodata import _native
 
+        assert retoucher is None or load is not None
+        self._retoucher = retoucher
         self.selection = selection
         self.engine = _native.Engine(threads)
         self._planner = _native.Engine(1) if load is not None else None
@@ -277,7 +292,8 @@ class Workshop:
         index = self.selection.index()
         if self._planner is not None:
             plan = self._planner.submit_plan(index, config, seed, epoch, positions)
-            return _Read(self, image, age, plan=plan)
+            drawn = seeds(seed, epoch, positions) if self._retoucher is not None else ()
+            return _Read(self, image, age, plan=plan, seeds=drawn)
         job = self.engine.submit(
             index,
             config,
@@ -304,6 +320,25 @@ class Workshop:
         job = self.engine.submit_render(recipes, images, pointers, image.numpy())
         return _Direct(job, image)
 
+    def rendered(
+        self,
+        samples: _native.Job | Sequence[_native.Recipe],
+        lease: Lease,
+        out: Bytes,
+        seeds: Sequence[int],
+    ) -> _native.Job | Retouching:
+        """Start rendering pictures into `out`; with `seeds`, they are retouched too."""
+        if self._retoucher is None or not seeds:
+            return self.engine.submit_render(
+                samples, lease.images, self.pictures.pointers(lease), out
+            )
+        assert not isinstance(samples, Sequence)
+        pictures = {}
+        for image, pixels in zip(lease.images.tolist(), self.pictures.pixels(lease), strict=True):
+            shape = (int(self.selection.height[image]), int(self.selection.width[image]), 3)
+            pictures[image] = pixels[: shape[0] * shape[1] * 3].reshape(shape)
+        return self._retoucher.submit(samples.recipes(), pictures, out, seeds)
+
     def drop(self, work: Work) -> None:
         """Forget a batch; its memory is kept until native threads are through with it."""
         work.cancel()
@@ -323,6 +358,8 @@ class Workshop:
         if self._planner is not None:
             self._planner.close()
         self.engine.close()
+        if self._retoucher is not None:
+            self._retoucher.close()
         if self._pictures is not None:
             self._pictures.forget()
         self._dropped.clear()

@@ -15,6 +15,7 @@ from yolodata.pipeline import tiers
 from yolodata.pipeline.device import Output, Queue
 from yolodata.pipeline.device_work import DeviceWorkshop
 from yolodata.pipeline.pixels import BatchLoad, Load
+from yolodata.pipeline.retouch import Retoucher
 from yolodata.pipeline.selection import Selection
 from yolodata.pipeline.sources import checked, decode_into, reading
 from yolodata.pipeline.work import Workshop
@@ -40,6 +41,7 @@ class Order:
         in_flight: pictures of the batches being prepared.
         pin_memory: page-locked pictures, for the CPU.
         telemetry: counts what reading costs.
+        transforms: Albumentations' (see `retouch`), for the CPU; None for none.
     """
 
     selection: Selection
@@ -49,6 +51,7 @@ class Order:
     in_flight: int
     pin_memory: bool
     telemetry: Telemetry
+    transforms: Any = None
 
     def load(self) -> Load | None:
         """How CPU threads read pictures."""
@@ -58,17 +61,20 @@ class Order:
             check=self.check,
             window=self.window,
             in_flight=self.in_flight,
+            always=self.transforms is not None,
         )
 
 
 def open_on_cpu(order: Order) -> Workshop:
     """Pictures in host memory."""
+    transforms = order.transforms
     return Workshop(
         order.selection,
         threads=order.threads,
         pin_memory=order.pin_memory,
         load=order.load(),
         telemetry=order.telemetry,
+        retoucher=None if transforms is None else Retoucher(transforms, order.threads),
     )
 
 

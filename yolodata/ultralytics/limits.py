@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from yolodata.errors import ConfigError
+from yolodata.pipeline.retouch import composed
+
 TRAINERS = {
     "detect": "DetectionTrainer",
     "segment": "SegmentationTrainer",
@@ -14,13 +17,29 @@ TRAINERS = {
 """Our trainers, by Ultralytics' name of the task."""
 
 
-def why_not(args: Any, data: dict[str, Any], task: str = "detect") -> str | None:
+def upstream_transforms(args: Any) -> Any:
+    """What upstream applies with Albumentations, if that is installed: `augmentations`, or its own.
+
+    Returns:
+        an `albumentations.Compose`, or None.
+    """
+    if find_spec("albumentations") is None:
+        return None
+    from ultralytics.data.augment import Albumentations
+
+    return Albumentations(p=1.0, transforms=getattr(args, "augmentations", None)).transform
+
+
+def why_not(
+    args: Any, data: dict[str, Any], task: str = "detect", transforms: Any = None
+) -> str | None:
     """Why upstream's own loader has to make the training batches, in words; None: ours can.
 
     Args:
         args: Ultralytics' training arguments.
         data: the dataset as `check_det_dataset` describes it.
         task: what our trainer is for.
+        transforms: from `upstream_transforms`.
     """
     if args.task not in TRAINERS:
         return f"task={args.task} is not supported yet"
@@ -30,11 +49,9 @@ def why_not(args: Any, data: dict[str, Any], task: str = "detect") -> str | None
         return f"images of {data['channels']} channels are not supported"
     if args.rect:
         return "rect=True trains on rectangular batches; set rect=False"
-    if getattr(args, "augmentations", None):
-        return "augmentations=[…] is not supported; leave it out"
-    if find_spec("albumentations") is not None:
-        return (
-            "the package albumentations is installed, and upstream then adds its transforms to "
-            "every picture; uninstall it"
-        )
+    if transforms is not None:
+        try:
+            composed(transforms)
+        except ConfigError as error:
+            return f"of augmentations=[…]: {error}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from yolodata.pipeline.schedule import usable_threads
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
 from yolodata.shards import open as open_shards
-from yolodata.ultralytics.limits import why_not
+from yolodata.ultralytics.limits import upstream_transforms, why_not
 from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
@@ -108,7 +109,11 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         readable = self.data.get("channels", 3) == 3 and self.args.task == self.for_task
         if mode != "train" and readable:
             return None
-        return why_not(self.args, self.data, task=self.for_task)
+        return why_not(self.args, self.data, task=self.for_task, transforms=self._transforms)
+
+    @cached_property
+    def _transforms(self) -> Any:
+        return upstream_transforms(self.args)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
@@ -170,13 +175,16 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"yolodata: cache={self.args.cache} is not needed, shards are mapped; on a GPU, "
                 f"yolodata's own cache={self.settings.cache} decides"
             )
+        if self._transforms is not None and self.device.type == "cuda" and RANK in {-1, 0}:
+            LOGGER.info("yolodata: batches are made on the CPU, where Albumentations runs")
         return Loader(
             shards,
             batch_size,
-            augment=AugmentConfig.from_ultralytics(self.args),
+            augment=AugmentConfig.from_ultralytics({**vars(self.args), "augmentations": None}),
             seed=int(self.args.seed),
             prefetch=self.settings.prefetch,
             drop_last=bool(self.args.compile),
+            transforms=self._transforms,
             **self._delivery(),
             **self._common(rank, "train"),
         )
@@ -185,9 +193,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """Where and as what training batches are made.
 
         On a GPU under AMP, as what autocast would turn them into before the first convolution;
-        multi-scale training resizes them first, in single precision, as upstream does.
+        multi-scale training resizes them first, in single precision, as upstream does. Where
+        Albumentations takes part, on the CPU.
         """
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or self._transforms is not None:
             return {}
         output = "uint8"
         if getattr(self, "amp", False) and not self.args.multi_scale:

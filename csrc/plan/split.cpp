@@ -1,0 +1,52 @@
+#include "plan/split.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace yolodata {
+namespace {
+
+// A picture as it is.
+Plan as_it_is(std::int32_t width, std::int32_t height) {
+  Plan plan{};
+  Recipe& recipe = plan.recipe;
+  recipe.width = width;
+  recipe.height = height;
+  recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
+  recipe.mixup_ratio = 1.0;
+  recipe.layer_count = 1;
+  Layer& layer = recipe.layers[0];
+  layer.width = width;
+  layer.height = height;
+  layer.paste_from = kNoLayer;
+  layer.scale = 1.0;
+  const float identity[9] = {1, 0, 0, 0, 1, 0, 0, 0, 1};
+  std::copy(identity, identity + 9, layer.matrix);
+  std::copy(identity, identity + 9, layer.inverse);
+  layer.tile_count = 1;
+  layer.tiles[0] = {.image = 0,
+                    .x1 = 0,
+                    .y1 = 0,
+                    .x2 = width,
+                    .y2 = height,
+                    .x0 = 0,
+                    .y0 = 0,
+                    .width = width,
+                    .height = height};
+  return plan;
+}
+
+}  // namespace
+
+Halves split(const Plan& plan) {
+  Halves halves{plan, as_it_is(plan.recipe.width, plan.recipe.height)};
+  Recipe &placed = halves.placed.recipe, &finished = halves.finished.recipe;
+  finished.hsv = std::exchange(placed.hsv, {});
+  std::swap(finished.hsv_draws, placed.hsv_draws);
+  finished.flipud = std::exchange(placed.flipud, 0);
+  finished.fliplr = std::exchange(placed.fliplr, 0);
+  finished.bgr = std::exchange(placed.bgr, 0);
+  return halves;
+}
+
+}  // namespace yolodata

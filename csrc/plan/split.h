@@ -1,0 +1,16 @@
+// A sample in two steps, for those who change the picture between them.
+#pragma once
+
+#include "plan/recipe.h"
+
+namespace yolodata {
+
+struct Halves {
+  Plan placed;    // every pixel where it belongs, blended, in its own colour
+  Plan finished;  // colour jitter, flips and the order of channels of that picture, as image 0
+};
+
+// One after the other, the halves make what the whole makes.
+Halves split(const Plan& plan);
+
+}  // namespace yolodata
