@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 Bytes = npt.NDArray[np.uint8]
+_LINE = 64  # bytes of a cache line: rows that begin at one can be written past the caches
 FILL = 114  # grey of padding, and of a picture that cannot be read
 
 
@@ -62,14 +63,17 @@ class BatchBuffers:
         need = math.prod(shape)
         arrays = self._arrays
         idle = [i for i in range(len(arrays)) if _references(arrays, i) <= self._idle_references]
-        fitting = [i for i in idle if need <= arrays[i].nbytes <= 2 * need]
+        fitting = [i for i in idle if need + _LINE <= arrays[i].nbytes <= 2 * need + _LINE]
         if fitting:
             at = min(fitting, key=lambda i: arrays[i].nbytes)
             idle.remove(at)
         else:
             at = len(arrays)
-            arrays.append(np.empty(need, np.uint8))
-        picture = torch.from_numpy(arrays[at][:need].reshape(shape))
+            arrays.append(np.empty(need + _LINE, np.uint8))
+        array = arrays[at]
+        start = -array.ctypes.data % _LINE
+        picture = torch.from_numpy(array[start : start + need].reshape(shape))
+        del array  # it would count as a user of the memory
         for i in reversed(idle[: max(0, len(idle) - self._spare)]):  # the oldest ones go
             del arrays[i]
         return picture
