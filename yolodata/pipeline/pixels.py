@@ -11,6 +11,7 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ class Pictures:
         self._pictures: dict[int, _Picture] = {}
         self._oldest: list[tuple[int, int]] = []  # heap of (age, image), possibly outdated
         self._free: list[Bytes] = []
+        self._unread: deque[int] = deque()
         self._pool = ThreadPoolExecutor(load.threads, thread_name_prefix="yolodata-read")
         self._asker = ThreadPoolExecutor(1, thread_name_prefix="yolodata-ask")
         self._closed = False
@@ -202,8 +204,9 @@ class Pictures:
                 chunk = started[first : first + self._load.chunk]
                 self._pool.submit(self._fetch_chunk, self._load, chunk)
         else:
-            for image in started:
-                self._pool.submit(self._fetch, self._load, image)
+            self._unread.extend(started)
+            for _ in started[: self._load.threads]:  # a task for each picture costs more
+                self._pool.submit(self._fetch_all, self._load)
         return lease
 
     def pixels(self, lease: Lease) -> list[Any]:
@@ -260,9 +263,15 @@ class Pictures:
         for entry in busy:
             heappush(self._oldest, entry)
 
+    def _fetch_all(self, load: Load) -> None:
+        while not self._closed:
+            try:
+                image = self._unread.popleft()
+            except IndexError:
+                return
+            self._fetch(load, image)
+
     def _fetch(self, load: Load, image: int) -> None:
-        if self._closed:
-            return
         start = time.perf_counter()
         with self._lock:
             memory = self._free.pop() if self._free else None

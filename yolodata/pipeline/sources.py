@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,9 @@ from yolodata.pipeline.selection import Selection
 
 if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset
+
+_SPARE = 4 << 20  # bytes; larger pictures are rare
+_threads = threading.local()
 
 
 def checked(shards: ShardDataset, image: int) -> Bytes:
@@ -66,7 +70,7 @@ def decode_into(
     if memory is None or memory.nbytes < need:
         memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
     target = memory[:need].reshape(height, width, 3)
-    picture = decode_jpeg(data, target)
+    picture = decode_jpeg(data, target, _spare())
     turn = picture is None
     if picture is None:
         picture = decode_image(data, imgsz, name)
@@ -79,6 +83,14 @@ def decode_into(
         cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=target)
     elif picture.shape != target.shape:
         cv2.resize(picture, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+    return memory
+
+
+def _spare() -> Bytes:
+    """Memory of this thread for a picture that is to be resized: fresh memory is slow."""
+    memory: Bytes | None = getattr(_threads, "memory", None)
+    if memory is None:
+        memory = _threads.memory = np.empty(_SPARE, np.uint8)
     return memory
 
 

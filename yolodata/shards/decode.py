@@ -70,7 +70,9 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
     return np.ascontiguousarray(image)
 
 
-def decode_jpeg(data: Bytes, target: Bytes | None = None) -> Bytes | None:
+def decode_jpeg(
+    data: Bytes, target: Bytes | None = None, spare: Bytes | None = None
+) -> Bytes | None:
     """An ordinary JPEG file at its own size, straight to RGB and, where it fits, to its place.
 
     The bits are those of `decode_image`: both use libjpeg-turbo's exact transform and upsampling.
@@ -78,11 +80,12 @@ def decode_jpeg(data: Bytes, target: Bytes | None = None) -> Bytes | None:
     Args:
         data: uint8 (n,), the whole file.
         target: C-contiguous uint8 (height, width, 3), written to if the picture has this shape.
+        spare: uint8 (m,), written to if it has not, and there is room.
 
     Returns:
-        uint8 (height, width, 3) RGB, C-contiguous, in the memory of `target` or its own; None for
-        anything out of the ordinary (another format, EXIF, CMYK, damage), which `decode_image`
-        has to look at.
+        uint8 (height, width, 3) RGB, C-contiguous, in the memory of `target`, `spare` or its own;
+        None for anything out of the ordinary (another format, EXIF, CMYK, damage), which
+        `decode_image` has to look at.
     """
     import simplejpeg
 
@@ -90,8 +93,12 @@ def decode_jpeg(data: Bytes, target: Bytes | None = None) -> Bytes | None:
     if shape is None:
         return None
     try:
-        fits = target is not None and target.shape[:2] == shape
-        picture: Bytes = simplejpeg.decode_jpeg(data, "RGB", buffer=target if fits else None)
+        place = target
+        if target is None or target.shape[:2] != shape:
+            need = math.prod(shape) * 3
+            fits = spare is not None and need <= spare.size
+            place = spare[:need].reshape(*shape, 3) if spare is not None and fits else None
+        picture: Bytes = simplejpeg.decode_jpeg(data, "RGB", buffer=place)
     except (ValueError, MemoryError):
         return None
     return picture
