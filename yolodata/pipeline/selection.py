@@ -96,10 +96,10 @@ class Selection:
             self.keypoints = shards.keypoints[:objects]
         offsets = shards.polygon_offset[: objects + 1]
         without = int((offsets[1:] == offsets[:-1]).sum())
-        if task != "pose" and objects and not without:
+        if task != "pose" and not without:  # of no objects, all have one
             self.polygon_offset = offsets
             self.polygon = shards.polygon[: int(offsets[-1])]
-        elif task in ("segment", "obb") and objects:
+        elif task in ("segment", "obb"):
             raise ConfigError(
                 f"{without} of {objects} objects in {shards.path} have no outline, which "
                 f"task={task!r} needs of each; give their labels polygons and pack again, or train "
@@ -170,7 +170,7 @@ class Selection:
     @property
     def oriented(self) -> bool:
         """Whether boxes have an angle."""
-        return self.task == "obb" and self.polygon is not None
+        return self.task == "obb"
 
     def _flip_idx(self) -> npt.NDArray[np.int32] | None:
         order = self.shards.meta.flip_idx
