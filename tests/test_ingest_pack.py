@@ -235,7 +235,7 @@ def test_relabel(tmp_path: Path) -> None:
     report = relabel(out, data)
     assert tree_hash(tmp_path / "data") == before
     assert report.splits["train"].images == 5
-    assert "class 9" in report.splits["train"].left_out[0][1]
+    assert "name: 9" in report.splits["train"].left_out[0][1]
     assert [(p.name, p.read_bytes()) for p in sorted((out / "train").glob("shard-*"))] == pixels
     assert pack(data, out, **settings(splits=["train"])).splits["train"].reused
 

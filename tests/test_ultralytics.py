@@ -119,6 +119,26 @@ def test_packs_once_and_again_when_the_source_changed(tmp_path: Path, drawn: Pat
     assert len(trainer.train_loader.dataset) == 9
 
 
+def test_single_cls_does_not_pack_again(tmp_path: Path, drawn: Path) -> None:
+    """What is packed serves both, or each has its own, where classes without a name decide."""
+    from yolodata.ultralytics.packed import packed as kept
+
+    def folder(single_cls: bool) -> tuple[Path, int, list[int]]:
+        data = {"yaml_file": str(drawn), "path": str(drawn.parent)}
+        how = {"single_cls": single_cls, "task": "detect", "show": False}
+        shards = kept(data, "train", 64, Settings(workers=1), **how)
+        files = sorted(shards.path.glob("shard-*"))
+        return shards.path, len(shards), [file.stat().st_mtime_ns for file in files]
+
+    assert folder(False) == folder(True) == folder(False)
+    label = sorted((drawn.parent / "labels" / "train").glob("*.txt"))[0]
+    label.write_text("9 0.5 0.5 0.25 0.25\n")
+    before = folder(False), folder(True)
+    assert before[0][0] != before[1][0]
+    assert (before[0][1], before[1][1]) == (9, 10)
+    assert (folder(False), folder(True)) == before
+
+
 def test_a_resumed_run_goes_on_with_its_epoch_and_settings(tmp_path: Path, drawn: Path) -> None:
     from ultralytics import YOLO
 

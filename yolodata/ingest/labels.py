@@ -16,6 +16,9 @@ from yolodata.ingest.sample import Float32, LabelRules, Labels, RawLabels, Refus
 UPPER = 1.01  # coordinates up to one per cent outside the picture are tolerated
 LOWER = -0.01
 
+UNNAMED = "class without a name: "
+"""How the reason begins where an image is refused that `single_cls` would accept."""
+
 
 def read_rows(text: bytes) -> list[list[str]]:
     """Split label text into rows of words; a byte-order mark and blank lines are ignored."""
@@ -180,7 +183,7 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
     top = 0 if rules.single_cls else cls.max()
     if not top < rules.classes:
         raise Refused(
-            f"class {top:g}, but the dataset names {rules.classes} classes (0 to "
+            f"{UNNAMED}{top:g}, but the dataset names {rules.classes} classes (0 to "
             f"{rules.classes - 1})"
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
-from yolodata.shards import ShardDataset, read_meta, splits
+from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.ultralytics.settings import Settings
 
@@ -88,49 +88,66 @@ def packed(
         imgsz: longer side of the pictures.
         settings: where to and how.
         single_cls: as in upstream's arguments: class numbers above the names are not errors then.
+            What is packed without it serves, unless that lost images for their classes; else
+            there is a folder of its own beside.
         task: label decisions of pose differ from those of detect.
         show: whether this process shows a progress bar.
     """
-    from yolodata.ingest import fingerprint, pack, relabel
+    from yolodata.ingest import pack
+    from yolodata.ingest.labels import UNNAMED
 
     source, out = data["yaml_file"], cache_folder(data, imgsz, settings, task)
-    folder = out / split
+    if single_cls:
+        if out.is_dir():
+            with _lock(out, split):
+                meta = _current(source, out, split, single_cls=False)
+            if meta is not None and not any(why.startswith(UNNAMED) for _, why in meta.left_out):
+                return open_shards(out / split)
+        out = out.with_name(f"{out.name}-single_cls")
     out.mkdir(parents=True, exist_ok=True)
-    with _lock(out / f".{split}.lock"):
-        try:
-            meta = read_meta(folder)
-        except ShardError:
-            meta = None
-        wanted = fingerprint(source, split)
-        stored = meta.source.get("fingerprint", {}) if meta is not None else {}
-        same_rules = meta is not None and meta.source.get("single_cls") == single_cls
-        if meta is None or stored != wanted or not same_rules:
-            only_labels = same_rules and stored.get("images") == wanted["images"]
-            # An image that was left out for its labels has no pixels to come back with.
-            if only_labels and meta is not None and not meta.left_out:
-                log.info("the labels of %s changed; reading them again", split)
-                relabel(out, source, splits=[split])
-            else:
-                log.info("packing %s of %s into %s", split, source, folder)
-                report = pack(
-                    source,
-                    out,
-                    codec=settings.codec,
-                    imgsz=imgsz,
-                    workers=settings.workers,
-                    splits=[split],
-                    progress=show,
-                    single_cls=single_cls,
-                    task=task,
-                    overwrite=True,
-                )
-                for name, reason in report.splits[split].left_out:
-                    log.warning("%s: left out: %s", name, reason)
-    return open_shards(folder)
+    with _lock(out, split):
+        if _current(source, out, split, single_cls) is None:
+            log.info("packing %s of %s into %s", split, source, out / split)
+            report = pack(
+                source,
+                out,
+                codec=settings.codec,
+                imgsz=imgsz,
+                workers=settings.workers,
+                splits=[split],
+                progress=show,
+                single_cls=single_cls,
+                task=task,
+                overwrite=True,
+            )
+            for name, reason in report.splits[split].left_out:
+                log.warning("%s: left out: %s", name, reason)
+    return open_shards(out / split)
+
+
+def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMeta | None:
+    """What was packed of a split, with its labels read again if they changed; None: pack it."""
+    from yolodata.ingest import fingerprint, relabel
+
+    try:
+        meta = read_meta(out / split)
+    except ShardError:
+        return None
+    if meta.source.get("single_cls") != single_cls:
+        return None
+    wanted, stored = fingerprint(source, split), meta.source.get("fingerprint", {})
+    if stored == wanted:
+        return meta
+    # An image that was left out for its labels has no pixels to come back with.
+    if stored.get("images") != wanted["images"] or meta.left_out:
+        return None
+    log.info("the labels of %s changed; reading them again", split)
+    relabel(out, source, splits=[split])
+    return read_meta(out / split)
 
 
 @contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    with file.open("w") as handle:
+def _lock(out: Path, split: str) -> Iterator[None]:
+    with (out / f".{split}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
