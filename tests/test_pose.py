@@ -135,13 +135,3 @@ def test_command_line_takes_the_models_task(people: Path, tmp_path: Path) -> Non
     arguments += [f"data={people}", f"project={tmp_path / 'runs'}", "name=pose", "epochs=1"]
     assert main(["train", "model=yolo26n-pose.yaml", *arguments]) == 0
     assert list((tmp_path / "set.yolodata").glob("data-raw-pose-64"))
-
-
-def test_the_wrong_trainer_names_the_right_one() -> None:
-    from ultralytics.cfg import get_cfg
-
-    from yolodata.ultralytics.limits import why_not
-
-    args = get_cfg(overrides={"task": "pose"})
-    assert "trainer=yolodata.PoseTrainer" in str(why_not(args, {}))
-    assert why_not(args, {}, task="pose") is None

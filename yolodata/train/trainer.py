@@ -24,6 +24,7 @@ from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.criterion import Criterion
 from yolodata.train.exits import Preempted
 from yolodata.train.guard import Guard
+from yolodata.train.handover import check_handover
 from yolodata.train.loop import EpochLoop
 from yolodata.train.memory import dry_step
 from yolodata.train.run_folder import FOLDER, WRITING, keep_epochs, newest, weights_whole
@@ -58,6 +59,18 @@ class DurableTrainer(EpochLoop, plain._Batches):
     """
 
     settings: ClassVar[TrainSettings] = TrainSettings()
+    named: ClassVar[str] = "yolodata.train.trainer_for('{task}')"
+    fallback: ClassVar[str] = (
+        f"{plain._Batches.fallback} There are no checkpoints within an epoch; an interrupted one "
+        "begins anew."
+    )
+
+    @classmethod
+    def _of_upstream(
+        cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+    ) -> Any:
+        check_handover(task, overrides.get("resume"))
+        return super()._of_upstream(task, cfg, overrides, callbacks)
 
     def __init__(
         self: Any,
@@ -164,11 +177,6 @@ class DurableTrainer(EpochLoop, plain._Batches):
             inner = getattr(model, "criterion", None) or model.init_criterion()
             model.criterion = Criterion(inner, self.world, self.settings.whole_batch_loss)
         self.exact = isinstance(self.train_loader, Loader)
-        if not self.exact and self.world.rank == 0:
-            LOGGER.warning(
-                "yolodata: with Ultralytics' own loader there are no checkpoints within an epoch; "
-                "an interrupted epoch begins anew."
-            )
         self.train_time_start = time.time()
         self.optimizer.zero_grad()
         wanted = self.settings.dry_step
@@ -395,7 +403,7 @@ def trainer_for(task: str) -> type[Any]:
 
         YOLO("yolo26n.yaml").train(data="coco8.yaml", trainer=yolodata.train.trainer_for("detect"))
 
-    Of tasks that yolodata has no loader for, the one for detection says so.
+    For a task that yolodata has no loader for, it makes upstream's own trainer, with one warning.
     """
     name = TRAINERS.get(task, "DetectionTrainer")
     base = getattr(plain, name)

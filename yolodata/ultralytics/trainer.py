@@ -14,14 +14,19 @@ from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
-from yolodata.errors import YolodataError
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.schedule import usable_threads
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
 from yolodata.shards import open as open_shards
-from yolodata.ultralytics.limits import upstream_transforms, why_not
+from yolodata.ultralytics.limits import (
+    TRAINERS,
+    upstream_trainer,
+    upstream_transforms,
+    why_not,
+)
 from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
@@ -38,6 +43,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     settings: ClassVar[Settings] = Settings()
     for_task: ClassVar[str] = "detect"
+    named: ClassVar[str] = "yolodata.{name}"  # how a trainer of this kind is asked for
+    fallback: ClassVar[str] = "training with Ultralytics' own loader: {reason}."
 
     @classmethod
     def configure(cls, **values: Any) -> type[Self]:
@@ -47,6 +54,48 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             ConfigError: a setting is unknown or out of range.
         """
         return type(cls.__name__, (cls,), {"settings": cls.settings.changed(values)})
+
+    def __new__(
+        cls,
+        cfg: Any = DEFAULT_CFG,
+        overrides: dict[str, Any] | None = None,
+        _callbacks: dict[str, Any] | None = None,
+    ) -> Any:
+        """Our trainer; upstream's own (of another type) for a task that we have no loader for.
+
+        Raises:
+            ConfigError: the model is for another of our trainers.
+        """
+        overrides = dict(overrides or {})
+        task = overrides.get("task") or cls.for_task
+        if task == cls.for_task:
+            return super().__new__(cls)
+        if task in TRAINERS:
+            right = cls.named.format(name=TRAINERS[task], task=task)
+            raise ConfigError(
+                f"this trainer is for task={cls.for_task}, and the model for task={task}; give "
+                f"trainer={right}"
+            )
+        return cls._of_upstream(task, cfg, overrides, _callbacks)
+
+    @classmethod
+    def _of_upstream(
+        cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+    ) -> Any:
+        """Upstream's own trainer of a task, made with these arguments."""
+        made, data = upstream_trainer(task), overrides.get("data")
+        if data and is_shards(data):
+            raise ConfigError(
+                f"{data} is a folder of shards, and only yolodata's loader reads those, which "
+                f"does not serve task={task}; give the dataset itself"
+            )
+        overrides.pop("yolodata", None)
+        if RANK in {-1, 0}:
+            LOGGER.warning(
+                f"yolodata: training with Ultralytics' own trainer and loader: task={task} is not "
+                "supported yet, and settings of yolodata have no effect."
+            )
+        return made(cfg, overrides, callbacks)
 
     def __init__(
         self,
@@ -106,10 +155,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     def _fallback(self, mode: str) -> str | None:
         """Why upstream's loader is needed for this mode, or None."""
-        readable = self.data.get("channels", 3) == 3 and self.args.task == self.for_task
-        if mode != "train" and readable:
+        if mode != "train" and self.data.get("channels", 3) == 3:
             return None
-        return why_not(self.args, self.data, task=self.for_task, transforms=self._transforms)
+        return why_not(self.args, self.data, transforms=self._transforms)
 
     @cached_property
     def _transforms(self) -> Any:
@@ -127,7 +175,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                     f"those, but {reason}; or give the dataset's YAML"
                 )
             if not self._warned:
-                LOGGER.warning(f"yolodata: training with Ultralytics' own loader: {reason}.")
+                LOGGER.warning(f"yolodata: {self.fallback.format(reason=reason)}")
                 self._warned = True
             return super().get_dataloader(dataset_path, batch_size, rank, mode)
         with torch_distributed_zero_first(rank):
@@ -273,7 +321,9 @@ class DetectionTrainer(_Batches):
     run, because they are kept in the run folder.
 
     What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
-    warning.
+    warning. Given a model of a task that we have no loader for (`limits.UPSTREAM_TRAINERS`), the
+    class makes upstream's own trainer of it; given one of another task of ours, it raises
+    ConfigError.
     """
 
 

@@ -1,0 +1,131 @@
+"""What our trainers do not load: upstream's own trainer takes over, and says so once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from loading import draw_dataset
+from test_segment import with_outlines
+from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
+    QUIET,
+    _where_torchvision_cannot_be_imported,
+)
+from training import TINY
+
+import yolodata
+from yolodata.cli import main
+from yolodata.errors import ConfigError
+from yolodata.train import trainer_for
+from yolodata.ultralytics.limits import UPSTREAM_TRAINERS
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A few pictures, as a dataset of each task."""
+    root = tmp_path_factory.mktemp("tasks")
+    yaml = with_outlines(draw_dataset(root / "set", {"train": 4, "val": 2}))
+    for split in ("train", "val"):
+        (root / "set" / "depth" / split).mkdir(parents=True)
+        for i, picture in enumerate(sorted((root / "set" / "images" / split).iterdir())):
+            depth = np.full(cv2.imread(str(picture)).shape[:2], 1.5 + i, np.float32)
+            np.save(root / "set" / "depth" / split / f"{picture.stem}.npy", depth)
+            kind = root / "kinds" / split / ("odd" if i % 2 else "even")
+            kind.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, kind)
+    return {"classify": root / "kinds", "semantic": yaml, "depth": yaml}
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is warned of by us."""
+    from ultralytics.utils import LOGGER
+
+    said: list[str] = []
+    monkeypatch.setattr(
+        LOGGER, "warning", lambda text, *_: said.append(text) if "yolodata" in str(text) else None
+    )
+    return said
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "trainer"),
+    [
+        ("classify", "cls", yolodata.DetectionTrainer.configure(codec="jpeg")),
+        ("semantic", "sem", trainer_for("semantic")),
+        ("depth", "depth", None),
+    ],
+    ids=["classify", "semantic", "depth"],
+)
+def test_upstreams_trainer_takes_over(
+    tmp_path: Path, drawn: dict[str, Path], warnings: list[str], task: str, model: str, trainer: Any
+) -> None:
+    from ultralytics import YOLO
+
+    if task == "classify":
+        pytest.importorskip("torchvision.transforms")
+    values = {**QUIET, "epochs": 1, "project": str(tmp_path), "name": "run", "data": drawn[task]}
+    if trainer is None:
+        given = [f"{name}={value}" for name, value in values.items()]
+        assert main(["train", f"model=yolo26n-{model}.yaml", *given]) == 0
+    else:
+        made = YOLO(f"yolo26n-{model}.yaml")
+        made.train(trainer=trainer, **values)
+        assert type(made.trainer).__name__ == UPSTREAM_TRAINERS[task]
+        assert type(made.trainer).__module__.startswith("ultralytics.")
+    assert (tmp_path / "run" / "weights" / "last.pt").is_file()
+    (warning,) = warnings
+    assert f"task={task}" in warning
+
+
+def test_what_upstreams_trainer_cannot_do_is_refused(
+    drawn: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"task": "depth", "model": "yolo26n-depth.yaml", "data": str(drawn["depth"])}
+    with pytest.raises(ConfigError, match=r"RUN/weights/last\.pt"):
+        trainer_for("depth")(overrides={**given, "resume": "auto"})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="several processes"):
+        trainer_for("depth")(overrides=given)
+    with pytest.raises(ConfigError, match="classify, semantic, depth, got 'dance'"):
+        yolodata.DetectionTrainer(overrides={**given, "task": "dance"})
+
+
+@pytest.mark.parametrize(
+    ("trainer", "right"),
+    [
+        (yolodata.DetectionTrainer, "trainer=yolodata.SegmentationTrainer"),
+        (yolodata.PoseTrainer.configure(codec="jpeg"), "trainer=yolodata.SegmentationTrainer"),
+        (trainer_for("obb"), r"trainer=yolodata.train.trainer_for\('segment'\)"),
+    ],
+    ids=["detect", "pose", "durable"],
+)
+def test_the_wrong_trainer_names_the_right_one(tmp_path: Path, trainer: Any, right: str) -> None:
+    from ultralytics import YOLO
+
+    with pytest.raises(ConfigError, match=right):
+        YOLO("yolo26n-seg.yaml").train(trainer=trainer, project=str(tmp_path), name="run")
+    assert not list(tmp_path.iterdir())
+
+
+def made(trainer: Any, yaml: Path, **values: Any) -> Any:
+    """A trainer with its data, which nobody trains."""
+    project = str(yaml.parent.parent / "runs")
+    given = {**QUIET, "data": str(yaml), "epochs": 1, "project": project, **values}
+    return trainer(overrides=given)
+
+
+def test_other_channels_are_warned_of_once(tmp_path: Path, warnings: list[str]) -> None:
+    yaml = draw_dataset(tmp_path / "set", {"train": 4, "val": 2})
+    yaml.write_text(yaml.read_text() + "channels: 1\n")
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    done = made(trainer_for("detect"), yaml, model=str(tmp_path / "tiny.yaml"))
+    done.train()
+    assert done.last.is_file()
+    (warning,) = warnings
+    assert "1 channels" in warning
+    assert "within an epoch" in warning
