@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from loading import draw_dataset
+from test_pose import with_keypoints
 from test_segment import with_outlines
 from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
     QUIET,
@@ -129,3 +130,23 @@ def test_other_channels_are_warned_of_once(tmp_path: Path, warnings: list[str]) 
     (warning,) = warnings
     assert "1 channels" in warning
     assert "within an epoch" in warning
+
+
+def test_a_share_that_was_downloaded_is_not_halved_again(tmp_path: Path) -> None:
+    """Upstream's converter of NDJSON takes the share, and marks what it wrote as complete."""
+    yaml = draw_dataset(tmp_path / "set", {"train": 4, "val": 2})
+    for text, images in (("", 2), ("complete: true\n", 4)):
+        yaml.write_text(yaml.read_text() + text)
+        trainer = made(yolodata.DetectionTrainer, yaml, model="yolo26n.yaml", fraction=0.5)
+        with trainer.get_dataloader(trainer.data["train"], 2, -1, "train") as loader:
+            assert len(loader.dataset) == images
+
+
+def test_poses_without_flip_idx_are_warned_of(tmp_path: Path, warnings: list[str]) -> None:
+    yaml = with_keypoints(draw_dataset(tmp_path / "set", {"train": 4, "val": 2}), flip_idx=False)
+    trainer = made(yolodata.PoseTrainer, yaml, model="yolo26n-pose.yaml")
+    for _ in range(2):  # upstream builds loaders again where memory ends
+        with trainer.get_dataloader(trainer.data["train"], 2, -1, "train") as loader:
+            assert (loader.augment.fliplr, loader.augment.flipud) == (0.0, 0.0)
+    (warning,) = warnings
+    assert "flip_idx" in warning

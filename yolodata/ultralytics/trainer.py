@@ -191,6 +191,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     def _common(self, rank: int, mode: str) -> dict[str, Any]:
         world_size = max(self.world_size, 1) if rank != -1 else 1
+        # Of a dataset that was downloaded by its list (NDJSON), upstream took the share then.
+        complete, split = self.data.get("complete"), self._split(mode)
+        fraction = 1.0 if complete else get_split_fraction(self.args.fraction, split)
         return {
             "task": self.for_task,
             "rank": max(rank, 0),
@@ -198,7 +201,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             "threads": self._threads(world_size),
             "single_cls": bool(self.args.single_cls),
             "classes": self._classes(),
-            "fraction": get_split_fraction(self.args.fraction, self._split(mode)),
+            "fraction": fraction,
             "mask_ratio": int(self.args.mask_ratio),
             "overlap_mask": bool(self.args.overlap_mask),
             "pin_memory": self.device.type == "cuda",
@@ -225,6 +228,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             )
         if self._transforms is not None and self.device.type == "cuda" and RANK in {-1, 0}:
             LOGGER.info("yolodata: batches are made on the CPU, where Albumentations runs")
+        self._without_flips(shards)
         return Loader(
             shards,
             batch_size,
@@ -236,6 +240,15 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             **self._delivery(),
             **self._common(rank, "train"),
         )
+
+    def _without_flips(self, shards: ShardDataset) -> None:
+        """Poses are flipped only if it is known what is left and right; upstream says so, too."""
+        flips = self.args.fliplr or self.args.flipud
+        if self.for_task == "pose" and flips and not shards.meta.flip_idx:
+            self.args.fliplr = self.args.flipud = 0.0
+            LOGGER.warning(
+                "yolodata: fliplr and flipud are turned off, because the dataset has no flip_idx."
+            )
 
     def _delivery(self) -> dict[str, Any]:
         """Where and as what training batches are made.
