@@ -134,4 +134,4 @@ def test_command_line_takes_the_models_task(people: Path, tmp_path: Path) -> Non
     arguments = [f"{name}={value}" for name, value in values.items()]
     arguments += [f"data={people}", f"project={tmp_path / 'runs'}", "name=pose", "epochs=1"]
     assert main(["train", "model=yolo26n-pose.yaml", *arguments]) == 0
-    assert list((tmp_path / "set.yolodata").glob("data-raw-pose-64"))
+    assert list((tmp_path / "set.yolodata").glob("data-raw-pose-64-*"))

@@ -183,4 +183,4 @@ def test_command_line_takes_the_models_task(shapes: Path, tmp_path: Path) -> Non
     arguments = [f"{name}={value}" for name, value in values.items()]
     arguments += [f"data={shapes}", f"project={tmp_path / 'runs'}", "name=seg", "epochs=1"]
     assert main(["train", "model=yolo26n-seg.yaml", *arguments]) == 0
-    assert list((tmp_path / "set.yolodata").glob("data-raw-64"))
+    assert list((tmp_path / "set.yolodata").glob("data-raw-64-*"))

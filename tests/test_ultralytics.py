@@ -139,6 +139,49 @@ def test_single_cls_does_not_pack_again(tmp_path: Path, drawn: Path) -> None:
     assert (folder(False), folder(True)) == before
 
 
+@pytest.mark.parametrize("common", [False, True])
+def test_yaml_files_of_one_name_do_not_share_shards(
+    tmp_path: Path, drawn: Path, common: bool
+) -> None:
+    """Folds of one dataset; or datasets of one name that are packed into a common folder."""
+    from yolodata.ultralytics.packed import packed as kept
+
+    def opened(yaml: Path, root: Path) -> yolodata.ShardDataset:
+        settings = Settings(workers=1, folder=str(tmp_path / "common") if common else None)
+        data = {"yaml_file": str(yaml), "path": str(root)}
+        return kept(data, "train", 64, settings, single_cls=False, task="detect", show=False)
+
+    if common:
+        second = draw_dataset(tmp_path / "other" / "set", {"train": 10, "val": 5}, seed=1)
+        first = opened(drawn, drawn.parent), opened(second, second.parent)
+    else:
+        folds = []
+        for number in range(2):
+            files = sorted((drawn.parent / "images" / "train").iterdir())[5 * number :][:5]
+            fold = tmp_path / f"fold{number}"
+            fold.mkdir()
+            (fold / "train.txt").write_text("\n".join(map(str, files)))
+            text = drawn.read_text().replace("images/train", str(fold / "train.txt"))
+            (fold / "data.yaml").write_text(text)
+            folds.append(fold / "data.yaml")
+        first = opened(folds[0], drawn.parent), opened(folds[1], drawn.parent)
+    assert first[0].path != first[1].path
+    assert not np.array_equal(first[0].image(0), first[1].image(0))
+
+
+def test_an_open_dataset_outlives_packing_again(tmp_path: Path, drawn: Path) -> None:
+    from yolodata.ultralytics.packed import packed as kept
+
+    data = {"yaml_file": str(drawn), "path": str(drawn.parent)}
+    how = {"single_cls": False, "task": "detect", "show": False}
+    before = kept(data, "train", 64, Settings(workers=1), **how)
+    sorted((drawn.parent / "images" / "train").iterdir())[0].unlink()
+    after = kept(data, "train", 64, Settings(workers=1), **how)
+    assert (before.path, len(before), len(after)) == (after.path, 10, 9)
+    assert np.array_equal(before.image(1), after.image(0))
+    assert np.array_equal(before.image(9), after.image(8))
+
+
 def test_a_resumed_run_goes_on_with_its_epoch_and_settings(tmp_path: Path, drawn: Path) -> None:
     from ultralytics import YOLO
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from yolodata.errors import DatasetError, ShardError
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
@@ -52,20 +54,30 @@ def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
 
 
 def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str) -> Path:
-    """Where the shards of a dataset YAML are kept: never inside the dataset."""
-    yaml_file = Path(data["yaml_file"])
+    """Where the shards of a dataset YAML are kept: never inside the dataset.
+
+    Beside it, or else in a common folder, where datasets of one name may meet. YAML files of one
+    name (folds, say) may describe the same dataset differently. Each has a folder of its own.
+    """
+    yaml_file = Path(data["yaml_file"]).resolve()
     root = Path(data.get("path") or yaml_file.parent).resolve()
     name = f"{yaml_file.stem}-{settings.codec}"
     name += "" if task == "detect" else f"-{task}"
     name += f"-{imgsz}" if settings.codec == "raw" else ""
+    name += f"-{_short_hash(os.path.relpath(yaml_file, root))}"
+    common = f"{root.name}-{_short_hash(str(root))}"
     if settings.folder is not None:
-        return Path(settings.folder).expanduser() / root.name / name
+        return Path(settings.folder).expanduser() / common / name
     beside = root.parent / f"{root.name}.yolodata"
     if os.access(beside if beside.exists() else root.parent, os.W_OK):
         return beside / name
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     log.warning("%s cannot be written to; packing into %s", root.parent, home / "yolodata")
-    return home / "yolodata" / root.name / name
+    return home / "yolodata" / common / name
+
+
+def _short_hash(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(os.fsencode(text))[:6]
 
 
 def packed(
@@ -101,8 +113,8 @@ def packed(
         if out.is_dir():
             with _lock(out, split):
                 meta = _current(source, out, split, single_cls=False)
-            if meta is not None and not any(why.startswith(UNNAMED) for _, why in meta.left_out):
-                return open_shards(out / split)
+                if meta and not any(why.startswith(UNNAMED) for _, why in meta.left_out):
+                    return _opened(out / split)
         out = out.with_name(f"{out.name}-single_cls")
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out, split):
@@ -122,7 +134,16 @@ def packed(
             )
             for name, reason in report.splits[split].left_out:
                 log.warning("%s: left out: %s", name, reason)
-    return open_shards(out / split)
+        return _opened(out / split)
+
+
+def _opened(path: Path) -> ShardDataset:
+    """A dataset that stays readable as it is, whoever packs into its folder later."""
+    shards = open_shards(path)
+    if shards.mapped:
+        for number in range(len(shards.meta.shards)):
+            shards.shard_data(number)
+    return shards
 
 
 def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMeta | None:
