@@ -6,17 +6,20 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from yolodata.shards.files import write_all
 from yolodata.shards.format import LabelsEntry
-from yolodata.shards.journal import Row
+from yolodata.shards.journal import Counts, take_apart
 from yolodata.shards.layout import LabelsLayout
 from yolodata.shards.mapping import hash_file
 
 _FLUSH_ROWS = 4096
+_OF_IMAGES = (
+    *("offset", "nbytes", "checksum", "shard", "height", "width", "orig_height", "orig_width"),
+    *("label_height", "label_width"),
+)
 
 
 @dataclass
@@ -28,38 +31,31 @@ class Totals:
     points: int = 0
     name_bytes: int = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, counts: Counts) -> None:
         """Count one more row."""
         self.images += 1
-        self.objects += len(row.labels.cls)
-        self.points += sum(len(p) for p in row.labels.polygons or ())
-        self.name_bytes += len(row.name)
+        self.objects += counts.objects
+        self.points += counts.points
+        self.name_bytes += counts.name_bytes
 
 
 class _Columns:
-    """Writes every column at its own place in the file, a block of rows at a time."""
+    """Writes every column at its own place in the file."""
 
     def __init__(self, fd: int, layout: LabelsLayout) -> None:
         self._fd = fd
         self._at = {name: column.begin for name, column in layout.columns.items()}
-        self._parts: dict[str, list[bytes]] = {name: [] for name in layout.columns}
 
-    def add(self, name: str, dtype: str, values: Any) -> None:
-        self._parts[name].append(np.ascontiguousarray(values, dtype).tobytes())
-
-    def flush(self) -> None:
-        for name, parts in self._parts.items():
-            data = b"".join(parts)
-            write_all(self._fd, data, self._at[name])
-            self._at[name] += len(data)
-            parts.clear()
+    def add(self, name: str, data: bytes) -> None:
+        write_all(self._fd, data, self._at[name])
+        self._at[name] += len(data)
 
 
-def write_labels(path: Path, rows: Iterable[Row], totals: Totals, keypoints: int | None) -> int:
+def write_labels(path: Path, rows: Iterable[bytes], totals: Totals, keypoints: int | None) -> int:
     """Write and sync a labels file.
 
     Args:
-        rows: all rows, in order; they add up to `totals`.
+        rows: all rows, packed, in order; they add up to `totals`.
         keypoints: K of kpt_shape, or None.
 
     Returns:
@@ -76,16 +72,16 @@ def write_labels(path: Path, rows: Iterable[Row], totals: Totals, keypoints: int
         write_all(fd, layout.header, 0)
         columns = _Columns(fd, layout)
         sums = Totals()
-        columns.add("name_offset", "<u8", [0])
-        columns.add("object_offset", "<u8", [0])
-        columns.add("polygon_offset", "<u8", [0])
-        block: list[Row] = []
+        for name in ("name_offset", "object_offset", "polygon_offset"):
+            columns.add(name, bytes(8))
+        block: list[bytes] = []
         for row in rows:
             block.append(row)
             if len(block) == _FLUSH_ROWS:
-                _write_block(columns, block, sums, keypoints)
+                _write_block(columns, block, sums)
                 block.clear()
-        _write_block(columns, block, sums, keypoints)
+        if block:
+            _write_block(columns, block, sums)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -93,36 +89,28 @@ def write_labels(path: Path, rows: Iterable[Row], totals: Totals, keypoints: int
     return layout.nbytes
 
 
-def _write_block(columns: _Columns, rows: list[Row], sums: Totals, keypoints: int | None) -> None:
-    for name in ("offset", "nbytes", "checksum"):
-        columns.add(name, "<u8", [getattr(row, name) for row in rows])
-    for name in ("shard", "height", "width", "orig_height", "orig_width"):
-        columns.add(name, "<u4", [getattr(row, name) for row in rows])
-    for name in ("label_height", "label_width"):
-        columns.add(name, "<u4", [getattr(row.labels, name) for row in rows])
-    name_ends, object_ends, polygon_ends = [], [], []
-    for row in rows:
-        labels = row.labels
-        sums.images += 1
-        sums.name_bytes += len(row.name)
-        sums.objects += len(labels.cls)
-        for polygon in labels.polygons or ():
-            sums.points += len(polygon)
-            polygon_ends.append(sums.points)
-            columns.add("polygon", "<f4", polygon)
-        if labels.polygons is None:
-            polygon_ends += [sums.points] * len(labels.cls)
-        name_ends.append(sums.name_bytes)
-        object_ends.append(sums.objects)
-        columns.add("cls", "<f4", labels.cls)
-        columns.add("box", "<f4", labels.box)
-        if keypoints is not None and len(labels.cls):
-            columns.add("keypoints", "<f4", labels.keypoints)
-    columns.add("name_offset", "<u8", name_ends)
-    columns.add("object_offset", "<u8", object_ends)
-    columns.add("polygon_offset", "<u8", polygon_ends)
-    columns.add("name", "u1", np.frombuffer(b"".join(row.name for row in rows), np.uint8))
-    columns.flush()
+def _write_block(columns: _Columns, rows: list[bytes], sums: Totals) -> None:
+    parts = take_apart(rows)
+    fixed = parts.fixed
+    for name in _OF_IMAGES:
+        columns.add(name, fixed[name].tobytes())
+    counts = np.frombuffer(b"".join(parts.counts), "<u4")
+    for name, ends in (
+        ("name_offset", sums.name_bytes + np.cumsum(fixed["name_bytes"], dtype="<u8")),
+        ("object_offset", sums.objects + np.cumsum(fixed["objects"], dtype="<u8")),
+        ("polygon_offset", sums.points + np.cumsum(counts, dtype="<u8")),
+    ):
+        columns.add(name, ends.astype("<u8").tobytes())
+    columns.add("name", b"".join(parts.names))
+    columns.add("cls", b"".join(parts.cls))
+    columns.add("box", b"".join(parts.boxes))
+    columns.add("polygon", b"".join(parts.polygons))
+    if fixed["keypoints"].any():
+        columns.add("keypoints", b"".join(parts.keypoints))
+    sums.images += len(rows)
+    sums.objects += int(fixed["objects"].sum())
+    sums.points += int(counts.sum())
+    sums.name_bytes += int(fixed["name_bytes"].sum())
 
 
 def labels_entry(path: Path, nbytes: int, name: str) -> LabelsEntry:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,12 @@ BEGIN, CLEARED, SAMPLE, LEFT_OUT, CLOSED, FINISHED = b"B", b"C", b"S", b"L", b"D
 
 _HEAD = struct.Struct("<IQ")
 _SAMPLE = struct.Struct("<IQQQ6IIIB")
+SAMPLE_FIELDS = np.dtype(
+    [("shard", "<u4"), *((name, "<u8") for name in ("offset", "nbytes", "checksum"))]
+    + [(name, "<u4") for name in ("height", "width", "orig_height", "orig_width")]
+    + [(name, "<u4") for name in ("label_height", "label_width", "name_bytes", "objects")]
+    + [("keypoints", "u1")]
+)
 _READ = 1 << 22
 _MAX_RECORD = 1 << 30
 
@@ -110,34 +116,52 @@ class Row:
             parts.append(_floats(labels.keypoints))
         return b"".join(parts)
 
-    @staticmethod
-    def unpack(payload: bytes) -> Row:
-        """The inverse of `pack`; polygons are None if all are empty, keypoints if K is 0."""
-        values = _SAMPLE.unpack_from(payload, 1)
-        name_bytes, n, keypoints = values[10:]
-        at = 1 + _SAMPLE.size
-        name = payload[at : at + name_bytes]
-        at += name_bytes
-        counts = np.frombuffer(payload, "<u4", n, at).tolist()
-        at += 4 * n
-        cls = np.frombuffer(payload, "<f4", n, at)
-        at += 4 * n
-        box = np.frombuffer(payload, "<f4", 4 * n, at).reshape(n, 4)
-        at += 16 * n
-        polygons: list[Float32] | None = None
-        if any(counts):
-            polygons = []
-            for count in counts:
-                polygons.append(np.frombuffer(payload, "<f4", 2 * count, at).reshape(count, 2))
-                at += 8 * count
-        points = None
-        if keypoints:
-            points = np.frombuffer(payload, "<f4", 3 * keypoints * n, at).reshape(n, keypoints, 3)
-        labels = Annotation(cls, box, polygons, points, values[8], values[9])
-        shard, offset, nbytes, checksum, height, width, orig_height, orig_width = values[:8]
-        return Row(
-            shard, offset, nbytes, checksum, height, width, orig_height, orig_width, name, labels
-        )
+    @property
+    def counts(self) -> Counts:
+        """What `Totals` counts of it."""
+        polygons = self.labels.polygons or ()
+        return Counts(len(self.labels.cls), sum(len(p) for p in polygons), len(self.name))
+
+
+class Counts(NamedTuple):
+    """How much of one sample goes into columns of more or fewer values than one."""
+
+    objects: int
+    points: int
+    name_bytes: int
+
+
+class Parts(NamedTuple):
+    """Payloads of SAMPLE records, taken apart: each part belongs into a column as it is."""
+
+    fixed: npt.NDArray[np.void]  # (rows,) with the fields of SAMPLE_FIELDS
+    names: list[bytes]
+    counts: list[bytes]  # u32, points of the polygon of each object
+    cls: list[bytes]
+    boxes: list[bytes]
+    polygons: list[bytes]
+    keypoints: list[bytes]
+
+
+def take_apart(payloads: Sequence[bytes]) -> Parts:
+    """The inverse of `Row.pack`, for many at once: no numbers are made of what only moves on."""
+    begin = 1 + _SAMPLE.size
+    fixed = np.frombuffer(b"".join([p[1:begin] for p in payloads]), SAMPLE_FIELDS)
+    parts = Parts(fixed, [], [], [], [], [], [])
+    sizes = fixed[["name_bytes", "objects", "keypoints"]].tolist()
+    for payload, (name_bytes, n, keypoints) in zip(payloads, sizes, strict=True):
+        counts = begin + name_bytes
+        cls = counts + 4 * n
+        box = cls + 4 * n
+        polygons = box + 16 * n
+        points = len(payload) - 12 * n * keypoints
+        parts.names.append(payload[begin:counts])
+        parts.counts.append(payload[counts:cls])
+        parts.cls.append(payload[cls:box])
+        parts.boxes.append(payload[box:polygons])
+        parts.polygons.append(payload[polygons:points])
+        parts.keypoints.append(payload[points:])
+    return parts
 
 
 def _floats(values: Float32) -> bytes:

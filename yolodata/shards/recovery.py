@@ -30,7 +30,7 @@ from yolodata.shards.format import (
     aligned,
     shard_name,
 )
-from yolodata.shards.journal import Journal, Row
+from yolodata.shards.journal import SAMPLE_FIELDS, Counts, Journal, take_apart
 
 _JOURNAL = "journal"
 _OURS = re.compile(r"(shard-\d{5,}|labels(-[0-9a-f]{16})?)\.safetensors|dataset\.json")
@@ -181,12 +181,14 @@ def _scan(path: Path, journal: Journal) -> _Scan:
         scan.end = at + records.size(payload)
         kind = payload[:1]
         if kind == records.SAMPLE:
-            row = Row.unpack(payload)
-            state.totals.add(row)
-            state.shard = row.shard
-            first.setdefault(row.shard, at)
-            sample = (at, row.offset, row.nbytes, row.checksum)
-            scan.unclosed.setdefault(row.shard, _Open()).samples.append(sample)
+            parts = take_apart([payload])
+            row = {name: int(parts.fixed[name][0]) for name in SAMPLE_FIELDS.fields or ()}
+            points = len(parts.polygons[0]) // 8
+            state.totals.add(Counts(row["objects"], points, row["name_bytes"]))
+            state.shard = row["shard"]
+            first.setdefault(state.shard, at)
+            sample = (at, row["offset"], row["nbytes"], row["checksum"])
+            scan.unclosed.setdefault(state.shard, _Open()).samples.append(sample)
         elif kind == records.LEFT_OUT:
             name, reason = json.loads(payload[1:])
             state.left_out.append((name, reason))

@@ -76,11 +76,11 @@ def _replace(
         totals = Totals()
         for row in _new_rows(dataset, annotations, meta):
             rows.append(row.pack())
-            totals.add(row)
+            totals.add(row.counts)
         if not totals.images:
             raise ShardError(f"{folder}: no image would be left; the labels stay as they were")
         temporary = work / LABELS_FILE
-        stored = (Row.unpack(payload) for _, payload in rows.records())
+        stored = (payload for _, payload in rows.records())
         nbytes = write_labels(temporary, stored, totals, meta.keypoints)
     finally:
         rows.close()

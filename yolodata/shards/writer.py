@@ -204,7 +204,7 @@ class ShardWriter:
                 item.labels,
             )
             payloads.append(row.pack())
-            self._totals.add(row)
+            self._totals.add(row.counts)
             at += aligned(nbytes)
         self._write(content[begin:at], payloads)
 
@@ -274,10 +274,10 @@ class ShardWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[bytes]:
         for _, payload in self._journal.records():
             if payload[:1] == records.SAMPLE:
-                yield Row.unpack(payload)
+                yield payload
 
     def _open(self, shard: int) -> PageFile:
         return PageFile(self._work / shard_name(shard))
