@@ -21,6 +21,7 @@ from yolodata import AugmentConfig, ConfigError, Loader, _native
 from yolodata.pipeline import device as devices
 from yolodata.pipeline import tiers
 from yolodata.pipeline.tiers import Room, choose
+from yolodata.shards import reader
 
 IMGSZ = 64
 RECIPE = AugmentConfig(imgsz=IMGSZ, mixup=0.4, cutmix=0.4, degrees=8.0, flipud=0.3)
@@ -179,6 +180,19 @@ def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch) -> None
     assert all(address % 4096 == 0 for address in locked)
     loader.close()
     assert not locked
+
+
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+def test_shards_without_a_map_are_read(shards, twin, cache) -> None:
+    """As on a network file system."""
+    with Loader(shards["raw"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    with (
+        reader.open(shards["raw"], split="train", io="pread") as dataset,
+        Loader(dataset, 8, augment=RECIPE, device="cuda", cache=cache) as loader,
+    ):
+        assert stream(loader, 1) == want
+        assert loader.cache == cache
 
 
 @pytest.mark.parametrize("cache", ["device", "host", "none"])

@@ -183,7 +183,8 @@ class _Filler:
 
     def host(self) -> Resident:
         """Pictures in page-locked memory: the shards' own map if it can be locked, or a copy."""
-        if self._selection.shards.meta.codec == "raw" and not self._check:
+        shards = self._selection.shards
+        if shards.meta.codec == "raw" and shards.mapped and not self._check:
             try:
                 return self._map()
             except RuntimeError as error:
