@@ -34,6 +34,8 @@ class TwinQueue:
     def __init__(self, *, free: int = 1 << 40, seed: int = 0) -> None:
         self.device = torch.device("cpu")
         self.free = free
+        self.short: Callable[[], bool] = lambda: False  # whether an allocation fails
+        self.on_make_room: Callable[[], Any] = lambda: None
         self.done = 0
         self._todo: list[Callable[[], Any]] = []
         self._lock = threading.RLock()  # the decoder's thread enqueues too
@@ -43,9 +45,12 @@ class TwinQueue:
         return rubbish(nbytes)
 
     def memory(self, nbytes: int) -> torch.Tensor:
-        if nbytes > self.free:
-            raise torch.OutOfMemoryError(f"tried to allocate {nbytes} of {self.free}")
+        self._allocate(nbytes)
         return rubbish(nbytes)
+
+    def _allocate(self, nbytes: int) -> None:
+        if nbytes > self.free or self.short():
+            raise torch.OutOfMemoryError(f"out of memory: {nbytes} of {self.free}")
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         assert source.numel() == target.numel()
@@ -53,6 +58,7 @@ class TwinQueue:
 
     def render(self, shots: torch.Tensor, shape: tuple[int, ...], output: Output) -> torch.Tensor:
         count, _, height, width = shape
+        self._allocate(count * 3 * height * width)
         pictures = output.empty(shape, self.device)
         pictures.fill_(77)
         self._todo.append(
@@ -69,6 +75,7 @@ class TwinQueue:
         return pictures
 
     def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
+        self._allocate(pictures.numel())
         made = output.empty(tuple(pictures.shape), self.device)
         made.fill_(77)
         self._todo.append(lambda: made.copy_(output.convert(pictures)))
@@ -77,6 +84,10 @@ class TwinQueue:
     def mark(self) -> TwinMark:
         with self._lock:
             return TwinMark(self, self.done + len(self._todo))
+
+    def make_room(self) -> None:
+        self.mark().wait()
+        self.on_make_room()
 
     def room(self) -> tuple[int, int]:
         return self.free, self.free

@@ -21,6 +21,7 @@ Note [to be settled on a GPU]. This has not run on one yet. Open are:
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.pipeline.device import lacks_memory
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 if TYPE_CHECKING:
@@ -225,6 +227,8 @@ class DaliDecoder:
         try:
             pictures = _outputs(self._graphs[which])
         except Exception as error:  # DALI turns those of C++ into many types
+            if lacks_memory(error):
+                raise _no_memory(error) from None
             self._graphs[which] = self._build(self._load)  # DALI may call the old one invalid
             if len(chunk) == 1:
                 # Once aloud: if it is every file, DALI does not work here, and OpenCV is slower.
@@ -270,7 +274,9 @@ class DaliDecoder:
                     _feed(graph, batch)
                     _outputs(graph)
                     times.append(time.perf_counter() - start)
-            except Exception:
+            except Exception as error:
+                if lacks_memory(error):
+                    raise _no_memory(error) from None
                 if load == 0:  # no question of the hardware: a bad file
                     return
                 continue
@@ -279,6 +285,17 @@ class DaliDecoder:
         self._tries = 0
         self._graphs.clear()  # of earlier calls, with another share
         log.info("DALI: hw_decoder_load=%s is fastest here", self._load)
+
+
+def release_unused_memory() -> None:
+    """Give back what DALI's pools keep though nobody uses it; nothing where DALI is not loaded.
+
+    Pictures and graphs that are forgotten go to pools of the whole process, not to the device.
+    """
+    backend = sys.modules.get("nvidia.dali.backend")
+    release = getattr(backend, "ReleaseUnusedMemory", None)  # not in every version
+    if release is not None:
+        release()
 
 
 def _existing(device: str | torch.device) -> torch.device:
@@ -317,6 +334,13 @@ def _outputs(graph: Any) -> list[torch.Tensor]:
 
     (pictures,) = graph.outputs()  # waits until they are complete
     return [from_dlpack(pictures[k]) for k in range(len(pictures))]
+
+
+def _no_memory(error: Exception) -> Exception:
+    """An error that Ultralytics' trainer, too, takes for what it is."""
+    import torch
+
+    return torch.OutOfMemoryError(f"out of memory while decoding: {error}")
 
 
 def _wrong_size(file: _File, shape: tuple[int, ...], imgsz: int) -> str:

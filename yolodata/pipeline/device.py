@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUTS = ("uint8", "float16", "bfloat16")
+# How torch, CUDA, DALI and its decoders say that memory could not be had, in small letters.
+_NO_MEMORY = (
+    "out of memory", "bad_alloc", "can't allocate", "cannot allocate", "cuda allocation failed",
+    "alloc_failed", "allocator_failure",
+)  # fmt: skip
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory, and not that something is wrong."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY)
 
 
 class Mark(Protocol):
@@ -62,6 +73,9 @@ class Queue(Protocol):
 
     def room(self) -> tuple[int, int]:
         """Free and total bytes of device memory; free counts what torch could give back."""
+
+    def make_room(self) -> None:
+        """Free memory that is allocated and unused; waits for everything on the device."""
 
 
 class Output:
@@ -203,6 +217,17 @@ class CudaQueue:
         free, total = torch.cuda.mem_get_info(self.device)
         unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return free + unused, total
+
+    def make_room(self) -> None:
+        """See `Queue`."""
+        import torch
+
+        from yolodata.pipeline.dali import release_unused_memory
+
+        torch.cuda.synchronize(self.device)
+        release_unused_memory()
+        with torch.cuda.device(self.device):
+            torch.cuda.empty_cache()
 
 
 class CudaMark:

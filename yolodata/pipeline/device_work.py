@@ -10,26 +10,22 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.bad import Labels, labels_without
-from yolodata.pipeline.device import Mark, Output, Queue, Staging
-from yolodata.pipeline.pixels import BatchLoad, Lease, Load, Pictures
-from yolodata.pipeline.selection import Selection
-from yolodata.pipeline.tiers import Resident
-from yolodata.pipeline.work import Work, Workshop, wait_for
-from yolodata.telemetry import Telemetry
+from yolodata.pipeline.device import Mark, lacks_memory
+from yolodata.pipeline.pixels import Lease
+from yolodata.pipeline.work import Work, wait_for
 
 if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
+    from yolodata.pipeline.device_workshop import DeviceWorkshop
 
-_OBJECT = 4 * (1 + 4 + 1)  # bytes of labels of one object, without keypoints and masks
-_LIKELY_OBJECTS = 64  # of a picture; more only cost a larger piece of memory
 _ALIGNMENT = 16
 
 
@@ -53,24 +49,50 @@ class DeviceWork(Work):
         self._memory: torch.Tensor | None = None  # page-locked: shots, then labels
         self._labels: DeviceLabels | None = None
         self._mark: Mark | None = None
+        self._short = False  # the device had no memory for it
 
     def start(self) -> None:
-        """Enqueue the batch if nothing is missing; never waits for pictures."""
-        if self._mark is None and self._begin(False):
-            self._enqueue()
+        """Enqueue the batch if nothing is missing; never waits for pictures.
+
+        Where the device has no memory for it, `wait` tries again: until then others may have given
+        theirs back.
+        """
+        if self._mark is None and not self._short and self._begin(False):
+            self._try()
 
     def wait(self) -> None:
-        """Enqueue the batch, and let the consumer's stream wait for it."""
+        """Enqueue the batch, and let the consumer's stream wait for it.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for it, even after everything that
+                nobody uses was freed. It may be waited for again.
+        """
+        if self._mark is None and not self._short:
+            self._begin(True)
+            self._try()
         if self._mark is None:
+            self._workshop.make_room()  # also waits for what the last attempt enqueued
+            self._again()
             self._begin(True)
             self._enqueue()
         assert self._mark is not None
         assert self._labels is not None
         self._mark.hand_over([self.image, self._labels.memory])
 
+    def _try(self) -> None:
+        try:
+            self._enqueue()
+        except Exception as error:  # DALI's are of many types
+            if not lacks_memory(error):
+                raise
+            self._short = True
+
     def _begin(self, wait: bool) -> bool:
         """Whether everything needed is there; with `wait`, make it so."""
         raise NotImplementedError
+
+    def _again(self) -> None:
+        """Begin anew what failed for want of memory."""
 
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
         """Enqueue what makes the pictures; `shots` is the beginning of what was uploaded."""
@@ -95,14 +117,14 @@ class DeviceWork(Work):
         for name, values in labels.items():
             places[name] = (end, values.shape, str(values.dtype))
             end = _aligned(end + values.nbytes)
-        memory, self._memory = self._memory, None
+        memory = self._memory
         if memory is None or memory.numel() < end:
             larger = staging.take(end + end // 4)
             if memory is not None:
                 kept = min(shots, memory.numel())
                 larger[:kept] = memory[:kept]
                 staging.give(memory, None)
-            memory = larger
+            memory = self._memory = larger
         uploaded = queue.memory(end)
         if shots:
             self._move_masks(memory[:shots], uploaded.data_ptr())
@@ -114,6 +136,7 @@ class DeviceWork(Work):
         self._labels = DeviceLabels(uploaded, places)
         self.image = self._pictures(uploaded[:shots])
         self._mark = queue.mark()
+        self._memory = None  # not before: the shots in it are needed should anything have failed
         staging.give(memory, self._mark)
 
     def labels(self) -> dict[str, torch.Tensor]:
@@ -151,7 +174,7 @@ class DeviceLabels:
         return found
 
 
-class _Rendered(DeviceWork):
+class Rendered(DeviceWork):
     """The device renders, from pictures that are there or are being decoded."""
 
     def __init__(
@@ -198,6 +221,12 @@ class _Rendered(DeviceWork):
                 bases=frozenset(self._plan.first_image_ids().tolist()),
             )
 
+    def _again(self) -> None:
+        lease = self._lease
+        if lease is not None and lease.error is not None:
+            self._ready.clear()
+            self._workshop.pictures.ask(lambda: self._workshop.pictures.again(lease))
+
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
         return self._workshop.queue.render(shots, self._shape, self._workshop.output)
 
@@ -209,7 +238,8 @@ class _Rendered(DeviceWork):
                 raise self._lease.error
             self.bad = frozenset(self._lease.bad)
             size = shot_bytes(self._count)
-            self._memory = workshop.batch_memory(self._count)
+            if self._memory is None:
+                self._memory = workshop.batch_memory(self._count)
             wait_for(
                 workshop.engine.submit_render(
                     self._plan,
@@ -232,15 +262,19 @@ class _Rendered(DeviceWork):
         return labels_without(self._workshop.selection, self._plan.recipes(), self.bad)
 
     def first_images(self) -> npt.NDArray[np.int64]:
+        """See `Work`."""
         return self._plan.first_image_ids()
 
     def seconds(self) -> dict[str, float]:
+        """See `Work`."""
         return self._plan.seconds()
 
     def cancel(self) -> None:
+        """See `Work`."""
         self._plan.cancel()
 
     def done(self) -> bool:
+        """See `Work`."""
         return self._plan.done() and (self._lease is None or self._ready.is_set())
 
     def abandon(self) -> None:
@@ -251,7 +285,7 @@ class _Rendered(DeviceWork):
             self._workshop.pictures.release(lease)
 
 
-class _Uploaded(DeviceWork):
+class Uploaded(DeviceWork):
     """CPU threads render; the device gets the pictures."""
 
     def __init__(self, workshop: DeviceWorkshop, work: Work, count: int) -> None:
@@ -282,160 +316,17 @@ class _Uploaded(DeviceWork):
         return labels
 
     def first_images(self) -> npt.NDArray[np.int64]:
+        """See `Work`."""
         return self._work.first_images()
 
     def seconds(self) -> dict[str, float]:
+        """See `Work`."""
         return self._work.seconds()
 
     def cancel(self) -> None:
+        """See `Work`."""
         self._work.cancel()
 
     def done(self) -> bool:
+        """See `Work`."""
         return self._work.done()
-
-
-class DeviceWorkshop:
-    """The threads, the queue and the memory of a loader that delivers on a device.
-
-    Args:
-        selection: the images and objects that take part.
-        queue: of the device.
-        output: what pictures are made as.
-        threads: native threads.
-        telemetry: counts what reading costs.
-        resident: pictures that are there already.
-        load: how pictures are brought to the device when they are needed.
-        host_load: how CPU threads that render read pictures (see `Workshop`).
-
-    Of `resident` and `load`, at most one is given; without both, CPU threads render.
-    """
-
-    def __init__(
-        self,
-        selection: Selection,
-        *,
-        queue: Queue,
-        output: Output,
-        threads: int,
-        telemetry: Telemetry,
-        resident: Resident | None = None,
-        load: BatchLoad | None = None,
-        host_load: Load | None = None,
-    ) -> None:
-        from yolodata import _native
-
-        self.selection, self.queue, self.output = selection, queue, output
-        self.staging = Staging(queue)
-        self.resident = resident
-        self.resident_bad = frozenset(resident.bad) if resident is not None else frozenset()
-        self._load = Pictures(load, telemetry) if load is not None else None
-        self._inner: Workshop | None = None
-        self._native: _native.Engine | None = None
-        if resident is None and load is None:
-            self._inner = Workshop(
-                selection,
-                threads=threads,
-                pin_memory=queue.device.type == "cuda",
-                load=host_load,
-                telemetry=telemetry,
-            )
-        else:
-            self._native = _native.Engine(threads)
-        self._lent: list[tuple[Lease, Mark]] = []
-        self._dropped: list[DeviceWork] = []
-        self._closed = False
-
-    @property
-    def engine(self) -> _native.Engine:
-        """Threads that plan."""
-        assert self._native is not None
-        return self._native
-
-    @property
-    def pictures(self) -> Pictures:
-        """Source pictures, where they are decoded when needed."""
-        assert self._load is not None
-        return self._load
-
-    @property
-    def bad(self) -> dict[int, str]:
-        """Images that cannot be read, and why."""
-        if self.resident is not None:
-            return self.resident.bad
-        if self._inner is not None:
-            return self._inner.bad
-        return self.pictures.bad
-
-    def planned(
-        self,
-        config: dict[str, Any],
-        seed: int,
-        epoch: int,
-        positions: npt.NDArray[np.int64],
-        age: int,
-    ) -> DeviceWork:
-        """Work augmented pictures of `config["imgsz"]` for positions (B,) of an epoch."""
-        self._sweep()
-        count, size = len(positions), int(config["imgsz"])
-        work: DeviceWork
-        if self._inner is not None:
-            inner = self._inner.planned(config, seed, epoch, positions, age)
-            work = _Uploaded(self, inner, count)
-        else:
-            index, memory = self.selection.index(), None
-            shape = (count, 3, size, size)
-            if self.resident is None:
-                plan = self.engine.submit_plan(index, config, seed, epoch, positions)
-            else:
-                memory = self.batch_memory(count)
-                plan = self.engine.submit(
-                    index, config, seed, epoch, positions, memory[: shot_bytes(count)].numpy(),
-                    self.resident.shard, self.resident.offset, self.resident.base,
-                )  # fmt: skip
-            work = _Rendered(self, plan, shape, age, memory)
-        return work
-
-    def batch_memory(self, count: int) -> torch.Tensor:
-        """Page-locked memory for the shots of a batch and, most likely, its labels."""
-        return self.staging.take(shot_bytes(count) + count * _LIKELY_OBJECTS * _OBJECT)
-
-    def lend(self, lease: Lease, mark: Mark) -> None:
-        """Keep pictures until the device has read them."""
-        self._lent.append((lease, mark))
-
-    def drop(self, work: Work) -> None:
-        """Forget a batch; its memory is kept until threads and device are through with it."""
-        assert isinstance(work, DeviceWork)
-        work.cancel()
-        self._dropped.append(work)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        for work in [work for work in self._dropped if work.done()]:
-            self._dropped.remove(work)
-            work.abandon()
-        reading = []
-        for lease, mark in self._lent:
-            if mark.done():
-                self.pictures.release(lease)
-            else:
-                reading.append((lease, mark))
-        self._lent = reading
-
-    def close(self) -> None:
-        """Stop everything, wait for what is running, and free the memory. May be called twice."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._load is not None:
-            self._load.close()
-        for engine in (self._inner, self._native):
-            if engine is not None:
-                engine.close()
-        self.queue.mark().wait()  # the device may be reading pictures and shots
-        if self._load is not None:
-            self._load.forget()
-        self._lent.clear()
-        self._dropped.clear()
-        if self.resident is not None:
-            self.resident.close()

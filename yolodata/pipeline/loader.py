@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,18 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline import state
+from yolodata.pipeline.ahead import Ahead
 from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.device import Output
-from yolodata.pipeline.device_work import DeviceWorkshop
+from yolodata.pipeline.device import Output, lacks_memory
+from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.retouch import composed, described
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
 from yolodata.pipeline.tiers import check_cache
 from yolodata.pipeline.views import DatasetView, EpochSampler, weakly
-from yolodata.pipeline.work import Ahead, Work, Workshop
+from yolodata.pipeline.work import Work, Workshop
 from yolodata.pipeline.workshops import Order, open_on_cpu, open_on_device
 from yolodata.telemetry import Telemetry
 
@@ -85,6 +85,8 @@ class Loader:
         max_bad: share of the images that may be unreadable before the run stops.
 
     Attributes:
+        lacking: turns an error into what is handed out in place of a batch that the device has no
+            memory for, which is made when it is asked for again; None raises the error.
         cache, preflight: where decoded pictures are, and why; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
             vain), "decodes" and "hits" (uses of a decoded picture that was in memory); seconds of
@@ -163,7 +165,6 @@ class Loader:
         self.close_mosaic_epoch = close_mosaic_epoch
         self.pin_memory = pin_memory
         self._prefetch = prefetch
-        self._epochs = epochs
         self._check = check
         self._max_bad = max_bad
         self._settings = {
@@ -184,7 +185,8 @@ class Loader:
         self._resumed = False  # the next iteration goes on at _position
         self._mosaic_closed = False
         self._active: object = None  # token of the iteration that is going on
-        self._ahead: deque[Ahead] = deque()
+        self.lacking: Callable[[Exception], Batch] | None = None
+        self._ahead = Ahead(self._schedule, prefetch, epochs)
         self._workshop: Workshop | DeviceWorkshop | None = None
         self._stop_workshop: weakref.finalize[Any, Any] | None = None
         self._closed = False
@@ -297,13 +299,18 @@ class Loader:
             caller.ended = True
             raise StopIteration
         workshop = self._fill()
-        head = self._ahead[0]
+        head = self._ahead.head
         start = time.perf_counter()
-        head.work.wait()
+        try:
+            head.work.wait()
+        except Exception as error:
+            if self.lacking is None or not lacks_memory(error):
+                raise
+            return self.lacking(error)
         waited = time.perf_counter()
         report_bad(self._selection, workshop.bad, self._reported, self._max_bad)
         batch = self._collate(head.work)
-        self._ahead.popleft()
+        self._ahead.pop()
         self._position = head.stop
         self.telemetry.add("wait", waited - start)
         self.telemetry.add("collate", time.perf_counter() - waited)
@@ -320,29 +327,16 @@ class Loader:
 
     def _fill(self) -> Workshop | DeviceWorkshop:
         """Have `prefetch` batches in the making from the current position on, and no others."""
-        epoch, position = self._epoch, self._position
-        ended = self._schedule.batch(position) is None
-        following = (epoch + 1, 0) if ended else (epoch, position)
-        if self._ahead and (self._ahead[0].epoch, self._ahead[0].start) != following:
+        if not self._ahead.begins_at(self._epoch, self._position):
             self._discard()
         workshop = self._open_workshop()
-        if self._ahead:
-            epoch, position = self._ahead[-1].epoch, self._ahead[-1].stop
-        while len(self._ahead) < self._prefetch:
-            step = self._schedule.batch(position)
-            if step is None:
-                if self._epochs is not None and epoch + 1 >= self._epochs:
-                    break
-                epoch, position = epoch + 1, 0
-                continue
-            positions, stop = step
-            age = epoch * self._selection.images + position
-            work = workshop.planned(self._config(epoch), self.seed, epoch, positions, age)
-            self._ahead.append(Ahead(epoch, position, stop, work))
-            position = stop
-        for ahead in self._ahead:
-            ahead.work.start()
+        self._ahead.fill(self._epoch, self._position, self._planned)
         return workshop
+
+    def _planned(self, epoch: int, start: int, positions: npt.NDArray[np.int64]) -> Work:
+        age = epoch * self._selection.images + start
+        workshop = self._open_workshop()
+        return workshop.planned(self._config(epoch), self.seed, epoch, positions, age)
 
     def _config(self, epoch: int) -> dict[str, Any]:
         closed = self._mosaic_closed or (
@@ -360,11 +354,10 @@ class Loader:
         return training_batch(self._selection, images, work.image, work.labels())
 
     def _discard(self) -> None:
-        while self._ahead:
-            ahead = self._ahead.pop()
+        for work in self._ahead.clear():
             self.telemetry.count("discarded")
             if self._workshop is not None:
-                self._workshop.drop(ahead.work)
+                self._workshop.drop(work)
 
     # Life and death.
 

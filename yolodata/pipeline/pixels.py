@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.pipeline.device import lacks_memory
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -119,17 +120,18 @@ class Lease:
     """Pictures that one batch needs; they stay in memory until `Pictures.release`."""
 
     images: npt.NDArray[np.int64]  # sorted, unique
-    ready: Callable[[Lease], None]  # called once, by any thread, when all pictures are there
+    ready: Callable[[Lease], None]  # called by any thread when all pictures are there, or `error`
     missing: int = 0
     bad: set[int] = field(default_factory=set)
-    error: BaseException | None = None  # why the pictures will never be there
+    error: BaseException | None = None  # why the pictures are not there; see `Pictures.again`
 
 
 class Pictures:
     """Decoded pictures, each read once and kept until `capacity` others are younger.
 
     `acquire` never blocks: it starts what is missing on the reading threads. A picture that cannot
-    be read becomes grey, and is named in the lease and in `bad`.
+    be read becomes grey, and is named in the lease and in `bad`. Pictures for which a device has no
+    memory just now are put off: leases that wait for them get the error, and may ask `again`.
     """
 
     def __init__(self, load: Load | BatchLoad, telemetry: Telemetry) -> None:
@@ -141,6 +143,7 @@ class Pictures:
         self._oldest: list[tuple[int, int]] = []  # heap of (age, image), possibly outdated
         self._free: list[Bytes] = []
         self._unread: deque[int] = deque()
+        self._put_off: list[list[int]] = []  # chunks that there was no memory for
         self._pool = ThreadPoolExecutor(load.threads, thread_name_prefix="yolodata-read")
         self._asker = ThreadPoolExecutor(1, thread_name_prefix="yolodata-ask")
         self._closed = False
@@ -167,7 +170,7 @@ class Pictures:
 
         Args:
             images: sorted, unique dataset indexes.
-            ready: called once all are there, maybe before this returns.
+            ready: called when all are there, maybe before this returns; or when `error` is set.
             age: place of this batch in the stream; larger is younger.
             bases: images whose turn it is now, which makes them as young as this batch.
 
@@ -200,14 +203,33 @@ class Pictures:
         if not waits:
             ready(lease)
         if isinstance(self._load, BatchLoad):
-            for first in range(0, len(started), self._load.chunk):
-                chunk = started[first : first + self._load.chunk]
-                self._pool.submit(self._fetch_chunk, self._load, chunk)
+            chunk = self._load.chunk
+            self._read(started[first : first + chunk] for first in range(0, len(started), chunk))
+            if waits:
+                self._read(self._take_put_off())  # it may wait for some of these
         else:
             self._unread.extend(started)
             for _ in started[: self._load.threads]:  # a task for each picture costs more
                 self._pool.submit(self._fetch_all, self._load)
         return lease
+
+    def again(self, lease: Lease) -> None:
+        """Read what there was no memory for; `ready` is called again, also if it was called."""
+        with self._lock:
+            lease.error = self._error
+            complete = lease.missing == 0 or lease.error is not None
+        if complete:
+            lease.ready(lease)
+        self._read(self._take_put_off())
+
+    def _take_put_off(self) -> list[list[int]]:
+        with self._lock:
+            chunks, self._put_off = self._put_off, []
+        return chunks
+
+    def _read(self, chunks: Iterable[list[int]]) -> None:
+        for chunk in chunks:
+            self._pool.submit(self._fetch_chunk, self._load, chunk)
 
     def pixels(self, lease: Lease) -> list[Any]:
         """Pictures of a lease whose `ready` was called, as they were read."""
@@ -285,14 +307,15 @@ class Pictures:
         self._telemetry.add("decode", time.perf_counter() - start)
         self._store([image], [(pixels, why)])
 
-    def _fetch_chunk(self, load: BatchLoad, images: list[int]) -> None:
+    def _fetch_chunk(self, load: Load | BatchLoad, images: list[int]) -> None:
+        assert isinstance(load, BatchLoad)
         if self._closed:
             return
         with self._telemetry.time("decode"):
             try:
                 pictures = load.read(images)
             except BaseException as error:  # it substitutes what is broken: this is no such thing
-                self._fail(images, error)
+                self._fail(images, error.with_traceback(None))  # whose frames hold pictures
                 return
         self._store(images, pictures)
 
@@ -309,6 +332,7 @@ class Pictures:
                     if why:
                         lease.bad.add(image)
                     if lease.missing == 0:
+                        lease.error = None
                         finished.append(lease)
                 picture.waiting.clear()
         for lease in finished:
@@ -316,8 +340,12 @@ class Pictures:
 
     def _fail(self, images: list[int], error: BaseException) -> None:
         with self._lock:
-            self._error = error
+            if lacks_memory(error):
+                self._put_off.append(images)
+            else:
+                self._error = error
             waiting = [lease for image in images for lease in self._pictures[image].waiting]
+            for lease in waiting:
+                lease.error = error
         for lease in dict.fromkeys(waiting):
-            lease.error = error
             lease.ready(lease)

@@ -141,6 +141,7 @@ def fill(
             return choice, filler.host()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             filler.resident.close()
+            queue.make_room()
             reason = " ".join(str(error).split())[:300]
             lower = Choice(_BELOW[choice.tier], f"cache={choice.tier} failed: {reason}")
             log.warning("cache=%s does not work here, cache=%s is used instead: %s",

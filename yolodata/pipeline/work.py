@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,16 +66,6 @@ class Work:
     def seconds(self) -> dict[str, float]:
         """Thread-seconds of "plan", "render" and, where there is any, "retouch"."""
         return {}
-
-
-@dataclass(eq=False)
-class Ahead:
-    """A batch that was started before it was asked for: `start` to `stop` of an epoch."""
-
-    epoch: int
-    start: int
-    stop: int
-    work: Work
 
 
 def wait_for(job: _native.Job | Retouching) -> None:

@@ -12,8 +12,9 @@ import psutil
 from yolodata.errors import YolodataError
 from yolodata.pipeline import device as devices
 from yolodata.pipeline import tiers
+from yolodata.pipeline.dali import release_unused_memory
 from yolodata.pipeline.device import Output, Queue
-from yolodata.pipeline.device_work import DeviceWorkshop
+from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.pixels import BatchLoad, Load
 from yolodata.pipeline.retouch import Retoucher
 from yolodata.pipeline.selection import Selection
@@ -108,6 +109,7 @@ def open_on_device(
         )
     elif decoder is not None:
         decoder.close()
+        release_unused_memory()
     workshop = DeviceWorkshop(
         selection,
         queue=queue,

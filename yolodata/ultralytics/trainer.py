@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
@@ -33,6 +34,8 @@ from yolodata.ultralytics.telemetry import attach
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_NO_BATCH = "no batch"  # key of the reason
 
 
 class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
@@ -229,7 +232,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if self._transforms is not None and self.device.type == "cuda" and RANK in {-1, 0}:
             LOGGER.info("yolodata: batches are made on the CPU, where Albumentations runs")
         self._without_flips(shards)
-        return Loader(
+        loader = Loader(
             shards,
             batch_size,
             augment=AugmentConfig.from_ultralytics({**vars(self.args), "augmentations": None}),
@@ -240,6 +243,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             **self._delivery(),
             **self._common(rank, "train"),
         )
+        loader.lacking = _no_batch
+        return loader
 
     def _without_flips(self, shards: ShardDataset) -> None:
         """Poses are flipped only if it is known what is left and right; upstream says so, too."""
@@ -265,7 +270,14 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         return {"device": self.device, "cache": self.settings.cache, "output": output}
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Upstream's, unless the pictures are on the device and in 0-1 already."""
+        """Upstream's, unless the pictures are on the device and in 0-1 already.
+
+        Raises:
+            torch.OutOfMemoryError: for a batch that the device had no memory for: here upstream
+                halves the batch size, and where batches are asked for it does not.
+        """
+        if _NO_BATCH in batch:
+            raise batch[_NO_BATCH]
         if batch["img"].is_floating_point():
             return batch
         done: dict[str, Any] = super().preprocess_batch(batch)
@@ -372,6 +384,10 @@ class PoseTrainer(_Batches, yolo.pose.PoseTrainer):  # type: ignore[misc]
     """
 
     for_task = "pose"
+
+
+def _no_batch(error: Exception) -> dict[str, Any]:
+    return {"img": torch.empty(0, 3, 0, 0), _NO_BATCH: error.with_traceback(None)}
 
 
 def _settings_of_resumed(kind: type[Settings], resume: Any, model: Any) -> Settings | None:
