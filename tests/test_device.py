@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from loading import digest, draw_dataset, packed
 from twin import TwinQueue
 
-from yolodata import AugmentConfig, ConfigError, Loader, _native
+from yolodata import AugmentConfig, ConfigError, Loader
+from yolodata.pipeline import dali, tiers, workshops
 from yolodata.pipeline import device as devices
-from yolodata.pipeline import tiers
 from yolodata.pipeline.dali import release_unused_memory
 from yolodata.pipeline.tiers import Room, choose
 from yolodata.shards import reader
@@ -171,8 +172,8 @@ def test_memory_that_cannot_be_locked_falls_to_rendering_on_the_cpu(
 def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch) -> None:
     """As where the driver accepts it: no copy is made, and the map is let go of on close."""
     locked: dict[int, int] = {}
-    monkeypatch.setattr(_native, "register_host", lambda a, n: locked.setdefault(a, n) and a)
-    monkeypatch.setattr(_native, "unregister_host", locked.pop)
+    monkeypatch.setattr(twin, "lock", lambda a, n: locked.setdefault(a, n) and a)
+    monkeypatch.setattr(twin, "unlock", locked.pop)
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader, 1)
     loader = Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="host")
@@ -256,6 +257,21 @@ def test_auto_leaves_room_for_training() -> None:
     assert choose("auto", "raw", 40 * GB, room).tier == "none"
     assert choose("auto", "raw", 20 * GB, Room(10 * GB, 80 * GB, 64 * GB)).tier == "host"
     assert "30.0 GB" in choose("auto", "raw", 30 * GB, room).why
+    # What is kept of JPEG shards takes device memory, too.
+    window = choose("auto", "jpeg", 30 * GB, room, 2 * GB)
+    assert (window.tier, "up to 2.0 GB of them in device memory" in window.why) == ("none", True)
+    assert choose("auto", "jpeg", 30 * GB, room, 25 * GB).tier == "host"
+
+
+def test_ranks_share_the_memory_of_a_machine(shards, twin, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(tiers, "choose", lambda *a, real=choose: seen.append(a[3]) or real(*a))
+    for ranks in (1, 4):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        with Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache="none") as loader:
+            loader._open_workshop()
+            assert "of them in device memory" in loader.preflight
+    assert seen[1].host < 0.5 * seen[0].host
 
 
 @given(
@@ -279,6 +295,7 @@ def test_auto_never_takes_what_is_not_there(cache, codec, nbytes, free, more, ho
         ({"output": "float16"}, "choose a CUDA device"),
         ({"device": "cuda", "output": "float64"}, "uint8, float16, bfloat16"),
         ({"device": "mps"}, "cpu or cuda"),
+        ({"device": "cuda", "hw_decoder_load": 2}, "'auto' or a share, 0 to 1, got 2"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(shards, settings, message) -> None:
@@ -369,9 +386,49 @@ def test_a_real_devices_memory_is_freed(shards, codec, cache) -> None:
     assert free() <= after + (1 << 20)  # nothing was left to be given back
 
 
-def test_without_dali_pictures_are_decoded_on_the_cpu(shards, twin, monkeypatch, caplog) -> None:
-    from yolodata.pipeline import dali
+@pytest.mark.parametrize("dali_works", [True, False])
+def test_several_runs_of_the_decoder_are_under_way(shards, twin, monkeypatch, dali_works) -> None:
+    """Each waits for the other; without DALI, CPU threads do."""
+    monkeypatch.setattr(workshops, "_DECODED_AT_ONCE", 4)
+    both = threading.Barrier(2, timeout=20)
+    with Loader(
+        shards["jpeg"], 8, augment=RECIPE, device="cuda", cache="none", threads=2
+    ) as loader:
+        read = loader._open_workshop().pictures._load.read
+        if not dali_works:
+            read._dali = None
+        where, name = (dali, "_outputs") if dali_works else (workshops, "decode_into")
+        real, met = getattr(where, name), threading.Event()
 
+        def meet(*arguments: Any) -> Any:
+            if not met.is_set():
+                both.wait()
+                met.set()
+            return real(*arguments)
+
+        monkeypatch.setattr(where, name, meet)
+        next(iter(loader))
+        assert met.is_set()
+
+
+def test_the_engines_share_is_passed_on_and_reported(shards, twin, monkeypatch) -> None:
+    loads, build = [], dali.DaliDecoder._build
+    monkeypatch.setattr(
+        dali.DaliDecoder, "_build", lambda self, load: loads.append(load) or build(self, load)
+    )
+    monkeypatch.setattr(dali.DaliDecoder, "hw_decoder_load", property(lambda self: self._load))
+    for cache in ("device", "none"):
+        with Loader(
+            shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache, hw_decoder_load=0.4
+        ) as loader:
+            assert loader.hw_decoder_load is None
+            next(iter(loader))
+            assert loader.hw_decoder_load == 0.4
+            assert loader.preflight.endswith("; hw_decoder_load=0.4")
+    assert set(loads) == {0.4}
+
+
+def test_without_dali_pictures_are_decoded_on_the_cpu(shards, twin, monkeypatch, caplog) -> None:
     def broken(self: Any, load: float) -> Any:
         raise RuntimeError("no such library")
 

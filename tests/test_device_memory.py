@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from loading import draw_dataset, packed
 from test_device import IMGSZ, RECIPE, shards, stream, twin
-from twin import TwinQueue
 
 from yolodata import Loader
 from yolodata.pipeline import dali, workshops
@@ -141,11 +139,12 @@ def test_dali_gives_its_memory_back(shards, twin, monkeypatch, cache) -> None:
     dali.release_unused_memory()  # of a version without it
 
 
-def test_ultralytics_halves_a_batch_that_has_no_room(tmp_path: Path, twin: TwinQueue) -> None:
+def test_ultralytics_halves_a_batch_that_has_no_room(tmp_path, twin, monkeypatch) -> None:
     """Its own loop, its own way to go on; the batches are made on the twin."""
     from test_ultralytics import train
 
     from yolodata import DetectionTrainer
+    from yolodata.ultralytics import trainer as trainers
 
     class OnDevice(DetectionTrainer):
         def _delivery(self) -> dict[str, Any]:
@@ -155,6 +154,9 @@ def test_ultralytics_halves_a_batch_that_has_no_room(tmp_path: Path, twin: TwinQ
     yaml = draw_dataset(tmp_path / "set", {"train": 6, "val": 2})
     for split in ("train", "val"):
         packed(yaml, tmp_path / "shards", "raw", IMGSZ, splits=[split])
+    said: list[str] = []
+    monkeypatch.setattr(trainers.LOGGER, "info", lambda text="", *_: said.append(str(text)))
     trainer, seen = train(tmp_path, tmp_path / "shards", trainer=OnDevice, epochs=1)
     assert trainer.batch_size == 2
     assert len(seen["0"]) == 3
+    assert sum("cache=none: asked for" in text for text in said) == 1

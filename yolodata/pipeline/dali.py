@@ -20,8 +20,11 @@ Note [to be settled on a GPU]. This has not run on one yet. Open are:
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -45,7 +48,7 @@ Bytes = npt.NDArray[np.uint8]
 _LOADS = (0.0, 0.4, 0.65, 0.9)  # shares of the hardware decoder that "auto" tries
 _TRIES = 3  # of measuring, where files of the first batches are bad
 _SAMPLE = 8  # files at least to measure with
-_GRAPHS = 2  # one decodes while the pictures of the other are handed over
+RUNS = 3  # at once: one is with CPU threads, one on the device, one is handed over
 _END = b"\xff\xd9"  # marker; inside a scan these bytes cannot occur
 _TAIL = 64  # some writers pad behind the end
 
@@ -74,13 +77,16 @@ class _File:
 
 
 class DaliDecoder:
-    """Decodes and resizes. One thread at a time may use it.
+    """Decodes and resizes.
+
+    Several threads may decode at once: up to `RUNS` runs are under way, of graphs of their own, so
+    that one file's damage never reaches another call.
 
     Args:
         imgsz: longer side of the pictures; files are resized to it as Ultralytics does.
         device: "cpu", or a CUDA device such as "cuda:0"; "cuda" is torch's current one.
         batch_size: files of one run of the graph.
-        threads: of DALI's own.
+        threads: of DALI's own, shared among the runs.
         hw_decoder_load: share of the files, 0 to 1, that a GPU's JPEG engine decodes; "auto" times
             a few shares on the first files. Ignored on the CPU.
 
@@ -101,12 +107,7 @@ class DaliDecoder:
             raise ConfigError(
                 f"batch_size and threads must be at least 1, got {batch_size} and {threads}"
             )
-        if hw_decoder_load != "auto" and not (
-            isinstance(hw_decoder_load, (int, float)) and 0 <= hw_decoder_load <= 1
-        ):
-            raise ConfigError(
-                f"hw_decoder_load must be 'auto' or a share, 0 to 1, got {hw_decoder_load!r}"
-            )
+        check_hw_decoder_load(hw_decoder_load)
         try:
             import nvidia.dali  # noqa: F401
         except ImportError as error:
@@ -121,9 +122,15 @@ class DaliDecoder:
         self._load = 0.65 if hw_decoder_load == "auto" else float(hw_decoder_load)
         choose = hw_decoder_load == "auto" and self._device.type == "cuda"
         self._tries = _TRIES if choose else 0
-        self._graphs: list[Any] = []
+        self._measuring = threading.Lock()
+        self._idle = _no_graphs()
         self._complained = False
         self._closed = False
+
+    @property
+    def hw_decoder_load(self) -> float | None:
+        """The share that is decoded by the JPEG engine; None on the CPU, or not yet measured."""
+        return None if self._device.type == "cpu" or self._tries else self._load
 
     def decode(
         self,
@@ -156,33 +163,51 @@ class DaliDecoder:
                 done[i] = Decoded(None, _wrong_size(given[i], shape, self._imgsz))
             else:
                 ordinary.append(i)
-        try:
-            self._run(given, ordinary, done)
-        except BaseException:
-            self._graphs.clear()  # a run that nobody collected would be taken for the next call's
-            raise
+        with self._measuring:
+            if self._tries and len(ordinary) >= min(self._batch_size, _SAMPLE):
+                self._measure([given[i] for i in ordinary])
+        self._run(given, ordinary, done)
         return [done[i] for i in range(len(given))]
 
     def close(self) -> None:
-        """Free DALI's threads and memory; pictures that were handed out stay valid."""
+        """Forget DALI's threads and graphs; pictures that were handed out stay valid.
+
+        Nobody may be decoding any more. See `release_unused_memory` for the memory.
+        """
         self._closed = True
-        self._graphs.clear()
+        self._idle = _no_graphs()
 
     def _run(self, given: list[_File], ordinary: list[int], done: dict[int, Decoded]) -> None:
-        if self._tries and len(ordinary) >= min(self._batch_size, _SAMPLE):
-            self._measure([given[i] for i in ordinary])
-        flying: deque[tuple[int, list[int]]] = deque()
-        for number, first in enumerate(range(0, len(ordinary), self._batch_size)):
-            if len(flying) == _GRAPHS:
-                self._collect(given, *flying.popleft(), done)
-            which = number % _GRAPHS
-            if which == len(self._graphs):
-                self._graphs.append(self._build(self._load))
-            chunk = ordinary[first : first + self._batch_size]
-            _feed(self._graphs[which], [given[i] for i in chunk])
-            flying.append((which, chunk))
-        while flying:
-            self._collect(given, *flying.popleft(), done)
+        idle = self._idle
+        flying: deque[tuple[Any, list[int]]] = deque()
+
+        def collect() -> None:
+            graph = None
+            try:
+                graph = self._collect(given, *flying[0], done)
+            finally:
+                flying.popleft()
+                idle.put(graph)
+
+        def take() -> Any:
+            while flying:  # who has a graph does not wait for another: others may do the same
+                with contextlib.suppress(queue.Empty):
+                    return idle.get_nowait()
+                collect()
+            return idle.get()
+
+        try:
+            for first in range(0, len(ordinary), self._batch_size):
+                chunk = ordinary[first : first + self._batch_size]
+                flying.append((take(), chunk))
+                graph = flying[-1][0] or self._build(self._load)
+                flying[-1] = (graph, chunk)
+                _feed(graph, [given[i] for i in chunk])
+            while flying:
+                collect()
+        finally:
+            for _ in flying:  # runs that nobody collected would be taken for the next call's
+                idle.put(None)
 
     def _build(self, load: float) -> Any:
         from nvidia.dali import fn, pipeline_def, types
@@ -192,7 +217,7 @@ class DaliDecoder:
 
         @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=self._batch_size,
-            num_threads=self._threads,
+            num_threads=-(-self._threads // RUNS),
             device_id=self._device.index if cuda else None,
             exec_dynamic=True,  # outputs live as long as somebody holds them
             prefetch_queue_depth=1,
@@ -222,30 +247,33 @@ class DaliDecoder:
         return made
 
     def _collect(
-        self, given: list[_File], which: int, chunk: list[int], done: dict[int, Decoded]
-    ) -> None:
+        self, given: list[_File], graph: Any, chunk: list[int], done: dict[int, Decoded]
+    ) -> Any:
+        """Take the pictures of a run; returns a graph to use again, or None."""
         try:
-            pictures = _outputs(self._graphs[which])
+            pictures = _outputs(graph)
         except Exception as error:  # DALI turns those of C++ into many types
             if lacks_memory(error):
                 raise _no_memory(error) from None
-            self._graphs[which] = self._build(self._load)  # DALI may call the old one invalid
             if len(chunk) == 1:
                 # Once aloud: if it is every file, DALI does not work here, and OpenCV is slower.
                 level = logging.DEBUG if self._complained else logging.WARNING
                 self._complained = True
                 log.log(level, "DALI cannot decode %s: %s", given[chunk[0]].name, error)
                 done[chunk[0]] = self._by_opencv(given[chunk[0]])
-                return
+                return None  # DALI may call the graph invalid
+            graph = None
             for i in chunk:  # one bad file fails its batch: each by itself
-                _feed(self._graphs[which], [given[i]])
-                self._collect(given, which, [i], done)
-            return
+                graph = graph or self._build(self._load)
+                _feed(graph, [given[i]])
+                graph = self._collect(given, graph, [i], done)
+            return graph
         for i, pixels in zip(chunk, pictures, strict=True):
             if tuple(pixels.shape) == (*given[i].size, 3):
                 done[i] = Decoded(pixels)
             else:
                 done[i] = self._by_opencv(given[i])
+        return graph
 
     def _by_opencv(self, file: _File) -> Decoded:
         import cv2
@@ -283,8 +311,22 @@ class DaliDecoder:
             if min(times[1:]) < best:
                 best, self._load = min(times[1:]), load
         self._tries = 0
-        self._graphs.clear()  # of earlier calls, with another share
+        self._idle = _no_graphs()  # earlier ones have another share
         log.info("DALI: hw_decoder_load=%s is fastest here", self._load)
+
+
+def check_hw_decoder_load(load: float | str) -> None:
+    """Raises ConfigError for what is neither "auto" nor a share."""
+    if load != "auto" and not (isinstance(load, (int, float)) and 0 <= load <= 1):
+        raise ConfigError(f"hw_decoder_load must be 'auto' or a share, 0 to 1, got {load!r}")
+
+
+def _no_graphs() -> queue.LifoQueue[Any]:
+    """Places for graphs, which are built when they are needed: the last one used is used first."""
+    places: queue.LifoQueue[Any] = queue.LifoQueue()
+    for _ in range(RUNS):
+        places.put(None)
+    return places
 
 
 def release_unused_memory() -> None:

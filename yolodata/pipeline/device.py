@@ -53,6 +53,16 @@ class Queue(Protocol):
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Page-locked host memory, uint8 (nbytes,), aligned to 16 bytes at least."""
 
+    def lock(self, address: int, nbytes: int) -> int:
+        """Page-lock host memory that is there, read-only; returns its address on the device.
+
+        Raises:
+            RuntimeError: the driver does not do that, or not with this memory.
+        """
+
+    def unlock(self, address: int) -> None:
+        """Undo `lock`; the device may not be reading it any more."""
+
     def memory(self, nbytes: int) -> torch.Tensor:
         """Device memory, uint8 (nbytes,), aligned to 16 bytes at least."""
 
@@ -163,6 +173,24 @@ class CudaQueue:
         import torch
 
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    def lock(self, address: int, nbytes: int) -> int:
+        """See `Queue`."""
+        import torch
+
+        from yolodata import _native
+
+        with torch.cuda.device(self.device):
+            return _native.register_host(address, nbytes)
+
+    def unlock(self, address: int) -> None:
+        """See `Queue`."""
+        import torch
+
+        from yolodata import _native
+
+        with torch.cuda.device(self.device):
+            _native.unregister_host(address)
 
     def memory(self, nbytes: int) -> torch.Tensor:
         """See `Queue`."""

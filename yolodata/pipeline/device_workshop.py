@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class DeviceWorkshop:
         telemetry: counts what reading costs.
         resident: pictures that are there already.
         load: how pictures are brought to the device when they are needed.
+        hw_decoder_load: asks for the share of JPEG files that the GPU's engine decodes.
         host_load: how CPU threads that render read pictures (see `Workshop`).
 
     Of `resident` and `load`, at most one is given; without both, CPU threads render.
@@ -52,11 +54,13 @@ class DeviceWorkshop:
         resident: Resident | None = None,
         load: BatchLoad | None = None,
         host_load: Load | None = None,
+        hw_decoder_load: Callable[[], float | None] = lambda: None,
     ) -> None:
         from yolodata import _native
 
         self.selection, self.queue, self.output = selection, queue, output
         self.staging = Staging(queue)
+        self.hw_decoder_load = hw_decoder_load
         self.resident = resident
         self.resident_bad = frozenset(resident.bad) if resident is not None else frozenset()
         self._load = Pictures(load, telemetry) if load is not None else None

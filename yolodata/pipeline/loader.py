@@ -19,13 +19,15 @@ from yolodata.pipeline.ahead import Ahead
 from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.device import Output, lacks_memory
 from yolodata.pipeline.device_workshop import DeviceWorkshop
+from yolodata.pipeline.order import window_of
 from yolodata.pipeline.retouch import composed, described
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
 from yolodata.pipeline.tiers import check_cache
-from yolodata.pipeline.views import DatasetView, EpochSampler, weakly
+from yolodata.pipeline.views import DatasetView, Epoch, EpochSampler, weakly
 from yolodata.pipeline.work import Work, Workshop
 from yolodata.pipeline.workshops import Order, open_on_cpu, open_on_device
 from yolodata.telemetry import Telemetry
@@ -74,6 +76,8 @@ class Loader:
             consumer's current stream waits for them by itself.
         cache: where decoded pictures live for a device: "device", "host" (page-locked), "none" or
             "auto", the fastest that there is room for (see `yolodata.pipeline.tiers`).
+        hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine, where
+            it has one; "auto" times a few shares on the first files.
         output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
             need no further pass over the batch.
         channels_last: pictures made on a device are in the memory order (B, H, W, 3).
@@ -87,7 +91,7 @@ class Loader:
     Attributes:
         lacking: turns an error into what is handed out in place of a batch that the device has no
             memory for, which is made when it is asked for again; None raises the error.
-        cache, preflight: where decoded pictures are, and why; known once a batch was asked for.
+        cache: where decoded pictures are; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
             vain), "decodes" and "hits" (uses of a decoded picture that was in memory); seconds of
             "plan", "render", "retouch" (by `transforms`), "decode" (all threads together), "wait"
@@ -123,6 +127,7 @@ class Loader:
         epochs: int | None = None,
         device: str | torch.device = "cpu",
         cache: str = "auto",
+        hw_decoder_load: float | str = "auto",
         output: str = "uint8",
         channels_last: bool = False,
         pin_memory: bool = False,
@@ -151,7 +156,9 @@ class Loader:
         _require(0 <= seed < 1 << 64, f"seed must be 0 to 2**64 - 1, got {seed}")
         _require(0 <= max_bad <= 1, f"max_bad is a share of the images, 0 to 1, got {max_bad}")
         self.device = str(device)
-        self.cache, self.preflight = cache, ""
+        self.cache, self._why = cache, ""
+        self._hw_decoder_load = hw_decoder_load
+        check_hw_decoder_load(hw_decoder_load)
         self._output = Output(output, channels_last)
         check_cache(cache, self.device != "cpu")
         self._output.check(self.device)
@@ -220,6 +227,18 @@ class Loader:
 
         return _native.permute(positions, self._schedule.images, self.seed, self._epoch)
 
+    @property
+    def preflight(self) -> str:
+        """Where decoded pictures are on a device, and why; "" until a batch was asked for."""
+        share = self.hw_decoder_load
+        return self._why if share is None else f"{self._why}; hw_decoder_load={share}"
+
+    @property
+    def hw_decoder_load(self) -> float | None:
+        """The share that a GPU's JPEG engine decodes, once it is known; None without one."""
+        shop = self._workshop
+        return shop.hw_decoder_load() if isinstance(shop, DeviceWorkshop) else None
+
     # Where in the stream.
 
     def set_epoch(self, epoch: int) -> None:
@@ -283,9 +302,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of batches; it begins when the first one is asked for."""
         self._usable()
-        return _Epoch(self)
+        return Epoch(self._next)
 
-    def _next(self, caller: _Epoch) -> Batch:
+    def _next(self, caller: Epoch) -> Batch:
         self._usable()
         if caller.token is not self._active:
             if caller.begun:
@@ -318,7 +337,7 @@ class Loader:
         self._fill()
         return batch
 
-    def _begin(self, caller: _Epoch) -> None:
+    def _begin(self, caller: Epoch) -> None:
         if self._position and not self._resumed:  # the last iteration was given up half-way
             self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
@@ -374,26 +393,23 @@ class Loader:
         if self._workshop is None:
             import torch
 
-            config, ranks = self._config(0), self._schedule.world_size
-            window = int(config["streams"]) * int(config["window"])
-            if int(config["streams"]) % ranks == 0:  # this rank has whole streams to itself
-                window = -(-window // ranks)
             order = Order(
                 self._selection,
                 threads=self.num_workers,
                 check=self._check,
-                window=window,
+                window=window_of(self._config(0), self._schedule.world_size),
                 in_flight=(self._prefetch + 2) * self.batch_size,
                 pin_memory=self.pin_memory and torch.cuda.is_available(),
                 telemetry=self.telemetry,
                 transforms=self._transforms,
+                hw_decoder_load=self._hw_decoder_load,
             )
             if self.device == "cpu":
                 self._workshop = open_on_cpu(order)
             else:
                 where = torch.device(self.device)
                 self._workshop, choice = open_on_device(order, where, self.cache, self._output)
-                self.cache, self.preflight = choice.tier, choice.why
+                self.cache, self._why = choice.tier, choice.why
             self._stop_workshop = weakref.finalize(self, self._workshop.close)
         return self._workshop
 
@@ -417,23 +433,6 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Epoch:
-    """One iteration over a loader; the loader knows where it is."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-        self.token = object()  # what the loader remembers instead of its own iterator
-        self.begun = self.ended = False
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if self.ended:
-            raise StopIteration
-        return self._loader._next(self)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -6,7 +6,8 @@ function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 WINDOW_PICTURES = 768
 """Decoded pictures that a reuse window spans, over all ranks together."""
@@ -36,3 +37,9 @@ def reuse_window(images: int) -> ReuseWindow:
     if images <= WINDOW_PICTURES:
         return {"streams": 1, "window": images}
     return {"streams": STREAMS, "window": WINDOW_PICTURES // STREAMS}
+
+
+def window_of(config: Mapping[str, Any], ranks: int) -> int:
+    """Decoded pictures that one rank may ask for again, from the planner's settings."""
+    streams, pictures = int(config["streams"]), int(config["streams"]) * int(config["window"])
+    return -(-pictures // ranks) if streams % ranks == 0 else pictures  # whole streams to itself

@@ -80,5 +80,9 @@ def usable_threads(world_size: int) -> int:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or world_size
-    return max(1, cores // local)
+    return max(1, cores // ranks_here(world_size))
+
+
+def ranks_here(world_size: int = 1) -> int:
+    """Ranks that share this machine, as torchrun says; without it, all there are."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or world_size

@@ -16,12 +16,14 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
+from yolodata.pipeline.dali import RUNS
 from yolodata.pipeline.device import Queue, Staging
 from yolodata.pipeline.pixels import FILL
 from yolodata.pipeline.selection import Selection
@@ -38,6 +40,7 @@ _BELOW = {"device": "host", "host": "none"}
 _OF_DEVICE, _OF_FREE_DEVICE, _OF_HOST = 0.3, 0.6, 0.5
 _PIECE = 256 << 20  # bytes of device or page-locked memory that are allocated in one go
 _UPLOAD = 32 << 20  # bytes of one upload while the dataset is brought to the device
+_DECODED = 80 << 20  # bytes of pictures of one call of a decoder
 _ALIGNMENT = 64
 
 
@@ -63,26 +66,35 @@ def decoded_bytes(selection: Selection) -> int:
     return int(_sizes(selection).sum())
 
 
-def choose(cache: str, codec: str, nbytes: int, room: Room) -> Choice:
+def choose(cache: str, codec: str, nbytes: int, room: Room, window: int = 0) -> Choice:
     """The tier for a dataset of `nbytes` when decoded.
 
     Args:
         cache: what was asked for; "auto" takes the fastest that leaves enough room.
         codec: of the shards.
         nbytes: see `decoded_bytes`.
-        room: memory that is there now.
+        room: memory that is there now, for this process.
+        window: bytes of device memory for the pictures that are kept where JPEG shards are decoded
+            when they are needed.
     """
     size = _human(nbytes)
+    some = f", up to {_human(window)} of them in device memory" if window else ""
     if cache != "auto":
-        return Choice(cache, f"asked for; {size} of decoded pictures")
+        return Choice(
+            cache, f"asked for; {size} of decoded pictures{some if cache == 'none' else ''}"
+        )
     limit = min(_OF_DEVICE * room.device_total, _OF_FREE_DEVICE * room.device_free)
     if nbytes <= limit:
         free = _human(room.device_free)
         return Choice("device", f"{size} of decoded pictures fit into {free} of free device memory")
     too_large = f"{size} of decoded pictures are more than the {_human(limit)} of device memory"
-    if codec == "raw" and nbytes <= _OF_HOST * room.host:
+    if (codec == "raw" or window > limit) and nbytes <= _OF_HOST * room.host:
         return Choice("host", f"{too_large} that training can spare, and fit into host memory")
-    how = "pictures are decoded when they are needed" if codec != "raw" else "CPU threads render"
+    how = (
+        f"pictures are decoded when they are needed{some}"
+        if codec != "raw"
+        else "CPU threads render"
+    )
     return Choice("none", f"{too_large} that training can spare; {how}")
 
 
@@ -138,7 +150,9 @@ def fill(
         try:
             if choice.tier == "device":
                 return choice, filler.device(decode)
-            return choice, filler.host()
+            resident = filler.host()
+            why = f"{choice.why}; {filler.how}" if filler.how else choice.why
+            return Choice("host", why), resident
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             filler.resident.close()
             queue.make_room()
@@ -159,6 +173,7 @@ class _Filler:
         self._selection, self._queue = selection, queue
         self._threads, self._check = threads, check
         self.resident = self._nothing()
+        self.how = ""  # what else is worth knowing
 
     def _nothing(self) -> Resident:
         images = self._selection.images
@@ -169,12 +184,12 @@ class _Filler:
     def device(self, decode: Decode | None) -> Resident:
         """Pictures in device memory."""
         queue, staging = self._queue, Staging(self._queue)
-        decoding = decode if self._selection.shards.meta.codec != "raw" else None
-        for piece, images in self._lay_out(queue.memory):
-            for run, begin, end in self._runs(images):
-                if decoding is not None:
-                    self._decode(decoding, piece, run)
-                    continue
+        pieces = self._lay_out(queue.memory)
+        if decode is not None and self._selection.shards.meta.codec != "raw":
+            self._decode_all(decode, pieces)
+            return self.resident
+        for piece, images in pieces:
+            for run, begin, end in self._runs(images, _UPLOAD):
                 memory = staging.take(end - begin)[: end - begin]
                 self._read(run, memory.numpy(), begin)
                 queue.copy(memory, piece[begin:end])
@@ -189,7 +204,8 @@ class _Filler:
             try:
                 return self._map()
             except RuntimeError as error:
-                log.info("the shards' map cannot be page-locked, a copy is: %s", str(error))
+                reason = " ".join(str(error).split())[:200]
+                self.how = f"the shards' map cannot be page-locked, a copy is: {reason}"
                 self.resident.close()
                 self.resident = self._nothing()
         for piece, images in self._lay_out(self._queue.pinned):
@@ -197,8 +213,6 @@ class _Filler:
         return self.resident
 
     def _map(self) -> Resident:
-        from yolodata import _native
-
         shards, images = self._selection.shards, self._selection.images
         resident = self.resident
         resident.shard = np.ascontiguousarray(shards.shard[:images])
@@ -209,9 +223,9 @@ class _Filler:
             data = shards.shard_data(s)
             # Whole pages are locked: from the beginning of the page that the data begins in.
             address, skip = data.ctypes.data, data.ctypes.data % 4096
-            device = _native.register_host(address - skip, data.nbytes + skip)
+            device = self._queue.lock(address - skip, data.nbytes + skip)
             resident.memory.append(data)
-            resident.release.append(lambda a=address - skip: _native.unregister_host(a))  # type: ignore[misc]
+            resident.release.append(partial(self._queue.unlock, address - skip))
             resident.base[s] = device + skip
         return resident
 
@@ -234,14 +248,14 @@ class _Filler:
         resident.base = np.array([piece.data_ptr() for piece, _ in pieces], np.uint64)
         return pieces
 
-    def _runs(self, images: range) -> Iterator[tuple[range, int, int]]:
-        """Neighbouring images of a piece, up to an upload's size; where they begin and end."""
+    def _runs(self, images: range, nbytes: int) -> Iterator[tuple[range, int, int]]:
+        """Neighbouring images of a piece, up to `nbytes` together; where they begin and end."""
         sizes = _sizes(self._selection)
         first = images.start
         while first < images.stop:
             begin = end = int(self.resident.offset[first])
             last = first
-            while last < images.stop and (last == first or end + sizes[last] - begin <= _UPLOAD):
+            while last < images.stop and (last == first or end + sizes[last] - begin <= nbytes):
                 end += int(sizes[last])
                 last += 1
             yield range(first, last), begin, end
@@ -269,6 +283,14 @@ class _Filler:
             decode_into(shards, image, size, self._selection.imgsz, target, self._check)
         else:
             target[:] = checked(shards, image) if self._check else shards.sample(image)
+
+    def _decode_all(self, decode: Decode, pieces: list[tuple[Any, range]]) -> None:
+        runs = [
+            (piece, run) for piece, images in pieces for run, *_ in self._runs(images, _DECODED)
+        ]
+        with ThreadPoolExecutor(RUNS, thread_name_prefix="yolodata-read") as pool:
+            for _ in pool.map(lambda run: self._decode(decode, *run), runs):
+                pass
 
     def _decode(self, decode: Decode, piece: Any, images: range) -> None:
         queue = self._queue

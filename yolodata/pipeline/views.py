@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
+from yolodata.pipeline.batch import Batch
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.selection import Selection
 
@@ -161,3 +162,22 @@ def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
         return bound(*arguments)
 
     return call
+
+
+class Epoch:
+    """One iteration over a loader; the loader, whose method `following` is, knows where it is."""
+
+    def __init__(self, following: Callable[[Epoch], Batch]) -> None:
+        self._following = following
+        self.token = object()  # what the loader remembers instead of its own iterator
+        self.begun = self.ended = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch of the epoch."""
+        if self.ended:
+            raise StopIteration
+        return self._following(self)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,12 @@ import psutil
 from yolodata.errors import YolodataError
 from yolodata.pipeline import device as devices
 from yolodata.pipeline import tiers
-from yolodata.pipeline.dali import release_unused_memory
+from yolodata.pipeline.dali import RUNS, release_unused_memory
 from yolodata.pipeline.device import Output, Queue
 from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.pixels import BatchLoad, Load
 from yolodata.pipeline.retouch import Retoucher
+from yolodata.pipeline.schedule import ranks_here
 from yolodata.pipeline.selection import Selection
 from yolodata.pipeline.sources import checked, decode_into, reading
 from yolodata.pipeline.work import Workshop
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("yolodata")
 
-_DECODED_AT_ONCE = 64  # pictures of one call of the device's decoder
+_DECODED_AT_ONCE = 64  # pictures of one run of the device's decoder
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Order:
         threads: native threads.
         check: compare samples with their checksums.
         window: pictures that may be asked for again, 0 for any picture of the dataset.
+        hw_decoder_load: see `Loader`.
         in_flight: pictures of the batches being prepared.
         pin_memory: page-locked pictures, for the CPU.
         telemetry: counts what reading costs.
@@ -53,6 +57,12 @@ class Order:
     pin_memory: bool
     telemetry: Telemetry
     transforms: Any = None
+    hw_decoder_load: float | str = "auto"
+
+    @property
+    def capacity(self) -> int:
+        """Decoded pictures that are kept where they are decoded when needed."""
+        return min(self.selection.images, (self.window or 1024) + self.in_flight)
 
     def load(self) -> Load | None:
         """How CPU threads read pictures."""
@@ -91,8 +101,11 @@ def open_on_device(
     selection = order.selection
     codec = selection.shards.meta.codec
     free, total = queue.room()
-    room = tiers.Room(free, total, psutil.virtual_memory().available)
-    choice = tiers.choose(cache, codec, tiers.decoded_bytes(selection), room)
+    # The other ranks of this machine count on its memory too.
+    host = psutil.virtual_memory().available // ranks_here()
+    nbytes = tiers.decoded_bytes(selection)
+    window = nbytes * order.capacity // max(selection.images, 1) if codec != "raw" else 0
+    choice = tiers.choose(cache, codec, nbytes, tiers.Room(free, total, host), window)
     log.info("cache=%s on %s: %s", choice.tier, queue.device, choice.why)
     decoder: _Decoder | None = None
     if codec != "raw" and choice.tier in ("device", "none"):
@@ -103,9 +116,13 @@ def open_on_device(
     load: BatchLoad | None = None
     if resident is None and codec != "raw":
         decoder = decoder or _Decoder(order, queue)
-        capacity = min(selection.images, order.window or 1024) + order.in_flight
         load = BatchLoad(
-            decoder, _DECODED_AT_ONCE, capacity, refresh=order.window == 0, close=decoder.close
+            decoder,
+            _DECODED_AT_ONCE,
+            order.capacity,
+            threads=RUNS,
+            refresh=order.window == 0,
+            close=decoder.close,
         )
     elif decoder is not None:
         decoder.close()
@@ -118,16 +135,22 @@ def open_on_device(
         telemetry=order.telemetry,
         resident=resident,
         load=load,
+        hw_decoder_load=(lambda: None) if decoder is None else decoder.hw_decoder_load,
         host_load=order.load() if resident is None and load is None else None,
     )
     return workshop, choice
 
 
 class _Decoder:
-    """Encoded samples to pictures on a queue's device: DALI, or CPU threads where it is missing."""
+    """Encoded samples to pictures on a queue's device: DALI, or CPU threads where it is missing.
+
+    `RUNS` threads may call it at once.
+    """
 
     def __init__(self, order: Order, queue: Queue) -> None:
         self._order, self._queue = order, queue
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
         self._dali: Any = None
         try:
             self._dali = self._open_dali()
@@ -148,6 +171,7 @@ class _Decoder:
             device=str(self._queue.device),
             batch_size=_DECODED_AT_ONCE,
             threads=order.threads,
+            hw_decoder_load=order.hw_decoder_load,
         )
         picture = cv2.imencode(".jpg", np.full((16, 16, 3), 114, np.uint8))[1].reshape(-1)
         (decoded,) = decoder.decode([picture], ["probe.jpg"], [(imgsz, imgsz)])
@@ -190,34 +214,52 @@ class _Decoder:
         return found
 
     def _on_cpu(self, images: list[int], reasons: dict[int, str]) -> dict[int, Any]:
-        order, queue = self._order, self._queue
-        found = {}
-        for image in images:
-            height, width = self._size(image)
-            memory = queue.pinned(3 * height * width)
-            try:
-                decode_into(
-                    order.selection.shards,
-                    image,
-                    (height, width),
-                    order.selection.imgsz,
-                    np.asarray(memory),
-                    order.check,
-                )
-            except Exception as error:  # any broken file: the run goes on without it
-                reasons[image] = str(error) or type(error).__name__
+        queue, found = self._queue, {}
+        for image, (memory, reason) in zip(
+            images, self._readers().map(self._read, images), strict=True
+        ):
+            if reason:
+                reasons[image] = reason
                 continue
             picture = queue.memory(memory.numel())
             queue.copy(memory, picture)
-            found[image] = picture.view(height, width, 3)
+            found[image] = picture.view(*self._size(image), 3)
         queue.mark().wait()
         return found
+
+    def _readers(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(
+                    self._order.threads, thread_name_prefix="yolodata-decode"
+                )
+            return self._pool
+
+    def _read(self, image: int) -> tuple[torch.Tensor, str]:
+        """A picture in page-locked memory, and why it is none, or ""."""
+        order, size = self._order, self._size(image)
+        memory = self._queue.pinned(3 * size[0] * size[1])
+        try:
+            decode_into(
+                order.selection.shards, image, size, order.selection.imgsz, np.asarray(memory),
+                order.check,
+            )  # fmt: skip
+        except Exception as error:  # any broken file: the run goes on without it
+            return memory, str(error) or type(error).__name__
+        return memory, ""
+
+    def hw_decoder_load(self) -> float | None:
+        """The share that the GPU's JPEG engine decodes, if one does and it is known."""
+        share: float | None = None if self._dali is None else self._dali.hw_decoder_load
+        return share
 
     def _size(self, image: int) -> tuple[int, int]:
         selection = self._order.selection
         return int(selection.height[image]), int(selection.width[image])
 
     def close(self) -> None:
-        """Free the decoder's memory."""
+        """Stop the decoder."""
         if self._dali is not None:
             self._dali.close()
+        if self._pool is not None:
+            self._pool.shutdown()

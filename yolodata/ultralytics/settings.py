@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from yolodata.errors import ConfigError
+from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.tiers import CACHES
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Settings:
             otherwise all cores but those that torch computes on (at least one).
         cache: where decoded pictures live when a GPU trains: "device", "host", "none" or "auto"
             (see `yolodata.Loader`).
+        hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine;
+            "auto" measures (see `yolodata.Loader`).
         prefetch: batches made ahead.
         workers: processes that pack; None is one a core.
         check: compare every sample with its checksum when it is first used.
@@ -41,6 +44,7 @@ class Settings:
     codec: str = "raw"
     threads: int | None = None
     cache: str = "auto"
+    hw_decoder_load: float | str = "auto"
     prefetch: int = 4
     workers: int | None = None
     check: bool = False
@@ -55,6 +59,7 @@ class Settings:
                 f"yolodata cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "
                 "folder of packed datasets is the setting `folder`"
             )
+        check_hw_decoder_load(self.hw_decoder_load)
         for name, least in (("threads", 1), ("prefetch", 1), ("workers", 1)):
             value = getattr(self, name)
             if value is None and name != "prefetch":

@@ -116,6 +116,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             self.__class__ = type(type(self).__name__, (type(self),), {"settings": settings})
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
+        self._told: Loader | None = None
         super().__init__(cfg, overrides, _callbacks)
         if RANK in {-1, 0}:
             self.settings.save(self.save_dir)
@@ -267,7 +268,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         output = "uint8"
         if getattr(self, "amp", False) and not self.args.multi_scale:
             output = "bfloat16" if self.args.amp == "bf16" else "float16"
-        return {"device": self.device, "cache": self.settings.cache, "output": output}
+        return {
+            "device": self.device,
+            "cache": self.settings.cache,
+            "hw_decoder_load": self.settings.hw_decoder_load,
+            "output": output,
+        }
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Upstream's, unless the pictures are on the device and in 0-1 already.
@@ -319,7 +325,17 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)
+        if event == "on_train_batch_end":
+            self._say_preflight()
         super().run_callbacks(event)
+
+    def _say_preflight(self) -> None:
+        """Say once of each loader where a GPU's pictures come from, as soon as it is known."""
+        told = getattr(self.train_loader, "preflight", "")
+        if told and self._told is not self.train_loader:
+            self._told = self.train_loader
+            if RANK in {-1, 0}:
+                LOGGER.info(f"{colorstr('train: ')}cache={self._told.cache}: {told}")
 
     def auto_batch(self) -> Any:
         """Upstream's estimate of the batch size, from our label table."""
