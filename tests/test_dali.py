@@ -236,6 +236,17 @@ def test_auto_measures_with_good_files_and_gives_up_on_bad_ones() -> None:
     decoder.close()
 
 
+def test_dali_by_itself_makes_the_same_pictures(decoder) -> None:
+    """Of batches that follow each other, each from its own files; some are resized."""
+    shapes = [(50, 64), (90, 120), (64, 64), (8, 9)]
+    batches = [[jpeg(*shape, 10 * k + i) for i, shape in enumerate(shapes)] for k in range(6)]
+    sizes = [resized_shape(*shape, 64) for shape in shapes]
+    made = decoder.endless((files, sizes) for files in batches + batches)
+    for files, pictures in zip(batches, made, strict=False):
+        for k, got in enumerate(decode(decoder, files)):
+            np.testing.assert_array_equal(np.asarray(pictures.at(k)), got.pixels.numpy())
+
+
 def test_a_missing_dali_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(ConfigError, match="nvidia-dali-cuda120"):

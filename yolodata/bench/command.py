@@ -16,6 +16,7 @@ from yolodata.bench import cores, data, machine, results, rounds, rows, table
 from yolodata.bench.subjects import Task
 from yolodata.bench.training import command as training
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.selection import TASKS
 
 # Settings that --quick changes: (full, quick).
@@ -65,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-batch", type=int, help=f"the same for rows on a GPU (default: {_GPU_BATCH})"
     )
+    parser.add_argument(
+        "--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
+        help="share of JPEG files for a GPU's JPEG engine (default: auto, which measures)",
+    )  # fmt: skip
     parser.add_argument("--images", type=int, help="different pictures (default: 256)")
     parser.add_argument(
         "--many",
@@ -157,7 +162,10 @@ def run_loader(args: argparse.Namespace) -> int:
             mine = available[-row.cores :] if row.cores <= len(available) else ()
             batch = args.batch if row.device == "cpu" else args.gpu_batch
             source = prepared.by_codec.get(row.source)
-            return Task(source, args.imgsz, batch, args.seed, mine, row.device, args.task, augment)
+            return Task(
+                source, args.imgsz, batch, args.seed, mine, row.device, args.task, augment,
+                args.hw_decoder_load,
+            )  # fmt: skip
 
         plan = rounds.Plan(args.rounds, args.seconds, args.profile)
         found = rounds.run(measured, task_of, plan, logs, _say(began))
@@ -168,7 +176,11 @@ def run_loader(args: argparse.Namespace) -> int:
             "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
             "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
             "data": str(args.data) if args.data else None, "task": args.task, "augment": augment,
-            **({"gpu_batch": args.gpu_batch} if gpu is not None else {}),
+            **(
+                {"gpu_batch": args.gpu_batch, "hw_decoder_load": args.hw_decoder_load}
+                if gpu is not None
+                else {}
+            ),
         },
         data=prepared.facts,
         results=found,
@@ -245,6 +257,7 @@ def _fill_in(args: argparse.Namespace, batch: int) -> None:
         if value is not None and not low <= value <= high:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} must be {low} to {high}, got {value}")
+    check_hw_decoder_load(args.hw_decoder_load)
     if args.imgsz % 32:
         raise ConfigError(f"--imgsz must be a multiple of 32, got {args.imgsz}")
     if args.plot and not args.plot.suffix:
@@ -288,6 +301,11 @@ def _imgsz_of(path: Path | None) -> int:
 
     shards = reader.open(path if (path / "dataset.json").exists() else path / "train")
     return int(shards.meta.imgsz)
+
+
+def _share(text: str) -> float | str:
+    """A number where there is one; the loader says what is allowed."""
+    return float(text) if text != "auto" else text
 
 
 def _say(began: float) -> Callable[[str], None]:

@@ -175,9 +175,11 @@ class Transfer(Burst):
 
 
 class Decoding(Subject):
-    """Decodes and resizes the files of JPEG shards to where they are needed, and nothing else.
+    """DALI decodes and resizes the files of JPEG shards to where they are needed, and that is all.
 
-    Pictures have different sizes; `img` is a stand-in of the right length.
+    The first batch goes through `DaliDecoder.decode`, which measures the JPEG engine's share and
+    sees whether files are fit for it; from there on it is a graph of DALI's with a queue of its
+    own. Pictures have different sizes; `img` is a stand-in of the right length.
     """
 
     def __init__(self, row: Row, task: Task) -> None:
@@ -189,7 +191,11 @@ class Decoding(Subject):
         assert task.data is not None
         self._shards = reader.open(task.data)
         self._decoder: Any = DaliDecoder(
-            task.imgsz, device=task.device, batch_size=task.batch, threads=row.threads
+            task.imgsz,
+            device=task.device,
+            batch_size=task.batch,
+            threads=row.threads,
+            hw_decoder_load=task.hw_decoder_load,
         )
         self._rng = np.random.default_rng(task.seed)
         self._batch = task.batch
@@ -197,27 +203,39 @@ class Decoding(Subject):
         self._stand_in = np.zeros((task.batch, 3, 1, 1), np.uint8)
         self.warm_up = 4 * task.batch
 
+    def _orders(self) -> Iterator[list[int]]:
+        while True:
+            order = self._rng.permutation(len(self._shards))
+            for first in range(0, len(order) - self._batch + 1, self._batch):
+                yield [int(i) for i in order[first : first + self._batch]]
+
+    def _files(self, images: list[int]) -> tuple[list[Any], list[tuple[int, int]]]:
+        shards = self._shards
+        sizes = [(int(shards.height[i]), int(shards.width[i])) for i in images]
+        return [shards.sample(i) for i in images], sizes
+
     def batches(self) -> Iterator[dict[str, Any]]:
         """See `Subject`."""
-        shards = self._shards
-        while True:
-            order = self._rng.permutation(len(shards))
-            for first in range(0, len(order) - self._batch + 1, self._batch):
-                images = [int(i) for i in order[first : first + self._batch]]
-                decoded = self._decoder.decode(
-                    [shards.sample(i) for i in images],
-                    [shards.name(i) for i in images],
-                    [(int(shards.height[i]), int(shards.width[i])) for i in images],
+        orders, shards = self._orders(), self._shards
+        images = next(orders)
+        files, sizes = self._files(images)
+        for picture in self._decoder.decode(files, [shards.name(i) for i in images], sizes):
+            if picture.pixels is None or picture.fallback:
+                raise ValueError(
+                    f"a picture of {shards.path} is not for DALI: {picture.reason or 'no JPEG'}"
                 )
-                if any(picture.pixels is None for picture in decoded):
-                    reason = next(p.reason for p in decoded if p.pixels is None)
-                    raise ValueError(f"a picture of {shards.path} cannot be decoded: {reason}")
-                self._pace.keep()
-                yield {"img": self._stand_in}
+        for _ in self._decoder.endless(self._files(images) for images in orders):
+            self._pace.keep()
+            yield {"img": self._stand_in}
 
     def finish(self) -> None:
         """See `Subject`."""
         self._pace.finish()
+
+    def facts(self) -> dict[str, float]:
+        """The share of the files that the GPU's JPEG engine decodes."""
+        share = self._decoder.hw_decoder_load
+        return {} if share is None else {"hw_decoder_load": share}
 
     def close(self) -> None:
         """See `Subject`."""

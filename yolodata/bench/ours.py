@@ -88,7 +88,8 @@ class YolodataLoader(Subject):
 
         Returns:
             dict of read_ms, milliseconds to touch its bytes once through the map; stored_bytes;
-            for rows on a GPU bytes_each, what has to cross to the device for a picture.
+            for rows on a GPU bytes_each, what has to cross to the device for a picture, and
+            hw_decoder_load, the share that its JPEG engine decodes.
         """
         shards = self._shards
         images = range(min(len(shards), 256))
@@ -98,6 +99,9 @@ class YolodataLoader(Subject):
         seconds = time.perf_counter() - start
         stored = float(np.mean(shards.nbytes))
         found = {"read_ms": 1e3 * seconds / len(images), "stored_bytes": stored}
+        share = self._loader.hw_decoder_load
+        if share is not None:
+            found["hw_decoder_load"] = share
         if self._row.ceiling == "gpu-copy-host":
             found["bytes_each"] = self._bytes_each()
         return found
@@ -117,4 +121,9 @@ def _where(row: Row, task: Task) -> dict[str, Any]:
     """Arguments of a loader that delivers on a device; on the CPU there are none."""
     if task.device == "cpu":
         return {}
-    return {"device": task.device, "cache": row.cache, "output": row.output}
+    return {
+        "device": task.device,
+        "cache": row.cache,
+        "hw_decoder_load": task.hw_decoder_load,
+        "output": row.output,
+    }

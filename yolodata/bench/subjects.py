@@ -25,6 +25,7 @@ class Task:
         cores: numbers of the cores that may be used; empty: not pinned.
         device: where batches are delivered, in torch's words.
         task: whose labels are made, by Ultralytics' name.
+        hw_decoder_load: of yolodata's loader and of DALI by itself.
         augment: what differs from Ultralytics' default augmentation, by its names.
     """
 
@@ -36,6 +37,7 @@ class Task:
     device: str = "cpu"
     task: str = "detect"
     augment: Mapping[str, Any] = field(default_factory=dict)
+    hw_decoder_load: float | str = "auto"
 
 
 class Subject(ABC):

@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ _LOADS = (0.0, 0.4, 0.65, 0.9)  # shares of the hardware decoder that "auto" tri
 _TRIES = 3  # of measuring, where files of the first batches are bad
 _SAMPLE = 8  # files at least to measure with
 RUNS = 3  # at once: one is with CPU threads, one on the device, one is handed over
+_INPUTS = ("files", "sizes", "differs")  # of a graph; the last: whether it has to be resized
 _END = b"\xff\xd9"  # marker; inside a scan these bytes cannot occur
 _TAIL = 64  # some writers pad behind the end
 
@@ -209,24 +210,55 @@ class DaliDecoder:
             for _ in flying:  # runs that nobody collected would be taken for the next call's
                 idle.put(None)
 
-    def _build(self, load: float) -> Any:
+    def endless(self, batches: Iterator[tuple[Sequence[Bytes], Sequence[tuple[int, int]]]]) -> Any:
+        """What `decode` is measured against: DALI by itself, with its own queue of batches ahead.
+
+        Args:
+            batches: files and sizes as for `decode`, `batch_size` of each every time. JPEG files
+                without EXIF, none of them damaged: nothing is looked at, and nothing is rescued.
+
+        Yields:
+            the pictures of each batch, while DALI decodes the next ones.
+        """
+
+        def source() -> tuple[list[Bytes], Bytes, Bytes]:
+            files, sizes = next(batches)
+            return _arrays(
+                [_File(f, "", s, ordinary_jpeg(f) or s) for f, s in zip(files, sizes, strict=True)]
+            )
+
+        graph = self._build(self._load, source)
+        while True:
+            (pictures,) = graph.run()
+            yield pictures
+
+    def _build(self, load: float, source: Any = None) -> Any:
         from nvidia.dali import fn, pipeline_def, types
 
         cuda = self._device.type == "cuda"
         options: dict[str, Any] = {"hw_decoder_load": load} if cuda else {}
 
+        names, dtypes, ndims = _INPUTS, [types.UINT8, types.FLOAT, types.BOOL], [1, 1, 0]
+
         @pipeline_def(  # type: ignore[untyped-decorator]
             batch_size=self._batch_size,
-            num_threads=-(-self._threads // RUNS),
+            num_threads=self._threads if source is not None else -(-self._threads // RUNS),
             device_id=self._device.index if cuda else None,
             exec_dynamic=True,  # outputs live as long as somebody holds them
-            prefetch_queue_depth=1,
+            prefetch_queue_depth=1 if source is None else RUNS,
             enable_conditionals=True,
         )
         def graph() -> Any:
-            files = fn.external_source(name="files", no_copy=True, dtype=types.UINT8, ndim=1)
-            sizes = fn.external_source(name="sizes", dtype=types.FLOAT, ndim=1)
-            differs = fn.external_source(name="differs", dtype=types.BOOL, ndim=0)
+            if source is not None:
+                inputs = fn.external_source(source, num_outputs=3, dtype=dtypes, ndim=ndims)
+            else:
+                inputs = [
+                    fn.external_source(
+                        name=names[i], dtype=dtypes[i], ndim=ndims[i], no_copy=i == 0
+                    )
+                    for i in range(3)
+                ]
+            files, sizes, differs = inputs
             pictures = fn.decoders.image(
                 files,
                 device="mixed" if cuda else "cpu",
@@ -364,11 +396,18 @@ def _ends(data: Bytes) -> bool:
 
 
 def _feed(graph: Any, files: Sequence[_File]) -> None:
-    # Arrays and nothing derived from them: DALI looks at each attribute of those.
-    graph.feed_input("files", [np.asarray(file.data) for file in files])
-    graph.feed_input("sizes", np.array([file.size for file in files], np.float32))
-    graph.feed_input("differs", np.array([file.size != file.shape for file in files]))
+    for name, values in zip(_INPUTS, _arrays(files), strict=True):
+        graph.feed_input(name, values)
     graph.schedule_run()
+
+
+def _arrays(files: Sequence[_File]) -> tuple[list[Bytes], Any, Any]:
+    # Arrays and nothing derived from them: DALI looks at each attribute of those.
+    return (
+        [np.asarray(file.data) for file in files],
+        np.array([file.size for file in files], np.float32),
+        np.array([file.size != file.shape for file in files]),
+    )
 
 
 def _outputs(graph: Any) -> list[torch.Tensor]:

@@ -109,6 +109,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
                 seed=args.seed,
                 amp=args.amp is not False,
                 cache=args.cache or "auto",
+                hw_decoder_load=args.hw_decoder_load,
                 cores=usable[-n:],
             )  # fmt: skip
 
@@ -119,7 +120,8 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
         settings={
             "model": model, "device": device, "imgsz": args.imgsz, "batch": args.batch,
             "amp": args.amp is not False, "cache": args.cache or "auto", "cores": wanted_cores,
-            "rounds": args.rounds, "steps": steps, "seed": args.seed, "quick": args.quick,
+            "hw_decoder_load": args.hw_decoder_load, "rounds": args.rounds,
+            "steps": steps, "seed": args.seed, "quick": args.quick,
             "data": str(args.data) if args.data else None,
         },
         data=prepared.facts,

@@ -21,7 +21,7 @@ class TrainTask:
         model: name or file of a model.
         device: "cpu" or "cuda".
         batch, imgsz, seed, amp: as in Ultralytics' arguments.
-        cache: of yolodata's loader, where decoded pictures live.
+        cache, hw_decoder_load: of yolodata's loader.
         cores: numbers of the cores that may be used; empty: not pinned.
     """
 
@@ -36,6 +36,7 @@ class TrainTask:
     seed: int
     amp: bool
     cache: str
+    hw_decoder_load: float | str
     cores: tuple[int, ...]
 
 

@@ -193,7 +193,13 @@ def run(connection: Connection, task: TrainTask, pinned: bool) -> None:
         "BenchTrainer",
         (BenchTrainer,),
         {
-            "settings": BenchTrainer.settings.changed({"cache": task.cache, "telemetry": False}),
+            "settings": BenchTrainer.settings.changed(
+                {
+                    "cache": task.cache,
+                    "hw_decoder_load": task.hw_decoder_load,
+                    "telemetry": False,
+                }
+            ),
             "task": task,
             "connection": connection,
             "pinned": pinned,
