@@ -169,16 +169,24 @@ def test_memory_that_cannot_be_locked_falls_to_rendering_on_the_cpu(
     assert "cannot lock memory" in caplog.text
 
 
-def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch) -> None:
-    """As where the driver accepts it: no copy is made, and the map is let go of on close."""
+@pytest.mark.parametrize("seconds", [None, (1.0, 1.0), (1.0, 0.5)], ids=["measured", "map", "copy"])
+def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch, seconds) -> None:
+    """Where the driver accepts it and a copy is not faster; the map is let go of on close."""
     locked: dict[int, int] = {}
     monkeypatch.setattr(twin, "lock", lambda a, n: locked.setdefault(a, n) and a)
     monkeypatch.setattr(twin, "unlock", locked.pop)
+    if seconds is not None:
+        times = dict(zip(("map", "copy"), seconds, strict=True))
+        monkeypatch.setattr(tiers, "render_seconds", lambda *_: times)
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader, 1)
     loader = Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="host")
     assert stream(loader, 1) == want
-    assert locked
+    assert "pictures/s are rendered from the map" in loader.preflight
+    if seconds is None:
+        assert bool(locked) == ("; the shards' map:" in loader.preflight)
+    else:
+        assert bool(locked) == (seconds[1] == 1.0)
     assert all(address % 4096 == 0 for address in locked)
     loader.close()
     assert not locked

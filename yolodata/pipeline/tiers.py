@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline.dali import RUNS
@@ -28,6 +29,7 @@ from yolodata.pipeline.device import Queue, Staging
 from yolodata.pipeline.pixels import FILL
 from yolodata.pipeline.selection import Selection
 from yolodata.pipeline.sources import checked, decode_into
+from yolodata.pipeline.timing import render_seconds
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +43,8 @@ _OF_DEVICE, _OF_FREE_DEVICE, _OF_HOST = 0.3, 0.6, 0.5
 _PIECE = 256 << 20  # bytes of device or page-locked memory that are allocated in one go
 _UPLOAD = 32 << 20  # bytes of one upload while the dataset is brought to the device
 _DECODED = 80 << 20  # bytes of pictures of one call of a decoder
+_TIMED = 256  # pictures that are rendered from the map and from a copy, to see which is faster
+_WORTH_COPYING = 0.95  # of the time from the map: a copy costs memory, and time to make
 _ALIGNMENT = 64
 
 
@@ -156,7 +160,7 @@ def fill(
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             filler.resident.close()
             queue.make_room()
-            reason = " ".join(str(error).split())[:300]
+            reason = _line(error)
             lower = Choice(_BELOW[choice.tier], f"cache={choice.tier} failed: {reason}")
             log.warning("cache=%s does not work here, cache=%s is used instead: %s",
                         choice.tier, lower.tier, reason)  # fmt: skip
@@ -198,19 +202,68 @@ class _Filler:
         return self.resident
 
     def host(self) -> Resident:
-        """Pictures in page-locked memory: the shards' own map if it can be locked, or a copy."""
+        """Pictures in page-locked memory: the shards' own map or a copy, whichever is faster."""
         shards = self._selection.shards
-        if shards.meta.codec == "raw" and shards.mapped and not self._check:
+        if shards.meta.codec != "raw" or not shards.mapped or self._check:
+            return self._copy()
+        try:
+            self._map()
+        except RuntimeError as error:
+            self.how = f"the shards' map cannot be page-locked, a copy is: {_line(error)}"
+            self._start_again()
+            return self._copy()
+        if self._should_copy():
+            self._start_again()
             try:
-                return self._map()
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
-                self.how = f"the shards' map cannot be page-locked, a copy is: {reason}"
-                self.resident.close()
-                self.resident = self._nothing()
+                return self._copy()
+            except (MemoryError, RuntimeError) as error:
+                self.how += f", but {_line(error)}"
+                self._start_again()
+                self._map()
+        return self.resident
+
+    def _start_again(self) -> None:
+        self.resident.close()
+        self.resident = self._nothing()
+
+    def _copy(self) -> Resident:
         for piece, images in self._lay_out(self._queue.pinned):
             self._read(images, piece.numpy(), 0)
         return self.resident
+
+    def _should_copy(self) -> bool:
+        """Whether the device reads from a copy so much faster that it is worth its memory.
+
+        Tried with the first few hundred pictures, of which a copy is made.
+        """
+        selection, mapped = self._selection, self.resident
+        ends = np.cumsum(_sizes(selection))
+        images = min(_TIMED, max(1, int(np.searchsorted(ends, _PIECE, side="right"))))
+        copy = self._nothing()
+        copy.offset[1:images] = ends[: images - 1]
+        try:
+            piece = self._queue.pinned(int(ends[images - 1]))
+            copy.base = np.array([piece.data_ptr()], np.uint64)
+            for image in range(images):
+                pixels = selection.shards.sample(image)
+                at = int(copy.offset[image])
+                piece.numpy()[at : at + pixels.nbytes] = pixels
+            places = {"map": mapped, "copy": copy}
+            seconds = render_seconds(selection, self._queue, places, images)
+        except (MemoryError, RuntimeError) as error:
+            self.how = f"the shards' map, no copy could be tried: {_line(error)}"
+            return False
+        faster = seconds["copy"] < _WORTH_COPYING * seconds["map"]
+        speeds = {name: f"{images / s:.0f}" for name, s in seconds.items()}
+        chosen = "a copy" if faster else "the shards' map"
+        self.how = (
+            f"{chosen}: {speeds['map']} pictures/s are "
+            f"rendered from the map, {speeds['copy']} from a copy"
+        )
+        if faster and psutil.virtual_memory().available < ends[-1]:
+            self.how += ", for which there is no room"
+            return False
+        return faster
 
     def _map(self) -> Resident:
         shards, images = self._selection.shards, self._selection.images
@@ -334,6 +387,10 @@ def check_cache(cache: str, on_device: bool) -> None:
         raise ConfigError(
             f"cache={cache!r} is for a CUDA device; device='cpu' reads pixels from the map"
         )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _human(nbytes: float) -> str:
