@@ -26,23 +26,64 @@ KINDS = (
     {"degrees": 30.0, "shear": 8.0, "mixup": 1.0},
     {"perspective": 0.001, "cutmix": 1.0, "bgr": 1.0},
 )
+PASTED = (  # the kernel reads masks; those have the size that was planned
+    {"copy_paste": 1.0, "copy_paste_mode": "flip"},
+    {"copy_paste": 1.0, "copy_paste_mode": "mixup", "degrees": 30.0},
+)
 OUTPUTS = tuple(itertools.product(("uint8", "float16", "bfloat16"), (False, True)))
 
 
-def make_recipes() -> list[Recipe]:
-    """Two of every kind, at sizes that are no multiples of anything."""
+def make_index() -> _native.Index:
+    """Two objects on every picture, with outlines."""
     heights, widths = (np.array(side, np.uint32) for side in zip(*SIZES, strict=True))
-    none = np.zeros(len(SIZES) + 1, np.uint64)
-    index = _native.Index(
-        heights, widths, none, np.zeros(0, np.float32), np.zeros((0, 4), np.float32)
+    objects = 2 * len(SIZES)
+    box = np.tile(
+        np.array([[0.3, 0.4, 0.4, 0.5], [0.7, 0.6, 0.5, 0.6]], np.float32), (len(SIZES), 1)
     )
-    recipes = []
-    for seed, kind in enumerate(KINDS):
-        config = AugmentConfig(imgsz=96, **kind).to_native()
-        for position in range(2):
-            values = _native.plan(index, config, seed, 0, position).to_dict()
-            recipes.append(Recipe.from_dict({**values, "size": (83, 101)}))
-    return recipes
+    corners = np.array([[-0.5, 0], [0, -0.5], [0.5, 0], [0, 0.5]], np.float32)
+    points = box[:, None, :2] + corners * box[:, None, 2:]
+    return _native.Index(
+        heights,
+        widths,
+        np.arange(0, objects + 1, 2, dtype=np.uint64),
+        np.zeros(objects, np.float32),
+        box,
+        np.arange(0, 4 * objects + 1, 4, dtype=np.uint64),
+        points.clip(0, 1).reshape(-1, 2),
+        outline_points=100,
+    )
+
+
+def make_batches() -> list[list[Recipe]]:
+    """Two recipes of every kind, at sizes that are no multiples of anything."""
+    index, batches = make_index(), []
+    for kinds, imgsz, size in ((KINDS, 96, (83, 101)), (PASTED, 93, (93, 93))):
+        recipes = []
+        for seed, kind in enumerate(kinds):
+            config = AugmentConfig(imgsz=imgsz, **kind).to_native()
+            for position in range(2):
+                values = _native.plan(index, config, seed, 0, position).to_dict()
+                recipes.append(Recipe.from_dict({**values, "size": size}))
+        batches.append(recipes)
+    return batches
+
+
+def upload(
+    recipes: list[Recipe], images: dict[int, torch.Tensor], device: torch.device
+) -> torch.Tensor:
+    """What the kernel reads: shots and masks."""
+    pointers = np.array([images[i].data_ptr() for i in range(len(images))], np.uint64)
+    nbytes = len(recipes) * int(_native.SHOT_BYTES)
+    shots = np.empty(nbytes, np.uint8)
+    engine = _native.Engine(1)
+    job = engine.submit_render(recipes, np.arange(len(images)), pointers, shots)
+    job.wait()
+    engine.close()
+    memory = torch.empty(nbytes + job.mask_bytes(), dtype=torch.uint8)
+    memory[:nbytes] = torch.from_numpy(shots)
+    there = torch.empty_like(memory, device=device)
+    job.move_masks(memory.numpy(), there.data_ptr())
+    return there.copy_(memory)
 
 
 def main() -> int:
@@ -53,31 +94,26 @@ def main() -> int:
     rng = np.random.default_rng(3)
     host = {i: rng.integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(SIZES)}
     images = {i: torch.from_numpy(pixels).to(device) for i, pixels in host.items()}
-    recipes = make_recipes()
-    pointers = np.array([images[i].data_ptr() for i in range(len(images))], np.uint64)
-    shots = torch.empty(len(recipes) * int(_native.SHOT_BYTES), dtype=torch.uint8)
-    engine = _native.Engine(1)
-    engine.submit_render(recipes, np.arange(len(images)), pointers, shots.numpy()).wait()
-    engine.close()
-    shots = shots.to(device)
-    want = torch.from_numpy(np.stack([_native.render(recipe, host) for recipe in recipes]))
     wrong = 0
-    for dtype, channels_last in OUTPUTS:
-        kind = getattr(torch, dtype)
-        order = torch.channels_last if channels_last else torch.contiguous_format
-        got = torch.empty(want.shape, dtype=kind, device=device, memory_format=order)
-        got.fill_(77)
-        count, _, height, width = got.shape
-        where = (shots.data_ptr(), count, height, width, got.data_ptr(), dtype, channels_last)
-        if device.type == "cuda":
-            _native.render_cuda(*where, torch.cuda.current_stream().cuda_stream)
-        else:
-            _native.render_blocks(*where)
-        expected = want if dtype == "uint8" else (want.float() / 255).to(kind)
-        same = torch.equal(got.cpu(), expected)
-        wrong += not same
-        layout = "channels last" if channels_last else "contiguous"
-        print(f"{dtype}, {layout}: {'equal' if same else 'DIFFERENT'}")
+    for recipes in make_batches():
+        shots = upload(recipes, images, device)
+        want = torch.from_numpy(np.stack([_native.render(recipe, host) for recipe in recipes]))
+        for dtype, channels_last in OUTPUTS:
+            kind = getattr(torch, dtype)
+            order = torch.channels_last if channels_last else torch.contiguous_format
+            got = torch.empty(want.shape, dtype=kind, device=device, memory_format=order)
+            got.fill_(77)
+            count, _, height, width = got.shape
+            where = (shots.data_ptr(), count, height, width, got.data_ptr(), dtype, channels_last)
+            if device.type == "cuda":
+                _native.render_cuda(*where, torch.cuda.current_stream().cuda_stream)
+            else:
+                _native.render_blocks(*where)
+            expected = want if dtype == "uint8" else (want.float() / 255).to(kind)
+            same = torch.equal(got.cpu(), expected)
+            wrong += not same
+            layout = "channels last" if channels_last else "contiguous"
+            print(f"{height} x {width}, {dtype}, {layout}: {'equal' if same else 'DIFFERENT'}")
     return 1 if wrong else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -122,10 +123,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Carry out a parsed command line.
 
+    SIGTERM ends it in good order: child processes are stopped, and with `--json` there is what was
+    measured until then.
+
     Returns:
         0, or 1 if a row failed or rows did not do the same work.
     """
-    return BENCHMARKS[args.what](args)
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        return BENCHMARKS[args.what](args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_loader(args: argparse.Namespace) -> int:
@@ -145,6 +158,13 @@ def run_loader(args: argparse.Namespace) -> int:
     wanted_rows = rows.choose(rows.loader_rows(many, gpu), args.only)
     augment = _augmentation(args)
     wanted = data.Wanted(args.data, args.images, args.many, args.imgsz, args.seed, args.task)
+    settings = {
+        "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
+        "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
+        "data": str(args.data) if args.data else None, "task": args.task, "augment": augment,
+    }  # fmt: skip
+    if gpu is not None:
+        settings |= {"gpu_batch": args.gpu_batch, "hw_decoder_load": args.hw_decoder_load}
     with ExitStack() as stack:
         folder = args.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-bench-"))
@@ -167,27 +187,25 @@ def run_loader(args: argparse.Namespace) -> int:
                 args.hw_decoder_load,
             )  # fmt: skip
 
+        def document(found: list[rounds.Measured], complete: bool) -> results.Document:
+            return results.document(
+                machine=about,
+                versions=versions,
+                settings=settings,
+                data=prepared.facts,
+                results=found,
+                ratios=rounds.ratios(found),
+                shares=rounds.shares(found),
+                complaints=rounds.same_work(found),
+            ) | ({} if complete else {"complete": False})
+
+        def keep(found: list[rounds.Measured]) -> None:
+            if args.json:
+                results.save(args.json, document(found, complete=False))
+
         plan = rounds.Plan(args.rounds, args.seconds, args.profile)
-        found = rounds.run(measured, task_of, plan, logs, _say(began))
-    values = results.document(
-        machine=about,
-        versions=versions,
-        settings={
-            "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
-            "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
-            "data": str(args.data) if args.data else None, "task": args.task, "augment": augment,
-            **(
-                {"gpu_batch": args.gpu_batch, "hw_decoder_load": args.hw_decoder_load}
-                if gpu is not None
-                else {}
-            ),
-        },
-        data=prepared.facts,
-        results=found,
-        ratios=rounds.ratios(found),
-        shares=rounds.shares(found),
-        complaints=rounds.same_work(found),
-    )  # fmt: skip
+        found = rounds.run(measured, task_of, plan, logs, _say(began), keep)
+    values = document(found, complete=True)
     print(table.text(values))
     if args.profile:
         print("\n" + table.profiles(values))

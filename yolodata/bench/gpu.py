@@ -7,14 +7,17 @@ figures from there mean nothing.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yolodata.bench.rows import Row
 from yolodata.bench.subjects import Subject, Task
+from yolodata.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -136,9 +139,12 @@ class Transfer(Burst):
     """Copies of pictures of the output's size: the ceiling of everything that has to move them.
 
     Args:
-        row: `cache` says from where: "device" (to another place on the device) or "host"
-            (page-locked memory).
-        task: batch and size of the pictures.
+        row: `cache` says from where: "device" (to another place on the device), "host"
+            (page-locked memory) or "map" (raw shards, page-locked where they are mapped).
+        task: batch and size of the pictures; for "map", `data`.
+
+    Raises:
+        ConfigError: the shards are smaller than a batch.
     """
 
     def __init__(self, row: Row, task: Task) -> None:
@@ -149,7 +155,10 @@ class Transfer(Burst):
         nbytes = int(np.prod(shape))
         pool = POOL_BYTES if self.device.type == "cuda" else 8 * nbytes
         count = max(2, pool // nbytes)
-        if row.cache == "host":
+        self._release: list[Callable[[], None]] = []
+        if row.cache == "map":
+            self._sources = self._mapped(task, shape)[:count]
+        elif row.cache == "host":
             pinned = self.device.type == "cuda"
             self._sources = [torch.ones(shape, dtype=torch.uint8) for _ in range(count)]
             if pinned:
@@ -160,7 +169,7 @@ class Transfer(Burst):
             ]
         self._targets = [torch.zeros_like(s, device=self.device) for s in self._sources]
         # A copy on the device reads and writes its memory; one to the device crosses once.
-        self._bytes = 3.0 * task.imgsz * task.imgsz * (1 if row.cache == "host" else 2)
+        self._bytes = 3.0 * task.imgsz * task.imgsz * (2 if row.cache == "device" else 1)
         self._turn = 0
 
     def once(self) -> Any:
@@ -168,6 +177,37 @@ class Transfer(Burst):
         at = self._turn % len(self._sources)
         self._turn += 1
         return self._targets[at].copy_(self._sources[at], non_blocking=True)
+
+    def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
+        import torch
+
+        from yolodata.pipeline.device import open_queue
+        from yolodata.shards import reader
+
+        assert task.data is not None
+        shards = reader.open(task.data, io="mmap")
+        nbytes = int(np.prod(shape))
+        found = []
+        for s in range(len(shards.meta.shards)):
+            data = shards.shard_data(s)
+            if self.device.type == "cuda":
+                queue, skip = open_queue(self.device), data.ctypes.data % 4096
+                queue.lock(data.ctypes.data - skip, data.nbytes + skip)
+                self._release.append(partial(queue.unlock, data.ctypes.data - skip))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is read-only
+                whole = torch.from_numpy(data)
+            ends = range(nbytes, len(whole) + 1, nbytes)
+            found += [whole[end - nbytes : end].view(shape) for end in ends]
+        if not found:
+            raise ConfigError(f"{task.data} is smaller than a batch of {task.batch}; pack more")
+        return found
+
+    def close(self) -> None:
+        """See `Subject`."""
+        self.finish()
+        while self._release:
+            self._release.pop()()
 
     def facts(self) -> dict[str, float]:
         """Bytes that a picture moves."""

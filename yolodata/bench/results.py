@@ -36,7 +36,8 @@ def document(
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
         shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU;
-        floor: see `floors`; complaints: what speaks against equal work.
+        floor: see `floors`; complaints: what speaks against equal work. Of a benchmark that has
+        rounds before it, and maybe never had them: complete (False).
     """
     return {
         "benchmark": "loader",
@@ -80,9 +81,11 @@ def floors(results: Sequence[Measured], imgsz: int) -> list[dict[str, Any]]:
 
 
 def save(path: Path, values: Document) -> None:
-    """Write as JSON."""
+    """Write as JSON; a file that is there is replaced at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 def _row(found: Measured) -> Document:

@@ -86,7 +86,12 @@ class Plan:
 
 
 def run(
-    rows: Sequence[Row], task_of: Callable[[Row], Task], plan: Plan, folder: Path, say: Say
+    rows: Sequence[Row],
+    task_of: Callable[[Row], Task],
+    plan: Plan,
+    folder: Path,
+    say: Say,
+    keep: Callable[[list[Measured]], None] = lambda _: None,
 ) -> list[Measured]:
     """Measure rows, those of a group together, in rounds A B C, A B C, ...
 
@@ -98,6 +103,7 @@ def run(
         plan: how long.
         folder: for logs.
         say: is told of progress.
+        keep: is given all rows after every round, so that nothing is lost should it be the last.
     """
     results = {row.id: Measured(row) for row in rows}
     for device, cores in dict.fromkeys(row.group for row in rows):
@@ -117,6 +123,7 @@ def run(
                 say(f"{where}: round {turn + 1} of {plan.rounds}")
                 for found in group:
                     _try(_slice, found, sessions[found.row.id], plan, say)
+                keep(list(results.values()))
             for found in group if plan.profile else []:
                 if found.row.kind == "yolodata":
                     _try(_profile, found, sessions[found.row.id], plan, say)

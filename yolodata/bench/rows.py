@@ -27,7 +27,7 @@ class Row:
         peers: ids of the rows it is compared with, the one that matters most first.
         device: "cpu", or "cuda" for rows that deliver on a GPU.
         cache: where decoded pictures live for a row on a GPU, or from where a ceiling copies:
-            "device", "host" or "none".
+            "device", "host", "map" (shards that are page-locked where they are mapped) or "none".
         output: of the pictures made on a GPU: "uint8", or a kind of float in 0-1.
         ceiling: id of the row whose speed bounds this one; "" is none.
     """
@@ -83,6 +83,8 @@ def gpu_rows(cores: int) -> list[Row]:
             1, cores, device="cuda", cache="device"),
         Row("gpu-copy-host", "gpu-copy", "copy to the device, pinned (ceiling)", "copy to device",
             "memory", 1, cores, device="cuda", cache="host"),
+        Row("gpu-copy-map", "gpu-copy", "copy to the device, from the map (ceiling)",
+            "copy from the map", "raw", 1, cores, device="cuda", cache="map"),
         Row("gpu-kernel-uint8", "gpu-kernel", "kernel alone, uint8", "kernel", "raw", 1, cores,
             device="cuda", cache="device", ceiling="gpu-copy-device"),
         Row("gpu-kernel-float16", "gpu-kernel", "kernel alone, float16", "kernel", "raw", 1, cores,

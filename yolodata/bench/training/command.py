@@ -84,6 +84,12 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     # Ultralytics starts no more workers than an epoch has batches.
     many = max(args.many, args.batch * max(wanted_cores)) if args.data is None else args.many
     wanted = data.Wanted(args.data, args.images, many, args.imgsz, args.seed)
+    settings = {
+        "model": model, "device": device, "imgsz": args.imgsz, "batch": args.batch,
+        "amp": args.amp is not False, "cache": args.cache or "auto", "cores": wanted_cores,
+        "hw_decoder_load": args.hw_decoder_load, "rounds": args.rounds, "steps": steps,
+        "seed": args.seed, "quick": args.quick, "data": str(args.data) if args.data else None,
+    }  # fmt: skip
     with ExitStack() as stack:
         folder = args.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-bench-"))
@@ -113,20 +119,23 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
                 cores=usable[-n:],
             )  # fmt: skip
 
-        found = rounds.run(rows, task_of, rounds=args.rounds, steps=steps, folder=logs, say=say)
-    values = report.document(
-        machine=about,
-        versions=versions,
-        settings={
-            "model": model, "device": device, "imgsz": args.imgsz, "batch": args.batch,
-            "amp": args.amp is not False, "cache": args.cache or "auto", "cores": wanted_cores,
-            "hw_decoder_load": args.hw_decoder_load, "rounds": args.rounds,
-            "steps": steps, "seed": args.seed, "quick": args.quick,
-            "data": str(args.data) if args.data else None,
-        },
-        data=prepared.facts,
-        results=found,
-    )  # fmt: skip
+        def document(found: list[rounds.Trained]) -> results.Document:
+            return report.document(
+                machine=about,
+                versions=versions,
+                settings=settings,
+                data=prepared.facts,
+                results=found,
+            )
+
+        def keep(found: list[rounds.Trained]) -> None:
+            if args.json:
+                results.save(args.json, document(found) | {"complete": False})
+
+        found = rounds.run(
+            rows, task_of, rounds=args.rounds, steps=steps, folder=logs, say=say, keep=keep
+        )
+    values = document(found)
     print(report.text(values))
     if args.json:
         results.save(args.json, values)

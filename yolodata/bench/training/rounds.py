@@ -59,6 +59,7 @@ def run(
     steps: int,
     folder: Path,
     say: Say,
+    keep: Callable[[list[Trained]], None] = lambda _: None,
 ) -> list[Trained]:
     """Measure rows, those with the same number of cores in one process.
 
@@ -71,8 +72,9 @@ def run(
         steps: of each slice.
         folder: for logs.
         say: is told of progress.
+        keep: is given what there is after every round.
     """
-    results = []
+    results: list[Trained] = []
     for cores in dict.fromkeys(row.cores for row in rows):
         trained = Trained(cores, [Measured(row) for row in rows if row.cores == cores])
         results.append(trained)
@@ -85,6 +87,7 @@ def run(
                     say(f"{where}: round {turn + 1} of {rounds}")
                     for found in trained.rows:
                         found.samples.append(session.steps(found.row, steps))
+                    keep(results)
             except BenchError as error:
                 for found in trained.rows:
                     found.error = str(error)
