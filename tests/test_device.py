@@ -22,6 +22,7 @@ from yolodata import AugmentConfig, ConfigError, Loader
 from yolodata.pipeline import dali, tiers, workshops
 from yolodata.pipeline import device as devices
 from yolodata.pipeline.dali import release_unused_memory
+from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.tiers import Room, choose
 from yolodata.shards import reader
 
@@ -104,6 +105,24 @@ def test_outputs_need_no_further_pass(shards, twin, output, cache) -> None:
             assert batch["img"].is_contiguous(memory_format=order)
             loader.set_epoch(0)
             assert stream(loader, 1) == want
+
+
+def test_batches_are_begun_beside_the_consumer(shards, twin, monkeypatch) -> None:
+    """All but those before the first: the consumer's thread has better things to do."""
+    planned, threads = DeviceWorkshop.planned, []
+
+    def noted(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return planned(*arguments)
+
+    monkeypatch.setattr(DeviceWorkshop, "planned", noted)
+    with Loader(
+        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=2, epochs=1
+    ) as loader:
+        batches = list(loader)
+    assert len(threads) == len(batches)
+    here = threading.current_thread()
+    assert [thread is here for thread in threads] == [True] * 2 + [False] * (len(batches) - 2)
 
 
 def test_a_loader_on_a_device_resumes_and_changes_its_mind(shards, twin) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,8 @@ class Ahead:
     def __init__(self, schedule: Schedule, prefetch: int, epochs: int | None) -> None:
         self._schedule, self._prefetch, self._epochs = schedule, prefetch, epochs
         self._steps: deque[Step] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+        self._later: Future[Any] | None = None
 
     @property
     def head(self) -> Step:
@@ -66,6 +70,23 @@ class Ahead:
             position = stop
         for begun in self._steps:
             begun.work.start()
+
+    def later(self, fill: Callable[[], Any]) -> None:
+        """Have another thread call what fills this, while the consumer uses its batch.
+
+        Until `settle`, nothing may change that it looks at. What it raises is forgotten: who fills
+        next is told again.
+        """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="yolodata-ahead")
+        self._later = self._thread.submit(fill)
+
+    def settle(self) -> None:
+        """Wait until nobody is filling this."""
+        later = self._later
+        if later is not None:
+            wait([later])
+            self._later = None
 
     def pop(self) -> None:
         """Forget the first, which was handed out."""

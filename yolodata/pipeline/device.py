@@ -172,7 +172,9 @@ class CudaQueue:
         """See `Queue`."""
         import torch
 
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        # In a thread of ours another device may be current, which would get a context for nothing.
+        with torch.cuda.device(self.device):
+            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def lock(self, address: int, nbytes: int) -> int:
         """See `Queue`."""

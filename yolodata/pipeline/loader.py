@@ -184,9 +184,7 @@ class Loader:
             "augment": asdict(self.augment),
             "transforms": None if transforms is None else described(self._transforms),
         }
-
         self._fingerprint: dict[str, Any] | None = None
-
         self._epoch = 0
         self._position = 0  # positions of the epoch that were handed to the consumer
         self._resumed = False  # the next iteration goes on at _position
@@ -221,10 +219,10 @@ class Loader:
         return self._schedule.steps
 
     def _images_at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        if not self.shuffle:
-            return positions
         from yolodata import _native
 
+        if not self.shuffle:
+            return positions
         return _native.permute(positions, self._schedule.images, self.seed, self._epoch)
 
     @property
@@ -247,6 +245,7 @@ class Loader:
         Naming the epoch that `load_state_dict` restored keeps the position in it.
         """
         _require(0 <= epoch < 1 << 32, f"epoch must be 0 to 2**32 - 1, got {epoch}")
+        self._ahead.settle()
         if not (self._resumed and epoch == self._epoch):
             self._epoch, self._position, self._resumed = epoch, 0, False
         self._active = None
@@ -276,6 +275,7 @@ class Loader:
             ConfigError: the state is of another dataset or of other settings; names what differs.
         """
         state.compare(values, self.state_dict())
+        self._ahead.settle()
         self.seed = int(values["seed"])
         self._epoch, self._position = int(values["epoch"]), int(values["position"])
         self._mosaic_closed = bool(values["mosaic_closed"])
@@ -290,11 +290,13 @@ class Loader:
         throws nothing away, this need not be called.
         """
         if not self._mosaic_closed:
+            self._ahead.settle()
             self._mosaic_closed = True
             self._discard()
 
     def reset(self) -> None:
         """Throw away batches prepared ahead; the position in the stream stays."""
+        self._ahead.settle()
         self._discard()
 
     # Batches.
@@ -306,6 +308,7 @@ class Loader:
 
     def _next(self, caller: Epoch) -> Batch:
         self._usable()
+        self._ahead.settle()
         if caller.token is not self._active:
             if caller.begun:
                 raise ConfigError(
@@ -334,7 +337,11 @@ class Loader:
         self.telemetry.add("wait", waited - start)
         self.telemetry.add("collate", time.perf_counter() - waited)
         del head
-        self._fill()
+        if isinstance(workshop, DeviceWorkshop):
+            # Milliseconds, in which a device whose loss was looked at would have nothing to do.
+            self._ahead.later(self._fill)
+        else:
+            self._fill()
         return batch
 
     def _begin(self, caller: Epoch) -> None:
@@ -424,6 +431,7 @@ class Loader:
             return
         self._closed = True
         self._active = None
+        self._ahead.settle()
         if self._stop_workshop is not None:
             self._stop_workshop()
         self._ahead.clear()
