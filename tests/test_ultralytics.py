@@ -307,7 +307,7 @@ def test_settings_reach_processes_that_upstream_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"codec": "png"}, {"threads": 0}, {"prefetch": None}, {"max_bad": 2}, {"cores": 3},
-     {"check": "yes"}, {"cache": "ram"}],
+     {"hw_decoder_load": 2}, {"check": "yes"}, {"cache": "ram"}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
