@@ -10,31 +10,64 @@ from hypothesis import strategies as st
 from yolodata import AugmentConfig, _native
 
 
-def make_index(
-    sizes: list[tuple[int, int]], objects: int = 3, seed: int = 0, outlines: int = 0
-) -> _native.Index:
-    """Some objects on every picture; with `outlines`, polygons of seven that get so many points."""
+def make_columns(
+    sizes: list[tuple[int, int]],
+    objects: int = 3,
+    seed: int = 0,
+    outlines: int = 0,
+    oriented: bool = False,
+    keypoints: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Some objects on every picture, for `index_of`.
+
+    Args:
+        sizes: (height, width) of each picture.
+        objects: so many on each.
+        seed: of their places and classes.
+        outlines: polygons of seven, which get so many points.
+        oriented: boxes at an angle; needs outlines.
+        keypoints: kpt_shape: how many, and 3 for x, y and visibility or 2 for x and y alone, which
+            are visible unless one of them is negative. Mirrored ones change places in pairs.
+    """
     rng = np.random.default_rng(seed)
-    n = len(sizes)
-    offsets = np.arange(n + 1, dtype=np.uint64) * np.uint64(objects)
-    box = np.concatenate(
-        [rng.uniform(0.2, 0.8, (n * objects, 2)), rng.uniform(0.05, 0.4, (n * objects, 2))], 1
-    )
-    corners: tuple[Any, ...] = (None, None)
+    count = len(sizes) * objects
+    box = np.concatenate([rng.uniform(0.2, 0.8, (count, 2)), rng.uniform(0.05, 0.4, (count, 2))], 1)
+    columns: dict[str, Any] = {
+        "height": np.array([h for h, _ in sizes], np.uint32),
+        "width": np.array([w for _, w in sizes], np.uint32),
+        "object_offset": np.arange(len(sizes) + 1, dtype=np.uint64) * np.uint64(objects),
+        "box": box.astype(np.float32),
+        "outline_points": outlines,
+        "oriented": oriented,
+    }
     if outlines:
-        turns = np.sort(rng.uniform(0, 2 * np.pi, (n * objects, 7)), 1)[..., None]
+        turns = np.sort(rng.uniform(0, 2 * np.pi, (count, 7)), 1)[..., None]
         around = np.concatenate([np.cos(turns), np.sin(turns)], 2) * box[:, None, 2:] / 2
-        points = (box[:, None, :2] + around).clip(0, 1).astype(np.float32).reshape(-1, 2)
-        corners = np.arange(n * objects + 1, dtype=np.uint64) * np.uint64(7), points
-    return _native.Index(
-        np.array([h for h, _ in sizes], np.uint32),
-        np.array([w for _, w in sizes], np.uint32),
-        offsets,
-        rng.integers(0, 5, n * objects).astype(np.float32),
-        box.astype(np.float32),
-        *corners,
-        outline_points=outlines,
-    )
+        columns["polygon_offset"] = np.arange(count + 1, dtype=np.uint64) * np.uint64(7)
+        columns["polygon"] = (
+            (box[:, None, :2] + around).clip(0, 1).astype(np.float32).reshape(-1, 2)
+        )
+    columns["cls"] = rng.integers(0, 5, count).astype(np.float32)
+    if keypoints is not None:
+        many, dims = keypoints
+        xy = rng.uniform(-0.05, 1, (count, many, 2))
+        visible = (xy >= 0).all(2) if dims == 2 else rng.integers(0, 3, xy.shape[:2])
+        columns["keypoints"] = np.concatenate([xy, visible[..., None]], 2).astype(np.float32)
+        partner = np.arange(many) ^ 1
+        columns["flip_idx"] = np.where(partner < many, partner, many - 1).astype(np.int32)
+    return columns
+
+
+def index_of(columns: dict[str, Any]) -> _native.Index:
+    """The label table of these columns."""
+    more = dict(columns)
+    first = [more.pop(name) for name in ("height", "width", "object_offset", "cls", "box")]
+    return _native.Index(*first, **more)
+
+
+def make_index(sizes: list[tuple[int, int]], *args: Any, **kwargs: Any) -> _native.Index:
+    """The label table of `make_columns`."""
+    return index_of(make_columns(sizes, *args, **kwargs))
 
 
 def make_images(sizes: list[tuple[int, int]], seed: int = 0) -> dict[int, Any]:
