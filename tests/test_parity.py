@@ -167,13 +167,20 @@ def person(random: np.random.Generator) -> Any:
     return [*values, *np.c_[points, random.integers(0, 3, 5)].ravel()]
 
 
-POSE = "kpt_shape: [5, 3]\nflip_idx: [0, 2, 1, 4, 3]\n"
+def person_without_visibility(random: np.random.Generator) -> Any:
+    """The same by x and y alone; what is a little outside is not visible."""
+    values = person(random)
+    points = np.reshape(values[4:], (5, 3))[:, :2]
+    points[random.random(5) < 0.2] -= [0, 1]
+    return [*values[:4], *points.clip(-0.005, 1).ravel()]
 
 
-@pytest.fixture(scope="module")
-def pose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    yaml = draw_dataset(tmp_path_factory.mktemp("person"), person)
-    yaml.write_text(yaml.read_text() + POSE)
+@pytest.fixture(scope="module", params=[person, person_without_visibility], ids=["3", "2"])
+def pose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    yaml = draw_dataset(tmp_path_factory.mktemp("person"), request.param)
+    dims = 3 if request.param is person else 2
+    more = f"kpt_shape: [5, {dims}]\nflip_idx: [0, 2, 1, 4, 3]\n"
+    yaml.write_text(yaml.read_text() + more)
     return yaml
 
 

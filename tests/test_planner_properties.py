@@ -174,13 +174,18 @@ def test_a_pasted_objects_mask_is_where_its_pixels_are(mode: str, situation: Any
     mask = np.zeros(plain.get("size", (config.imgsz,) * 2), bool)
     for y, x1, x2 in paste["runs"]:
         mask[y, x1:x2] = True
-    other = before[:, :, ::-1]
-    if mode == "mixup":
-        other = _native.render(changed(whole, layers=[{**source, "paste": None}]), images)
+    origin = bare if mode == "flip" else changed(bare, layers=[{**source, "paste": None}])
+    other = _native.render(origin, images)
+    if mode == "flip":
+        other = other[:, :, ::-1]
     np.testing.assert_array_equal(picture, np.where(mask, other, before))
 
     own = len(_native.labels(bare, index)["cls"])
-    found = _native.labels(whole, index, 1, False)
+    found, originals = (_native.labels(each, index, 1, False) for each in (whole, origin))
+    for cls, pasted in zip(found["cls"][own:, 0], found["masks"][own:], strict=True):
+        alike = originals["masks"][originals["cls"][:, 0] == cls]  # a mosaic may have it twice
+        if len(alike) == 1:
+            same_but_for_edges(alike[..., :: -1 if mode == "flip" else 1], pasted[None])
     masks = found["masks"][own:].any(0)
     assert not (masks & ~mask).any()
     if len(found["cls"]) == own + len(paste["objects"]):  # none is too small for a label

@@ -68,6 +68,35 @@ def test_batches_have_keypoints(people: Path, tmp_path: Path) -> None:
             assert all(b["keypoints"].shape[1:] == (3, 3) for b in loader)
 
 
+def test_keypoints_of_two_numbers_are_visible_where_none_is_negative(
+    people: Path, tmp_path: Path
+) -> None:
+    """Every batch is that of the same dataset with visibility written out."""
+    files = list((people.parent / "labels").rglob("*.txt"))
+    tables = [[row.split() for row in file.read_text().splitlines()] for file in files]
+    streams = []
+    for dims in (3, 2):
+        for file, rows in zip(files, tables, strict=True):
+            lines = []
+            for k, row in enumerate(rows):
+                points = [[*row[i : i + 2], "1"] for i in (5, 8, 11)]
+                if k == 0:
+                    points[1] = ["-0.004", points[1][1], "0"]
+                lines.append(" ".join([*row[:5], *(v for point in points for v in point[:dims])]))
+            file.write_text("\n".join(lines))
+        people.write_text(people.read_text().replace("[3, 3]", f"[3, {dims}]"))
+        shards = packed(people, tmp_path / str(dims), "raw", 64, task="pose")
+        with (
+            Loader(shards, 4, augment=RECIPE, task="pose") as loader,
+            ValidationLoader(shards, 4, split="val", task="pose") as validation,
+        ):
+            batches = [*loader, *validation]
+        assert {tuple(batch["keypoints"].shape[1:]) for batch in batches} == {(3, 3)}
+        assert {v for b in batches for v in b["keypoints"][..., 2].unique().tolist()} == {0, 1}
+        streams.append([digest(batch) for batch in batches])
+    assert streams[0] == streams[1]
+
+
 @pytest.mark.parametrize("cache", ["device", "none"])
 def test_a_device_gets_the_same_keypoints(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str

@@ -132,6 +132,31 @@ def test_labels_of_the_task_are_drawn(tmp_path: Path) -> None:
         assert 0.9 < near(detect, oriented) < 1
 
 
+def test_keypoints_are_drawn_where_they_are(tmp_path: Path) -> None:
+    """Filled where visible, hollow where hidden, not at all where unknown; and when augmented."""
+    yaml = draw_dataset(tmp_path / "set", {"train": 1}, sides=(IMGSZ, IMGSZ + 1))
+    yaml.write_text(yaml.read_text() + "kpt_shape: [3, 3]\n")
+    (file,) = (yaml.parent / "labels").rglob("*.txt")
+    file.write_text("1 0.5 0.5 0.6 0.6 0.3 0.4 2 0.5 0.6 1 0.7 0.4 0\n")
+    shards = packed(yaml, tmp_path / "shards", "raw", IMGSZ, task="pose")
+
+    def look(*options: str) -> np.ndarray:
+        out = tmp_path / "look.png"
+        assert main(["view", str(shards), "--out", str(out), *options]) == 0
+        return cv2.imread(str(out))[TITLE:].astype(int)
+
+    still = ["--augment", "--set", "mosaic=0", "--set", "scale=0", "--set", "translate=0",
+             "--set", "fliplr=0"]  # fmt: skip
+    for more in ([], still):
+        drawn = np.abs(look(*more) - look("--task", "detect", *more)).max(2) > 0
+        for x, y, middle, ring in ((0.3, 0.4, True, True), (0.5, 0.6, False, True),
+                                   (0.7, 0.4, False, False)):  # fmt: skip
+            row, column = round(y * IMGSZ), round(x * IMGSZ)
+            assert drawn[row, column] == middle
+            assert drawn[row, column + 4] == ring
+        assert drawn.sum() < 300  # and nothing else
+
+
 def test_a_task_without_its_labels_is_refused(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
