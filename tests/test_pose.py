@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     QUIET,
     _where_torchvision_cannot_be_imported,
     train,
+    validated_both_ways,
 )
 from twin import TwinQueue
 
@@ -133,8 +133,6 @@ def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
 
 def test_training_and_validation(people: Path, tmp_path: Path) -> None:
     """Trains and plots; validation gives upstream's figures to the last digit."""
-    from ultralytics import YOLO
-
     trainer, seen = train(
         tmp_path, people, trainer=yolodata.PoseTrainer, model="yolo26n-pose.yaml", plots=True
     )
@@ -143,19 +141,9 @@ def test_training_and_validation(people: Path, tmp_path: Path) -> None:
     assert isinstance(trainer.test_loader, yolodata.ValidationLoader)
     assert (trainer.save_dir / "train_batch0.jpg").is_file()
     assert {"pose_loss", "kobj_loss"} <= {name.split("/")[-1] for name in trainer.tloss}
-    shards = trainer.test_loader.dataset.selection.shards.path
-    results = []
-    for loader in (yolodata.ValidationLoader(shards, 8, imgsz=64, task="pose"), None):
-        model = YOLO(str(trainer.last))
-        arguments: dict[str, Any] = {
-            "data": str(people), "imgsz": 64, "batch": 8, "rect": True, "mode": "val",
-            "conf": 1e-4, **{k: QUIET[k] for k in ("device", "plots", "verbose", "workers")},
-        }  # fmt: skip
-        validator = model._smart_load("validator")(
-            dataloader=loader, args={**model.overrides, **arguments}
-        )
-        results.append(validator(model=model.model))
-    assert results[0] == results[1]
+    ours, theirs = validated_both_ways(trainer)
+    assert ours == theirs
+    assert ours["val/pose_loss"] > 0
 
 
 def test_command_line_takes_the_models_task(people: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     QUIET,
     _where_torchvision_cannot_be_imported,
     train,
+    validated_both_ways,
 )
 from twin import TwinQueue
 
@@ -149,11 +150,13 @@ def test_what_cannot_serve_is_refused(shapes: Path, tmp_path: Path, task: str) -
         AugmentConfig(copy_paste_mode="paste")
 
 
-@pytest.mark.parametrize(("task", "model"), [("segment", "seg"), ("obb", "obb")])
-def test_training_and_validation(shapes: Path, tmp_path: Path, task: str, model: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "model", "loss"), [("segment", "seg", "seg_loss"), ("obb", "obb", "angle_loss")]
+)
+def test_training_and_validation(
+    shapes: Path, tmp_path: Path, task: str, model: str, loss: str
+) -> None:
     """Trains and plots; validation gives upstream's figures to the last digit."""
-    from ultralytics import YOLO
-
     trainer, seen = train(
         tmp_path, shapes, trainer=TRAINERS[task], model=f"yolo26n-{model}.yaml", plots=True,
         copy_paste=0.5, epochs=1,
@@ -163,19 +166,9 @@ def test_training_and_validation(shapes: Path, tmp_path: Path, task: str, model:
     assert trainer.train_loader.augment.copy_paste == 0.5
     assert isinstance(trainer.test_loader, yolodata.ValidationLoader)
     assert (trainer.save_dir / "train_batch0.jpg").is_file()
-    shards = trainer.test_loader.dataset.selection.shards.path
-    results = []
-    for loader in (yolodata.ValidationLoader(shards, 8, imgsz=64, task=task), None):
-        made = YOLO(str(trainer.last))
-        arguments: dict[str, Any] = {
-            "data": str(shapes), "imgsz": 64, "batch": 8, "rect": True, "mode": "val",
-            "conf": 1e-4, **{k: QUIET[k] for k in ("device", "plots", "verbose", "workers")},
-        }  # fmt: skip
-        validator = made._smart_load("validator")(
-            dataloader=loader, args={**made.overrides, **arguments}
-        )
-        results.append(validator(model=made.model))
-    assert results[0] == results[1]
+    ours, theirs = validated_both_ways(trainer)
+    assert ours == theirs
+    assert ours[f"val/{loss}"] > 0
 
 
 def test_command_line_takes_the_models_task(shapes: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import draw_dataset, packed
+from loading import draw_dataset, packed, upstream_dataset
 
 import yolodata
 from yolodata.cli import main
@@ -68,6 +68,24 @@ def train(tmp_path: Path, data: Path, name: str = "run", **settings: Any) -> Any
     values = {**QUIET, "epochs": 2, "project": str(tmp_path / "runs"), "name": name, **settings}
     model.train(data=str(data), trainer=trainer, **values)
     return model.trainer, seen
+
+
+def validated_both_ways(trainer: Any) -> list[dict[str, float]]:
+    """What upstream's validator finds in training, by our validation loader and by its own.
+
+    With losses: metrics of so little training are zero, whatever the labels are.
+    """
+    from ultralytics.data.build import build_dataloader
+
+    args, shards = trainer.args, trainer.test_loader.dataset.selection.shards.path
+    ours = yolodata.ValidationLoader(shards, 8, imgsz=args.imgsz, task=args.task)
+    dataset = upstream_dataset(Path(args.data), "val", args.imgsz, "val", 8, task=args.task)
+    theirs = build_dataloader(dataset, 8, 0, shuffle=False, rank=-1)
+    results = []
+    for loader in (ours, theirs):
+        trainer.validator.dataloader = loader
+        results.append(trainer.validator(trainer))
+    return results
 
 
 def test_trains_validates_plots_and_leaves_the_source_alone(tmp_path: Path, drawn: Path) -> None:
