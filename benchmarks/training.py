@@ -13,14 +13,14 @@ import argparse
 import csv
 import itertools
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from yolodata.bench.machine import machine, versions
 
 LOADERS = ("ultralytics", "yolodata")
 CURVES = {
@@ -39,7 +39,7 @@ def train_one(loader: str, seed: int, args: argparse.Namespace, folder: Path) ->
     if loader == "yolodata":
         import yolodata
 
-        extra["trainer"] = yolodata.DetectionTrainer.configure(cache=str(folder / "shards"))
+        extra["trainer"] = yolodata.DetectionTrainer.configure(folder=str(folder / "shards"))
     YOLO(args.model).train(
         data=str(args.data), imgsz=args.imgsz, epochs=args.epochs, batch=args.batch, seed=seed,
         device=args.device, workers=2, amp=False, plots=False, pretrained=False, verbose=False,
@@ -140,13 +140,10 @@ def main() -> int:
 
 def report(curves: dict[str, list[dict[str, list[float]]]], args: argparse.Namespace) -> int:
     """Prints, writes and judges what the runs gave."""
-    from importlib.metadata import version
-
     result: dict[str, Any] = {
         "benchmark": "training",
-        "machine": {"processor": platform.processor() or platform.machine(),
-                    "cores": len(os.sched_getaffinity(0))},
-        "versions": {name: version(name) for name in ("torch", "ultralytics")},
+        "machine": machine(),
+        "versions": versions(),
         "settings": {name: str(getattr(args, name)) for name in
                      ("model", "imgsz", "epochs", "batch", "lr", "seeds", "device")},
         "dataset": args.data.resolve().parent.name,

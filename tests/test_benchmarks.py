@@ -1,0 +1,51 @@
+"""The scripts behind published figures still run: at the smallest size, judging nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from training import prepare
+
+from yolodata.bench.machine import versions
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = script("training")
+
+    def here(command: list[str], **_: Any) -> CompletedProcess[str]:
+        """In this process, which has imported torch already."""
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[1:])
+            return CompletedProcess(command, training.main(), "", "")
+
+    monkeypatch.setattr(training, "subprocess", SimpleNamespace(run=here))
+    folder = prepare(tmp_path)
+    out, plot = tmp_path / "out.json", tmp_path / "out.png"
+    arguments = ["--data", folder / "set" / "data.yaml", "--model", folder / "tiny.yaml"]
+    arguments += ["--imgsz", 32, "--epochs", 1, "--seeds", 1, "--json", out, "--plot", plot]
+    monkeypatch.setattr(sys, "argv", ["training.py", *map(str, arguments)])
+    training.main()  # ends with 1 where single runs differ
+    result = json.loads(out.read_text())
+    assert set(result["curves"]) == {"ultralytics", "yolodata"}
+    assert all(len(run["class loss"]) == 1 for (run,) in result["curves"].values())
+    assert set(result["final"]["mAP50"]) == {"ultralytics", "yolodata"}
+    assert result["versions"] == versions()
+    assert plot.stat().st_size > 0
