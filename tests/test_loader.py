@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,22 @@ AUGMENT = AugmentConfig(imgsz=IMGSZ, mosaic=0.8, mixup=0.3, cutmix=0.3, degrees=
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_dataset(tmp_path_factory.mktemp("source"), {"train": IMAGES})
+    return draw_dataset(tmp_path_factory.mktemp("source"), {"train": IMAGES}, sides=(40, 110))
 
 
 @pytest.fixture(scope="module", params=["raw", "jpeg"])
-def shards(request: pytest.FixtureRequest, source: Path) -> Path:
-    return packed(source, source.parent / request.param, request.param, IMGSZ)
+def shards(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
+    codec, _, window = request.param.partition(", ")
+    with pytest.MonkeyPatch.context() as patch:
+        if window:  # as of a large dataset: mosaic partners are near in time
+            small = {"streams": 4, "window": 3}
+            patch.setattr("yolodata.pipeline.selection.reuse_window", lambda images: small)
+        yield packed(source, source.parent / codec, codec, IMGSZ)
+
+
+every_path = pytest.mark.parametrize(
+    "shards", ["raw", "jpeg", "jpeg, small window"], indirect=True, scope="module"
+)
 
 
 def make(shards: Path, batch_size: int = 8, **settings: Any) -> Loader:
@@ -45,6 +56,27 @@ def samples(loader: Loader, epochs: int = 1) -> list[str]:
     return [d for _ in range(epochs) for batch in loader for d in sample_digests(batch)]
 
 
+def ranks(shards: Path, world_size: int, batch_size: int, **settings: Any) -> list[Loader]:
+    settings |= {"world_size": world_size}
+    return [make(shards, batch_size, rank=r, **settings) for r in range(world_size)]
+
+
+def dealt(batches: Sequence[dict[str, Any]]) -> list[str]:
+    """Samples of one step of all ranks, in the order of the stream."""
+    shares = [sample_digests(batch) for batch in batches]
+    return [d for same_place in zip(*shares, strict=True) for d in same_place]
+
+
+def together(loaders: Sequence[Loader]) -> list[str]:
+    """One epoch of all ranks, with the repetitions that fill its last step."""
+    return [d for batches in zip(*loaders, strict=True) for d in dealt(batches)]
+
+
+def close(loaders: Sequence[Loader]) -> None:
+    for loader in loaders:
+        loader.close()
+
+
 @pytest.fixture(scope="module")
 def stream(shards: Path) -> list[str]:
     """Digests of three epochs of samples, in order."""
@@ -52,6 +84,7 @@ def stream(shards: Path) -> list[str]:
         return samples(loader, 3)
 
 
+@every_path
 def test_stream_does_not_depend_on_threads_or_prefetch(shards: Path) -> None:
     def epochs(**settings: Any) -> list[str]:
         with make(shards, **settings) as loader:
@@ -65,64 +98,46 @@ def test_stream_does_not_depend_on_threads_or_prefetch(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
+@every_path
 def test_ranks_together_are_one_stream(shards: Path, stream: list[str], world_size: int) -> None:
-    loaders = [make(shards, 3, rank=r, world_size=world_size) for r in range(world_size)]
+    loaders = ranks(shards, world_size, 3)
     assert len({len(loader) for loader in loaders}) == 1
-    together = []
     for epoch in range(3):
-        epoch_samples = []
-        for batches in zip(*loaders, strict=True):
-            ranks = [sample_digests(batch) for batch in batches]
-            assert len({len(rank) for rank in ranks}) == 1
-            epoch_samples += [d for same_place in zip(*ranks, strict=True) for d in same_place]
-        padding = epoch_samples[IMAGES:]
-        assert len(padding) == -IMAGES % world_size
-        assert padding == stream[epoch * IMAGES :][: len(padding)]  # wraps around
-        together += epoch_samples[:IMAGES]
-    for loader in loaders:
-        loader.close()
-    assert together == stream
+        got = together(loaders)
+        assert len(got) - IMAGES == -IMAGES % world_size
+        expected = stream[epoch * IMAGES :][:IMAGES]
+        assert got == [*expected, *expected[: len(got) - IMAGES]]  # wraps around
+    close(loaders)
 
 
-def test_resumes_at_every_position(shards: Path, stream: list[str]) -> None:
-    with make(shards, 2) as loader:
-        states = [loader.state_dict()]
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize("shards", ["raw", "jpeg, small window"], indirect=True, scope="module")
+def test_resumes_at_every_position(
+    shards: Path, stream: list[str], before: int, after: int
+) -> None:
+    """One process as one, and two after there were four: all that is left of the epoch follows."""
+    states = []
+    for batch_size in (1, 3):
+        loaders = ranks(shards, before, batch_size)
+        own = [loader.state_dict() for loader in loaders]
         for _ in range(3):
-            for _batch in loader:
-                states.append(json.loads(json.dumps(loader.state_dict())))
-    assert len(states) == 1 + 3 * len(loader)
+            for _batches in zip(*loaders, strict=True):
+                states.append(json.loads(json.dumps(own[0])))
+                own = [loader.state_dict() for loader in loaders]
+                assert own == [own[0]] * before
+        close(loaders)
     for state in random.Random(0).sample(states, 50):
-        with make(shards, 5, prefetch=1) as resumed:
-            resumed.load_state_dict(state)
-            got = samples(resumed)[:10] or samples(resumed)[:10]
+        loaders = ranks(shards, after, 7, epochs=3)
+        for loader in loaders:
+            loader.load_state_dict(state)
+        got, left = together(loaders), IMAGES - state["position"]
         start = state["epoch"] * IMAGES + state["position"]
-        expected = stream[start : start + 10]
-        assert expected[: len(got)] == got
-        assert got or start >= len(stream)
-
-
-def test_resumes_under_another_world_size(shards: Path, stream: list[str]) -> None:
-    four = [make(shards, 3, rank=r, world_size=4) for r in range(4)]
-    iterators = [iter(loader) for loader in four]
-    for _ in range(3):
-        for iterator in iterators:
-            next(iterator)
-    states = [loader.state_dict() for loader in four]
-    assert states == [states[0]] * 4
-    assert states[0]["position"] == 36
-    for loader in four:
-        loader.close()
-    two = [make(shards, 4, rank=r, world_size=2) for r in range(2)]
-    for loader in two:
-        loader.load_state_dict(states[0])
-    together = []
-    for batches in zip(*two, strict=True):
-        ranks = [sample_digests(batch) for batch in batches]
-        together += [d for same_place in zip(*ranks, strict=True) for d in same_place]
-    assert together[: IMAGES - 36] == stream[36:IMAGES]
-    assert [loader.state_dict()["epoch"] for loader in two] == [1, 1]
-    for loader in two:
-        loader.close()
+        assert got[:left] == stream[start : start + left]
+        assert len(got) - left < after
+        if state["epoch"] < 2:  # and then the next one
+            head = dealt([next(iter(loader)) for loader in loaders])
+            assert head == stream[start + left :][: len(head)]
+        close(loaders)
 
 
 def test_state_counts_what_was_handed_out(shards: Path) -> None:
