@@ -13,8 +13,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 
-# Room -> rooms it may import. `errors` and `telemetry` may be used everywhere.
+# Room -> rooms it may import. `checks`, `errors` and `telemetry` may be used everywhere.
 ARROWS = {
+    "checks": set(),
     "errors": set(),
     "telemetry": set(),
     "_native": set(),
@@ -29,7 +30,7 @@ ARROWS = {
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"errors", "telemetry", ""}
+EVERYWHERE = {"checks", "errors", "telemetry", ""}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

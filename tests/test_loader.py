@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loading import differences, digest, draw_dataset, packed, sample_digests, upstream_dataset
 
+import yolodata
 from yolodata.errors import ConfigError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.schedule import Schedule
+from yolodata.pipeline.validation import ValidationLoader
 
 IMAGES = 61  # a prime: nothing divides it
 IMGSZ = 64
@@ -356,15 +358,53 @@ def test_settings_are_checked(shards: Path) -> None:
         ({"fraction": 1.5}, "fraction=1.5 is above 1"),
         ({"classes": [0, 9]}, r"names \[9\]"),
         ({"max_bad": 2}, "max_bad"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"threads": 1.5}, "threads must be a whole number, got 1.5"),
+        ({"prefetch": True}, "prefetch must be a whole number, got True"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": 1 << 64}, r"seed must be 0 to 2\*\*64 - 1, got"),
+        ({"rank": "0"}, "rank must be a whole number, got '0'"),
+        ({"epochs": 2.5}, "epochs must be a whole number"),
+        ({"close_mosaic_epoch": "last"}, "close_mosaic_epoch must be a whole number, got 'last'"),
+        ({"classes": 3}, "classes must be a list of whole numbers, got 3"),
+        ({"classes": ["a"]}, "each of classes must be a whole number, got 'a'"),
+        ({"fraction": "x"}, "fraction must be a finite number, got 'x'"),
     ):
         with pytest.raises(ConfigError, match=message):
             make(shards, **settings)
+    for settings, message in (
+        ({"classes": 3}, "classes must be a list"),
+        ({"fraction": "x"}, "fraction must be a finite number"),
+        ({"threads": 1.5}, "threads must be a whole number"),
+        ({"pad": -1}, "pad must be at least 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ValidationLoader(shards, split="train", **{"batch_size": 8, **settings})
+    with make(shards) as loader, pytest.raises(ConfigError, match=r"0 to 2\*\*32 - 1, got -1"):
+        loader.set_epoch(-1)
+    dataset = yolodata.open_shards(shards, split="train")
+    for place, message in (
+        ({"seed": -1}, r"seed must be 0 to 2\*\*64 - 1, got -1"),
+        ({"epoch": 99999999999}, r"epoch must be 0 to 2\*\*32 - 1, got 99999999999"),
+        ({"position": IMAGES}, f"position must be 0 to {IMAGES - 1} for the {IMAGES} images"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            yolodata.plan(AUGMENT, dataset, **place)
+    for value in (9.0, True, 5):
+        with pytest.raises(ConfigError, match="mosaic_grid must be 4 or 9"):
+            AugmentConfig(mosaic_grid=value)
+
+
+def test_numbers_of_numpy_are_numbers(shards: Path) -> None:
+    augment = AugmentConfig(imgsz=np.int64(IMGSZ), mosaic=np.float32(0.5))
+    with make(shards, np.int64(8), augment=augment, seed=np.int64(3)) as loader:
+        next(iter(loader))
+        json.dumps(loader.state_dict())
 
 
 def test_any_sample_can_be_made_again(shards: Path) -> None:
     """plan, render and labels give what the loader gave at that position."""
-    import yolodata
-
     with make(shards, seed=7) as loader:
         loader.set_epoch(2)
         batch = next(iter(loader))

@@ -98,6 +98,16 @@ def test_grid(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--count", "0"], "--count must be at least 1"),
         (["--split", "test"], "split must be one of"),
         (["--out", "picture.doc"], "--out must end in .png"),
+        (["--out", f"{__file__}/x/y.png"], "y.png cannot be written: Not a directory"),
+        (["--augment", "--seed", "-1"], "--seed must be 0 to 2**64 - 1, got -1"),
+        (
+            ["--augment", "--epoch", "99999999999"],
+            "--epoch must be 0 to 2**32 - 1, got 99999999999",
+        ),
+        (["--augment", "--set", "mosaic_grid=9.0"], "mosaic_grid must be 4 or 9, got 9.0"),
+        (["--augment", "--index", "0"], "--index is of stored images"),
+        (["--position", "0"], "--position is for augmented pictures; give --augment"),
+        (["--set", "mosaic=0", "--recipe"], "--set, --recipe is for augmented pictures"),
     ],
 )
 def test_mistakes_are_explained(

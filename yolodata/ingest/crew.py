@@ -59,7 +59,7 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[R
     workers: how many; by default one for each core this process may use. What the samples of
     results point to is valid until the next ones are asked for.
     """
-    count = workers or usable_cores()
+    count = usable_cores() if workers is None else workers
     crew: _Crew
     if len(indices) <= SMALL or count <= FEW or not Worker.possible():
         crew = _Threads(job)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from yolodata.checks import whole
 from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crew import Job, in_order
@@ -82,6 +83,8 @@ def pack(
     each other, ShardError where `out` holds something else or cannot be written.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
+    if workers is not None:
+        whole("workers", workers, 1)
     found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)

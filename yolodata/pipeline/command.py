@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.checks import whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.letterbox import oriented_boxes
+from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
 from yolodata.pipeline.selection import TASKS, Selection, open_shards
 
 if TYPE_CHECKING:
@@ -52,13 +54,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "images, or what training sees at a position of an epoch.",
     )
     parser.add_argument("path", type=Path, help="shard folder")
-    parser.add_argument("--split", default="train", help="split of the folder (default: train)")
-    parser.add_argument("--index", type=int, default=0, help="first image to show (default: 0)")
+    parser.add_argument("--split", help="split of the folder (default: train)")
+    parser.add_argument("--index", type=int, help="first image to show (default: 0)")
     parser.add_argument("--count", type=int, default=1, help="how many to show, in a grid")
     parser.add_argument("--augment", action="store_true", help="show augmented training pictures")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training run")
-    parser.add_argument("--epoch", type=int, default=0, help="epoch of the training run")
-    parser.add_argument("--position", type=int, default=0, help="first position of the epoch")
+    parser.add_argument("--seed", type=int, help="seed of the training run (default: 0)")
+    parser.add_argument("--epoch", type=int, help="epoch of the training run (default: 0)")
+    parser.add_argument("--position", type=int, help="first position of the epoch (default: 0)")
     parser.add_argument(
         "--set",
         action="append",
@@ -80,24 +82,27 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `yolodata view`."""
     import cv2
 
-    shards = open_shards(args.path, args.split)
+    from yolodata.shards import reader
+
+    _refuse_unused(args)
+    if args.split is None:
+        shards = open_shards(args.path, "train")
+    else:
+        shards = reader.open(args.path, split=args.split)
     pasting = any(setting.startswith("copy_paste") for setting in args.set)
     selection = Selection(shards, task=args.task or _task_of(shards), outlines=pasting)
     if args.out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out must end in {', '.join(_SUFFIXES)}, got {args.out}")
-    if args.count < 1:
-        raise ConfigError(f"--count must be at least 1, got {args.count}")
-    first = args.position if args.augment else args.index
-    what = "--position" if args.augment else "--index"
-    if not 0 <= first < selection.images:
-        raise ConfigError(
-            f"{what} must be 0 to {selection.images - 1} for the {selection.images} images of "
-            f"{selection.shards.path}, got {first}"
-        )
+    whole("--count", args.count, 1)
+    seed = whole("--seed", args.seed or 0, 0, MAX_SEED)
+    epoch = whole("--epoch", args.epoch or 0, 0, MAX_EPOCH)
+    name, first = ("--position", args.position) if args.augment else ("--index", args.index)
+    where = f" for the {selection.images} images of {selection.shards.path}"
+    first = whole(name, first or 0, 0, selection.images - 1, where)
     numbers = range(first, min(first + args.count, selection.images))
     if args.augment:
         config = _augment(selection.imgsz, args.set)
-        shown = [_augmented(selection, config, args.seed, args.epoch, n) for n in numbers]
+        shown = [_augmented(selection, config, seed, epoch, n) for n in numbers]
     else:
         shown = [_stored(selection, n) for n in numbers]
 
@@ -107,10 +112,27 @@ def run(args: argparse.Namespace) -> int:
         if args.recipe and item.recipe is not None:
             print(json.dumps(item.recipe, indent=1))
     sheet = _grid([_draw(item, names) for item in shown])
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(cv2.imencode(args.out.suffix, sheet[..., ::-1])[1].tobytes())
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_bytes(cv2.imencode(args.out.suffix, sheet[..., ::-1])[1].tobytes())
+    except OSError as error:
+        raise ConfigError(
+            f"--out {args.out} cannot be written: {error.strerror or error}; give a file in a "
+            "folder that exists or can be made"
+        ) from None
     print(f"{args.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
     return 0
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """An option that would change nothing is a mistake."""
+    if args.augment and args.index is not None:
+        raise ConfigError("--index is of stored images; with --augment, give --position")
+    numbers = {name: getattr(args, name) for name in ("seed", "epoch", "position")}
+    given = [f"--{name}" for name, value in numbers.items() if value is not None]
+    given += ["--set"] * bool(args.set) + ["--recipe"] * args.recipe
+    if given and not args.augment:
+        raise ConfigError(f"{', '.join(given)} is for augmented pictures; give --augment too")
 
 
 def _task_of(shards: ShardDataset) -> str:

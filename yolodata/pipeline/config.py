@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from typing import Any
 
+from yolodata.checks import number, whole
 from yolodata.errors import ConfigError
 
 INSTEAD = {
@@ -64,18 +63,11 @@ class AugmentConfig:
     copy_paste_mode: str = "flip"
 
     def __post_init__(self) -> None:
-        if isinstance(self.imgsz, bool) or not isinstance(self.imgsz, int):
-            raise ConfigError(
-                f"imgsz must be one whole number of pixels for training, got {self.imgsz!r}"
-            )
-        if not 10 <= self.imgsz <= 16384:
-            raise ConfigError(f"imgsz must be 10 to 16384 pixels, got {self.imgsz}")
-        if self.mosaic_grid not in (4, 9):
+        whole("imgsz", self.imgsz, 10, 16384, " pixels")
+        if not isinstance(self.mosaic_grid, int) or self.mosaic_grid not in (4, 9):
             raise ConfigError(f"mosaic_grid must be 4 or 9, got {self.mosaic_grid!r}")
         for name, limit in _LIMITS.items():
-            value = _number(name, getattr(self, name))
-            if not 0 <= value <= limit:
-                raise ConfigError(f"{name} must be 0 to {limit:g}, got {value:g}")
+            number(name, getattr(self, name), 0, limit)
         if self.copy_paste_mode not in ("flip", "mixup"):
             raise ConfigError(
                 f"copy_paste_mode must be flip or mixup, got {self.copy_paste_mode!r}"
@@ -93,10 +85,8 @@ class AugmentConfig:
         if isinstance(self.scale, (tuple, list)):
             if len(self.scale) != 2:
                 raise ConfigError(f"scale as a pair needs (min, max), got {self.scale!r}")
-            return _number("scale", self.scale[0]), _number("scale", self.scale[1])
-        gain = _number("scale", self.scale)
-        if gain < 0:
-            raise ConfigError(f"scale must not be negative, got {gain:g}")
+            return number("scale", self.scale[0]), number("scale", self.scale[1])
+        gain = number("scale", self.scale, 0)
         return 1.0 - gain, 1.0 + gain
 
     @classmethod
@@ -149,9 +139,3 @@ _LIMITS = {
     "cutmix": 1.0,
     "copy_paste": 1.0,
 }
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a finite number, got {value!r}")
-    return float(value)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.checks import number, whole, wholes
 from yolodata.errors import ConfigError
 from yolodata.pipeline import state
 from yolodata.pipeline.ahead import Ahead
@@ -22,7 +23,7 @@ from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.device import Output, lacks_memory
 from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.order import window_of
+from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED, window_of
 from yolodata.pipeline.retouch import composed, described
 from yolodata.pipeline.schedule import Schedule, usable_threads
 from yolodata.pipeline.selection import Selection, open_shards
@@ -136,6 +137,8 @@ class Loader:
         max_bad: float = 0.01,
     ) -> None:
         dataset = open_shards(shards, split or "train")
+        number("fraction", fraction)
+        classes = None if classes is None else wholes("classes", classes)
         self.augment = augment or AugmentConfig(imgsz=dataset.meta.imgsz)
         self._selection = Selection(
             dataset,
@@ -149,12 +152,15 @@ class Loader:
             overlap_mask=overlap_mask,
         )
         images = self._selection.images
-        self._schedule = Schedule(images, min(batch_size, images), rank, world_size, drop_last)
-        self.num_workers = threads if threads is not None else usable_threads(world_size)
-        _require(self.num_workers >= 1, f"threads must be at least 1, got {threads}")
-        _require(prefetch >= 1, f"prefetch must be at least 1, got {prefetch}")
-        _require(0 <= seed < 1 << 64, f"seed must be 0 to 2**64 - 1, got {seed}")
-        _require(0 <= max_bad <= 1, f"max_bad is a share of the images, 0 to 1, got {max_bad}")
+        share = min(whole("batch_size", batch_size, 1), images)
+        self._schedule = Schedule(images, share, rank, world_size, drop_last)
+        threads = usable_threads(world_size) if threads is None else threads
+        self.num_workers = whole("threads", threads, 1)
+        self.seed = whole("seed", seed, 0, MAX_SEED)
+        whole("prefetch", prefetch, 1)
+        number("max_bad", max_bad, 0, 1)
+        whole("close_mosaic_epoch", close_mosaic_epoch or 0, 0)
+        whole("epochs", epochs or 0, 0)
         self.device = str(device)
         self.cache, self._why = cache, ""
         self._hw_decoder_load = hw_decoder_load
@@ -163,11 +169,10 @@ class Loader:
         check_cache(cache, self.device != "cpu")
         self._output.check(self.device)
         self._transforms = None if transforms is None else composed(transforms)
-        _require(
-            self._transforms is None or self.device == "cpu",
-            f"transforms run on the CPU, device is {self.device}; make the batches with device=cpu",
-        )
-        self.seed = seed
+        if self._transforms is not None and self.device != "cpu":
+            raise ConfigError(
+                f"transforms run on the CPU, device is {device}; make the batches with device=cpu"
+            )
         self.shuffle = shuffle
         self.close_mosaic_epoch = close_mosaic_epoch
         self.pin_memory = pin_memory
@@ -177,7 +182,7 @@ class Loader:
         self._settings = {
             "task": task,
             "single_cls": single_cls,
-            "classes": None if classes is None else [int(c) for c in classes],
+            "classes": classes,
             "fraction": fraction,
             "shuffle": shuffle,
             "close_mosaic_epoch": close_mosaic_epoch,
@@ -244,7 +249,7 @@ class Loader:
 
         Naming the epoch that `load_state_dict` restored keeps the position in it.
         """
-        _require(0 <= epoch < 1 << 32, f"epoch must be 0 to 2**32 - 1, got {epoch}")
+        epoch = whole("epoch", epoch, 0, MAX_EPOCH)
         self._ahead.settle()
         if not (self._resumed and epoch == self._epoch):
             self._epoch, self._position, self._resumed = epoch, 0, False
@@ -441,8 +446,3 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)

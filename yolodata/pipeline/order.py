@@ -16,6 +16,13 @@ STREAMS = 64
 """Queues that an epoch is dealt out to. A rank whose world size divides this owns whole queues."""
 
 
+MAX_SEED = (1 << 64) - 1
+"""Seeds are 0 to this."""
+
+MAX_EPOCH = (1 << 32) - 1
+"""Epochs are 0 to this."""
+
+
 class ReuseWindow(TypedDict):
     """Settings of the native planner, see `csrc/plan/plan.h`."""
 

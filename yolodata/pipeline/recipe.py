@@ -36,7 +36,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.checks import whole
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
 from yolodata.pipeline.selection import Selection
 
 if TYPE_CHECKING:
@@ -62,14 +64,16 @@ def plan(
         position: 0 to len(shards) - 1; the image that stands there is the first of layer 0.
 
     Raises:
-        IndexError: the position is outside the epoch.
-        ConfigError: the shards cannot give pictures of `config.imgsz`.
+        ConfigError: a number is outside its range, or the shards cannot give pictures of
+            `config.imgsz`.
     """
     from yolodata import _native
 
     selection = _selection(shards, config.imgsz)
-    native = selection.plan_config(config)
-    return _native.plan(selection.index(), native, seed, epoch, position)
+    seed, epoch = whole("seed", seed, 0, MAX_SEED), whole("epoch", epoch, 0, MAX_EPOCH)
+    where = f" for the {selection.images} images of {shards.path}"
+    position = whole("position", position, 0, selection.images - 1, where)
+    return _native.plan(selection.index(), selection.plan_config(config), seed, epoch, position)
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import ConfigError
+from yolodata.checks import whole
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,9 @@ class Schedule:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.world_size < 1:
-            raise ConfigError(f"world_size must be at least 1, got {self.world_size}")
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(
-                f"rank must be 0 to {self.world_size - 1} for world_size={self.world_size}, "
-                f"got {self.rank}"
-            )
+        whole("batch_size", self.batch_size, 1)
+        last = whole("world_size", self.world_size, 1) - 1
+        whole("rank", self.rank, 0, last, f" for world_size={self.world_size}")
 
     @property
     def samples(self) -> int:

@@ -12,8 +12,11 @@ from yolodata.pipeline.selection import Selection
 
 
 def plain(values: Any) -> Any:
-    """The same value as JSON would give it back: lists for tuples, strings for keys."""
-    return json.loads(json.dumps(values))
+    """The same value as JSON would give it back: lists for tuples, strings for keys.
+
+    NumPy's numbers become Python's.
+    """
+    return json.loads(json.dumps(values, default=lambda number: number.item()))
 
 
 def dataset_fingerprint(selection: Selection) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def dataset_fingerprint(selection: Selection) -> dict[str, Any]:
         "images": selection.images,
         "objects": len(selection.cls),
         "codec": shards.meta.codec,
-        "imgsz": selection.imgsz,
+        "imgsz": int(selection.imgsz),
         "pixels": pixels.hexdigest(),
         "labels": labels.hexdigest(),
     }

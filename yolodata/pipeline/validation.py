@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolodata.checks import number, whole, wholes
 from yolodata.errors import ConfigError
 from yolodata.pipeline import letterbox
 from yolodata.pipeline.bad import report_bad
@@ -92,6 +93,8 @@ class ValidationLoader:
         max_bad: float = 0.01,
     ) -> None:
         dataset = open_shards(shards, split or "val")
+        number("fraction", fraction)
+        classes = None if classes is None else wholes("classes", classes)
         self._selection = selection = Selection(
             dataset,
             task=task,
@@ -104,16 +107,13 @@ class ValidationLoader:
         )
         images = selection.images
         Schedule(images, batch_size, rank, world_size)  # checks these settings
-        for name, value, least in (
-            ("stride", stride, 1),
-            ("prefetch", prefetch, 1),
-            ("threads", 1 if threads is None else threads, 1),
-            ("pad", pad, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        whole("stride", stride, 1)
+        whole("prefetch", prefetch, 1)
+        number("pad", pad, 0)
+        number("max_bad", max_bad, 0, 1)
         self.batch_size = min(batch_size, images)
-        self.num_workers = threads if threads is not None else usable_threads(world_size)
+        threads = usable_threads(world_size) if threads is None else threads
+        self.num_workers = whole("threads", threads, 1)
         self._prefetch, self._check, self._max_bad = prefetch, check, max_bad
         self._pin_memory = pin_memory
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import xxhash
 
+from yolodata.checks import whole
 from yolodata.errors import ShardError
 from yolodata.shards.format import SHARD_HEADER, ShardEntry
 from yolodata.shards.mapping import hash_file, open_checked, read_at
@@ -65,7 +66,11 @@ def verify(
 
     Returns:
         A report; damage is reported there and never raised.
+
+    Raises:
+        ConfigError: `workers` is no number of threads.
     """
+    threads = len(os.sched_getaffinity(0)) if workers is None else whole("workers", workers, 1)
     began = time.perf_counter()
     report = VerifyReport(Path(path))
     try:
@@ -75,7 +80,7 @@ def verify(
     else:
         with dataset:
             report.images = len(dataset)
-            _verify(dataset, report, full, progress, workers or len(os.sched_getaffinity(0)))
+            _verify(dataset, report, full, progress, threads)
     report.seconds = time.perf_counter() - began
     return report
 

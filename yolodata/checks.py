@@ -1,0 +1,58 @@
+"""Checks of single values, in every room's words."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+from yolodata.errors import ConfigError
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None, where: str = "") -> int:
+    """The value as an int.
+
+    Args:
+        name: of the setting, for the message.
+        value: NumPy's integers are whole numbers too; True and False, and 2.0, are none.
+        least, most: the range; None has no end.
+        where: for the message: of what `most` is the end.
+
+    Raises:
+        ConfigError: it is no whole number, or out of range.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} must be a whole number, got {value!r}") from None
+    if found < least or (most is not None and found > most):
+        if most is None:
+            allowed = f"at least {least}"
+        else:
+            power = most.bit_length()
+            end = f"2**{power} - 1" if power >= 32 and most == (1 << power) - 1 else f"{most}"
+            allowed = f"{least} to {end}{where}"
+        raise ConfigError(f"{name} must be {allowed}, got {found}")
+    return found
+
+
+def wholes(name: str, values: Any) -> list[int]:
+    """The values as a list of ints; ConfigError where they are something else."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} must be a list of whole numbers, got {values!r}")
+    return [whole(f"each of {name}", value, 0) for value in values]
+
+
+def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """The value as a float; ConfigError where it is no finite number, or out of range."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}")
+    found = float(value)
+    if not least <= found <= most:
+        allowed = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+        raise ConfigError(f"{name} must be {allowed}, got {found:g}")
+    return found
