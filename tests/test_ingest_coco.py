@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,14 @@ def test_category_ids_become_0_1_2_in_the_order_of_the_file(tmp_path: Path) -> N
         (lambda d: d["images"][0].pop("width"), "an image needs"),
         (lambda d: d["images"][0].update(width=0), "no size"),
         (lambda d: d["images"].append(d["images"][0]), "listed twice"),
+        (lambda d: d["images"][0].update(id=[1]), "an image needs .*TypeError"),
+        (lambda d: d["images"][0].update(width=math.inf), "an image needs .*OverflowError"),
+        (lambda d: d["images"].append(5), "an image is an object .* 5"),
+        (lambda d: d["annotations"].append("x"), "annotation 'x' cannot be used"),
+        (lambda d: d["categories"][1].pop("id"), "a category needs id and name"),
+        (lambda d: d["categories"][1].pop("name"), "a category needs id and name"),
+        (lambda d: d["categories"].append(7), "a category needs .* 7"),
+        (lambda d: d["categories"][1].update(keypoints=5), "a category needs .*'keypoints': 5"),
         (lambda d: d["categories"].append(d["categories"][0]), "two categories"),
         (lambda d: d["categories"].clear(), "no categories|cannot be used"),
         (lambda d: [i.update(file_name="x/" + i["file_name"]) for i in d["images"]], "--images"),
@@ -286,6 +295,18 @@ def test_unusable_files_are_refused(tmp_path: Path, change: Any, said: str) -> N
     file.write_text(json.dumps(data))
     with pytest.raises(DatasetError, match=said):
         open_source(file)
+
+
+@pytest.mark.parametrize("keypoints", [5, "abcdefghi", ["a", 1, 2] * 3, {"x": 1}])
+def test_odd_keypoints_take_their_image_out(tmp_path: Path, keypoints: Any) -> None:
+    file = write_coco(tmp_path, keypoints=True)
+    data = json.loads(file.read_text())
+    data["annotations"][0]["keypoints"] = keypoints
+    file.write_text(json.dumps(data))
+    split = open_source(file).splits["train"]
+    i = [Path(p).name for p in split.paths].index("plain.jpg")
+    with pytest.raises(Refused, match="annotation 0: keypoints are no list of numbers"):
+        split.raw_labels(i)
 
 
 def test_broken_json_and_ambiguity(tmp_path: Path) -> None:
@@ -390,9 +411,10 @@ def test_run_length_outlines(tmp_path: Path) -> None:
     source = open_source(file)
     with pytest.raises(Refused, match="annotation 0: not a run-length mask"):
         source.splits["train"].raw_labels(i)
-    note["segmentation"] = {"counts": [5, 5], "size": [H, W + 1]}  # of another picture: use the box
-    file.write_text(json.dumps(data))
-    raw = open_source(file).splits["train"].raw_labels(i)
-    assert raw.text.decode().split()[1:] == [
-        "%g" % (v / s) for v, s in zip(box(5, 6, 20, 30), [W, H] * 4)
-    ]
+    for size in ([H, W + 1], 5):  # of another picture: use the box
+        note["segmentation"] = {"counts": [5, 5], "size": size}
+        file.write_text(json.dumps(data))
+        raw = open_source(file).splits["train"].raw_labels(i)
+        assert raw.text.decode().split()[1:] == [
+            "%g" % (v / s) for v, s in zip(box(5, 6, 20, 30), [W, H] * 4)
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,6 +211,42 @@ def test_a_folder_means_the_yaml_in_it(tmp_path: Path) -> None:
         open_source(tmp_path / "absent.yaml")
     with pytest.raises(DatasetError, match=r"\.yaml or \.yml"):
         open_source(tmp_path / "images" / "train" / "000.jpg")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": None, "val": None}, "'train' and 'val' are both empty"),
+        ({"kpt_shape": [2, 3], "flip_idx": ["a", 1]}, r"0 to 1 once, but is \['a', 1\]"),
+        ({"kpt_shape": [2, 3], "flip_idx": [0, 0]}, r"but is \[0, 0\]"),
+    ],
+)
+def test_what_upstream_would_stumble_over_later(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DatasetError, match=said):
+        open_source(write_yolo(tmp_path, {"train": 1, "val": 1}, **changes))
+
+
+@pytest.mark.parametrize("name", ["coco8.yaml", "coco8"])
+def test_the_dataset_files_that_upstream_brings(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "config" / "Ultralytics" / "settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"datasets_dir": str(tmp_path)}))
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "config"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(DatasetError, match="path: coco8"):
+        open_source(name)
+    write_yolo(tmp_path / "coco8", {"train": 2, "val": 1})
+    source = open_source(name)
+    assert len(source.names) == 80
+    assert source.splits["val"].paths == [str(tmp_path / "coco8" / "images" / "val" / "000.jpg")]
+    text = (tmp_path / "coco8" / "data.yaml").read_text()
+    (tmp_path / "empty" / "coco8.yaml").write_text(f"path: {tmp_path}/coco8\n{text}")
+    assert len(open_source(name).names) < 80  # one's own comes first
 
 
 def test_splits_that_are_asked_for(tmp_path: Path) -> None:

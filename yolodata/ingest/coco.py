@@ -131,16 +131,21 @@ class _Record:
     def _points(self, note: Annotation, keypoints: int) -> NDArray[np.float64]:
         points = np.zeros((keypoints, 3))
         values = note.get("keypoints") or []
-        if keypoints and len(values) == 3 * keypoints:
+        if not keypoints:
+            return points
+        if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
+            given = f"{values!r:.60}"
+            raise Refused(f"annotation {note.get('id')}: keypoints are no list of numbers: {given}")
+        if len(values) == 3 * keypoints:
             points[:] = np.array(values).reshape(-1, 3) / np.array([self.width, self.height, 1])
         return points
 
     def _outline(self, note: Annotation) -> list[float] | None:
         shape = note.get("segmentation")
-        if isinstance(shape, dict) and list(shape.get("size", ())) == [self.height, self.width]:
+        if isinstance(shape, dict) and shape.get("size") == [self.height, self.width]:
             try:
                 mask = decode_rle(shape["counts"], self.height, self.width)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise Refused(
                     f"annotation {note.get('id')}: not a run-length mask: {error}"
                 ) from error
@@ -225,13 +230,13 @@ def open_coco(
     folders: list[str] = []
     for split, file in files.items():
         data = _load(file)
-        listed = {k: str(category["name"]) for k, category in enumerate(data["categories"])}
+        listed, most = _categories(data, file)
         if names is not None and listed != names:
             raise DatasetError(
                 f"{file}: its categories differ from those of the other splits of {origin}."
             )
         names = listed
-        keypoints = max([keypoints, *(len(c.get("keypoints") or ()) for c in data["categories"])])
+        keypoints = max(keypoints, most)
         folder = _image_folder(file, split, data["images"], Path(images) if images else None)
         folders.append(str(folder))
         records = _records(data, file, folder)
@@ -299,6 +304,26 @@ def _load(file: Path) -> dict[str, Any]:
     return found
 
 
+def _categories(data: dict[str, Any], file: Path) -> tuple[dict[int, str], int]:
+    """Class names by class number, and how many keypoints the category with most of them has."""
+    names: dict[int, str] = {}
+    keypoints = 0
+    for category in data["categories"]:
+        points = category.get("keypoints") or [] if isinstance(category, dict) else None
+        if not (
+            isinstance(points, list)
+            and isinstance(category.get("id"), (int, float, str))
+            and category.get("name") is not None
+        ):
+            raise DatasetError(
+                f"{file}: a category needs id and name, and keypoints, if any, as a list of their "
+                f"names: {category!r}."
+            )
+        names[len(names)] = str(category["name"])
+        keypoints = max(keypoints, len(points))
+    return names, keypoints
+
+
 def _image_folder(
     file: Path, split: str, images: list[Mapping[str, Any]], given: Path | None
 ) -> Path:
@@ -310,6 +335,9 @@ def _image_folder(
         for folder in (base / tail, base / split, base):
             if folder not in tried:
                 tried.append(folder)
+    for record in images:
+        if not isinstance(record, dict):
+            raise DatasetError(f"{file}: an image is an object with id and file_name: {record!r}.")
     some = [str(record.get("file_name")) for record in images[:20]]
     for folder in tried:
         if any((folder / name).is_file() for name in some):
@@ -332,9 +360,11 @@ def _records(data: dict[str, Any], file: Path, folder: Path) -> dict[str, _Recor
         try:
             record = _Record(int(image["width"]), int(image["height"]), classes)
             path, number = str(folder / image["file_name"]), image["id"]
-        except (KeyError, TypeError, ValueError) as error:
+            hash(number)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DatasetError(
-                f"{file}: an image needs id, file_name, width and height: {image} ({error})."
+                f"{file}: an image needs id, file_name, width and height: {image!r} "
+                f"({type(error).__name__} {error})."
             ) from None
         if record.width <= 0 or record.height <= 0 or number in by_id or path in records:
             raise DatasetError(f"{file}: image {number} ({path}) is listed twice, or has no size.")
@@ -347,9 +377,10 @@ def _records(data: dict[str, Any], file: Path, folder: Path) -> dict[str, _Recor
                 box = [float(value) for value in note["bbox"]]
                 if len(box) != 4:
                     raise ValueError("bbox has to be [x, y, width, height]")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            what = note.get("id") if isinstance(note, dict) else repr(note)
             raise DatasetError(
-                f"{file}: annotation {note.get('id')} cannot be used: {type(error).__name__} "
+                f"{file}: annotation {what} cannot be used: {type(error).__name__} "
                 f"{error}. It needs a "
                 "known image_id, a known category_id and a bbox of four numbers."
             ) from None

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,11 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def find_yaml(source: Path) -> Path:
-    """The YAML file that `source` means: itself, or the one inside a folder."""
+    """The YAML file that `source` means: itself, the one inside a folder, or Ultralytics' own."""
     if source.is_file():
         return source
+    if not source.exists() and (named := _named_yaml(source)):
+        return named
     if not source.is_dir():
         raise DatasetError(
             f"Dataset '{source}' does not exist. Give the path of a dataset YAML, or of a folder "
@@ -117,6 +120,22 @@ def find_yaml(source: Path) -> Path:
             f"{', '.join(map(str, found[:5]))}. Give the path of one of them."
         )
     return found[0]
+
+
+def _named_yaml(name: Path) -> Path | None:
+    """What a bare name (coco8, coco8.yaml) stands for: a YAML here, or one that Ultralytics brings.
+
+    Its folder is looked for; nothing of it is imported.
+    """
+    package = find_spec("ultralytics")
+    roots = (package and package.submodule_search_locations) or []
+    if name.name != str(name):
+        return None
+    whole = name.suffix in (".yaml", ".yml")
+    names = [name] if whole else [Path(f"{name}{suffix}") for suffix in (".yaml", ".yml")]
+    folders = [Path(), *(Path(root) / "cfg" / "datasets" for root in roots)]
+    files = (folder / file for folder in folders for file in names)
+    return next((file for file in files if file.is_file()), None)
 
 
 def open_yolo(
@@ -161,6 +180,11 @@ def open_yolo(
             )
         folders.update(entry for entry in entries if os.path.isdir(entry))
         splits[split] = _list_images(entries, f"{origin}: {split}")
+    if not splits:
+        raise DatasetError(
+            f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read. Give "
+            "at least one of them a folder with images, or a text file that lists them."
+        )
     return Source(origin, "yolo", names, splits, shape, flip, tuple(sorted(folders)))
 
 
@@ -251,9 +275,12 @@ def _keypoints(
         )
     if not shape[0] or not shape[1]:
         return None, None
-    if flip and sorted(flip) != list(range(shape[0])):
+    if flip and not (
+        all(isinstance(x, int) for x in flip) and sorted(flip) == list(range(shape[0]))
+    ):
         raise DatasetError(
-            f"{origin}: 'flip_idx' has to name each of the keypoints 0 to {shape[0] - 1} once."
+            f"{origin}: 'flip_idx' has to name each of the keypoints 0 to {shape[0] - 1} once, but "
+            f"is {list(flip)}."
         )
     return (shape[0], shape[1]), tuple(flip) if flip else None
 
@@ -278,9 +305,9 @@ def _root(data: dict[str, Any], home: Path, origin: str) -> Path:
     raise DatasetError(
         f"{origin}: 'path: {path}' is neither in '{Path.cwd()}' nor in Ultralytics' datasets "
         f"folder '{datasets}'. "
-        "A relative 'path' starts there, not at the YAML; write an absolute one, or leave 'path' "
-        "out to start at "
-        "the YAML's folder."
+        "A relative 'path' starts there, not at the YAML; write an absolute one, leave 'path' out "
+        "to start at the YAML's folder, or let Ultralytics download the dataset first; yolodata "
+        "does not download."
     )
 
 
