@@ -253,7 +253,7 @@ def test_one_writer_at_a_time(tmp_path):
         assert f"process {os.getpid()} is writing this dataset" in other.stdout, other.stderr
         shard_samples.feed(writer, 0)
     shard_samples.pack(tmp_path)  # free again
-    with pytest.raises(ShardError, match="already holds a dataset"):
+    with pytest.raises(ShardError, match=r"already holds a dataset.*overwrite=True.*--overwrite"):
         shard_samples.pack(tmp_path)
     assert verify(tmp_path, full=True).ok
 

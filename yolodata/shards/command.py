@@ -51,7 +51,13 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
 
     root = Path(args.out)
     if (root / DATASET_FILE).exists() or unfinished(root):
-        return {root.name: root}
+        name = root.resolve().name
+        if args.split not in (None, name):
+            raise ShardError(
+                f"{root}: is one data set, --split {args.split} chooses from a folder of several; "
+                "leave it out, or give the folder above"
+            )
+        return {name: root}
     found = {s: root / s for s in SPLITS if (root / s).is_dir()}
     if args.split is not None:
         return {args.split: root / args.split}

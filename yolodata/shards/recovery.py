@@ -33,6 +33,7 @@ from yolodata.shards.format import (
 from yolodata.shards.journal import SAMPLE_FIELDS, Counts, Journal, take_apart
 
 _JOURNAL = "journal"
+_REPLACE = "have it replaced (overwrite=True, on the command line --overwrite)"
 _OURS = re.compile(r"(shard-\d{5,}|labels(-[0-9a-f]{16})?)\.safetensors|dataset\.json")
 
 
@@ -78,8 +79,7 @@ def begin(path: Path, meta: DatasetMeta, shard_size: int, overwrite: bool) -> Re
     finished = (path / DATASET_FILE).exists()
     if finished and not overwrite:
         raise ShardError(
-            f"{path}: already holds a dataset; remove it, choose another folder, or ask for it to "
-            "be replaced"
+            f"{path}: already holds a dataset; remove it, choose another folder, or {_REPLACE}"
         )
     if file.exists():
         journal = Journal(file)
@@ -91,14 +91,14 @@ def begin(path: Path, meta: DatasetMeta, shard_size: int, overwrite: bool) -> Re
             raise ShardError(
                 f"{path}: an unfinished pack of another source, or with other settings, is there "
                 f"(other: {_difference(first, settings)}); continue that one, remove the folder, "
-                "or ask for it to be replaced"
+                f"or {_REPLACE}"
             )
     elif not overwrite:
         older = sorted(p.name for p in path.iterdir() if _OURS.fullmatch(p.name))
         if older:
             raise ShardError(
                 f"{path}: holds {older[0]}, part of another dataset; remove it, choose another "
-                "folder, or ask for it to be replaced"
+                f"folder, or {_REPLACE}"
             )
     temporary = file.with_name("journal.new")
     write_durably(temporary, records.encode(payload))

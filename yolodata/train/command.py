@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,24 @@ def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
     from yolodata.train.trainer import trainer_for
     from yolodata.train.world import World
 
-    with World.join().first_of_machine("model"):  # which may be downloaded
-        made = YOLO(model)
-    made.train(trainer=trainer_for(made.task).configure(**ours), **upstream)
+    try:
+        with World.join().first_of_machine("model"):  # which may be downloaded
+            made = YOLO(model)
+    except FileNotFoundError as error:
+        raise ConfigError(f"model={model} cannot be read: {error}") from error
+    try:
+        made.train(trainer=trainer_for(made.task).configure(**ours), **upstream)
+    except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
+        if _is_about_arguments(error):
+            raise ConfigError(str(error).strip()) from error
+        raise
+
+
+def _is_about_arguments(error: Exception) -> bool:
+    """Whether upstream refuses what it was given, in words that need no traceback."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    where = frame.f_globals.get("__name__"), frame.f_code.co_name
+    return where[0] == "ultralytics.cfg" or where == ("ultralytics.engine.trainer", "get_dataset")
 
 
 def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

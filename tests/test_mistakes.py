@@ -1,0 +1,85 @@
+"""Mistakes on the command line end with one message and no traceback, and are never ignored."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from ingesting import write_yolo
+from training import TINY
+
+from yolodata.cli import main
+from yolodata.errors import ConfigError
+from yolodata.ingest import pack
+from yolodata.shards.verify import verify
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA.yaml, its shards in OUT, and a small network."""
+    root = tmp_path_factory.mktemp("mistakes")
+    write_yolo(root, {"train": 2, "val": 1})
+    pack(root / "data.yaml", root / "out", imgsz=32, progress=False, workers=1)
+    (root / "tiny.yaml").write_text(TINY)
+    (root / "nothing.yaml").write_text("train:\nval:\nnames: [a]\n")
+    return root
+
+
+TRAIN = "train model=tiny.yaml device=cpu project=runs"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("shard data.yaml new --workers -2", "workers must be at least 1, got -2"),
+        ("shard data.yaml new --workers 0", "workers must be at least 1, got 0"),
+        ("shard nothing.yaml new", "'train' and 'val' are both empty"),
+        ("shard nothere.yaml new", "'nothere.yaml' does not exist"),
+        ("verify out --workers -1", "workers must be at least 1, got -1"),
+        ("verify out/train --split val", "out/train: is one data set, --split val chooses"),
+        ("info out/train --split val", "out/train: is one data set, --split val chooses"),
+        ("view out/train --split val", "split 'val' was asked for"),
+        (f"{TRAIN} data=nothere.yaml", "'nothere.yaml' does not exist"),
+        (f"{TRAIN} data=data.yaml epochz=3", "'epochz' is not a valid YOLO argument"),
+        (f"{TRAIN} data=data.yaml epochs=x", "'epochs=x' is of invalid type"),
+        ("train model=nothere.pt data=data.yaml", "model=nothere.pt cannot be read"),
+    ],
+)
+def test_one_message(
+    folder: Path,
+    command: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(command.split()) in (1, 2)
+    message = capsys.readouterr().err
+    assert said in message
+    assert re.search(r"^yolodata", message, re.MULTILINE)
+    assert not (folder / "new").exists()
+
+
+def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        task = "detect"
+
+        def __init__(self, model: str) -> None: ...
+
+        def train(self, **_: object) -> None:
+            raise RuntimeError("Dataset of ours")
+
+    monkeypatch.setattr("ultralytics.YOLO", Failing)
+    with pytest.raises(RuntimeError, match="of ours"):
+        main(f"{TRAIN} data=data.yaml".split())
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2"])
+def test_workers(folder: Path, workers: object) -> None:
+    for do in (
+        lambda: pack(folder / "data.yaml", folder / "new", workers=workers),
+        lambda: verify(folder / "out" / "train", workers=workers),
+    ):
+        with pytest.raises(ConfigError, match="workers must be"):
+            do()
