@@ -31,6 +31,8 @@ from parity_kinds import chains
 from parity_tally import LIMITS, Tally, all_limits, limits_of, missed
 from parity_validation import metrics, validation
 
+from yolodata.errors import YolodataError
+
 
 def spoil(matrix: list[float], imgsz: int) -> list[float]:
     """The matrix, half a pixel to the right and 0.002 radians around the middle of the picture."""
@@ -171,4 +173,8 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (YolodataError, OSError, SyntaxError) as error:  # what upstream and we say of --data
+        print(f"parity: {error}", file=sys.stderr)
+        sys.exit(2)

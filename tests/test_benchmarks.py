@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -49,3 +50,23 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(result["final"]["mAP50"]) == {"ultralytics", "yolodata"}
     assert result["versions"] == versions()
     assert plot.stat().st_size > 0
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "does not exist"), ("val: x", "'train:' key")])
+def test_parity_of_no_dataset(
+    tmp_path: Path,
+    text: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "data.yaml"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["parity.py", "--data", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / "parity.py"), run_name="__main__")
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("parity: ")
+    assert said in error
