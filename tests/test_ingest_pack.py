@@ -23,8 +23,10 @@ from yolodata.ingest import crew, fingerprint, pack, relabel
 from yolodata.ingest.command import parse_size
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.worker import Worker
+from yolodata.shards.format import WORK_FOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+KILLS = 6
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,43 @@ def test_killed_and_continued(source: Path, tmp_path: Path, images: int, small: 
     assert report.splits["train"].images == 23
     assert len(report.splits["train"].left_out) == 2
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "clean")
+
+
+def test_killed_at_any_moment(source: Path, tmp_path: Path) -> None:
+    """By the clock, wherever it strikes: within a write, between two files, while workers begin."""
+    before = tree_hash(source.parent)
+    pack(source, tmp_path / "clean", **settings())
+    clean = content_hash(tmp_path / "clean")
+    command = [sys.executable, REPOSITORY / "tests" / "pack_kill_child.py", source, tmp_path, KILLS]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([str(c) for c in command], env=environment, capture_output=True)
+    assert done.returncode == 0
+    assert not done.stderr  # workers that outlive the packer have nothing to say
+    assert len(done.stdout.split()) == KILLS
+    for out in (tmp_path / str(kill) for kill in range(KILLS)):
+        for split in ("train", "val"):
+            try:
+                shards.open(out, split).close()
+            except ShardError:
+                continue
+            whole = set(content_hash(tmp_path / "clean" / split))
+            assert whole <= set(content_hash(out / split))
+        pack(source, out, **settings())
+        assert content_hash(out) == clean
+    assert content_hash(tmp_path / "whole") == clean
+    assert tree_hash(source.parent) == before
+
+
+def test_killed_at_the_very_end(source: Path, tmp_path: Path) -> None:
+    pack(source, tmp_path / "clean", **settings())
+    pack(source, tmp_path / "out", **settings())
+    work = tmp_path / "out" / "val" / WORK_FOLDER
+    work.mkdir()
+    (work / "journal").write_bytes(b"finished")
+    (work / "lock").touch()
+    assert pack(source, tmp_path / "out", **settings()).splits["val"].reused
+    assert content_hash(tmp_path / "out") == content_hash(tmp_path / "clean")
+    assert not work.exists()
 
 
 def test_the_same_again_does_nothing(source: Path, tmp_path: Path) -> None:

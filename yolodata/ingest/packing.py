@@ -26,7 +26,7 @@ from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
 from yolodata.shards.sample import LeftOut, StoredSample
-from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter
+from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, sweep
 
 
 @dataclass
@@ -141,6 +141,7 @@ def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
         finished = None  # absent, unfinished or damaged: the writer decides
     if finished is not None and not _differences(finished, meta):
         report.reused = True
+        sweep(path)
     elif finished is not None and not run.overwrite:
         raise ShardError(_refusal(path, finished, meta))
     else:

@@ -164,10 +164,14 @@ def main(file: int) -> None:
     while True:
         try:
             rules, settings, images, bank = pickle.load(requests)
-        except EOFError:
+        except (EOFError, pickle.UnpicklingError):  # within a request, if the packer was killed
             return
         nbytes = settings.chunk_nbytes
         chunk = Chunk(banks[bank * nbytes : (bank + 1) * nbytes])
         pixels = chunk if settings.codec == "raw" else None
         outcomes = prepare(images, range(len(images.paths)), rules, settings, pixels)
-        _send(answers, [_without_data(outcome, chunk) for outcome in outcomes])
+        results = [_without_data(outcome, chunk) for outcome in outcomes]
+        try:
+            _send(answers, results)
+        except BrokenPipeError:  # the packer was killed
+            os._exit(1)  # without another attempt to write it at exit

@@ -16,6 +16,7 @@ samples alone, so a continued pack equals an undisturbed one byte for byte.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -253,8 +254,7 @@ class ShardWriter:
             publish(self._work / DATASET_FILE, self.path / DATASET_FILE)
         except OSError as error:
             raise self._broken(error) from error
-        remove_quietly(file for file in self._work.iterdir() if file != self._lock.path)
-        self._lock.remove()
+        _sweep(self._lock)
         self.close()
         return meta
 
@@ -325,3 +325,20 @@ def _checksum(sample: StoredSample) -> int:
     if sample.checksum is not None:
         return sample.checksum
     return xxhash.xxh3_64_intdigest(memoryview(sample.data).cast("B"))
+
+
+def sweep(path: str | os.PathLike[str]) -> None:
+    """Remove what a packer that was killed at its very end left beside the finished dataset.
+
+    Nothing is done where another process writes, or where nothing may be written.
+    """
+    work = Path(path) / WORK_FOLDER
+    if not work.is_dir():
+        return
+    with contextlib.suppress(OSError):  # a ShardError is one
+        _sweep(Lock(work / "lock"))
+
+
+def _sweep(lock: Lock) -> None:
+    remove_quietly(file for file in lock.path.parent.iterdir() if file != lock.path)
+    lock.remove()
