@@ -88,6 +88,11 @@ def test_parts_are_the_big_batch(ran: Any) -> None:
     assert all(gradient.abs().max() > 0 for gradient in whole.values())
 
 
+def test_ranks_stay_together_after_a_dry_step(ran: Any) -> None:
+    weights = [(ran[0] / f"dry-{rank}").read_text() for rank in range(2)]
+    assert weights[0] == weights[1]
+
+
 def test_one_rank_is_asked_to_stop_and_both_do(ran: Any) -> None:
     folder, *_ = ran
     for rank in range(2):

@@ -23,6 +23,14 @@ def lr_factor(optimizer: str, larger: float, scale: str) -> float:
     return larger if scale == "linear" else larger**0.5
 
 
+def spread_weights(model: torch.nn.Module) -> None:
+    """Every rank gets the weights and buffers of rank 0."""
+    import torch.distributed as dist
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), 0)
+
+
 def share_gradients(model: torch.nn.Module, ranks: int) -> None:
     """Every rank gets the mean of the gradients that wait for an update.
 

@@ -15,6 +15,7 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError
 from yolodata.train.guard import NOTHING, STOP, URGENT, Guard
+from yolodata.train.memory import advice, halve_batch, is_out_of_memory, may_halve
 from yolodata.train.state import Position
 from yolodata.train.world import World
 
@@ -34,6 +35,7 @@ class EpochLoop:
     def _run(self: Any) -> None:
         """From `self.at` to the end."""
         self._nominal = self.accumulate
+        self.halved = 0
         self.epoch_time = None
         self.epoch_time_start = time.time()
         self.run_callbacks("on_train_start")
@@ -49,7 +51,8 @@ class EpochLoop:
             self._prove_equal()
             self._begin_epoch()
             if self.at.stage == "train":
-                self._train_batches()
+                if not self._train_batches():
+                    continue
                 self.at = Position(self.epoch, self.at.step, self.at.pending, "validate")
                 self._between()
             self._end_epoch()
@@ -90,7 +93,8 @@ class EpochLoop:
         if not self.exact and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.epoch)
 
-    def _train_batches(self: Any) -> None:
+    def _train_batches(self: Any) -> bool:
+        """To the end of the epoch; False: it has to be taken up again, with a smaller batch."""
         batches = len(self.train_loader)
         bar: Any = self.train_loader
         if self.world.rank == 0:
@@ -104,7 +108,19 @@ class EpochLoop:
             self.run_callbacks("on_train_batch_start")
             self._warm_up(done, batches)
             updates = self.at.pending + 1 >= self.accumulate
-            batch = self._learn(batch, updates)
+            problem = ""
+            try:
+                batch = self._learn(batch, updates)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not may_halve(self):
+                    raise YolodataError(advice(self, str(error), f"in {self._where()}")) from error
+                problem = str(error)
+            if problem:  # what the step had in memory is gone with the error
+                images, batch = len(batch["img"]), None
+                halve_batch(self, problem, images)
+                return False
             if updates:
                 self.guard.pulse.mark("updating the weights")
                 self.optimizer_step()
@@ -118,6 +134,7 @@ class EpochLoop:
                 break
             self.guard.step(self._where())
         self.guard.pulse.section("between epochs")
+        return True
 
     def _where(self: Any) -> str:
         return f"epoch {self.epoch + 1}, batch {self.at.step + 1}"
@@ -150,15 +167,9 @@ class EpochLoop:
         self._first_backward = False
         with self.model.no_sync() if ddp and not together else nullcontext():
             mark("in the forward pass")
-            kind = torch.bfloat16 if self.args.amp == "bf16" else self.amp
-            with autocast(kind, device=self.device.type):
+            with self._autocast():
                 batch = self.preprocess_batch(batch)
-                if self.args.compile:  # only the network is compiled
-                    predictions = self.model(batch["img"])
-                    loss, items = unwrap_model(self.model).loss(batch, predictions)
-                    del predictions
-                else:
-                    loss, items = self.model(batch)
+                loss, items = self._loss_of(batch)
             loss = loss.sum() * self.world.size  # DDP takes the mean over ranks
             mark("in the backward pass")
             self.scaler.scale(loss).backward()
@@ -175,6 +186,17 @@ class EpochLoop:
             else {name: (self.tloss[name] * i + item) / (i + 1) for name, item in items.items()}
         )
         return batch
+
+    def _autocast(self: Any) -> Any:
+        kind = torch.bfloat16 if self.args.amp == "bf16" else self.amp
+        return autocast(kind, device=self.device.type)
+
+    def _loss_of(self: Any, batch: dict[str, Any]) -> Any:
+        """The loss of a batch that is prepared, and its items."""
+        if not self.args.compile:
+            return self.model(batch)
+        predictions = self.model(batch["img"])  # only the network is compiled
+        return unwrap_model(self.model).loss(batch, predictions)
 
     def _show(self: Any, bar: Any, batch: dict[str, Any], done: int) -> None:
         if self.world.rank != 0:

@@ -1,4 +1,4 @@
-"""A dry step: the largest batch that training may ask for is tried before the first epoch."""
+"""Memory: the largest batch is tried before the first epoch; what is done where it ends later."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from ultralytics.utils.torch_utils import autocast, unwrap_model
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import YolodataError
 from yolodata.pipeline.loader import Loader
-from yolodata.train.state import random_state, set_random_state
+from yolodata.train.state import Position, random_state, set_random_state
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_internal_error",
+    "unable to find an engine",
+)
 
 
 def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
     """Objects of each picture (B,) of a batch in which the fullest images of the dataset meet."""
     counts = np.sort(np.diff(loader.dataset.selection.object_offset))[::-1].astype(np.int64)
-    tiles = 4 if loader.augment.mosaic else 1
-    tiles *= 2 if loader.augment.mixup or loader.augment.cutmix else 1
+    augment = loader.augment
+    tiles = augment.mosaic_grid if augment.mosaic else 1
+    tiles *= 2 if augment.copy_paste else 1  # each object a second time, or those of another
+    tiles *= 1 + (augment.mixup > 0) + (augment.cutmix > 0)
     met = counts[np.arange(batch * tiles) % len(counts)].reshape(batch, tiles)
     return np.asarray(met.sum(1))
 
@@ -46,13 +56,30 @@ def largest_batch(trainer: Any) -> dict[str, Any]:
         made["keypoints"] = torch.full((objects, keypoints, 3), 0.5, device=device)
     elif task == "segment":
         mask = (side // int(args.mask_ratio),) * 2
-        made["masks"] = torch.zeros(batch, *mask, device=device)
+        masks = batch if args.overlap_mask else objects
+        made["masks"] = torch.ones(masks, *mask, dtype=torch.uint8, device=device)
         made["sem_masks"] = torch.zeros(batch, *mask, device=device)
     return made
 
 
+def yet_to_come(trainer: Any) -> int:
+    """Bytes that training will hold in every step, and that are not there before the first update.
+
+    The optimiser's numbers (two a weight at most, of those that there are), and between ranks the
+    gradients a second time, in the buckets that they travel in.
+    """
+    weights = [p for p in trainer.model.parameters() if p.requires_grad]
+    copies = 0 if trainer.optimizer.state else 2
+    copies += 0 if trainer.world.alone else 1
+    return copies * sum(int(p.numel() * p.element_size()) for p in weights)
+
+
 def dry_step(trainer: Any) -> None:
     """Forward and backward with the largest batch; the trainer is as before.
+
+    The model must not be wrapped for several ranks yet: DistributedDataParallel counts the passes
+    through its model's parameters, and with a static graph it never gets over one of which it does
+    not know.
 
     Raises:
         YolodataError: memory does not suffice; names what to change next.
@@ -62,16 +89,17 @@ def dry_step(trainer: Any) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     trainer._model_train()
     try:
+        reserved = torch.empty(yet_to_come(trainer), dtype=torch.uint8, device=trainer.device)
         batch = largest_batch(trainer)
-        kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
-        with autocast(kind, device=trainer.device.type):
-            loss, _ = model(batch)
+        with trainer._autocast():
+            loss, _ = trainer._loss_of(batch)
         trainer.scaler.scale(loss.sum()).backward()
-        del loss
+        del loss, reserved
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
+        if not is_out_of_memory(error):
             raise
-        raise YolodataError(advice(trainer, str(error))) from error
+        found = "found before training with a dry step at the most objects that a batch can have"
+        raise YolodataError(advice(trainer, str(error), found)) from error
     finally:
         trainer.optimizer.zero_grad()
         for name, buffer in model.named_buffers():
@@ -80,8 +108,57 @@ def dry_step(trainer: Any) -> None:
         trainer._clear_memory(0.5)
 
 
-def advice(trainer: Any, problem: str) -> str:
-    """What is too large, and the next knob to turn."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error is CUDA's way of saying so; cuBLAS and cuDNN have ways of their own."""
+    said = str(error).lower()
+    return any(sign in said for sign in _OUT_OF_MEMORY)
+
+
+def may_halve(trainer: Any) -> bool:
+    """Whether training may go on with half the batch: as upstream, alone, early, three times."""
+    early = trainer.epoch == trainer.start_epoch and trainer.halved < 3
+    return bool(early and trainer.world.alone and trainer.batch_size > 1)
+
+
+def halve_batch(trainer: Any, problem: str, images: int) -> None:
+    """Goes on with half the batch, from the last update on: memory did not suffice for a step.
+
+    Upstream begins the epoch anew. Here only the batches whose gradients are lost come again: the
+    step's own, and those that waited with it for an update. With upstream's loader, all do.
+
+    Args:
+        trainer: within the step that failed.
+        problem: what the error said.
+        images: of the batch that was too large.
+    """
+    batch, at, loader = trainer.batch_size, trainer.at, trainer.train_loader
+    state = loader.state_dict() if trainer.exact else None
+    trainer.args.batch = trainer.batch_size = batch // 2
+    trainer.halved += 1
+    LOGGER.warning(
+        f"yolodata: memory does not suffice for batch={batch} ({problem.splitlines()[0]}); going "
+        f"on with batch={trainer.batch_size} ({trainer.halved} of at most 3 times)."
+    )
+    trainer._close_loaders()
+    trainer.optimizer.zero_grad()
+    trainer._clear_memory()
+    trainer._build_train_pipeline()
+    trainer.validator.dataloader = trainer.test_loader
+    trainer._nominal = trainer.accumulate
+    trainer._mosaic_closed = not trainer.args.close_mosaic  # of the new loader
+    done = 0
+    if state is not None:
+        done = max(0, int(state["position"]) - images - at.pending * batch)
+        trainer.train_loader.load_state_dict({**state, "position": done})
+        trainer.train_loader.telemetry = loader.telemetry  # whoever reads it counts on
+    trainer.at = Position(at.epoch, -(-done // trainer.batch_size))
+    if trainer.at.step == 0:
+        trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
+    trainer._between()
+
+
+def advice(trainer: Any, problem: str, found: str) -> str:
+    """What is too large, how that was found out, and the next knob to turn."""
     args, loader = trainer.args, trainer.train_loader
     batch = int(loader.batch_size)
     knobs = []
@@ -100,6 +177,6 @@ def advice(trainer: Any, problem: str) -> str:
     return (
         f"memory does not suffice for a step with {batch} pictures of {args.imgsz} pixels"
         f"{f' (multi_scale={args.multi_scale} adds to them)' if args.multi_scale else ''} on "
-        f"{trainer.device}, found before training with a dry step at the most objects a batch can "
-        f"have: {problem.splitlines()[0]}. Next: {first}. After that: {'; '.join(later)}"
+        f"{trainer.device}, {found}: {problem.splitlines()[0]}. "
+        f"Next: {first}. After that: {'; '.join(later)}"
     )

@@ -19,7 +19,12 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 from yolodata.errors import YolodataError
 from yolodata.pipeline.loader import Loader
 from yolodata.train import checkpoints
-from yolodata.train.arithmetic import lr_factor, share_cores, share_gradients
+from yolodata.train.arithmetic import (
+    lr_factor,
+    share_cores,
+    share_gradients,
+    spread_weights,
+)
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.criterion import Criterion
 from yolodata.train.exits import Preempted
@@ -91,7 +96,7 @@ class DurableTrainer(EpochLoop, plain._Batches):
         self.guard = Guard(self.world, self.settings.changed(given).stall, self._last_words)
         super().__init__(cfg, overrides, _callbacks)
         if not self.world.alone:
-            # The first weights do not depend on the number of ranks: DDP spreads those of rank 0.
+            # The first weights do not depend on the number of ranks: those of rank 0 are spread.
             init_seeds(self.args.seed + self.world.rank, deterministic=self.args.deterministic)
             self.ddp = False
             share_cores(self.world.local_size)
@@ -183,6 +188,7 @@ class DurableTrainer(EpochLoop, plain._Batches):
         if self.exact and (self.device.type == "cuda" if wanted is None else wanted):
             self.guard.section("trying the largest batch")
             dry_step(self)
+        self._wrap_model()
         self.at = Position(self.start_epoch)
         if self._going_on is not None:
             self._go_on(self._going_on)
@@ -203,8 +209,8 @@ class DurableTrainer(EpochLoop, plain._Batches):
         """The ranks are connected already, by `World.start`."""
 
     def _setup_train(self: Any) -> None:
-        # Upstream wraps the model here if world_size is above 1, for CUDA alone, and then builds
-        # the pipeline: `_build_train_pipeline` wraps it, for every kind of device.
+        # Upstream wraps the model here if world_size is above 1, for CUDA alone; `_wrap_model` does
+        # it for every kind of device, after the dry step.
         self.world_size = 1
         super()._setup_train()
 
@@ -219,6 +225,11 @@ class DurableTrainer(EpochLoop, plain._Batches):
                     f"batch={max(self.batch_size // size, 1) * size}"
                 )
             self._agree_on_amp()
+            spread_weights(self.model)  # upstream copies them next, for the average
+        super()._build_train_pipeline()
+
+    def _wrap_model(self: Any) -> None:
+        if not self.world.alone:
             self.model = DistributedDataParallel(
                 self.model,
                 device_ids=None if self.device.type == "cpu" else [self.device.index],
@@ -227,7 +238,6 @@ class DurableTrainer(EpochLoop, plain._Batches):
                 static_graph=bool(self.args.compile),
                 **_OWN_BUFFERS,
             )
-        super()._build_train_pipeline()
 
     def _agree_on_amp(self: Any) -> None:
         """Upstream asks rank 0 alone whether half precision works."""

@@ -1,0 +1,106 @@
+"""The dry step, of every task, and what is done where memory ends all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from training import TINY, arguments, prepare, train
+from ultralytics.cfg import get_cfg
+from ultralytics.nn import tasks
+
+from yolodata.errors import YolodataError
+from yolodata.pipeline.config import AugmentConfig
+from yolodata.train import trainer_for
+from yolodata.train.loop import EpochLoop
+from yolodata.train.memory import dry_step, most_objects, yet_to_come
+from yolodata.train.world import World
+
+HEADS = {
+    "detect": ("DetectionModel", "Detect, [nc]"),
+    "segment": ("SegmentationModel", "Segment26, [nc, 8, 32]"),
+    "obb": ("OBBModel", "OBB26, [nc, 1]"),
+    "pose": ("PoseModel", "Pose26, [nc, [5, 3]]"),
+}
+
+
+def test_half_the_batch_goes_on_from_the_last_update(tmp_path: Path) -> None:
+    """Memory ends in the sixth batch, and again in the second epoch, where it is the end."""
+    places: list[tuple[int, int, int]] = []
+
+    def begin(trainer: Any) -> None:
+        own = trainer.preprocess_batch
+
+        def prepare_batch(batch: dict[str, Any]) -> dict[str, Any]:
+            if (len(places) == 5 and trainer.batch_size == 4) or trainer.epoch == 1:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+            prepared: dict[str, Any] = own(batch)
+            return prepared
+
+        trainer.preprocess_batch = prepare_batch
+
+    def end(trainer: Any) -> None:
+        position = trainer.train_loader.state_dict()["position"]
+        places.append((trainer.at.step, position, trainer.at.pending))
+
+    values = arguments(prepare(tmp_path), "halved", warmup_epochs=0.0)
+    with pytest.raises(YolodataError, match=r"in epoch 2, batch 1: .*2 GiB\. Next: batch=1 "):
+        train(trainer_for("detect"), values, {"on_train_start": begin, "on_train_batch_end": end})
+    whole = [(1, 4, 1), (2, 8, 2), (3, 12, 3), (4, 16, 0), (5, 20, 1)]
+    assert places == [*whole, (9, 18, 1), (10, 20, 2), (11, 22, 3)]
+
+
+class Dry(EpochLoop):
+    """As much of a trainer as a dry step needs."""
+
+    def __init__(self, task: str, model: Any, **augment: Any) -> None:
+        overlap = augment.pop("overlap_mask", True)
+        self.args: Any = get_cfg(overrides={"task": task, "imgsz": 64, "overlap_mask": overlap})
+        self.model, self.device, self.stride = model, torch.device("cpu"), 32
+        selection = SimpleNamespace(object_offset=[0, 3, 3, 8])
+        self.train_loader = SimpleNamespace(
+            dataset=SimpleNamespace(selection=selection),
+            augment=AugmentConfig(imgsz=64, **augment),
+            batch_size=2,
+        )
+        self.data, self.amp, self.batch_size = {"kpt_shape": [5, 3]}, False, 2
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=False)
+        self.world = World()
+
+    def _model_train(self) -> None:
+        self.model.train()
+
+    def _clear_memory(self, threshold: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("task", [*HEADS, "segment without overlap"])
+def test_a_dry_step_of_every_task(task: str, tmp_path: Path) -> None:
+    task, _, alone = task.partition(" ")
+    kind, head = HEADS[task]
+    (tmp_path / "net.yaml").write_text(TINY.replace("Detect, [nc]", head) + "kpt_shape: [5, 3]\n")
+    model = getattr(tasks, kind)(str(tmp_path / "net.yaml"), verbose=False)
+    trainer = Dry(task, model, overlap_mask=not alone)
+    model.args = trainer.args
+    before = [weight.detach().clone() for weight in model.state_dict().values()]
+    dry_step(trainer)
+    after = model.state_dict().values()
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_the_most_that_can_meet() -> None:
+    def most(**augment: Any) -> list[int]:
+        trainer = Dry("detect", torch.nn.Linear(3, 2), **augment)
+        return [int(n) for n in most_objects(trainer.train_loader, 2)]
+
+    assert most(mosaic=0.0) == [5, 3]
+    assert most() == [5 + 3 + 0 + 5, 3 + 0 + 5 + 3]
+    assert most(mosaic=0.0, copy_paste=0.1, mixup=0.1, cutmix=0.1) == [16, 16]  # of six pictures
+    trainer = Dry("detect", torch.nn.Linear(3, 2))
+    assert yet_to_come(trainer) == 2 * 8 * 4
+    trainer.world = World(size=2)
+    assert yet_to_come(trainer) == 3 * 8 * 4  # and buckets
