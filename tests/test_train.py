@@ -22,8 +22,9 @@ from yolodata.train.arithmetic import lr_factor
 from yolodata.train.command import processes_wanted
 from yolodata.train.exits import Preempted
 from yolodata.train.memory import dry_step, largest_batch
-from yolodata.train.run_folder import keep_epochs
-from yolodata.train.watch import Pulse, Watch
+from yolodata.train.remote import Remote
+from yolodata.train.run_folder import FOLDER, keep_epochs, newest
+from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 
 STEPS = 3 * BATCHES
@@ -184,6 +185,33 @@ def test_goes_on_from_where_it_was_uploaded_to(folder: Path, whole: tuple[Notes,
     assert before.losses | after.losses == whole[0].losses
 
 
+def test_the_newest_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine begins, another one goes on, the first one takes over again."""
+    run, url = tmp_path / "run", tmp_path / "elsewhere"
+
+    def made(place: Path, epoch: int, step: int) -> Path:
+        return checkpoints.write(place / FOLDER, {"epoch": epoch, "step": step})
+
+    mine = made(run, 1, 3)
+    with Uploader(url) as uploader:
+        uploader.put(made(tmp_path / "other", 2, 0))
+    later = newest(run, str(url))
+    assert later is not None
+    assert later.name.startswith("00002-00000000")
+    assert newest(run, None) == later  # it is in the folder now
+    last = made(run, 2, 1)
+    assert newest(run, str(url)) == last
+    last.write_bytes(b"cut")
+    later.unlink()
+    assert newest(run, str(url)) == later  # and not the older one that is here
+    later.unlink()
+    monkeypatch.setattr(Remote, "entries", lambda self: Path("/nowhere").read_bytes())
+    assert newest(run, str(url)) == mine
+    mine.unlink()
+    with pytest.raises(YolodataError, match="cannot be read"):
+        newest(run, str(url))
+
+
 def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
     csv = tmp_path / "results.csv"
     csv.write_text("epoch,time\n1,1.5\n2,2.5\n3,3")
@@ -288,88 +316,6 @@ def test_learning_rates_of_large_batches() -> None:
     assert lr_factor("SGD", 4.0, "auto") == lr_factor("MuSGD", 4.0, "auto") == 1.0
     assert lr_factor("SGD", 4.0, "linear") == 4.0
     assert lr_factor("AdamW", 1.0, "sqrt") == lr_factor("AdamW", 0.5, "linear") == 1.0
-
-
-# The watch, with a store and beats made by hand.
-
-
-class Shelf(dict[str, Any]):
-    """What a store is to the watch."""
-
-    set = dict.__setitem__
-
-    def get(self, key: str) -> Any:  # type: ignore[override]
-        return self[key]
-
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self for key in keys)
-
-
-@pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
-    import threading
-
-    shelf = Shelf()
-    monkeypatch.setattr(World, "connect", lambda self: shelf)
-    monkeypatch.setattr(threading.Thread, "start", lambda self: None)
-    return Watch(World(size=3), Pulse(stall=30), lambda: None, lambda: None), shelf
-
-
-def beat(watch: Any, rank: int, **facts: Any) -> None:
-    import json
-
-    usual = {"at": [7, 2], "doing": "in the forward pass", "where": "epoch 1, batch 7", "idle": 0.0,
-             "limit": 30.0, "pid": os.getpid(), "host": "elsewhere", "number": 1}  # fmt: skip
-    watch[1].set(f"beat/{rank}", json.dumps({**usual, **facts}))
-
-
-def test_who_is_lost(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-    import time
-
-    lost = watch[0]._lost
-    beat(watch, 1)
-    beat(watch, 2, at=[7, 3], doing="in the backward pass")
-    assert lost() is None
-    # Rank 2 waits inside the backward pass for rank 1, which is behind: rank 1 is named.
-    beat(watch, 1, idle=29.0, number=2)
-    beat(watch, 2, at=[7, 3], idle=31.0, number=2)
-    assert lost()["rank"] == 1
-    assert "in the forward pass at epoch 1, batch 7" in lost()["reason"]
-    # Validation may take as long as it takes.
-    for rank in (1, 2):
-        beat(watch, rank, idle=500.0, limit=None, number=3)
-    assert lost() is None
-    # No new beat.
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 21)
-    beat(watch, 1, limit=None, number=4)
-    assert lost()["rank"] == 2
-    assert "no sign of life" in lost()["reason"]
-    watch[1].set("done/2", "1")  # it ended well
-    assert lost() is None
-    beat(watch, 1, host=socket.gethostname(), pid=2**22 + 1, number=5)
-    assert "died" in lost()["reason"]
-
-
-def test_the_limit_of_a_step_follows_its_usual_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pulse = Pulse(stall=30)
-    assert pulse.limit() is None
-    for _ in range(4):
-        pulse.step("")
-        assert pulse.limit() == 300
-        now[0] += 100  # compiling
-    pulse.step("")
-    for _ in range(3):
-        now[0] += 8
-        pulse.step("")
-    assert pulse.limit() == 1000
-    pulse.section("validating")
-    assert pulse.limit() is None
 
 
 def test_random_generators_go_on() -> None:

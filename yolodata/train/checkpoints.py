@@ -64,6 +64,11 @@ def listed(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: (p.name.rsplit("-", 1)[0], p.stat().st_mtime), reverse=True)
 
 
+def place(name: str) -> str:
+    """Where in the run a checkpoint is, by its name; later places compare greater."""
+    return name[:14]
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, or None."""
     named = NAME.fullmatch(path.name)
@@ -107,7 +112,7 @@ def read(path: Path) -> dict[str, Any]:
 def forget_newer(path: Path) -> None:
     """Removes checkpoints after this one: they are damaged, or of a future that is given up."""
     for other in listed(path.parent):
-        if other.name[:14] > path.name[:14]:
+        if place(other.name) > place(path.name):
             log.warning("%s is removed: the run goes on from an earlier one", other)
             other.unlink(missing_ok=True)
 

@@ -195,6 +195,14 @@ class Remote:
 
     # Reading.
 
+    def name(self, entry: Entry) -> str:
+        """The name that a file was put with.
+
+        Raises:
+            Damaged: its manifest is incomplete.
+        """
+        return str(self._manifest(entry)["name"])
+
     def get(self, entry: Entry, folder: Path) -> Path:
         """Bring a file here, under the name that it was put with.
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.train import checkpoints
+
+log = logging.getLogger("yolodata")
 
 FOLDER = "checkpoints"
 """In the run folder; beside Ultralytics' `weights`."""
@@ -36,19 +40,35 @@ def weights_whole(trainer: Any) -> Iterator[None]:
 
 
 def newest(run: Path, url: str | None) -> Path | None:
-    """The newest whole checkpoint of a run, from its folder or from where it was uploaded to."""
+    """The whole checkpoint of a run that is furthest, in its folder or where they are uploaded to.
+
+    One at `url` is brought into the folder, if none there is as far.
+
+    Raises:
+        YolodataError: the folder has none, and `url` cannot be read.
+    """
     folder = run / FOLDER
+    found = None
     if folder.is_dir():
         checkpoints.remove_remains(folder)
         found = checkpoints.newest(folder)
-        if found is not None:
-            return found
     if url is None:
-        return None
+        return found
     from yolodata.train import upload
 
+    def further(name: str) -> bool:
+        return found is None or checkpoints.place(name) > checkpoints.place(found.name)
+
     folder.mkdir(parents=True, exist_ok=True)
-    return upload.newest(url, folder)
+    try:
+        return upload.newest(url, folder, wanted=further) or found
+    except ConfigError:
+        raise
+    except YolodataError as error:
+        if found is None:
+            raise
+        log.warning("%s. Without it, the newest here is taken: %s", error, found)
+        return found
 
 
 def keep_epochs(csv: Path, epochs: int) -> None:

@@ -290,15 +290,17 @@ def newest(
     url: str | Path,
     folder: str | Path,
     *,
+    wanted: Callable[[str], bool] = lambda name: True,
     backoff: Backoff | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Path | None:
     """Brings the newest whole file of a URL into a folder, under the name that it was put with.
 
-    Damaged and incomplete ones are named in the log of "yolodata" and passed over.
+    Damaged and incomplete ones are named in the log of "yolodata" and passed over. One that is not
+    `wanted`, by its name, is left there, and older ones are not looked at.
 
     Returns:
-        The file, whose checksum was compared; None where there is no whole one.
+        The file, whose checksum was compared; None where there is no whole one that is wanted.
 
     Raises:
         ConfigError: there is no file system for the URL.
@@ -309,6 +311,8 @@ def newest(
     for entry in _persistently(remote.entries, remote.url, backoff):
         for last in (False, True):  # it may have been damaged on the way
             try:
+                if not wanted(_persistently(partial(remote.name, entry), remote.url, backoff)):
+                    return None
                 return _persistently(partial(remote.get, entry, folder), remote.url, backoff)
             except Damaged as error:
                 if last:
