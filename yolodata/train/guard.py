@@ -64,9 +64,9 @@ class Guard:
             self._interruptible = False
             self.stop.remove()
 
-    def section(self, doing: str) -> None:
-        """Something begins that may take long, and may be interrupted."""
-        self.pulse.section(doing)
+    def section(self, doing: str, *, endless: bool = False, parts: bool = False) -> None:
+        """Something begins that may be interrupted; see `Pulse.section`."""
+        self.pulse.section(doing, endless=endless, parts=parts)
         self._interruptible = True
         if self.stop:
             raise Preempted(self.stop.why)

@@ -248,7 +248,7 @@ class EpochLoop:
             self.ema.update_attr(self.model, include=kept)
         last = self.epoch + 1 >= self.epochs
         if self.args.val or last or self.stopper.possible_stop or self.stop:
-            self.guard.section("validating")
+            self.guard.section("validating", parts=True)
             self._clear_memory(0.5)
             self.metrics, self.fitness = self.validate()
         if self._handle_nan_recovery(self.epoch):
@@ -268,6 +268,7 @@ class EpochLoop:
         self._estimate_epochs()
         self.run_callbacks("on_fit_epoch_end")
         self._clear_memory(0.5)
+        self.guard.pulse.mark("waiting for the other ranks")
         self.stop = bool(self.world.largest([int(self.stop)])[0])
         self.at = self.at.at_next_epoch(finished=self.stop)
         self._between(write=bool(self.args.save))
@@ -289,6 +290,7 @@ class EpochLoop:
         hours = (time.time() - self.train_time_start) / 3600
         LOGGER.info(f"\n{self.at.epoch} epochs completed in {hours:.3f} hours.")
         self.final_eval()
+        self.guard.section("ending", endless=True)
         if self.world.rank == 0:
             if self.args.plots:
                 self.plot_metrics()

@@ -100,9 +100,15 @@ class DurableTrainer(EpochLoop, plain._Batches):
             init_seeds(self.args.seed + self.world.rank, deterministic=self.args.deterministic)
             self.ddp = False
             share_cores(self.world.local_size)
+        self.add_callback("on_val_batch_end", self._validated)
         if self.settings.callbacks:
             for event, function in callbacks_of_file(self.settings.callbacks).items():
                 self.add_callback(event, function)
+
+    def _validated(self: Any, validator: Any) -> None:
+        self.guard.pulse.part()
+        if validator.batch_i + 1 == len(validator.dataloader):
+            self.guard.pulse.section("summing up the validation")
 
     # Where the run is kept, and what is there.
 
@@ -169,13 +175,13 @@ class DurableTrainer(EpochLoop, plain._Batches):
         self.world.stop()
 
     def _set_up(self: Any) -> None:
-        self.guard.section("preparing the data")
+        self.guard.section("preparing the data", endless=True)
         with self.world.first_of_machine("shards"):
             self._prepare_data()
         self.world.meet("data")
-        self.guard.section("connecting")
+        self.guard.section("connecting", endless=True)
         self.world.start(self.device)
-        self.guard.section("setting up")
+        self.guard.section("setting up", endless=True)
         self._setup_train()
         model = unwrap_model(self.model)
         if not hasattr(model, "student_model"):  # distillation calls the criterion its own way

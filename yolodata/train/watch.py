@@ -6,11 +6,12 @@ a thread does the watching. Each rank writes once a second what it is doing and 
 
 - its process is gone (seen at once on the same machine),
 - it stopped writing for two thirds of `stall`: killed, frozen, cut off,
-- it is within a step and has not moved for `stall` seconds or ten times its longest step. Then all
-  ranks wait for one another; the one that is furthest behind is named.
-
-Sections that only some ranks go through, or that take as long as they take (packing, validation,
-plots, callbacks), have no limit: there only a rank that is gone is lost.
+- it has not moved for longer than what it is doing may take, and no rank is further behind: the
+  others wait for it. A step, or a batch of validation, may take `stall` seconds, or ten times what
+  the longest one took. What comes in between (metrics, plots, saving, callbacks, a checkpoint) one
+  rank may do alone, and has no usual duration: ten times `stall`, as the first steps. Setting up
+  (packing, scanning, downloads) and the end (upload) take as long as they take: there only a rank
+  that is gone is lost.
 
 Whoever finds a rank lost writes the reason into the store; each rank prints it and ends, and kills
 the lost process if it is frozen on the same machine, where no signal that can be caught reaches it.
@@ -38,8 +39,32 @@ if TYPE_CHECKING:
     from yolodata.train.world import World
 
 EVERY = 1.0
-FREE_STEPS = 3
-"""The first steps compile, choose kernels, fill caches: they have no usual duration yet."""
+FREE_STEPS, FREE_PARTS = 3, 1
+"""The first steps compile, choose kernels, fill caches: they say nothing of how long others take.
+So do the first batches of validation."""
+
+
+class Usual:
+    """How long one of many similar things may take, by how long the others took.
+
+    Args:
+        stall: seconds that each may take; ten times that as long as nothing is known.
+        free: how many first ones say nothing of the others.
+    """
+
+    def __init__(self, stall: float, free: int) -> None:
+        self._stall, self._free = stall, free
+        self._longest = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Another one is over."""
+        self._free -= 1
+        if self._free < 0:
+            self._longest = max(self._longest, seconds)
+
+    def limit(self) -> float:
+        """Seconds that the next one may take."""
+        return 10 * self._stall if self._free >= 0 else max(self._stall, 10 * self._longest)
 
 
 class Pulse:
@@ -47,13 +72,14 @@ class Pulse:
 
     def __init__(self, stall: float = 30.0) -> None:
         self.stall = stall
-        self.at = (0, 0)  # steps begun, and things begun within the step: the same on every rank
+        self.at = (0, 0)  # steps begun, and things begun since then: the same on every rank
         self.doing = "starting"
         self.where = ""
         self.in_step = False
         self.since = time.monotonic()
-        self._steps = 0
-        self._longest = 0.0
+        self._steps, self._parts = Usual(stall, FREE_STEPS), Usual(stall, FREE_PARTS)
+        self._usual: Usual | None = None
+        self._endless = True
         self._began = 0.0
 
     @property
@@ -70,25 +96,35 @@ class Pulse:
         """A training step begins, or the last one is over and the next begins."""
         now = time.monotonic()
         if self.in_step:
-            self._steps += 1
-            if self._steps > FREE_STEPS:
-                self._longest = max(self._longest, now - self._began)
+            self._steps.took(now - self._began)
         self.where, self.in_step, self._began = where, True, now
+        self._usual, self._endless = self._steps, False
         self.doing, self.since = "waiting for data", now
         self.at = (self.at[0] + 1, 0)
 
-    def section(self, doing: str) -> None:
-        """Something begins that may take long."""
+    def section(self, doing: str, *, endless: bool = False, parts: bool = False) -> None:
+        """Something begins that is no step.
+
+        Args:
+            doing: what, in words.
+            endless: it takes as long as it takes.
+            parts: it consists of many similar parts; `part` is called after each.
+        """
         self.in_step = False
+        self._usual, self._endless = self._parts if parts else None, endless
         self.mark(doing)
+
+    def part(self) -> None:
+        """A part of the section is over; ranks may have different numbers of them."""
+        now = time.monotonic()
+        self._parts.took(now - self.since)
+        self._usual, self.since = self._parts, now
 
     def limit(self) -> float | None:
         """Seconds without a move after which this rank is stalled; None: it cannot be."""
-        if not self.in_step:
+        if self._endless:
             return None
-        if self._steps <= FREE_STEPS:
-            return 10 * self.stall
-        return max(self.stall, 10 * self._longest)
+        return 10 * self.stall if self._usual is None else self._usual.limit()
 
     def beat(self) -> dict[str, Any]:
         """What the other ranks are told."""
@@ -256,15 +292,14 @@ class Watch:
 
     def _stalled(self) -> dict[str, Any] | None:
         beats = {**self._beats, 0: self._pulse.beat()}
-        timed = {rank: beat for rank, beat in beats.items() if beat["limit"] is not None}
-        if not any(beat["idle"] > beat["limit"] for beat in timed.values()):
+        behind = min(beats, key=lambda rank: (tuple(beats[rank]["at"]), -beats[rank]["idle"]))
+        beat = beats[behind]
+        if beat["limit"] is None or beat["idle"] <= beat["limit"]:
             return None
-        behind = min(timed, key=lambda rank: tuple(timed[rank]["at"]))
-        beat = timed[behind]
         return {
             "rank": behind,
             "reason": f"{self._name(behind)} stalled: no progress for {beat['idle']:.0f} s, with a "
-            f"limit of {beat['limit']:.0f} s: {_state(beat)}; if its steps do take so long, raise "
+            f"limit of {beat['limit']:.0f} s: {_state(beat)}; if that may take so long, raise "
             "yolodata.stall",
         }
 
