@@ -17,7 +17,7 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, checkpoints, trainer_for
+from yolodata.train import TrainSettings, checkpoints, launch, trainer_for
 from yolodata.train.arithmetic import lr_factor
 from yolodata.train.command import processes_wanted
 from yolodata.train.exits import Preempted
@@ -294,6 +294,16 @@ def test_how_many_processes() -> None:
         processes_wanted(["device=0,1", "nproc=3"])
     with pytest.raises(ConfigError, match="whole number"):
         processes_wanted(["nproc=two"])
+
+
+def test_how_torchrun_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a signal that it does not handle torchrun dies, and leaves its ranks behind."""
+    started = launch.command(["model=a.yaml", "nproc=2"], 2)
+    assert started[-4:] == ["--nproc-per-node=2", "-m", "yolodata.train", "model=a.yaml"]
+    handled = started[started.index("--signals-to-handle") + 1].split(",")
+    assert set(handled) == {"SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1"}
+    monkeypatch.setattr(launch, "_passes_signals_on", lambda: False)  # an older torch
+    assert "--signals-to-handle" not in launch.command(["model=a.yaml"], 2)
 
 
 def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

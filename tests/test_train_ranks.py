@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import socket
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One start of torchrun for all tests: what takes long is starting Python."""
     folder = prepare(tmp_path_factory.mktemp("ranks"))
     shm = set(os.listdir("/dev/shm"))
-    done = torchrun(str(CHILD), str(folder), env={"NOTES": str(folder)})
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(3)]
+        ports = ",".join(str(each.getsockname()[1]) for each in sockets)
+    done = torchrun(str(CHILD), str(folder), env={"NOTES": str(folder), "PORTS": ports})
     return folder, done, time.time(), set(os.listdir("/dev/shm")) - shm
 
 
@@ -110,28 +115,51 @@ def test_unequal_data_ends_all_ranks(ran: Any) -> None:
         assert "images: 22 on rank 0, 11 on rank 1" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "lost", "statuses", "reason"),
+    [
+        ("killed", 0, ["-9", "76"], "store at .* has not answered"),  # rank 0 kept the store
+        ("hanging", 1, ["76", "76"], r"rank 1 .* stalled: .* it was in callbacks at epoch 2"),
+        ("failing", 1, ["76", "1"], "rank 1 failed: ValueError: mischief"),
+    ],
+)
+def test_a_lost_rank_ends_all(
+    ran: Any, name: str, lost: int, statuses: list[str], reason: str
+) -> None:
+    folder, *_ = ran
+    ends = [folder / f"{name}-{rank}.status" for rank in range(2)]
+    assert [file.read_text() for file in ends] == statuses
+    said = [(folder / f"{name}-{rank}.txt").read_text() for rank in range(2)]
+    assert re.search(f"rank {1 - lost} ends: .*{reason}", said[1 - lost]), said
+
+
 def test_a_frozen_rank_ends_all_and_leaves_nothing(ran: Any) -> None:
     folder, done, ended, shm = ran
     assert ended - float((folder / "frozen" / "mischief").read_text()) < 60
     told = [line for line in done.stderr.splitlines() if "no sign of life" in line]
     assert "rank 0 ends: rank 1 (process" in told[0]
     assert done.returncode != 0
-    for rank in range(2):
-        pid = int((folder / "frozen" / f"{rank}.pid").read_text())
-        assert not Path(f"/proc/{pid}").exists()
+    for file in folder.glob("*/[01].pid"):  # of all runs
+        assert not Path(f"/proc/{file.read_text()}").exists()
     assert not shm
 
 
+@pytest.mark.parametrize("name", ["halved", "killed"])
 def test_goes_on_with_another_number_of_ranks(
-    ran: Any, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ran: Any, alone: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Each sample of the epoch once, counted over both runs; the losses are those of one run."""
+    """Each sample once, counted over both runs; the losses are those of one run.
+
+    Both were asked to stop in the second epoch; or the rank that writes was killed there.
+    """
     folder, *_ = ran
     monkeypatch.setenv("FREEZE_BN", "1")
-    later = noted(folder, "frozen", monkeypatch, resume="auto")
-    first = next(i for i, step in enumerate(alone) if step["epoch"] == later[0]["epoch"])
-    assert later[0]["epoch"] == 1
+    later = noted(folder, name, monkeypatch, resume="auto")
+    begun = (later[0]["epoch"], later[0]["batch"])
+    if name == "halved":
+        assert (1, 1) < begun <= (1, BATCHES)
+    first = [(step["epoch"], step["batch"]) for step in alone].index(begun)
+    assert 0 < first < len(alone)
     assert [step["fed"] for step in later] == [step["fed"] for step in alone[first:]]
     for one, other in zip(alone[first:], later, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
-    assert max(Counter(sample for step in later[:BATCHES] for sample in step["fed"]).values()) == 1

@@ -6,6 +6,7 @@ torchrun --nproc-per-node=2 train_child.py FOLDER
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from training import arguments, first_update, train
 
 from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
-from yolodata.train.exits import Preempted
+from yolodata.train.exits import PEER_LOST, PeerLost, Preempted
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
@@ -38,7 +39,31 @@ def run(
     return train(trainer, arguments(folder, name, **values), noting)
 
 
+def apart(name: str, mischief: str, port: str) -> int:
+    """A run in a fork of each rank, which may be lost; returns its process."""
+    process = os.fork()
+    if process:
+        return process
+    os.environ.update(MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE="False")
+    said = os.open(folder / f"{name}-{rank}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    status = 1
+    try:
+        run(name, mischief, {"stall": 10.0, "checkpoint_minutes": 1e-9})
+        status = 0
+    except PeerLost as error:
+        print(error)
+        status = PEER_LOST
+    finally:
+        os._exit(status)
+
+
 os.environ["FREEZE_BN"] = "1"
+# Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
+LOST = {"killed": "0:1:5:kill", "hanging": "1:1:3:hang", "failing": "1:1:2:raise"}
+ports = os.environ["PORTS"].split(",")
+forks = [apart(name, LOST[name], port) for name, port in zip(LOST, ports, strict=True)]
 run("two")
 
 # One update from four batches of two ranks.
@@ -55,6 +80,8 @@ try:
     run("stopped", "1:1:3:SIGTERM", resume="auto")
 except Preempted as stop:
     (folder / f"stopped-{rank}").write_text(f"{stop.code}")
+if rank == 0:
+    shutil.copytree(folder / "runs" / "stopped", folder / "runs" / "halved")
 run("stopped", resume="auto")
 
 # Ranks that do not see the same data.
@@ -63,5 +90,9 @@ try:
 except YolodataError as error:
     (folder / f"unequal-{rank}").write_text(str(error))
 
-# A rank is frozen: nobody is left. What was begun goes on with another number of ranks.
+for name, process in zip(LOST, forks, strict=True):
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    (folder / f"{name}-{rank}.status").write_text(str(status))
+
+# A rank is frozen: nobody is left.
 run("frozen", "1:1:4:freeze", {"stall": 12.0}, resume="auto")

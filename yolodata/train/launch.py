@@ -7,11 +7,34 @@ import signal
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
 from yolodata.train.exits import STATUS, status_left
 from yolodata.train.signals import SIGNALS
+
+TORCHRUNS = ["SIGHUP", "SIGQUIT"]
+"""Signals that torchrun passes on unless told otherwise, beside those that training knows. Of
+others, SIGUSR1 among them, it dies, and its ranks go on without it."""
+
+
+def command(arguments: list[str], processes: int) -> list[str]:
+    """What starts `python -m yolodata.train` with these arguments in so many processes."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    if _passes_signals_on():
+        start += ["--signals-to-handle", ",".join(TORCHRUNS + [s.name for s in SIGNALS])]
+    start += [f"--nproc-per-node={processes}", "-m", "yolodata.train"]
+    return start + [argument for argument in arguments if not argument.startswith("nproc=")]
+
+
+def _passes_signals_on() -> bool:
+    """Whether this torchrun can be told which; importing torch to see would take seconds."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    file = Path(torch.origin).with_name("distributed") / "run.py"
+    return file.is_file() and "--signals-to-handle" in file.read_text()
 
 
 def launch(arguments: list[str], processes: int) -> int:
@@ -20,15 +43,14 @@ def launch(arguments: list[str], processes: int) -> int:
     Returns:
         0, what the ranks said (see `exits`), or torchrun's own exit status.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "yolodata.train"]
-    command += [argument for argument in arguments if not argument.startswith("nproc=")]
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         status = Path(folder) / "status"
         status.touch()
         # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
         child = subprocess.Popen(
-            command, env={**os.environ, STATUS: str(status)}, start_new_session=True
+            command(arguments, processes),
+            env={**os.environ, STATUS: str(status)},
+            start_new_session=True,
         )
 
         def pass_on(number: int, frame: FrameType | None) -> None:
