@@ -24,6 +24,7 @@ from yolodata.train.exits import Preempted
 from yolodata.train.memory import dry_step, largest_batch
 from yolodata.train.remote import Remote
 from yolodata.train.run_folder import FOLDER, keep_epochs, newest
+from yolodata.train.trainer import UPLOAD_AT_STOP
 from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 
@@ -185,6 +186,21 @@ def test_goes_on_from_where_it_was_uploaded_to(folder: Path, whole: tuple[Notes,
     assert before.losses | after.losses == whole[0].losses
 
 
+def test_what_was_written_arrives_when_training_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience: list[float] = []
+    monkeypatch.setattr(Uploader, "close", lambda self, timeout: patience.append(timeout))
+
+    def fail(trainer: Any) -> None:
+        raise ValueError("a callback's own mistake")
+
+    settings = trainer_for("detect").configure(upload=str(folder / "failed"))
+    with pytest.raises(ValueError, match="own mistake"):
+        train(settings, arguments(folder, "failed"), {"on_train_batch_end": fail})
+    assert patience == [UPLOAD_AT_STOP]
+
+
 def test_the_newest_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine begins, another one goes on, the first one takes over again."""
     run, url = tmp_path / "run", tmp_path / "elsewhere"
@@ -258,7 +274,8 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
 @pytest.mark.parametrize(
     "wrong",
     [{"keep": 0}, {"checkpoint_minutes": -1}, {"stall": "long"}, {"scale_lr": "log"},
-     {"callbacks": "nowhere.py"}, {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}],
+     {"callbacks": "nowhere.py"}, {"upload": 3}, {"upload": "s4://bucket"},
+     {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolodata.errors import ConfigError
+from yolodata.train.remote import Remote
 from yolodata.ultralytics.settings import Settings
 
 LR_SCALES = ("auto", "none", "sqrt", "linear")
@@ -59,6 +60,16 @@ class TrainSettings(Settings):
             raise ConfigError(
                 f"yolodata scale_lr must be one of {', '.join(LR_SCALES)}, got {self.scale_lr!r}"
             )
+        if self.upload is not None:
+            if not isinstance(self.upload, str) or not self.upload:
+                raise ConfigError(
+                    "yolodata upload must be a path or a URL (s3://BUCKET/FOLDER, say), got "
+                    f"{self.upload!r}"
+                )
+            try:
+                Remote(self.upload)  # is its file system known and installed? connects to nothing
+            except ConfigError as error:
+                raise ConfigError(f"yolodata upload: {error}") from error
         if self.callbacks is not None and not Path(self.callbacks).is_file():
             raise ConfigError(
                 f"yolodata callbacks names a Python file, but {self.callbacks!r} is not there"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,6 @@ from yolodata.train import checkpoints
 from yolodata.train.arithmetic import (
     lr_factor,
     share_cores,
-    share_gradients,
     spread_weights,
 )
 from yolodata.train.callbacks import callbacks_of_file
@@ -32,9 +31,10 @@ from yolodata.train.guard import Guard
 from yolodata.train.handover import check_handover
 from yolodata.train.loop import EpochLoop
 from yolodata.train.memory import dry_step
-from yolodata.train.run_folder import FOLDER, WRITING, keep_epochs, newest, weights_whole
+from yolodata.train.run_folder import FOLDER, newest, weights_whole
+from yolodata.train.saving import Saving
 from yolodata.train.settings import TrainSettings
-from yolodata.train.state import Position, capture, random_state, restore
+from yolodata.train.state import Position
 from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 from yolodata.ultralytics import trainer as plain
@@ -44,14 +44,15 @@ log = logging.getLogger("yolodata")
 
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
-"""Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all."""
+"""Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
+after an error nobody waits long."""
 
 _OWN_BUFFERS: dict[str, Any] = {"broadcast_buffers": False}
 if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
     _OWN_BUFFERS = {"forward_sync_buffers": False}  # its name from torch 2.13 on
 
 
-class DurableTrainer(EpochLoop, plain._Batches):
+class DurableTrainer(EpochLoop, Saving, plain._Batches):
     """What `trainer_for` adds to one of yolodata's trainers.
 
     Under torchrun it takes its place from the environment; else it trains in one process. See
@@ -87,9 +88,6 @@ class DurableTrainer(EpochLoop, plain._Batches):
         self.world = World.join()
         overrides["device"] = self.world.device(overrides.get("device"))
         self.at = Position()
-        self._unsaved: dict[str, Any] | None = None
-        self._writer: checkpoints.Writer | None = None
-        self._uploader: Uploader | None = None
         self._first_backward = True
         given = overrides.get("yolodata") or {}
         self._going_on = self._choose_run_folder(cfg, overrides, self.settings.changed(given))
@@ -156,6 +154,17 @@ class DurableTrainer(EpochLoop, plain._Batches):
     # Setup.
 
     def _do_train(self: Any) -> None:
+        try:
+            self._guarded()
+        except Exception:  # what was written is kept all the same; the others know already
+            with contextlib.suppress(YolodataError):
+                if self._writer is not None:
+                    self._writer.wait(timeout=10)
+            self._end_upload(UPLOAD_AT_STOP)
+            raise
+        self.world.stop()
+
+    def _guarded(self: Any) -> None:
         with self.guard.on_duty():
             try:
                 self._set_up()
@@ -172,7 +181,6 @@ class DurableTrainer(EpochLoop, plain._Batches):
                 self._close_loaders()
                 if self.device.type == "cpu":  # NCCL would wait for what will not come
                     self.world.stop()
-        self.world.stop()
 
     def _set_up(self: Any) -> None:
         self.guard.section("preparing the data", endless=True)
@@ -299,75 +307,7 @@ class DurableTrainer(EpochLoop, plain._Batches):
         """Batches of an epoch that were trained on before it goes on."""
         return int(self.at.step)
 
-    # Checkpoints.
-
-    def _go_on(self: Any, path: Path) -> None:
-        missing = self.world.largest([int(not path.is_file())])[0]
-        mine = self.world.rank == 0 or not missing
-        state: Any = checkpoints.read(path) if mine else None
-        if missing:  # the run folder is on the machine of rank 0 alone
-            state = self.world.from_first(state)
-        self.at = restore(self, state, self.world.rank)
-        self.start_epoch = self.at.epoch
-        if self.world.rank == 0:
-            keep_epochs(self.csv, self.at.epoch)
-            shutil.rmtree(self.wdir / WRITING, ignore_errors=True)
-
-    def _checkpoint_is_due(self: Any) -> bool:
-        """Rank 0's clock decides; a checkpoint that is still being written is waited for."""
-        minutes = self.settings.checkpoint_minutes
-        if self.world.rank != 0 or not minutes or not self.args.save or not self.exact:
-            return False
-        late = time.monotonic() - self._last_checkpoint > 60 * minutes
-        return late and not self._writer.busy
-
-    def _captured(self: Any, copy: bool = True) -> dict[str, Any] | None:
-        """The state of the run, on rank 0; all ranks take part."""
-        if self.at.pending and not self.world.alone:
-            share_gradients(self.model, self.world.size)
-        generators = self.world.gather(random_state(self.device))
-        if self.world.rank != 0:
-            return None
-        return capture(self, self.at, generators, copy=copy)
-
-    def _write_checkpoint(self: Any, wait: bool) -> None:
-        self.guard.pulse.section("writing a checkpoint")
-        state = self._captured()
-        if state is not None:
-            self._writer.put(state)
-            self._last_checkpoint = time.monotonic()
-            if wait:
-                self._writer.wait()
-
-    def _between(self: Any, write: bool = False) -> None:
-        """The state between parts of an epoch: written, or at hand for `_write_unsaved`."""
-        with self.guard.undisturbed():
-            state = self._captured(copy=write)  # nothing changes before the next step
-            self._unsaved = None if write else state
-            if state is not None and write:
-                self._writer.put(state)
-                self._last_checkpoint = time.monotonic()
-
-    def _write_unsaved(self: Any) -> None:
-        if self._writer is not None:
-            if self._unsaved is not None:
-                self._writer.put(self._unsaved)
-            self._writer.wait()
-
-    def _checkpoint_written(self: Any, path: Path) -> None:
-        """In the writer's thread."""
-        if self._uploader is not None:
-            self._uploader.put(path)
-
-    def _end_upload(self: Any, patience: float) -> None:
-        uploader, self._uploader = self._uploader, None
-        if uploader is not None:
-            uploader.close(patience)
-
-    def _last_words(self: Any) -> None:
-        """In the watch's thread, before the process is ended."""
-        if self._writer is not None:
-            self._writer.wait(timeout=10)
+    # Its end.
 
     def _preempted(self: Any) -> None:
         why = self.guard.stop.why or "another rank was asked to stop"
