@@ -1,14 +1,16 @@
-"""Steps per second of `yolodata train`'s loop against Ultralytics', on the same loader and network.
+"""A step of `yolodata train`'s loop against Ultralytics', on the same loader and network.
 
-Both train the same network from the same seed on yolodata's loader, taking turns; a run's first
-epoch is left out. The ratio is the median of the ratios of the rounds. Then the time that a
-checkpoint in an epoch takes from the step that waits for it, and in the thread that writes it.
+Both train the same network from the same seed on yolodata's loader, taking turns, each of them
+first in every other round; a run's first epoch is left out. Measured are the time of a step by the
+clock, and the CPU time of all threads of a process, which depends less on what else is running.
+Ratios are medians of the rounds' ratios. Then the time that a checkpoint in an epoch takes from the
+step that waits for it, and in the thread that writes it.
 
     python benchmarks/trainer.py --data DATA.yaml --json benchmarks/results/trainer.json
-    torchrun --nproc-per-node=2 benchmarks/trainer.py --data DATA.yaml --nbs 64
 
-With several processes Ultralytics' own loop is not run (it takes them from `device=`); instead the
-same loop reduces gradients after every batch, as Ultralytics' does.
+With several processes (torchrun, gloo) Ultralytics' own loop is not run (it takes them from
+`device=`); instead the same loop reduces gradients after every batch, as Ultralytics' does, with
+updates every eighth batch.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,7 +40,7 @@ class EveryBatch:
 
 
 def run(args: argparse.Namespace, trainer: Any, name: str, begin: Any = None) -> tuple[Any, Any]:
-    """Steps per second and CPU milliseconds of a step, after the first epoch; and the trainer."""
+    """Milliseconds of a step, of the clock and of the CPU; and the trainer."""
     from ultralytics import YOLO
 
     starts: list[tuple[float, float]] = []
@@ -54,8 +58,8 @@ def run(args: argparse.Namespace, trainer: Any, name: str, begin: Any = None) ->
     )  # fmt: skip
     steps = len(model.trainer.train_loader) * args.epochs
     timed = list(zip(starts, ends, strict=True))[1:]
-    wall, cpu = (sum(end[i] - start[i] for start, end in timed) for i in range(2))
-    return {"steps_s": steps / wall, "cpu_ms": 1e3 * cpu / steps}, model.trainer
+    wall, cpu = (1e3 * sum(end[i] - start[i] for start, end in timed) / steps for i in range(2))
+    return {"wall_ms": wall, "cpu_ms": cpu}, model.trainer
 
 
 def now() -> float:
@@ -88,14 +92,81 @@ def checkpoint_times(args: argparse.Namespace) -> dict[str, Any]:
 
     trainer = trainer_for("detect").configure(checkpoint_minutes=1e-6)
     _, done = run(args, trainer, "checkpoints", begin)
+    written = done._writer.seconds  # by rank 0
     sizes = [file.stat().st_size for file in (done.save_dir / "checkpoints").glob("*.ckpt")]
     return {
         "count": len(seen),
         "mib": round(max(sizes) / 2**20, 1),
         "step_waits_ms_median": round(1e3 * statistics.median(seen), 1),
         "step_waits_ms_most": round(1e3 * max(seen), 1),
-        "thread_writes_ms_median": round(1e3 * statistics.median(done._writer.seconds), 1),
+        "thread_writes_ms_median": round(1e3 * statistics.median(written), 1) if written else None,
     }
+
+
+def measure(args: argparse.Namespace) -> None:
+    """What one process measures, into a file of its own in `args.part`."""
+    rank, ranks = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+    args.nbs = args.batch * (1 if ranks == 1 else 8)
+    args.folder = args.part / "runs"
+    ours = trainer_for("detect").configure(telemetry=False)
+    plain = yolodata.DetectionTrainer.configure(telemetry=False)
+    rounds = []
+    for number in range(args.rounds + 1):  # the first one packs, fills caches, compiles
+        found = {}
+        for who in ("ours", "other") if number % 2 else ("other", "ours"):
+            if who == "ours":
+                found[who], _ = run(args, ours, "ours")
+            elif ranks == 1:
+                found[who], _ = run(args, plain, "upstream")
+            else:
+                found[who], _ = run(args, ours, "every", lambda trainer: EveryBatch(trainer.model))
+        if number:
+            rounds.append(found)
+            print(rank, found, flush=True)
+    checkpoint = checkpoint_times(args)
+    result = {"nbs": args.nbs, "rounds": rounds, "checkpoint": checkpoint}
+    (args.part / f"{rank}.json").write_text(json.dumps(result))
+
+
+def merged(processes: list[Any]) -> dict[str, Any]:
+    """One result of what all processes measured: the clock of the slowest, the CPU's mean."""
+    rounds = []
+    for each in zip(*(process["rounds"] for process in processes), strict=True):
+        found = {
+            who: {
+                "wall_ms": max(process[who]["wall_ms"] for process in each),
+                "cpu_ms": statistics.mean(process[who]["cpu_ms"] for process in each),
+            }
+            for who in ("ours", "other")
+        }
+        rounds.append(found)
+
+    def spread(what: str) -> dict[str, Any]:
+        ratios = sorted(found["ours"][what] / found["other"][what] for found in rounds)
+        return {
+            **{who: statistics.median(found[who][what] for found in rounds) for who in rounds[0]},
+            "ratio": {"median": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]},
+        }
+
+    return {
+        "compared_with": "Ultralytics' loop" if len(processes) == 1 else "gradients every batch",
+        "nbs": processes[0]["nbs"],
+        "wall_ms_of_a_step": spread("wall_ms"),
+        "cpu_ms_of_a_step_and_process": spread("cpu_ms"),
+        "rounds": rounds,
+        "checkpoint": processes[0]["checkpoint"],
+    }
+
+
+def with_processes(ranks: int, arguments: list[str]) -> dict[str, Any]:
+    """What so many processes measure, started for it."""
+    start = [sys.executable]
+    if ranks > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    with tempfile.TemporaryDirectory(prefix="yolodata-trainer-") as folder:
+        subprocess.run([*start, __file__, *arguments, "--part", folder], check=True)
+        files = [Path(folder) / f"{rank}.json" for rank in range(ranks)]
+        return merged([json.loads(file.read_text()) for file in files])
 
 
 def main() -> None:
@@ -103,53 +174,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="yolo26n.yaml")
     parser.add_argument("--imgsz", type=int, default=160)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--nbs", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="of all processes together")
     parser.add_argument("--epochs", type=int, default=2, help="that are timed, in a run")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", default=False)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    base = f"yolodata-trainer-{os.environ.get('TORCHELASTIC_RUN_ID', os.getpid())}"
-    args.folder = Path(tempfile.gettempdir()) / base
-    ours = trainer_for("detect").configure(telemetry=False)
-    plain = yolodata.DetectionTrainer.configure(telemetry=False)
-    rounds = []
-    for number in range(args.rounds + 1):  # the first one packs, fills caches, compiles
-        mine, _ = run(args, ours, "ours")
-        if ranks == 1:
-            theirs, _ = run(args, plain, "upstream")
-        else:
-            theirs, _ = run(args, ours, "every", lambda trainer: EveryBatch(trainer.model))
-        if number:
-            ratio = mine["steps_s"] / theirs["steps_s"]
-            rounds.append({"ours": mine, "other": theirs, "ratio": ratio})
-            print(rounds[-1], flush=True)
-    ratios = sorted(row["ratio"] for row in rounds)
-    facts = ("model", "imgsz", "batch", "nbs", "device", "amp", "epochs")
+    if args.part:
+        measure(args)
+        return
+    facts = ("model", "imgsz", "batch", "device", "amp", "epochs")
     result = {
-        "machine": machine(), "versions": versions(), "data": args.data.parent.name, "ranks": ranks,
+        "machine": machine(), "versions": versions(), "data": args.data.parent.name,
         **{name: getattr(args, name) for name in facts},
-        "compared_with": "Ultralytics' loop" if ranks == 1 else "gradients after every batch",
-        "steps_per_second": rounds,
-        "ratio": {
-            "median": statistics.median(ratios), "least": ratios[0], "most": ratios[-1],
-        },
-        # What else the machine does changes the wall clock, and hardly this.
-        "cpu_ms_of_a_step": {
-            who: statistics.median(row[who]["cpu_ms"] for row in rounds)
-            for who in ("ours", "other")
-        },
-        "checkpoint": checkpoint_times(args),
+        "ranks": {ranks: with_processes(ranks, sys.argv[1:]) for ranks in args.ranks},
     }  # fmt: skip
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(
-            json.dumps({name: result[name] for name in ("ratio", "cpu_ms_of_a_step", "checkpoint")})
-        )
-        if args.json:
-            args.json.write_text(json.dumps(result, indent=1) + "\n")
+    for ranks, found in result["ranks"].items():
+        shown = ("wall_ms_of_a_step", "cpu_ms_of_a_step_and_process", "checkpoint")
+        print(ranks, json.dumps({name: found[name] for name in shown}))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
