@@ -21,6 +21,8 @@ from yolodata.pipeline.retouch import composed, retouched
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import parity
+import parity_kinds
+import parity_tally
 
 IMGSZ = 64
 MIX: dict[str, Any] = {"mixup": 0.4, "cutmix": 0.4, "flipud": 0.5, "bgr": 0.5, "degrees": 10.0}
@@ -58,13 +60,13 @@ def test_halves_make_the_whole(shards: dict[str, Path]) -> None:
 
 def test_upstreams_pictures(albumentations: ModuleType, yaml: Path) -> None:
     source = upstream.Upstream(yaml, IMGSZ)
-    hyp = {**MIX, "augmentations": parity.transforms()}
+    hyp = {**MIX, "augmentations": parity_kinds.transforms()}
     report = parity.compare(source, hyp, 40, seed=3).report()
     assert report["identical_percent"] == 100.0
-    assert not parity.missed("albumentations", "all", report)
+    assert not parity_tally.missed("albumentations", "all", report)
     with patch.object(upstream, "retouched", lambda *args: retouched(*args[:-1], args[-1] + 1)):
         report = parity.compare(source, hyp, 8, seed=3).report()
-    assert parity.missed("albumentations", "all", report)
+    assert parity_tally.missed("albumentations", "all", report)
 
 
 def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:
@@ -77,7 +79,7 @@ def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:
 def test_the_stream_is_pure(
     albumentations: ModuleType, shards: dict[str, Path], codec: str
 ) -> None:
-    transforms = parity.transforms()
+    transforms = parity_kinds.transforms()
     whole = stream(shards[codec], transforms)
     assert whole == stream(shards[codec], albumentations.Compose(transforms), threads=1, prefetch=1)
     assert whole != stream(shards[codec], None)
@@ -154,7 +156,7 @@ def test_closing_in_the_middle_leaves_nothing(
     albumentations: ModuleType, shards: dict[str, Path]
 ) -> None:
     before = threading.active_count()
-    loader = Loader(shards["jpeg"], 8, transforms=parity.transforms(), prefetch=8, threads=2)
+    loader = Loader(shards["jpeg"], 8, transforms=parity_kinds.transforms(), prefetch=8, threads=2)
     next(iter(loader))
     loader.close_mosaic()  # what was prepared is thrown away
     loader.close()
