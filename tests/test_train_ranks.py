@@ -119,7 +119,7 @@ def test_unequal_data_ends_all_ranks(ran: Any) -> None:
     ("name", "lost", "statuses", "reason"),
     [
         ("killed", 0, ["-9", "76"], "store at .* has not answered"),  # rank 0 kept the store
-        ("hanging", 1, ["76", "76"], r"rank 1 .* stalled: .* it was in callbacks at epoch 1"),
+        ("hanging", 1, ["76", "76"], r"rank 1 .* stalled: .* it was waiting for data at epoch 2"),
         ("failing", 1, ["76", "1"], "rank 1 failed: ValueError: mischief"),
     ],
 )
