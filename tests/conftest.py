@@ -74,3 +74,9 @@ def real_data() -> Path:
     if named:
         pytest.fail(f"YOLODATA_TEST_DATA={named} has no coco-mini/data.yaml")
     pytest.skip("no real images at hand (set YOLODATA_TEST_DATA)")
+
+
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves of metrics are upstream's own, and take longer than a short training."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)

@@ -131,6 +131,7 @@ def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
         Loader(shards, 2, task="dance")
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_training_and_validation(people: Path, tmp_path: Path) -> None:
     """Trains and plots; validation gives upstream's figures to the last digit."""
     trainer, seen = train(

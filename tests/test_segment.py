@@ -150,6 +150,7 @@ def test_what_cannot_serve_is_refused(shapes: Path, tmp_path: Path, task: str) -
         AugmentConfig(copy_paste_mode="paste")
 
 
+@pytest.mark.usefixtures("without_curves")
 @pytest.mark.parametrize(
     ("task", "model", "loss"), [("segment", "seg", "seg_loss"), ("obb", "obb", "angle_loss")]
 )
