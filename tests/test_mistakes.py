@@ -9,8 +9,9 @@ import pytest
 from ingesting import write_yolo
 from training import TINY
 
+from yolodata import Loader, open_shards
 from yolodata.cli import main
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, ShardError
 from yolodata.ingest import pack
 from yolodata.shards.verify import verify
 
@@ -83,3 +84,13 @@ def test_workers(folder: Path, workers: object) -> None:
     ):
         with pytest.raises(ConfigError, match="workers must be"):
             do()
+
+
+def test_a_split_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(ShardError, match="split 'val' was asked for"):
+        Loader(folder / "out" / "train", 1, split="val")
+    with (
+        open_shards(folder / "out", split="val") as val,
+        pytest.raises(ConfigError, match="is the split 'val', split='train' was asked for"),
+    ):
+        Loader(val, 1, split="train")

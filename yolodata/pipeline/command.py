@@ -82,13 +82,8 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `yolodata view`."""
     import cv2
 
-    from yolodata.shards import reader
-
     _refuse_unused(args)
-    if args.split is None:
-        shards = open_shards(args.path, "train")
-    else:
-        shards = reader.open(args.path, split=args.split)
+    shards = open_shards(args.path, args.split)
     pasting = any(setting.startswith("copy_paste") for setting in args.set)
     selection = Selection(shards, task=args.task or _task_of(shards), outlines=pasting)
     if args.out.suffix.lower() not in _SUFFIXES:

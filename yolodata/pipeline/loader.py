@@ -136,7 +136,7 @@ class Loader:
         check: bool = False,
         max_bad: float = 0.01,
     ) -> None:
-        dataset = open_shards(shards, split or "train")
+        dataset = open_shards(shards, split)
         number("fraction", fraction)
         classes = None if classes is None else wholes("classes", classes)
         self.augment = augment or AugmentConfig(imgsz=dataset.meta.imgsz)

@@ -284,11 +284,23 @@ def fitted_size(
     return sides[0], sides[1]
 
 
-def open_shards(shards: str | Path | ShardDataset, split: str) -> ShardDataset:
-    """A dataset directory by path (of `split`, when the path holds several), or as it is."""
-    if not isinstance(shards, (str, Path)):
-        return shards
-    from yolodata.shards import reader
+def open_shards(
+    shards: str | Path | ShardDataset, split: str | None, default: str = "train"
+) -> ShardDataset:
+    """A dataset directory by path (of a split, when the path holds several), or as it is.
 
-    path = Path(shards)
-    return reader.open(path) if (path / "dataset.json").exists() else reader.open(path, split=split)
+    Raises:
+        ShardError: there is no dataset, or not of this split.
+        ConfigError: what is open already is of another split.
+    """
+    if isinstance(shards, (str, Path)):
+        from yolodata.shards import reader
+
+        one = (Path(shards) / "dataset.json").exists()
+        return reader.open(shards, split=split if one or split else default)
+    if split not in (None, shards.meta.split):
+        raise ConfigError(
+            f"{shards.path} is the split '{shards.meta.split}', split='{split}' was asked for; "
+            "open that one, or leave split out"
+        )
+    return shards

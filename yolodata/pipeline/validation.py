@@ -92,7 +92,7 @@ class ValidationLoader:
         check: bool = False,
         max_bad: float = 0.01,
     ) -> None:
-        dataset = open_shards(shards, split or "val")
+        dataset = open_shards(shards, split, "val")
         number("fraction", fraction)
         classes = None if classes is None else wholes("classes", classes)
         self._selection = selection = Selection(
