@@ -164,7 +164,7 @@ def _validated(weights: Path, data: Path, batch_size: int, loader: Any) -> dict[
     model = YOLO(str(weights))
     settings = {
         "data": str(data), "imgsz": TRAINED["imgsz"], "batch": batch_size, "rect": True,
-        "mode": "val", **QUIET,
+        "mode": "val", "project": str(weights.parent), **QUIET,
     }  # fmt: skip
     validator = model._smart_load("validator")(
         dataloader=loader, args={**model.overrides, **settings}
