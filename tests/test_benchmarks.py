@@ -63,6 +63,7 @@ def test_parity_of_no_dataset(
     file = tmp_path / "data.yaml"
     if text is not None:
         file.write_text(text)
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # as for a script that is started
     monkeypatch.setattr(sys, "argv", ["parity.py", "--data", str(file)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPTS / "parity.py"), run_name="__main__")
