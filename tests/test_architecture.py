@@ -20,7 +20,7 @@ ARROWS = {
     "telemetry": set(),
     "_native": set(),
     "shards": set(),
-    "ingest": {"shards"},
+    "ingest": {"shards", "_native"},
     "pipeline": {"shards", "_native"},
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},

@@ -10,8 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ingesting import jpeg, picture, upstream_verdict
 
-from yolodata.ingest.labels import boxes_of_polygons, check_labels
-from yolodata.ingest.sample import LabelRules, RawLabels, Refused
+from yolodata.ingest.labels import (
+    boxes_of_polygons,
+    check_labels,
+    labels_of_any,
+    labels_of_most,
+)
+from yolodata.ingest.sample import LabelRules, Labels, RawLabels, Refused
 
 BOX = "0 0.5 0.5 0.2 0.2"
 POLYGON = "1 0.1 0.1 0.9 0.1 0.5 0.8"
@@ -50,6 +55,8 @@ def compare(place: Path, text: bytes | None, rules: LabelRules) -> str | None:
     assert bool(reason) == bool(theirs.refused), f"{text!r}: {reason}, upstream: {theirs.refused}"
     if reason:
         return reason
+    if text and ours.state == "found":
+        assert_same(ours, labels_of_any(text, RawLabels(text), rules))
     cls = theirs.cls
     if rules.single_cls:
         cls = np.where(cls < rules.classes, cls, 0)
@@ -64,6 +71,25 @@ def compare(place: Path, text: bytes | None, rules: LabelRules) -> str | None:
         assert ours.keypoints is not None
         assert ours.keypoints.tobytes() == np.ascontiguousarray(theirs.keypoints).tobytes()
     return None
+
+
+def assert_same(one: Labels, other: Labels) -> None:
+    """Both are equal to the last bit."""
+    for mine, theirs in zip(
+        [one.cls, one.box, one.keypoints, *(one.polygons or [])],
+        [other.cls, other.box, other.keypoints, *(other.polygons or [])],
+        strict=True,
+    ):
+        if mine is None or theirs is None:
+            assert mine is theirs
+        else:
+            assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+            assert mine.tobytes() == theirs.tobytes()
+    assert (one.polygons is None, one.state, one.notes) == (
+        other.polygons is None,
+        other.state,
+        other.notes,
+    )
 
 
 CASES: dict[str, tuple[str | bytes | None, bool]] = {  # text, accepted by detect
@@ -254,3 +280,49 @@ def test_boxes_of_polygons_are_float32_arithmetic() -> None:
 
     assert ours.tobytes() == segments2boxes(polygons).tobytes()
     assert (ours != double).any()
+
+
+digits = st.text("0123456789", min_size=1, max_size=30)
+plain = st.one_of(
+    digits.map("0.".__add__),
+    digits.map("1e-".__add__).filter(lambda word: len(word) < 6),
+    st.floats(0, 1).map(repr),
+)
+odd = st.one_of(
+    digits,
+    st.floats(0, 1e-38).map(repr),
+    st.sampled_from(["1_0", "+0.5", "-0.0", ".5", "0.", "1e-400", "0x1", "nan", "1e", "\uff10"]),
+)
+word = st.integers(0, 9).flatmap(lambda k: odd if k == 0 else plain)
+space = st.sampled_from([" "] * 12 + ["\t", "  ", "\r\n", "\n", "\x0b", "\xa0"])
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    words=st.lists(st.tuples(word, space).map("".join), min_size=4, max_size=4),
+    keypoint=st.booleans(),
+)
+def test_most_files_read_as_all_are(words: list[str], keypoint: bool) -> None:
+    text = ("0 " + "".join(words) + "0.25 0.5" * keypoint).encode()
+    rules = LabelRules(3, 1, 2, True) if keypoint else LabelRules(3)
+    found = labels_of_most(text, rules, ("a note",))
+    if found is not None:
+        assert_same(found, labels_of_any(text, RawLabels(text, notes=("a note",)), rules))
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "quick"),
+    [
+        ("0 0.5 0.5 0.25 0.125\r\n2 0.123456789012345678 1 1e-05 0", LabelRules(3), True),
+        (POLYGON, LabelRules(3), True),
+        (POSE, LabelRules(3, 2, 3, True), True),
+        (POSE, LabelRules(3, 2, 3), False),
+        (POSE, LabelRules(3), False),  # polygons, with a coordinate of 2
+        (BOX + "\n" + BOX, LabelRules(3), False),
+        (BOX.replace("0.5", "1.005"), LabelRules(3), False),
+        (BOX.replace("0 ", "3 ", 1), LabelRules(3), False),
+        (POLYGON, LabelRules(3, pose=True), False),
+    ],
+)
+def test_which_files_are_read_quickly(text: str, rules: LabelRules, quick: bool) -> None:
+    assert (labels_of_most(text.encode(), rules, ()) is not None) == quick

@@ -131,6 +131,11 @@ def cuda_build() -> str: ...
 def labels(
     recipe: Recipe, index: Index, mask_ratio: int = 0, overlap_mask: bool = True
 ) -> dict: ...
+def ordinary_labels(
+    text: bytes, classes: int, keypoints: int, dims: int
+) -> (
+    tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], list[int]] | None
+): ...
 def letterbox_masks(
     index: Index,
     images: Annotated[

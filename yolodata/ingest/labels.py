@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from yolodata._native import ordinary_labels
 from yolodata.ingest.sample import Float32, LabelRules, Labels, RawLabels, Refused
 
 UPPER = 1.01  # coordinates up to one per cent outside the picture are tolerated
@@ -46,8 +47,32 @@ def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
     """
     if raw.text is None:
         return _background(rules, "missing", raw.notes)
+    labels = labels_of_most(raw.text, rules, raw.notes)
+    return labels_of_any(raw.text, raw, rules) if labels is None else labels
+
+
+def labels_of_most(text: bytes, rules: LabelRules, notes: tuple[str, ...]) -> Labels | None:
+    """What `labels_of_any` gives for most files, many times as fast; None for the others."""
+    if rules.pose != bool(rules.keypoints):
+        return None
+    found = ordinary_labels(text, rules.classes, rules.keypoints, rules.dims)
+    if found is None:
+        return None
+    cls, box, rest, ends = found
+    return Labels(
+        cls,
+        box,
+        [rest[a:b] for a, b in pairwise([0, *ends])] if ends else None,
+        _with_visibility(rest) if rules.keypoints else None,
+        "found",
+        notes,
+    )
+
+
+def labels_of_any(text: bytes, raw: RawLabels, rules: LabelRules) -> Labels:
+    """What `check_labels` gives for a label file, `text`, with the reason for every refusal."""
     try:
-        rows = read_rows(raw.text)
+        rows = read_rows(text)
         if not rows:
             return _background(rules, "empty", raw.notes)
         pose_columns = 5 + rules.keypoints * rules.dims

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class StoredSample:
     keypoints: Float32 | None = None
     checksum: int | None = None
 
-    @property
+    @cached_property
     def labels(self) -> Annotation:
         """The part that is not pixels."""
         return Annotation(
