@@ -88,14 +88,12 @@ def pure(files: list[str], kind: str, cores: int, folder: Path) -> float:
     return len(files) / seconds
 
 
-def packing(data: Path, out: Path, codec: str, images: int, cores: int) -> float:
+def packing(data: Path, out: Path, codec: str, images: int) -> float:
     """Pictures a second of packing the whole dataset."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     began = time.perf_counter()
-    report = pack(
-        data, out, codec=codec, imgsz=IMGSZ, splits=["train"], workers=cores, progress=False
-    )
+    report = pack(data, out, codec=codec, imgsz=IMGSZ, splits=["train"], progress=False)
     seconds = time.perf_counter() - began
     assert report.splits["train"].images == images, "pictures were left out"
     shutil.rmtree(out)
@@ -128,9 +126,11 @@ def main() -> int:
     parser.add_argument("--drawn", type=int, default=300, help="pictures to draw (default: 300)")
     parser.add_argument("--images", type=int, default=4000, help="pictures to pack, with repeats")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    usable = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--cores", type=int, default=len(usable), help="use only so many")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    os.sched_setaffinity(0, usable[: args.cores])
     with tempfile.TemporaryDirectory(prefix="yolodata-packing-") as temporary:
         folder = Path(temporary)
         data = args.data
@@ -141,9 +141,9 @@ def main() -> int:
         yaml, files = repeated(data, folder, args.images)
         rows = {
             "decode": lambda: pure(files, "decode", args.cores, folder),
-            "jpeg": lambda: packing(yaml, folder / "out", "jpeg", args.images, args.cores),
+            "jpeg": lambda: packing(yaml, folder / "out", "jpeg", args.images),
             "decode + resize": lambda: pure(files, "resize", args.cores, folder),
-            "raw": lambda: packing(yaml, folder / "out", "raw", args.images, args.cores),
+            "raw": lambda: packing(yaml, folder / "out", "raw", args.images),
             "decode + resize + write()": lambda: pure(files, "write", args.cores, folder),
         }
         rates: dict[str, list[float]] = {name: [] for name in rows}

@@ -34,7 +34,7 @@ class Settings:
         hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine;
             "auto" measures (see `yolodata.Loader`).
         prefetch: batches made ahead.
-        workers: processes that pack; None is one a core.
+        workers: threads or processes that pack; see `yolodata.pack`.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of unreadable images at which training stops.
         telemetry: record every step in the run folder (see docs/telemetry.md).
