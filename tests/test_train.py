@@ -18,6 +18,7 @@ from training import BATCHES, arguments, prepare, train
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train import TrainSettings, checkpoints, launch, trainer_for
+from yolodata.train import trainer as trainer_module
 from yolodata.train.arithmetic import lr_factor
 from yolodata.train.command import processes_wanted
 from yolodata.train.exits import Preempted
@@ -159,14 +160,19 @@ def test_falls_back_past_a_damaged_checkpoint(
     assert not list(kept[0].parent.glob(".*"))
 
 
-def test_another_checkpoint_of_the_run_by_name(folder: Path) -> None:
+def test_another_checkpoint_of_the_run_by_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`resume=FILE` goes back to it, and what came after is forgotten."""
     settings = trainer_for("detect").configure(keep=9)
     train(settings, arguments(folder, "named", epochs=3))
     files = checkpoints.listed(folder / "runs" / "named" / "checkpoints")
     assert [file.name[:14] for file in files] == [f"0000{epoch}-00000000" for epoch in (3, 2, 1)]
     notes = Notes()
+    said: list[str] = []
+    monkeypatch.setattr(trainer_module.LOGGER, "info", lambda text="", *_: said.append(str(text)))
     train(settings, arguments(folder, "named", epochs=3, resume=str(files[-1])), notes.callbacks)
+    assert f"yolodata: going on from {files[-1]}" in said
     assert [epoch for epoch, _ in notes.places][::BATCHES] == [1, 2]
     last = checkpoints.listed(files[0].parent)[0]
     with pytest.raises(YolodataError, match="its name is not"):

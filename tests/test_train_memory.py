@@ -53,6 +53,20 @@ def test_half_the_batch_goes_on_from_the_last_update(tmp_path: Path) -> None:
     assert places == [*whole, (9, 18, 1), (10, 20, 2), (11, 22, 3)]
 
 
+def test_an_update_that_memory_does_not_suffice_for(tmp_path: Path) -> None:
+    """Weights may be half new: nothing goes on, with a smaller batch or without."""
+
+    def begin(trainer: Any) -> None:
+        def step() -> None:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+        trainer.optimizer_step = step
+
+    values = arguments(prepare(tmp_path), "update", warmup_epochs=0.0)
+    with pytest.raises(YolodataError, match=r"at the update of epoch 1, batch 4: .*Next: batch=2 "):
+        train(trainer_for("detect"), values, {"on_train_start": begin})
+
+
 class Dry(EpochLoop):
     """As much of a trainer as a dry step needs."""
 

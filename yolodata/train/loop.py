@@ -15,7 +15,7 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError
 from yolodata.train.guard import NOTHING, STOP, URGENT, Guard
-from yolodata.train.memory import advice, halve_batch, is_out_of_memory, may_halve
+from yolodata.train.memory import advice, advised, halve_batch, is_out_of_memory, may_halve
 from yolodata.train.state import Position
 from yolodata.train.world import World
 
@@ -123,7 +123,8 @@ class EpochLoop:
                 return False
             if updates:
                 self.guard.pulse.mark("updating the weights")
-                self.optimizer_step()
+                with advised(self, f"at the update of {self._where()}"):
+                    self.optimizer_step()
                 self.stop = self.stop or self._time_is_up()
             self.at = self.at.after_batch(updates)
             self.guard.pulse.mark("in callbacks")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,18 +90,15 @@ def dry_step(trainer: Any) -> None:
     generators = random_state(trainer.device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     trainer._model_train()
+    found = "found before training with a dry step at the most objects that a batch can have"
     try:
-        reserved = torch.empty(yet_to_come(trainer), dtype=torch.uint8, device=trainer.device)
-        batch = largest_batch(trainer)
-        with trainer._autocast():
-            loss, _ = trainer._loss_of(batch)
-        trainer.scaler.scale(loss.sum()).backward()
-        del loss, reserved
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        found = "found before training with a dry step at the most objects that a batch can have"
-        raise YolodataError(advice(trainer, str(error), found)) from error
+        with advised(trainer, found):
+            reserved = torch.empty(yet_to_come(trainer), dtype=torch.uint8, device=trainer.device)
+            batch = largest_batch(trainer)
+            with trainer._autocast():
+                loss, _ = trainer._loss_of(batch)
+            trainer.scaler.scale(loss.sum()).backward()
+            del loss, reserved
     finally:
         trainer.optimizer.zero_grad()
         for name, buffer in model.named_buffers():
@@ -155,6 +154,25 @@ def halve_batch(trainer: Any, problem: str, images: int) -> None:
     if trainer.at.step == 0:
         trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
     trainer._between()
+
+
+@contextmanager
+def advised(trainer: Any, found: str) -> Iterator[None]:
+    """Memory may end here; the error then says what to change next.
+
+    Args:
+        trainer: that this is for.
+        found: where, or how, it was found out.
+
+    Raises:
+        YolodataError: memory does not suffice.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise YolodataError(advice(trainer, str(error), found)) from error
 
 
 def advice(trainer: Any, problem: str, found: str) -> str:

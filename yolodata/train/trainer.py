@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import logging
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,9 +38,6 @@ from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.limits import TRAINERS
-
-log = logging.getLogger("yolodata")
-
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
@@ -133,7 +129,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
                 found = newest(folder, settings.upload)
             if found is not None:
                 checkpoints.forget_newer(found)
-                log.info("going on from %s", found)
+                LOGGER.info(f"yolodata: going on from {found}")
             overrides["save_dir"] = str(folder)
         chosen = [overrides.get("save_dir"), None if found is None else str(found)]
         overrides["save_dir"], path = self.world.share("run folder", chosen)
