@@ -13,22 +13,37 @@ from typing import Any
 import pytest
 import torch
 import train_notes
-from training import BATCHES, arguments, first_update, notes, prepare, together, torchrun, train
+from training import (
+    BATCHES,
+    arguments,
+    first_update,
+    notes,
+    prepare,
+    together,
+    train,
+    yolodata_train,
+)
 
 from yolodata.train import trainer_for
 
 CHILD = Path(__file__).with_name("train_child.py")
+HANGS = r"rank 1 .* stalled: no progress for \d+ s, with a limit of \d+ s: it was "
+IDLES = r"rank 1 .* stalled: no progress for \d+ s and no work for .*: it was "
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One start of torchrun for all tests: what takes long is starting Python."""
+    """One start of the command line for all tests: what takes long is starting Python."""
     folder = prepare(tmp_path_factory.mktemp("ranks"))
     shm = set(os.listdir("/dev/shm"))
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(3)]
+        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(6)]
         ports = ",".join(str(each.getsockname()[1]) for each in sockets)
-    done = torchrun(str(CHILD), str(folder), env={"NOTES": str(folder), "PORTS": ports})
+    values = arguments(
+        folder, "frozen", epochs=4, multi_scale=0.0, val=False, resume="auto", nproc=2
+    )
+    ours = {"yolodata.stall": 12, "yolodata.callbacks": CHILD}
+    done = yolodata_train({**values, **ours}, {"NOTES": str(folder), "PORTS": ports})
     return folder, done, time.time(), set(os.listdir("/dev/shm")) - shm
 
 
@@ -119,8 +134,11 @@ def test_unequal_data_ends_all_ranks(ran: Any) -> None:
     ("name", "lost", "statuses", "reason"),
     [
         ("killed", 0, ["-9", "76"], "store at .* has not answered"),  # rank 0 kept the store
-        ("hanging", 1, ["76", "76"], r"rank 1 .* stalled: .* it was waiting for data at epoch 2"),
+        ("hanging", 1, ["76", "76"], HANGS + "waiting for data at epoch 2"),
         ("failing", 1, ["76", "1"], "rank 1 failed: ValueError: mischief"),
+        ("beginning", 1, ["76", "76"], IDLES + "waiting for data at epoch 1, batch 1"),
+        ("validating", 1, ["76", "76"], IDLES + "validating"),
+        ("busy", 1, ["76", "76"], IDLES + "in callbacks at epoch 2"),
     ],
 )
 def test_a_lost_rank_ends_all(
@@ -131,6 +149,22 @@ def test_a_lost_rank_ends_all(
     assert [file.read_text() for file in ends] == statuses
     said = [(folder / f"{name}-{rank}.txt").read_text() for rank in range(2)]
     assert re.search(f"rank {1 - lost} ends: .*{reason}", said[1 - lost]), said
+
+
+@pytest.mark.parametrize("what", ["worked", "waited"])
+def test_a_rank_may_work_alone_for_long(ran: Any, what: str) -> None:
+    """Itself, or its child: longer than one may hang."""
+    assert (ran[0] / "busy" / what).is_file()
+
+
+def test_the_command_line_trains_with_two_processes(ran: Any) -> None:
+    folder, done, *_ = ran
+    assert done.returncode == 76, done.stderr  # the rank's; torchrun itself ends with 1
+    for rank in range(2):
+        whole, begun = notes(folder / "two", rank), notes(folder / "frozen", rank)
+        assert len(begun) == BATCHES + 4
+        assert [step["fed"] for step in begun] == [step["fed"] for step in whole[: len(begun)]]
+        assert begun[0]["loss"] == pytest.approx(whole[0]["loss"], rel=1e-3)
 
 
 def test_a_frozen_rank_ends_all_and_leaves_nothing(ran: Any) -> None:

@@ -1,12 +1,14 @@
 """What the ranks of tests/test_train_ranks.py do: several runs, one after the other.
 
-torchrun --nproc-per-node=2 train_child.py FOLDER
+It is the callbacks file of a run of the command line, `yolodata train … device=cpu nproc=2`. When
+it is read, the other runs are made; it then has the callbacks of that one, where a rank is frozen.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,22 +24,53 @@ from yolodata.train.exits import PEER_LOST, PeerLost, Preempted
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
-folder = Path(sys.argv[1])
+folder = Path(os.environ["NOTES"])
 rank = int(os.environ["RANK"])
-EVENTS = ("on_train_start", "on_train_batch_start", "on_train_batch_end")
-noting = {event: getattr(train_notes, event) for event in EVENTS}
+noting = {name: value for name, value in vars(train_notes).items() if name.startswith("on_")}
+on_train_start, on_train_batch_end = train_notes.on_train_start, train_notes.on_train_batch_end
+
+
+def begin(name: str, mischief: str = "") -> None:
+    train_notes.NOTES = folder / name
+    train_notes.NOTES.mkdir(exist_ok=True)
+    train_notes.reduced = 0
+    os.environ["MISCHIEF"] = mischief or "-1:0:0:none"
 
 
 def run(
     name: str, mischief: str = "", ours: dict[str, Any] | None = None, **changed: object
 ) -> Any:
-    train_notes.NOTES = folder / name
-    train_notes.NOTES.mkdir(exist_ok=True)
-    train_notes.reduced = 0
-    os.environ["MISCHIEF"] = mischief or "-1:0:0:none"
+    begin(name, mischief)
     trainer = trainer_for("detect").configure(**(ours or {}))
     values = {"epochs": 4, "multi_scale": 0.0, "val": False, **changed}
     return train(trainer, arguments(folder, name, **values), noting)
+
+
+STALL = 5.0
+BUSY = """
+import time
+end = time.monotonic() + 9  # longer than 1.5 times `STALL`
+while time.monotonic() < end:
+    busy = time.process_time() + 0.003
+    while time.process_time() < busy:
+        pass
+    time.sleep(0.03)
+"""
+
+
+def work_alone(trainer: Any) -> None:
+    """Once, rank 0 works in a callback, while rank 1 waits for it."""
+    if rank == 0 and trainer.epoch == 0:
+        exec(BUSY)
+        (train_notes.NOTES / "worked").touch()
+    train_notes.on_train_epoch_end(trainer)
+
+
+def let_a_child_work(trainer: Any) -> None:
+    """Once, a child of rank 1 works, while all others wait for it."""
+    if rank == 1 and trainer.epoch == 0:
+        subprocess.run([sys.executable, "-c", BUSY], check=True)
+        (train_notes.NOTES / "waited").touch()
 
 
 def apart(name: str, mischief: str, port: str) -> int:
@@ -51,8 +84,12 @@ def apart(name: str, mischief: str, port: str) -> int:
     os.dup2(said, 2)
     status = 1
     try:
-        often = {"checkpoint_minutes": 1e-9} if name == "killed" else {}
-        run(name, mischief, {"stall": 10.0, **often})
+        if name in SHORT:  # too few steps to tell how long one takes
+            if name == "busy":
+                noting.update(on_train_epoch_end=work_alone, on_fit_epoch_end=let_a_child_work)
+            run(name, mischief, {"stall": STALL}, batch=16, val=name == "validating")
+        else:
+            run(name, mischief, {"stall": 10.0, "checkpoint_minutes": 1e-9})
         status = 0
     except PeerLost as error:
         print(error)
@@ -62,8 +99,18 @@ def apart(name: str, mischief: str, port: str) -> int:
 
 
 os.environ["FREEZE_BN"] = "1"
+SHORT = {
+    "beginning": "1:0:0:on_train_batch_start",
+    "validating": "1:0:0:on_val_batch_start",
+    "busy": "1:1:1:on_train_epoch_end",
+}
+LOST = {
+    "killed": "0:1:5:kill",
+    "hanging": "1:0:6:on_train_batch_start",
+    "failing": "1:0:1:raise",
+    **SHORT,
+}
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
-LOST = {"killed": "0:1:5:kill", "hanging": "1:0:6:hang", "failing": "1:0:1:raise"}
 ports = os.environ["PORTS"].split(",")
 forks = [apart(name, LOST[name], port) for name, port in zip(LOST, ports, strict=True)]
 run("two")
@@ -96,5 +143,5 @@ for name, process in zip(LOST, forks, strict=True):
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     (folder / f"{name}-{rank}.status").write_text(str(status))
 
-# A rank is frozen: nobody is left.
-run("frozen", "1:1:4:freeze", {"stall": 12.0}, resume="auto")
+# In the run of the command line a rank is frozen: nobody is left.
+begin("frozen", "1:1:4:freeze")

@@ -2,8 +2,8 @@
 
 One line a batch in NOTES/RANK.jsonl: epoch, batch of the epoch, a hash of each sample, the loss,
 and how many times gradients were reduced so far. Batch norm is frozen with FREEZE_BN=1. MISCHIEF
-says what goes wrong, as RANK:EPOCH:BATCH:WHAT, with WHAT one of kill, freeze, hang, raise, or a
-signal.
+says what goes wrong, as RANK:EPOCH:BATCH:WHAT, with WHAT one of kill, freeze, raise, a signal, or
+an event that hangs from then on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 RANK = int(os.environ.get("RANK", 0))
 NOTES = Path(os.environ.get("NOTES", "."))
 reduced = 0
-hanging = False
+hanging = ""
 fed: list[str] = []
 
 
@@ -50,6 +50,7 @@ def on_train_start(trainer: Any) -> None:
         trainer._model_train = frozen
     if hasattr(trainer.model, "register_comm_hook"):
         trainer.model.register_comm_hook(None, counting)
+    misbehave(trainer)
 
 
 def counting(state, bucket):  # torch reads annotations, and knows none of these as text
@@ -60,9 +61,21 @@ def counting(state, bucket):  # torch reads annotations, and knows none of these
     return allreduce_hook(torch.distributed.group.WORLD, bucket)
 
 
-def on_train_batch_start(trainer: Any) -> None:
-    if hanging:
+def hang_in(event: str) -> None:
+    if hanging == event:
         time.sleep(600)
+
+
+def on_train_batch_start(trainer: Any) -> None:
+    hang_in("on_train_batch_start")
+
+
+def on_val_batch_start(validator: Any) -> None:
+    hang_in("on_val_batch_start")
+
+
+def on_train_epoch_end(trainer: Any) -> None:
+    hang_in("on_train_epoch_end")
 
 
 def on_train_batch_end(trainer: Any) -> None:
@@ -82,16 +95,16 @@ def on_train_batch_end(trainer: Any) -> None:
 
 def misbehave(trainer: Any) -> None:
     rank, epoch, batch, what = os.environ.get("MISCHIEF", "-1:0:0:none").split(":")
-    if (RANK, trainer.epoch, trainer.at.step) != (int(rank), int(epoch), int(batch)):
+    if (RANK, trainer.at.epoch, trainer.at.step) != (int(rank), int(epoch), int(batch)):
         return
     (NOTES / "mischief").write_text(str(time.time()))
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
-    elif what == "hang":  # in the next step; a callback may take longer
+    elif what.startswith("on_"):
         global hanging
-        hanging = True
+        hanging = what
     elif what == "raise":
         raise ValueError("mischief")
     else:

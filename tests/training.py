@@ -68,13 +68,15 @@ def train(trainer: Any, values: dict[str, Any], callbacks: dict[str, Any] | None
     return model.trainer
 
 
-def torchrun(*command: str, ranks: int = 2, env: dict[str, str], timeout: float = 300) -> Any:
-    """A script under torchrun, which takes its ranks with it when it takes too long."""
+def yolodata_train(
+    values: dict[str, Any], env: dict[str, str], timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """The command line, which takes its processes with it when it takes too long."""
     given = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     given["PYTHONPATH"] = os.pathsep.join([str(NOTING.parents[1]), str(NOTING.parent)])
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    written = [f"{name}={value}" for name, value in values.items()]
     with subprocess.Popen(
-        [*start, f"--nproc-per-node={ranks}", *command],
+        [sys.executable, "-m", "yolodata", "train", *written],
         env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from yolodata.train.exits import PeerLost, Preempted
+from yolodata.train.pulse import Pulse
 from yolodata.train.signals import StopRequest
-from yolodata.train.watch import Pulse, Watch
+from yolodata.train.watch import Watch
 from yolodata.train.world import World
 
 NOTHING, DUE, STOP, URGENT = range(4)

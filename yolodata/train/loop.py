@@ -217,7 +217,7 @@ class EpochLoop:
 
     def _agree(self: Any, done: int) -> None:
         """All ranks are at the same step, and do the same: go on, stop, write a checkpoint."""
-        self.guard.pulse.mark("waiting for the other ranks")
+        self.guard.pulse.wait()
         wish = self.guard.wish(self._checkpoint_is_due())
         wish, most, least, stop = self.world.largest([wish, done, -done, int(self.stop)])
         if most != -least:
@@ -226,6 +226,7 @@ class EpochLoop:
                 "left by a callback?"
             )
         self.stop = bool(stop)
+        self.guard.pulse.stepped()
         if wish == NOTHING or (self.at.pending and wish != URGENT):
             return
         if self.exact:
@@ -236,7 +237,7 @@ class EpochLoop:
     # Its end.
 
     def _end_epoch(self: Any) -> None:
-        self.guard.section("callbacks")
+        self.guard.section("in callbacks")
         criterion = unwrap_model(self.model).criterion
         if hasattr(criterion, "update"):
             criterion.update()
@@ -252,6 +253,7 @@ class EpochLoop:
             self.guard.section("validating", parts=True)
             self._clear_memory(0.5)
             self.metrics, self.fitness = self.validate()
+        self.guard.section("looking for NaN")  # rank 0 says; the others have no metrics to sum up
         if self._handle_nan_recovery(self.epoch):
             self.optimizer.zero_grad()
             self.at, self._unsaved = Position(self.epoch), None
@@ -269,7 +271,7 @@ class EpochLoop:
         self._estimate_epochs()
         self.run_callbacks("on_fit_epoch_end")
         self._clear_memory(0.5)
-        self.guard.pulse.mark("waiting for the other ranks")
+        self.guard.pulse.wait()
         self.stop = bool(self.world.largest([int(self.stop)])[0])
         self.at = self.at.at_next_epoch(finished=self.stop)
         self._between(write=bool(self.args.save))

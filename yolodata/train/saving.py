@@ -61,6 +61,7 @@ class Saving:
 
     def _between(self: Any, write: bool = False) -> None:
         """The state between parts of an epoch: written, or at hand for `_write_unsaved`."""
+        self.guard.pulse.section("keeping the state")
         with self.guard.undisturbed():
             state = self._captured(copy=write)  # nothing changes before the next step
             self._unsaved = None if write else state

@@ -22,7 +22,9 @@ class TrainSettings(Settings):
         upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
             nowhere.
         stall: seconds without progress, in a step that usually takes a tenth of them at most, after
-            which a rank counts as stalled; between steps (callbacks, saving) ten times as many.
+            which a rank counts as stalled. Where no duration is usual (the first steps, callbacks,
+            saving) 1.5 times as many without any work (processor, disk, child processes), and ten
+            times as many with it.
         callbacks: a Python file whose functions are named after Ultralytics' events
             (`on_train_epoch_end(trainer)`, …); every rank runs them.
         whole_batch_loss: targets are counted over all ranks, so that the loss is that of one

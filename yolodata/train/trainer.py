@@ -94,10 +94,14 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
             init_seeds(self.args.seed + self.world.rank, deterministic=self.args.deterministic)
             self.ddp = False
             share_cores(self.world.local_size)
+        self.add_callback("on_val_start", self._validating)
         self.add_callback("on_val_batch_end", self._validated)
         if self.settings.callbacks:
             for event, function in callbacks_of_file(self.settings.callbacks).items():
                 self.add_callback(event, function)
+
+    def _validating(self: Any, validator: Any) -> None:
+        self.guard.pulse.section("validating", parts=True)
 
     def _validated(self: Any, validator: Any) -> None:
         self.guard.pulse.part()
@@ -198,6 +202,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         if self.exact and (self.device.type == "cuda" if wanted is None else wanted):
             self.guard.section("trying the largest batch")
             dry_step(self)
+        self.guard.section("starting")
         self._wrap_model()
         self.at = Position(self.start_epoch)
         if self._going_on is not None:
@@ -322,6 +327,8 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
 
     def final_eval(self: Any) -> None:
         """Upstream's; on CPUs with several ranks, where its last validation asks for CUDA, ours."""
+        if self.world.rank != 0:  # which makes the files smaller first
+            self.guard.pulse.wait()
         if self.world.alone or self.device.type != "cpu":
             super().final_eval()
             return

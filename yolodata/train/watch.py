@@ -6,12 +6,19 @@ a thread does the watching. Each rank writes once a second what it is doing and 
 
 - its process is gone (seen at once on the same machine),
 - it stopped writing for two thirds of `stall`: killed, frozen, cut off,
-- it has not moved for longer than what it is doing may take, and no rank is further behind: the
-  others wait for it. A step, or a batch of validation, may take `stall` seconds, or ten times what
-  the longest one took. What comes in between (metrics, plots, saving, callbacks, a checkpoint) one
-  rank may do alone, and has no usual duration: ten times `stall`, as the first steps. Setting up
-  (packing, scanning, downloads) and the end (upload) take as long as they take: there only a rank
-  that is gone is lost.
+- it has not moved for longer than what it is doing may take, and no rank has been further behind
+  meanwhile: the others wait for it. A step, or a batch of validation, may take `stall` seconds, or
+  ten times what the longest one took,
+- it does not work, where nobody knows how long things take: in the first steps and batches of
+  validation, which compile, and in what comes between (metrics, plots, saving, callbacks, a
+  checkpoint), which one rank may do alone. Work is processor time, its own or that of its
+  children, and waiting for a disk; see `work`. 1.5 times `stall` without any, on all ranks that
+  are as far behind, is too long, and so is ten times `stall` with it: who is busy for ever cannot
+  be told from who is slow.
+
+Setting up (packing, scanning, downloads) and the end (upload) take as long as they take: there only
+a rank that is gone is lost. Work would tell nothing: a rank may wait for hours, for the lock of
+another run that packs the same data, say.
 
 Whoever finds a rank lost writes the reason into the store; each rank prints it and ends, and kills
 the lost process if it is frozen on the same machine, where no signal that can be caught reaches it.
@@ -32,111 +39,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from yolodata.train.exits import PEER_LOST, leave_status
+from yolodata.train.pulse import EVERY, Pulse
+from yolodata.train.work import Work
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
     from yolodata.train.world import World
-
-EVERY = 1.0
-FREE_STEPS, FREE_PARTS = 3, 1
-"""The first steps compile, choose kernels, fill caches: they say nothing of how long others take.
-So do the first batches of validation."""
-
-
-class Usual:
-    """How long one of many similar things may take, by how long the others took.
-
-    Args:
-        stall: seconds that each may take; ten times that as long as nothing is known.
-        free: how many first ones say nothing of the others.
-    """
-
-    def __init__(self, stall: float, free: int) -> None:
-        self._stall, self._free = stall, free
-        self._longest = 0.0
-
-    def took(self, seconds: float) -> None:
-        """Another one is over."""
-        self._free -= 1
-        if self._free < 0:
-            self._longest = max(self._longest, seconds)
-
-    def limit(self) -> float:
-        """Seconds that the next one may take."""
-        return 10 * self._stall if self._free >= 0 else max(self._stall, 10 * self._longest)
-
-
-class Pulse:
-    """What this process is doing; marked by the trainer, told to the other ranks by the watch."""
-
-    def __init__(self, stall: float = 30.0) -> None:
-        self.stall = stall
-        self.at = (0, 0)  # steps begun, and things begun since then: the same on every rank
-        self.doing = "starting"
-        self.where = ""
-        self.in_step = False
-        self.since = time.monotonic()
-        self._steps, self._parts = Usual(stall, FREE_STEPS), Usual(stall, FREE_PARTS)
-        self._usual: Usual | None = None
-        self._endless = True
-        self._began = 0.0
-
-    @property
-    def silence(self) -> float:
-        """Seconds without a beat after which a rank is gone."""
-        return max(4 * EVERY, self.stall * 2 / 3)
-
-    def mark(self, doing: str) -> None:
-        """Something else begins."""
-        self.doing, self.since = doing, time.monotonic()
-        self.at = (self.at[0], self.at[1] + 1)
-
-    def step(self, where: str) -> None:
-        """A training step begins, or the last one is over and the next begins."""
-        now = time.monotonic()
-        if self.in_step:
-            self._steps.took(now - self._began)
-        self.where, self.in_step, self._began = where, True, now
-        self._usual, self._endless = self._steps, False
-        self.doing, self.since = "waiting for data", now
-        self.at = (self.at[0] + 1, 0)
-
-    def section(self, doing: str, *, endless: bool = False, parts: bool = False) -> None:
-        """Something begins that is no step.
-
-        Args:
-            doing: what, in words.
-            endless: it takes as long as it takes.
-            parts: it consists of many similar parts; `part` is called after each.
-        """
-        self.in_step = False
-        self._usual, self._endless = self._parts if parts else None, endless
-        self.mark(doing)
-
-    def part(self) -> None:
-        """A part of the section is over; ranks may have different numbers of them."""
-        now = time.monotonic()
-        self._parts.took(now - self.since)
-        self._usual, self.since = self._parts, now
-
-    def limit(self) -> float | None:
-        """Seconds without a move after which this rank is stalled; None: it cannot be."""
-        if self._endless:
-            return None
-        return 10 * self.stall if self._usual is None else self._usual.limit()
-
-    def beat(self) -> dict[str, Any]:
-        """What the other ranks are told."""
-        return {
-            "at": self.at,
-            "doing": self.doing,
-            "where": self.where,
-            "idle": time.monotonic() - self.since,
-            "limit": self.limit(),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-        }
 
 
 class Watch:
@@ -156,7 +65,7 @@ class Watch:
         asked: Callable[[], None],
         last_words: Callable[[], None],
     ) -> None:
-        self._world, self._pulse = world, pulse
+        self._world, self._pulse, self._work = world, pulse, Work()
         self._asked, self._last_words = asked, last_words
         self._store: Store = world.connect()
         self._seen: dict[int, tuple[int, float]] = {}
@@ -168,6 +77,8 @@ class Watch:
         self._goodbye: tuple[str, ...] = ()
         self._asked_why, self._known = threading.Event(), threading.Event()
         self._found: dict[str, Any] | None = None
+        self._behind: tuple[Any, ...] = ()  # how far the last are, who they are, and since when
+        self._behind_since = 0.0
         self._births: dict[int, float] = {}
         self._beat()
         self._thread = threading.Thread(target=self._run, name="yolodata-watch", daemon=True)
@@ -207,6 +118,7 @@ class Watch:
     def _run(self) -> None:
         while not self._over.wait(EVERY):
             try:
+                self._look_at_work()
                 self._beat()
                 found = self._verdict() or self._lost()
                 if found is not None:
@@ -241,6 +153,10 @@ class Watch:
             self._over.wait()
         else:
             self._end(found)
+
+    def _look_at_work(self) -> None:
+        if self._pulse.patience() is not None and self._work.seen():
+            self._pulse.worked = time.monotonic()
 
     def _beat(self) -> None:
         self._number += 1
@@ -292,15 +208,30 @@ class Watch:
 
     def _stalled(self) -> dict[str, Any] | None:
         beats = {**self._beats, 0: self._pulse.beat()}
-        behind = min(beats, key=lambda rank: (tuple(beats[rank]["at"]), -beats[rank]["idle"]))
-        beat = beats[behind]
-        if beat["limit"] is None or beat["idle"] <= beat["limit"]:
+        place = min(tuple(beat["at"]) for beat in beats.values())
+        behind = sorted(rank for rank in beats if tuple(beats[rank]["at"]) == place)
+        now = time.monotonic()
+        if (place, behind) != self._behind:
+            self._behind, self._behind_since = (place, behind), now
+        # Who waited for a rank still says so when that one has come past it, until the next beat.
+        awaited = now - self._behind_since
+        rank = max(behind, key=lambda rank: float(beats[rank]["idle"]))
+        beat = beats[rank]
+        if _exceeds(min(beat["idle"], awaited), beat["limit"]):
+            how = f"no progress for {beat['idle']:.0f} s, with a limit of {beat['limit']:.0f} s"
+        elif all(
+            _exceeds(min(beats[each]["still"], awaited), beats[each]["patience"]) for each in behind
+        ):
+            how = (
+                f"no progress for {beat['idle']:.0f} s and no work for {beat['still']:.0f} s "
+                f"(processor, disk, child processes), with a limit of {beat['patience']:.0f} s"
+            )
+        else:
             return None
         return {
-            "rank": behind,
-            "reason": f"{self._name(behind)} stalled: no progress for {beat['idle']:.0f} s, with a "
-            f"limit of {beat['limit']:.0f} s: {_state(beat)}; if that may take so long, raise "
-            "yolodata.stall",
+            "rank": rank,
+            "reason": f"{self._name(rank)} stalled: {how}: {_state(beat)}; if that may take so "
+            "long, raise yolodata.stall",
         }
 
     def _gone(self, beat: dict[str, Any]) -> bool:
@@ -343,6 +274,10 @@ class Watch:
                 os.kill(beat["pid"], signal.SIGKILL)
                 return
             time.sleep(0.1)
+
+
+def _exceeds(seconds: float, limit: float | None) -> bool:
+    return limit is not None and seconds > limit
 
 
 def _state(beat: dict[str, Any]) -> str:
