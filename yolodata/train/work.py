@@ -23,6 +23,8 @@ WATCHERS = ("yolodata-watch", "yolodata-store", "yolodata-telemetry")
 CARRIERS = (b"gloo_", b"pt_nccl_")
 """Threads that do not count, by Python's names of them, and by how the system's begin."""
 
+_TASKS = "/proc/self/task"
+
 CHILDREN_AFTER = 2.0
 """Seconds that this process is still before its children are looked at, which costs more."""
 
@@ -56,12 +58,17 @@ def _enough(after: dict[int, float], before: dict[int, float]) -> bool:
 
 
 def _threads() -> tuple[dict[int, float], bool]:
-    """CPU seconds of each thread that counts, and whether one of them waits for a disk."""
+    """CPU seconds of each thread that counts, and whether one of them waits for a disk.
+
+    Where the system does not tell one thread from another, all of them are one, idle ones too.
+    """
+    if not os.path.isdir(_TASKS):
+        return {0: time.process_time()}, False
     tick = os.sysconf("SC_CLK_TCK")
     watchers = {thread.native_id for thread in threading.enumerate() if thread.name in WATCHERS}
     found, at_disk = {}, False
-    for task in map(int, os.listdir("/proc/self/task")):
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/stat", "rb") as file:
+    for task in map(int, os.listdir(_TASKS)):
+        with contextlib.suppress(OSError), open(f"{_TASKS}/{task}/stat", "rb") as file:
             name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
             if task not in watchers and not name.startswith(CARRIERS):
                 state, *fields = rest.split()
