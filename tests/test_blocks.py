@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,8 +44,13 @@ def make_shots(recipes: list[Recipe], addresses: dict[int, int], on_device: bool
     return uploaded.copy_(torch.from_numpy(memory))
 
 
-def blocks(recipes: list[Recipe], images: dict[int, Any], dtype: str, channels_last: bool) -> Any:
-    """(B, 3, H, W) by the kernel's body, into poisoned memory with something behind it."""
+def blocks(
+    recipes: list[Recipe], images: dict[int, Any], dtype: str, channels_last: bool
+) -> tuple[Any, int]:
+    """(B, 3, H, W) by the kernel's body, into poisoned memory with something behind it.
+
+    And how many blocks copied their part of a source before they interpolated.
+    """
     height, width = recipes[0].to_dict()["size"]
     count = len(recipes)
     shape = (count, height, width, 3) if channels_last else (count, 3, height, width)
@@ -52,12 +58,18 @@ def blocks(recipes: list[Recipe], images: dict[int, Any], dtype: str, channels_l
     out = aligned(nbytes + 32)
     out[:] = 0xA5
     shots = make_shots(recipes, {i: image.ctypes.data for i, image in images.items()})
-    _native.render_blocks(
+    windows = _native.render_blocks(
         shots.ctypes.data, count, height, width, out.ctypes.data, dtype, channels_last
     )
     assert (out[nbytes:] == 0xA5).all()
     pictures = torch.from_numpy(out[:nbytes]).view(DTYPES[dtype]).view(shape)
-    return pictures.permute(0, 3, 1, 2) if channels_last else pictures
+    return (pictures.permute(0, 3, 1, 2) if channels_last else pictures), windows
+
+
+def as_made(picture: Any, dtype: str) -> Any:
+    """What bytes become in a format."""
+    made = torch.from_numpy(picture)
+    return made if dtype == "uint8" else (made.float() / 255).to(DTYPES[dtype])
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,10 +78,9 @@ def test_the_kernels_body_gives_the_bits_of_shade(situation, dtype, channels_las
     config, sizes, seed, epoch = situation
     images, index = make_images(sizes), make_index(sizes, outlines=40)
     recipes = [_native.plan(index, config.to_native(), seed, epoch, p) for p in range(len(sizes))]
-    want = torch.from_numpy(np.stack([_native.render(r, images) for r in recipes]))
-    if dtype != "uint8":
-        want = (want.float() / 255).to(DTYPES[dtype])
-    assert torch.equal(blocks(recipes, images, dtype, channels_last), want)
+    want = np.stack([_native.render(r, images) for r in recipes])
+    made, _ = blocks(recipes, images, dtype, channels_last)
+    assert torch.equal(made, as_made(want, dtype))
 
 
 @pytest.mark.parametrize("width", [1, 5, 127, 128, 129, 200, 256])
@@ -81,12 +92,175 @@ def test_pictures_of_any_width(width: int, channels_last: bool) -> None:
     recipe = Recipe.from_dict({**values, "size": (13, width)})
     want = _native.render(recipe, images, reference=True)
     for dtype in DTYPES:
-        got = blocks([recipe, recipe], images, dtype, channels_last)
+        got, _ = blocks([recipe, recipe], images, dtype, channels_last)
         for picture in got:
-            expected = torch.from_numpy(want)
-            if dtype != "uint8":
-                expected = (expected.float() / 255).to(DTYPES[dtype])
-            assert torch.equal(picture, expected)
+            assert torch.equal(picture, as_made(want, dtype))
+
+
+# Blocks that copy the part of a source that they show.
+
+BLOCK_HEIGHT, BLOCK_WIDTH, WINDOW_BYTES = 8, 128, 15360
+
+
+def placed(image: Any, skip: int) -> Any:
+    """The image where its address is `skip` more than a multiple of 16 and memory ends with it."""
+    memory = np.empty(skip + image.size, np.uint8)
+    assert memory.ctypes.data % 16 == 0
+    memory[skip:] = image.reshape(-1)
+    return memory[skip:].reshape(image.shape)
+
+
+def neighbours(scale: float, shift: float, at: Any) -> tuple[int, int]:
+    """First and last canvas pixel that these output pixels need, along one axis."""
+    inverse, offset = np.float32(1 / scale), np.float32(-shift / scale)
+    where = np.floor((at * float(inverse) + float(offset)).astype(np.float32)).astype(int)
+    return where.min(), where.max() + 1
+
+
+def copying(recipe: Recipe) -> int:
+    """How many blocks may copy: from canvases on which tiles are drawn pixel by pixel."""
+    values = recipe.to_dict()
+    height, width = values["size"]
+    canvases = []
+    for layer in values["layers"]:
+        canvas = np.full(layer["canvas"], -1)
+        for i, tile in enumerate(layer["tiles"]):
+            canvas[tile["y1"] : tile["y2"], tile["x1"] : tile["x2"]] = i
+        canvases.append(canvas)
+    count = 0
+    for top, left in itertools.product(
+        range(0, height, BLOCK_HEIGHT), range(0, width, BLOCK_WIDTH)
+    ):
+        y = np.arange(top, min(top + BLOCK_HEIGHT, height))
+        x = np.arange(left, min(left + BLOCK_WIDTH, width))
+        y, x = (
+            (height - 1 - y if values["flipud"] else y),
+            (width - 1 - x if values["fliplr"] else x),
+        )
+        number = 0
+        if values["cutmix"] is not None:
+            x1, y1, x2, y2 = values["cutmix"]["area"]
+            if x.min() >= x1 and y.min() >= y1 and x.max() < x2 and y.max() < y2:
+                number = values["cutmix"]["layer"]
+        layer = values["layers"][number]
+        m, paste = layer["matrix"], layer["paste"]
+        if layer["perspective"] or m[1] or m[3] or (paste and paste["layer"] == number):
+            continue
+        (x1, x2), (y1, y2) = neighbours(m[0], m[2], x), neighbours(m[4], m[5], y)
+        if x1 < 0 or y1 < 0 or y2 >= layer["canvas"][0] or x2 >= layer["canvas"][1]:
+            continue
+        shown = canvases[number][y1 : y2 + 1, x1 : x2 + 1]
+        pitch = (3 * shown.shape[1] + 30) // 16 * 16
+        fits = pitch * shown.shape[0] <= WINDOW_BYTES
+        count += bool(fits and shown[0, 0] >= 0 and (shown == shown[0, 0]).all())
+    return count
+
+
+@st.composite
+def upright_layers(draw: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
+    """A layer of parts of images side by side, scaled and moved, seldom turned a little."""
+    tiles, x1 = [], 0
+    for image in draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=2)):
+        height, width = sizes[image]
+        skip = draw(st.integers(0, width // 8))
+        tiles.append({"image": image, "height": height, "width": width, "x1": x1, "y1": 0,
+                      "x2": x1 + width - skip, "y2": height, "x0": x1 - skip, "y0": 0})  # fmt: skip
+        x1 += width - skip - draw(st.integers(0, 1))
+    canvas = [max(t["y2"] for t in tiles), max(t["x2"] for t in tiles)]
+    scale = st.sampled_from([1.0, 1.0, 0.02, 0.47, 0.5, 0.8, 1.3, 1.7, 7.0, 60.0])
+    sx, sy = draw(scale), draw(scale)
+    away = st.sampled_from([0.0, 0.0, 0.0, 0.5, 1.0, 7.3, -3.25])
+    tx, ty = -sx * draw(away | st.floats(0, canvas[1] / 2)), -sy * draw(away)
+    turn = draw(st.sampled_from([0.0] * 5 + [0.01]))
+    return {"canvas": canvas, "tiles": tiles, "matrix": [sx, turn, tx, 0, sy, ty, 0, 0, 1],
+            "perspective": False, "scale": 1.0, "paste": None}  # fmt: skip
+
+
+@st.composite
+def upright(draw: Any) -> tuple[Recipe, list[tuple[int, int]]]:
+    """A recipe that may show two layers more, and the sizes of its images."""
+    side = st.sampled_from([131, 50, 21, 2, 1]), st.sampled_from([701, 643, 300, 129, 1])
+    sizes = draw(st.lists(st.tuples(*side), min_size=1, max_size=3))
+    height, width = draw(st.integers(1, 20)), draw(st.sampled_from([300, 130, 128, 127, 40, 1]))
+    layers = draw(st.lists(upright_layers(sizes), min_size=1, max_size=3))
+    last = len(layers) - 1
+    mixup, cutmix = None, None
+    if draw(st.booleans()):
+        mixup = {"layer": last, "ratio": draw(st.floats(0, 1))}
+    if draw(st.booleans()):
+        x1, y1 = draw(st.integers(0, width)), draw(st.integers(0, height))
+        area = [draw(st.sampled_from([0, x1])), draw(st.sampled_from([0, y1])), width, height]
+        cutmix = {"layer": last, "area": area}
+    pasted = draw(st.sampled_from([None, None, None, 0, last]))
+    if pasted is not None:
+        right = layers[0]["canvas"][1] if pasted == 0 else width
+        layers[0]["paste"] = {"layer": pasted, "objects": [], "runs": [[0, 0, (right + 1) // 2]]}
+    return Recipe.from_dict(
+        {"size": [height, width], "layers": layers, "mixup": mixup, "cutmix": cutmix,
+         "hsv": draw(st.sampled_from([None, [0.01, 0.5, -0.2]])), "flipud": draw(st.booleans()),
+         "fliplr": draw(st.booleans()), "bgr": draw(st.booleans())}
+    ), sizes  # fmt: skip
+
+
+def test_blocks_copy_what_they_show_where_they_can() -> None:
+    """The bits of shade(), and as many blocks copied as those that might: no more and no fewer."""
+    copied, made = [], []
+
+    @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(upright(), st.integers(0, 15), st.sampled_from(sorted(DTYPES)), st.booleans())
+    def check(drawn, skip: int, dtype: str, channels_last: bool) -> None:
+        recipe, sizes = drawn
+        rng = np.random.default_rng(skip)
+        images = {
+            i: placed(rng.integers(0, 256, (*size, 3), np.uint8), skip)
+            for i, size in enumerate(sizes)
+        }
+        want = _native.render(recipe, images, reference=True)
+        got, windows = blocks([recipe], images, dtype, channels_last)
+        assert torch.equal(got[0], as_made(want, dtype))
+        assert windows == copying(recipe)
+        copied.append(windows)
+        made.append(-(-want.shape[1] // BLOCK_HEIGHT) * -(-want.shape[2] // BLOCK_WIDTH))
+
+    check()
+    assert 0.1 < sum(copied) / sum(made) < 0.9  # both kinds are tested
+
+
+def one_image(image: Any, matrix: list[float], size: list[int]) -> Recipe:
+    """The picture that shows one image through a matrix."""
+    height, width = image.shape[:2]
+    tile = {"image": 0, "height": height, "width": width, "x0": 0, "y0": 0, "x1": 0, "y1": 0,
+            "x2": width, "y2": height}  # fmt: skip
+    layer = {"canvas": [height, width], "tiles": [tile], "matrix": matrix, "perspective": False,
+             "scale": 1.0, "paste": None}  # fmt: skip
+    return Recipe.from_dict(
+        {"size": size, "layers": [layer], "mixup": None, "cutmix": None, "hsv": None,
+         "flipud": False, "fliplr": False, "bgr": False}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("skip", range(16))
+def test_copied_to_the_last_byte(skip: int) -> None:
+    """Whole images, wherever they begin and end."""
+    image = placed(np.random.default_rng(skip).integers(0, 256, (18, 130, 3), np.uint8), skip)
+    recipe = one_image(image, [1, 0, -0.5, 0, 1, -0.5, 0, 0, 1], [17, 129])
+    got, windows = blocks([recipe], {0: image}, "uint8", False)
+    assert windows == 6
+    want = _native.render(recipe, {0: image}, reference=True)
+    assert np.array_equal(got[0], want)
+    assert want[0, -1, -1] == np.rint(image[-2:, -2:, 0].mean())
+
+
+@pytest.mark.parametrize(("columns", "windows"), [(315, 1), (316, 0)])
+def test_copied_as_far_as_there_is_room(columns: int, windows: int) -> None:
+    """16 rows of 960 bytes, 15 + 3 * 315 and what rounds them up, fill the memory; 976 do not."""
+    image = placed(np.random.default_rng(0).integers(0, 256, (40, 400, 3), np.uint8), 5)
+    shrink = 127 / (columns - 1.5)  # the last output column lies halfway between the last two
+    recipe = one_image(image, [shrink, 0, 0, 0, 0.5, 0, 0, 0, 1], [8, 128])
+    assert copying(recipe) == windows
+    got, copied = blocks([recipe], {0: image}, "uint8", True)
+    assert copied == windows
+    assert np.array_equal(got[0], _native.render(recipe, {0: image}, reference=True))
 
 
 def test_every_byte_becomes_the_fraction_that_torch_makes() -> None:
@@ -97,8 +271,8 @@ def test_every_byte_becomes_the_fraction_that_torch_makes() -> None:
     recipe = _native.plan(make_index([(16, 16)]), config.to_native(), 0, 0, 0)
     want = torch.arange(256, dtype=torch.uint8)
     for dtype in ("float16", "bfloat16"):
-        got = blocks([recipe], {0: every}, dtype, False)[0, 0].reshape(-1)
-        assert torch.equal(got, (want.float() / 255).to(DTYPES[dtype]))
+        got, _ = blocks([recipe], {0: every}, dtype, False)
+        assert torch.equal(got[0, 0].reshape(-1), (want.float() / 255).to(DTYPES[dtype]))
 
 
 def test_a_block_that_is_told_something_wrong_is_noticed() -> None:
@@ -107,7 +281,7 @@ def test_a_block_that_is_told_something_wrong_is_noticed() -> None:
     images, index = make_images(sizes), make_index(sizes)
     config = AugmentConfig(imgsz=64).to_native()
     recipes = [_native.plan(index, config, 3, 0, p) for p in (0, 1)]
-    got = blocks(recipes[::-1], images, "uint8", False)
+    got, _ = blocks(recipes[::-1], images, "uint8", False)
     assert not np.array_equal(got[0], _native.render(recipes[0], images))
 
 
@@ -127,19 +301,20 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 def random_recipes(count: int) -> Iterator[tuple[Recipe, dict[int, Any]]]:
-    """Recipes of every kind, all 640 x 640, with their images."""
+    """Recipes of every kind, 640 x 640, with images; at least half neither turn nor shear."""
     rng = np.random.default_rng(5)
     sizes = [(int(h), int(w)) for h, w in rng.integers(40, 641, (24, 2))]
     images, index = make_images(sizes), make_index(sizes, outlines=100)
     for number in range(count):
         kind = rng.integers(0, 2, 10)
+        turns = number % 2
         config = AugmentConfig(
             imgsz=640,
             mosaic=1.0 - 0.3 * kind[0],
             mosaic_grid=9 if kind[1] else 4,
-            degrees=20.0 * kind[2],
-            shear=8.0 * kind[3],
-            perspective=0.0008 * kind[4],
+            degrees=20.0 * turns * kind[2],
+            shear=8.0 * turns * kind[3],
+            perspective=0.0008 * turns * kind[4],
             flipud=0.5,
             bgr=0.3,
             mixup=0.5 * kind[5],
@@ -173,7 +348,5 @@ def test_the_device_gives_the_bits_of_the_cpu(dtype: str, channels_last: bool) -
             uploaded.data_ptr(), len(recipes), 640, 640, out.data_ptr(), dtype, channels_last,
             stream.cuda_stream,
         )  # fmt: skip
-        want = torch.from_numpy(np.stack([_native.render(r, images) for r in recipes]))
-        if dtype != "uint8":
-            want = (want.float() / 255).to(DTYPES[dtype])
-        assert torch.equal(out.cpu(), want)
+        want = np.stack([_native.render(r, images) for r in recipes])
+        assert torch.equal(out.cpu(), as_made(want, dtype))

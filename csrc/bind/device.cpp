@@ -46,7 +46,7 @@ void bind_device(nb::module_& m) {
          std::uintptr_t out, const std::string& dtype, bool channels_last) {
         const Output output = output_at(out, dtype, channels_last);
         const nb::gil_scoped_release release;
-        render_blocks(shots_at(shots), count, width, height, output);
+        return render_blocks(shots_at(shots), count, width, height, output);
       },
       "shots"_a, "count"_a, "height"_a, "width"_a, "out"_a, "dtype"_a, "channels_last"_a);
   m.def(

@@ -69,10 +69,6 @@ class Band {
 // Rows of a layer whose map keeps rows rows and columns columns.
 class AxisRows {
  public:
-  static bool fits(const Layer& layer) {
-    return !layer.perspective && layer.inverse[1] == 0.0f && layer.inverse[3] == 0.0f;
-  }
-
   // For output columns [begin, end) of a picture of `width`, mirrored if `fliplr`.
   AxisRows(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
            bool flipud, std::int32_t begin, std::int32_t end)
@@ -95,8 +91,9 @@ class AxisRows {
       const std::int32_t x = std::min(begin + static_cast<std::int32_t>(i), end - 1);
       const float at = to_canvas(layer, unflip(x, width, fliplr), 0).x;
       if (at > -1.0f && at < static_cast<float>(layer.width)) {
-        lefts_[i] = floor_int(at);
-        weights_[i] = at - static_cast<float>(lefts_[i]);
+        const auto [left, weight] = between(at);
+        lefts_[i] = left;
+        weights_[i] = weight;
         short_weights_ &= is_short(weights_[i]);
       } else {  // two neighbours off the canvas, on the right side
         lefts_[i] = at >= static_cast<float>(layer.width) ? layer.width : -2;
@@ -125,8 +122,7 @@ class AxisRows {
     const Planes out = row.from(begin_);
     const float at = to_canvas(layer_, 0, y).y;
     if (!(at > -1.0f && at < static_cast<float>(layer_.height))) return fill(out, 0, count_);
-    const std::int32_t iy = floor_int(at);
-    const float weight = at - static_cast<float>(iy);
+    const auto [iy, weight] = between(at);
     const Line& top = line_of(iy);
     const Line& bottom = weight == 0.0f ? top : line_of(iy + 1);
     const auto empty = [&](int i) { return top.empty[i / kBlock] && bottom.empty[i / kBlock]; };

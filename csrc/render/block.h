@@ -11,24 +11,24 @@
 #include "core/host_device.h"
 #include "render/render.h"
 #include "render/shade.h"
+#include "render/window.h"
 
 namespace yolodata {
 
 inline constexpr int kBlockWidth = 128, kBlockHeight = 8, kBlockThreads = 256;
 inline constexpr int kBlockPixels = kBlockWidth * kBlockHeight;
 
-// 16 bytes of anything.
-struct __attribute__((may_alias, aligned(16))) Chunk {
-  std::uint32_t words[4];
-};
-
 // What the threads of a block share. Pixels are of type `T`, in the order of the output: planes of
 // rows of kBlockWidth, or rows of kBlockWidth triples.
 template <typename T>
 struct Stage {
   Shot shot;
-  alignas(16) T pixels[3 * kBlockPixels];
-  Known known;
+  alignas(kChunk) T pixels[3 * kBlockPixels];
+  std::int32_t known[kMaxLayers];  // what the block sees of each layer; see `tile_of`
+  Window window;                   // onto the layer that it shows first
+  alignas(kChunk) std::uint8_t seen[kWindowBytes];  // through the window
+  Between columns[kBlockWidth];                     // where its columns lie in the window
+  Line lines[kBlockHeight];                         // and its rows
 };
 
 // One launch, as every block sees it.
@@ -82,34 +82,12 @@ YD_HD std::uint16_t stored(std::int32_t byte, Format format, std::uint16_t) {
   return format == Format::kFloat16 ? to_float16(byte) : to_bfloat16(byte);
 }
 
-// What a rectangle of output pixels, corners included, sees of a layer. Maps without perspective
-// are monotonic in x and in y, rounding included, so that the corners bound everything between.
-YD_HD std::int32_t known_tile(const Recipe& recipe, const Layer& layer, std::int32_t x1,
-                              std::int32_t y1, std::int32_t x2, std::int32_t y2) {
-  if (layer.perspective || layer.paste_from == kMirror) return kSeam;
-  float left = 0, top = 0, right = 0, bottom = 0;
-  for (int corner = 0; corner < 4; ++corner) {
-    const std::int32_t x = unflip(corner & 1 ? x2 : x1, recipe.width, recipe.fliplr);
-    const std::int32_t y = unflip(corner & 2 ? y2 : y1, recipe.height, recipe.flipud);
-    const Point point = to_canvas(layer, x, y);
-    left = corner == 0 || point.x < left ? point.x : left;
-    top = corner == 0 || point.y < top ? point.y : top;
-    right = corner == 0 || point.x > right ? point.x : right;
-    bottom = corner == 0 || point.y > bottom ? point.y : bottom;
-  }
-  constexpr float kFar = 1.0e9f;
-  if (!(left > -kFar && top > -kFar && right < kFar && bottom < kFar)) return kSeam;
-  return tile_of(layer, floor_int(left), floor_int(top), floor_int(right) + 1,
-                 floor_int(bottom) + 1);
-}
-
 // Step 1: the recipe, from memory, without the layers that it does not have.
 template <typename T>
 YD_HD void load(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
   const Shot* shot = launch.shots + place.picture;
   const Chunk* from = reinterpret_cast<const Chunk*>(shot);
   Chunk* to = reinterpret_cast<Chunk*>(&stage.shot);
-  constexpr std::size_t kChunk = sizeof(Chunk);
   const auto layers = static_cast<std::size_t>(shot->recipe.layer_count);
   const auto recipe_end =
       static_cast<int>((offsetof(Recipe, layers) + layers * sizeof(Layer) + kChunk - 1) / kChunk);
@@ -120,7 +98,19 @@ YD_HD void load(int thread, const Launch& launch, const Place& place, Stage<T>& 
     if (i < recipe_end || i >= kSources) to[i] = from[i];
 }
 
-// Step 2: what the block sees of each layer.
+// The layer that these pixels, corners included, show before anything is mixed into it or pasted
+// onto it; if a cut covers only some of them, the layer around it.
+YD_HD int first_layer(const Recipe& recipe, std::int32_t x1, std::int32_t y1, std::int32_t x2,
+                      std::int32_t y2) {
+  const auto is_cut = [&](std::int32_t x, std::int32_t y) {
+    return in_cut(recipe, unflip(x, recipe.width, recipe.fliplr),
+                  unflip(y, recipe.height, recipe.flipud));
+  };
+  const bool cut = recipe.cutmix_layer != kNoLayer && is_cut(x1, y1) && is_cut(x2, y2);
+  return cut ? recipe.cutmix_layer : 0;
+}
+
+// Step 2: what the block sees of each layer, and through its window.
 template <typename T>
 YD_HD void look(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
   if (thread >= kMaxLayers) return;
@@ -128,18 +118,46 @@ YD_HD void look(int thread, const Launch& launch, const Place& place, Stage<T>& 
   if (thread >= recipe.layer_count) return;
   const std::int32_t right = smaller(place.x + kBlockWidth, launch.width) - 1;
   const std::int32_t bottom = smaller(place.y + kBlockHeight, launch.height) - 1;
-  stage.known.tile[thread] =
-      known_tile(recipe, recipe.layers[thread], place.x, place.y, right, bottom);
+  const View view = view_of(recipe, recipe.layers[thread], place.x, place.y, right, bottom);
+  stage.known[thread] = view.tile;
+  if (thread == first_layer(recipe, place.x, place.y, right, bottom))
+    open(stage.window, recipe, stage.shot.sources, thread, view);
 }
 
-// Step 3: the pixels. Neighbouring threads make neighbouring pixels, so that they read the same
+// Step 3: what the window shows, from memory.
+template <typename T>
+YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
+  const Window& window = stage.window;
+  if (window.layer == kNoLayer) return;
+  copy(thread, kBlockThreads, window, stage.seen);
+  const Recipe& recipe = stage.shot.recipe;
+  const Layer& layer = recipe.layers[window.layer];
+  if (thread < kBlockWidth)
+    stage.columns[thread] =
+        column_of(window, layer, unflip(place.x + thread, recipe.width, recipe.fliplr));
+  if (thread < kBlockHeight && place.y + thread < launch.height)
+    stage.lines[thread] =
+        line_of(window, layer, unflip(place.y + thread, recipe.height, recipe.flipud));
+}
+
+// Step 4: the pixels. Neighbouring threads make neighbouring pixels, so that they read the same
 // pieces of memory.
 template <typename T, bool kChannelsLast>
 YD_HD void shade_block(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
+  const Recipe& recipe = stage.shot.recipe;
+  const Sources& sources = stage.shot.sources;
   for (int i = thread; i < kBlockPixels; i += kBlockThreads) {
     const std::int32_t x = place.x + i % kBlockWidth, y = place.y + i / kBlockWidth;
     if (x >= launch.width || y >= launch.height) continue;
-    const Rgb pixel = shade(stage.shot.recipe, stage.shot.sources, x, y, stage.known);
+    const auto look = [&](int layer, std::int32_t at_x, std::int32_t at_y) {
+      if (layer != stage.window.layer)
+        return sample(recipe.layers[layer], sources.layers[layer], at_x, at_y, stage.known[layer]);
+      const Between column = stage.columns[i % kBlockWidth];
+      const Line line = stage.lines[i / kBlockWidth];
+      const std::uint8_t* const from = stage.seen + column.first;
+      return interpolate(from + line.upper, from + line.lower, column.weight, line.weight);
+    };
+    const Rgb pixel = compose(recipe, sources, x, y, look);
     T* at = stage.pixels + (kChannelsLast ? 3 * i : i);
     constexpr int kNext = kChannelsLast ? 1 : kBlockPixels;
     at[0] = stored(pixel.r, launch.format, T{});
@@ -148,7 +166,7 @@ YD_HD void shade_block(int thread, const Launch& launch, const Place& place, Sta
   }
 }
 
-// Step 4: out of the block's memory. A run is one row of the block: of a plane, or of triples.
+// Step 5: out of the block's memory. A run is one row of the block: of a plane, or of triples.
 template <typename T, bool kChannelsLast>
 YD_HD void store(int thread, const Launch& launch, const Place& place, const Stage<T>& stage) {
   constexpr int kPerPixel = kChannelsLast ? 3 : 1;

@@ -8,7 +8,8 @@ namespace yolodata {
 namespace {
 
 template <typename T, bool kChannelsLast>
-void run(const Launch& launch, std::int32_t count) {
+std::int64_t run(const Launch& launch, std::int32_t count) {
+  std::int64_t windows = 0;
   const auto stage = std::make_unique<Stage<T>>();
   const auto each = [](auto step) {
     for (int thread = 0; thread < kBlockThreads; ++thread) step(thread);
@@ -19,22 +20,24 @@ void run(const Launch& launch, std::int32_t count) {
         const Place place{picture, x, y};
         each([&](int thread) { load(thread, launch, place, *stage); });
         each([&](int thread) { look(thread, launch, place, *stage); });
+        each([&](int thread) { fetch(thread, launch, place, *stage); });
+        windows += stage->window.layer != kNoLayer;
         each([&](int thread) { shade_block<T, kChannelsLast>(thread, launch, place, *stage); });
         each([&](int thread) { store<T, kChannelsLast>(thread, launch, place, *stage); });
       }
+  return windows;
 }
 
 }  // namespace
 
-void render_blocks(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
-                   const Output& out) {
+std::int64_t render_blocks(const Shot* shots, std::int32_t count, std::int32_t width,
+                           std::int32_t height, const Output& out) {
   const Launch launch{shots, width, height, out.data, out.format};
   if (out.format == Format::kUint8)
-    out.channels_last ? run<std::uint8_t, true>(launch, count)
-                      : run<std::uint8_t, false>(launch, count);
-  else
-    out.channels_last ? run<std::uint16_t, true>(launch, count)
-                      : run<std::uint16_t, false>(launch, count);
+    return out.channels_last ? run<std::uint8_t, true>(launch, count)
+                             : run<std::uint8_t, false>(launch, count);
+  return out.channels_last ? run<std::uint16_t, true>(launch, count)
+                           : run<std::uint16_t, false>(launch, count);
 }
 
 }  // namespace yolodata

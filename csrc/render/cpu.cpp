@@ -38,7 +38,7 @@ class LayerRows {
     const Layer& which = recipe.layers[layer];
     const LayerSources& its = sources.layers[layer];
     const bool fliplr = recipe.fliplr != 0;
-    if (AxisRows::fits(which))
+    if (keeps_axes(which))
       axis_.emplace(which, its, recipe.width, fliplr, recipe.flipud != 0, begin, end);
     else
       free_.emplace(which, its, recipe.width, fliplr, begin, end);

@@ -9,9 +9,13 @@
 namespace yolodata {
 namespace {
 
+// How many blocks a multiprocessor is to have at work, which is to say 40 registers a thread; left
+// to itself, the compiler takes 48. See Note [windows] for the memory that this leaves them.
+constexpr int kBlocksAtOnce = 6;
+
 // See block.h for what the steps do.
 template <typename T, bool kChannelsLast>
-__global__ void __launch_bounds__(kBlockThreads) render_kernel(const Launch launch) {
+__global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce) render_kernel(const Launch launch) {
   __shared__ Stage<T> stage;
   const Place place{static_cast<std::int32_t>(blockIdx.z),
                     static_cast<std::int32_t>(blockIdx.x) * kBlockWidth,
@@ -20,6 +24,8 @@ __global__ void __launch_bounds__(kBlockThreads) render_kernel(const Launch laun
   load(thread, launch, place, stage);
   __syncthreads();
   look(thread, launch, place, stage);
+  __syncthreads();
+  fetch(thread, launch, place, stage);
   __syncthreads();
   shade_block<T, kChannelsLast>(thread, launch, place, stage);
   __syncthreads();

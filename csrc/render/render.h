@@ -57,8 +57,9 @@ void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std:
                  const Output& out, void* stream);
 
 // The same on the calling CPU thread, from and to its own memory: the kernel's body in loops.
-void render_blocks(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
-                   const Output& out);
+// Returns how many blocks copied what they show before they interpolated (see Note [windows]).
+std::int64_t render_blocks(const Shot* shots, std::int32_t count, std::int32_t width,
+                           std::int32_t height, const Output& out);
 
 // Makes host memory readable by CUDA devices where it lies, and returns its address there. Throws
 // std::runtime_error with the reason where the system refuses (no driver, memory that cannot be

@@ -75,6 +75,22 @@ YD_HD Point to_canvas(const Layer& layer, std::int32_t x, std::int32_t y) {
   return point;
 }
 
+// Whether the map keeps rows rows and columns columns: neither rotates nor shears.
+YD_HD bool keeps_axes(const Layer& layer) {
+  return !layer.perspective && layer.inverse[1] == 0.0f && layer.inverse[3] == 0.0f;
+}
+
+// Where a coordinate lies between two pixels: the first of them, and the weight of the second.
+struct Between {
+  std::int32_t first;
+  float weight;
+};
+
+YD_HD Between between(float at) {
+  const std::int32_t first = floor_int(at);
+  return {first, at - static_cast<float>(first)};
+}
+
 // Whether any of the four neighbours of the point lies on the canvas (false for NaN).
 YD_HD bool touches(const Layer& layer, Point point) {
   return point.x > -1.0f && point.y > -1.0f && point.x < static_cast<float>(layer.width) &&
@@ -144,6 +160,12 @@ YD_HD std::int32_t interpolate(std::int32_t p00, std::int32_t p01, std::int32_t 
   return round_int(blend(top, bottom, wy));
 }
 
+// Between two pixels in memory, from `p` on, and the two below, from `q` on.
+YD_HD Rgb interpolate(const std::uint8_t* p, const std::uint8_t* q, float wx, float wy) {
+  return {interpolate(p[0], p[3], q[0], q[3], wx, wy), interpolate(p[1], p[4], q[1], q[4], wx, wy),
+          interpolate(p[2], p[5], q[2], q[5], wx, wy)};
+}
+
 // See Note [linear sampling]. `known` is what the surroundings of the pixel show, if somebody found
 // out: a tile, kNoTile, or kSeam.
 YD_HD Rgb sample(const Layer& layer, const LayerSources& sources, std::int32_t x, std::int32_t y,
@@ -151,8 +173,8 @@ YD_HD Rgb sample(const Layer& layer, const LayerSources& sources, std::int32_t x
   if (known == kNoTile) return {kFill, kFill, kFill};
   const Point point = to_canvas(layer, x, y);
   if (!touches(layer, point)) return {kFill, kFill, kFill};
-  const std::int32_t ix = floor_int(point.x), iy = floor_int(point.y);
-  const float wx = point.x - static_cast<float>(ix), wy = point.y - static_cast<float>(iy);
+  const auto [ix, wx] = between(point.x);
+  const auto [iy, wy] = between(point.y);
   const int tile = known != kSeam                      ? known
                    : is_pasted(layer, sources, ix, iy) ? kSeam
                                                        : tile_of(layer, ix, iy, ix + 1, iy + 1);
@@ -160,10 +182,7 @@ YD_HD Rgb sample(const Layer& layer, const LayerSources& sources, std::int32_t x
   if (tile != kSeam) {
     const ImageView& image = sources.images[tile];
     const std::uint8_t* p = tile_pixel(layer.tiles[tile], image, ix, iy);
-    const std::uint8_t* q = p + 3 * static_cast<std::int64_t>(image.width);
-    return {interpolate(p[0], p[3], q[0], q[3], wx, wy),
-            interpolate(p[1], p[4], q[1], q[4], wx, wy),
-            interpolate(p[2], p[5], q[2], q[5], wx, wy)};
+    return interpolate(p, p + 3 * static_cast<std::int64_t>(image.width), wx, wy);
   }
   const Rgb p00 = canvas_pixel(layer, sources, ix, iy);
   const Rgb p01 = canvas_pixel(layer, sources, ix + 1, iy);
@@ -255,35 +274,35 @@ YD_HD std::int32_t unflip(std::int32_t at, std::int32_t size, std::int32_t flip)
   return flip ? size - 1 - at : at;
 }
 
-// What the surroundings of a pixel show in each layer; see `tile_of`.
-struct Known {
-  std::int32_t tile[kMaxLayers];
-};
-
-// The whole recipe for output pixel (x, y).
-YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y,
-                const Known& known = {{kSeam, kSeam, kSeam, kSeam, kSeam, kSeam}}) {
+// The whole recipe for output pixel (x, y), whoever knows the values of layers: `look` is called
+// with a layer and the position before the flips.
+template <typename Look>
+YD_HD Rgb compose(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y,
+                  const Look& look) {
   x = unflip(x, recipe.width, recipe.fliplr);
   y = unflip(y, recipe.height, recipe.flipud);
-  const auto look = [&](int layer) {
+  const auto show = [&](int layer) {
     const int from = recipe.layers[layer].paste_from;
     if (from >= 0 && in_mask(sources.layers[layer].mask, recipe.height, x, x + 1, y)) layer = from;
-    return sample(recipe.layers[layer], sources.layers[layer], x, y, known.tile[layer]);
+    return look(layer, x, y);
   };
-  Rgb pixel;
-  if (recipe.cutmix_layer != kNoLayer && in_cut(recipe, x, y)) {
-    pixel = look(recipe.cutmix_layer);
-  } else {
-    pixel = look(0);
-    if (recipe.mixup_layer != kNoLayer) {
-      const Rgb other = look(recipe.mixup_layer);
-      pixel = {mix(pixel.r, other.r, recipe.mixup_ratio), mix(pixel.g, other.g, recipe.mixup_ratio),
-               mix(pixel.b, other.b, recipe.mixup_ratio)};
-    }
+  const bool cut = recipe.cutmix_layer != kNoLayer && in_cut(recipe, x, y);
+  Rgb pixel = show(cut ? recipe.cutmix_layer : 0);
+  if (recipe.mixup_layer != kNoLayer && !cut) {
+    const Rgb other = show(recipe.mixup_layer);
+    pixel = {mix(pixel.r, other.r, recipe.mixup_ratio), mix(pixel.g, other.g, recipe.mixup_ratio),
+             mix(pixel.b, other.b, recipe.mixup_ratio)};
   }
   if (recipe.hsv.enabled) pixel = jitter(recipe.hsv, pixel);
   if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};
   return pixel;
+}
+
+// The value of output pixel (x, y).
+YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y) {
+  return compose(recipe, sources, x, y, [&](int layer, std::int32_t at_x, std::int32_t at_y) {
+    return sample(recipe.layers[layer], sources.layers[layer], at_x, at_y);
+  });
 }
 
 }  // namespace yolodata
