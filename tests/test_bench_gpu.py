@@ -128,6 +128,23 @@ def test_a_kernel_that_makes_other_pictures_is_not_timed(
         make(row_of("gpu-kernel-uint8"), Task(shards, 64, 4, 0))
 
 
+@pytest.mark.parametrize(("name", "turns"), [("uint8", False), ("rotated", True)])
+def test_the_kernel_is_timed_with_and_without_rotation(
+    name: str, turns: bool, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes other steps then: see Note [windows] in csrc/render/window.h."""
+    from yolodata.pipeline import recipe
+
+    planned, plan = [], recipe.plan
+    monkeypatch.setattr(
+        recipe, "plan", lambda *a, **k: planned.append(plan(*a, **k)) or planned[-1]
+    )
+    make(row_of(f"gpu-kernel-{name}"), Task(shards, 64, 4, 0))
+    layers = [layer for made in planned for layer in made.to_dict()["layers"]]
+    assert layers
+    assert all((layer["matrix"][1] != 0) == turns for layer in layers)
+
+
 def test_decoding_alone(tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali")
     wanted = data.Wanted(None, 4, 4, 64, seed=0)

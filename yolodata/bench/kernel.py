@@ -24,7 +24,7 @@ class Kernel(Burst):
     On the CPU it is the kernel's body in loops.
 
     Args:
-        row: `output` is what pictures are made as.
+        row: `output` is what pictures are made as, `degrees` how far they are rotated.
         task: `data` is a dataset directory of raw pixels.
 
     Raises:
@@ -45,7 +45,7 @@ class Kernel(Burst):
         self._output = row.output
         self._shape = (task.batch, 3, task.imgsz, task.imgsz)
         shards = reader.open(task.data)
-        augment = AugmentConfig(imgsz=task.imgsz)
+        augment = AugmentConfig(imgsz=task.imgsz, degrees=row.degrees)
         positions = np.arange(_BATCHES * task.batch)
         recipes = [
             plan(augment, shards, seed=task.seed, epoch=int(p) // len(shards),

@@ -30,6 +30,7 @@ class Row:
             "device", "host", "map" (shards that are page-locked where they are mapped) or "none".
         output: of the pictures made on a GPU: "uint8", or a kind of float in 0-1.
         ceiling: id of the row whose speed bounds this one; "" is none.
+        degrees: largest rotation of the kernel's recipes, which it has slower steps for.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Row:
     cache: str = "none"
     output: str = "uint8"
     ceiling: str = ""
+    degrees: float = 0.0
 
     @property
     def source(self) -> str:
@@ -89,6 +91,8 @@ def gpu_rows(cores: int) -> list[Row]:
             device="cuda", cache="device", ceiling="gpu-copy-device"),
         Row("gpu-kernel-float16", "gpu-kernel", "kernel alone, float16", "kernel", "raw", 1, cores,
             device="cuda", cache="device", output="float16", ceiling="gpu-copy-device"),
+        Row("gpu-kernel-rotated", "gpu-kernel", "kernel alone, uint8, rotated", "rotated", "raw", 1,
+            cores, device="cuda", cache="device", ceiling="gpu-copy-device", degrees=10.0),
         Row("gpu-dali", "gpu-decode", "DALI, decoding only (ceiling)", "DALI", "jpeg", cores, cores,
             device="cuda"),
     ]  # fmt: skip
