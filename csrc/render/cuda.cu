@@ -10,8 +10,13 @@ namespace yolodata {
 namespace {
 
 // How many blocks a multiprocessor is to have at work, which is to say 40 registers a thread; left
-// to itself, the compiler takes 48. See Note [windows] for the memory that this leaves them.
+// to itself, the compiler takes 48. See Note [windows] for the memory that this leaves them. For
+// sm_100 and later it needs 64 not to spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kBlocksAtOnce = 4;
+#else
 constexpr int kBlocksAtOnce = 6;
+#endif
 
 // See block.h for what the steps do.
 template <typename T, bool kChannelsLast>
