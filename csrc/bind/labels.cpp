@@ -1,13 +1,10 @@
 #include "bind/labels.h"
 
-#include <nanobind/stl/vector.h>
-
 #include <algorithm>
 #include <cstdint>
 
 #include "bind/convert.h"
 #include "bind/index.h"
-#include "ingest/label_rows.h"
 #include "plan/labels.h"
 #include "plan/masks.h"
 #include "render/render.h"
@@ -147,22 +144,6 @@ nb::dict letterbox_masks(const OwnedIndex& index, const Positions& images,
   return arrays;
 }
 
-// (cls (n,), box (n, 4), what follows, where polygons end), or None; see ordinary_rows.
-nb::object ordinary_labels(const nb::bytes& text, std::size_t classes, std::size_t keypoints,
-                           std::size_t dims) {
-  require(keypoints == 0 || dims >= 2, "a keypoint needs x and y");
-  const std::size_t columns = keypoints ? 5 + keypoints * dims : 0;
-  auto found = ordinary_rows({text.c_str(), text.size()}, classes, columns, dims);
-  if (!found) return nb::none();
-  const std::size_t n = found->cls.size();
-  auto cls = to_numpy(std::move(found->cls), {n});
-  auto box = to_numpy(std::move(found->box), {n, 4});
-  const std::size_t width = keypoints ? dims : 2, rows = found->rest.size() / width;
-  auto rest = keypoints ? to_numpy(std::move(found->rest), {n, keypoints, dims})
-                        : to_numpy(std::move(found->rest), {rows, 2});
-  return nb::make_tuple(std::move(cls), std::move(box), std::move(rest), std::move(found->ends));
-}
-
 }  // namespace
 
 void bind_labels(nb::module_& m) {
@@ -180,10 +161,6 @@ void bind_labels(nb::module_& m) {
         return arrays;
       },
       "recipe"_a, "index"_a, "mask_ratio"_a = 0, "overlap_mask"_a = true);
-  m.def("ordinary_labels", &ordinary_labels, "text"_a, "classes"_a, "keypoints"_a, "dims"_a,
-        nb::sig("def ordinary_labels(text: bytes, classes: int, keypoints: int, dims: int) -> "
-                "tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], "
-                "list[int]] | None"));
   m.def("letterbox_masks", &letterbox_masks, "index"_a, "images"_a, "placements"_a, "height"_a,
         "width"_a, "mask_ratio"_a, "overlap_mask"_a);
   m.def("letterbox_outlines", &letterbox_outlines, "index"_a, "images"_a, "placements"_a);

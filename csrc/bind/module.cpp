@@ -21,6 +21,7 @@
 #include "bind/convert.h"
 #include "bind/device.h"
 #include "bind/index.h"
+#include "bind/ingest.h"
 #include "bind/labels.h"
 #include "core/permute.h"
 #include "core/rng.h"
@@ -405,4 +406,5 @@ NB_MODULE(_native, m) {
   m.def("cuda_build", &cuda_build);
   bind_labels(m);
   bind_device(m);
+  bind_ingest(m);
 }

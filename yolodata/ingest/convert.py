@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,7 +13,6 @@ import xxhash
 from yolodata.errors import ConfigError
 from yolodata.ingest.images import (
     CheckedImage,
-    Picture,
     check_image,
     decode,
     decode_rgb,
@@ -72,8 +71,7 @@ class PackSettings:
         return self.together * aligned(self.imgsz**2 * 3)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One image after a worker: either a sample, with notes, or the reason why there is none."""
 
     sample: StoredSample | None
@@ -81,13 +79,26 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Accepted:
-    """One image that was checked and not yet decoded."""
+class _Accepted(NamedTuple):
+    """One image that was checked and not yet decoded. size: (height, width) to be expected."""
 
     path: str
     checked: CheckedImage
     labels: Labels
+    size: tuple[int, int]
+
+
+class _Stored(NamedTuple):
+    """What is stored of an image: `data`.
+
+    shape: (height, width) of the decoded picture, size: resized.
+    """
+
+    image: _Accepted
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    data: Any
+    checksum: int
 
 
 def prepare(
@@ -96,22 +107,23 @@ def prepare(
     rules: LabelRules,
     settings: PackSettings,
     chunk: Chunk | None = None,
-) -> Iterator[Outcome]:
+) -> list[Outcome]:
     """Read, check and convert some images; what a worker does. Never raises for a bad image.
 
     chunk: pixels are put there.
 
-    All are checked before the first is decoded: decoding pushes the Python code and Pillow out of
-    the processor's caches, and checking is twice as slow after it.
+    First all are checked, then all decoded, then all put together: decoding pushes Python code out
+    of the processor's caches, and whatever runs between two decodes takes twice as long.
     """
-    for found in [_examine(split, index, rules) for index in indices]:
-        try:
-            yield found if isinstance(found, Outcome) else _convert(found, settings, chunk)
-        except Refused as refusal:
-            yield Outcome(None, str(refusal))
+    examined = [_examine(split, index, rules, settings.imgsz) for index in indices]
+    stored = [
+        found if isinstance(found, Outcome) else _store(found, settings, chunk)
+        for found in examined
+    ]
+    return [found if isinstance(found, Outcome) else _outcome(found) for found in stored]
 
 
-def _examine(split: Split, index: int, rules: LabelRules) -> _Accepted | Outcome:
+def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accepted | Outcome:
     path = split.paths[index]
     try:
         checked = check_image(read_file(path), path)
@@ -121,64 +133,73 @@ def _examine(split: Split, index: int, rules: LabelRules) -> _Accepted | Outcome
             raise Refused(f"label file cannot be read: {error.strerror or error}") from error
     except Refused as refusal:
         return Outcome(None, str(refusal))
-    return _Accepted(path, checked, labels)
+    return _Accepted(path, checked, labels, resized_shape(*checked.label_shape, imgsz))
 
 
-def _convert(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> Outcome:
-    checked, labels = image.checked, image.labels
-    if settings.codec == "raw":
-        height, width, stored = _pixels(checked, image.path, settings.imgsz, chunk)
-    else:
-        height, width, stored = _encoded(checked, image.path, settings)
-    shape = resized_shape(height, width, settings.imgsz)
+def _store(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> _Stored | Outcome:
+    try:
+        if settings.codec == "raw":
+            shape, size, data = _pixels(image, settings.imgsz, chunk)
+        else:
+            shape, size, data = _encoded(image, settings)
+    except Refused as refusal:
+        return Outcome(None, str(refusal))
+    checksum = xxhash.xxh3_64_intdigest(data)  # while it is in the cache
+    return _Stored(image, shape, size, data, checksum)
+
+
+def _outcome(stored: _Stored) -> Outcome:
+    path, checked, labels, _ = stored.image
     sample = StoredSample(
-        data=stored,
-        height=shape[0],
-        width=shape[1],
-        orig_height=height,
-        orig_width=width,
+        data=stored.data,
+        height=stored.size[0],
+        width=stored.size[1],
+        orig_height=stored.shape[0],
+        orig_width=stored.shape[1],
         label_height=checked.label_shape[0],
         label_width=checked.label_shape[1],
-        name=image.path,
+        name=path,
         cls=labels.cls,
         box=labels.box,
         polygons=labels.polygons,
         keypoints=labels.keypoints,
-        checksum=xxhash.xxh3_64_intdigest(memoryview(stored).cast("B")),  # while it is in the cache
+        checksum=stored.checksum,
     )
     return Outcome(sample, notes=((checked.note,) if checked.note else ()) + labels.notes)
 
 
 def _pixels(
-    checked: CheckedImage, path: str, imgsz: int, chunk: Chunk | None
-) -> tuple[int, int, Any]:
-    """Height and width of the decoded picture, and its pixels, resized."""
-    if chunk is None:
-        picture = decode_rgb(checked, path)
-        return *picture.shape[:2], resize(picture, imgsz)
-    target = _room(chunk, resized_shape(*checked.label_shape, imgsz))
-    picture = decode_rgb(checked, path, target)
-    height, width = picture.shape[:2]
-    target = _room(chunk, resized_shape(height, width, imgsz))
-    pixels = resize(picture, imgsz, target)
-    if pixels.ctypes.data != target.ctypes.data:
+    image: _Accepted, imgsz: int, chunk: Chunk | None
+) -> tuple[tuple[int, int], tuple[int, int], Any]:
+    """The picture's size, its size after resizing, and its pixels then."""
+    checked, size = image.checked, image.size
+    target = None if chunk is None else chunk.picture(size)
+    picture = decode_rgb(checked, image.path, target)
+    height, width, _ = picture.shape
+    shape = height, width
+    if shape != checked.label_shape:
+        size = resized_shape(height, width, imgsz)
+        target = None if chunk is None else chunk.picture(size)
+    pixels = resize(picture, size, target)
+    if chunk is None or target is None:
+        return shape, size, pixels
+    if pixels is not target and not np.may_share_memory(pixels, target):
         np.copyto(target, pixels)
-    return height, width, chunk.take(pixels.nbytes)
+    return shape, size, chunk.take(pixels.nbytes)
 
 
-def _room(chunk: Chunk, shape: tuple[int, int]) -> Picture:
-    return chunk.room(shape[0] * shape[1] * 3).reshape(*shape, 3)
-
-
-def _encoded(checked: CheckedImage, path: str, settings: PackSettings) -> tuple[int, int, Any]:
-    """Height and width of the decoded picture, and the bytes that are stored for it."""
-    data: Any = checked.data
+def _encoded(
+    image: _Accepted, settings: PackSettings
+) -> tuple[tuple[int, int], tuple[int, int], Any]:
+    """The picture's size, its size after resizing, and the bytes that are stored for it."""
+    data: Any = image.checked.data
     if settings.reencode is None:
-        height, width = decoded_shape(checked, path)
-        return height, width, data
-    picture = decode(data, path)
-    height, width = picture.shape[:2]
+        shape = decoded_shape(image.checked, image.path)
+        return shape, resized_shape(*shape, settings.imgsz), data
+    picture = decode(data, image.path)
+    height, width, _ = picture.shape
+    size = resized_shape(height, width, settings.imgsz)
     if max(height, width) > settings.imgsz:
         options = [cv2.IMWRITE_JPEG_QUALITY, settings.reencode]
-        data = cv2.imencode(".jpg", resize(picture, settings.imgsz), options)[1].data
-    return height, width, data
+        data = cv2.imencode(".jpg", resize(picture, size), options)[1].data
+    return (height, width), size, data

@@ -27,6 +27,7 @@ from yolodata.shards.chunks import memory as chunk_memory
 
 SMALL = 4000  # images up to which starting processes takes longer than they save
 FEW = 4  # workers up to which threads are as fast: a process takes a tenth more processor time
+AHEAD = 3  # answers of threads that may wait to be stored; memory that is new costs time
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,16 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[R
     crew: _Crew
     if len(indices) <= SMALL or count <= FEW or not Worker.possible():
         count = workers or count + 1
-        crew = _Threads(job)
+        crew, ahead = _Threads(job), count + AHEAD
     else:
-        crew = _Processes(job, count)
+        crew, ahead = _Processes(job, count), count * BANKS
     pool = ThreadPoolExecutor(count, thread_name_prefix="yolodata-pack")
     flying: deque[Future[Results]] = deque()
     together = job.settings.together
     try:
         for begin in range(0, len(indices), together):
             flying.append(pool.submit(crew.work, indices[begin : begin + together]))
-            if len(flying) >= count * BANKS:
+            if len(flying) >= ahead:
                 yield from _stored(flying.popleft())
         while flying:
             yield from _stored(flying.popleft())
@@ -112,11 +113,11 @@ class _Threads:
     def work(self, images: range) -> Results:
         job = self._job
         if job.settings.codec != "raw":
-            found = list(prepare(job.split, images, job.rules, job.settings))
+            found = prepare(job.split, images, job.rules, job.settings)
             return Results(found, None, _nothing)
         bank = self._free.pop() if self._free else chunk_memory(job.settings.chunk_nbytes)
         chunk = Chunk(bank)
-        found = list(prepare(job.split, images, job.rules, job.settings, chunk))
+        found = prepare(job.split, images, job.rules, job.settings, chunk)
         return Results(found, chunk, lambda: self._free.append(bank))
 
     def close(self) -> None:

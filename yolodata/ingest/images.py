@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from yolodata.ingest.jpeg import plain_size
 from yolodata.ingest.sample import Refused
 from yolodata.ingest.yolo import IMAGE_SUFFIXES
-from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
+from yolodata.shards.decode import decode_image, decode_jpeg
 
 Picture = NDArray[np.uint8]
 
@@ -34,19 +34,20 @@ _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 _heif_tried = False
 
 
-@dataclass(frozen=True)
-class CheckedImage:
+class CheckedImage(NamedTuple):
     """An accepted image file.
 
     data: the bytes to decode: those of the file, or a restored JPEG.
     label_shape: (height, width) that upstream's check reports, EXIF orientation applied.
     plain: a grey or three-colour JPEG that is also named as one, which needs no special care.
+    ordinary: a plain one that every decoder treats alike; `label_shape` is what it decodes to.
     note: what was restored, or "".
     """
 
     data: bytes
     label_shape: tuple[int, int]
     plain: bool
+    ordinary: bool = False
     note: str = ""
 
 
@@ -69,7 +70,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         raise Refused("the file is empty")
     size = plain_size(data) if path.lower().endswith(_JPEG) else None
     if size is not None and min(size) >= SMALLEST:
-        return CheckedImage(data, (size[1], size[0]), True)
+        return CheckedImage(data, (size[1], size[0]), True, True)
     try:
         image = _open(data)
         image.verify()
@@ -83,9 +84,8 @@ def check_image(data: bytes, path: str) -> CheckedImage:
             )
         plain = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
-            return CheckedImage(
-                _restore(data), (height, width), plain, "JPEG without end marker restored"
-            )
+            note = "JPEG without end marker restored"
+            return CheckedImage(_restore(data), (height, width), plain, note=note)
         return CheckedImage(data, (height, width), plain)
     except Refused:
         raise
@@ -107,7 +107,8 @@ def decode_rgb(checked: CheckedImage, path: str, target: Picture | None = None) 
     target: uint8 (h, w, 3), C-contiguous, which may be used if the picture has this shape.
     """
     if checked.plain:
-        picture = decode_jpeg(np.frombuffer(checked.data, np.uint8), target)
+        shape = checked.label_shape if checked.ordinary else None
+        picture = decode_jpeg(checked.data, target, shape=shape)
         if picture is not None:
             return picture
     turned: Picture = cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)
@@ -124,13 +125,12 @@ def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
     return height, width
 
 
-def resize(picture: Picture, imgsz: int, target: Picture | None = None) -> Picture:
-    """Resize the longer side to `imgsz` as upstream does.
+def resize(picture: Picture, shape: tuple[int, int], target: Picture | None = None) -> Picture:
+    """Resize as upstream does, to (height, width); nothing is done if the picture has this size.
 
-    target: uint8 (h, w, 3), C-contiguous, which is used if the result is another picture and has
-        this shape.
+    target: uint8 (height, width, 3), C-contiguous, which is written to and returned if anything is
+        done.
     """
-    shape = resized_shape(picture.shape[0], picture.shape[1], imgsz)
     if shape == picture.shape[:2]:
         return picture
     resized: Picture = cv2.resize(picture, shape[::-1], target, interpolation=cv2.INTER_LINEAR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,7 @@ class LabelRules:
     single_cls: bool = False
 
 
-@dataclass(frozen=True)
-class RawLabels:
+class RawLabels(NamedTuple):
     """Labels of one image before any decision.
 
     text: rows in YOLO's text format (UTF-8), or None where the image has no label file.
@@ -53,8 +53,7 @@ class RawLabels:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Labels:
+class Labels(NamedTuple):
     """Labels of one image as Ultralytics' own check would give them, n objects.
 
     cls: float32 (n,).

@@ -77,7 +77,7 @@ class Worker:
             for outcome in self.ask(images.part(range(k, k + 1)), bank)[0]:
                 sample = outcome.sample
                 kept = sample and replace(sample, data=bytes(sample.data))
-                single.append(replace(outcome, sample=kept))
+                single.append(outcome._replace(sample=kept))
         return single, None
 
     def _ask(self, images: Split, bank: int) -> tuple[list[Outcome], Chunk | None] | None:
@@ -142,7 +142,7 @@ def _without_data(outcome: Outcome, chunk: Chunk) -> Outcome:
         else:
             room[:] = np.frombuffer(sample.data, np.uint8)
             chunk.take(place)
-    return replace(outcome, sample=replace(sample, data=place))
+    return outcome._replace(sample=replace(sample, data=place))
 
 
 def _with_data(outcome: Outcome, chunk: Chunk) -> Outcome:
@@ -150,7 +150,7 @@ def _with_data(outcome: Outcome, chunk: Chunk) -> Outcome:
     sample = outcome.sample
     if sample is None or not isinstance(sample.data, int):
         return outcome
-    return replace(outcome, sample=replace(sample, data=chunk.take(sample.data)))
+    return outcome._replace(sample=replace(sample, data=chunk.take(sample.data)))
 
 
 def main(file: int) -> None:

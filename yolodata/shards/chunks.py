@@ -58,6 +58,10 @@ class Chunk:
         """Where the next sample will stand; to be written to before it is taken."""
         return self._memory[self._end : self._end + nbytes]
 
+    def picture(self, size: tuple[int, int]) -> Bytes:
+        """The same for pixels: uint8 (height, width, 3)."""
+        return self.room(size[0] * size[1] * 3).reshape(*size, 3)
+
     def take(self, nbytes: int) -> Bytes:
         """Make what was written to `room` the next sample."""
         begin, self._end = self._end, self._end + aligned(nbytes)

@@ -71,7 +71,10 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
 
 
 def decode_jpeg(
-    data: Bytes, target: Bytes | None = None, spare: Bytes | None = None
+    data: Bytes | bytes,
+    target: Bytes | None = None,
+    spare: Bytes | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Bytes | None:
     """An ordinary JPEG file at its own size, straight to RGB and, where it fits, to its place.
 
@@ -81,6 +84,7 @@ def decode_jpeg(
         data: uint8 (n,), the whole file.
         target: C-contiguous uint8 (height, width, 3), written to if the picture has this shape.
         spare: uint8 (m,), written to if it has not, and there is room.
+        shape: what `ordinary_jpeg` gives, if that is known.
 
     Returns:
         uint8 (height, width, 3) RGB, C-contiguous, in the memory of `target`, `spare` or its own;
@@ -89,9 +93,10 @@ def decode_jpeg(
     """
     import simplejpeg
 
-    shape = ordinary_jpeg(data)
     if shape is None:
-        return None
+        shape = ordinary_jpeg(data)
+        if shape is None:
+            return None
     try:
         place = target
         if target is None or target.shape[:2] != shape:
@@ -104,7 +109,7 @@ def decode_jpeg(
     return picture
 
 
-def ordinary_jpeg(data: Bytes) -> tuple[int, int] | None:
+def ordinary_jpeg(data: Bytes | bytes) -> tuple[int, int] | None:
     """(height, width) of a JPEG file that every decoder treats alike, else None.
 
     Such a file has brightness and colour difference or brightness alone, and no EXIF data, which
@@ -121,12 +126,11 @@ def ordinary_jpeg(data: Bytes) -> tuple[int, int] | None:
     return (height, width) if colorspace in ("YCbCr", "Gray") else None
 
 
-def _may_be_ordinary(data: Bytes) -> bool:
+def _may_be_ordinary(data: Bytes | bytes) -> bool:
     """Whether the segments before the first scan are well formed and hold no EXIF data."""
     for within in (1 << 12, 1 << 18):  # most headers are short
-        head = data[:within].tobytes()
-        found = _reaches_scan(head)
-        if found is not None or within >= data.size:
+        found = _reaches_scan(bytes(data[:within]))
+        if found is not None or within >= len(data):
             return bool(found)
     return False
 

@@ -17,7 +17,6 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,8 +43,7 @@ _READ = 1 << 22
 _MAX_RECORD = 1 << 30
 
 
-@dataclass(frozen=True)
-class Annotation:
+class Annotation(NamedTuple):
     """The labels of one image with n objects, as upstream's label check gives them.
 
     Attributes:
@@ -64,8 +62,7 @@ class Annotation:
     label_width: int
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One sample without its bytes: a row of the labels file."""
 
     shard: int

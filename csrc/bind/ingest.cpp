@@ -1,0 +1,52 @@
+#include "bind/ingest.h"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "bind/index.h"
+#include "bind/labels.h"
+#include "ingest/jpeg_header.h"
+#include "ingest/label_rows.h"
+
+using namespace nanobind::literals;
+
+namespace yolodata {
+namespace {
+
+// (cls (n,), box (n, 4), what follows, where polygons end), or None; see ordinary_rows.
+nb::object ordinary_labels(const nb::bytes& text, std::size_t classes, std::size_t keypoints,
+                           std::size_t dims) {
+  require(keypoints == 0 || dims >= 2, "a keypoint needs x and y");
+  const std::size_t columns = keypoints ? 5 + keypoints * dims : 0;
+  auto found = ordinary_rows({text.c_str(), text.size()}, classes, columns, dims);
+  if (!found) return nb::none();
+  const std::size_t n = found->cls.size();
+  auto cls = to_numpy(std::move(found->cls), {n});
+  auto box = to_numpy(std::move(found->box), {n, 4});
+  const std::size_t width = keypoints ? dims : 2, rows = found->rest.size() / width;
+  auto rest = keypoints ? to_numpy(std::move(found->rest), {n, keypoints, dims})
+                        : to_numpy(std::move(found->rest), {rows, 2});
+  return nb::make_tuple(std::move(cls), std::move(box), std::move(rest), std::move(found->ends));
+}
+
+}  // namespace
+
+void bind_ingest(nb::module_& m) {
+  m.def("ordinary_labels", &ordinary_labels, "text"_a, "classes"_a, "keypoints"_a, "dims"_a,
+        nb::sig("def ordinary_labels(text: bytes, classes: int, keypoints: int, dims: int) -> "
+                "tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], "
+                "list[int]] | None"));
+  m.def(
+      "ordinary_jpeg_size",
+      [](const nb::bytes& data) {
+        return ordinary_jpeg_size(static_cast<const std::uint8_t*>(data.data()), data.size());
+      },
+      "data"_a);
+}
+
+}  // namespace yolodata
