@@ -46,10 +46,10 @@ def run(
     return train(trainer, arguments(folder, name, **values), noting)
 
 
-STALL = 5.0
+STALL = 7.0
 BUSY = """
 import time
-end = time.monotonic() + 9  # longer than 1.5 times `STALL`
+end = time.monotonic() + 12  # longer than 1.5 times `STALL`
 while time.monotonic() < end:
     busy = time.process_time() + 0.003
     while time.process_time() < busy:

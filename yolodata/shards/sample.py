@@ -17,6 +17,9 @@ from yolodata.shards.journal import Annotation
 
 Float32 = npt.NDArray[np.float32]
 
+_FLOAT32 = np.dtype(np.float32)  # np.float32 would be made one for every comparison
+_MAX_SIDE = 1 << 20
+
 
 class LeftOut(NamedTuple):
     """An image of the source that is not stored, and why."""
@@ -85,8 +88,8 @@ def _check_form(sample: StoredSample, data: memoryview, meta: DatasetMeta) -> No
         return ShardError(f"{sample.name}: {what}; nothing of this image was stored")
 
     original = (sample.orig_height, sample.orig_width)
-    if not all(0 < side <= 1 << 20 for side in original):
-        raise wrong(f"original size must be 1 to {1 << 20} pixels a side, got {original}")
+    if not (0 < original[0] <= _MAX_SIDE and 0 < original[1] <= _MAX_SIDE):
+        raise wrong(f"original size must be 1 to {_MAX_SIDE} pixels a side, got {original}")
     size = resized_shape(*original, meta.imgsz)
     if (sample.height, sample.width) != size:
         raise wrong(
@@ -128,18 +131,18 @@ def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None
             if array is not None:
                 raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
             continue
-        if array is None or array.shape != shape or array.dtype != np.float32:
+        if array is None or array.shape != shape or array.dtype != _FLOAT32:
             got = "None" if array is None else f"{array.dtype} {array.shape}"
             raise _wrong(name, f"{key} must be float32 {shape}, got {got}")
     label_size = (labels.label_height, labels.label_width)
-    if not all(0 < side <= 1 << 20 for side in label_size):
-        raise _wrong(name, f"label size must be 1 to {1 << 20} pixels a side, got {label_size}")
+    if not (0 < label_size[0] <= _MAX_SIDE and 0 < label_size[1] <= _MAX_SIDE):
+        raise _wrong(name, f"label size must be 1 to {_MAX_SIDE} pixels a side, got {label_size}")
     if labels.polygons is None:
         return
     if len(labels.polygons) != n:
         raise _wrong(name, f"must have a polygon, maybe empty, for each of {n} objects")
     for polygon in labels.polygons:
-        if polygon.dtype != np.float32 or polygon.ndim != 2 or polygon.shape[1] != 2:
+        if polygon.dtype != _FLOAT32 or polygon.ndim != 2 or polygon.shape[1] != 2:
             raise _wrong(
                 name, f"polygons must be float32 (points, 2), got {polygon.dtype} {polygon.shape}"
             )
