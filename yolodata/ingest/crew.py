@@ -57,14 +57,12 @@ class _Crew(Protocol):
 def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[Results]:
     """Outcomes in the order of `indices`, computed ahead by workers, within a bounded memory.
 
-    workers: how many; by default one process for each core this process may use, or one thread for
-    each and one more: while one waits for the GIL, another computes. What the samples of results
-    point to is valid until the next ones are asked for.
+    workers: how many; by default one for each core this process may use. What the samples of
+    results point to is valid until the next ones are asked for.
     """
     count = workers or usable_cores()
     crew: _Crew
     if len(indices) <= SMALL or count <= FEW or not Worker.possible():
-        count = workers or count + 1
         crew, ahead = _Threads(job), count + AHEAD
     else:
         crew, ahead = _Processes(job, count), count * BANKS

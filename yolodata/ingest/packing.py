@@ -76,7 +76,7 @@ def pack(
     codec, imgsz, reencode, task, single_cls: see `PackSettings`.
     shard_size: bytes of pixels per shard file.
     workers: threads that decode, or, for many images on many cores, processes; by default one for
-        each core this process may use, and one more of threads.
+        each core this process may use.
     progress: show a bar with rate and remaining time.
     overwrite: replace what `out` holds of another source or other settings.
 
