@@ -14,6 +14,7 @@ from test_device import IMGSZ, RECIPE, shards, stream, twin
 from yolodata import Loader
 from yolodata.pipeline import dali, workshops
 from yolodata.pipeline.device import lacks_memory
+from yolodata.pipeline.pixels import Pictures
 
 __all__ = ["shards", "twin"]  # fixtures
 TIERS = [("raw", "device"), ("raw", "none"), ("jpeg", "device"), ("jpeg", "none")]
@@ -87,6 +88,12 @@ def test_a_decoder_without_memory_does_not_blame_the_files(shards, twin, monkeyp
             raise RuntimeError("Error in thread 1: CUDA allocation failed")
         return pictures
 
+    def again(pictures: Pictures, lease: Any) -> None:
+        begin_anew(pictures, lease)
+        lease.ready(lease)  # for an error before, from a thread that comes late
+
+    begin_anew = Pictures.again
+    monkeypatch.setattr(Pictures, "again", again)
     with Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache="none") as loader:
         loader._open_workshop()
         monkeypatch.setattr(workshops, "_DECODED_AT_ONCE", 4)

@@ -206,11 +206,19 @@ class Rendered(DeviceWork):
         if self._lease is None:
             wait_for(self._plan)  # short; reading begins with it
             self._workshop.pictures.ask(self._acquire)
-        if not wait:
-            return self._ready.is_set()
-        while not self._ready.wait(0.2):  # looks at signals (Ctrl-C) in between
-            pass
-        return True
+        while wait and not self._settled():
+            self._ready.wait(0.2)  # looks at signals (Ctrl-C) in between
+        return self._settled()
+
+    def _settled(self) -> bool:
+        lease = self._lease
+        if lease is None or not self._ready.is_set():
+            return False
+        if not self._workshop.pictures.settled(lease):
+            self._ready.clear()
+            if self._workshop.pictures.settled(lease):  # since then
+                self._ready.set()
+        return self._ready.is_set()
 
     def _acquire(self) -> None:
         if self._lease is None:
@@ -275,7 +283,7 @@ class Rendered(DeviceWork):
 
     def done(self) -> bool:
         """See `Work`."""
-        return self._plan.done() and (self._lease is None or self._ready.is_set())
+        return self._plan.done() and (self._lease is None or self._settled())
 
     def abandon(self) -> None:
         """See `DeviceWork`."""

@@ -222,6 +222,14 @@ class Pictures:
             lease.ready(lease)
         self._read(self._take_put_off())
 
+    def settled(self, lease: Lease) -> bool:
+        """Whether all pictures of a lease are there, or its error.
+
+        `ready` alone does not say: called for an error, it may come after `again`.
+        """
+        with self._lock:
+            return lease.missing == 0 or lease.error is not None
+
     def _take_put_off(self) -> list[list[int]]:
         with self._lock:
             chunks, self._put_off = self._put_off, []
