@@ -214,7 +214,7 @@ def test_the_writer_refuses_what_no_reader_would_accept(tmp_path):
     with shards.ShardWriter(tmp_path / "out", shard_samples.META) as writer:
         for change, words in BAD_SAMPLES:
             with pytest.raises(ShardError, match=words) as error:
-                writer.append(shards.StoredSample(**{**vars(good), **change}))
+                writer.append(good._replace(**change))
             if "name" not in change:
                 assert good.name in str(error.value)
         with pytest.raises(ShardError, match="no image to store"):
@@ -368,7 +368,7 @@ def test_relabelling_is_all_or_nothing(tmp_path, monkeypatch, name):
 
 def test_names_that_are_not_utf8(tmp_path):
     name = os.fsdecode(b"images/\xff\xfe.jpg")
-    sample = shards.StoredSample(**{**vars(shard_samples.sample(1)), "name": name})
+    sample = shard_samples.sample(1)._replace(name=name)
     with shards.ShardWriter(tmp_path, shard_samples.META) as writer:
         writer.leave_out(name, "because")
         writer.append(sample)

@@ -183,7 +183,7 @@ def _pixels(
     pixels = resize(picture, size, target)
     if chunk is None or target is None:
         return shape, size, pixels
-    if pixels is not target and not np.may_share_memory(pixels, target):
+    if pixels is not target:
         np.copyto(target, pixels)
     return shape, size, chunk.take(pixels.nbytes)
 

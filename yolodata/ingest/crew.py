@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +27,8 @@ from yolodata.shards.chunks import memory as chunk_memory
 
 SMALL = 4000  # images up to which starting processes takes longer than they save
 FEW = 4  # workers up to which threads are as fast: a process takes a tenth more processor time
-AHEAD = 3  # answers of threads that may wait to be stored; memory that is new costs time
+ONCE = 3  # answers that are stored one after the other: code that runs seldom is not in the caches
+AHEAD = 2 + ONCE  # answers of threads that may wait to be stored; memory that is new costs time
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[R
         for begin in range(0, len(indices), together):
             flying.append(pool.submit(crew.work, indices[begin : begin + together]))
             if len(flying) >= ahead:
-                yield from _stored(flying.popleft())
+                yield from _stored(flying, ONCE)
         while flying:
-            yield from _stored(flying.popleft())
+            yield from _stored(flying, 1)
     finally:
         for future in flying:
             future.cancel()
@@ -83,10 +84,13 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[R
         pool.shutdown()
 
 
-def _stored(future: Future[Results]) -> Iterator[Results]:
-    results = future.result()
-    yield results
-    results.release()
+def _stored(flying: deque[Future[Results]], count: int) -> Iterator[Results]:
+    """The next `count` results, once all of them are there."""
+    wait([flying[k] for k in range(count)])
+    for _ in range(count):
+        results = flying.popleft().result()
+        yield results
+        results.release()
 
 
 def usable_cores() -> int:

@@ -15,7 +15,6 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from typing import IO, Any
 
 import numpy as np
@@ -76,7 +75,7 @@ class Worker:
         for k in range(len(images.paths)):
             for outcome in self.ask(images.part(range(k, k + 1)), bank)[0]:
                 sample = outcome.sample
-                kept = sample and replace(sample, data=bytes(sample.data))
+                kept = sample and sample._replace(data=bytes(sample.data))
                 single.append(outcome._replace(sample=kept))
         return single, None
 
@@ -142,7 +141,7 @@ def _without_data(outcome: Outcome, chunk: Chunk) -> Outcome:
         else:
             room[:] = np.frombuffer(sample.data, np.uint8)
             chunk.take(place)
-    return outcome._replace(sample=replace(sample, data=place))
+    return outcome._replace(sample=sample._replace(data=place))
 
 
 def _with_data(outcome: Outcome, chunk: Chunk) -> Outcome:
@@ -150,7 +149,7 @@ def _with_data(outcome: Outcome, chunk: Chunk) -> Outcome:
     sample = outcome.sample
     if sample is None or not isinstance(sample.data, int):
         return outcome
-    return outcome._replace(sample=replace(sample, data=chunk.take(sample.data)))
+    return outcome._replace(sample=sample._replace(data=chunk.take(sample.data)))
 
 
 def main(file: int) -> None:

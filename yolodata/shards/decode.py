@@ -87,8 +87,8 @@ def decode_jpeg(
         shape: what `ordinary_jpeg` gives, if that is known.
 
     Returns:
-        uint8 (height, width, 3) RGB, C-contiguous, in the memory of `target`, `spare` or its own;
-        None for anything out of the ordinary (another format, EXIF, CMYK, damage), which
+        uint8 (height, width, 3) RGB, C-contiguous: `target` itself, or in the memory of `spare` or
+        its own; None for anything out of the ordinary (another format, EXIF, CMYK, damage), which
         `decode_image` has to look at.
     """
     import simplejpeg
@@ -106,7 +106,7 @@ def decode_jpeg(
         picture: Bytes = simplejpeg.decode_jpeg(data, "RGB", buffer=place)
     except (ValueError, MemoryError):
         return None
-    return picture
+    return place if place is not None and place.shape == picture.shape else picture
 
 
 def ordinary_jpeg(data: Bytes | bytes) -> tuple[int, int] | None:

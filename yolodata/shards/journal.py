@@ -97,13 +97,15 @@ class Row(NamedTuple):
             0 if labels.keypoints is None else labels.keypoints.shape[1],
         )
         counts = (
-            np.zeros(n, "<u4") if polygons is None else np.array([len(p) for p in polygons], "<u4")
+            bytes(4 * n)
+            if polygons is None
+            else np.array([len(p) for p in polygons], "<u4").tobytes()
         )
         parts = [
             SAMPLE,
             fixed,
             self.name,
-            counts.tobytes(),
+            counts,
             _floats(labels.cls),
             _floats(labels.box),
         ]
@@ -116,8 +118,9 @@ class Row(NamedTuple):
     @property
     def counts(self) -> Counts:
         """What `Totals` counts of it."""
-        polygons = self.labels.polygons or ()
-        return Counts(len(self.labels.cls), sum(len(p) for p in polygons), len(self.name))
+        polygons = self.labels.polygons
+        points = sum(len(p) for p in polygons) if polygons else 0
+        return Counts(len(self.labels.cls), points, len(self.name))
 
 
 class Counts(NamedTuple):

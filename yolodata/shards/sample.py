@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,8 +26,7 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class StoredSample:
+class StoredSample(NamedTuple):
     """One image as it is stored.
 
     Attributes:
@@ -57,7 +54,7 @@ class StoredSample:
     keypoints: Float32 | None = None
     checksum: int | None = None
 
-    @cached_property
+    @property
     def labels(self) -> Annotation:
         """The part that is not pixels."""
         return Annotation(
@@ -73,37 +70,38 @@ def check_samples(
     Raises:
         ShardError: names the first bad image and what is wrong.
     """
-    for sample, view in zip(samples, data, strict=True):
-        _check_form(sample, view, meta)
-        _check_labels_form(sample.labels, meta, sample.name)
+    labels = [sample.labels for sample in samples]
+    for sample, view, annotation in zip(samples, data, labels, strict=True):
+        _check_form(sample, view.nbytes, meta)
+        _check_labels_form(annotation, meta, sample.name)
     # All at once: for the few numbers of one image, a call of NumPy costs more than its work.
-    if samples and not _good_values([sample.labels for sample in samples], meta):
+    if samples and not _good_values(labels, meta):
         for sample in samples:
             _check_values(sample.labels, meta, sample.name)
 
 
-def _check_form(sample: StoredSample, data: memoryview, meta: DatasetMeta) -> None:
-
-    def wrong(what: str) -> ShardError:
-        return ShardError(f"{sample.name}: {what}; nothing of this image was stored")
-
+def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
     original = (sample.orig_height, sample.orig_width)
     if not (0 < original[0] <= _MAX_SIDE and 0 < original[1] <= _MAX_SIDE):
-        raise wrong(f"original size must be 1 to {_MAX_SIDE} pixels a side, got {original}")
+        raise _wrong(
+            sample.name, f"original size must be 1 to {_MAX_SIDE} pixels a side, got {original}"
+        )
     size = resized_shape(*original, meta.imgsz)
     if (sample.height, sample.width) != size:
-        raise wrong(
+        raise _wrong(
+            sample.name,
             f"size must be {size}, what {original} becomes at imgsz={meta.imgsz}, got "
-            f"{(sample.height, sample.width)}"
+            f"{(sample.height, sample.width)}",
         )
-    if not data.nbytes:
-        raise wrong("there are no bytes to store")
-    if meta.codec == "raw" and data.nbytes != sample.height * sample.width * 3:
-        raise wrong(
-            f"raw pixels must have {sample.height} * {sample.width} * 3 bytes, got {data.nbytes}"
+    if not nbytes:
+        raise _wrong(sample.name, "there are no bytes to store")
+    if meta.codec == "raw" and nbytes != sample.height * sample.width * 3:
+        raise _wrong(
+            sample.name,
+            f"raw pixels must have {sample.height} * {sample.width} * 3 bytes, got {nbytes}",
         )
     if not sample.name:
-        raise wrong("the name is empty")
+        raise _wrong(sample.name, "the name is empty")
 
 
 def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
@@ -122,18 +120,12 @@ def _wrong(name: str, what: str) -> ShardError:
 
 def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None:
     n = len(labels.cls)
-    for array, key, shape in (
-        (labels.cls, "cls", (n,)),
-        (labels.box, "box", (n, 4)),
-        (labels.keypoints, "keypoints", (n, meta.keypoints, 3)),
-    ):
-        if key == "keypoints" and meta.keypoints is None:
-            if array is not None:
-                raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
-            continue
-        if array is None or array.shape != shape or array.dtype != _FLOAT32:
-            got = "None" if array is None else f"{array.dtype} {array.shape}"
-            raise _wrong(name, f"{key} must be float32 {shape}, got {got}")
+    _check_array(labels.cls, "cls", (n,), name)
+    _check_array(labels.box, "box", (n, 4), name)
+    if meta.keypoints is not None:
+        _check_array(labels.keypoints, "keypoints", (n, meta.keypoints, 3), name)
+    elif labels.keypoints is not None:
+        raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
     label_size = (labels.label_height, labels.label_width)
     if not (0 < label_size[0] <= _MAX_SIDE and 0 < label_size[1] <= _MAX_SIDE):
         raise _wrong(name, f"label size must be 1 to {_MAX_SIDE} pixels a side, got {label_size}")
@@ -146,6 +138,12 @@ def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None
             raise _wrong(
                 name, f"polygons must be float32 (points, 2), got {polygon.dtype} {polygon.shape}"
             )
+
+
+def _check_array(array: Float32 | None, key: str, shape: tuple[int, ...], name: str) -> None:
+    if array is None or array.shape != shape or array.dtype != _FLOAT32:
+        got = "None" if array is None else f"{array.dtype} {array.shape}"
+        raise _wrong(name, f"{key} must be float32 {shape}, got {got}")
 
 
 def _check_values(labels: Annotation, meta: DatasetMeta, name: str) -> None:

@@ -164,7 +164,7 @@ class ShardWriter:
         content = (chunk or self._gathered(views)).content()
         assert content.nbytes == sum(aligned(data.nbytes) for data in views)
         try:
-            self._store(items, content)
+            self._store(items, [data.nbytes for data in views], content)
         except OSError as error:
             raise self._broken(error) from error
 
@@ -178,15 +178,18 @@ class ShardWriter:
             chunk.take(data.nbytes)
         return chunk
 
-    def _store(self, items: Sequence[StoredSample | LeftOut], content: Bytes) -> None:
+    def _store(
+        self, items: Sequence[StoredSample | LeftOut], sizes: list[int], content: Bytes
+    ) -> None:
         payloads: list[bytes] = []
+        size = iter(sizes)
         begin = at = 0  # bytes of `content` that go to the current shard
         for item in items:
             if isinstance(item, LeftOut):
                 payloads.append(records.json_payload(records.LEFT_OUT, list(item)))
                 self._left_out.append(item)
                 continue
-            nbytes = memoryview(item.data).nbytes
+            nbytes = next(size)
             place = self._end + at - begin
             if place and place + nbytes > self._shard_size:
                 self._write(content[begin:at], payloads)
