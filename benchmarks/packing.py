@@ -4,8 +4,9 @@ For raw shards that is reading, decoding and resizing every picture, with the pa
 functions; for JPEG shards reading and decoding it with OpenCV (the check that it can be decoded at
 all). A third peer also writes the pixels, with plain write(). The pure work is done by one process
 per core, in a loop without anything else. Packing is the whole of `pack`: finding and checking the
-files, labels, writing, checksums, syncing to disk. Rows take turns; a ratio is the median of the
-ratios of the rounds.
+files, labels, writing, checksums, syncing to disk. Rows take turns. A machine that others use too
+changes its speed within a minute, so packing is compared with the mean of the pure work just before
+and just after it; a ratio is the median of those of the rounds.
 
     python benchmarks/packing.py --json benchmarks/results/packing.json
     python benchmarks/packing.py --data DATA.yaml
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,7 @@ def pure(files: list[str], kind: str, cores: int, folder: Path) -> float:
         children.append(child)
     for child in children:
         assert child.stdout.readline() == "ready\n"
+    os.sync()  # what came before
     began = time.perf_counter()
     for child in children:
         child.stdin.write("go\n")
@@ -114,6 +117,13 @@ def repeated(data: Path, folder: Path, images: int) -> tuple[Path, list[str]]:
     return drawing.write_yaml(folder, str(listed), names), files
 
 
+def against(values: list[float], peers: list[float]) -> list[float]:
+    """Each value over its peer, or, where there is one more of those, over those around it."""
+    if len(peers) > len(values):
+        peers = [(a + b) / 2 for a, b in pairwise(peers)]
+    return [a / b for a, b in zip(values, peers, strict=True)]
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     return {
         "median": statistics.median(values),
@@ -127,7 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="your own dataset (default: a drawn one)")
     parser.add_argument("--drawn", type=int, default=300, help="pictures to draw (default: 300)")
-    parser.add_argument("--images", type=int, default=4000, help="pictures to pack, with repeats")
+    parser.add_argument("--images", type=int, default=8000, help="pictures to pack, with repeats")
     parser.add_argument("--rounds", type=int, default=5)
     usable = sorted(os.sched_getaffinity(0))
     parser.add_argument("--cores", type=int, default=len(usable), help="use only so many")
@@ -142,27 +152,30 @@ def main() -> int:
             drawing.write(folder / "drawn", args.drawn, 0, args.cores)
             data = folder / "drawn" / "data.yaml"
         yaml, files = repeated(data, folder, args.images)
-        rows = {
-            "decode": lambda: pure(files, "decode", args.cores, folder),
+        comparisons = {
+            "jpeg": ["decode"],
+            "raw": ["decode + resize", "decode + resize + write()"],
+        }
+        work = {
             "jpeg": lambda: packing(yaml, folder / "out", "jpeg", args.images),
-            "decode + resize": lambda: pure(files, "resize", args.cores, folder),
             "raw": lambda: packing(yaml, folder / "out", "raw", args.images),
+            "decode": lambda: pure(files, "decode", args.cores, folder),
+            "decode + resize": lambda: pure(files, "resize", args.cores, folder),
             "decode + resize + write()": lambda: pure(files, "write", args.cores, folder),
         }
-        rates: dict[str, list[float]] = {name: [] for name in rows}
+        rates: dict[str, list[float]] = {name: [] for name in work}
         pure(files[:200], "resize", args.cores, folder)  # files into the page cache
-        for number in range(args.rounds):
-            for name, run in rows.items():
-                rates[name].append(run())
-            found = ", ".join(f"{name} {values[-1]:.0f}" for name, values in rates.items())
-            print(f"round {number + 1}: {found} img/s", flush=True)
+        for codec, peers in comparisons.items():
+            for number in range(args.rounds):
+                for name in (peers[0], codec, *peers[1:]):
+                    rates[name].append(work[name]())
+                found = ", ".join(f"{name} {rates[name][-1]:.0f}" for name in (codec, *peers))
+                print(f"round {number + 1}: {found} img/s", flush=True)
+            rates[peers[0]].append(work[peers[0]]())
     ratios = {
-        f"{codec} / {base}": [a / b for a, b in zip(rates[codec], rates[base], strict=True)]
-        for codec, base in (
-            ("jpeg", "decode"),
-            ("raw", "decode + resize"),
-            ("raw", "decode + resize + write()"),
-        )
+        f"{codec} / {peer}": against(rates[codec], rates[peer])
+        for codec, peers in comparisons.items()
+        for peer in peers
     }
     met = all(statistics.median(values) >= TARGET for values in ratios.values())
     for name, values in ratios.items():
