@@ -4,9 +4,9 @@ For raw shards that is reading, decoding and resizing every picture, with the pa
 functions; for JPEG shards reading and decoding it with OpenCV (the check that it can be decoded at
 all). A third peer also writes the pixels, with plain write(). The pure work is done by one process
 per core, in a loop without anything else. Packing is the whole of `pack`: finding and checking the
-files, labels, writing, checksums, syncing to disk. Rows take turns. A machine that others use too
-changes its speed within a minute, so packing is compared with the mean of the pure work just before
-and just after it; a ratio is the median of those of the rounds.
+files, labels, writing, checksums, syncing to disk. Packing and its peer take turns. A machine that
+others use too changes its speed within a minute, so packing is compared with the mean of the pure
+work just before and just after it; a ratio is the median of those of the rounds.
 
     python benchmarks/packing.py --json benchmarks/results/packing.json
     python benchmarks/packing.py --data DATA.yaml
@@ -33,6 +33,11 @@ from yolodata.ingest import memory, open_source, pack
 
 TARGET = 0.9
 IMGSZ = 640
+COMPARISONS = [
+    ("jpeg", "decode"),
+    ("raw", "decode + resize"),
+    ("raw", "decode + resize + write()"),
+]
 
 PURE = """
 import json, sys
@@ -117,13 +122,6 @@ def repeated(data: Path, folder: Path, images: int) -> tuple[Path, list[str]]:
     return drawing.write_yaml(folder, str(listed), names), files
 
 
-def against(values: list[float], peers: list[float]) -> list[float]:
-    """Each value over its peer, or, where there is one more of those, over those around it."""
-    if len(peers) > len(values):
-        peers = [(a + b) / 2 for a, b in pairwise(peers)]
-    return [a / b for a, b in zip(values, peers, strict=True)]
-
-
 def spread(values: list[float]) -> dict[str, Any]:
     return {
         "median": statistics.median(values),
@@ -152,10 +150,6 @@ def main() -> int:
             drawing.write(folder / "drawn", args.drawn, 0, args.cores)
             data = folder / "drawn" / "data.yaml"
         yaml, files = repeated(data, folder, args.images)
-        comparisons = {
-            "jpeg": ["decode"],
-            "raw": ["decode + resize", "decode + resize + write()"],
-        }
         work = {
             "jpeg": lambda: packing(yaml, folder / "out", "jpeg", args.images),
             "raw": lambda: packing(yaml, folder / "out", "raw", args.images),
@@ -163,19 +157,21 @@ def main() -> int:
             "decode + resize": lambda: pure(files, "resize", args.cores, folder),
             "decode + resize + write()": lambda: pure(files, "write", args.cores, folder),
         }
-        rates: dict[str, list[float]] = {name: [] for name in work}
         pure(files[:200], "resize", args.cores, folder)  # files into the page cache
-        for codec, peers in comparisons.items():
+        rates: dict[str, dict[str, list[float]]] = {}
+        for codec, peer in COMPARISONS:
+            found = rates[f"{codec} / {peer}"] = {codec: [], peer: [work[peer]()]}
             for number in range(args.rounds):
-                for name in (peers[0], codec, *peers[1:]):
-                    rates[name].append(work[name]())
-                found = ", ".join(f"{name} {rates[name][-1]:.0f}" for name in (codec, *peers))
-                print(f"round {number + 1}: {found} img/s", flush=True)
-            rates[peers[0]].append(work[peers[0]]())
+                for name in (codec, peer):
+                    found[name].append(work[name]())
+                now = ", ".join(f"{name} {values[-1]:.0f}" for name, values in found.items())
+                print(f"round {number + 1}: {now} img/s", flush=True)
     ratios = {
-        f"{codec} / {peer}": against(rates[codec], rates[peer])
-        for codec, peers in comparisons.items()
-        for peer in peers
+        comparison: [
+            value / ((before + after) / 2)
+            for value, (before, after) in zip(values, pairwise(peers), strict=True)
+        ]
+        for comparison, (values, peers) in ((c, found.values()) for c, found in rates.items())
     }
     met = all(statistics.median(values) >= TARGET for values in ratios.values())
     for name, values in ratios.items():
@@ -193,7 +189,10 @@ def main() -> int:
             "distinct_images": len(set(files)),
             "data": str(args.data.name) if args.data else f"drawn, {args.drawn} pictures",
             "rounds": args.rounds,
-            "images_per_second": {name: spread(values) for name, values in rates.items()},
+            "images_per_second": {
+                comparison: {name: spread(values) for name, values in found.items()}
+                for comparison, found in rates.items()
+            },
             "ratio": {name: spread(values) for name, values in ratios.items()},
             "target": TARGET,
             "met": met,
