@@ -62,11 +62,19 @@ class TwinQueue:
         assert source.numel() == target.numel()
         self._todo.append(lambda: target.copy_(source))
 
-    def render(self, shots: torch.Tensor, shape: tuple[int, ...], output: Output) -> torch.Tensor:
+    def render(
+        self,
+        shots: torch.Tensor,
+        shape: tuple[int, ...],
+        output: Output,
+        into: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         count, _, height, width = shape
-        self._allocate(count * 3 * height * width)
-        pictures = output.empty(shape, self.device)
-        pictures.fill_(77)
+        if into is None:
+            self._allocate(count * 3 * height * width)
+            into = output.empty(shape, self.device)
+            into.fill_(77)
+        pictures = into
         self._todo.append(
             lambda: _native.render_blocks(
                 shots.data_ptr(),

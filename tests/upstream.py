@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 from yolodata import _native
-from yolodata.pipeline.retouch import composed, retouched
+from yolodata.pipeline.retouch import composed, draw_from, retouched
 
 
 @dataclass
@@ -113,6 +113,9 @@ class Upstream:
         for stage in stages:
             if type(stage).__name__ == "RandomFlip":
                 self._listen(stage, "get_params", self._on_flip)
+        applied = getattr(names.get("Albumentations"), "transform", None)
+        if applied is not None:  # upstream's seed makes all of them fire, or none: see draw_from
+            applied.set_random_seed = lambda seed: draw_from(applied, seed)
         self._overhear(names["RandomHSV"], "apply_image", self._draw_hsv)
         self._overhear(stages[-1], "_format_img", self._draw_bgr)
 

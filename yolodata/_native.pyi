@@ -169,6 +169,17 @@ def render_cuda(
 def render_blocks(
     shots: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool
 ) -> int: ...
+def split_shots(
+    shots: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+    which: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    pictures: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    placed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+    finished: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+) -> None: ...
 def register_host(address: int, nbytes: int) -> int: ...
 def unregister_host(address: int) -> None: ...
 def ordinary_labels(

@@ -5,7 +5,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "bind/index.h"
 #include "render/render.h"
+#include "render/split_shot.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -25,6 +27,32 @@ const Shot* shots_at(std::uintptr_t address) {
   if (address % alignof(Shot) != 0)
     throw std::invalid_argument("memory for shots must be aligned to 16 bytes");
   return reinterpret_cast<const Shot*>(address);
+}
+
+using Shots = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+std::size_t count_shots(const Shots& memory) {
+  require(memory.shape(0) % sizeof(Shot) == 0, "memory must hold whole shots");
+  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(Shot) == 0,
+          "memory for shots must be aligned to 16 bytes");
+  return memory.shape(0) / sizeof(Shot);
+}
+
+// Writes the halves of some shots of a batch.
+void split_shots(const Shots& shots, const Positions& which, const Column<std::uint64_t>& pictures,
+                 const Shots& placed, const Shots& finished) {
+  const std::size_t count = which.shape(0), all = count_shots(shots);
+  require(
+      pictures.shape(0) == count && count_shots(placed) == count && count_shots(finished) == count,
+      "every shot needs an address of its picture, and room for both its halves");
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int64_t at = which.data()[i];
+    require(at >= 0 && static_cast<std::size_t>(at) < all, "there is no such shot");
+    const ShotHalves halves = split(reinterpret_cast<const Shot*>(shots.data())[at],
+                                    reinterpret_cast<const std::uint8_t*>(pictures.data()[i]));
+    reinterpret_cast<Shot*>(placed.data())[i] = halves.placed;
+    reinterpret_cast<Shot*>(finished.data())[i] = halves.finished;
+  }
 }
 
 }  // namespace
@@ -49,6 +77,7 @@ void bind_device(nb::module_& m) {
         return render_blocks(shots_at(shots), count, width, height, output);
       },
       "shots"_a, "count"_a, "height"_a, "width"_a, "out"_a, "dtype"_a, "channels_last"_a);
+  m.def("split_shots", &split_shots, "shots"_a, "which"_a, "pictures"_a, "placed"_a, "finished"_a);
   m.def(
       "register_host",
       [](std::uintptr_t address, std::size_t nbytes) {

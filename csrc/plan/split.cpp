@@ -7,9 +7,8 @@ namespace yolodata {
 namespace {
 
 // A picture as it is.
-Plan as_it_is(std::int32_t width, std::int32_t height) {
-  Plan plan{};
-  Recipe& recipe = plan.recipe;
+Recipe as_it_is(std::int32_t width, std::int32_t height) {
+  Recipe recipe{};
   recipe.width = width;
   recipe.height = height;
   recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
@@ -33,19 +32,24 @@ Plan as_it_is(std::int32_t width, std::int32_t height) {
                     .y0 = 0,
                     .width = width,
                     .height = height};
-  return plan;
+  return recipe;
 }
 
 }  // namespace
 
+Recipe split(Recipe& recipe) {
+  Recipe finished = as_it_is(recipe.width, recipe.height);
+  finished.hsv = std::exchange(recipe.hsv, {});
+  std::swap(finished.hsv_draws, recipe.hsv_draws);
+  finished.flipud = std::exchange(recipe.flipud, 0);
+  finished.fliplr = std::exchange(recipe.fliplr, 0);
+  finished.bgr = std::exchange(recipe.bgr, 0);
+  return finished;
+}
+
 Halves split(const Plan& plan) {
-  Halves halves{plan, as_it_is(plan.recipe.width, plan.recipe.height)};
-  Recipe &placed = halves.placed.recipe, &finished = halves.finished.recipe;
-  finished.hsv = std::exchange(placed.hsv, {});
-  std::swap(finished.hsv_draws, placed.hsv_draws);
-  finished.flipud = std::exchange(placed.flipud, 0);
-  finished.fliplr = std::exchange(placed.fliplr, 0);
-  finished.bgr = std::exchange(placed.bgr, 0);
+  Halves halves{plan, {}};
+  halves.finished.recipe = split(halves.placed.recipe);
   return halves;
 }
 

@@ -13,4 +13,7 @@ struct Halves {
 // One after the other, the halves make what the whole makes.
 Halves split(const Plan& plan);
 
+// Makes a recipe the one of `placed`, and returns that of `finished`.
+Recipe split(Recipe& recipe);
+
 }  // namespace yolodata

@@ -67,13 +67,22 @@ class Queue(Protocol):
         """Device memory, uint8 (nbytes,), aligned to 16 bytes at least."""
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Enqueue a copy to device memory; `source` must not change before it has happened.
+        """Enqueue a copy; `source` must not change before it has happened.
 
-        `source` is page-locked, or on the device and complete.
+        Both are on the device or page-locked, `source` complete when the queue comes to it.
         """
 
-    def render(self, shots: torch.Tensor, shape: tuple[int, ...], output: Output) -> torch.Tensor:
-        """Enqueue pictures (B, 3, H, W) of `shots`, uint8 (B * SHOT_BYTES,) on the device."""
+    def render(
+        self,
+        shots: torch.Tensor,
+        shape: tuple[int, ...],
+        output: Output,
+        into: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Enqueue pictures (B, 3, H, W) of `shots`, uint8 (B * SHOT_BYTES,) on the device.
+
+        `into`: memory on the device for all of them, in their order; None takes new memory.
+        """
 
     def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
         """Enqueue the conversion of uint8 pictures on the device into another output."""
@@ -208,14 +217,20 @@ class CudaQueue:
         with torch.cuda.stream(self.stream):
             target.copy_(source, non_blocking=True)
 
-    def render(self, shots: torch.Tensor, shape: tuple[int, ...], output: Output) -> torch.Tensor:
+    def render(
+        self,
+        shots: torch.Tensor,
+        shape: tuple[int, ...],
+        output: Output,
+        into: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """See `Queue`."""
         import torch
 
         from yolodata import _native
 
         with torch.cuda.stream(self.stream):
-            pictures = output.empty(shape, self.device)
+            pictures = output.empty(shape, self.device) if into is None else into
             count, _, height, width = shape
             _native.render_cuda(
                 shots.data_ptr(),

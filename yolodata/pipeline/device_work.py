@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
+    from yolodata.pipeline.detour import Detour
     from yolodata.pipeline.device_workshop import DeviceWorkshop
 
 _ALIGNMENT = 16
@@ -75,9 +77,13 @@ class DeviceWork(Work):
             self._again()
             self._begin(True)
             self._enqueue()
-        assert self._mark is not None
         assert self._labels is not None
-        self._mark.hand_over([self.image, self._labels.memory])
+        self._finished().hand_over([self.image, self._labels.memory])
+
+    def _finished(self) -> Mark:
+        """The moment when the pictures are finished; waits for threads that still enqueue some."""
+        assert self._mark is not None
+        return self._mark
 
     def _try(self) -> None:
         try:
@@ -184,11 +190,14 @@ class Rendered(DeviceWork):
         shape: tuple[int, int, int, int],
         age: int,
         memory: torch.Tensor | None,
+        seeds: Sequence[int],
     ) -> None:
         super().__init__(workshop, shape[0])
         self._plan, self._shape, self._age = plan, shape, age
         self._memory = memory  # given: the plan writes the shots into it
         self._planned_shots = memory is not None
+        self._seeds = seeds  # of transforms; none without any
+        self._detour: Detour | None = None
         self._lease: Lease | None = None
         self._ready = threading.Event()
 
@@ -236,7 +245,20 @@ class Rendered(DeviceWork):
             self._workshop.pictures.ask(lambda: self._workshop.pictures.again(lease))
 
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
-        return self._workshop.queue.render(shots, self._shape, self._workshop.output)
+        workshop = self._workshop
+        pictures = workshop.queue.render(shots, self._shape, workshop.output)
+        if workshop.detours is not None:
+            assert self._memory is not None
+            here = self._memory[: shot_bytes(self._count)].numpy()
+            self._detour = workshop.detours.begin(here, shots, self._seeds, pictures)
+        return pictures
+
+    def _finished(self) -> Mark:
+        if self._detour is None:
+            return super()._finished()
+        wait_for(self._detour)
+        assert self._detour.mark is not None
+        return self._detour.mark
 
     def _enqueue(self) -> None:
         workshop = self._workshop
@@ -275,14 +297,19 @@ class Rendered(DeviceWork):
 
     def seconds(self) -> dict[str, float]:
         """See `Work`."""
-        return self._plan.seconds()
+        retouched = {} if self._detour is None else self._detour.seconds()
+        return self._plan.seconds() | retouched
 
     def cancel(self) -> None:
         """See `Work`."""
         self._plan.cancel()
+        if self._detour is not None:
+            self._detour.cancel()
 
     def done(self) -> bool:
         """See `Work`."""
+        if self._detour is not None and not self._detour.done():
+            return False
         return self._plan.done() and (self._lease is None or self._settled())
 
     def abandon(self) -> None:

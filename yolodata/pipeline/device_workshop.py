@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.dali import release_unused_memory
+from yolodata.pipeline.detour import Detours
 from yolodata.pipeline.device import Mark, Output, Queue, Staging
 from yolodata.pipeline.device_work import DeviceWork, Rendered, Uploaded, shot_bytes
 from yolodata.pipeline.pixels import BatchLoad, Lease, Load, Pictures
+from yolodata.pipeline.retouch import Retoucher, seeds
 from yolodata.pipeline.selection import Selection
 from yolodata.pipeline.tiers import Resident
 from yolodata.pipeline.work import Work, Workshop
@@ -39,6 +41,7 @@ class DeviceWorkshop:
         load: how pictures are brought to the device when they are needed.
         hw_decoder_load: asks for the share of JPEG files that the GPU's engine decodes.
         host_load: how CPU threads that render read pictures (see `Workshop`).
+        retoucher: what is done to some pictures between their warp and their colours.
 
     Of `resident` and `load`, at most one is given; without both, CPU threads render.
     """
@@ -55,6 +58,7 @@ class DeviceWorkshop:
         load: BatchLoad | None = None,
         host_load: Load | None = None,
         hw_decoder_load: Callable[[], float | None] = lambda: None,
+        retoucher: Retoucher | None = None,
     ) -> None:
         from yolodata import _native
 
@@ -66,6 +70,7 @@ class DeviceWorkshop:
         self._load = Pictures(load, telemetry) if load is not None else None
         self._inner: Workshop | None = None
         self._native: _native.Engine | None = None
+        self.detours: Detours | None = None
         if resident is None and load is None:
             self._inner = Workshop(
                 selection,
@@ -73,9 +78,12 @@ class DeviceWorkshop:
                 pin_memory=queue.device.type == "cuda",
                 load=host_load,
                 telemetry=telemetry,
+                retoucher=retoucher,
             )
         else:
             self._native = _native.Engine(threads)
+            if retoucher is not None:
+                self.detours = Detours(retoucher, queue, output)
         self._lent: list[tuple[Lease, Mark]] = []
         self._dropped: list[DeviceWork] = []
         self._closed = False
@@ -127,7 +135,8 @@ class DeviceWorkshop:
                     index, config, seed, epoch, positions, memory[: shot_bytes(count)].numpy(),
                     self.resident.shard, self.resident.offset, self.resident.base,
                 )  # fmt: skip
-            work = Rendered(self, plan, shape, age, memory)
+            drawn = seeds(seed, epoch, positions) if self.detours is not None else ()
+            work = Rendered(self, plan, shape, age, memory, drawn)
         return work
 
     def make_room(self) -> None:
@@ -162,6 +171,8 @@ class DeviceWorkshop:
             else:
                 reading.append((lease, mark))
         self._lent = reading
+        if self.detours is not None:
+            self.detours.sweep()
 
     def close(self) -> None:
         """Stop everything, wait for what is running, and free the memory. May be called twice."""
@@ -173,9 +184,13 @@ class DeviceWorkshop:
         for engine in (self._inner, self._native):
             if engine is not None:
                 engine.close()
+        if self.detours is not None:
+            self.detours.close()
         self.queue.mark().wait()  # the device may be reading pictures and shots
         if self._load is not None:
             self._load.forget()
+        if self.detours is not None:
+            self.detours.forget()
         self._lent.clear()
         self._dropped.clear()
         release_unused_memory()

@@ -84,8 +84,8 @@ class Loader:
         channels_last: pictures made on a device are in the memory order (B, H, W, 3).
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
-            Compose; see `yolodata.pipeline.retouch`. They run on the CPU, which has to be the
-            device, and draw from the seed, the epoch and the position alone.
+            Compose; see `yolodata.pipeline.retouch`. They run on the CPU, draw from the seed, the
+            epoch and the position alone, and cost those samples something in which one fires.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of the images that may be unreadable before the run stops.
 
@@ -94,9 +94,10 @@ class Loader:
             memory for, which is made when it is asked for again; None raises the error.
         cache: where decoded pictures are; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
-            vain), "decodes" and "hits" (uses of a decoded picture that was in memory); seconds of
-            "plan", "render", "retouch" (by `transforms`), "decode" (all threads together), "wait"
-            (of the consumer for a batch) and "collate".
+            vain), "decodes" and "hits" (uses of a decoded picture that was in memory), "retouched"
+            samples (in which one of `transforms` fired; prepared ones); seconds of "plan",
+            "render", "retouch" (by `transforms`), "decode" (all threads together), "wait" (of the
+            consumer for a batch) and "collate".
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
@@ -169,10 +170,6 @@ class Loader:
         check_cache(cache, self.device != "cpu")
         self._output.check(self.device)
         self._transforms = None if transforms is None else composed(transforms)
-        if self._transforms is not None and self.device != "cpu":
-            raise ConfigError(
-                f"transforms run on the CPU, device is {device}; make the batches with device=cpu"
-            )
         self.shuffle = shuffle
         self.close_mosaic_epoch = close_mosaic_epoch
         self.pin_memory = pin_memory

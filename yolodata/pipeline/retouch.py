@@ -1,28 +1,35 @@
 """Albumentations' transforms, where upstream applies them: on pictures that are placed and mixed,
 before colour jitter and flips.
 
-They are Python, and the one step of a sample that is not native. A pool of threads takes a sample
-through all three steps; the first and the last, and OpenCV in the middle, run without the GIL.
+They are Python, and the one step of a sample that is not native. A pool of threads takes those
+samples through all three steps in which a transform fires; the first and the last, and OpenCV in
+the middle, run without the GIL. All others are rendered like samples without transforms.
 """
 
 from __future__ import annotations
 
 import copy
 import queue
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.pipeline.firing import Firing, leaves
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe
 
 Bytes = npt.NDArray[np.uint8]
+T = TypeVar("T")
+
+_SLOT = 0xFFFF  # of draws that are not the plan's, which count their slots from 0 (plan.cpp)
 
 
 def composed(transforms: Any) -> Any:
@@ -44,14 +51,14 @@ def composed(transforms: Any) -> Any:
             "transforms must be an albumentations.Compose or a list of transforms, got "
             f"{type(transforms).__name__}"
         )
-    if not hasattr(transforms, "set_random_seed"):
+    if not hasattr(transforms, "set_random_state"):
         raise ConfigError(
             f"Albumentations {albumentations.__version__} cannot be seeded for each sample; "
             "version 1.4.21 or newer is needed"
         )
     others = [
         type(leaf).__name__
-        for leaf in _leaves(transforms)
+        for leaf in leaves(transforms)
         if not isinstance(leaf, albumentations.ImageOnlyTransform)
     ]
     if others:
@@ -62,26 +69,60 @@ def composed(transforms: Any) -> Any:
     return transforms
 
 
-def _leaves(transform: Any) -> list[Any]:
-    import albumentations
-
-    if isinstance(transform, albumentations.BaseCompose):
-        return [leaf for inner in transform.transforms for leaf in _leaves(inner)]
-    return [transform]
-
-
 def described(transforms: Any) -> Any:
     """What a composition is, as plain data: the same for the same transforms."""
     try:
         return transforms.to_dict()["transform"]
     except Exception:  # user functions cannot be written down
-        return [type(leaf).__name__ for leaf in _leaves(transforms)]
+        return [type(leaf).__name__ for leaf in leaves(transforms)]
 
 
 def seeds(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> list[int]:
     """What transforms draw from, for samples of an epoch: a function of nothing else."""
-    sequences = (np.random.SeedSequence((seed, epoch, at)) for at in positions.tolist())
-    return [int(sequence.generate_state(1)[0]) for sequence in sequences]
+    from yolodata import _native
+
+    key = (seed & 0xFFFFFFFF, seed >> 32)
+    return [
+        _native.philox((_SLOT, epoch, at & 0xFFFFFFFF, at >> 32), key)[0]
+        for at in positions.tolist()
+    ]
+
+
+def draw_from(transforms: Any, seed: int) -> None:
+    """Have transforms draw from a seed, one after the other.
+
+    Albumentations' own `set_random_seed` gives each of them generators of the same seed: what is
+    applied to one picture in a hundred would be applied to the same picture in a hundred.
+    """
+    transforms.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
+def changed(transforms: Any, picture: Bytes, seed: int) -> Bytes:
+    """Apply transforms to a picture.
+
+    Args:
+        transforms: from `composed`.
+        picture: uint8 (H, W, 3) BGR, as upstream gives it to them; theirs from now on.
+        seed: what they draw from.
+
+    Returns:
+        such a picture.
+
+    Raises:
+        YolodataError: a transform failed, or did not return such a picture.
+    """
+    draw_from(transforms, seed)
+    try:
+        result: Bytes = transforms(image=picture)["image"]
+    except Exception as error:
+        raise YolodataError(f"a transform failed: {type(error).__name__}: {error}") from error
+    kind = (getattr(result, "dtype", type(result).__name__), getattr(result, "shape", ()))
+    if kind != (picture.dtype, picture.shape):
+        raise YolodataError(
+            f"transforms must return uint8 {picture.shape}, got {kind[0]} {tuple(kind[1])}; leave "
+            "out what normalises, resizes or makes tensors"
+        )
+    return result
 
 
 class Retouching:
@@ -117,14 +158,17 @@ class Retouching:
 
 
 class Retoucher:
-    """The threads that render and retouch.
+    """The threads that transforms run on.
 
     Args:
         transforms: from `composed`; every thread gets a copy, because they carry their generators.
         threads: how many samples at once.
+        telemetry: counts "retouched" samples.
     """
 
-    def __init__(self, transforms: Any, threads: int) -> None:
+    def __init__(self, transforms: Any, threads: int, telemetry: Telemetry) -> None:
+        self.firing = Firing(transforms)
+        self._telemetry = telemetry
         self._copies: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads):
             self._copies.put(copy.deepcopy(transforms))
@@ -134,33 +178,34 @@ class Retoucher:
         self,
         recipes: Sequence[Recipe],
         pictures: Mapping[int, Bytes],
-        out: Bytes,
+        outs: Sequence[Bytes],
         seeds: Sequence[int],
     ) -> Retouching:
-        """Start a batch.
+        """Start samples of a batch.
 
         Args:
-            recipes: B samples.
+            recipes: K samples.
             pictures: of all of them, by dataset index, uint8 (H, W, 3) RGB.
-            out: uint8 (B, 3, H, W); filled when the result is done.
-            seeds: B numbers of 32 bits.
+            outs: K times uint8 (3, H, W); filled when the result is done.
+            seeds: K numbers of 32 bits.
         """
-        samples = zip(recipes, out, seeds, strict=True)
-        return Retouching(
-            [
-                self._pool.submit(self._make, recipe, pictures, picture, seed)
-                for recipe, picture, seed in samples
-            ]
-        )
 
-    def _make(
-        self, recipe: Recipe, pictures: Mapping[int, Bytes], out: Bytes, seed: int
-    ) -> dict[str, float]:
+        def start(recipe: Recipe, out: Bytes, seed: int) -> Future[dict[str, float]]:
+            return self.run(lambda transforms: retouched(recipe, pictures, out, transforms, seed))
+
+        return Retouching([start(*sample) for sample in zip(recipes, outs, seeds, strict=True)])
+
+    def run(self, sample: Callable[[Any], T]) -> Future[T]:
+        """Have a thread call `sample` with transforms that are its own meanwhile."""
+        return self._pool.submit(self._run, sample)
+
+    def _run(self, sample: Callable[[Any], T]) -> T:
         transforms = self._copies.get()
         try:
-            return retouched(recipe, pictures, out, transforms, seed)
+            return sample(transforms)
         finally:
             self._copies.put(transforms)
+            self._telemetry.count("retouched")
 
     def close(self) -> None:
         """Stop, after the samples that have begun."""
@@ -176,14 +221,14 @@ def retouched(
         recipe: what to render.
         pictures: as for `yolodata.render`.
         out: uint8 (3, H, W) to fill.
-        transforms: from `composed`; they get uint8 (H, W, 3) BGR, as upstream gives it to them.
+        transforms: from `composed`.
         seed: what they draw from.
 
     Returns:
         seconds of "render" and "retouch".
 
     Raises:
-        YolodataError: a transform failed, or did not return such a picture.
+        YolodataError: see `changed`.
     """
     import cv2
 
@@ -194,19 +239,8 @@ def retouched(
     _native.render(placed, dict(pictures), out=out)
     rendered = time.thread_time()
     # New memory: a transform may keep what it was given.
-    picture = cv2.merge((out[2], out[1], out[0]))
-    transforms.set_random_seed(seed)
-    try:
-        result = transforms(image=picture)["image"]
-    except Exception as error:
-        raise YolodataError(f"a transform failed: {type(error).__name__}: {error}") from error
-    kind = (getattr(result, "dtype", type(result).__name__), getattr(result, "shape", ()))
-    if kind != (picture.dtype, picture.shape):
-        raise YolodataError(
-            f"transforms must return uint8 {picture.shape}, got {kind[0]} {tuple(kind[1])}; leave "
-            "out what normalises, resizes or makes tensors"
-        )
-    picture = cv2.cvtColor(result, cv2.COLOR_BGR2RGB)
+    picture = changed(transforms, cv2.merge((out[2], out[1], out[0])), seed)
+    picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
     back = time.thread_time()
     _native.render(finished, {0: picture}, out=out)
     total = time.thread_time() - start

@@ -7,17 +7,19 @@ here knows about epochs or ranks.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.bad import Labels, labels_without
 from yolodata.pipeline.pixels import BatchBuffers, Bytes, Lease, Load, Pictures
-from yolodata.pipeline.retouch import Retoucher, Retouching, seeds
+from yolodata.pipeline.retouch import Retoucher, seeds
 from yolodata.pipeline.selection import Selection
 from yolodata.telemetry import Telemetry
 
@@ -68,7 +70,60 @@ class Work:
         return {}
 
 
-def wait_for(job: _native.Job | Retouching) -> None:
+class Background(Protocol):
+    """What goes on in the background: a native job, or what is used like one."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether all is done; raises what went wrong."""
+
+    def done(self) -> bool:
+        """Whether nothing goes on any more."""
+
+    def cancel(self) -> None:
+        """Drop what has not begun."""
+
+    def seconds(self) -> dict[str, float]:
+        """Thread-seconds by stage."""
+
+
+class Together:
+    """Several of them as one."""
+
+    def __init__(self, jobs: Sequence[Background]) -> None:
+        self._jobs = jobs
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `Background`."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        for job in self._jobs:
+            left = end - time.monotonic()
+            if not job.wait(None if math.isinf(left) else max(0.0, left)):
+                return False
+        return True
+
+    def done(self) -> bool:
+        """See `Background`."""
+        return all(job.done() for job in self._jobs)
+
+    def cancel(self) -> None:
+        """See `Background`."""
+        for job in self._jobs:
+            job.cancel()
+
+    def seconds(self) -> dict[str, float]:
+        """See `Background`."""
+        return _sums(self._jobs)
+
+
+def _sums(jobs: Iterable[Background]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for job in jobs:
+        for stage, seconds in job.seconds().items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def wait_for(job: Background) -> None:
     """Block until a job is done; raises what went wrong in it."""
     while not job.wait(_TICK):
         pass
@@ -126,7 +181,7 @@ class _Read(Work):
         self._seeds = seeds
         self._started = False
         self._lease: Lease | None = None
-        self._render: _native.Job | Retouching | None = None
+        self._render: Background | None = None
         self._error: BaseException | None = None
         self._submitted = threading.Event()
         self._dropped = False
@@ -205,12 +260,16 @@ class _Read(Work):
         return labels_without(self._workshop.selection, plan.recipes(), self.bad)
 
     def seconds(self) -> dict[str, float]:
-        total: dict[str, float] = {}
-        for job in (self._plan, self._render):
-            if job is not None:
-                for stage, seconds in job.seconds().items():
-                    total[stage] = total.get(stage, 0.0) + seconds
-        return total
+        return _sums(job for job in (self._plan, self._render) if job is not None)
+
+
+def _between(some: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
+    """Where the numbers below `count` that are not in `some`, which ascend, begin and end."""
+    begin = 0
+    for number in [*some, count]:
+        if begin < number:
+            yield begin, number
+        begin = number + 1
 
 
 class Workshop:
@@ -315,18 +374,33 @@ class Workshop:
         lease: Lease,
         out: Bytes,
         seeds: Sequence[int],
-    ) -> _native.Job | Retouching:
-        """Start rendering pictures into `out`; with `seeds`, they are retouched too."""
-        if self._retoucher is None or not seeds:
-            return self.engine.submit_render(
-                samples, lease.images, self.pictures.pointers(lease), out
-            )
+    ) -> Background:
+        """Start rendering pictures into `out`; with `seeds`, some of them are retouched."""
+        images, pointers = lease.images, self.pictures.pointers(lease)
+        retoucher = self._retoucher if seeds else None
+        firing = retoucher.firing(seeds) if retoucher is not None else []
+        if retoucher is None or not firing:
+            return self.engine.submit_render(samples, images, pointers, out)
         assert not isinstance(samples, Sequence)
+        recipes = samples.recipes()
+        retouching = retoucher.submit(
+            [recipes[i] for i in firing],
+            self._by_image(lease),
+            [out[i] for i in firing],
+            [seeds[i] for i in firing],
+        )
+        others = [
+            self.engine.submit_render(recipes[begin:end], images, pointers, out[begin:end])
+            for begin, end in _between(firing, len(recipes))
+        ]
+        return Together([*others, retouching])
+
+    def _by_image(self, lease: Lease) -> dict[int, Bytes]:
         pictures = {}
         for image, pixels in zip(lease.images.tolist(), self.pictures.pixels(lease), strict=True):
             shape = (int(self.selection.height[image]), int(self.selection.width[image]), 3)
             pictures[image] = pixels[: shape[0] * shape[1] * 3].reshape(shape)
-        return self._retoucher.submit(samples.recipes(), pictures, out, seeds)
+        return pictures
 
     def drop(self, work: Work) -> None:
         """Forget a batch; its memory is kept until native threads are through with it."""

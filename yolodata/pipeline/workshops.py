@@ -46,7 +46,7 @@ class Order:
         in_flight: pictures of the batches being prepared.
         pin_memory: page-locked pictures, for the CPU.
         telemetry: counts what reading costs.
-        transforms: Albumentations' (see `retouch`), for the CPU; None for none.
+        transforms: Albumentations' (see `retouch`); None for none.
     """
 
     selection: Selection
@@ -64,6 +64,12 @@ class Order:
         """Decoded pictures that are kept where they are decoded when needed."""
         return min(self.selection.images, (self.window or 1024) + self.in_flight)
 
+    def retoucher(self) -> Retoucher | None:
+        """Who applies the transforms."""
+        if self.transforms is None:
+            return None
+        return Retoucher(self.transforms, self.threads, self.telemetry)
+
     def load(self) -> Load | None:
         """How CPU threads read pictures."""
         return reading(
@@ -78,14 +84,13 @@ class Order:
 
 def open_on_cpu(order: Order) -> Workshop:
     """Pictures in host memory."""
-    transforms = order.transforms
     return Workshop(
         order.selection,
         threads=order.threads,
         pin_memory=order.pin_memory,
         load=order.load(),
         telemetry=order.telemetry,
-        retoucher=None if transforms is None else Retoucher(transforms, order.threads),
+        retoucher=order.retoucher(),
     )
 
 
@@ -137,6 +142,7 @@ def open_on_device(
         load=load,
         hw_decoder_load=(lambda: None) if decoder is None else decoder.hw_decoder_load,
         host_load=order.load() if resident is None and load is None else None,
+        retoucher=order.retoucher(),
     )
     return workshop, choice
 

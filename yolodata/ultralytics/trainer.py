@@ -17,6 +17,7 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.firing import share
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.schedule import usable_threads
 from yolodata.pipeline.validation import ValidationLoader
@@ -231,7 +232,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"yolodata's own cache={self.settings.cache} decides"
             )
         if self._transforms is not None and self.device.type == "cuda" and RANK in {-1, 0}:
-            LOGGER.info("yolodata: batches are made on the CPU, where Albumentations runs")
+            LOGGER.info(
+                f"yolodata: Albumentations runs on the CPU; about {share(self._transforms):.1%} of "
+                "the samples go there and back"
+            )
         self._without_flips(shards)
         loader = Loader(
             shards,
@@ -260,10 +264,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """Where and as what training batches are made.
 
         On a GPU under AMP, as what autocast would turn them into before the first convolution;
-        multi-scale training resizes them first, in single precision, as upstream does. Where
-        Albumentations takes part, on the CPU.
+        multi-scale training resizes them first, in single precision, as upstream does.
         """
-        if self.device.type != "cuda" or self._transforms is not None:
+        if self.device.type != "cuda":
             return {}
         output = "uint8"
         if getattr(self, "amp", False) and not self.args.multi_scale:

@@ -1,0 +1,15 @@
+#include "render/split_shot.h"
+
+#include "plan/split.h"
+
+namespace yolodata {
+
+ShotHalves split(const Shot& shot, const std::uint8_t* picture) {
+  ShotHalves halves{shot, {}};
+  Shot& finished = halves.finished;
+  finished.recipe = split(halves.placed.recipe);
+  finished.sources.layers[0].images[0] = {picture, shot.recipe.width, shot.recipe.height};
+  return halves;
+}
+
+}  // namespace yolodata

@@ -1,0 +1,103 @@
+"""Which samples transforms fire on: what is said beforehand is what happens."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from yolodata.pipeline.firing import Firing, share
+from yolodata.pipeline.retouch import composed, draw_from, seeds
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import parity_kinds
+
+DRAWN = seeds(7, 3, np.arange(4000))
+
+
+def upstreams(A: ModuleType) -> list[Any]:
+    """What Ultralytics applies where Albumentations is installed."""
+    return [
+        A.Blur(p=0.01), A.MedianBlur(p=0.01), A.ToGray(p=0.01), A.CLAHE(p=0.01),
+        A.RandomBrightnessContrast(p=0.0), A.RandomGamma(p=0.0),
+        A.ImageCompression(quality_range=(75, 100), p=0.0),
+    ]  # fmt: skip
+
+
+COMPOSITIONS: dict[str, Callable[[ModuleType], Any]] = {
+    "upstream's": upstreams,
+    "many": lambda A: parity_kinds.transforms(),
+    "all, now and then": lambda A: A.Compose([A.InvertImg(p=1.0)], p=0.3),
+    "nothing": lambda A: [A.Blur(p=0.0)],
+    "nested": lambda A: [
+        A.Sequential([A.Blur(p=0.1), A.Compose([A.ToGray(p=0.5)], p=0.2)], p=0.5),
+        A.OneOf([A.ToGray(p=0.2), A.OneOf([A.CLAHE(p=1.0), A.ToSepia(p=1.0)], p=0.5)], p=0.1),
+    ],
+    "some": lambda A: [A.SomeOf([A.Blur(p=0.1), A.ToGray(p=0.05), A.Posterize(p=0.0)], n=2, p=0.9)],
+    "in any order": lambda A: [A.RandomOrder([A.Blur(p=0.1), A.ToGray(p=0.05)], n=2)],
+    "strict": lambda A: A.Compose([A.Blur(p=0.1)], strict=True),
+}
+
+
+def applied(A: ModuleType, transforms: Any, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What is really applied to a picture, for each of the seeds."""
+    names: list[str] = []
+    apply = A.BasicTransform.apply_with_params
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        names.append(type(self).__name__)
+        return apply(self, *args, **kwargs)
+
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    found = []
+    with monkeypatch.context() as patched:
+        patched.setattr(A.BasicTransform, "apply_with_params", noted)
+        for seed in DRAWN:
+            names.clear()
+            draw_from(transforms, seed)
+            changed = (transforms(image=picture.copy())["image"] != picture).any()
+            assert names or not changed
+            found.append(list(names))
+    return found
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_what_fires_is_known_beforehand(albumentations, monkeypatch, name: str) -> None:
+    transforms = composed(COMPOSITIONS[name](albumentations))
+    happened = applied(albumentations, transforms, monkeypatch)
+    want = [i for i, names in enumerate(happened) if names]
+    assert Firing(transforms)(DRAWN) == want
+    assert share(transforms) == pytest.approx(len(want) / len(DRAWN), abs=0.03)
+    if 0 < len(want) < len(DRAWN):
+        assert Firing(transforms)([seed + 1 for seed in DRAWN]) != want
+
+
+def test_transforms_fire_independently_of_each_other(albumentations, monkeypatch) -> None:
+    """One picture in a hundred for each of four; Albumentations' own seed makes them the same."""
+    transforms = composed(upstreams(albumentations))
+    happened = applied(albumentations, transforms, monkeypatch)
+    each = Counter(name for names in happened for name in names)
+    assert set(each) == {"Blur", "MedianBlur", "ToGray", "CLAHE"}
+    assert all(15 < count < 70 for count in each.values())
+    assert sum(len(names) > 1 for names in happened) < 12
+    assert 0.03 < share(transforms) < 0.05
+
+
+def test_what_decides_for_itself_always_fires(albumentations) -> None:
+    class Odd(albumentations.ToGray):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs)
+
+    class Broken(albumentations.ToGray):
+        def should_apply(self, force_apply: bool = False) -> bool:
+            raise RuntimeError("no such luck")
+
+    for leaf in (Odd(p=0.1), Broken(p=0.1)):
+        assert Firing(composed([leaf]))(DRAWN[:50]) == list(range(50))

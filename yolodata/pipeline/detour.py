@@ -1,0 +1,225 @@
+"""Samples of a device's batch that transforms fire on: they take a detour through the host.
+
+    device  renders the batch, and of these samples what places pixels (see `csrc/plan/split.h`)
+    thread  waits for that, applies the transforms in host memory, and enqueues the rest:
+    device  takes the picture back, and renders colours and flips into its place of the batch
+
+So they are made of the same pixels as all others, whatever decoded them, and only the transforms
+cost the CPU anything. All memory is taken before a thread begins.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yolodata.pipeline.device import Mark, Output, Queue, Staging
+from yolodata.pipeline.retouch import Bytes, Retoucher, changed
+
+if TYPE_CHECKING:
+    import torch
+
+_PLACED = Output("uint8", channels_last=True)
+_LOOK = 0.001  # seconds between looks at the device; to wait for an event keeps a core busy
+
+
+class Detours:
+    """What a loader needs for them; used by one thread at a time.
+
+    Args:
+        retoucher: whose threads apply the transforms.
+        queue: of the device.
+        output: what pictures are made as.
+    """
+
+    def __init__(self, retoucher: Retoucher, queue: Queue, output: Output) -> None:
+        self._retoucher, self._queue, self._output = retoucher, queue, output
+        self._staging = Staging(queue)
+        self._away: list[Detour] = []
+
+    def begin(
+        self,
+        shots: Bytes,
+        uploaded: torch.Tensor,
+        seeds: Sequence[int],
+        batch: torch.Tensor,
+    ) -> Detour | None:
+        """Send samples of a batch off, if transforms fire on any.
+
+        Args:
+            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            uploaded: the same on the device, with the masks that they point to.
+            seeds: B numbers that the transforms draw from.
+            batch: where the pictures of all samples are being rendered to.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for it; nothing was begun.
+        """
+        from yolodata import _native
+
+        which = self._retoucher.firing(seeds)
+        if not which:
+            return None
+        self.sweep()
+        queue, count = self._queue, len(which)
+        height, width = batch.shape[2:]
+        size, nbytes = count * int(_native.SHOT_BYTES), 3 * height * width
+        # The halves of the shots, then the pictures.
+        there = queue.memory(2 * size + count * nbytes)
+        here = self._staging.take(there.numel())
+        memory = here[: there.numel()]
+        places = there.data_ptr() + 2 * size + nbytes * np.arange(count, dtype=np.uint64)
+        placed, finished = memory[:size], memory[size : 2 * size]
+        _native.split_shots(
+            shots, np.array(which, np.int64), places, placed.numpy(), finished.numpy()
+        )
+        queue.copy(memory[: 2 * size], there[: 2 * size])
+        shape = (count, 3, height, width)
+        queue.render(there[:size], shape, _PLACED, into=there[2 * size :])
+        queue.copy(there[2 * size :], memory[2 * size :])
+        detour, samples = Detour(queue, self._output, here, (there, uploaded)), []
+        self._away.append(detour)
+        shot = int(_native.SHOT_BYTES)
+        for i, at in enumerate(which):
+            begin, end = 2 * size + i * nbytes, 2 * size + (i + 1) * nbytes
+            sample = _Sample(
+                seeds[at],
+                here=memory[begin:end],
+                there=there[begin:end],
+                finished=there[size + i * shot : size + (i + 1) * shot],
+                place=batch[at : at + 1],
+            )
+            samples.append(sample)
+        detour.begin(samples, self._retoucher)
+        return detour
+
+    def sweep(self) -> None:
+        """Take memory back of those that are over."""
+        away = []
+        for detour in self._away:
+            if not detour.over():
+                away.append(detour)
+            elif detour.mark is not None:
+                self._staging.give(detour.memory, None)
+        self._away = away
+
+    def close(self) -> None:
+        """End the threads, after the samples that have begun."""
+        self._retoucher.close()
+
+    def forget(self) -> None:
+        """Free the memory, once the device is done."""
+        self._away.clear()
+        self._staging = Staging(self._queue)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A sample on its way.
+
+    Attributes:
+        seed: what the transforms draw from.
+        here, there: the memory of its picture, uint8 (H * W * 3,), on the host and on the device.
+        finished: what colours and flips it, on the device.
+        place: in the batch, (1, 3, H, W).
+    """
+
+    seed: int
+    here: torch.Tensor
+    there: torch.Tensor
+    finished: torch.Tensor
+    place: torch.Tensor
+
+
+class Detour:
+    """The samples of one batch; waited for like a native job.
+
+    Attributes:
+        memory: page-locked, in use until it is `over`.
+        mark: the moment when all are back in the batch; once `wait` has returned True.
+    """
+
+    def __init__(
+        self, queue: Queue, output: Output, memory: torch.Tensor, keep: tuple[torch.Tensor, ...]
+    ) -> None:
+        self._queue, self._output = queue, output
+        self.memory, self._keep = memory, keep
+        self.mark: Mark | None = None
+        self._rendered = queue.mark()
+        self._samples: list[Future[float]] = []
+        self._lock, self._looking = threading.Lock(), threading.Lock()
+        self._under_way = 0
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    def begin(self, samples: Sequence[_Sample], retoucher: Retoucher) -> None:
+        """Hand all of them to the threads."""
+        self._under_way = len(samples)
+        for sample in samples:
+            future = retoucher.run(partial(self._retouch, sample))
+            self._samples.append(future)
+            future.add_done_callback(self._one_ended)
+
+    def _retouch(self, sample: _Sample, transforms: Any) -> float:
+        import cv2
+
+        with self._looking:  # one thread of a batch is enough
+            while not self._rendered.done():
+                time.sleep(_LOOK)
+        start = time.thread_time()
+        _, _, height, width = sample.place.shape
+        picture = sample.here.numpy().reshape(height, width, 3)
+        # New memory: a transform may keep what it was given.
+        result = changed(transforms, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), sample.seed)
+        cv2.cvtColor(result, cv2.COLOR_BGR2RGB, dst=picture)
+        seconds = time.thread_time() - start
+        shape = tuple(sample.place.shape)
+        self._queue.copy(sample.here, sample.there)
+        self._queue.render(sample.finished, shape, self._output, into=sample.place)
+        return seconds
+
+    def _one_ended(self, _: Future[float]) -> None:
+        with self._lock:
+            self._under_way -= 1
+            if self._under_way:
+                return
+        try:
+            self.mark = self._queue.mark()
+        except BaseException as error:  # surfaces in the consumer
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether all is enqueued; raises what went wrong."""
+        if not self._ended.wait(timeout):
+            return False
+        for sample in self._samples:
+            sample.result()
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def done(self) -> bool:
+        """Whether no thread works for it any more."""
+        return self._ended.is_set()
+
+    def over(self) -> bool:
+        """Whether the device has done what was enqueued for it, too."""
+        return self.done() and (self.mark is None or self.mark.done())
+
+    def cancel(self) -> None:
+        """Drop samples that no thread has begun."""
+        for sample in self._samples:
+            sample.cancel()
+
+    def seconds(self) -> dict[str, float]:
+        """Thread-seconds of "retouch"."""
+        return {"retouch": sum(sample.result() for sample in self._samples)}
