@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ def test_batches_on_a_gpu_come_from_the_longer_dataset() -> None:
     assert sources["gpu-yolodata-jpeg-none-4"] == "jpeg"
     assert sources["gpu-kernel-uint8"] == "raw"
     assert [row.source for row in rows.loader_rows(1)] == ["files", "ram", "jpeg", "raw", "memory"]
+
+
+def test_a_row_has_albumentations(albumentations, shards: Path) -> None:
+    """Where it is installed; its loader makes the pictures of the row beside it, but for some."""
+    made = []
+    for name in ("raw-device", "raw-device-albumentations"):
+        row = replace(row_of(f"gpu-yolodata-{name}-2"), device="cpu")
+        subject = make(row, Task(shards, 64, 4, 0))
+        pictures = [batch["img"].clone() for batch in itertools.islice(subject.batches(), 30)]
+        made.append(torch.cat(pictures))
+        subject.close()
+    other = (made[0] != made[1]).flatten(1).any(1)
+    assert 0 < other.sum() < 30
 
 
 def test_what_trains() -> None:

@@ -23,6 +23,7 @@ class YolodataLoader(Subject):
 
     Args:
         row: `threads` are the loader's native threads; on a GPU, `cache` and `output` are its.
+            With `albumentations`, it applies Ultralytics' default transforms.
         task: `data` is a dataset directory of the row's codec; `device` is the loader's.
 
     Raises:
@@ -49,6 +50,7 @@ class YolodataLoader(Subject):
             seed=task.seed,
             threads=row.threads,
             prefetch=_PREFETCH,
+            transforms=_transforms() if row.albumentations else None,
             **_where(row, task),
         )
         self._pace = Pace(torch.device(task.device))
@@ -115,6 +117,12 @@ class YolodataLoader(Subject):
     def close(self) -> None:
         """See `Subject`."""
         self._loader.close()
+
+
+def _transforms() -> Any:
+    from yolodata.ultralytics.limits import upstream_transforms
+
+    return upstream_transforms(None)
 
 
 def _where(row: Row, task: Task) -> dict[str, Any]:

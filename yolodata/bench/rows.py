@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 
 from yolodata.bench.machine import Gpu
 from yolodata.errors import ConfigError
@@ -31,6 +32,8 @@ class Row:
         output: of the pictures made on a GPU: "uint8", or a kind of float in 0-1.
         ceiling: id of the row whose speed bounds this one; "" is none.
         degrees: largest rotation of the kernel's recipes, which it has slower steps for.
+        albumentations: with what Ultralytics applies where that is installed. All other rows,
+            Ultralytics' own too, are without.
     """
 
     id: str
@@ -46,6 +49,7 @@ class Row:
     output: str = "uint8"
     ceiling: str = ""
     degrees: float = 0.0
+    albumentations: bool = False
 
     @property
     def source(self) -> str:
@@ -122,7 +126,16 @@ def _gpu_loaders(n: int, all_cores: bool) -> list[Row]:
         ours("raw", "none", "raw, cache=none", "gpu-copy-host"),
     ]
     if all_cores:
-        found.append(ours("raw", "device", "raw, cache=device", "gpu-kernel-float16"))
+        plain = ours("raw", "device", "raw, cache=device", "gpu-kernel-float16")
+        found.append(plain)
+        if find_spec("albumentations") is not None:
+            label = "raw, cache=device, Albumentations"
+            found.append(
+                replace(
+                    plain, id=f"gpu-yolodata-raw-device-albumentations-{n}", albumentations=True,
+                    label=f"yolodata, {label}", short=label,
+                )
+            )  # fmt: skip
     return found
 
 
