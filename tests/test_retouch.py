@@ -16,7 +16,7 @@ from loading import digest, draw_dataset, packed, sample_digests
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
-from yolodata.pipeline.retouch import composed, retouched
+from yolodata.pipeline.retouch import composed, retouched, seeds
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -67,6 +67,30 @@ def test_upstreams_pictures(albumentations: ModuleType, yaml: Path) -> None:
     with patch.object(upstream, "retouched", lambda *args: retouched(*args[:-1], args[-1] + 1)):
         report = parity.compare(source, hyp, 8, seed=3).report()
     assert parity_tally.missed("albumentations", "all", report)
+
+
+def test_a_loader_makes_every_sample_as_if_it_were_retouched(
+    albumentations: ModuleType, shards: dict[str, Path]
+) -> None:
+    """Also those that it renders in one go, because nothing fires."""
+    A = albumentations
+    transforms = composed([A.Blur(p=0.2), A.OneOf([A.ToGray(p=1.0), A.CLAHE(p=1.0)], p=0.2)])
+    config = AugmentConfig(imgsz=IMGSZ, **MIX)
+    dataset = yolodata.open_shards(shards["raw"], split="train")
+    with Loader(dataset, 8, augment=config, transforms=transforms, seed=5, threads=2) as loader:
+        made = [picture for batch in loader for picture in batch["img"].numpy()]
+        retouches = loader.telemetry.read().counts["retouched"]
+    plain = 0
+    for position, seed in enumerate(seeds(5, 0, np.arange(len(dataset)))):
+        recipe = yolodata.plan(config, dataset, seed=5, position=position)
+        tiles = [tile for layer in recipe.to_dict()["layers"] for tile in layer["tiles"]]
+        images = {tile["image"]: dataset.image(tile["image"]) for tile in tiles}
+        wanted = np.empty((3, IMGSZ, IMGSZ), np.uint8)
+        retouched(recipe, images, wanted, transforms, seed)
+        assert (made[position] == wanted).all()
+        plain += bool((wanted == yolodata.render(recipe, images)).all())
+    assert 5 < plain < len(dataset) - 5
+    assert retouches >= len(dataset) - plain
 
 
 def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     import torch
 
 _PLACED = Output("uint8", channels_last=True)
+_ROOM = 8  # samples that there is page-locked memory for, at least
 _LOOK = 0.001  # seconds between looks at the device; to wait for an event keeps a core busy
+
+
+def _power_of_two(number: int) -> int:
+    """The next one that is not below."""
+    return 1 << (number - 1).bit_length()
 
 
 class Detours:
@@ -70,11 +76,13 @@ class Detours:
         self.sweep()
         queue, count = self._queue, len(which)
         height, width = batch.shape[2:]
-        size, nbytes = count * int(_native.SHOT_BYTES), 3 * height * width
+        shot, nbytes = int(_native.SHOT_BYTES), 3 * height * width
+        size, each = count * shot, 2 * shot + nbytes
         # The halves of the shots, then the pictures.
-        there = queue.memory(2 * size + count * nbytes)
-        here = self._staging.take(there.numel())
-        memory = here[: there.numel()]
+        there = queue.memory(count * each)
+        # Batches have different numbers of such samples: memory that serves most of them is kept.
+        here = self._staging.take(each * max(_ROOM, _power_of_two(count)))
+        memory = here[: count * each]
         places = there.data_ptr() + 2 * size + nbytes * np.arange(count, dtype=np.uint64)
         placed, finished = memory[:size], memory[size : 2 * size]
         _native.split_shots(
@@ -84,9 +92,8 @@ class Detours:
         shape = (count, 3, height, width)
         queue.render(there[:size], shape, _PLACED, into=there[2 * size :])
         queue.copy(there[2 * size :], memory[2 * size :])
-        detour, samples = Detour(queue, self._output, here, (there, uploaded)), []
+        detour, samples = Detour(queue, self._output, here, uploaded), []
         self._away.append(detour)
-        shot = int(_native.SHOT_BYTES)
         for i, at in enumerate(which):
             begin, end = 2 * size + i * nbytes, 2 * size + (i + 1) * nbytes
             sample = _Sample(
@@ -115,9 +122,8 @@ class Detours:
         self._retoucher.close()
 
     def forget(self) -> None:
-        """Free the memory, once the device is done."""
+        """Let go of memory that the device used, once it is done."""
         self._away.clear()
-        self._staging = Staging(self._queue)
 
 
 @dataclass(frozen=True)
@@ -147,10 +153,11 @@ class Detour:
     """
 
     def __init__(
-        self, queue: Queue, output: Output, memory: torch.Tensor, keep: tuple[torch.Tensor, ...]
+        self, queue: Queue, output: Output, memory: torch.Tensor, uploaded: torch.Tensor
     ) -> None:
         self._queue, self._output = queue, output
-        self.memory, self._keep = memory, keep
+        self.memory = memory
+        self._uploaded = uploaded  # has masks that the first halves look at
         self.mark: Mark | None = None
         self._rendered = queue.mark()
         self._samples: list[Future[float]] = []
