@@ -22,6 +22,7 @@ import numpy as np
 
 from yolodata.pipeline.device import Mark, Output, Queue, Staging
 from yolodata.pipeline.retouch import Bytes, Retoucher, changed
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +44,14 @@ class Detours:
         retoucher: whose threads apply the transforms.
         queue: of the device.
         output: what pictures are made as.
+        telemetry: adds up seconds of "retouch".
     """
 
-    def __init__(self, retoucher: Retoucher, queue: Queue, output: Output) -> None:
+    def __init__(
+        self, retoucher: Retoucher, queue: Queue, output: Output, telemetry: Telemetry
+    ) -> None:
         self._retoucher, self._queue, self._output = retoucher, queue, output
+        self._telemetry = telemetry
         self._staging = Staging(queue)
         self._away: list[Detour] = []
 
@@ -92,8 +97,7 @@ class Detours:
         shape = (count, 3, height, width)
         queue.render(there[:size], shape, _PLACED, into=there[2 * size :])
         queue.copy(there[2 * size :], memory[2 * size :])
-        detour, samples = Detour(queue, self._output, here, uploaded), []
-        self._away.append(detour)
+        samples = []
         for i, at in enumerate(which):
             begin, end = 2 * size + i * nbytes, 2 * size + (i + 1) * nbytes
             sample = _Sample(
@@ -104,6 +108,8 @@ class Detours:
                 place=batch[at : at + 1],
             )
             samples.append(sample)
+        detour = Detour(queue, self._output, self._telemetry, here, uploaded)
+        self._away.append(detour)
         detour.begin(samples, self._retoucher)
         return detour
 
@@ -153,14 +159,19 @@ class Detour:
     """
 
     def __init__(
-        self, queue: Queue, output: Output, memory: torch.Tensor, uploaded: torch.Tensor
+        self,
+        queue: Queue,
+        output: Output,
+        telemetry: Telemetry,
+        memory: torch.Tensor,
+        uploaded: torch.Tensor,
     ) -> None:
-        self._queue, self._output = queue, output
+        self._queue, self._output, self._telemetry = queue, output, telemetry
         self.memory = memory
         self._uploaded = uploaded  # has masks that the first halves look at
         self.mark: Mark | None = None
         self._rendered = queue.mark()
-        self._samples: list[Future[float]] = []
+        self._samples: list[Future[None]] = []
         self._lock, self._looking = threading.Lock(), threading.Lock()
         self._under_way = 0
         self._ended = threading.Event()
@@ -174,7 +185,7 @@ class Detour:
             self._samples.append(future)
             future.add_done_callback(self._one_ended)
 
-    def _retouch(self, sample: _Sample, transforms: Any) -> float:
+    def _retouch(self, sample: _Sample, transforms: Any) -> None:
         import cv2
 
         with self._looking:  # one thread of a batch is enough
@@ -186,13 +197,12 @@ class Detour:
         # New memory: a transform may keep what it was given.
         result = changed(transforms, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), sample.seed)
         cv2.cvtColor(result, cv2.COLOR_BGR2RGB, dst=picture)
-        seconds = time.thread_time() - start
         shape = tuple(sample.place.shape)
         self._queue.copy(sample.here, sample.there)
         self._queue.render(sample.finished, shape, self._output, into=sample.place)
-        return seconds
+        self._telemetry.add("retouch", time.thread_time() - start)
 
-    def _one_ended(self, _: Future[float]) -> None:
+    def _one_ended(self, _: Future[None]) -> None:
         with self._lock:
             self._under_way -= 1
             if self._under_way:
@@ -226,7 +236,3 @@ class Detour:
         """Drop samples that no thread has begun."""
         for sample in self._samples:
             sample.cancel()
-
-    def seconds(self) -> dict[str, float]:
-        """Thread-seconds of "retouch"."""
-        return {"retouch": sum(sample.result() for sample in self._samples)}

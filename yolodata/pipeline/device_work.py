@@ -297,8 +297,7 @@ class Rendered(DeviceWork):
 
     def seconds(self) -> dict[str, float]:
         """See `Work`."""
-        retouched = {} if self._detour is None else self._detour.seconds()
-        return self._plan.seconds() | retouched
+        return self._plan.seconds()
 
     def cancel(self) -> None:
         """See `Work`."""

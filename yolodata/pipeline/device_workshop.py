@@ -83,7 +83,7 @@ class DeviceWorkshop:
         else:
             self._native = _native.Engine(threads)
             if retoucher is not None:
-                self.detours = Detours(retoucher, queue, output)
+                self.detours = Detours(retoucher, queue, output, telemetry)
         self._lent: list[tuple[Lease, Mark]] = []
         self._dropped: list[DeviceWork] = []
         self._closed = False

@@ -70,11 +70,15 @@ class Work:
         return {}
 
 
-class Background(Protocol):
-    """What goes on in the background: a native job, or what is used like one."""
+class Waitable(Protocol):
+    """What goes on in the background."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether all is done; raises what went wrong."""
+
+
+class Pending(Waitable, Protocol):
+    """A native job, or what is used like one."""
 
     def done(self) -> bool:
         """Whether nothing goes on any more."""
@@ -89,11 +93,11 @@ class Background(Protocol):
 class Together:
     """Several of them as one."""
 
-    def __init__(self, jobs: Sequence[Background]) -> None:
+    def __init__(self, jobs: Sequence[Pending]) -> None:
         self._jobs = jobs
 
     def wait(self, timeout: float | None = None) -> bool:
-        """See `Background`."""
+        """See `Pending`."""
         end = math.inf if timeout is None else time.monotonic() + timeout
         for job in self._jobs:
             left = end - time.monotonic()
@@ -102,20 +106,20 @@ class Together:
         return True
 
     def done(self) -> bool:
-        """See `Background`."""
+        """See `Pending`."""
         return all(job.done() for job in self._jobs)
 
     def cancel(self) -> None:
-        """See `Background`."""
+        """See `Pending`."""
         for job in self._jobs:
             job.cancel()
 
     def seconds(self) -> dict[str, float]:
-        """See `Background`."""
+        """See `Pending`."""
         return _sums(self._jobs)
 
 
-def _sums(jobs: Iterable[Background]) -> dict[str, float]:
+def _sums(jobs: Iterable[Pending]) -> dict[str, float]:
     total: dict[str, float] = {}
     for job in jobs:
         for stage, seconds in job.seconds().items():
@@ -123,7 +127,7 @@ def _sums(jobs: Iterable[Background]) -> dict[str, float]:
     return total
 
 
-def wait_for(job: Background) -> None:
+def wait_for(job: Waitable) -> None:
     """Block until a job is done; raises what went wrong in it."""
     while not job.wait(_TICK):
         pass
@@ -181,7 +185,7 @@ class _Read(Work):
         self._seeds = seeds
         self._started = False
         self._lease: Lease | None = None
-        self._render: Background | None = None
+        self._render: Pending | None = None
         self._error: BaseException | None = None
         self._submitted = threading.Event()
         self._dropped = False
@@ -374,7 +378,7 @@ class Workshop:
         lease: Lease,
         out: Bytes,
         seeds: Sequence[int],
-    ) -> Background:
+    ) -> Pending:
         """Start rendering pictures into `out`; with `seeds`, some of them are retouched."""
         images, pointers = lease.images, self.pictures.pointers(lease)
         retoucher = self._retoucher if seeds else None
