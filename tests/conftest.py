@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -33,7 +32,8 @@ def pytest_configure() -> None:
 def _albumentations() -> ModuleType:
     del sys.modules["albumentations"]
     try:
-        return importlib.import_module("albumentations")
+        found: ModuleType = pytest.importorskip("albumentations")
+        return found
     finally:
         sys.modules["albumentations"] = None  # type: ignore[assignment]
 
