@@ -366,6 +366,18 @@ def test_a_real_devices_jpeg_decoder_is_close(shards, cache) -> None:
 
 
 @pytest.mark.gpu
+def test_a_real_devices_jpeg_decoder_gives_one_stream(shards) -> None:
+    """Decoded once, or when needed; alone in a batch, or among many."""
+    streams = []
+    for cache, prefetch in (("device", 4), ("none", 4), ("none", 1)):
+        with Loader(
+            shards["jpeg"], 8, augment=RECIPE, seed=4, device="cuda", cache=cache, prefetch=prefetch
+        ) as loader:
+            streams.append(stream(loader, 2))
+    assert streams[0] == streams[1] == streams[2]
+
+
+@pytest.mark.gpu
 def test_a_busy_consumer_never_sees_a_batch_too_early(shards) -> None:
     """The consumer's stream is kept busy while batches are made and thrown away."""
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
