@@ -516,6 +516,15 @@ def test_bad_arguments(
         assert word in message
 
 
+@pytest.mark.parametrize(("load", "varies"), [("auto", False), (0.0, False), (0.65, True)])
+def test_the_table_says_where_pictures_vary(
+    canned: dict[str, Any], load: Any, varies: bool
+) -> None:
+    canned["settings"]["hw_decoder_load"] = load
+    for told in (table.text(canned), table.markdown(canned)):
+        assert ("hw_decoder_load=0.65: pictures of JPEG shards may differ" in told) == varies
+
+
 def test_a_training_process_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
     said: list[str] = []
     no_task: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_shard_decode import KINDS, encoded
@@ -18,7 +20,7 @@ from yolodata.errors import ConfigError, DatasetError
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 dali = pytest.importorskip("yolodata.pipeline.dali")
-pytest.importorskip("nvidia.dali")
+nvidia_dali = pytest.importorskip("nvidia.dali")
 
 
 def jpeg(height: int, width: int, seed: int = 0, quality: int = 90) -> Any:
@@ -207,7 +209,7 @@ def test_files_are_read_where_they_lie(tmp_path: Path) -> None:
 
     room = np.zeros(max(file.size for file in files), np.uint8)
     room[: files[0].size] = files[0]
-    graph = decoder._build(0.0)
+    graph = decoder._build()
     graph.feed_input("files", [room])
     graph.feed_input("sizes", np.array([[50, 64]], np.float32))
     graph.feed_input("differs", np.array([False]))
@@ -219,21 +221,65 @@ def test_files_are_read_where_they_lie(tmp_path: Path) -> None:
     decoder.close()
 
 
-def test_auto_measures_with_good_files_and_gives_up_on_bad_ones() -> None:
-    """The choice of a hardware share, gone through on the CPU, where each is as good."""
-    good = [jpeg(50, 64, seed) for seed in range(9)]
-    bad = [*good[:8], no_table(good[8])]
-    decoder = dali.DaliDecoder(64, batch_size=12)
-    decoder._tries = 2
-    decode(decoder, good[:3])  # too few to tell anything
-    assert decoder._tries == 2
-    assert [got.pixels is None for got in decode(decoder, bad)] == [False] * 8 + [True]
-    assert decoder._tries == 1
-    for file, got in zip(good, decode(decoder, good), strict=True):
-        np.testing.assert_array_equal(got.pixels.numpy(), expected(file, 64, "x.jpg"))
-    assert decoder._tries == 0
-    assert decoder._load in dali._LOADS
+@pytest.fixture
+def graphs(monkeypatch) -> list[dict[str, Any]]:
+    """What a GPU's graphs are built with and fed, gone through with DALI's CPU operators."""
+    made: list[dict[str, Any]] = []
+    decode, feed, pipeline_def = nvidia_dali.fn.decoders.image, dali._feed, nvidia_dali.pipeline_def
+
+    def image(files: Any, *, device: str, **options: Any) -> Any:
+        assert device == "mixed"
+        made.append({"load": options.pop("hw_decoder_load"), "fed": []})
+        return decode(files, device="cpu", **options)
+
+    def on_the_cpu(**options: Any) -> Any:
+        assert options["device_id"] == 0
+        return pipeline_def(**{**options, "device_id": None})
+
+    def noting(graph: Any, files: Any) -> None:
+        owner = owners.setdefault(id(graph), made[-1])
+        owner["fed"].append([file.name for file in files])
+        feed(graph, files)
+
+    owners: dict[int, dict[str, Any]] = {}
+    monkeypatch.setattr(dali, "_existing", lambda device: torch.device("cuda", 0))
+    monkeypatch.setattr(nvidia_dali.fn.decoders, "image", image)
+    monkeypatch.setattr(nvidia_dali, "pipeline_def", on_the_cpu)
+    monkeypatch.setattr(dali, "_feed", noting)
+    monkeypatch.setattr(
+        dali.DaliDecoder, "_by_opencv", lambda self, file: dali.Decoded(None, fallback=True)
+    )
+    dali._warn_that_pixels_vary.cache_clear()
+    return made
+
+
+def test_auto_leaves_every_file_to_the_cuda_decoder(graphs, caplog) -> None:
+    """In each graph: the first ones, and those that are built where one file fails its run."""
+    decoder = dali.DaliDecoder(64, device="cuda", batch_size=4)
+    files = [jpeg(50, 64, seed) for seed in range(7)]
+    files[2] = no_table(files[2])
+    decode(decoder, files)
+    assert len(graphs) > 2
+    assert {graph["load"] for graph in graphs} == {0.0}
+    assert graphs[0]["fed"] == [["0.jpg", "1.jpg", "2.jpg", "3.jpg"]]  # nothing goes before them
+    assert decoder.hw_decoder_load == 0.0
+    assert "hw_decoder_load" not in caplog.text
     decoder.close()
+
+
+def test_a_share_for_the_engine_is_said_once_and_counted_from_a_full_run(graphs, caplog) -> None:
+    """nvImageCodec keeps the number of files that a share is of a graph's first run."""
+    for load in (0.4, 1.0, 1.0):
+        graphs.clear()
+        decoder = dali.DaliDecoder(64, device="cuda", batch_size=4, hw_decoder_load=load)
+        for file, got in zip([jpeg(50, 64)], decode(decoder, [jpeg(50, 64)]), strict=True):
+            np.testing.assert_array_equal(got.pixels.numpy(), expected(file, 64, "x.jpg"))
+        (graph,) = graphs
+        assert graph == {"load": load, "fed": [[""] * 4, ["0.jpg"]]}
+        assert decoder.hw_decoder_load == load
+        decoder.close()
+    said = [line for line in caplog.messages if "up to 3 grey levels" in line]
+    assert [line.split(":")[0] for line in said] == ["hw_decoder_load=0.4", "hw_decoder_load=1.0"]
 
 
 def test_dali_by_itself_makes_the_same_pictures(decoder) -> None:
@@ -271,8 +317,7 @@ def test_wrong_sizes_and_arguments_are_named(decoder) -> None:
 
 def test_photographs(decoder, real_data: Path) -> None:
     large = dali.DaliDecoder(416, batch_size=8, threads=2)
-    files = sorted((real_data / "coco-mini" / "images").rglob("*.jpg"))[:24]
-    data = [np.fromfile(file, np.uint8) for file in files]
+    data = photographs(real_data)
     means = []
     for file, got in zip(data, decode(large, data, imgsz=416), strict=True):
         apart = np.abs(got.pixels.numpy().astype(int) - expected(file, 416, "x.jpg"))
@@ -282,11 +327,68 @@ def test_photographs(decoder, real_data: Path) -> None:
     large.close()
 
 
+PLACES = [
+    pytest.param("cpu"),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def alone(request: pytest.FixtureRequest) -> Any:
+    """Files of many kinds, and what each of them is when it is decoded alone."""
+    rng = np.random.default_rng(3)
+    shapes = [(50, 64), (90, 120), (64, 64), (8, 9), (1, 150), (64, 48), (300, 417), (1100, 1300)]
+    files = [
+        jpeg(*shape, seed, quality) for shape in shapes for seed, quality in ((1, 90), (2, 40))
+    ]
+    kinds = [  # other subsamplings, restart markers, noise
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422],
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440],
+        [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+        [cv2.IMWRITE_JPEG_RST_INTERVAL, 2],
+    ]
+    for kind in kinds:
+        noise = rng.integers(0, 256, (57, 61, 3), dtype=np.uint8)
+        files.append(cv2.imencode(".jpg", noise, kind)[1])
+    files.append(cv2.imencode(".jpg", rng.integers(0, 256, (40, 64), dtype=np.uint8))[1])
+    files.append(no_table(files[0]))
+    with contextlib.suppress(pytest.skip.Exception):
+        files += photographs(request.getfixturevalue("real_data"))
+    single = dali.DaliDecoder(64, device=request.param, batch_size=1)
+    pixels = [pixels_of(decode(single, [file]))[0] for file in files]
+    single.close()
+    return request.param, files, pixels
+
+
+def photographs(folder: Path) -> list[Any]:
+    """A dozen files, read-only."""
+    found = sorted((folder / "coco-mini" / "images").rglob("*.jpg"))[:12]
+    return [np.fromfile(file, np.uint8) for file in found]
+
+
+def pixels_of(decoded: list[Any]) -> list[Any]:
+    return [None if got.pixels is None else got.pixels.cpu().numpy().tobytes() for got in decoded]
+
+
+@pytest.mark.parametrize("batch_size", [5, 16])
+def test_a_files_pixels_are_its_own(alone, batch_size: int) -> None:
+    """In order, reversed and shuffled, with a damaged file among them: as each is alone."""
+    device, files, want = alone
+    decoder = dali.DaliDecoder(64, device=device, batch_size=batch_size, threads=4)
+    orders = [np.arange(len(files)), np.arange(len(files))[::-1]]
+    orders.append(np.random.default_rng(batch_size).permutation(len(files)))
+    for order in orders:
+        got = pixels_of(decode(decoder, [files[i] for i in order]))
+        assert [i for i, pixels in zip(order, got, strict=True) if pixels != want[i]] == []
+    assert want.count(None) == 1
+    decoder.close()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("load", ["auto", 0.0, 1.0])
 def test_a_gpu_decodes_nearly_the_same(real_data: Path, load: Any) -> None:
-    files = sorted((real_data / "coco-mini" / "images").rglob("*.jpg"))[:64]
-    data = [np.fromfile(file, np.uint8) for file in files]
+    data = photographs(real_data)
     there = dali.DaliDecoder(640, device="cuda", batch_size=16, threads=4, hw_decoder_load=load)
     for file, got in zip(data, decode(there, data, imgsz=640), strict=True):
         assert not got.fallback

@@ -366,6 +366,18 @@ def test_a_real_devices_jpeg_decoder_is_close(shards, cache) -> None:
 
 
 @pytest.mark.gpu
+def test_a_real_devices_jpeg_decoder_gives_one_stream(shards) -> None:
+    """Decoded once, or when needed; alone in a batch, or among many."""
+    streams = []
+    for cache, prefetch in (("device", 4), ("none", 4), ("none", 1)):
+        with Loader(
+            shards["jpeg"], 8, augment=RECIPE, seed=4, device="cuda", cache=cache, prefetch=prefetch
+        ) as loader:
+            streams.append(stream(loader, 2))
+    assert streams[0] == streams[1] == streams[2]
+
+
+@pytest.mark.gpu
 def test_a_busy_consumer_never_sees_a_batch_too_early(shards) -> None:
     """The consumer's stream is kept busy while batches are made and thrown away."""
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
@@ -439,24 +451,20 @@ def test_several_runs_of_the_decoder_are_under_way(shards, twin, monkeypatch, da
 
 
 def test_the_engines_share_is_passed_on_and_reported(shards, twin, monkeypatch) -> None:
-    loads, build = [], dali.DaliDecoder._build
-    monkeypatch.setattr(
-        dali.DaliDecoder, "_build", lambda self, load: loads.append(load) or build(self, load)
-    )
     monkeypatch.setattr(dali.DaliDecoder, "hw_decoder_load", property(lambda self: self._load))
     for cache in ("device", "none"):
-        with Loader(
-            shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache, hw_decoder_load=0.4
-        ) as loader:
-            assert loader.hw_decoder_load is None
-            next(iter(loader))
-            assert loader.hw_decoder_load == 0.4
-            assert loader.preflight.endswith("; hw_decoder_load=0.4")
-    assert set(loads) == {0.4}
+        for asked, share in (("auto", 0.0), (0.4, 0.4)):
+            with Loader(
+                shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache, hw_decoder_load=asked
+            ) as loader:
+                assert loader.hw_decoder_load is None
+                next(iter(loader))
+                assert loader.hw_decoder_load == share
+                assert loader.preflight.endswith(f"; hw_decoder_load={share}")
 
 
 def test_without_dali_pictures_are_decoded_on_the_cpu(shards, twin, monkeypatch, caplog) -> None:
-    def broken(self: Any, load: float) -> Any:
+    def broken(self: Any) -> Any:
         raise RuntimeError("no such library")
 
     with Loader(shards["jpeg"], 8, augment=RECIPE) as loader:

@@ -311,7 +311,7 @@ def test_callbacks_of_a_file(tmp_path: Path) -> None:
 
 def test_how_many_processes() -> None:
     assert processes_wanted(["model=a", "device=0,1,2"]) == 3
-    assert processes_wanted(["device=cpu", "nproc=2"]) == 2
+    assert processes_wanted(["device=cpu", "nproc=2"]) == processes_wanted(["device=0,0"]) == 2
     assert processes_wanted(["device=0"]) == processes_wanted(["epochs=1"]) == 1
     with pytest.raises(ConfigError, match="contradicts"):
         processes_wanted(["device=0,1", "nproc=3"])
@@ -336,6 +336,7 @@ def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert world.device(None) == "1"  # not 5: this is the second machine
     assert world.device("4,5,6,7") == "5"
     assert world.device("cpu") == "cpu"
+    assert world.device("3,3,3,3") == "3"  # they share it
     with pytest.raises(ConfigError, match="4 processes run on this machine"):
         world.device("0,1")
     monkeypatch.setenv("WORLD_SIZE", "2")

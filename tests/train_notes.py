@@ -31,9 +31,10 @@ def on_train_start(trainer: Any) -> None:
     preprocess, model_train = trainer.preprocess_batch, trainer._model_train
 
     def noting(batch: dict[str, Any]) -> dict[str, Any]:
+        boxes, places = batch["bboxes"], batch["batch_idx"]
         fed[:] = [
             hashlib.sha1(
-                image.numpy().tobytes() + batch["bboxes"][batch["batch_idx"] == i].numpy().tobytes()
+                b"".join(part.cpu().numpy().tobytes() for part in (image, boxes[places == i]))
             ).hexdigest()[:16]
             for i, image in enumerate(batch["img"])
         ]
@@ -79,12 +80,14 @@ def on_train_epoch_end(trainer: Any) -> None:
 
 
 def on_train_batch_end(trainer: Any) -> None:
+    weights = b"".join(w.detach().cpu().numpy().tobytes() for w in trainer.model.parameters())
     note = {
         "epoch": trainer.epoch,
         "batch": trainer.at.step,
         "fed": list(fed),
         "loss": {name: float(value) for name, value in trainer.loss_items.items()},
         "reduced": reduced,
+        "weights": hashlib.sha1(weights).hexdigest(),
         "accumulate": trainer.accumulate,
     }
     with (NOTES / f"{RANK}.jsonl").open("a") as file:

@@ -69,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
-        help="share of JPEG files for a GPU's JPEG engine (default: auto, which measures)",
+        help="share of JPEG files for a GPU's JPEG engine (default: auto, which is 0; with more, "
+        "pictures may differ by up to 3 grey levels from one run to the next)",
     )  # fmt: skip
     parser.add_argument("--images", type=int, help="different pictures (default: 256)")
     parser.add_argument(

@@ -217,9 +217,9 @@ class Transfer(Burst):
 class Decoding(Subject):
     """DALI decodes and resizes the files of JPEG shards to where they are needed, and that is all.
 
-    The first batch goes through `DaliDecoder.decode`, which measures the JPEG engine's share and
-    sees whether files are fit for it; from there on it is a graph of DALI's with a queue of its
-    own. Pictures have different sizes; `img` is a stand-in of the right length.
+    The first batch goes through `DaliDecoder.decode`, which sees whether files are fit for it; from
+    there on it is a graph of DALI's with a queue of its own. Pictures have different sizes; `img`
+    is a stand-in of the right length.
     """
 
     def __init__(self, row: Row, task: Task) -> None:

@@ -91,7 +91,8 @@ class YolodataLoader(Subject):
         Returns:
             dict of read_ms, milliseconds to touch its bytes once through the map; stored_bytes;
             for rows on a GPU bytes_each, what has to cross to the device for a picture, and
-            hw_decoder_load, the share that its JPEG engine decodes.
+            hw_decoder_load, the share that its JPEG engine decodes (above 0 the stream does not
+            repeat itself to the bit).
         """
         shards = self._shards
         images = range(min(len(shards), 256))

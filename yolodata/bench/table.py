@@ -111,10 +111,22 @@ def about(values: Document) -> str:
         *gpu_line(machine),
         versions,
         how,
+        *decoder_line(settings),
     ]
     if "summary" in data:
         lines.append(data["summary"])
     return "\n".join(lines)
+
+
+def decoder_line(settings: Mapping[str, Any]) -> list[str]:
+    """The share that was asked for a GPU's JPEG engine, if any, and what it costs."""
+    load = settings.get("hw_decoder_load", "auto")
+    if load == "auto" or not load:
+        return []
+    return [
+        f"hw_decoder_load={load:g}: pictures of JPEG shards may differ by up to 3 grey levels from "
+        "one run to the next"
+    ]
 
 
 def gpu_line(machine: Document) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +38,7 @@ class DeviceWorkshop:
         telemetry: counts what reading costs.
         resident: pictures that are there already.
         load: how pictures are brought to the device when they are needed.
-        hw_decoder_load: asks for the share of JPEG files that the GPU's engine decodes.
+        hw_decoder_load: share of JPEG files that the GPU's engine decodes; None without DALI.
         host_load: how CPU threads that render read pictures (see `Workshop`).
         retoucher: what is done to some pictures between their warp and their colours.
 
@@ -57,7 +56,7 @@ class DeviceWorkshop:
         resident: Resident | None = None,
         load: BatchLoad | None = None,
         host_load: Load | None = None,
-        hw_decoder_load: Callable[[], float | None] = lambda: None,
+        hw_decoder_load: float | None = None,
         retoucher: Retoucher | None = None,
     ) -> None:
         from yolodata import _native

@@ -77,8 +77,8 @@ class Loader:
             consumer's current stream waits for them by itself.
         cache: where decoded pictures live for a device: "device", "host" (page-locked), "none" or
             "auto", the fastest that there is room for (see `yolodata.pipeline.tiers`).
-        hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine, where
-            it has one; "auto" times a few shares on the first files.
+        hw_decoder_load: share of JPEG files for a GPU's JPEG engine, 0 to 1; "auto" is 0. More is
+            faster, but the stream repeats itself only up to 3 grey levels (a warning says so).
         output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
             need no further pass over the batch.
         channels_last: pictures made on a device are in the memory order (B, H, W, 3).
@@ -235,9 +235,9 @@ class Loader:
 
     @property
     def hw_decoder_load(self) -> float | None:
-        """The share that a GPU's JPEG engine decodes, once it is known; None without one."""
+        """The share that a GPU's JPEG engine decodes; None where no GPU decodes, or not yet."""
         shop = self._workshop
-        return shop.hw_decoder_load() if isinstance(shop, DeviceWorkshop) else None
+        return shop.hw_decoder_load if isinstance(shop, DeviceWorkshop) else None
 
     # Where in the stream.
 
@@ -256,7 +256,7 @@ class Loader:
         """Where the consumer is: plain data, the same on every rank, small enough for JSON.
 
         Counts batches that were handed out, not those prepared ahead. Taken between two batches,
-        loading it gives exactly the batches that would have followed.
+        loading it gives the batches that would have followed; exactly, if `hw_decoder_load` is 0.
         """
         if self._fingerprint is None:
             self._fingerprint = state.dataset_fingerprint(self._selection)

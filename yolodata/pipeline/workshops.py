@@ -140,7 +140,7 @@ def open_on_device(
         telemetry=order.telemetry,
         resident=resident,
         load=load,
-        hw_decoder_load=(lambda: None) if decoder is None else decoder.hw_decoder_load,
+        hw_decoder_load=None if decoder is None else decoder.hw_decoder_load,
         host_load=order.load() if resident is None and load is None else None,
         retoucher=order.retoucher(),
     )
@@ -254,8 +254,9 @@ class _Decoder:
             return memory, str(error) or type(error).__name__
         return memory, ""
 
+    @property
     def hw_decoder_load(self) -> float | None:
-        """The share that the GPU's JPEG engine decodes, if one does and it is known."""
+        """The share that the GPU's JPEG engine decodes; None where DALI does not use a GPU."""
         share: float | None = None if self._dali is None else self._dali.hw_decoder_load
         return share
 

@@ -179,7 +179,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
                 raise
             finally:
                 self._close_loaders()
-                if self.device.type == "cpu":  # NCCL would wait for what will not come
+                if self.world.backend != "nccl":  # which would wait for what will not come
                     self.world.stop()
 
     def _set_up(self: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
     from torch.distributed.distributed_c10d import Store
+
+log = logging.getLogger("yolodata")
 
 _joined = 0  # how often this process has joined: a script may train several times
 _server: Any = None
@@ -39,21 +42,25 @@ class World:
     size: int = 1
     local_size: int = 1
     store: Store | None = None
+    backend: str = ""  # of the group that gradients travel in, once there is one
     control: ProcessGroup | None = None  # gloo, also beside NCCL: no GPU waits for it
     number: int = 0
     _asked: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def join(cls) -> World:
-        """The place that the environment gives this process.
+        """The place that the environment gives this process; one process needs no group.
 
         Raises:
             ConfigError: the environment is that of a launcher, but incomplete.
         """
-        global _joined
         size = int(os.environ.get("WORLD_SIZE", 1))
-        if size <= 1:
-            return cls()
+        return cls() if size <= 1 else cls.of_launcher(size)
+
+    @classmethod
+    def of_launcher(cls, size: int) -> World:
+        """The place among `size` processes that torchrun started; one may be a group, too."""
+        global _joined
         names = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in os.environ]
         if missing:
@@ -69,8 +76,8 @@ class World:
 
     @property
     def alone(self) -> bool:
-        """Whether one process trains."""
-        return self.size == 1
+        """Whether one process trains, and in no group."""
+        return self.size == 1 and self.store is None
 
     def connect(self) -> Store:
         """A connection of its own to the store: a thread that waits on one blocks its others."""
@@ -115,21 +122,30 @@ class World:
         return indices[self.local_rank]
 
     def start(self, device: torch.device) -> None:
-        """Connects the ranks: NCCL on GPUs, gloo on CPUs, and gloo for what is agreed."""
+        """Connects the ranks (see `backend_of`), and a second time with gloo for what is agreed.
+
+        Raises:
+            ConfigError: some ranks are on GPUs, and some on CPUs.
+        """
         import torch.distributed as dist
         from torch.distributed.distributed_c10d import PrefixStore
 
         if self.alone or self.control is not None:
             return
         assert self.store is not None
-        cuda = device.type == "cuda"
+        self.backend = backend_of(self._everyones("place", [_machine(), _name_of(device)]))
+        if device.type == "cuda" and self.backend == "gloo" and self.rank == 0:
+            log.warning(
+                "several processes share a GPU, which NCCL refuses: gloo connects them, through "
+                "host memory. This is for trying things out, not for speed"
+            )
         dist.init_process_group(
-            "nccl" if cuda else "gloo",
+            self.backend,
             store=PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
             timeout=LONG,
-            device_id=device if cuda else None,
+            device_id=device if self.backend == "nccl" else None,
         )
         group = dist.new_group(backend="gloo", timeout=LONG)
         assert not isinstance(group, int)  # what ranks outside the group get
@@ -166,6 +182,13 @@ class World:
             self.store.set(key, json.dumps(value))
         return json.loads(self._wait(key))
 
+    def _everyones(self, name: str, value: Any) -> list[Any]:
+        """What every rank gives, in their order, on every rank; JSON."""
+        assert self.store is not None
+        key = self._key(f"everyones/{name}")
+        self.store.set(f"{key}/{self.rank}", json.dumps(value))
+        return [json.loads(self._wait(f"{key}/{rank}")) for rank in range(self.size)]
+
     @contextmanager
     def first_of_machine(self, name: str) -> Iterator[None]:
         """One process of each machine goes first, however long it takes; then the others."""
@@ -173,8 +196,7 @@ class World:
             yield
             return
         assert self.store is not None
-        machine = os.environ.get("GROUP_RANK", socket.gethostname())
-        key = self._key(f"first/{name}/{machine}")
+        key = self._key(f"first/{name}/{_machine()}")
         if self.local_rank != 0:
             self._wait(key)
         yield
@@ -223,3 +245,38 @@ class World:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+
+def backend_of(places: list[list[str]]) -> str:
+    """What connects the ranks: NCCL where each has a GPU of its own, else gloo.
+
+    Args:
+        places: of each rank, its machine and its device.
+
+    Raises:
+        ConfigError: some ranks are on GPUs, and some on CPUs.
+    """
+    on_cpu = [rank for rank, (_, device) in enumerate(places) if device == "cpu"]
+    if not on_cpu:
+        apart = {(machine, device) for machine, device in places}
+        return "nccl" if len(apart) == len(places) else "gloo"
+    if len(on_cpu) < len(places):
+        raise ConfigError(
+            "all processes train on GPUs, or all on CPUs, but "
+            f"{', '.join(f'rank {rank}' for rank in on_cpu)} of {len(places)} would train on a "
+            "CPU; give device=cpu to all, or look why torch finds no GPU there"
+        )
+    return "gloo"
+
+
+def _machine() -> str:
+    return os.environ.get("GROUP_RANK", socket.gethostname())
+
+
+def _name_of(device: torch.device) -> str:
+    """Of a GPU its own name: "cuda:0" is another one in a process that sees others."""
+    if device.type != "cuda":
+        return device.type
+    import torch
+
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", device))

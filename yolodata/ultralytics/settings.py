@@ -32,7 +32,8 @@ class Settings:
         cache: where decoded pictures live when a GPU trains: "device", "host", "none" or "auto"
             (see `yolodata.Loader`).
         hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine;
-            "auto" measures (see `yolodata.Loader`).
+            "auto" is 0. More is faster, but a repeated or resumed run then sees pictures that may
+            differ by up to 3 grey levels (see `yolodata.Loader`).
         prefetch: batches made ahead.
         workers: threads or processes that pack; see `yolodata.pack`.
         check: compare every sample with its checksum when it is first used.

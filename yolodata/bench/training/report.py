@@ -8,7 +8,7 @@ from typing import Any
 
 from yolodata.bench.results import Document, spread
 from yolodata.bench.rounds import Measured, ratios
-from yolodata.bench.table import aligned, gpu_line, markdown_table
+from yolodata.bench.table import aligned, decoder_line, gpu_line, markdown_table
 from yolodata.bench.training.rounds import Trained
 from yolodata.bench.training.task import Slice
 
@@ -99,6 +99,7 @@ def _about(values: Document) -> list[str]:
         f"{settings['model']} on {settings['device']}, batches of {settings['batch']}, "
         f"{settings['imgsz']} x {settings['imgsz']}, default augmentation; "
         f"n = {settings['rounds']} rounds of {settings['steps']} steps a row",
+        *decoder_line(settings),
         *([values["data"]["summary"]] if "summary" in values["data"] else []),
     ]
 
