@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import fnmatch
-import itertools
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -348,70 +344,7 @@ def test_workers_rest_while_it_is_not_their_turn() -> None:
     feed.pause()  # it is gone: nothing to stop
 
 
-# The script for a GPU machine.
-
-
-def test_the_scripts_stages_fit_and_are_chosen(tmp_path: Path) -> None:
-    script = [str(ROOT / "benchmarks" / "gpu.sh")]
-    environment = {**os.environ, "OUT": str(tmp_path)}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", *script, *arguments], env=environment, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-
-    done = run("--dry")
-    assert done.returncode == 0, done.stderr
-    stages = {line.split()[0] for line in done.stdout.splitlines()}
-    assert stages == {
-        "build", "parity", "tests", "memcheck", "racecheck", "bench", "train-n", "train-m"
-    }  # fmt: skip
-    names = [row.id for row in rows.gpu_rows(16)] + [row.id for row in train_rows([16, 2], "cuda")]
-    for line in done.stdout.splitlines():
-        words = line.split()
-        for pattern in [b for a, b in itertools.pairwise(words) if a == "--only"]:
-            assert any(fnmatch.fnmatchcase(name, pattern) for name in names), pattern
-        if "yolodata.bench" in words:
-            parser = argparse.ArgumentParser()
-            command.add_arguments(parser)
-            parser.parse_args(words[words.index("yolodata.bench") + 1 :])
-    limits = {line.split()[0]: int(line.split()[1]) for line in done.stdout.splitlines()}
-    at_once = {"parity", "tests", "memcheck", "racecheck"}
-    in_turn = [limit for name, limit in limits.items() if name not in at_once]
-    grace = 8 * (1 + len(in_turn))
-    assert sum(in_turn) + max(limits[name] for name in at_once) + grace < 8 * 60
-    assert run("--dry", "train-m").stdout.split()[0] == "train-m"
-    assert run("polish").returncode == 2
-
-
-def test_a_stage_that_fails_fails_the_script(tmp_path: Path) -> None:
-    fake = tmp_path / "python"
-    fake.write_text(
-        "#!/bin/sh\ncase $* in *gpu_summary*) echo summary;; *gpu_needs*) ;; "
-        "*) echo broken; exit 3;; esac"
-    )
-    fake.chmod(0o755)
-    done = subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "parity", "bench"],
-        env={**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": str(fake)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    for words in ("failed with status 3", "broken", "summary", "bench"):
-        assert words in done.stdout
-    assert (tmp_path / "out" / "gpu-logs" / "parity.log").read_text() == "broken\n"
-
-
-def test_the_script_names_what_is_missing() -> None:
-    needs = runpy.run_path(str(ROOT / "benchmarks" / "gpu_needs.py"))
-    missing = needs["missing"]
-    assert missing(lambda _: True, lambda tool: tool, "80.1") == ([], [])
-    absent = {"simplejpeg", "pynvml"}
-    needed, useful = missing(lambda module: module not in absent, lambda _: None, "68.1.2")
-    assert needed == ["simplejpeg", "setuptools>=77"]
-    for words in ("nvidia-ml-py is not installed", "compute-sanitizer is not in PATH"):
-        assert any(words in line for line in useful)
+# What is left of it when it is stopped.
 
 
 @pytest.mark.parametrize(("ends", "status"), [("terminate", 143), ("kill", -9)])
@@ -451,26 +384,6 @@ def children(parent: int) -> list[int]:
             if ours and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
                 found.append(int(stat.parent.name))
     return found
-
-
-def test_the_script_s_small_pictures_and_summary(
-    canned: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["small_render.py", "--device", "cpu"])
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path(str(ROOT / "benchmarks" / "small_render.py"), run_name="__main__")
-    assert done.value.code == 0
-    assert capsys.readouterr().out.count(": equal") == 12
-    (tmp_path / "gpu-loader.json").write_text(json.dumps(canned))
-    monkeypatch.setattr(sys, "argv", ["gpu_summary.py", str(tmp_path / "gpu-loader.json")])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / "benchmarks" / "gpu_summary.py"), run_name="__main__")
-    text = capsys.readouterr().out
-    for words in ("NVIDIA Fiction", "27.5% of gpu-copy-device", "9.2 x gpu-ultralytics-none-2"):
-        assert words in text
 
 
 # Training steps, end to end.
