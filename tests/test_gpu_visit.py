@@ -396,6 +396,26 @@ def test_the_kit_s_arguments() -> None:
         kit.main(["--data", str(GPU)])
 
 
+def test_a_kit_of_other_sources_is_told(tmp_path: Path) -> None:
+    for part in ("csrc/core", "yolodata/dali", "benchmarks/gpu"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copyfile(ROOT / "setup.py", tmp_path / "setup.py")
+
+    def hashed() -> str:
+        script = str(tmp_path / "benchmarks" / "gpu" / "visit.sh")
+        done = subprocess.run(
+            ["bash", script, "--sources"], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    before = hashed()
+    assert hashed() == before
+    header = next((tmp_path / "csrc" / "core").glob("*.h"))
+    header.write_text(header.read_text() + "\n")
+    assert hashed() != before
+    assert len(script("kit").sources().split()[0]) == 64
+
+
 def test_the_kit_knows_what_a_second_core_needs() -> None:
     from yolodata import _native
 
@@ -404,3 +424,25 @@ def test_the_kit_knows_what_a_second_core_needs() -> None:
     used = (ROOT / "yolodata" / "bench" / "kernel.py").read_text()
     for name in set(re.findall(r"_native\.(\w+)", used)):
         assert name in kit.INTERFACE, name
+
+
+# What is published of it.
+
+
+def test_published_results_become_tables(tmp_path: Path) -> None:
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    made = {
+        file.name: tables["markdown"](file)
+        for file in sorted((ROOT / "benchmarks" / "results").glob("gpu-*.json"))
+    }
+    assert len(made) >= 4
+    for name, text in made.items():
+        assert text is not None, name
+        assert "driver" in text, name
+        assert "commit" in text, name
+    half = tmp_path / "half.json"
+    values = json.loads((ROOT / "benchmarks" / "results" / "gpu-train-n.json").read_text())
+    half.write_text(
+        json.dumps(values | {"complete": False, "settings": values["settings"] | {"rounds": 9}})
+    )
+    assert "stopped after 5 of 9 rounds" in tables["markdown"](half)

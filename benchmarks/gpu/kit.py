@@ -266,6 +266,15 @@ def travelling() -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def sources() -> str:
+    """A hash of what the core is compiled from, as the script there will find it."""
+    script = str(ROOT / "benchmarks" / "gpu" / "visit.sh")
+    done = subprocess.run(
+        ["bash", script, "--sources"], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return done.stdout
+
+
 def ignore(name: str) -> None:
     """Have git not see a folder of the root, without touching a tracked file."""
     path = subprocess.run(
@@ -337,6 +346,7 @@ def main(argv: list[str] | None = None) -> None:
         compress(work / "kit", args.preset, out / "kit.tar.xz")
     (out / "commit").write_text(commit("HEAD"))
     (out / "arch").write_text(str(args.arch))
+    (out / "sources").write_text(sources())
     carried = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     total = (carried + travelling()) / 2**20
     print(f".gpu: {carried / 2**20:.1f} MiB; with the working tree {total:.1f} of {args.limit_mib}")

@@ -38,6 +38,11 @@ RANK = int(os.environ.get("RANK", 0))
 
 # ---- callbacks of the runs
 
+if __name__ != "__main__" and NOTES in os.environ:  # half precision's check would download weights
+    import ultralytics.engine.trainer
+
+    ultralytics.engine.trainer.check_amp = lambda model: True
+
 
 def on_train_start(trainer: Any) -> None:
     """Freezes batch norm (each rank's own, so that ranks would differ)."""
