@@ -367,12 +367,19 @@ def test_a_benchmark_that_is_stopped_keeps_its_rounds_and_leaves_nobody(
         time.sleep(0.05)
     measuring = children(process.pid)
     assert measuring or sys.platform != "linux"
+    for pid in measuring:
+        os.kill(pid, signal.SIGSTOP)  # one that hangs, and notices nothing by itself
     getattr(process, ends)()
     assert process.wait(30) == status
     assert not values()["complete"]
-    while any(Path(f"/proc/{pid}").exists() for pid in measuring):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    try:
+        while any(Path(f"/proc/{pid}").exists() for pid in measuring):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        for pid in measuring:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def children(parent: int) -> list[int]:
