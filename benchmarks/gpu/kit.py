@@ -351,7 +351,10 @@ def main(argv: list[str] | None = None) -> None:
     total = (carried + travelling()) / 2**20
     print(f".gpu: {carried / 2**20:.1f} MiB; with the working tree {total:.1f} of {args.limit_mib}")
     if total > args.limit_mib - 1:
-        fail("too much for one upload; give --preset 9e, --dali none, or a larger --limit-mib")
+        fail(
+            "too much for one upload; leave --data out, or give --preset 9e, --dali none, or a "
+            "larger --limit-mib"
+        )
     print("\nOn the machine, with .gpu and the working tree there: bash benchmarks/gpu/visit.sh")
 
 
