@@ -24,9 +24,81 @@ from yolodata.bench import table
 from yolodata.bench.training import report
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def kernel(values: dict[str, Any]) -> str:
+    """What benchmarks/gpu/probe.py wrote."""
+    settings = values["settings"]
+    lines = [["GPU, copies and kernel", "img/s", "min to max", "GB/s", "of device copy"]]
+    for row in values["rows"]:
+        if "error" in row:
+            lines.append([row["name"], "failed", "", "", ""])
+            continue
+        speed, share = row["img_s"], row.get("of_copy")
+        lines.append([
+            row["label"], f"{speed['median']:,.0f}", f"{speed['min']:,.0f} to {speed['max']:,.0f}",
+            f"{row['gb_s']:,.0f}", "" if share is None else f"{share:.1%}",
+        ])  # fmt: skip
+    how = (
+        f"{settings['imgsz']} x {settings['imgsz']} pictures, launches of {settings['batch']}, "
+        f"timed by CUDA events; n = {settings['rounds']}"
+    )
+    return _with_notes([lines], values, how)
+
+
+def decode(values: dict[str, Any]) -> str:
+    """What benchmarks/gpu/decode.py wrote."""
+    bits = [["JPEG engine's share", "files", "mean difference from OpenCV", "largest",
+             "same bits in other batches"]]  # fmt: skip
+    for row in values["bits"]:
+        same = min(row["same_in_other_batches"].values())
+        bits.append([
+            f"{row['load']:g}", f"{row['files']}", f"{row['mean_from_opencv']:.3f}",
+            f"{row['largest_from_opencv']}", f"{same} of {row['files']}",
+        ])  # fmt: skip
+    speeds = [["JPEG engine's share", "img/s"]]
+    speeds += [[f"{s['load']:g}", f"{s['img_s']:,.0f}" if "img_s" in s else "failed"]
+               for s in values["speeds"]]  # fmt: skip
+    settings = values["settings"]
+    how = (
+        f"photographs at imgsz {settings['imgsz']}, grey levels, bits compared with those "
+        f"{settings['compared_with']}; speeds of drawn pictures like COCO's, n = 1 of "
+        f"{settings['seconds']:g} s"
+    )
+    return _with_notes([t for t in (bits, speeds) if len(t) > 1], values, how)
+
+
+def memory(values: dict[str, Any]) -> str:
+    """What benchmarks/gpu/memory.py wrote."""
+    columns = ("allocated_peak", "reserved", "driver", "host")
+    lines = [["GiB", *(name.replace("_", " ") for name in columns)]]
+    for part in values["parts"]:
+        cells = [f"{part[name]:.3f}" if name in part else "" for name in columns]
+        lines.append([part["name"], *(cells if "error" not in part else ["failed", "", "", ""])])
+    return _with_notes([lines], values, f"batches of {values['settings']['batch']}; n = 1")
+
+
+def _with_notes(tables: list[list[list[str]]], values: dict[str, Any], how: str) -> str:
+    machine = values["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores_total']} cores usable, "
+        f"{machine['os']}",
+        *table.gpu_line(machine),
+        ", ".join(f"{name} {version}" for name, version in values["versions"].items()),
+        how,
+    ]
+    if "note" in values["settings"]:
+        lines.append(values["settings"]["note"])
+    notes = "\n".join(f"- {line}" for line in lines)
+    return "\n\n".join([*map(table.markdown_table, tables), notes])
+
+
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": table.markdown,
     "train": report.markdown,
+    "gpu-kernel": kernel,
+    "gpu-decode": decode,
+    "gpu-memory": memory,
 }
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""
 
@@ -37,7 +109,17 @@ def markdown(path: Path) -> str | None:
     """The table of one JSON file; None where it is no benchmark that has one."""
     values = json.loads(path.read_text(encoding="utf-8"))
     maker = MAKERS.get(values.get("benchmark", "")) if isinstance(values, dict) else None
-    return maker(values) if maker else None
+    return maker(values) + _stopped(values) if maker else None
+
+
+def _stopped(values: dict[str, Any]) -> str:
+    """A line about results that are not whole."""
+    if values.get("complete", True):
+        return ""
+    counts = [len(row["img_s"]["samples"]) for row in values.get("rows", []) if "img_s" in row]
+    rounds = values["settings"].get("rounds")
+    far = f" after {max(counts)} of {rounds} rounds" if counts and rounds else " before its end"
+    return f"\n- stopped{far}: this is what was measured until then"
 
 
 def fill(text: str, results: Path) -> str:

@@ -276,11 +276,51 @@ def test_a_failing_row_does_not_stop_the_others(tmp_path: Path) -> None:
     assert rounds.ratios(found) == []
 
 
+def test_a_row_that_does_not_start_in_time_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others were measured before it was started, and are measured again without it."""
+
+    class Stuck(session.Session):
+        def __init__(self, row: rows.Row, *rest: Any) -> None:
+            super().__init__(row, *rest)
+            if row.id == "stuck":
+                os.kill(self._process.pid or 0, signal.SIGSTOP)
+
+    monkeypatch.setattr(rounds, "Session", Stuck)
+    monkeypatch.setattr(rounds, "_SAY_EVERY", 0.1)
+    fine = rows.Row("fine", "copy", "fine", "fine", "memory", 1, 1)
+    stuck = rows.Row("stuck", "ultralytics", "stuck", "stuck", "files", 1, 1)
+    plan = rounds.Plan(rounds=2, seconds=0.05, start_limit=60)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "measuring the others" in text:  # from now on, less time
+            object.__setattr__(plan, "start_limit", 0.5)
+
+    kept: list[list[int]] = []
+    found = rounds.run(
+        [stuck, fine],
+        lambda row: Task(None, 64, 2, 0),
+        plan,
+        tmp_path,
+        say,
+        lambda results: kept.append([len(r.samples) for r in results]),
+    )
+    assert "did not start within 0.5 s" in (found[0].error or "")
+    assert found[1].error is None
+    assert len(found[1].samples) == 2
+    assert kept[:2] == [[0, 0], [0, 1]]
+    assert any("waiting for stuck" in line for line in said)
+    assert any("fine is ready" in line for line in said)
+
+
 def test_a_killed_child_is_reported(tmp_path: Path) -> None:
     row = rows.Row("victim", "copy", "victim", "victim", "memory", 1, 1)
     here = session.Session(row, Task(None, 64, 2, 0), tmp_path)
     try:
-        here.ready()
+        here.ready(60)
         assert here._process.pid is not None
         os.kill(here._process.pid, signal.SIGKILL)
         with pytest.raises(session.BenchError, match=r"victim: .*unexpectedly.*signal 9"):

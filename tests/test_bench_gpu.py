@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import fnmatch
-import itertools
+import contextlib
 import json
 import os
-import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -20,16 +18,18 @@ import numpy as np
 import pytest
 import torch
 
-from yolodata.bench import child, command, data, machine, results, rounds, rows, table
+from yolodata.bench import child, command, data, kernel, machine, results, rounds, rows, table
 from yolodata.bench.busy import BusyMeter
 from yolodata.bench.gpu import Pace, Transfer
 from yolodata.bench.kernel import Kernel
 from yolodata.bench.subjects import MAKERS, Task, make
 from yolodata.bench.traffic import mean_source_bytes, source_bytes
-from yolodata.bench.training import report
+from yolodata.bench.training import profiling, report
 from yolodata.bench.training import rounds as train_rounds
 from yolodata.bench.training.feeds import Feed
 from yolodata.bench.training.rows import default_cores, train_rows
+from yolodata.bench.training.task import Slice, Started, TrainReady
+from yolodata.bench.training.trainer import Switch
 from yolodata.errors import ConfigError
 from yolodata.telemetry import nvml
 
@@ -86,7 +86,9 @@ def test_what_trains() -> None:
     assert default_cores(2, "cuda") == [2]
     assert default_cores(16, "cpu") == [16]
     found = train_rows([16, 2, 16], "cuda")
-    assert [row.cores for row in found] == [16] * 4 + [2] * 4
+    assert [row.cores for row in found] == [16] * 5 + [2] * 4
+    workers = {row.id: row.threads for row in found if row.kind == "ultralytics"}
+    assert workers == {"ultralytics-16": 16, "ultralytics-default-16": 8, "ultralytics-2": 2}
     assert len({row.id for row in found}) == len(found)
     for row in found:
         assert row.peers == (() if row.kind == "fixed" else (f"fixed-{row.cores}",))
@@ -142,21 +144,34 @@ def test_a_kernel_that_makes_other_pictures_is_not_timed(
         make(row_of("gpu-kernel-uint8"), Task(shards, 64, 4, 0))
 
 
-@pytest.mark.parametrize(("name", "turns"), [("uint8", False), ("rotated", True)])
-def test_the_kernel_is_timed_with_and_without_rotation(
-    name: str, turns: bool, shards: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", kernel.RECIPES)
+def test_the_kernel_is_timed_with_every_kind_of_recipe(
+    name: str, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes other steps then: see Note [windows] in csrc/render/window.h."""
-    from yolodata.pipeline import recipe
-
-    planned, plan = [], recipe.plan
+    checked: list[Any] = []
+    compare = Kernel._compare
     monkeypatch.setattr(
-        recipe, "plan", lambda *a, **k: planned.append(plan(*a, **k)) or planned[-1]
+        Kernel,
+        "_compare",
+        lambda self, recipes, host: checked.extend(recipes) or compare(self, recipes, host),
     )
-    make(row_of(f"gpu-kernel-{name}"), Task(shards, 64, 4, 0))
-    layers = [layer for made in planned for layer in made.to_dict()["layers"]]
+    row = row_of("gpu-kernel-segment" if name == "segment" else "gpu-kernel-rotated")
+    make(replace(row, recipes=name), Task(shards, 64, 4, 0)).close()
+    layers = [layer for made in checked for layer in made.to_dict()["layers"]]
     assert layers
-    assert all((layer["matrix"][1] != 0) == turns for layer in layers)
+    assert all((layer["matrix"][1] != 0) == (name == "rotated") for layer in layers)
+    assert any(layer["paste"] for layer in layers) == (name == "segment")
+
+
+@pytest.mark.parametrize("name", [r.id for r in rows.gpu_rows(2) if r.kind == "gpu-kernel"])
+def test_every_kernel_row_first_equals_the_cpu(name: str, shards: Path) -> None:
+    made = make(row_of(name), Task(shards, 64, 2, 0))
+    picture = made.once()
+    order = torch.channels_last if "last" in name else torch.contiguous_format
+    assert picture.is_contiguous(memory_format=order)
+    assert str(picture.dtype) == f"torch.{row_of(name).output}"
+    made.close()
 
 
 def test_decoding_alone(tmp_path: Path) -> None:
@@ -342,107 +357,53 @@ def test_workers_rest_while_it_is_not_their_turn() -> None:
     feed.pause()  # it is gone: nothing to stop
 
 
-# The script for a GPU machine.
+# What is left of it when it is stopped.
 
 
-def test_the_scripts_stages_fit_and_are_chosen(tmp_path: Path) -> None:
-    script = [str(ROOT / "benchmarks" / "gpu.sh")]
-    environment = {**os.environ, "OUT": str(tmp_path)}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", *script, *arguments], env=environment, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-
-    done = run("--dry")
-    assert done.returncode == 0, done.stderr
-    stages = {line.split()[0] for line in done.stdout.splitlines()}
-    assert stages == {
-        "build", "parity", "tests", "memcheck", "racecheck", "bench", "train-n", "train-m"
-    }  # fmt: skip
-    names = [row.id for row in rows.gpu_rows(16)] + [row.id for row in train_rows([16, 2], "cuda")]
-    for line in done.stdout.splitlines():
-        words = line.split()
-        for pattern in [b for a, b in itertools.pairwise(words) if a == "--only"]:
-            assert any(fnmatch.fnmatchcase(name, pattern) for name in names), pattern
-        if "yolodata.bench" in words:
-            parser = argparse.ArgumentParser()
-            command.add_arguments(parser)
-            parser.parse_args(words[words.index("yolodata.bench") + 1 :])
-    limits = {line.split()[0]: int(line.split()[1]) for line in done.stdout.splitlines()}
-    at_once = {"parity", "tests", "memcheck", "racecheck"}
-    in_turn = [limit for name, limit in limits.items() if name not in at_once]
-    grace = 8 * (1 + len(in_turn))
-    assert sum(in_turn) + max(limits[name] for name in at_once) + grace < 8 * 60
-    assert run("--dry", "train-m").stdout.split()[0] == "train-m"
-    assert run("polish").returncode == 2
-
-
-def test_a_stage_that_fails_fails_the_script(tmp_path: Path) -> None:
-    fake = tmp_path / "python"
-    fake.write_text(
-        "#!/bin/sh\ncase $* in *gpu_summary*) echo summary;; *gpu_needs*) ;; "
-        "*) echo broken; exit 3;; esac"
-    )
-    fake.chmod(0o755)
-    done = subprocess.run(
-        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "parity", "bench"],
-        env={**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": str(fake)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    for words in ("failed with status 3", "broken", "summary", "bench"):
-        assert words in done.stdout
-    assert (tmp_path / "out" / "gpu-logs" / "parity.log").read_text() == "broken\n"
-
-
-def test_the_script_names_what_is_missing() -> None:
-    needs = runpy.run_path(str(ROOT / "benchmarks" / "gpu_needs.py"))
-    missing = needs["missing"]
-    assert missing(lambda _: True, lambda tool: tool, "80.1") == ([], [])
-    absent = {"simplejpeg", "pynvml"}
-    needed, useful = missing(lambda module: module not in absent, lambda _: None, "68.1.2")
-    assert needed == ["simplejpeg", "setuptools>=77"]
-    for words in ("nvidia-ml-py is not installed", "compute-sanitizer is not in PATH"):
-        assert any(words in line for line in useful)
-
-
-def test_a_benchmark_that_is_stopped_has_written_its_rounds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ends", "status"), [("terminate", 143), ("kill", -9)])
+def test_a_benchmark_that_is_stopped_keeps_its_rounds_and_leaves_nobody(
+    tmp_path: Path, ends: str, status: int
+) -> None:
     file = tmp_path / "out.json"
     process = subprocess.Popen(
         [sys.executable, "-m", "yolodata.bench", "--only", "copy-1", "--imgsz", "64",
          "--images", "16", "--seconds", "0.05", "--rounds", "1000", "--json", str(file)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+    def values() -> dict[str, Any]:
+        return json.loads(file.read_text()) if file.exists() else {"rows": []}
+
     end = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < end:
+    while not any(row["img_s"]["samples"] for row in values()["rows"]):
+        assert time.monotonic() < end
         time.sleep(0.05)
-    process.terminate()
-    assert process.wait(30) == 143
-    values = json.loads(file.read_text())
-    assert not values["complete"]
-    assert values["rows"][0]["img_s"]["samples"]
+    measuring = children(process.pid)
+    assert measuring or sys.platform != "linux"
+    for pid in measuring:
+        os.kill(pid, signal.SIGSTOP)  # one that hangs, and notices nothing by itself
+    getattr(process, ends)()
+    assert process.wait(30) == status
+    assert not values()["complete"]
+    try:
+        while any(Path(f"/proc/{pid}").exists() for pid in measuring):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        for pid in measuring:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def test_the_script_s_small_pictures_and_summary(
-    canned: dict[str, Any],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["small_render.py", "--device", "cpu"])
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path(str(ROOT / "benchmarks" / "small_render.py"), run_name="__main__")
-    assert done.value.code == 0
-    assert capsys.readouterr().out.count(": equal") == 12
-    (tmp_path / "gpu-loader.json").write_text(json.dumps(canned))
-    monkeypatch.setattr(sys, "argv", ["gpu_summary.py", str(tmp_path / "gpu-loader.json")])
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(ROOT / "benchmarks" / "gpu_summary.py"), run_name="__main__")
-    text = capsys.readouterr().out
-    for words in ("NVIDIA Fiction", "27.5% of gpu-copy-device", "9.2 x gpu-ultralytics-none-2"):
-        assert words in text
+def children(parent: int) -> list[int]:
+    """Processes that one has started, but for Python's own that looks after resources."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            ours = int(stat.read_text().rpartition(")")[2].split()[1]) == parent
+            if ours and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+    return found
 
 
 # Training steps, end to end.
@@ -453,7 +414,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("train")
     arguments = ["train", "--device", "cpu", "--model", "yolo26n.yaml", "--imgsz", "64",
                  "--batch", "4", "--images", "4", "--many", "12", "--rounds", "1", "--steps", "2",
-                 "--cores", "1", "--json", str(out / "out.json"),
+                 "--cores", "1", "--profile", "--json", str(out / "out.json"),
                  "--plot", str(out / "out.png")]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "yolodata.bench", *arguments],
@@ -473,6 +434,9 @@ def test_training_measures_every_feed(trained: dict[str, Any]) -> None:
             assert img_s == pytest.approx(4 * steps_s)
         assert row["busy"]["median"] is None
         assert 0 <= row["wait_ms"]["median"] <= row["step_ms"]["median"]
+        assert row["profile"]["steps"] == 2
+        assert row["profile"]["gpu_idle"] is None
+        assert any("conv" in name for name, *_ in row["profile"]["cpu_ops"])
     assert [ratio["peer"] for ratio in values["ratios"]] == ["fixed-1"] * 3
     (process,) = values["processes"]
     assert process["parameters"] > 1e6
@@ -528,10 +492,10 @@ def test_the_table_says_where_pictures_vary(
 def test_a_training_process_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
     said: list[str] = []
     no_task: Any = None
+    plan = train_rounds.TrainPlan(rounds=1, steps=1)
     (found,) = train_rounds.run(
-        train_rows([1], "cpu"), lambda n: no_task, rounds=1, steps=1, folder=tmp_path,
-        say=said.append,
-    )  # fmt: skip
+        train_rows([1], "cpu"), lambda n: no_task, plan, tmp_path, said.append
+    )
     assert found.ready is None
     assert all(row.error and "exit code 1" in row.error for row in found.rows)
     assert any("failed" in line for line in said)
@@ -545,6 +509,83 @@ def test_a_training_process_that_dies_takes_its_rows_along(tmp_path: Path) -> No
     text = report.text(json.loads(json.dumps(values)))
     assert text.count("FAILED: train-1") == 1
     assert "failed" in text
+
+
+class FakeTraining:
+    """A training process whose feed of Ultralytics never starts."""
+
+    def start(self, row: rows.Row, limit: float) -> Started:
+        return Started(error=f"TimeoutError: did not start within {limit:g} s")
+
+    def steps(self, row: rows.Row, steps: int) -> Slice:
+        return Slice(4 * steps, 1.0, steps=steps)
+
+
+def test_a_feed_that_does_not_start_takes_no_other_along() -> None:
+    ready = TrainReady(True, 1, "SGD", False, 0.0, "", {"fixed-2": "", "yolodata-raw-2": ""})
+    these = [rounds.Measured(r) for r in train_rows([2], "cpu") if "jpeg" not in r.id]
+    trained = train_rounds.Trained(2, these, ready)
+    kept: list[list[int]] = []
+    session: Any = FakeTraining()
+    plan = train_rounds.TrainPlan(rounds=2, steps=3, start_limit=5)
+    train_rounds._measure(
+        trained, session, plan, lambda _: None,
+        lambda: kept.append([len(row.samples) for row in these]),
+    )  # fmt: skip
+    assert [len(row.samples) for row in these] == [2, 2, 0]
+    assert "ultralytics-2: TimeoutError: did not start within 5 s" in (these[2].error or "")
+    assert kept[:2] == [[1, 0, 0], [1, 1, 0]]  # before it was started
+
+
+def test_the_switch_goes_on_without_a_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    switch: Any = object.__new__(Switch)
+    switch._trainer = types.SimpleNamespace(connection=types.SimpleNamespace(send=sent.append))
+    switch._later, switch._feeds = {"slow": None}, {}
+    switch._make = lambda made: time.sleep(30)
+    assert list(switch._start("slow", 0.1)) == []
+    ((status, started),) = sent
+    assert status == "done"
+    assert "did not start within 0.1 s" in started.error
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+
+
+def event(name: str, cat: str, ts: float, dur: float, tid: int = 1, **args: Any) -> dict[str, Any]:
+    return {"ph": "X", "pid": 1, "tid": tid, "name": name, "cat": cat, "ts": ts, "dur": dur,
+            "args": args}  # fmt: skip
+
+
+def test_a_trace_is_summed_up() -> None:
+    trace = [
+        {"ph": "M", "name": "process_name", "args": {}},
+        event("yolodata.step", "user_annotation", 0, 1000),
+        event("yolodata.step", "user_annotation", 1000, 1000),
+        event("aten::add", "cpu_op", 1100, 40),
+        event("aten::copy_", "cpu_op", 1110, 20),
+        event("cudaLaunchKernel", "cuda_runtime", 1115, 5, correlation=7),
+        event("aten::conv2d", "cpu_op", 1200, 100),
+        event("cudaLaunchKernel", "cuda_runtime", 1250, 5, correlation=8),
+        event("cudaLaunchKernel", "cuda_runtime", 1210, 5, tid=2, correlation=9),  # the loader's
+        event("cudaLaunchKernel", "cuda_runtime", 1400, 5, correlation=10),  # after it
+        event("nchwToNhwc", "kernel", 1300, 50, tid=7, correlation=7),
+        event("conv", "kernel", 1350, 150, tid=7, correlation=8),
+        event("render", "kernel", 1450, 150, tid=8, correlation=9),
+        event("relu", "kernel", 1600, 100, tid=7, correlation=10),
+        event("earlier", "kernel", -100, 50, tid=7, correlation=1),
+    ]
+    found = profiling.summary(trace)
+    assert found["steps"] == 2
+    assert found["step_ms"] == 1.0
+    assert found["gpu_idle"] == pytest.approx(1 - 400 / 2000)  # overlaps count once
+    assert found["launches"] == 2.0
+    assert found["kernels"][0] == ["conv", 0.5, 0.075]
+    assert found["cpu_ops"][:2] == [["aten::conv2d", 0.5, 0.05], ["aten::add", 0.5, 0.01]]
+    assert found["before_first_convolution"] == [
+        ["aten::copy_", "nchwToNhwc", 50.0],
+        ["aten::conv2d", "conv", 150.0],
+    ]
+    with pytest.raises(ValueError, match="no step"):
+        profiling.summary([])
 
 
 def test_arrays_of_any_place_are_looked_at() -> None:

@@ -6,6 +6,7 @@ are ("done", value) or ("failed", text).
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -26,6 +27,7 @@ from yolodata.bench.rows import Row
 from yolodata.bench.subjects import Subject, Task, make
 
 _CHECKED_PICTURES = 96
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,15 @@ def serve(connection: Connection, row: Row, task: Task, log: Path) -> None:
 
 
 def begin(log: Path) -> None:
-    """What every child does first: a session of its own, and a log that ends with any crash."""
+    """What every child does first: a session of its own, and a log that ends with any crash.
+
+    On Linux it dies with its parent, also with one that was killed: what goes on would disturb
+    whatever is measured next.
+    """
     if hasattr(os, "setsid"):
         os.setsid()  # so that the parent can end it with all the workers it starts
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _redirect(log)
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):

@@ -28,7 +28,7 @@ _DEFAULTS = {
     "seconds": (1.4, 0.6),
 }
 _BATCH, _GPU_BATCH = 16, 64
-_ONLY_LOADER = ("seconds", "threads", "gpu-batch", "profile")
+_ONLY_LOADER = ("seconds", "threads", "gpu-batch")
 _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
 
 
@@ -80,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, help="samples a row (default: 5)")
     parser.add_argument("--seconds", type=float, help="length of a sample (default: 1.4)")
+    parser.add_argument(
+        "--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
+        help="a row that takes longer to start is left out (default: 600)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="cores of the rows with many (default: all)")
     parser.add_argument("--quick", action="store_true", help="a rough answer in half a minute")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
@@ -204,7 +208,7 @@ def run_loader(args: argparse.Namespace) -> int:
             if args.json:
                 results.save(args.json, document(found, complete=False))
 
-        plan = rounds.Plan(args.rounds, args.seconds, args.profile)
+        plan = rounds.Plan(args.rounds, args.seconds, args.profile, args.start_limit)
         found = rounds.run(measured, task_of, plan, logs, _say(began), keep)
     values = document(found, complete=True)
     print(table.text(values))
@@ -270,7 +274,8 @@ def _fill_in(args: argparse.Namespace, batch: int) -> None:
         args.imgsz = _imgsz_of(args.data)
     limits = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
               "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
-              "seconds": (0.01, 600), "threads": (1, 1024)}  # fmt: skip
+              "seconds": (0.01, 600), "threads": (1, 1024),
+              "start_limit": (0.1, 36_000)}  # fmt: skip
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

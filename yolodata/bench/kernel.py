@@ -16,6 +16,32 @@ from yolodata.errors import ConfigError
 _BATCH = 64  # at least: a launch of a few pictures would measure launches
 _BATCHES = 8  # that rotate, of different recipes
 _CHECKED = 4  # pictures of each batch that are compared with the CPU renderer's
+_CORNERS = 24  # of an outline that is drawn: about as many as COCO's have
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "rotated": {"degrees": 10.0},
+    "segment": {"copy_paste": 0.5, "mixup": 0.15},
+}
+"""What is rendered, by name: what differs from Ultralytics' default augmentation. Rotation and
+pasting have slower steps of their own."""
+
+
+def _with_outlines(shards: Any) -> Any:
+    """The label table of shards; outlines are ellipses in the boxes, of other objects there are
+    none to paste."""
+    from yolodata import _native
+
+    turn = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1) / 2
+    box = np.asarray(shards.box, np.float32)
+    points = box[:, None, :2] + circle[None] * box[:, None, 2:4]
+    ends = np.arange(0, _CORNERS * len(box) + 1, _CORNERS, dtype=np.uint64)
+    return _native.Index(
+        np.asarray(shards.height, np.uint32), np.asarray(shards.width, np.uint32),
+        np.asarray(shards.object_offset, np.uint64), np.asarray(shards.cls, np.float32), box, ends,
+        np.clip(points, 0, 1).reshape(-1, 2).astype(np.float32), outline_points=100,
+    )  # fmt: skip
 
 
 class Kernel(Burst):
@@ -24,7 +50,7 @@ class Kernel(Burst):
     On the CPU it is the kernel's body in loops.
 
     Args:
-        row: `output` is what pictures are made as, `degrees` how far they are rotated.
+        row: `output` and `channels_last` are what pictures are made as, `recipes` what is rendered.
         task: `data` is a dataset directory of raw pixels.
 
     Raises:
@@ -34,24 +60,23 @@ class Kernel(Burst):
     def __init__(self, row: Row, task: Task) -> None:
         import torch
 
+        from yolodata import _native
         from yolodata.pipeline.config import AugmentConfig
-        from yolodata.pipeline.recipe import plan
         from yolodata.shards import reader
 
         if task.device != "cpu":
             task = replace(task, batch=max(task.batch, _BATCH))
         assert task.data is not None
         super().__init__(task)
-        self._output = row.output
+        self._output, self._channels_last = row.output, row.channels_last
         self._shape = (task.batch, 3, task.imgsz, task.imgsz)
         shards = reader.open(task.data)
-        augment = AugmentConfig(imgsz=task.imgsz, degrees=row.degrees)
-        positions = np.arange(_BATCHES * task.batch)
+        config = AugmentConfig(imgsz=task.imgsz, **RECIPES[row.recipes]).to_native()
+        index = _with_outlines(shards)
         recipes = [
-            plan(augment, shards, seed=task.seed, epoch=int(p) // len(shards),
-                 position=int(p) % len(shards))
-            for p in positions
-        ]  # fmt: skip
+            _native.plan(index, config, task.seed, p // len(shards), p % len(shards))
+            for p in range(_BATCHES * task.batch)
+        ]
         values = [recipe.to_dict() for recipe in recipes]
         self._source_bytes = float(np.mean([source_bytes(v) for v in values]))
         used = sorted({t["image"] for v in values for y in v["layers"] for t in y["tiles"]})
@@ -64,26 +89,33 @@ class Kernel(Burst):
         dtype = getattr(torch, row.output)
         nbytes = int(np.prod(self._shape)) * dtype.itemsize
         targets = max(2, min(_BATCHES, POOL_BYTES // nbytes))
+        order = torch.channels_last if row.channels_last else torch.contiguous_format
         self._targets = [
-            torch.zeros(self._shape, dtype=dtype, device=self.device) for _ in range(targets)
+            torch.empty(self._shape, dtype=dtype, device=self.device, memory_format=order).zero_()
+            for _ in range(targets)
         ]
         self._bytes = 3.0 * task.imgsz * task.imgsz * dtype.itemsize + self._source_bytes
         self._turn = 0
         self._compare(recipes, host)
 
     def _make_shots(self, recipes: list[Any]) -> Any:
-        """Recipes with the addresses of their pictures, on the device."""
+        """Recipes with the addresses of their pictures, and the masks of what is pasted."""
         import torch
 
         from yolodata import _native
 
         ids = np.array(sorted(self._images), np.int64)
         pointers = np.array([self._images[int(i)].data_ptr() for i in ids], np.uint64)
-        memory = torch.empty(len(recipes) * int(_native.SHOT_BYTES), dtype=torch.uint8)
+        shots = np.empty(len(recipes) * int(_native.SHOT_BYTES), np.uint8)
         engine = _native.Engine(1)
-        engine.submit_render(recipes, ids, pointers, memory.numpy()).wait()
+        job = engine.submit_render(recipes, ids, pointers, shots)
+        job.wait()
         engine.close()
-        return memory.to(self.device)
+        memory = torch.empty(len(shots) + job.mask_bytes(), dtype=torch.uint8)
+        memory[: len(shots)] = torch.from_numpy(shots)
+        there = torch.empty_like(memory, device=self.device)
+        job.move_masks(memory.numpy(), there.data_ptr())
+        return there.copy_(memory)
 
     def once(self) -> Any:
         """See `Burst`."""
@@ -95,7 +127,8 @@ class Kernel(Burst):
         target = self._targets[self._turn % len(self._targets)]
         self._turn += 1
         count, _, height, width = self._shape
-        where = (shots.data_ptr(), count, height, width, target.data_ptr(), self._output, False)
+        where = (shots.data_ptr(), count, height, width, target.data_ptr(), self._output,
+                 self._channels_last)  # fmt: skip
         if self.device.type == "cuda":
             _native.render_cuda(*where, torch.cuda.current_stream(self.device).cuda_stream)
         else:
@@ -108,10 +141,11 @@ class Kernel(Burst):
 
         from yolodata import _native
 
+        checked = min(_CHECKED, self._shape[0])
         for number in range(len(self._shots)):
-            made = self.once()[:_CHECKED].cpu()
+            made = self.once()[:checked].cpu()
             first = number * self._shape[0]
-            for got, recipe in zip(made, recipes[first : first + _CHECKED], strict=True):
+            for got, recipe in zip(made, recipes[first : first + checked], strict=True):
                 want = torch.from_numpy(_native.render(recipe, host))
                 if got.dtype != torch.uint8:
                     want = (want.float() / 255).to(got.dtype)

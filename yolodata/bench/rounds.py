@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from yolodata.bench.child import Ready, Sample
 from yolodata.bench.rows import Row
-from yolodata.bench.session import BenchError, Session
+from yolodata.bench.session import BenchError, Say, Session, close_all
 from yolodata.bench.subjects import Task
 
-Say = Callable[[str], None]
+START_LIMIT = 600.0  # seconds; caching pictures in memory may take long
+_SAY_EVERY = 10.0  # seconds without anything new
 
 
 @dataclass
@@ -78,11 +82,13 @@ class Plan:
         rounds: samples a row.
         seconds: of each sample.
         profile: also profile yolodata's rows.
+        start_limit: seconds that a row may take to start.
     """
 
     rounds: int
     seconds: float
     profile: bool = False
+    start_limit: float = START_LIMIT
 
 
 def run(
@@ -95,7 +101,9 @@ def run(
 ) -> list[Measured]:
     """Measure rows, those of a group together, in rounds A B C, A B C, ...
 
-    A row that fails is left out from there on, with the reason in its `error`.
+    A row that fails, or does not start in time, is left out from there on, with the reason in its
+    `error`. Rows that start worker processes may take long to start. The others are measured once
+    before, so that there is something should they never come; the first round is taken again then.
 
     Args:
         rows: in the order of the table.
@@ -103,31 +111,109 @@ def run(
         plan: how long.
         folder: for logs.
         say: is told of progress.
-        keep: is given all rows after every round, so that nothing is lost should it be the last.
+        keep: is given all rows whenever there is more to keep, so that a stop loses nothing.
     """
-    results = {row.id: Measured(row) for row in rows}
+    results = [Measured(row) for row in rows]
     for device, cores in dict.fromkeys(row.group for row in rows):
-        group = [results[row.id] for row in rows if row.group == (device, cores)]
         where = "GPU" if device != "cpu" else "1 core" if cores == 1 else f"{cores} cores"
-        say(f"{where}: starting {len(group)} loaders")
-        with ExitStack() as stack:
-            sessions = {
-                found.row.id: stack.enter_context(
-                    closing(Session(found.row, task_of(found.row), folder))
-                )
-                for found in group
-            }
-            for found in group:
-                _try(_get_ready, found, sessions[found.row.id], plan, say)
-            for turn in range(plan.rounds):
-                say(f"{where}: round {turn + 1} of {plan.rounds}")
-                for found in group:
-                    _try(_slice, found, sessions[found.row.id], plan, say)
-                keep(list(results.values()))
-            for found in group if plan.profile else []:
-                if found.row.kind == "yolodata":
-                    _try(_profile, found, sessions[found.row.id], plan, say)
-    return list(results.values())
+        these = [found for found in results if found.row.group == (device, cores)]
+        group = _Group(these, task_of, plan, folder, prefixed(say, where))
+        with closing(group):
+            group.measure(lambda: keep(results))
+    return results
+
+
+def prefixed(say: Say, where: str) -> Say:
+    """`say`, with what it is about before it."""
+    return lambda text: say(f"{where}: {text}")
+
+
+class _Group:
+    """Rows that are measured in the same rounds."""
+
+    def __init__(
+        self,
+        rows: list[Measured],
+        task_of: Callable[[Row], Task],
+        plan: Plan,
+        folder: Path,
+        say: Say,
+    ) -> None:
+        self._rows, self._task_of, self._plan = rows, task_of, plan
+        self._folder, self._say = folder, say
+        self._sessions: dict[str, Session] = {}
+
+    def measure(self, keep: Callable[[], None]) -> None:
+        """All of it; `keep` is called whenever there is more to keep."""
+        slow = [found for found in self._rows if found.row.kind == "ultralytics"]
+        quick = [found for found in self._rows if found.row.kind != "ultralytics"]
+        self._start(quick)
+        keep()
+        if slow and quick:
+            self._say("measuring the others before those start that may take long")
+            for found in quick:
+                self._slice(found, 0)
+                keep()
+        self._start(slow)
+        for turn in range(self._plan.rounds):
+            self._say(f"round {turn + 1} of {self._plan.rounds}")
+            for found in self._rows:
+                self._slice(found, turn)
+                if turn or not (slow and quick):  # no ratio of slices that are far apart
+                    keep()
+            keep()
+        for found in self._rows if self._plan.profile else []:
+            if found.row.kind == "yolodata":
+                self._try(found, partial(self._profile, found))
+
+    def close(self) -> None:
+        """End all children."""
+        close_all(self._sessions.values())
+
+    def _start(self, part: list[Measured]) -> None:
+        """Start rows side by side, and wait for each until its limit."""
+        if not part:
+            return
+        self._say(f"starting {', '.join(found.row.id for found in part)}")
+        for found in part:
+            task = self._task_of(found.row)
+            self._sessions[found.row.id] = Session(found.row, task, self._folder)
+        limit, began = self._plan.start_limit, time.monotonic()
+        waiting: dict[Any, Measured] = {
+            self._sessions[found.row.id].connection: found for found in part
+        }
+        while waiting:
+            waited = time.monotonic() - began
+            answered = connection.wait(list(waiting), max(0.0, min(limit - waited, _SAY_EVERY)))
+            for one in list(waiting) if waited >= limit else answered:
+                found = waiting.pop(one)
+                self._try(found, partial(self._get_ready, found, began))
+            if waiting and not answered:
+                self._say(f"waiting for {', '.join(found.row.id for found in waiting.values())}")
+
+    def _get_ready(self, found: Measured, began: float, session: Session) -> None:
+        found.ready = session.ready(self._plan.start_limit, time.monotonic() - began)
+        self._say(f"{found.row.id} is ready after {time.monotonic() - began:.0f} s")
+
+    def _slice(self, found: Measured, turn: int) -> None:
+        def measure(session: Session) -> None:
+            found.samples = [*found.samples[:turn], session.slice(self._plan.seconds)]
+
+        self._try(found, measure)
+
+    def _profile(self, found: Measured, session: Session) -> None:
+        found.profile = session.profile(self._plan.seconds)
+
+    def _try(self, found: Measured, step: Callable[[Session], None]) -> None:
+        if found.error is not None:
+            return
+        session = self._sessions[found.row.id]
+        try:
+            step(session)
+        except BenchError as error:
+            found.error = str(error)
+            self._say(f"{found.row.id} failed and is left out: {error}")
+            session.close()  # what is left of it would disturb the others
 
 
 def ratios(results: Sequence[Measured]) -> list[Ratio]:
@@ -191,31 +277,3 @@ def same_work(results: Sequence[Measured]) -> list[str]:
                     f"{loaders[0].row.id} {a[0]:.1f} (error {a[1]:.1f})"
                 )
     return complaints
-
-
-def _get_ready(found: Measured, session: Session, plan: Plan) -> None:
-    found.ready = session.ready()
-
-
-def _slice(found: Measured, session: Session, plan: Plan) -> None:
-    found.samples.append(session.slice(plan.seconds))
-
-
-def _profile(found: Measured, session: Session, plan: Plan) -> None:
-    found.profile = session.profile(plan.seconds)
-
-
-def _try(
-    step: Callable[[Measured, Session, Plan], None],
-    found: Measured,
-    session: Session,
-    plan: Plan,
-    say: Say,
-) -> None:
-    if found.error is not None:
-        return
-    try:
-        step(found, session, plan)
-    except BenchError as error:
-        found.error = str(error)
-        say(f"{found.row.id} failed and is left out: {error}")

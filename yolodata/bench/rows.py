@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from typing import Any
 
 from yolodata.bench.machine import Gpu
 from yolodata.errors import ConfigError
@@ -31,9 +32,10 @@ class Row:
             "device", "host", "map" (shards that are page-locked where they are mapped) or "none".
         output: of the pictures made on a GPU: "uint8", or a kind of float in 0-1.
         ceiling: id of the row whose speed bounds this one; "" is none.
-        degrees: largest rotation of the kernel's recipes, which it has slower steps for.
         albumentations: with what Ultralytics applies where that is installed. All other rows,
             Ultralytics' own too, are without.
+        recipes: what the kernel renders, by the names of `kernel.RECIPES`.
+        channels_last: memory order of the pictures made on a GPU.
     """
 
     id: str
@@ -48,8 +50,9 @@ class Row:
     cache: str = "none"
     output: str = "uint8"
     ceiling: str = ""
-    degrees: float = 0.0
     albumentations: bool = False
+    recipes: str = "default"
+    channels_last: bool = False
 
     @property
     def source(self) -> str:
@@ -84,6 +87,11 @@ def loader_rows(cores: int, gpu: Gpu | None = None) -> list[Row]:
 
 def gpu_rows(cores: int) -> list[Row]:
     """Rows on a GPU: ceilings, the kernel alone, and loaders with all cores and with two."""
+
+    def kernel(name: str, label: str, **more: Any) -> Row:
+        return Row(name, "gpu-kernel", f"kernel alone, {label}", label, "raw", 1, cores,
+                   device="cuda", cache="device", ceiling="gpu-copy-device", **more)  # fmt: skip
+
     found = [
         Row("gpu-copy-device", "gpu-copy", "copy on the device (ceiling)", "device copy", "memory",
             1, cores, device="cuda", cache="device"),
@@ -91,12 +99,13 @@ def gpu_rows(cores: int) -> list[Row]:
             "memory", 1, cores, device="cuda", cache="host"),
         Row("gpu-copy-map", "gpu-copy", "copy to the device, from the map (ceiling)",
             "copy from the map", "raw", 1, cores, device="cuda", cache="map"),
-        Row("gpu-kernel-uint8", "gpu-kernel", "kernel alone, uint8", "kernel", "raw", 1, cores,
-            device="cuda", cache="device", ceiling="gpu-copy-device"),
-        Row("gpu-kernel-float16", "gpu-kernel", "kernel alone, float16", "kernel", "raw", 1, cores,
-            device="cuda", cache="device", output="float16", ceiling="gpu-copy-device"),
-        Row("gpu-kernel-rotated", "gpu-kernel", "kernel alone, uint8, rotated", "rotated", "raw", 1,
-            cores, device="cuda", cache="device", ceiling="gpu-copy-device", degrees=10.0),
+        kernel("gpu-kernel-uint8", "uint8"),
+        kernel("gpu-kernel-float16", "float16", output="float16"),
+        kernel("gpu-kernel-bfloat16", "bfloat16", output="bfloat16"),
+        kernel("gpu-kernel-channels-last", "float16, channels last", output="float16",
+               channels_last=True),
+        kernel("gpu-kernel-rotated", "uint8, rotated", recipes="rotated"),
+        kernel("gpu-kernel-segment", "uint8, copy-paste", recipes="segment"),
         Row("gpu-dali", "gpu-decode", "DALI, decoding only (ceiling)", "DALI", "jpeg", cores, cores,
             device="cuda"),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -17,9 +17,10 @@ from yolodata.bench.child import Ready, Sample, serve
 from yolodata.bench.rows import Row
 from yolodata.errors import YolodataError
 
-START_LIMIT = 600.0  # seconds; caching pictures in memory may take long
 ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
+_GRACE = 2.0  # seconds for children that were told to stop
 
+Say = Callable[[str], None]
 Serve = Callable[[Connection, Row, Any, Path], None]
 """Entry point of a child: its end of the pipe, the row, the task, and a file for its log."""
 
@@ -39,10 +40,19 @@ class Session:
         task: what it is measured on.
         folder: for the log and for Ultralytics' settings file.
         target: what runs in the child.
+        say: is told what the child says of its progress.
     """
 
-    def __init__(self, row: Row, task: Any, folder: Path, target: Serve = serve) -> None:
+    def __init__(
+        self,
+        row: Row,
+        task: Any,
+        folder: Path,
+        target: Serve = serve,
+        say: Say = lambda _: None,
+    ) -> None:
         self.row = row
+        self._say = say
         self.log = folder / f"{row.id}.log"
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -53,13 +63,23 @@ class Session:
             self._process.start()
         theirs.close()
 
-    def ready(self) -> Ready:
+    @property
+    def connection(self) -> Connection:
+        """Becomes readable once the child answers, or ends."""
+        return self._connection
+
+    def ready(self, limit: float, waited: float = 0.0) -> Ready:
         """Wait until it is built and warmed up.
 
+        Args:
+            limit: seconds from its start.
+            waited: seconds of these that have passed.
+
         Raises:
-            BenchError: the child failed; says why, with the end of its log.
+            BenchError: the child failed or took longer; says why, with the end of its log.
         """
-        answer = self._receive(START_LIMIT)
+        late = f"did not start within {limit:g} s, its limit (--start-limit)"
+        answer = self._receive(max(0.0, limit - waited), late)
         assert isinstance(answer, Ready)
         return answer
 
@@ -77,16 +97,21 @@ class Session:
 
     def close(self) -> None:
         """End the child and everything it started; may be called twice."""
+        close_all([self])
+
+    def _ask_to_stop(self) -> None:
         with contextlib.suppress(OSError):
             self._connection.send(("stop",))
-        self._process.join(5.0)
+
+    def _end(self, deadline: float) -> None:
+        self._process.join(max(0.0, deadline - time.monotonic()))
         pid = self._process.pid
         if pid is not None and hasattr(os, "killpg"):
             with contextlib.suppress(OSError):  # all of them are gone already
                 os.killpg(pid, signal.SIGKILL)
         if self._process.is_alive():
             self._process.kill()
-            self._process.join(5.0)
+            self._process.join(_GRACE)
         self._connection.close()
 
     def _ask(self, seconds: float, *message: Any) -> Any:
@@ -96,12 +121,17 @@ class Session:
             raise self._failure("ended unexpectedly") from None
         return self._receive(seconds + ANSWER_LIMIT)
 
-    def _receive(self, limit: float) -> Any:
+    def _receive(self, limit: float, late: str = "") -> Any:
+        deadline = time.monotonic() + limit
         try:
-            if not self._connection.poll(limit):
-                self._ask_where()
-                raise self._failure(f"gave no answer for {limit:.0f} s")
-            status, value = self._connection.recv()
+            while True:
+                if not self._connection.poll(max(0.0, deadline - time.monotonic())):
+                    self._ask_where()
+                    raise self._failure(late or f"gave no answer for {limit:.0f} s")
+                status, value = self._connection.recv()
+                if status != "said":
+                    break
+                self._say(value)
         except (EOFError, OSError):
             self._process.join(5.0)
             code = self._process.exitcode
@@ -127,6 +157,16 @@ class Session:
         shared = " (is /dev/shm too small for worker processes?)" if "signal 7" in what else ""
         said = f"; the end of its log:{tail}" if tail else ""
         return BenchError(f"{self.row.id}: {what}{shared}{said}")
+
+
+def close_all(sessions: Iterable[Session]) -> None:
+    """End children at once: told to stop together, they are killed together."""
+    sessions = list(sessions)
+    for session in sessions:
+        session._ask_to_stop()
+    deadline = time.monotonic() + _GRACE
+    for session in sessions:
+        session._end(deadline)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The training process of a benchmark, told through a pipe what to do.
 
-Messages are tuples, command first: ("steps", row id, number) or ("stop",). Answers are
-("done", value) or ("failed", text).
+Messages are tuples, command first: ("start", row id, seconds), ("steps", row id, number),
+("profile", row id, number) or ("stop",). Answers are ("done", value) or ("failed", text), with any
+number of ("said", text) before them, which tell of progress.
 """
 
 from __future__ import annotations

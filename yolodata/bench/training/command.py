@@ -18,6 +18,7 @@ from yolodata.errors import ConfigError
 
 BATCH = 128
 _STEPS = (20, 3)  # full, quick
+_PROFILED = 4  # steps under the profiler, which writes megabytes a step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,11 +133,13 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
             if args.json:
                 results.save(args.json, document(found) | {"complete": False})
 
-        found = rounds.run(
-            rows, task_of, rounds=args.rounds, steps=steps, folder=logs, say=say, keep=keep
-        )
+        profile = min(steps, _PROFILED) if args.profile else 0
+        plan = rounds.TrainPlan(args.rounds, steps, profile, args.start_limit)
+        found = rounds.run(rows, task_of, plan, logs, say, keep)
     values = document(found)
     print(report.text(values))
+    if args.profile:
+        print("\n" + report.profiles(values))
     if args.json:
         results.save(args.json, values)
     if args.plot:

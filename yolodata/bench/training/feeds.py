@@ -11,6 +11,8 @@ from typing import Any
 from yolodata.bench.rows import Row
 
 Batch = dict[str, Any]
+FIXED = "fixed"
+"""Kind of the row whose batch never changes."""
 
 
 class Feed:
@@ -119,13 +121,15 @@ def theirs(row: Row, trainer: Any, path: str, batch: int) -> Feed:
     """The loader that Ultralytics' trainer makes for itself, and what it does with a batch."""
     from ultralytics.models.yolo.detect import DetectionTrainer
 
+    trainer.args.workers = row.threads
     loader = DetectionTrainer.get_dataloader(trainer, path, batch, -1, "train")
     workers = int(loader.num_workers)
     return Feed(
         row,
         loader,
         lambda values: DetectionTrainer.preprocess_batch(trainer, values),
-        warm_up=workers * (loader.prefetch_factor or 0),  # what was ready before the first step
+        # The first batch of each worker; later ones are taken as soon as they are made.
+        warm_up=max(workers, 1),
         about=lambda: f"{workers} worker processes",
     )
 

@@ -27,7 +27,8 @@ def document(
         dict of benchmark ("train"); machine; versions; settings; data;
         rows: name (id), label, short, kind, codec, cores, device, peers; of each sample, with
             median, min and max: img_s, steps_s, step_ms, wait_ms (a step), busy (share of the time
-            in which the GPU computed; without samples where nobody can tell); error;
+            in which the GPU computed; without samples where nobody can tell); error; profile: see
+            `profiling.summary`;
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
         processes: cores, and what `task.TrainReady` says of the training; complaints.
@@ -70,6 +71,8 @@ def _row(found: Measured) -> Document:
     }
     if found.error is not None:
         values["error"] = found.error
+    if found.profile is not None:
+        values["profile"] = found.profile
     return values
 
 
@@ -87,6 +90,31 @@ def markdown(values: Document) -> str:
     parts = [markdown_table(_table(values, process)) for process in values["processes"]]
     lines = [*_about(values), *_notes(values)]
     return "\n\n".join([*parts, "\n".join(f"- {line.strip()}" for line in lines)])
+
+
+def profiles(values: Document) -> str:
+    """What `--profile` found, a part for each row."""
+    parts = []
+    for row in values["rows"]:
+        found = row.get("profile")
+        if not found:
+            continue
+        idle = "" if found["gpu_idle"] is None else f", GPU idle {found['gpu_idle']:.1%}"
+        lines = [
+            f"{row['name']}: {found['step_ms']:.1f} ms a step under torch's profiler (n = "
+            f"{found['steps']}){idle}, {found['launches']:.0f} kernels and copies a step"
+        ]
+        for title, key in (("kernel", "kernels"), ("CPU operator, by itself", "cpu_ops")):
+            lines += [
+                f"  {ms:9.3f} ms {number:8.1f} x  {title} {name[:90]}"
+                for name, number, ms in found[key]
+            ]
+        lines += [
+            f"  before the first convolution: {op} {kernel[:90]}, {us:.0f} us"
+            for op, kernel, us in found["before_first_convolution"]
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _about(values: Document) -> list[str]:

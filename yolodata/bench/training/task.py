@@ -51,7 +51,7 @@ class TrainReady:
         amp: whether it trains in mixed precision.
         device_memory_gib: that torch has taken; 0 on the CPU.
         busy: why there is no GPU busy share; "" if there is.
-        feeds: by row id, what a batch is and how it is made.
+        feeds: by row id, what a batch is and how it is made; of those that have started.
     """
 
     pinned: bool
@@ -61,6 +61,19 @@ class TrainReady:
     device_memory_gib: float
     busy: str
     feeds: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Started:
+    """What became of a feed that starts later.
+
+    Attributes:
+        about: what a batch is and how it is made.
+        error: why there is no such feed; "" if there is.
+    """
+
+    about: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)

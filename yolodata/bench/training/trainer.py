@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +15,8 @@ from yolodata.bench import cores
 from yolodata.bench.busy import BusyMeter
 from yolodata.bench.rows import Row
 from yolodata.bench.training import feeds
-from yolodata.bench.training.task import Slice, TrainReady, TrainTask
+from yolodata.bench.training.profiling import Profiler
+from yolodata.bench.training.task import Slice, Started, TrainReady, TrainTask
 from yolodata.errors import ConfigError
 from yolodata.ultralytics.trainer import DetectionTrainer
 
@@ -26,6 +29,25 @@ _EPOCHS = 1000
 
 class Stop(Exception):
     """Ends Ultralytics' loop."""
+
+
+@contextmanager
+def alarm(seconds: float, text: str) -> Iterator[None]:
+    """Raises TimeoutError with this text in the main thread, wherever it waits, if that is late."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError(text)
+
+    if not hasattr(signal, "setitimer"):  # Windows: the parent's limit remains
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class BenchTrainer(DetectionTrainer):
@@ -76,37 +98,43 @@ class Switch:
     """
 
     def __init__(self, trainer: BenchTrainer, path: str, batch: int) -> None:
-        self._trainer = trainer
-        self._busy = BusyMeter(trainer.device)
-        self._feeds = self._make(path, batch)
-        self.feed = next(iter(self._feeds.values()))
-        loader = next((f.loader for f in self._feeds.values() if f.loader is not None), None)
-        self.dataset = loader.dataset if loader is not None else self._dataset
-        self.sampler = range(len(self.dataset))
+        self._trainer, self._path = trainer, path
         self.batch_size, self.drop_last, self.num_workers = batch, True, 0
+        self._busy = BusyMeter(trainer.device)
+        rows = trainer.task.rows
+        # Feeds with worker processes may take long to start: the parent asks for them later.
+        self._later = {row.id: row for row in rows if row.kind == "ultralytics"}
+        if len(self._later) == len(rows):
+            self._later.popitem()
+        self._feeds: dict[str, feeds.Feed] = {}
+        self._make([row for row in rows if row.id not in self._later])
+        self.feed = next(iter(self._feeds.values()))
+        self.sampler = range(len(self.dataset))
 
-    def _make(self, path: str, batch: int) -> dict[str, feeds.Feed]:
-        trainer, task = self._trainer, self._trainer.task
-        made: dict[str, feeds.Feed] = {}
-        # Worker processes are forked first, before our threads exist.
-        for row in sorted(task.rows, key=lambda row: row.kind != "ultralytics"):
+    def _make(self, rows: Sequence[Row]) -> None:
+        for row in sorted(rows, key=lambda row: row.kind == feeds.FIXED):
+            self._say(f"making {row.id}")
             if row.kind == "ultralytics":
-                made[row.id] = feeds.theirs(row, trainer, path, batch)
-                next(made[row.id].batches)
+                feed = feeds.theirs(row, self._trainer, self._path, self.batch_size)
             elif row.kind == "yolodata":
-                made[row.id] = self._ours(row, batch)
-        for row in task.rows:
-            if row.kind == "fixed":
-                others = sorted(made.values(), key=lambda feed: feed.row.kind != "yolodata")
-                source = others[0] if others else self._ours(row, batch)
-                made[row.id] = feeds.fixed(row, source)
-                if not others:
-                    self._dataset = source.loader.dataset
+                feed = self._ours(row)
+            else:
+                kinds = {other.row.kind: other for other in self._feeds.values()}
+                source = kinds.get("yolodata") or self._ours(row)
+                feed = feeds.fixed(row, source)
+                if source not in self._feeds.values():
+                    self.dataset = source.loader.dataset
                     source.close()
-        return {row.id: made[row.id] for row in task.rows}
+            if feed.loader is not None:
+                self.dataset = feed.loader.dataset
+            self._feeds[row.id] = feed
 
-    def _ours(self, row: Row, batch: int) -> feeds.Feed:
-        return feeds.ours(row, self._trainer, self._trainer.task.sources[row.id], batch)
+    def _ours(self, row: Row) -> feeds.Feed:
+        source = self._trainer.task.sources[row.id]
+        return feeds.ours(row, self._trainer, source, self.batch_size)
+
+    def _say(self, text: str) -> None:
+        self._trainer.connection.send(("said", text))
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -115,35 +143,66 @@ class Switch:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Batches as the parent asks for them; raises `Stop` in the end."""
         connection = self._trainer.connection
-        warm_steps = _WARM_STEPS if self._trainer.device.type == "cuda" else 1
-        for feed in self._feeds.values():
-            self.feed = feed
-            for _ in range(feed.warm_up):
-                next(feed.batches)
-            for _ in range(warm_steps):
-                yield next(feed.batches)
-            feed.pause()
-        self._sync()
+        for feed in list(self._feeds.values()):
+            yield from self._warm(feed)
         connection.send(("done", self._ready()))
         while True:
             command, *arguments = connection.recv()
-            if command != "steps":
+            if command == "start":
+                yield from self._start(*arguments)
+            elif command == "steps":
+                yield from self._slice(*arguments)
+            elif command == "profile":
+                yield from self._profile(*arguments)
+            else:
                 raise Stop
-            name, steps = arguments
-            self.feed = self._feeds[name]
-            yield from self._slice(steps)
 
-    def _slice(self, steps: int) -> Iterator[dict[str, Any]]:
-        """Hand out batches for some steps, and report how long they took.
+    def _warm(self, feed: feeds.Feed) -> Iterator[dict[str, Any]]:
+        """A feed's first batches, until its speed no longer changes."""
+        self.feed = feed
+        for _ in range(feed.warm_up):
+            next(feed.batches)
+        for _ in range(_WARM_STEPS if self._trainer.device.type == "cuda" else 1):
+            yield next(feed.batches)
+        feed.pause()
+        self._sync()
+        self._say(f"{feed.row.id} had its first steps")
 
-        Batches that were made during the pause before are taken first and not counted.
-        """
-        feed = self.feed
+    def _start(self, name: str, seconds: float) -> Iterator[dict[str, Any]]:
+        """Make a feed and warm it up, or give up after so many seconds, and report."""
+        cores.settle()  # workers are forked: no thread of ours may be at work meanwhile
+        row = self._later.pop(name)
+        error = ""
+        try:
+            with alarm(seconds, f"did not start within {seconds:g} s, its limit (--start-limit)"):
+                self._make([row])
+                for _ in range(self._feeds[name].warm_up):
+                    next(self._feeds[name].batches)
+        except Exception as problem:  # the others go on
+            traceback.print_exc()
+            error = f"{type(problem).__name__}: {problem}"
+            if name in self._feeds:
+                self._feeds.pop(name).close()
+        else:
+            feed = self._feeds[name]
+            feed.warm_up = 0
+            yield from self._warm(feed)
+        about = "" if error else self._feeds[name].about()
+        self._trainer.connection.send(("done", Started(about, error)))
+
+    def _turn_to(self, name: str) -> feeds.Feed:
+        """A feed whose batches that were made during the pause before are gone."""
+        self.feed = feed = self._feeds[name]
         cores.settle()
         feed.resume()
         for _ in range(feed.ahead):
             next(feed.batches)
         self._sync()
+        return feed
+
+    def _slice(self, name: str, steps: int) -> Iterator[dict[str, Any]]:
+        """Hand out batches for some steps, and report how long they took."""
+        feed = self._turn_to(name)
         pictures, waited = 0, 0.0
         self._busy.start()
         start = time.perf_counter()
@@ -159,6 +218,17 @@ class Switch:
         feed.pause()
         found = Slice(pictures, seconds, steps=steps, waited=waited, busy=busy)
         self._trainer.connection.send(("done", found))
+
+    def _profile(self, name: str, steps: int) -> Iterator[dict[str, Any]]:
+        """Hand out batches for some steps under torch's profiler, and report what it saw."""
+        feed = self._turn_to(name)
+        with Profiler(self._trainer.device) as profiler:
+            for _ in range(steps):
+                profiler.step()
+                yield next(feed.batches)
+            self._sync()
+        feed.pause()
+        self._trainer.connection.send(("done", profiler.found()))
 
     def _ready(self) -> TrainReady:
         import torch

@@ -1,0 +1,130 @@
+"""The renderer alone, and the copies that bound it, in one process.
+
+    python benchmarks/gpu/probe.py SHARDS OUT.json [--device cuda] [--imgsz 640] [--only NAME ...]
+    ncu ... python benchmarks/gpu/probe.py SHARDS - --launches 8    # nothing is timed
+
+SHARDS is a dataset directory of raw shards. A line is printed as soon as it is known, and the JSON
+is written anew after each, so that what was measured survives whatever comes next. A row that fails
+says why and does not stop the others. Rows are those of `python -m yolodata.bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from yolodata.bench import machine, results, rows
+from yolodata.bench.gpu import Clock
+from yolodata.bench.subjects import Task, make
+
+CEILING = "gpu-copy-device"
+KINDS = ("gpu-copy", "gpu-kernel")
+ROWS = {row.id: row for row in rows.gpu_rows(1) if row.kind in KINDS}
+
+
+def measure(row: rows.Row, task: Task, rounds: int) -> dict[str, Any]:
+    """Pictures a second: median and spread of `rounds` bursts."""
+    subject: Any = make(replace(row, device=task.device), task)  # first equal, or it raises
+    try:
+        clock = Clock(subject.device)
+        count = len(subject.once())
+        repeats = clock.repeats(subject.once)
+
+        def burst() -> None:
+            for _ in range(repeats):
+                subject.once()
+
+        speeds = [repeats * count / clock.time(burst) for _ in range(rounds)]
+        facts = subject.facts()
+    finally:
+        subject.close()
+    return {
+        "label": row.label,
+        "img_s": results.spread(speeds),
+        **facts,
+        "gb_s": median(speeds) * facts["bytes_each"] / 1e9,
+        "launches_a_sample": repeats,
+    }
+
+
+def launch(row: rows.Row, task: Task, launches: int) -> None:
+    """Some launches, for a profiler to look at."""
+    subject: Any = make(replace(row, device=task.device), task)
+    for _ in range(launches):
+        subject.once()
+    subject.finish()
+    subject.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """1 if a row failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("out", help="JSON file, or - for none")
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--note", help="written into the results")
+    parser.add_argument("--launches", type=int, default=0, help="of each row, and no timing")
+    args = parser.parse_args(argv)
+    task = Task(args.shards, args.imgsz, args.batch, 0, (), args.device)
+    about, gpu = machine.machine(), machine.gpu()
+    if gpu is not None:
+        about["gpu"] = asdict(gpu)
+        print(f"{gpu.name}, driver {gpu.driver}, CUDA {gpu.cuda}", flush=True)
+    found: dict[str, Any] = {
+        "benchmark": "gpu-kernel",
+        "machine": about,
+        "versions": machine.versions(),
+        "settings": {"imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds},
+        "rows": [],
+        "complete": False,
+    }
+    if args.note:
+        found["settings"]["note"] = args.note
+    failed = 0
+    for name in args.only:
+        begun = time.perf_counter()
+        try:
+            if args.launches:
+                launch(ROWS[name], task, args.launches)
+                continue
+            row = {"name": name, **measure(ROWS[name], task, args.rounds)}
+            copy = next((r for r in found["rows"] if r["name"] == CEILING and "gb_s" in r), None)
+            if copy is not None and name != CEILING:
+                row["of_copy"] = row["gb_s"] / copy["gb_s"]
+            found["rows"].append(row)
+            speed = row["img_s"]
+            print(
+                f"{name:25} {speed['median']:12,.0f} img/s ({speed['min']:,.0f} to "
+                f"{speed['max']:,.0f}) {row['gb_s']:8.1f} GB/s"
+                + (f" {row['of_copy']:6.1%} of {CEILING}" if "of_copy" in row else "")
+                + f", {time.perf_counter() - begun:.1f} s",
+                flush=True,
+            )
+        except Exception as error:
+            failed = 1
+            traceback.print_exc()
+            found["rows"].append({"name": name, "error": f"{type(error).__name__}: {error}"})
+            print(f"{name:25} FAILED: {type(error).__name__}: {str(error)[:300]}", flush=True)
+        if args.device == "cuda":
+            torch.cuda.empty_cache()
+        if args.out != "-":
+            results.save(Path(args.out), found)
+    if args.out != "-":
+        results.save(Path(args.out), found | {"complete": True})
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
