@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "bind/convert.h"
 #include "bind/index.h"
@@ -62,6 +63,7 @@ nb::dict batch_labels(const Job& job) {
   Labels all;
   std::vector<float> batch_idx;
   float i = 0;
+  std::optional<nb::gil_scoped_release> release(std::in_place);
   const auto append = [](std::vector<float>& to, const std::vector<float>& from) {
     to.insert(to.end(), from.begin(), from.end());
   };
@@ -73,6 +75,7 @@ nb::dict batch_labels(const Job& job) {
     batch_idx.insert(batch_idx.end(), sample.labels.cls.size(), i++);
   }
   const std::size_t n = batch_idx.size();
+  release.reset();
   nb::dict arrays = label_arrays(std::move(all), job.keypoint_count());
   arrays["batch_idx"] = to_numpy(std::move(batch_idx), {n});
   std::vector<const Masks*> masks;

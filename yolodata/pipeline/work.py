@@ -47,6 +47,10 @@ class Work:
         """Block until the batch is rendered; raises what went wrong in the background."""
         raise NotImplementedError
 
+    def ready(self) -> bool:
+        """Whether `wait` would return at once; raises what went wrong in the background."""
+        raise NotImplementedError
+
     def done(self) -> bool:
         """Whether native threads are through with the memory of the batch."""
         raise NotImplementedError
@@ -83,6 +87,9 @@ class _Direct(Work):
 
     def wait(self) -> None:
         wait_for(self._job)
+
+    def ready(self) -> bool:
+        return self._job.wait(0)
 
     def done(self) -> bool:
         return self._job.done()
@@ -168,11 +175,19 @@ class _Read(Work):
         self.start()
         while not self._submitted.wait(_TICK):
             pass
+        while not self.ready():
+            assert self._render is not None
+            self._render.wait(_TICK)
+
+    def ready(self) -> bool:
+        if not self._submitted.is_set():
+            return False
         if self._error is not None:
             raise self._error
-        if self._render is not None:
-            wait_for(self._render)
+        if self._render is not None and not self._render.wait(0):
+            return False
         self._release()
+        return True
 
     def done(self) -> bool:
         if not self._started:
