@@ -119,6 +119,8 @@ class Ahead:
         self._handed_out.clear()
         return works
 
-    def close(self) -> None:
-        """End the thread of `later`."""
+    def close(self, stop: Callable[[], Any]) -> None:
+        """End the thread of `later`, call what ends the making of batches, and forget them."""
         self._background.close()
+        stop()
+        self.clear()

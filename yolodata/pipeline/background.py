@@ -7,12 +7,13 @@ asking thread about 100 us where its caches hold a training step; two queues cos
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
+
+from yolodata.pipeline.forks import finalize
 
 Call = Callable[[], Any]
 
@@ -37,7 +38,7 @@ class Background:
                 target=_serve, args=(self._calls, self._ends), name="yolodata-ahead", daemon=True
             )
             thread.start()
-            self._end = weakref.finalize(self, _end, thread, self._calls, os.getpid())
+            self._end = finalize(self, _end, thread, self._calls)
         self._busy = True
         self._calls.put(call)
 
@@ -58,13 +59,11 @@ def _serve(calls: SimpleQueue[Call | None], ends: SimpleQueue[None]) -> None:
     while (call := calls.get()) is not None:
         with contextlib.suppress(BaseException):
             call()
-        call = None  # or it would be kept alive until the next one
         ends.put(None)
+        call = None  # or it would be kept alive until the next one; may finalize who waits for it
 
 
-def _end(thread: threading.Thread, calls: SimpleQueue[Call | None], process: int) -> None:
-    if os.getpid() != process:  # in a forked child there is no such thread
-        return
+def _end(thread: threading.Thread, calls: SimpleQueue[Call | None]) -> None:
     calls.put(None)
     if thread is not threading.current_thread():  # whose call had the last reference to its owner
         thread.join()

@@ -23,6 +23,7 @@ from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.device import Output, lacks_memory
 from yolodata.pipeline.device_workshop import DeviceWorkshop
+from yolodata.pipeline.forks import check_process, finalize
 from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED, window_of
 from yolodata.pipeline.retouch import composed, described
 from yolodata.pipeline.schedule import Schedule, usable_threads
@@ -251,7 +252,7 @@ class Loader:
         Naming the epoch that `load_state_dict` restored keeps the position in it.
         """
         epoch = whole("epoch", epoch, 0, MAX_EPOCH)
-        self._ahead.settle()
+        self._settle()
         if not (self._resumed and epoch == self._epoch):
             self._epoch, self._position, self._resumed = epoch, 0, False
         self._active = None
@@ -281,7 +282,7 @@ class Loader:
             ConfigError: the state is of another dataset or of other settings; names what differs.
         """
         state.compare(values, self.state_dict())
-        self._ahead.settle()
+        self._settle()
         self.seed = int(values["seed"])
         self._epoch, self._position = int(values["epoch"]), int(values["position"])
         self._mosaic_closed = bool(values["mosaic_closed"])
@@ -296,13 +297,13 @@ class Loader:
         throws nothing away, this need not be called.
         """
         if not self._mosaic_closed:
-            self._ahead.settle()
+            self._settle()
             self._mosaic_closed = True
             self._discard()
 
     def reset(self) -> None:
         """Throw away batches prepared ahead; the position in the stream stays."""
-        self._ahead.settle()
+        self._settle()
         self._discard()
 
     # Batches.
@@ -396,11 +397,12 @@ class Loader:
     def _usable(self) -> None:
         if self._closed:
             raise ConfigError("the loader is closed; make a new one")
-        if os.getpid() != self._pid:
-            raise ConfigError(
-                f"the loader was made in process {self._pid} and is used in {os.getpid()}; native "
-                "threads do not survive a fork: make the loader in the process that uses it"
-            )
+        check_process(self._pid)
+
+    def _settle(self) -> None:
+        """Wait until nobody is looking at where the stream is, before it is changed."""
+        check_process(self._pid)
+        self._ahead.settle()
 
     def _open_workshop(self) -> Workshop | DeviceWorkshop:
         if self._workshop is None:
@@ -423,7 +425,7 @@ class Loader:
                 where = torch.device(self.device)
                 self._workshop, choice = open_on_device(order, where, self.cache, self._output)
                 self.cache, self._why = choice.tier, choice.why
-            self._stop_workshop = weakref.finalize(self, self._workshop.close)
+            self._stop_workshop = finalize(self, self._ahead.close, self._workshop.close)
         return self._workshop
 
     def bad(self) -> dict[str, str]:
@@ -437,10 +439,8 @@ class Loader:
             return
         self._closed = True
         self._active = None
-        self._ahead.close()
         if self._stop_workshop is not None:
             self._stop_workshop()
-        self._ahead.clear()
 
     def __enter__(self) -> Loader:
         return self

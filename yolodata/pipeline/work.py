@@ -7,7 +7,6 @@ here knows about epochs or ranks.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -261,7 +260,6 @@ class Workshop:
         self._buffers = BatchBuffers(2, pin_memory)
         self._pictures = Pictures(load, telemetry) if load is not None else None
         self._dropped: list[Work] = []
-        self._pid = os.getpid()
         self._closed = False
         if load is None:
             shards, images = selection.shards, selection.images
@@ -353,9 +351,9 @@ class Workshop:
         self._dropped = [work for work in self._dropped if not work.done()]
 
     def close(self) -> None:
-        """Stop everything and wait for what is running. May be called twice, and after a fork."""
-        if self._closed or os.getpid() != self._pid:
-            return  # a forked child has no threads to stop
+        """Stop everything and wait for what is running. May be called twice."""
+        if self._closed:
+            return
         self._closed = True
         if self._pictures is not None:
             self._pictures.close()
