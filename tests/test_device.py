@@ -223,6 +223,8 @@ def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch, seconds
     else:
         assert bool(locked) == (seconds[1] == 1.0)
     assert all(address % 4096 == 0 for address in locked)
+    # A copy that was only tried is gone.
+    assert any(kept.nbytes > 200_000 for kept in twin._pinned.values()) == (not locked)
     loader.close()
     assert not locked
 
@@ -300,6 +302,7 @@ def test_auto_leaves_room_for_training() -> None:
     assert choose("auto", "raw", 40 * GB, room).tier == "none"
     assert choose("auto", "raw", 20 * GB, Room(10 * GB, 80 * GB, 64 * GB)).tier == "host"
     assert "30.0 GB" in choose("auto", "raw", 30 * GB, room).why
+    assert "up to 2.0 GB of page-locked" in choose("auto", "raw", 40 * GB, room, 0, 2 * GB).why
     # What is kept of JPEG shards takes device memory, too.
     window = choose("auto", "jpeg", 30 * GB, room, 2 * GB)
     assert (window.tier, "up to 2.0 GB of them in device memory" in window.why) == ("none", True)

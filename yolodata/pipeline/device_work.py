@@ -155,8 +155,8 @@ class DeviceWork(Work):
 
     def abandon(self) -> None:
         """Give back what was lent, for a batch that was dropped and is `done`."""
-        if self._memory is not None:
-            self._workshop.staging.give(self._memory, None)
+        if self._memory is not None:  # which an attempt that failed may have begun to upload
+            self._workshop.staging.give(self._memory, self._workshop.queue.mark())
             self._memory = None
 
 
@@ -311,7 +311,14 @@ class Uploaded(DeviceWork):
 
     def __init__(self, workshop: DeviceWorkshop, work: Work, count: int) -> None:
         super().__init__(workshop, count)
-        self._work = work
+        self._rendering: Work | None = work
+        self._first_images = np.zeros(0, np.int64)
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def _work(self) -> Work:
+        assert self._rendering is not None
+        return self._rendering
 
     def _begin(self, wait: bool) -> bool:
         if wait:
@@ -321,9 +328,14 @@ class Uploaded(DeviceWork):
         return self._work.done()
 
     def _enqueue(self) -> None:
-        self._work.wait()
-        self.bad = self._work.bad
+        work = self._work
+        work.wait()
+        self.bad = work.bad
         super()._enqueue()
+        assert self._mark is not None
+        self._first_images, self._seconds = work.first_images(), work.seconds()
+        self._workshop.keep(work.image, self._mark)
+        self._rendering = None  # its memory is needed for other batches, long before this is
 
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
         queue, output = self._workshop.queue, self._workshop.output
@@ -338,16 +350,23 @@ class Uploaded(DeviceWork):
 
     def first_images(self) -> npt.NDArray[np.int64]:
         """See `Work`."""
-        return self._work.first_images()
+        return self._first_images
 
     def seconds(self) -> dict[str, float]:
         """See `Work`."""
-        return self._work.seconds()
+        return self._seconds
 
     def cancel(self) -> None:
         """See `Work`."""
-        self._work.cancel()
+        if self._rendering is not None:
+            self._rendering.cancel()
 
     def done(self) -> bool:
         """See `Work`."""
-        return self._work.done()
+        return self._rendering is None or self._rendering.done()
+
+    def abandon(self) -> None:
+        """See `DeviceWork`."""
+        super().abandon()
+        if self._rendering is not None:
+            self._workshop.keep(self._rendering.image, self._workshop.queue.mark())

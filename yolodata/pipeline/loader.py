@@ -84,6 +84,7 @@ class Loader:
             need no further pass over the batch.
         channels_last: pictures made on a device are in the memory order (B, H, W, 3).
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
+            They are torch's, which rounds the size of a batch up to a power of two.
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
             Compose; see `yolodata.pipeline.retouch`. They run on the CPU, which has to be the
             device, and draw from the seed, the epoch and the position alone.

@@ -8,7 +8,7 @@ here knows about epochs or ranks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,6 +234,7 @@ class Workshop:
         selection: the images and objects that take part.
         threads: native threads.
         pin_memory: page-locked output.
+        allocate: makes other memory for the output; see `BatchBuffers`.
         load: how pictures are read; None when the shards hold pixels that need no checking.
         telemetry: counts what reading costs.
         retoucher: what is done to pictures that are planned, between their warp and their colours;
@@ -249,6 +250,7 @@ class Workshop:
         load: Load | None,
         telemetry: Telemetry,
         retoucher: Retoucher | None = None,
+        allocate: Callable[[int], Bytes] | None = None,
     ) -> None:
         from yolodata import _native
 
@@ -257,7 +259,7 @@ class Workshop:
         self.selection = selection
         self.engine = _native.Engine(threads)
         self._planner = _native.Engine(1) if load is not None else None
-        self._buffers = BatchBuffers(2, pin_memory)
+        self._buffers = BatchBuffers(2, pin_memory, allocate)
         self._pictures = Pictures(load, telemetry) if load is not None else None
         self._dropped: list[Work] = []
         self._closed = False
@@ -365,3 +367,4 @@ class Workshop:
         if self._pictures is not None:
             self._pictures.forget()
         self._dropped.clear()
+        self._buffers.clear()
