@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from yolodata.pipeline.background import Background
 from yolodata.pipeline.batch import Batch
+from yolodata.pipeline.forks import check_process
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.work import Work
 
@@ -59,6 +61,7 @@ class Ahead:
         self._steps: deque[Step] = deque()
         self._handed_out: list[Step] = []
         self._background = Background()
+        self._process = os.getpid()
 
     def at(self, epoch: int, position: int) -> Step | None:
         """The batch that begins there, if it comes first in what is in the making."""
@@ -105,7 +108,8 @@ class Ahead:
         self._background.begin(fill)
 
     def settle(self) -> None:
-        """Wait until nobody is filling this."""
+        """Wait until nobody is filling this; raises ConfigError in another process."""
+        check_process(self._process)
         self._background.settle()
 
     def pop(self) -> None:

@@ -253,7 +253,7 @@ class Loader:
         Naming the epoch that `load_state_dict` restored keeps the position in it.
         """
         epoch = whole("epoch", epoch, 0, MAX_EPOCH)
-        self._settle()
+        self._ahead.settle()
         if not (self._resumed and epoch == self._epoch):
             self._epoch, self._position, self._resumed = epoch, 0, False
         self._active = None
@@ -283,7 +283,7 @@ class Loader:
             ConfigError: the state is of another dataset or of other settings; names what differs.
         """
         state.compare(values, self.state_dict())
-        self._settle()
+        self._ahead.settle()
         self.seed = int(values["seed"])
         self._epoch, self._position = int(values["epoch"]), int(values["position"])
         self._mosaic_closed = bool(values["mosaic_closed"])
@@ -298,13 +298,13 @@ class Loader:
         throws nothing away, this need not be called.
         """
         if not self._mosaic_closed:
-            self._settle()
+            self._ahead.settle()
             self._mosaic_closed = True
             self._discard()
 
     def reset(self) -> None:
         """Throw away batches prepared ahead; the position in the stream stays."""
-        self._settle()
+        self._ahead.settle()
         self._discard()
 
     # Batches.
@@ -399,11 +399,6 @@ class Loader:
         if self._closed:
             raise ConfigError("the loader is closed; make a new one")
         check_process(self._pid)
-
-    def _settle(self) -> None:
-        """Wait until nobody is looking at where the stream is, before it is changed."""
-        check_process(self._pid)
-        self._ahead.settle()
 
     def _open_workshop(self) -> Workshop | DeviceWorkshop:
         if self._workshop is None:
