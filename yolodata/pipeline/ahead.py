@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import numpy.typing as npt
 
 from yolodata.pipeline.background import Background
 from yolodata.pipeline.batch import Batch
-from yolodata.pipeline.forks import check_process
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.work import Work
 
@@ -61,7 +59,6 @@ class Ahead:
         self._steps: deque[Step] = deque()
         self._handed_out: list[Step] = []
         self._background = Background()
-        self._process = os.getpid()
 
     def at(self, epoch: int, position: int) -> Step | None:
         """The batch that begins there, if it comes first in what is in the making."""
@@ -109,7 +106,6 @@ class Ahead:
 
     def settle(self) -> None:
         """Wait until nobody is filling this; raises ConfigError in another process."""
-        check_process(self._process)
         self._background.settle()
 
     def pop(self) -> None:

@@ -7,13 +7,14 @@ asking thread about 100 us where its caches hold a training step; two queues cos
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from yolodata.pipeline.forks import finalize
+from yolodata.pipeline.forks import check_process, finalize
 
 Call = Callable[[], Any]
 
@@ -29,6 +30,7 @@ class Background:
         self._ends: SimpleQueue[None] = SimpleQueue()
         self._end: weakref.finalize[Any, Background] | None = None
         self._busy = False
+        self._process = os.getpid()
 
     def begin(self, call: Call) -> None:
         """Have the thread call a function; what it raises is forgotten. Settle first."""
@@ -43,7 +45,13 @@ class Background:
         self._calls.put(call)
 
     def settle(self) -> None:
-        """Wait until the function has returned; may be interrupted (Ctrl-C) and called again."""
+        """Wait until the function has returned; may be interrupted (Ctrl-C) and called again.
+
+        Raises:
+            ConfigError: in a forked child, where it would never return.
+        """
+        if os.getpid() != self._process:
+            check_process(self._process)
         if self._busy:
             self._ends.get()
             self._busy = False

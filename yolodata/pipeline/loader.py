@@ -317,7 +317,8 @@ class Loader:
     def _next(self, caller: Epoch) -> Batch:
         # Time in which a device whose loss is looked at in every step has nothing to do.
         asked = time.perf_counter()
-        self._usable()
+        if self._closed:
+            self._usable()  # says so
         self._ahead.settle()
         if caller.token is not self._active:
             if caller.begun:
