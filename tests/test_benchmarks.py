@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from loading import draw_dataset, packed
 from training import prepare
 
 from yolodata.bench.machine import versions
@@ -71,3 +72,17 @@ def test_parity_of_no_dataset(
     error = capsys.readouterr().err
     assert error.startswith("parity: ")
     assert said in error
+
+
+def test_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it times still exists, and is called."""
+    shards = packed(draw_dataset(tmp_path / "set", {"train": 12}), tmp_path / "raw", "raw", 64)
+    out = tmp_path / "out.json"
+    arguments = ["--data", shards, "--imgsz", 64, "--batch", 4, "--steps", 4, "--step-ms", 2]
+    arguments += ["--device", "cpu", "--json", out]
+    monkeypatch.setattr(sys, "argv", ["consumer.py", *map(str, arguments)])
+    assert script("consumer").main() == 0
+    result = json.loads(out.read_text())
+    assert result["parts_us"]["settle"] > 0
+    assert result["parts_us"]["wait for the batch"] > 0
+    assert result["threads_cpu_ms"] > 0

@@ -19,11 +19,13 @@ from loading import digest, draw_dataset, packed
 from twin import TwinQueue
 
 from yolodata import AugmentConfig, ConfigError, Loader
-from yolodata.pipeline import dali, tiers, workshops
+from yolodata.pipeline import dali, device_work, tiers, workshops
 from yolodata.pipeline import device as devices
+from yolodata.pipeline import loader as loaders
 from yolodata.pipeline.dali import release_unused_memory
 from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.tiers import Room, choose
+from yolodata.pipeline.work import wait_for
 from yolodata.shards import reader
 
 IMGSZ = 64
@@ -107,22 +109,36 @@ def test_outputs_need_no_further_pass(shards, twin, output, cache) -> None:
             assert stream(loader, 1) == want
 
 
-def test_batches_are_begun_beside_the_consumer(shards, twin, monkeypatch) -> None:
-    """All but those before the first: the consumer's thread has better things to do."""
-    planned, threads = DeviceWorkshop.planned, []
+def test_the_consumers_thread_only_takes_what_is_ready(shards, twin, monkeypatch) -> None:
+    """After the first batch, others plan, enqueue and collate: it has better things to do."""
+    here, done_here = threading.current_thread(), []
 
-    def noted(*arguments: Any) -> Any:
-        threads.append(threading.current_thread())
-        return planned(*arguments)
+    def note(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
 
-    monkeypatch.setattr(DeviceWorkshop, "planned", noted)
+        def noted(*arguments: Any) -> Any:
+            if threading.current_thread() is here:
+                done_here.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(DeviceWorkshop, "planned")
+    note(device_work.DeviceWork, "_enqueue")
+    note(loaders, "training_batch")
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=2, epochs=1
+        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=3
     ) as loader:
-        batches = list(loader)
-    assert len(threads) == len(batches)
-    here = threading.current_thread()
-    assert [thread is here for thread in threads] == [True] * 2 + [False] * (len(batches) - 2)
+        batches = (batch for _ in range(3) for batch in loader)
+        next(batches)
+        assert set(done_here) == {"planned", "_enqueue", "training_batch"}
+        for turn in range(2 * len(loader)):
+            loader._ahead.settle()
+            for step in loader._ahead._steps:
+                wait_for(step.work._plan)
+            done_here.clear()
+            next(batches)
+            assert not done_here or turn == 0  # what was planned with the first one
 
 
 def test_a_loader_on_a_device_resumes_and_changes_its_mind(shards, twin) -> None:
@@ -207,6 +223,8 @@ def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch, seconds
     else:
         assert bool(locked) == (seconds[1] == 1.0)
     assert all(address % 4096 == 0 for address in locked)
+    # A copy that was only tried is gone.
+    assert any(kept.nbytes > 200_000 for kept in twin._pinned.values()) == (not locked)
     loader.close()
     assert not locked
 
@@ -284,6 +302,7 @@ def test_auto_leaves_room_for_training() -> None:
     assert choose("auto", "raw", 40 * GB, room).tier == "none"
     assert choose("auto", "raw", 20 * GB, Room(10 * GB, 80 * GB, 64 * GB)).tier == "host"
     assert "30.0 GB" in choose("auto", "raw", 30 * GB, room).why
+    assert "up to 2.0 GB of page-locked" in choose("auto", "raw", 40 * GB, room, 0, 2 * GB).why
     # What is kept of JPEG shards takes device memory, too.
     window = choose("auto", "jpeg", 30 * GB, room, 2 * GB)
     assert (window.tier, "up to 2.0 GB of them in device memory" in window.why) == ("none", True)

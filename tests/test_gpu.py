@@ -82,8 +82,8 @@ def test_channels_last_reaches_the_first_convolution(datasets, output: str) -> N
 
 @pytest.mark.parametrize("amp", [True, False])
 def test_trains_in_mixed_precision(datasets, tmp_path: Path, monkeypatch, amp: bool) -> None:
-    """Batches come as autocast would turn them into, and the weights stay numbers."""
-    from test_ultralytics import train
+    """Batches come as the first convolution wants them, and the weights stay numbers."""
+    from test_ultralytics import copies, train
 
     # It compares two inferences, with weights that it would have to download.
     monkeypatch.setattr("ultralytics.engine.trainer.check_amp", lambda model: True)
@@ -101,5 +101,12 @@ def test_trains_in_mixed_precision(datasets, tmp_path: Path, monkeypatch, amp: b
     assert len(given) >= 6
     assert {picture.dtype for picture in given} == {torch.float16 if amp else torch.uint8}
     assert all(picture.is_cuda for picture in given)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in given)
+    model = trainer.model.float().to(memory_format=torch.channels_last)
+    layer = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    if amp:
+        with torch.autocast("cuda", torch.float16):
+            assert copies(layer, given[0]) == []
+            assert copies(layer, given[0].contiguous())  # negative control
     weights = torch.load(trainer.last, weights_only=False)["model"]
     assert all(np.isfinite(w.float().cpu().numpy()).all() for w in weights.parameters())

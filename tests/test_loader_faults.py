@@ -108,7 +108,7 @@ def test_too_many_damaged_samples_end_the_run(
 def test_labels_without_nothing_are_all_labels(both: dict[str, Path]) -> None:
     with make(both["jpeg"], 16) as loader:
         loader._fill()
-        work = loader._ahead.head.work
+        work = loader._ahead.at(0, 0).work
         work.wait()
         recipes = work._planned().recipes()
         mine, native = labels_without(loader._selection, recipes, frozenset()), work.labels()

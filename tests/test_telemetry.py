@@ -70,9 +70,9 @@ def test_the_counters_of_a_loader_are_taken_over(tmp_path: Path) -> None:
     recorder = StepRecorder(tmp_path, device=CPU, counters=counters)
     recorder.begin(2, 10)
     for hits, decodes in ((3, 1), (0, 0)):
-        counters.add("wait", 0.25)
-        counters.add("collate", 0.25)
-        counters.add("decode", 9.0)  # of other threads
+        counters.add("wait", 0.5)
+        counters.add("collate", 9.0)  # of other threads
+        counters.add("decode", 9.0)
         counters.count("samples", 6)
         counters.count("hits", hits)
         counters.count("decodes", decodes)

@@ -409,6 +409,62 @@ def test_training_on_a_device_is_training_on_the_cpu(
     assert loss_of(done) == pytest.approx(losses[0], rel=0.02)
 
 
+def copies(layer: torch.nn.Module, picture: torch.Tensor) -> list[str]:
+    """Copies that a layer makes of its input first, in another type or order of memory."""
+    from torch.profiler import ProfilerActivity, profile
+
+    layer(picture)  # weights that autocast converts are kept
+    seen = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if picture.is_cuda else [])]
+    with profile(activities=seen, record_shapes=True) as profiled:
+        layer(picture)
+    shape = list(picture.shape)
+    return [
+        event.name
+        for event in profiled.events()
+        if (event.name == "aten::copy_" and event.input_shapes[0] == shape)
+        or "nchwToNhwc" in event.name  # cuDNN's own
+    ]
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_batches_come_as_the_first_convolution_wants_them(
+    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str, channels_last: bool
+) -> None:
+    """Ultralytics' `preprocess_batch` and the convolution find nothing left to convert."""
+    from twin import TwinQueue
+
+    from yolodata.pipeline import device
+
+    monkeypatch.setattr(device, "open_queue", lambda where: TwinQueue())
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    taken = []
+
+    class AsOnCuda(yolodata.DetectionTrainer):
+        def _delivery(self) -> dict[str, Any]:
+            self.model.to(memory_format=order)  # upstream's, where the device is CUDA
+            here, self.device, self.amp = self.device, torch.device("cuda"), True
+            delivery = super()._delivery()
+            self.device, self.amp = here, False
+            return delivery
+
+        def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+            picture = batch["img"]
+            done = super().preprocess_batch(batch)
+            assert done["img"] is picture
+            assert picture.dtype == torch.float16
+            assert picture.is_contiguous(memory_format=order)
+            layer = next(m for m in self.model.modules() if isinstance(m, torch.nn.Conv2d))
+            assert copies(layer, picture.float()) == []
+            if channels_last:  # negative control: without it, every step would convert them
+                assert copies(layer, picture.float().contiguous())
+            taken.append(picture)
+            return {**done, "img": picture.float()}  # there is no autocast here that would
+
+    train(tmp_path, drawn, trainer=AsOnCuda.configure(cache=cache), epochs=1)
+    assert taken
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("cache", ["device", "host", "none"])
 def test_trains_on_a_gpu(tmp_path: Path, drawn: Path, cache: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -37,12 +38,31 @@ class TwinQueue:
         self.short: Callable[[], bool] = lambda: False  # whether an allocation fails
         self.on_make_room: Callable[[], Any] = lambda: None
         self.done = 0
+        self._pinned: dict[int, Any] = {}
         self._todo: list[Callable[[], Any]] = []
         self._lock = threading.RLock()  # the decoder's thread enqueues too
         self._random = random.Random(seed)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        return rubbish(nbytes)
+        """Becomes rubbish when it is forgotten, as memory that is given back."""
+        kept = rubbish(nbytes).numpy()
+        owner = np.frombuffer(kept.data, np.uint8)
+        self._pinned[kept.ctypes.data] = kept
+        weakref.finalize(owner, self._given_back, kept)
+        return torch.from_numpy(owner)
+
+    def _given_back(self, kept: Any) -> None:
+        kept.fill(POISON)
+        del self._pinned[kept.ctypes.data]
+
+    def _without_owning(self, source: torch.Tensor) -> torch.Tensor:
+        """The same bytes, which do not keep page-locked memory from being given back."""
+        for address, kept in list(self._pinned.items()):
+            at = source.data_ptr() - address
+            if 0 <= at < kept.nbytes and source.is_contiguous():
+                inside = torch.from_numpy(kept[at : at + source.numel()])
+                return inside.view(source.shape)
+        return source
 
     def lock(self, address: int, nbytes: int) -> int:
         raise RuntimeError("there is no driver")
@@ -60,6 +80,7 @@ class TwinQueue:
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         assert source.numel() == target.numel()
+        source = self._without_owning(source)
         self._todo.append(lambda: target.copy_(source))
 
     def render(

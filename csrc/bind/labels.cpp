@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "bind/convert.h"
 #include "bind/index.h"
@@ -14,34 +15,43 @@ using namespace nanobind::literals;
 namespace yolodata {
 namespace {
 
-// Masks of a batch: uint8, or int32 where a picture has more than 255 objects.
 template <typename T>
-nb::object mask_maps(const std::vector<const Masks*>& all, std::size_t count) {
-  const auto width = static_cast<std::size_t>(all.front()->width);
-  const auto height = static_cast<std::size_t>(all.front()->height);
-  std::vector<T> maps(count * width * height);
+std::vector<T> mask_maps(const std::vector<const Masks*>& all, std::size_t values) {
+  std::vector<T> maps(values);
   auto to = maps.begin();
   for (const Masks* masks : all)
     to = std::transform(masks->maps.begin(), masks->maps.end(), to,
                         [](std::uint16_t value) { return static_cast<T>(value); });
-  return nb::cast(to_numpy(std::move(maps), {count, height, width}));
+  return maps;
 }
 
+// Masks of a batch: uint8, or int32 where a picture has more than 255 objects.
 void add_masks(const std::vector<const Masks*>& all, nb::dict& arrays) {
   const auto width = static_cast<std::size_t>(all.front()->width);
   const auto height = static_cast<std::size_t>(all.front()->height);
   std::size_t values = 0;
   std::uint16_t most = 0;
   std::vector<float> classes;
-  classes.reserve(all.size() * width * height);
-  for (const Masks* masks : all) {
-    values += masks->maps.size();
-    for (const std::uint16_t value : masks->maps) most = std::max(most, value);
-    classes.insert(classes.end(), masks->classes.begin(), masks->classes.end());
+  std::vector<std::uint8_t> bytes;
+  std::vector<std::int32_t> words;
+  {
+    const nb::gil_scoped_release release;  // megabytes
+    classes.reserve(all.size() * width * height);
+    for (const Masks* masks : all) {
+      values += masks->maps.size();
+      for (const std::uint16_t value : masks->maps) most = std::max(most, value);
+      classes.insert(classes.end(), masks->classes.begin(), masks->classes.end());
+    }
+    if (most > 255)
+      words = mask_maps<std::int32_t>(all, values);
+    else
+      bytes = mask_maps<std::uint8_t>(all, values);
   }
   const std::size_t count = values / (width * height);
-  arrays["masks"] =
-      most > 255 ? mask_maps<std::int32_t>(all, count) : mask_maps<std::uint8_t>(all, count);
+  if (most > 255)
+    arrays["masks"] = to_numpy(std::move(words), {count, height, width});
+  else
+    arrays["masks"] = to_numpy(std::move(bytes), {count, height, width});
   arrays["sem_masks"] = to_numpy(std::move(classes), {all.size(), height, width});
 }
 
@@ -62,6 +72,7 @@ nb::dict batch_labels(const Job& job) {
   Labels all;
   std::vector<float> batch_idx;
   float i = 0;
+  std::optional<nb::gil_scoped_release> release(std::in_place);
   const auto append = [](std::vector<float>& to, const std::vector<float>& from) {
     to.insert(to.end(), from.begin(), from.end());
   };
@@ -73,6 +84,7 @@ nb::dict batch_labels(const Job& job) {
     batch_idx.insert(batch_idx.end(), sample.labels.cls.size(), i++);
   }
   const std::size_t n = batch_idx.size();
+  release.reset();
   nb::dict arrays = label_arrays(std::move(all), job.keypoint_count());
   arrays["batch_idx"] = to_numpy(std::move(batch_idx), {n});
   std::vector<const Masks*> masks;

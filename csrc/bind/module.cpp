@@ -153,6 +153,19 @@ std::vector<std::int64_t> image_ids(const std::vector<Sample>& samples) {
   return ids;
 }
 
+// A job is half a megabyte in many pieces: it is made and let go of without the GIL, which another
+// thread may be waiting for to launch kernels.
+std::shared_ptr<Job> begin(Engine& engine, Job::Request request) {
+  const nb::gil_scoped_release release;
+  std::shared_ptr<Job> job(new Job(std::move(request)), [](Job* done) {
+    std::optional<nb::gil_scoped_release> released;
+    if (PyGILState_Check()) released.emplace();
+    delete done;
+  });
+  engine.submit(job);
+  return job;
+}
+
 std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
                             const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
                             const Positions& positions, const Memory& out,
@@ -175,9 +188,7 @@ std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedIndex>& i
     return reinterpret_cast<const std::uint8_t*>(bases[which] + offsets[image]);
   };
   request.owner = keep(out, shard, offset, base);
-  auto job = std::make_shared<Job>(std::move(request));
-  engine.submit(job);
-  return job;
+  return begin(engine, std::move(request));
 }
 
 std::shared_ptr<Job> submit_plan(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
@@ -187,9 +198,7 @@ std::shared_ptr<Job> submit_plan(Engine& engine, const std::shared_ptr<OwnedInde
   request.config = read_config(config);
   request.index = share(index);
   request.ids = sample_ids(seed, epoch, positions, index->view);
-  auto job = std::make_shared<Job>(std::move(request));
-  engine.submit(job);
-  return job;
+  return begin(engine, std::move(request));
 }
 
 std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
@@ -220,9 +229,7 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
     return reinterpret_cast<const std::uint8_t*>(where[at - first]);
   };
   request.owner = keep(out, images, pointers);
-  auto job = std::make_shared<Job>(std::move(request));
-  engine.submit(job);
-  return job;
+  return begin(engine, std::move(request));
 }
 
 // Renders one recipe from a dict of image id -> uint8 (H, W, 3); into `out`, if it is given.

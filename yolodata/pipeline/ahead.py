@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.pipeline.background import Background
+from yolodata.pipeline.batch import Batch
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.work import Work
 
 Plan = Callable[[int, int, npt.NDArray[np.int64]], Work]
 """(epoch, start, positions (B,)) to a batch in the making."""
+
+
+@dataclass(frozen=True)
+class Collated:
+    """A batch as the consumer gets it.
+
+    Attributes:
+        batch: the dict.
+        samples: pictures in it.
+        seconds: thread-seconds that it took, by stage.
+    """
+
+    batch: Batch
+    samples: int
+    seconds: dict[str, float]
 
 
 @dataclass(eq=False)
@@ -26,6 +42,7 @@ class Step:
     start: int
     stop: int
     work: Work
+    collated: Collated | None = None
 
 
 class Ahead:
@@ -40,22 +57,24 @@ class Ahead:
     def __init__(self, schedule: Schedule, prefetch: int, epochs: int | None) -> None:
         self._schedule, self._prefetch, self._epochs = schedule, prefetch, epochs
         self._steps: deque[Step] = deque()
-        self._thread: ThreadPoolExecutor | None = None
-        self._later: Future[Any] | None = None
+        self._handed_out: list[Step] = []
+        self._background = Background()
 
-    @property
-    def head(self) -> Step:
-        """The batch that comes first."""
-        return self._steps[0]
+    def at(self, epoch: int, position: int) -> Step | None:
+        """The batch that begins there, if it comes first in what is in the making."""
+        head = self._steps[0] if self._steps else None
+        found = head is not None and head.start == position and head.epoch == epoch
+        return head if found else None
 
     def begins_at(self, epoch: int, position: int) -> bool:
         """Whether what is in the making is what comes from there on; nothing always is."""
-        if self._schedule.batch(position) is None:
+        if self._schedule.ends(position):
             epoch, position = epoch + 1, 0
-        return not self._steps or (self.head.epoch, self.head.start) == (epoch, position)
+        return not self._steps or self.at(epoch, position) is not None
 
     def fill(self, epoch: int, position: int, plan: Plan) -> None:
         """Begin what is missing, from a position on if nothing is in the making."""
+        self._handed_out.clear()
         if self._steps:
             epoch, position = self._steps[-1].epoch, self._steps[-1].stop
         while len(self._steps) < self._prefetch:
@@ -71,29 +90,37 @@ class Ahead:
         for begun in self._steps:
             begun.work.start()
 
+    def collate(self, collate: Callable[[Work], Collated]) -> None:
+        """Collate the batches that are ready, so that nothing is left to do for the consumer."""
+        for step in self._steps:
+            if step.collated is None and step.work.ready():
+                step.collated = collate(step.work)
+
     def later(self, fill: Callable[[], Any]) -> None:
         """Have another thread call what fills this, while the consumer uses its batch.
 
         Until `settle`, nothing may change that it looks at. What it raises is forgotten: who fills
         next is told again.
         """
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="yolodata-ahead")
-        self._later = self._thread.submit(fill)
+        self._background.begin(fill)
 
     def settle(self) -> None:
-        """Wait until nobody is filling this."""
-        later = self._later
-        if later is not None:
-            wait([later])
-            self._later = None
+        """Wait until nobody is filling this; raises ConfigError in another process."""
+        self._background.settle()
 
     def pop(self) -> None:
-        """Forget the first, which was handed out."""
-        self._steps.popleft()
+        """Take the first away, which is handed out; `fill` takes the time to forget it."""
+        self._handed_out.append(self._steps.popleft())
 
     def clear(self) -> list[Work]:
         """Forget all of them; returns what was in the making, the last first."""
         works = [step.work for step in reversed(self._steps)]
         self._steps.clear()
+        self._handed_out.clear()
         return works
+
+    def close(self, stop: Callable[[], Any]) -> None:
+        """End the thread of `later`, call what ends the making of batches, and forget them."""
+        self._background.close()
+        stop()
+        self.clear()

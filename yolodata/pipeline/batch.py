@@ -25,13 +25,11 @@ def original_shapes(
 ) -> tuple[tuple[int, int], ...]:
     """Height and width of the decoded originals of some images."""
     shards = selection.shards
-    return tuple(
-        zip(
-            shards.orig_height[images].tolist(),
-            shards.orig_width[images].tolist(),
-            strict=True,
-        )
-    )
+    return _pairs(shards.orig_height[images], shards.orig_width[images])
+
+
+def _pairs(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[Any, ...]:
+    return tuple(zip(first.tolist(), second.tolist(), strict=True))
 
 
 def assemble(
@@ -95,17 +93,13 @@ def training_batch(
         labels: as `Work.labels` gives them.
     """
     shards = selection.shards
-    original = original_shapes(selection, images)
-    heights, widths = selection.height[images].tolist(), selection.width[images].tolist()
+    height, width = shards.orig_height[images], shards.orig_width[images]
     size = (int(image.shape[2]), int(image.shape[3]))
     return assemble(
         image=image,
         labels=labels,
-        im_file=tuple(shards.name(i) for i in images.tolist()),
-        ori_shape=original,
-        ratio_pad=tuple(
-            (height / h0, width / w0)
-            for height, width, (h0, w0) in zip(heights, widths, original, strict=True)
-        ),
-        resized_shape=(size,) * len(original),
+        im_file=shards.names(images),
+        ori_shape=_pairs(height, width),
+        ratio_pad=_pairs(selection.height[images] / height, selection.width[images] / width),
+        resized_shape=(size,) * len(images),
     )

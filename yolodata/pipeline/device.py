@@ -10,13 +10,17 @@ hundred batches a second.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yolodata.errors import ConfigError
+from yolodata.pipeline.page_locked import page_locked
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("yolodata")
 
 OUTPUTS = ("uint8", "float16", "bfloat16")
 # How torch, CUDA, DALI and its decoders say that memory could not be had, in small letters.
@@ -51,7 +55,10 @@ class Queue(Protocol):
     device: torch.device
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        """Page-locked host memory, uint8 (nbytes,), aligned to 16 bytes at least."""
+        """Page-locked host memory, uint8 (nbytes,), aligned to 16 bytes at least.
+
+        It may be forgotten once the device has read it, and is given back then.
+        """
 
     def lock(self, address: int, nbytes: int) -> int:
         """Page-lock host memory that is there, read-only; returns its address on the device.
@@ -176,11 +183,18 @@ class CudaQueue:
             )
         self.device = torch.device("cuda", index)
         self.stream: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self._complained = False
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         """See `Queue`."""
         import torch
 
+        try:
+            return page_locked(nbytes, self.lock, self.unlock)
+        except RuntimeError as error:
+            if not self._complained:
+                log.warning("page-locked memory is torch's, and up to twice as large: %s", error)
+            self._complained = True
         # In a thread of ours another device may be current, which would get a context for nothing.
         with torch.cuda.device(self.device):
             return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
@@ -334,3 +348,8 @@ class Staging:
             self._idle.append(memory)
         else:
             self._read.append((memory, mark))
+
+    def clear(self) -> None:
+        """Free it; the device has read everything."""
+        self._idle.clear()
+        self._read.clear()

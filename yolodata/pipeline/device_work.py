@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from yolodata.pipeline.device_workshop import DeviceWorkshop
 
 _ALIGNMENT = 16
+_TYPES = {"f": "float32", "B": "uint8", "i": "int32"}  # of labels; asking NumPy for a name is slow
 
 
 def shot_bytes(count: int) -> int:
@@ -85,6 +86,10 @@ class DeviceWork(Work):
         assert self._mark is not None
         return self._mark
 
+    def ready(self) -> bool:
+        """See `Work`."""
+        return self._mark is not None
+
     def _try(self) -> None:
         try:
             self._enqueue()
@@ -101,46 +106,50 @@ class DeviceWork(Work):
         """Begin anew what failed for want of memory."""
 
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
-        """Enqueue what makes the pictures; `shots` is the beginning of what was uploaded."""
+        """Enqueue what makes the pictures; what was uploaded begins with the shots."""
         raise NotImplementedError
 
     def _host_labels(self) -> Labels:
         raise NotImplementedError
 
     def _shot_bytes(self) -> int:
-        """Bytes of shots and masks, which come first in the memory that is uploaded."""
+        """Bytes of shots, which come first in the memory that is uploaded."""
         return 0
 
-    def _move_masks(self, memory: torch.Tensor, address: int) -> None:
+    def _mask_bytes(self) -> int:
+        """Bytes of the masks that follow them."""
+        return 0
+
+    def _move_masks(self, memory: npt.NDArray[np.uint8], address: int) -> None:
         """Put the masks behind the shots in `memory`, which will be read at `address`."""
 
     def _enqueue(self) -> None:
         workshop = self._workshop
         queue, staging = workshop.queue, workshop.staging
         labels = self._host_labels()
-        shots = self._shot_bytes()
-        places, end = {}, _aligned(shots)
+        shots, masks = self._shot_bytes(), self._mask_bytes()
+        before = shots + masks
+        places, end = {}, _aligned(before)
         for name, values in labels.items():
-            places[name] = (end, values.shape, str(values.dtype))
+            places[name] = (end, values.shape, values.dtype)
             end = _aligned(end + values.nbytes)
         memory = self._memory
         if memory is None or memory.numel() < end:
             larger = staging.take(end + end // 4)
             if memory is not None:
-                kept = min(shots, memory.numel())
-                larger[:kept] = memory[:kept]
+                larger[:shots] = memory[:shots]
                 staging.give(memory, None)
             memory = self._memory = larger
         uploaded = queue.memory(end)
-        if shots:
-            self._move_masks(memory[:shots], uploaded.data_ptr())
+        host = memory.numpy()
+        if masks:
+            self._move_masks(host[:before], uploaded.data_ptr())
         for name, values in labels.items():
             at = places[name][0]
-            target = memory[at : at + values.nbytes].numpy().view(values.dtype)
-            np.copyto(target, values.ravel())
+            np.copyto(host[at : at + values.nbytes].view(values.dtype), values.ravel())
         queue.copy(memory[:end], uploaded)
         self._labels = DeviceLabels(uploaded, places)
-        self.image = self._pictures(uploaded[:shots])
+        self.image = self._pictures(uploaded)
         self._mark = queue.mark()
         self._memory = None  # not before: the shots in it are needed should anything have failed
         staging.give(memory, self._mark)
@@ -152,8 +161,8 @@ class DeviceWork(Work):
 
     def abandon(self) -> None:
         """Give back what was lent, for a batch that was dropped and is `done`."""
-        if self._memory is not None:
-            self._workshop.staging.give(self._memory, None)
+        if self._memory is not None:  # which an attempt that failed may have begun to upload
+            self._workshop.staging.give(self._memory, self._workshop.queue.mark())
             self._memory = None
 
 
@@ -166,17 +175,18 @@ class DeviceLabels:
     """Labels of a batch in the memory that was uploaded: where each is, its shape and dtype."""
 
     memory: torch.Tensor
-    places: dict[str, tuple[int, tuple[int, ...], str]]
+    places: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]
 
     def views(self) -> dict[str, torch.Tensor]:
         """Tensors by name."""
         import torch
 
-        found = {}
+        found, whole = {}, {}
         for name, (at, shape, dtype) in self.places.items():
-            kind: torch.dtype = getattr(torch, dtype)
-            nbytes = kind.itemsize * math.prod(shape)
-            found[name] = self.memory[at : at + nbytes].view(kind).view(shape)
+            if dtype not in whole:
+                whole[dtype] = self.memory.view(getattr(torch, _TYPES[dtype.char]))
+            items = whole[dtype].narrow(0, at // dtype.itemsize, math.prod(shape))
+            found[name] = items.view(shape)
         return found
 
 
@@ -202,10 +212,13 @@ class Rendered(DeviceWork):
         self._ready = threading.Event()
 
     def _shot_bytes(self) -> int:
-        return shot_bytes(self._count) + self._plan.mask_bytes()
+        return shot_bytes(self._count)
 
-    def _move_masks(self, memory: torch.Tensor, address: int) -> None:
-        self._plan.move_masks(memory.numpy(), address)
+    def _mask_bytes(self) -> int:
+        return self._plan.mask_bytes()
+
+    def _move_masks(self, memory: npt.NDArray[np.uint8], address: int) -> None:
+        self._plan.move_masks(memory, address)
 
     def _begin(self, wait: bool) -> bool:
         if self._planned_shots:
@@ -324,7 +337,14 @@ class Uploaded(DeviceWork):
 
     def __init__(self, workshop: DeviceWorkshop, work: Work, count: int) -> None:
         super().__init__(workshop, count)
-        self._work = work
+        self._rendering: Work | None = work
+        self._first_images = np.zeros(0, np.int64)
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def _work(self) -> Work:
+        assert self._rendering is not None
+        return self._rendering
 
     def _begin(self, wait: bool) -> bool:
         if wait:
@@ -334,9 +354,14 @@ class Uploaded(DeviceWork):
         return self._work.done()
 
     def _enqueue(self) -> None:
-        self._work.wait()
-        self.bad = self._work.bad
+        work = self._work
+        work.wait()
+        self.bad = work.bad
         super()._enqueue()
+        assert self._mark is not None
+        self._first_images, self._seconds = work.first_images(), work.seconds()
+        self._workshop.keep(work.image, self._mark)
+        self._rendering = None  # its memory is needed for other batches, long before this is
 
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
         queue, output = self._workshop.queue, self._workshop.output
@@ -351,16 +376,23 @@ class Uploaded(DeviceWork):
 
     def first_images(self) -> npt.NDArray[np.int64]:
         """See `Work`."""
-        return self._work.first_images()
+        return self._first_images
 
     def seconds(self) -> dict[str, float]:
         """See `Work`."""
-        return self._work.seconds()
+        return self._seconds
 
     def cancel(self) -> None:
         """See `Work`."""
-        self._work.cancel()
+        if self._rendering is not None:
+            self._rendering.cancel()
 
     def done(self) -> bool:
         """See `Work`."""
-        return self._work.done()
+        return self._rendering is None or self._rendering.done()
+
+    def abandon(self) -> None:
+        """See `DeviceWork`."""
+        super().abandon()
+        if self._rendering is not None:
+            self._workshop.keep(self._rendering.image, self._workshop.queue.mark())

@@ -74,7 +74,8 @@ class DeviceWorkshop:
             self._inner = Workshop(
                 selection,
                 threads=threads,
-                pin_memory=queue.device.type == "cuda",
+                pin_memory=False,
+                allocate=lambda nbytes: queue.pinned(nbytes).numpy(),
                 load=host_load,
                 telemetry=telemetry,
                 retoucher=retoucher,
@@ -84,6 +85,7 @@ class DeviceWorkshop:
             if retoucher is not None:
                 self.detours = Detours(retoucher, queue, output, telemetry)
         self._lent: list[tuple[Lease, Mark]] = []
+        self._uploading: list[tuple[torch.Tensor, Mark]] = []
         self._dropped: list[DeviceWork] = []
         self._closed = False
 
@@ -152,6 +154,10 @@ class DeviceWorkshop:
         """Keep pictures until the device has read them."""
         self._lent.append((lease, mark))
 
+    def keep(self, memory: torch.Tensor, mark: Mark) -> None:
+        """Keep page-locked memory until the device has read it."""
+        self._uploading.append((memory, mark))
+
     def drop(self, work: Work) -> None:
         """Forget a batch; its memory is kept until threads and device are through with it."""
         assert isinstance(work, DeviceWork)
@@ -163,6 +169,7 @@ class DeviceWorkshop:
         for work in [work for work in self._dropped if work.done()]:
             self._dropped.remove(work)
             work.abandon()
+        self._uploading = [(memory, mark) for memory, mark in self._uploading if not mark.done()]
         reading = []
         for lease, mark in self._lent:
             if mark.done():
@@ -191,7 +198,9 @@ class DeviceWorkshop:
         if self.detours is not None:
             self.detours.forget()
         self._lent.clear()
+        self._uploading.clear()
         self._dropped.clear()
+        self.staging.clear()
         release_unused_memory()
         if self.resident is not None:
             self.resident.close()

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from yolodata.checks import number, whole, wholes
 from yolodata.errors import ConfigError
 from yolodata.pipeline import state
-from yolodata.pipeline.ahead import Ahead
+from yolodata.pipeline.ahead import Ahead, Collated
 from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.device import Output, lacks_memory
 from yolodata.pipeline.device_workshop import DeviceWorkshop
+from yolodata.pipeline.forks import check_process, finalize
 from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED, window_of
 from yolodata.pipeline.retouch import composed, described
 from yolodata.pipeline.schedule import Schedule, usable_threads
@@ -83,6 +84,7 @@ class Loader:
             need no further pass over the batch.
         channels_last: pictures made on a device are in the memory order (B, H, W, 3).
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
+            They are torch's, which rounds the size of a batch up to a power of two.
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
             Compose; see `yolodata.pipeline.retouch`. They run on the CPU, draw from the seed, the
             epoch and the position alone, and cost those samples something in which one fires.
@@ -96,8 +98,8 @@ class Loader:
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
             vain), "decodes" and "hits" (uses of a decoded picture that was in memory), "retouched"
             samples (in which one of `transforms` fired; prepared ones); seconds of "plan",
-            "render", "retouch" (by `transforms`), "decode" (all threads together), "wait" (of the
-            consumer for a batch) and "collate".
+            "render", "retouch" (by `transforms`), "decode" and "collate" (all threads together),
+            and "wait": of the consumer, from asking for a batch to getting it.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
@@ -186,6 +188,7 @@ class Loader:
             "augment": asdict(self.augment),
             "transforms": None if transforms is None else described(self._transforms),
         }
+        self._configs: dict[bool, dict[str, Any]] = {}  # of the planner, by whether mosaic is over
         self._fingerprint: dict[str, Any] | None = None
         self._epoch = 0
         self._position = 0  # positions of the epoch that were handed to the consumer
@@ -309,7 +312,10 @@ class Loader:
         return Epoch(self._next)
 
     def _next(self, caller: Epoch) -> Batch:
-        self._usable()
+        # Time in which a device whose loss is looked at in every step has nothing to do.
+        asked = time.perf_counter()
+        if self._closed:
+            self._usable()  # says so
         self._ahead.settle()
         if caller.token is not self._active:
             if caller.begun:
@@ -318,33 +324,31 @@ class Loader:
                     "call iter(loader) again"
                 )
             self._begin(caller)
-        if self._schedule.batch(self._position) is None:
-            self._epoch, self._position, self._active = self._epoch + 1, 0, None
-            caller.ended = True
-            raise StopIteration
-        workshop = self._fill()
-        head = self._ahead.head
-        start = time.perf_counter()
+        head = self._ahead.at(self._epoch, self._position)
+        if head is None:
+            if self._schedule.ends(self._position):
+                self._epoch, self._position, self._active = self._epoch + 1, 0, None
+                caller.ended = True
+                raise StopIteration
+            self._fill()
+            head = self._ahead.at(self._epoch, self._position)
+            assert head is not None
         try:
             head.work.wait()
         except Exception as error:
             if self.lacking is None or not lacks_memory(error):
                 raise
             return self.lacking(error)
-        waited = time.perf_counter()
-        report_bad(self._selection, workshop.bad, self._reported, self._max_bad)
-        batch = self._collate(head.work)
+        report_bad(self._selection, self._open_workshop().bad, self._reported, self._max_bad)
+        collated = head.collated or self._collate(head.work)
         self._ahead.pop()
         self._position = head.stop
-        self.telemetry.add("wait", waited - start)
-        self.telemetry.add("collate", time.perf_counter() - waited)
-        del head
-        if isinstance(workshop, DeviceWorkshop):
-            # Milliseconds, in which a device whose loss was looked at would have nothing to do.
-            self._ahead.later(self._fill)
-        else:
-            self._fill()
-        return batch
+        self._ahead.later(self._fill)
+        self.telemetry.record(
+            {**collated.seconds, "wait": time.perf_counter() - asked},
+            {"batches": 1, "samples": collated.samples},
+        )
+        return collated.batch
 
     def _begin(self, caller: Epoch) -> None:
         if self._position and not self._resumed:  # the last iteration was given up half-way
@@ -353,13 +357,12 @@ class Loader:
         self._active = caller.token
         caller.begun = True
 
-    def _fill(self) -> Workshop | DeviceWorkshop:
+    def _fill(self) -> None:
         """Have `prefetch` batches in the making from the current position on, and no others."""
         if not self._ahead.begins_at(self._epoch, self._position):
             self._discard()
-        workshop = self._open_workshop()
         self._ahead.fill(self._epoch, self._position, self._planned)
-        return workshop
+        self._ahead.collate(self._collate)
 
     def _planned(self, epoch: int, start: int, positions: npt.NDArray[np.int64]) -> Work:
         age = epoch * self._selection.images + start
@@ -370,16 +373,17 @@ class Loader:
         closed = self._mosaic_closed or (
             self.close_mosaic_epoch is not None and epoch >= self.close_mosaic_epoch
         )
-        augment = self.augment.without_mix() if closed else self.augment
-        return self._selection.plan_config(augment, self.shuffle)
+        if closed not in self._configs:
+            augment = self.augment.without_mix() if closed else self.augment
+            self._configs[closed] = self._selection.plan_config(augment, self.shuffle)
+        return self._configs[closed]
 
-    def _collate(self, work: Work) -> Batch:
-        for stage, seconds in work.seconds().items():
-            self.telemetry.add(stage, seconds)
+    def _collate(self, work: Work) -> Collated:
+        start = time.perf_counter()
         images = work.first_images()
-        self.telemetry.count("batches")
-        self.telemetry.count("samples", len(images))
-        return training_batch(self._selection, images, work.image, work.labels())
+        batch = training_batch(self._selection, images, work.image, work.labels())
+        seconds = {**work.seconds(), "collate": time.perf_counter() - start}
+        return Collated(batch, len(images), seconds)
 
     def _discard(self) -> None:
         for work in self._ahead.clear():
@@ -392,11 +396,7 @@ class Loader:
     def _usable(self) -> None:
         if self._closed:
             raise ConfigError("the loader is closed; make a new one")
-        if os.getpid() != self._pid:
-            raise ConfigError(
-                f"the loader was made in process {self._pid} and is used in {os.getpid()}; native "
-                "threads do not survive a fork: make the loader in the process that uses it"
-            )
+        check_process(self._pid)
 
     def _open_workshop(self) -> Workshop | DeviceWorkshop:
         if self._workshop is None:
@@ -419,7 +419,7 @@ class Loader:
                 where = torch.device(self.device)
                 self._workshop, choice = open_on_device(order, where, self.cache, self._output)
                 self.cache, self._why = choice.tier, choice.why
-            self._stop_workshop = weakref.finalize(self, self._workshop.close)
+            self._stop_workshop = finalize(self, self._ahead.close, self._workshop.close)
         return self._workshop
 
     def bad(self) -> dict[str, str]:
@@ -433,10 +433,8 @@ class Loader:
             return
         self._closed = True
         self._active = None
-        self._ahead.settle()
         if self._stop_workshop is not None:
             self._stop_workshop()
-        self._ahead.clear()
 
     def __enter__(self) -> Loader:
         return self

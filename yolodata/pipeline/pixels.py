@@ -47,11 +47,18 @@ class BatchBuffers:
     Args:
         spare: how many idle buffers to hold on to, besides the one that is handed out next.
         pin_memory: page-locked memory, from torch's own pool, which tracks copies to the device.
+        allocate: makes other memory, uint8 (nbytes,), for whoever tracks copies himself.
     """
 
-    def __init__(self, spare: int, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        spare: int,
+        pin_memory: bool = False,
+        allocate: Callable[[int], Bytes] | None = None,
+    ) -> None:
         self._spare = spare
         self._pin = pin_memory
+        self._allocate = allocate or (lambda nbytes: np.empty(nbytes, np.uint8))
         self._arrays: list[Bytes] = []
         self._idle_references = _references([np.empty(1, np.uint8)], 0)
 
@@ -71,7 +78,7 @@ class BatchBuffers:
             idle.remove(at)
         else:
             at = len(arrays)
-            arrays.append(np.empty(need + _LINE, np.uint8))
+            arrays.append(self._allocate(need + _LINE))
         array = arrays[at]
         start = -array.ctypes.data % _LINE
         picture = torch.from_numpy(array[start : start + need].reshape(shape))
@@ -79,6 +86,10 @@ class BatchBuffers:
         for i in reversed(idle[: max(0, len(idle) - self._spare)]):  # the oldest ones go
             del arrays[i]
         return picture
+
+    def clear(self) -> None:
+        """Free what is idle, and the rest when it is forgotten."""
+        self._arrays.clear()
 
 
 @dataclass

@@ -61,12 +61,21 @@ class Schedule:
         None at the end of the epoch. `start` may be any position: one reached under another batch
         size or world size too.
         """
-        stop = min(start + self.batch_size * self.world_size, self.images)
-        share = math.ceil((stop - start) / self.world_size)
-        if share <= 0 or (self.drops and share < self.batch_size):
+        stop, share = self._step(start)
+        if self.ends(start):
             return None
         positions = np.arange(start, start + share * self.world_size, dtype=np.int64)
         return positions[self.rank :: self.world_size] % self.images, stop
+
+    def ends(self, start: int) -> bool:
+        """Whether no step begins at `start`, because the epoch ends there."""
+        _, share = self._step(start)
+        return share <= 0 or (self.drops and share < self.batch_size)
+
+    def _step(self, start: int) -> tuple[int, int]:
+        """Where the step ends that begins at `start`, and the pictures of one rank in it."""
+        stop = min(start + self.batch_size * self.world_size, self.images)
+        return stop, math.ceil((stop - start) / self.world_size)
 
 
 def usable_threads(world_size: int) -> int:

@@ -71,7 +71,9 @@ def decoded_bytes(selection: Selection) -> int:
     return int(_sizes(selection).sum())
 
 
-def choose(cache: str, codec: str, nbytes: int, room: Room, window: int = 0) -> Choice:
+def choose(
+    cache: str, codec: str, nbytes: int, room: Room, window: int = 0, staging: int = 0
+) -> Choice:
     """The tier for a dataset of `nbytes` when decoded.
 
     Args:
@@ -81,9 +83,13 @@ def choose(cache: str, codec: str, nbytes: int, room: Room, window: int = 0) -> 
         room: memory that is there now, for this process.
         window: bytes of device memory for the pictures that are kept where JPEG shards are decoded
             when they are needed.
+        staging: bytes of page-locked memory that CPU threads render batches into at most, where
+            they do.
     """
     size = _human(nbytes)
     some = f", up to {_human(window)} of them in device memory" if window else ""
+    if codec == "raw" and staging:
+        some = f", into up to {_human(staging)} of page-locked memory"
     if cache != "auto":
         return Choice(
             cache, f"asked for; {size} of decoded pictures{some if cache == 'none' else ''}"
@@ -98,7 +104,7 @@ def choose(cache: str, codec: str, nbytes: int, room: Room, window: int = 0) -> 
     how = (
         f"pictures are decoded when they are needed{some}"
         if codec != "raw"
-        else "CPU threads render"
+        else f"CPU threads render{some}"
     )
     return Choice("none", f"{too_large} that training can spare; {how}")
 

@@ -18,6 +18,7 @@ from yolodata.errors import ConfigError
 from yolodata.pipeline import letterbox
 from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
+from yolodata.pipeline.forks import check_process, finalize
 from yolodata.pipeline.letterbox import Placement
 from yolodata.pipeline.pixels import Bytes, Load
 from yolodata.pipeline.schedule import Schedule, usable_threads
@@ -153,11 +154,7 @@ class ValidationLoader:
         return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
-        if os.getpid() != self._pid:
-            raise ConfigError(
-                f"the loader was made in process {self._pid} and is used in {os.getpid()}; native "
-                "threads do not survive a fork: make the loader in the process that uses it"
-            )
+        check_process(self._pid)
         workshop = self._open_workshop()
         starts = deque(range(self._first, self._last, self.batch_size))
         ahead: deque[tuple[int, Work]] = deque()
@@ -182,8 +179,9 @@ class ValidationLoader:
                 del work
                 yield batch
         finally:
-            for _, work in ahead:
-                workshop.drop(work)
+            if os.getpid() == self._pid:  # also called when a forked child forgets this
+                for _, work in ahead:
+                    workshop.drop(work)
 
     def _images(self, start: int) -> letterbox.Int64:
         return self._order[start : min(start + self.batch_size, self._last)]
@@ -300,7 +298,7 @@ class ValidationLoader:
                 load=self._shrinking(load) if load is not None and self._shrunk else load,
                 telemetry=self.telemetry,
             )
-            self._stop_workshop = weakref.finalize(self, self._workshop.close)
+            self._stop_workshop = finalize(self, self._workshop.close)
         return self._workshop
 
     def _shrinking(self, load: Load) -> Load:

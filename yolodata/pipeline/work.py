@@ -8,10 +8,9 @@ here knows about epochs or ranks.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -47,6 +46,10 @@ class Work:
 
     def wait(self) -> None:
         """Block until the batch is rendered; raises what went wrong in the background."""
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        """Whether `wait` would return at once; raises what went wrong in the background."""
         raise NotImplementedError
 
     def done(self) -> bool:
@@ -143,6 +146,9 @@ class _Direct(Work):
     def wait(self) -> None:
         wait_for(self._job)
 
+    def ready(self) -> bool:
+        return self._job.wait(0)
+
     def done(self) -> bool:
         return self._job.done()
 
@@ -227,11 +233,19 @@ class _Read(Work):
         self.start()
         while not self._submitted.wait(_TICK):
             pass
+        while not self.ready():
+            assert self._render is not None
+            self._render.wait(_TICK)
+
+    def ready(self) -> bool:
+        if not self._submitted.is_set():
+            return False
         if self._error is not None:
             raise self._error
-        if self._render is not None:
-            wait_for(self._render)
+        if self._render is not None and not self._render.wait(0):
+            return False
         self._release()
+        return True
 
     def done(self) -> bool:
         if not self._started:
@@ -283,6 +297,7 @@ class Workshop:
         selection: the images and objects that take part.
         threads: native threads.
         pin_memory: page-locked output.
+        allocate: makes other memory for the output; see `BatchBuffers`.
         load: how pictures are read; None when the shards hold pixels that need no checking.
         telemetry: counts what reading costs.
         retoucher: what is done to pictures that are planned, between their warp and their colours;
@@ -298,6 +313,7 @@ class Workshop:
         load: Load | None,
         telemetry: Telemetry,
         retoucher: Retoucher | None = None,
+        allocate: Callable[[int], Bytes] | None = None,
     ) -> None:
         from yolodata import _native
 
@@ -306,10 +322,9 @@ class Workshop:
         self.selection = selection
         self.engine = _native.Engine(threads)
         self._planner = _native.Engine(1) if load is not None else None
-        self._buffers = BatchBuffers(2, pin_memory)
+        self._buffers = BatchBuffers(2, pin_memory, allocate)
         self._pictures = Pictures(load, telemetry) if load is not None else None
         self._dropped: list[Work] = []
-        self._pid = os.getpid()
         self._closed = False
         if load is None:
             shards, images = selection.shards, selection.images
@@ -416,9 +431,9 @@ class Workshop:
         self._dropped = [work for work in self._dropped if not work.done()]
 
     def close(self) -> None:
-        """Stop everything and wait for what is running. May be called twice, and after a fork."""
-        if self._closed or os.getpid() != self._pid:
-            return  # a forked child has no threads to stop
+        """Stop everything and wait for what is running. May be called twice."""
+        if self._closed:
+            return
         self._closed = True
         if self._pictures is not None:
             self._pictures.close()
@@ -430,3 +445,4 @@ class Workshop:
         if self._pictures is not None:
             self._pictures.forget()
         self._dropped.clear()
+        self._buffers.clear()

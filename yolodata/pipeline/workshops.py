@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from yolodata.errors import YolodataError
 from yolodata.pipeline import device as devices
 from yolodata.pipeline import tiers
 from yolodata.pipeline.dali import RUNS, release_unused_memory
-from yolodata.pipeline.device import Output, Queue
+from yolodata.pipeline.device import Output, Queue, Staging
 from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.pixels import BatchLoad, Load
 from yolodata.pipeline.retouch import Retoucher
@@ -110,7 +111,8 @@ def open_on_device(
     host = psutil.virtual_memory().available // ranks_here()
     nbytes = tiers.decoded_bytes(selection)
     window = nbytes * order.capacity // max(selection.images, 1) if codec != "raw" else 0
-    choice = tiers.choose(cache, codec, nbytes, tiers.Room(free, total, host), window)
+    staging = order.in_flight * 3 * selection.imgsz**2
+    choice = tiers.choose(cache, codec, nbytes, tiers.Room(free, total, host), window, staging)
     log.info("cache=%s on %s: %s", choice.tier, queue.device, choice.why)
     decoder: _Decoder | None = None
     if codec != "raw" and choice.tier in ("device", "none"):
@@ -156,6 +158,7 @@ class _Decoder:
     def __init__(self, order: Order, queue: Queue) -> None:
         self._order, self._queue = order, queue
         self._lock = threading.Lock()
+        self._staging = Staging(queue)
         self._pool: ThreadPoolExecutor | None = None
         self._dali: Any = None
         try:
@@ -221,16 +224,23 @@ class _Decoder:
 
     def _on_cpu(self, images: list[int], reasons: dict[int, str]) -> dict[int, Any]:
         queue, found = self._queue, {}
-        for image, (memory, reason) in zip(
-            images, self._readers().map(self._read, images), strict=True
-        ):
-            if reason:
-                reasons[image] = reason
-                continue
-            picture = queue.memory(memory.numel())
-            queue.copy(memory, picture)
-            found[image] = picture.view(*self._size(image), 3)
-        queue.mark().wait()
+        ends = np.cumsum([3 * math.prod(self._size(image)) for image in images]).tolist()
+        with self._lock:
+            memory = self._staging.take(ends[-1])
+        places = [memory[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        try:
+            whys = list(self._readers().map(self._read, images, places))
+            for image, place, why in zip(images, places, whys, strict=True):
+                if why:
+                    reasons[image] = why
+                    continue
+                picture = queue.memory(place.numel())
+                queue.copy(place, picture)
+                found[image] = picture.view(*self._size(image), 3)
+        finally:  # the device may be reading, also where its memory ends
+            queue.mark().wait()
+            with self._lock:
+                self._staging.give(memory, None)
         return found
 
     def _readers(self) -> ThreadPoolExecutor:
@@ -241,18 +251,17 @@ class _Decoder:
                 )
             return self._pool
 
-    def _read(self, image: int) -> tuple[torch.Tensor, str]:
-        """A picture in page-locked memory, and why it is none, or ""."""
+    def _read(self, image: int, memory: torch.Tensor) -> str:
+        """Decode a picture into page-locked memory; why that cannot be done, or ""."""
         order, size = self._order, self._size(image)
-        memory = self._queue.pinned(3 * size[0] * size[1])
         try:
             decode_into(
                 order.selection.shards, image, size, order.selection.imgsz, np.asarray(memory),
                 order.check,
             )  # fmt: skip
         except Exception as error:  # any broken file: the run goes on without it
-            return memory, str(error) or type(error).__name__
-        return memory, ""
+            return str(error) or type(error).__name__
+        return ""
 
     @property
     def hw_decoder_load(self) -> float | None:

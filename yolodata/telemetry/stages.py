@@ -43,13 +43,19 @@ class Telemetry:
 
     def add(self, stage: str, seconds: float) -> None:
         """Count `seconds` to a stage."""
-        with self._lock:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+        self.record({stage: seconds}, {})
 
     def count(self, name: str, events: int = 1) -> None:
         """Count events."""
+        self.record({}, {name: events})
+
+    def record(self, seconds: Mapping[str, float], counts: Mapping[str, int]) -> None:
+        """Count several stages and events at once."""
         with self._lock:
-            self._counts[name] = self._counts.get(name, 0) + events
+            for stage, more in seconds.items():
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + more
+            for name, events in counts.items():
+                self._counts[name] = self._counts.get(name, 0) + events
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:

@@ -112,10 +112,7 @@ class StepRecorder:
             images = counts.get("samples", 0) - earlier.get("samples", 0)
             hits = counts.get("hits", 0) - earlier.get("hits", 0)
             decodes = counts.get("decodes", 0) - earlier.get("decodes", 0)
-            waited = sum(
-                read.seconds.get(stage, 0.0) - before.seconds.get(stage, 0.0)
-                for stage in ("wait", "collate")
-            )
+            waited = read.seconds.get("wait", 0.0) - before.seconds.get("wait", 0.0)
         self._mark = now
         self._step += 1
         levels = self._levels

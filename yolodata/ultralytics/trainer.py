@@ -263,8 +263,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def _delivery(self) -> dict[str, Any]:
         """Where and as what training batches are made.
 
-        On a GPU under AMP, as what autocast would turn them into before the first convolution;
-        multi-scale training resizes them first, in single precision, as upstream does.
+        On a GPU under AMP, as what autocast would turn them into before the first convolution, and
+        in its order of memory; multi-scale training resizes them first, in single precision, as
+        upstream does.
         """
         if self.device.type != "cuda":
             return {}
@@ -276,6 +277,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             "cache": self.settings.cache,
             "hw_decoder_load": self.settings.hw_decoder_load,
             "output": output,
+            "channels_last": _channels_last(unwrap_model(self.model)),
         }
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -403,6 +405,18 @@ class PoseTrainer(_Batches, yolo.pose.PoseTrainer):  # type: ignore[misc]
     """
 
     for_task = "pose"
+
+
+def _channels_last(model: torch.nn.Module) -> bool:
+    """Whether the first convolution wants pictures in the order (B, H, W, 3).
+
+    It converts them to the order of its weights, which upstream changes (`channels_last`).
+    """
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            last = layer.weight.is_contiguous(memory_format=torch.channels_last)
+            return last and not layer.weight.is_contiguous()
+    return False
 
 
 def _no_batch(error: Exception) -> dict[str, Any]:

@@ -1,0 +1,265 @@
+"""What a loader costs the thread that trains: `next()` by part, and the GIL that its threads hold.
+
+    python benchmarks/consumer.py --data SHARDS --json benchmarks/results/consumer.json
+
+Between two batches the consumer enqueues tiny operations of torch, each of which lets go of the GIL
+as the launch of a kernel does: what it waits for the GIL then is told from the operations that take
+far longer than most. The same without a loader is the noise of the machine.
+
+Without a GPU (`--device cpu`), a device that takes no time is put in its place: what is enqueued
+never happens. Everything that the host does is done, but for the calls of the CUDA run time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from yolodata import Loader
+from yolodata.bench.data import Wanted, prepare
+from yolodata.bench.machine import machine, versions
+from yolodata.pipeline import ahead, device, device_work, loader
+
+PARTS = {
+    "settle": (ahead.Ahead, "settle"),
+    "fill": (loader.Loader, "_fill"),
+    "wait for the batch": (device_work.DeviceWork, "wait"),
+    "hand over": (device.CudaMark, "hand_over"),
+    "bad images": (loader, "report_bad"),
+    "collate": (loader.Loader, "_collate"),
+    "ask for the next": (ahead.Ahead, "later"),
+}
+"""What `next()` calls; a part that another one calls is counted to the inner one alone."""
+LATE = 50e-6  # seconds: an operation that takes longer waited for something
+
+
+class Nowhere:
+    """A device whose work never happens: see `yolodata.pipeline.device.Queue`."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self._pictures: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """See `Queue` or `Mark`."""
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    memory = pinned
+
+    def lock(self, address: int, nbytes: int) -> int:
+        """See `Queue` or `Mark`."""
+        return address
+
+    def unlock(self, address: int) -> None:
+        """See `Queue` or `Mark`."""
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """See `Queue` or `Mark`."""
+
+    def render(
+        self, shots: torch.Tensor, shape: tuple[int, ...], output: device.Output
+    ) -> torch.Tensor:
+        """See `Queue` or `Mark`."""
+        if shape not in self._pictures:
+            self._pictures[shape] = output.empty(shape, self.device)
+        return self._pictures[shape]
+
+    def scale(self, pictures: torch.Tensor, output: device.Output) -> torch.Tensor:
+        """See `Queue` or `Mark`."""
+        return pictures
+
+    def mark(self) -> Nowhere:
+        """See `Queue` or `Mark`."""
+        return self
+
+    def done(self) -> bool:
+        """See `Queue` or `Mark`."""
+        return True
+
+    def wait(self) -> None:
+        """See `Queue` or `Mark`."""
+
+    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
+        """See `Queue` or `Mark`."""
+
+    def room(self) -> tuple[int, int]:
+        """See `Queue` or `Mark`."""
+        return 1 << 40, 1 << 40
+
+    def make_room(self) -> None:
+        """See `Queue` or `Mark`."""
+
+
+class Stopwatch:
+    """Seconds of the consumer's thread by part, each without the parts inside it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._thread = threading.get_ident()
+        self._inside: list[float] = []  # of the parts that are open, what was counted to others
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, timed where the consumer calls it."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return function(*args, **kwargs)
+            self._inside.append(0.0)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - start
+                self.seconds[name] += took - self._inside.pop()
+                if self._inside:
+                    self._inside[-1] += took
+
+        return call
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Time every part meanwhile."""
+        with ExitStack() as stack:
+            for name, (owner, attribute) in PARTS.items():
+                timed = self.timed(name, getattr(owner, attribute))
+                stack.enter_context(patch.object(owner, attribute, timed))
+            yield
+
+
+def python_threads() -> float:
+    """CPU seconds of all threads that run Python, without this one.
+
+    None of them holds the GIL for longer than it computes. Native threads of ours never ask for it.
+    """
+    total = 0
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            stat = Path(f"/proc/self/task/{thread.native_id}/schedstat")
+            total += int(stat.read_text().split()[0]) if stat.exists() else 0
+    return 1e-9 * total
+
+
+def operations(seconds: float) -> list[float]:
+    """Seconds of each of the tiny operations that are enqueued within a step."""
+    number, times = torch.zeros(1), []
+    now = time.perf_counter()
+    end = now + seconds
+    while now < end:
+        number.add_(1)
+        later = time.perf_counter()
+        times.append(later - now)
+        now = later
+    return times
+
+
+def late(times: list[float]) -> tuple[float, float]:
+    """Milliseconds of all late operations together, and of the latest one."""
+    beyond = [t for t in times if t > LATE]
+    return 1e3 * sum(beyond), 1e3 * max(beyond, default=0.0)
+
+
+def measure(batches: Iterator[Any], steps: int, step: float) -> dict[str, Any]:
+    """Take batches, with a step of `step` seconds after each.
+
+    Returns:
+        dict of next_us, microseconds in `next()`: 10th, 50th and 90th percentile; parts_us, mean
+        of each part (with the stopwatch's own microseconds, about one a part); threads_cpu_ms, CPU
+        time of the other threads that run Python, a batch; late_ms and latest_ms, operations that
+        waited, a step, and alone_late_ms and alone_latest_ms, the same while the loader has
+        nothing to do (medians).
+    """
+    watch = Stopwatch()
+    spent, waited, alone = [], [], []
+
+    def take() -> None:
+        start = time.perf_counter()
+        batch = next(batches)
+        spent.append(1e6 * (time.perf_counter() - start))
+        del batch  # frees memory, and may let go of the GIL
+        waited.append(late(operations(step)))
+
+    threads = python_threads()
+    for _ in range(steps):
+        take()
+        alone.append(late(operations(step)))
+    threads = python_threads() - threads
+    with watch.watching():
+        for _ in range(steps):
+            take()
+    return {
+        "next_us": [float(np.quantile(spent[:steps], q)) for q in (0.1, 0.5, 0.9)],
+        "parts_us": {name: 1e6 * watch.seconds[name] / steps for name in PARTS},
+        "threads_cpu_ms": 1e3 * threads / steps,
+        **dict(zip(("late_ms", "latest_ms"), _medians(waited), strict=True)),
+        **dict(zip(("alone_late_ms", "alone_latest_ms"), _medians(alone), strict=True)),
+    }
+
+
+def _medians(values: list[tuple[float, float]]) -> list[float]:
+    return [statistics.median(column) for column in zip(*values, strict=True)]
+
+
+def _batches(made: Loader) -> Iterator[Any]:
+    while True:
+        yield from made
+
+
+def main() -> int:
+    """Measure, and print or write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="raw shards; without, pictures are drawn")
+    parser.add_argument("--images", type=int, default=256, help="pictures that are drawn")
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2, help="native threads")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--step-ms", type=float, default=20.0, help="time between two batches")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        wanted = Wanted(args.data, args.images, args.images, args.imgsz, 0)
+        made = prepare(wanted, folder, {"raw"}, lambda text: print(text, file=sys.stderr))
+        if args.device == "cpu":
+            nowhere = Nowhere()
+            stack.enter_context(patch.object(device, "open_queue", lambda _: nowhere))
+            PARTS["hand over"] = (Nowhere, "hand_over")
+        batches = stack.enter_context(
+            Loader(
+                made.by_codec["raw"], args.batch, threads=args.threads, cache="device",
+                device="cuda" if args.device == "cpu" else args.device,
+                output="float16", channels_last=True,
+            )
+        )  # fmt: skip
+        endless = _batches(batches)
+        for _ in range(8):
+            next(endless)
+        found = measure(endless, args.steps, 1e-3 * args.step_ms)
+    values = {
+        "machine": machine(), "versions": versions(), "device": args.device, "batch": args.batch,
+        "threads": args.threads, "steps": args.steps, "step_ms": args.step_ms, **found,
+    }  # fmt: skip
+    text = json.dumps(values, indent=1)
+    if args.json:
+        args.json.write_text(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
