@@ -205,6 +205,7 @@ def test_a_trainer_keeps_its_device(albumentations, twin, tmp_path, monkeypatch)
     yaml = draw_dataset(tmp_path / "set", {"train": 60, "val": 4})
     values = {**QUIET, "project": str(tmp_path), "imgsz": IMGSZ, "model": "yolo26n.yaml"}
     trainer: Any = DetectionTrainer(overrides={**values, "data": str(yaml), "epochs": 1})
+    trainer.model = torch.nn.Conv2d(3, 8, 3)  # its order of memory is asked for
     said: list[str] = []
     monkeypatch.setattr(trainers.LOGGER, "info", lambda text="", *_: said.append(str(text)))
     streams, retouched = [], []

@@ -49,7 +49,7 @@ class Work:
         raise NotImplementedError
 
     def ready(self) -> bool:
-        """Whether `wait` would return at once; raises what went wrong in the background."""
+        """Whether the batch can be collated already; raises what went wrong in the background."""
         raise NotImplementedError
 
     def done(self) -> bool:
