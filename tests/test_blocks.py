@@ -49,7 +49,7 @@ def blocks(
 ) -> tuple[Any, int]:
     """(B, 3, H, W) by the kernel's body, into poisoned memory with something behind it.
 
-    And how many blocks copied their part of a source before they interpolated.
+    And how many strips of blocks copied their part of a canvas before they interpolated.
     """
     height, width = recipes[0].to_dict()["size"]
     count = len(recipes)
@@ -97,9 +97,9 @@ def test_pictures_of_any_width(width: int, channels_last: bool) -> None:
             assert torch.equal(picture, as_made(want, dtype))
 
 
-# Blocks that copy the part of a source that they show.
+# Strips of blocks that copy the part of a canvas that they show.
 
-BLOCK_HEIGHT, BLOCK_WIDTH, WINDOW_BYTES = 8, 128, 15360
+STRIP_HEIGHT, STRIP_WIDTH, WINDOW_BYTES, WINDOW_ROWS = 16, 64, 14336, 64
 
 
 def placed(image: Any, skip: int) -> Any:
@@ -110,29 +110,35 @@ def placed(image: Any, skip: int) -> Any:
     return memory[skip:].reshape(image.shape)
 
 
-def neighbours(scale: float, shift: float, at: Any) -> tuple[int, int]:
-    """First and last canvas pixel that these output pixels need, along one axis."""
-    inverse, offset = np.float32(1 / scale), np.float32(-shift / scale)
-    where = np.floor((at * float(inverse) + float(offset)).astype(np.float32)).astype(int)
-    return where.min(), where.max() + 1
+def canvas_points(layer: dict[str, Any], x: Any, y: Any) -> tuple[Any, Any]:
+    """Where output pixels lie on a layer's canvas, from the inverse of its matrix."""
+    m = np.array(layer["matrix"], np.float32).astype(float).reshape(3, 3)
+    determinant = m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0]
+    m = np.array(
+        [
+            [m[1, 1], -m[0, 1], m[0, 1] * m[1, 2] - m[0, 2] * m[1, 1]],
+            [-m[1, 0], m[0, 0], m[0, 2] * m[1, 0] - m[0, 0] * m[1, 2]],
+        ]
+    )
+    m = (m / determinant).astype(np.float32).astype(float)
+    return tuple(
+        (
+            m[i, 0] * x + ((m[i, 1] * y).astype(np.float32) + np.float32(m[i, 2])).astype(float)
+        ).astype(np.float32)
+        for i in (0, 1)
+    )
 
 
 def copying(recipe: Recipe) -> int:
-    """How many blocks may copy: from canvases on which tiles are drawn pixel by pixel."""
+    """How many strips may copy: such as see some tile of the canvas and have room for it."""
     values = recipe.to_dict()
     height, width = values["size"]
-    canvases = []
-    for layer in values["layers"]:
-        canvas = np.full(layer["canvas"], -1)
-        for i, tile in enumerate(layer["tiles"]):
-            canvas[tile["y1"] : tile["y2"], tile["x1"] : tile["x2"]] = i
-        canvases.append(canvas)
     count = 0
     for top, left in itertools.product(
-        range(0, height, BLOCK_HEIGHT), range(0, width, BLOCK_WIDTH)
+        range(0, height, STRIP_HEIGHT), range(0, width, STRIP_WIDTH)
     ):
-        y = np.arange(top, min(top + BLOCK_HEIGHT, height))
-        x = np.arange(left, min(left + BLOCK_WIDTH, width))
+        y = np.arange(top, min(top + STRIP_HEIGHT, height))[:, None]
+        x = np.arange(left, min(left + STRIP_WIDTH, width))[None]
         y, x = (
             (height - 1 - y if values["flipud"] else y),
             (width - 1 - x if values["fliplr"] else x),
@@ -143,22 +149,23 @@ def copying(recipe: Recipe) -> int:
             if x.min() >= x1 and y.min() >= y1 and x.max() < x2 and y.max() < y2:
                 number = values["cutmix"]["layer"]
         layer = values["layers"][number]
-        m, paste = layer["matrix"], layer["paste"]
-        if layer["perspective"] or m[1] or m[3] or (paste and paste["layer"] == number):
+        paste = layer["paste"]
+        if layer["perspective"] or (paste and paste["layer"] == number):
             continue
-        (x1, x2), (y1, y2) = neighbours(m[0], m[2], x), neighbours(m[4], m[5], y)
-        if x1 < 0 or y1 < 0 or y2 >= layer["canvas"][0] or x2 >= layer["canvas"][1]:
-            continue
-        shown = canvases[number][y1 : y2 + 1, x1 : x2 + 1]
-        pitch = (3 * shown.shape[1] + 30) // 16 * 16
-        fits = pitch * shown.shape[0] <= WINDOW_BYTES
-        count += bool(fits and shown[0, 0] >= 0 and (shown == shown[0, 0]).all())
+        at_x, at_y = (np.floor(at) for at in canvas_points(layer, x, y))
+        x1, x2, y1, y2 = at_x.min(), at_x.max() + 1, at_y.min(), at_y.max() + 1
+        shows = any(
+            x2 >= t["x1"] and x1 < t["x2"] and y2 >= t["y1"] and y1 < t["y2"]
+            for t in layer["tiles"]
+        )  # fmt: skip
+        rows, pitch = y2 - y1 + 1, (3 * (x2 - x1 + 1) + 30) // 16 * 16
+        count += bool(shows and rows <= WINDOW_ROWS and rows * pitch <= WINDOW_BYTES)
     return count
 
 
 @st.composite
 def upright_layers(draw: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
-    """A layer of parts of images side by side, scaled and moved, seldom turned a little."""
+    """A layer of parts of images side by side, scaled and moved, sometimes turned."""
     tiles, x1 = [], 0
     for image in draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=2)):
         height, width = sizes[image]
@@ -171,8 +178,9 @@ def upright_layers(draw: Any, sizes: list[tuple[int, int]]) -> dict[str, Any]:
     sx, sy = draw(scale), draw(scale)
     away = st.sampled_from([0.0, 0.0, 0.0, 0.5, 1.0, 7.3, -3.25])
     tx, ty = -sx * draw(away | st.floats(0, canvas[1] / 2)), -sy * draw(away)
-    turn = draw(st.sampled_from([0.0] * 5 + [0.01]))
-    return {"canvas": canvas, "tiles": tiles, "matrix": [sx, turn, tx, 0, sy, ty, 0, 0, 1],
+    turn = draw(st.sampled_from([0.0] * 5 + [0.01, 0.2, -0.7]))
+    shear = draw(st.sampled_from([0.0, turn]))
+    return {"canvas": canvas, "tiles": tiles, "matrix": [sx, turn, tx, -shear, sy, ty, 0, 0, 1],
             "perspective": False, "scale": 1.0, "paste": None}  # fmt: skip
 
 
@@ -202,8 +210,8 @@ def upright(draw: Any) -> tuple[Recipe, list[tuple[int, int]]]:
     ), sizes  # fmt: skip
 
 
-def test_blocks_copy_what_they_show_where_they_can() -> None:
-    """The bits of shade(), and as many blocks copied as those that might: no more and no fewer."""
+def test_strips_copy_what_they_show_where_they_can() -> None:
+    """The bits of shade(), and as many strips copied as might: no more and no fewer."""
     copied, made = [], []
 
     @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -220,7 +228,7 @@ def test_blocks_copy_what_they_show_where_they_can() -> None:
         assert torch.equal(got[0], as_made(want, dtype))
         assert windows == copying(recipe)
         copied.append(windows)
-        made.append(-(-want.shape[1] // BLOCK_HEIGHT) * -(-want.shape[2] // BLOCK_WIDTH))
+        made.append(-(-want.shape[1] // STRIP_HEIGHT) * -(-want.shape[2] // STRIP_WIDTH))
 
     check()
     assert 0.1 < sum(copied) / sum(made) < 0.9  # both kinds are tested
@@ -251,12 +259,12 @@ def test_copied_to_the_last_byte(skip: int) -> None:
     assert want[0, -1, -1] == np.rint(image[-2:, -2:, 0].mean())
 
 
-@pytest.mark.parametrize(("columns", "windows"), [(315, 1), (316, 0)])
+@pytest.mark.parametrize(("columns", "windows"), [(144, 1), (145, 0)])
 def test_copied_as_far_as_there_is_room(columns: int, windows: int) -> None:
-    """16 rows of 960 bytes, 15 + 3 * 315 and what rounds them up, fill the memory; 976 do not."""
+    """32 rows of 448 bytes, 15 + 3 * 144 and what rounds them up, fill the memory; 464 do not."""
     image = placed(np.random.default_rng(0).integers(0, 256, (40, 400, 3), np.uint8), 5)
-    shrink = 127 / (columns - 1.5)  # the last output column lies halfway between the last two
-    recipe = one_image(image, [shrink, 0, 0, 0, 0.5, 0, 0, 0, 1], [8, 128])
+    shrink = 63 / (columns - 1.5)  # the last output column lies halfway between the last two
+    recipe = one_image(image, [shrink, 0, 0, 0, 0.5, 0, 0, 0, 1], [16, 64])
     assert copying(recipe) == windows
     got, copied = blocks([recipe], {0: image}, "uint8", True)
     assert copied == windows
@@ -273,6 +281,20 @@ def test_every_byte_becomes_the_fraction_that_torch_makes() -> None:
     for dtype in ("float16", "bfloat16"):
         got, _ = blocks([recipe], {0: every}, dtype, False)
         assert torch.equal(got[0, 0].reshape(-1), (want.float() / 255).to(DTYPES[dtype]))
+
+
+def every_colour() -> tuple[Recipe, Any]:
+    """A recipe that changes the colours of an image, and one of all 2^24 colours."""
+    colours = np.arange(1 << 24, dtype=np.uint32).view(np.uint8).reshape(4096, 4096, 4)
+    image = np.ascontiguousarray(colours[..., :3])
+    values = one_image(image, [1, 0, 0, 0, 1, 0, 0, 0, 1], [4096, 4096]).to_dict()
+    return Recipe.from_dict({**values, "hsv": [0.31, 0.47, -0.29], "bgr": True}), image
+
+
+def test_every_colour_is_changed_as_shade_says() -> None:
+    recipe, image = every_colour()
+    got, _ = blocks([recipe], {0: image}, "uint8", False)
+    assert np.array_equal(got[0], _native.render(recipe, {0: image}, reference=True))
 
 
 def test_a_block_that_is_told_something_wrong_is_noticed() -> None:
@@ -350,3 +372,16 @@ def test_the_device_gives_the_bits_of_the_cpu(dtype: str, channels_last: bool) -
         )  # fmt: skip
         want = np.stack([_native.render(r, images) for r in recipes])
         assert torch.equal(out.cpu(), as_made(want, dtype))
+
+
+@pytest.mark.gpu
+def test_the_device_changes_every_colour_as_the_cpu_does() -> None:
+    recipe, image = every_colour()
+    there = torch.from_numpy(image).cuda()
+    shots = make_shots([recipe], {0: there.data_ptr()}, on_device=True)
+    out = torch.empty((1, 3, 4096, 4096), dtype=torch.uint8, device="cuda")
+    _native.render_cuda(
+        shots.data_ptr(), 1, 4096, 4096, out.data_ptr(), "uint8", False,
+        torch.cuda.current_stream().cuda_stream,
+    )  # fmt: skip
+    assert np.array_equal(out[0].cpu(), _native.render(recipe, {0: image}))

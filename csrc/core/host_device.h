@@ -1,8 +1,88 @@
 // The one file that knows which compiler is at work.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #if defined(__CUDACC__)
 #define YD_HD __host__ __device__ __forceinline__
+#define YD_PRAGMA(text) _Pragma(#text)
+#define YD_UNROLL(times) YD_PRAGMA(unroll times)
 #else
 #define YD_HD inline __attribute__((always_inline))
+#define YD_UNROLL(times)
 #endif
+
+namespace yolodata {
+
+// What one instruction of a GPU does, and the same in C++. tests/test_blocks.py compares all that
+// comes of it with shade.h, on the CPU and on a device.
+
+YD_HD std::uint32_t bits_of(float value) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(value);
+#else
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+#endif
+}
+
+// A quotient that may be wrong by two units in the last place.
+YD_HD float near_quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(a, b);
+#else
+  return a / b;
+#endif
+}
+
+// The four of the eight bytes of `low` and then `high` whose numbers are the hexadecimal digits of
+// `numbers`, the last digit's first; digits are below 8.
+YD_HD std::uint32_t pick_bytes(std::uint32_t low, std::uint32_t high, std::uint32_t numbers) {
+#if defined(__CUDA_ARCH__)
+  std::uint32_t picked;  // __byte_perm would first cut the numbers off
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(picked) : "r"(low), "r"(high), "r"(numbers));
+  return picked;
+#else
+  const std::uint64_t bytes = std::uint64_t{high} << 32 | low;
+  std::uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i)
+    picked |= static_cast<std::uint32_t>(bytes >> (numbers >> 4 * i & 7u) * 8 & 255u) << 8 * i;
+  return picked;
+#endif
+}
+
+// 32 bits from bit `by` modulo 32 on of `low` and then `high`.
+YD_HD std::uint32_t pick_bits(std::uint32_t low, std::uint32_t high, std::uint32_t by) {
+#if defined(__CUDA_ARCH__)
+  return __funnelshift_r(low, high, by);
+#else
+  return static_cast<std::uint32_t>((std::uint64_t{high} << 32 | low) >> by % 32);
+#endif
+}
+
+// A sum with 1.5 * 2^23 has no room for a fraction: its bits are kWholeBits more than an integer.
+inline constexpr float kWhole = 12582912.0f;
+inline constexpr std::uint32_t kWholeBits = 0x4B400000u;
+
+// kWholeBits more than the integer part, for 0 <= value < 2^22.
+YD_HD std::uint32_t whole_bits(float value) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(__fadd_rz(value, kWhole));
+#else
+  return kWholeBits + static_cast<std::uint32_t>(value);
+#endif
+}
+
+// kWhole more than the largest integer that is no larger than a number, for |value| < 2^22.
+YD_HD float plus_floor(float value) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rd(value, kWhole);
+#else
+  const float truncated = static_cast<float>(static_cast<std::int32_t>(value));
+  return (truncated - static_cast<float>(value < truncated)) + kWhole;
+#endif
+}
+
+}  // namespace yolodata

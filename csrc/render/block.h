@@ -1,34 +1,58 @@
 // The body of the CUDA kernel: what the threads of a block do, in steps between which they meet.
 //
-// A block makes kBlockWidth x kBlockHeight pixels of one picture in shared memory and then writes
-// them out, 16 bytes at a time whatever the format. cuda.cu runs the steps with real threads,
-// blocks.cpp the same functions with loops: what the CPU's tests see is what the device computes.
+// A block makes kBlockWidth x kBlockHeight pixels of one picture, in kStrips strips from top to
+// bottom: each is made in shared memory and then written out, 16 bytes at a time whatever the
+// format. What all strips need, the recipe and the tables of its colours, is made once. cuda.cu
+// runs the steps with real threads, blocks.cpp the same functions with loops: what the CPU's tests
+// see is what the device computes. benchmarks/kernel_instructions.py counts what a pixel takes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "render/palette.h"
 #include "render/render.h"
 #include "render/shade.h"
 #include "render/window.h"
 
 namespace yolodata {
 
-inline constexpr int kBlockWidth = 128, kBlockHeight = 8, kBlockThreads = 256;
-inline constexpr int kBlockPixels = kBlockWidth * kBlockHeight;
+inline constexpr int kBlockWidth = 64, kStripHeight = 16, kStrips = 5, kBlockThreads = 256;
+inline constexpr int kBlockHeight = kStrips * kStripHeight;
+inline constexpr int kStripPixels = kBlockWidth * kStripHeight;
+// A thread makes so many pixels of a strip, one below the other.
+inline constexpr int kTurns = kStripPixels / kBlockThreads;
+
+// How the pixels of a strip are found.
+enum class Way : std::int32_t {
+  kEach,     // each by the whole recipe
+  kFill,     // they are all fill
+  kUpright,  // through the window, in whose rows they lie
+  kTurned,   // through the window
+};
+
+struct Strip {
+  Way way;
+  std::int32_t known[kMaxLayers];  // what it sees of each layer; see `tile_of`
+  Window window;                   // onto the layer that it shows first
+};
 
 // What the threads of a block share. Pixels are of type `T`, in the order of the output: planes of
 // rows of kBlockWidth, or rows of kBlockWidth triples.
 template <typename T>
 struct Stage {
   Shot shot;
-  alignas(kChunk) T pixels[3 * kBlockPixels];
-  std::int32_t known[kMaxLayers];  // what the block sees of each layer; see `tile_of`
-  Window window;                   // onto the layer that it shows first
+  Strip strips[kStrips];
+  Palette palette;
+  T numbers[sizeof(T) == 1 ? 1 : 256];  // that bytes are written as, if not as bytes
+  // Of one strip after the other:
+  alignas(kChunk) T pixels[3 * kStripPixels];
   alignas(kChunk) std::uint8_t seen[kWindowBytes];  // through the window
-  Between columns[kBlockWidth];                     // where its columns lie in the window
-  Line lines[kBlockHeight];                         // and its rows
+  Between columns[kBlockWidth];                     // where its columns lie in the window,
+  Line lines[kStripHeight];                         // and its rows, if it is upright
+  Point starts[kStripHeight];                       // where its rows begin on the canvas, if not,
+  std::int32_t beginnings[kWindowRows];             // and the window's rows in `seen`
 };
 
 // One launch, as every block sees it.
@@ -39,7 +63,7 @@ struct Launch {
   Format format;
 };
 
-// Which part of which picture a block makes.
+// Where a block or a strip begins in which picture.
 struct Place {
   std::int32_t picture, x, y;
 };
@@ -49,6 +73,12 @@ YD_HD std::int32_t blocks_across(std::int32_t width) {
 }
 YD_HD std::int32_t blocks_down(std::int32_t height) {
   return (height + kBlockHeight - 1) / kBlockHeight;
+}
+
+// What is known of the strip that begins at a place.
+template <typename StageOf>
+YD_HD auto& strip_at(StageOf& stage, const Place& place) {
+  return stage.strips[place.y / kStripHeight % kStrips];
 }
 
 // A byte as a fraction of 255, rounded to single and then to half precision or bfloat16, to
@@ -73,13 +103,6 @@ YD_HD std::uint16_t to_float16(std::int32_t byte) {
 YD_HD std::uint16_t to_bfloat16(std::int32_t byte) {
   const std::uint32_t bits = unit_bits(byte);
   return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
-
-YD_HD std::uint8_t stored(std::int32_t byte, Format, std::uint8_t) {
-  return static_cast<std::uint8_t>(byte);
-}
-YD_HD std::uint16_t stored(std::int32_t byte, Format format, std::uint16_t) {
-  return format == Format::kFloat16 ? to_float16(byte) : to_bfloat16(byte);
 }
 
 // Step 1: the recipe, from memory, without the layers that it does not have.
@@ -110,83 +133,213 @@ YD_HD int first_layer(const Recipe& recipe, std::int32_t x1, std::int32_t y1, st
   return cut ? recipe.cutmix_layer : 0;
 }
 
-// Step 2: what the block sees of each layer, and through its window.
-template <typename T>
-YD_HD void look(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
-  if (thread >= kMaxLayers) return;
-  const Recipe& recipe = stage.shot.recipe;
-  if (thread >= recipe.layer_count) return;
-  const std::int32_t right = smaller(place.x + kBlockWidth, launch.width) - 1;
-  const std::int32_t bottom = smaller(place.y + kBlockHeight, launch.height) - 1;
-  const View view = view_of(recipe, recipe.layers[thread], place.x, place.y, right, bottom);
-  stage.known[thread] = view.tile;
-  if (thread == first_layer(recipe, place.x, place.y, right, bottom))
-    open(stage.window, recipe, stage.shot.sources, thread, view);
+// How a strip that shows `number` first is made.
+YD_HD Way way_of(const Recipe& recipe, int number, const View& view, const Window& window) {
+  const Layer& layer = recipe.layers[number];
+  const bool mixed =
+      number == 0 && (recipe.mixup_layer != kNoLayer || recipe.cutmix_layer != kNoLayer);
+  if (mixed || layer.paste_from != kNoLayer) return Way::kEach;
+  if (view.tile == kNoTile) return Way::kFill;
+  if (window.layer == kNoLayer) return Way::kEach;
+  return keeps_axes(layer) ? Way::kUpright : Way::kTurned;
 }
 
-// Step 3: what the window shows, from memory.
+// Step 2: what the strips see of each layer, and through their windows; the tables.
+template <typename T>
+YD_HD void look(int thread, const Launch& launch, const Place& block, Stage<T>& stage) {
+  const Recipe& recipe = stage.shot.recipe;
+  if (recipe.hsv.enabled) make(stage.palette, recipe, thread, kBlockThreads);
+  if constexpr (sizeof(T) == 2)
+    for (int i = thread; i < 256; i += kBlockThreads)
+      stage.numbers[i] = launch.format == Format::kFloat16 ? to_float16(i) : to_bfloat16(i);
+  // From the last thread on, whose warp makes the least of the tables.
+  const int task = kBlockThreads - 1 - thread, number = task / kStrips;
+  const Place place{block.picture, block.x, block.y + task % kStrips * kStripHeight};
+  if (number >= recipe.layer_count || place.y >= launch.height) return;
+  Strip& strip = strip_at(stage, place);
+  const std::int32_t right = smaller(place.x + kBlockWidth, launch.width) - 1;
+  const std::int32_t bottom = smaller(place.y + kStripHeight, launch.height) - 1;
+  const View view = view_of(recipe, recipe.layers[number], place.x, place.y, right, bottom);
+  strip.known[number] = view.tile;
+  if (number != first_layer(recipe, place.x, place.y, right, bottom)) return;
+  open(strip.window, recipe, stage.shot.sources, number, view);
+  strip.way = way_of(recipe, number, view, strip.window);
+}
+
+// Step 3: what the window of a strip shows, from memory.
 template <typename T>
 YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
-  const Window& window = stage.window;
+  const Strip& strip = strip_at(stage, place);
+  const Window& window = strip.window;
   if (window.layer == kNoLayer) return;
-  copy(thread, kBlockThreads, window, stage.seen);
   const Recipe& recipe = stage.shot.recipe;
   const Layer& layer = recipe.layers[window.layer];
-  if (thread < kBlockWidth)
-    stage.columns[thread] =
-        column_of(window, layer, unflip(place.x + thread, recipe.width, recipe.fliplr));
-  if (thread < kBlockHeight && place.y + thread < launch.height)
-    stage.lines[thread] =
-        line_of(window, layer, unflip(place.y + thread, recipe.height, recipe.flipud));
-}
-
-// Step 4: the pixels. Neighbouring threads make neighbouring pixels, so that they read the same
-// pieces of memory.
-template <typename T, bool kChannelsLast>
-YD_HD void shade_block(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
-  const Recipe& recipe = stage.shot.recipe;
-  const Sources& sources = stage.shot.sources;
-  for (int i = thread; i < kBlockPixels; i += kBlockThreads) {
-    const std::int32_t x = place.x + i % kBlockWidth, y = place.y + i / kBlockWidth;
-    if (x >= launch.width || y >= launch.height) continue;
-    const auto look = [&](int layer, std::int32_t at_x, std::int32_t at_y) {
-      if (layer != stage.window.layer)
-        return sample(recipe.layers[layer], sources.layers[layer], at_x, at_y, stage.known[layer]);
-      const Between column = stage.columns[i % kBlockWidth];
-      const Line line = stage.lines[i / kBlockWidth];
-      const std::uint8_t* const from = stage.seen + column.first;
-      return interpolate(from + line.upper, from + line.lower, column.weight, line.weight);
-    };
-    const Rgb pixel = compose(recipe, sources, x, y, look);
-    T* at = stage.pixels + (kChannelsLast ? 3 * i : i);
-    constexpr int kNext = kChannelsLast ? 1 : kBlockPixels;
-    at[0] = stored(pixel.r, launch.format, T{});
-    at[kNext] = stored(pixel.g, launch.format, T{});
-    at[2 * kNext] = stored(pixel.b, launch.format, T{});
+  if (window.tile == kSeam)
+    paint(thread, kBlockThreads, window, layer, stage.shot.sources.layers[window.layer],
+          stage.seen);
+  else
+    copy(thread, kBlockThreads, window, stage.seen);
+  const int row = thread - kBlockWidth;
+  const bool is_row = row >= 0 && row < kStripHeight && place.y + row < launch.height;
+  const std::int32_t y = unflip(place.y + row, recipe.height, recipe.flipud);
+  if (strip.way == Way::kUpright) {
+    if (thread < kBlockWidth)
+      stage.columns[thread] =
+          column_of(window, layer, unflip(place.x + thread, recipe.width, recipe.fliplr));
+    if (is_row) stage.lines[row] = line_of(window, layer, y);
+  } else {
+    if (thread < window.rows) stage.beginnings[thread] = beginning(window, thread);
+    if (is_row) stage.starts[row] = to_canvas(layer, 0, y);
   }
 }
 
-// Step 5: out of the block's memory. A run is one row of the block: of a plane, or of triples.
+// Writes a pixel of a strip, as bytes that begin with the lowest.
+template <typename T, bool kChannelsLast>
+YD_HD void put(Stage<T>& stage, int at, std::uint32_t bytes) {
+  T* const to = stage.pixels + (kChannelsLast ? 3 * at : at);
+  for (int c = 0; c < 3; ++c) {
+    T& number = to[kChannelsLast ? c : c * kStripPixels];
+    if constexpr (sizeof(T) == 1)
+      number = static_cast<std::uint8_t>(bytes >> 8 * c);
+    else
+      number = stage.numbers[pick_bytes(bytes, 0, 0x4440u | static_cast<unsigned>(c))];
+  }
+}
+
+// Step 4: the pixels of a strip. Neighbouring threads make neighbouring pixels, so that they read
+// the same pieces of memory. `bytes_at` knows what to write for a column and a row of the strip.
+template <typename T, bool kChannelsLast, int kUnrolled, typename BytesAt>
+YD_HD void shade_rows(int thread, const Launch& launch, const Place& place, Stage<T>& stage,
+                      BytesAt bytes_at) {
+  const int column = thread % kBlockWidth, first = thread / kBlockWidth * kTurns;
+  if (place.x + column >= launch.width) return;
+  const int rows = launch.height - place.y - first;
+  YD_UNROLL(kUnrolled)
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int row = first + turn;
+    if (turn < rows)
+      put<T, kChannelsLast>(stage, row * kBlockWidth + column, bytes_at(column, row));
+  }
+}
+
+// What is left of a recipe once the colours of a pixel are known. Each channel may be more than its
+// byte by the same multiple of 256.
+struct Finish {
+  const Palette& palette;
+  bool jitters, bgr;
+  YD_HD std::uint32_t operator()(Rgb pixel) const {
+    return jitters ? jittered(palette, pixel) : unchanged(pixel, bgr);
+  }
+};
+
+template <typename T>
+YD_HD Finish finish_of(const Stage<T>& stage) {
+  return {stage.palette, stage.shot.recipe.hsv.enabled != 0, stage.shot.recipe.bgr != 0};
+}
+
+// Two neighbours in each channel, blended across.
+struct Across {
+  float r, g, b;
+};
+YD_HD Across across(const std::uint8_t* p, float weight) {
+  return {blend(p[0], p[3], weight), blend(p[1], p[4], weight), blend(p[2], p[5], weight)};
+}
+
+// And down, as integers that are more by kWholeBits.
+YD_HD Rgb down(const Across& top, const Across& bottom, float weight) {
+  const auto whole = [weight](float a, float b) {
+    return static_cast<std::int32_t>(bits_of(blend(a, b, weight) + kWhole));
+  };
+  return {whole(top.r, bottom.r), whole(top.g, bottom.g), whole(top.b, bottom.b)};
+}
+
+// Rows of the strip that lie between the same rows of the window, or next to each other, have one
+// or two of their blends across in common.
+template <typename T, bool kChannelsLast>
+YD_HD void shade_upright(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
+  const Between column = stage.columns[thread % kBlockWidth];
+  const std::uint8_t* const from = stage.seen + column.first;
+  std::int32_t last = -1;
+  Across bottom{};
+  const Finish finish = finish_of(stage);
+  shade_rows<T, kChannelsLast, kTurns>(thread, launch, place, stage, [&](int, int row) {
+    const Line line = stage.lines[row];
+    const Across top = line.upper == last ? bottom : across(from + line.upper, column.weight);
+    bottom = across(from + line.lower, column.weight);
+    last = line.lower;
+    return finish(down(top, bottom, line.weight));
+  });
+}
+
+template <typename T, bool kChannelsLast>
+YD_HD void shade_turned(int thread, const Launch& launch, const Place& place, const Window& window,
+                        Stage<T>& stage) {
+  const Recipe& recipe = stage.shot.recipe;
+  const float* const m = recipe.layers[window.layer].inverse;
+  const std::int32_t x = unflip(place.x + thread % kBlockWidth, recipe.width, recipe.fliplr);
+  const float across_x = m[0], across_y = m[3], at = static_cast<float>(x);
+  const std::uint32_t left = kWholeBits + static_cast<std::uint32_t>(window.left);
+  const std::uint32_t top = kWholeBits + static_cast<std::uint32_t>(window.top);
+  const Finish finish = finish_of(stage);
+  shade_rows<T, kChannelsLast, kTurns>(thread, launch, place, stage, [&](int, int row) {
+    const Point start = stage.starts[row];
+    const Point point{fused(across_x, at, start.x), fused(across_y, at, start.y)};  // to_canvas
+    const float first = plus_floor(point.x), upper = plus_floor(point.y);
+    const auto column = static_cast<std::int32_t>(3 * (bits_of(first) - left));
+    const std::int32_t* const rows = stage.beginnings + (bits_of(upper) - top);
+    const float wx = point.x - (first - kWhole), wy = point.y - (upper - kWhole);
+    return finish(down(across(stage.seen + (column + rows[0]), wx),
+                       across(stage.seen + (column + rows[1]), wx), wy));
+  });
+}
+
+template <typename T, bool kChannelsLast>
+YD_HD void shade_strip(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
+  const Strip& strip = strip_at(stage, place);
+  const Recipe& recipe = stage.shot.recipe;
+  const Sources& sources = stage.shot.sources;
+  if (strip.way == Way::kUpright)
+    return shade_upright<T, kChannelsLast>(thread, launch, place, stage);
+  if (strip.way == Way::kTurned)
+    return shade_turned<T, kChannelsLast>(thread, launch, place, strip.window, stage);
+  if (strip.way == Way::kFill) {
+    const std::uint32_t bytes = finish_of(stage)({kFill, kFill, kFill});
+    return shade_rows<T, kChannelsLast, kTurns>(thread, launch, place, stage,
+                                                [bytes](int, int) { return bytes; });
+  }
+  const auto look = [&](int layer, std::int32_t x, std::int32_t y) {
+    if (layer != strip.window.layer)
+      return sample(recipe.layers[layer], sources.layers[layer], x, y, strip.known[layer]);
+    return through(strip.window, stage.seen, to_canvas(recipe.layers[layer], x, y));
+  };
+  shade_rows<T, kChannelsLast, 1>(thread, launch, place, stage, [&](int column, int row) {
+    return finish_of(stage)(compose(recipe, sources, place.x + column, place.y + row, look));
+  });
+}
+
+// Step 5: out of the block's memory. A run is one row of the strip: of a plane, or of triples.
 template <typename T, bool kChannelsLast>
 YD_HD void store(int thread, const Launch& launch, const Place& place, const Stage<T>& stage) {
-  constexpr int kPerPixel = kChannelsLast ? 3 : 1;
-  constexpr int kRuns = (kChannelsLast ? 1 : 3) * kBlockHeight;
-  constexpr int kPerChunk = static_cast<int>(sizeof(Chunk) / sizeof(T));
-  constexpr int kChunksOfRun = kBlockWidth * kPerPixel / kPerChunk;
-  const std::int64_t row = static_cast<std::int64_t>(launch.width) * kPerPixel;
-  const std::int64_t plane = row * launch.height;
+  constexpr int kPerPixel = kChannelsLast ? 3 : 1, kPlanes = kChannelsLast ? 1 : 3;
+  constexpr unsigned kRuns = kPlanes * kStripHeight;
+  constexpr unsigned kPerChunk = sizeof(Chunk) / sizeof(T);
+  constexpr unsigned kRunLength = kBlockWidth * kPerPixel, kChunksOfRun = kRunLength / kPerChunk;
   const int wanted = smaller(kBlockWidth, launch.width - place.x) * kPerPixel;
-  T* picture = static_cast<T*>(launch.out) + place.picture * (plane * (kChannelsLast ? 1 : 3));
-  for (int i = thread; i < kRuns * kChunksOfRun; i += kBlockThreads) {
-    const int run = i / kChunksOfRun, first = i % kChunksOfRun * kPerChunk;
-    const std::int32_t y = place.y + run % kBlockHeight;
+  for (unsigned i = static_cast<unsigned>(thread); i < kRuns * kChunksOfRun; i += kBlockThreads) {
+    const unsigned run = i / kChunksOfRun;
+    const int first = static_cast<int>(i % kChunksOfRun * kPerChunk);
+    const std::int32_t y = place.y + static_cast<int>(run % kStripHeight);
     if (y >= launch.height || first >= wanted) continue;
-    const T* from = stage.pixels + run * kBlockWidth * kPerPixel + first;
-    T* to = picture + run / kBlockHeight * plane + y * row + place.x * kPerPixel + first;
-    if (first + kPerChunk <= wanted && reinterpret_cast<std::uintptr_t>(to) % sizeof(Chunk) == 0) {
+    const int plane = place.picture * kPlanes + static_cast<int>(run / kStripHeight);
+    const std::int64_t row = std::int64_t{plane} * launch.height + y;
+    const T* from = stage.pixels + run * kRunLength + first;
+    T* to = static_cast<T*>(launch.out) + (row * launch.width + place.x) * kPerPixel + first;
+    if (first + static_cast<int>(kPerChunk) <= wanted &&
+        reinterpret_cast<std::uintptr_t>(to) % sizeof(Chunk) == 0) {
       *reinterpret_cast<Chunk*>(to) = *reinterpret_cast<const Chunk*>(from);
     } else {
-      for (int k = 0; k < kPerChunk && first + k < wanted; ++k) to[k] = from[k];
+      YD_UNROLL(1)
+      for (int k = 0; k < static_cast<int>(kPerChunk) && first + k < wanted; ++k) to[k] = from[k];
     }
   }
 }

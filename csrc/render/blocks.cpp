@@ -17,13 +17,16 @@ std::int64_t run(const Launch& launch, std::int32_t count) {
   for (std::int32_t picture = 0; picture < count; ++picture)
     for (std::int32_t y = 0; y < launch.height; y += kBlockHeight)
       for (std::int32_t x = 0; x < launch.width; x += kBlockWidth) {
-        const Place place{picture, x, y};
-        each([&](int thread) { load(thread, launch, place, *stage); });
-        each([&](int thread) { look(thread, launch, place, *stage); });
-        each([&](int thread) { fetch(thread, launch, place, *stage); });
-        windows += stage->window.layer != kNoLayer;
-        each([&](int thread) { shade_block<T, kChannelsLast>(thread, launch, place, *stage); });
-        each([&](int thread) { store<T, kChannelsLast>(thread, launch, place, *stage); });
+        const Place block{picture, x, y};
+        each([&](int thread) { load(thread, launch, block, *stage); });
+        each([&](int thread) { look(thread, launch, block, *stage); });
+        for (Place place = block; place.y < smaller(y + kBlockHeight, launch.height);
+             place.y += kStripHeight) {
+          each([&](int thread) { fetch(thread, launch, place, *stage); });
+          windows += strip_at(*stage, place).window.layer != kNoLayer;
+          each([&](int thread) { shade_strip<T, kChannelsLast>(thread, launch, place, *stage); });
+          each([&](int thread) { store<T, kChannelsLast>(thread, launch, place, *stage); });
+        }
       }
   return windows;
 }

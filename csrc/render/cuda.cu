@@ -9,32 +9,35 @@
 namespace yolodata {
 namespace {
 
-// How many blocks a multiprocessor is to have at work, which is to say 40 registers a thread; left
-// to itself, the compiler takes 48. See Note [windows] for the memory that this leaves them. For
-// sm_100 and later it needs 64 not to spill.
+// How many blocks a multiprocessor is to have at work, which is to say 48 registers a thread. For
+// sm_100 and later the compiler needs 64 not to spill.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int kBlocksAtOnce = 4;
 #else
-constexpr int kBlocksAtOnce = 6;
+constexpr int kBlocksAtOnce = 5;
 #endif
 
 // See block.h for what the steps do.
 template <typename T, bool kChannelsLast>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce) render_kernel(const Launch launch) {
   __shared__ Stage<T> stage;
-  const Place place{static_cast<std::int32_t>(blockIdx.z),
+  const Place block{static_cast<std::int32_t>(blockIdx.z),
                     static_cast<std::int32_t>(blockIdx.x) * kBlockWidth,
                     static_cast<std::int32_t>(blockIdx.y) * kBlockHeight};
   const int thread = static_cast<int>(threadIdx.x);
-  load(thread, launch, place, stage);
+  load(thread, launch, block, stage);
   __syncthreads();
-  look(thread, launch, place, stage);
+  look(thread, launch, block, stage);
   __syncthreads();
-  fetch(thread, launch, place, stage);
-  __syncthreads();
-  shade_block<T, kChannelsLast>(thread, launch, place, stage);
-  __syncthreads();
-  store<T, kChannelsLast>(thread, launch, place, stage);
+#pragma unroll 1
+  for (Place place = block; place.y < smaller(block.y + kBlockHeight, launch.height);
+       place.y += kStripHeight) {
+    fetch(thread, launch, place, stage);
+    __syncthreads();
+    shade_strip<T, kChannelsLast>(thread, launch, place, stage);
+    __syncthreads();
+    store<T, kChannelsLast>(thread, launch, place, stage);
+  }
 }
 
 void require(cudaError_t status, const char* what) {

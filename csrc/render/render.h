@@ -57,7 +57,8 @@ void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std:
                  const Output& out, void* stream);
 
 // The same on the calling CPU thread, from and to its own memory: the kernel's body in loops.
-// Returns how many blocks copied what they show before they interpolated (see Note [windows]).
+// Returns how many strips of blocks copied what they show before they interpolated (see Note
+// [windows]).
 std::int64_t render_blocks(const Shot* shots, std::int32_t count, std::int32_t width,
                            std::int32_t height, const Output& out);
 

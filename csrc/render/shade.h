@@ -47,10 +47,9 @@ YD_HD std::int32_t floor_int(float value) {
   return truncated - (value < static_cast<float>(truncated));
 }
 
-// To the nearest integer, ties to even, for 0 <= value < 2^22: the sum has no room for a fraction.
+// To the nearest integer, ties to even, for 0 <= value < 2^22.
 YD_HD std::int32_t round_int(float value) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  return static_cast<std::int32_t>((value + kShift) - kShift);
+  return static_cast<std::int32_t>((value + kWhole) - kWhole);
 }
 
 // a * b + c, rounded once.
@@ -206,30 +205,38 @@ YD_HD bool in_cut(const Recipe& recipe, std::int32_t x, std::int32_t y) {
 // Note [8-bit HSV]. OpenCV's BGR2HSV for bytes is integer: hue in 0..179 (two degrees a unit),
 // saturation and value in 0..255, through reciprocals of 12 fractional bits. Its tables are
 // round(255 * 2^12 / value) and round(180 * 2^12 / (6 * range)); a float quotient rounds to the
-// same integers for every byte. The way back is single precision and truncates (its vectorised
-// loop; the few pixels at the end of a row whose width is no multiple of 32 are rounded instead).
-// Of the three channels one is the value, one the value without its share of colour, and one lies
-// in between; the sector of the hue says which is which.
+// same integers for every byte d: true ones are at least 1/(2d) from where rounding changes (2^12
+// has no factor 2d), four units in the last place of the largest. The way back is single precision
+// and truncates (its vectorised loop; the few pixels at the end of a row whose width is no multiple
+// of 32 are rounded instead). Of the three channels one is the value, one the value without its
+// share of colour, and one lies in between; the sector of the hue says which is which.
 YD_HD std::int32_t reciprocal(float numerator, std::int32_t denominator) {
   const std::int32_t divisor = denominator > 0 ? denominator : 1;  // its product is 0 anyway
-  return round_int(numerator / static_cast<float>(divisor));
+  return round_int(near_quotient(numerator, static_cast<float>(divisor)));
 }
 
 YD_HD std::int32_t larger(std::int32_t a, std::int32_t b) { return a > b ? a : b; }
 YD_HD std::int32_t smaller(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
 
-// Hue before the jitter; negative for magentas.
-YD_HD std::int32_t hue_of(Rgb pixel, std::int32_t top, std::int32_t range) {
+// A product with a reciprocal, rounded.
+YD_HD std::int32_t scaled(std::int32_t number, std::int32_t reciprocal) {
+  return (number * reciprocal + 2048) >> 12;
+}
+
+YD_HD std::int32_t hue_reciprocal(std::int32_t range) { return reciprocal(122880.0f, range); }
+YD_HD std::int32_t saturation_reciprocal(std::int32_t top) { return reciprocal(1044480.0f, top); }
+
+// Where a pixel lies on the circle of hues, in units of 60 degrees by `range`; negative for
+// magentas.
+YD_HD std::int32_t place_on_wheel(Rgb pixel, std::int32_t top, std::int32_t range) {
   const std::int32_t from_red = pixel.g - pixel.b;
   const std::int32_t from_green = pixel.b - pixel.r + 2 * range;
   const std::int32_t from_blue = pixel.r - pixel.g + 4 * range;
-  const std::int32_t wheel = top == pixel.r ? from_red : (top == pixel.g ? from_green : from_blue);
-  return (wheel * reciprocal(122880.0f, range) + 2048) >> 12;
+  return top == pixel.r ? from_red : (top == pixel.g ? from_green : from_blue);
 }
 
-YD_HD std::int32_t saturation_of(std::int32_t top, std::int32_t range) {
-  return (range * reciprocal(1044480.0f, top) + 2048) >> 12;
-}
+// Hues before the jitter.
+inline constexpr std::int32_t kLeastHue = -30, kHues = 181;
 
 YD_HD std::int32_t turn(std::int32_t hue, std::int32_t shift) {
   const std::int32_t turned = (hue < 0 ? hue + 180 : hue) + shift;
@@ -241,24 +248,41 @@ YD_HD std::int32_t raise(std::int32_t byte, float gain) {
   return smaller(static_cast<std::int32_t>(static_cast<float>(byte) * gain), 255);
 }
 
+// A sixth of the circle of hues, and how far the channel in between is from the value there, as a
+// share of the saturation.
+struct Sector {
+  std::int32_t number;
+  float share;
+};
+
+YD_HD Sector sector_of(std::int32_t hue) {
+  const float sixths = static_cast<float>(hue) * (6.0f / 180.0f);
+  const std::int32_t number = static_cast<std::int32_t>(sixths);
+  const float past = sixths - static_cast<float>(number);
+  return {number, number % 2 != 0 ? past : 1.0f - past};
+}
+
+// A byte as a fraction of one.
+YD_HD float unit(std::int32_t byte) { return static_cast<float>(byte) * (1.0f / 255.0f); }
+
+// The channel in between, and the lowest: bytes, before their fractions are cut off.
+YD_HD float middle_of(float value, float saturation, float share) {
+  return value * fused(-saturation, share, 1.0f) * 255.0f;
+}
+YD_HD float low_of(float value, float saturation) { return value * (1.0f - saturation) * 255.0f; }
+
 // See Note [8-bit HSV].
 YD_HD Rgb jitter(const HsvJitter& hsv, Rgb pixel) {
-  constexpr float kUnit = 1.0f / 255.0f;
   const std::int32_t brightest = larger(larger(pixel.r, pixel.g), pixel.b);
   const std::int32_t range = brightest - smaller(smaller(pixel.r, pixel.g), pixel.b);
-  const std::int32_t hue = turn(hue_of(pixel, brightest, range), hsv.hue_shift);
+  const std::int32_t hue = scaled(place_on_wheel(pixel, brightest, range), hue_reciprocal(range));
+  const auto [sector, share] = sector_of(turn(hue, hsv.hue_shift));
   const float saturation =
-      static_cast<float>(raise(saturation_of(brightest, range), hsv.saturation)) * kUnit;
+      unit(raise(scaled(range, saturation_reciprocal(brightest)), hsv.saturation));
   const std::int32_t top = raise(brightest, hsv.value);
-  const float value = static_cast<float>(top) * kUnit;
-
-  const float sixths = static_cast<float>(hue) * (6.0f / 180.0f);
-  const std::int32_t sector = static_cast<std::int32_t>(sixths);
-  const float past = sixths - static_cast<float>(sector);
-  const float share = sector % 2 != 0 ? past : 1.0f - past;
-  const std::int32_t middle =
-      static_cast<std::int32_t>(value * fused(-saturation, share, 1.0f) * 255.0f);
-  const std::int32_t low = static_cast<std::int32_t>(value * (1.0f - saturation) * 255.0f);
+  const float value = unit(top);
+  const std::int32_t middle = static_cast<std::int32_t>(middle_of(value, saturation, share));
+  const std::int32_t low = static_cast<std::int32_t>(low_of(value, saturation));
   switch (sector) {
     case 0: return {top, middle, low};
     case 1: return {middle, top, low};
@@ -274,8 +298,8 @@ YD_HD std::int32_t unflip(std::int32_t at, std::int32_t size, std::int32_t flip)
   return flip ? size - 1 - at : at;
 }
 
-// The whole recipe for output pixel (x, y), whoever knows the values of layers: `look` is called
-// with a layer and the position before the flips.
+// What output pixel (x, y) shows before its colours are changed, whoever knows the values of
+// layers: `look` is called with a layer and the position before the flips.
 template <typename Look>
 YD_HD Rgb compose(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y,
                   const Look& look) {
@@ -293,16 +317,17 @@ YD_HD Rgb compose(const Recipe& recipe, const Sources& sources, std::int32_t x, 
     pixel = {mix(pixel.r, other.r, recipe.mixup_ratio), mix(pixel.g, other.g, recipe.mixup_ratio),
              mix(pixel.b, other.b, recipe.mixup_ratio)};
   }
-  if (recipe.hsv.enabled) pixel = jitter(recipe.hsv, pixel);
-  if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};
   return pixel;
 }
 
 // The value of output pixel (x, y).
 YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y) {
-  return compose(recipe, sources, x, y, [&](int layer, std::int32_t at_x, std::int32_t at_y) {
+  Rgb pixel = compose(recipe, sources, x, y, [&](int layer, std::int32_t at_x, std::int32_t at_y) {
     return sample(recipe.layers[layer], sources.layers[layer], at_x, at_y);
   });
+  if (recipe.hsv.enabled) pixel = jitter(recipe.hsv, pixel);
+  if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};
+  return pixel;
 }
 
 }  // namespace yolodata

@@ -1,0 +1,54 @@
+"""Arithmetic of NVIDIA GPUs that NumPy does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def fused(a: Any, b: Any, c: Any) -> Any:
+    """float32(a * b + c), rounded once."""
+    a, b, c = a.astype(np.float64), b.astype(np.float64), c.astype(np.float64)
+    product = a * b  # exact
+    total = product + c
+    part = total - product
+    lost = (product - (total - part)) + (c - part)
+    # Rounded to odd, so that rounding once more to 24 bits rounds the exact sum.
+    even = (total.view(np.uint64) & np.uint64(1)) == 0
+    beyond = np.nextafter(total, np.where(lost > 0, np.inf, -np.inf))
+    return np.where((lost != 0) & even, beyond, total).astype(np.float32)
+
+
+def added(a: Any, b: Any, direction: str) -> Any:
+    """float32(a + b), rounded to nearest, to zero (`RZ`) or down (`RM`)."""
+    if not direction:
+        return a + b
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    total = a + b
+    part = total - a
+    lost = (a - (total - part)) + (b - part)
+    rounded = total.astype(np.float32)
+    beyond = (rounded.astype(np.float64) - total) - lost  # what was rounded up
+    wrong = beyond * np.sign(total) > 0 if direction == "RZ" else beyond > 0
+    towards = np.float32(0 if direction == "RZ" else -np.inf)
+    return np.where(wrong, np.nextafter(rounded, towards), rounded)
+
+
+def logic(values: list[Any], table: int, zero: Any) -> Any:
+    """A function of three bits, by its table of eight: bit 4a + 2b + c is its value."""
+    result = zero
+    for i in range(8):
+        if table >> i & 1:
+            term = ~zero
+            for k, value in enumerate(values):
+                term = term & (value if i >> (2 - k) & 1 else ~value)
+            result = result | term
+    return result
+
+
+def aligned(at: Any, size: int) -> Any:
+    """Byte addresses in units of `size`, which they must be multiples of."""
+    if (at % size).any():
+        raise IndexError(f"an address is no multiple of {size}")
+    return at // size

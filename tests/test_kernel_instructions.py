@@ -1,0 +1,95 @@
+"""The interpreter of machine code that counts a kernel's instructions, on code written by hand."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    """A module of benchmarks/, whose scripts find one another by their folder."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+sass, numbers = load("sass"), load("sass_numbers")
+
+# Every thread writes thread * (thread / 32 + 1) to memory, by additions: so many turns of a loop.
+LOOP = """
+.text.loop:
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/                   SHF.R.U32.HI R2, RZ, 0x5, R0 ;
+        /*0020*/                   IADD3 R2, R2, 0x1, RZ ;
+        /*0030*/                   MOV R3, RZ ;
+        /*0040*/                   BSSY B0, `(.L_out) ;
+.L_turn:
+        /*0050*/                   IMAD.IADD R3, R3, 0x1, R0 ;
+        /*0060*/                   IADD3 R2, R2, -0x1, RZ ;
+        /*0070*/                   ISETP.NE.AND P0, PT, R2, RZ, PT ;
+        /*0080*/               @P0 BRA `(.L_turn) ;
+        /*0090*/                   BSYNC B0 ;
+.L_out:
+        /*00a0*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*00b0*/                   MOV R4, c[0x0][0x160] ;
+        /*00c0*/                   MOV R5, c[0x0][0x164] ;
+        /*00d0*/                   IMAD.WIDE R4, R0, 0x4, R4 ;
+        /*00e0*/                   STG.E desc[UR4][R4.64], R3 ;
+        /*00f0*/                   EXIT ;
+.text.other:
+        /*0000*/                   EXIT ;
+"""
+
+
+def machine(text: str, kernel: str, memory: Any) -> Any:
+    """One block of 64 threads."""
+    bank = bytearray(0x200)
+    bank[0x160:0x168] = memory.ctypes.data.to_bytes(8, "little")
+    code, labels = sass.parse(text, kernel)
+    return sass.Machine(code, labels, {0: bytes(bank)}, memory, 0, 64, [(0, 0, 0)])
+
+
+def test_a_warp_counts_once_for_all_its_threads() -> None:
+    memory = np.zeros(256, np.uint8)
+    run = machine(LOOP, "loop", memory)
+    # Two warps; 12 instructions outside of the loop, 4 inside, once and twice.
+    assert run.run() == 2 * 12 + 4 + 2 * 4
+    threads = np.arange(64)
+    assert np.array_equal(memory.view(np.uint32), threads * (threads // 32 + 1))
+
+
+def test_threads_that_part_count_apart_until_they_meet() -> None:
+    text = LOOP.replace("SHF.R.U32.HI R2, RZ, 0x5, R0", "LOP3.LUT R2, R0, 0x3, RZ, 0xc0, !PT")
+    memory = np.zeros(256, np.uint8)
+    assert machine(text, "loop", memory).run() == 2 * 12 + 2 * 4 * 4  # the slowest of four
+    threads = np.arange(64)
+    assert np.array_equal(memory.view(np.uint32), threads * (threads % 4 + 1))
+
+
+def test_what_it_does_not_know_is_no_guess() -> None:
+    text = LOOP.replace("MOV R3, RZ", "FROB R3, RZ")
+    with pytest.raises(NotImplementedError, match="FROB"):
+        machine(text, "loop", np.zeros(256, np.uint8)).run()
+    with pytest.raises(IndexError, match="outside of memory"):
+        machine(LOOP, "loop", np.zeros(252, np.uint8)).run()
+
+
+def test_sums_are_rounded_once() -> None:
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.uniform(-2, 2, 100_000).astype(np.float32) for _ in range(3))
+    wide = [x.astype(np.longdouble) for x in (a, b, c)]
+    assert np.array_equal(numbers.fused(a, b, c), (wide[0] * wide[1] + wide[2]).astype(np.float32))
+    whole = np.float32(12582912)
+    tiny = np.concatenate([a, np.float32([-1e-20, 1e-20, -0.0, 3])])
+    assert np.array_equal(numbers.added(tiny, whole, "RM") - whole, np.floor(tiny))
+    assert np.array_equal(numbers.added(abs(tiny), whole, "RZ") - whole, np.floor(abs(tiny)))
