@@ -53,6 +53,11 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plot.stat().st_size > 0
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
+def test_published_tables_are_those_of_the_results(page: str) -> None:
+    assert script("tables").main(["--check", str(SCRIPTS.parent / page)]) == 0
+
+
 @pytest.mark.parametrize(("text", "said"), [(None, "does not exist"), ("val: x", "'train:' key")])
 def test_parity_of_no_dataset(
     tmp_path: Path,

@@ -9,9 +9,8 @@ through. `ddp`: one process whose gradients travel by NCCL, and two on the one c
 gloo, lose what one process without any of it loses, and hold the same weights. `oom`: where memory
 ends in a step, the batch is halved and the run ends well.
 
-yolodata connects no process that is alone, and connects GPUs by NCCL, which refuses two processes
-on one card. `ddp` has both done all the same, by replacing `World.join` in the one case and torch's
-`init_process_group` in the other; all else is the project's.
+yolodata connects no process that is alone: `ddp` has it done all the same, by replacing
+`World.join`. Two processes that share a card are connected by gloo, which yolodata chooses itself.
 
 This file is also the callbacks file of its runs (`yolodata.callbacks`).
 """
@@ -102,35 +101,18 @@ def take_memory(trainer: Any) -> None:
 
 
 def be_rank(how: str, arguments: list[str]) -> int:
-    """What torchrun starts: `yolodata train` with these arguments, connected as `how` says."""
+    """What torchrun starts: `yolodata train` with these arguments, that says what connects it."""
     import torch.distributed as dist
 
     from yolodata.cli import main as yolodata
     from yolodata.train.world import World
 
     if how == "alone":  # one process that does all that several do
-        joined = 0
-
-        def join(kind: type[World]) -> World:
-            nonlocal joined
-            joined += 1
-            world = kind(number=joined)
-            world.store = world.connect()
-            return world
-
-        World.join = classmethod(join)
-        World.alone = property(lambda world: world.store is None)
-    else:
-        connect = dist.init_process_group
-
-        def by_gloo(backend: str, **values: Any) -> None:
-            connect("gloo", **{**values, "device_id": None})
-
-        dist.init_process_group = by_gloo
-    connected = dist.init_process_group
+        World.join = classmethod(lambda kind: kind.of_launcher(1))
+    connect = dist.init_process_group
 
     def tell(backend: str, **values: Any) -> None:
-        connected(backend, **values)
+        connect(backend, **values)
         name = dist.get_backend()
         print(f"training: rank {RANK} of {dist.get_world_size()}, by {name}", flush=True)
 

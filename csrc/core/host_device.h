@@ -6,10 +6,14 @@
 
 #if defined(__CUDACC__)
 #define YD_HD __host__ __device__ __forceinline__
+#else
+#define YD_HD inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDA_ARCH__)  // nvcc's host compiler does not know the pragma
 #define YD_PRAGMA(text) _Pragma(#text)
 #define YD_UNROLL(times) YD_PRAGMA(unroll times)
 #else
-#define YD_HD inline __attribute__((always_inline))
 #define YD_UNROLL(times)
 #endif
 
