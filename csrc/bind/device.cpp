@@ -6,8 +6,8 @@
 #include <string>
 
 #include "bind/index.h"
+#include "engine/split_shot.h"
 #include "render/render.h"
-#include "render/split_shot.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;

@@ -1,4 +1,4 @@
-#include "render/split_shot.h"
+#include "engine/split_shot.h"
 
 #include "plan/split.h"
 
