@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sass import Machine, parse, sections
-from sass_steps import WARP
+from sass import WARP, Machine, parse, sections
+from sass_steps import JUMPS, STEPS
 
 from yolodata import AugmentConfig, Recipe, _native
 from yolodata.bench import drawing
@@ -245,6 +245,8 @@ def count(kernel: Kernel, shape: Shape, scene: Scene, blocks: int) -> tuple[floa
         kernel.shared,
         shape.threads,
         places,
+        STEPS,
+        JUMPS,
     )
     scene.memory[scene.out :] = 77
     executed = machine.run()

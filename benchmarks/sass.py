@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
-from sass_steps import JUMPS, STEPS, WARP, Getter, Lanes
 
+WARP = 32
 _LOCAL = 4096  # bytes of stack a thread
 _SHARED_FIRST = 0x400  # what a block may use begins here, where the system keeps something itself
 _ALL = np.uint32(0xFFFFFFFF)
+
+Lanes = Any  # indices of threads
+Getter = Callable[[Lanes], Any]
 
 
 class Instruction:
@@ -49,7 +52,7 @@ def parse(listing: str, kernel: str) -> tuple[dict[int, Instruction], dict[str, 
             waiting.append(label[1])
         elif inside and (found := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", line)):
             address = int(found[1], 16)
-            code[address] = Instruction(found[2])
+            code[address] = Instruction(re.sub(r'\s*\(\*".*"\*\)', "", found[2]))  # a remark
             labels.update(dict.fromkeys(waiting, address))
             waiting.clear()
     return code, labels
@@ -80,6 +83,7 @@ class Machine:
         shared: bytes of shared memory of a block.
         threads: of a block, a multiple of 32.
         places: (n, 3), the indices (x, y, z) of the blocks that run.
+        steps, jumps: what instructions do, by their names (see `sass_steps.py`).
     """
 
     def __init__(
@@ -91,6 +95,8 @@ class Machine:
         shared: int,
         threads: int,
         places: Any,
+        steps: Mapping[str, Callable[..., None]],
+        jumps: Mapping[str, Callable[..., None]],
     ) -> None:
         lanes = len(places) * threads
         self.lanes, self.threads = lanes, threads
@@ -120,7 +126,8 @@ class Machine:
         self.executed = dict.fromkeys(code, 0)  # by how many warps, by address
         self.jumped = False
         self.code = code
-        self.steps: dict[int, Callable[[Lanes], None]] = {}
+        self.steps, self.jumps = steps, jumps
+        self.compiled: dict[int, Callable[[Lanes], None]] = {}
 
     # Running.
 
@@ -142,9 +149,9 @@ class Machine:
             self.jumped = False
             while not self.jumped and address < others:
                 self.executed[address] += warps
-                step = self.steps.get(address)
+                step = self.compiled.get(address)
                 if step is None:
-                    step = self.steps[address] = self.compile(address)
+                    step = self.compiled[address] = self.compile(address)
                 self.address = address
                 step(lanes)
                 if not self.jumped:
@@ -158,16 +165,16 @@ class Machine:
         which = self.code[address]
         # Of the uniform data path: the same, for registers of a warp.
         op = which.op
-        if op not in STEPS and op.startswith("U") and op[1:] in STEPS:
+        if op not in self.steps and op.startswith("U") and op[1:] in self.steps:
             op = op[1:]
-        if op not in STEPS:
+        if op not in self.steps:
             raise NotImplementedError(f"SASS instruction at {address:#x}: {which.text}")
-        step = partial(STEPS[op], self, which)
+        step = partial(self.steps[op], self, which)
         if which.guard is None:
             return step
         guard = self.predicate(which.guard)
-        if op in JUMPS:
-            return partial(JUMPS[op], self, which, guard)
+        if op in self.jumps:
+            return partial(self.jumps[op], self, which, guard)
 
         def guarded(lanes: Lanes) -> None:
             chosen = lanes[guard(lanes)]

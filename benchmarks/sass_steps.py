@@ -5,19 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from sass import WARP, Getter, Instruction, Lanes, Machine
 from sass_numbers import added, aligned, fused, logic
 
-if TYPE_CHECKING:
-    from sass import Instruction, Machine
-
-WARP = 32
 _TYPES = {"U8": np.uint8, "S8": np.int8, "U16": np.uint16, "S16": np.int16}
-
-Lanes = Any  # indices of threads
-Getter = Callable[[Lanes], Any]
 
 
 def _load(m: Machine, which: Instruction, lanes: Lanes) -> None:

@@ -23,7 +23,7 @@ def load(name: str) -> ModuleType:
         sys.path.remove(str(BENCHMARKS))
 
 
-sass, numbers = load("sass"), load("sass_numbers")
+sass, numbers, steps = load("sass"), load("sass_numbers"), load("sass_steps")
 
 # Every thread writes thread * (thread / 32 + 1) to memory, by additions: so many turns of a loop.
 LOOP = """
@@ -44,7 +44,7 @@ LOOP = """
         /*00b0*/                   MOV R4, c[0x0][0x160] ;
         /*00c0*/                   MOV R5, c[0x0][0x164] ;
         /*00d0*/                   IMAD.WIDE R4, R0, 0x4, R4 ;
-        /*00e0*/                   STG.E desc[UR4][R4.64], R3 ;
+        /*00e0*/                   STG.E desc[UR4][R4.64], R3   (*"some nvdisasm remark here"*);
         /*00f0*/                   EXIT ;
 .text.other:
         /*0000*/                   EXIT ;
@@ -56,7 +56,9 @@ def machine(text: str, kernel: str, memory: Any) -> Any:
     bank = bytearray(0x200)
     bank[0x160:0x168] = memory.ctypes.data.to_bytes(8, "little")
     code, labels = sass.parse(text, kernel)
-    return sass.Machine(code, labels, {0: bytes(bank)}, memory, 0, 64, [(0, 0, 0)])
+    return sass.Machine(
+        code, labels, {0: bytes(bank)}, memory, 0, 64, [(0, 0, 0)], steps.STEPS, steps.JUMPS
+    )
 
 
 def test_a_warp_counts_once_for_all_its_threads() -> None:
