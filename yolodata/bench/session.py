@@ -18,7 +18,7 @@ from yolodata.bench.rows import Row
 from yolodata.errors import YolodataError
 
 ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
-_GRACE = 2.0  # seconds for children that were told to stop
+_GRACE = 6.0  # seconds for children that were told to stop: workers of theirs end by themselves
 
 Say = Callable[[str], None]
 Serve = Callable[[Connection, Row, Any, Path], None]
