@@ -73,8 +73,8 @@ class BuildNative(build_ext):
                 "nvidia-cuda-cccl, or build with YOLODATA_CUDA=off"
             )
         print(f"yolodata: CUDA compiler: {cuda.nvcc if cuda else 'none'}")
-        leave_out = CSRC / "render" / ("no_cuda.cpp" if cuda else "cuda.cu")
-        sources = sorted(path for path in CSRC.rglob("*.c[pu]*") if path != leave_out)
+        leave_out = "no_cuda.cpp" if cuda else "cuda.cu"
+        sources = sorted(path for path in CSRC.rglob("*.c[pu]*") if path.name != leave_out)
         newest = max(path.stat().st_mtime for path in [*CSRC.rglob("*.h"), Path(__file__)])
         jobs: list[tuple[Path, list[str], float]] = []
         objects = []

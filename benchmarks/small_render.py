@@ -1,4 +1,4 @@
-"""Renders small pictures of every kind on a GPU, and compares them with the CPU renderer's.
+"""Renders and filters small pictures of every kind on a GPU, and compares them with the CPU's.
 
     compute-sanitizer --tool memcheck python benchmarks/small_render.py
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from yolodata import AugmentConfig, Recipe, _native
+from yolodata._native import Filter
 
 SIZES = ((80, 96), (37, 61), (96, 20), (50, 50))
 KINDS = (
@@ -30,6 +31,17 @@ PASTED = (  # the kernel reads masks; those have the size that was planned
     {"copy_paste": 1.0, "copy_paste_mode": "flip"},
     {"copy_paste": 1.0, "copy_paste_mode": "mixup", "degrees": 30.0},
 )
+FILTERS = {
+    "table": Filter.table(np.random.default_rng(0).integers(0, 256, (3, 256), np.uint8)),
+    "grey": Filter.grey(),
+    "blur 3": Filter.blur(3),
+    "blur 15": Filter.blur(15),
+    "median 3": Filter.median(3),
+    "median 7": Filter.median(7),
+    "clahe 8 x 8": Filter.clahe(2.0, 8, 8),
+    "clahe 3 x 5": Filter.clahe(0.0, 3, 5),
+    "clahe 1 x 1": Filter.clahe(40.0, 1, 1),
+}
 OUTPUTS = tuple(itertools.product(("uint8", "float16", "bfloat16"), (False, True)))
 
 
@@ -86,6 +98,28 @@ def upload(
     return there.copy_(memory)
 
 
+def filtered(pictures: torch.Tensor) -> torch.Tensor:
+    """What each of `FILTERS` makes of its picture, all in one launch; both uint8 (K, H, W, 3)."""
+    count, height, width, _ = pictures.shape
+    made, nbytes = torch.zeros_like(pictures), 3 * height * width
+    each, room = np.arange(count, dtype=np.uint64), int(_native.FILTER_TABLES_BYTES)
+    tables = torch.empty(count * room, dtype=torch.uint8, device=pictures.device)
+    tasks = torch.empty(count * int(_native.FILTER_TASK_BYTES), dtype=torch.uint8)
+    _native.write_filter_tasks(
+        tasks.numpy(), list(FILTERS.values()), height, width, pictures.data_ptr() + nbytes * each,
+        made.data_ptr() + nbytes * each, tables.data_ptr() + room * each,
+    )  # fmt: skip
+    there = tasks.to(pictures.device)
+    lab = torch.frombuffer(bytearray(_native.lab_tables()), dtype=torch.uint8).to(pictures.device)
+    tiles = max(f.tiles for f in FILTERS.values())
+    where = (there.data_ptr(), count, height, width, tiles, lab.data_ptr())
+    if pictures.device.type == "cuda":
+        _native.filter_cuda(*where, torch.cuda.current_stream().cuda_stream)
+    else:
+        _native.filter_loops(*where)
+    return made.cpu()  # while all that it is made of is still there
+
+
 def main() -> int:
     """1 if any picture differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -114,6 +148,13 @@ def main() -> int:
             wrong += not same
             layout = "channels last" if channels_last else "contiguous"
             print(f"{height} x {width}, {dtype}, {layout}: {'equal' if same else 'DIFFERENT'}")
+    for size in (*SIZES, (1, 1)):
+        pictures = rng.integers(0, 256, (len(FILTERS), *size, 3), np.uint8)
+        got = filtered(torch.from_numpy(pictures).to(device)).numpy()
+        for made, (name, one), picture in zip(got, FILTERS.items(), pictures, strict=True):
+            same = np.array_equal(made, one.apply(picture))
+            wrong += not same
+            print(f"{size[0]} x {size[1]}, {name}: {'equal' if same else 'DIFFERENT'}")
     return 1 if wrong else 0
 
 

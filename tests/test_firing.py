@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolodata.pipeline.firing import Firing, share
+from yolodata.pipeline.firing import Firing, shares
 from yolodata.pipeline.retouch import composed, draw_from, seeds
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import parity_kinds
 
 DRAWN = seeds(7, 3, np.arange(4000))
+ON_DEVICE = {"Blur", "MedianBlur", "ToGray", "CLAHE", "RandomBrightnessContrast", "RandomGamma"}
 
 
 def upstreams(A: ModuleType) -> list[Any]:
@@ -73,10 +74,21 @@ def test_what_fires_is_known_beforehand(albumentations, monkeypatch, name: str) 
     transforms = composed(COMPOSITIONS[name](albumentations))
     happened = applied(albumentations, transforms, monkeypatch)
     want = [i for i, names in enumerate(happened) if names]
-    assert Firing(transforms)(DRAWN) == want
-    assert share(transforms) == pytest.approx(len(want) / len(DRAWN), abs=0.03)
+    assert Firing(transforms)(DRAWN) == dict.fromkeys(want)
+    # A device applies those of its own, and leaves samples with any other to the CPU.
+    filters = {
+        i: None if set(names) - ON_DEVICE else len(names)
+        for i, names in enumerate(happened)
+        if names
+    }
+    found = Firing(transforms, on_device=True)(DRAWN)
+    assert {i: None if f is None else len(f) for i, f in found.items()} == filters
+    changed, away = shares(transforms, on_device=True)
+    assert changed == pytest.approx(len(want) / len(DRAWN), abs=0.03)
+    assert away == pytest.approx(list(filters.values()).count(None) / len(DRAWN), abs=0.03)
+    assert shares(transforms) == (changed, changed)
     if 0 < len(want) < len(DRAWN):
-        assert Firing(transforms)([seed + 1 for seed in DRAWN]) != want
+        assert list(Firing(transforms)([seed + 1 for seed in DRAWN])) != want
 
 
 def test_transforms_fire_independently_of_each_other(albumentations, monkeypatch) -> None:
@@ -87,7 +99,7 @@ def test_transforms_fire_independently_of_each_other(albumentations, monkeypatch
     assert set(each) == {"Blur", "MedianBlur", "ToGray", "CLAHE"}
     assert all(15 < count < 70 for count in each.values())
     assert sum(len(names) > 1 for names in happened) < 12
-    assert 0.03 < share(transforms) < 0.05
+    assert 0.03 < shares(transforms)[0] < 0.05
 
 
 def test_what_decides_for_itself_always_fires(albumentations) -> None:
@@ -100,4 +112,6 @@ def test_what_decides_for_itself_always_fires(albumentations) -> None:
             raise RuntimeError("no such luck")
 
     for leaf in (Odd(p=0.1), Broken(p=0.1)):
-        assert Firing(composed([leaf]))(DRAWN[:50]) == list(range(50))
+        for on_device in (False, True):
+            found = Firing(composed([leaf]), on_device)(DRAWN[:50])
+            assert found == dict.fromkeys(range(50))

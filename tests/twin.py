@@ -71,8 +71,12 @@ class TwinQueue:
         raise AssertionError("nothing was locked")
 
     def memory(self, nbytes: int) -> torch.Tensor:
+        """Becomes rubbish after all that was enqueued before it was forgotten."""
         self._allocate(nbytes)
-        return rubbish(nbytes)
+        kept = rubbish(nbytes).numpy()
+        owner = kept.view()
+        weakref.finalize(owner, lambda: self._todo.append(lambda: kept.fill(POISON)))
+        return torch.from_numpy(owner)
 
     def _allocate(self, nbytes: int) -> None:
         if nbytes > self.free or self.short():
@@ -108,6 +112,15 @@ class TwinQueue:
             )
         )
         return pictures
+
+    def filter(
+        self, tasks: torch.Tensor, size: tuple[int, int], tiles: int, lab: torch.Tensor | None
+    ) -> None:
+        count = tasks.numel() // int(_native.FILTER_TASK_BYTES)
+        tables = 0 if lab is None else lab.data_ptr()
+        self._todo.append(
+            lambda: _native.filter_loops(tasks.data_ptr(), count, *size, tiles, tables)
+        )
 
     def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
         self._allocate(pictures.numel())

@@ -182,6 +182,91 @@ def split_shots(
 ) -> None: ...
 def register_host(address: int, nbytes: int) -> int: ...
 def unregister_host(address: int) -> None: ...
+
+class Filter:
+    """A transform of a whole picture that a device can apply."""
+
+    MAX_BLUR: int = 15
+
+    MAX_MEDIAN: int = 7
+
+    MAX_TILES: int = 64
+
+    @staticmethod
+    def table(
+        levels: Annotated[
+            NDArray[numpy.uint8], dict(shape=(3, 256), order="C", device="cpu", writable=False)
+        ],
+    ) -> Filter:
+        """What becomes of each value of R, G and B: uint8 (3, 256)."""
+
+    @staticmethod
+    def grey() -> Filter:
+        """cv2.cvtColor(COLOR_RGB2GRAY), of BGR taken for RGB."""
+
+    @staticmethod
+    def blur(window: int) -> Filter:
+        """cv2.blur, 1 to 15 pixels wide."""
+
+    @staticmethod
+    def median(window: int) -> Filter:
+        """cv2.medianBlur, 1 to 7 pixels wide."""
+
+    @staticmethod
+    def clahe(clip_limit: float, tiles_x: int, tiles_y: int) -> Filter:
+        """
+        cv2's CLAHE on the lightness of BGR taken for RGB, of 64 tiles at most.
+        """
+
+    @property
+    def tiles(self) -> int:
+        """Tiles that need a table; 0 but for CLAHE."""
+
+    def apply(
+        self,
+        picture: Annotated[
+            NDArray[numpy.uint8],
+            dict(shape=(None, None, 3), order="C", device="cpu", writable=False),
+        ],
+    ) -> NDArray[numpy.uint8]:
+        """
+        What it makes of a picture, both uint8 (H, W, 3) RGB; slow: the kernels' bodies in loops.
+        """
+
+FILTER_TASK_BYTES: int = 864
+
+FILTER_TABLES_BYTES: int = 16384
+
+def lab_of(
+    picture: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None, None, 3), order="C", device="cpu", writable=False)
+    ],
+) -> NDArray[numpy.uint8]: ...
+def rgb_of_lab(
+    picture: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None, None, 3), order="C", device="cpu", writable=False)
+    ],
+) -> NDArray[numpy.uint8]: ...
+def lab_tables() -> bytes: ...
+def write_filter_tasks(
+    memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+    filters: Sequence[Filter],
+    height: int,
+    width: int,
+    source: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    target: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    tables: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+) -> None: ...
+def filter_cuda(
+    tasks: int, count: int, height: int, width: int, tiles: int, lab: int, stream: int
+) -> None: ...
+def filter_loops(tasks: int, count: int, height: int, width: int, tiles: int, lab: int) -> None: ...
 def ordinary_labels(
     text: bytes, classes: int, keypoints: int, dims: int
 ) -> (

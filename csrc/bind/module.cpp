@@ -20,6 +20,7 @@
 
 #include "bind/convert.h"
 #include "bind/device.h"
+#include "bind/filters.h"
 #include "bind/index.h"
 #include "bind/ingest.h"
 #include "bind/labels.h"
@@ -413,5 +414,6 @@ NB_MODULE(_native, m) {
   m.def("cuda_build", &cuda_build);
   bind_labels(m);
   bind_device(m);
+  bind_filters(m);
   bind_ingest(m);
 }

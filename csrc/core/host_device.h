@@ -89,4 +89,13 @@ YD_HD float plus_floor(float value) {
 #endif
 }
 
+// Adds to what the threads of a block share; nobody may ask for the sum meanwhile.
+YD_HD void add_shared(std::int32_t& sum, std::int32_t value) {
+#if defined(__CUDA_ARCH__)
+  atomicAdd(&sum, value);
+#else
+  sum += value;
+#endif
+}
+
 }  // namespace yolodata

@@ -1,8 +1,6 @@
 #include <cuda_runtime.h>
 
-#include <stdexcept>
-#include <string>
-
+#include "core/cuda_check.h"
 #include "render/block.h"
 #include "render/render.h"
 
@@ -38,12 +36,6 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce) render_kernel(co
     __syncthreads();
     store<T, kChannelsLast>(thread, launch, place, stage);
   }
-}
-
-void require(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());  // or the next caller of the run time would be blamed
-  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""Samples of a device's batch that transforms fire on: they take a detour through the host.
+"""Samples of a device's batch that only the CPU can change: they take a detour through the host.
 
     device  renders the batch, and of these samples what places pixels (see `csrc/plan/split.h`)
     thread  waits for that, applies the transforms in host memory, and enqueues the rest:
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -21,20 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolodata.pipeline.device import Mark, Output, Queue, Staging
+from yolodata.pipeline.filtering import PLACED, memory_for
 from yolodata.pipeline.retouch import Bytes, Retoucher, changed
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import torch
 
-_PLACED = Output("uint8", channels_last=True)
-_ROOM = 8  # samples that there is page-locked memory for, at least
 _LOOK = 0.001  # seconds between looks at the device; to wait for an event keeps a core busy
-
-
-def _power_of_two(number: int) -> int:
-    """The next one that is not below."""
-    return 1 << (number - 1).bit_length()
 
 
 class Detours:
@@ -59,58 +53,54 @@ class Detours:
         self,
         shots: Bytes,
         uploaded: torch.Tensor,
-        seeds: Sequence[int],
+        samples: Mapping[int, int],
         batch: torch.Tensor,
-    ) -> Detour | None:
-        """Send samples of a batch off, if transforms fire on any.
+    ) -> Detour:
+        """Send samples of a batch off.
 
         Args:
             shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
-            seeds: B numbers that the transforms draw from.
-            batch: where the pictures of all samples are being rendered to.
+            samples: places in the batch, and what the transforms draw from there.
+            batch: where the pictures of all samples are being rendered to, (B, 3, H, W).
 
         Raises:
             torch.OutOfMemoryError: the device has no memory for it; nothing was begun.
         """
         from yolodata import _native
 
-        which = self._retoucher.firing(seeds)
-        if not which:
-            return None
         self.sweep()
-        queue, count = self._queue, len(which)
+        queue, count = self._queue, len(samples)
         height, width = batch.shape[2:]
         shot, nbytes = int(_native.SHOT_BYTES), 3 * height * width
         size, each = count * shot, 2 * shot + nbytes
         # The halves of the shots, then the pictures.
         there = queue.memory(count * each)
-        # Batches have different numbers of such samples: memory that serves most of them is kept.
-        here = self._staging.take(each * max(_ROOM, _power_of_two(count)))
+        here = self._staging.take(memory_for(count, each))
         memory = here[: count * each]
         places = there.data_ptr() + 2 * size + nbytes * np.arange(count, dtype=np.uint64)
         placed, finished = memory[:size], memory[size : 2 * size]
         _native.split_shots(
-            shots, np.array(which, np.int64), places, placed.numpy(), finished.numpy()
+            shots, np.array(list(samples), np.int64), places, placed.numpy(), finished.numpy()
         )
         queue.copy(memory[: 2 * size], there[: 2 * size])
         shape = (count, 3, height, width)
-        queue.render(there[:size], shape, _PLACED, into=there[2 * size :])
+        queue.render(there[:size], shape, PLACED, into=there[2 * size :])
         queue.copy(there[2 * size :], memory[2 * size :])
-        samples = []
-        for i, at in enumerate(which):
+        away = []
+        for i, (at, seed) in enumerate(samples.items()):
             begin, end = 2 * size + i * nbytes, 2 * size + (i + 1) * nbytes
             sample = _Sample(
-                seeds[at],
+                seed,
                 here=memory[begin:end],
                 there=there[begin:end],
                 finished=there[size + i * shot : size + (i + 1) * shot],
                 place=batch[at : at + 1],
             )
-            samples.append(sample)
+            away.append(sample)
         detour = Detour(queue, self._output, self._telemetry, here, uploaded)
         self._away.append(detour)
-        detour.begin(samples, self._retoucher)
+        detour.begin(away, self._retoucher)
         return detour
 
     def sweep(self) -> None:

@@ -91,6 +91,18 @@ class Queue(Protocol):
         `into`: memory on the device for all of them, in their order; None takes new memory.
         """
 
+    def filter(
+        self, tasks: torch.Tensor, size: tuple[int, int], tiles: int, lab: torch.Tensor | None
+    ) -> None:
+        """Enqueue filters of pictures (H, W, 3) of one size, to others.
+
+        Args:
+            tasks: uint8 (K * FILTER_TASK_BYTES,) on the device.
+            size: H, W.
+            tiles: the most that any of the filters has.
+            lab: the tables of Lab on the device, where there are tiles.
+        """
+
     def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
         """Enqueue the conversion of uint8 pictures on the device into another output."""
 
@@ -257,6 +269,21 @@ class CudaQueue:
                 self.stream.cuda_stream,
             )
             return pictures
+
+    def filter(
+        self, tasks: torch.Tensor, size: tuple[int, int], tiles: int, lab: torch.Tensor | None
+    ) -> None:
+        """See `Queue`."""
+        import torch
+
+        from yolodata import _native
+
+        count = tasks.numel() // int(_native.FILTER_TASK_BYTES)
+        tables = 0 if lab is None else lab.data_ptr()
+        with torch.cuda.stream(self.stream):
+            _native.filter_cuda(
+                tasks.data_ptr(), count, *size, tiles, tables, self.stream.cuda_stream
+            )
 
     def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
         """See `Queue`."""

@@ -260,10 +260,10 @@ class Rendered(DeviceWork):
     def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
         workshop = self._workshop
         pictures = workshop.queue.render(shots, self._shape, workshop.output)
-        if workshop.detours is not None:
+        if self._seeds:
             assert self._memory is not None
             here = self._memory[: shot_bytes(self._count)].numpy()
-            self._detour = workshop.detours.begin(here, shots, self._seeds, pictures)
+            self._detour = workshop.change(here, shots, self._seeds, pictures)
         return pictures
 
     def _finished(self) -> Mark:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.dali import release_unused_memory
-from yolodata.pipeline.detour import Detours
+from yolodata.pipeline.detour import Detour, Detours
 from yolodata.pipeline.device import Mark, Output, Queue, Staging
 from yolodata.pipeline.device_work import DeviceWork, Rendered, Uploaded, shot_bytes
+from yolodata.pipeline.filtering import Filtering
 from yolodata.pipeline.pixels import BatchLoad, Lease, Load, Pictures
-from yolodata.pipeline.retouch import Retoucher, seeds
+from yolodata.pipeline.retouch import Bytes, Retoucher, seeds
 from yolodata.pipeline.selection import Selection
 from yolodata.pipeline.tiers import Resident
 from yolodata.pipeline.work import Work, Workshop
@@ -69,7 +71,9 @@ class DeviceWorkshop:
         self._load = Pictures(load, telemetry) if load is not None else None
         self._inner: Workshop | None = None
         self._native: _native.Engine | None = None
-        self.detours: Detours | None = None
+        self._retoucher = retoucher
+        self._detours: Detours | None = None
+        self._filtering: Filtering | None = None
         if resident is None and load is None:
             self._inner = Workshop(
                 selection,
@@ -83,7 +87,8 @@ class DeviceWorkshop:
         else:
             self._native = _native.Engine(threads)
             if retoucher is not None:
-                self.detours = Detours(retoucher, queue, output, telemetry)
+                self._detours = Detours(retoucher, queue, output, telemetry)
+                self._filtering = Filtering(queue, output, telemetry)
         self._lent: list[tuple[Lease, Mark]] = []
         self._uploading: list[tuple[torch.Tensor, Mark]] = []
         self._dropped: list[DeviceWork] = []
@@ -136,9 +141,35 @@ class DeviceWorkshop:
                     index, config, seed, epoch, positions, memory[: shot_bytes(count)].numpy(),
                     self.resident.shard, self.resident.offset, self.resident.base,
                 )  # fmt: skip
-            drawn = seeds(seed, epoch, positions) if self.detours is not None else ()
+            drawn = seeds(seed, epoch, positions) if self._retoucher is not None else ()
             work = Rendered(self, plan, shape, age, memory, drawn)
         return work
+
+    def change(
+        self, shots: Bytes, uploaded: torch.Tensor, seeds: Sequence[int], pictures: torch.Tensor
+    ) -> Detour | None:
+        """Enqueue what transforms change in a batch that is being rendered.
+
+        Args:
+            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            uploaded: the same on the device, with the masks that they point to.
+            seeds: B numbers that the transforms draw from.
+            pictures: where the batch is being rendered to, (B, 3, H, W).
+
+        Returns:
+            samples that go to the CPU and back, if there are any.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for it.
+        """
+        if self._retoucher is None or self._detours is None or self._filtering is None:
+            return None
+        found = self._retoucher.firing(seeds)
+        here = {at: filters for at, filters in found.items() if filters is not None}
+        away = {at: seeds[at] for at, filters in found.items() if filters is None}
+        if here:
+            self._filtering.enqueue(shots, here, pictures)
+        return self._detours.begin(shots, uploaded, away, pictures) if away else None
 
     def make_room(self) -> None:
         """Free what nobody uses any more; waits for the device."""
@@ -177,8 +208,8 @@ class DeviceWorkshop:
             else:
                 reading.append((lease, mark))
         self._lent = reading
-        if self.detours is not None:
-            self.detours.sweep()
+        if self._detours is not None:
+            self._detours.sweep()
 
     def close(self) -> None:
         """Stop everything, wait for what is running, and free the memory. May be called twice."""
@@ -190,13 +221,15 @@ class DeviceWorkshop:
         for engine in (self._inner, self._native):
             if engine is not None:
                 engine.close()
-        if self.detours is not None:
-            self.detours.close()
+        if self._detours is not None:
+            self._detours.close()
         self.queue.mark().wait()  # the device may be reading pictures and shots
         if self._load is not None:
             self._load.forget()
-        if self.detours is not None:
-            self.detours.forget()
+        if self._detours is not None:
+            self._detours.forget()
+        if self._filtering is not None:
+            self._filtering.forget()
         self._lent.clear()
         self._uploading.clear()
         self._dropped.clear()

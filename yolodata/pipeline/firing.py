@@ -4,6 +4,9 @@ Most transforms are applied now and then, and what decides is drawn before anyth
 picture. A copy of the composition therefore decides by itself, with a picture of one pixel, and is
 stopped where it would begin to change it. No rule of Albumentations' is written down here; what is
 not sure to leave the picture alone takes part.
+
+For a device, transforms that it applies itself are not stopped: they draw what they would do, and
+leave the picture as it is. A sample needs the CPU if any other fires on it.
 """
 
 from __future__ import annotations
@@ -13,12 +16,18 @@ import random
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from yolodata.pipeline.filters import filter_of, is_exact
+
+if TYPE_CHECKING:
+    from yolodata._native import Filter
+
 _AT_ONCE = 8  # decisions, of about 10 microseconds each
-_ASKED = 4000  # samples of which `share` counts those that are changed
+_ASKED = 4000  # samples of which `shares` counts those that are changed
 
 
 class Firing:
@@ -26,22 +35,28 @@ class Firing:
 
     Args:
         transforms: from `yolodata.pipeline.retouch.composed`.
+        on_device: whether a device applies those transforms that it can.
     """
 
-    def __init__(self, transforms: Any) -> None:
+    def __init__(self, transforms: Any, on_device: bool = False) -> None:
         self._lock = threading.Lock()
+        self._on_device = on_device
         self._transforms = copy.deepcopy(transforms)
         self._random = random.Random()
         self._picture = np.zeros((1, 1, 3), np.uint8)
         self._fired = False
+        self._filters: list[Filter] = []
         self._numbers = _Numbers()
-        self._transforms.set_random_state(self._numbers, self._random)
         self._always = not all(map(self._watch, leaves(self._transforms)))
+        self._transforms.set_random_state(self._numbers, self._random)
 
     def _watch(self, leaf: Any) -> bool:
         """Notice when a transform is applied; whether that is possible."""
         import albumentations
 
+        if self._on_device and is_exact(leaf):
+            leaf.apply_with_params = partial(self._filter, leaf)
+            return True
         for step in ("get_params", "get_params_dependent_on_data", "apply_with_params"):
             setattr(leaf, step, self._fire)
         return type(leaf).__call__ is albumentations.BasicTransform.__call__
@@ -50,18 +65,33 @@ class Firing:
         self._fired = True
         raise _Fired
 
-    def __call__(self, seeds: Iterable[int]) -> list[int]:
-        """The places of those seeds with which the composition changes a picture."""
-        found = []
+    def _filter(self, leaf: Any, params: dict[str, Any], **data: Any) -> dict[str, Any]:
+        made = filter_of(leaf, params)
+        if made is None:
+            self._fire()
+        self._filters.append(made)
+        return data
+
+    def __call__(self, seeds: Iterable[int]) -> dict[int, list[Filter] | None]:
+        """The places of those seeds with which the composition changes a picture, in order.
+
+        Returns:
+            what a device applies to each of those pictures; None where the CPU has to.
+        """
+        found: dict[int, list[Filter] | None] = {}
         with self._lock:
             for i, seed in enumerate(seeds):
                 if i % _AT_ONCE == 0:
                     time.sleep(0)  # lets the thread that trains have the interpreter
+                self._filters = []
                 if self._fires(seed):
-                    found.append(i)
+                    found[i] = None
+                elif self._filters:
+                    found[i] = self._filters
         return found
 
     def _fires(self, seed: int) -> bool:
+        """Whether the CPU has to apply something; else `_filters` are all that is applied."""
         if self._always:
             return True
         # As `yolodata.pipeline.retouch.draw_from` seeds them.
@@ -108,6 +138,10 @@ def leaves(transform: Any) -> list[Any]:
     return [transform]
 
 
-def share(transforms: Any) -> float:
-    """The share of samples that a composition changes, to about half a percent of all samples."""
-    return len(Firing(transforms)(range(_ASKED))) / _ASKED
+def shares(transforms: Any, on_device: bool = False) -> tuple[float, float]:
+    """The share of samples that a composition changes, and of those that need the CPU for it.
+
+    To about half a percent of all samples.
+    """
+    found = Firing(transforms, on_device)(range(_ASKED))
+    return len(found) / _ASKED, list(found.values()).count(None) / _ASKED

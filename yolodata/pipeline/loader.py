@@ -86,8 +86,9 @@ class Loader:
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
             They are torch's, which rounds the size of a batch up to a power of two.
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
-            Compose; see `yolodata.pipeline.retouch`. They run on the CPU, draw from the seed, the
-            epoch and the position alone, and cost those samples something in which one fires.
+            Compose; see `yolodata.pipeline.retouch`. They draw from the seed, the epoch and the
+            position alone. A device applies the usual ones itself (`yolodata.pipeline.filters`);
+            the others run on the CPU, and cost those samples something in which one fires.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of the images that may be unreadable before the run stops.
 
@@ -97,7 +98,8 @@ class Loader:
         cache: where decoded pictures are; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
             vain), "decodes" and "hits" (uses of a decoded picture that was in memory), "retouched"
-            samples (in which one of `transforms` fired; prepared ones); seconds of "plan",
+            samples (that `transforms` changed on the CPU; prepared ones) and "filtered" ones (that
+            they changed on a device); seconds of "plan",
             "render", "retouch" (by `transforms`), "decode" and "collate" (all threads together),
             and "wait": of the consumer, from asking for a batch to getting it.
 

@@ -164,10 +164,13 @@ class Retoucher:
         transforms: from `composed`; every thread gets a copy, because they carry their generators.
         threads: how many samples at once.
         telemetry: counts "retouched" samples.
+        on_device: whether a device applies those transforms that it can.
     """
 
-    def __init__(self, transforms: Any, threads: int, telemetry: Telemetry) -> None:
-        self.firing = Firing(transforms)
+    def __init__(
+        self, transforms: Any, threads: int, telemetry: Telemetry, on_device: bool = False
+    ) -> None:
+        self.firing = Firing(transforms, on_device)
         self._telemetry = telemetry
         self._copies: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads):

@@ -397,7 +397,7 @@ class Workshop:
         """Start rendering pictures into `out`; with `seeds`, some of them are retouched."""
         images, pointers = lease.images, self.pictures.pointers(lease)
         retoucher = self._retoucher if seeds else None
-        firing = retoucher.firing(seeds) if retoucher is not None else []
+        firing = list(retoucher.firing(seeds)) if retoucher is not None else []
         if retoucher is None or not firing:
             return self.engine.submit_render(samples, images, pointers, out)
         assert not isinstance(samples, Sequence)

@@ -65,11 +65,11 @@ class Order:
         """Decoded pictures that are kept where they are decoded when needed."""
         return min(self.selection.images, (self.window or 1024) + self.in_flight)
 
-    def retoucher(self) -> Retoucher | None:
-        """Who applies the transforms."""
+    def retoucher(self, on_device: bool = False) -> Retoucher | None:
+        """Who applies the transforms; on a device, those that it cannot apply."""
         if self.transforms is None:
             return None
-        return Retoucher(self.transforms, self.threads, self.telemetry)
+        return Retoucher(self.transforms, self.threads, self.telemetry, on_device)
 
     def load(self) -> Load | None:
         """How CPU threads read pictures."""
@@ -134,6 +134,7 @@ def open_on_device(
     elif decoder is not None:
         decoder.close()
         release_unused_memory()
+    renders = resident is not None or load is not None
     workshop = DeviceWorkshop(
         selection,
         queue=queue,
@@ -143,8 +144,8 @@ def open_on_device(
         resident=resident,
         load=load,
         hw_decoder_load=None if decoder is None else decoder.hw_decoder_load,
-        host_load=order.load() if resident is None and load is None else None,
-        retoucher=order.retoucher(),
+        host_load=None if renders else order.load(),
+        retoucher=order.retoucher(on_device=renders),
     )
     return workshop, choice
 

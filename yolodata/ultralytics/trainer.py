@@ -17,7 +17,7 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.firing import share
+from yolodata.pipeline.firing import shares
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.schedule import usable_threads
 from yolodata.pipeline.validation import ValidationLoader
@@ -232,9 +232,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"yolodata's own cache={self.settings.cache} decides"
             )
         if self._transforms is not None and self.device.type == "cuda" and RANK in {-1, 0}:
+            changed, away = shares(self._transforms, on_device=True)
             LOGGER.info(
-                f"yolodata: Albumentations runs on the CPU; about {share(self._transforms):.1%} of "
-                "the samples go there and back"
+                f"yolodata: Albumentations changes about {changed:.1%} of the samples; about "
+                f"{away:.1%} have to go to the CPU and back for it"
             )
         self._without_flips(shards)
         loader = Loader(

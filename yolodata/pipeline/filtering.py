@@ -1,0 +1,139 @@
+"""Samples of a device's batch that it changes itself, as Albumentations' transforms would.
+
+Each is rendered in two halves (see `csrc/plan/split.h`); between them its filters are applied, one
+after the other, back and forth between two pictures. A batch takes a few launches for all of its
+samples together, and the host waits for none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolodata.pipeline.device import Output, Queue, Staging
+from yolodata.pipeline.retouch import Bytes
+from yolodata.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    import torch
+
+    from yolodata._native import Filter
+
+PLACED = Output("uint8", channels_last=True)  # what is changed between the halves
+_ROOM = 8  # samples that there is page-locked memory for, at least
+
+
+def memory_for(samples: int, each: int) -> int:
+    """Bytes to take for them: batches have different numbers, and what serves most is kept."""
+    return each * max(_ROOM, 1 << (samples - 1).bit_length())
+
+
+class Filtering:
+    """What a loader needs for them; used by one thread at a time.
+
+    Args:
+        queue: of the device.
+        output: what pictures are made as.
+        telemetry: counts "filtered" samples.
+    """
+
+    def __init__(self, queue: Queue, output: Output, telemetry: Telemetry) -> None:
+        self._queue, self._output, self._telemetry = queue, output, telemetry
+        self._staging = Staging(queue)
+        self._lab: torch.Tensor | None = None
+
+    def enqueue(
+        self, shots: Bytes, samples: Mapping[int, Sequence[Filter]], batch: torch.Tensor
+    ) -> None:
+        """Render samples of a batch anew, with filters between their halves.
+
+        Args:
+            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory; the masks that they point
+                to are on the device.
+            samples: places in the batch, in order, and what is applied there, one filter at least.
+            batch: where the pictures of all samples are being rendered to, (B, 3, H, W).
+
+        Raises:
+            torch.OutOfMemoryError: the device has no memory for it.
+        """
+        from yolodata import _native
+
+        queue, output, count = self._queue, self._output, len(samples)
+        _, _, height, width = batch.shape
+        chains, nbytes = list(samples.values()), 3 * height * width
+        pictures = queue.memory(2 * count * nbytes)
+        # Those made by the first halves, and others for every second round of filters.
+        places = pictures.data_ptr() + nbytes * np.arange(2 * count, dtype=np.uint64)
+        last = places[np.array([len(chain) % 2 * count for chain in chains]) + np.arange(count)]
+        rounds = [
+            [i for i in range(count) if len(chains[i]) > number]
+            for number in range(max(map(len, chains)))
+        ]
+        filters = [chains[i][number] for number, which in enumerate(rounds) for i in which]
+        source = [number % 2 * count + i for number, which in enumerate(rounds) for i in which]
+        target = [(at + count) % (2 * count) for at in source]
+        lab, tables = None, np.zeros(len(filters), np.uint64)
+        if any(f.tiles for f in filters):
+            lab, each = self._lab_tables(), int(_native.FILTER_TABLES_BYTES)
+            room = queue.memory(count * each)
+            tables = room.data_ptr() + each * (np.array(source, np.uint64) % np.uint64(count))
+
+        shot, task = int(_native.SHOT_BYTES), int(_native.FILTER_TASK_BYTES)
+        halves, end = 2 * count * shot, 2 * count * shot + len(filters) * task
+        uploaded = queue.memory(end)
+        here = self._staging.take(memory_for(count, -(-end // count)))
+        placed, finished, tasks = (
+            uploaded[: halves // 2], uploaded[halves // 2 : halves], uploaded[halves:]
+        )  # fmt: skip
+        host = here.numpy()
+        _native.split_shots(
+            shots, np.array(list(samples), np.int64), last, host[: halves // 2],
+            host[halves // 2 : halves],
+        )  # fmt: skip
+        _native.write_filter_tasks(
+            host[halves:end], filters, height, width, places[source], places[target], tables
+        )
+        queue.copy(here[:end], uploaded)
+        self._staging.give(here, queue.mark())
+
+        queue.render(placed, (count, 3, height, width), PLACED, into=pictures[: count * nbytes])
+        done = 0
+        for which in rounds:
+            tiles = max(f.tiles for f in filters[done : done + len(which)])
+            some = tasks[done * task : (done + len(which)) * task]
+            queue.filter(some, (height, width), tiles, lab)
+            done += len(which)
+        for first, at, number in _runs(list(samples)):
+            some = finished[first * shot : (first + number) * shot]
+            into = batch[at : at + number]
+            queue.render(some, tuple(into.shape), output, into=into)
+        self._telemetry.count("filtered", count)
+
+    def _lab_tables(self) -> torch.Tensor:
+        """What CLAHE turns colours into lightness and back with; uploaded once."""
+        from yolodata import _native
+
+        if self._lab is None:
+            tables = np.frombuffer(_native.lab_tables(), np.uint8)
+            lab, here = self._queue.memory(tables.size), self._staging.take(tables.size)
+            here[: tables.size].numpy()[:] = tables
+            self._queue.copy(here[: tables.size], lab)
+            self._staging.give(here, self._queue.mark())
+            self._lab = lab
+        return self._lab
+
+    def forget(self) -> None:
+        """Let go of memory that the device used, once it is done."""
+        self._staging.clear()
+        self._lab = None
+
+
+def _runs(places: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Of places in order: where in the list neighbours begin, which is the first, how many."""
+    first = 0
+    for i in range(1, len(places) + 1):
+        if i == len(places) or places[i] != places[i - 1] + 1:
+            yield first, places[first], i - first
+            first = i
