@@ -148,7 +148,8 @@ import importlib, importlib.util, sys
 needed = ["torch", "ultralytics", "numpy", "cv2", "PIL", "simplejpeg", "safetensors", "xxhash", "yaml", "tqdm", "fsspec",
           "psutil", "pytest", "hypothesis"]
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
-for name, loss in (("nvidia.dali", "rows and tests with JPEG on the GPU"), ("pynvml", "the GPU's busy share")):
+for name, loss in (("nvidia.dali", "rows and tests with JPEG on the GPU"), ("pynvml", "the GPU's busy share"),
+                   ("albumentations", "its row, and the tests of its transforms")):
     try:
         importlib.import_module(name)
     except ImportError as error:
