@@ -52,3 +52,16 @@ def aligned(at: Any, size: int) -> Any:
     if (at % size).any():
         raise IndexError(f"an address is no multiple of {size}")
     return at // size
+
+
+def float16(values: Any) -> Any:
+    """The bits of float32 numbers in half precision, rounded to nearest: uint16."""
+    return values.astype(np.float16).view(np.uint16)
+
+
+def bfloat16(values: Any) -> Any:
+    """The bits of float32 numbers as bfloat16, rounded to nearest, ties to even: uint16."""
+    bits = values.view(np.uint32)
+    return (
+        (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    ).astype(np.uint16)
