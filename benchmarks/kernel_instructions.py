@@ -12,7 +12,10 @@ times the 32 threads of a warp, by pixels.
 Note [how near]. On an H200, ncu counted 280.8 million warp instructions for 64 default pictures of
 640 x 640 with the kernel as it was in November 2026 (343 a pixel), and 224.5 million (274) with a
 prototype that had a path for windows. Of the same two kernels this script said 345.6 and 278.0, 1 %
-more, from other pictures. What a GPU does besides (waiting, memory) it does not know.
+more, from other pictures. What a GPU does besides (waiting, memory) it does not know. `--banks`
+adds the cycles that shared memory takes for the 32 pixels of a warp, in a model of its banks that
+no GPU has confirmed: a multiprocessor that issues four instructions a cycle needs a quarter of the
+instructions in cycles, and shared memory must not take more.
 """
 
 from __future__ import annotations
@@ -226,8 +229,12 @@ def constants_of(kernel: Kernel, scene: Scene) -> dict[int, bytes]:
     return banks
 
 
-def count(kernel: Kernel, shape: Shape, scene: Scene, blocks: int) -> tuple[float, Machine]:
+def count(
+    kernel: Kernel, shape: Shape, scene: Scene, blocks: int, banks: bool = False
+) -> tuple[float, Machine]:
     """Instructions a pixel of a kernel in blocks of a scene: as many of each picture.
+
+    `banks`: see `Machine`.
 
     Raises:
         SystemExit: a pixel is not the CPU renderer's.
@@ -250,6 +257,7 @@ def count(kernel: Kernel, shape: Shape, scene: Scene, blocks: int) -> tuple[floa
         places,
         STEPS,
         JUMPS,
+        banks,
     )
     scene.memory[scene.out :] = 77
     executed = machine.run()
@@ -277,6 +285,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=128, help="that run, of each kind of recipe")
     parser.add_argument("--output", nargs="+", default=list(KERNELS), choices=list(KERNELS))
     parser.add_argument("--profile", action="store_true", help="how often each instruction ran")
+    parser.add_argument("--banks", action="store_true", help="cycles of shared memory, too")
     parser.add_argument("--source", type=Path, default=ROOT / "csrc", help="the folder csrc")
     args = parser.parse_args()
     shape = Shape.of(args.source)
@@ -292,11 +301,13 @@ def main() -> int:
                 f"spilled, {kernel.shared:,} bytes shared"
             )
             for kind, scene in scenes.items():
-                found, machine = count(kernel, shape, scene, args.blocks)
+                found, machine = count(kernel, shape, scene, args.blocks, args.banks)
                 failed |= found > LIMITS[kind]
                 line += f", {kind} {found:.1f}"
+                pixels = args.blocks * shape.width * shape.height
+                if args.banks:
+                    line += f" ({machine.shared_cycles * WARP / pixels:.1f} cycles)"
                 if args.profile:
-                    pixels = args.blocks * shape.width * shape.height
                     for address, which in machine.code.items():
                         times = machine.executed[address] * WARP / pixels
                         print(f"{address:6x} {times:8.4f} {which.text}")

@@ -122,3 +122,14 @@ def test_numbers_are_packed_as_torch_rounds_them(name: str, dtype: str) -> None:
     assert np.array_equal(memory.view(np.int16).reshape(-1, 4)[:, :2], want.reshape(-1, 2))
     with pytest.raises(NotImplementedError, match="RZ"):
         machine(PACK.replace("PACK_AB", "PACK_AB.RZ"), "pack", memory).run()
+
+
+def test_a_bank_gives_one_word_a_cycle() -> None:
+    lanes = np.arange(64)  # two warps
+    assert numbers.bank_cycles(lanes * 4, lanes, 4) == 2
+    assert numbers.bank_cycles(lanes * 0, lanes, 4) == 2  # one word for all
+    assert numbers.bank_cycles(lanes * 3, lanes, 1) == 2
+    assert numbers.bank_cycles(lanes * 8, lanes, 4) == 4
+    assert numbers.bank_cycles(lanes * 128, lanes, 4) == 64
+    assert numbers.bank_cycles(lanes * 16, lanes, 16) == 8  # four cycles a warp, none lost
+    assert numbers.bank_cycles(lanes[:40] * 4, lanes[:40], 4) == 2
