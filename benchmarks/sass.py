@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from sass_numbers import bank_cycles
 
 WARP = 32
 _LOCAL = 4096  # bytes of stack a thread
@@ -84,6 +85,7 @@ class Machine:
         threads: of a block, a multiple of 32.
         places: (n, 3), the indices (x, y, z) of the blocks that run.
         steps, jumps: what instructions do, by their names (see `sass_steps.py`).
+        banks: whether to count cycles of shared memory (`shared_cycles`), which takes longer.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Machine:
         places: Any,
         steps: Mapping[str, Callable[..., None]],
         jumps: Mapping[str, Callable[..., None]],
+        banks: bool = False,
     ) -> None:
         lanes = len(places) * threads
         self.lanes, self.threads = lanes, threads
@@ -124,6 +127,7 @@ class Machine:
         self.counter = np.full(lanes, min(code), np.int64)
         self.waiting = np.zeros(lanes, bool)
         self.executed = dict.fromkeys(code, 0)  # by how many warps, by address
+        self.banks, self.shared_cycles = banks, 0
         self.jumped = False
         self.code = code
         self.steps, self.jumps = steps, jumps
@@ -338,6 +342,9 @@ class Machine:
         if which.op in ("LDS", "STS"):
             if at.min(initial=0) < 0 or at.max(initial=0) >= self.shared_pitch:
                 raise IndexError(f"outside of shared memory: {which.text}")
+            if self.banks:
+                size = 16 if "128" in which.flags else 8 if "64" in which.flags else 4
+                self.shared_cycles += bank_cycles(at, lanes, size)
             return self.shared, lanes // self.threads * self.shared_pitch + at
         if which.op in ("LDL", "STL"):
             return self.local, lanes * _LOCAL + at

@@ -52,3 +52,31 @@ def aligned(at: Any, size: int) -> Any:
     if (at % size).any():
         raise IndexError(f"an address is no multiple of {size}")
     return at // size
+
+
+def bank_cycles(at: Any, lanes: Any, size: int) -> int:
+    """Cycles that shared memory takes for `size` bytes at `at` for each of some threads.
+
+    Each of 32 banks, of every 32nd word of four bytes, gives one word a cycle, to all who want it.
+    Of 8 bytes half a warp is served at a time, of 16 a quarter.
+    """
+    words = max(size // 4, 1)
+    word = (at[:, None] // 4 + np.arange(words)).reshape(-1)
+    served = np.repeat(lanes // (32 // words), words)  # at once
+    wanted = np.unique(served.astype(np.int64) << 32 | word)
+    banks, times = np.unique((wanted >> 32) * 32 + wanted % 32, return_counts=True)
+    first = np.flatnonzero(np.diff(banks // 32, prepend=-1))
+    return int(np.maximum.reduceat(times, first).sum())
+
+
+def float16(values: Any) -> Any:
+    """The bits of float32 numbers in half precision, rounded to nearest: uint16."""
+    return values.astype(np.float16).view(np.uint16)
+
+
+def bfloat16(values: Any) -> Any:
+    """The bits of float32 numbers as bfloat16, rounded to nearest, ties to even: uint16."""
+    bits = values.view(np.uint32)
+    return (
+        (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    ).astype(np.uint16)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from sass import WARP, Getter, Instruction, Lanes, Machine
-from sass_numbers import added, aligned, fused, logic
+from sass_numbers import added, aligned, bfloat16, float16, fused, logic
 
 _TYPES = {"U8": np.uint8, "S8": np.int8, "U16": np.uint16, "S16": np.int16}
 
@@ -208,6 +208,16 @@ def _half_constant(m: Machine, which: Instruction, lanes: Lanes) -> None:
         int(np.float16(number[h] if h in number else float(h)).view(np.uint16)) for h in halves
     )
     m.put(to, lanes, np.full(len(lanes), high << 16 | low, np.uint32))
+
+
+def _pack(m: Machine, which: Instruction, lanes: Lanes) -> None:
+    """F2FP: two numbers as 16-bit floats, the first in the upper half."""
+    if "PACK_AB" not in which.flags or set(which.flags) - {"PACK_AB", "F32", "F16", "BF16"}:
+        raise NotImplementedError(which.text)
+    to, *names = which.operands
+    halve = bfloat16 if "BF16" in which.flags else float16
+    high, low = (halve(m.floats(name)(lanes)).astype(np.uint32) for name in names)
+    m.put(to, lanes, high << np.uint32(16) | low)
 
 
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -414,6 +424,7 @@ STEPS: dict[str, Callable[..., None]] = {
     **dict.fromkeys(("LDC", "ULDC", "LDCU"), _load_constant),
     **dict.fromkeys(("MOV", "UMOV", "S2R", "S2UR", "CS2R", "R2UR"), _move),
     **dict.fromkeys(("HFMA2",), _half_constant),
+    **dict.fromkeys(("F2FP",), _pack),
     **dict.fromkeys(("IADD3",), _integer_sum),
     **dict.fromkeys(("VIADD", "IADD"), _add),
     **dict.fromkeys(("IMAD",), _multiply),

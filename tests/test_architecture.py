@@ -120,7 +120,11 @@ def test_the_stub_names_what_the_native_module_has() -> None:
 
     stub = ast.parse((PACKAGE / "_native.pyi").read_text())
     told = {
-        node.name: {item.name for item in getattr(node, "body", []) if hasattr(item, "name")}
+        node.name: {
+            item.target.id if isinstance(item, ast.AnnAssign) else item.name
+            for item in node.body
+            if hasattr(item, "name") or isinstance(item, ast.AnnAssign)
+        }
         for node in stub.body
         if isinstance(node, (ast.ClassDef, ast.FunctionDef))
     }

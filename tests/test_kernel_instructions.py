@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -95,3 +96,40 @@ def test_sums_are_rounded_once() -> None:
     tiny = np.concatenate([a, np.float32([-1e-20, 1e-20, -0.0, 3])])
     assert np.array_equal(numbers.added(tiny, whole, "RM") - whole, np.floor(tiny))
     assert np.array_equal(numbers.added(abs(tiny), whole, "RZ") - whole, np.floor(abs(tiny)))
+
+
+# Every thread writes its two numbers, packed into 16 bits each, the second in the upper half.
+PACK = """
+.text.pack:
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/                   MOV R4, c[0x0][0x160] ;
+        /*0020*/                   MOV R5, c[0x0][0x164] ;
+        /*0030*/                   IMAD.WIDE R4, R0, 0x8, R4 ;
+        /*0040*/                   LDG.E.64 R6, desc[UR4][R4.64] ;
+        /*0050*/                   F2FP.F16.F32.PACK_AB R6, R7, R6 ;
+        /*0060*/                   STG.E desc[UR4][R4.64], R6 ;
+        /*0070*/                   EXIT ;
+"""
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("F16", "float16"), ("BF16", "bfloat16")])
+def test_numbers_are_packed_as_torch_rounds_them(name: str, dtype: str) -> None:
+    given = np.random.default_rng(0).uniform(0, 1, 128).astype(np.float32)
+    given[:4] = [0, 1, 1 + 2**-11, 1 + 2**-8]  # ties of half precision and of bfloat16
+    memory = given.view(np.uint8).copy()
+    machine(PACK.replace("F2FP.F16", f"F2FP.{name}"), "pack", memory).run()
+    want = torch.from_numpy(given).to(getattr(torch, dtype)).view(torch.int16).numpy()
+    assert np.array_equal(memory.view(np.int16).reshape(-1, 4)[:, :2], want.reshape(-1, 2))
+    with pytest.raises(NotImplementedError, match="RZ"):
+        machine(PACK.replace("PACK_AB", "PACK_AB.RZ"), "pack", memory).run()
+
+
+def test_a_bank_gives_one_word_a_cycle() -> None:
+    lanes = np.arange(64)  # two warps
+    assert numbers.bank_cycles(lanes * 4, lanes, 4) == 2
+    assert numbers.bank_cycles(lanes * 0, lanes, 4) == 2  # one word for all
+    assert numbers.bank_cycles(lanes * 3, lanes, 1) == 2
+    assert numbers.bank_cycles(lanes * 8, lanes, 4) == 4
+    assert numbers.bank_cycles(lanes * 128, lanes, 4) == 64
+    assert numbers.bank_cycles(lanes * 16, lanes, 16) == 8  # four cycles a warp, none lost
+    assert numbers.bank_cycles(lanes[:40] * 4, lanes[:40], 4) == 2

@@ -17,6 +17,12 @@
 #define YD_UNROLL(times)
 #endif
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // those before have no such instruction
+#define YD_CONVERTS_PAIRS 1
+#else
+#define YD_CONVERTS_PAIRS 0
+#endif
+
 namespace yolodata {
 
 // What one instruction of a GPU does, and the same in C++. tests/test_blocks.py compares all that
@@ -29,6 +35,16 @@ YD_HD std::uint32_t bits_of(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+#endif
+}
+
+YD_HD float float_of(std::uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(bits);
+#else
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 #endif
 }
 
@@ -95,6 +111,45 @@ YD_HD void add_shared(std::int32_t& sum, std::int32_t value) {
   atomicAdd(&sum, value);
 #else
   sum += value;
+#endif
+}
+
+// What was read from memory before is read again behind this place, instead of being kept in
+// registers meanwhile.
+YD_HD void forget_memory() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" ::: "memory");
+#endif
+}
+
+// Two numbers in half precision, the first in the lower 16 bits; to nearest, ties to even. Each is
+// 0 or from 2^-14 to 1.
+YD_HD std::uint32_t to_float16(float first, float second) {
+#if YD_CONVERTS_PAIRS
+  std::uint32_t both;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  return both;
+#else
+  const auto rounded = [](float value) {
+    const std::uint32_t bits = bits_of(value);
+    return value == 0 ? 0 : ((bits + 0xFFFu + (bits >> 13 & 1u)) >> 13) - (112u << 10);
+  };
+  return rounded(second) << 16 | rounded(first);
+#endif
+}
+
+// The same as bfloat16.
+YD_HD std::uint32_t to_bfloat16(float first, float second) {
+#if YD_CONVERTS_PAIRS
+  std::uint32_t both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  return both;
+#else
+  const auto rounded = [](float value) {
+    const std::uint32_t bits = bits_of(value);
+    return (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+  };
+  return rounded(second) << 16 | rounded(first);
 #endif
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "render/format.h"
 #include "render/palette.h"
 #include "render/render.h"
 #include "render/shade.h"
@@ -38,16 +39,14 @@ struct Strip {
   Window window;                   // onto the layer that it shows first
 };
 
-// What the threads of a block share. Pixels are of type `T`, in the order of the output: planes of
-// rows of kBlockWidth, or rows of kBlockWidth triples.
-template <typename T>
+// What the threads of a block share.
 struct Stage {
   Shot shot;
   Strip strips[kStrips];
   Palette palette;
-  T numbers[sizeof(T) == 1 ? 1 : 256];  // that bytes are written as, if not as bytes
   // Of one strip after the other:
-  alignas(kChunk) T pixels[3 * kStripPixels];
+  // Its pixels, in the order of the output: planes of rows of kBlockWidth, or rows of triples.
+  alignas(kChunk) std::uint8_t pixels[3 * kStripPixels];
   alignas(kChunk) std::uint8_t seen[kWindowBytes];  // through the window
   Between columns[kBlockWidth];                     // where its columns lie in the window,
   Line lines[kStripHeight];                         // and its rows, if it is upright
@@ -60,12 +59,11 @@ struct Launch {
   const Shot* shots;
   std::int32_t width, height;
   void* out;
-  Format format;
 };
 
-// Where a block or a strip begins in which picture.
+// Where a strip begins in which picture, and its number in its block.
 struct Place {
-  std::int32_t picture, x, y;
+  std::int32_t picture, x, y, strip;
 };
 
 YD_HD std::int32_t blocks_across(std::int32_t width) {
@@ -75,39 +73,13 @@ YD_HD std::int32_t blocks_down(std::int32_t height) {
   return (height + kBlockHeight - 1) / kBlockHeight;
 }
 
-// What is known of the strip that begins at a place.
-template <typename StageOf>
-YD_HD auto& strip_at(StageOf& stage, const Place& place) {
-  return stage.strips[place.y / kStripHeight % kStrips];
-}
-
-// A byte as a fraction of 255, rounded to single and then to half precision or bfloat16, to
-// nearest, ties to even: what `x.float() / 255` followed by a cast gives. (The product is not
-// always the quotient, but both round to the same 16 bits for each of the 256.)
-YD_HD std::uint32_t unit_bits(std::int32_t byte) {
-  const float value = static_cast<float>(byte) * (1.0f / 255.0f);
-  union {
-    float value;
-    std::uint32_t bits;
-  } same{value};
-  return same.bits;
-}
-
-YD_HD std::uint16_t to_float16(std::int32_t byte) {
-  if (byte == 0) return 0;
-  const std::uint32_t bits = unit_bits(byte);  // from 1/255 on, a normal number in half precision
-  const std::uint32_t rounded = bits + 0xFFFu + (bits >> 13 & 1u);
-  return static_cast<std::uint16_t>((rounded >> 13) - (112u << 10));
-}
-
-YD_HD std::uint16_t to_bfloat16(std::int32_t byte) {
-  const std::uint32_t bits = unit_bits(byte);
-  return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+// The strip number `strip` of the block that begins at `block`.
+YD_HD Place strip_of(const Place& block, int strip) {
+  return {block.picture, block.x, block.y + strip * kStripHeight, strip};
 }
 
 // Step 1: the recipe, from memory, without the layers that it does not have.
-template <typename T>
-YD_HD void load(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
+YD_HD void load(int thread, const Launch& launch, const Place& place, Stage& stage) {
   const Shot* shot = launch.shots + place.picture;
   const Chunk* from = reinterpret_cast<const Chunk*>(shot);
   Chunk* to = reinterpret_cast<Chunk*>(&stage.shot);
@@ -145,18 +117,14 @@ YD_HD Way way_of(const Recipe& recipe, int number, const View& view, const Windo
 }
 
 // Step 2: what the strips see of each layer, and through their windows; the tables.
-template <typename T>
-YD_HD void look(int thread, const Launch& launch, const Place& block, Stage<T>& stage) {
+YD_HD void look(int thread, const Launch& launch, const Place& block, Stage& stage) {
   const Recipe& recipe = stage.shot.recipe;
   if (recipe.hsv.enabled) make(stage.palette, recipe, thread, kBlockThreads);
-  if constexpr (sizeof(T) == 2)
-    for (int i = thread; i < 256; i += kBlockThreads)
-      stage.numbers[i] = launch.format == Format::kFloat16 ? to_float16(i) : to_bfloat16(i);
   // From the last thread on, whose warp makes the least of the tables.
   const int task = kBlockThreads - 1 - thread, number = task / kStrips;
-  const Place place{block.picture, block.x, block.y + task % kStrips * kStripHeight};
+  const Place place = strip_of(block, task % kStrips);
   if (number >= recipe.layer_count || place.y >= launch.height) return;
-  Strip& strip = strip_at(stage, place);
+  Strip& strip = stage.strips[place.strip];
   const std::int32_t right = smaller(place.x + kBlockWidth, launch.width) - 1;
   const std::int32_t bottom = smaller(place.y + kStripHeight, launch.height) - 1;
   const View view = view_of(recipe, recipe.layers[number], place.x, place.y, right, bottom);
@@ -166,10 +134,18 @@ YD_HD void look(int thread, const Launch& launch, const Place& block, Stage<T>& 
   strip.way = way_of(recipe, number, view, strip.window);
 }
 
+// A position before the flips, of a row or column of the picture: of the last, if there is none.
+// So threads make pixels beyond the picture, which nobody writes out, of what is there.
+YD_HD std::int32_t row_at(const Launch& launch, const Recipe& recipe, std::int32_t y) {
+  return unflip(smaller(y, launch.height - 1), recipe.height, recipe.flipud);
+}
+YD_HD std::int32_t column_at(const Launch& launch, const Recipe& recipe, std::int32_t x) {
+  return unflip(smaller(x, launch.width - 1), recipe.width, recipe.fliplr);
+}
+
 // Step 3: what the window of a strip shows, from memory.
-template <typename T>
-YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
-  const Strip& strip = strip_at(stage, place);
+YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage& stage) {
+  const Strip& strip = stage.strips[place.strip];
   const Window& window = strip.window;
   if (window.layer == kNoLayer) return;
   const Recipe& recipe = stage.shot.recipe;
@@ -180,12 +156,11 @@ YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage<T>&
   else
     copy(thread, kBlockThreads, window, stage.seen);
   const int row = thread - kBlockWidth;
-  const bool is_row = row >= 0 && row < kStripHeight && place.y + row < launch.height;
-  const std::int32_t y = unflip(place.y + row, recipe.height, recipe.flipud);
+  const bool is_row = row >= 0 && row < kStripHeight;
+  const std::int32_t y = row_at(launch, recipe, place.y + row);
   if (strip.way == Way::kUpright) {
     if (thread < kBlockWidth)
-      stage.columns[thread] =
-          column_of(window, layer, unflip(place.x + thread, recipe.width, recipe.fliplr));
+      stage.columns[thread] = column_of(window, layer, column_at(launch, recipe, place.x + thread));
     if (is_row) stage.lines[row] = line_of(window, layer, y);
   } else {
     if (thread < window.rows) stage.beginnings[thread] = beginning(window, thread);
@@ -194,31 +169,22 @@ YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage<T>&
 }
 
 // Writes a pixel of a strip, as bytes that begin with the lowest.
-template <typename T, bool kChannelsLast>
-YD_HD void put(Stage<T>& stage, int at, std::uint32_t bytes) {
-  T* const to = stage.pixels + (kChannelsLast ? 3 * at : at);
-  for (int c = 0; c < 3; ++c) {
-    T& number = to[kChannelsLast ? c : c * kStripPixels];
-    if constexpr (sizeof(T) == 1)
-      number = static_cast<std::uint8_t>(bytes >> 8 * c);
-    else
-      number = stage.numbers[pick_bytes(bytes, 0, 0x4440u | static_cast<unsigned>(c))];
-  }
+template <bool kChannelsLast>
+YD_HD void put(Stage& stage, int at, std::uint32_t bytes) {
+  std::uint8_t* const to = stage.pixels + (kChannelsLast ? 3 * at : at);
+  for (int c = 0; c < 3; ++c)
+    to[kChannelsLast ? c : c * kStripPixels] = static_cast<std::uint8_t>(bytes >> 8 * c);
 }
 
 // Step 4: the pixels of a strip. Neighbouring threads make neighbouring pixels, so that they read
-// the same pieces of memory. `bytes_at` knows what to write for a column and a row of the strip.
-template <typename T, bool kChannelsLast, int kUnrolled, typename BytesAt>
-YD_HD void shade_rows(int thread, const Launch& launch, const Place& place, Stage<T>& stage,
-                      BytesAt bytes_at) {
+// the same pieces of memory. `bytes_at` knows what to write for a turn and its row of the strip.
+template <bool kChannelsLast, int kUnrolled, typename BytesAt>
+YD_HD void shade_rows(int thread, Stage& stage, BytesAt bytes_at) {
   const int column = thread % kBlockWidth, first = thread / kBlockWidth * kTurns;
-  if (place.x + column >= launch.width) return;
-  const int rows = launch.height - place.y - first;
   YD_UNROLL(kUnrolled)
   for (int turn = 0; turn < kTurns; ++turn) {
     const int row = first + turn;
-    if (turn < rows)
-      put<T, kChannelsLast>(stage, row * kBlockWidth + column, bytes_at(column, row));
+    put<kChannelsLast>(stage, row * kBlockWidth + column, bytes_at(turn, row));
   }
 }
 
@@ -232,8 +198,7 @@ struct Finish {
   }
 };
 
-template <typename T>
-YD_HD Finish finish_of(const Stage<T>& stage) {
+YD_HD Finish finish_of(const Stage& stage) {
   return {stage.palette, stage.shot.recipe.hsv.enabled != 0, stage.shot.recipe.bgr != 0};
 }
 
@@ -255,33 +220,34 @@ YD_HD Rgb down(const Across& top, const Across& bottom, float weight) {
 
 // Rows of the strip that lie between the same rows of the window, or next to each other, have one
 // or two of their blends across in common.
-template <typename T, bool kChannelsLast>
-YD_HD void shade_upright(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
+template <bool kChannelsLast>
+YD_HD void shade_upright(int thread, Stage& stage) {
   const Between column = stage.columns[thread % kBlockWidth];
   const std::uint8_t* const from = stage.seen + column.first;
-  std::int32_t last = -1;
+  std::int32_t last = 0;
   Across bottom{};
   const Finish finish = finish_of(stage);
-  shade_rows<T, kChannelsLast, kTurns>(thread, launch, place, stage, [&](int, int row) {
+  shade_rows<kChannelsLast, kTurns>(thread, stage, [&](int turn, int row) {
     const Line line = stage.lines[row];
-    const Across top = line.upper == last ? bottom : across(from + line.upper, column.weight);
+    const Across top =
+        turn > 0 && line.upper == last ? bottom : across(from + line.upper, column.weight);
     bottom = across(from + line.lower, column.weight);
     last = line.lower;
     return finish(down(top, bottom, line.weight));
   });
 }
 
-template <typename T, bool kChannelsLast>
+template <bool kChannelsLast>
 YD_HD void shade_turned(int thread, const Launch& launch, const Place& place, const Window& window,
-                        Stage<T>& stage) {
+                        Stage& stage) {
   const Recipe& recipe = stage.shot.recipe;
   const float* const m = recipe.layers[window.layer].inverse;
-  const std::int32_t x = unflip(place.x + thread % kBlockWidth, recipe.width, recipe.fliplr);
+  const std::int32_t x = column_at(launch, recipe, place.x + thread % kBlockWidth);
   const float across_x = m[0], across_y = m[3], at = static_cast<float>(x);
   const std::uint32_t left = kWholeBits + static_cast<std::uint32_t>(window.left);
   const std::uint32_t top = kWholeBits + static_cast<std::uint32_t>(window.top);
   const Finish finish = finish_of(stage);
-  shade_rows<T, kChannelsLast, kTurns>(thread, launch, place, stage, [&](int, int row) {
+  shade_rows<kChannelsLast, kTurns>(thread, stage, [&](int, int row) {
     const Point start = stage.starts[row];
     const Point point{fused(across_x, at, start.x), fused(across_y, at, start.y)};  // to_canvas
     const float first = plus_floor(point.x), upper = plus_floor(point.y);
@@ -293,53 +259,67 @@ YD_HD void shade_turned(int thread, const Launch& launch, const Place& place, co
   });
 }
 
-template <typename T, bool kChannelsLast>
-YD_HD void shade_strip(int thread, const Launch& launch, const Place& place, Stage<T>& stage) {
-  const Strip& strip = strip_at(stage, place);
+template <bool kChannelsLast>
+YD_HD void shade_strip(int thread, const Launch& launch, const Place& place, Stage& stage) {
+  const Strip& strip = stage.strips[place.strip];
   const Recipe& recipe = stage.shot.recipe;
   const Sources& sources = stage.shot.sources;
-  if (strip.way == Way::kUpright)
-    return shade_upright<T, kChannelsLast>(thread, launch, place, stage);
+  if (strip.way == Way::kUpright) return shade_upright<kChannelsLast>(thread, stage);
   if (strip.way == Way::kTurned)
-    return shade_turned<T, kChannelsLast>(thread, launch, place, strip.window, stage);
+    return shade_turned<kChannelsLast>(thread, launch, place, strip.window, stage);
   if (strip.way == Way::kFill) {
     const std::uint32_t bytes = finish_of(stage)({kFill, kFill, kFill});
-    return shade_rows<T, kChannelsLast, kTurns>(thread, launch, place, stage,
-                                                [bytes](int, int) { return bytes; });
+    return shade_rows<kChannelsLast, kTurns>(thread, stage, [bytes](int, int) { return bytes; });
   }
   const auto look = [&](int layer, std::int32_t x, std::int32_t y) {
     if (layer != strip.window.layer)
       return sample(recipe.layers[layer], sources.layers[layer], x, y, strip.known[layer]);
     return through(strip.window, stage.seen, to_canvas(recipe.layers[layer], x, y));
   };
-  shade_rows<T, kChannelsLast, 1>(thread, launch, place, stage, [&](int column, int row) {
-    return finish_of(stage)(compose(recipe, sources, place.x + column, place.y + row, look));
+  const std::int32_t x = smaller(place.x + thread % kBlockWidth, launch.width - 1);
+  shade_rows<kChannelsLast, 1>(thread, stage, [&](int, int row) {
+    const std::int32_t y = smaller(place.y + row, launch.height - 1);
+    forget_memory();  // or the recipe would take more registers than there are
+    return finish_of(stage)(compose(recipe, sources, x, y, look));
   });
 }
 
-// Step 5: out of the block's memory. A run is one row of the strip: of a plane, or of triples.
-template <typename T, bool kChannelsLast>
-YD_HD void store(int thread, const Launch& launch, const Place& place, const Stage<T>& stage) {
+// 16 bytes of numbers, made of the bytes of a strip from `from` on.
+template <Format kFormat>
+YD_HD Chunk chunk_of(const std::uint8_t* from) {
+  constexpr int kBytes = sizeof(Number<kFormat>);
+  const auto bytes = *reinterpret_cast<const Piece<kChunk / kBytes>*>(from);
+  Chunk chunk;
+  for (int i = 0; i < 4; ++i)
+    chunk.words[i] = written<kFormat>(bytes.words[i / kBytes], i % kBytes * 2);
+  return chunk;
+}
+
+// Step 5: out of the block's memory. A run is one row of the strip: of a plane, or of triples. A
+// thread writes 16 numbers, 16 bytes at a time, next to those of its neighbours.
+template <Format kFormat, bool kChannelsLast>
+YD_HD void store(int thread, const Launch& launch, const Place& place, const Stage& stage) {
   constexpr int kPerPixel = kChannelsLast ? 3 : 1, kPlanes = kChannelsLast ? 1 : 3;
-  constexpr unsigned kRuns = kPlanes * kStripHeight;
-  constexpr unsigned kPerChunk = sizeof(Chunk) / sizeof(T);
-  constexpr unsigned kRunLength = kBlockWidth * kPerPixel, kChunksOfRun = kRunLength / kPerChunk;
+  constexpr int kRunLength = kBlockWidth * kPerPixel, kThreadsOfRun = kRunLength / kChunk;
+  constexpr int kPerChunk = kChunk / static_cast<int>(sizeof(Number<kFormat>));
+  const int run = thread / kThreadsOfRun, begin = (thread - run * kThreadsOfRun) * kPerChunk;
+  const std::int32_t y = place.y + run % kStripHeight;
+  if (run >= kPlanes * kStripHeight || y >= launch.height) return;
   const int wanted = smaller(kBlockWidth, launch.width - place.x) * kPerPixel;
-  for (unsigned i = static_cast<unsigned>(thread); i < kRuns * kChunksOfRun; i += kBlockThreads) {
-    const unsigned run = i / kChunksOfRun;
-    const int first = static_cast<int>(i % kChunksOfRun * kPerChunk);
-    const std::int32_t y = place.y + static_cast<int>(run % kStripHeight);
-    if (y >= launch.height || first >= wanted) continue;
-    const int plane = place.picture * kPlanes + static_cast<int>(run / kStripHeight);
-    const std::int64_t row = std::int64_t{plane} * launch.height + y;
-    const T* from = stage.pixels + run * kRunLength + first;
-    T* to = static_cast<T*>(launch.out) + (row * launch.width + place.x) * kPerPixel + first;
-    if (first + static_cast<int>(kPerChunk) <= wanted &&
-        reinterpret_cast<std::uintptr_t>(to) % sizeof(Chunk) == 0) {
-      *reinterpret_cast<Chunk*>(to) = *reinterpret_cast<const Chunk*>(from);
+  const std::uint8_t* const from = stage.pixels + run * kRunLength;
+  const std::int32_t pitch = launch.width * kPerPixel;
+  const std::int64_t numbers = std::int64_t{3} * launch.width * launch.height;
+  Number<kFormat>* const to = static_cast<Number<kFormat>*>(launch.out) + numbers * place.picture +
+                              std::int64_t{run / kStripHeight * launch.height + y} * pitch +
+                              place.x * kPerPixel;
+  const bool whole = wanted % kPerChunk == 0 && reinterpret_cast<std::uintptr_t>(to) % kChunk == 0;
+  for (int first = begin; first < wanted; first += kThreadsOfRun * kPerChunk) {
+    if (whole) {
+      *reinterpret_cast<Chunk*>(to + first) = chunk_of<kFormat>(from + first);
     } else {
       YD_UNROLL(1)
-      for (int k = 0; k < static_cast<int>(kPerChunk) && first + k < wanted; ++k) to[k] = from[k];
+      for (int k = first; k < smaller(first + kPerChunk, wanted); ++k)
+        to[k] = static_cast<Number<kFormat>>(written<kFormat>(from[k], 0));
     }
   }
 }

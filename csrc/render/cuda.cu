@@ -7,34 +7,39 @@
 namespace yolodata {
 namespace {
 
-// How many blocks a multiprocessor is to have at work, which is to say 48 registers a thread. For
-// sm_100 and later the compiler needs 64 not to spill.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-constexpr int kBlocksAtOnce = 4;
-#else
+// How many blocks a multiprocessor is to have at work, which is to say 48 registers a thread.
 constexpr int kBlocksAtOnce = 5;
-#endif
+
+// The number of a thread in its block. What follows from it is computed anew behind each call:
+// between strips it would take registers that pixels need.
+__device__ __forceinline__ int this_thread() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  __builtin_assume(thread >= 0 && thread < kBlockThreads);
+  return thread;
+}
 
 // See block.h for what the steps do.
-template <typename T, bool kChannelsLast>
+template <Format kFormat, bool kChannelsLast>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce) render_kernel(const Launch launch) {
-  __shared__ Stage<T> stage;
+  __shared__ Stage stage;
   const Place block{static_cast<std::int32_t>(blockIdx.z),
                     static_cast<std::int32_t>(blockIdx.x) * kBlockWidth,
-                    static_cast<std::int32_t>(blockIdx.y) * kBlockHeight};
-  const int thread = static_cast<int>(threadIdx.x);
-  load(thread, launch, block, stage);
+                    static_cast<std::int32_t>(blockIdx.y) * kBlockHeight, 0};
+  load(this_thread(), launch, block, stage);
   __syncthreads();
-  look(thread, launch, block, stage);
+  look(this_thread(), launch, block, stage);
   __syncthreads();
 #pragma unroll 1
-  for (Place place = block; place.y < smaller(block.y + kBlockHeight, launch.height);
-       place.y += kStripHeight) {
+  for (int strip = 0; strip < kStrips; ++strip) {
+    const Place place = strip_of(block, strip);
+    if (place.y >= launch.height) return;
+    const int thread = this_thread();
     fetch(thread, launch, place, stage);
     __syncthreads();
-    shade_strip<T, kChannelsLast>(thread, launch, place, stage);
+    shade_strip<kChannelsLast>(thread, launch, place, stage);
     __syncthreads();
-    store<T, kChannelsLast>(thread, launch, place, stage);
+    store<kFormat, kChannelsLast>(thread, launch, place, stage);
   }
 }
 
@@ -47,19 +52,13 @@ const char* cuda_build() { return "CUDA run time " YD_STRING(CUDART_VERSION); }
 void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
                  const Output& out, void* stream) {
   if (count == 0) return;
-  const Launch launch{shots, width, height, out.data, out.format};
+  const Launch launch{shots, width, height, out.data};
   const dim3 grid(static_cast<unsigned>(blocks_across(width)),
                   static_cast<unsigned>(blocks_down(height)), static_cast<unsigned>(count));
   const auto on = static_cast<cudaStream_t>(stream);
-  const bool bytes = out.format == Format::kUint8;
-  if (bytes && out.channels_last)
-    render_kernel<std::uint8_t, true><<<grid, kBlockThreads, 0, on>>>(launch);
-  else if (bytes)
-    render_kernel<std::uint8_t, false><<<grid, kBlockThreads, 0, on>>>(launch);
-  else if (out.channels_last)
-    render_kernel<std::uint16_t, true><<<grid, kBlockThreads, 0, on>>>(launch);
-  else
-    render_kernel<std::uint16_t, false><<<grid, kBlockThreads, 0, on>>>(launch);
+  with_constants(out, [&](auto format, auto channels_last) {
+    render_kernel<format.value, channels_last.value><<<grid, kBlockThreads, 0, on>>>(launch);
+  });
   require(cudaGetLastError(), "the CUDA renderer could not be started");
 }
 

@@ -1,4 +1,4 @@
-// The colour jitter of one recipe as tables, and numbers as they are written.
+// The colour jitter of one recipe as tables.
 //
 // Note [palette]. Between the bytes of a pixel and its new ones, jitter() of shade.h computes
 // functions of a single byte, or of a hue: two quotients, two gains that are cut off, the sector of

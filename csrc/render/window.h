@@ -13,9 +13,13 @@
 // kWindowBytes is enough for upright maps that halve, the smallest that a mosaic gets by default:
 // 34 rows of 3 * 130 bytes and what rounding to chunks adds, 416 each, are 14,144. Turned by 10
 // degrees they fit from scale 0.65 on; what does not fit is read from the sources. A kernel then
-// takes 28.4 kB (bytes) or 32.0 kB (16 bits): with the 1 kB that each block costs besides, five
-// blocks are 147 and 165 of the 167.9 kB (164 KiB) that a multiprocessor of sm_80 has; sm_90 and
-// sm_100 have 228 KiB, sm_86 and sm_89 have 100, room for three.
+// takes 28.4 kB: with the 1 kB that each block costs besides, five blocks are 147 of the 167.9 kB
+// (164 KiB) that a multiprocessor of sm_80 has; sm_90 and sm_100 have 228 KiB, sm_86, sm_89 and
+// sm_120 have 100, room for three.
+//
+// A warp that makes 32 pixels of a turned row reads from several rows of a window. Where rows begin
+// a multiple of 128 bytes apart, most of its bytes lie in different banks, so rows do that where
+// there is room.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +31,14 @@
 namespace yolodata {
 
 inline constexpr int kWindowBytes = 14336, kWindowRows = 64;
+inline constexpr int kBanks = 128;  // bytes that the banks of a block's memory give at once
 
-// 16 bytes of anything.
-struct __attribute__((may_alias, aligned(16))) Chunk {
-  std::uint32_t words[4];
+// Bytes of anything, read or written at once.
+template <int kBytes>
+struct __attribute__((may_alias, aligned(kBytes))) Piece {
+  std::uint32_t words[kBytes / 4];
 };
+using Chunk = Piece<16>;
 inline constexpr int kChunk = sizeof(Chunk);
 
 // Four bytes, at a multiple of 4.
@@ -109,6 +116,7 @@ YD_HD void open(Window& window, const Recipe& recipe, const Sources& sources, in
   const std::int32_t rows = view.bottom - view.top + 1;
   const std::int32_t row_bytes = 3 * (view.right - view.left + 1);
   const std::int32_t pitch = (kChunk - 1 + row_bytes + kChunk - 1) / kChunk * kChunk;
+  const std::int32_t wide = (pitch + kBanks - 1) / kBanks * kBanks;
   if (rows > kWindowRows || pitch > kWindowBytes || rows * pitch > kWindowBytes) return;
   window.layer = number;
   window.tile = view.tile;
@@ -116,7 +124,7 @@ YD_HD void open(Window& window, const Recipe& recipe, const Sources& sources, in
   window.top = view.top;
   window.rows = rows;
   window.row_bytes = row_bytes;
-  window.pitch = pitch;
+  window.pitch = rows * wide <= kWindowBytes ? wide : pitch;
   window.image_pitch = 0;
   window.first = nullptr;
   if (view.tile == kSeam) return;
