@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from yolodata import _native
 from yolodata.pipeline.firing import Firing, shares
 from yolodata.pipeline.retouch import composed, draw_from, seeds
 
@@ -89,6 +91,52 @@ def test_what_fires_is_known_beforehand(albumentations, monkeypatch, name: str) 
     assert shares(transforms) == (changed, changed)
     if 0 < len(want) < len(DRAWN):
         assert list(Firing(transforms)([seed + 1 for seed in DRAWN])) != want
+
+
+def test_python_s_numbers_are_known_to_native_code() -> None:
+    seeds = [0, 1, 2**31, 2**32 - 1, *DRAWN[:200]]
+    for limits in ([0.5], [0.0, 0.1, 0.3], [0.005] * _native.MOST_LIMITS):
+        below = []
+        for seed in seeds:
+            draw = random.Random(seed)
+            below.append(any(draw.random() < limit for limit in limits))
+        assert 20 < sum(below) < 180
+        assert _native.draws_below(np.array(seeds, np.uint32), np.array(limits)) == below
+    with pytest.raises(ValueError, match="too many limits"):
+        _native.draws_below(np.zeros(1, np.uint32), np.zeros(_native.MOST_LIMITS + 1))
+
+
+def test_a_plain_list_is_asked_only_where_something_fires(albumentations, monkeypatch) -> None:
+    """And where another version decides otherwise, about all."""
+    A = albumentations
+
+    class Own(A.Blur):
+        def should_apply(self, force_apply: bool = False) -> bool:
+            return super().should_apply(force_apply) and super().should_apply(force_apply)
+
+    def asked(transforms: Any) -> int:
+        firing, count = Firing(composed(transforms)), 0
+        decide = firing._decided
+
+        def counted(seed: int) -> Any:
+            nonlocal count
+            count += 1
+            return decide(seed)
+
+        firing._decided = counted
+        fired = firing(DRAWN)
+        assert len(fired) > 10
+        return count - len(fired)
+
+    assert asked(upstreams(A)) == 0
+    for other in ([Own(p=0.2)], [A.Sequential([A.Blur(p=0.1)])], A.Compose([A.Blur(p=0.1)], p=0.9),
+                  [A.Blur(p=0.1), A.OneOf([A.ToGray(p=1.0)], p=0.1)]):  # fmt: skip
+        assert asked(other) > 3000
+    rule = A.BasicTransform.should_apply
+    monkeypatch.setattr(
+        A.BasicTransform, "should_apply", lambda self, **_: not rule(self) and rule(self)
+    )
+    assert asked(upstreams(A)) > 3000
 
 
 def test_transforms_fire_independently_of_each_other(albumentations, monkeypatch) -> None:

@@ -24,6 +24,7 @@
 #include "bind/index.h"
 #include "bind/ingest.h"
 #include "bind/labels.h"
+#include "core/mersenne.h"
 #include "core/permute.h"
 #include "core/rng.h"
 #include "engine/engine.h"
@@ -405,6 +406,25 @@ NB_MODULE(_native, m) {
         return to_numpy(std::move(result), {count});
       },
       "positions"_a, "n"_a, "seed"_a, "epoch"_a);
+  m.attr("MOST_LIMITS") = Mersenne::kNumbers;
+  m.def(
+      "draws_below",
+      [](const Column<std::uint32_t>& seeds, const Column<double>& limits) {
+        require(limits.shape(0) <= Mersenne::kNumbers, "there are too many limits");
+        std::vector<bool> below(seeds.shape(0));
+        {
+          const nb::gil_scoped_release release;
+          for (std::size_t i = 0; i < below.size(); ++i) {
+            const Mersenne numbers(seeds.data()[i]);
+            for (std::size_t k = 0; k < limits.shape(0) && !below[i]; ++k)
+              below[i] = numbers.random(k) < limits.data()[k];
+          }
+        }
+        return below;
+      },
+      "seeds"_a, "limits"_a,
+      "For each seed, whether `random.Random(seed).random()` gives a number below its limit: the "
+      "first call below the first limit, the second below the second, ...");
   m.def(
       "philox",
       [](const std::array<std::uint32_t, 4>& counter, const std::array<std::uint32_t, 2>& key) {

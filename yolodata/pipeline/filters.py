@@ -61,10 +61,11 @@ def _makers() -> dict[type, Callable[[Any, Mapping[str, Any]], Filter | None]]:
             return None
         return Filter.clahe(params["clip_limit"], across, down)
 
+    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+
     def table(transform: Any, params: Mapping[str, Any]) -> Filter:
         """Asks the transform itself what becomes of each value."""
-        values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-        levels = transform.apply(values, **params)
+        levels = transform.apply(values.copy(), **params)
         return Filter.table(np.ascontiguousarray(levels[:, 0, ::-1].T))
 
     def brightness(transform: Any, params: Mapping[str, Any]) -> Filter | None:
