@@ -182,18 +182,19 @@ P
   head -n 3 "$w/logs/machine.log"
   lacking 2>&1 | tee "$w/logs/lacking.log"
   ((PIPESTATUS[0] == 0)) || { collect; exit 1; }
-  if ! usable >"$w/logs/core.log" 2>&1; then
+  if [[ -e $kit/kit.tar.xz ]]; then # a core that lies here may be of other sources
     suffix=$(python3 -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
     core=$repo/yolodata/_native$suffix
+    rm -f "$core"
     if [[ $(bash "$here/visit.sh" --sources) == "$(cat "$kit/sources" 2>/dev/null)" ]]; then
       cp "$w/kit/native.so" "$core" 2>/dev/null
     fi
-    if ! usable >>"$w/logs/core.log" 2>&1; then
-      say "the kit has no core that loads and is of these sources: it is built here"
-      rm -f "$core"
-      (timeout 150 python3 setup.py -q build_ext --inplace && usable) >>"$w/logs/core.log" 2>&1 ||
-        { tail -n 30 "$w/logs/core.log"; collect; exit 1; }
-    fi
+  fi
+  if ! usable >"$w/logs/core.log" 2>&1; then
+    say "there is no core that loads and is of these sources: it is built here"
+    [[ ${core:-} ]] && rm -f "$core"
+    (timeout 150 python3 setup.py -q build_ext --inplace && usable) >>"$w/logs/core.log" 2>&1 ||
+      { tail -n 30 "$w/logs/core.log"; collect; exit 1; }
   fi
   say "core: $(tail -n 1 "$w/logs/core.log")"
   if [[ $device == cuda ]]; then # Ultralytics' workers keep four batches each there
