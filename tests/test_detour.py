@@ -33,6 +33,17 @@ def now_and_then(A: ModuleType) -> list[Any]:
     return [A.GaussianBlur(p=0.05), A.ToSepia(p=0.05), A.Solarize(p=0.05), A.Sharpen(p=0.05)]
 
 
+def often(A: ModuleType) -> list[Any]:
+    """All that a device applies, several to a sample; and one that it does not."""
+    return [
+        A.Blur((3, 15), p=0.3), A.MedianBlur(p=0.3), A.ToGray(p=0.2), A.Solarize(p=0.1),
+        A.CLAHE(p=0.3), A.RandomBrightnessContrast(p=0.3), A.RandomGamma(p=0.3), A.CLAHE(p=0.1),
+    ]  # fmt: skip
+
+
+both_ways = pytest.mark.parametrize("transforms", [now_and_then, often])
+
+
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Seeds of the samples that transforms were given."""
@@ -77,20 +88,22 @@ def test_every_tier_gives_the_stream_of_the_cpu(
 
 @pytest.mark.parametrize("output", ["uint8", "float16", "bfloat16"])
 @pytest.mark.parametrize("channels_last", [False, True])
+@both_ways
 def test_they_come_back_as_what_is_asked_for(
-    albumentations, shards, twin, output, channels_last
+    albumentations, shards, twin, transforms, output, channels_last
 ) -> None:
-    transforms = now_and_then(albumentations)
-    with Loader(shards["raw"], 8, transforms=transforms, **SETTINGS) as loader:
+    settings = {**SETTINGS, "transforms": transforms(albumentations)}
+    with Loader(shards["raw"], 8, **settings) as loader:
         want = stream(loader, 1, as_output(output))
     with Loader(
-        shards["raw"], 8, transforms=transforms, device="cuda", cache="device", output=output,
-        channels_last=channels_last, **SETTINGS,
+        shards["raw"], 8, device="cuda", cache="device", output=output,
+        channels_last=channels_last, **settings,
     ) as loader:  # fmt: skip
         assert stream(loader, 1) == want
 
 
-def test_masks_go_with_them(albumentations, twin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["InvertImg", "MedianBlur"])  # for the CPU, and for the device
+def test_masks_go_with_them(albumentations, twin, tmp_path: Path, name: str) -> None:
     """What is pasted is placed in the first half, from masks that lie beside the recipes."""
     yaml = with_outlines(draw_dataset(tmp_path / "set", {"train": 16, "val": 2}))
     for split in ("train", "val"):
@@ -98,7 +111,7 @@ def test_masks_go_with_them(albumentations, twin, tmp_path: Path) -> None:
     settings = {
         "augment": AugmentConfig(imgsz=IMGSZ, copy_paste=0.8, degrees=8.0, flipud=0.5),
         "task": "segment",
-        "transforms": [albumentations.InvertImg(p=0.5)],
+        "transforms": [getattr(albumentations, name)(p=0.5)],
     }
     with Loader(tmp_path / "shards", 4, **settings) as loader:
         want = stream(loader)
@@ -155,16 +168,17 @@ def test_what_is_thrown_away_leaves_nothing_behind(albumentations, shards, twin)
 
 
 @pytest.mark.parametrize(("codec", "cache"), [("raw", "device"), ("jpeg", "none"), ("raw", "none")])
+@both_ways
 def test_a_batch_that_had_no_memory_is_made_later(
-    albumentations, shards, twin, codec, cache
+    albumentations, shards, twin, transforms, codec, cache
 ) -> None:
-    settings = {**SETTINGS, "transforms": now_and_then(albumentations)}
+    settings = {**SETTINGS, "transforms": transforms(albumentations)}
     with Loader(shards[codec], 8, **settings) as loader:
         want = stream(loader, 1)
     draw = random.Random(0)
     with Loader(shards[codec], 8, device="cuda", cache=cache, **settings) as loader:
         loader._open_workshop()
-        twin.short = lambda: draw.random() < 0.5
+        twin.short = lambda: draw.random() < 0.3
         stubborn = Stubborn(loader)
         assert stream(stubborn, 1) == want
         assert stubborn.errors
@@ -234,7 +248,11 @@ def test_a_real_device_gives_the_stream_of_the_cpu(
 ) -> None:
     if codec == "jpeg" and cache != "host":
         pytest.skip("the device's JPEG decoder may differ by a grey level; see test_dali")
-    for transforms in (now_and_then(albumentations), [albumentations.Sharpen(p=1.0)]):
+    for transforms in (
+        now_and_then(albumentations),
+        often(albumentations),
+        [albumentations.Sharpen(p=1.0)],
+    ):
         settings = {**SETTINGS, "transforms": transforms}
         with Loader(shards[codec], 8, **settings) as loader:
             want = stream(loader, 2, as_output(output))

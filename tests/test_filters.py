@@ -13,13 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from loading import draw_dataset, packed
-from test_detour import SETTINGS, TIERS, seen
-from test_device import IMGSZ, as_output, shards, stream, twin
-from test_device_memory import Stubborn
-from test_segment import with_outlines
+from test_detour import SETTINGS, TIERS, often, seen
+from test_device import shards, stream, twin
 
-from yolodata import AugmentConfig, Loader
+from yolodata import Loader
 from yolodata._native import Filter
 from yolodata.pipeline.filtering import Filtering
 from yolodata.pipeline.filters import filter_of, is_exact
@@ -42,14 +39,6 @@ KINDS: dict[str, Callable[[ModuleType], Any]] = {
     "safe brightness": lambda A: A.RandomBrightnessContrast(ensure_safe_range=True),
     "gamma": lambda A: A.RandomGamma((30, 300)),
 }
-
-
-def often(A: ModuleType) -> list[Any]:
-    """All that a device applies, several to a sample; and one that it does not."""
-    return [
-        A.Blur((3, 15), p=0.3), A.MedianBlur(p=0.3), A.ToGray(p=0.2), A.Solarize(p=0.1),
-        A.CLAHE(p=0.3), A.RandomBrightnessContrast(p=0.3), A.RandomGamma(p=0.3), A.CLAHE(p=0.1),
-    ]  # fmt: skip
 
 
 def drawn(transform: Any, seed: int) -> dict[str, Any]:
@@ -166,37 +155,6 @@ def test_every_tier_gives_the_stream_of_the_cpu(
         seen.clear()
 
 
-@pytest.mark.parametrize("output", ["uint8", "float16", "bfloat16"])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_they_are_made_as_what_is_asked_for(
-    albumentations, shards, twin, output, channels_last
-) -> None:
-    settings = {**SETTINGS, "transforms": often(albumentations)}
-    with Loader(shards["raw"], 8, **settings) as loader:
-        want = stream(loader, 1, as_output(output))
-    with Loader(
-        shards["raw"], 8, device="cuda", cache="device", output=output,
-        channels_last=channels_last, **settings,
-    ) as loader:  # fmt: skip
-        assert stream(loader, 1) == want
-
-
-def test_what_is_pasted_is_filtered_with_the_rest(albumentations, twin, tmp_path: Path) -> None:
-    """Masks of the first half lie beside the recipes of the batch."""
-    yaml = with_outlines(draw_dataset(tmp_path / "set", {"train": 16, "val": 2}))
-    for split in ("train", "val"):
-        packed(yaml, tmp_path / "shards", "raw", IMGSZ, splits=[split])
-    settings = {
-        "augment": AugmentConfig(imgsz=IMGSZ, copy_paste=0.8, degrees=8.0, flipud=0.5),
-        "task": "segment",
-        "transforms": [albumentations.MedianBlur(p=0.5)],
-    }
-    with Loader(tmp_path / "shards", 4, **settings) as loader:
-        want = stream(loader)
-    with Loader(tmp_path / "shards", 4, device="cuda", cache="device", **settings) as loader:
-        assert stream(loader) == want
-
-
 def test_a_filter_that_is_left_out_is_noticed(albumentations, shards, twin, monkeypatch) -> None:
     """Negative control."""
     settings = {**SETTINGS, "transforms": [albumentations.Blur(p=0.3)]}
@@ -205,22 +163,6 @@ def test_a_filter_that_is_left_out_is_noticed(albumentations, shards, twin, monk
     monkeypatch.setattr(Filtering, "enqueue", lambda *_: None)
     with Loader(shards["raw"], 8, device="cuda", cache="device", **settings) as loader:
         assert stream(loader, 1) != want
-
-
-@pytest.mark.parametrize(("codec", "cache"), [("raw", "device"), ("jpeg", "none")])
-def test_a_batch_that_had_no_memory_is_made_later(
-    albumentations, shards, twin, codec, cache
-) -> None:
-    settings = {**SETTINGS, "transforms": often(albumentations)}
-    with Loader(shards[codec], 8, **settings) as loader:
-        want = stream(loader, 1)
-    draw = random.Random(0)
-    with Loader(shards[codec], 8, device="cuda", cache=cache, **settings) as loader:
-        loader._open_workshop()
-        twin.short = lambda: draw.random() < 0.3
-        stubborn = Stubborn(loader)
-        assert stream(stubborn, 1) == want
-        assert stubborn.errors
 
 
 @pytest.mark.gpu
@@ -232,14 +174,3 @@ def test_the_kernels_make_what_their_bodies_make(size: tuple[int, int]) -> None:
     got = small_render.filtered(torch.from_numpy(pictures).cuda()).numpy()
     for made, one, picture in zip(got, small_render.FILTERS.values(), pictures, strict=True):
         assert np.array_equal(made, one.apply(picture))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("cache", ["device", "host"])
-@pytest.mark.parametrize("output", ["uint8", "float16"])
-def test_a_real_device_gives_the_stream_of_the_cpu(albumentations, shards, cache, output) -> None:
-    settings = {**SETTINGS, "transforms": often(albumentations)}
-    with Loader(shards["raw"], 8, **settings) as loader:
-        want = stream(loader, 2, as_output(output))
-    with Loader(shards["raw"], 8, device="cuda", cache=cache, output=output, **settings) as loader:
-        assert stream(loader) == want

@@ -414,11 +414,8 @@ NB_MODULE(_native, m) {
         std::vector<bool> below(seeds.shape(0));
         {
           const nb::gil_scoped_release release;
-          for (std::size_t i = 0; i < below.size(); ++i) {
-            const Mersenne numbers(seeds.data()[i]);
-            for (std::size_t k = 0; k < limits.shape(0) && !below[i]; ++k)
-              below[i] = numbers.random(k) < limits.data()[k];
-          }
+          for (std::size_t i = 0; i < below.size(); ++i)
+            below[i] = draws_below(seeds.data()[i], limits.data(), limits.shape(0));
         }
         return below;
       },

@@ -60,4 +60,12 @@ class Mersenne {
 
 inline constexpr Mersenne::State Mersenne::kBefore = Mersenne::before();
 
+// Whether the first call gives a number below the first limit, the second below the second, ...
+inline bool draws_below(std::uint32_t seed, const double* limits, std::size_t count) {
+  const Mersenne numbers(seed);
+  for (std::size_t i = 0; i < count; ++i)
+    if (numbers.random(i) < limits[i]) return true;
+  return false;
+}
+
 }  // namespace yolodata

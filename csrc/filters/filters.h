@@ -20,7 +20,7 @@ struct alignas(16) FilterTask {
 };
 
 // Memory for the tables of the tiles of a picture.
-inline constexpr std::size_t kTablesBytes = 256 * kMaxTilesOfClahe;
+inline constexpr std::size_t kTablesBytes = std::size_t{kClaheBins} * kMaxTilesOfClahe;
 
 // Pictures of one size.
 struct FilterLaunch {

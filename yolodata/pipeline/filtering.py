@@ -81,22 +81,20 @@ class Filtering:
             tables = room.data_ptr() + each * (np.array(source, np.uint64) % np.uint64(count))
 
         shot, task = int(_native.SHOT_BYTES), int(_native.FILTER_TASK_BYTES)
-        halves, end = 2 * count * shot, 2 * count * shot + len(filters) * task
+        half, end = count * shot, 2 * count * shot + len(filters) * task
         uploaded = queue.memory(end)
-        here = self._staging.take(memory_for(count, -(-end // count)))
-        placed, finished, tasks = (
-            uploaded[: halves // 2], uploaded[halves // 2 : halves], uploaded[halves:]
-        )  # fmt: skip
-        host = here.numpy()
+        memory = self._staging.take(memory_for(count, -(-end // count)))
+        here = memory[:end].numpy()
         _native.split_shots(
-            shots, np.array(list(samples), np.int64), last, host[: halves // 2],
-            host[halves // 2 : halves],
-        )  # fmt: skip
-        _native.write_filter_tasks(
-            host[halves:end], filters, height, width, places[source], places[target], tables
+            shots, np.array(list(samples), np.int64), last, here[:half], here[half : 2 * half]
         )
-        queue.copy(here[:end], uploaded)
-        self._staging.give(here, queue.mark())
+        _native.write_filter_tasks(
+            here[2 * half :], filters, height, width, places[source], places[target], tables
+        )
+        queue.copy(memory[:end], uploaded)
+        self._staging.give(memory, queue.mark())
+        placed, finished = uploaded[:half], uploaded[half : 2 * half]
+        tasks = uploaded[2 * half :]
 
         queue.render(placed, (count, 3, height, width), PLACED, into=pictures[: count * nbytes])
         done = 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("yolodata")
 
-_TRIALS = 4  # of parameters, and of pictures
+_TRIALS = 8  # of parameters, and of pictures
 
 
 def filter_of(transform: Any, params: Mapping[str, Any]) -> Filter | None:
