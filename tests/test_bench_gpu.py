@@ -32,6 +32,7 @@ from yolodata.bench.training.rows import default_cores, train_rows
 from yolodata.bench.training.task import Slice, Started, TrainReady
 from yolodata.bench.training.trainer import Switch
 from yolodata.errors import ConfigError
+from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -318,11 +319,10 @@ def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pinning_takes_workers_along() -> None:
-    from yolodata.bench import cores
 
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("no affinity here")
-    one = cores.usable()[-1]
+    one = usable_cores()[-1]
     code = (
         "import os, subprocess, sys; from yolodata.bench import cores; os.setsid(); "
         "p = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "

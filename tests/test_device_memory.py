@@ -12,8 +12,8 @@ from loading import draw_dataset, packed
 from test_device import IMGSZ, RECIPE, shards, stream, twin
 
 from yolodata import Loader
+from yolodata.errors import is_out_of_memory
 from yolodata.pipeline import dali, workshops
-from yolodata.pipeline.device import lacks_memory
 from yolodata.pipeline.pixels import Pictures
 
 __all__ = ["shards", "twin"]  # fixtures
@@ -112,9 +112,9 @@ def test_the_words_of_allocators_are_known() -> None:
         "Can't allocate 123 bytes on device 0.", "CUDA runtime API error: out of memory",
         "nvJPEG error (5): NVJPEG_STATUS_ALLOCATOR_FAILURE", "CUBLAS_STATUS_ALLOC_FAILED",
     ):  # fmt: skip
-        assert lacks_memory(RuntimeError(text))
-    assert lacks_memory(MemoryError())
-    assert not lacks_memory(RuntimeError("Unsupported JPEG marker"))
+        assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("Unsupported JPEG marker"))
 
 
 @pytest.mark.parametrize("cache", ["device", "none"])

@@ -20,3 +20,16 @@ class ShardError(YolodataError, OSError):
 
 class ConfigError(YolodataError, ValueError):
     """A setting is out of range, contradicts another one, or is not supported."""
+
+
+# How torch, CUDA, cuBLAS, cuDNN, DALI and its decoders say that memory could not be had.
+_NO_MEMORY = (
+    "out of memory", "bad_alloc", "can't allocate", "cannot allocate", "cuda allocation failed",
+    "alloc_failed", "allocator_failure", "cudnn_status_internal_error", "unable to find an engine",
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory, and not that something is wrong."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY)

@@ -13,10 +13,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import cores, data, machine, results, rounds, rows, table
+from yolodata.bench import data, machine, results, rounds, rows, table
 from yolodata.bench.subjects import Task
 from yolodata.bench.training import command as training
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.machine import usable_cores
 from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.selection import TASKS
 
@@ -158,7 +159,7 @@ def run_loader(args: argparse.Namespace) -> int:
     about, versions, gpu = machine.machine(), machine.versions(), machine.gpu()
     if gpu is not None:
         about["gpu"] = asdict(gpu)
-    available = cores.usable()
+    available = usable_cores()
     many = args.threads or len(available)
     wanted_rows = rows.choose(rows.loader_rows(many, gpu), args.only)
     augment = _augmentation(args)

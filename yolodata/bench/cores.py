@@ -8,13 +8,6 @@ import time
 from pathlib import Path
 
 
-def usable() -> tuple[int, ...]:
-    """Numbers of the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
-
-
 def pin(cores: tuple[int, ...]) -> bool:
     """Keep all threads of this process and its workers, and what they start later, on some cores.
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from yolodata.bench import coco, cores, drawing
+from yolodata.bench import coco, drawing
 from yolodata.bench.rows import Row
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.machine import usable_cores
 
 Say = Callable[[str], None]
 
@@ -102,7 +103,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         shutil.rmtree(plain, ignore_errors=True)
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
-            threads = len(cores.usable())
+            threads = len(usable_cores())
             drawing.write(plain, wanted.images, wanted.seed, threads, wanted.outlines)
         else:
             say(f"copying pictures of {wanted.data}")

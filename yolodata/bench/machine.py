@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import cores
+from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
 
 _PACKAGES = ("yolodata", "ultralytics", "torch", "numpy", "opencv-python", "pillow", "safetensors")
@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
     found: dict[str, Any] = {
         "cpu": _cpu(),
         "architecture": platform.machine(),
-        "cores_usable": len(cores.usable()),
+        "cores_usable": len(usable_cores()),
         "cores_total": os.cpu_count(),
         "memory_gib": _memory_gib(),
         "os": f"{platform.system()} {platform.release()}",

@@ -26,6 +26,7 @@ from typing import Any
 
 from yolodata.dali.compilers import CXX_FLAGS, NVCC_FLAGS, Cuda, gencode
 from yolodata.errors import ConfigError
+from yolodata.machine import usable_cores
 
 log = logging.getLogger("yolodata")
 
@@ -147,7 +148,7 @@ def _build(
         else:
             command = [*compiler, *CXX_FLAGS, *headers, *(dali if file.suffix == ".cc" else ())]
         jobs.append([*command, "-c", str(file), "-o", str(work / f"{file.name}.o")])
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(usable_cores())) as pool:
         list(pool.map(_run, jobs))
     made = work / "plugin.so"
     link = [*compiler, "-shared", "-Wl,--no-undefined", *(job[-1] for job in jobs), "-o", str(made)]

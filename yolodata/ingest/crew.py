@@ -7,7 +7,6 @@ job, and a decoder that crashes on one file costs that file alone.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import deque
@@ -22,6 +21,7 @@ from yolodata.ingest import memory
 from yolodata.ingest.convert import Outcome, PackSettings, prepare
 from yolodata.ingest.sample import LabelRules, Split
 from yolodata.ingest.worker import BANKS, Worker
+from yolodata.machine import usable_cores
 from yolodata.shards.chunks import Bytes, Chunk
 from yolodata.shards.chunks import memory as chunk_memory
 
@@ -61,7 +61,7 @@ def in_order(job: Job, indices: range, workers: int | None = None) -> Iterator[R
     workers: how many; by default one for each core this process may use. What the samples of
     results point to is valid until the next ones are asked for.
     """
-    count = workers or usable_cores()
+    count = workers or len(usable_cores())
     crew: _Crew
     if len(indices) <= SMALL or count <= FEW or not Worker.possible():
         crew, ahead = _Threads(job), count + AHEAD
@@ -91,14 +91,6 @@ def _stored(flying: deque[Future[Results]], count: int) -> Iterator[Results]:
         results = flying.popleft().result()
         yield results
         results.release()
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 class _Threads:

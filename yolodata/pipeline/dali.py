@@ -52,8 +52,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import ConfigError, DatasetError
-from yolodata.pipeline.device import lacks_memory
+from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 if TYPE_CHECKING:
@@ -307,7 +306,7 @@ class DaliDecoder:
         try:
             pictures = _outputs(graph)
         except Exception as error:  # DALI turns those of C++ into many types
-            if lacks_memory(error):
+            if is_out_of_memory(error):
                 raise _no_memory(error) from None
             if len(chunk) == 1:
                 # Once aloud: if it is every file, DALI does not work here, and OpenCV is slower.

@@ -23,17 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("yolodata")
 
 OUTPUTS = ("uint8", "float16", "bfloat16")
-# How torch, CUDA, DALI and its decoders say that memory could not be had, in small letters.
-_NO_MEMORY = (
-    "out of memory", "bad_alloc", "can't allocate", "cannot allocate", "cuda allocation failed",
-    "alloc_failed", "allocator_failure",
-)  # fmt: skip
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory, and not that something is wrong."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY)
 
 
 class Mark(Protocol):

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.errors import is_out_of_memory
 from yolodata.pipeline.bad import Labels, labels_without
-from yolodata.pipeline.device import Mark, lacks_memory
+from yolodata.pipeline.device import Mark
 from yolodata.pipeline.pixels import Lease
 from yolodata.pipeline.work import Work, wait_for
 
@@ -94,7 +95,7 @@ class DeviceWork(Work):
         try:
             self._enqueue()
         except Exception as error:  # DALI's are of many types
-            if not lacks_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._short = True
 

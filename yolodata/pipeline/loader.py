@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.checks import number, whole, wholes
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, is_out_of_memory
 from yolodata.pipeline import state
 from yolodata.pipeline.ahead import Ahead, Collated
 from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.dali import check_hw_decoder_load
-from yolodata.pipeline.device import Output, lacks_memory
+from yolodata.pipeline.device import Output
 from yolodata.pipeline.device_workshop import DeviceWorkshop
 from yolodata.pipeline.forks import check_process, finalize
 from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED, window_of
@@ -338,7 +338,7 @@ class Loader:
         try:
             head.work.wait()
         except Exception as error:
-            if self.lacking is None or not lacks_memory(error):
+            if self.lacking is None or not is_out_of_memory(error):
                 raise
             return self.lacking(error)
         report_bad(self._selection, self._open_workshop().bad, self._reported, self._max_bad)

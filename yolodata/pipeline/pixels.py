@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.pipeline.device import lacks_memory
+from yolodata.errors import is_out_of_memory
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ class Pictures:
 
     def _fail(self, images: list[int], error: BaseException) -> None:
         with self._lock:
-            if lacks_memory(error):
+            if is_out_of_memory(error):
                 self._put_off.append(images)
             else:
                 self._error = error

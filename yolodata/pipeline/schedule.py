@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.checks import whole
+from yolodata.machine import usable_cores
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,7 @@ class Schedule:
 
 def usable_threads(world_size: int) -> int:
     """Native threads of one rank when the ranks of a machine share its cores."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, cores // ranks_here(world_size))
+    return max(1, len(usable_cores()) // ranks_here(world_size))
 
 
 def ranks_here(world_size: int = 1) -> int:

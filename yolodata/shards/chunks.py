@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.shards.files import write_all
+from yolodata.files import write_all
 from yolodata.shards.format import aligned
 
 Bytes = npt.NDArray[np.uint8]

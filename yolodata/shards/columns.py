@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolodata.shards.files import write_all
+from yolodata.files import write_all
 from yolodata.shards.format import LabelsEntry
 from yolodata.shards.journal import Counts, take_apart
 from yolodata.shards.layout import LabelsLayout

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import xxhash
 
 from yolodata.errors import ShardError
-from yolodata.shards.files import write_all
+from yolodata.files import write_all
 
 Float32 = npt.NDArray[np.float32]
 

@@ -18,9 +18,9 @@ from typing import Any
 import xxhash
 
 from yolodata.errors import ShardError
+from yolodata.files import publish, sync_folder, write_all, write_durably
 from yolodata.shards import journal as records
 from yolodata.shards.columns import Totals
-from yolodata.shards.files import publish, sync_folder, write_all, write_durably
 from yolodata.shards.format import (
     DATASET_FILE,
     SHARD_HEADER,

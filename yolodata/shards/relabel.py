@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ShardError
+from yolodata.files import publish, remove_quietly, write_durably
 from yolodata.shards.columns import Totals, labels_entry, write_labels
-from yolodata.shards.files import Lock, publish, remove_quietly, storage_error, write_durably
 from yolodata.shards.format import DATASET_FILE, LABELS_FILE, WORK_FOLDER, DatasetMeta
 from yolodata.shards.journal import Annotation, Journal, Row
+from yolodata.shards.lock import Lock, storage_error
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.sample import check_labels
 

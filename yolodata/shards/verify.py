@@ -14,6 +14,7 @@ import xxhash
 
 from yolodata.checks import whole
 from yolodata.errors import ShardError
+from yolodata.machine import usable_cores
 from yolodata.shards.format import SHARD_HEADER, ShardEntry
 from yolodata.shards.mapping import hash_file, open_checked, read_at
 from yolodata.shards.reader import ShardDataset, check_shard_header
@@ -70,7 +71,7 @@ def verify(
     Raises:
         ConfigError: `workers` is no number of threads.
     """
-    threads = len(os.sched_getaffinity(0)) if workers is None else whole("workers", workers, 1)
+    threads = len(usable_cores()) if workers is None else whole("workers", workers, 1)
     began = time.perf_counter()
     report = VerifyReport(Path(path))
     try:

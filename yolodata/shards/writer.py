@@ -27,16 +27,10 @@ import numpy as np
 import xxhash
 
 from yolodata.errors import ShardError
+from yolodata.files import publish, remove_quietly, write_durably
 from yolodata.shards import journal as records
 from yolodata.shards.chunks import Bytes, Chunk, PageFile, memory
 from yolodata.shards.columns import Totals, labels_entry, write_labels
-from yolodata.shards.files import (
-    Lock,
-    publish,
-    remove_quietly,
-    storage_error,
-    write_durably,
-)
 from yolodata.shards.format import (
     DATASET_FILE,
     LABELS_FILE,
@@ -50,6 +44,7 @@ from yolodata.shards.format import (
 )
 from yolodata.shards.journal import Journal, Row
 from yolodata.shards.layout import shard_header
+from yolodata.shards.lock import Lock, storage_error
 from yolodata.shards.recovery import Recovered, begin
 from yolodata.shards.sample import LeftOut, StoredSample, check_samples
 

@@ -13,16 +13,9 @@ import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolodata.errors import YolodataError
+from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.pipeline.loader import Loader
 from yolodata.train.state import Position, random_state, set_random_state
-
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_internal_error",
-    "unable to find an engine",
-)
 
 
 def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
@@ -105,12 +98,6 @@ def dry_step(trainer: Any) -> None:
             buffer.copy_(buffers[name])
         set_random_state(generators, trainer.device)
         trainer._clear_memory(0.5)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is CUDA's way of saying so; cuBLAS and cuDNN have ways of their own."""
-    said = str(error).lower()
-    return any(sign in said for sign in _OUT_OF_MEMORY)
 
 
 def may_halve(trainer: Any) -> bool:

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from yolodata.bench import cores, data, machine, results
+from yolodata.bench import data, machine, results
 from yolodata.bench.rows import Row, choose
 from yolodata.bench.training import report, rounds
 from yolodata.bench.training.rows import default_cores, source, train_rows
 from yolodata.bench.training.task import TrainTask
 from yolodata.errors import ConfigError
+from yolodata.machine import usable_cores
 
 BATCH = 128
 _STEPS = (20, 3)  # full, quick
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     steps = args.steps if args.steps is not None else _STEPS[args.quick]
     if not 1 <= steps <= 100_000:
         raise ConfigError(f"--steps must be 1 to 100000, got {steps}")
-    usable = cores.usable()
+    usable = usable_cores()
     wanted_cores = args.cores or default_cores(len(usable), device)
     for n in wanted_cores:
         if not 1 <= n <= len(usable):

@@ -1,4 +1,4 @@
-"""Files that survive: complete writes, durable renames, one writer at a time."""
+"""One writer at a time, and what to tell whose disk refuses a write."""
 
 from __future__ import annotations
 
@@ -8,52 +8,13 @@ import fcntl
 import os
 import threading
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 from yolodata.errors import ShardError
-
-Buffer = bytes | bytearray | memoryview
+from yolodata.files import write_all
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
-
-
-def write_all(fd: int, data: Buffer, at: int | None = None) -> None:
-    """Write everything, at the file's position or at byte `at`."""
-    view = memoryview(data).cast("B")
-    while view:
-        if at is None:
-            done = os.write(fd, view)
-        else:
-            done = os.pwrite(fd, view, at)
-            at += done
-        view = view[done:]
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames and removals in a folder durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_durably(path: Path, data: Buffer) -> None:
-    """Create or overwrite a file and sync it; it may be half written after a crash."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def publish(temporary: Path, final: Path) -> None:
-    """Give a synced file its final name, durably."""
-    os.replace(temporary, final)
-    sync_folder(final.parent)
 
 
 def storage_error(where: Path, error: OSError) -> ShardError:
@@ -65,13 +26,6 @@ def storage_error(where: Path, error: OSError) -> ShardError:
     result = ShardError(f"{where}: cannot write: {error.strerror or error}; {hint}")
     result.errno = error.errno
     return result
-
-
-def remove_quietly(files: Iterable[Path]) -> None:
-    """Remove files that nobody needs; what cannot be removed stays."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 class Lock:
