@@ -108,11 +108,11 @@ class AugmentConfig:
         return cls(**known)
 
     def without_mix(self) -> AugmentConfig:
-        """The recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
+        """Returns the recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
         return replace(self, mosaic=0.0, copy_paste=0.0, mixup=0.0, cutmix=0.0)
 
     def to_native(self) -> dict[str, Any]:
-        """The settings as `yolodata._native` reads them.
+        """Returns the settings as `yolodata._native` reads them.
 
         Shuffled, with partners from anywhere, and no masks.
         """
