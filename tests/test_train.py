@@ -17,16 +17,17 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, checkpoints, launch, trainer_for
+from yolodata.train import TrainSettings, launch, trainer_for
 from yolodata.train import trainer as trainer_module
 from yolodata.train.arithmetic import lr_factor
+from yolodata.train.checkpoint import file as checkpoints
+from yolodata.train.checkpoint.object_store import Remote
+from yolodata.train.checkpoint.run_folder import FOLDER, keep_epochs, newest
+from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.command import processes_wanted
 from yolodata.train.exits import Preempted
 from yolodata.train.memory import dry_step, largest_batch
-from yolodata.train.remote import Remote
-from yolodata.train.run_folder import FOLDER, keep_epochs, newest
 from yolodata.train.trainer import UPLOAD_AT_STOP
-from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 
 STEPS = 3 * BATCHES
@@ -353,7 +354,7 @@ def test_learning_rates_of_large_batches() -> None:
 
 
 def test_random_generators_go_on() -> None:
-    from yolodata.train.state import random_state, set_random_state
+    from yolodata.train.checkpoint.state import random_state, set_random_state
 
     cpu = torch.device("cpu")
     state = random_state(cpu)

@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from object_store import ObjectStore, damage_body, refused, stalled, writes_data
+from s3_server import S3Server, damage_body, refused, stalled, writes_data
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import remote
-from yolodata.train.remote import Digest, Remote, told_by_store
-from yolodata.train.upload import Backoff, Uploader, newest
+from yolodata.train.checkpoint import object_store as remote
+from yolodata.train.checkpoint.object_store import Digest, Remote, told_by_store
+from yolodata.train.checkpoint.uploader import Backoff, Uploader, newest
 
 QUICK = {"first": 0.01, "most": 0.1}
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[ObjectStore]:
-    server = ObjectStore()
+def running() -> Iterator[S3Server]:
+    server = S3Server()
     server.files.mkdir("runs")
     yield server
     server.stop()
 
 
 @pytest.fixture
-def store(running: ObjectStore) -> Iterator[ObjectStore]:
+def store(running: S3Server) -> Iterator[S3Server]:
     running.requests.clear()
     yield running
     running.fault = None
@@ -54,21 +54,21 @@ def checkpoint(folder: Path, number: int, size: int = 100_000) -> Path:
     return path
 
 
-def uploader(store: ObjectStore, url: str, **settings: Any) -> Uploader:
+def uploader(store: S3Server, url: str, **settings: Any) -> Uploader:
     return Uploader(url, options=store.options, backoff=Backoff(**QUICK), **settings)
 
 
-def fetch(store: ObjectStore, url: str, folder: Path) -> Path | None:
+def fetch(store: S3Server, url: str, folder: Path) -> Path | None:
     return newest(url, folder, options=store.options, backoff=Backoff(**QUICK))
 
 
-def names(store: ObjectStore, url: str) -> list[str]:
+def names(store: S3Server, url: str) -> list[str]:
     return sorted(path.rpartition("/")[2] for path in store.files.ls(url, detail=False))
 
 
 @pytest.mark.parametrize("place", ["s3", "disk", "memory"])
 def test_what_was_put_comes_back_and_the_last_ones_are_kept(
-    place: str, store: ObjectStore, url: str, tmp_path: Path
+    place: str, store: S3Server, url: str, tmp_path: Path
 ) -> None:
     there = {"s3": url, "disk": str(tmp_path / "far" / "away"), "memory": "memory://kept/here"}
     url, options = there[place], store.options if place == "s3" else {}
@@ -97,7 +97,7 @@ def test_what_was_put_comes_back_and_the_last_ones_are_kept(
 
 
 def test_large_files_arrive_in_parts(
-    store: ObjectStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: S3Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = 1 << 16
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", part)
@@ -121,7 +121,7 @@ def test_large_files_arrive_in_parts(
 
 
 def test_an_outage_is_waited_for_and_reported_once(
-    store: ObjectStore, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusals = iter([("500 Internal Server Error", "InternalError")] * 3)
 
@@ -142,7 +142,7 @@ def test_an_outage_is_waited_for_and_reported_once(
     assert "Training goes on" in warnings[0].message
 
 
-def test_what_arrives_damaged_is_sent_again(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_what_arrives_damaged_is_sent_again(store: S3Server, url: str, tmp_path: Path) -> None:
     damaged = []
 
     def fault(environ: dict[str, Any], start: Any) -> None:
@@ -181,7 +181,7 @@ def test_without_a_server_nothing_is_raised_and_nobody_waits(
 
 
 def test_newest_does_not_take_an_unreachable_url_for_an_empty_one(
-    store: ObjectStore, url: str, tmp_path: Path
+    store: S3Server, url: str, tmp_path: Path
 ) -> None:
     store.fault = lambda environ, start: refused(start, "403 Forbidden", "AccessDenied")
     with pytest.raises(YolodataError, match=r"cannot be read.*see to access"):
@@ -197,7 +197,7 @@ def test_newest_does_not_take_an_unreachable_url_for_an_empty_one(
 
 
 def test_lasting_refusals_are_given_up_until_the_next_file(
-    store: ObjectStore, url: str, tmp_path: Path
+    store: S3Server, url: str, tmp_path: Path
 ) -> None:
     store.fault = lambda environ, start: (
         refused(start, "403 Forbidden", "AccessDenied") if writes_data(environ) else None
@@ -213,9 +213,7 @@ def test_lasting_refusals_are_given_up_until_the_next_file(
     assert (up.status().failed, up.status().uploaded) == (2, 1)
 
 
-def test_a_newer_file_replaces_the_waiting_one(
-    store: ObjectStore, url: str, tmp_path: Path
-) -> None:
+def test_a_newer_file_replaces_the_waiting_one(store: S3Server, url: str, tmp_path: Path) -> None:
     with uploader(store, url) as up:
         with stalled(store) as began:
             up.put(checkpoint(tmp_path, 0))
@@ -231,7 +229,7 @@ def test_a_newer_file_replaces_the_waiting_one(
 
 
 def test_damaged_and_incomplete_files_are_passed_over(
-    store: ObjectStore, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with uploader(store, url, keep=9) as up:
         for number in range(5):
@@ -258,11 +256,11 @@ def test_damaged_and_incomplete_files_are_passed_over(
     assert os.listdir(back.parent) == [back.name]
 
 
-def test_killed_in_the_middle_of_an_upload(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_an_upload(store: S3Server, url: str, tmp_path: Path) -> None:
     with uploader(store, url) as up:
         up.put(checkpoint(tmp_path / "run", 1))
     child = textwrap.dedent(f"""
-        from yolodata.train.upload import Uploader
+        from yolodata.train.checkpoint.uploader import Uploader
         up = Uploader({url!r}, options={store.options!r})
         up.put({str(checkpoint(tmp_path / "run", 2))!r})
         up.flush()
@@ -283,7 +281,7 @@ def test_killed_in_the_middle_of_an_upload(store: ObjectStore, url: str, tmp_pat
     assert fetch(store, url, tmp_path / "back").name == "00000-00000003.ckpt"
 
 
-def test_runs_beside_each_other_do_not_meet(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_runs_beside_each_other_do_not_meet(store: S3Server, url: str, tmp_path: Path) -> None:
     runs = ["a", "ab", "a/b"]  # one is a prefix of the others, one lies within another
     ups = {run: uploader(store, f"{url}/{run}", keep=1) for run in runs}
     for number in range(3):
@@ -297,7 +295,7 @@ def test_runs_beside_each_other_do_not_meet(store: ObjectStore, url: str, tmp_pa
         assert back.name == f"00000-{10 * i + 2:08d}.ckpt"
 
 
-def test_nothing_is_left_behind(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_nothing_is_left_behind(store: S3Server, url: str, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     handles = len(os.listdir("/proc/self/fd"))
     for number in range(3):

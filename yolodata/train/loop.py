@@ -14,9 +14,9 @@ from ultralytics.utils import LOGGER, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
+from yolodata.train.checkpoint.state import Position
 from yolodata.train.guard import NOTHING, STOP, URGENT, Guard
 from yolodata.train.memory import advice, advised, halve_batch, may_halve
-from yolodata.train.state import Position
 from yolodata.train.world import World
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolodata.errors import ConfigError
-from yolodata.train.remote import Remote
+from yolodata.train.checkpoint.object_store import Remote
 from yolodata.ultralytics.settings import Settings
 
 LR_SCALES = ("auto", "none", "sqrt", "linear")

@@ -17,24 +17,24 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from yolodata.errors import YolodataError
 from yolodata.pipeline.loader import Loader
-from yolodata.train import checkpoints
 from yolodata.train.arithmetic import (
     lr_factor,
     share_cores,
     spread_weights,
 )
 from yolodata.train.callbacks import callbacks_of_file
+from yolodata.train.checkpoint import file as checkpoints
+from yolodata.train.checkpoint.run_folder import FOLDER, newest, weights_whole
+from yolodata.train.checkpoint.saver import Saving
+from yolodata.train.checkpoint.state import Position
+from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.criterion import Criterion
 from yolodata.train.exits import Preempted
 from yolodata.train.guard import Guard
 from yolodata.train.handover import check_handover
 from yolodata.train.loop import EpochLoop
 from yolodata.train.memory import dry_step
-from yolodata.train.run_folder import FOLDER, newest, weights_whole
-from yolodata.train.saving import Saving
 from yolodata.train.settings import TrainSettings
-from yolodata.train.state import Position
-from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.limits import TRAINERS

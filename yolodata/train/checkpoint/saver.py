@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from yolodata.train import checkpoints
 from yolodata.train.arithmetic import share_gradients
-from yolodata.train.run_folder import WRITING, keep_epochs
-from yolodata.train.state import capture, random_state, restore
-from yolodata.train.upload import Uploader
+from yolodata.train.checkpoint import file as checkpoints
+from yolodata.train.checkpoint.run_folder import WRITING, keep_epochs
+from yolodata.train.checkpoint.state import capture, random_state, restore
+from yolodata.train.checkpoint.uploader import Uploader
 
 
 class Saving:

@@ -6,7 +6,7 @@
 
     path = newest("s3://bucket/runs/a", folder)
 
-`yolodata.train.remote` says how files lie there.
+`yolodata.train.checkpoint.object_store` says how files lie there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train.remote import Damaged, Digest, Remote
+from yolodata.train.checkpoint.object_store import Damaged, Digest, Remote
 
 log = logging.getLogger("yolodata")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import checkpoints
+from yolodata.train.checkpoint import file as checkpoints
 
 log = logging.getLogger("yolodata")
 
@@ -54,7 +54,7 @@ def newest(run: Path, url: str | None) -> Path | None:
         found = checkpoints.newest(folder)
     if url is None:
         return found
-    from yolodata.train import upload
+    from yolodata.train.checkpoint import uploader as upload
 
     def further(name: str) -> bool:
         return found is None or checkpoints.place(name) > checkpoints.place(found.name)

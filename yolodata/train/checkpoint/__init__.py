@@ -1,0 +1,1 @@
+"""The state of a run: on disk, at a URL, and back."""
