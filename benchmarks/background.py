@@ -151,7 +151,6 @@ def while_uploading(
         "put_us_max": max(puts),
         "checkpoint_mib": mib,
         "uploaded_mib_s": (status.bytes - first) / busy / 2**20,
-        "checked": status.checked,
     }
 
 

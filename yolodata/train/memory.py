@@ -140,7 +140,7 @@ def halve_batch(trainer: Any, problem: str, images: int) -> None:
     trainer.at = Position(at.epoch, -(-done // trainer.batch_size))
     if trainer.at.step == 0:
         trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
-    trainer._between()
+    trainer.saver.hold()
 
 
 @contextmanager

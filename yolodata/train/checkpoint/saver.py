@@ -2,90 +2,178 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from yolodata.train.arithmetic import share_gradients
-from yolodata.train.checkpoint import file as checkpoints
-from yolodata.train.checkpoint.run_folder import WRITING, keep_epochs
-from yolodata.train.checkpoint.state import capture, random_state, restore
+from yolodata.train.checkpoint import file, run_folder
+from yolodata.train.checkpoint.state import (
+    Position,
+    StatefulTrainer,
+    capture,
+    random_state,
+    restore,
+)
 from yolodata.train.checkpoint.uploader import Uploader
+from yolodata.train.checkpoint.writer import Writer
 
 
-class Saving:
-    """Checkpoints of a run; a part of `DurableTrainer`."""
+class Ranks(Protocol):
+    """The processes that train together, as far as checkpoints need them."""
 
-    _unsaved: dict[str, Any] | None = None
-    _writer: checkpoints.Writer | None = None
-    _uploader: Uploader | None = None
+    rank: int
+    size: int
 
-    def _go_on(self: Any, path: Path) -> None:
-        missing = self.world.largest([int(not path.is_file())])[0]
-        mine = self.world.rank == 0 or not missing
-        state: Any = checkpoints.read(path) if mine else None
-        if missing:  # the run folder is on the machine of rank 0 alone
-            state = self.world.from_first(state)
-        self.at = restore(self, state, self.world.rank)
-        self.start_epoch = self.at.epoch
-        if self.world.rank == 0:
-            keep_epochs(self.csv, self.at.epoch)
-            shutil.rmtree(self.wdir / WRITING, ignore_errors=True)
+    @property
+    def alone(self) -> bool:
+        """Whether one process trains, and in no group."""
 
-    def _checkpoint_is_due(self: Any) -> bool:
-        """Rank 0's clock decides; a checkpoint that is still being written is waited for."""
-        minutes = self.settings.checkpoint_minutes
-        if self.world.rank != 0 or not minutes or not self.args.save or not self.exact:
+    def gather(self, value: Any) -> list[Any]:
+        """Returns what every rank gives, on every rank."""
+
+    def from_first(self, value: Any) -> Any:
+        """Returns what rank 0 gives, on every rank."""
+
+    def largest(self, values: list[int]) -> list[int]:
+        """Returns the largest of what the ranks give, element by element."""
+
+
+class SavedTrainer(StatefulTrainer, Protocol):
+    """A trainer whose run is saved: where it is, and where its files are."""
+
+    at: Position
+    start_epoch: int
+    wdir: Path
+    csv: Path
+
+
+class Saver:
+    """Writes a run's state, on rank 0, and has it uploaded.
+
+    What is between two steps is written at once (`write`), or kept at hand (`hold`) until the next
+    step begins (`drop`), for `flush` to write if the run is interrupted first.
+
+    Args:
+        trainer: whose state it is.
+        ranks: all of them call `resume`, `write` and `hold` together.
+        folder: for checkpoints.
+        keep: how many stay, in the folder and at `url`.
+        minutes: time between checkpoints within an epoch; 0 has none there.
+        url: where they are uploaded to, if anywhere.
+        doing: is told what begins.
+        undisturbed: within it, no request to stop interrupts.
+
+    Raises:
+        ConfigError: there is no file system for `url`.
+    """
+
+    def __init__(
+        self,
+        trainer: SavedTrainer,
+        ranks: Ranks,
+        *,
+        folder: Path,
+        keep: int,
+        minutes: float,
+        url: str | None,
+        doing: Callable[[str], object],
+        undisturbed: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.trainer, self.ranks, self.minutes = trainer, ranks, minutes
+        self._doing, self._undisturbed = doing, undisturbed
+        self.writer = Writer(folder, keep, self._written)
+        self._uploader = None if url is None or ranks.rank != 0 else Uploader(url, keep=keep)
+        self._held: dict[str, Any] | None = None
+        self._last = time.monotonic()
+
+    def resume(self, path: Path) -> None:
+        """Puts the trainer where a checkpoint was written; its file may be on one machine alone.
+
+        Raises:
+            YolodataError: the file is damaged, or of another version.
+            ConfigError: the state is of another dataset or of other augmentation.
+        """
+        missing = self.ranks.largest([int(not path.is_file())])[0]
+        state: Any = file.read(path) if self.ranks.rank == 0 or not missing else None
+        if missing:
+            state = self.ranks.from_first(state)
+        trainer = self.trainer
+        trainer.at = restore(trainer, state, self.ranks.rank)
+        trainer.start_epoch = trainer.at.epoch
+        if self.ranks.rank == 0:
+            run_folder.keep_epochs(trainer.csv, trainer.at.epoch)
+            run_folder.remove_unfinished_weights(trainer.wdir)
+
+    def due(self) -> bool:
+        """Whether a checkpoint within an epoch is due, by rank 0's clock.
+
+        Not while the last one is still being written.
+        """
+        trainer = self.trainer
+        if self.ranks.rank != 0 or not self.minutes or not trainer.args.save or not trainer.exact:
             return False
-        late = time.monotonic() - self._last_checkpoint > 60 * minutes
-        return late and not self._writer.busy
+        return time.monotonic() - self._last > 60 * self.minutes and not self.writer.busy
 
-    def _captured(self: Any, copy: bool = True) -> dict[str, Any] | None:
-        """The state of the run, on rank 0; all ranks take part."""
-        if self.at.pending and not self.world.alone:
-            share_gradients(self.model, self.world.size)
-        generators = self.world.gather(random_state(self.device))
-        if self.world.rank != 0:
-            return None
-        return capture(self, self.at, generators, copy=copy)
+    def write(self, wait: bool = False) -> None:
+        """Copies the state, and begins to write it.
 
-    def _write_checkpoint(self: Any, wait: bool) -> None:
-        self.guard.pulse.section("writing a checkpoint")
-        state = self._captured()
-        if state is not None:
-            self._writer.put(state)
-            self._last_checkpoint = time.monotonic()
-            if wait:
-                self._writer.wait()
+        Args:
+            wait: returns once it is on disk.
 
-    def _between(self: Any, write: bool = False) -> None:
-        """The state between parts of an epoch: written, or at hand for `_write_unsaved`."""
-        self.guard.pulse.section("keeping the state")
-        with self.guard.undisturbed():
-            state = self._captured(copy=write)  # nothing changes before the next step
-            self._unsaved = None if write else state
-            if state is not None and write:
-                self._writer.put(state)
-                self._last_checkpoint = time.monotonic()
+        Raises:
+            YolodataError: this checkpoint, or the one before, could not be written.
+        """
+        self._doing("writing a checkpoint")
+        with self._undisturbed():
+            self.drop()
+            state = self._captured(copy=True)
+            if state is not None:
+                self.writer.put(state)
+                self._last = time.monotonic()
+                if wait:
+                    self.writer.wait()
 
-    def _write_unsaved(self: Any) -> None:
-        if self._writer is not None:
-            if self._unsaved is not None:
-                self._writer.put(self._unsaved)
-            self._writer.wait()
+    def hold(self) -> None:
+        """Keeps the state at hand, without a copy: nothing changes before the next step."""
+        self._doing("keeping the state")
+        with self._undisturbed():
+            self._held = self._captured(copy=False)
 
-    def _checkpoint_written(self: Any, path: Path) -> None:
-        """In the writer's thread."""
-        if self._uploader is not None:
-            self._uploader.put(path)
+    def drop(self) -> None:
+        """Forgets the state at hand: it is about to change."""
+        self._held = None
 
-    def _end_upload(self: Any, patience: float) -> None:
+    def flush(self) -> None:
+        """Writes the state at hand, if there is one; returns once all is on disk.
+
+        Raises:
+            YolodataError: it could not be written.
+        """
+        if self._held is not None:
+            self.writer.put(self._held)
+        self.writer.wait()
+
+    def close(self, patience: float) -> None:
+        """Ends the upload; waits for `patience` seconds at most."""
         uploader, self._uploader = self._uploader, None
         if uploader is not None:
             uploader.close(patience)
 
-    def _last_words(self: Any) -> None:
-        """In the watch's thread, before the process is ended."""
-        if self._writer is not None:
-            self._writer.wait(timeout=10)
+    def _captured(self, copy: bool) -> dict[str, Any] | None:
+        """The state of the run, on rank 0; all ranks take part."""
+        trainer = self.trainer
+        if trainer.at.pending and not self.ranks.alone:
+            share_gradients(trainer.model, self.ranks.size)
+        generators = self.ranks.gather(random_state(trainer.device))
+        if self.ranks.rank != 0:
+            return None
+        return capture(trainer, trainer.at, generators, copy=copy)
+
+    def _written(self, path: Path) -> None:
+        """In the writer's thread."""
+        uploader = self._uploader
+        if uploader is not None:
+            uploader.put(path)
