@@ -24,6 +24,7 @@ from tenacity import (
     Retrying,
     before_sleep_log,
     retry_if_exception,
+    retry_if_not_exception_type,
     stop_after_attempt,
     stop_before_delay,
     wait_exponential,
@@ -37,6 +38,10 @@ log = logging.getLogger("yolodata")
 _ATTEMPTS = 6  # of a download, which somebody waits for
 # Trying again at once does not help; the next checkpoint is another try.
 _LASTING = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, _LASTING)
 
 
 class Backoff(wait_exponential):
@@ -225,7 +230,7 @@ class Uploader:
 
     def _deliver(self, job: _Job) -> bool:
         attempts = Retrying(
-            retry=retry_if_exception(lambda error: not isinstance(error, _LASTING)),
+            retry=retry_if_exception(_may_pass),
             stop=stop_before_delay(self._patience),
             wait=self._backoff,
             before_sleep=lambda state: self._report_attempt(job.name, state),
@@ -260,8 +265,9 @@ class Uploader:
                 raise _Abandoned
 
     def _give_up(self, name: str, error: Exception) -> None:
-        self._count(failed=1)
-        self._arrived = False
+        with self._changed:
+            self._count(failed=1)
+            self._arrived = False
         self._report(name, error, "it is given up, the next one will be tried")
 
     def _report_attempt(self, name: str, state: RetryCallState) -> None:
@@ -310,7 +316,7 @@ def download_newest(
     """
     store, folder = ObjectStore(url, options), Path(folder)
     attempts = Retrying(
-        retry=retry_if_exception(lambda error: not isinstance(error, (DamagedObject, *_LASTING))),
+        retry=retry_if_exception(_may_pass) & retry_if_not_exception_type(DamagedObject),
         stop=stop_after_attempt(_ATTEMPTS),
         wait=backoff or Backoff(),
         before_sleep=before_sleep_log(log, logging.WARNING),
