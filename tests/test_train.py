@@ -17,17 +17,18 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, checkpoints, launch, trainer_for
+from yolodata.train import TrainSettings, checkpoints, trainer_for
 from yolodata.train import trainer as trainer_module
-from yolodata.train.arithmetic import lr_factor
-from yolodata.train.command import processes_wanted
-from yolodata.train.exits import Preempted
-from yolodata.train.memory import dry_step, largest_batch
+from yolodata.train.cli import processes_wanted
+from yolodata.train.distributed import launch
+from yolodata.train.distributed.collectives import lr_factor
+from yolodata.train.distributed.process_group import World
+from yolodata.train.oom import dry_step, largest_batch
 from yolodata.train.remote import Remote
 from yolodata.train.run_folder import FOLDER, keep_epochs, newest
 from yolodata.train.trainer import UPLOAD_AT_STOP
 from yolodata.train.upload import Uploader
-from yolodata.train.world import World
+from yolodata.train.watchdog.exit_codes import Preempted
 
 STEPS = 3 * BATCHES
 

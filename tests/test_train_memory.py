@@ -15,9 +15,9 @@ from ultralytics.nn import tasks
 from yolodata.errors import YolodataError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.train import trainer_for
+from yolodata.train.distributed.process_group import World
 from yolodata.train.loop import EpochLoop
-from yolodata.train.memory import dry_step, most_objects, yet_to_come
-from yolodata.train.world import World
+from yolodata.train.oom import dry_step, most_objects, yet_to_come
 
 HEADS = {
     "detect": ("DetectionModel", "Detect, [nc]"),

@@ -11,9 +11,9 @@ from torch._dynamo.testing import CompileCounter
 from training import BATCHES, arguments, prepare, train
 
 from yolodata.train import trainer_for
-from yolodata.train.criterion import Criterion
+from yolodata.train.distributed.global_loss import Criterion
+from yolodata.train.distributed.process_group import World
 from yolodata.train.loop import EpochLoop
-from yolodata.train.world import World
 
 SMALLER = """
 nc: 3

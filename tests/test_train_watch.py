@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from yolodata.train.pulse import Pulse
-from yolodata.train.watch import Watch
-from yolodata.train.world import World
+from yolodata.train.distributed.process_group import World
+from yolodata.train.watchdog.heartbeat import Pulse
+from yolodata.train.watchdog.monitor import Watch
 
 
 class Shelf(dict[str, Any]):

@@ -20,7 +20,7 @@ from training import arguments, first_update, train
 
 from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
-from yolodata.train.exits import PEER_LOST, PeerLost, Preempted
+from yolodata.train.watchdog.exit_codes import PEER_LOST, PeerLost, Preempted
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)

@@ -105,7 +105,7 @@ def be_rank(how: str, arguments: list[str]) -> int:
     import torch.distributed as dist
 
     from yolodata.cli import main as yolodata
-    from yolodata.train.world import World
+    from yolodata.train.distributed.process_group import World
 
     if how == "alone":  # one process that does all that several do
         World.join = classmethod(lambda kind: kind.of_launcher(1))

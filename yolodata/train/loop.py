@@ -14,10 +14,10 @@ from ultralytics.utils import LOGGER, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
-from yolodata.train.guard import NOTHING, STOP, URGENT, Guard
-from yolodata.train.memory import advice, advised, halve_batch, may_halve
+from yolodata.train.distributed.process_group import World
+from yolodata.train.oom import advice, advised, halve_batch, may_halve
 from yolodata.train.state import Position
-from yolodata.train.world import World
+from yolodata.train.watchdog.supervisor import NOTHING, STOP, URGENT, Guard
 
 
 class EpochLoop:

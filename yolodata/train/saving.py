@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.train import checkpoints
-from yolodata.train.arithmetic import share_gradients
+from yolodata.train.distributed.collectives import share_gradients
 from yolodata.train.run_folder import WRITING, keep_epochs
 from yolodata.train.state import capture, random_state, restore
 from yolodata.train.upload import Uploader

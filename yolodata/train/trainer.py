@@ -18,24 +18,24 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 from yolodata.errors import YolodataError
 from yolodata.pipeline.loader import Loader
 from yolodata.train import checkpoints
-from yolodata.train.arithmetic import (
+from yolodata.train.callbacks import callbacks_of_file
+from yolodata.train.distributed.collectives import (
     lr_factor,
     share_cores,
     spread_weights,
 )
-from yolodata.train.callbacks import callbacks_of_file
-from yolodata.train.criterion import Criterion
-from yolodata.train.exits import Preempted
-from yolodata.train.guard import Guard
-from yolodata.train.handover import check_handover
+from yolodata.train.distributed.global_loss import Criterion
+from yolodata.train.distributed.process_group import World
+from yolodata.train.fallback import check_handover
 from yolodata.train.loop import EpochLoop
-from yolodata.train.memory import dry_step
+from yolodata.train.oom import dry_step
 from yolodata.train.run_folder import FOLDER, newest, weights_whole
 from yolodata.train.saving import Saving
 from yolodata.train.settings import TrainSettings
 from yolodata.train.state import Position
 from yolodata.train.upload import Uploader
-from yolodata.train.world import World
+from yolodata.train.watchdog.exit_codes import Preempted
+from yolodata.train.watchdog.supervisor import Guard
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.limits import TRAINERS
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
-from yolodata.train.exits import PEER_LOST, PREEMPTED, PeerLost, Preempted, leave_status
+from yolodata.train.watchdog.exit_codes import (
+    PEER_LOST,
+    PREEMPTED,
+    PeerLost,
+    Preempted,
+    leave_status,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains, or starts the processes that do; returns the exit status."""
     processes = processes_wanted(args.arguments)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
-        from yolodata.train.launch import launch
+        from yolodata.train.distributed.launch import launch
 
         return launch(args.arguments, processes)
     upstream, ours = read_arguments(args.arguments)
@@ -64,8 +70,8 @@ def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
     """Trains in this process."""
     from ultralytics import YOLO
 
+    from yolodata.train.distributed.process_group import World
     from yolodata.train.trainer import trainer_for
-    from yolodata.train.world import World
 
     try:
         with World.join().first_of_machine("model"):  # which may be downloaded

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from yolodata.train.exits import PeerLost, Preempted
-from yolodata.train.pulse import Pulse
+from yolodata.train.distributed.process_group import World
 from yolodata.train.signals import StopRequest
-from yolodata.train.watch import Watch
-from yolodata.train.world import World
+from yolodata.train.watchdog.exit_codes import PeerLost, Preempted
+from yolodata.train.watchdog.heartbeat import Pulse
+from yolodata.train.watchdog.monitor import Watch
 
 NOTHING, DUE, STOP, URGENT = range(4)
 """What a rank wants at the end of a step; all do what the largest says: go on, write a checkpoint

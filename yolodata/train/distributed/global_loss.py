@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from yolodata.train.world import World
+from yolodata.train.distributed.process_group import World
 
 
 class Criterion:

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from yolodata.train.exits import STATUS, status_left
 from yolodata.train.signals import SIGNALS
+from yolodata.train.watchdog.exit_codes import STATUS, status_left
 
 TORCHRUNS = ["SIGHUP", "SIGQUIT"]
 """Signals that torchrun passes on unless told otherwise, beside those that training knows. Of

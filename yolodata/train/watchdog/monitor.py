@@ -38,14 +38,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from yolodata.train.exits import PEER_LOST, leave_status
-from yolodata.train.pulse import EVERY, Pulse
-from yolodata.train.work import Work
+from yolodata.train.watchdog.activity import Work
+from yolodata.train.watchdog.exit_codes import PEER_LOST, leave_status
+from yolodata.train.watchdog.heartbeat import EVERY, Pulse
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-    from yolodata.train.world import World
+    from yolodata.train.distributed.process_group import World
 
 
 class Watch:
