@@ -22,7 +22,7 @@ from yolodata.train import trainer as trainer_module
 from yolodata.train.cli import processes_wanted
 from yolodata.train.distributed import launch
 from yolodata.train.distributed.collectives import lr_factor
-from yolodata.train.distributed.process_group import World
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.oom import dry_step, largest_batch
 from yolodata.train.remote import Remote
 from yolodata.train.run_folder import FOLDER, keep_epochs, newest
@@ -333,7 +333,7 @@ def test_how_torchrun_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    world = World(rank=5, local_rank=1, size=8, local_size=4)
+    world = ProcessGroup(rank=5, local_rank=1, size=8, local_size=4)
     assert world.device(None) == "1"  # not 5: this is the second machine
     assert world.device("4,5,6,7") == "5"
     assert world.device("cpu") == "cpu"
@@ -343,7 +343,7 @@ def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigError, match="torchrun"):
-        World.join()
+        ProcessGroup.join()
 
 
 def test_learning_rates_of_large_batches() -> None:

@@ -15,7 +15,7 @@ from ultralytics.nn import tasks
 from yolodata.errors import YolodataError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.train import trainer_for
-from yolodata.train.distributed.process_group import World
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.loop import EpochLoop
 from yolodata.train.oom import dry_step, most_objects, yet_to_come
 
@@ -83,7 +83,7 @@ class Dry(EpochLoop):
         self.data, self.amp, self.batch_size = {"kpt_shape": [5, 3]}, False, 2
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         self.scaler = torch.amp.GradScaler("cuda", enabled=False)
-        self.world = World()
+        self.process_group = ProcessGroup()
 
     def _model_train(self) -> None:
         self.model.train()
@@ -116,5 +116,5 @@ def test_the_most_that_can_meet() -> None:
     assert most(mosaic=0.0, copy_paste=0.1, mixup=0.1, cutmix=0.1) == [16, 16]  # of six pictures
     trainer = Dry("detect", torch.nn.Linear(3, 2))
     assert yet_to_come(trainer) == 2 * 8 * 4
-    trainer.world = World(size=2)
+    trainer.process_group = ProcessGroup(size=2)
     assert yet_to_come(trainer) == 3 * 8 * 4  # and buckets

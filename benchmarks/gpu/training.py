@@ -10,7 +10,8 @@ gloo, lose what one process without any of it loses, and hold the same weights. 
 ends in a step, the batch is halved and the run ends well.
 
 yolodata connects no process that is alone: `ddp` has it done all the same, by replacing
-`World.join`. Two processes that share a card are connected by gloo, which yolodata chooses itself.
+`ProcessGroup.join`. Two processes that share a card are connected by gloo, which yolodata chooses
+itself.
 
 This file is also the callbacks file of its runs (`yolodata.callbacks`).
 """
@@ -105,10 +106,10 @@ def be_rank(how: str, arguments: list[str]) -> int:
     import torch.distributed as dist
 
     from yolodata.cli import main as yolodata
-    from yolodata.train.distributed.process_group import World
+    from yolodata.train.distributed.process_group import ProcessGroup
 
     if how == "alone":  # one process that does all that several do
-        World.join = classmethod(lambda kind: kind.of_launcher(1))
+        ProcessGroup.join = classmethod(lambda kind: kind.of_launcher(1))
     connect = dist.init_process_group
 
     def tell(backend: str, **values: Any) -> None:

@@ -70,11 +70,11 @@ def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
     """Trains in this process."""
     from ultralytics import YOLO
 
-    from yolodata.train.distributed.process_group import World
+    from yolodata.train.distributed.process_group import ProcessGroup
     from yolodata.train.trainer import trainer_for
 
     try:
-        with World.join().first_of_machine("model"):  # which may be downloaded
+        with ProcessGroup.join().first_of_machine("model"):  # which may be downloaded
             made = YOLO(model)
     except FileNotFoundError as error:
         raise ConfigError(f"model={model} cannot be read: {error}") from error

@@ -9,7 +9,7 @@ from yolodata.errors import ConfigError
 from yolodata.train.checkpoints import SUFFIX
 
 
-def check_handover(task: str, resume: Any) -> None:
+def check_fallback(task: str, resume: Any) -> None:
     """Upstream's trainer knows neither our ranks nor our checkpoints.
 
     Raises:

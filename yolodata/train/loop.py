@@ -14,10 +14,10 @@ from ultralytics.utils import LOGGER, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
-from yolodata.train.distributed.process_group import World
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.oom import advice, advised, halve_batch, may_halve
 from yolodata.train.state import Position
-from yolodata.train.watchdog.supervisor import NOTHING, STOP, URGENT, Guard
+from yolodata.train.watchdog.supervisor import Action, Supervisor
 
 
 class EpochLoop:
@@ -27,8 +27,8 @@ class EpochLoop:
     and compares the weights to the last bit.
     """
 
-    world: World
-    guard: Guard
+    process_group: ProcessGroup
+    supervisor: Supervisor
     at: Position
     _unsaved: dict[str, Any] | None
 
@@ -47,7 +47,7 @@ class EpochLoop:
             self.plot_idx.extend(range(first, first + 3))
         while self.at.stage != "finished":
             self.epoch = self.at.epoch
-            self.guard.section("starting an epoch")
+            self.supervisor.phase("starting an epoch")
             self._prove_equal()
             self._begin_epoch()
             if self.at.stage == "train":
@@ -56,7 +56,7 @@ class EpochLoop:
                 self.at = Position(self.epoch, self.at.step, self.at.pending, "validate")
                 self._between()
             self._end_epoch()
-        self.guard.section("evaluating the best model")
+        self.supervisor.phase("evaluating the best model")
         self._finish()
 
     def _say_what_begins(self: Any) -> None:
@@ -64,7 +64,7 @@ class EpochLoop:
         LOGGER.info(
             f"{images} images to train on, {len(self.test_loader.dataset)} to validate on; "
             f"{batches} batches of {self.batch_size} at imgsz={self.args.imgsz}, an update every "
-            f"{self._nominal}, {self.world.size} process(es) on {self.device.type}\n"
+            f"{self._nominal}, {self.process_group.size} process(es) on {self.device.type}\n"
             f"Run folder: {colorstr('bold', self.save_dir)}; from epoch {self.at.epoch + 1}, batch "
             f"{self.at.step + 1} to "
             + (f"{self.args.time} hours" if self.args.time else f"epoch {self.epochs}")
@@ -81,7 +81,7 @@ class EpochLoop:
                 warnings.simplefilter("ignore")  # torch expects an optimiser step before this one
                 self.scheduler.step()
         self._model_train()
-        if not self.world.alone:
+        if not self.process_group.alone:
             self._tell_epoch()
         if not self._mosaic_closed and self.epoch >= self._close_mosaic_at:
             self._mosaic_closed = True
@@ -97,11 +97,11 @@ class EpochLoop:
         """To the end of the epoch; False: it has to be taken up again, with a smaller batch."""
         batches = len(self.train_loader)
         bar: Any = self.train_loader
-        if self.world.rank == 0:
+        if self.process_group.rank == 0:
             if self.loss_names:
                 LOGGER.info(self.progress_string())
             bar = TQDM(self.train_loader, total=batches, initial=self.at.step)
-        self.guard.step(self._where())
+        self.supervisor.step(self._where())
         self._unsaved = None
         for batch in bar:
             done = self.at.step + batches * self.epoch  # since training began
@@ -122,19 +122,19 @@ class EpochLoop:
                 halve_batch(self, problem, images)
                 return False
             if updates:
-                self.guard.pulse.mark("updating the weights")
+                self.supervisor.heartbeat.doing_now("updating the weights")
                 with advised(self, f"at the update of {self._where()}"):
                     self.optimizer_step()
                 self.stop = self.stop or self._time_is_up()
             self.at = self.at.after_batch(updates)
-            self.guard.pulse.mark("in callbacks")
+            self.supervisor.heartbeat.doing_now("in callbacks")
             self._show(bar, batch, done)
             self.run_callbacks("on_train_batch_end")
             self._agree(done)
             if self.stop:
                 break
-            self.guard.step(self._where())
-        self.guard.pulse.section("between epochs")
+            self.supervisor.step(self._where())
+        self.supervisor.heartbeat.phase("between epochs")
         return True
 
     def _where(self: Any) -> str:
@@ -161,23 +161,23 @@ class EpochLoop:
 
     def _learn(self: Any, batch: dict[str, Any], updates: bool) -> dict[str, Any]:
         """Forward and backward; gradients travel between ranks only before an update."""
-        mark = self.guard.pulse.mark
-        ddp = not self.world.alone
+        doing_now = self.supervisor.heartbeat.doing_now
+        ddp = not self.process_group.alone
         # A static graph (compile) is learned in the first backward pass, which has to be complete.
         together = updates or (bool(self.args.compile) and self._first_backward)
         self._first_backward = False
         with self.model.no_sync() if ddp and not together else nullcontext():
-            mark("in the forward pass")
+            doing_now("in the forward pass")
             with self._autocast():
                 batch = self.preprocess_batch(batch)
                 loss, items = self._loss_of(batch)
-            loss = loss.sum() * self.world.size  # DDP takes the mean over ranks
-            mark("in the backward pass")
+            loss = loss.sum() * self.process_group.size  # DDP takes the mean over ranks
+            doing_now("in the backward pass")
             self.scaler.scale(loss).backward()
         self.loss, self.loss_items = loss.detach(), items
         if not self.loss_names:
             self.loss_names = tuple(items)
-            if self.world.rank == 0:
+            if self.process_group.rank == 0:
                 LOGGER.info(self.progress_string())
                 self.metrics.update(dict.fromkeys(self.label_loss_items(prefix="val"), 0.0))
         i = self.at.step
@@ -200,7 +200,7 @@ class EpochLoop:
         return unwrap_model(self.model).loss(batch, predictions)
 
     def _show(self: Any, bar: Any, batch: dict[str, Any], done: int) -> None:
-        if self.world.rank != 0:
+        if self.process_group.rank != 0:
             return
         objects = batch.get("cls", batch["img"]).shape[0]
         columns = [f"{self.epoch + 1}/{self.epochs}", f"{self._get_memory():.3g}G"]
@@ -217,49 +217,51 @@ class EpochLoop:
 
     def _agree(self: Any, done: int) -> None:
         """All ranks are at the same step, and do the same: go on, stop, write a checkpoint."""
-        self.guard.pulse.wait()
-        wish = self.guard.wish(self._checkpoint_is_due())
-        wish, most, least, stop = self.world.largest([wish, done, -done, int(self.stop)])
+        self.supervisor.heartbeat.wait()
+        mine = [self.supervisor.action(self._checkpoint_is_due()), done, -done, int(self.stop)]
+        action, most, least, stop = self.process_group.largest(mine)
         if most != -least:
             raise YolodataError(
                 f"the ranks are at different steps, {-least} to {most}; was the loop of a rank "
                 "left by a callback?"
             )
         self.stop = bool(stop)
-        self.guard.pulse.stepped()
-        if wish == NOTHING or (self.at.pending and wish != URGENT):
+        self.supervisor.heartbeat.step_finished()
+        if action == Action.CONTINUE or (self.at.pending and action != Action.STOP_NOW):
             return
         if self.exact:
-            self._write_checkpoint(wait=wish >= STOP)
-        if wish >= STOP:
+            self._write_checkpoint(wait=action >= Action.STOP)
+        if action >= Action.STOP:
             self._preempted()
 
     # Its end.
 
     def _end_epoch(self: Any) -> None:
-        self.guard.section("in callbacks")
+        self.supervisor.phase("in callbacks")
         criterion = unwrap_model(self.model).criterion
         if hasattr(criterion, "update"):
             criterion.update()
         groups = enumerate(self.optimizer.param_groups)
         self.lr = {f"lr/pg{number}": group["lr"] for number, group in groups}
         self.run_callbacks("on_train_epoch_end")
-        leads = self.world.rank == 0
+        leads = self.process_group.rank == 0
         if leads:
             kept = ["yaml", "nc", "args", "names", "stride", "class_weights"]
             self.ema.update_attr(self.model, include=kept)
         last = self.epoch + 1 >= self.epochs
         if self.args.val or last or self.stopper.possible_stop or self.stop:
-            self.guard.section("validating", parts=True)
+            self.supervisor.phase("validating", batches=True)
             self._clear_memory(0.5)
             self.metrics, self.fitness = self.validate()
-        self.guard.section("looking for NaN")  # rank 0 says; the others have no metrics to sum up
+        self.supervisor.phase(
+            "looking for NaN"
+        )  # rank 0 says; the others have no metrics to sum up
         if self._handle_nan_recovery(self.epoch):
             self.optimizer.zero_grad()
             self.at, self._unsaved = Position(self.epoch), None
             return
         self.nan_recovery_attempts = 0
-        self.guard.section("saving")
+        self.supervisor.phase("saving")
         if leads:
             self.save_metrics(
                 metrics={**self.label_loss_items(self.tloss), **self.metrics, **self.lr}
@@ -271,8 +273,8 @@ class EpochLoop:
         self._estimate_epochs()
         self.run_callbacks("on_fit_epoch_end")
         self._clear_memory(0.5)
-        self.guard.pulse.wait()
-        self.stop = bool(self.world.largest([int(self.stop)])[0])
+        self.supervisor.heartbeat.wait()
+        self.stop = bool(self.process_group.largest([int(self.stop)])[0])
         self.at = self.at.at_next_epoch(finished=self.stop)
         self._between(write=bool(self.args.save))
 
@@ -283,7 +285,7 @@ class EpochLoop:
             return
         mean = (now - self.train_time_start) / (self.epoch + 1)
         estimate = math.ceil(self.args.time * 3600 / mean)
-        self.epochs = self.args.epochs = self.world.largest([estimate])[0]
+        self.epochs = self.args.epochs = self.process_group.largest([estimate])[0]
         self._setup_scheduler()
         self.scheduler.last_epoch = self.epoch  # do not move
         self.stop |= self.epoch >= self.epochs
@@ -293,8 +295,8 @@ class EpochLoop:
         hours = (time.time() - self.train_time_start) / 3600
         LOGGER.info(f"\n{self.at.epoch} epochs completed in {hours:.3f} hours.")
         self.final_eval()
-        self.guard.section("ending", endless=True)
-        if self.world.rank == 0:
+        self.supervisor.phase("ending", unlimited=True)
+        if self.process_group.rank == 0:
             if self.args.plots:
                 self.plot_metrics()
             self.run_callbacks("on_train_end")

@@ -65,7 +65,7 @@ def yet_to_come(trainer: Any) -> int:
     """
     weights = [p for p in trainer.model.parameters() if p.requires_grad]
     copies = 0 if trainer.optimizer.state else 2
-    copies += 0 if trainer.world.alone else 1
+    copies += 0 if trainer.process_group.alone else 1
     return copies * sum(int(p.numel() * p.element_size()) for p in weights)
 
 
@@ -103,7 +103,7 @@ def dry_step(trainer: Any) -> None:
 def may_halve(trainer: Any) -> bool:
     """Whether training may go on with half the batch: as upstream, alone, early, three times."""
     early = trainer.epoch == trainer.start_epoch and trainer.halved < 3
-    return bool(early and trainer.world.alone and trainer.batch_size > 1)
+    return bool(early and trainer.process_group.alone and trainer.batch_size > 1)
 
 
 def halve_batch(trainer: Any, problem: str, images: int) -> None:
@@ -170,7 +170,7 @@ def advice(trainer: Any, problem: str, found: str) -> str:
     if not trainer.amp and trainer.device.type == "cuda":
         knobs.append("amp=True (half precision: about half the memory of activations)")
     if batch > 1:
-        half = max(trainer.batch_size // 2, trainer.world.size)
+        half = max(trainer.batch_size // 2, trainer.process_group.size)
         knobs.append(
             f"batch={half} (gradients are accumulated to nbs={args.nbs}, so that the update stays "
             "the same)"

@@ -22,36 +22,36 @@ class Saving:
     _uploader: Uploader | None = None
 
     def _go_on(self: Any, path: Path) -> None:
-        missing = self.world.largest([int(not path.is_file())])[0]
-        mine = self.world.rank == 0 or not missing
+        missing = self.process_group.largest([int(not path.is_file())])[0]
+        mine = self.process_group.rank == 0 or not missing
         state: Any = checkpoints.read(path) if mine else None
         if missing:  # the run folder is on the machine of rank 0 alone
-            state = self.world.from_first(state)
-        self.at = restore(self, state, self.world.rank)
+            state = self.process_group.from_first(state)
+        self.at = restore(self, state, self.process_group.rank)
         self.start_epoch = self.at.epoch
-        if self.world.rank == 0:
+        if self.process_group.rank == 0:
             keep_epochs(self.csv, self.at.epoch)
             shutil.rmtree(self.wdir / WRITING, ignore_errors=True)
 
     def _checkpoint_is_due(self: Any) -> bool:
         """Rank 0's clock decides; a checkpoint that is still being written is waited for."""
         minutes = self.settings.checkpoint_minutes
-        if self.world.rank != 0 or not minutes or not self.args.save or not self.exact:
+        if self.process_group.rank != 0 or not minutes or not self.args.save or not self.exact:
             return False
         late = time.monotonic() - self._last_checkpoint > 60 * minutes
         return late and not self._writer.busy
 
     def _captured(self: Any, copy: bool = True) -> dict[str, Any] | None:
         """The state of the run, on rank 0; all ranks take part."""
-        if self.at.pending and not self.world.alone:
-            share_gradients(self.model, self.world.size)
-        generators = self.world.gather(random_state(self.device))
-        if self.world.rank != 0:
+        if self.at.pending and not self.process_group.alone:
+            share_gradients(self.model, self.process_group.size)
+        generators = self.process_group.gather(random_state(self.device))
+        if self.process_group.rank != 0:
             return None
         return capture(self, self.at, generators, copy=copy)
 
     def _write_checkpoint(self: Any, wait: bool) -> None:
-        self.guard.pulse.section("writing a checkpoint")
+        self.supervisor.heartbeat.phase("writing a checkpoint")
         state = self._captured()
         if state is not None:
             self._writer.put(state)
@@ -61,8 +61,8 @@ class Saving:
 
     def _between(self: Any, write: bool = False) -> None:
         """The state between parts of an epoch: written, or at hand for `_write_unsaved`."""
-        self.guard.pulse.section("keeping the state")
-        with self.guard.undisturbed():
+        self.supervisor.heartbeat.phase("keeping the state")
+        with self.supervisor.undisturbed():
             state = self._captured(copy=write)  # nothing changes before the next step
             self._unsaved = None if write else state
             if state is not None and write:

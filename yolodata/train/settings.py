@@ -21,10 +21,10 @@ class TrainSettings(Settings):
         keep: checkpoints kept in the run folder, and at `upload`.
         upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
             nowhere.
-        stall: seconds without progress, in a step that usually takes a tenth of them at most, after
-            which a rank counts as stalled. Where no duration is usual (the first steps, callbacks,
-            saving) 1.5 times as many without any work (processor, disk, child processes), and ten
-            times as many with it.
+        stall: seconds that a step, or a batch of validation, may take before its rank counts as
+            stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
+            saving and other phases of unknown duration may take ten times as many (see
+            `watchdog.heartbeat`).
         callbacks: a Python file whose functions are named after Ultralytics' events
             (`on_train_epoch_end(trainer)`, …); every rank runs them.
         whole_batch_loss: targets are counted over all ranks, so that the loss is that of one

@@ -25,8 +25,8 @@ from yolodata.train.distributed.collectives import (
     spread_weights,
 )
 from yolodata.train.distributed.global_loss import Criterion
-from yolodata.train.distributed.process_group import World
-from yolodata.train.fallback import check_handover
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.fallback import check_fallback
 from yolodata.train.loop import EpochLoop
 from yolodata.train.oom import dry_step
 from yolodata.train.run_folder import FOLDER, newest, weights_whole
@@ -35,7 +35,7 @@ from yolodata.train.settings import TrainSettings
 from yolodata.train.state import Position
 from yolodata.train.upload import Uploader
 from yolodata.train.watchdog.exit_codes import Preempted
-from yolodata.train.watchdog.supervisor import Guard
+from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.limits import TRAINERS
 
@@ -71,7 +71,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
     def _of_upstream(
         cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
     ) -> Any:
-        check_handover(task, overrides.get("resume"))
+        check_fallback(task, overrides.get("resume"))
         return super()._of_upstream(task, cfg, overrides, callbacks)
 
     def __init__(
@@ -81,19 +81,23 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         _callbacks: dict[str, Any] | None = None,
     ) -> None:
         overrides = dict(overrides or {})
-        self.world = World.join()
-        overrides["device"] = self.world.device(overrides.get("device"))
+        self.process_group = ProcessGroup.join()
+        overrides["device"] = self.process_group.device(overrides.get("device"))
         self.at = Position()
         self._first_backward = True
         given = overrides.get("yolodata") or {}
         self._going_on = self._choose_run_folder(cfg, overrides, self.settings.changed(given))
-        self.guard = Guard(self.world, self.settings.changed(given).stall, self._last_words)
+        self.supervisor = Supervisor(
+            self.process_group, self.settings.changed(given).stall, self._last_words
+        )
         super().__init__(cfg, overrides, _callbacks)
-        if not self.world.alone:
+        if not self.process_group.alone:
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
-            init_seeds(self.args.seed + self.world.rank, deterministic=self.args.deterministic)
+            init_seeds(
+                self.args.seed + self.process_group.rank, deterministic=self.args.deterministic
+            )
             self.ddp = False
-            share_cores(self.world.local_size)
+            share_cores(self.process_group.local_size)
         self.add_callback("on_val_start", self._validating)
         self.add_callback("on_val_batch_end", self._validated)
         if self.settings.callbacks:
@@ -101,12 +105,12 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
                 self.add_callback(event, function)
 
     def _validating(self: Any, validator: Any) -> None:
-        self.guard.pulse.section("validating", parts=True)
+        self.supervisor.heartbeat.phase("validating", batches=True)
 
     def _validated(self: Any, validator: Any) -> None:
-        self.guard.pulse.part()
+        self.supervisor.heartbeat.batch_finished()
         if validator.batch_i + 1 == len(validator.dataloader):
-            self.guard.pulse.section("summing up the validation")
+            self.supervisor.heartbeat.phase("summing up the validation")
 
     # Where the run is kept, and what is there.
 
@@ -121,7 +125,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
             return None  # Ultralytics' own resume, from last.pt
         overrides.pop("resume", None)
         found: Path | None = None
-        if self.world.rank == 0:
+        if self.process_group.rank == 0:
             if resume == "auto":
                 overrides["exist_ok"] = True
             if named is not None:
@@ -136,7 +140,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
                 LOGGER.info(f"yolodata: going on from {found}")
             overrides["save_dir"] = str(folder)
         chosen = [overrides.get("save_dir"), None if found is None else str(found)]
-        overrides["save_dir"], path = self.world.share("run folder", chosen)
+        overrides["save_dir"], path = self.process_group.share("run folder", chosen)
         return None if path is None else Path(path)
 
     def check_resume(self: Any, overrides: dict[str, Any]) -> None:
@@ -147,7 +151,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
 
     def get_dataset(self: Any) -> dict[str, Any]:
         """Upstream's; one process of each machine first, which may download."""
-        with self.world.first_of_machine("dataset"):
+        with self.process_group.first_of_machine("dataset"):
             data: dict[str, Any] = super().get_dataset()
         return data
 
@@ -162,47 +166,47 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
                     self._writer.wait(timeout=10)
             self._end_upload(UPLOAD_AT_STOP)
             raise
-        self.world.stop()
+        self.process_group.stop()
 
     def _guarded(self: Any) -> None:
-        with self.guard.on_duty():
+        with self.supervisor.supervise():
             try:
                 self._set_up()
                 self._run()
                 self._writer.wait()
                 self._end_upload(UPLOAD_AT_END)
-                self.world.meet("end")
+                self.process_group.meet("end")
             except Preempted:
-                with self.guard.undisturbed():
+                with self.supervisor.undisturbed():
                     self._write_unsaved()
                     self._end_upload(UPLOAD_AT_STOP)
                 raise
             finally:
                 self._close_loaders()
-                if self.world.backend != "nccl":  # which would wait for what will not come
-                    self.world.stop()
+                if self.process_group.backend != "nccl":  # which would wait for what will not come
+                    self.process_group.stop()
 
     def _set_up(self: Any) -> None:
-        self.guard.section("preparing the data", endless=True)
-        with self.world.first_of_machine("shards"):
+        self.supervisor.phase("preparing the data", unlimited=True)
+        with self.process_group.first_of_machine("shards"):
             self._prepare_data()
-        self.world.meet("data")
-        self.guard.section("connecting", endless=True)
-        self.world.start(self.device)
-        self.guard.section("setting up", endless=True)
+        self.process_group.meet("data")
+        self.supervisor.phase("connecting", unlimited=True)
+        self.process_group.start(self.device)
+        self.supervisor.phase("setting up", unlimited=True)
         self._setup_train()
         model = unwrap_model(self.model)
         if not hasattr(model, "student_model"):  # distillation calls the criterion its own way
             inner = getattr(model, "criterion", None) or model.init_criterion()
-            model.criterion = Criterion(inner, self.world, self.settings.whole_batch_loss)
+            model.criterion = Criterion(inner, self.process_group, self.settings.whole_batch_loss)
         self.exact = isinstance(self.train_loader, Loader)
         self.train_time_start = time.time()
         self.optimizer.zero_grad()
         wanted = self.settings.dry_step
         if self.exact and (self.device.type == "cuda" if wanted is None else wanted):
-            self.guard.section("trying the largest batch")
+            self.supervisor.phase("trying the largest batch")
             dry_step(self)
-        self.guard.section("starting")
+        self.supervisor.phase("starting")
         self._wrap_model()
         self.at = Position(self.start_epoch)
         if self._going_on is not None:
@@ -211,7 +215,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
             self.save_dir / FOLDER, self.settings.keep, self._checkpoint_written
         )
         self._last_checkpoint = time.monotonic()
-        if self.settings.upload is not None and self.world.rank == 0:
+        if self.settings.upload is not None and self.process_group.rank == 0:
             self._uploader = Uploader(self.settings.upload, keep=self.settings.keep)
 
     def _prepare_data(self: Any) -> None:
@@ -221,7 +225,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
                 self._shards(mode)
 
     def _setup_ddp(self: Any) -> None:
-        """The ranks are connected already, by `World.start`."""
+        """The ranks are connected already, by `ProcessGroup.start`."""
 
     def _setup_train(self: Any) -> None:
         # Upstream wraps the model here if world_size is above 1, for CUDA alone; `_wrap_model` does
@@ -230,10 +234,13 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         super()._setup_train()
 
     def _build_train_pipeline(self: Any) -> None:
-        if not self.world.alone and self.world_size == 1:
-            self.world_size = self.world.size
-            if self.batch_size % self.world.size or self.batch_size < self.world.size:
-                size = self.world.size
+        if not self.process_group.alone and self.world_size == 1:
+            self.world_size = self.process_group.size
+            if (
+                self.batch_size % self.process_group.size
+                or self.batch_size < self.process_group.size
+            ):
+                size = self.process_group.size
                 raise YolodataError(
                     f"batch={self.batch_size} is the batch of all {size} processes together and "
                     f"must be a multiple of {size}; give "
@@ -244,7 +251,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         super()._build_train_pipeline()
 
     def _wrap_model(self: Any) -> None:
-        if not self.world.alone:
+        if not self.process_group.alone:
             self.model = DistributedDataParallel(
                 self.model,
                 device_ids=None if self.device.type == "cpu" else [self.device.index],
@@ -256,7 +263,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
 
     def _agree_on_amp(self: Any) -> None:
         """Upstream asks rank 0 alone whether half precision works."""
-        able = all(self.world.gather(bool(self.amp)))
+        able = all(self.process_group.gather(bool(self.amp)))
         if able != self.amp:
             self.amp = able
             self.scaler = torch.amp.GradScaler("cuda", enabled=able and self.args.amp != "bf16")
@@ -265,8 +272,8 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         self: Any, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
     ) -> Any:
         """Upstream gives the rank on this machine, which is another one's on the next machine."""
-        if rank != -1 and not self.world.alone:
-            rank = self.world.rank
+        if rank != -1 and not self.process_group.alone:
+            rank = self.process_group.rank
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def build_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -292,7 +299,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         }
         if self.exact:
             mine["stream"] = self.train_loader.state_dict()
-        told = self.world.gather(mine)
+        told = self.process_group.gather(mine)
         wrong = [
             f"{name}: " + ", ".join(f"{rank[name]} on rank {r}" for r, rank in enumerate(told))
             for name in mine
@@ -311,13 +318,13 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
     # Its end.
 
     def _preempted(self: Any) -> None:
-        why = self.guard.stop.why or "another rank was asked to stop"
+        why = self.supervisor.stop.why or "another rank was asked to stop"
         self._unsaved = None
-        self.world.largest([0])  # nobody leaves before rank 0 has written
-        if self.world.rank == 0:
+        self.process_group.largest([0])  # nobody leaves before rank 0 has written
+        if self.process_group.rank == 0:
             done = f"epoch {self.at.epoch + 1}, batch {self.at.step}"
             LOGGER.info(f"\nyolodata: {why}: stopped after {done}; resume=auto goes on from there.")
-        self.world.stop()
+        self.process_group.stop()
         raise Preempted(why)
 
     def save_model(self: Any) -> bool:
@@ -327,25 +334,25 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
 
     def final_eval(self: Any) -> None:
         """Upstream's; on CPUs with several ranks, where its last validation asks for CUDA, ours."""
-        if self.world.rank != 0:  # which makes the files smaller first
-            self.guard.pulse.wait()
-        if self.world.alone or self.device.type != "cpu":
+        if self.process_group.rank != 0:  # which makes the files smaller first
+            self.supervisor.heartbeat.wait()
+        if self.process_group.alone or self.device.type != "cpu":
             super().final_eval()
             return
-        if self.world.rank == 0 and self.last.exists():
+        if self.process_group.rank == 0 and self.last.exists():
             from ultralytics.utils.torch_utils import strip_optimizer
 
             kept = strip_optimizer(self.last)
             if self.best.exists():
                 strip_optimizer(self.best, updates={"train_results": kept.get("train_results")})
-        self.world.meet("stripped")
+        self.process_group.meet("stripped")
         if self.best.exists():
             from ultralytics.nn.tasks import load_checkpoint
 
             best, _ = load_checkpoint(self.best)
             self.ema.ema.load_state_dict(best.float().state_dict())
             metrics, _ = self.validate()
-            if self.world.rank == 0:
+            if self.process_group.rank == 0:
                 self.metrics = metrics
                 self.run_callbacks("on_fit_epoch_end")
 

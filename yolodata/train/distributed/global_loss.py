@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from yolodata.train.distributed.process_group import World
+from yolodata.train.distributed.process_group import ProcessGroup
 
 
 class Criterion:
@@ -29,7 +29,7 @@ class Criterion:
         whole_batch: see the module's note.
     """
 
-    def __init__(self, inner: Any, world: World, whole_batch: bool) -> None:
+    def __init__(self, inner: Any, world: ProcessGroup, whole_batch: bool) -> None:
         object.__setattr__(self, "inner", inner)
         if whole_batch and not world.alone:
             for part in (inner, *vars(inner).values()):
@@ -56,7 +56,7 @@ def _single(value: Any) -> Any:
     return value.float() if half else value
 
 
-def _over_all_ranks(part: Any, world: World) -> None:
+def _over_all_ranks(part: Any, world: ProcessGroup) -> None:
     """Makes a detection criterion divide by the target scores of all ranks."""
     import torch.distributed as dist
 

@@ -17,7 +17,7 @@ from yolodata.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import ProcessGroup
+    import torch.distributed as dist
     from torch.distributed.distributed_c10d import Store
 
 log = logging.getLogger("yolodata")
@@ -30,7 +30,7 @@ LONG = timedelta(hours=12)
 
 
 @dataclass
-class World:
+class ProcessGroup:
     """This process's place among those that train together; alone without torchrun.
 
     The store that torchrun keeps carries what has to be agreed before the ranks are connected, and
@@ -43,12 +43,12 @@ class World:
     local_size: int = 1
     store: Store | None = None
     backend: str = ""  # of the group that gradients travel in, once there is one
-    control: ProcessGroup | None = None  # gloo, also beside NCCL: no GPU waits for it
+    control: dist.ProcessGroup | None = None  # gloo, also beside NCCL: no GPU waits for it
     number: int = 0
     _asked: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def join(cls) -> World:
+    def join(cls) -> ProcessGroup:
         """The place that the environment gives this process; one process needs no group.
 
         Raises:
@@ -58,7 +58,7 @@ class World:
         return cls() if size <= 1 else cls.of_launcher(size)
 
     @classmethod
-    def of_launcher(cls, size: int) -> World:
+    def of_launcher(cls, size: int) -> ProcessGroup:
         """The place among `size` processes that torchrun started; one may be a group, too."""
         global _joined
         names = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -1,4 +1,17 @@
-"""What a rank is doing, since when, and how long that may take."""
+"""What a rank is doing, since when, and how long that may take.
+
+Note [time limits]. Every phase of a run has one time limit, in units of the setting `stall` (30 s).
+
+| phase | limit |
+| --- | --- |
+| a step of training, a batch of validation | `stall`, or ten times the longest one so far |
+| the first four steps, the first two batches of validation | ten times `stall` |
+| between them: callbacks, metrics, plots, saving, a checkpoint | ten times `stall` |
+| setting up (packing, scanning, downloads, connecting) and the end (uploads) | none |
+
+The first steps compile, choose kernels and fill caches, so that they say nothing of the others.
+Nobody knows how long a callback takes; its limit is generous. Setting up may take hours.
+"""
 
 from __future__ import annotations
 
@@ -7,138 +20,130 @@ import socket
 import time
 from typing import Any
 
-EVERY = 1.0
-FREE_STEPS, FREE_PARTS = 3, 1
-"""The first steps compile, choose kernels, fill caches: they say nothing of how long others take.
-So do the first batches of validation."""
+import psutil
+
+INTERVAL = 1.0
+"""Seconds between two heartbeats."""
+
+LONG = 10.0
+"""A phase of unknown duration may take so many times `stall`."""
+
+WARM_UP_STEPS, WARM_UP_BATCHES = 3, 1
+"""Steps, and batches of validation, that say nothing of how long others take."""
 
 
-class Usual:
-    """How long one of many similar things may take, by how long the others took.
+class RepeatedPhase:
+    """The time limit of a phase that comes again and again.
 
     Args:
-        stall: seconds that each may take; ten times that as long as nothing is known.
-        free: how many first ones say nothing of the others.
+        stall: seconds that each one may take at least.
+        warm_up: how many first ones say nothing of the others.
     """
 
-    def __init__(self, stall: float, free: int) -> None:
-        self._stall, self._free = stall, free
+    def __init__(self, stall: float, warm_up: int) -> None:
+        self._stall, self._warm_up = stall, warm_up
         self._longest = 0.0
 
-    def took(self, seconds: float) -> None:
+    def finished(self, seconds: float) -> None:
         """Another one is over."""
-        self._free -= 1
-        if self.known:
+        self._warm_up -= 1
+        if self._warm_up < 0:
             self._longest = max(self._longest, seconds)
-
-    @property
-    def known(self) -> bool:
-        """Whether enough of them are over to tell."""
-        return self._free < 0
 
     def limit(self) -> float:
         """Seconds that the next one may take."""
-        return max(self._stall, 10 * self._longest) if self.known else 10 * self._stall
+        return LONG * self._stall if self._warm_up >= 0 else max(self._stall, 10 * self._longest)
 
 
-class Pulse:
-    """What this process is doing; marked by the trainer, told to the other ranks by the watch.
+class Heartbeat:
+    """What this process is doing; the trainer says it, the monitor tells the other ranks.
+
+    Args:
+        stall: see `TrainSettings`, seconds.
 
     Attributes:
-        at: steps begun, things begun since then, and whether this rank only waits for the others
-            to come as far: the same on every rank, so that the smallest is furthest behind.
+        progress: steps begun, things begun since then, and whether this rank only waits for the
+            others. It is the same on every rank, so that the smallest one is furthest behind.
         in_step: whether a step is being made.
-        worked: when this process was last seen to work (`time.monotonic`); set by the watch.
+        since: when the last thing began (`time.monotonic`).
+        limit: seconds that it may take; None is for ever.
     """
 
     def __init__(self, stall: float = 30.0) -> None:
         self.stall = stall
-        self.at = (0, 0, 0)
+        self.progress = (0, 0, 0)
         self.doing = "starting"
         self.where = ""
         self.in_step = False
-        self.since = self.worked = time.monotonic()
-        self._steps, self._parts = Usual(stall, FREE_STEPS), Usual(stall, FREE_PARTS)
-        self._usual: Usual | None = None
-        self._endless = True
-        self._began = 0.0
+        self.since = time.monotonic()
+        self.limit: float | None = None
+        self._steps = RepeatedPhase(stall, WARM_UP_STEPS)
+        self._batches = RepeatedPhase(stall, WARM_UP_BATCHES)
+        self._step_began = 0.0
+        self._process = {
+            "pid": os.getpid(),
+            "born": psutil.Process().create_time(),
+            "host": socket.gethostname(),
+        }
 
     @property
     def silence(self) -> float:
-        """Seconds without a beat after which a rank is gone."""
-        return max(4 * EVERY, self.stall * 2 / 3)
+        """Seconds without a heartbeat after which a rank counts as lost."""
+        return max(4 * INTERVAL, self.stall * 2 / 3)
 
-    def mark(self, doing: str) -> None:
-        """Something else begins."""
+    def doing_now(self, doing: str) -> None:
+        """Something else begins within the phase."""
         self.doing, self.since = doing, time.monotonic()
-        self.at = (self.at[0], self.at[1] + 1, 0)
+        self.progress = (self.progress[0], self.progress[1] + 1, 0)
 
     def wait(self) -> None:
-        """From here on this rank waits for others, until something else begins.
+        """From here on this rank only waits for others, until something else begins.
 
-        It needs saying where others may still be at what this rank has done, or need not do:
-        waiting for them, a rank may look busy.
+        Others may still do what this rank has done, or need not do: one of them is behind then.
         """
         self.doing, self.since = "waiting for the other ranks", time.monotonic()
-        self.at = (*self.at[:2], 1)
+        self.progress = (*self.progress[:2], 1)
 
     def step(self, where: str) -> None:
         """A training step begins."""
         self.where, self.in_step = where, True
-        self._usual, self._endless = self._steps, False
+        self.limit = self._steps.limit()
         self.doing, self.since = "waiting for data", time.monotonic()
-        self._began = self.since
-        self.at = (self.at[0] + 1, 0, 0)
+        self._step_began = self.since
+        self.progress = (self.progress[0] + 1, 0, 0)
 
-    def stepped(self) -> None:
-        """The step is over; how long it took, the next ones may take."""
-        self._steps.took(time.monotonic() - self._began)
+    def step_finished(self) -> None:
+        """The step is over."""
+        self._steps.finished(time.monotonic() - self._step_began)
         self.in_step = False
 
-    def section(self, doing: str, *, endless: bool = False, parts: bool = False) -> None:
-        """Something begins that is no step.
+    def phase(self, doing: str, *, unlimited: bool = False, batches: bool = False) -> None:
+        """A phase begins that is no step.
 
         Args:
             doing: what, in words.
-            endless: it takes as long as it takes.
-            parts: it consists of many similar parts; `part` is called after each.
+            unlimited: it may take for ever.
+            batches: it consists of batches; `batch_finished` is called after each.
         """
         self.in_step = False
-        self._usual, self._endless = self._parts if parts else None, endless
-        self.mark(doing)
+        self.limit = None if unlimited else LONG * self.stall
+        if batches:
+            self.limit = self._batches.limit()
+        self.doing_now(doing)
 
-    def part(self) -> None:
-        """A part of the section is over; ranks may have different numbers of them."""
+    def batch_finished(self) -> None:
+        """A batch of the phase is over; ranks may have different numbers of them."""
         now = time.monotonic()
-        self._parts.took(now - self.since)
-        self._usual, self.since = self._parts, now
+        self._batches.finished(now - self.since)
+        self.limit, self.since = self._batches.limit(), now
 
-    def limit(self) -> float | None:
-        """Seconds without a move after which this rank is stalled; None: it cannot be."""
-        if self._endless:
-            return None
-        return 10 * self.stall if self._usual is None else self._usual.limit()
-
-    def patience(self) -> float | None:
-        """Seconds without work after which this rank is stalled; None: work does not matter.
-
-        It does where nobody knows how long things take.
-        """
-        if self._endless or (self._usual is not None and self._usual.known):
-            return None
-        return 1.5 * self.stall
-
-    def beat(self) -> dict[str, Any]:
-        """What the other ranks are told."""
-        now = time.monotonic()
+    def message(self) -> dict[str, Any]:
+        """Returns what the other ranks are told; JSON."""
         return {
-            "at": self.at,
+            "progress": self.progress,
             "doing": self.doing,
             "where": self.where,
-            "idle": now - self.since,
-            "limit": self.limit(),
-            "still": now - max(self.since, self.worked),
-            "patience": self.patience(),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "idle": time.monotonic() - self.since,
+            "limit": self.limit,
+            **self._process,
         }

@@ -1,27 +1,18 @@
-"""Finds out that a rank is dead or stalled, and ends the others with the reason.
+"""Finds out that a rank is lost, and ends the others with the reason.
 
-Note [watch]. A rank whose peer is gone waits inside a collective, where no exception reaches it, so
-a thread does the watching. Each rank writes once a second what it is doing and since when (a
-*beat*) into the store; rank 0 reads all of them, the others read rank 0's. A rank is lost when
+Note [monitor]. A rank whose peer is lost waits inside a collective, where no exception reaches it,
+so a thread does the watching. Each rank writes a heartbeat into torchrun's store once a second:
+what it is doing, and since when. Rank 0 reads all of them, the others read rank 0's. A rank is lost
+when
 
 - its process is gone (seen at once on the same machine),
-- it stopped writing for two thirds of `stall`: killed, frozen, cut off,
-- it has not moved for longer than what it is doing may take, and no rank has been further behind
-  meanwhile: the others wait for it. A step, or a batch of validation, may take `stall` seconds, or
-  ten times what the longest one took,
-- it does not work, where nobody knows how long things take: in the first steps and batches of
-  validation, which compile, and in what comes between (metrics, plots, saving, callbacks, a
-  checkpoint), which one rank may do alone. Work is processor time, its own or that of its
-  children, and waiting for a disk; see `work`. 1.5 times `stall` without any, on all ranks that
-  are as far behind, is too long, and so is ten times `stall` with it: who is busy for ever cannot
-  be told from who is slow.
+- its heartbeat is stale for two thirds of `stall`: killed, frozen, cut off from the network,
+- its phase takes longer than the phase's time limit (see `heartbeat`), and no rank has been further
+  behind meanwhile. The others wait for it.
 
-Setting up (packing, scanning, downloads) and the end (upload) take as long as they take: there only
-a rank that is gone is lost. Work would tell nothing: a rank may wait for hours, for the lock of
-another run that packs the same data, say.
-
-Whoever finds a rank lost writes the reason into the store; each rank prints it and ends, and kills
-the lost process if it is frozen on the same machine, where no signal that can be caught reaches it.
+Whoever finds a rank lost writes the reason into the store. Each rank prints it and ends. A lost
+process that is frozen on the same machine is killed, because no signal that can be caught reaches
+it.
 """
 
 from __future__ import annotations
@@ -36,54 +27,64 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from yolodata.train.watchdog.activity import Work
+import psutil
+
 from yolodata.train.watchdog.exit_codes import PEER_LOST, leave_status
-from yolodata.train.watchdog.heartbeat import EVERY, Pulse
+from yolodata.train.watchdog.heartbeat import INTERVAL, Heartbeat
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-    from yolodata.train.distributed.process_group import World
+    from yolodata.train.distributed.process_group import ProcessGroup
 
 
-class Watch:
+@dataclass(frozen=True)
+class Lost:
+    """A rank that is lost (-1 is torchrun's store), and how that was found out."""
+
+    rank: int
+    reason: str
+
+
+class Monitor:
     """The thread of a rank that watches the others.
 
     Args:
-        world: the ranks.
-        pulse: of this one.
-        asked: called (in the thread) when another rank was asked to stop.
+        process_group: the ranks.
+        heartbeat: of this one.
+        stop_requested: called (in the thread) when another rank was asked to stop.
         last_words: called before this process is ended; lets a checkpoint be finished, say.
     """
 
     def __init__(
         self,
-        world: World,
-        pulse: Pulse,
-        asked: Callable[[], None],
+        process_group: ProcessGroup,
+        heartbeat: Heartbeat,
+        stop_requested: Callable[[], None],
         last_words: Callable[[], None],
     ) -> None:
-        self._world, self._pulse, self._work = world, pulse, Work()
-        self._asked, self._last_words = asked, last_words
-        self._store: Store = world.connect()
-        self._seen: dict[int, tuple[int, float]] = {}
-        self._beats: dict[int, dict[str, Any]] = {}
-        self._number = 0
-        self._answered = time.monotonic()
+        self._rank, self._size = process_group.rank, process_group.size
+        self._heartbeat = heartbeat
+        self._stop_requested, self._last_words = stop_requested, last_words
+        self._store: Store = process_group.connect()
+        self._number = 0  # of heartbeats sent
+        self._received: dict[int, dict[str, Any]] = {}  # the last heartbeat of each rank
+        self._changed: dict[int, float] = {}  # when it came
+        self._behind: tuple[Any, ...] = ()  # how far the last are, and who they are
+        self._behind_since = 0.0
+        self._answered = time.monotonic()  # when the store last did
         self._told_to_stop = False
         self._over = threading.Event()
-        self._goodbye: tuple[str, ...] = ()
+        self._goodbye: tuple[str, str] | None = None
         self._asked_why, self._known = threading.Event(), threading.Event()
-        self._found: dict[str, Any] | None = None
-        self._behind: tuple[Any, ...] = ()  # how far the last are, who they are, and since when
-        self._behind_since = 0.0
-        self._births: dict[int, float] = {}
-        self._beat()
-        self._thread = threading.Thread(target=self._run, name="yolodata-watch", daemon=True)
+        self._found: Lost | None = None
+        self._send_heartbeat()
+        self._thread = threading.Thread(target=self._run, name="yolodata-monitor", daemon=True)
         self._thread.start()
-        threading.Thread(target=self._guard_store, name="yolodata-store", daemon=True).start()
+        threading.Thread(target=self._watch_store, name="yolodata-store", daemon=True).start()
 
     # For the thread that trains.
 
@@ -92,61 +93,63 @@ class Watch:
         self._told_to_stop = True
 
     def why(self, patience: float) -> str | None:
-        """Why a collective broke: which rank is lost; waits so long for the watch to find out.
+        """Returns why a collective broke: which rank is lost, or None if that is not known.
 
         From here on a lost rank is told to who asks, instead of ending this process.
+
+        Args:
+            patience: seconds that the monitor has to find out.
         """
         self._asked_why.set()
         self._known.wait(patience)
-        return None if self._found is None else str(self._found["reason"])
+        return None if self._found is None else self._found.reason
 
     def failed(self, reason: str) -> None:
         """Tells the other ranks that this one ends, and why; it is no longer watched."""
-        self._leave("verdict", json.dumps({"rank": self._world.rank, "reason": reason}))
+        self._leave("lost", json.dumps(asdict(Lost(self._rank, reason))))
 
     def stop(self) -> None:
-        """This rank is done; the others no longer wait for a sign of it."""
-        self._leave(f"done/{self._world.rank}", "1")
+        """This rank is done; the others no longer wait for its heartbeat."""
+        self._leave(f"done/{self._rank}", "1")
 
-    def _leave(self, *message: str) -> None:
-        self._goodbye = message
+    def _leave(self, key: str, value: str) -> None:
+        self._goodbye = (key, value)
         self._over.set()
         self._thread.join(5)  # a store that has gone answers nobody
 
     # The threads.
 
     def _run(self) -> None:
-        while not self._over.wait(EVERY):
+        while not self._over.wait(INTERVAL):
             try:
-                self._look_at_work()
-                self._beat()
-                found = self._verdict() or self._lost()
+                self._send_heartbeat()
+                found = self._published() or self._find_lost()
                 if found is not None:
-                    self._publish(found["rank"], found["reason"])
-                self._pass_on()
+                    self._publish(found)
+                self._pass_stop_on()
             except Exception:
-                continue  # `_guard_store` knows how long it has been so
+                continue  # `_watch_store` knows how long it has been so
             self._answered = time.monotonic()
             if found is not None and not self._over.is_set():
-                self._kill_frozen(found["rank"])
+                self._kill_frozen(found.rank)
                 self._conclude(found)
         with contextlib.suppress(Exception):  # the store may have gone with the others
             if self._goodbye and not self._store.check([self._goodbye[0]]):
                 self._store.set(*self._goodbye)
 
-    def _guard_store(self) -> None:
-        """The store's connection waits for ever where the network is cut."""
-        while not self._over.wait(EVERY):
+    def _watch_store(self) -> None:
+        """A thread of its own: the store's connection waits for ever where the network is cut."""
+        while not self._over.wait(INTERVAL):
             silent = time.monotonic() - self._answered
-            if silent > self._pulse.silence + 2 * EVERY:
+            if silent > self._heartbeat.silence + 2 * INTERVAL:
                 where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
                 reason = (
                     f"torchrun's store at {where} has not answered for {silent:.0f} s; the machine "
                     "of rank 0 is gone or cut off, or its torchrun has ended"
                 )
-                self._conclude({"rank": -1, "reason": reason})
+                self._conclude(Lost(-1, reason))
 
-    def _conclude(self, found: dict[str, Any]) -> None:
+    def _conclude(self, found: Lost) -> None:
         if self._asked_why.is_set():
             self._found = found
             self._known.set()
@@ -154,106 +157,9 @@ class Watch:
         else:
             self._end(found)
 
-    def _look_at_work(self) -> None:
-        if self._pulse.patience() is not None and self._work.seen():
-            self._pulse.worked = time.monotonic()
-
-    def _beat(self) -> None:
-        self._number += 1
-        beat = {**self._pulse.beat(), "number": self._number}
-        self._store.set(f"beat/{self._world.rank}", json.dumps(beat))
-
-    def _verdict(self) -> dict[str, Any] | None:
-        if not self._store.check(["verdict"]):
-            return None
-        found: dict[str, Any] = json.loads(self._store.get("verdict"))
-        return found
-
-    def _publish(self, rank: int, reason: str) -> None:
-        if not self._store.check(["verdict"]):
-            self._store.set("verdict", json.dumps({"rank": rank, "reason": reason}))
-
-    def _pass_on(self) -> None:
-        if self._told_to_stop:
-            self._store.set("stop", "1")
-        elif self._store.check(["stop"]):
-            self._told_to_stop = True
-            self._asked()
-
-    def _lost(self) -> dict[str, Any] | None:
-        mine = self._world.rank
-        watched = range(1, self._world.size) if mine == 0 else [0]
-        now = time.monotonic()
-        for rank in watched:
-            if self._store.check([f"done/{rank}"]):
-                self._beats.pop(rank, None)
-                continue
-            key = f"beat/{rank}"
-            beat = json.loads(self._store.get(key)) if self._store.check([key]) else None
-            if beat is None:
-                continue  # not there yet: torchrun knows whether it will be
-            if self._seen.get(rank, (-1, 0.0))[0] != beat["number"]:
-                self._seen[rank] = (beat["number"], now)
-            self._beats[rank] = beat
-            silent = now - self._seen[rank][1]
-            if self._gone(beat):
-                return {"rank": rank, "reason": f"{self._name(rank)} died: {_state(beat)}"}
-            if silent > self._pulse.silence:
-                return {
-                    "rank": rank,
-                    "reason": f"{self._name(rank)} gives no sign of life for {silent:.0f} s "
-                    f"(frozen, killed or cut off from the network): {_state(beat)}",
-                }
-        return self._stalled() if mine == 0 else None
-
-    def _stalled(self) -> dict[str, Any] | None:
-        beats = {**self._beats, 0: self._pulse.beat()}
-        place = min(tuple(beat["at"]) for beat in beats.values())
-        behind = sorted(rank for rank in beats if tuple(beats[rank]["at"]) == place)
-        now = time.monotonic()
-        if (place, behind) != self._behind:
-            self._behind, self._behind_since = (place, behind), now
-        # Who waited for a rank still says so when that one has come past it, until the next beat.
-        awaited = now - self._behind_since
-        rank = max(behind, key=lambda rank: float(beats[rank]["idle"]))
-        beat = beats[rank]
-        if _exceeds(min(beat["idle"], awaited), beat["limit"]):
-            how = f"no progress for {beat['idle']:.0f} s, with a limit of {beat['limit']:.0f} s"
-        elif all(
-            _exceeds(min(beats[each]["still"], awaited), beats[each]["patience"]) for each in behind
-        ):
-            how = (
-                f"no progress for {beat['idle']:.0f} s and no work for {beat['still']:.0f} s "
-                f"(processor, disk, child processes), with a limit of {beat['patience']:.0f} s"
-            )
-        else:
-            return None
-        return {
-            "rank": rank,
-            "reason": f"{self._name(rank)} stalled: {how}: {_state(beat)}; if that may take so "
-            "long, raise yolodata.stall",
-        }
-
-    def _gone(self, beat: dict[str, Any]) -> bool:
-        if beat["host"] != socket.gethostname():
-            return False
-        import psutil
-
-        try:
-            process = psutil.Process(beat["pid"])
-            born = self._births.setdefault(beat["pid"], process.create_time())
-            return process.create_time() != born or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-
-    def _name(self, rank: int) -> str:
-        beat = self._beats.get(rank) or self._pulse.beat()
-        return f"rank {rank} (process {beat['pid']} on {beat['host']})"
-
-    def _end(self, found: dict[str, Any]) -> None:
-        lost = found["rank"]
-        print(f"yolodata: rank {self._world.rank} ends: {found['reason']}", file=sys.stderr)
-        if lost == self._world.rank:
+    def _end(self, found: Lost) -> None:
+        print(f"yolodata: rank {self._rank} ends: {found.reason}", file=sys.stderr)
+        if found.rank == self._rank:
             faulthandler.dump_traceback()
         try:
             self._last_words()
@@ -263,21 +169,100 @@ class Watch:
             sys.stderr.flush()
             os._exit(PEER_LOST)
 
+    # What is in the store.
+
+    def _send_heartbeat(self) -> None:
+        self._number += 1
+        message = {**self._heartbeat.message(), "number": self._number}
+        self._store.set(f"heartbeat/{self._rank}", json.dumps(message))
+
+    def _published(self) -> Lost | None:
+        return Lost(**self._read("lost")) if self._store.check(["lost"]) else None
+
+    def _publish(self, found: Lost) -> None:
+        if not self._store.check(["lost"]):
+            self._store.set("lost", json.dumps(asdict(found)))
+
+    def _pass_stop_on(self) -> None:
+        if self._told_to_stop:
+            self._store.set("stop", "1")
+        elif self._store.check(["stop"]):
+            self._told_to_stop = True
+            self._stop_requested()
+
+    def _read(self, key: str) -> Any:
+        return json.loads(self._store.get(key))
+
+    # Who is lost.
+
+    def _find_lost(self) -> Lost | None:
+        now = time.monotonic()
+        for rank in range(1, self._size) if self._rank == 0 else (0,):
+            if self._store.check([f"done/{rank}"]):
+                self._received.pop(rank, None)
+                continue
+            if not self._store.check([f"heartbeat/{rank}"]):
+                continue  # not there yet: torchrun knows whether it will be
+            beat = self._read(f"heartbeat/{rank}")
+            if self._received.get(rank, {}).get("number") != beat["number"]:
+                self._changed[rank] = now
+            self._received[rank] = beat
+            silent = now - self._changed[rank]
+            if _process_is_gone(beat):
+                return Lost(rank, f"{_name(rank, beat)} died: {_state(beat)}")
+            if silent > self._heartbeat.silence:
+                return Lost(
+                    rank,
+                    f"{_name(rank, beat)} gives no sign of life for {silent:.0f} s "
+                    f"(frozen, killed or cut off from the network): {_state(beat)}",
+                )
+        return self._find_stalled(now) if self._rank == 0 else None
+
+    def _find_stalled(self, now: float) -> Lost | None:
+        beats = {**self._received, 0: self._heartbeat.message()}
+        least = min(tuple(beat["progress"]) for beat in beats.values())
+        behind = sorted(rank for rank in beats if tuple(beats[rank]["progress"]) == least)
+        if (least, behind) != self._behind:
+            self._behind, self._behind_since = (least, behind), now
+        rank = max(behind, key=lambda rank: float(beats[rank]["idle"]))
+        beat = beats[rank]
+        # Who waited for a rank still says so when that one has come past it, until the next beat.
+        awaited = min(beat["idle"], now - self._behind_since)
+        if beat["limit"] is None or awaited <= beat["limit"]:
+            return None
+        return Lost(
+            rank,
+            f"{_name(rank, beat)} stalled: no progress for {beat['idle']:.0f} s, with a limit of "
+            f"{beat['limit']:.0f} s: {_state(beat)}; if that may take so long, raise "
+            "yolodata.stall",
+        )
+
     def _kill_frozen(self, rank: int) -> None:
         """A process that is frozen on this machine does not end by itself."""
-        if rank in (-1, self._world.rank) or not self._store.check([f"beat/{rank}"]):
+        if rank in (-1, self._rank) or not self._store.check([f"heartbeat/{rank}"]):
             return
-        beat = json.loads(self._store.get(f"beat/{rank}"))
-        patience = time.monotonic() + EVERY + 1  # for it to read this, and to say where it hangs
-        while beat["host"] == socket.gethostname() and not self._gone(beat):
+        beat = self._read(f"heartbeat/{rank}")
+        patience = time.monotonic() + INTERVAL + 1  # for it to read this, and to print its stack
+        while beat["host"] == socket.gethostname() and not _process_is_gone(beat):
             if time.monotonic() > patience:
                 os.kill(beat["pid"], signal.SIGKILL)
                 return
             time.sleep(0.1)
 
 
-def _exceeds(seconds: float, limit: float | None) -> bool:
-    return limit is not None and seconds > limit
+def _process_is_gone(beat: dict[str, Any]) -> bool:
+    """Whether the process of a heartbeat is known to be dead; that of another machine is not."""
+    if beat["host"] != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(beat["pid"])
+        return process.create_time() != beat["born"] or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _name(rank: int, beat: dict[str, Any]) -> str:
+    return f"rank {rank} (process {beat['pid']} on {beat['host']})"
 
 
 def _state(beat: dict[str, Any]) -> str:
