@@ -17,17 +17,18 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, checkpoints, trainer_for
+from yolodata.train import TrainSettings, trainer_for
 from yolodata.train import trainer as trainer_module
+from yolodata.train.checkpoint import file
+from yolodata.train.checkpoint.object_store import ObjectStore
+from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epochs
+from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.cli import processes_wanted
 from yolodata.train.distributed import launch
 from yolodata.train.distributed.collectives import lr_factor
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.oom import dry_step, largest_batch
-from yolodata.train.remote import Remote
-from yolodata.train.run_folder import FOLDER, keep_epochs, newest
 from yolodata.train.trainer import UPLOAD_AT_STOP
-from yolodata.train.upload import Uploader
 from yolodata.train.watchdog.exit_codes import Preempted
 
 STEPS = 3 * BATCHES
@@ -133,7 +134,7 @@ def test_falls_back_past_a_damaged_checkpoint(
         pass
 
     def vanish(trainer: Any) -> None:
-        trainer._writer.wait()
+        trainer.saver.writer.wait()
         raise Gone
 
     settings = trainer_for("detect").configure(checkpoint_minutes=1e-9, keep=3)
@@ -141,7 +142,7 @@ def test_falls_back_past_a_damaged_checkpoint(
     before = Notes(11, vanish)
     with pytest.raises(Gone):
         train(settings, values, before.callbacks)
-    kept = checkpoints.listed(folder / "runs" / "damaged" / "checkpoints")
+    kept = file.checkpoints_in(folder / "runs" / "damaged" / "checkpoints")
     assert len(kept) == 3
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     data = bytearray(kept[1].read_bytes())
@@ -167,7 +168,7 @@ def test_another_checkpoint_of_the_run_by_name(
     """`resume=FILE` goes back to it, and what came after is forgotten."""
     settings = trainer_for("detect").configure(keep=9)
     train(settings, arguments(folder, "named", epochs=3))
-    files = checkpoints.listed(folder / "runs" / "named" / "checkpoints")
+    files = file.checkpoints_in(folder / "runs" / "named" / "checkpoints")
     assert [file.name[:14] for file in files] == [f"0000{epoch}-00000000" for epoch in (3, 2, 1)]
     notes = Notes()
     said: list[str] = []
@@ -175,9 +176,9 @@ def test_another_checkpoint_of_the_run_by_name(
     train(settings, arguments(folder, "named", epochs=3, resume=str(files[-1])), notes.callbacks)
     assert f"yolodata: going on from {files[-1]}" in said
     assert [epoch for epoch, _ in notes.places][::BATCHES] == [1, 2]
-    last = checkpoints.listed(files[0].parent)[0]
-    with pytest.raises(YolodataError, match="its name is not"):
-        checkpoints.read(last.rename(last.with_name("other.ckpt")))
+    last = file.checkpoints_in(files[0].parent)[0]
+    with pytest.raises(YolodataError, match="its name must be"):
+        file.read(last.rename(last.with_name("other.ckpt")))
 
 
 def test_goes_on_from_where_it_was_uploaded_to(folder: Path, whole: tuple[Notes, Any]) -> None:
@@ -213,26 +214,26 @@ def test_the_newest_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run, url = tmp_path / "run", tmp_path / "elsewhere"
 
     def made(place: Path, epoch: int, step: int) -> Path:
-        return checkpoints.write(place / FOLDER, {"epoch": epoch, "step": step})
+        return file.write(place / FOLDER, {"epoch": epoch, "step": step})
 
     mine = made(run, 1, 3)
     with Uploader(url) as uploader:
         uploader.put(made(tmp_path / "other", 2, 0))
-    later = newest(run, str(url))
+    later = find_newest(run, str(url))
     assert later is not None
     assert later.name.startswith("00002-00000000")
-    assert newest(run, None) == later  # it is in the folder now
+    assert find_newest(run, None) == later  # it is in the folder now
     last = made(run, 2, 1)
-    assert newest(run, str(url)) == last
+    assert find_newest(run, str(url)) == last
     last.write_bytes(b"cut")
     later.unlink()
-    assert newest(run, str(url)) == later  # and not the older one that is here
+    assert find_newest(run, str(url)) == later  # and not the older one that is here
     later.unlink()
-    monkeypatch.setattr(Remote, "entries", lambda self: Path("/nowhere").read_bytes())
-    assert newest(run, str(url)) == mine
+    monkeypatch.setattr(ObjectStore, "entries", lambda self: Path("/nowhere").read_bytes())
+    assert find_newest(run, str(url)) == mine
     mine.unlink()
     with pytest.raises(YolodataError, match="cannot be read"):
-        newest(run, str(url))
+        find_newest(run, str(url))
 
 
 def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
@@ -354,7 +355,7 @@ def test_learning_rates_of_large_batches() -> None:
 
 
 def test_random_generators_go_on() -> None:
-    from yolodata.train.state import random_state, set_random_state
+    from yolodata.train.checkpoint.state import random_state, set_random_state
 
     cpu = torch.device("cpu")
     state = random_state(cpu)

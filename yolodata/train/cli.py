@@ -99,7 +99,7 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
     Raises:
         ConfigError: there is no such run.
     """
-    from yolodata.train.checkpoints import SUFFIX
+    from yolodata.train.checkpoint.file import SUFFIX
 
     resume = upstream.get("resume")
     if not isinstance(resume, str) or resume == "auto" or resume.endswith(".pt"):

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from yolodata.errors import ConfigError
-from yolodata.train.checkpoints import SUFFIX
+from yolodata.train.checkpoint.file import SUFFIX
 
 
 def check_fallback(task: str, resume: Any) -> None:

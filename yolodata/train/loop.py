@@ -14,9 +14,10 @@ from ultralytics.utils import LOGGER, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
+from yolodata.train.checkpoint.saver import Saver
+from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.oom import advice, advised, halve_batch, may_halve
-from yolodata.train.state import Position
 from yolodata.train.watchdog.supervisor import Action, Supervisor
 
 
@@ -30,7 +31,7 @@ class EpochLoop:
     process_group: ProcessGroup
     supervisor: Supervisor
     at: Position
-    _unsaved: dict[str, Any] | None
+    saver: Saver
 
     def _run(self: Any) -> None:
         """From `self.at` to the end."""
@@ -54,7 +55,7 @@ class EpochLoop:
                 if not self._train_batches():
                     continue
                 self.at = Position(self.epoch, self.at.step, self.at.pending, "validate")
-                self._between()
+                self.saver.hold()
             self._end_epoch()
         self.supervisor.phase("evaluating the best model")
         self._finish()
@@ -102,7 +103,7 @@ class EpochLoop:
                 LOGGER.info(self.progress_string())
             bar = TQDM(self.train_loader, total=batches, initial=self.at.step)
         self.supervisor.step(self._where())
-        self._unsaved = None
+        self.saver.drop()
         for batch in bar:
             done = self.at.step + batches * self.epoch  # since training began
             self.run_callbacks("on_train_batch_start")
@@ -218,7 +219,7 @@ class EpochLoop:
     def _agree(self: Any, done: int) -> None:
         """All ranks are at the same step, and do the same: go on, stop, write a checkpoint."""
         self.supervisor.heartbeat.wait()
-        mine = [self.supervisor.action(self._checkpoint_is_due()), done, -done, int(self.stop)]
+        mine = [self.supervisor.action(self.saver.due()), done, -done, int(self.stop)]
         action, most, least, stop = self.process_group.largest(mine)
         if most != -least:
             raise YolodataError(
@@ -230,7 +231,7 @@ class EpochLoop:
         if action == Action.CONTINUE or (self.at.pending and action != Action.STOP_NOW):
             return
         if self.exact:
-            self._write_checkpoint(wait=action >= Action.STOP)
+            self.saver.write(wait=action >= Action.STOP)
         if action >= Action.STOP:
             self._preempted()
 
@@ -253,12 +254,11 @@ class EpochLoop:
             self.supervisor.phase("validating", batches=True)
             self._clear_memory(0.5)
             self.metrics, self.fitness = self.validate()
-        self.supervisor.phase(
-            "looking for NaN"
-        )  # rank 0 says; the others have no metrics to sum up
+        self.supervisor.phase("looking for NaN")  # rank 0 says; the others have no metrics
         if self._handle_nan_recovery(self.epoch):
             self.optimizer.zero_grad()
-            self.at, self._unsaved = Position(self.epoch), None
+            self.at = Position(self.epoch)
+            self.saver.drop()
             return
         self.nan_recovery_attempts = 0
         self.supervisor.phase("saving")
@@ -276,7 +276,10 @@ class EpochLoop:
         self.supervisor.heartbeat.wait()
         self.stop = bool(self.process_group.largest([int(self.stop)])[0])
         self.at = self.at.at_next_epoch(finished=self.stop)
-        self._between(write=bool(self.args.save))
+        if self.args.save:
+            self.saver.write()
+        else:
+            self.saver.hold()
 
     def _estimate_epochs(self: Any) -> None:
         now = time.time()

@@ -15,7 +15,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.pipeline.loader import Loader
-from yolodata.train.state import Position, random_state, set_random_state
+from yolodata.train.checkpoint.state import Position, random_state, set_random_state
 
 
 def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
@@ -140,7 +140,7 @@ def halve_batch(trainer: Any, problem: str, images: int) -> None:
     trainer.at = Position(at.epoch, -(-done // trainer.batch_size))
     if trainer.at.step == 0:
         trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
-    trainer._between()
+    trainer.saver.hold()
 
 
 @contextmanager

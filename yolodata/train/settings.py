@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolodata.errors import ConfigError
-from yolodata.train.remote import Remote
+from yolodata.train.checkpoint.object_store import ObjectStore
 from yolodata.ultralytics.settings import Settings
 
 LR_SCALES = ("auto", "none", "sqrt", "linear")
@@ -69,7 +69,7 @@ class TrainSettings(Settings):
                     f"{self.upload!r}"
                 )
             try:
-                Remote(self.upload)  # is its file system known and installed? connects to nothing
+                ObjectStore(self.upload)  # is its file system installed? connects to nothing
             except ConfigError as error:
                 raise ConfigError(f"yolodata upload: {error}") from error
         if self.callbacks is not None and not Path(self.callbacks).is_file():

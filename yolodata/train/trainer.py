@@ -17,8 +17,10 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from yolodata.errors import YolodataError
 from yolodata.pipeline.loader import Loader
-from yolodata.train import checkpoints
 from yolodata.train.callbacks import callbacks_of_file
+from yolodata.train.checkpoint import file, run_folder
+from yolodata.train.checkpoint.saver import Saver
+from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.collectives import (
     lr_factor,
     share_cores,
@@ -29,11 +31,7 @@ from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.fallback import check_fallback
 from yolodata.train.loop import EpochLoop
 from yolodata.train.oom import dry_step
-from yolodata.train.run_folder import FOLDER, newest, weights_whole
-from yolodata.train.saving import Saving
 from yolodata.train.settings import TrainSettings
-from yolodata.train.state import Position
-from yolodata.train.upload import Uploader
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
@@ -48,7 +46,7 @@ if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__)
     _OWN_BUFFERS = {"forward_sync_buffers": False}  # its name from torch 2.13 on
 
 
-class DurableTrainer(EpochLoop, Saving, plain._Batches):
+class DurableTrainer(EpochLoop, plain._Batches):
     """What `trainer_for` adds to one of yolodata's trainers.
 
     Under torchrun it takes its place from the environment; else it trains in one process. See
@@ -57,10 +55,12 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
     Attributes:
         world: the ranks.
         at: where the run is.
+        saver: writes the state of the run; None before training is set up.
         exact: whether checkpoints within an epoch are possible: with yolodata's loader.
     """
 
     settings: ClassVar[TrainSettings] = TrainSettings()
+    saver: Any = None
     named: ClassVar[str] = "yolodata.train.trainer_for('{task}')"
     fallback: ClassVar[str] = (
         f"{plain._Batches.fallback} There are no checkpoints within an epoch; an interrupted one "
@@ -120,7 +120,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         """Rank 0 chooses the run folder and the checkpoint to go on from, for all ranks."""
         resume = overrides.get("resume")
         named = Path(resume) if isinstance(resume, (str, Path)) and resume != "auto" else None
-        ours = resume == "auto" or (named is not None and named.suffix == checkpoints.SUFFIX)
+        ours = resume == "auto" or (named is not None and named.suffix == file.SUFFIX)
         if resume and not ours:
             return None  # Ultralytics' own resume, from last.pt
         overrides.pop("resume", None)
@@ -134,9 +134,9 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
             folder = get_save_dir(get_cfg(cfg, upstreams))
             found = named.resolve() if named is not None else None
             if resume == "auto":
-                found = newest(folder, settings.upload)
+                found = run_folder.find_newest(folder, settings.upload)
             if found is not None:
-                checkpoints.forget_newer(found)
+                file.remove_newer(found)
                 LOGGER.info(f"yolodata: going on from {found}")
             overrides["save_dir"] = str(folder)
         chosen = [overrides.get("save_dir"), None if found is None else str(found)]
@@ -162,9 +162,9 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
             self._guarded()
         except Exception:  # what was written is kept all the same; the others know already
             with contextlib.suppress(YolodataError):
-                if self._writer is not None:
-                    self._writer.wait(timeout=10)
-            self._end_upload(UPLOAD_AT_STOP)
+                self._last_words()
+            if self.saver is not None:
+                self.saver.close(UPLOAD_AT_STOP)
             raise
         self.process_group.stop()
 
@@ -173,13 +173,14 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
             try:
                 self._set_up()
                 self._run()
-                self._writer.wait()
-                self._end_upload(UPLOAD_AT_END)
+                self.saver.writer.wait()
+                self.saver.close(UPLOAD_AT_END)
                 self.process_group.meet("end")
             except Preempted:
                 with self.supervisor.undisturbed():
-                    self._write_unsaved()
-                    self._end_upload(UPLOAD_AT_STOP)
+                    if self.saver is not None:
+                        self.saver.flush()
+                        self.saver.close(UPLOAD_AT_STOP)
                 raise
             finally:
                 self._close_loaders()
@@ -209,14 +210,18 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
         self.supervisor.phase("starting")
         self._wrap_model()
         self.at = Position(self.start_epoch)
-        if self._going_on is not None:
-            self._go_on(self._going_on)
-        self._writer = checkpoints.Writer(
-            self.save_dir / FOLDER, self.settings.keep, self._checkpoint_written
+        self.saver = Saver(
+            self,
+            self.process_group,
+            folder=self.save_dir / run_folder.FOLDER,
+            keep=self.settings.keep,
+            minutes=self.settings.checkpoint_minutes,
+            url=self.settings.upload,
+            doing=self.supervisor.heartbeat.phase,
+            undisturbed=self.supervisor.undisturbed,
         )
-        self._last_checkpoint = time.monotonic()
-        if self.settings.upload is not None and self.process_group.rank == 0:
-            self._uploader = Uploader(self.settings.upload, keep=self.settings.keep)
+        if self._going_on is not None:
+            self.saver.resume(self._going_on)
 
     def _prepare_data(self: Any) -> None:
         """Packs what is not packed, before the ranks are connected: it may take hours."""
@@ -317,9 +322,14 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
 
     # Its end.
 
+    def _last_words(self: Any) -> None:
+        """Also in the watch's thread, before the process is ended."""
+        if self.saver is not None:
+            self.saver.writer.wait(timeout=10)
+
     def _preempted(self: Any) -> None:
         why = self.supervisor.stop.why or "another rank was asked to stop"
-        self._unsaved = None
+        self.saver.drop()
         self.process_group.largest([0])  # nobody leaves before rank 0 has written
         if self.process_group.rank == 0:
             done = f"epoch {self.at.epoch + 1}, batch {self.at.step}"
@@ -329,7 +339,7 @@ class DurableTrainer(EpochLoop, Saving, plain._Batches):
 
     def save_model(self: Any) -> bool:
         """Upstream's files, each of them whole or as it was before."""
-        with weights_whole(self):
+        with run_folder.weights_whole(self):
             return bool(super().save_model())
 
     def final_eval(self: Any) -> None:
