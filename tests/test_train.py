@@ -27,7 +27,7 @@ from yolodata.train.cli import processes_wanted
 from yolodata.train.distributed import launch
 from yolodata.train.distributed.collectives import lr_factor
 from yolodata.train.distributed.process_group import ProcessGroup
-from yolodata.train.oom import dry_step, largest_batch
+from yolodata.train.oom import largest_batch
 from yolodata.train.trainer import UPLOAD_AT_STOP
 from yolodata.train.watchdog.exit_codes import Preempted
 
@@ -256,7 +256,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
     def check(trainer: Any) -> None:
         before = {name: value.clone() for name, value in final(trainer).items()}
         drawn = random.getstate()
-        dry_step(trainer)
+        trainer.loop.dry_step()
         assert random.getstate() == drawn
         assert all(torch.equal(value, before[name]) for name, value in final(trainer).items())
         assert all(p.grad is None for p in trainer.model.parameters())
@@ -266,7 +266,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
         monkeypatch.setattr(
             type(trainer.model), "loss", lambda *_: (_ for _ in ()).throw(out_of_memory)
         )
-        dry_step(trainer)
+        trainer.loop.dry_step()
 
     out_of_memory = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
     with pytest.raises(YolodataError, match=r"batch=2 .*nbs=16.*After that: mosaic=0") as told:

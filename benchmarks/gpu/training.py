@@ -65,7 +65,7 @@ def on_train_batch_end(trainer: Any) -> None:
     with (Path(os.environ[NOTES]) / f"{RANK}.jsonl").open("a") as file:
         losses = {name: float(value) for name, value in trainer.loss_items.items()}
         file.write(json.dumps({"batch": trainer.batch_size, "loss": losses}) + "\n")
-    if os.environ.get(TRAINING) == "oom" and trainer.at.step == 1 and not trainer.halved:
+    if os.environ.get(TRAINING) == "oom" and trainer.at.step == 1 and not trainer.loop.halved:
         take_memory(trainer)
 
 
