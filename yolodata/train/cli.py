@@ -38,7 +38,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, or starts the processes that do; returns the exit status."""
+    """Trains, or starts the processes that do.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
     processes = processes_wanted(args.arguments)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         from yolodata.train.distributed.launch import launch
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if str(upstream.get("resume")).endswith(".pt"):
         model = upstream["resume"]
     if model is None:
-        raise ConfigError("which model? give model=yolo26n.yaml, say")
+        raise ConfigError("model must be given, got none; give model=yolo26n.yaml, say")
     try:
         train(model, upstream, ours)
     except Preempted:
@@ -67,7 +74,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Trains in this process."""
+    """Trains in this process.
+
+    Args:
+        model: a file, or a name that Ultralytics downloads.
+        upstream: Ultralytics' arguments.
+        ours: settings; see `TrainSettings`.
+
+    Raises:
+        ConfigError: an argument is wrong, in Ultralytics' words or ours.
+    """
     from ultralytics import YOLO
 
     from yolodata.train.distributed.process_group import ProcessGroup
@@ -94,7 +110,7 @@ def _is_about_arguments(error: Exception) -> bool:
 
 
 def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments, completed by those of the run that `resume=RUN` (or a checkpoint) names.
+    """Returns the arguments, completed by those of the run that `resume=RUN` names.
 
     Raises:
         ConfigError: there is no such run.
@@ -124,7 +140,7 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
 
 
 def processes_wanted(arguments: list[str]) -> int:
-    """How many processes the arguments ask for on this machine.
+    """Returns how many processes the arguments ask for on this machine.
 
     The process that only starts the others need not wait for torch: this reads text.
 
@@ -144,7 +160,9 @@ def processes_wanted(arguments: list[str]) -> int:
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Upstream's arguments, and ours without their prefix, with values as Ultralytics reads them.
+    """Returns upstream's arguments, and ours without their prefix.
+
+    Values are read as Ultralytics reads them.
 
     Raises:
         ConfigError: an argument is not of the form NAME=VALUE.

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from yolodata.errors import ConfigError
 from yolodata.train.checkpoint.object_store import ObjectStore
+from yolodata.train.learning_rate import SCALES
 from yolodata.ultralytics.settings import Settings
-
-LR_SCALES = ("auto", "none", "sqrt", "linear")
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class TrainSettings(Settings):
             )
         if self.dry_step is not None and not isinstance(self.dry_step, bool):
             raise ConfigError(f"yolodata dry_step must be True or False, got {self.dry_step!r}")
-        if self.scale_lr not in LR_SCALES:
+        if self.scale_lr not in SCALES:
             raise ConfigError(
-                f"yolodata scale_lr must be one of {', '.join(LR_SCALES)}, got {self.scale_lr!r}"
+                f"yolodata scale_lr must be one of {', '.join(SCALES)}, got {self.scale_lr!r}"
             )
         if self.upload is not None:
             if not isinstance(self.upload, str) or not self.upload:

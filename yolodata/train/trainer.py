@@ -21,10 +21,11 @@ from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
-from yolodata.train.distributed.collectives import lr_factor, share_cores, spread_weights
-from yolodata.train.distributed.global_loss import Criterion
-from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.distributed.collectives import broadcast_weights
+from yolodata.train.distributed.global_loss import GlobalLoss
+from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.train.fallback import check_fallback
+from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, ResumableTrainer, close_loaders
 from yolodata.train.settings import TrainSettings
 from yolodata.train.watchdog.exit_codes import Preempted
@@ -197,7 +198,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         model = unwrap_model(self.model)
         if not hasattr(model, "student_model"):  # distillation calls the criterion its own way
             inner = getattr(model, "criterion", None) or model.init_criterion()
-            model.criterion = Criterion(inner, self.process_group, settings.whole_batch_loss)
+            model.criterion = GlobalLoss(inner, self.process_group, settings.whole_batch_loss)
         self.exact = isinstance(self.train_loader, Loader)
         self.train_time_start = time.time()
         self.optimizer.zero_grad()
@@ -257,7 +258,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
                     f"batch={max(self.batch_size // size, 1) * size}"
                 )
             self._agree_on_amp()
-            spread_weights(self.model)  # upstream copies them next, for the average
+            broadcast_weights(self.model)  # upstream copies them next, for the average
         super()._build_train_pipeline()
 
     def _wrap_model(self) -> None:

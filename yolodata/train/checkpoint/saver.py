@@ -18,7 +18,7 @@ from yolodata.train.checkpoint.state import (
 )
 from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.checkpoint.writer import Writer
-from yolodata.train.distributed.collectives import share_gradients
+from yolodata.train.distributed.collectives import average_gradients
 
 
 class Ranks(Protocol):
@@ -166,7 +166,7 @@ class Saver:
         """The state of the run, on rank 0; all ranks take part."""
         trainer = self.trainer
         if trainer.at.pending and not self.ranks.alone:
-            share_gradients(trainer.model, self.ranks.size)
+            average_gradients(trainer.model, self.ranks.size)
         generators = self.ranks.gather(random_state(trainer.device))
         if self.ranks.rank != 0:
             return None
