@@ -17,18 +17,19 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, launch, trainer_for
+from yolodata.train import TrainSettings, trainer_for
 from yolodata.train import trainer as trainer_module
-from yolodata.train.arithmetic import lr_factor
 from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.object_store import ObjectStore
 from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epochs
 from yolodata.train.checkpoint.uploader import Uploader
-from yolodata.train.command import processes_wanted
-from yolodata.train.exits import Preempted
-from yolodata.train.memory import dry_step, largest_batch
+from yolodata.train.cli import processes_wanted
+from yolodata.train.distributed import launch
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.learning_rate import lr_factor
+from yolodata.train.oom import largest_batch
 from yolodata.train.trainer import UPLOAD_AT_STOP
-from yolodata.train.world import World
+from yolodata.train.watchdog.exit_codes import Preempted
 
 STEPS = 3 * BATCHES
 
@@ -255,7 +256,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
     def check(trainer: Any) -> None:
         before = {name: value.clone() for name, value in final(trainer).items()}
         drawn = random.getstate()
-        dry_step(trainer)
+        trainer.loop.dry_step()
         assert random.getstate() == drawn
         assert all(torch.equal(value, before[name]) for name, value in final(trainer).items())
         assert all(p.grad is None for p in trainer.model.parameters())
@@ -265,7 +266,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
         monkeypatch.setattr(
             type(trainer.model), "loss", lambda *_: (_ for _ in ()).throw(out_of_memory)
         )
-        dry_step(trainer)
+        trainer.loop.dry_step()
 
     out_of_memory = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
     with pytest.raises(YolodataError, match=r"batch=2 .*nbs=16.*After that: mosaic=0") as told:
@@ -333,7 +334,7 @@ def test_how_torchrun_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    world = World(rank=5, local_rank=1, size=8, local_size=4)
+    world = ProcessGroup(rank=5, local_rank=1, size=8, local_size=4)
     assert world.device(None) == "1"  # not 5: this is the second machine
     assert world.device("4,5,6,7") == "5"
     assert world.device("cpu") == "cpu"
@@ -343,7 +344,7 @@ def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigError, match="torchrun"):
-        World.join()
+        ProcessGroup.join()
 
 
 def test_learning_rates_of_large_batches() -> None:

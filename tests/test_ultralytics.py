@@ -15,7 +15,7 @@ from loading import draw_dataset, packed, upstream_dataset
 import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train.command import read_arguments
+from yolodata.train.cli import read_arguments
 from yolodata.ultralytics.limits import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
 

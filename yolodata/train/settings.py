@@ -7,9 +7,8 @@ from pathlib import Path
 
 from yolodata.errors import ConfigError
 from yolodata.train.checkpoint.object_store import ObjectStore
+from yolodata.train.learning_rate import SCALES
 from yolodata.ultralytics.settings import Settings
-
-LR_SCALES = ("auto", "none", "sqrt", "linear")
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,10 @@ class TrainSettings(Settings):
         keep: checkpoints kept in the run folder, and at `upload`.
         upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
             nowhere.
-        stall: seconds without progress, in a step that usually takes a tenth of them at most, after
-            which a rank counts as stalled. Where no duration is usual (the first steps, callbacks,
-            saving) 1.5 times as many without any work (processor, disk, child processes), and ten
-            times as many with it.
+        stall: seconds that a step, or a batch of validation, may take before its rank counts as
+            stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
+            saving and other phases of unknown duration may take ten times as many (see
+            `watchdog.heartbeat`).
         callbacks: a Python file whose functions are named after Ultralytics' events
             (`on_train_epoch_end(trainer)`, …); every rank runs them.
         whole_batch_loss: targets are counted over all ranks, so that the loss is that of one
@@ -58,9 +57,9 @@ class TrainSettings(Settings):
             )
         if self.dry_step is not None and not isinstance(self.dry_step, bool):
             raise ConfigError(f"yolodata dry_step must be True or False, got {self.dry_step!r}")
-        if self.scale_lr not in LR_SCALES:
+        if self.scale_lr not in SCALES:
             raise ConfigError(
-                f"yolodata scale_lr must be one of {', '.join(LR_SCALES)}, got {self.scale_lr!r}"
+                f"yolodata scale_lr must be one of {', '.join(SCALES)}, got {self.scale_lr!r}"
             )
         if self.upload is not None:
             if not isinstance(self.upload, str) or not self.upload:

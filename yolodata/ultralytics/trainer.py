@@ -32,9 +32,12 @@ from yolodata.ultralytics.limits import (
 from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
+from yolodata.ultralytics.versions import warn_of_untested_versions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+warn_of_untested_versions()
 
 _NO_BATCH = "no batch"  # key of the reason
 

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from yolodata.train.arithmetic import share_gradients
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.state import (
     Position,
@@ -19,6 +18,7 @@ from yolodata.train.checkpoint.state import (
 )
 from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.checkpoint.writer import Writer
+from yolodata.train.distributed.collectives import average_gradients
 
 
 class Ranks(Protocol):
@@ -166,7 +166,7 @@ class Saver:
         """The state of the run, on rank 0; all ranks take part."""
         trainer = self.trainer
         if trainer.at.pending and not self.ranks.alone:
-            share_gradients(trainer.model, self.ranks.size)
+            average_gradients(trainer.model, self.ranks.size)
         generators = self.ranks.gather(random_state(trainer.device))
         if self.ranks.rank != 0:
             return None
