@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from yolodata.train import TrainSettings, trainer_for
 from yolodata.train import trainer as trainer_module
 from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.object_store import ObjectStore
-from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epochs
+from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epochs, weights_whole
 from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.cli import processes_wanted
 from yolodata.train.distributed import launch
@@ -243,6 +244,27 @@ def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
     assert csv.read_text() == "epoch,time\n1,1.5\n2,2.5\n"
     keep_epochs(csv, 0)
     assert csv.read_text() == "epoch,time\n"
+
+
+def test_weights_are_whole_or_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"old")
+    trainer = SimpleNamespace(wdir=tmp_path, last=tmp_path / "last.pt", best=tmp_path / "best.pt")
+
+    def save(*files: Path) -> None:
+        for path in files:
+            path.write_bytes(b"new")
+            if len(files) == 1:
+                raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"), weights_whole(trainer):
+        save(trainer.last)
+    assert (trainer.last, trainer.last.read_bytes()) == (tmp_path / "last.pt", b"old")
+    with weights_whole(trainer):
+        save(trainer.last, trainer.best)
+        assert (tmp_path / "last.pt").read_bytes() == b"old"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "last.pt": b"new", "best.pt": b"new",
+    }  # fmt: skip
 
 
 # Memory.
