@@ -200,6 +200,21 @@ def test_newest_does_not_take_an_unreachable_url_for_an_empty_one(
     assert fetch(store, url, tmp_path) is None
 
 
+def test_an_interrupted_download_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def interrupted(self: ObjectStore) -> None:
+        asked.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ObjectStore, "entries", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        download_newest("memory://interrupted", tmp_path, backoff=Backoff(**QUICK))
+    assert len(asked) == 1
+
+
 def test_lasting_refusals_are_given_up_until_the_next_file(
     store: S3Server, url: str, tmp_path: Path
 ) -> None:

@@ -16,18 +16,11 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    before_sleep_log,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_exponential,
-)
+import tenacity
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore
@@ -39,7 +32,11 @@ _ATTEMPTS = 6  # of a download, which somebody waits for
 _LASTING = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-class Backoff(wait_exponential):
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, _LASTING)
+
+
+class Backoff(tenacity.wait_exponential):
     """Waits 1, 2, 4, … 60 seconds after failures in a row, less a random half.
 
     tenacity's own jitter draws from the global random generator, which training draws from.
@@ -53,12 +50,12 @@ class Backoff(wait_exponential):
         super().__init__(multiplier=first, max=longest)
         self._random = random.Random()
 
-    def __call__(self, retry_state: RetryCallState) -> float:
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         """Returns the seconds to wait now."""
         return super().__call__(retry_state) * self._random.uniform(0.5, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Status:
     """What an `Uploader` did so far.
 
@@ -156,7 +153,7 @@ class Uploader:
                 raise ConfigError(f"the uploader of {self._store.url} is closed; make a new one")
             if self._waiting is not None:
                 self._waiting.file.close()
-                self._count(replaced=1)
+                self._status.replaced += 1
             self._waiting = job
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -224,26 +221,30 @@ class Uploader:
                 self._changed.notify_all()
 
     def _deliver(self, job: _Job) -> bool:
-        attempts = Retrying(
-            retry=retry_if_exception(lambda error: not isinstance(error, _LASTING)),
-            stop=stop_before_delay(self._patience),
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=tenacity.stop_before_delay(self._patience),
             wait=self._backoff,
-            before_sleep=lambda state: self._report_attempt(job.name, state),
+            before_sleep=partial(self._report_attempt, job.name),
             sleep=self._pause,
             reraise=True,
         )
         try:
             size = attempts(self._attempt, job)
         except _Abandoned:
-            replaced = self._waiting is not None
-            self._count(replaced=replaced, failed=not replaced)
+            with self._changed:
+                if self._waiting is None:
+                    self._status.failed += 1
+                else:
+                    self._status.replaced += 1
             return False
         except Exception as error:
             self._give_up(job.name, error)
             return False
         with self._changed:
-            self._count(uploaded=1, bytes=size)
-            self._status = replace(self._status, newest=job.name)
+            self._status.uploaded += 1
+            self._status.bytes += size
+            self._status.newest = job.name
         try:
             self._store.keep_newest(self._keep)
         except Exception as error:
@@ -260,19 +261,20 @@ class Uploader:
                 raise _Abandoned
 
     def _give_up(self, name: str, error: Exception) -> None:
-        self._count(failed=1)
-        self._arrived = False
+        with self._changed:
+            self._status.failed += 1
+            self._arrived = False
         self._report(name, error, "it is given up, the next one will be tried")
 
-    def _report_attempt(self, name: str, state: RetryCallState) -> None:
+    def _report_attempt(self, name: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._report(name, error, "trying again")
 
     def _report(self, what: str, error: BaseException | None, consequence: str) -> None:
         said = f"{type(error).__name__}: {error}"
         with self._changed:
-            self._count(errors=1)
-            self._status = replace(self._status, last_error=said)
+            self._status.errors += 1
+            self._status.last_error = said
             cause = (type(error), getattr(error, "errno", None), consequence)
             known = cause in self._reported
             self._reported.add(cause)
@@ -281,11 +283,6 @@ class Uploader:
                 "upload to %s: %s: %s; %s. Training goes on; this cause is not named again",
                 self._store.url, what, said, consequence,
             )  # fmt: skip
-
-    def _count(self, **added: int) -> None:
-        with self._changed:
-            now = {name: getattr(self._status, name) + more for name, more in added.items()}
-            self._status = replace(self._status, **now)
 
 
 def download_newest(
@@ -309,11 +306,12 @@ def download_newest(
         YolodataError: the URL cannot be read, after several attempts: nobody knows what is there.
     """
     store, folder = ObjectStore(url, options), Path(folder)
-    attempts = Retrying(
-        retry=retry_if_exception(lambda error: not isinstance(error, (DamagedObject, *_LASTING))),
-        stop=stop_after_attempt(_ATTEMPTS),
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_may_pass)
+        & tenacity.retry_if_not_exception_type(DamagedObject),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=backoff or Backoff(),
-        before_sleep=before_sleep_log(log, logging.WARNING),
+        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         reraise=True,
     )
     try:
