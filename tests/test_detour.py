@@ -18,10 +18,10 @@ from test_device_memory import Stubborn
 from test_segment import with_outlines
 
 from yolodata import AugmentConfig, Loader, YolodataError
-from yolodata.pipeline import detour as detours
-from yolodata.pipeline import retouch
-from yolodata.pipeline.firing import Firing
-from yolodata.pipeline.retouch import composed, seeds
+from yolodata.pipeline.albumentations import transforms as retouch
+from yolodata.pipeline.albumentations.decisions import Firing
+from yolodata.pipeline.albumentations.transforms import composed, seeds
+from yolodata.pipeline.gpu import host_transforms as detours
 
 __all__ = ["shards", "twin"]  # fixtures
 TIERS = [(codec, cache) for codec in ("raw", "jpeg") for cache in ("device", "host", "none")]

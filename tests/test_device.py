@@ -19,13 +19,16 @@ from loading import digest, draw_dataset, packed
 from twin import TwinQueue
 
 from yolodata import AugmentConfig, ConfigError, Loader
-from yolodata.pipeline import dali, device_work, tiers, workshops
-from yolodata.pipeline import device as devices
+from yolodata.pipeline import backend as workshops
 from yolodata.pipeline import loader as loaders
-from yolodata.pipeline.dali import release_unused_memory
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.tiers import Room, choose
-from yolodata.pipeline.work import wait_for
+from yolodata.pipeline.cpu.backend import wait_for
+from yolodata.pipeline.gpu import batch as device_work
+from yolodata.pipeline.gpu import dataset_cache as tiers
+from yolodata.pipeline.gpu import jpeg_decoder as dali
+from yolodata.pipeline.gpu import stream as devices
+from yolodata.pipeline.gpu.backend import DeviceWorkshop
+from yolodata.pipeline.gpu.dataset_cache import Room, choose
+from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
 from yolodata.shards import reader
 
 IMGSZ = 64

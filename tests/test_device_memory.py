@@ -13,8 +13,9 @@ from test_device import IMGSZ, RECIPE, shards, stream, twin
 
 from yolodata import Loader
 from yolodata.errors import is_out_of_memory
-from yolodata.pipeline import dali, workshops
-from yolodata.pipeline.pixels import Pictures
+from yolodata.pipeline import backend as workshops
+from yolodata.pipeline.gpu import jpeg_decoder as dali
+from yolodata.pipeline.image_cache import Pictures
 
 __all__ = ["shards", "twin"]  # fixtures
 TIERS = [("raw", "device"), ("raw", "none"), ("jpeg", "device"), ("jpeg", "none")]

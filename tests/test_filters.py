@@ -18,10 +18,10 @@ from test_device import shards, stream, twin
 
 from yolodata import Loader
 from yolodata._native import Filter
-from yolodata.pipeline.filtering import Filtering
-from yolodata.pipeline.filters import filter_of, is_exact
-from yolodata.pipeline.firing import Firing
-from yolodata.pipeline.retouch import composed, seeds
+from yolodata.pipeline.albumentations.decisions import Firing
+from yolodata.pipeline.albumentations.filters import filter_of, is_exact
+from yolodata.pipeline.albumentations.transforms import composed, seeds
+from yolodata.pipeline.gpu.device_transforms import Filtering
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from yolodata import _native
-from yolodata.pipeline.firing import Firing, shares
-from yolodata.pipeline.retouch import composed, draw_from, seeds
+from yolodata.pipeline.albumentations.decisions import Firing, shares
+from yolodata.pipeline.albumentations.transforms import composed, draw_from, seeds
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

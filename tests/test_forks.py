@@ -14,11 +14,11 @@ from test_device import IMGSZ, RECIPE, shards, twin
 from twin import TwinMark, TwinQueue
 
 from yolodata import ConfigError, Loader, ValidationLoader
-from yolodata.pipeline import device_workshop
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.pixels import Pictures
-from yolodata.pipeline.tiers import Resident
-from yolodata.pipeline.work import Workshop
+from yolodata.pipeline.cpu.backend import Workshop
+from yolodata.pipeline.gpu import backend as device_workshop
+from yolodata.pipeline.gpu.backend import DeviceWorkshop
+from yolodata.pipeline.gpu.dataset_cache import Resident
+from yolodata.pipeline.image_cache import Pictures
 
 __all__ = ["shards", "twin"]  # fixtures
 

@@ -39,7 +39,7 @@ def shards(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         if window:  # as of a large dataset: mosaic partners are near in time
             small = {"streams": 4, "window": 3}
-            patch.setattr("yolodata.pipeline.selection.reuse_window", lambda images: small)
+            patch.setattr("yolodata.pipeline.subset.reuse_window", lambda images: small)
         yield packed(source, source.parent / codec, codec, IMGSZ)
 
 

@@ -18,11 +18,11 @@ import torch
 from loading import damage, digest, draw_dataset, packed, sample_digests
 
 from yolodata.errors import ConfigError, ShardError
-from yolodata.pipeline import sources
-from yolodata.pipeline.bad import labels_without
+from yolodata.pipeline import image_reader as sources
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.image_cache import BatchBuffers, Load, Pictures
 from yolodata.pipeline.loader import Loader
-from yolodata.pipeline.pixels import BatchBuffers, Load, Pictures
+from yolodata.pipeline.unreadable import labels_without
 from yolodata.shards import reader
 from yolodata.telemetry import Telemetry
 
@@ -133,7 +133,7 @@ def test_each_picture_is_decoded_about_once(
 ) -> None:
     """With a reuse window that is much smaller than the dataset, and a real epoch of mosaics."""
     monkeypatch.setattr(
-        "yolodata.pipeline.selection.reuse_window", lambda images: {"streams": 4, "window": 3}
+        "yolodata.pipeline.subset.reuse_window", lambda images: {"streams": 4, "window": 3}
     )
     mosaic = AugmentConfig(imgsz=IMGSZ, mosaic=1.0, mixup=0.5)
     outputs = decodes = 0
@@ -278,7 +278,7 @@ def test_survives_an_interruption(both: dict[str, Path], monkeypatch: pytest.Mon
         time.sleep(0.05)
         return slow(*arguments)
 
-    monkeypatch.setattr("yolodata.pipeline.sources.decode_into", slowly)
+    monkeypatch.setattr("yolodata.pipeline.image_reader.decode_into", slowly)
     with make(both["jpeg"]) as loader:
         got = []
         interruptions = 0

@@ -14,9 +14,9 @@ import torch
 from test_device import IMGSZ, RECIPE, shards, stream, twin
 
 from yolodata import Loader
-from yolodata.pipeline import device
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.page_locked import page_locked
+from yolodata.pipeline.gpu import stream as device
+from yolodata.pipeline.gpu.backend import DeviceWorkshop
+from yolodata.pipeline.gpu.pinned import page_locked
 
 __all__ = ["shards", "twin"]  # fixtures
 

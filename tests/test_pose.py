@@ -19,7 +19,7 @@ from twin import TwinQueue
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline import device as devices
+from yolodata.pipeline.gpu import stream as devices
 
 RECIPE = AugmentConfig(imgsz=64, mixup=0.4, cutmix=0.4, flipud=0.5, degrees=10.0)
 

@@ -16,7 +16,7 @@ from loading import digest, draw_dataset, packed, sample_digests
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
-from yolodata.pipeline.retouch import composed, retouched, seeds
+from yolodata.pipeline.albumentations.transforms import composed, retouched, seeds
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -190,7 +190,7 @@ def test_trainer_takes_them(albumentations: ModuleType, yaml: Path, tmp_path: Pa
     from test_ultralytics import QUIET
     from ultralytics.cfg import get_cfg
 
-    from yolodata.ultralytics.limits import upstream_transforms, why_not
+    from yolodata.ultralytics.fallback import upstream_transforms, why_not
 
     A = albumentations
 

@@ -20,7 +20,7 @@ from twin import TwinQueue
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline import device as devices
+from yolodata.pipeline.gpu import stream as devices
 
 MODES = ("flip", "mixup")
 TRAINERS = {"segment": yolodata.SegmentationTrainer, "obb": yolodata.OBBTrainer}

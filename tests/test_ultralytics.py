@@ -16,7 +16,7 @@ import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.cli import read_arguments
-from yolodata.ultralytics.limits import why_not
+from yolodata.ultralytics.fallback import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
 
 QUIET = {
@@ -139,7 +139,7 @@ def test_packs_once_and_again_when_the_source_changed(tmp_path: Path, drawn: Pat
 
 def test_single_cls_does_not_pack_again(tmp_path: Path, drawn: Path) -> None:
     """What is packed serves both, or each has its own, where classes without a name decide."""
-    from yolodata.ultralytics.packed import packed as kept
+    from yolodata.ultralytics.auto_pack import packed as kept
 
     def folder(single_cls: bool) -> tuple[Path, int, list[int]]:
         data = {"yaml_file": str(drawn), "path": str(drawn.parent)}
@@ -162,7 +162,7 @@ def test_yaml_files_of_one_name_do_not_share_shards(
     tmp_path: Path, drawn: Path, common: bool
 ) -> None:
     """Folds of one dataset; or datasets of one name that are packed into a common folder."""
-    from yolodata.ultralytics.packed import packed as kept
+    from yolodata.ultralytics.auto_pack import packed as kept
 
     def opened(yaml: Path, root: Path) -> yolodata.ShardDataset:
         settings = Settings(workers=1, folder=str(tmp_path / "common") if common else None)
@@ -188,7 +188,7 @@ def test_yaml_files_of_one_name_do_not_share_shards(
 
 
 def test_an_open_dataset_outlives_packing_again(tmp_path: Path, drawn: Path) -> None:
-    from yolodata.ultralytics.packed import packed as kept
+    from yolodata.ultralytics.auto_pack import packed as kept
 
     data = {"yaml_file": str(drawn), "path": str(drawn.parent)}
     how = {"single_cls": False, "task": "detect", "show": False}
@@ -394,7 +394,7 @@ def test_training_on_a_device_is_training_on_the_cpu(
 ) -> None:
     from twin import TwinQueue
 
-    from yolodata.pipeline import device
+    from yolodata.pipeline.gpu import stream as device
 
     monkeypatch.setattr(device, "open_queue", lambda where: TwinQueue())
     losses = []
@@ -434,7 +434,7 @@ def test_batches_come_as_the_first_convolution_wants_them(
     """Ultralytics' `preprocess_batch` and the convolution find nothing left to convert."""
     from twin import TwinQueue
 
-    from yolodata.pipeline import device
+    from yolodata.pipeline.gpu import stream as device
 
     monkeypatch.setattr(device, "open_queue", lambda where: TwinQueue())
     order = torch.channels_last if channels_last else torch.contiguous_format

@@ -11,9 +11,9 @@ import pytest
 from loading import draw_dataset, packed
 
 from yolodata.cli import main
-from yolodata.pipeline.command import _grid
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
+from yolodata.view import _grid
 
 IMGSZ = 480  # large enough to be drawn without zooming
 TITLE = 22  # pixels of the title bar

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from yolodata import _native
-from yolodata.pipeline.device import Output
+from yolodata.pipeline.gpu.stream import Output
 
 POISON = 0xA5
 
@@ -30,7 +30,7 @@ def rubbish(nbytes: int) -> torch.Tensor:
 
 
 class TwinQueue:
-    """See `yolodata.pipeline.device.Queue`."""
+    """See `yolodata.pipeline.gpu.stream.Queue`."""
 
     def __init__(self, *, free: int = 1 << 40, seed: int = 0) -> None:
         self.device = torch.device("cpu")
@@ -150,7 +150,7 @@ class TwinQueue:
 
 
 class TwinMark:
-    """See `yolodata.pipeline.device.Mark`."""
+    """See `yolodata.pipeline.gpu.stream.Mark`."""
 
     def __init__(self, queue: TwinQueue, at: int) -> None:
         self._queue, self._at = queue, at

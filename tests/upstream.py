@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 from yolodata import _native
-from yolodata.pipeline.retouch import composed, draw_from, retouched
+from yolodata.pipeline.albumentations.transforms import composed, draw_from, retouched
 
 
 @dataclass

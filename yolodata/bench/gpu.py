@@ -181,7 +181,7 @@ class Transfer(Burst):
     def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
         import torch
 
-        from yolodata.pipeline.device import open_queue
+        from yolodata.pipeline.gpu.stream import open_queue
         from yolodata.shards import reader
 
         assert task.data is not None
@@ -225,7 +225,7 @@ class Decoding(Subject):
     def __init__(self, row: Row, task: Task) -> None:
         import torch
 
-        from yolodata.pipeline.dali import DaliDecoder
+        from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
         from yolodata.shards import reader
 
         assert task.data is not None

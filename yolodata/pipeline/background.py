@@ -14,7 +14,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from yolodata.pipeline.forks import check_process, finalize
+from yolodata.pipeline.fork_safety import check_process, finalize
 
 Call = Callable[[], Any]
 

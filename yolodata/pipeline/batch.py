@@ -15,7 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-    from yolodata.pipeline.selection import Selection
+    from yolodata.pipeline.subset import Selection
 
 Batch = dict[str, Any]
 

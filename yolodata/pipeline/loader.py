@@ -15,23 +15,23 @@ import numpy.typing as npt
 
 from yolodata.checks import number, whole, wholes
 from yolodata.errors import ConfigError, is_out_of_memory
-from yolodata.pipeline import state
-from yolodata.pipeline.ahead import Ahead, Collated
-from yolodata.pipeline.bad import report_bad
+from yolodata.pipeline import resume_state as state
+from yolodata.pipeline.albumentations.transforms import composed, described
+from yolodata.pipeline.backend import Order, open_on_cpu, open_on_device
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.dali import check_hw_decoder_load
-from yolodata.pipeline.device import Output
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.forks import check_process, finalize
-from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED, window_of
-from yolodata.pipeline.retouch import composed, described
+from yolodata.pipeline.cpu.backend import Work, Workshop
+from yolodata.pipeline.fork_safety import check_process, finalize
+from yolodata.pipeline.gpu.backend import DeviceWorkshop
+from yolodata.pipeline.gpu.dataset_cache import check_cache
+from yolodata.pipeline.gpu.jpeg_decoder import check_hw_decoder_load
+from yolodata.pipeline.gpu.stream import Output
+from yolodata.pipeline.loader_facade import DatasetView, Epoch, EpochSampler, weakly
+from yolodata.pipeline.prefetch import Ahead, Collated
+from yolodata.pipeline.reuse_window import MAX_EPOCH, MAX_SEED, window_of
 from yolodata.pipeline.schedule import Schedule, usable_threads
-from yolodata.pipeline.selection import Selection, open_shards
-from yolodata.pipeline.tiers import check_cache
-from yolodata.pipeline.views import DatasetView, Epoch, EpochSampler, weakly
-from yolodata.pipeline.work import Work, Workshop
-from yolodata.pipeline.workshops import Order, open_on_cpu, open_on_device
+from yolodata.pipeline.subset import Selection, open_shards
+from yolodata.pipeline.unreadable import report_bad
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Loader:
         shuffle: a new order every epoch; False keeps the dataset's.
         task: "detect"; "segment" for batches with masks, "pose" with keypoints, "obb" with
             oriented boxes.
-        mask_ratio, overlap_mask: of the masks, as for `yolodata.pipeline.selection.Selection`.
+        mask_ratio, overlap_mask: of the masks, as for `yolodata.pipeline.subset.Selection`.
         single_cls: turn every class into 0.
         classes: keep only objects of these classes; images without any stay, as background.
         fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
@@ -77,7 +77,7 @@ class Loader:
         device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
             consumer's current stream waits for them by itself.
         cache: where decoded pictures live for a device: "device", "host" (page-locked), "none" or
-            "auto", the fastest that there is room for (see `yolodata.pipeline.tiers`).
+            "auto", the fastest that there is room for (see `yolodata.pipeline.gpu.dataset_cache`).
         hw_decoder_load: share of JPEG files for a GPU's JPEG engine, 0 to 1; "auto" is 0. More is
             faster, but the stream repeats itself only up to 3 grey levels (a warning says so).
         output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
@@ -86,8 +86,8 @@ class Loader:
         pin_memory: page-locked pictures, for faster copies to a CUDA device; ignored without one.
             They are torch's, which rounds the size of a batch up to a power of two.
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
-            Compose; see `yolodata.pipeline.retouch`. They draw from the seed, the epoch and the
-            position alone. A device applies the usual ones itself (`yolodata.pipeline.filters`);
+            Compose; see `yolodata.pipeline.albumentations.transforms`. They draw from the seed, the epoch and the
+            position alone. A device applies the usual ones itself (`yolodata.pipeline.albumentations.filters`);
             the others run on the CPU, and cost those samples something in which one fires.
         check: compare every sample with its checksum when it is first used.
         max_bad: share of the images that may be unreadable before the run stops.

@@ -38,8 +38,8 @@ import numpy.typing as npt
 
 from yolodata.checks import whole
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.reuse_window import MAX_EPOCH, MAX_SEED
+from yolodata.pipeline.subset import Selection
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe

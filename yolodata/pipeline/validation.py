@@ -16,16 +16,16 @@ import numpy as np
 from yolodata.checks import number, whole, wholes
 from yolodata.errors import ConfigError
 from yolodata.pipeline import letterbox
-from yolodata.pipeline.bad import report_bad
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
-from yolodata.pipeline.forks import check_process, finalize
+from yolodata.pipeline.cpu.backend import Work, Workshop
+from yolodata.pipeline.fork_safety import check_process, finalize
+from yolodata.pipeline.image_cache import Bytes, Load
+from yolodata.pipeline.image_reader import reading
 from yolodata.pipeline.letterbox import Placement
-from yolodata.pipeline.pixels import Bytes, Load
+from yolodata.pipeline.loader_facade import DatasetView
 from yolodata.pipeline.schedule import Schedule, usable_threads
-from yolodata.pipeline.selection import Selection, open_shards
-from yolodata.pipeline.sources import reading
-from yolodata.pipeline.views import DatasetView
-from yolodata.pipeline.work import Work, Workshop
+from yolodata.pipeline.subset import Selection, open_shards
+from yolodata.pipeline.unreadable import report_bad
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

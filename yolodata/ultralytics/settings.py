@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.dali import check_hw_decoder_load
-from yolodata.pipeline.tiers import CACHES
+from yolodata.pipeline.gpu.dataset_cache import CACHES
+from yolodata.pipeline.gpu.jpeg_decoder import check_hw_decoder_load
 
 if TYPE_CHECKING:
     from typing_extensions import Self

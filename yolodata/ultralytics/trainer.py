@@ -16,20 +16,20 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.firing import shares
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.schedule import usable_threads
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
 from yolodata.shards import open as open_shards
-from yolodata.ultralytics.limits import (
+from yolodata.ultralytics.auto_pack import describe_shards, is_shards, packed
+from yolodata.ultralytics.fallback import (
     TRAINERS,
     upstream_trainer,
     upstream_transforms,
     why_not,
 )
-from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
 from yolodata.ultralytics.versions import warn_of_untested_versions

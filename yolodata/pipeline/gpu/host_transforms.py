@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolodata.pipeline.device import Mark, Output, Queue, Staging
-from yolodata.pipeline.filtering import PLACED, memory_for
-from yolodata.pipeline.retouch import Bytes, Retoucher, changed
+from yolodata.pipeline.albumentations.transforms import Bytes, Retoucher, changed
+from yolodata.pipeline.gpu.device_transforms import PLACED, memory_for
+from yolodata.pipeline.gpu.stream import Mark, Output, Queue, Staging
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.pipeline.filters import filter_of, is_exact
+from yolodata.pipeline.albumentations.filters import filter_of, is_exact
 
 if TYPE_CHECKING:
     from yolodata._native import Filter
@@ -42,7 +42,7 @@ class Firing:
     """Decides like a composition, a sample at a time; any thread may ask.
 
     Args:
-        transforms: from `yolodata.pipeline.retouch.composed`.
+        transforms: from `yolodata.pipeline.albumentations.transforms.composed`.
         on_device: whether a device applies those transforms that it can.
     """
 
@@ -133,7 +133,7 @@ class Firing:
         """Whether the CPU has to apply something; else `_filters` are all that is applied."""
         if self._always:
             return True
-        # As `yolodata.pipeline.retouch.draw_from` seeds them.
+        # As `yolodata.pipeline.albumentations.transforms.draw_from` seeds them.
         self._random.seed(seed)
         self._numbers.seed(seed)
         self._fired = False

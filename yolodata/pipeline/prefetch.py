@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from yolodata.pipeline.background import Background
 from yolodata.pipeline.batch import Batch
+from yolodata.pipeline.cpu.backend import Work
 from yolodata.pipeline.schedule import Schedule
-from yolodata.pipeline.work import Work
 
 Plan = Callable[[int, int, npt.NDArray[np.int64]], Work]
 """(epoch, start, positions (B,)) to a batch in the making."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolodata.pipeline.device import Output, Queue, Staging
-from yolodata.pipeline.retouch import Bytes
+from yolodata.pipeline.albumentations.transforms import Bytes
+from yolodata.pipeline.gpu.stream import Output, Queue, Staging
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

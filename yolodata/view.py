@@ -19,8 +19,8 @@ import numpy.typing as npt
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.letterbox import oriented_boxes
-from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
-from yolodata.pipeline.selection import TASKS, Selection, open_shards
+from yolodata.pipeline.reuse_window import MAX_EPOCH, MAX_SEED
+from yolodata.pipeline.subset import TASKS, Selection, open_shards
 
 if TYPE_CHECKING:
     from yolodata.pipeline.config import AugmentConfig

@@ -13,17 +13,17 @@ import numpy as np
 import psutil
 
 from yolodata.errors import YolodataError
-from yolodata.pipeline import device as devices
-from yolodata.pipeline import tiers
-from yolodata.pipeline.dali import RUNS, release_unused_memory
-from yolodata.pipeline.device import Output, Queue, Staging
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.pixels import BatchLoad, Load
-from yolodata.pipeline.retouch import Retoucher
+from yolodata.pipeline.albumentations.transforms import Retoucher
+from yolodata.pipeline.cpu.backend import Workshop
+from yolodata.pipeline.gpu import dataset_cache as tiers
+from yolodata.pipeline.gpu import stream as devices
+from yolodata.pipeline.gpu.backend import DeviceWorkshop
+from yolodata.pipeline.gpu.jpeg_decoder import RUNS, release_unused_memory
+from yolodata.pipeline.gpu.stream import Output, Queue, Staging
+from yolodata.pipeline.image_cache import BatchLoad, Load
+from yolodata.pipeline.image_reader import checked, decode_into, reading
 from yolodata.pipeline.schedule import ranks_here
-from yolodata.pipeline.selection import Selection
-from yolodata.pipeline.sources import checked, decode_into, reading
-from yolodata.pipeline.work import Workshop
+from yolodata.pipeline.subset import Selection
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class _Decoder:
         """A decoder that has decoded something: not in the middle of an epoch should it fail."""
         import cv2
 
-        from yolodata.pipeline.dali import DaliDecoder
+        from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 
         order, imgsz = self._order, self._order.selection.imgsz
         decoder = DaliDecoder(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from yolodata.errors import ConfigError
 from yolodata.pipeline.batch import Batch
 from yolodata.pipeline.schedule import Schedule
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.subset import Selection
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.pipeline.dali import release_unused_memory
-from yolodata.pipeline.detour import Detour, Detours
-from yolodata.pipeline.device import Mark, Output, Queue, Staging
-from yolodata.pipeline.device_work import DeviceWork, Rendered, Uploaded, shot_bytes
-from yolodata.pipeline.filtering import Filtering
-from yolodata.pipeline.pixels import BatchLoad, Lease, Load, Pictures
-from yolodata.pipeline.retouch import Bytes, Retoucher, seeds
-from yolodata.pipeline.selection import Selection
-from yolodata.pipeline.tiers import Resident
-from yolodata.pipeline.work import Work, Workshop
+from yolodata.pipeline.albumentations.transforms import Bytes, Retoucher, seeds
+from yolodata.pipeline.cpu.backend import Work, Workshop
+from yolodata.pipeline.gpu.batch import DeviceWork, Rendered, Uploaded, shot_bytes
+from yolodata.pipeline.gpu.dataset_cache import Resident
+from yolodata.pipeline.gpu.device_transforms import Filtering
+from yolodata.pipeline.gpu.host_transforms import Detour, Detours
+from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
+from yolodata.pipeline.gpu.stream import Mark, Output, Queue, Staging
+from yolodata.pipeline.image_cache import BatchLoad, Lease, Load, Pictures
+from yolodata.pipeline.subset import Selection
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.order import reuse_window
+from yolodata.pipeline.reuse_window import reuse_window
 
 if TYPE_CHECKING:
     from yolodata import _native

@@ -25,12 +25,12 @@ import numpy.typing as npt
 import psutil
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.dali import RUNS
-from yolodata.pipeline.device import Queue, Staging
-from yolodata.pipeline.pixels import FILL
-from yolodata.pipeline.selection import Selection
-from yolodata.pipeline.sources import checked, decode_into
-from yolodata.pipeline.timing import render_seconds
+from yolodata.pipeline.gpu.jpeg_decoder import RUNS
+from yolodata.pipeline.gpu.render_timing import render_seconds
+from yolodata.pipeline.gpu.stream import Queue, Staging
+from yolodata.pipeline.image_cache import FILL
+from yolodata.pipeline.image_reader import checked, decode_into
+from yolodata.pipeline.subset import Selection
 
 if TYPE_CHECKING:
     import torch

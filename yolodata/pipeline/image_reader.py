@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolodata.errors import ShardError
-from yolodata.pipeline.pixels import Bytes, Load
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.image_cache import Bytes, Load
+from yolodata.pipeline.subset import Selection
 
 if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.pipeline.bad import Labels, labels_without
-from yolodata.pipeline.pixels import BatchBuffers, Bytes, Lease, Load, Pictures
-from yolodata.pipeline.retouch import Retoucher, seeds
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.albumentations.transforms import Retoucher, seeds
+from yolodata.pipeline.image_cache import BatchBuffers, Bytes, Lease, Load, Pictures
+from yolodata.pipeline.subset import Selection
+from yolodata.pipeline.unreadable import Labels, labels_without
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.page_locked import page_locked
+from yolodata.pipeline.gpu.pinned import page_locked
 
 if TYPE_CHECKING:
     import torch
@@ -297,7 +297,7 @@ class CudaQueue:
         """See `Queue`."""
         import torch
 
-        from yolodata.pipeline.dali import release_unused_memory
+        from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
 
         torch.cuda.synchronize(self.device)
         release_unused_memory()

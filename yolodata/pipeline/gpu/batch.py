@@ -17,17 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import is_out_of_memory
-from yolodata.pipeline.bad import Labels, labels_without
-from yolodata.pipeline.device import Mark
-from yolodata.pipeline.pixels import Lease
-from yolodata.pipeline.work import Work, wait_for
+from yolodata.pipeline.cpu.backend import Work, wait_for
+from yolodata.pipeline.gpu.stream import Mark
+from yolodata.pipeline.image_cache import Lease
+from yolodata.pipeline.unreadable import Labels, labels_without
 
 if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
-    from yolodata.pipeline.detour import Detour
-    from yolodata.pipeline.device_workshop import DeviceWorkshop
+    from yolodata.pipeline.gpu.backend import DeviceWorkshop
+    from yolodata.pipeline.gpu.host_transforms import Detour
 
 _ALIGNMENT = 16
 _TYPES = {"f": "float32", "B": "uint8", "i": "int32"}  # of labels; asking NumPy for a name is slow

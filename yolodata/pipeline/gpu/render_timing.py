@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.device import Output, Queue
-from yolodata.pipeline.device_work import shot_bytes
-from yolodata.pipeline.selection import Selection
-from yolodata.pipeline.work import wait_for
+from yolodata.pipeline.cpu.backend import wait_for
+from yolodata.pipeline.gpu.batch import shot_bytes
+from yolodata.pipeline.gpu.stream import Output, Queue
+from yolodata.pipeline.subset import Selection
 
 if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
-    from yolodata.pipeline.tiers import Resident
+    from yolodata.pipeline.gpu.dataset_cache import Resident
 
 _BATCH = 64
 _TURNS = 3  # besides a first one, which costs what no other does

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.pipeline.firing import Firing, leaves
+from yolodata.pipeline.albumentations.decisions import Firing, leaves
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.subset import Selection
 
 if TYPE_CHECKING:
     from yolodata import _native

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.subset import Selection
 
 
 def plain(values: Any) -> Any:
