@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.pipeline.albumentations.filters import filter_of, is_exact
+from yolodata.pipeline.albumentations.transforms import leaves
 
 if TYPE_CHECKING:
     from yolodata._native import Filter
@@ -38,7 +39,7 @@ _TRIED = 256  # samples that have to be decided alike
 _ASKED = 4000  # samples of which `shares` counts those that are changed
 
 
-class Firing:
+class Decisions:
     """Decides like a composition, a sample at a time; any thread may ask.
 
     Args:
@@ -183,19 +184,10 @@ class _Numbers:
         return getattr(self._made, name)
 
 
-def leaves(transform: Any) -> list[Any]:
-    """The transforms of a composition, without compositions."""
-    import albumentations
-
-    if isinstance(transform, albumentations.BaseCompose):
-        return [leaf for inner in transform.transforms for leaf in leaves(inner)]
-    return [transform]
-
-
 def shares(transforms: Any, on_device: bool = False) -> tuple[float, float]:
     """The share of samples that a composition changes, and of those that need the CPU for it.
 
     To about half a percent of all samples.
     """
-    found = Firing(transforms, on_device)(range(_ASKED))
+    found = Decisions(transforms, on_device)(range(_ASKED))
     return len(found) / _ASKED, list(found.values()).count(None) / _ASKED

@@ -1,239 +1,210 @@
-"""The threads, the queue and the memory of a loader on a device: the counterpart of `Workshop`."""
+"""Batches made in GPU memory: what a loader opens for a device, and how a batch begins there."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
-from yolodata.pipeline.albumentations.transforms import Bytes, Retoucher, seeds
-from yolodata.pipeline.cpu.backend import Work, Workshop
-from yolodata.pipeline.gpu.batch import DeviceWork, Rendered, Uploaded, shot_bytes
-from yolodata.pipeline.gpu.dataset_cache import Resident
-from yolodata.pipeline.gpu.device_transforms import Filtering
-from yolodata.pipeline.gpu.host_transforms import Detour, Detours
-from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
-from yolodata.pipeline.gpu.stream import Mark, Output, Queue, Staging
-from yolodata.pipeline.image_cache import BatchLoad, Lease, Load, Pictures
-from yolodata.pipeline.subset import Selection
-from yolodata.telemetry import Telemetry
+from yolodata.machine import ranks_here
+from yolodata.pipeline.albumentations.transforms import seeds
+from yolodata.pipeline.backend import BackendSpec, PendingBatch
+from yolodata.pipeline.cpu.backend import CpuBackend
+from yolodata.pipeline.gpu import stream as streams
+from yolodata.pipeline.gpu.batch import GpuBatch, RenderedOnCpu, RenderedOnGpu
+from yolodata.pipeline.gpu.cache_policy import CacheChoice, FreeMemory, choose
+from yolodata.pipeline.gpu.context import GpuContext
+from yolodata.pipeline.gpu.dataset_cache import CachedDataset, decoded_bytes, fill
+from yolodata.pipeline.gpu.image_decoder import DECODED_AT_ONCE, ImageDecoder
+from yolodata.pipeline.gpu.jpeg_decoder import RUNS, release_unused_memory
+from yolodata.pipeline.gpu.stream import Output, render_task_bytes
+from yolodata.pipeline.image_cache import ImageCache, ImageSource
+from yolodata.pipeline.samples import GivenSamples, LabelsOf, PlannedSamples
 
 if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
 
-_OBJECT = 4 * (1 + 4 + 1)  # bytes of labels of one object, without keypoints and masks
-_LIKELY_OBJECTS = 64  # of a picture; more only cost a larger piece of memory
+log = logging.getLogger("yolodata")
 
 
-class DeviceWorkshop:
-    """The threads, the queue and the memory of a loader that delivers on a device.
+class GpuBackend:
+    """`Backend` of a CUDA device.
+
+    Where decoded images are on the device, or can be brought there, it renders. Otherwise, and for
+    images that are to be made smaller first, CPU threads do, and it gets the pictures.
 
     Args:
-        selection: the images and objects that take part.
-        queue: of the device.
-        output: what pictures are made as.
-        threads: native threads.
-        telemetry: counts what reading costs.
-        resident: pictures that are there already.
-        load: how pictures are brought to the device when they are needed.
-        hw_decoder_load: share of JPEG files that the GPU's engine decodes; None without DALI.
-        host_load: how CPU threads that render read pictures (see `Workshop`).
-        retoucher: what is done to some pictures between their warp and their colours.
+        spec: what the loader wants.
 
-    Of `resident` and `load`, at most one is given; without both, CPU threads render.
+    Raises:
+        ConfigError: there is no such device.
     """
 
-    def __init__(
-        self,
-        selection: Selection,
-        *,
-        queue: Queue,
-        output: Output,
-        threads: int,
-        telemetry: Telemetry,
-        resident: Resident | None = None,
-        load: BatchLoad | None = None,
-        host_load: Load | None = None,
-        hw_decoder_load: float | None = None,
-        retoucher: Retoucher | None = None,
-    ) -> None:
-        from yolodata import _native
+    def __init__(self, spec: BackendSpec) -> None:
+        import torch
 
-        self.selection, self.queue, self.output = selection, queue, output
-        self.staging = Staging(queue)
-        self.hw_decoder_load = hw_decoder_load
-        self.resident = resident
-        self.resident_bad = frozenset(resident.bad) if resident is not None else frozenset()
-        self._load = Pictures(load, telemetry) if load is not None else None
-        self._inner: Workshop | None = None
-        self._native: _native.Engine | None = None
-        self._retoucher = retoucher
-        self._detours: Detours | None = None
-        self._filtering: Filtering | None = None
-        if resident is None and load is None:
-            self._inner = Workshop(
-                selection,
-                threads=threads,
-                pin_memory=False,
-                allocate=lambda nbytes: queue.pinned(nbytes).numpy(),
-                load=host_load,
-                telemetry=telemetry,
-                retoucher=retoucher,
+        stream = streams.open_stream(torch.device(str(spec.device.device)))
+        output = Output(spec.device.output, spec.device.channels_last)
+        self._subset = subset = spec.subset
+        self._cached: CachedDataset | None = None
+        images: ImageCache | None = None
+        decoder: ImageDecoder | None = None
+        codec, raw = subset.shards.meta.codec, subset.shards.meta.codec == "raw"
+        nbytes = decoded_bytes(subset)
+        free, total = stream.mem_get_info()
+        # The other ranks of this machine count on its memory too.
+        memory = FreeMemory(free, total, psutil.virtual_memory().available // ranks_here())
+        window = 0 if raw else nbytes * spec.capacity // max(subset.images, 1)
+        staging = spec.in_flight * 3 * subset.imgsz**2
+        choice = choose(spec.device.cache, codec, nbytes, memory, window, staging)
+        if spec.shrink:
+            choice = CacheChoice("none", "CPU threads render: some images are made smaller first")
+        log.info("cache=%s on %s: %s", choice.cache, stream.device, choice.why)
+        if not raw and not spec.shrink and choice.cache in ("device", "none"):
+            decoder = ImageDecoder(spec, stream)
+        decode = None if decoder is None else decoder.read
+        choice, self._cached = fill(
+            choice, subset, stream, threads=spec.threads, check=spec.check, decode=decode
+        )
+        if self._cached is None and not raw and not spec.shrink:
+            decoder = decoder or ImageDecoder(spec, stream)
+            source = ImageSource(
+                decoder.read,
+                threads=RUNS,
+                capacity=spec.capacity,
+                chunk=DECODED_AT_ONCE,
+                refresh=spec.window == 0,
+                close=decoder.close,
             )
-        else:
-            self._native = _native.Engine(threads)
-            if retoucher is not None:
-                self._detours = Detours(retoucher, queue, output, telemetry)
-                self._filtering = Filtering(queue, output, telemetry)
-        self._lent: list[tuple[Lease, Mark]] = []
-        self._uploading: list[tuple[torch.Tensor, Mark]] = []
-        self._dropped: list[DeviceWork] = []
+            images = ImageCache(source, spec.telemetry)
+        elif decoder is not None:
+            decoder.close()
+            release_unused_memory()
+        self.cache, self.cache_reason = choice.cache, choice.why
+        self.hw_decoder_load = None if decoder is None else decoder.hw_decoder_load
+        self._cpu: CpuBackend | None = None
+        renders = self._cached is not None or images is not None
+        if not renders:
+            self._cpu = CpuBackend(spec, allocate=lambda nbytes: stream.pinned(nbytes).numpy())
+        pool = spec.transform_pool(on_device=True) if renders else None
+        threads = spec.threads if renders else None
+        self._context = GpuContext(stream, output, threads, spec.telemetry, images, pool)
+        self._images = images
+        self._discarded: list[PendingBatch] = []
         self._closed = False
 
     @property
-    def engine(self) -> _native.Engine:
-        """Threads that plan."""
-        assert self._native is not None
-        return self._native
+    def unreadable(self) -> dict[int, str]:
+        """See `Backend`."""
+        for holder in (self._cached, self._cpu, self._images):
+            if holder is not None:
+                return holder.unreadable
+        return {}
 
-    @property
-    def pictures(self) -> Pictures:
-        """Source pictures, where they are decoded when needed."""
-        assert self._load is not None
-        return self._load
-
-    @property
-    def bad(self) -> dict[int, str]:
-        """Images that cannot be read, and why."""
-        if self.resident is not None:
-            return self.resident.bad
-        if self._inner is not None:
-            return self._inner.bad
-        return self.pictures.bad
-
-    def planned(
+    def submit(
         self,
         config: dict[str, Any],
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
         age: int,
-    ) -> DeviceWork:
-        """Work augmented pictures of `config["imgsz"]` for positions (B,) of an epoch."""
+    ) -> PendingBatch:
+        """See `Backend`; pictures are (B, 3, imgsz, imgsz), as the loader's `output`."""
         self._sweep()
-        count, size = len(positions), int(config["imgsz"])
-        work: DeviceWork
-        if self._inner is not None:
-            inner = self._inner.planned(config, seed, epoch, positions, age)
-            work = Uploaded(self, inner, count)
-        else:
-            index, memory = self.selection.index(), None
-            shape = (count, 3, size, size)
-            if self.resident is None:
-                plan = self.engine.submit_plan(index, config, seed, epoch, positions)
-            else:
-                memory = self.batch_memory(count)
-                plan = self.engine.submit(
-                    index, config, seed, epoch, positions, memory[: shot_bytes(count)].numpy(),
-                    self.resident.shard, self.resident.offset, self.resident.base,
-                )  # fmt: skip
-            drawn = seeds(seed, epoch, positions) if self._retoucher is not None else ()
-            work = Rendered(self, plan, shape, age, memory, drawn)
-        return work
+        context, count, size = self._context, len(positions), int(config["imgsz"])
+        if self._cpu is not None:
+            inner = self._cpu.submit(config, seed, epoch, positions, age)
+            return RenderedOnCpu(context, inner, count)
+        index, shape = self._subset.index(), (count, 3, size, size)
+        drawn = seeds(seed, epoch, positions) if context.transforms else ()
+        if self._cached is None:
+            plan = context.engine.submit_plan(index, config, seed, epoch, positions)
+            samples = PlannedSamples(plan, self._subset)
+            return RenderedOnGpu(context, samples, shape, age, seeds=drawn)
+        memory = context.batch_memory(count)
+        plan = context.engine.submit(
+            index, config, seed, epoch, positions, _tasks(memory, count),
+            self._cached.shard, self._cached.offset, self._cached.base,
+        )  # fmt: skip
+        samples = PlannedSamples(plan, self._subset)
+        return self._from_cache(samples, shape, age, memory, plan, drawn)
 
-    def change(
-        self, shots: Bytes, uploaded: torch.Tensor, seeds: Sequence[int], pictures: torch.Tensor
-    ) -> Detour | None:
-        """Enqueue what transforms change in a batch that is being rendered.
-
-        Args:
-            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
-            uploaded: the same on the device, with the masks that they point to.
-            seeds: B numbers that the transforms draw from.
-            pictures: where the batch is being rendered to, (B, 3, H, W).
-
-        Returns:
-            samples that go to the CPU and back, if there are any.
-
-        Raises:
-            torch.OutOfMemoryError: the device has no memory for it.
-        """
-        if self._retoucher is None or self._detours is None or self._filtering is None:
-            return None
-        found = self._retoucher.firing(seeds)
-        here = {at: filters for at, filters in found.items() if filters is not None}
-        away = {at: seeds[at] for at, filters in found.items() if filters is None}
-        if here:
-            self._filtering.enqueue(shots, here, pictures)
-        return self._detours.begin(shots, uploaded, away, pictures) if away else None
-
-    def make_room(self) -> None:
-        """Free what nobody uses any more; waits for the device."""
-        self.queue.mark().wait()
+    def submit_recipes(
+        self,
+        recipes: Sequence[_native.Recipe],
+        images: npt.NDArray[np.int64],
+        labels: LabelsOf,
+        age: int,
+    ) -> PendingBatch:
+        """See `Backend`; pictures are (B, 3, H, W), as the loader's `output`."""
         self._sweep()
-        self.queue.make_room()
+        context, count = self._context, len(recipes)
+        if self._cpu is not None:
+            inner = self._cpu.submit_recipes(recipes, images, labels, age)
+            return RenderedOnCpu(context, inner, count)
+        height, width = recipes[0].to_dict()["size"]
+        samples, shape = GivenSamples(recipes, images, labels), (count, 3, height, width)
+        if self._cached is None:
+            return RenderedOnGpu(context, samples, shape, age)
+        memory, shown = context.batch_memory(count), samples.images()
+        pointers = self._cached.base[self._cached.shard[shown]] + self._cached.offset[shown]
+        job = context.engine.submit_render(recipes, shown, pointers, _tasks(memory, count))
+        return self._from_cache(samples, shape, age, memory, job, ())
 
-    def batch_memory(self, count: int) -> torch.Tensor:
-        """Page-locked memory for the shots of a batch and, most likely, its labels."""
-        return self.staging.take(shot_bytes(count) + count * _LIKELY_OBJECTS * _OBJECT)
+    def _from_cache(
+        self,
+        samples: PlannedSamples | GivenSamples,
+        shape: tuple[int, int, int, int],
+        age: int,
+        memory: torch.Tensor,
+        writing: _native.Job,
+        drawn: Sequence[int],
+    ) -> GpuBatch:
+        assert self._cached is not None
+        return RenderedOnGpu(
+            self._context,
+            samples,
+            shape,
+            age,
+            memory=memory,
+            writing=writing,
+            cached_unreadable=frozenset(self._cached.unreadable),
+            seeds=drawn,
+        )
 
-    def lend(self, lease: Lease, mark: Mark) -> None:
-        """Keep pictures until the device has read them."""
-        self._lent.append((lease, mark))
-
-    def keep(self, memory: torch.Tensor, mark: Mark) -> None:
-        """Keep page-locked memory until the device has read it."""
-        self._uploading.append((memory, mark))
-
-    def drop(self, work: Work) -> None:
-        """Forget a batch; its memory is kept until threads and device are through with it."""
-        assert isinstance(work, DeviceWork)
-        work.cancel()
-        self._dropped.append(work)
+    def discard(self, batch: PendingBatch) -> None:
+        """See `Backend`."""
+        batch.cancel()
+        self._discarded.append(batch)
         self._sweep()
 
     def _sweep(self) -> None:
-        for work in [work for work in self._dropped if work.done()]:
-            self._dropped.remove(work)
-            work.abandon()
-        self._uploading = [(memory, mark) for memory, mark in self._uploading if not mark.done()]
-        reading = []
-        for lease, mark in self._lent:
-            if mark.done():
-                self.pictures.release(lease)
-            else:
-                reading.append((lease, mark))
-        self._lent = reading
-        if self._detours is not None:
-            self._detours.sweep()
+        for batch in [batch for batch in self._discarded if batch.done()]:
+            self._discarded.remove(batch)
+            batch.release()
+        self._context.sweep()
 
     def close(self) -> None:
-        """Stop everything, wait for what is running, and free the memory. May be called twice."""
+        """See `Backend`."""
         if self._closed:
             return
         self._closed = True
-        if self._load is not None:
-            self._load.close()
-        for engine in (self._inner, self._native):
-            if engine is not None:
-                engine.close()
-        if self._detours is not None:
-            self._detours.close()
-        self.queue.mark().wait()  # the device may be reading pictures and shots
-        if self._load is not None:
-            self._load.forget()
-        if self._detours is not None:
-            self._detours.forget()
-        if self._filtering is not None:
-            self._filtering.forget()
-        self._lent.clear()
-        self._uploading.clear()
-        self._dropped.clear()
-        self.staging.clear()
+        if self._cpu is not None:
+            self._cpu.close()
+        self._context.close()
+        self._context.forget()
+        self._discarded.clear()
         release_unused_memory()
-        if self.resident is not None:
-            self.resident.close()
+        if self._cached is not None:
+            self._cached.close()
+
+
+def _tasks(memory: torch.Tensor, count: int) -> npt.NDArray[np.uint8]:
+    tasks: npt.NDArray[np.uint8] = memory[: render_task_bytes(count)].numpy()
+    return tasks

@@ -26,7 +26,7 @@ def page_locked(
 
     Args:
         nbytes: how much, 1 at least.
-        lock, unlock: see `yolodata.pipeline.gpu.stream.Queue`.
+        lock, unlock: see `yolodata.pipeline.gpu.stream.Stream`.
 
     Raises:
         RuntimeError: the memory cannot be locked, or has another address on the device.
