@@ -32,7 +32,10 @@ import torch
 from yolodata import Loader
 from yolodata.bench.data import Wanted, prepare
 from yolodata.bench.machine import machine, versions
-from yolodata.pipeline import ahead, device, device_work, loader
+from yolodata.pipeline import loader
+from yolodata.pipeline import prefetch as ahead
+from yolodata.pipeline.gpu import batch as device_work
+from yolodata.pipeline.gpu import stream as device
 
 PARTS = {
     "settle": (ahead.Ahead, "settle"),
@@ -48,7 +51,7 @@ LATE = 50e-6  # seconds: an operation that takes longer waited for something
 
 
 class Nowhere:
-    """A device whose work never happens: see `yolodata.pipeline.device.Queue`."""
+    """A device whose work never happens: see `yolodata.pipeline.gpu.stream.Queue`."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.bench import machine, results
-from yolodata.pipeline.dali import DaliDecoder
+from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.shards import reader
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 

@@ -18,8 +18,7 @@ from yolodata.bench.subjects import Task
 from yolodata.bench.training import command as training
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
-from yolodata.pipeline.dali import check_hw_decoder_load
-from yolodata.pipeline.selection import TASKS
+from yolodata.pipeline.options import TASKS, check_hw_decoder_load
 
 # Settings that --quick changes: (full, quick).
 _DEFAULTS = {

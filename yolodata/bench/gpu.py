@@ -181,7 +181,7 @@ class Transfer(Burst):
     def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
         import torch
 
-        from yolodata.pipeline.device import open_queue
+        from yolodata.pipeline.gpu.stream import open_stream
         from yolodata.shards import reader
 
         assert task.data is not None
@@ -191,9 +191,9 @@ class Transfer(Burst):
         for s in range(len(shards.meta.shards)):
             data = shards.shard_data(s)
             if self.device.type == "cuda":
-                queue, skip = open_queue(self.device), data.ctypes.data % 4096
-                queue.lock(data.ctypes.data - skip, data.nbytes + skip)
-                self._release.append(partial(queue.unlock, data.ctypes.data - skip))
+                stream, skip = open_stream(self.device), data.ctypes.data % 4096
+                stream.lock(data.ctypes.data - skip, data.nbytes + skip)
+                self._release.append(partial(stream.unlock, data.ctypes.data - skip))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that it is read-only
                 whole = torch.from_numpy(data)
@@ -218,14 +218,14 @@ class Decoding(Subject):
     """DALI decodes and resizes the files of JPEG shards to where they are needed, and that is all.
 
     The first batch goes through `DaliDecoder.decode`, which sees whether files are fit for it; from
-    there on it is a graph of DALI's with a queue of its own. Pictures have different sizes; `img`
+    there on it is a graph of DALI's with a stream of its own. Pictures have different sizes; `img`
     is a stand-in of the right length.
     """
 
     def __init__(self, row: Row, task: Task) -> None:
         import torch
 
-        from yolodata.pipeline.dali import DaliDecoder
+        from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
         from yolodata.shards import reader
 
         assert task.data is not None

@@ -35,7 +35,7 @@ class YolodataLoader(Subject):
 
         from yolodata.pipeline.config import AugmentConfig
         from yolodata.pipeline.loader import Loader
-        from yolodata.pipeline.order import reuse_window
+        from yolodata.pipeline.reuse_window import reuse_window
         from yolodata.shards import reader
 
         assert task.data is not None
@@ -121,7 +121,7 @@ class YolodataLoader(Subject):
 
 
 def _transforms() -> Any:
-    from yolodata.ultralytics.limits import upstream_transforms
+    from yolodata.ultralytics.fallback import upstream_transforms
 
     return upstream_transforms(None)
 

@@ -19,21 +19,9 @@ from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.oom import advice, dry_step, explained
-from yolodata.train.upstream import UltralyticsTrainer
+from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Action, Supervisor
-
-
-class ResumableTrainer(UltralyticsTrainer):
-    """Ultralytics' trainer, and where its run is.
-
-    Attributes:
-        at: where the run is.
-        exact: whether checkpoints within an epoch are possible: with yolodata's loader.
-    """
-
-    at: Position
-    exact: bool
 
 
 class EpochLoop:

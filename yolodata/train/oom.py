@@ -24,7 +24,7 @@ def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
 
     The fullest images of the dataset meet in the batch, as many in a picture as augmentation mixes.
     """
-    counts = np.sort(np.diff(loader.dataset.selection.object_offset))[::-1].astype(np.int64)
+    counts = np.sort(np.diff(loader.dataset.subset.object_offset))[::-1].astype(np.int64)
     augment = loader.augment
     tiles = augment.mosaic_grid if augment.mosaic else 1
     tiles *= 2 if augment.copy_paste else 1  # each object a second time, or those of another

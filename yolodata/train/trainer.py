@@ -26,12 +26,13 @@ from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
-from yolodata.train.loop import EpochLoop, ResumableTrainer, close_loaders
+from yolodata.train.loop import EpochLoop, close_loaders
 from yolodata.train.settings import TrainSettings
+from yolodata.train.upstream import ResumableTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
-from yolodata.ultralytics.limits import TRAINERS
+from yolodata.ultralytics.fallback import TRAINERS
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and

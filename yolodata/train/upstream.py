@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
+from yolodata.train.checkpoint.state import Position
+
 
 class Arguments:
     """Arguments of a training run, as Ultralytics documents them."""
@@ -130,3 +132,15 @@ class UltralyticsTrainer:
     _model_train: Callable[[], None]
     _setup_scheduler: Callable[[], None]
     _setup_train: Callable[[], None]
+
+
+class ResumableTrainer(UltralyticsTrainer):
+    """Ultralytics' trainer, and where its run is.
+
+    Attributes:
+        at: where the run is.
+        exact: whether checkpoints within an epoch are possible: with yolodata's loader.
+    """
+
+    at: Position
+    exact: bool

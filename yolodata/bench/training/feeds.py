@@ -93,12 +93,12 @@ class Fixed(Feed):
 
 def ours(row: Row, trainer: Any, source: Any, batch: int) -> Feed:
     """The loader that yolodata's trainer makes for itself."""
-    from yolodata.pipeline.order import reuse_window
+    from yolodata.pipeline.reuse_window import reuse_window
     from yolodata.shards import reader
 
     shards = reader.open(source)
     loader = trainer._train_loader(shards, batch, -1)
-    loader.lacking = None  # another size of the batch would be another benchmark
+    loader.on_out_of_memory = None  # another size of the batch would be another benchmark
     window = reuse_window(len(shards))
     pictures = window["streams"] * window["window"] if shards.meta.codec == "jpeg" else 0
 
