@@ -35,7 +35,7 @@ class YolodataLoader(Subject):
 
         from yolodata.pipeline.config import AugmentConfig
         from yolodata.pipeline.loader import Loader
-        from yolodata.pipeline.reuse_window import reuse_window
+        from yolodata.pipeline.schedule import reuse_window
         from yolodata.shards import reader
 
         assert task.data is not None

@@ -23,11 +23,9 @@ from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.loader_facade import DatasetView, EpochSampler, weakly
-from yolodata.pipeline.open_backend import open_backend
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.prefetch import Collated, Prefetcher
-from yolodata.pipeline.reuse_window import window_of
-from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule
+from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule, window_of
 from yolodata.pipeline.subset import Subset, open_shards
 from yolodata.pipeline.unreadable import report_unreadable
 from yolodata.telemetry import Telemetry
@@ -397,3 +395,18 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_backend(spec: BackendSpec) -> Backend:
+    """Opens CPU threads, or a device.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if spec.device.on_cpu:
+        from yolodata.pipeline.cpu.backend import CpuBackend
+
+        return CpuBackend(spec)
+    from yolodata.pipeline.gpu.backend import GpuBackend
+
+    return GpuBackend(spec)

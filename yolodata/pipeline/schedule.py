@@ -1,4 +1,4 @@
-"""Which positions of an epoch make up the next batch of a rank.
+"""Which positions make up the next batch of a rank, and which images are near each other in time.
 
 An epoch is a permutation of the images; position p of epoch e shows image permutation(p). It is a
 function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
@@ -7,7 +7,9 @@ function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,12 @@ MAX_SEED = (1 << 64) - 1
 
 MAX_EPOCH = (1 << 32) - 1
 """Epochs are 0 to this."""
+
+WINDOW_PICTURES = 768
+"""Decoded pictures that a reuse window spans, over all ranks together."""
+
+STREAMS = 64
+"""Queues that an epoch is dealt out to. A rank whose world size divides this owns whole queues."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +101,32 @@ class Schedule:
         """Where the step ends that begins at `start`, and the pictures of one rank in it."""
         stop = min(start + self.batch_size * self.world_size, self.images)
         return stop, math.ceil((stop - start) / self.world_size)
+
+
+class ReuseWindow(TypedDict):
+    """Settings of the native planner, see `csrc/plan/plan.h`."""
+
+    streams: int
+    window: int
+
+
+def reuse_window(images: int) -> ReuseWindow:
+    """Where mosaic partners come from when every picture has to be decoded.
+
+    Each image should be decoded about once an epoch, so partners are taken from pictures that are
+    decoded around the same time: position p belongs to queue p mod `streams`, and its partners
+    come from the last `window` positions of that queue. A dataset of up to 768 images is one
+    window.
+
+    Args:
+        images: size of the dataset.
+    """
+    if images <= WINDOW_PICTURES:
+        return {"streams": 1, "window": images}
+    return {"streams": STREAMS, "window": WINDOW_PICTURES // STREAMS}
+
+
+def window_of(config: Mapping[str, Any], ranks: int) -> int:
+    """Decoded pictures that one rank may ask for again, from the planner's settings."""
+    streams, pictures = int(config["streams"]), int(config["streams"]) * int(config["window"])
+    return -(-pictures // ranks) if streams % ranks == 0 else pictures  # whole streams to itself

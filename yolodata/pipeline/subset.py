@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import LabelOptions
-from yolodata.pipeline.reuse_window import reuse_window
+from yolodata.pipeline.schedule import reuse_window
 
 if TYPE_CHECKING:
     from yolodata import _native

@@ -93,7 +93,7 @@ class Fixed(Feed):
 
 def ours(row: Row, trainer: Any, source: Any, batch: int) -> Feed:
     """The loader that yolodata's trainer makes for itself."""
-    from yolodata.pipeline.reuse_window import reuse_window
+    from yolodata.pipeline.schedule import reuse_window
     from yolodata.shards import reader
 
     shards = reader.open(source)

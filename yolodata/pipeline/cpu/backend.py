@@ -11,11 +11,20 @@ import numpy.typing as npt
 
 from yolodata.pipeline.albumentations.pool import TransformPool
 from yolodata.pipeline.albumentations.transforms import seeds
-from yolodata.pipeline.backend import BackendSpec, PendingBatch
+from yolodata.pipeline.backend import (
+    BackendSpec,
+    GivenSamples,
+    Job,
+    JobGroup,
+    LabelsOf,
+    PendingBatch,
+    PlannedSamples,
+    Samples,
+    total_seconds,
+    wait_for,
+)
 from yolodata.pipeline.cpu.buffer_pool import BufferPool, Bytes
 from yolodata.pipeline.image_cache import ImageCache, Lease
-from yolodata.pipeline.jobs import Job, JobGroup, total_seconds, wait_for
-from yolodata.pipeline.samples import GivenSamples, LabelsOf, PlannedSamples, Samples
 
 if TYPE_CHECKING:
     import torch
