@@ -140,13 +140,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         return None if path is None else Path(path)
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Upstream's, unless the run goes on from a checkpoint of ours."""
+        """Resumes as upstream does, unless the run goes on from a checkpoint of ours."""
         super().check_resume(overrides)
         if self._going_on is not None:
             self.args.resume = True  # results.csv stays
 
     def get_dataset(self) -> dict[str, Any]:
-        """Returns upstream's description; one process of each machine goes first, and may download."""
+        """Returns upstream's description; one process of each machine may download it first."""
         with self.process_group.first_of_machine("dataset"):
             data: dict[str, Any] = super().get_dataset()
         return data
@@ -267,7 +267,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             )
 
     def _agree_on_amp(self) -> None:
-        """Upstream asks rank 0 alone whether half precision works."""
+        """Has all ranks say whether half precision works; upstream asks rank 0 alone."""
         able = all(self.process_group.gather(bool(self.amp)))
         if able != self.amp:
             self.amp = able
@@ -306,7 +306,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def final_eval(self) -> None:
         """Evaluates the best weights, as upstream does.
 
-        Its own evaluation asks for CUDA where there are several ranks; on CPUs ours takes its place.
+        Its own evaluation asks for CUDA where there are several ranks; ours takes over on CPUs.
         """
         if self.process_group.rank != 0:  # which makes the files smaller first
             self.supervisor.heartbeat.wait()
