@@ -27,7 +27,7 @@ from ultralytics.utils.callbacks import get_default_callbacks
 
 from yolodata.bench.machine import machine, versions
 from yolodata.telemetry import Telemetry
-from yolodata.train.upload import Uploader
+from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.ultralytics.telemetry import attach
 
 SERVER = """
@@ -151,7 +151,6 @@ def while_uploading(
         "put_us_max": max(puts),
         "checkpoint_mib": mib,
         "uploaded_mib_s": (status.bytes - first) / busy / 2**20,
-        "checked": status.checked,
     }
 
 

@@ -16,7 +16,7 @@ import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.options import DeviceOptions
-from yolodata.train.command import read_arguments
+from yolodata.train.cli import read_arguments
 from yolodata.ultralytics.fallback import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
 

@@ -17,7 +17,7 @@ COMMANDS = {
     "info": ("yolodata.shards.command", "say what a shard dataset holds"),
     "labels": ("yolodata.ingest.command", "read the labels of a packed dataset again"),
     "view": ("yolodata.view", "write a picture with boxes and class names"),
-    "train": ("yolodata.train.command", "train with Ultralytics on yolodata's loaders"),
+    "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
     "bench": ("yolodata.bench.command", "compare the loaders on this machine"),
 }
 

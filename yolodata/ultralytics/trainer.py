@@ -34,9 +34,12 @@ from yolodata.ultralytics.fallback import (
 )
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
+from yolodata.ultralytics.versions import warn_of_untested_versions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+warn_of_untested_versions()
 
 _NO_BATCH = "no batch"  # key of the reason
 

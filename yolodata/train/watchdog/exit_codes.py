@@ -1,4 +1,4 @@
-"""How a training process ends other than well, and what its exit status says."""
+"""Exit statuses of a training process that does not end well, and the exceptions behind them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ STATUS = "YOLODATA_STATUS"
 """Names the file in which ranks leave their exit status: torchrun itself ends with 1 for all."""
 
 PREEMPTED = 75
-"""Asked to stop (SIGTERM, SIGUSR1, SIGINT): the state is on disk, the same command goes on."""
+"""Asked to stop (SIGTERM, SIGUSR1, SIGINT). The state is on disk; the same command resumes."""
 
 PEER_LOST = 76
 """Another rank died, stalled or failed; the last checkpoint is what there is."""
 
 
 class Preempted(SystemExit):
-    """Training was asked to stop and has written its state; ends the process with `PREEMPTED`."""
+    """Training was asked to stop and has written its state; ends the process with `PREEMPTED`.
+
+    Args:
+        why: the signal, or who asked.
+    """
 
     def __init__(self, why: str) -> None:
         super().__init__(PREEMPTED)
@@ -29,11 +33,11 @@ class Preempted(SystemExit):
 
 
 class PeerLost(YolodataError):
-    """Another rank of the run is gone, so that this one cannot go on."""
+    """Another rank of the run is lost, so that this one cannot go on."""
 
 
 def leave_status(code: int) -> None:
-    """Tells the process that started torchrun, if it was `yolodata train`, how this one ends."""
+    """Tells `yolodata train`, if it started torchrun, how this process ends."""
     file = os.environ.get(STATUS)
     if file and Path(file).exists():
         with open(file, "a") as handle:
@@ -41,6 +45,6 @@ def leave_status(code: int) -> None:
 
 
 def status_left(file: Path) -> int | None:
-    """What the ranks say about their end; a lost rank counts more than an orderly stop."""
+    """Returns what the ranks left, or None; a lost rank counts more than an orderly stop."""
     codes = [int(line) for line in file.read_text().split()]
     return max(codes, default=None)

@@ -13,7 +13,7 @@ from typing import Any
 Answer = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes] | None]
 
 
-class ObjectStore:
+class S3Server:
     """A running server with one bucket, "runs".
 
     Attributes:
@@ -78,7 +78,7 @@ def damage_body(environ: dict[str, Any]) -> None:
 
 
 @contextmanager
-def stalled(store: ObjectStore) -> Iterator[threading.Event]:
+def stalled(store: S3Server) -> Iterator[threading.Event]:
     """Files are taken in but not answered; the event says that one is on its way."""
     began, go_on = threading.Event(), threading.Event()
 

@@ -11,16 +11,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from yolodata.train.exits import STATUS, status_left
 from yolodata.train.signals import SIGNALS
+from yolodata.train.watchdog.exit_codes import STATUS, status_left
 
 TORCHRUNS = ["SIGHUP", "SIGQUIT"]
-"""Signals that torchrun passes on unless told otherwise, beside those that training knows. Of
-others, SIGUSR1 among them, it dies, and its ranks go on without it."""
+"""Signals that torchrun passes on unless told otherwise, beside those that training handles.
+
+torchrun dies on any other signal, SIGUSR1 among them, and its ranks go on without it.
+"""
 
 
 def command(arguments: list[str], processes: int) -> list[str]:
-    """What starts `python -m yolodata.train` with these arguments in so many processes."""
+    """Returns the command that starts `python -m yolodata.train` in so many processes."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     if _passes_signals_on():
         start += ["--signals-to-handle", ",".join(TORCHRUNS + [s.name for s in SIGNALS])]
@@ -41,7 +43,7 @@ def launch(arguments: list[str], processes: int) -> int:
     """Runs `python -m yolodata.train` with these arguments in so many processes.
 
     Returns:
-        0, what the ranks said (see `exits`), or torchrun's own exit status.
+        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status.
     """
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         status = Path(folder) / "status"

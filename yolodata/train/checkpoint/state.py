@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolodata.pipeline.loader import Loader
+from yolodata.train.checkpoint.file import VERSION
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,48 @@ class Position:
     stage: str = "train"
 
     def after_batch(self, updated: bool) -> Position:
-        """The position once another batch is done."""
+        """Returns the position once another batch is done."""
         return replace(self, step=self.step + 1, pending=0 if updated else self.pending + 1)
 
     def at_next_epoch(self, finished: bool) -> Position:
-        """The position once this epoch is done."""
+        """Returns the position once this epoch is done."""
         return Position(self.epoch + 1, 0, self.pending, "finished" if finished else "train")
 
 
+class StatefulTrainer(Protocol):
+    """A trainer, as far as its state is concerned; names and meanings are Ultralytics'.
+
+    Attributes:
+        exact: whether `train_loader` is yolodata's, with `state_dict` and `load_state_dict`.
+    """
+
+    exact: bool
+    device: torch.device
+    args: Any
+    model: torch.nn.Module
+    ema: Any
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    scheduler: Any
+    stopper: Any
+    train_loader: Any
+    batch_size: int
+    epochs: int
+    train_time_start: float
+    loss: torch.Tensor
+    loss_items: dict[str, torch.Tensor]
+    loss_names: tuple[str, ...]
+    tloss: dict[str, torch.Tensor] | None
+    metrics: dict[str, float] | None
+    fitness: float | None
+    best_fitness: float | None
+    nan_recovery_attempts: int
+
+    def _setup_scheduler(self) -> None: ...
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of every random generator of this process."""
+    """Returns the state of every random generator of this process, as plain data and tensors."""
     version, numbers, gauss = random.getstate()
     name, keys, place, has_gauss, cached = np.random.get_state()
     cuda = device.type == "cuda"
@@ -55,7 +87,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go on drawing where `random_state` was taken."""
+    """Puts every random generator of this process where `random_state` was taken."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, *rest = state["numpy"]
@@ -66,16 +98,20 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def capture(
-    trainer: Any, position: Position, generators: list[dict[str, Any]], *, copy: bool = True
+    trainer: StatefulTrainer,
+    position: Position,
+    generators: list[dict[str, Any]],
+    *,
+    copy: bool = True,
 ) -> dict[str, Any]:
-    """A trainer's state.
+    """Returns a trainer's state.
 
     Args:
         trainer: between two steps.
         position: where it is.
         generators: `random_state` of every rank.
-        copy: its tensors are copies in host memory; False: they are the trainer's, which no step
-            may follow.
+        copy: copies the tensors to host memory; False: they are the trainer's own, so that the
+            state is true until the next step.
     """
     model = unwrap_model(trainer.model)
     waiting = {
@@ -83,7 +119,6 @@ def capture(
         for name, parameter in model.named_parameters()
         if position.pending and parameter.grad is not None
     }
-    loader = trainer.train_loader
     stopper = trainer.stopper
     state = {
         "model": dict(model.state_dict()),
@@ -95,7 +130,7 @@ def capture(
         "loss": trainer.loss,
     }
     return {
-        "version": 1,
+        "version": VERSION,
         **asdict(position),
         **(tree_map(_copied, state) if copy else state),
         "epochs": int(trainer.epochs),
@@ -103,7 +138,7 @@ def capture(
         "ema_updates": int(trainer.ema.updates),
         "scheduler": int(trainer.scheduler.last_epoch),
         "criterion": _plain_numbers(vars(getattr(model.criterion, "inner", model.criterion))),
-        "loader": loader.state_dict() if isinstance(loader, Loader) else None,
+        "loader": trainer.train_loader.state_dict() if trainer.exact else None,
         "batch": int(trainer.batch_size),
         "loss_names": list(trainer.loss_names),
         "metrics": _plain_numbers(trainer.metrics or {}),
@@ -119,8 +154,16 @@ def capture(
     }
 
 
-def restore(trainer: Any, state: dict[str, Any], rank: int) -> Position:
+def restore(trainer: StatefulTrainer, state: dict[str, Any], rank: int) -> Position:
     """Puts a trainer that was set up for the same run where a state was captured.
+
+    Args:
+        trainer: its parts are those of the same model and data.
+        state: from `capture`; its tensors may be in host memory.
+        rank: whose random generators are taken.
+
+    Returns:
+        Where the run goes on.
 
     Raises:
         ConfigError: the state is of another dataset or of other augmentation.
@@ -162,12 +205,11 @@ def restore(trainer: Any, state: dict[str, Any], rank: int) -> Position:
     return _placed(trainer, state)
 
 
-def _placed(trainer: Any, state: dict[str, Any]) -> Position:
+def _placed(trainer: StatefulTrainer, state: dict[str, Any]) -> Position:
     position = Position(*(state[name] for name in ("epoch", "step", "pending", "stage")))
-    loader = trainer.train_loader
-    if state["loader"] is None or not isinstance(loader, Loader):
+    if state["loader"] is None or not trainer.exact:
         return position
-    loader.load_state_dict(state["loader"])
+    trainer.train_loader.load_state_dict(state["loader"])
     if position.stage != "train" or state["batch"] == trainer.batch_size:
         return position
     # Another batch: steps are counted in its size from now on, images are what is exact.

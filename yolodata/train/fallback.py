@@ -1,4 +1,4 @@
-"""What cannot be had where a task is left to Ultralytics' own trainer."""
+"""What cannot be had where a task falls back to Ultralytics' own trainer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 from yolodata.errors import ConfigError
-from yolodata.train.checkpoints import SUFFIX
+from yolodata.train.checkpoint.file import SUFFIX
 
 
-def check_handover(task: str, resume: Any) -> None:
-    """Upstream's trainer knows neither our ranks nor our checkpoints.
+def check_fallback(task: str, resume: Any) -> None:
+    """Refuses what upstream's trainer cannot do: it knows neither our ranks nor our checkpoints.
 
     Raises:
         ConfigError: torchrun started several processes, each of which would train alone on a CPU

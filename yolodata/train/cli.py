@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
-from yolodata.train.exits import PEER_LOST, PREEMPTED, PeerLost, Preempted, leave_status
+from yolodata.train.watchdog.exit_codes import (
+    PEER_LOST,
+    PREEMPTED,
+    PeerLost,
+    Preempted,
+    leave_status,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,10 +38,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, or starts the processes that do; returns the exit status."""
+    """Trains, or starts the processes that do.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
     processes = processes_wanted(args.arguments)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
-        from yolodata.train.launch import launch
+        from yolodata.train.distributed.launch import launch
 
         return launch(args.arguments, processes)
     upstream, ours = read_arguments(args.arguments)
@@ -47,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if str(upstream.get("resume")).endswith(".pt"):
         model = upstream["resume"]
     if model is None:
-        raise ConfigError("which model? give model=yolo26n.yaml, say")
+        raise ConfigError("model must be given, got none; give model=yolo26n.yaml, say")
     try:
         train(model, upstream, ours)
     except Preempted:
@@ -61,14 +74,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Trains in this process."""
+    """Trains in this process.
+
+    Args:
+        model: a file, or a name that Ultralytics downloads.
+        upstream: Ultralytics' arguments.
+        ours: settings; see `TrainSettings`.
+
+    Raises:
+        ConfigError: an argument is wrong, in Ultralytics' words or ours.
+    """
     from ultralytics import YOLO
 
+    from yolodata.train.distributed.process_group import ProcessGroup
     from yolodata.train.trainer import trainer_for
-    from yolodata.train.world import World
 
     try:
-        with World.join().first_of_machine("model"):  # which may be downloaded
+        with ProcessGroup.join().first_of_machine("model"):  # which may be downloaded
             made = YOLO(model)
     except FileNotFoundError as error:
         raise ConfigError(f"model={model} cannot be read: {error}") from error
@@ -88,12 +110,12 @@ def _is_about_arguments(error: Exception) -> bool:
 
 
 def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments, completed by those of the run that `resume=RUN` (or a checkpoint) names.
+    """Returns the arguments, completed by those of the run that `resume=RUN` names.
 
     Raises:
         ConfigError: there is no such run.
     """
-    from yolodata.train.checkpoints import SUFFIX
+    from yolodata.train.checkpoint.file import SUFFIX
 
     resume = upstream.get("resume")
     if not isinstance(resume, str) or resume == "auto" or resume.endswith(".pt"):
@@ -118,7 +140,7 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
 
 
 def processes_wanted(arguments: list[str]) -> int:
-    """How many processes the arguments ask for on this machine.
+    """Returns how many processes the arguments ask for on this machine.
 
     The process that only starts the others need not wait for torch: this reads text.
 
@@ -138,7 +160,9 @@ def processes_wanted(arguments: list[str]) -> int:
 
 
 def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Upstream's arguments, and ours without their prefix, with values as Ultralytics reads them.
+    """Returns upstream's arguments, and ours without their prefix.
+
+    Values are read as Ultralytics reads them.
 
     Raises:
         ConfigError: an argument is not of the form NAME=VALUE.

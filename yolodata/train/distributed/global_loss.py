@@ -15,29 +15,29 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from yolodata.train.world import World
+from yolodata.train.distributed.process_group import ProcessGroup
 
 
-class Criterion:
+class GlobalLoss:
     """Ultralytics' criterion of a model, outside autocast, and over the whole batch.
 
     What else it has (`update`, weights of its parts) is read and written through.
 
     Args:
         inner: what the model's `init_criterion` returned.
-        world: the ranks.
+        process_group: the ranks.
         whole_batch: see the module's note.
     """
 
-    def __init__(self, inner: Any, world: World, whole_batch: bool) -> None:
+    def __init__(self, inner: Any, process_group: ProcessGroup, whole_batch: bool) -> None:
         object.__setattr__(self, "inner", inner)
-        if whole_batch and not world.alone:
+        if whole_batch and not process_group.alone:
             for part in (inner, *vars(inner).values()):
                 if hasattr(part, "get_assigned_targets_and_loss") and hasattr(part, "assigner"):
-                    _over_all_ranks(part, world)
+                    _over_all_ranks(part, process_group)
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> Any:
-        """The loss and its items."""
+        """Returns the loss and its items, in single precision."""
         device = batch["img"].device.type
         if not torch.is_autocast_enabled(device):
             return self.inner(preds, batch)
@@ -56,7 +56,7 @@ def _single(value: Any) -> Any:
     return value.float() if half else value
 
 
-def _over_all_ranks(part: Any, world: World) -> None:
+def _over_all_ranks(part: Any, process_group: ProcessGroup) -> None:
     """Makes a detection criterion divide by the target scores of all ranks."""
     import torch.distributed as dist
 
@@ -70,7 +70,7 @@ def _over_all_ranks(part: Any, world: World) -> None:
         mine = seen[-1].float()
         everyone = mine.clone()
         dist.all_reduce(everyone)
-        share = mine.clamp(min=1) * world.size / everyone.clamp(min=1)
+        share = mine.clamp(min=1) * process_group.size / everyone.clamp(min=1)
         return targets, loss * share, {name: value * share for name, value in items.items()}
 
     part.get_assigned_targets_and_loss = whole

@@ -1,25 +1,29 @@
-"""Memory: the largest batch is tried before the first epoch; what is done where it ends later."""
+"""Out of memory: the largest batch is tried before the first epoch; errors say what to change."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.pipeline.loader import Loader
-from yolodata.train.state import Position, random_state, set_random_state
+from yolodata.train.checkpoint.state import random_state, set_random_state
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.upstream import UltralyticsTrainer
 
 
 def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
-    """Objects of each picture (B,) of a batch in which the fullest images of the dataset meet."""
+    """Returns the most objects that pictures of a batch can have, int64 (B,).
+
+    The fullest images of the dataset meet in the batch, as many in a picture as augmentation mixes.
+    """
     counts = np.sort(np.diff(loader.dataset.subset.object_offset))[::-1].astype(np.int64)
     augment = loader.augment
     tiles = augment.mosaic_grid if augment.mosaic else 1
@@ -29,8 +33,12 @@ def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
     return np.asarray(met.sum(1))
 
 
-def largest_batch(trainer: Any) -> dict[str, Any]:
-    """A batch as large as training can make them: shape, and number of objects."""
+def largest_batch(trainer: UltralyticsTrainer) -> dict[str, Any]:
+    """Returns a batch as large as training can make them: in shape, and in number of objects.
+
+    It has a batch's keys, shapes and dtypes, but pictures are float32 (B, 3, S, S) in 0-1, as
+    `preprocess_batch` would leave them.
+    """
     args, loader = trainer.args, trainer.train_loader
     side = math.ceil(args.imgsz * (1 + args.multi_scale) / trainer.stride) * trainer.stride
     batch = int(loader.batch_size)
@@ -57,24 +65,33 @@ def largest_batch(trainer: Any) -> dict[str, Any]:
     return made
 
 
-def yet_to_come(trainer: Any) -> int:
-    """Bytes that training will hold in every step, and that are not there before the first update.
+def pending_bytes(trainer: UltralyticsTrainer, process_group: ProcessGroup) -> int:
+    """Returns the bytes that every step will need, and that are not allocated before an update.
 
-    The optimiser's numbers (two a weight at most, of those that there are), and between ranks the
-    gradients a second time, in the buckets that they travel in.
+    The optimiser keeps two numbers a weight at most. Between ranks the gradients exist a second
+    time, in the buckets that they travel in.
     """
     weights = [p for p in trainer.model.parameters() if p.requires_grad]
     copies = 0 if trainer.optimizer.state else 2
-    copies += 0 if trainer.world.alone else 1
+    copies += 0 if process_group.alone else 1
     return copies * sum(int(p.numel() * p.element_size()) for p in weights)
 
 
-def dry_step(trainer: Any) -> None:
-    """Forward and backward with the largest batch; the trainer is as before.
+def dry_step(
+    trainer: UltralyticsTrainer,
+    process_group: ProcessGroup,
+    compute_loss: Callable[[dict[str, Any]], torch.Tensor],
+) -> None:
+    """Goes forward and backward with the largest batch; the trainer is as before.
 
     The model must not be wrapped for several ranks yet: DistributedDataParallel counts the passes
     through its model's parameters, and with a static graph it never gets over one of which it does
     not know.
+
+    Args:
+        trainer: whose model, optimiser and loader are set up.
+        process_group: the ranks.
+        compute_loss: of a prepared batch, under autocast.
 
     Raises:
         YolodataError: memory does not suffice; names what to change next.
@@ -85,12 +102,11 @@ def dry_step(trainer: Any) -> None:
     trainer._model_train()
     found = "found before training with a dry step at the most objects that a batch can have"
     try:
-        with advised(trainer, found):
-            reserved = torch.empty(yet_to_come(trainer), dtype=torch.uint8, device=trainer.device)
-            batch = largest_batch(trainer)
-            with trainer._autocast():
-                loss, _ = trainer._loss_of(batch)
-            trainer.scaler.scale(loss.sum()).backward()
+        with explained(trainer, process_group, found):
+            pending = pending_bytes(trainer, process_group)
+            reserved = torch.empty(pending, dtype=torch.uint8, device=trainer.device)
+            loss = compute_loss(largest_batch(trainer))
+            trainer.scaler.scale(loss.sum()).backward()  # type: ignore[no-untyped-call]
             del loss, reserved
     finally:
         trainer.optimizer.zero_grad()
@@ -100,55 +116,15 @@ def dry_step(trainer: Any) -> None:
         trainer._clear_memory(0.5)
 
 
-def may_halve(trainer: Any) -> bool:
-    """Whether training may go on with half the batch: as upstream, alone, early, three times."""
-    early = trainer.epoch == trainer.start_epoch and trainer.halved < 3
-    return bool(early and trainer.world.alone and trainer.batch_size > 1)
-
-
-def halve_batch(trainer: Any, problem: str, images: int) -> None:
-    """Goes on with half the batch, from the last update on: memory did not suffice for a step.
-
-    Upstream begins the epoch anew. Here only the batches whose gradients are lost come again: the
-    step's own, and those that waited with it for an update. With upstream's loader, all do.
-
-    Args:
-        trainer: within the step that failed.
-        problem: what the error said.
-        images: of the batch that was too large.
-    """
-    batch, at, loader = trainer.batch_size, trainer.at, trainer.train_loader
-    state = loader.state_dict() if trainer.exact else None
-    trainer.args.batch = trainer.batch_size = batch // 2
-    trainer.halved += 1
-    LOGGER.warning(
-        f"yolodata: memory does not suffice for batch={batch} ({problem.splitlines()[0]}); going "
-        f"on with batch={trainer.batch_size} ({trainer.halved} of at most 3 times)."
-    )
-    trainer._close_loaders()
-    trainer.optimizer.zero_grad()
-    trainer._clear_memory()
-    trainer._build_train_pipeline()
-    trainer.validator.dataloader = trainer.test_loader
-    trainer._nominal = trainer.accumulate
-    trainer._mosaic_closed = not trainer.args.close_mosaic  # of the new loader
-    done = 0
-    if state is not None:
-        done = max(0, int(state["position"]) - images - at.pending * batch)
-        trainer.train_loader.load_state_dict({**state, "position": done})
-        trainer.train_loader.telemetry = loader.telemetry  # whoever reads it counts on
-    trainer.at = Position(at.epoch, -(-done // trainer.batch_size))
-    if trainer.at.step == 0:
-        trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
-    trainer._between()
-
-
 @contextmanager
-def advised(trainer: Any, found: str) -> Iterator[None]:
-    """Memory may end here; the error then says what to change next.
+def explained(
+    trainer: UltralyticsTrainer, process_group: ProcessGroup, found: str
+) -> Iterator[None]:
+    """Has an error for which memory ended say what to change next.
 
     Args:
-        trainer: that this is for.
+        trainer: that runs.
+        process_group: the ranks.
         found: where, or how, it was found out.
 
     Raises:
@@ -159,18 +135,20 @@ def advised(trainer: Any, found: str) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise YolodataError(advice(trainer, str(error), found)) from error
+        raise YolodataError(advice(trainer, process_group, str(error), found)) from error
 
 
-def advice(trainer: Any, problem: str, found: str) -> str:
-    """What is too large, how that was found out, and the next knob to turn."""
-    args, loader = trainer.args, trainer.train_loader
-    batch = int(loader.batch_size)
+def advice(
+    trainer: UltralyticsTrainer, process_group: ProcessGroup, problem: str, found: str
+) -> str:
+    """Returns what is too large, how that was found out, and the next knob to turn."""
+    args = trainer.args
+    batch = int(trainer.train_loader.batch_size)
     knobs = []
     if not trainer.amp and trainer.device.type == "cuda":
         knobs.append("amp=True (half precision: about half the memory of activations)")
     if batch > 1:
-        half = max(trainer.batch_size // 2, trainer.world.size)
+        half = max(trainer.batch_size // 2, process_group.size)
         knobs.append(
             f"batch={half} (gradients are accumulated to nbs={args.nbs}, so that the update stays "
             "the same)"

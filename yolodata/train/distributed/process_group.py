@@ -1,4 +1,7 @@
-"""The processes that train together: who is who, by torchrun's environment, and how they agree."""
+"""The processes that train together: who is who, by torchrun's environment, and how they agree.
+
+A *rank* is one of these processes. Their *store* is torchrun's: keys and values on one machine.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from yolodata.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import ProcessGroup
+    import torch.distributed as dist
     from torch.distributed.distributed_c10d import Store
 
 log = logging.getLogger("yolodata")
@@ -25,16 +28,26 @@ log = logging.getLogger("yolodata")
 _joined = 0  # how often this process has joined: a script may train several times
 _server: Any = None
 
-LONG = timedelta(hours=12)
-"""Of process groups. A rank that is lost is found out by the watch, in seconds, not by this."""
+TIMEOUT = timedelta(hours=12)
+"""Of collectives. The watchdog finds a lost rank in seconds; this is no limit of its own."""
 
 
 @dataclass
-class World:
+class ProcessGroup:
     """This process's place among those that train together; alone without torchrun.
 
-    The store that torchrun keeps carries what has to be agreed before the ranks are connected, and
-    whatever may take long: waiting there has no time limit, and the watch sees who dies meanwhile.
+    The store carries what has to be agreed before the ranks are connected, and whatever may take
+    long: waiting there has no time limit, and the watchdog sees who dies meanwhile.
+
+    Attributes:
+        rank: number of this process, from 0.
+        local_rank: its number on this machine.
+        size: processes in all.
+        local_size: processes on this machine.
+        store: of torchrun; None for a process that trains alone.
+        backend: of the group that gradients travel in ("nccl", "gloo"); empty until `start`.
+        control: a gloo group for what is agreed, also beside NCCL: no GPU waits for it.
+        number: how many times this process has joined.
     """
 
     rank: int = 0
@@ -42,14 +55,14 @@ class World:
     size: int = 1
     local_size: int = 1
     store: Store | None = None
-    backend: str = ""  # of the group that gradients travel in, once there is one
-    control: ProcessGroup | None = None  # gloo, also beside NCCL: no GPU waits for it
+    backend: str = ""
+    control: dist.ProcessGroup | None = None
     number: int = 0
     _asked: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def join(cls) -> World:
-        """The place that the environment gives this process; one process needs no group.
+    def join(cls) -> ProcessGroup:
+        """Returns the place that the environment gives this process; one process needs no group.
 
         Raises:
             ConfigError: the environment is that of a launcher, but incomplete.
@@ -58,8 +71,12 @@ class World:
         return cls() if size <= 1 else cls.of_launcher(size)
 
     @classmethod
-    def of_launcher(cls, size: int) -> World:
-        """The place among `size` processes that torchrun started; one may be a group, too."""
+    def of_launcher(cls, size: int) -> ProcessGroup:
+        """Returns the place among `size` processes that torchrun started; one may be a group, too.
+
+        Raises:
+            ConfigError: the environment is that of a launcher, but incomplete.
+        """
         global _joined
         names = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in os.environ]
@@ -80,7 +97,7 @@ class World:
         return self.size == 1 and self.store is None
 
     def connect(self) -> Store:
-        """A connection of its own to the store: a thread that waits on one blocks its others."""
+        """Connects to the store; a thread that waits on a connection blocks its other users."""
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
         from torch.distributed.distributed_c10d import PrefixStore
 
@@ -101,7 +118,14 @@ class World:
         return PrefixStore(f"yolodata/{run}/{attempt}/{self.number}", tcp)
 
     def device(self, asked: Any) -> Any:
-        """What Ultralytics' `device=` has to be for this process."""
+        """Returns what Ultralytics' `device=` has to be for this process.
+
+        Args:
+            asked: the user's `device=`, for all processes of this machine.
+
+        Raises:
+            ConfigError: there are fewer devices than processes.
+        """
         if self.alone:
             return asked
         import torch
@@ -124,6 +148,9 @@ class World:
     def start(self, device: torch.device) -> None:
         """Connects the ranks (see `backend_of`), and a second time with gloo for what is agreed.
 
+        Args:
+            device: that this rank trains on.
+
         Raises:
             ConfigError: some ranks are on GPUs, and some on CPUs.
         """
@@ -144,10 +171,10 @@ class World:
             store=PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
-            timeout=LONG,
+            timeout=TIMEOUT,
             device_id=device if self.backend == "nccl" else None,
         )
-        group = dist.new_group(backend="gloo", timeout=LONG)
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert not isinstance(group, int)  # what ranks outside the group get
         self.control = group
 
@@ -173,7 +200,7 @@ class World:
         return bytes(self.store.get(key))
 
     def share(self, name: str, value: Any) -> Any:
-        """Rank 0's value, on every rank; JSON."""
+        """Returns rank 0's value, on every rank; JSON."""
         if self.alone:
             return value
         assert self.store is not None
@@ -183,7 +210,7 @@ class World:
         return json.loads(self._wait(key))
 
     def _everyones(self, name: str, value: Any) -> list[Any]:
-        """What every rank gives, in their order, on every rank; JSON."""
+        """Returns what every rank gives, in their order, on every rank; JSON."""
         assert self.store is not None
         key = self._key(f"everyones/{name}")
         self.store.set(f"{key}/{self.rank}", json.dumps(value))
@@ -191,7 +218,7 @@ class World:
 
     @contextmanager
     def first_of_machine(self, name: str) -> Iterator[None]:
-        """One process of each machine goes first, however long it takes; then the others."""
+        """Lets one process of each machine go first, however long it takes; then the others."""
         if self.alone:
             yield
             return
@@ -216,7 +243,7 @@ class World:
     # Through the control group: quick, in step.
 
     def largest(self, values: list[int]) -> list[int]:
-        """Element by element, the largest of what the ranks give."""
+        """Returns the largest of what the ranks give, element by element."""
         if self.alone:
             return values
         import torch
@@ -227,7 +254,7 @@ class World:
         return [int(value) for value in tensor]
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank gives, in their order, on every rank."""
+        """Returns what every rank gives, in their order, on every rank."""
         if self.alone:
             return [value]
         import torch.distributed as dist
@@ -237,7 +264,7 @@ class World:
         return values
 
     def from_first(self, value: Any) -> Any:
-        """What rank 0 gives, on every rank."""
+        """Returns what rank 0 gives, on every rank."""
         if self.alone:
             return value
         import torch.distributed as dist
@@ -247,8 +274,24 @@ class World:
         return values[0]
 
 
+def share_cores(processes: int) -> None:
+    """Gives torch's threads in this process their share of the machine's cores.
+
+    Upstream gives them all cores, in each process.
+
+    Args:
+        processes: that train on this machine.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
 def backend_of(places: list[list[str]]) -> str:
-    """What connects the ranks: NCCL where each has a GPU of its own, else gloo.
+    """Returns what connects the ranks: "nccl" where each has a GPU of its own, else "gloo".
 
     Args:
         places: of each rank, its machine and its device.
