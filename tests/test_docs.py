@@ -124,6 +124,14 @@ def test_snippets_call_what_there_is(page: Path) -> None:
             inspect.signature(value).bind(*call.args, **keywords)
 
 
+def test_required_versions_are_those_of_the_package() -> None:
+    table = (ROOT / "docs" / "versions.md").read_text()
+    required = re.findall(r"`([\w-]+[<>=][^`]*)`", table)
+    assert required
+    project = (ROOT / "pyproject.toml").read_text()
+    assert [one for one in required if f'"{one}"' not in project] == []
+
+
 def test_each_folder_says_what_is_in_it() -> None:
     folders = {file.parent for file in (ROOT / "yolodata").rglob("*.py")}
     folders |= {ROOT / "benchmarks", ROOT / "tests"}
