@@ -175,7 +175,7 @@ class Scene:
             np.array([image.shape[k] for image in images.values()], np.uint32) for k in (0, 1)
         )
         none = np.zeros(count + 1, np.uint64)
-        index = _native.Index(
+        index = _native.LabelTable(
             heights, widths, none, np.zeros(0, np.float32), np.zeros((0, 4), np.float32),
             np.zeros(1, np.uint64), np.zeros((0, 2), np.float32), outline_points=100,
         )  # fmt: skip

@@ -45,7 +45,7 @@ FILTERS = {
 OUTPUTS = tuple(itertools.product(("uint8", "float16", "bfloat16"), (False, True)))
 
 
-def make_index() -> _native.Index:
+def make_index() -> _native.LabelTable:
     """Two objects on every picture, with outlines."""
     heights, widths = (np.array(side, np.uint32) for side in zip(*SIZES, strict=True))
     objects = 2 * len(SIZES)
@@ -54,7 +54,7 @@ def make_index() -> _native.Index:
     )
     corners = np.array([[-0.5, 0], [0, -0.5], [0.5, 0], [0, 0.5]], np.float32)
     points = box[:, None, :2] + corners * box[:, None, 2:]
-    return _native.Index(
+    return _native.LabelTable(
         heights,
         widths,
         np.arange(0, objects + 1, 2, dtype=np.uint64),

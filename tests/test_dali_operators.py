@@ -66,7 +66,7 @@ def planned(seed: int = 0) -> tuple[list[Any], Any]:
 
 
 def expected(images: list[Any], seed: int) -> list[Any]:
-    index = _native.Index(
+    index = _native.LabelTable(
         np.array([h for h, _ in SIZES], np.uint32),
         np.array([w for _, w in SIZES], np.uint32),
         np.zeros(len(SIZES) + 1, np.uint64),
@@ -204,7 +204,7 @@ def test_the_page_about_it_runs(fn, tmp_path: Path) -> None:
     sources = {i: shards.image(int(image)) for i, image in enumerate(names["images"])}
     recipes = [
         _native.plan(
-            _native.Index(
+            _native.LabelTable(
                 np.array([h for h, _ in names["sizes"]], np.uint32),
                 np.array([w for _, w in names["sizes"]], np.uint32),
                 np.zeros(9, np.uint64),

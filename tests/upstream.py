@@ -161,7 +161,7 @@ class Upstream:
 
     def _index(
         self, flip_idx: bool = False, visibility: bool = False, outlines: bool = False
-    ) -> _native.Index:
+    ) -> _native.LabelTable:
         """The label table. Its sizes are those of the files: recipes name the sizes they need.
 
         Named facts about keypoints are falsified, to see whether that is noticed.
@@ -193,7 +193,7 @@ class Upstream:
             order = self.dataset.data.get("flip_idx")
             if order and not flip_idx:
                 extra["flip_idx"] = np.array(order, np.int32)
-        return _native.Index(*args, **extra)
+        return _native.LabelTable(*args, **extra)
 
     @staticmethod
     def _listen(stage: Any, method: str, heard: Any) -> None:

@@ -6,12 +6,34 @@ from typing import Annotated
 import numpy
 from numpy.typing import NDArray
 
-
-class Index:
+class LabelTable:
     """The label table of a dataset; keeps its arrays alive."""
 
-    def __init__(self, height: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], width: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], object_offset: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], cls: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], box: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], polygon_offset: object | None = None, polygon: object | None = None, keypoints: object | None = None, flip_idx: object | None = None, outline_points: int = 0, oriented: bool = False) -> None: ...
-
+    def __init__(
+        self,
+        height: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        width: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        object_offset: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        cls: Annotated[
+            NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        box: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+        polygon_offset: object | None = None,
+        polygon: object | None = None,
+        keypoints: object | None = None,
+        flip_idx: object | None = None,
+        outline_points: int = 0,
+        oriented: bool = False,
+    ) -> None: ...
     def __len__(self) -> int: ...
 
 class Recipe:
@@ -19,93 +41,161 @@ class Recipe:
 
     @staticmethod
     def from_dict(values: dict) -> Recipe: ...
-
     def to_dict(self) -> dict: ...
-
     def to_bytes(self) -> bytes: ...
-
     def __eq__(self, arg: object, /) -> bool: ...
-
     def __getstate__(self) -> dict: ...
-
     def __setstate__(self, arg: dict, /) -> None: ...
 
 class Job:
     """A batch on its way."""
 
     def wait(self, timeout: object | None = None) -> bool: ...
-
     def done(self) -> bool: ...
-
     def cancel(self) -> None: ...
-
     def recipes(self) -> list: ...
-
     def image_ids(self) -> NDArray[numpy.int64]: ...
-
     def first_image_ids(self) -> NDArray[numpy.int64]: ...
-
     def labels(self) -> dict: ...
-
     def mask_bytes(self) -> int: ...
-
-    def move_masks(self, memory: Annotated[NDArray[numpy.uint8], dict(order='C', device='cpu')], address: int) -> None: ...
-
+    def move_masks(
+        self, memory: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")], address: int
+    ) -> None: ...
     def seconds(self) -> dict: ...
 
 class Engine:
     """Native threads that plan and render batches."""
 
     def __init__(self, threads: int) -> None: ...
-
     @property
     def threads(self) -> int: ...
-
-    def submit(self, index: Index, config: dict, seed: int, epoch: int, positions: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(order='C', device='cpu')], shard: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], offset: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], base: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Job: ...
-
-    def submit_plan(self, index: Index, config: dict, seed: int, epoch: int, positions: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Job: ...
-
-    def submit_render(self, recipes: object, images: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], pointers: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(order='C', device='cpu')]) -> Job: ...
-
+    def submit(
+        self,
+        table: LabelTable,
+        config: dict,
+        seed: int,
+        epoch: int,
+        positions: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
+        shard: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        offset: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        base: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> Job: ...
+    def submit_plan(
+        self,
+        table: LabelTable,
+        config: dict,
+        seed: int,
+        epoch: int,
+        positions: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> Job: ...
+    def submit_render(
+        self,
+        recipes: object,
+        images: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        pointers: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
+    ) -> Job: ...
     def close(self) -> None: ...
 
-def plan(index: Index, config: dict, seed: int, epoch: int, position: int) -> Recipe: ...
-
-def paste(recipe: Recipe, index: Index, layer: int, source: int, share: float) -> Recipe: ...
-
-def render(recipe: Recipe, images: dict, reference: bool = False, out: NDArray[numpy.uint8] | None = None) -> NDArray[numpy.uint8]: ...
-
-def split(recipe: Recipe) -> tuple[Recipe, Recipe]: ...
-
-def permute(positions: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], n: int, seed: int, epoch: int) -> NDArray[numpy.int64]: ...
+def plan(table: LabelTable, config: dict, seed: int, epoch: int, position: int) -> Recipe: ...
+def paste(recipe: Recipe, table: LabelTable, layer: int, source: int, share: float) -> Recipe: ...
+def render(
+    recipe: Recipe, images: dict, reference: bool = False, out: NDArray[numpy.uint8] | None = None
+) -> NDArray[numpy.uint8]: ...
+def split_colour(recipe: Recipe) -> tuple[Recipe, Recipe]: ...
+def permute(
+    positions: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    n: int,
+    seed: int,
+    epoch: int,
+) -> NDArray[numpy.int64]: ...
 
 MOST_LIMITS: int = 113
 
-def draws_below(seeds: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], limits: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> list[bool]:
+def draws_below(
+    seeds: Annotated[
+        NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    limits: Annotated[
+        NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+) -> list[bool]:
     """
     For each seed, whether `random.Random(seed).random()` gives a number below its limit: the first call below the first limit, the second below the second, ...
     """
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
-
 def cuda_build() -> str: ...
-
-def labels(recipe: Recipe, index: Index, mask_ratio: int = 0, overlap_mask: bool = True) -> dict: ...
-
-def letterbox_masks(index: Index, images: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], placements: Annotated[NDArray[numpy.float64], dict(shape=(None, 5), order='C', device='cpu', writable=False)], height: int, width: int, mask_ratio: int, overlap_mask: bool) -> dict: ...
-
-def letterbox_outlines(index: Index, images: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], placements: Annotated[NDArray[numpy.float64], dict(shape=(None, 5), order='C', device='cpu', writable=False)]) -> list: ...
+def labels(
+    recipe: Recipe, table: LabelTable, mask_ratio: int = 0, overlap_mask: bool = True
+) -> dict: ...
+def letterbox_masks(
+    table: LabelTable,
+    images: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    placements: Annotated[
+        NDArray[numpy.float64], dict(shape=(None, 5), order="C", device="cpu", writable=False)
+    ],
+    height: int,
+    width: int,
+    mask_ratio: int,
+    overlap_mask: bool,
+) -> dict: ...
+def letterbox_outlines(
+    table: LabelTable,
+    images: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    placements: Annotated[
+        NDArray[numpy.float64], dict(shape=(None, 5), order="C", device="cpu", writable=False)
+    ],
+) -> list: ...
 
 SHOT_BYTES: int = 3792
 
-def render_cuda(shots: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool, stream: int) -> None: ...
-
-def render_blocks(shots: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool) -> int: ...
-
-def split_shots(shots: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], which: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], pictures: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], placed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], finished: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
-
+def render_cuda(
+    shots: int,
+    count: int,
+    height: int,
+    width: int,
+    out: int,
+    dtype: str,
+    channels_last: bool,
+    stream: int,
+) -> None: ...
+def render_blocks(
+    shots: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool
+) -> int: ...
+def split_shots(
+    shots: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+    which: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    pictures: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    placed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+    finished: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+) -> None: ...
 def register_host(address: int, nbytes: int) -> int: ...
-
 def unregister_host(address: int) -> None: ...
 
 class Filter:
@@ -118,7 +208,11 @@ class Filter:
     MAX_TILES: int = 64
 
     @staticmethod
-    def table(levels: Annotated[NDArray[numpy.uint8], dict(shape=(3, 256), order='C', device='cpu', writable=False)]) -> Filter:
+    def table(
+        levels: Annotated[
+            NDArray[numpy.uint8], dict(shape=(3, 256), order="C", device="cpu", writable=False)
+        ],
+    ) -> Filter:
         """What becomes of each value of R, G and B: uint8 (3, 256)."""
 
     @staticmethod
@@ -143,7 +237,13 @@ class Filter:
     def tiles(self) -> int:
         """Tiles that need a table; 0 but for CLAHE."""
 
-    def apply(self, picture: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)]) -> NDArray[numpy.uint8]:
+    def apply(
+        self,
+        picture: Annotated[
+            NDArray[numpy.uint8],
+            dict(shape=(None, None, 3), order="C", device="cpu", writable=False),
+        ],
+    ) -> NDArray[numpy.uint8]:
         """
         What it makes of a picture, both uint8 (H, W, 3) RGB; slow: the kernels' bodies in loops.
         """
@@ -152,18 +252,39 @@ FILTER_TASK_BYTES: int = 864
 
 FILTER_TABLES_BYTES: int = 16384
 
-def lab_of(picture: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)]) -> NDArray[numpy.uint8]: ...
-
-def rgb_of_lab(picture: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)]) -> NDArray[numpy.uint8]: ...
-
+def lab_of(
+    picture: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None, None, 3), order="C", device="cpu", writable=False)
+    ],
+) -> NDArray[numpy.uint8]: ...
+def rgb_of_lab(
+    picture: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None, None, 3), order="C", device="cpu", writable=False)
+    ],
+) -> NDArray[numpy.uint8]: ...
 def lab_tables() -> bytes: ...
-
-def write_filter_tasks(memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], filters: Sequence[Filter], height: int, width: int, source: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], tables: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None: ...
-
-def filter_cuda(tasks: int, count: int, height: int, width: int, tiles: int, lab: int, stream: int) -> None: ...
-
+def write_filter_tasks(
+    memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+    filters: Sequence[Filter],
+    height: int,
+    width: int,
+    source: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    target: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    tables: Annotated[
+        NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+) -> None: ...
+def filter_cuda(
+    tasks: int, count: int, height: int, width: int, tiles: int, lab: int, stream: int
+) -> None: ...
 def filter_loops(tasks: int, count: int, height: int, width: int, tiles: int, lab: int) -> None: ...
-
-def ordinary_labels(text: bytes, classes: int, keypoints: int, dims: int) -> tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], list[int]] | None: ...
-
+def ordinary_labels(
+    text: bytes, classes: int, keypoints: int, dims: int
+) -> (
+    tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], list[int]] | None
+): ...
 def ordinary_jpeg_size(data: bytes) -> tuple[int, int] | None: ...

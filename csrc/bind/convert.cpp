@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "bind/index.h"
+#include "bind/label_table.h"
 #include "plan/plan.h"
 #include "render/render.h"
 
@@ -228,14 +228,14 @@ Plan recipe_from_dict(const nb::dict& values) {
   return plan;
 }
 
-void check_images(const Recipe& recipe, const Index& index) {
+void check_images(const Recipe& recipe, const LabelTable& table) {
   for (int l = 0; l < recipe.layer_count; ++l)
     for (int t = 0; t < recipe.layers[l].tile_count; ++t) {
       const std::int64_t image = recipe.layers[l].tiles[t].image;
-      if (image < 0 || image >= index.images)
+      if (image < 0 || image >= table.images)
         throw std::invalid_argument("the recipe shows image " + std::to_string(image) +
                                     ", the dataset has images 0.." +
-                                    std::to_string(index.images - 1));
+                                    std::to_string(table.images - 1));
     }
 }
 

@@ -4,7 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 
-#include "plan/index.h"
+#include "plan/label_table.h"
 #include "plan/recipe.h"
 
 namespace yolodata {
@@ -14,7 +14,7 @@ nanobind::dict recipe_to_dict(const Plan& plan);
 // Throws std::invalid_argument with the field's name for anything missing or out of range.
 Plan recipe_from_dict(const nanobind::dict& values);
 
-// Throws std::invalid_argument unless every image of the recipe is in the index.
-void check_images(const Recipe& recipe, const Index& index);
+// Throws std::invalid_argument unless every image of the recipe is in the label table.
+void check_images(const Recipe& recipe, const LabelTable& table);
 
 }  // namespace yolodata

@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "bind/index.h"
+#include "bind/label_table.h"
 #include "engine/split_shot.h"
 #include "render/render.h"
 
@@ -48,8 +48,9 @@ void split_shots(const Shots& shots, const Positions& which, const Column<std::u
   for (std::size_t i = 0; i < count; ++i) {
     const std::int64_t at = which.data()[i];
     require(at >= 0 && static_cast<std::size_t>(at) < all, "there is no such shot");
-    const ShotHalves halves = split(reinterpret_cast<const Shot*>(shots.data())[at],
-                                    reinterpret_cast<const std::uint8_t*>(pictures.data()[i]));
+    const ShotHalves halves =
+        split_colour(reinterpret_cast<const Shot*>(shots.data())[at],
+                     reinterpret_cast<const std::uint8_t*>(pictures.data()[i]));
     reinterpret_cast<Shot*>(placed.data())[i] = halves.placed;
     reinterpret_cast<Shot*>(finished.data())[i] = halves.finished;
   }

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "bind/index.h"
+#include "bind/label_table.h"
 #include "bind/labels.h"
 #include "filters/filters.h"
 

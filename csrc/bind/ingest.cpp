@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "bind/index.h"
+#include "bind/label_table.h"
 #include "bind/labels.h"
 #include "ingest/jpeg_header.h"
 #include "ingest/label_rows.h"

@@ -21,17 +21,17 @@
 #include "bind/convert.h"
 #include "bind/device.h"
 #include "bind/filters.h"
-#include "bind/index.h"
 #include "bind/ingest.h"
+#include "bind/label_table.h"
 #include "bind/labels.h"
 #include "core/mersenne.h"
 #include "core/permute.h"
 #include "core/rng.h"
 #include "engine/engine.h"
-#include "plan/bytes.h"
-#include "plan/paste.h"
+#include "plan/copy_paste.h"
 #include "plan/plan.h"
-#include "plan/split.h"
+#include "plan/serialize.h"
+#include "plan/split_colour.h"
 #include "render/render.h"
 
 namespace nb = nanobind;
@@ -79,20 +79,20 @@ PlanConfig read_config(const nb::dict& dict) {
   return config;
 }
 
-std::shared_ptr<const Index> share(const std::shared_ptr<OwnedIndex>& index) {
-  return {index, &index->view};
+std::shared_ptr<const LabelTable> share(const std::shared_ptr<OwnedLabelTable>& table) {
+  return {table, &table->view};
 }
 
 std::vector<SampleId> sample_ids(std::uint64_t seed, std::uint32_t epoch,
-                                 const Positions& positions, const Index& index) {
+                                 const Positions& positions, const LabelTable& table) {
   require(positions.shape(0) > 0, "a batch needs at least one position");
   std::vector<SampleId> ids;
   ids.reserve(positions.shape(0));
   for (std::size_t i = 0; i < positions.shape(0); ++i) {
     const std::int64_t position = positions.data()[i];
-    if (position < 0 || position >= index.images)
+    if (position < 0 || position >= table.images)
       throw std::out_of_range("position " + std::to_string(position) + " is outside an epoch of " +
-                              std::to_string(index.images) + " images; positions count from 0");
+                              std::to_string(table.images) + " images; positions count from 0");
     ids.push_back({seed, epoch, static_cast<std::uint64_t>(position)});
   }
   return ids;
@@ -168,17 +168,17 @@ std::shared_ptr<Job> begin(Engine& engine, Job::Request request) {
   return job;
 }
 
-std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
+std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedLabelTable>& table,
                             const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
                             const Positions& positions, const Memory& out,
                             const Column<std::uint32_t>& shard, const Column<std::uint64_t>& offset,
                             const Column<std::uint64_t>& base) {
   Job::Request request;
   request.config = read_config(config);
-  request.index = share(index);
-  request.ids = sample_ids(seed, epoch, positions, index->view);
+  request.table = share(table);
+  request.ids = sample_ids(seed, epoch, positions, table->view);
   set_target(request, out, request.ids.size(), request.config.imgsz, request.config.imgsz);
-  const auto images = static_cast<std::size_t>(index->view.images);
+  const auto images = static_cast<std::size_t>(table->view.images);
   require(shard.shape(0) >= images && offset.shape(0) >= images,
           "shard and offset need one entry an image");
   request.pixels = [shards = shard.data(), offsets = offset.data(), bases = base.data(),
@@ -193,13 +193,13 @@ std::shared_ptr<Job> submit(Engine& engine, const std::shared_ptr<OwnedIndex>& i
   return begin(engine, std::move(request));
 }
 
-std::shared_ptr<Job> submit_plan(Engine& engine, const std::shared_ptr<OwnedIndex>& index,
+std::shared_ptr<Job> submit_plan(Engine& engine, const std::shared_ptr<OwnedLabelTable>& table,
                                  const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
                                  const Positions& positions) {
   Job::Request request;
   request.config = read_config(config);
-  request.index = share(index);
-  request.ids = sample_ids(seed, epoch, positions, index->view);
+  request.table = share(table);
+  request.ids = sample_ids(seed, epoch, positions, table->view);
   return begin(engine, std::move(request));
 }
 
@@ -280,11 +280,12 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a loader that is open when the interpreter ends is no leak
   m.doc() = "Native core of yolodata: plan and render.";
 
-  nb::class_<OwnedIndex>(m, "Index", "The label table of a dataset; keeps its arrays alive.")
-      .def(nb::new_(&make_index), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
+  nb::class_<OwnedLabelTable>(m, "LabelTable",
+                              "The label table of a dataset; keeps its arrays alive.")
+      .def(nb::new_(&make_label_table), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
            "polygon_offset"_a = nb::none(), "polygon"_a = nb::none(), "keypoints"_a = nb::none(),
            "flip_idx"_a = nb::none(), "outline_points"_a = 0, "oriented"_a = false)
-      .def("__len__", [](const OwnedIndex& index) { return index.view.images; });
+      .def("__len__", [](const OwnedLabelTable& table) { return table.view.images; });
 
   nb::class_<Plan>(m, "Recipe", "A training sample as plain data.")
       .def_static("from_dict", &recipe_from_dict, "values"_a)
@@ -347,25 +348,25 @@ NB_MODULE(_native, m) {
   nb::class_<Engine>(m, "Engine", "Native threads that plan and render batches.")
       .def(nb::init<int>(), "threads"_a)
       .def_prop_ro("threads", &Engine::threads)
-      .def("submit", &submit, "index"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a, "out"_a,
+      .def("submit", &submit, "table"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a, "out"_a,
            "shard"_a, "offset"_a, "base"_a)
-      .def("submit_plan", &submit_plan, "index"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a)
+      .def("submit_plan", &submit_plan, "table"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a)
       .def("submit_render", &submit_render, "recipes"_a, "images"_a, "pointers"_a, "out"_a)
       .def("close", &Engine::close, nb::call_guard<nb::gil_scoped_release>());
 
   m.def(
       "plan",
-      [](const OwnedIndex& index, const nb::dict& config, std::uint64_t seed, std::uint32_t epoch,
-         std::uint64_t position) {
-        return plan(read_config(config), index.view, {seed, epoch, position});
+      [](const OwnedLabelTable& table, const nb::dict& config, std::uint64_t seed,
+         std::uint32_t epoch, std::uint64_t position) {
+        return plan(read_config(config), table.view, {seed, epoch, position});
       },
-      "index"_a, "config"_a, "seed"_a, "epoch"_a, "position"_a);
+      "table"_a, "config"_a, "seed"_a, "epoch"_a, "position"_a);
   m.def(
       "paste",
-      [](const Plan& plan, const OwnedIndex& index, int layer, int source, double share) {
+      [](const Plan& plan, const OwnedLabelTable& table, int layer, int source, double share) {
         check(plan);
-        check_images(plan.recipe, index.view);
-        require(index.view.has_outlines() && index.view.outline_points > 0,
+        check_images(plan.recipe, table.view);
+        require(table.view.has_outlines() && table.view.outline_points > 0,
                 "only objects with outlines can be pasted");
         const int layers = plan.recipe.layer_count;
         require(layer >= 0 && layer < layers && source >= 0 && source < layers,
@@ -374,18 +375,18 @@ NB_MODULE(_native, m) {
                 "something is pasted onto that layer already");
         require(share >= 0 && share <= 1, "share must be 0 to 1");
         Plan pasted = plan;
-        paste(pasted, layer, layer == source ? kMirror : source, share, index.view);
+        paste(pasted, layer, layer == source ? kMirror : source, share, table.view);
         check(pasted);
         return pasted;
       },
-      "recipe"_a, "index"_a, "layer"_a, "source"_a, "share"_a);
+      "recipe"_a, "table"_a, "layer"_a, "source"_a, "share"_a);
   m.def("render", &render, "recipe"_a, "images"_a, "reference"_a = false, "out"_a = nb::none(),
         nb::sig("def render(recipe: Recipe, images: dict, reference: bool = False, "
                 "out: NDArray[numpy.uint8] | None = None) -> NDArray[numpy.uint8]"));
   m.def(
-      "split",
+      "split_colour",
       [](const Plan& plan) {
-        Halves halves = split(plan);
+        Halves halves = split_colour(plan);
         return std::pair(std::move(halves.placed), std::move(halves.finished));
       },
       "recipe"_a);

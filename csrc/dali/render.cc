@@ -11,7 +11,7 @@
 
 #include "dali/pipeline/data/tensor.h"
 #include "dali/pipeline/operator/checkpointing/stateless_operator.h"
-#include "plan/bytes.h"
+#include "plan/serialize.h"
 #include "render/render.h"
 
 namespace yolodata {

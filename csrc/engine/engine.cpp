@@ -79,8 +79,8 @@ void Job::run(std::size_t task) {
     Sample& sample = request_.samples[task];
     auto start = Clock::now();
     if (!request_.ids.empty()) {
-      sample.plan = plan(request_.config, *request_.index, request_.ids[task]);
-      sample.labels = labels(sample.plan, *request_.index, request_.config.masks);
+      sample.plan = plan(request_.config, *request_.table, request_.ids[task]);
+      sample.labels = labels(sample.plan, *request_.table, request_.config.masks);
       plan_ns_ += nanoseconds_since(start);
       start = Clock::now();
     }

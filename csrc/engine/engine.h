@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "plan/index.h"
+#include "plan/label_table.h"
 #include "plan/labels.h"
 #include "plan/plan.h"
 #include "plan/recipe.h"
@@ -40,7 +40,7 @@ class Job {
     std::vector<SampleId> ids;
     std::vector<Sample> samples;
     PlanConfig config;
-    std::shared_ptr<const Index> index;
+    std::shared_ptr<const LabelTable> table;
     PixelLookup pixels;
     std::uint8_t* out = nullptr;
     Shot* shots = nullptr;
@@ -56,7 +56,7 @@ class Job {
   // After wait().
   const std::vector<Sample>& samples() const { return request_.samples; }
   std::int32_t keypoint_count() const {
-    return request_.index == nullptr ? 0 : request_.index->keypoint_count;
+    return request_.table == nullptr ? 0 : request_.table->keypoint_count;
   }
   double plan_seconds() const { return 1e-9 * static_cast<double>(plan_ns_.load()); }
   double render_seconds() const { return 1e-9 * static_cast<double>(render_ns_.load()); }

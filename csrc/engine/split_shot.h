@@ -1,4 +1,4 @@
-// A shot in two steps (see plan/split.h), for those who change the picture between them.
+// A shot in two steps (see plan/split_colour.h), for those who change the picture between them.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,6 @@ struct ShotHalves {
 
 // `picture` is where the second half will find what the first one made and somebody changed: uint8
 // (height, width, 3) RGB, in memory that its renderer can read.
-ShotHalves split(const Shot& shot, const std::uint8_t* picture);
+ShotHalves split_colour(const Shot& shot, const std::uint8_t* picture);
 
 }  // namespace yolodata

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "plan/index.h"
+#include "plan/label_table.h"
 #include "plan/masks.h"
 #include "plan/recipe.h"
 
@@ -39,7 +39,7 @@ struct SampleId {
 // Dataset index of a position of the epoch.
 std::int64_t image_at(const PlanConfig& config, std::int64_t images, const SampleId& id);
 
-Plan plan(const PlanConfig& config, const Index& index, const SampleId& id);
+Plan plan(const PlanConfig& config, const LabelTable& table, const SampleId& id);
 
 // Fills `layer.inverse` from `layer.matrix`; throws std::invalid_argument for a singular matrix.
 void invert(Layer& layer);

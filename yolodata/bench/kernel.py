@@ -37,7 +37,7 @@ def _with_outlines(shards: Any) -> Any:
     box = np.asarray(shards.box, np.float32)
     points = box[:, None, :2] + circle[None] * box[:, None, 2:4]
     ends = np.arange(0, _CORNERS * len(box) + 1, _CORNERS, dtype=np.uint64)
-    return _native.Index(
+    return _native.LabelTable(
         np.asarray(shards.height, np.uint32), np.asarray(shards.width, np.uint32),
         np.asarray(shards.object_offset, np.uint64), np.asarray(shards.cls, np.float32), box, ends,
         np.clip(points, 0, 1).reshape(-1, 2).astype(np.float32), outline_points=100,

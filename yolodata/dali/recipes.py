@@ -74,7 +74,7 @@ def batch_recipes(
             raise ConfigError(
                 f"image {i}: cls must be (M,) and bboxes (M, 4), got {c.shape} and {b.shape}"
             )
-    index = _native.Index(
+    index = _native.LabelTable(
         np.array([height for height, _ in sizes], np.uint32),
         np.array([width for _, width in sizes], np.uint32),
         np.cumsum([0, *(len(c) for c in classes)]).astype(np.uint64),

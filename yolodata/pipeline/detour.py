@@ -1,6 +1,6 @@
 """Samples of a device's batch that only the CPU can change: they take a detour through the host.
 
-    device  renders the batch, and of these samples what places pixels (see `csrc/plan/split.h`)
+    device  renders the batch, and of these samples what places pixels (`csrc/plan/split_colour.h`)
     thread  waits for that, applies the transforms in host memory, and enqueues the rest:
     device  takes the picture back, and renders colours and flips into its place of the batch
 

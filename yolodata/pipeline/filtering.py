@@ -1,8 +1,8 @@
 """Samples of a device's batch that it changes itself, as Albumentations' transforms would.
 
-Each is rendered in two halves (see `csrc/plan/split.h`); between them its filters are applied, one
-after the other, back and forth between two pictures. A batch takes a few launches for all of its
-samples together, and the host waits for none of them.
+Each is rendered in two halves (see `csrc/plan/split_colour.h`); between them its filters are applied,
+one after the other, back and forth between two pictures. A batch takes a few launches for all of
+its samples together, and the host waits for none of them.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Selection:
             self._keep_classes(classes)
         if single_cls:
             self.cls = np.zeros_like(self.cls)
-        self._index: _native.Index | None = None
+        self._index: _native.LabelTable | None = None
 
     def _sizes(self) -> tuple[UInt32, UInt32]:
         shards, images = self.shards, self.images
@@ -147,12 +147,12 @@ class Selection:
         if self.keypoints is not None:
             self.keypoints = self.keypoints[keep]
 
-    def index(self) -> _native.Index:
+    def index(self) -> _native.LabelTable:
         """The label table as the native planner reads it."""
         if self._index is None:
             from yolodata import _native
 
-            self._index = _native.Index(
+            self._index = _native.LabelTable(
                 self.height,
                 self.width,
                 self.object_offset,
@@ -190,7 +190,7 @@ class Selection:
         """The rows of `cls` and `box` that belong to an image."""
         return slice(int(self.object_offset[image]), int(self.object_offset[image + 1]))
 
-    def excerpt(self, images: Sequence[int], emptied: frozenset[int]) -> _native.Index:
+    def excerpt(self, images: Sequence[int], emptied: frozenset[int]) -> _native.LabelTable:
         """A label table of a few images, numbered from 0; those in `emptied` have no objects."""
         from yolodata import _native
 
@@ -211,7 +211,7 @@ class Selection:
             points = [self.polygon[a:b] for a, b in spans]
             polygon = np.concatenate(points) if points else np.zeros((0, 2), np.float32)
         ids = np.asarray(images, dtype=np.int64)
-        return _native.Index(
+        return _native.LabelTable(
             np.ascontiguousarray(self.height[ids]),
             np.ascontiguousarray(self.width[ids]),
             offset,

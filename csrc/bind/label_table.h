@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <tuple>
 
-#include "plan/index.h"
+#include "plan/label_table.h"
 
 namespace yolodata {
 
@@ -32,19 +32,17 @@ inline void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
-// An index together with the arrays it borrows from.
-struct OwnedIndex {
-  Index view{};
+// A label table together with the arrays it borrows from.
+struct OwnedLabelTable {
+  LabelTable view{};
   std::shared_ptr<void> columns, polygons, keypoints;
 };
 
 // Throws std::invalid_argument where columns do not fit together.
-std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
-                                       const Column<std::uint32_t>& width,
-                                       const Column<std::uint64_t>& object_offset,
-                                       const Column<float>& cls, const Table<float>& box,
-                                       const nb::object& polygon_offset, const nb::object& polygon,
-                                       const nb::object& keypoints, const nb::object& flip_idx,
-                                       std::int32_t outline_points, bool oriented);
+std::shared_ptr<OwnedLabelTable> make_label_table(
+    const Column<std::uint32_t>& height, const Column<std::uint32_t>& width,
+    const Column<std::uint64_t>& object_offset, const Column<float>& cls, const Table<float>& box,
+    const nb::object& polygon_offset, const nb::object& polygon, const nb::object& keypoints,
+    const nb::object& flip_idx, std::int32_t outline_points, bool oriented);
 
 }  // namespace yolodata

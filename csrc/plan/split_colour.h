@@ -11,9 +11,9 @@ struct Halves {
 };
 
 // One after the other, the halves make what the whole makes.
-Halves split(const Plan& plan);
+Halves split_colour(const Plan& plan);
 
 // Makes a recipe the one of `placed`, and returns that of `finished`.
-Recipe split(Recipe& recipe);
+Recipe split_colour(Recipe& recipe);
 
 }  // namespace yolodata

@@ -1,4 +1,4 @@
-#include "plan/paste.h"
+#include "plan/copy_paste.h"
 
 #include <algorithm>
 #include <cmath>
@@ -44,22 +44,22 @@ std::vector<const Object*> eligible(const Objects& from, const Objects& onto) {
 
 }  // namespace
 
-bool paste(Plan& plan, int onto, int from, double share, const Index& index) {
+bool paste(Plan& plan, int onto, int from, double share, const LabelTable& table) {
   Layer& layer = plan.recipe.layers[onto];
   Objects targets, sources;
   std::int32_t width, height;
   if (from == kMirror) {
-    targets = canvas_objects(plan, onto, index);
+    targets = canvas_objects(plan, onto, table);
     width = layer.width;
     height = layer.height;
     sources = targets;
     for (Object& object : sources.list)
       object = mirrored(std::move(object), static_cast<float>(width));
   } else {
-    targets = layer_objects(plan, onto, index);
+    targets = layer_objects(plan, onto, table);
     width = plan.recipe.width;
     height = plan.recipe.height;
-    if (!targets.list.empty()) sources = layer_objects(plan, from, index);
+    if (!targets.list.empty()) sources = layer_objects(plan, from, table);
   }
   std::vector<const Object*> chosen = eligible(sources, targets);
   chosen.resize(static_cast<std::size_t>(
@@ -75,7 +75,7 @@ bool paste(Plan& plan, int onto, int from, double share, const Index& index) {
       continue;
     }
     Object drawn = *object;
-    draw_outline(drawn, layer, index, sources.points);
+    draw_outline(drawn, layer, table, sources.points);
     raster.fill(drawn.outline, runs);
   }
   merge(runs);

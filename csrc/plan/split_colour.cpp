@@ -1,4 +1,4 @@
-#include "plan/split.h"
+#include "plan/split_colour.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,7 +7,7 @@ namespace yolodata {
 namespace {
 
 // A picture as it is.
-Recipe as_it_is(std::int32_t width, std::int32_t height) {
+Recipe identity_recipe(std::int32_t width, std::int32_t height) {
   Recipe recipe{};
   recipe.width = width;
   recipe.height = height;
@@ -37,8 +37,8 @@ Recipe as_it_is(std::int32_t width, std::int32_t height) {
 
 }  // namespace
 
-Recipe split(Recipe& recipe) {
-  Recipe finished = as_it_is(recipe.width, recipe.height);
+Recipe split_colour(Recipe& recipe) {
+  Recipe finished = identity_recipe(recipe.width, recipe.height);
   finished.hsv = std::exchange(recipe.hsv, {});
   std::swap(finished.hsv_draws, recipe.hsv_draws);
   finished.flipud = std::exchange(recipe.flipud, 0);
@@ -47,9 +47,9 @@ Recipe split(Recipe& recipe) {
   return finished;
 }
 
-Halves split(const Plan& plan) {
+Halves split_colour(const Plan& plan) {
   Halves halves{plan, {}};
-  halves.finished.recipe = split(halves.placed.recipe);
+  halves.finished.recipe = split_colour(halves.placed.recipe);
   return halves;
 }
 

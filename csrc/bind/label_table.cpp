@@ -1,16 +1,14 @@
-#include "bind/index.h"
+#include "bind/label_table.h"
 
 namespace yolodata {
 
-std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
-                                       const Column<std::uint32_t>& width,
-                                       const Column<std::uint64_t>& object_offset,
-                                       const Column<float>& cls, const Table<float>& box,
-                                       const nb::object& polygon_offset, const nb::object& polygon,
-                                       const nb::object& keypoints, const nb::object& flip_idx,
-                                       std::int32_t outline_points, bool oriented) {
-  auto index = std::make_shared<OwnedIndex>();
-  Index& view = index->view;
+std::shared_ptr<OwnedLabelTable> make_label_table(
+    const Column<std::uint32_t>& height, const Column<std::uint32_t>& width,
+    const Column<std::uint64_t>& object_offset, const Column<float>& cls, const Table<float>& box,
+    const nb::object& polygon_offset, const nb::object& polygon, const nb::object& keypoints,
+    const nb::object& flip_idx, std::int32_t outline_points, bool oriented) {
+  auto table = std::make_shared<OwnedLabelTable>();
+  LabelTable& view = table->view;
   const std::size_t images = height.shape(0), objects = cls.shape(0);
   require(width.shape(0) == images && object_offset.shape(0) == images + 1,
           "height and width need one entry an image, object_offset one more");
@@ -33,7 +31,7 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
     require(view.height[i] >= 1 && view.width[i] >= 1 && view.height[i] <= 65536 &&
                 view.width[i] <= 65536,
             "pictures must be 1 to 65536 pixels a side");
-  index->columns = keep(height, width, object_offset, cls, box);
+  table->columns = keep(height, width, object_offset, cls, box);
   if (!polygon_offset.is_none()) {
     const auto offsets = nb::cast<Column<std::uint64_t>>(polygon_offset);
     const auto points = nb::cast<Table<float>>(polygon);
@@ -44,7 +42,7 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
     require(
         rises(view.polygon_offset, objects, points.shape(0), 1),
         "polygon_offset must rise from 0 to the number of points; every object needs a polygon");
-    index->polygons = keep(offsets, points);
+    table->polygons = keep(offsets, points);
   }
   require(outline_points >= 0 && outline_points <= 1000000, "outline_points must be 0 to 1000000");
   require(!oriented || outline_points > 0, "oriented objects need outline_points");
@@ -55,7 +53,7 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
     require(points.shape(0) == objects, "keypoints must have shape (objects, keypoints, 3)");
     view.keypoints = points.data();
     view.keypoint_count = static_cast<std::int32_t>(points.shape(1));
-    index->keypoints = keep(points);
+    table->keypoints = keep(points);
     if (!flip_idx.is_none()) {
       const auto order = nb::cast<Column<std::int32_t>>(flip_idx);
       require(order.shape(0) == points.shape(1), "flip_idx needs one entry a keypoint");
@@ -63,10 +61,10 @@ std::shared_ptr<OwnedIndex> make_index(const Column<std::uint32_t>& height,
         require(order.data()[k] >= 0 && order.data()[k] < view.keypoint_count,
                 "flip_idx must name keypoints");
       view.flip_idx = order.data();
-      index->keypoints = keep(points, order);
+      table->keypoints = keep(points, order);
     }
   }
-  return index;
+  return table;
 }
 
 }  // namespace yolodata

@@ -6,7 +6,7 @@
 
 namespace yolodata {
 
-struct Index {
+struct LabelTable {
   std::int64_t images;
   const std::uint32_t* height;          // [images] stored picture
   const std::uint32_t* width;           // [images]

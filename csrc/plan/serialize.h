@@ -14,7 +14,7 @@
 namespace yolodata {
 
 // Before each recipe. Change the version when what follows changes.
-struct BytesHeader {
+struct RecipeHeader {
   char magic[8];
   std::uint32_t version;
   std::uint32_t size;  // of everything
@@ -27,7 +27,7 @@ inline constexpr std::uint32_t kRecipeVersion = 2;
 // of its mask, and those. Which objects are pasted is a matter of labels, and left out.
 inline std::vector<std::uint8_t> to_bytes(const Plan& plan) {
   static_assert(std::is_trivially_copyable_v<Recipe>);
-  std::vector<std::uint8_t> bytes(sizeof(BytesHeader));
+  std::vector<std::uint8_t> bytes(sizeof(RecipeHeader));
   const auto append = [&bytes](const void* data, std::size_t size) {
     const auto* from = static_cast<const std::uint8_t*>(data);
     bytes.insert(bytes.end(), from, from + size);
@@ -38,7 +38,7 @@ inline std::vector<std::uint8_t> to_bytes(const Plan& plan) {
     append(words, sizeof words);
     append(paste.mask.data(), paste.mask.size() * sizeof(std::int32_t));
   }
-  BytesHeader header{{}, kRecipeVersion, static_cast<std::uint32_t>(bytes.size())};
+  RecipeHeader header{{}, kRecipeVersion, static_cast<std::uint32_t>(bytes.size())};
   std::memcpy(header.magic, kRecipeMagic, sizeof header.magic);
   std::memcpy(bytes.data(), &header, sizeof header);
   return bytes;
@@ -58,7 +58,7 @@ inline Plan from_bytes(const void* data, std::size_t size) {
     if (count > 0) std::memcpy(to, bytes + at, count);
     at += count;
   };
-  BytesHeader header;
+  RecipeHeader header;
   read(&header, sizeof header);
   if (std::memcmp(header.magic, kRecipeMagic, sizeof header.magic) != 0) fail("something else");
   if (header.version != kRecipeVersion)
