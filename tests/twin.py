@@ -89,7 +89,7 @@ class TwinQueue:
 
     def render(
         self,
-        shots: torch.Tensor,
+        render_tasks: torch.Tensor,
         shape: tuple[int, ...],
         output: Output,
         into: torch.Tensor | None = None,
@@ -101,8 +101,8 @@ class TwinQueue:
             into.fill_(77)
         pictures = into
         self._todo.append(
-            lambda: _native.render_blocks(
-                shots.data_ptr(),
+            lambda: _native.render_emulated(
+                render_tasks.data_ptr(),
                 count,
                 height,
                 width,

@@ -169,10 +169,10 @@ def letterbox_outlines(
     ],
 ) -> list: ...
 
-SHOT_BYTES: int = 3792
+RENDER_TASK_BYTES: int = 3792
 
 def render_cuda(
-    shots: int,
+    tasks: int,
     count: int,
     height: int,
     width: int,
@@ -181,11 +181,11 @@ def render_cuda(
     channels_last: bool,
     stream: int,
 ) -> None: ...
-def render_blocks(
-    shots: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool
+def render_emulated(
+    tasks: int, count: int, height: int, width: int, out: int, dtype: str, channels_last: bool
 ) -> int: ...
-def split_shots(
-    shots: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+def split_render_tasks(
+    tasks: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
     which: Annotated[
         NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],

@@ -8,7 +8,7 @@
 
 #include "bind/label_table.h"
 #include "plan/plan.h"
-#include "render/render.h"
+#include "render/validate.h"
 
 namespace nb = nanobind;
 
@@ -224,7 +224,7 @@ Plan recipe_from_dict(const nb::dict& values) {
   recipe.flipud = read<bool>(values, "flipud");
   recipe.fliplr = read<bool>(values, "fliplr");
   recipe.bgr = read<bool>(values, "bgr");
-  check(plan);
+  validate(plan);
   return plan;
 }
 

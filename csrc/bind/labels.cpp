@@ -8,7 +8,7 @@
 #include "bind/label_table.h"
 #include "plan/labels.h"
 #include "plan/masks.h"
-#include "render/render.h"
+#include "render/validate.h"
 
 using namespace nanobind::literals;
 
@@ -163,7 +163,7 @@ void bind_labels(nb::module_& m) {
       "labels",
       [](const Plan& plan, const OwnedLabelTable& table, std::int32_t mask_ratio,
          bool overlap_mask) {
-        check(plan);
+        validate(plan);
         check_images(plan.recipe, table.view);
         require(mask_ratio >= 0, "mask_ratio must be 0 (no masks) or more");
         require(mask_ratio == 0 || table.view.outline_points > 0, "masks need outlines");

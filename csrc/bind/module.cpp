@@ -33,6 +33,7 @@
 #include "plan/serialize.h"
 #include "plan/split_colour.h"
 #include "render/render.h"
+#include "render/validate.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -98,7 +99,8 @@ std::vector<SampleId> sample_ids(std::uint64_t seed, std::uint32_t epoch,
   return ids;
 }
 
-// Where a job's result goes: pictures, uint8 (B, 3, H, W), or shots, uint8 (B * SHOT_BYTES,).
+// Where a job's result goes: pictures, uint8 (B, 3, H, W), or render tasks, uint8 (B *
+// RENDER_TASK_BYTES,).
 void set_target(Job::Request& request, const Memory& out, std::size_t batch, int height,
                 int width) {
   const std::size_t want[] = {batch, 3, static_cast<std::size_t>(height),
@@ -111,15 +113,15 @@ void set_target(Job::Request& request, const Memory& out, std::size_t batch, int
   }
   if (pictures) {
     request.out = out.data();
-  } else if (out.ndim() == 1 && out.shape(0) == batch * sizeof(Shot)) {
-    require(reinterpret_cast<std::uintptr_t>(out.data()) % alignof(Shot) == 0,
-            "memory for shots must be aligned to 16 bytes");
-    request.shots = reinterpret_cast<Shot*>(out.data());
+  } else if (out.ndim() == 1 && out.shape(0) == batch * sizeof(RenderTask)) {
+    require(reinterpret_cast<std::uintptr_t>(out.data()) % alignof(RenderTask) == 0,
+            "memory for render tasks must be aligned to 16 bytes");
+    request.render_tasks = reinterpret_cast<RenderTask*>(out.data());
   } else {
     throw std::invalid_argument("out must be uint8 of shape (" + std::to_string(batch) + ", 3, " +
                                 std::to_string(height) + ", " + std::to_string(width) +
-                                "), or hold " + std::to_string(batch) + " shots, got (" + got +
-                                ")");
+                                "), or hold " + std::to_string(batch) + " render tasks, got (" +
+                                got + ")");
   }
 }
 
@@ -131,16 +133,16 @@ std::size_t mask_bytes(const Job& job) {
   return bytes;
 }
 
-// Appends the masks to the shots in `memory`, which will be read at `address`.
+// Appends the masks to the render tasks in `memory`, which will be read at `address`.
 void move_job_masks(const Job& job, const Memory& memory, std::uintptr_t address) {
-  std::size_t end = job.samples().size() * sizeof(Shot);
+  std::size_t end = job.samples().size() * sizeof(RenderTask);
   require(memory.ndim() == 1 && memory.shape(0) == end + mask_bytes(job),
-          "memory must have room for the shots and the masks, and no more");
-  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(Shot) == 0,
-          "memory for shots must be aligned to 16 bytes");
-  Shot* shot = reinterpret_cast<Shot*>(memory.data());
+          "memory must have room for the render tasks and the masks, and no more");
+  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(RenderTask) == 0,
+          "memory for render tasks must be aligned to 16 bytes");
+  RenderTask* task = reinterpret_cast<RenderTask*>(memory.data());
   for (const Sample& sample : job.samples())
-    end = move_masks(sample.plan, memory.data(), end, address, (shot++)->sources);
+    end = move_masks(sample.plan, memory.data(), end, address, (task++)->sources);
 }
 
 // Images that the batch shows, ascending.
@@ -219,7 +221,7 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
   require(std::is_sorted(images.data(), images.data() + images.shape(0)),
           "images must be in ascending order");
   for (const Sample& sample : request.samples) {
-    check(sample.plan);
+    validate(sample.plan);
     set_target(request, out, request.samples.size(), sample.plan.recipe.height,
                sample.plan.recipe.width);
   }
@@ -237,7 +239,7 @@ std::shared_ptr<Job> submit_render(Engine& engine, const nb::object& recipes,
 // Renders one recipe from a dict of image id -> uint8 (H, W, 3); into `out`, if it is given.
 nb::object render(const Plan& plan, const nb::dict& images, bool reference,
                   const std::optional<Picture>& out) {
-  check(plan);
+  validate(plan);
   const Recipe& recipe = plan.recipe;
   Sources sources{};
   set_masks(plan, sources);
@@ -364,7 +366,7 @@ NB_MODULE(_native, m) {
   m.def(
       "paste",
       [](const Plan& plan, const OwnedLabelTable& table, int layer, int source, double share) {
-        check(plan);
+        validate(plan);
         check_images(plan.recipe, table.view);
         require(table.view.has_outlines() && table.view.outline_points > 0,
                 "only objects with outlines can be pasted");
@@ -376,7 +378,7 @@ NB_MODULE(_native, m) {
         require(share >= 0 && share <= 1, "share must be 0 to 1");
         Plan pasted = plan;
         paste(pasted, layer, layer == source ? kMirror : source, share, table.view);
-        check(pasted);
+        validate(pasted);
         return pasted;
       },
       "recipe"_a, "table"_a, "layer"_a, "source"_a, "share"_a);

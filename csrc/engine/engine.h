@@ -33,9 +33,9 @@ using PixelLookup = std::function<const std::uint8_t*(std::int64_t image)>;
 class Job {
  public:
   // Plans `ids` unless `samples` already hold recipes. Renders where `out` is given: uint8
-  // (B, 3, H, W), contiguous. Where `shots` are given instead, another renderer will read those;
-  // what `pixels` finds may then be addresses that only a device can read, and masks are left to
-  // `move_masks`. `owner` keeps alive whatever the pointers point to.
+  // (B, 3, H, W), contiguous. Where `render_tasks` are given instead, another renderer will read
+  // those; what `pixels` finds may then be addresses that only a device can read, and masks are
+  // left to `move_masks`. `owner` keeps alive whatever the pointers point to.
   struct Request {
     std::vector<SampleId> ids;
     std::vector<Sample> samples;
@@ -43,7 +43,7 @@ class Job {
     std::shared_ptr<const LabelTable> table;
     PixelLookup pixels;
     std::uint8_t* out = nullptr;
-    Shot* shots = nullptr;
+    RenderTask* render_tasks = nullptr;
     std::shared_ptr<void> owner;
   };
 
@@ -100,7 +100,7 @@ class Engine {
     std::vector<std::thread> threads;
   };
 
-  static void work(State& state);
+  static void run_worker(State& state);
 
   const std::int64_t process_;  // that the threads belong to
   std::unique_ptr<State> state_;

@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "render/axis_rows.h"
-#include "render/free_rows.h"
 #include "render/render.h"
-#include "render/rows.h"
+#include "render/row_ops.h"
+#include "render/warp_axis_aligned.h"
+#include "render/warp_general.h"
 
 namespace yolodata {
 namespace {
@@ -74,8 +74,8 @@ class LayerRows {
   const Recipe& recipe_;
   const std::int32_t* mask_;
   std::int32_t begin_, end_;
-  std::optional<AxisRows> axis_;
-  std::optional<FreeRows> free_;
+  std::optional<AxisAlignedWarp> axis_;
+  std::optional<GeneralWarp> free_;
   std::unique_ptr<LayerRows> pasted_;
   std::optional<PlaneRow> scratch_;
 };

@@ -51,7 +51,7 @@ class Detours:
 
     def begin(
         self,
-        shots: Bytes,
+        render_tasks: Bytes,
         uploaded: torch.Tensor,
         samples: Mapping[int, int],
         batch: torch.Tensor,
@@ -59,7 +59,7 @@ class Detours:
         """Send samples of a batch off.
 
         Args:
-            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            render_tasks: of the batch, uint8 (B * RENDER_TASK_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
             samples: places in the batch, and what the transforms draw from there.
             batch: where the pictures of all samples are being rendered to, (B, 3, H, W).
@@ -72,16 +72,20 @@ class Detours:
         self.sweep()
         queue, count = self._queue, len(samples)
         height, width = batch.shape[2:]
-        shot, nbytes = int(_native.SHOT_BYTES), 3 * height * width
-        size, each = count * shot, 2 * shot + nbytes
-        # The halves of the shots, then the pictures.
+        render_task, nbytes = int(_native.RENDER_TASK_BYTES), 3 * height * width
+        size, each = count * render_task, 2 * render_task + nbytes
+        # The halves of the render tasks, then the pictures.
         there = queue.memory(count * each)
         here = self._staging.take(memory_for(count, each))
         memory = here[: count * each]
         places = there.data_ptr() + 2 * size + nbytes * np.arange(count, dtype=np.uint64)
         placed, finished = memory[:size], memory[size : 2 * size]
-        _native.split_shots(
-            shots, np.array(list(samples), np.int64), places, placed.numpy(), finished.numpy()
+        _native.split_render_tasks(
+            render_tasks,
+            np.array(list(samples), np.int64),
+            places,
+            placed.numpy(),
+            finished.numpy(),
         )
         queue.copy(memory[: 2 * size], there[: 2 * size])
         shape = (count, 3, height, width)
@@ -94,7 +98,7 @@ class Detours:
                 seed,
                 here=memory[begin:end],
                 there=there[begin:end],
-                finished=there[size + i * shot : size + (i + 1) * shot],
+                finished=there[size + i * render_task : size + (i + 1) * render_task],
                 place=batch[at : at + 1],
             )
             away.append(sample)

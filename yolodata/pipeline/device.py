@@ -70,12 +70,12 @@ class Queue(Protocol):
 
     def render(
         self,
-        shots: torch.Tensor,
+        render_tasks: torch.Tensor,
         shape: tuple[int, ...],
         output: Output,
         into: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Enqueue pictures (B, 3, H, W) of `shots`, uint8 (B * SHOT_BYTES,) on the device.
+        """Enqueue pictures (B, 3, H, W) of tasks, uint8 (B * RENDER_TASK_BYTES,) on the device.
 
         `into`: memory on the device for all of them, in their order; None takes new memory.
         """
@@ -234,7 +234,7 @@ class CudaQueue:
 
     def render(
         self,
-        shots: torch.Tensor,
+        render_tasks: torch.Tensor,
         shape: tuple[int, ...],
         output: Output,
         into: torch.Tensor | None = None,
@@ -248,7 +248,7 @@ class CudaQueue:
             pictures = output.empty(shape, self.device) if into is None else into
             count, _, height, width = shape
             _native.render_cuda(
-                shots.data_ptr(),
+                render_tasks.data_ptr(),
                 count,
                 height,
                 width,

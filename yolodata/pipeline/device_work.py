@@ -1,8 +1,8 @@
 """Batches in the making on a device: the counterpart of work.py.
 
-The host only plans. What it made for a batch, shots and labels, goes to the device in one piece of
-page-locked memory; then the renderer and a mark are enqueued. The consumer's stream waits for the
-mark, the host waits for nothing but plans and, with JPEG shards, for decoded pictures.
+The host only plans. What it made for a batch, render tasks and labels, goes to the device in one
+piece of page-locked memory; then the renderer and a mark are enqueued. The consumer's stream waits
+for the mark, the host waits for nothing but plans and, with JPEG shards, for decoded pictures.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ALIGNMENT = 16
 _TYPES = {"f": "float32", "B": "uint8", "i": "int32"}  # of labels; asking NumPy for a name is slow
 
 
-def shot_bytes(count: int) -> int:
-    """Size of the shots of a batch."""
+def render_task_bytes(count: int) -> int:
+    """Size of the render tasks of a batch."""
     from yolodata import _native
 
-    return count * int(_native.SHOT_BYTES)
+    return count * int(_native.RENDER_TASK_BYTES)
 
 
 class DeviceWork(Work):
@@ -50,7 +50,7 @@ class DeviceWork(Work):
     def __init__(self, workshop: DeviceWorkshop, count: int) -> None:
         self._workshop = workshop
         self._count = count
-        self._memory: torch.Tensor | None = None  # page-locked: shots, then labels
+        self._memory: torch.Tensor | None = None  # page-locked: render tasks, then labels
         self._labels: DeviceLabels | None = None
         self._mark: Mark | None = None
         self._short = False  # the device had no memory for it
@@ -106,15 +106,15 @@ class DeviceWork(Work):
     def _again(self) -> None:
         """Begin anew what failed for want of memory."""
 
-    def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
-        """Enqueue what makes the pictures; what was uploaded begins with the shots."""
+    def _pictures(self, render_tasks: torch.Tensor) -> torch.Tensor:
+        """Enqueue what makes the pictures; what was uploaded begins with the render_tasks."""
         raise NotImplementedError
 
     def _host_labels(self) -> Labels:
         raise NotImplementedError
 
-    def _shot_bytes(self) -> int:
-        """Bytes of shots, which come first in the memory that is uploaded."""
+    def _render_task_bytes(self) -> int:
+        """Bytes of render tasks, which come first in the memory that is uploaded."""
         return 0
 
     def _mask_bytes(self) -> int:
@@ -122,14 +122,14 @@ class DeviceWork(Work):
         return 0
 
     def _move_masks(self, memory: npt.NDArray[np.uint8], address: int) -> None:
-        """Put the masks behind the shots in `memory`, which will be read at `address`."""
+        """Put the masks behind the render tasks in `memory`, which will be read at `address`."""
 
     def _enqueue(self) -> None:
         workshop = self._workshop
         queue, staging = workshop.queue, workshop.staging
         labels = self._host_labels()
-        shots, masks = self._shot_bytes(), self._mask_bytes()
-        before = shots + masks
+        render_tasks, masks = self._render_task_bytes(), self._mask_bytes()
+        before = render_tasks + masks
         places, end = {}, _aligned(before)
         for name, values in labels.items():
             places[name] = (end, values.shape, values.dtype)
@@ -138,7 +138,7 @@ class DeviceWork(Work):
         if memory is None or memory.numel() < end:
             larger = staging.take(end + end // 4)
             if memory is not None:
-                larger[:shots] = memory[:shots]
+                larger[:render_tasks] = memory[:render_tasks]
                 staging.give(memory, None)
             memory = self._memory = larger
         uploaded = queue.memory(end)
@@ -152,7 +152,9 @@ class DeviceWork(Work):
         self._labels = DeviceLabels(uploaded, places)
         self.image = self._pictures(uploaded)
         self._mark = queue.mark()
-        self._memory = None  # not before: the shots in it are needed should anything have failed
+        self._memory = (
+            None  # not before: the render tasks in it are needed should anything have failed
+        )
         staging.give(memory, self._mark)
 
     def labels(self) -> dict[str, torch.Tensor]:
@@ -205,15 +207,15 @@ class Rendered(DeviceWork):
     ) -> None:
         super().__init__(workshop, shape[0])
         self._plan, self._shape, self._age = plan, shape, age
-        self._memory = memory  # given: the plan writes the shots into it
-        self._planned_shots = memory is not None
+        self._memory = memory  # given: the plan writes the render tasks into it
+        self._planned_tasks = memory is not None
         self._seeds = seeds  # of transforms; none without any
         self._detour: Detour | None = None
         self._lease: Lease | None = None
         self._ready = threading.Event()
 
-    def _shot_bytes(self) -> int:
-        return shot_bytes(self._count)
+    def _render_task_bytes(self) -> int:
+        return render_task_bytes(self._count)
 
     def _mask_bytes(self) -> int:
         return self._plan.mask_bytes()
@@ -222,7 +224,7 @@ class Rendered(DeviceWork):
         self._plan.move_masks(memory, address)
 
     def _begin(self, wait: bool) -> bool:
-        if self._planned_shots:
+        if self._planned_tasks:
             if wait:
                 wait_for(self._plan)
             return self._plan.done()
@@ -258,13 +260,13 @@ class Rendered(DeviceWork):
             self._ready.clear()
             self._workshop.pictures.ask(lambda: self._workshop.pictures.again(lease))
 
-    def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
+    def _pictures(self, render_tasks: torch.Tensor) -> torch.Tensor:
         workshop = self._workshop
-        pictures = workshop.queue.render(shots, self._shape, workshop.output)
+        pictures = workshop.queue.render(render_tasks, self._shape, workshop.output)
         if self._seeds:
             assert self._memory is not None
-            here = self._memory[: shot_bytes(self._count)].numpy()
-            self._detour = workshop.change(here, shots, self._seeds, pictures)
+            here = self._memory[: render_task_bytes(self._count)].numpy()
+            self._detour = workshop.change(here, render_tasks, self._seeds, pictures)
         return pictures
 
     def _finished(self) -> Mark:
@@ -281,7 +283,7 @@ class Rendered(DeviceWork):
             if self._lease.error is not None:
                 raise self._lease.error
             self.bad = frozenset(self._lease.bad)
-            size = shot_bytes(self._count)
+            size = render_task_bytes(self._count)
             if self._memory is None:
                 self._memory = workshop.batch_memory(self._count)
             wait_for(
@@ -364,7 +366,7 @@ class Uploaded(DeviceWork):
         self._workshop.keep(work.image, self._mark)
         self._rendering = None  # its memory is needed for other batches, long before this is
 
-    def _pictures(self, shots: torch.Tensor) -> torch.Tensor:
+    def _pictures(self, render_tasks: torch.Tensor) -> torch.Tensor:
         queue, output = self._workshop.queue, self._workshop.output
         host = self._work.image
         device = queue.memory(host.numel())

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from yolodata.pipeline.dali import release_unused_memory
 from yolodata.pipeline.detour import Detour, Detours
 from yolodata.pipeline.device import Mark, Output, Queue, Staging
-from yolodata.pipeline.device_work import DeviceWork, Rendered, Uploaded, shot_bytes
+from yolodata.pipeline.device_work import DeviceWork, Rendered, Uploaded, render_task_bytes
 from yolodata.pipeline.filtering import Filtering
 from yolodata.pipeline.pixels import BatchLoad, Lease, Load, Pictures
 from yolodata.pipeline.retouch import Bytes, Retoucher, seeds
@@ -137,8 +137,9 @@ class DeviceWorkshop:
                 plan = self.engine.submit_plan(index, config, seed, epoch, positions)
             else:
                 memory = self.batch_memory(count)
+                render_tasks = memory[: render_task_bytes(count)].numpy()
                 plan = self.engine.submit(
-                    index, config, seed, epoch, positions, memory[: shot_bytes(count)].numpy(),
+                    index, config, seed, epoch, positions, render_tasks,
                     self.resident.shard, self.resident.offset, self.resident.base,
                 )  # fmt: skip
             drawn = seeds(seed, epoch, positions) if self._retoucher is not None else ()
@@ -146,12 +147,16 @@ class DeviceWorkshop:
         return work
 
     def change(
-        self, shots: Bytes, uploaded: torch.Tensor, seeds: Sequence[int], pictures: torch.Tensor
+        self,
+        render_tasks: Bytes,
+        uploaded: torch.Tensor,
+        seeds: Sequence[int],
+        pictures: torch.Tensor,
     ) -> Detour | None:
         """Enqueue what transforms change in a batch that is being rendered.
 
         Args:
-            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            render_tasks: of the batch, uint8 (B * RENDER_TASK_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
             seeds: B numbers that the transforms draw from.
             pictures: where the batch is being rendered to, (B, 3, H, W).
@@ -168,8 +173,8 @@ class DeviceWorkshop:
         here = {at: filters for at, filters in found.items() if filters is not None}
         away = {at: seeds[at] for at, filters in found.items() if filters is None}
         if here:
-            self._filtering.enqueue(shots, here, pictures)
-        return self._detours.begin(shots, uploaded, away, pictures) if away else None
+            self._filtering.enqueue(render_tasks, here, pictures)
+        return self._detours.begin(render_tasks, uploaded, away, pictures) if away else None
 
     def make_room(self) -> None:
         """Free what nobody uses any more; waits for the device."""
@@ -178,8 +183,8 @@ class DeviceWorkshop:
         self.queue.make_room()
 
     def batch_memory(self, count: int) -> torch.Tensor:
-        """Page-locked memory for the shots of a batch and, most likely, its labels."""
-        return self.staging.take(shot_bytes(count) + count * _LIKELY_OBJECTS * _OBJECT)
+        """Page-locked memory for the render tasks of a batch and, most likely, its labels."""
+        return self.staging.take(render_task_bytes(count) + count * _LIKELY_OBJECTS * _OBJECT)
 
     def lend(self, lease: Lease, mark: Mark) -> None:
         """Keep pictures until the device has read them."""
@@ -223,7 +228,7 @@ class DeviceWorkshop:
                 engine.close()
         if self._detours is not None:
             self._detours.close()
-        self.queue.mark().wait()  # the device may be reading pictures and shots
+        self.queue.mark().wait()  # the device may be reading pictures and render tasks
         if self._load is not None:
             self._load.forget()
         if self._detours is not None:

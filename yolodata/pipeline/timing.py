@@ -10,7 +10,7 @@ import numpy as np
 
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.device import Output, Queue
-from yolodata.pipeline.device_work import shot_bytes
+from yolodata.pipeline.device_work import render_task_bytes
 from yolodata.pipeline.selection import Selection
 from yolodata.pipeline.work import wait_for
 
@@ -46,17 +46,19 @@ def render_seconds(
     try:
         batches = {
             name: [
-                _shots(engine, selection, queue, config, place, first, min(images, first + _BATCH))
+                _render_tasks(
+                    engine, selection, queue, config, place, first, min(images, first + _BATCH)
+                )
                 for first in range(0, images, _BATCH)
             ]
             for name, place in places.items()
         }
         best = dict.fromkeys(places, float("inf"))
         for turn in range(1 + _TURNS):
-            for name, shots in batches.items():
+            for name, render_tasks in batches.items():
                 queue.mark().wait()
                 start = time.perf_counter()
-                for count, memory in shots:
+                for count, memory in render_tasks:
                     queue.render(memory, (count, *shape), Output())
                 queue.mark().wait()
                 if turn:
@@ -66,7 +68,7 @@ def render_seconds(
         engine.close()
 
 
-def _shots(
+def _render_tasks(
     engine: _native.Engine,
     selection: Selection,
     queue: Queue,
@@ -77,7 +79,7 @@ def _shots(
 ) -> tuple[int, torch.Tensor]:
     """How many pictures, and on the device what the renderer needs to know of them."""
     count = last - first
-    host, device = queue.pinned(shot_bytes(count)), queue.memory(shot_bytes(count))
+    host, device = queue.pinned(render_task_bytes(count)), queue.memory(render_task_bytes(count))
     wait_for(
         engine.submit(
             selection.index(), config, 0, 0, np.arange(first, last), host.numpy(),

@@ -1,10 +1,10 @@
-// The loops of rows.cpp for x86-64 with AVX2 and FMA, written out where compilers do badly.
+// The loops of row_ops.cpp for x86-64 with AVX2 and FMA, written out where compilers do badly.
 //
 // Everything in this file is compiled for those processors: nothing else may be defined here.
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma")
 
-#include "render/rows_avx2.h"
+#include "render/row_ops_avx2.h"
 
 #include <immintrin.h>
 

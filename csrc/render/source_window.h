@@ -90,7 +90,7 @@ YD_HD bool is_surrounded(const ImageView& image, const std::uint8_t* first,
 
 // A rectangle of the canvas, copied. Rows begin `pitch` bytes apart. Of a single tile each begins
 // as far behind a multiple of 16 as it does in the image, so that whole chunks can be copied.
-struct Window {
+struct SourceWindow {
   std::int32_t layer;      // whose; kNoLayer: there is no copy
   std::int32_t tile;       // all that it shows, or kSeam
   std::int32_t left, top;  // where it lies on the canvas
@@ -109,7 +109,7 @@ struct alignas(16) Line {
 };
 
 // Says what the window is to show: what `view` is of the layer, if that can be copied.
-YD_HD void open(Window& window, const Recipe& recipe, const Sources& sources, int number,
+YD_HD void open(SourceWindow& window, const Recipe& recipe, const Sources& sources, int number,
                 const View& view) {
   window.layer = kNoLayer;
   if (view.tile == kNoTile || view.right < view.left) return;
@@ -140,7 +140,7 @@ YD_HD void open(Window& window, const Recipe& recipe, const Sources& sources, in
 }
 
 // Where the pixels of a row begin in the copy: as far behind a multiple of 16 as in the image.
-YD_HD std::int32_t beginning(const Window& window, std::int32_t row) {
+YD_HD std::int32_t beginning(const SourceWindow& window, std::int32_t row) {
   const auto first =
       static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(window.first) % kChunk);
   return row * window.pitch + (first + row * window.image_pitch) % kChunk;
@@ -150,7 +150,7 @@ YD_HD std::int32_t beginning(const Window& window, std::int32_t row) {
 // row each to 16 of them. The window is passed by value, so that the compiler knows that no store
 // changes it. A chunk that reaches beyond the image, at its very ends, is copied byte by byte: what
 // is there may not be ours to read.
-YD_HD void copy(int thread, int threads, Window window, std::uint8_t* bytes) {
+YD_HD void copy(int thread, int threads, SourceWindow window, std::uint8_t* bytes) {
   constexpr int kLanes = 16;
   const std::int32_t lane = thread % kLanes * kChunk, step = threads / kLanes;
   std::int32_t row = thread / kLanes;
@@ -177,7 +177,7 @@ YD_HD void copy(int thread, int threads, Window window, std::uint8_t* bytes) {
 
 // The same part where several things are shown: fill, and then one tile after the other over it, a
 // word for each thread. A thread writes the same words every time, so that none has to wait.
-YD_HD void paint(int thread, int threads, Window window, const Layer& layer,
+YD_HD void paint(int thread, int threads, SourceWindow window, const Layer& layer,
                  const LayerSources& sources, std::uint8_t* bytes) {
   constexpr std::int32_t kLanes = 32, kSpan = 4 * kLanes;
   const std::int32_t warp = thread / kLanes, warps = threads / kLanes, lane = thread % kLanes * 4;
@@ -221,7 +221,7 @@ YD_HD void paint(int thread, int threads, Window window, const Layer& layer,
 }
 
 // What a point shows through a window onto its layer, whose copy is at `bytes`.
-YD_HD Rgb through(const Window& window, const std::uint8_t* bytes, Point point) {
+YD_HD Rgb through(const SourceWindow& window, const std::uint8_t* bytes, Point point) {
   const auto [x, wx] = between(point.x);
   const auto [y, wy] = between(point.y);
   const std::int32_t row = y - window.top;
@@ -231,14 +231,14 @@ YD_HD Rgb through(const Window& window, const std::uint8_t* bytes, Point point) 
 
 // Position `y` before the flips. The other coordinate only counts towards the sign of zeros: they
 // have the same place and weigh the same.
-YD_HD Line line_of(const Window& window, const Layer& layer, std::int32_t y) {
+YD_HD Line line_of(const SourceWindow& window, const Layer& layer, std::int32_t y) {
   const auto [first, weight] = between(to_canvas(layer, 0, y).y);
   const std::int32_t row = first - window.top;
   return {beginning(window, row), beginning(window, row + 1), weight};
 }
 
 // The same for a column: bytes from the beginning of a row, and the weight of the next pixel.
-YD_HD Between column_of(const Window& window, const Layer& layer, std::int32_t x) {
+YD_HD Between column_of(const SourceWindow& window, const Layer& layer, std::int32_t x) {
   const auto [first, weight] = between(to_canvas(layer, x, 0).x);
   return {3 * (first - window.left), weight};
 }

@@ -1,6 +1,6 @@
 // The colour jitter of one recipe as tables.
 //
-// Note [palette]. Between the bytes of a pixel and its new ones, jitter() of shade.h computes
+// Note [hsv tables]. Between the bytes of a pixel and its new ones, jitter() of shade.h computes
 // functions of a single byte, or of a hue: two quotients, two gains that are cut off, the sector of
 // a hue. A block has thousands of pixels, so it makes tables of these with shade.h's own functions,
 // and a pixel looks them up. What is left are the products of several of them, in shade.h's order.
@@ -14,7 +14,7 @@
 
 namespace yolodata {
 
-struct Palette {
+struct HsvTables {
   struct Bright {
     std::int32_t reciprocal;  // towards the saturation
     float value;              // after the jitter
@@ -41,28 +41,28 @@ YD_HD std::uint32_t channels_of(std::int32_t sector, bool bgr) {
 }
 
 // The rows of the tables that fall to one of `threads` threads.
-YD_HD void make(Palette& palette, const Recipe& recipe, int thread, int threads) {
+YD_HD void make(HsvTables& tables, const Recipe& recipe, int thread, int threads) {
   const HsvJitter& hsv = recipe.hsv;
   for (int i = thread; i < 256; i += threads) {
-    palette.bright[i] = {saturation_reciprocal(i), unit(raise(i, hsv.value))};
-    palette.hue_reciprocals[i] = hue_reciprocal(i);
-    palette.saturations[i] = unit(raise(i, hsv.saturation));
+    tables.bright[i] = {saturation_reciprocal(i), unit(raise(i, hsv.value))};
+    tables.hue_reciprocals[i] = hue_reciprocal(i);
+    tables.saturations[i] = unit(raise(i, hsv.saturation));
     if (i >= kHues) continue;
     const auto [sector, share] = sector_of(turn(i + kLeastHue, hsv.hue_shift));
-    palette.turned[i] = {share, channels_of(sector, recipe.bgr != 0)};
+    tables.turned[i] = {share, channels_of(sector, recipe.bgr != 0)};
   }
 }
 
 // Bytes of a pixel as they are written, red's the lowest (or blue's). Each of the channels may be
 // more than its byte by the same multiple of 256.
-YD_HD std::uint32_t jittered(const Palette& palette, Rgb pixel) {
+YD_HD std::uint32_t jittered(const HsvTables& tables, Rgb pixel) {
   const std::int32_t brightest = larger(larger(pixel.r, pixel.g), pixel.b);
   const std::int32_t range = brightest - smaller(smaller(pixel.r, pixel.g), pixel.b);
   const std::int32_t hue =
-      scaled(place_on_wheel(pixel, brightest, range), palette.hue_reciprocals[range]);
-  const auto [share, order] = palette.turned[hue - kLeastHue];
-  const auto [reciprocal, value] = palette.bright[brightest & 255];
-  const float saturation = palette.saturations[scaled(range, reciprocal)];
+      scaled(place_on_wheel(pixel, brightest, range), tables.hue_reciprocals[range]);
+  const auto [share, order] = tables.turned[hue - kLeastHue];
+  const auto [reciprocal, value] = tables.bright[brightest & 255];
+  const float saturation = tables.saturations[scaled(range, reciprocal)];
   const std::uint32_t top = bits_of(fused(value, 255.0f, kWhole));  // its fraction is below 2^-15
   const std::uint32_t middle = whole_bits(middle_of(value, saturation, share));
   const std::uint32_t low = whole_bits(low_of(value, saturation));

@@ -1,4 +1,4 @@
-#include "render/rows.h"
+#include "render/row_ops.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "core/simd.h"
-#include "render/rows_avx2.h"
+#include "render/row_ops_avx2.h"
 
 namespace yolodata {
 

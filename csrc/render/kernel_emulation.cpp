@@ -1,13 +1,13 @@
 // The CUDA kernel's body on the CPU: every block in turn, every step by every thread of it.
 #include <memory>
 
-#include "render/block.h"
+#include "render/kernel_body.h"
 #include "render/render.h"
 
 namespace yolodata {
 namespace {
 
-template <Format kFormat, bool kChannelsLast>
+template <PixelFormat kFormat, bool kChannelsLast>
 std::int64_t run(const Launch& launch, std::int32_t count) {
   std::int64_t windows = 0;
   const auto stage = std::make_unique<Stage>();
@@ -34,9 +34,9 @@ std::int64_t run(const Launch& launch, std::int32_t count) {
 
 }  // namespace
 
-std::int64_t render_blocks(const Shot* shots, std::int32_t count, std::int32_t width,
-                           std::int32_t height, const Output& out) {
-  const Launch launch{shots, width, height, out.data};
+std::int64_t render_emulated(const RenderTask* tasks, std::int32_t count, std::int32_t width,
+                             std::int32_t height, const Output& out) {
+  const Launch launch{tasks, width, height, out.data};
   return with_constants(out, [&](auto format, auto channels_last) {
     return run<format.value, channels_last.value>(launch, count);
   });

@@ -1,10 +1,10 @@
-// Loops of rows.h for x86-64 with AVX2 and FMA. Those that return an int did so many pixels (or
-// bytes); rows.cpp does the rest.
+// Loops of row_ops.h for x86-64 with AVX2 and FMA. Those that return an int did so many pixels (or
+// bytes); row_ops.cpp does the rest.
 #pragma once
 
 #include <cstdint>
 
-#include "render/rows.h"
+#include "render/row_ops.h"
 
 namespace yolodata::avx2 {
 

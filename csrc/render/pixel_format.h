@@ -10,8 +10,8 @@
 
 namespace yolodata {
 
-template <Format kFormat>
-using Number = std::conditional_t<kFormat == Format::kUint8, std::uint8_t, std::uint16_t>;
+template <PixelFormat kFormat>
+using Number = std::conditional_t<kFormat == PixelFormat::kUint8, std::uint8_t, std::uint16_t>;
 
 // Byte number `which` of four as a fraction of 255, single precision. Behind 0x4B0000 its bits are
 // those of 2^23 + byte; times 1/255, minus 2^23/255, rounded once, is byte * (1/255), rounded. That
@@ -24,11 +24,11 @@ YD_HD float fraction_of(std::uint32_t bytes, unsigned which) {
 
 // Four bytes of memory that hold numbers made of four bytes: of all of them, or of two, from number
 // `from` on.
-template <Format kFormat>
+template <PixelFormat kFormat>
 YD_HD std::uint32_t written(std::uint32_t bytes, unsigned from) {
-  if constexpr (kFormat == Format::kUint8) return bytes;
+  if constexpr (kFormat == PixelFormat::kUint8) return bytes;
   const float first = fraction_of(bytes, from), second = fraction_of(bytes, from + 1);
-  return kFormat == Format::kFloat16 ? to_float16(first, second) : to_bfloat16(first, second);
+  return kFormat == PixelFormat::kFloat16 ? to_float16(first, second) : to_bfloat16(first, second);
 }
 
 // Calls `run` with the format and the order of the output as constants.
@@ -38,9 +38,11 @@ auto with_constants(const Output& out, Run run) {
     return out.channels_last ? run(format, std::true_type{}) : run(format, std::false_type{});
   };
   switch (out.format) {
-    case Format::kUint8: return ordered(std::integral_constant<Format, Format::kUint8>{});
-    case Format::kFloat16: return ordered(std::integral_constant<Format, Format::kFloat16>{});
-    default: return ordered(std::integral_constant<Format, Format::kBfloat16>{});
+    case PixelFormat::kUint8:
+      return ordered(std::integral_constant<PixelFormat, PixelFormat::kUint8>{});
+    case PixelFormat::kFloat16:
+      return ordered(std::integral_constant<PixelFormat, PixelFormat::kFloat16>{});
+    default: return ordered(std::integral_constant<PixelFormat, PixelFormat::kBfloat16>{});
   }
 }
 

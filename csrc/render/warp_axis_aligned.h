@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "render/rows.h"
+#include "render/row_ops.h"
 #include "render/shade.h"
 
 namespace yolodata {
@@ -67,11 +67,11 @@ class Band {
 };
 
 // Rows of a layer whose map keeps rows rows and columns columns.
-class AxisRows {
+class AxisAlignedWarp {
  public:
   // For output columns [begin, end) of a picture of `width`, mirrored if `fliplr`.
-  AxisRows(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
-           bool flipud, std::int32_t begin, std::int32_t end)
+  AxisAlignedWarp(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
+                  bool flipud, std::int32_t begin, std::int32_t end)
       : layer_(layer),
         sources_(sources),
         mirrored_(layer),

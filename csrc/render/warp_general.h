@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "render/rows.h"
+#include "render/row_ops.h"
 #include "render/shade.h"
 
 namespace yolodata {
@@ -15,10 +15,10 @@ inline constexpr float kRowsAhead =
     8;  // with flipud the rows come in the other order; then it helps less
 
 // Rows of any layer: rotation, shear, perspective.
-class FreeRows {
+class GeneralWarp {
  public:
-  FreeRows(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
-           std::int32_t begin, std::int32_t end)
+  GeneralWarp(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
+              std::int32_t begin, std::int32_t end)
       : layer_(layer), sources_(sources), begin_(begin), end_(end) {
     const auto count = static_cast<std::size_t>(end - begin);
     x_.resize(count);

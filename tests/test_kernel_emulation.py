@@ -25,17 +25,19 @@ def aligned(nbytes: int) -> Any:
     return memory[skip : skip + nbytes]
 
 
-def make_shots(recipes: list[Recipe], addresses: dict[int, int], on_device: bool = False) -> Any:
+def make_render_tasks(
+    recipes: list[Recipe], addresses: dict[int, int], on_device: bool = False
+) -> Any:
     """What a renderer of batches reads, with the addresses of images."""
     engine = _native.Engine(1)
     ids = np.array(sorted(addresses))
     pointers = np.array([addresses[int(i)] for i in ids], np.uint64)
-    shots = aligned(len(recipes) * _native.SHOT_BYTES)
-    job = engine.submit_render(recipes, ids, pointers, shots)
+    render_tasks = aligned(len(recipes) * _native.RENDER_TASK_BYTES)
+    job = engine.submit_render(recipes, ids, pointers, render_tasks)
     job.wait()
     engine.close()
-    memory = aligned(shots.size + job.mask_bytes())
-    memory[: shots.size] = shots
+    memory = aligned(render_tasks.size + job.mask_bytes())
+    memory[: render_tasks.size] = render_tasks
     if not on_device:
         job.move_masks(memory, memory.ctypes.data)
         return memory
@@ -57,9 +59,9 @@ def blocks(
     nbytes = int(np.prod(shape)) * DTYPES[dtype].itemsize
     out = aligned(nbytes + 32)
     out[:] = 0xA5
-    shots = make_shots(recipes, {i: image.ctypes.data for i, image in images.items()})
-    windows = _native.render_blocks(
-        shots.ctypes.data, count, height, width, out.ctypes.data, dtype, channels_last
+    render_tasks = make_render_tasks(recipes, {i: image.ctypes.data for i, image in images.items()})
+    windows = _native.render_emulated(
+        render_tasks.ctypes.data, count, height, width, out.ctypes.data, dtype, channels_last
     )
     assert (out[nbytes:] == 0xA5).all()
     pictures = torch.from_numpy(out[:nbytes]).view(DTYPES[dtype]).view(shape)
@@ -298,7 +300,7 @@ def test_every_colour_is_changed_as_shade_says() -> None:
 
 
 def test_a_block_that_is_told_something_wrong_is_noticed() -> None:
-    """The comparison above can fail: another picture's shot gives other pixels."""
+    """The comparison above can fail: another picture's render task gives other pixels."""
     sizes = [(48, 64), (64, 33)]
     images, index = make_images(sizes), make_index(sizes)
     config = AugmentConfig(imgsz=64).to_native()
@@ -308,16 +310,23 @@ def test_a_block_that_is_told_something_wrong_is_noticed() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    shots = aligned(_native.SHOT_BYTES + 16)
+    render_tasks = aligned(_native.RENDER_TASK_BYTES + 16)
     with pytest.raises(ValueError, match="float16"):
-        _native.render_blocks(shots.ctypes.data, 1, 8, 8, shots.ctypes.data, "float64", False)
+        _native.render_emulated(
+            render_tasks.ctypes.data, 1, 8, 8, render_tasks.ctypes.data, "float64", False
+        )
     with pytest.raises(ValueError, match="aligned"):
-        _native.render_blocks(shots.ctypes.data + 4, 1, 8, 8, shots.ctypes.data, "uint8", False)
+        _native.render_emulated(
+            render_tasks.ctypes.data + 4, 1, 8, 8, render_tasks.ctypes.data, "uint8", False
+        )
     engine, recipe = _native.Engine(1), {0: np.zeros((8, 8, 3), np.uint8)}
     made = _native.plan(make_index([(8, 8)]), AugmentConfig(imgsz=32).to_native(), 0, 0, 0)
     pointer = np.array([recipe[0].ctypes.data], np.uint64)
-    for wrong in (shots[: _native.SHOT_BYTES - 1], shots[1 : _native.SHOT_BYTES + 1]):
-        with pytest.raises(ValueError, match="shots"):
+    for wrong in (
+        render_tasks[: _native.RENDER_TASK_BYTES - 1],
+        render_tasks[1 : _native.RENDER_TASK_BYTES + 1],
+    ):
+        with pytest.raises(ValueError, match="render tasks"):
             engine.submit_render([made], np.array([0]), pointer, wrong)
     engine.close()
 
@@ -361,7 +370,7 @@ def test_the_device_gives_the_bits_of_the_cpu(dtype: str, channels_last: bool) -
     stream = torch.cuda.current_stream()
     for start in range(0, count, 50):
         recipes = [recipe for recipe, _ in made[start : start + 50]]
-        uploaded = make_shots(recipes, addresses, on_device=True)
+        uploaded = make_render_tasks(recipes, addresses, on_device=True)
         shape = (len(recipes), 3, 640, 640)
         order = torch.channels_last if channels_last else torch.contiguous_format
         out = torch.empty(shape, dtype=DTYPES[dtype], device="cuda", memory_format=order)
@@ -378,10 +387,10 @@ def test_the_device_gives_the_bits_of_the_cpu(dtype: str, channels_last: bool) -
 def test_the_device_changes_every_colour_as_the_cpu_does() -> None:
     recipe, image = every_colour()
     there = torch.from_numpy(image).cuda()
-    shots = make_shots([recipe], {0: there.data_ptr()}, on_device=True)
+    render_tasks = make_render_tasks([recipe], {0: there.data_ptr()}, on_device=True)
     out = torch.empty((1, 3, 4096, 4096), dtype=torch.uint8, device="cuda")
     _native.render_cuda(
-        shots.data_ptr(), 1, 4096, 4096, out.data_ptr(), "uint8", False,
+        render_tasks.data_ptr(), 1, 4096, 4096, out.data_ptr(), "uint8", False,
         torch.cuda.current_stream().cuda_stream,
     )  # fmt: skip
     assert np.array_equal(out[0].cpu(), _native.render(recipe, {0: image}))

@@ -1,11 +1,10 @@
+#include "render/validate.h"
+
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-#include "render/render.h"
 
 namespace yolodata {
 
@@ -31,7 +30,7 @@ void check_mask(const std::vector<std::int32_t>& mask, std::int32_t width, std::
     }
 }
 
-void check(const Recipe& recipe) {
+void validate(const Recipe& recipe) {
   const auto fail = [](const std::string& what) { throw std::invalid_argument(what); };
   const auto is_layer = [&](int i) { return i >= 0 && i < recipe.layer_count; };
   if (recipe.width < 1 || recipe.height < 1 || recipe.width > 65536 || recipe.height > 65536)
@@ -91,9 +90,9 @@ void check(const Recipe& recipe) {
 
 }  // namespace
 
-void check(const Plan& plan) {
+void validate(const Plan& plan) {
   const Recipe& recipe = plan.recipe;
-  check(recipe);
+  validate(recipe);
   for (int i = 0; i < recipe.layer_count; ++i) {
     const Layer& layer = recipe.layers[i];
     const Paste* const paste = plan.paste_onto(i);
@@ -105,23 +104,6 @@ void check(const Plan& plan) {
     check_mask(paste->mask, mirror ? layer.width : recipe.width,
                mirror ? layer.height : recipe.height);
   }
-}
-
-void set_masks(const Plan& plan, Sources& sources) {
-  for (const Paste& paste : plan.pastes) sources.layers[paste.layer].mask = paste.mask.data();
-}
-
-std::size_t move_masks(const Plan& plan, std::uint8_t* memory, std::size_t offset,
-                       std::uintptr_t address, Sources& sources) {
-  for (const Paste& paste : plan.pastes) {
-    const std::size_t bytes = paste.mask.size() * sizeof(std::int32_t);
-    if (memory != nullptr) {
-      std::memcpy(memory + offset, paste.mask.data(), bytes);
-      sources.layers[paste.layer].mask = reinterpret_cast<const std::int32_t*>(address + offset);
-    }
-    offset += bytes;
-  }
-  return offset;
 }
 
 }  // namespace yolodata

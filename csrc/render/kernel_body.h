@@ -3,19 +3,20 @@
 // A block makes kBlockWidth x kBlockHeight pixels of one picture, in kStrips strips from top to
 // bottom: each is made in shared memory and then written out, 16 bytes at a time whatever the
 // format. What all strips need, the recipe and the tables of its colours, is made once. cuda.cu
-// runs the steps with real threads, blocks.cpp the same functions with loops: what the CPU's tests
-// see is what the device computes. benchmarks/kernel_instructions.py counts what a pixel takes.
+// runs the steps with real threads, kernel_emulation.cpp the same functions with loops: what the
+// CPU's tests see is what the device computes. benchmarks/kernel_instructions.py counts what a
+// pixel takes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/host_device.h"
-#include "render/format.h"
-#include "render/palette.h"
+#include "render/hsv_tables.h"
+#include "render/pixel_format.h"
 #include "render/render.h"
 #include "render/shade.h"
-#include "render/window.h"
+#include "render/source_window.h"
 
 namespace yolodata {
 
@@ -36,14 +37,14 @@ enum class Way : std::int32_t {
 struct Strip {
   Way way;
   std::int32_t known[kMaxLayers];  // what it sees of each layer; see `tile_of`
-  Window window;                   // onto the layer that it shows first
+  SourceWindow window;             // onto the layer that it shows first
 };
 
 // What the threads of a block share.
 struct Stage {
-  Shot shot;
+  RenderTask task;
   Strip strips[kStrips];
-  Palette palette;
+  HsvTables tables;
   // Of one strip after the other:
   // Its pixels, in the order of the output: planes of rows of kBlockWidth, or rows of triples.
   alignas(kChunk) std::uint8_t pixels[3 * kStripPixels];
@@ -56,7 +57,7 @@ struct Stage {
 
 // One launch, as every block sees it.
 struct Launch {
-  const Shot* shots;
+  const RenderTask* tasks;
   std::int32_t width, height;
   void* out;
 };
@@ -80,15 +81,15 @@ YD_HD Place strip_of(const Place& block, int strip) {
 
 // Step 1: the recipe, from memory, without the layers that it does not have.
 YD_HD void load(int thread, const Launch& launch, const Place& place, Stage& stage) {
-  const Shot* shot = launch.shots + place.picture;
-  const Chunk* from = reinterpret_cast<const Chunk*>(shot);
-  Chunk* to = reinterpret_cast<Chunk*>(&stage.shot);
-  const auto layers = static_cast<std::size_t>(shot->recipe.layer_count);
+  const RenderTask* task = launch.tasks + place.picture;
+  const Chunk* from = reinterpret_cast<const Chunk*>(task);
+  Chunk* to = reinterpret_cast<Chunk*>(&stage.task);
+  const auto layers = static_cast<std::size_t>(task->recipe.layer_count);
   const auto recipe_end =
       static_cast<int>((offsetof(Recipe, layers) + layers * sizeof(Layer) + kChunk - 1) / kChunk);
-  constexpr int kSources = static_cast<int>(offsetof(Shot, sources) / kChunk);
+  constexpr int kSources = static_cast<int>(offsetof(RenderTask, sources) / kChunk);
   const auto sources_end = static_cast<int>(
-      (offsetof(Shot, sources) + layers * sizeof(LayerSources) + kChunk - 1) / kChunk);
+      (offsetof(RenderTask, sources) + layers * sizeof(LayerSources) + kChunk - 1) / kChunk);
   for (int i = thread; i < sources_end; i += kBlockThreads)
     if (i < recipe_end || i >= kSources) to[i] = from[i];
 }
@@ -106,7 +107,7 @@ YD_HD int first_layer(const Recipe& recipe, std::int32_t x1, std::int32_t y1, st
 }
 
 // How a strip that shows `number` first is made.
-YD_HD Way way_of(const Recipe& recipe, int number, const View& view, const Window& window) {
+YD_HD Way way_of(const Recipe& recipe, int number, const View& view, const SourceWindow& window) {
   const Layer& layer = recipe.layers[number];
   const bool mixed =
       number == 0 && (recipe.mixup_layer != kNoLayer || recipe.cutmix_layer != kNoLayer);
@@ -118,8 +119,8 @@ YD_HD Way way_of(const Recipe& recipe, int number, const View& view, const Windo
 
 // Step 2: what the strips see of each layer, and through their windows; the tables.
 YD_HD void look(int thread, const Launch& launch, const Place& block, Stage& stage) {
-  const Recipe& recipe = stage.shot.recipe;
-  if (recipe.hsv.enabled) make(stage.palette, recipe, thread, kBlockThreads);
+  const Recipe& recipe = stage.task.recipe;
+  if (recipe.hsv.enabled) make(stage.tables, recipe, thread, kBlockThreads);
   // From the last thread on, whose warp makes the least of the tables.
   const int task = kBlockThreads - 1 - thread, number = task / kStrips;
   const Place place = strip_of(block, task % kStrips);
@@ -130,7 +131,7 @@ YD_HD void look(int thread, const Launch& launch, const Place& block, Stage& sta
   const View view = view_of(recipe, recipe.layers[number], place.x, place.y, right, bottom);
   strip.known[number] = view.tile;
   if (number != first_layer(recipe, place.x, place.y, right, bottom)) return;
-  open(strip.window, recipe, stage.shot.sources, number, view);
+  open(strip.window, recipe, stage.task.sources, number, view);
   strip.way = way_of(recipe, number, view, strip.window);
 }
 
@@ -146,12 +147,12 @@ YD_HD std::int32_t column_at(const Launch& launch, const Recipe& recipe, std::in
 // Step 3: what the window of a strip shows, from memory.
 YD_HD void fetch(int thread, const Launch& launch, const Place& place, Stage& stage) {
   const Strip& strip = stage.strips[place.strip];
-  const Window& window = strip.window;
+  const SourceWindow& window = strip.window;
   if (window.layer == kNoLayer) return;
-  const Recipe& recipe = stage.shot.recipe;
+  const Recipe& recipe = stage.task.recipe;
   const Layer& layer = recipe.layers[window.layer];
   if (window.tile == kSeam)
-    paint(thread, kBlockThreads, window, layer, stage.shot.sources.layers[window.layer],
+    paint(thread, kBlockThreads, window, layer, stage.task.sources.layers[window.layer],
           stage.seen);
   else
     copy(thread, kBlockThreads, window, stage.seen);
@@ -191,15 +192,15 @@ YD_HD void shade_rows(int thread, Stage& stage, BytesAt bytes_at) {
 // What is left of a recipe once the colours of a pixel are known. Each channel may be more than its
 // byte by the same multiple of 256.
 struct Finish {
-  const Palette& palette;
+  const HsvTables& tables;
   bool jitters, bgr;
   YD_HD std::uint32_t operator()(Rgb pixel) const {
-    return jitters ? jittered(palette, pixel) : unchanged(pixel, bgr);
+    return jitters ? jittered(tables, pixel) : unchanged(pixel, bgr);
   }
 };
 
 YD_HD Finish finish_of(const Stage& stage) {
-  return {stage.palette, stage.shot.recipe.hsv.enabled != 0, stage.shot.recipe.bgr != 0};
+  return {stage.tables, stage.task.recipe.hsv.enabled != 0, stage.task.recipe.bgr != 0};
 }
 
 // Two neighbours in each channel, blended across.
@@ -238,9 +239,9 @@ YD_HD void shade_upright(int thread, Stage& stage) {
 }
 
 template <bool kChannelsLast>
-YD_HD void shade_turned(int thread, const Launch& launch, const Place& place, const Window& window,
-                        Stage& stage) {
-  const Recipe& recipe = stage.shot.recipe;
+YD_HD void shade_turned(int thread, const Launch& launch, const Place& place,
+                        const SourceWindow& window, Stage& stage) {
+  const Recipe& recipe = stage.task.recipe;
   const float* const m = recipe.layers[window.layer].inverse;
   const std::int32_t x = column_at(launch, recipe, place.x + thread % kBlockWidth);
   const float across_x = m[0], across_y = m[3], at = static_cast<float>(x);
@@ -262,8 +263,8 @@ YD_HD void shade_turned(int thread, const Launch& launch, const Place& place, co
 template <bool kChannelsLast>
 YD_HD void shade_strip(int thread, const Launch& launch, const Place& place, Stage& stage) {
   const Strip& strip = stage.strips[place.strip];
-  const Recipe& recipe = stage.shot.recipe;
-  const Sources& sources = stage.shot.sources;
+  const Recipe& recipe = stage.task.recipe;
+  const Sources& sources = stage.task.sources;
   if (strip.way == Way::kUpright) return shade_upright<kChannelsLast>(thread, stage);
   if (strip.way == Way::kTurned)
     return shade_turned<kChannelsLast>(thread, launch, place, strip.window, stage);
@@ -285,7 +286,7 @@ YD_HD void shade_strip(int thread, const Launch& launch, const Place& place, Sta
 }
 
 // 16 bytes of numbers, made of the bytes of a strip from `from` on.
-template <Format kFormat>
+template <PixelFormat kFormat>
 YD_HD Chunk chunk_of(const std::uint8_t* from) {
   constexpr int kBytes = sizeof(Number<kFormat>);
   const auto bytes = *reinterpret_cast<const Piece<kChunk / kBytes>*>(from);
@@ -297,7 +298,7 @@ YD_HD Chunk chunk_of(const std::uint8_t* from) {
 
 // Step 5: out of the block's memory. A run is one row of the strip: of a plane, or of triples. A
 // thread writes 16 numbers, 16 bytes at a time, next to those of its neighbours.
-template <Format kFormat, bool kChannelsLast>
+template <PixelFormat kFormat, bool kChannelsLast>
 YD_HD void store(int thread, const Launch& launch, const Place& place, const Stage& stage) {
   constexpr int kPerPixel = kChannelsLast ? 3 : 1, kPlanes = kChannelsLast ? 1 : 3;
   constexpr int kRunLength = kBlockWidth * kPerPixel, kThreadsOfRun = kRunLength / kChunk;
