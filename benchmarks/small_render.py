@@ -116,7 +116,7 @@ def filtered(pictures: torch.Tensor) -> torch.Tensor:
     if pictures.device.type == "cuda":
         _native.filter_cuda(*where, torch.cuda.current_stream().cuda_stream)
     else:
-        _native.filter_loops(*where)
+        _native.filter_emulated(*where)
     return made.cpu()  # while all that it is made of is still there
 
 

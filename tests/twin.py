@@ -119,7 +119,7 @@ class TwinQueue:
         count = tasks.numel() // int(_native.FILTER_TASK_BYTES)
         tables = 0 if lab is None else lab.data_ptr()
         self._todo.append(
-            lambda: _native.filter_loops(tasks.data_ptr(), count, *size, tiles, tables)
+            lambda: _native.filter_emulated(tasks.data_ptr(), count, *size, tiles, tables)
         )
 
     def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:

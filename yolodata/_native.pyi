@@ -281,7 +281,9 @@ def write_filter_tasks(
 def filter_cuda(
     tasks: int, count: int, height: int, width: int, tiles: int, lab: int, stream: int
 ) -> None: ...
-def filter_loops(tasks: int, count: int, height: int, width: int, tiles: int, lab: int) -> None: ...
+def filter_emulated(
+    tasks: int, count: int, height: int, width: int, tiles: int, lab: int
+) -> None: ...
 def ordinary_labels(
     text: bytes, classes: int, keypoints: int, dims: int
 ) -> (

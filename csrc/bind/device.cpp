@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "bind/label_table.h"
+#include "bind/arrays.h"
 #include "engine/split_task.h"
 #include "render/render.h"
 

@@ -1,36 +1,15 @@
-// Columns of a label table as Python gives them, and what keeps them alive.
+// The label table as Python gives it: borrowed arrays, and what keeps them alive.
 #pragma once
 
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 
 #include <cstdint>
 #include <memory>
-#include <stdexcept>
-#include <tuple>
 
+#include "bind/arrays.h"
 #include "plan/label_table.h"
 
 namespace yolodata {
-
-namespace nb = nanobind;
-
-template <typename T>
-using Column = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Keypoints = nb::ndarray<const float, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
-using Positions = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// Keeps arrays alive; letting go of the last one takes the GIL by itself.
-template <typename... T>
-std::shared_ptr<void> keep(const T&... owners) {
-  return std::make_shared<std::tuple<T...>>(owners...);
-}
-
-inline void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
 
 // A label table together with the arrays it borrows from.
 struct OwnedLabelTable {

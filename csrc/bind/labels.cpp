@@ -4,8 +4,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "bind/convert.h"
+#include "bind/arrays.h"
 #include "bind/label_table.h"
+#include "bind/recipe_dict.h"
 #include "plan/labels.h"
 #include "plan/masks.h"
 #include "render/validate.h"

@@ -18,12 +18,12 @@
 #include <tuple>
 #include <utility>
 
-#include "bind/convert.h"
 #include "bind/device.h"
 #include "bind/filters.h"
 #include "bind/ingest.h"
 #include "bind/label_table.h"
 #include "bind/labels.h"
+#include "bind/recipe_dict.h"
 #include "core/mersenne.h"
 #include "core/permute.h"
 #include "core/rng.h"

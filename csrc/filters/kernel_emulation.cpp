@@ -1,5 +1,5 @@
 // The CUDA kernels' bodies on the CPU: every block in turn, every step by every thread of it.
-#include "filters/filter_body.h"
+#include "filters/kernel_body.h"
 
 namespace yolodata {
 namespace {
@@ -28,7 +28,7 @@ void make_picture(const FilterLaunch& launch, const FilterTask& task) {
 
 }  // namespace
 
-void filter_loops(const FilterLaunch& launch) {
+void filter_emulated(const FilterLaunch& launch) {
   for (std::int32_t i = 0; i < launch.count; ++i) {
     const FilterTask& task = launch.tasks[i];
     for (std::int32_t number = 0; has_tile(task, number); ++number)

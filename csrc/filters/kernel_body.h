@@ -1,5 +1,6 @@
 // The bodies of the CUDA kernels that filter: what the threads of a block do, in steps between
-// which they meet. cuda.cu runs the steps with threads, loops.cpp the same functions with loops.
+// which they meet. cuda.cu runs the steps with threads, kernel_emulation.cpp the same functions
+// with loops.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-#include "bind/convert.h"
+#include "bind/recipe_dict.h"
 
 #include <cmath>
 #include <stdexcept>
@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "bind/label_table.h"
+#include "bind/arrays.h"
 #include "plan/plan.h"
 #include "render/validate.h"
 
