@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "render/row_ops.h"
+#include "render/row_types.h"
 
 namespace yolodata::avx2 {
 
