@@ -73,7 +73,7 @@ def expected(images: list[Any], seed: int) -> list[Any]:
         np.zeros(0, np.float32),
         np.zeros((0, 4), np.float32),
     )
-    config = {**CONFIG.to_native(), "shuffle": False}
+    config = CONFIG.to_native(shuffle=False)
     recipes = [_native.plan(index, config, seed, 0, i) for i in range(len(SIZES))]
     return [_native.render(recipe, dict(enumerate(images))) for recipe in recipes]
 
@@ -211,7 +211,7 @@ def test_the_page_about_it_runs(fn, tmp_path: Path) -> None:
                 np.zeros(0, np.float32),
                 np.zeros((0, 4), np.float32),
             ),
-            {**names["config"].to_native(), "shuffle": False},
+            names["config"].to_native(shuffle=False),
             0, 0, i,
         )
         for i in range(8)

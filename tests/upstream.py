@@ -144,7 +144,8 @@ class Upstream:
 
     def recipe(self, values: dict[str, Any]) -> _native.Recipe:
         """The recipe of what `sample` heard; what is pasted, and where, is for us to find out."""
-        recipe = _native.Recipe.from_dict(values)
+        drawn = {key: values[key] for key in values.keys() - {"pastes", "failed_cuts", "seed"}}
+        recipe = _native.Recipe.from_dict(drawn)
         for onto, source in values["pastes"]:
             recipe = _native.paste(recipe, self.index, onto, source, self._share)
         return recipe

@@ -6,6 +6,8 @@ from typing import Annotated
 import numpy
 from numpy.typing import NDArray
 
+def cuda_build() -> str: ...
+
 class LabelTable:
     """The label table of a dataset; keeps its arrays alive."""
 
@@ -36,6 +38,88 @@ class LabelTable:
     ) -> None: ...
     def __len__(self) -> int: ...
 
+class PlanConfig:
+    """
+    Settings of the planner, checked once. AugmentConfig.to_native makes one.
+    """
+
+    def __init__(
+        self,
+        *,
+        imgsz: int,
+        mosaic: float,
+        mosaic_grid: int,
+        degrees: float,
+        translate: float,
+        scale_min: float,
+        scale_max: float,
+        shear: float,
+        perspective: float,
+        hsv_h: float,
+        hsv_s: float,
+        hsv_v: float,
+        flipud: float,
+        fliplr: float,
+        bgr: float,
+        mixup: float,
+        cutmix: float,
+        copy_paste: float,
+        copy_paste_mode: str,
+        shuffle: bool,
+        streams: int,
+        window: int,
+        mask_ratio: int,
+        overlap_mask: bool,
+    ) -> None: ...
+    @property
+    def imgsz(self) -> int: ...
+    @property
+    def mosaic(self) -> float: ...
+    @property
+    def mosaic_grid(self) -> int: ...
+    @property
+    def degrees(self) -> float: ...
+    @property
+    def translate(self) -> float: ...
+    @property
+    def scale_min(self) -> float: ...
+    @property
+    def scale_max(self) -> float: ...
+    @property
+    def shear(self) -> float: ...
+    @property
+    def perspective(self) -> float: ...
+    @property
+    def hsv_h(self) -> float: ...
+    @property
+    def hsv_s(self) -> float: ...
+    @property
+    def hsv_v(self) -> float: ...
+    @property
+    def flipud(self) -> float: ...
+    @property
+    def fliplr(self) -> float: ...
+    @property
+    def bgr(self) -> float: ...
+    @property
+    def mixup(self) -> float: ...
+    @property
+    def cutmix(self) -> float: ...
+    @property
+    def copy_paste(self) -> float: ...
+    @property
+    def copy_paste_mode(self) -> str: ...
+    @property
+    def shuffle(self) -> bool: ...
+    @property
+    def streams(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def mask_ratio(self) -> int: ...
+    @property
+    def overlap_mask(self) -> bool: ...
+
 class Recipe:
     """A training sample as plain data."""
 
@@ -47,102 +131,12 @@ class Recipe:
     def __getstate__(self) -> dict: ...
     def __setstate__(self, arg: dict, /) -> None: ...
 
-class Job:
-    """A batch on its way."""
-
-    def wait(self, timeout: object | None = None) -> bool: ...
-    def done(self) -> bool: ...
-    def cancel(self) -> None: ...
-    def recipes(self) -> list: ...
-    def image_ids(self) -> NDArray[numpy.int64]: ...
-    def first_image_ids(self) -> NDArray[numpy.int64]: ...
-    def labels(self) -> dict: ...
-    def mask_bytes(self) -> int: ...
-    def move_masks(
-        self, memory: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")], address: int
-    ) -> None: ...
-    def seconds(self) -> dict: ...
-
-class Engine:
-    """Native threads that plan and render batches."""
-
-    def __init__(self, threads: int) -> None: ...
-    @property
-    def threads(self) -> int: ...
-    def submit(
-        self,
-        table: LabelTable,
-        config: dict,
-        seed: int,
-        epoch: int,
-        positions: Annotated[
-            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
-        shard: Annotated[
-            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        offset: Annotated[
-            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        base: Annotated[
-            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-    ) -> Job: ...
-    def submit_plan(
-        self,
-        table: LabelTable,
-        config: dict,
-        seed: int,
-        epoch: int,
-        positions: Annotated[
-            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-    ) -> Job: ...
-    def submit_render(
-        self,
-        recipes: object,
-        images: Annotated[
-            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        pointers: Annotated[
-            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
-    ) -> Job: ...
-    def close(self) -> None: ...
-
-def plan(table: LabelTable, config: dict, seed: int, epoch: int, position: int) -> Recipe: ...
+def plan(table: LabelTable, config: PlanConfig, seed: int, epoch: int, position: int) -> Recipe: ...
 def paste(recipe: Recipe, table: LabelTable, layer: int, source: int, share: float) -> Recipe: ...
 def render(
     recipe: Recipe, images: dict, reference: bool = False, out: NDArray[numpy.uint8] | None = None
 ) -> NDArray[numpy.uint8]: ...
 def split_colour(recipe: Recipe) -> tuple[Recipe, Recipe]: ...
-def permute(
-    positions: Annotated[
-        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
-    ],
-    n: int,
-    seed: int,
-    epoch: int,
-) -> NDArray[numpy.int64]: ...
-
-MOST_LIMITS: int = 113
-
-def draws_below(
-    seeds: Annotated[
-        NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
-    ],
-    limits: Annotated[
-        NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu", writable=False)
-    ],
-) -> list[bool]:
-    """
-    For each seed, whether `random.Random(seed).random()` gives a number below its limit: the first call below the first limit, the second below the second, ...
-    """
-
-def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
-def cuda_build() -> str: ...
 def labels(
     recipe: Recipe, table: LabelTable, mask_ratio: int = 0, overlap_mask: bool = True
 ) -> dict: ...
@@ -169,7 +163,72 @@ def letterbox_outlines(
     ],
 ) -> list: ...
 
-RENDER_TASK_BYTES: int = 3792
+class Job:
+    """A batch on its way."""
+
+    def wait(self, timeout: object | None = None) -> bool: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def recipes(self) -> list: ...
+    def image_ids(self) -> NDArray[numpy.int64]: ...
+    def first_image_ids(self) -> NDArray[numpy.int64]: ...
+    def labels(self) -> dict: ...
+    def mask_bytes(self) -> int: ...
+    def move_masks(
+        self, memory: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")], address: int
+    ) -> None: ...
+    def seconds(self) -> dict: ...
+
+class Engine:
+    """Native threads that plan and render batches."""
+
+    def __init__(self, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    def submit(
+        self,
+        table: LabelTable,
+        config: PlanConfig,
+        seed: int,
+        epoch: int,
+        positions: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
+        shard: Annotated[
+            NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        offset: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        base: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> Job: ...
+    def submit_plan(
+        self,
+        table: LabelTable,
+        config: PlanConfig,
+        seed: int,
+        epoch: int,
+        positions: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> Job: ...
+    def submit_render(
+        self,
+        recipes: object,
+        images: Annotated[
+            NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        pointers: Annotated[
+            NDArray[numpy.uint64], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        out: Annotated[NDArray[numpy.uint8], dict(order="C", device="cpu")],
+    ) -> Job: ...
+    def close(self) -> None: ...
+
+RENDER_TASK_BYTES: int = 3808
 
 def render_cuda(
     tasks: int,
@@ -284,6 +343,30 @@ def filter_cuda(
 def filter_emulated(
     tasks: int, count: int, height: int, width: int, tiles: int, lab: int
 ) -> None: ...
+def permute(
+    positions: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    n: int,
+    seed: int,
+    epoch: int,
+) -> NDArray[numpy.int64]: ...
+
+MOST_LIMITS: int = 113
+
+def draws_below(
+    seeds: Annotated[
+        NDArray[numpy.uint32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    limits: Annotated[
+        NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+) -> list[bool]:
+    """
+    For each seed, whether `random.Random(seed).random()` gives a number below its limit: the first call below the first limit, the second below the second, ...
+    """
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def ordinary_labels(
     text: bytes, classes: int, keypoints: int, dims: int
 ) -> (

@@ -1,5 +1,9 @@
 #include "bind/label_table.h"
 
+#include <nanobind/stl/shared_ptr.h>
+
+using namespace nanobind::literals;
+
 namespace yolodata {
 
 std::shared_ptr<OwnedLabelTable> make_label_table(
@@ -65,6 +69,15 @@ std::shared_ptr<OwnedLabelTable> make_label_table(
     }
   }
   return table;
+}
+
+void bind_label_table(nb::module_& m) {
+  nb::class_<OwnedLabelTable>(m, "LabelTable",
+                              "The label table of a dataset; keeps its arrays alive.")
+      .def(nb::new_(&make_label_table), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
+           "polygon_offset"_a = nb::none(), "polygon"_a = nb::none(), "keypoints"_a = nb::none(),
+           "flip_idx"_a = nb::none(), "outline_points"_a = 0, "oriented"_a = false)
+      .def("__len__", [](const OwnedLabelTable& table) { return table.view.images; });
 }
 
 }  // namespace yolodata

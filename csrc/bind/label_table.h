@@ -24,4 +24,6 @@ std::shared_ptr<OwnedLabelTable> make_label_table(
     const nb::object& polygon_offset, const nb::object& polygon, const nb::object& keypoints,
     const nb::object& flip_idx, std::int32_t outline_points, bool oriented);
 
+void bind_label_table(nb::module_& m);
+
 }  // namespace yolodata

@@ -1,5 +1,8 @@
 #include "bind/recipe_dict.h"
 
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -21,6 +24,24 @@ nb::object field(const nb::dict& values, const char* name) {
   return values[name];
 }
 
+// What may be left out of a dict: None then.
+nb::object optional_field(const nb::dict& values, const char* name) {
+  return values.contains(name) ? nb::object(values[name]) : nb::none();
+}
+
+// Throws for a key that nobody reads, which is a misspelt one most likely.
+void refuse_others(const nb::dict& values, const std::vector<std::string>& known) {
+  for (const auto [key, value] : values) {
+    std::string name;
+    if (nb::try_cast(key, name) && std::find(known.begin(), known.end(), name) != known.end())
+      continue;
+    std::string allowed;
+    for (const std::string& each : known) allowed += (allowed.empty() ? "" : ", ") + each;
+    throw std::invalid_argument("a recipe's keys here must be among " + allowed + ", got " +
+                                nb::repr(key).c_str());
+  }
+}
+
 template <typename T>
 T read(const nb::dict& values, const char* name) {
   T result;
@@ -36,6 +57,27 @@ nb::list numbers(const T* values, int count) {
   nb::list list;
   for (int i = 0; i < count; ++i) list.append(values[i]);
   return list;
+}
+
+// Steps of a finish, by their types.
+
+nb::object given(const HsvJitter& hsv) {
+  return hsv.enabled ? nb::object(numbers(hsv.draws, 3)) : nb::none();
+}
+
+nb::object given(std::int32_t flag) { return nb::bool_(flag != 0); }
+
+void take(const nb::dict& values, const char* name, HsvJitter& hsv) {
+  const auto draws = read<std::array<double, 3>>(values, name);
+  for (const double draw : draws)
+    if (!std::isfinite(draw) || std::abs(draw) > 1e6)
+      throw std::invalid_argument(std::string("the recipe's '") + name +
+                                  "' draws must be finite numbers");
+  hsv = hsv_jitter({draws[0], draws[1], draws[2]});
+}
+
+void take(const nb::dict& values, const char* name, std::int32_t& flag) {
+  flag = read<bool>(values, name);
 }
 
 nb::dict layer_to_dict(const Layer& layer) {
@@ -91,9 +133,10 @@ nb::object paste_to_dict(const Plan& plan, int which) {
   return values;
 }
 
-void paste_from_dict(const nb::object& given, int which, Plan& plan) {
-  if (given.is_none()) return;
-  const auto values = nb::cast<nb::dict>(given);
+void paste_from_dict(const nb::object& pasted, int which, Plan& plan) {
+  if (pasted.is_none()) return;
+  const auto values = nb::cast<nb::dict>(pasted);
+  refuse_others(values, {"layer", "objects", "runs"});
   Layer& layer = plan.recipe.layers[which];
   layer.paste_from = read<std::int32_t>(values, "layer");
   if (layer.paste_from == which) layer.paste_from = kMirror;
@@ -117,6 +160,7 @@ void paste_from_dict(const nb::object& given, int which, Plan& plan) {
 }
 
 Layer layer_from_dict(const nb::dict& values) {
+  refuse_others(values, {"canvas", "tiles", "matrix", "perspective", "scale", "paste"});
   Layer layer{};
   layer.paste_from = kNoLayer;
   const auto canvas = read<std::array<std::int32_t, 2>>(values, "canvas");
@@ -126,6 +170,7 @@ Layer layer_from_dict(const nb::dict& values) {
     if (layer.tile_count == kMaxTiles)
       throw std::invalid_argument("a layer has at most 9 tiles, got more");
     const nb::dict fields = nb::cast<nb::dict>(item);
+    refuse_others(fields, {"image", "x1", "y1", "x2", "y2", "x0", "y0", "height", "width"});
     Tile& tile = layer.tiles[layer.tile_count++];
     tile.image = read<std::int64_t>(fields, "image");
     tile.x1 = read<std::int32_t>(fields, "x1");
@@ -174,37 +219,32 @@ nb::dict recipe_to_dict(const Plan& plan) {
     cutmix["area"] = numbers(area, 4);
     values["cutmix"] = cutmix;
   }
-  values["hsv"] = nb::none();
-  if (recipe.hsv.enabled) values["hsv"] = numbers(recipe.hsv_draws, 3);
-  values["flipud"] = recipe.flipud != 0;
-  values["fliplr"] = recipe.fliplr != 0;
-  values["bgr"] = recipe.bgr != 0;
+  each_step(recipe.finish, [&](const char* name, const auto& step) { values[name] = given(step); });
   return values;
 }
 
 Plan recipe_from_dict(const nb::dict& values) {
-  Plan plan{};
-  Recipe& recipe = plan.recipe;
   const auto size = read<std::array<std::int32_t, 2>>(values, "size");
-  recipe.height = size[0];
-  recipe.width = size[1];
+  Plan plan{empty_recipe(size[1], size[0]), {}};
+  Recipe& recipe = plan.recipe;
   for (const nb::handle item : field(values, "layers")) {
     if (recipe.layer_count == kMaxLayers)
       throw std::invalid_argument("a recipe has at most 6 layers, got more");
     const auto fields = nb::cast<nb::dict>(item);
     recipe.layers[recipe.layer_count++] = layer_from_dict(fields);
-    if (fields.contains("paste")) paste_from_dict(fields["paste"], recipe.layer_count - 1, plan);
+    paste_from_dict(optional_field(fields, "paste"), recipe.layer_count - 1, plan);
   }
-  recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
-  recipe.mixup_ratio = 1.0;
-  const nb::object mixup = field(values, "mixup"), cutmix = field(values, "cutmix");
+  const nb::object mixup = optional_field(values, "mixup");
   if (!mixup.is_none()) {
     const auto fields = nb::cast<nb::dict>(mixup);
+    refuse_others(fields, {"layer", "ratio"});
     recipe.mixup_layer = read<std::int32_t>(fields, "layer");
     recipe.mixup_ratio = read<double>(fields, "ratio");
   }
+  const nb::object cutmix = optional_field(values, "cutmix");
   if (!cutmix.is_none()) {
     const auto fields = nb::cast<nb::dict>(cutmix);
+    refuse_others(fields, {"layer", "area"});
     const auto area = read<std::array<std::int32_t, 4>>(fields, "area");
     recipe.cutmix_layer = read<std::int32_t>(fields, "layer");
     recipe.cut_x1 = area[0];
@@ -212,18 +252,12 @@ Plan recipe_from_dict(const nb::dict& values) {
     recipe.cut_x2 = area[2];
     recipe.cut_y2 = area[3];
   }
-  if (!field(values, "hsv").is_none()) {
-    const auto draws = read<std::array<double, 3>>(values, "hsv");
-    for (int i = 0; i < 3; ++i) {
-      if (!std::isfinite(draws[i]) || std::abs(draws[i]) > 1e6)
-        throw std::invalid_argument("the recipe's 'hsv' draws must be finite numbers");
-      recipe.hsv_draws[i] = draws[i];
-    }
-    recipe.hsv = hsv_jitter(recipe.hsv_draws);
-  }
-  recipe.flipud = read<bool>(values, "flipud");
-  recipe.fliplr = read<bool>(values, "fliplr");
-  recipe.bgr = read<bool>(values, "bgr");
+  std::vector<std::string> known{"size", "layers", "mixup", "cutmix"};
+  each_step(recipe.finish, [&](const char* name, auto& step) {
+    known.push_back(name);
+    if (!optional_field(values, name).is_none()) take(values, name, step);
+  });
+  refuse_others(values, known);
   validate(plan);
   return plan;
 }

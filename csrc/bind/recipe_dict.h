@@ -11,7 +11,7 @@ namespace yolodata {
 
 nanobind::dict recipe_to_dict(const Plan& plan);
 
-// Throws std::invalid_argument with the field's name for anything missing or out of range.
+// Throws std::invalid_argument with the field's name for anything missing, out of range or unknown.
 Plan recipe_from_dict(const nanobind::dict& values);
 
 // Throws std::invalid_argument unless every image of the recipe is in the label table.

@@ -179,7 +179,7 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
 DALI_SCHEMA(yolodata__Render)
     .DocStr(R"(Renders augmented pictures from the images of the batch.
 
-Mosaic, copy-paste, affine, mixup, cutmix, HSV and flips happen in one pass, as the recipe of each sample says.
+All that the recipe of a sample says, from the mosaic to the flips, happens in one pass.
 Recipes come from ``yolodata.dali.batch_recipes``; they name images by their place in the batch.)")
     .NumInput(2)
     .InputDevice(1, dali::InputDevice::CPU)

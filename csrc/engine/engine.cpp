@@ -80,7 +80,8 @@ void Job::run(std::size_t task) {
     auto start = Clock::now();
     if (!request_.ids.empty()) {
       sample.plan = plan(request_.config, *request_.table, request_.ids[task]);
-      sample.labels = labels(sample.plan, *request_.table, request_.config.masks);
+      sample.labels = labels(sample.plan, *request_.table,
+                             {request_.config.mask_ratio, request_.config.overlap_mask});
       plan_ns_ += nanoseconds_since(start);
       start = Clock::now();
     }

@@ -39,7 +39,7 @@ class Job {
   struct Request {
     std::vector<SampleId> ids;
     std::vector<Sample> samples;
-    PlanConfig config;
+    PlanConfig config{};
     std::shared_ptr<const LabelTable> table;
     PixelLookup pixels;
     std::uint8_t* out = nullptr;

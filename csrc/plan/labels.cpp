@@ -21,15 +21,15 @@ void flip(Object& object, const Recipe& recipe, const std::int32_t* flip_idx) {
   const float width = static_cast<float>(recipe.width), height = static_cast<float>(recipe.height);
   std::vector<float>& outline = object.outline;
   for (std::size_t i = 0; i < outline.size(); i += 2) {
-    if (recipe.flipud) outline[i + 1] = height - outline[i + 1];
-    if (recipe.fliplr) outline[i] = width - outline[i];
+    if (recipe.finish.flipud) outline[i + 1] = height - outline[i + 1];
+    if (recipe.finish.fliplr) outline[i] = width - outline[i];
   }
   std::vector<float>& points = object.keypoints;
   for (std::size_t i = 0; i < points.size(); i += 3) {
-    if (recipe.flipud) points[i + 1] = height - points[i + 1];
-    if (recipe.fliplr) points[i] = width - points[i];
+    if (recipe.finish.flipud) points[i + 1] = height - points[i + 1];
+    if (recipe.finish.fliplr) points[i] = width - points[i];
   }
-  for (const std::int32_t flipped : {recipe.flipud, recipe.fliplr})
+  for (const std::int32_t flipped : {recipe.finish.flipud, recipe.finish.fliplr})
     if (flipped && flip_idx != nullptr) swap_sides(points, flip_idx);
 }
 
@@ -48,8 +48,8 @@ Labels labels(const Plan& plan, const LabelTable& table, const MaskConfig& masks
   for (const Object& object : objects) {
     const Box& box = object.box;
     float x = (box.x1 + box.x2) / 2, y = (box.y1 + box.y2) / 2;
-    if (recipe.flipud) y = height - y;
-    if (recipe.fliplr) x = width - x;
+    if (recipe.finish.flipud) y = height - y;
+    if (recipe.finish.fliplr) x = width - x;
     result.cls.push_back(object.cls);
     std::array<float, 4> upright{x, y, box.x2 - box.x1, box.y2 - box.y1};
     float angle = 0;

@@ -68,16 +68,13 @@ class Planner {
       : config_(config), table_(table), id_(id) {}
 
   Plan run() {
-    recipe_.width = recipe_.height = config_.imgsz;
-    recipe_.mixup_layer = recipe_.cutmix_layer = kNoLayer;
-    recipe_.mixup_ratio = 1.0;
     add_layer(image_at(config_, table_.images, id_), 0);
     if (draws(kMixup).unit(0) < config_.mixup) mixup();
     if (draws(kCutmix).unit(0) < config_.cutmix) cutmix();
     colour();
-    recipe_.flipud = draws(kFlip).unit(0) < config_.flipud;
-    recipe_.fliplr = draws(kFlip).unit(1) < config_.fliplr;
-    recipe_.bgr = draws(kBgr).unit(0) < config_.bgr;
+    recipe_.finish.flipud = draws(kFlip).unit(0) < config_.flipud;
+    recipe_.finish.fliplr = draws(kFlip).unit(1) < config_.fliplr;
+    recipe_.finish.bgr = draws(kBgr).unit(0) < config_.bgr;
     return std::move(plan_);
   }
 
@@ -108,10 +105,11 @@ class Planner {
   // A layer whose slots begin at `slot`, and what is pasted onto it. Returns its number.
   int add_layer(std::int64_t image, std::uint32_t slot) {
     const int which = add_canvas(image, slot);
-    if (pastes() && !config_.copy_paste_mixup)
+    if (pastes() && config_.copy_paste_mode == CopyPasteMode::kFlip)
       paste(plan_, which, kMirror, config_.copy_paste, table_);
     warp(recipe_.layers[which], draws(slot + kAffine));
-    if (pastes() && config_.copy_paste_mixup) paste_from_another(which, slot);
+    if (pastes() && config_.copy_paste_mode == CopyPasteMode::kMixup)
+      paste_from_another(which, slot);
     return which;
   }
 
@@ -322,16 +320,15 @@ class Planner {
   void colour() {
     if (config_.hsv_h == 0 && config_.hsv_s == 0 && config_.hsv_v == 0) return;
     const Draws random = draws(kHsv);
-    recipe_.hsv_draws[0] = random.uniform(0, -1, 1) * config_.hsv_h;
-    recipe_.hsv_draws[1] = random.uniform(1, -1, 1) * config_.hsv_s;
-    recipe_.hsv_draws[2] = random.uniform(2, -1, 1) * config_.hsv_v;
-    recipe_.hsv = hsv_jitter(recipe_.hsv_draws);
+    recipe_.finish.hsv = hsv_jitter({random.uniform(0, -1, 1) * config_.hsv_h,
+                                     random.uniform(1, -1, 1) * config_.hsv_s,
+                                     random.uniform(2, -1, 1) * config_.hsv_v});
   }
 
   const PlanConfig& config_;
   const LabelTable& table_;
   const SampleId id_;
-  Plan plan_{};
+  Plan plan_{empty_recipe(config_.imgsz, config_.imgsz), {}};
   Recipe& recipe_ = plan_.recipe;
 };
 
@@ -369,6 +366,7 @@ void invert(Layer& layer) {
 
 HsvJitter hsv_jitter(const double (&draws)[3]) {
   HsvJitter jitter{};
+  std::copy(draws, draws + 3, jitter.draws);
   jitter.enabled = 1;
   const int turn = static_cast<int>(std::floor(draws[0] * 180.0)) % 180;
   jitter.hue_shift = turn < 0 ? turn + 180 : turn;

@@ -21,7 +21,7 @@ struct RecipeHeader {
 };
 
 inline constexpr char kRecipeMagic[] = "yolodata";
-inline constexpr std::uint32_t kRecipeVersion = 2;
+inline constexpr std::uint32_t kRecipeVersion = 3;
 
 // The header, the recipe as it lies in memory, and for each paste the layer, the number of words
 // of its mask, and those. Which objects are pasted is a matter of labels, and left out.

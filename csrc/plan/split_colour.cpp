@@ -8,11 +8,7 @@ namespace {
 
 // A picture as it is.
 Recipe identity_recipe(std::int32_t width, std::int32_t height) {
-  Recipe recipe{};
-  recipe.width = width;
-  recipe.height = height;
-  recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
-  recipe.mixup_ratio = 1.0;
+  Recipe recipe = empty_recipe(width, height);
   recipe.layer_count = 1;
   Layer& layer = recipe.layers[0];
   layer.width = width;
@@ -39,11 +35,7 @@ Recipe identity_recipe(std::int32_t width, std::int32_t height) {
 
 Recipe split_colour(Recipe& recipe) {
   Recipe finished = identity_recipe(recipe.width, recipe.height);
-  finished.hsv = std::exchange(recipe.hsv, {});
-  std::swap(finished.hsv_draws, recipe.hsv_draws);
-  finished.flipud = std::exchange(recipe.flipud, 0);
-  finished.fliplr = std::exchange(recipe.fliplr, 0);
-  finished.bgr = std::exchange(recipe.bgr, 0);
+  finished.finish = std::exchange(recipe.finish, {});
   return finished;
 }
 

@@ -42,14 +42,14 @@ YD_HD std::uint32_t channels_of(std::int32_t sector, bool bgr) {
 
 // The rows of the tables that fall to one of `threads` threads.
 YD_HD void make(HsvTables& tables, const Recipe& recipe, int thread, int threads) {
-  const HsvJitter& hsv = recipe.hsv;
+  const HsvJitter& hsv = recipe.finish.hsv;
   for (int i = thread; i < 256; i += threads) {
     tables.bright[i] = {saturation_reciprocal(i), unit(raise(i, hsv.value))};
     tables.hue_reciprocals[i] = hue_reciprocal(i);
     tables.saturations[i] = unit(raise(i, hsv.saturation));
     if (i >= kHues) continue;
     const auto [sector, share] = sector_of(turn(i + kLeastHue, hsv.hue_shift));
-    tables.turned[i] = {share, channels_of(sector, recipe.bgr != 0)};
+    tables.turned[i] = {share, channels_of(sector, recipe.finish.bgr != 0)};
   }
 }
 

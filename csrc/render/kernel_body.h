@@ -99,8 +99,8 @@ YD_HD void load(int thread, const Launch& launch, const Place& place, Stage& sta
 YD_HD int first_layer(const Recipe& recipe, std::int32_t x1, std::int32_t y1, std::int32_t x2,
                       std::int32_t y2) {
   const auto is_cut = [&](std::int32_t x, std::int32_t y) {
-    return in_cut(recipe, unflip(x, recipe.width, recipe.fliplr),
-                  unflip(y, recipe.height, recipe.flipud));
+    return in_cut(recipe, unflip(x, recipe.width, recipe.finish.fliplr),
+                  unflip(y, recipe.height, recipe.finish.flipud));
   };
   const bool cut = recipe.cutmix_layer != kNoLayer && is_cut(x1, y1) && is_cut(x2, y2);
   return cut ? recipe.cutmix_layer : 0;
@@ -120,7 +120,7 @@ YD_HD Way way_of(const Recipe& recipe, int number, const View& view, const Sourc
 // Step 2: what the strips see of each layer, and through their windows; the tables.
 YD_HD void look(int thread, const Launch& launch, const Place& block, Stage& stage) {
   const Recipe& recipe = stage.task.recipe;
-  if (recipe.hsv.enabled) make(stage.tables, recipe, thread, kBlockThreads);
+  if (recipe.finish.hsv.enabled) make(stage.tables, recipe, thread, kBlockThreads);
   // From the last thread on, whose warp makes the least of the tables.
   const int task = kBlockThreads - 1 - thread, number = task / kStrips;
   const Place place = strip_of(block, task % kStrips);
@@ -138,10 +138,10 @@ YD_HD void look(int thread, const Launch& launch, const Place& block, Stage& sta
 // A position before the flips, of a row or column of the picture: of the last, if there is none.
 // So threads make pixels beyond the picture, which nobody writes out, of what is there.
 YD_HD std::int32_t row_at(const Launch& launch, const Recipe& recipe, std::int32_t y) {
-  return unflip(smaller(y, launch.height - 1), recipe.height, recipe.flipud);
+  return unflip(smaller(y, launch.height - 1), recipe.height, recipe.finish.flipud);
 }
 YD_HD std::int32_t column_at(const Launch& launch, const Recipe& recipe, std::int32_t x) {
-  return unflip(smaller(x, launch.width - 1), recipe.width, recipe.fliplr);
+  return unflip(smaller(x, launch.width - 1), recipe.width, recipe.finish.fliplr);
 }
 
 // Step 3: what the window of a strip shows, from memory.
@@ -191,7 +191,7 @@ YD_HD void shade_rows(int thread, Stage& stage, BytesAt bytes_at) {
 
 // What is left of a recipe once the colours of a pixel are known. Each channel may be more than its
 // byte by the same multiple of 256.
-struct Finish {
+struct PixelFinish {
   const HsvTables& tables;
   bool jitters, bgr;
   YD_HD std::uint32_t operator()(Rgb pixel) const {
@@ -199,8 +199,9 @@ struct Finish {
   }
 };
 
-YD_HD Finish finish_of(const Stage& stage) {
-  return {stage.tables, stage.task.recipe.hsv.enabled != 0, stage.task.recipe.bgr != 0};
+YD_HD PixelFinish finish_of(const Stage& stage) {
+  return {stage.tables, stage.task.recipe.finish.hsv.enabled != 0,
+          stage.task.recipe.finish.bgr != 0};
 }
 
 // Two neighbours in each channel, blended across.
@@ -227,7 +228,7 @@ YD_HD void shade_upright(int thread, Stage& stage) {
   const std::uint8_t* const from = stage.seen + column.first;
   std::int32_t last = 0;
   Across bottom{};
-  const Finish finish = finish_of(stage);
+  const PixelFinish finish = finish_of(stage);
   shade_rows<kChannelsLast, kTurns>(thread, stage, [&](int turn, int row) {
     const Line line = stage.lines[row];
     const Across top =
@@ -247,7 +248,7 @@ YD_HD void shade_turned(int thread, const Launch& launch, const Place& place,
   const float across_x = m[0], across_y = m[3], at = static_cast<float>(x);
   const std::uint32_t left = kWholeBits + static_cast<std::uint32_t>(window.left);
   const std::uint32_t top = kWholeBits + static_cast<std::uint32_t>(window.top);
-  const Finish finish = finish_of(stage);
+  const PixelFinish finish = finish_of(stage);
   shade_rows<kChannelsLast, kTurns>(thread, stage, [&](int, int row) {
     const Point start = stage.starts[row];
     const Point point{fused(across_x, at, start.x), fused(across_y, at, start.y)};  // to_canvas

@@ -60,8 +60,8 @@ YD_HD View view_of(const Recipe& recipe, const Layer& layer, std::int32_t x1, st
   if (layer.perspective || layer.paste_from == kMirror) return kUnknown;
   float left = 0, top = 0, right = 0, bottom = 0;
   for (int corner = 0; corner < 4; ++corner) {
-    const std::int32_t x = unflip(corner & 1 ? x2 : x1, recipe.width, recipe.fliplr);
-    const std::int32_t y = unflip(corner & 2 ? y2 : y1, recipe.height, recipe.flipud);
+    const std::int32_t x = unflip(corner & 1 ? x2 : x1, recipe.width, recipe.finish.fliplr);
+    const std::int32_t y = unflip(corner & 2 ? y2 : y1, recipe.height, recipe.finish.flipud);
     const Point point = to_canvas(layer, x, y);
     left = corner == 0 || point.x < left ? point.x : left;
     top = corner == 0 || point.y < top ? point.y : top;

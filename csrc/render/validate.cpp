@@ -52,10 +52,10 @@ void validate(const Recipe& recipe) {
       fail(
           "the cutmix area must lie inside the picture, as x1, y1, x2, y2 with x1 <= x2, y1 <= y2");
   }
-  if (recipe.hsv.enabled &&
-      (recipe.hsv.hue_shift < 0 || recipe.hsv.hue_shift >= 180 || !(recipe.hsv.saturation >= 0) ||
-       !(recipe.hsv.value >= 0) || !std::isfinite(recipe.hsv.saturation) ||
-       !std::isfinite(recipe.hsv.value)))
+  if (recipe.finish.hsv.enabled &&
+      (recipe.finish.hsv.hue_shift < 0 || recipe.finish.hsv.hue_shift >= 180 ||
+       !(recipe.finish.hsv.saturation >= 0) || !(recipe.finish.hsv.value >= 0) ||
+       !std::isfinite(recipe.finish.hsv.saturation) || !std::isfinite(recipe.finish.hsv.value)))
     fail("hsv draws must be finite; saturation and value draws must be -1 or more");
   for (int i = 0; i < recipe.layer_count; ++i) {
     const Layer& layer = recipe.layers[i];

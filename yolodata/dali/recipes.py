@@ -81,7 +81,7 @@ def batch_recipes(
         np.concatenate(classes),
         np.concatenate(boxes),
     )
-    native = {**config.to_native(), "shuffle": False}
+    native = config.to_native(shuffle=False)
     made = BatchRecipes([], [], [])
     of_batch = (seed + (batch << 32)) % (1 << 64)
     for i in range(count):

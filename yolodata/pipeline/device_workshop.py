@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -117,15 +117,15 @@ class DeviceWorkshop:
 
     def planned(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
         age: int,
     ) -> DeviceWork:
-        """Work augmented pictures of `config["imgsz"]` for positions (B,) of an epoch."""
+        """Work augmented pictures of `config.imgsz` for positions (B,) of an epoch."""
         self._sweep()
-        count, size = len(positions), int(config["imgsz"])
+        count, size = len(positions), config.imgsz
         work: DeviceWork
         if self._inner is not None:
             inner = self._inner.planned(config, seed, epoch, positions, age)

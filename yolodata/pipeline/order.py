@@ -6,8 +6,10 @@ function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from yolodata._native import PlanConfig
 
 WINDOW_PICTURES = 768
 """Decoded pictures that a reuse window spans, over all ranks together."""
@@ -24,7 +26,7 @@ MAX_EPOCH = (1 << 32) - 1
 
 
 class ReuseWindow(TypedDict):
-    """Settings of the native planner, see `csrc/plan/plan.h`."""
+    """Settings of the native planner, see `csrc/plan/plan_config.h`."""
 
     streams: int
     window: int
@@ -46,7 +48,8 @@ def reuse_window(images: int) -> ReuseWindow:
     return {"streams": STREAMS, "window": WINDOW_PICTURES // STREAMS}
 
 
-def window_of(config: Mapping[str, Any], ranks: int) -> int:
+def window_of(config: PlanConfig, ranks: int) -> int:
     """Decoded pictures that one rank may ask for again, from the planner's settings."""
-    streams, pictures = int(config["streams"]), int(config["streams"]) * int(config["window"])
-    return -(-pictures // ranks) if streams % ranks == 0 else pictures  # whole streams to itself
+    pictures = config.streams * config.window
+    # Whole streams to itself, if they can be dealt out.
+    return -(-pictures // ranks) if config.streams % ranks == 0 else pictures

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.order import reuse_window
+from yolodata.pipeline.order import ReuseWindow, reuse_window
 
 if TYPE_CHECKING:
     from yolodata import _native
@@ -178,13 +179,17 @@ class Selection:
             return None
         return np.array(order, np.int32)
 
-    def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> dict[str, Any]:
-        """Settings of the native planner for training on this selection."""
-        masks = {"mask_ratio": self.mask_ratio, "overlap_mask": self.overlap_mask}
-        values = {**augment.to_native(), **masks, "shuffle": shuffle}
+    def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> _native.PlanConfig:
+        """Returns the planner's settings for training on this selection."""
         if self.keypoints is not None and self._flip_idx() is None:
-            values |= {"fliplr": 0.0, "flipud": 0.0}  # nobody knows what is left and what is right
-        return values if self.shards.meta.codec == "raw" else values | reuse_window(self.images)
+            # Nobody knows what is left and what is right.
+            augment = replace(augment, fliplr=0.0, flipud=0.0)
+        window: ReuseWindow = {"streams": 1, "window": 0}
+        if self.shards.meta.codec != "raw":
+            window = reuse_window(self.images)
+        return augment.to_native(
+            shuffle=shuffle, mask_ratio=self.mask_ratio, overlap_mask=self.overlap_mask, **window
+        )
 
     def objects(self, image: int) -> slice:
         """The rows of `cls` and `box` that belong to an image."""

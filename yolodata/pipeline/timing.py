@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def _render_tasks(
     engine: _native.Engine,
     selection: Selection,
     queue: Queue,
-    config: dict[str, Any],
+    config: _native.PlanConfig,
     place: Resident,
     first: int,
     last: int,

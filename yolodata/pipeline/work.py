@@ -346,15 +346,15 @@ class Workshop:
 
     def planned(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
         age: int,
     ) -> Work:
-        """Work augmented pictures of `config["imgsz"]` for positions (B,) of an epoch."""
+        """Work augmented pictures of `config.imgsz` for positions (B,) of an epoch."""
         self._sweep()
-        size = int(config["imgsz"])
+        size = config.imgsz
         image = self._buffers.take(len(positions), size, size)
         index = self.selection.index()
         if self._planner is not None:
