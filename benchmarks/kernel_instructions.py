@@ -58,7 +58,7 @@ NUMBERS: dict[str, Callable[[Any], Any]] = {
     "bfloat16": lambda byte: bfloat16(byte.astype(np.float32) / np.float32(255)),
 }
 KERNELS = {
-    f"{name}, {order}": f"LNS_6FormatE{number}ELb{last}E"
+    f"{name}, {order}": f"LNS_11PixelFormatE{number}ELb{last}E"
     for number, name in enumerate(NUMBERS)
     for last, order in enumerate(("planes", "triples"))
 }

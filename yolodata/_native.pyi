@@ -124,9 +124,17 @@ class Recipe:
     """A training sample as plain data."""
 
     @staticmethod
-    def from_dict(values: dict) -> Recipe: ...
-    def to_dict(self) -> dict: ...
-    def to_bytes(self) -> bytes: ...
+    def from_dict(values: dict) -> Recipe:
+        """
+        Makes a recipe of a dict (see yolodata.pipeline.recipe). Raises ValueError for a key that is missing, unknown or out of range.
+        """
+
+    def to_dict(self) -> dict:
+        """Returns the dict that from_dict takes."""
+
+    def to_bytes(self) -> bytes:
+        """Returns what `fn.yolodata.render` of the same yolodata takes."""
+
     def __eq__(self, arg: object, /) -> bool: ...
     def __getstate__(self) -> dict: ...
     def __setstate__(self, arg: dict, /) -> None: ...

@@ -44,7 +44,7 @@ float gain(double exact) {
 }
 
 // Named slots of a sample's randomness. The numbers are part of the stream: only ever append.
-// Slots of a layer are counted from layer * kLayerStride. 0xFFFF is Albumentations' (retouch.py).
+// Slots of a layer are counted from layer * kLayerStride. 0xFFFF is Albumentations'.
 enum Slot : std::uint32_t {
   kMosaic,
   kMosaicCentre,

@@ -30,11 +30,12 @@ bool has_avx2() {
 #define YD_AVX2(call) 0
 #endif
 
-void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out) {
+void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
+                  const Planes& out) {
   std::uint8_t* __restrict__ const red = out.channel[0];
   std::uint8_t* __restrict__ const green = out.channel[1];
   std::uint8_t* __restrict__ const blue = out.channel[2];
-  for (int i = YD_AVX2(split_pixels(pixels, count, ahead, out)); i < count; ++i) {
+  for (int i = YD_AVX2(split_pixels(pixels, count, prefetch, out)); i < count; ++i) {
     red[i] = pixels[3 * i];
     green[i] = pixels[3 * i + 1];
     blue[i] = pixels[3 * i + 2];
@@ -123,9 +124,9 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
 }
 
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t ahead, std::uint32_t* words) {
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
 #if defined(__x86_64__)
-  if (has_avx2()) return avx2::interpolate_run(image, stride, points, first, last, ahead, words);
+  if (has_avx2()) return avx2::interpolate_run(image, stride, points, first, last, prefetch, words);
 #endif
   for (int i = first; i < last; ++i) {
     const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};

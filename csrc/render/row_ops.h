@@ -11,8 +11,9 @@
 
 namespace yolodata {
 
-// Takes `count` pixels apart. What lies `ahead` bytes further is fetched for later rows.
-void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out);
+// Takes `count` pixels apart. What lies `prefetch` bytes further is fetched for later rows.
+void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
+                  const Planes& out);
 void split_words(const std::uint32_t* words, int count, const Planes& out);
 
 // Finds `start` (count / 4 of them), `picks` (4 * count) and `together`.
@@ -35,9 +36,10 @@ void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t st
 
 // words[i] for i in [first, last) from the four pixels around points[i] of one image. `image` is
 // where canvas pixel (0, 0) would be, rows are `stride` bytes apart, and two bytes past the last
-// pixel that is used must be readable. What lies `ahead` bytes further is fetched for later rows.
+// pixel that is used must be readable. What lies `prefetch` bytes further is fetched for later
+// rows.
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t ahead, std::uint32_t* words);
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words);
 
 // These do whole blocks.
 void mix_rows(const Planes& row, const Planes& other, double ratio, int count);

@@ -203,7 +203,8 @@ class Jitter {
 
 // Sixteen pixels are three times sixteen bytes, and each of the three has every third byte of a
 // channel. Both halves of a register do that.
-int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, const Planes& out) {
+int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
+                 const Planes& out) {
   if (count < kBlock) return 0;
   const __m256i seconds = twice(_mm_setr_epi8(0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0));
   const __m256i thirds = twice(_mm_setr_epi8(0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0));
@@ -219,8 +220,8 @@ int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t ahead, co
   for (int next = 0; next < count; next += kBlock) {
     const int i = next + kBlock > count ? count - kBlock : next;  // the last ones overlap
     const std::uint8_t* const p = pixels + 3 * i;
-    __builtin_prefetch(p + ahead);
-    __builtin_prefetch(p + ahead + 64);
+    __builtin_prefetch(p + prefetch);
+    __builtin_prefetch(p + prefetch + 64);
     const __m256i a = load_two(p, p + 48), b = load_two(p + 16, p + 64);
     const __m256i c = load_two(p + 32, p + 80);
     store(red + i, pick(a, c, b, reds));
@@ -343,7 +344,7 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
 // Eight bytes hold a pixel and its right neighbour. The left pixels of both rows go into one
 // register and the right ones into another; they are blended across, then its halves down.
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t ahead, std::uint32_t* words) {
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
   const __m128i lefts = _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   const __m128i rights = _mm_setr_epi8(3, 4, 5, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1);
   const std::int32_t* const xs = points.x;
@@ -352,7 +353,7 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
   const float* const wys = points.wy;
   for (int i = first; i < last; ++i) {
     const std::uint8_t* p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
-    if (i % 4 == 0) __builtin_prefetch(p + ahead);
+    if (i % 4 == 0) __builtin_prefetch(p + prefetch);
     const __m128i upper = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     const __m128i both = _mm_castps_si128(
         _mm_loadh_pi(_mm_castsi128_ps(upper), reinterpret_cast<const __m64*>(p + stride)));
