@@ -74,7 +74,7 @@ class Nowhere:
         """See `Queue` or `Mark`."""
 
     def render(
-        self, shots: torch.Tensor, shape: tuple[int, ...], output: device.Output
+        self, render_tasks: torch.Tensor, shape: tuple[int, ...], output: device.Output
     ) -> torch.Tensor:
         """See `Queue` or `Mark`."""
         if shape not in self._pictures:

@@ -45,7 +45,7 @@ FILTERS = {
 OUTPUTS = tuple(itertools.product(("uint8", "float16", "bfloat16"), (False, True)))
 
 
-def make_index() -> _native.Index:
+def make_index() -> _native.LabelTable:
     """Two objects on every picture, with outlines."""
     heights, widths = (np.array(side, np.uint32) for side in zip(*SIZES, strict=True))
     objects = 2 * len(SIZES)
@@ -54,7 +54,7 @@ def make_index() -> _native.Index:
     )
     corners = np.array([[-0.5, 0], [0, -0.5], [0.5, 0], [0, 0.5]], np.float32)
     points = box[:, None, :2] + corners * box[:, None, 2:]
-    return _native.Index(
+    return _native.LabelTable(
         heights,
         widths,
         np.arange(0, objects + 1, 2, dtype=np.uint64),
@@ -83,16 +83,16 @@ def make_batches() -> list[list[Recipe]]:
 def upload(
     recipes: list[Recipe], images: dict[int, torch.Tensor], device: torch.device
 ) -> torch.Tensor:
-    """What the kernel reads: shots and masks."""
+    """What the kernel reads: render tasks and masks."""
     pointers = np.array([images[i].data_ptr() for i in range(len(images))], np.uint64)
-    nbytes = len(recipes) * int(_native.SHOT_BYTES)
-    shots = np.empty(nbytes, np.uint8)
+    nbytes = len(recipes) * int(_native.RENDER_TASK_BYTES)
+    render_tasks = np.empty(nbytes, np.uint8)
     engine = _native.Engine(1)
-    job = engine.submit_render(recipes, np.arange(len(images)), pointers, shots)
+    job = engine.submit_render(recipes, np.arange(len(images)), pointers, render_tasks)
     job.wait()
     engine.close()
     memory = torch.empty(nbytes + job.mask_bytes(), dtype=torch.uint8)
-    memory[:nbytes] = torch.from_numpy(shots)
+    memory[:nbytes] = torch.from_numpy(render_tasks)
     there = torch.empty_like(memory, device=device)
     job.move_masks(memory.numpy(), there.data_ptr())
     return there.copy_(memory)
@@ -116,7 +116,7 @@ def filtered(pictures: torch.Tensor) -> torch.Tensor:
     if pictures.device.type == "cuda":
         _native.filter_cuda(*where, torch.cuda.current_stream().cuda_stream)
     else:
-        _native.filter_loops(*where)
+        _native.filter_emulated(*where)
     return made.cpu()  # while all that it is made of is still there
 
 
@@ -130,7 +130,7 @@ def main() -> int:
     images = {i: torch.from_numpy(pixels).to(device) for i, pixels in host.items()}
     wrong = 0
     for recipes in make_batches():
-        shots = upload(recipes, images, device)
+        render_tasks = upload(recipes, images, device)
         want = torch.from_numpy(np.stack([_native.render(recipe, host) for recipe in recipes]))
         for dtype, channels_last in OUTPUTS:
             kind = getattr(torch, dtype)
@@ -138,11 +138,19 @@ def main() -> int:
             got = torch.empty(want.shape, dtype=kind, device=device, memory_format=order)
             got.fill_(77)
             count, _, height, width = got.shape
-            where = (shots.data_ptr(), count, height, width, got.data_ptr(), dtype, channels_last)
+            where = (
+                render_tasks.data_ptr(),
+                count,
+                height,
+                width,
+                got.data_ptr(),
+                dtype,
+                channels_last,
+            )
             if device.type == "cuda":
                 _native.render_cuda(*where, torch.cuda.current_stream().cuda_stream)
             else:
-                _native.render_blocks(*where)
+                _native.render_emulated(*where)
             expected = want if dtype == "uint8" else (want.float() / 255).to(kind)
             same = torch.equal(got.cpu(), expected)
             wrong += not same

@@ -150,7 +150,7 @@ def test_a_kernel_that_makes_other_pictures_is_not_timed(
 def test_the_kernel_is_timed_with_every_kind_of_recipe(
     name: str, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes other steps then: see Note [windows] in csrc/render/window.h."""
+    """It takes other steps then: see Note [windows] in csrc/render/source_window.h."""
     checked: list[Any] = []
     compare = Kernel._compare
     monkeypatch.setattr(

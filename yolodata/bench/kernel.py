@@ -37,7 +37,7 @@ def _with_outlines(shards: Any) -> Any:
     box = np.asarray(shards.box, np.float32)
     points = box[:, None, :2] + circle[None] * box[:, None, 2:4]
     ends = np.arange(0, _CORNERS * len(box) + 1, _CORNERS, dtype=np.uint64)
-    return _native.Index(
+    return _native.LabelTable(
         np.asarray(shards.height, np.uint32), np.asarray(shards.width, np.uint32),
         np.asarray(shards.object_offset, np.uint64), np.asarray(shards.cls, np.float32), box, ends,
         np.clip(points, 0, 1).reshape(-1, 2).astype(np.float32), outline_points=100,
@@ -82,8 +82,8 @@ class Kernel(Burst):
         used = sorted({t["image"] for v in values for y in v["layers"] for t in y["tiles"]})
         host = {i: np.array(shards.image(i)) for i in used}
         self._images = {i: torch.from_numpy(pixels).to(self.device) for i, pixels in host.items()}
-        self._shots = [
-            self._make_shots(recipes[first : first + task.batch])
+        self._render_tasks = [
+            self._make_render_tasks(recipes[first : first + task.batch])
             for first in range(0, len(recipes), task.batch)
         ]
         dtype = getattr(torch, row.output)
@@ -98,7 +98,7 @@ class Kernel(Burst):
         self._turn = 0
         self._compare(recipes, host)
 
-    def _make_shots(self, recipes: list[Any]) -> Any:
+    def _make_render_tasks(self, recipes: list[Any]) -> Any:
         """Recipes with the addresses of their pictures, and the masks of what is pasted."""
         import torch
 
@@ -106,13 +106,13 @@ class Kernel(Burst):
 
         ids = np.array(sorted(self._images), np.int64)
         pointers = np.array([self._images[int(i)].data_ptr() for i in ids], np.uint64)
-        shots = np.empty(len(recipes) * int(_native.SHOT_BYTES), np.uint8)
+        render_tasks = np.empty(len(recipes) * int(_native.RENDER_TASK_BYTES), np.uint8)
         engine = _native.Engine(1)
-        job = engine.submit_render(recipes, ids, pointers, shots)
+        job = engine.submit_render(recipes, ids, pointers, render_tasks)
         job.wait()
         engine.close()
-        memory = torch.empty(len(shots) + job.mask_bytes(), dtype=torch.uint8)
-        memory[: len(shots)] = torch.from_numpy(shots)
+        memory = torch.empty(len(render_tasks) + job.mask_bytes(), dtype=torch.uint8)
+        memory[: len(render_tasks)] = torch.from_numpy(render_tasks)
         there = torch.empty_like(memory, device=self.device)
         job.move_masks(memory.numpy(), there.data_ptr())
         return there.copy_(memory)
@@ -123,16 +123,16 @@ class Kernel(Burst):
 
         from yolodata import _native
 
-        shots = self._shots[self._turn % len(self._shots)]
+        render_tasks = self._render_tasks[self._turn % len(self._render_tasks)]
         target = self._targets[self._turn % len(self._targets)]
         self._turn += 1
         count, _, height, width = self._shape
-        where = (shots.data_ptr(), count, height, width, target.data_ptr(), self._output,
+        where = (render_tasks.data_ptr(), count, height, width, target.data_ptr(), self._output,
                  self._channels_last)  # fmt: skip
         if self.device.type == "cuda":
             _native.render_cuda(*where, torch.cuda.current_stream(self.device).cuda_stream)
         else:
-            _native.render_blocks(*where)
+            _native.render_emulated(*where)
         return target
 
     def _compare(self, recipes: list[Any], host: dict[int, Any]) -> None:
@@ -142,7 +142,7 @@ class Kernel(Burst):
         from yolodata import _native
 
         checked = min(_CHECKED, self._shape[0])
-        for number in range(len(self._shots)):
+        for number in range(len(self._render_tasks)):
             made = self.once()[:checked].cpu()
             first = number * self._shape[0]
             for got, recipe in zip(made, recipes[first : first + checked], strict=True):
@@ -152,7 +152,7 @@ class Kernel(Burst):
                 if not torch.equal(got, want):
                     raise ConfigError(
                         f"the kernel's pictures ({self._output}) are not the CPU renderer's; "
-                        "run `python -m pytest -m gpu tests/test_blocks.py`"
+                        "run `python -m pytest -m gpu tests/test_kernel_emulation.py`"
                     )
 
     def facts(self) -> dict[str, float]:
