@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolodata.bench import child, coco, command, data, drawing, rounds, rows, session, table
-from yolodata.bench.subjects import Subject, Task, make
+from yolodata.bench import benchmark as command
+from yolodata.bench import child, coco, data, drawing, rounds, rows, session, table
+from yolodata.bench.subject import Subject, Task, make
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading, Telemetry
 

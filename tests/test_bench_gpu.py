@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from yolodata.bench import child, command, data, kernel, machine, results, rounds, rows, table
-from yolodata.bench.busy import BusyMeter
+from yolodata.bench import benchmark as command
+from yolodata.bench import child, data, kernel, machine, results, rounds, rows, table
 from yolodata.bench.gpu import Pace, Transfer
+from yolodata.bench.gpu_utilisation import BusyMeter
 from yolodata.bench.kernel import Kernel
-from yolodata.bench.subjects import MAKERS, Task, make
-from yolodata.bench.traffic import mean_source_bytes, source_bytes
+from yolodata.bench.source_bytes import mean_source_bytes, source_bytes
+from yolodata.bench.subject import MAKERS, Task, make
 from yolodata.bench.training import profiling, report
 from yolodata.bench.training import rounds as train_rounds
 from yolodata.bench.training.feeds import Feed

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolodata.bench import command, rows
+from yolodata.bench import benchmark as command
+from yolodata.bench import rows
 from yolodata.bench.training.rows import train_rows
 
 ROOT = Path(__file__).resolve().parent.parent

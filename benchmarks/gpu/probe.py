@@ -23,7 +23,7 @@ import torch
 
 from yolodata.bench import machine, results, rows
 from yolodata.bench.gpu import Clock
-from yolodata.bench.subjects import Task, make
+from yolodata.bench.subject import Task, make
 
 CEILING = "gpu-copy-device"
 KINDS = ("gpu-copy", "gpu-kernel")

@@ -1,7 +1,7 @@
 """What `python -m yolodata.bench` measures, and how.
 
-    command ─ data (drawing, copying) ─ packing
-       └─ rounds ─ session ══ pipe ══ child ─ ours | peers | ceiling
+    benchmark ─ data (drawing, copying) ─ packing
+       └─ rounds ─ session ══ pipe ══ child ─ loader_yolodata | loader_ultralytics | copy_bound
        └─ results (JSON) ─ table, plot, profile
 
 Every measured loader lives in its own child process, which stays alive between rounds and is told

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from yolodata.bench import cores
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Subject, Task, make
+from yolodata.bench.subject import Subject, Task, make
 
 _CHECKED_PICTURES = 96
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Subject, Task
+from yolodata.bench.subject import Subject, Task
 from yolodata.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 
 from yolodata.bench.gpu import POOL_BYTES, Burst
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Task
-from yolodata.bench.traffic import source_bytes
+from yolodata.bench.source_bytes import source_bytes
+from yolodata.bench.subject import Task
 from yolodata.errors import ConfigError
 
 _BATCH = 64  # at least: a launch of a few pictures would measure launches

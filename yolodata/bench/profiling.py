@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench.cores import thread_seconds
-from yolodata.bench.subjects import Subject
+from yolodata.bench.subject import Subject
 
 
 def profile(subject: Subject, batches: Iterator[dict[str, Any]], seconds: float) -> dict[str, Any]:

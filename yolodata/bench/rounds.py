@@ -16,7 +16,7 @@ from typing import Any
 from yolodata.bench.child import Ready, Sample
 from yolodata.bench.rows import Row
 from yolodata.bench.session import BenchError, Say, Session, close_all
-from yolodata.bench.subjects import Task
+from yolodata.bench.subject import Task
 
 START_LIMIT = 600.0  # seconds; caching pictures in memory may take long
 _SAY_EVERY = 10.0  # seconds without anything new

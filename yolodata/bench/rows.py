@@ -18,7 +18,7 @@ class Row:
 
     Attributes:
         id: what `--only` and the JSON file call it.
-        kind: which maker of `yolodata.bench.subjects` builds it.
+        kind: which maker of `yolodata.bench.subject` builds it.
         label: what the table calls it.
         short: what it is called as a peer.
         codec: where its pixels come from: "files" (JPEG files), "ram" (decoded, in memory), "jpeg"

@@ -1,6 +1,6 @@
 """`python -m yolodata.bench train`: what a training step gains or loses by its loader.
 
-    command ─ data ─ rows
+    benchmark ─ data ─ rows
        └─ rounds ─ session ══ pipe ══ child ─ trainer ─ feeds
        └─ report (JSON, table)
 

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from yolodata.bench import cores
-from yolodata.bench.busy import BusyMeter
+from yolodata.bench.gpu_utilisation import BusyMeter
 from yolodata.bench.rows import Row
 from yolodata.bench.training import feeds
 from yolodata.bench.training.profiling import Profiler

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench import data, machine, results, rounds, rows, table
-from yolodata.bench.subjects import Task
-from yolodata.bench.training import command as training
+from yolodata.bench.subject import Task
+from yolodata.bench.training import benchmark as training
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
 from yolodata.pipeline.dali import check_hw_decoder_load

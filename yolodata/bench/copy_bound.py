@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Subject, Task
+from yolodata.bench.subject import Subject, Task
 
 Bytes = npt.NDArray[np.uint8]
 _SOURCE_BYTES = 256 << 20  # more than a processor caches

@@ -10,8 +10,8 @@ import numpy as np
 
 from yolodata.bench.gpu import Pace
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Subject, Task
-from yolodata.bench.traffic import mean_source_bytes
+from yolodata.bench.source_bytes import mean_source_bytes
+from yolodata.bench.subject import Subject, Task
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from yolodata.bench.gpu import Pace
 from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Subject, Task
+from yolodata.bench.subject import Subject, Task
 from yolodata.errors import ConfigError
 
 

@@ -75,19 +75,19 @@ class Subject(ABC):
 
 
 def _ultralytics(row: Row, task: Task) -> Subject:
-    from yolodata.bench.peers import UltralyticsLoader
+    from yolodata.bench.loader_ultralytics import UltralyticsLoader
 
     return UltralyticsLoader(row, task)
 
 
 def _yolodata(row: Row, task: Task) -> Subject:
-    from yolodata.bench.ours import YolodataLoader
+    from yolodata.bench.loader_yolodata import YolodataLoader
 
     return YolodataLoader(row, task)
 
 
 def _copy(row: Row, task: Task) -> Subject:
-    from yolodata.bench.ceiling import Copying
+    from yolodata.bench.copy_bound import Copying
 
     return Copying(row, task)
 
