@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.bench import machine, results
+from yolodata.bench import results
 from yolodata.pipeline.dali import DaliDecoder
 from yolodata.shards import reader
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
@@ -31,6 +30,7 @@ Bytes = npt.NDArray[np.uint8]
 
 IMGSZ = 640
 BITS = (0.0, 1.0, 0.65, 0.9)  # shares whose bits are compared; the first two are one decoder's
+OWNERS = {"CUDA": 0.0, "the engine": 1.0}
 SPEEDS = (0.0, 0.4, 0.65, 0.9, 1.0)
 BATCH = 16
 WAYS = {  # how a file meets others: size of the batches, and their order
@@ -108,16 +108,9 @@ def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any)
             found["same_in_other_batches"][way] = sum(equal)
             for i, is_equal in enumerate(equal):
                 if not is_equal:
-                    owners = {"CUDA's": 0.0, "the engine's": 1.0}
-                    whose = next(
-                        (
-                            who
-                            for who, by in owners.items()
-                            if by in alone and same(made[i], alone[by][i])
-                        ),
-                        "neither's",
-                    )
-                    others.setdefault(i, []).append(f"{way} ({whose})")
+                    owners = [who for who, by in OWNERS.items()
+                              if by in alone and same(made[i], alone[by][i])]  # fmt: skip
+                    others.setdefault(i, []).append(f"{way} ({[*owners, 'neither'][0]}'s)")
         print(
             f"decode: load {load}: {len(files)} photographs, {fell} fell back; from OpenCV: mean "
             f"{found['mean_from_opencv']:.3f}, largest {found['largest_from_opencv']}; as alone: "
@@ -191,14 +184,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--most", type=int, default=64, help="photographs")
     args = parser.parse_args(argv)
-    about, gpu = machine.machine(), machine.gpu()
-    if gpu is not None:
-        about["gpu"] = asdict(gpu)
-    document: dict[str, Any] = {
-        "benchmark": "gpu-decode", "machine": about, "versions": machine.versions(),
-        "settings": {"imgsz": IMGSZ, "seconds": SECONDS, "compared_with": "decoded alone"},
-        "bits": [], "other_bits": [], "speeds": [], "complete": False,
-    }  # fmt: skip
+    document = results.about(
+        "gpu-decode", imgsz=IMGSZ, seconds=SECONDS, compared_with="decoded alone"
+    )
+    document |= {"bits": [], "other_bits": [], "speeds": [], "complete": False}
 
     def save() -> None:
         results.save(args.out, document)

@@ -1,4 +1,4 @@
-"""`python -m yolodata.bench`, also `yolodata bench`."""
+"""`python -m yolodata.bench`, also `yolodata bench`: from arguments to tables."""
 
 from __future__ import annotations
 
@@ -7,103 +7,91 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import data, machine, results, rounds, rows, table
-from yolodata.bench.subject import Task
-from yolodata.bench.training import benchmark as training
+from yolodata.bench import data, machine, report, results, rounds, rows
+from yolodata.bench.subject import Row, Task, Training
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
 from yolodata.pipeline.dali import check_hw_decoder_load
 from yolodata.pipeline.selection import TASKS
 
-# Settings that --quick changes: (full, quick).
-_DEFAULTS = {
-    "images": (256, 64),
-    "many": (data.MANY, 1024),
-    "rounds": (5, 2),
-    "seconds": (1.4, 0.6),
+# Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
+_SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "loader": {"batch": 16, "gpu_batch": 64, "seconds": 1.4},
+    "train": {"batch": 128, "steps": 20, "model": "yolo26n.yaml", "cache": "auto", "amp": True},
 }
-_BATCH, _GPU_BATCH = 16, 64
-_ONLY_LOADER = ("seconds", "threads", "gpu-batch")
+_QUICK = {"images": 64, "many": 1024, "rounds": 2, "seconds": 0.6, "steps": 3}
+_ONLY = {"loader": ("seconds", "threads", "gpu_batch"),
+         "train": ("model", "device", "amp", "steps", "cores", "cache")}  # fmt: skip
 _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
+_LIMITS = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
+           "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
+           "seconds": (0.01, 600), "threads": (1, 1024), "steps": (1, 100_000),
+           "start_limit": (0.1, 36_000)}  # fmt: skip
+_DESCRIPTION = (
+    "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
+    "Without arguments it draws its own pictures and takes three minutes."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the benchmark."""
-    parser.add_argument(
-        "what",
-        nargs="?",
-        choices=sorted(BENCHMARKS),
-        default="loader",
-        help="which benchmark (default: loader)",
-    )
-    parser.add_argument(
-        "--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn"
-    )
-    parser.add_argument(
-        "--task",
-        choices=TASKS,
-        default="detect",
-        help="what the labels are for (default: detect); pose needs --data",
-    )
-    parser.add_argument(
-        "--augment",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an augmentation argument of Ultralytics, for both sides: copy_paste=0.5",
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every sample as JSON")
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
-    parser.add_argument("--profile", action="store_true", help="show where the time goes")
-    parser.add_argument("--imgsz", type=int, help="side of the pictures (default: 640)")
-    parser.add_argument(
-        "--batch", type=int, help=f"pictures a batch (default: {_BATCH}; train: {training.BATCH})"
-    )
-    parser.add_argument(
-        "--gpu-batch", type=int, help=f"the same for rows on a GPU (default: {_GPU_BATCH})"
-    )
-    parser.add_argument(
-        "--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
+    add = parser.add_argument
+    add("what", nargs="?", choices=sorted(_DEFAULTS), default="loader",
+        help="which benchmark (default: loader)")  # fmt: skip
+    add("--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn")
+    add("--task", choices=TASKS, default="detect",
+        help="what the labels are for (default: detect); pose needs --data")  # fmt: skip
+    add("--augment", action="append", default=[], metavar="NAME=VALUE",
+        help="an augmentation argument of Ultralytics, for both sides: "
+        "copy_paste=0.5")  # fmt: skip
+    add("--json", type=Path, metavar="OUT", help="write every sample as JSON")
+    add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
+    add("--profile", action="store_true", help="show where the time goes")
+    add("--imgsz", type=int, help="side of the pictures (default: 640)")
+    add("--batch", type=int, help="pictures a batch (default: 16; train: 128)")
+    add("--gpu-batch", type=int, help="the same for rows on a GPU (default: 64)")
+    add("--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
         help="share of JPEG files for a GPU's JPEG engine (default: auto, which is 0; with more, "
-        "pictures may differ by up to 3 grey levels from one run to the next)",
-    )  # fmt: skip
-    parser.add_argument("--images", type=int, help="different pictures (default: 256)")
-    parser.add_argument(
-        "--many",
-        type=int,
-        help="pictures, under several names each, where decoding is measured (default: 3072)",
-    )
-    parser.add_argument("--rounds", type=int, help="samples a row (default: 5)")
-    parser.add_argument("--seconds", type=float, help="length of a sample (default: 1.4)")
-    parser.add_argument(
-        "--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
-        help="a row that takes longer to start is left out (default: 600)",
-    )  # fmt: skip
-    parser.add_argument("--threads", type=int, help="cores of the rows with many (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a rough answer in half a minute")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again"
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="ROW", help="only rows like this: 'yolo*-1'"
-    )
-    training.add_arguments(parser)
+        "pictures may differ by up to 3 grey levels from one run to the next)")  # fmt: skip
+    add("--images", type=int, help="different pictures (default: 256)")
+    add("--many", type=int,
+        help="pictures, under several names each, where decoding is measured "
+        "(default: 3072)")  # fmt: skip
+    add("--rounds", type=int, help="samples a row (default: 5)")
+    add("--seconds", type=float, help="length of a sample (default: 1.4)")
+    add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
+        help="a row that takes longer to start is left out (default: 600)")  # fmt: skip
+    add("--threads", type=int, help="cores of the rows with many (default: all)")
+    add("--quick", action="store_true", help="a rough answer in half a minute")
+    add("--seed", type=int, default=0, help="of everything random (default: 0)")
+    add("--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again")
+    add("--only", action="append", default=[], metavar="ROW",
+        help="only rows like this: 'yolo*-1'")  # fmt: skip
+    add = parser.add_argument_group("only for `train`").add_argument
+    add("--model", metavar="YAML", help="what is trained (default: yolo26n.yaml)")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda, if there is one")
+    add("--amp", action=argparse.BooleanOptionalAction, default=None,
+        help="train in mixed precision on a GPU (default: yes)")  # fmt: skip
+    add("--steps", type=int, help="training steps a sample (default: 20)")
+    add("--cores", action="append", type=int, metavar="N",
+        help="cores for training and all its workers, may be given several times (default: all, "
+        "and on a GPU 2 as well)")  # fmt: skip
+    add("--cache", choices=("auto", "device", "host", "none"),
+        help="where yolodata keeps decoded pictures for a GPU (default: auto)")  # fmt: skip
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `bench` to the command line of yolodata."""
     parser = subparsers.add_parser(
-        "bench",
-        help="measure training loaders on this machine",
-        description="Measure how many training pictures a second yolodata and Ultralytics make on "
-        "this machine. Without arguments it draws its own pictures and takes three minutes.",
+        "bench", help="measure training loaders on this machine", description=_DESCRIPTION
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -111,11 +99,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m yolodata.bench`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m yolodata.bench",
-        description="Measure how many training pictures a second yolodata and Ultralytics make on "
-        "this machine. Without arguments it draws its own pictures and takes three minutes.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m yolodata.bench", description=_DESCRIPTION)
     add_arguments(parser)
     try:
         return run(parser.parse_args(argv))
@@ -142,130 +126,104 @@ def run(args: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        return BENCHMARKS[args.what](args)
+        return _measure(args)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_loader(args: argparse.Namespace) -> int:
-    """The loader benchmark."""
-    began = time.monotonic()
-    foreign = training.only_here(args)
-    if foreign:
-        raise ConfigError(
-            f"--{foreign[0]} is for `train`; give that word first, or leave --{foreign[0]} out"
-        )
-    _fill_in(args, _BATCH)
-    about, versions, gpu = machine.machine(), machine.versions(), machine.gpu()
-    if gpu is not None:
-        about["gpu"] = asdict(gpu)
-    available = usable_cores()
-    many = args.threads or len(available)
-    wanted_rows = rows.choose(rows.loader_rows(many, gpu), args.only)
-    augment = _augmentation(args)
-    wanted = data.Wanted(args.data, args.images, args.many, args.imgsz, args.seed, args.task)
-    settings = {
-        "imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds,
-        "seconds": args.seconds, "seed": args.seed, "quick": args.quick,
-        "data": str(args.data) if args.data else None, "task": args.task, "augment": augment,
-    }  # fmt: skip
-    if gpu is not None:
-        settings |= {"gpu_batch": args.gpu_batch, "hw_decoder_load": args.hw_decoder_load}
+def _measure(args: argparse.Namespace) -> int:
+    say = partial(_say, time.monotonic())
+    trains = args.what == "train"
+    _fill_in(args)
+    begin = results.about(args.what)
+    chosen = rows.choose(_rows(args, "gpu" in begin["machine"]), args.only)
+    begin["settings"] = _settings(args, "gpu" in begin["machine"])
+    many = args.many
+    if trains and args.data is None:  # Ultralytics starts no more workers than an epoch has batches
+        many = max(many, args.batch * max(args.cores))
+    wanted = data.Wanted(args.data, args.images, many, args.imgsz, args.seed, args.task)
     with ExitStack() as stack:
-        folder = args.keep or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-bench-"))
-        )
-        prepared = data.prepare(wanted, folder, {row.source for row in wanted_rows}, _say(began))
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yolodata-logs-")))
-        measured = [row for row in wanted_rows if prepared.serves(row)]
+        temporary = [
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"yolodata-{name}-")))
+            for name in ("bench", "logs")
+        ]
+        folder, logs = args.keep or temporary[0], temporary[1]
+        prepared = data.prepare(wanted, folder, {row.source for row in chosen}, say)
+        measured = [row for row in chosen if prepared.serves(row)]
         if not measured:
             raise ConfigError(
                 f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
                 f"{', '.join(prepared.by_codec)}"
             )
+        training = None
+        if trains:
+            workers = max(row.threads for row in measured)
+            dataset = prepared.by_codec.get("files", args.data)
+            training = Training(args.model, dataset, logs, workers, args.amp, args.cache)
 
-        def task_of(row: rows.Row) -> Task:
+        def task_of(row: Row) -> Task:
+            available = usable_cores()
             mine = available[-row.cores :] if row.cores <= len(available) else ()
-            batch = args.batch if row.device == "cpu" else args.gpu_batch
-            source = prepared.by_codec.get(row.source)
+            batch = args.batch if trains or row.device == "cpu" else args.gpu_batch
             return Task(
-                source, args.imgsz, batch, args.seed, mine, row.device, args.task, augment,
-                args.hw_decoder_load,
+                prepared.source(row), args.imgsz, batch, args.seed, mine, row.device, args.task,
+                args.augment, args.hw_decoder_load, training,
             )  # fmt: skip
 
-        def document(found: list[rounds.Measured], complete: bool) -> results.Document:
-            return results.document(
-                machine=about,
-                versions=versions,
-                settings=settings,
-                data=prepared.facts,
-                results=found,
-                ratios=rounds.ratios(found),
-                shares=rounds.shares(found),
-                complaints=rounds.same_work(found),
-            ) | ({} if complete else {"complete": False})
+        def document(found: list[rounds.Measured]) -> results.Document:
+            return results.document(begin, prepared.facts, found)
 
         def keep(found: list[rounds.Measured]) -> None:
             if args.json:
-                results.save(args.json, document(found, complete=False))
+                results.save(args.json, document(found) | {"complete": False})
 
-        plan = rounds.Plan(args.rounds, args.seconds, args.profile, args.start_limit)
-        found = rounds.run(measured, task_of, plan, logs, _say(began), keep)
-    values = document(found, complete=True)
-    print(table.text(values))
+        plan = rounds.Plan(
+            args.rounds, args.seconds or 0.0, args.steps or 0, args.profile, args.start_limit
+        )
+        values = document(rounds.run(measured, task_of, plan, logs, say, keep))
+    print(report.text(values))
     if args.profile:
-        print("\n" + table.profiles(values))
+        print("\n" + report.profiles(values))
     if args.json:
         results.save(args.json, values)
     if args.plot:
         from yolodata.bench import plot
 
         plot.save(args.plot, values)
-    _say(began)("done")
-    return 1 if values["complaints"] or any(f.error for f in found) else 0
+    say("done")
+    return int(bool(values["complaints"]) or any("error" in row for row in values["rows"]))
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """The training benchmark."""
-    began = time.monotonic()
-    for name in _ONLY_LOADER:
-        if getattr(args, name.replace("-", "_")) not in (None, False):
-            raise ConfigError(
-                f"--{name} is not for `train`, whose samples are --steps long and whose cores are "
-                "--cores; leave it out"
-            )
-    if args.task != "detect" or args.augment:
-        raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
-    _fill_in(args, training.BATCH)
-    return training.run(args, _say(began))
+def _rows(args: argparse.Namespace, on_gpu: bool) -> list[Row]:
+    if args.what == "train":
+        return rows.train_rows(args.cores, args.device)
+    return rows.loader_rows(args.threads or len(usable_cores()), on_gpu)
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "loader": run_loader,
-    "train": run_train,
-}
-"""What `python -m yolodata.bench NAME` runs; add a benchmark by adding an entry."""
+def _settings(args: argparse.Namespace, on_gpu: bool) -> dict[str, Any]:
+    """What was asked for, as the results tell it."""
+    names = ["imgsz", "batch", "rounds", "seed", "quick"]
+    if args.what == "train":
+        names += ["model", "device", "amp", "cache", "cores", "hw_decoder_load", "steps"]
+    else:
+        names += ["seconds", "task", "augment"]
+        names += ["gpu_batch", "hw_decoder_load"] if on_gpu else []
+    values = {name: getattr(args, name) for name in names}
+    return values | {"data": str(args.data) if args.data else None}
 
 
-def _fill_in(args: argparse.Namespace, batch: int) -> None:
+def _fill_in(args: argparse.Namespace) -> None:
     """Check the settings and give them their defaults.
 
-    Args:
-        args: as parsed.
-        batch: pictures a batch by default.
-
     Raises:
-        ConfigError: one is out of range, or the dataset does not exist.
+        ConfigError: one is out of range or of the other benchmark, or the dataset does not exist.
     """
-    if args.batch is None:
-        args.batch = batch
-    if args.gpu_batch is None:
-        args.gpu_batch = _GPU_BATCH
-    for name, values in _DEFAULTS.items():
+    _check_benchmark(args)
+    for name, value in {**_SHARED, **_DEFAULTS[args.what]}.items():
+        if name == "images" and args.data is not None:
+            value = _IMAGES_OF_DATA
         if getattr(args, name) is None:
-            setattr(args, name, values[args.quick])
-            if name == "images" and args.data is not None and not args.quick:
-                args.images = _IMAGES_OF_DATA
+            setattr(args, name, _QUICK.get(name, value) if args.quick else value)
     if args.data is not None and not args.data.exists():
         raise ConfigError(
             f"--data {args.data} does not exist; give a dataset YAML, COCO or VOC annotations, or "
@@ -273,11 +231,7 @@ def _fill_in(args: argparse.Namespace, batch: int) -> None:
         )
     if args.imgsz is None:
         args.imgsz = _imgsz_of(args.data)
-    limits = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
-              "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
-              "seconds": (0.01, 600), "threads": (1, 1024),
-              "start_limit": (0.1, 36_000)}  # fmt: skip
-    for name, (low, high) in limits.items():
+    for name, (low, high) in _LIMITS.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             option = name.replace("_", "-")
@@ -291,6 +245,45 @@ def _fill_in(args: argparse.Namespace, batch: int) -> None:
         raise ConfigError(
             f"--images must be at least --batch, got {args.images} images and batches of "
             f"{args.batch}"
+        )
+    if args.what == "train":
+        _check_training(args)
+    args.augment = _augmentation(args)
+
+
+def _check_benchmark(args: argparse.Namespace) -> None:
+    """Refuse arguments of the other benchmark."""
+    other = "train" if args.what == "loader" else "loader"
+    for name in _ONLY[other]:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{option} is for `train`; give that word first, or leave {option} out"
+                if other == "train"
+                else f"{option} is not for `train`, whose samples are --steps long and whose cores "
+                "are --cores; leave it out"
+            )
+    if args.what == "train" and (args.task != "detect" or args.augment):
+        raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
+
+
+def _check_training(args: argparse.Namespace) -> None:
+    gpu = machine.gpu() if args.device != "cpu" else None
+    if args.device == "cuda" and gpu is None:
+        raise ConfigError(
+            "--device cuda was given, but torch finds no CUDA device; use --device cpu, or install "
+            "a torch with CUDA and a driver"
+        )
+    args.device = args.device or ("cuda" if gpu is not None else "cpu")
+    usable = len(usable_cores())
+    args.cores = args.cores or rows.default_cores(usable, args.device)
+    for n in args.cores:
+        if not 1 <= n <= usable:
+            raise ConfigError(f"--cores must be 1 to {usable} on this machine, got {n}")
+    if not args.model.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"--model must be the YAML of an architecture, such as yolo26n.yaml, got "
+            f"{args.model!r}: weights make no step faster, and would have to be downloaded"
         )
 
 
@@ -324,8 +317,7 @@ def _imgsz_of(path: Path | None) -> int:
         return 640
     from yolodata.shards import reader
 
-    shards = reader.open(path if (path / "dataset.json").exists() else path / "train")
-    return int(shards.meta.imgsz)
+    return int(reader.open(data.shards_in(path)).meta.imgsz)
 
 
 def _share(text: str) -> float | str:
@@ -333,10 +325,6 @@ def _share(text: str) -> float | str:
     return float(text) if text != "auto" else text
 
 
-def _say(began: float) -> Callable[[str], None]:
+def _say(began: float, message: str) -> None:
     """Progress goes to stderr, so that the table can be sent elsewhere."""
-
-    def say(message: str) -> None:
-        print(f"[{time.monotonic() - began:5.0f} s] {message}", file=sys.stderr, flush=True)
-
-    return say
+    print(f"[{time.monotonic() - began:5.0f} s] {message}", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from yolodata.bench import coco, drawing
-from yolodata.bench.rows import Row
+from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.machine import usable_cores
 
@@ -72,14 +72,24 @@ class Prepared:
     by_codec: dict[str, Path]
     facts: dict[str, Any]
 
+    def source(self, row: Row) -> Path | None:
+        """What a row reads; for a batch that never changes, any shards will do."""
+        found = self.by_codec.get(row.source)
+        return self.by_codec.get("jpeg") if found is None and row.kind == "fixed" else found
+
     def serves(self, row: Row) -> bool:
-        """Whether a row has something to read."""
-        return row.codec == "memory" or row.source in self.by_codec
+        """Whether a row has something to read, or needs nothing."""
+        return row.source == "memory" or self.source(row) is not None
+
+
+def shards_in(path: Path) -> Path:
+    """The dataset directory that a folder is, or that of its training pictures."""
+    return path if (path / "dataset.json").exists() else path / "train"
 
 
 def is_shards(path: Path) -> bool:
     """Whether a folder is a dataset directory, or the root of some."""
-    return (path / "dataset.json").exists() or (path / "train" / "dataset.json").exists()
+    return (shards_in(path) / "dataset.json").exists()
 
 
 def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepared:
@@ -217,7 +227,7 @@ def _shards(path: Path) -> Prepared:
     """A user's shards: there are no picture files for Ultralytics to read."""
     from yolodata.shards import reader
 
-    path = path if (path / "dataset.json").exists() else path / "train"
+    path = shards_in(path)
     shards = reader.open(path)
     images, codec = len(shards), shards.meta.codec
     facts = {

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
-from yolodata.bench.gpu import Pace
-from yolodata.bench.rows import Row
+from yolodata.bench.burst import Pace
 from yolodata.bench.source_bytes import mean_source_bytes
-from yolodata.bench.subject import Subject, Task
+from yolodata.bench.subject import Batch, Row, Subject, Task, whole_batches
 from yolodata.errors import ConfigError
-from yolodata.telemetry import Reading
+from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.loader import Loader
+from yolodata.pipeline.order import reuse_window
+from yolodata.shards import ShardDataset, reader
 
 _PREFETCH = 4
 
 
-class YolodataLoader(Subject):
+def open_loader(row: Row, task: Task) -> Subject:
     """A loader as a user would make it, with the batch size and the threads of the bench.
 
     Args:
@@ -29,63 +32,35 @@ class YolodataLoader(Subject):
     Raises:
         ConfigError: the loader fell back to another cache, so that this would be another row.
     """
+    assert task.data is not None
+    shards = reader.open(task.data)
+    augment = AugmentConfig.from_ultralytics({**task.augment, "imgsz": task.imgsz})
+    delivery: dict[str, Any] = {}
+    if task.device != "cpu":
+        delivery = {"device": task.device, "cache": row.cache, "output": row.output,
+                    "hw_decoder_load": task.hw_decoder_load}  # fmt: skip
+    if row.albumentations:
+        from yolodata.ultralytics.limits import upstream_transforms
 
-    def __init__(self, row: Row, task: Task) -> None:
-        import torch
+        delivery["transforms"] = upstream_transforms(None)
+    loader = Loader(
+        shards, task.batch, augment=augment, task=task.task, seed=task.seed, threads=row.threads,
+        prefetch=_PREFETCH, **delivery,
+    )  # fmt: skip
+    pace = Pace(torch.device(task.device))
 
-        from yolodata.pipeline.config import AugmentConfig
-        from yolodata.pipeline.loader import Loader
-        from yolodata.pipeline.order import reuse_window
-        from yolodata.shards import reader
-
-        assert task.data is not None
-        self._shards = reader.open(task.data)
-        augment = AugmentConfig.from_ultralytics({**task.augment, "imgsz": task.imgsz})
-        self._imgsz, self._augment = task.imgsz, augment
-        self._loader = Loader(
-            self._shards,
-            task.batch,
-            augment=augment,
-            task=task.task,
-            seed=task.seed,
-            threads=row.threads,
-            prefetch=_PREFETCH,
-            transforms=_transforms() if row.albumentations else None,
-            **_where(row, task),
-        )
-        self._pace = Pace(torch.device(task.device))
-        self._row = row
-        self.ahead = _PREFETCH
-        # Decoded pictures are kept for a window, which fills during the beginning of an epoch.
-        window = reuse_window(len(self._shards))
-        pictures = window["streams"] * window["window"]
-        self.warm_up = pictures if self._shards.meta.codec == "jpeg" else 4 * task.batch
-
-    def batches(self) -> Iterator[dict[str, Any]]:
-        """See `Subject`."""
+    def batches() -> Iterator[Batch]:
         while True:
-            for batch in self._loader:
-                self._pace.keep()
-                self._check_cache()
+            for batch in loader:
+                pace.keep()
+                if row.device != "cpu" and getattr(loader, "cache", row.cache) != row.cache:
+                    raise ConfigError(
+                        f"cache={row.cache} was asked for, the loader uses {loader.cache}: "
+                        f"{loader.preflight}"
+                    )
                 yield batch
 
-    def finish(self) -> None:
-        """See `Subject`."""
-        self._pace.finish()
-
-    def _check_cache(self) -> None:
-        cache = getattr(self._loader, "cache", self._row.cache)
-        if self._row.device != "cpu" and cache != self._row.cache:
-            raise ConfigError(
-                f"cache={self._row.cache} was asked for, the loader uses {cache}: "
-                f"{self._loader.preflight}"
-            )
-
-    def read(self) -> Reading:
-        """See `Subject`."""
-        return self._loader.telemetry.read()
-
-    def facts(self) -> dict[str, float]:
+    def facts() -> dict[str, float]:
         """What a stored picture is like.
 
         Returns:
@@ -94,45 +69,65 @@ class YolodataLoader(Subject):
             hw_decoder_load, the share that its JPEG engine decodes (above 0 the stream does not
             repeat itself to the bit).
         """
-        shards = self._shards
         images = range(min(len(shards), 256))
         start = time.perf_counter()
         for i in images:
             int(shards.sample(i)[::64].max())
-        seconds = time.perf_counter() - start
-        stored = float(np.mean(shards.nbytes))
-        found = {"read_ms": 1e3 * seconds / len(images), "stored_bytes": stored}
-        share = self._loader.hw_decoder_load
-        if share is not None:
-            found["hw_decoder_load"] = share
-        if self._row.ceiling == "gpu-copy-host":
-            found["bytes_each"] = self._bytes_each()
+        read_ms = 1e3 * (time.perf_counter() - start) / len(images)
+        found = {"read_ms": read_ms, "stored_bytes": float(np.mean(shards.nbytes))}
+        if loader.hw_decoder_load is not None:
+            found["hw_decoder_load"] = loader.hw_decoder_load
+        if row.ceiling == "gpu-copy-host":
+            # Rendered pictures are uploaded as bytes; else the kernel reads the sources' bytes.
+            rendered = 3.0 * task.imgsz * task.imgsz
+            found["bytes_each"] = (
+                rendered if row.cache == "none"
+                else mean_source_bytes(shards, augment, seed=loader.seed)
+            )  # fmt: skip
         return found
 
-    def _bytes_each(self) -> float:
-        """Rendered pictures are uploaded as bytes; else the kernel reads the sources' bytes."""
-        if self._row.cache == "none":
-            return 3.0 * self._imgsz * self._imgsz
-        return mean_source_bytes(self._shards, self._augment, seed=self._loader.seed)
-
-    def close(self) -> None:
-        """See `Subject`."""
-        self._loader.close()
+    warm_up = _window(shards) or 4 * task.batch
+    return Subject(batches(), ahead=_PREFETCH, warm_up=warm_up, finish=pace.finish,
+                   read=loader.telemetry.read, facts=facts, close=loader.close)  # fmt: skip
 
 
-def _transforms() -> Any:
-    from yolodata.ultralytics.limits import upstream_transforms
+def open_in_trainer(row: Row, task: Task, trainer: Any) -> Subject:
+    """The loader that yolodata's trainer makes for itself."""
+    assert task.data is not None
+    shards = reader.open(task.data)
+    loader = trainer._train_loader(shards, task.batch, -1)
+    loader.lacking = None  # another size of the batch would be another benchmark
 
-    return upstream_transforms(None)
+    def about() -> str:
+        where = f"cache={loader.cache}: {loader.preflight}" if loader.preflight else "on the CPU"
+        count = loader.num_workers
+        return f"{count} thread{'s' if count > 1 else ''}, {where}"
+
+    return Subject(
+        whole_batches(loader), ahead=trainer.settings.prefetch, warm_up=_window(shards),
+        finish=Pace(trainer.device).finish, about=about, prepare=trainer.prepare_yolodata,
+        dataset=loader.dataset, close=loader.close,
+    )  # fmt: skip
 
 
-def _where(row: Row, task: Task) -> dict[str, Any]:
-    """Arguments of a loader that delivers on a device; on the CPU there are none."""
-    if task.device == "cpu":
-        return {}
-    return {
-        "device": task.device,
-        "cache": row.cache,
-        "hw_decoder_load": task.hw_decoder_load,
-        "output": row.output,
+def open_fixed(row: Row, task: Task, trainer: Any) -> Subject:
+    """The first batch of yolodata's loader again and again, which lies on the device, ready."""
+    source = open_in_trainer(row, task, trainer)
+    # Loaders use their memory again, and preparing may have been a view of it.
+    fixed = {
+        name: value.clone() if hasattr(value, "clone") else value
+        for name, value in source.prepare(dict(next(source.batches))).items()
     }
+    source.close()
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            yield dict(fixed)
+
+    return Subject(batches(), finish=source.finish, dataset=source.dataset)
+
+
+def _window(shards: ShardDataset) -> int:
+    """Decoded pictures are kept for a window, which fills during the beginning of an epoch."""
+    window = reuse_window(len(shards))
+    return window["streams"] * window["window"] if shards.meta.codec == "jpeg" else 0
