@@ -30,8 +30,8 @@ import numpy as np
 import torch
 
 from yolodata import Loader
+from yolodata.bench import results
 from yolodata.bench.data import Wanted, prepare
-from yolodata.bench.machine import machine, versions
 from yolodata.pipeline import ahead, device, device_work, loader
 
 PARTS = {
@@ -250,14 +250,11 @@ def main() -> int:
         for _ in range(8):
             next(endless)
         found = measure(endless, args.steps, 1e-3 * args.step_ms)
-    values = {
-        "machine": machine(), "versions": versions(), "device": args.device, "batch": args.batch,
-        "threads": args.threads, "steps": args.steps, "step_ms": args.step_ms, **found,
-    }  # fmt: skip
-    text = json.dumps(values, indent=1)
+    names = ("device", "batch", "threads", "steps", "step_ms")
+    values = {**results.about("consumer"), **{n: getattr(args, n) for n in names}, **found}
     if args.json:
-        args.json.write_text(text + "\n")
-    print(text)
+        results.save(args.json, values)
+    print(json.dumps(values, indent=1))
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench import data, machine, report, results, rounds, rows
-from yolodata.bench.subject import Row, Task, Training
+from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
 from yolodata.pipeline.dali import check_hw_decoder_load
@@ -35,6 +35,7 @@ _LIMITS = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
            "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
            "seconds": (0.01, 600), "threads": (1, 1024), "steps": (1, 100_000),
            "start_limit": (0.1, 36_000)}  # fmt: skip
+_NO_SETTINGS = ("what", "json", "plot", "profile", "start_limit", "keep", "only", "run", "command")
 _DESCRIPTION = (
     "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
     "Without arguments it draws its own pictures and takes three minutes."
@@ -137,7 +138,9 @@ def _measure(args: argparse.Namespace) -> int:
     _fill_in(args)
     begin = results.about(args.what)
     chosen = rows.choose(_rows(args, "gpu" in begin["machine"]), args.only)
-    begin["settings"] = _settings(args, "gpu" in begin["machine"])
+    begin["settings"] = {name: str(value) if isinstance(value, Path) else value
+                         for name, value in vars(args).items()
+                         if name not in _NO_SETTINGS and value is not None}  # fmt: skip
     many = args.many
     if trains and args.data is None:  # Ultralytics starts no more workers than an epoch has batches
         many = max(many, args.batch * max(args.cores))
@@ -155,11 +158,9 @@ def _measure(args: argparse.Namespace) -> int:
                 f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
                 f"{', '.join(prepared.by_codec)}"
             )
-        training = None
-        if trains:
-            workers = max(row.threads for row in measured)
-            dataset = prepared.by_codec.get("files", args.data)
-            training = Training(args.model, dataset, logs, workers, args.amp, args.cache)
+        overrides = _overrides(args) if trains else {}
+        overrides |= {"data": str(prepared.by_codec.get("files", args.data)), "project": str(logs),
+                      "workers": max(row.threads for row in measured)}  # fmt: skip
 
         def task_of(row: Row) -> Task:
             available = usable_cores()
@@ -167,7 +168,7 @@ def _measure(args: argparse.Namespace) -> int:
             batch = args.batch if trains or row.device == "cpu" else args.gpu_batch
             return Task(
                 prepared.source(row), args.imgsz, batch, args.seed, mine, row.device, args.task,
-                args.augment, args.hw_decoder_load, training,
+                args.augment, args.hw_decoder_load, overrides, args.cache or "auto",
             )  # fmt: skip
 
         def document(found: list[rounds.Measured]) -> results.Document:
@@ -200,16 +201,17 @@ def _rows(args: argparse.Namespace, on_gpu: bool) -> list[Row]:
     return rows.loader_rows(args.threads or len(usable_cores()), on_gpu)
 
 
-def _settings(args: argparse.Namespace, on_gpu: bool) -> dict[str, Any]:
-    """What was asked for, as the results tell it."""
-    names = ["imgsz", "batch", "rounds", "seed", "quick"]
-    if args.what == "train":
-        names += ["model", "device", "amp", "cache", "cores", "hw_decoder_load", "steps"]
-    else:
-        names += ["seconds", "task", "augment"]
-        names += ["gpu_batch", "hw_decoder_load"] if on_gpu else []
-    values = {name: getattr(args, name) for name in names}
-    return values | {"data": str(args.data) if args.data else None}
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Ultralytics' arguments: its defaults, but nothing beside the steps."""
+    return {
+        "task": "detect", "mode": "train", "model": args.model, "imgsz": args.imgsz,
+        "batch": args.batch, "nbs": args.batch,  # the optimizer steps on every batch
+        # As long as those trainings for which Ultralytics chooses its optimizer: learning rates are
+        # still near zero, so that nothing can overflow however long it takes.
+        "epochs": 1000, "device": "0" if args.device == "cuda" else "cpu", "amp": args.amp,
+        "seed": args.seed, "pretrained": False, "plots": False, "val": False, "save": False,
+        "name": "run", "exist_ok": True,
+    }  # fmt: skip
 
 
 def _fill_in(args: argparse.Namespace) -> None:

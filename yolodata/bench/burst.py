@@ -98,18 +98,4 @@ class Burst(Subject):
         pictures, repeats = self.once(), self.repeats()
         while True:
             seconds = self.burst(repeats)
-            yield {"img": _Many(pictures, repeats), "seconds": seconds}
-
-
-class _Many:
-    """The pictures of one batch, counted as often as the batch was made."""
-
-    def __init__(self, pictures: Any, repeats: int) -> None:
-        self._pictures, self._repeats = pictures, repeats
-        self.shape, self.dtype = pictures.shape, pictures.dtype
-
-    def __len__(self) -> int:
-        return len(self._pictures) * self._repeats
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._pictures[index]
+            yield {"img": pictures, "repeats": repeats, "seconds": seconds}

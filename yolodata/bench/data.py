@@ -20,6 +20,7 @@ import numpy as np
 from yolodata.bench import coco, drawing
 from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.files import file_checksum
 from yolodata.machine import usable_cores
 
 Say = Callable[[str], None]
@@ -52,11 +53,6 @@ class Wanted:
     imgsz: int
     seed: int
     task: str = "detect"
-
-    @property
-    def outlines(self) -> bool:
-        """Whether objects are drawn with outlines."""
-        return self.task in ("segment", "obb")
 
 
 @dataclass(frozen=True)
@@ -113,8 +109,8 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         shutil.rmtree(plain, ignore_errors=True)
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
-            threads = len(usable_cores())
-            drawing.write(plain, wanted.images, wanted.seed, threads, wanted.outlines)
+            outlines, threads = wanted.task in ("segment", "obb"), len(usable_cores())
+            drawing.write(plain, wanted.images, wanted.seed, threads, outlines)
         else:
             say(f"copying pictures of {wanted.data}")
             _copy(wanted, plain)
@@ -187,17 +183,14 @@ def _repeat(plain: Path, long: Path, repeats: int) -> None:
         (long / kind / "train").mkdir(parents=True)
         for path in sorted((plain / kind / "train").iterdir()):
             for turn in range(repeats):
-                _link(path, long / kind / "train" / f"{turn:03d}_{path.name}")
+                other = long / kind / "train" / f"{turn:03d}_{path.name}"
+                try:
+                    os.link(path, other)
+                except OSError:
+                    shutil.copyfile(path, other)
     names = json.loads((plain / "data.yaml").read_text(encoding="utf-8"))["names"]
     drawing.write_yaml(long, "images/train", names)
     (long / "done").touch()
-
-
-def _link(path: Path, other: Path) -> None:
-    try:
-        os.link(path, other)
-    except OSError:
-        shutil.copyfile(path, other)
 
 
 def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Path:
@@ -207,20 +200,12 @@ def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Pa
         say(f"packing {codec} shards")
         how: dict[str, Any] = {"codec": codec, "imgsz": wanted.imgsz, "task": wanted.task}
         pack(source / "data.yaml", out, **how, splits=["train"], progress=False)
-    _read(out / "train")
+    # The page cache shall hold shards, which are written past it, like the pictures. Otherwise the
+    # first epoch of one side alone would wait for the disk.
+    for shard in sorted((out / "train").glob("shard-*.safetensors")):
+        with shard.open("rb") as file:
+            file_checksum(file)
     return out / "train"
-
-
-def _read(folder: Path) -> None:
-    """Have the page cache hold shards, which are written past it, like the pictures.
-
-    Otherwise the first epoch of one side alone would wait for the disk.
-    """
-    buffer = bytearray(1 << 22)
-    for shard in sorted(folder.glob("shard-*.safetensors")):
-        with shard.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
 
 
 def _shards(path: Path) -> Prepared:
@@ -230,14 +215,11 @@ def _shards(path: Path) -> Prepared:
     path = shards_in(path)
     shards = reader.open(path)
     images, codec = len(shards), shards.meta.codec
-    facts = {
-        "images": images,
-        "summary": f"{images:,} images of {path} ({codec}); to compare with Ultralytics, give the "
-        "dataset itself",
-    }
     shards.close()
     names = (codec, f"{codec}-many") if codec == "raw" else (codec,)
-    return Prepared(dict.fromkeys(names, path), facts)
+    where = f"{images:,} images of {path} ({codec})"
+    summary = f"{where}; to compare with Ultralytics, give the dataset itself"
+    return Prepared(dict.fromkeys(names, path), {"images": images, "summary": summary})
 
 
 def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
@@ -264,12 +246,9 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         "bytes_mean": float(np.mean(nbytes)),
         "pixels_mean": float(np.mean(pixels)),
         "objects_mean": float(np.mean(objects)),
-        "coco": {
-            "bytes_mean": coco.BYTES_PER_IMAGE,
-            "pixels_mean": coco.PIXELS_PER_IMAGE,
-            "objects_mean": coco.OBJECTS_PER_IMAGE,
-        },
-    }
+        "coco": {"bytes_mean": coco.BYTES_PER_IMAGE, "pixels_mean": coco.PIXELS_PER_IMAGE,
+                 "objects_mean": coco.OBJECTS_PER_IMAGE},
+    }  # fmt: skip
     what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
     found["summary"] = (
         f"{len(files)} {what}: {found['bytes_mean'] / 1e3:.0f} kB, "

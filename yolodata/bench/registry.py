@@ -24,23 +24,14 @@ IN_TRAINER = {
 }
 
 
-def make(row: Row, task: Task) -> Subject:
-    """Build what a row of the loader benchmark measures.
+def make(row: Row, task: Task, *trainer: Any) -> Subject:
+    """Build what a row measures; rows that train are given their trainer.
 
     Raises:
-        ConfigError: nobody knows its kind.
+        ConfigError: nobody knows the row's kind.
     """
-    found: Subject = _opener(row, KINDS)(row, task)
-    return found
-
-
-def make_in_trainer(row: Row, task: Task, trainer: Any) -> Subject:
-    """Build what feeds a trainer; raises ConfigError as `make` does."""
-    found: Subject = _opener(row, IN_TRAINER)(row, task, trainer)
-    return found
-
-
-def _opener(row: Row, kinds: dict[str, str]) -> Any:
+    kinds = IN_TRAINER if trainer else KINDS
     if row.kind not in kinds:
         raise ConfigError(f"row {row.id!r} is of kind {row.kind!r}; kinds are {', '.join(kinds)}")
-    return resolve_name(kinds[row.kind])
+    subject: Subject = resolve_name(kinds[row.kind])(row, task, *trainer)
+    return subject

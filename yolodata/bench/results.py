@@ -32,12 +32,11 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
 
     Returns:
         dict of benchmark ("loader" or "train"); machine; versions; settings; data;
-        rows: name (id), label, short, kind, codec, threads, cores, peers, pinned, img_s (median,
-            min, max, samples), pictures and seconds (of each sample), stages_ms (a picture),
-            counts (a picture), facts, error, profile; of rows on a GPU also device, cache, output,
-            ceiling, gb_s (spread; bytes_each of `facts` a second); of rows that train instead
-            device, and the spreads of steps_s, step_ms, wait_ms (a step) and busy (share of the
-            time in which the GPU computed; without samples where nobody can tell);
+        rows: name (id) and all else that a `Row` has; img_s (median, min, max, samples), pictures
+            and seconds (of each sample), stages_ms and counts (a picture), what `Ready` has, error,
+            profile; where bytes_each of `facts` is known, gb_s (a spread); of rows that train
+            instead the spreads of steps_s, step_ms, wait_ms (a step) and busy (share of the time in
+            which the GPU computed; without samples where nobody can tell);
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
         shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU:
@@ -79,14 +78,11 @@ def _row(found: Measured) -> Document:
     row, samples = found.row, found.samples
     speeds = [s.img_s for s in samples]
     values: Document = {
-        "name": row.id, "label": row.label, "short": row.short, "kind": row.kind,
-        "codec": row.codec, "threads": row.threads, "cores": row.cores, "peers": list(row.peers),
-        "img_s": spread(speeds), "pictures": [s.pictures for s in samples],
-        "seconds": [s.seconds for s in samples],
+        "name": row.id, **asdict(row), "img_s": spread(speeds),
+        "pictures": [s.pictures for s in samples], "seconds": [s.seconds for s in samples],
     }  # fmt: skip
     if row.trains:
         values |= {
-            "device": row.device,
             "steps_s": spread([s.steps_s for s in samples]),
             "step_ms": spread([1e3 / s.steps_s for s in samples]),
             "wait_ms": spread([1e3 * s.waited / s.steps for s in samples]),
@@ -94,11 +90,8 @@ def _row(found: Measured) -> Document:
         }
     else:
         values |= {name: _mean_of(found, name) for name in ("stages_ms", "counts")}
-        if row.device != "cpu":
-            values |= {"device": row.device, "cache": row.cache, "output": row.output,
-                       "ceiling": row.ceiling}  # fmt: skip
-            if each := _fact(found, "bytes_each"):
-                values["gb_s"] = spread([speed * each / 1e9 for speed in speeds])
+        if each := _fact(found, "bytes_each"):
+            values["gb_s"] = spread([speed * each / 1e9 for speed in speeds])
         if found.ready is not None:
             known = asdict(found.ready)
             names = ("shape", "dtype", "brightness", "objects", "pinned", "facts")

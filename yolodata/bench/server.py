@@ -170,7 +170,7 @@ def measure(
     while now - start < seconds or taken < steps or taken % max(turn, 1):
         batch = next(subject.batches)
         waited += time.perf_counter() - now
-        pictures += len(batch["img"])
+        pictures += len(batch["img"]) * batch.get("repeats", 1)
         own_clock += batch.get("seconds", 0.0)
         taken += 1
         yield batch

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from yolodata.bench.child import serve
 from yolodata.bench.server import Jobs
@@ -153,25 +154,11 @@ def close_all(sessions: Iterable[Session]) -> None:
 @contextlib.contextmanager
 def _environment(one_core: bool, folder: Path) -> Iterator[None]:
     """The environment that a child inherits: libraries read theirs when they are imported."""
-    changes: dict[str, str | None] = {
-        # Ultralytics: no look at the network, no installing, no settings file in the home folder.
-        "YOLO_OFFLINE": "true",
-        "YOLO_AUTOINSTALL": "false",
-        "YOLO_CONFIG_DIR": str(folder),
-        **dict.fromkeys(_NOT_DISTRIBUTED),
-        **(dict.fromkeys(_ONE_THREAD, "1") if one_core else {}),
-    }
-    before = {name: os.environ.get(name) for name in changes}
-    try:
-        _set(changes)
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
+    # Ultralytics: no look at the network, no installing, no settings file in the home folder.
+    changes = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(folder)}
+    if one_core:
+        changes |= dict.fromkeys(_ONE_THREAD, "1")
+    with patch.dict(os.environ, changes):
+        for name in _NOT_DISTRIBUTED:
             os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        yield

@@ -17,10 +17,9 @@ class Row:
     """One line of the table.
 
     Attributes:
-        id: what `--only` and the JSON file call it.
+        id: what `--only` and the JSON file (`name`) call it.
         kind: which entry of `yolodata.bench.registry` opens it.
-        label: what the table calls it.
-        short: what it is called as a peer.
+        label, short: what the table calls it, and what it is called as a peer.
         codec: where its pixels come from: "files" (JPEG files), "ram" (decoded, in memory), "jpeg"
             or "raw" (shards), "memory" (pictures that need nothing but copying).
         threads: native threads of yolodata, worker processes of Ultralytics (0: the consumer
@@ -81,26 +80,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a process that trains needs to know.
-
-    Attributes:
-        model: name or file of a model.
-        data: what the trainer takes for its dataset.
-        folder: for what the trainer writes.
-        workers: the most that a row of the process has.
-        amp, cache: as in Ultralytics' arguments, and in those of yolodata's trainer.
-    """
-
-    model: str
-    data: Path
-    folder: Path
-    workers: int
-    amp: bool
-    cache: str
-
-
-@dataclass(frozen=True)
 class Task:
     """What a child process needs to know besides a row.
 
@@ -114,7 +93,8 @@ class Task:
         task: whose labels are made, by Ultralytics' name.
         augment: what differs from Ultralytics' default augmentation, by its names.
         hw_decoder_load: of yolodata's loader and of DALI by itself.
-        training: of rows that train.
+        overrides: Ultralytics' arguments, of rows that train.
+        cache: of yolodata's trainer.
     """
 
     data: Path | None
@@ -126,7 +106,8 @@ class Task:
     task: str = "detect"
     augment: Mapping[str, Any] = field(default_factory=dict)
     hw_decoder_load: float | str = "auto"
-    training: Training | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    cache: str = "auto"
 
 
 def nothing() -> None:
@@ -138,8 +119,8 @@ class Subject:
     """A loader of which batches can be taken one after another for ever.
 
     Attributes:
-        batches: endless: at least `img` (B, 3, H, W); with objects, `batch_idx` (N,). A batch that
-            has `seconds` was timed by a clock of its own, which counts instead of the consumer's.
+        batches: endless: at least `img` (B, 3, H, W); with objects, `batch_idx` (N,). Where there
+            are `repeats` and `seconds`, it was made so often, and timed by a clock of its own.
         ahead: batches that may be ready before they are asked for.
         warm_up: pictures after which its speed no longer changes.
         finish: waits until everything that was handed out is really there.

@@ -16,17 +16,14 @@ from unittest.mock import patch
 import torch
 
 from yolodata.bench.gpu_utilisation import UtilisationMeter
-from yolodata.bench.registry import make_in_trainer
+from yolodata.bench.registry import make
 from yolodata.bench.server import Jobs, Server
-from yolodata.bench.subject import Batch, Task
+from yolodata.bench.subject import Batch
 from yolodata.errors import ConfigError
 from yolodata.ultralytics.trainer import DetectionTrainer
 
 _WARM_STEPS = 3  # of each row on a GPU, whose libraries choose algorithms at first
-# An epoch that does not end, in a training as long as those that Ultralytics chooses its optimizer
-# for: learning rates are still near zero, so that nothing can overflow however long it takes.
-_STEPS_OF_AN_EPOCH = 1_000_000
-_EPOCHS = 1000
+_STEPS_OF_AN_EPOCH = 1_000_000  # it does not end
 
 
 class Stop(Exception):
@@ -82,7 +79,7 @@ class Switch(Server):
     def __init__(self, trainer: BenchTrainer, batch: int) -> None:
         meter = UtilisationMeter(trainer.device)
         super().__init__(
-            trainer.connection, trainer.jobs, partial(make_in_trainer, trainer=trainer),
+            trainer.connection, trainer.jobs, lambda row, task: make(row, task, trainer),
             warm_steps=_WARM_STEPS if trainer.device.type == "cuda" else 1, meter=meter,
             describe=partial(_describe, trainer, meter.reason),
         )  # fmt: skip
@@ -118,8 +115,7 @@ def _describe(trainer: BenchTrainer, busy: str) -> dict[str, Any]:
 def train(connection: Connection, jobs: Jobs, pinned: bool) -> None:
     """Train until the parent says stop."""
     task = jobs[0][1]
-    assert task.training is not None
-    settings = {"cache": task.training.cache, "hw_decoder_load": task.hw_decoder_load,
+    settings = {"cache": task.cache, "hw_decoder_load": task.hw_decoder_load,
                 "telemetry": False}  # fmt: skip
     attributes = {"settings": BenchTrainer.settings.changed(settings), "connection": connection,
                   "jobs": jobs, "pinned": pinned}  # fmt: skip
@@ -129,24 +125,12 @@ def train(connection: Connection, jobs: Jobs, pinned: bool) -> None:
             # It compares two inferences, with weights that it would have to download.
             stack.enter_context(patch("ultralytics.engine.trainer.check_amp", lambda model: True))
         try:
-            trainer = type("BenchTrainer", (BenchTrainer,), attributes)(overrides=overrides(task))
+            trainer = type("BenchTrainer", (BenchTrainer,), attributes)(
+                overrides=dict(task.overrides)
+            )
             trainer.train()
         except Stop:
             pass
         finally:
             if trainer is not None and trainer.switch is not None:
                 trainer.switch.close()
-
-
-def overrides(task: Task) -> dict[str, Any]:
-    """Ultralytics' arguments: its defaults, but nothing beside the steps."""
-    how = task.training
-    assert how is not None
-    return {
-        "task": "detect", "mode": "train", "model": how.model, "data": str(how.data),
-        "imgsz": task.imgsz, "batch": task.batch, "epochs": _EPOCHS, "workers": how.workers,
-        "nbs": task.batch,  # the optimizer steps on every batch
-        "device": "0" if task.device == "cuda" else "cpu", "amp": how.amp, "seed": task.seed,
-        "pretrained": False, "plots": False, "val": False, "save": False,
-        "project": str(how.folder), "name": "run", "exist_ok": True,
-    }  # fmt: skip
