@@ -106,19 +106,19 @@ def test_drawing_is_deterministic_and_files_are_as_large_as_coco_s(tmp_path: Pat
 # How it measures.
 
 
-def fake(ahead: int) -> Subject:
-    """A loader with a full queue of `ahead` batches; each later one takes 5 ms."""
+def fake(prefetched: int) -> Subject:
+    """A loader with a full queue of `prefetched` batches; each later one takes 5 ms."""
     telemetry = Telemetry()
 
     def batches() -> Iterator[Batch]:
         for turn in range(10_000):
-            if turn >= ahead:
+            if turn >= prefetched:
                 time.sleep(0.005)
                 telemetry.add("render", 0.010)
             telemetry.count("decodes", 2)
             yield {"img": np.zeros((2, 3, 4, 4), np.uint8)}
 
-    return Subject(batches(), ahead=ahead, read=telemetry.read)
+    return Subject(batches(), prefetched=prefetched, read=telemetry.read)
 
 
 class Parent:
@@ -149,7 +149,7 @@ FOUR = Row("four", "yolodata", "four", "four", "raw", 4, 4)
 
 
 def test_a_slice_leaves_out_what_was_ready_before() -> None:
-    answers, _ = served(fake(ahead=50), FOUR, ("slice", "four", 0.06, 0))
+    answers, _ = served(fake(prefetched=50), FOUR, ("slice", "four", 0.06, 0))
     sample = answers[-1][1]
     assert isinstance(sample, Sample)
     assert sample.pictures % (2 * 4) == 0  # whole turns of 4 workers
@@ -307,17 +307,17 @@ def test_readme_tables_come_from_the_json_files(tiny: dict[str, Any], tmp_path: 
 
 def test_a_failing_row_does_not_stop_the_others(tmp_path: Path) -> None:
     fine = Row("fine", "copy", "fine", "fine", "memory", 1, 1)
-    bad = Row("bad", "yolodata", "bad", "bad", "raw", 1, 1, ("fine",))
+    broken = Row("broken", "yolodata", "broken", "broken", "raw", 1, 1, ("fine",))
     said: list[str] = []
     found = rounds.run(
-        [bad, fine],
+        [broken, fine],
         lambda row: Task(tmp_path / "absent", 64, 2, 0),
         rounds.Plan(rounds=2, seconds=0.05),
         tmp_path,
         said.append,
     )
     assert found[0].error is not None
-    assert "bad" in found[0].error
+    assert "broken" in found[0].error
     assert "absent" in found[0].error
     assert any("left out" in line for line in said)
     assert len(found[1].samples) == 2

@@ -158,14 +158,15 @@ def _measure(args: argparse.Namespace) -> int:
                 f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
                 f"{', '.join(prepared.by_codec)}"
             )
-        overrides = _overrides(args) if trains else {}
-        overrides |= {"data": str(prepared.by_codec.get("files", args.data)), "project": str(logs),
-                      "workers": max(row.threads for row in measured)}  # fmt: skip
+        dataset = str(prepared.by_codec.get("files", args.data))
 
         def task_of(row: Row) -> Task:
             available = usable_cores()
             mine = available[-row.cores :] if row.cores <= len(available) else ()
             batch = args.batch if trains or row.device == "cpu" else args.gpu_batch
+            workers = max(r.threads for r in measured if r.process == row.process)
+            where = {"data": dataset, "project": str(logs), "workers": workers}
+            overrides = _overrides(args) | where if trains else {}
             return Task(
                 prepared.source(row), args.imgsz, batch, args.seed, mine, row.device, args.task,
                 args.augment, args.hw_decoder_load, overrides, args.cache or "auto",

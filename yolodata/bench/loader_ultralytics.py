@@ -64,7 +64,7 @@ def open_loader(row: Row, task: Task) -> Subject:
                 yield batch
 
     return Subject(
-        batches(), ahead=loader.num_workers * (loader.prefetch_factor or 0),
+        batches(), prefetched=loader.num_workers * (loader.prefetch_factor or 0),
         # Mosaic partners come from a buffer of the last pictures, which must be full.
         warm_up=task.batch * 2 if cached else min(len(dataset.im_files), task.batch * 8),
         finish=pace.finish, close=loader.close,

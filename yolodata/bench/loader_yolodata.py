@@ -87,7 +87,7 @@ def open_loader(row: Row, task: Task) -> Subject:
         return found
 
     warm_up = _window(shards) or 4 * task.batch
-    return Subject(batches(), ahead=_PREFETCH, warm_up=warm_up, finish=pace.finish,
+    return Subject(batches(), prefetched=_PREFETCH, warm_up=warm_up, finish=pace.finish,
                    read=loader.telemetry.read, facts=facts, close=loader.close)  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def open_in_trainer(row: Row, task: Task, trainer: Any) -> Subject:
         return f"{count} thread{'s' if count > 1 else ''}, {where}"
 
     return Subject(
-        whole_batches(loader), ahead=trainer.settings.prefetch, warm_up=_window(shards),
+        whole_batches(loader), prefetched=trainer.settings.prefetch, warm_up=_window(shards),
         finish=Pace(trainer.device).finish, about=about, prepare=trainer.prepare_yolodata,
         dataset=loader.dataset, close=loader.close,
     )  # fmt: skip

@@ -75,7 +75,7 @@ def gpu_rows(cores: int) -> list[Row]:
 def _gpu_loaders(n: int, all_cores: bool) -> list[Row]:
     none, ram = f"gpu-ultralytics-none-{n}", f"gpu-ultralytics-ram-{n}"
 
-    def ours(codec: str, cache: str, label: str, ceiling: str = "") -> Row:
+    def yolodata(codec: str, cache: str, label: str, ceiling: str = "") -> Row:
         peers = (none, ram) if codec == "jpeg" else (ram, none)
         return Row(f"gpu-yolodata-{codec}-{cache}-{n}", "yolodata", f"yolodata, {label}", label,
                    codec, n, n, peers, device="cuda", cache=cache, output="float16",
@@ -84,12 +84,12 @@ def _gpu_loaders(n: int, all_cores: bool) -> list[Row]:
     found = [
         *(replace(row, id=f"gpu-{row.id}", threads=n, device="cuda", output="float32")
           for row in _cpu_loaders(n) if row.kind == "ultralytics"),
-        ours("jpeg", "none", "JPEG, cache=none", "gpu-dali" if all_cores else ""),
-        ours("raw", "host", "raw, cache=host", "gpu-copy-host"),
-        ours("raw", "none", "raw, cache=none", "gpu-copy-host"),
+        yolodata("jpeg", "none", "JPEG, cache=none", "gpu-dali" if all_cores else ""),
+        yolodata("raw", "host", "raw, cache=host", "gpu-copy-host"),
+        yolodata("raw", "none", "raw, cache=none", "gpu-copy-host"),
     ]  # fmt: skip
     if all_cores:
-        found.append(ours("raw", "device", "raw, cache=device", "gpu-kernel-float16"))
+        found.append(yolodata("raw", "device", "raw, cache=device", "gpu-kernel-float16"))
         if find_spec("albumentations") is not None:
             label = "raw, cache=device, Albumentations"
             found.append(replace(

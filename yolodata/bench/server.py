@@ -133,7 +133,7 @@ class Server:
         """
         self.subject = subject = self.subjects[name]
         _signal(subject, "SIGCONT")
-        for _ in range(subject.ahead):
+        for _ in range(subject.prefetched):
             next(subject.batches)
         subject.finish()
         yield subject

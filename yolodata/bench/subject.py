@@ -121,7 +121,7 @@ class Subject:
     Attributes:
         batches: endless: at least `img` (B, 3, H, W); with objects, `batch_idx` (N,). Where there
             are `repeats` and `seconds`, it was made so often, and timed by a clock of its own.
-        ahead: batches that may be ready before they are asked for.
+        prefetched: batches that may be ready before they are asked for.
         warm_up: pictures after which its speed no longer changes.
         finish: waits until everything that was handed out is really there.
         read: stage times and counts so far.
@@ -134,7 +134,7 @@ class Subject:
     """
 
     batches: Iterator[Batch]
-    ahead: int = 0
+    prefetched: int = 0
     warm_up: int = 0
     finish: Callable[[], None] = nothing
     read: Callable[[], Reading] = Reading
