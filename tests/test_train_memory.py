@@ -74,9 +74,9 @@ class Dry(EpochLoop):
         overlap = augment.pop("overlap_mask", True)
         self.args: Any = get_cfg(overrides={"task": task, "imgsz": 64, "overlap_mask": overlap})
         self.model, self.device, self.stride = model, torch.device("cpu"), 32
-        selection = SimpleNamespace(object_offset=[0, 3, 3, 8])
+        subset = SimpleNamespace(object_offset=[0, 3, 3, 8])
         self.train_loader = SimpleNamespace(
-            dataset=SimpleNamespace(selection=selection),
+            dataset=SimpleNamespace(subset=subset),
             augment=AugmentConfig(imgsz=64, **augment),
             batch_size=2,
         )

@@ -18,7 +18,8 @@ from unittest.mock import patch
 import numpy as np
 
 from yolodata import _native
-from yolodata.pipeline.retouch import composed, draw_from, retouched
+from yolodata.pipeline.albumentations.pool import render_with_transforms
+from yolodata.pipeline.albumentations.transforms import composed, draw_from
 
 
 @dataclass
@@ -156,7 +157,7 @@ class Upstream:
         if self.transforms is None:
             return _native.render(recipe, images)
         picture = np.empty((3, self.imgsz, self.imgsz), np.uint8)
-        retouched(recipe, images, picture, self.transforms, values["seed"])
+        render_with_transforms(recipe, images, picture, self.transforms, values["seed"])
         return picture
 
     def _index(

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
 from yolodata.bench import results
-from yolodata.pipeline.dali import DaliDecoder
+from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.shards import reader
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 

@@ -66,10 +66,12 @@ class Memory:
 
 def load(folder: Path, cache: str, device: torch.device, batch: int) -> Any:
     """A loader as the trainer makes it, that has delivered some batches; its last batch."""
-    where = {} if device.type == "cpu" else {"device": device, "cache": cache, "output": "float16"}
+    options = yolodata.DeviceOptions()
+    if device.type == "cuda":
+        options = yolodata.DeviceOptions(device, cache, output="float16")
     imgsz = int(yolodata.open_shards(folder).meta.imgsz)
     loader = yolodata.Loader(
-        folder, batch, augment=yolodata.AugmentConfig(imgsz=imgsz), prefetch=4, **where
+        folder, batch, augment=yolodata.AugmentConfig(imgsz=imgsz), device=options
     )
     batches = iter(loader)
     made = None

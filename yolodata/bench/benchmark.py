@@ -18,8 +18,7 @@ from yolodata.bench import data, machine, report, results, rounds, rows
 from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
-from yolodata.pipeline.dali import check_hw_decoder_load
-from yolodata.pipeline.selection import TASKS
+from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
 
 # Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
 _SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
@@ -85,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cores", action="append", type=int, metavar="N",
         help="cores for training and all its workers, may be given several times (default: all, "
         "and on a GPU 2 as well)")  # fmt: skip
-    add("--cache", choices=("auto", "device", "host", "none"),
+    add("--cache", choices=CACHES,
         help="where yolodata keeps decoded pictures for a GPU (default: auto)")  # fmt: skip
 
 

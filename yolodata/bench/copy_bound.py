@@ -86,7 +86,7 @@ class DeviceCopy(Burst):
         return self._targets[at].copy_(self._sources[at], non_blocking=True)
 
     def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
-        from yolodata.pipeline.device import open_queue
+        from yolodata.pipeline.gpu.stream import open_stream
         from yolodata.shards import reader
 
         assert task.data is not None
@@ -96,9 +96,9 @@ class DeviceCopy(Burst):
         for s in range(len(shards.meta.shards)):
             data = shards.shard_data(s)
             if self.device.type == "cuda":
-                queue, skip = open_queue(self.device), data.ctypes.data % 4096
-                queue.lock(data.ctypes.data - skip, data.nbytes + skip)
-                self._locked.append((queue, data.ctypes.data - skip))
+                stream, skip = open_stream(self.device), data.ctypes.data % 4096
+                stream.register_host(data.ctypes.data - skip, data.nbytes + skip)
+                self._locked.append((stream, data.ctypes.data - skip))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that it is read-only
                 whole = torch.from_numpy(data)
@@ -111,5 +111,5 @@ class DeviceCopy(Burst):
     def _unlock(self) -> None:
         self.finish()
         while self._locked:
-            queue, address = self._locked.pop()
-            queue.unlock(address)
+            stream, address = self._locked.pop()
+            stream.unregister_host(address)

@@ -10,7 +10,7 @@ import torch
 
 from yolodata.bench.burst import Pace
 from yolodata.bench.subject import Batch, Row, Subject, Task
-from yolodata.pipeline.dali import DaliDecoder
+from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.shards import reader
 
 

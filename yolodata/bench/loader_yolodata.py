@@ -15,7 +15,8 @@ from yolodata.bench.subject import Batch, Row, Subject, Task, whole_batches
 from yolodata.errors import ConfigError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
-from yolodata.pipeline.order import reuse_window
+from yolodata.pipeline.options import DeviceOptions, LabelOptions, ReadOptions
+from yolodata.pipeline.reuse_window import reuse_window
 from yolodata.shards import ShardDataset, reader
 
 _PREFETCH = 4
@@ -35,17 +36,17 @@ def open_loader(row: Row, task: Task) -> Subject:
     assert task.data is not None
     shards = reader.open(task.data)
     augment = AugmentConfig.from_ultralytics({**task.augment, "imgsz": task.imgsz})
-    delivery: dict[str, Any] = {}
+    device = DeviceOptions()
     if task.device != "cpu":
-        delivery = {"device": task.device, "cache": row.cache, "output": row.output,
-                    "hw_decoder_load": task.hw_decoder_load}  # fmt: skip
+        device = DeviceOptions(task.device, row.cache, task.hw_decoder_load, row.output)
+    transforms = None
     if row.albumentations:
-        from yolodata.ultralytics.limits import upstream_transforms
+        from yolodata.ultralytics.fallback import upstream_transforms
 
-        delivery["transforms"] = upstream_transforms(None)
+        transforms = upstream_transforms(None)
     loader = Loader(
-        shards, task.batch, augment=augment, task=task.task, seed=task.seed, threads=row.threads,
-        prefetch=_PREFETCH, **delivery,
+        shards, task.batch, augment=augment, transforms=transforms, labels=LabelOptions(task.task),
+        seed=task.seed, device=device, reading=ReadOptions(row.threads, _PREFETCH),
     )  # fmt: skip
     pace = Pace(torch.device(task.device))
 
@@ -96,7 +97,7 @@ def open_in_trainer(row: Row, task: Task, trainer: Any) -> Subject:
     assert task.data is not None
     shards = reader.open(task.data)
     loader = trainer._train_loader(shards, task.batch, -1)
-    loader.lacking = None  # another size of the batch would be another benchmark
+    loader.on_out_of_memory = None  # another size of the batch would be another benchmark
 
     def about() -> str:
         where = f"cache={loader.cache}: {loader.preflight}" if loader.preflight else "on the CPU"

@@ -38,8 +38,8 @@ import numpy.typing as npt
 
 from yolodata.checks import whole
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
+from yolodata.pipeline.subset import Subset
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe
@@ -69,16 +69,16 @@ def plan(
     """
     from yolodata import _native
 
-    selection = _selection(shards, config.imgsz)
+    subset = _subset(shards, config.imgsz)
     seed, epoch = whole("seed", seed, 0, MAX_SEED), whole("epoch", epoch, 0, MAX_EPOCH)
-    where = f" for the {selection.images} images of {shards.path}"
-    position = whole("position", position, 0, selection.images - 1, where)
-    return _native.plan(selection.index(), selection.plan_config(config), seed, epoch, position)
+    where = f" for the {subset.images} images of {shards.path}"
+    position = whole("position", position, 0, subset.images - 1, where)
+    return _native.plan(subset.index(), subset.plan_config(config), seed, epoch, position)
 
 
 @lru_cache(maxsize=4)
-def _selection(shards: ShardDataset, imgsz: int) -> Selection:
-    return Selection(shards, imgsz=imgsz)
+def _subset(shards: ShardDataset, imgsz: int) -> Subset:
+    return Subset(shards, imgsz=imgsz)
 
 
 def labels(
@@ -91,7 +91,7 @@ def labels(
     """
     from yolodata import _native
 
-    found = _native.labels(recipe, _selection(shards, shards.meta.imgsz).index())
+    found = _native.labels(recipe, _subset(shards, shards.meta.imgsz).index())
     return found["cls"], found["bboxes"]
 
 

@@ -1,16 +1,25 @@
-"""Which positions of an epoch make up the next batch of a rank."""
+"""Which positions of an epoch make up the next batch of a rank.
+
+An epoch is a permutation of the images; position p of epoch e shows image permutation(p). It is a
+function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
+"""
 
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.checks import whole
-from yolodata.machine import usable_cores
+from yolodata.pipeline.options import Ranks
+
+MAX_SEED = (1 << 64) - 1
+"""Seeds are 0 to this."""
+
+MAX_EPOCH = (1 << 32) - 1
+"""Epochs are 0 to this."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +36,21 @@ class Schedule:
 
     images: int
     batch_size: int
-    rank: int = 0
-    world_size: int = 1
+    ranks: Ranks = field(default_factory=Ranks)
     drop_last: bool = False
 
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
-        last = whole("world_size", self.world_size, 1) - 1
-        whole("rank", self.rank, 0, last, f" for world_size={self.world_size}")
+
+    @property
+    def rank(self) -> int:
+        """This process."""
+        return self.ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.ranks.world_size
 
     @property
     def samples(self) -> int:
@@ -77,13 +93,3 @@ class Schedule:
         """Where the step ends that begins at `start`, and the pictures of one rank in it."""
         stop = min(start + self.batch_size * self.world_size, self.images)
         return stop, math.ceil((stop - start) / self.world_size)
-
-
-def usable_threads(world_size: int) -> int:
-    """Native threads of one rank when the ranks of a machine share its cores."""
-    return max(1, len(usable_cores()) // ranks_here(world_size))
-
-
-def ranks_here(world_size: int = 1) -> int:
-    """Ranks that share this machine, as torchrun says; without it, all there are."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or world_size

@@ -20,7 +20,7 @@ from yolodata.train.state import Position, random_state, set_random_state
 
 def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
     """Objects of each picture (B,) of a batch in which the fullest images of the dataset meet."""
-    counts = np.sort(np.diff(loader.dataset.selection.object_offset))[::-1].astype(np.int64)
+    counts = np.sort(np.diff(loader.dataset.subset.object_offset))[::-1].astype(np.int64)
     augment = loader.augment
     tiles = augment.mosaic_grid if augment.mosaic else 1
     tiles *= 2 if augment.copy_paste else 1  # each object a second time, or those of another

@@ -37,7 +37,7 @@ from yolodata.train.state import Position
 from yolodata.train.upload import Uploader
 from yolodata.train.world import World
 from yolodata.ultralytics import trainer as plain
-from yolodata.ultralytics.limits import TRAINERS
+from yolodata.ultralytics.fallback import TRAINERS
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.subset import Subset
 
 
 def plain(values: Any) -> Any:
@@ -19,22 +19,22 @@ def plain(values: Any) -> Any:
     return json.loads(json.dumps(values, default=lambda number: number.item()))
 
 
-def dataset_fingerprint(selection: Selection) -> dict[str, Any]:
+def dataset_fingerprint(subset: Subset) -> dict[str, Any]:
     """What identifies the images and labels a stream is made of."""
     import xxhash
 
     labels, pixels = xxhash.xxh3_128(), xxhash.xxh3_128()
-    shards, polygon = selection.shards, selection.polygon
-    for column in (selection.object_offset, selection.cls, selection.box, polygon):
+    shards, polygon = subset.shards, subset.polygon
+    for column in (subset.object_offset, subset.cls, subset.box, polygon):
         if column is not None:
             labels.update(np.ascontiguousarray(column).data)
-    for facts in (selection.height, selection.width, shards.checksum[: selection.images]):
+    for facts in (subset.height, subset.width, shards.checksum[: subset.images]):
         pixels.update(np.ascontiguousarray(facts).data)
     return {
-        "images": selection.images,
-        "objects": len(selection.cls),
+        "images": subset.images,
+        "objects": len(subset.cls),
         "codec": shards.meta.codec,
-        "imgsz": int(selection.imgsz),
+        "imgsz": int(subset.imgsz),
         "pixels": pixels.hexdigest(),
         "labels": labels.hexdigest(),
     }

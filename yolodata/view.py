@@ -19,8 +19,9 @@ import numpy.typing as npt
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.letterbox import oriented_boxes
-from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
-from yolodata.pipeline.selection import TASKS, Selection, open_shards
+from yolodata.pipeline.options import TASKS, LabelOptions
+from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
+from yolodata.pipeline.subset import Subset, open_shards
 
 if TYPE_CHECKING:
     from yolodata.pipeline.config import AugmentConfig
@@ -85,23 +86,23 @@ def run(args: argparse.Namespace) -> int:
     _refuse_unused(args)
     shards = open_shards(args.path, args.split)
     pasting = any(setting.startswith("copy_paste") for setting in args.set)
-    selection = Selection(shards, task=args.task or _task_of(shards), outlines=pasting)
+    subset = Subset(shards, LabelOptions(args.task or _task_of(shards)), outlines=pasting)
     if args.out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out must end in {', '.join(_SUFFIXES)}, got {args.out}")
     whole("--count", args.count, 1)
     seed = whole("--seed", args.seed or 0, 0, MAX_SEED)
     epoch = whole("--epoch", args.epoch or 0, 0, MAX_EPOCH)
     name, first = ("--position", args.position) if args.augment else ("--index", args.index)
-    where = f" for the {selection.images} images of {selection.shards.path}"
-    first = whole(name, first or 0, 0, selection.images - 1, where)
-    numbers = range(first, min(first + args.count, selection.images))
+    where = f" for the {subset.images} images of {subset.shards.path}"
+    first = whole(name, first or 0, 0, subset.images - 1, where)
+    numbers = range(first, min(first + args.count, subset.images))
     if args.augment:
-        config = _augment(selection.imgsz, args.set)
-        shown = [_augmented(selection, config, seed, epoch, n) for n in numbers]
+        config = _augment(subset.imgsz, args.set)
+        shown = [_augmented(subset, config, seed, epoch, n) for n in numbers]
     else:
-        shown = [_stored(selection, n) for n in numbers]
+        shown = [_stored(subset, n) for n in numbers]
 
-    names = selection.shards.meta.names
+    names = subset.shards.meta.names
     for item in shown:
         print(f"{item.title}: {_summary(item.cls, names)}")
         if args.recipe and item.recipe is not None:
@@ -158,8 +159,8 @@ def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
     return replace(AugmentConfig(imgsz=imgsz), **values)
 
 
-def _stored(selection: Selection, image: int) -> Shown:
-    shards, rows = selection.shards, selection.objects(image)
+def _stored(subset: Subset, image: int) -> Shown:
+    shards, rows = subset.shards, subset.objects(image)
     picture = np.asarray(shards.image(image))
     polygons: list[Float32] = []
     offsets = shards.polygon_offset[rows.start : rows.stop + 1].astype(np.int64).tolist()
@@ -167,13 +168,13 @@ def _stored(selection: Selection, image: int) -> Shown:
         if stop > start:
             polygons.append(shards.polygon[start:stop])
     shape = picture.shape[:2]
-    masks = _masks(polygons, shape) if selection.mask_ratio else None
+    masks = _masks(polygons, shape) if subset.mask_ratio else None
     size = f"{picture.shape[1]} x {picture.shape[0]}"
     title, caption = (f"{image}: {name}, {size}" for name in _long_and_short(shards.name(image)))
-    cls, boxes = selection.cls[rows], selection.box[rows]
-    if selection.oriented:
+    cls, boxes = subset.cls[rows], subset.box[rows]
+    if subset.oriented:
         boxes = oriented_boxes([p * np.array(shape[::-1], np.float32) for p in polygons], shape)
-    keypoints = None if selection.keypoints is None else selection.keypoints[rows]
+    keypoints = None if subset.keypoints is None else subset.keypoints[rows]
     return Shown(f"index {title}", caption, picture, cls, boxes, polygons, keypoints, masks, None)
 
 
@@ -189,18 +190,18 @@ def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> npt.NDArray[np.ui
 
 
 def _augmented(
-    selection: Selection, config: AugmentConfig, seed: int, epoch: int, position: int
+    subset: Subset, config: AugmentConfig, seed: int, epoch: int, position: int
 ) -> Shown:
     from yolodata import _native
 
-    native = selection.plan_config(config)
-    index = selection.index()
+    native = subset.plan_config(config)
+    index = subset.index()
     recipe = _native.plan(index, native, seed, epoch, position)
     values: dict[str, Any] = recipe.to_dict()
     images = {tile["image"] for layer in values["layers"] for tile in layer["tiles"]}
-    pixels = {i: np.ascontiguousarray(selection.shards.image(i)) for i in images}
+    pixels = {i: np.ascontiguousarray(subset.shards.image(i)) for i in images}
     picture = _native.render(recipe, pixels).transpose(1, 2, 0)
-    found = _native.labels(recipe, index, selection.mask_ratio, False)
+    found = _native.labels(recipe, index, subset.mask_ratio, False)
     cls, boxes = found["cls"], found["bboxes"]
     title = f"seed {seed}, epoch {epoch}, position {position}, images {sorted(images)}"
     caption = f"epoch {epoch}, position {position}"

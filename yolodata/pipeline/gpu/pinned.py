@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolodata.pipeline.forks import finalize
+from yolodata.pipeline.fork_safety import finalize
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def page_locked(
 
     Args:
         nbytes: how much, 1 at least.
-        lock, unlock: see `yolodata.pipeline.device.Queue`.
+        lock, unlock: see `yolodata.pipeline.gpu.stream.Stream`.
 
     Raises:
         RuntimeError: the memory cannot be locked, or has another address on the device.

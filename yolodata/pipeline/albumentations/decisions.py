@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.pipeline.filters import filter_of, is_exact
+from yolodata.pipeline.albumentations.filters import filter_of, is_exact
+from yolodata.pipeline.albumentations.transforms import leaves
 
 if TYPE_CHECKING:
     from yolodata._native import Filter
@@ -38,11 +39,11 @@ _TRIED = 256  # samples that have to be decided alike
 _ASKED = 4000  # samples of which `shares` counts those that are changed
 
 
-class Firing:
+class Decisions:
     """Decides like a composition, a sample at a time; any thread may ask.
 
     Args:
-        transforms: from `yolodata.pipeline.retouch.composed`.
+        transforms: from `yolodata.pipeline.albumentations.transforms.composed`.
         on_device: whether a device applies those transforms that it can.
     """
 
@@ -133,7 +134,7 @@ class Firing:
         """Whether the CPU has to apply something; else `_filters` are all that is applied."""
         if self._always:
             return True
-        # As `yolodata.pipeline.retouch.draw_from` seeds them.
+        # As `yolodata.pipeline.albumentations.transforms.draw_from` seeds them.
         self._random.seed(seed)
         self._numbers.seed(seed)
         self._fired = False
@@ -183,19 +184,10 @@ class _Numbers:
         return getattr(self._made, name)
 
 
-def leaves(transform: Any) -> list[Any]:
-    """The transforms of a composition, without compositions."""
-    import albumentations
-
-    if isinstance(transform, albumentations.BaseCompose):
-        return [leaf for inner in transform.transforms for leaf in leaves(inner)]
-    return [transform]
-
-
 def shares(transforms: Any, on_device: bool = False) -> tuple[float, float]:
     """The share of samples that a composition changes, and of those that need the CPU for it.
 
     To about half a percent of all samples.
     """
-    found = Firing(transforms, on_device)(range(_ASKED))
+    found = Decisions(transforms, on_device)(range(_ASKED))
     return len(found) / _ASKED, list(found.values()).count(None) / _ASKED

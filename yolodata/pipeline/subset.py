@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.order import reuse_window
+from yolodata.pipeline.options import LabelOptions
+from yolodata.pipeline.reuse_window import reuse_window
 
 if TYPE_CHECKING:
     from yolodata import _native
@@ -28,12 +29,11 @@ UInt64 = npt.NDArray[np.uint64]
 UInt32 = npt.NDArray[np.uint32]
 
 
-TASKS = ("detect", "segment", "pose", "obb")
 OUTLINE_POINTS = {"detect": 1000, "segment": 1000, "obb": 100}
 """Points that upstream gives an outline before it transforms it."""
 
 
-class Selection:
+class Subset:
     """The first images of a dataset and, of their objects, those of the wanted classes.
 
     Columns are laid out like the dataset's (see docs/shard-format.md): `height`, `width`
@@ -48,15 +48,10 @@ class Selection:
 
     Args:
         shards: an open dataset directory.
+        options: which images and objects take part; None is all of them, for "detect".
         imgsz: longer side of the pictures; None takes the dataset's own. Only original JPEG files
             can be read at another size than they were packed for.
-        fraction: share of the images (float up to 1.0), or how many (int above 1); the first ones.
-        classes: class numbers whose objects are kept; images without any stay, as background.
-        single_cls: turn every class into 0.
-        task: "detect", "segment", "pose" or "obb".
         outlines: keep polygons whole for "detect" too, to paste by them, not only their boxes.
-        mask_ratio: for "segment": pixels of the picture to one of the masks.
-        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object.
 
     Raises:
         ConfigError: a setting is out of range, or the dataset lacks what the task needs.
@@ -65,24 +60,21 @@ class Selection:
     def __init__(
         self,
         shards: ShardDataset,
+        options: LabelOptions | None = None,
         *,
-        task: str = "detect",
         imgsz: int | None = None,
-        fraction: float | int = 1.0,
-        classes: Sequence[int] | None = None,
-        single_cls: bool = False,
         outlines: bool = False,
-        mask_ratio: int = 4,
-        overlap_mask: bool = True,
     ) -> None:
+        options = options or LabelOptions()
+        task, mask_ratio = options.task, options.mask_ratio
         self.shards = shards
-        self.task = check_task(task, shards)
+        self.task = _served(task, shards)
         self.mask_ratio = mask_ratio if task == "segment" else 0
-        self.overlap_mask = bool(overlap_mask)
+        self.overlap_mask = bool(options.overlap_mask)
         self.imgsz = shards.meta.imgsz if imgsz is None else imgsz
         if task == "segment" and not 1 <= mask_ratio <= self.imgsz:
             raise ConfigError(f"mask_ratio must be 1 to imgsz={self.imgsz}, got {mask_ratio}")
-        self.images = _image_count(shards, fraction)
+        self.images = _image_count(shards, options.fraction)
         self.height, self.width = self._sizes()
         images = self.images
         objects = int(shards.object_offset[images])
@@ -107,9 +99,9 @@ class Selection:
             )
         wanted = self.polygon is not None and (outlines or task != "detect")
         self._outline_points = OUTLINE_POINTS[task] if wanted else 0
-        if classes is not None:
-            self._keep_classes(classes)
-        if single_cls:
+        if options.classes is not None:
+            self._keep_classes(options.classes)
+        if options.single_cls:
             self.cls = np.zeros_like(self.cls)
         self._index: _native.Index | None = None
 
@@ -179,7 +171,7 @@ class Selection:
         return np.array(order, np.int32)
 
     def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> dict[str, Any]:
-        """Settings of the native planner for training on this selection."""
+        """Settings of the native planner for training on this subset."""
         masks = {"mask_ratio": self.mask_ratio, "overlap_mask": self.overlap_mask}
         values = {**augment.to_native(), **masks, "shuffle": shuffle}
         if self.keypoints is not None and self._flip_idx() is None:
@@ -226,14 +218,8 @@ class Selection:
         )
 
 
-def check_task(task: str, shards: ShardDataset) -> str:
-    """The task, if a dataset can serve it.
-
-    Raises:
-        ConfigError: the task is unknown, or needs labels that the dataset does not have.
-    """
-    if task not in TASKS:
-        raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+def _served(task: str, shards: ShardDataset) -> str:
+    """Returns the task; ConfigError if it needs labels that the dataset does not have."""
     if task == "pose" and shards.keypoints is None:
         raise ConfigError(
             f"{shards.path} has no keypoints, which task='pose' needs; pack a dataset whose YAML "

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.subset import Subset
 
 if TYPE_CHECKING:
     from yolodata import _native
@@ -26,9 +26,9 @@ Labels = dict[str, npt.NDArray[Any]]
 
 
 def labels_without(
-    selection: Selection, recipes: Sequence[_native.Recipe], bad: frozenset[int]
+    subset: Subset, recipes: Sequence[_native.Recipe], unreadable: frozenset[int]
 ) -> Labels:
-    """Labels of a batch as if the images in `bad` had no objects."""
+    """Returns labels of a batch as if the images in `unreadable` had no objects."""
     from yolodata import _native
 
     parts: list[Labels] = []
@@ -39,38 +39,37 @@ def labels_without(
         for tile in tiles:
             tile["image"] = images.index(tile["image"])
         renumbered = _native.Recipe.from_dict(values)
-        table = selection.excerpt(images, bad)
-        masks = selection.mask_ratio, selection.overlap_mask
+        table = subset.excerpt(images, unreadable)
+        masks = subset.mask_ratio, subset.overlap_mask
         parts.append(_native.labels(renumbered, table, *masks))
     counts = [len(part["cls"]) for part in parts]
     together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return together | {"batch_idx": np.repeat(np.arange(len(parts), dtype=np.float32), counts)}
 
 
-def report_bad(
-    selection: Selection, bad: dict[int, str], reported: set[int], max_bad: float
+def report_unreadable(
+    subset: Subset, unreadable: dict[int, str], reported: set[int], share: float
 ) -> None:
-    """Log images that turned out to be unreadable, each once, by adding them to `reported`.
+    """Logs images that turned out to be unreadable, each once, by adding them to `reported`.
 
     Raises:
-        ShardError: they are more than the share `max_bad` of the images (and more than one, unless
-            `max_bad` is 0).
+        ShardError: they are more than a share of the images (and more than one, unless that is 0).
     """
-    if len(bad) == len(reported):
+    if len(unreadable) == len(reported):
         return
-    name, images = selection.shards.name, selection.images
-    for image in sorted(set(bad) - reported):
+    name, images = subset.shards.name, subset.images
+    for image in sorted(set(unreadable) - reported):
         reported.add(image)
         log.warning(
-            "%s cannot be read and is replaced by a grey picture without objects: %s",
+            "%s cannot be read and is replaced by a grey image without objects: %s",
             name(image),
-            bad[image],
+            unreadable[image],
         )
-    if len(bad) <= (max(1, int(max_bad * images)) if max_bad else 0):
+    if len(unreadable) <= (max(1, int(share * images)) if share else 0):
         return
-    listed = "".join(f"\n  {name(i)}: {bad[i]}" for i in sorted(bad)[:50])
-    more = f"\n  and {len(bad) - 50} more" if len(bad) > 50 else ""
+    listed = "".join(f"\n  {name(i)}: {unreadable[i]}" for i in sorted(unreadable)[:50])
+    more = f"\n  and {len(unreadable) - 50} more" if len(unreadable) > 50 else ""
     raise ShardError(
-        f"{len(bad)} of {images} images cannot be read, more than max_bad={max_bad:.2%}; repair "
-        f"them and pack again, or raise max_bad:{listed}{more}"
+        f"{len(unreadable)} of {images} images cannot be read, more than max_unreadable="
+        f"{share:.2%}; repair them and pack again, or raise max_unreadable:{listed}{more}"
     )

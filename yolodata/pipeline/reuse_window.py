@@ -1,8 +1,4 @@
-"""Which image comes at which position, and which images are near each other in time.
-
-An epoch is a permutation of the images; position p of epoch e shows image permutation(p). It is a
-function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
-"""
+"""Which images are near each other in time, where every image has to be decoded."""
 
 from __future__ import annotations
 
@@ -14,13 +10,6 @@ WINDOW_PICTURES = 768
 
 STREAMS = 64
 """Queues that an epoch is dealt out to. A rank whose world size divides this owns whole queues."""
-
-
-MAX_SEED = (1 << 64) - 1
-"""Seeds are 0 to this."""
-
-MAX_EPOCH = (1 << 32) - 1
-"""Epochs are 0 to this."""
 
 
 class ReuseWindow(TypedDict):

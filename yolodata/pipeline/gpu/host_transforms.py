@@ -1,4 +1,4 @@
-"""Samples of a device's batch that only the CPU can change: they take a detour through the host.
+"""Samples of a batch that only the CPU can change: they go to the host and back.
 
     device  renders the batch, and of these samples what places pixels (see `csrc/plan/split.h`)
     thread  waits for that, applies the transforms in host memory, and enqueues the rest:
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolodata.pipeline.device import Mark, Output, Queue, Staging
-from yolodata.pipeline.filtering import PLACED, memory_for
-from yolodata.pipeline.retouch import Bytes, Retoucher, changed
+from yolodata.pipeline.albumentations.pool import TransformPool
+from yolodata.pipeline.albumentations.transforms import Bytes, apply
+from yolodata.pipeline.gpu.device_transforms import PLACED, memory_for
+from yolodata.pipeline.gpu.stream import Event, Output, StagingPool, Stream
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -31,35 +32,35 @@ if TYPE_CHECKING:
 _LOOK = 0.001  # seconds between looks at the device; to wait for an event keeps a core busy
 
 
-class Detours:
+class HostTransforms:
     """What a loader needs for them; used by one thread at a time.
 
     Args:
-        retoucher: whose threads apply the transforms.
-        queue: of the device.
+        pool: whose threads apply the transforms.
+        stream: of the device.
         output: what pictures are made as.
-        telemetry: adds up seconds of "retouch".
+        telemetry: adds up seconds of "transform".
     """
 
     def __init__(
-        self, retoucher: Retoucher, queue: Queue, output: Output, telemetry: Telemetry
+        self, pool: TransformPool, stream: Stream, output: Output, telemetry: Telemetry
     ) -> None:
-        self._retoucher, self._queue, self._output = retoucher, queue, output
+        self._pool, self._stream, self._output = pool, stream, output
         self._telemetry = telemetry
-        self._staging = Staging(queue)
-        self._away: list[Detour] = []
+        self._staging = StagingPool(stream)
+        self._away: list[HostTransformJob] = []
 
     def begin(
         self,
-        shots: Bytes,
+        tasks: Bytes,
         uploaded: torch.Tensor,
         samples: Mapping[int, int],
         batch: torch.Tensor,
-    ) -> Detour:
-        """Send samples of a batch off.
+    ) -> HostTransformJob:
+        """Sends samples of a batch off.
 
         Args:
-            shots: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            tasks: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
             samples: places in the batch, and what the transforms draw from there.
             batch: where the pictures of all samples are being rendered to, (B, 3, H, W).
@@ -70,23 +71,23 @@ class Detours:
         from yolodata import _native
 
         self.sweep()
-        queue, count = self._queue, len(samples)
+        stream, count = self._stream, len(samples)
         height, width = batch.shape[2:]
         shot, nbytes = int(_native.SHOT_BYTES), 3 * height * width
         size, each = count * shot, 2 * shot + nbytes
-        # The halves of the shots, then the pictures.
-        there = queue.memory(count * each)
+        # The halves of the tasks, then the pictures.
+        there = stream.empty(count * each)
         here = self._staging.take(memory_for(count, each))
         memory = here[: count * each]
         places = there.data_ptr() + 2 * size + nbytes * np.arange(count, dtype=np.uint64)
         placed, finished = memory[:size], memory[size : 2 * size]
         _native.split_shots(
-            shots, np.array(list(samples), np.int64), places, placed.numpy(), finished.numpy()
+            tasks, np.array(list(samples), np.int64), places, placed.numpy(), finished.numpy()
         )
-        queue.copy(memory[: 2 * size], there[: 2 * size])
+        stream.copy(memory[: 2 * size], there[: 2 * size])
         shape = (count, 3, height, width)
-        queue.render(there[:size], shape, PLACED, into=there[2 * size :])
-        queue.copy(there[2 * size :], memory[2 * size :])
+        stream.render(there[:size], shape, PLACED, into=there[2 * size :])
+        stream.copy(there[2 * size :], memory[2 * size :])
         away = []
         for i, (at, seed) in enumerate(samples.items()):
             begin, end = 2 * size + i * nbytes, 2 * size + (i + 1) * nbytes
@@ -98,27 +99,27 @@ class Detours:
                 place=batch[at : at + 1],
             )
             away.append(sample)
-        detour = Detour(queue, self._output, self._telemetry, here, uploaded)
-        self._away.append(detour)
-        detour.begin(away, self._retoucher)
-        return detour
+        job = HostTransformJob(stream, self._output, self._telemetry, here, uploaded)
+        self._away.append(job)
+        job.begin(away, self._pool)
+        return job
 
     def sweep(self) -> None:
-        """Take memory back of those that are over."""
+        """Takes memory back of jobs that are over."""
         away = []
-        for detour in self._away:
-            if not detour.over():
-                away.append(detour)
-            elif detour.mark is not None:
-                self._staging.give(detour.memory, None)
+        for job in self._away:
+            if not job.over():
+                away.append(job)
+            elif job.event is not None:
+                self._staging.give(job.memory, None)
         self._away = away
 
     def close(self) -> None:
-        """End the threads, after the samples that have begun."""
-        self._retoucher.close()
+        """Ends the threads, after the samples that have begun."""
+        self._pool.close()
 
     def forget(self) -> None:
-        """Let go of memory that the device used, once it is done."""
+        """Frees memory that the device used, once it is done."""
         self._away.clear()
 
 
@@ -140,57 +141,57 @@ class _Sample:
     place: torch.Tensor
 
 
-class Detour:
+class HostTransformJob:
     """The samples of one batch; waited for like a native job.
 
     Attributes:
         memory: page-locked, in use until it is `over`.
-        mark: the moment when all are back in the batch; once `wait` has returned True.
+        event: when all are back in the batch; once `wait` has returned True.
     """
 
     def __init__(
         self,
-        queue: Queue,
+        stream: Stream,
         output: Output,
         telemetry: Telemetry,
         memory: torch.Tensor,
         uploaded: torch.Tensor,
     ) -> None:
-        self._queue, self._output, self._telemetry = queue, output, telemetry
+        self._stream, self._output, self._telemetry = stream, output, telemetry
         self.memory = memory
         self._uploaded = uploaded  # has masks that the first halves look at
-        self.mark: Mark | None = None
-        self._rendered = queue.mark()
+        self.event: Event | None = None
+        self._rendered = stream.record_event()
         self._samples: list[Future[None]] = []
         self._lock, self._looking = threading.Lock(), threading.Lock()
         self._under_way = 0
         self._ended = threading.Event()
         self._error: BaseException | None = None
 
-    def begin(self, samples: Sequence[_Sample], retoucher: Retoucher) -> None:
-        """Hand all of them to the threads."""
+    def begin(self, samples: Sequence[_Sample], pool: TransformPool) -> None:
+        """Hands all of them to the threads."""
         self._under_way = len(samples)
         for sample in samples:
-            future = retoucher.run(partial(self._retouch, sample))
+            future = pool.run(partial(self._transform, sample))
             self._samples.append(future)
             future.add_done_callback(self._one_ended)
 
-    def _retouch(self, sample: _Sample, transforms: Any) -> None:
+    def _transform(self, sample: _Sample, transforms: Any) -> None:
         import cv2
 
         with self._looking:  # one thread of a batch is enough
-            while not self._rendered.done():
+            while not self._rendered.query():
                 time.sleep(_LOOK)
         start = time.thread_time()
         _, _, height, width = sample.place.shape
         picture = sample.here.numpy().reshape(height, width, 3)
         # New memory: a transform may keep what it was given.
-        result = changed(transforms, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), sample.seed)
+        result = apply(transforms, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), sample.seed)
         cv2.cvtColor(result, cv2.COLOR_BGR2RGB, dst=picture)
         shape = tuple(sample.place.shape)
-        self._queue.copy(sample.here, sample.there)
-        self._queue.render(sample.finished, shape, self._output, into=sample.place)
-        self._telemetry.add("retouch", time.thread_time() - start)
+        self._stream.copy(sample.here, sample.there)
+        self._stream.render(sample.finished, shape, self._output, into=sample.place)
+        self._telemetry.add("transform", time.thread_time() - start)
 
     def _one_ended(self, _: Future[None]) -> None:
         with self._lock:
@@ -198,14 +199,14 @@ class Detour:
             if self._under_way:
                 return
         try:
-            self.mark = self._queue.mark()
+            self.event = self._stream.record_event()
         except BaseException as error:  # surfaces in the consumer
             self._error = error
         finally:
             self._ended.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether all is enqueued; raises what went wrong."""
+        """Returns whether all is enqueued; raises what went wrong."""
         if not self._ended.wait(timeout):
             return False
         for sample in self._samples:
@@ -215,14 +216,14 @@ class Detour:
         return True
 
     def done(self) -> bool:
-        """Whether no thread works for it any more."""
+        """Returns whether no thread works for it any more."""
         return self._ended.is_set()
 
     def over(self) -> bool:
-        """Whether the device has done what was enqueued for it, too."""
-        return self.done() and (self.mark is None or self.mark.done())
+        """Returns whether the device has done what was enqueued for it, too."""
+        return self.done() and (self.event is None or self.event.query())
 
     def cancel(self) -> None:
-        """Drop samples that no thread has begun."""
+        """Drops samples that no thread has begun."""
         for sample in self._samples:
             sample.cancel()

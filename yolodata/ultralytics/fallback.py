@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.retouch import composed
+from yolodata.pipeline.albumentations.transforms import composed
 
 TRAINERS = {
     "detect": "DetectionTrainer",

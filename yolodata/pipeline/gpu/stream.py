@@ -1,8 +1,8 @@
-"""A line of work on a CUDA device: memory there, uploads, the renderer, and marks to wait for.
+"""A CUDA stream of the loader's own, and what is enqueued on it: copies, renders, events.
 
-Everything is enqueued on one stream of the loader's own and happens there in order; nothing here
-makes the host wait, but `Mark.wait`. Tests put a queue of the same methods in its place that does
-the work later, on the CPU, with the kernel's own body.
+Everything happens on that stream in order. Nothing here makes the host wait, but
+`Event.synchronize`. Tests put a stream of the same methods in its place that does everything later,
+on the CPU, with the kernel's own body.
 
 To be settled on a device: whether events and `record_stream` cost enough to be noticed at a few
 hundred batches a second.
@@ -14,76 +14,81 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from yolodata.checks import one_of
 from yolodata.errors import ConfigError
-from yolodata.pipeline.page_locked import page_locked
+from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
+from yolodata.pipeline.gpu.pinned import page_locked
+from yolodata.pipeline.options import OUTPUTS
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("yolodata")
 
-OUTPUTS = ("uint8", "float16", "bfloat16")
+
+class Event(Protocol):
+    """A point in a stream."""
+
+    def query(self) -> bool:
+        """Returns whether everything enqueued before it has happened."""
+
+    def synchronize(self) -> None:
+        """Blocks the host until then."""
+
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Makes the consumer's current stream wait until then, and own `tensors` from there on."""
 
 
-class Mark(Protocol):
-    """A moment in a queue."""
-
-    def done(self) -> bool:
-        """Whether everything enqueued before has happened."""
-
-    def wait(self) -> None:
-        """Block the host until then."""
-
-    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Let the consumer's current stream wait until then, and own `tensors` from there on."""
-
-
-class Queue(Protocol):
-    """Work on a device, in the order it was enqueued."""
+class Stream(Protocol):
+    """Copies, renders and events on a device, in the order they were enqueued."""
 
     device: torch.device
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        """Page-locked host memory, uint8 (nbytes,), aligned to 16 bytes at least.
+        """Allocates page-locked host memory, uint8 (nbytes,), aligned to 16 bytes at least.
 
-        It may be forgotten once the device has read it, and is given back then.
+        It may be forgotten once the device has read it, and is freed then.
         """
 
-    def lock(self, address: int, nbytes: int) -> int:
-        """Page-lock host memory that is there, read-only; returns its address on the device.
+    def register_host(self, address: int, nbytes: int) -> int:
+        """Page-locks host memory that is there, read-only; returns its address on the device.
 
         Raises:
             RuntimeError: the driver does not do that, or not with this memory.
         """
 
-    def unlock(self, address: int) -> None:
-        """Undo `lock`; the device may not be reading it any more."""
+    def unregister_host(self, address: int) -> None:
+        """Undoes `register_host`; the device may not be reading it any more."""
 
-    def memory(self, nbytes: int) -> torch.Tensor:
-        """Device memory, uint8 (nbytes,), aligned to 16 bytes at least."""
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Allocates device memory, uint8 (nbytes,), aligned to 16 bytes at least."""
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Enqueue a copy; `source` must not change before it has happened.
+        """Enqueues a copy; `source` must not change before it has happened.
 
-        Both are on the device or page-locked, `source` complete when the queue comes to it.
+        Both are on the device or page-locked, `source` complete when the stream comes to it.
         """
 
     def render(
         self,
-        shots: torch.Tensor,
+        tasks: torch.Tensor,
         shape: tuple[int, ...],
         output: Output,
         into: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Enqueue pictures (B, 3, H, W) of `shots`, uint8 (B * SHOT_BYTES,) on the device.
+        """Enqueues the renderer.
 
-        `into`: memory on the device for all of them, in their order; None takes new memory.
+        Args:
+            tasks: uint8 (B * SHOT_BYTES,) on the device.
+            shape: (B, 3, H, W) of the pictures.
+            output: what they are made as.
+            into: device memory for them; None allocates it.
         """
 
     def filter(
         self, tasks: torch.Tensor, size: tuple[int, int], tiles: int, lab: torch.Tensor | None
     ) -> None:
-        """Enqueue filters of pictures (H, W, 3) of one size, to others.
+        """Enqueues filters of pictures (H, W, 3) of one size, into other pictures.
 
         Args:
             tasks: uint8 (K * FILTER_TASK_BYTES,) on the device.
@@ -92,17 +97,24 @@ class Queue(Protocol):
             lab: the tables of Lab on the device, where there are tiles.
         """
 
-    def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
-        """Enqueue the conversion of uint8 pictures on the device into another output."""
+    def convert(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
+        """Enqueues the conversion of uint8 pictures on the device into another output."""
 
-    def mark(self) -> Mark:
-        """The moment after everything enqueued so far."""
+    def record_event(self) -> Event:
+        """Records an event after everything enqueued so far."""
 
-    def room(self) -> tuple[int, int]:
-        """Free and total bytes of device memory; free counts what torch could give back."""
+    def mem_get_info(self) -> tuple[int, int]:
+        """Returns free and total bytes of the device; free counts what torch could give back."""
 
-    def make_room(self) -> None:
-        """Free memory that is allocated and unused; waits for everything on the device."""
+    def empty_cache(self) -> None:
+        """Frees memory that is allocated and unused; waits for everything on the device."""
+
+
+def render_task_bytes(count: int) -> int:
+    """Returns bytes of the render tasks of `count` pictures."""
+    from yolodata import _native
+
+    return count * int(_native.SHOT_BYTES)
 
 
 class Output:
@@ -117,24 +129,11 @@ class Output:
     """
 
     def __init__(self, dtype: str = "uint8", channels_last: bool = False) -> None:
-        if dtype not in OUTPUTS:
-            raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, got {dtype!r}")
-        self.dtype = dtype
+        self.dtype = one_of("output", dtype, OUTPUTS)
         self.channels_last = channels_last
 
-    def check(self, device: str) -> None:
-        """Raises ConfigError where a device does not make such pictures, or is none."""
-        if device == "cpu":
-            if self.dtype != "uint8" or self.channels_last:
-                raise ConfigError(
-                    f"device='cpu' makes contiguous uint8, got output={self.dtype!r}, "
-                    f"channels_last={self.channels_last}; choose a CUDA device for these"
-                )
-        elif device.split(":")[0] != "cuda":
-            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {device!r}")
-
     def empty(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """Memory for pictures (B, 3, H, W), uninitialised."""
+        """Allocates pictures (B, 3, H, W), uninitialised."""
         import torch
 
         order = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -142,7 +141,7 @@ class Output:
         return torch.empty(shape, dtype=dtype, device=device, memory_format=order)
 
     def convert(self, pictures: torch.Tensor) -> torch.Tensor:
-        """uint8 pictures as this output, by torch, with the same bits as the renderer's."""
+        """Converts uint8 pictures to this output by torch, with the same bits as the renderer's."""
         import torch
 
         order = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -151,8 +150,8 @@ class Output:
         return pictures.contiguous(memory_format=order)
 
 
-class CudaQueue:
-    """A stream of a CUDA device.
+class CudaStream:
+    """`Stream` of a CUDA device.
 
     Args:
         device: which one.
@@ -183,15 +182,15 @@ class CudaQueue:
                 "CUDA devices, counted from 0"
             )
         self.device = torch.device("cuda", index)
-        self.stream: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self.torch_stream: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._complained = False
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        """See `Queue`."""
+        """See `Stream`."""
         import torch
 
         try:
-            return page_locked(nbytes, self.lock, self.unlock)
+            return page_locked(nbytes, self.register_host, self.unregister_host)
         except RuntimeError as error:
             if not self._complained:
                 log.warning("page-locked memory is torch's, and up to twice as large: %s", error)
@@ -200,8 +199,8 @@ class CudaQueue:
         with torch.cuda.device(self.device):
             return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
-    def lock(self, address: int, nbytes: int) -> int:
-        """See `Queue`."""
+    def register_host(self, address: int, nbytes: int) -> int:
+        """See `Stream`."""
         import torch
 
         from yolodata import _native
@@ -209,8 +208,8 @@ class CudaQueue:
         with torch.cuda.device(self.device):
             return _native.register_host(address, nbytes)
 
-    def unlock(self, address: int) -> None:
-        """See `Queue`."""
+    def unregister_host(self, address: int) -> None:
+        """See `Stream`."""
         import torch
 
         from yolodata import _native
@@ -218,86 +217,84 @@ class CudaQueue:
         with torch.cuda.device(self.device):
             _native.unregister_host(address)
 
-    def memory(self, nbytes: int) -> torch.Tensor:
-        """See `Queue`."""
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """See `Stream`."""
         import torch
 
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.torch_stream):
             return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """See `Queue`."""
+        """See `Stream`."""
         import torch
 
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.torch_stream):
             target.copy_(source, non_blocking=True)
 
     def render(
         self,
-        shots: torch.Tensor,
+        tasks: torch.Tensor,
         shape: tuple[int, ...],
         output: Output,
         into: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """See `Queue`."""
+        """See `Stream`."""
         import torch
 
         from yolodata import _native
 
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.torch_stream):
             pictures = output.empty(shape, self.device) if into is None else into
             count, _, height, width = shape
             _native.render_cuda(
-                shots.data_ptr(),
+                tasks.data_ptr(),
                 count,
                 height,
                 width,
                 pictures.data_ptr(),
                 output.dtype,
                 output.channels_last,
-                self.stream.cuda_stream,
+                self.torch_stream.cuda_stream,
             )
             return pictures
 
     def filter(
         self, tasks: torch.Tensor, size: tuple[int, int], tiles: int, lab: torch.Tensor | None
     ) -> None:
-        """See `Queue`."""
+        """See `Stream`."""
         import torch
 
         from yolodata import _native
 
         count = tasks.numel() // int(_native.FILTER_TASK_BYTES)
         tables = 0 if lab is None else lab.data_ptr()
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.torch_stream):
             _native.filter_cuda(
-                tasks.data_ptr(), count, *size, tiles, tables, self.stream.cuda_stream
+                tasks.data_ptr(), count, *size, tiles, tables, self.torch_stream.cuda_stream
             )
 
-    def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
-        """See `Queue`."""
+    def convert(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
+        """See `Stream`."""
         import torch
 
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.torch_stream):
             return output.convert(pictures)
 
-    def mark(self) -> CudaMark:
-        """See `Queue`."""
-        return CudaMark(self.stream)
+    def record_event(self) -> CudaEvent:
+        """See `Stream`."""
+        return CudaEvent(self.torch_stream)
 
-    def room(self) -> tuple[int, int]:
-        """See `Queue`."""
+    def mem_get_info(self) -> tuple[int, int]:
+        """See `Stream`."""
         import torch
 
         free, total = torch.cuda.mem_get_info(self.device)
         unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return free + unused, total
 
-    def make_room(self) -> None:
-        """See `Queue`."""
+    def empty_cache(self) -> None:
+        """See `Stream`."""
         import torch
-
-        from yolodata.pipeline.dali import release_unused_memory
 
         torch.cuda.synchronize(self.device)
         release_unused_memory()
@@ -305,67 +302,68 @@ class CudaQueue:
             torch.cuda.empty_cache()
 
 
-class CudaMark:
-    """An event on a stream."""
+class CudaEvent:
+    """`Event` of a CUDA stream."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._event = stream.record_event()
 
-    def done(self) -> bool:
-        """See `Mark`."""
+    def query(self) -> bool:
+        """See `Event`."""
         return bool(self._event.query())
 
-    def wait(self) -> None:
-        """See `Mark`."""
+    def synchronize(self) -> None:
+        """See `Event`."""
         self._event.synchronize()
 
-    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
-        """See `Mark`."""
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None:
+        """See `Event`."""
         import torch
 
+        # The one place where the training stream waits for the loader.
         consumer = torch.cuda.current_stream(self._stream.device)
         consumer.wait_event(self._event)
         for tensor in tensors:  # or its memory could be given out again while still in use there
             tensor.record_stream(consumer)
 
 
-def open_queue(device: torch.device) -> Queue:
-    """The queue of a device."""
-    return CudaQueue(device)
+def open_stream(device: torch.device) -> Stream:
+    """Opens a stream of a device."""
+    return CudaStream(device)
 
 
-class Staging:
+class StagingPool:
     """Page-locked memory that is used again once the device has read it."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._idle: list[torch.Tensor] = []
-        self._read: list[tuple[torch.Tensor, Mark]] = []
+        self._read: list[tuple[torch.Tensor, Event]] = []
 
     def take(self, nbytes: int) -> torch.Tensor:
-        """uint8, at least `nbytes` long."""
+        """Returns uint8, at least `nbytes` long."""
         unread = []
-        for memory, mark in self._read:
-            if mark.done():
+        for memory, event in self._read:
+            if event.query():
                 self._idle.append(memory)
             else:
-                unread.append((memory, mark))
+                unread.append((memory, event))
         self._read = unread
         for i, memory in enumerate(self._idle):
             if memory.numel() >= nbytes:
                 return self._idle.pop(i)
         self._idle.clear()  # all too small: batches of another kind
-        return self._queue.pinned(nbytes)
+        return self._stream.pinned(nbytes)
 
-    def give(self, memory: torch.Tensor, mark: Mark | None) -> None:
-        """Take memory back; the device has read it at `mark`."""
-        if mark is None:
+    def give(self, memory: torch.Tensor, event: Event | None) -> None:
+        """Takes memory back; the device has read it at `event`."""
+        if event is None:
             self._idle.append(memory)
         else:
-            self._read.append((memory, mark))
+            self._read.append((memory, event))
 
     def clear(self) -> None:
-        """Free it; the device has read everything."""
+        """Frees it; the device has read everything."""
         self._idle.clear()
         self._read.clear()

@@ -9,7 +9,7 @@ more than one grey level away: 0.12 on average for 96 photographs to 416 pixels,
 weights are cut off: 12 % of its bytes are one below the exact result rounded, DALI's 0.06 % off.
 
 Note [which decoder]. A GPU has a CUDA decoder and, often, a JPEG engine; their bits differ. DALI
-decodes with nvImageCodec, which deals the files of a run out like this (sources of 0.8):
+decodes with nvImageCodec, which deals the files of a run out like this (image_reader of 0.8):
 - It sorts them by subsampling and size. The first N that the engine accepts, by their headers, are
   the engine's; the CUDA decoder has all others.
 - N is fixed by a graph's first run: `hw_decoder_load` of its files, rounded up to a multiple of the
@@ -53,6 +53,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
+from yolodata.pipeline.options import check_hw_decoder_load
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 if TYPE_CHECKING:
@@ -340,12 +341,6 @@ class DaliDecoder:
             return Decoded(None, _wrong_size(file, picture.shape[:2], self._imgsz), fallback=True)
         rgb = torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
         return Decoded(rgb.to(self._device), fallback=True)
-
-
-def check_hw_decoder_load(load: float | str) -> None:
-    """Raises ConfigError for what is neither "auto" nor a share."""
-    if load != "auto" and not (isinstance(load, (int, float)) and 0 <= load <= 1):
-        raise ConfigError(f"hw_decoder_load must be 'auto' or a share, 0 to 1, got {load!r}")
 
 
 @cache

@@ -1,15 +1,16 @@
-"""How one stored sample becomes pixels in memory."""
+"""How a stored sample becomes pixels in host memory."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolodata.errors import ShardError
-from yolodata.pipeline.pixels import Bytes, Load
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.image_cache import FILL, Bytes, ImageSource
+from yolodata.pipeline.subset import Subset
 
 if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset
@@ -94,38 +95,61 @@ def _spare() -> Bytes:
     return memory
 
 
-def reading(
-    selection: Selection,
+def image_source(
+    subset: Subset,
     *,
     threads: int,
     check: bool,
     window: int,
     in_flight: int,
     always: bool = False,
-) -> Load | None:
-    """How the pictures of a selection are read; None when their pixels are in memory as they are.
+    shrink: Mapping[int, tuple[int, int]] | None = None,
+) -> ImageSource | None:
+    """How the images of a subset are read; None when their pixels are in memory as they are.
 
     Args:
+        subset: the images.
         threads: for reading.
         check: compare samples with their checksums.
-        window: pictures that may be asked for again, 0 for any picture of the dataset.
-        in_flight: pictures of the batches being prepared.
+        window: images that may be asked for again, 0 for any image of the dataset.
+        in_flight: images of the batches being prepared.
         always: never None; pixels that are in memory are handed out as they are.
+        shrink: (height, width) that some images are resized to, as upstream does.
     """
-    shards, imgsz = selection.shards, selection.imgsz
+    shards, imgsz, smaller = subset.shards, subset.imgsz, shrink or {}
 
     def size(image: int) -> tuple[int, int]:
-        return int(selection.height[image]), int(selection.width[image])
+        return int(subset.height[image]), int(subset.width[image])
 
-    def look_up(image: int, memory: Bytes | None) -> Bytes:
-        return checked(shards, image) if check else shards.sample(image)
+    def pixels_of(image: int, memory: Bytes | None) -> Bytes:
+        if shards.meta.codec == "raw":
+            pixels = checked(shards, image) if check else shards.sample(image)
+        else:
+            pixels = decode_into(shards, image, size(image), imgsz, memory, check)
+        return _resized(pixels, size(image), smaller[image]) if image in smaller else pixels
 
-    def decode(image: int, memory: Bytes | None) -> Bytes:
-        return decode_into(shards, image, size(image), imgsz, memory, check)
+    def read(images: list[int], memory: list[Bytes]) -> list[tuple[Bytes, str]]:
+        (image,) = images
+        try:
+            return [(pixels_of(image, memory[0] if memory else None), "")]
+        except Exception as error:  # any broken file: the run goes on without it
+            height, width = smaller.get(image, size(image))
+            grey = np.full(height * width * 3, FILL, np.uint8)
+            return [(grey, str(error) or type(error).__name__)]
 
     if shards.meta.codec != "raw":
-        capacity = min(selection.images, window or 1024) + in_flight
-        return Load(decode, size, threads, capacity, refresh=window == 0, recycle=True)
+        capacity = min(subset.images, window or 1024) + in_flight
+        recycle = not smaller
+        return ImageSource(read, threads, capacity, refresh=window == 0, recycle=recycle)
     if not shards.mapped:
-        return Load(look_up, size, threads, in_flight, refresh=True)
-    return Load(look_up, size, threads, capacity=1 << 16) if check or always else None
+        return ImageSource(read, threads, in_flight, refresh=True)
+    return ImageSource(read, threads, capacity=1 << 16) if check or always or smaller else None
+
+
+def _resized(pixels: Bytes, size: tuple[int, int], new: tuple[int, int]) -> Bytes:
+    import cv2
+
+    (height, width), (new_height, new_width) = size, new
+    picture = pixels[: height * width * 3].reshape(height, width, 3)
+    small: Bytes = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    return small.reshape(-1)

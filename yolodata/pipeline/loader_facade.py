@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError
-from yolodata.pipeline.batch import Batch
 from yolodata.pipeline.schedule import Schedule
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.subset import Subset
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -65,17 +64,17 @@ class DatasetView:
 
     def __init__(
         self,
-        selection: Selection,
+        subset: Subset,
         *,
         order: Int64 | None = None,
         batch_shapes: Int64 | None = None,
         batch: Int64 | None = None,
         close_mosaic: Callable[[], None] | None = None,
     ) -> None:
-        self.selection = selection
-        self.ni = selection.images
-        self.imgsz = selection.imgsz
-        self.names = dict(selection.shards.meta.names)
+        self.subset = subset
+        self.ni = subset.images
+        self.imgsz = subset.imgsz
+        self.names = dict(subset.shards.meta.names)
         self.rect = batch_shapes is not None
         self.batch_shapes = batch_shapes
         self.batch = batch
@@ -96,21 +95,21 @@ class DatasetView:
         return i if self._order is None else int(self._order[i])
 
     def _name(self, i: int) -> str:
-        return self.selection.shards.name(self._image(i))
+        return self.subset.shards.name(self._image(i))
 
     def _label(self, i: int) -> dict[str, Any]:
-        selection, image = self.selection, self._image(i)
-        rows = selection.objects(image)
+        subset, image = self.subset, self._image(i)
+        rows = subset.objects(image)
         segments: list[Float32] = []
-        if selection.polygon_offset is not None and selection.polygon is not None:
-            ends = selection.polygon_offset[rows.start : rows.stop + 1].astype(np.int64)
-            segments = [selection.polygon[a:b].copy() for a, b in pairwise(ends.tolist())]
-        shards, keypoints = selection.shards, selection.keypoints
+        if subset.polygon_offset is not None and subset.polygon is not None:
+            ends = subset.polygon_offset[rows.start : rows.stop + 1].astype(np.int64)
+            segments = [subset.polygon[a:b].copy() for a, b in pairwise(ends.tolist())]
+        shards, keypoints = subset.shards, subset.keypoints
         return {
             "im_file": shards.name(image),
             "shape": (int(shards.label_height[image]), int(shards.label_width[image])),
-            "cls": selection.cls[rows, None].copy(),
-            "bboxes": selection.box[rows].copy(),
+            "cls": subset.cls[rows, None].copy(),
+            "bboxes": subset.box[rows].copy(),
             "segments": segments,
             "keypoints": None if keypoints is None else keypoints[rows].copy(),
             "normalized": True,
@@ -162,22 +161,3 @@ def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
         return bound(*arguments)
 
     return call
-
-
-class Epoch:
-    """One iteration over a loader; the loader, whose method `following` is, knows where it is."""
-
-    def __init__(self, following: Callable[[Epoch], Batch]) -> None:
-        self._following = following
-        self.token = object()  # what the loader remembers instead of its own iterator
-        self.begun = self.ended = False
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch of the epoch."""
-        if self.ended:
-            raise StopIteration
-        return self._following(self)
