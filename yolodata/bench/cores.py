@@ -26,23 +26,19 @@ def pin(cores: tuple[int, ...]) -> bool:
     return True
 
 
-def settle(limit: float = 15.0) -> bool:
+def settle(limit: float = 15.0) -> None:
     """Wait until this process and its workers do nothing, so that others can be measured.
 
-    Returns:
-        False if they were still busy after `limit` seconds.
+    After `limit` seconds the wait is over, however busy they are.
     """
     members = _members()  # looked up once: it takes longer than what is waited for
     before, quiet = _seconds(members), 0
     end = time.monotonic() + limit
-    while time.monotonic() < end:
+    while quiet < 3 and time.monotonic() < end:
         time.sleep(0.03)
         now = _seconds(members)
         quiet = quiet + 1 if now == before else 0
         before = now
-        if quiet >= 3:
-            return True
-    return False
 
 
 def thread_seconds() -> dict[int, tuple[str, float]]:

@@ -54,7 +54,7 @@ def open_loader(row: Row, task: Task) -> Subject:
         while True:
             for batch in loader:
                 pace.keep()
-                if row.device != "cpu" and getattr(loader, "cache", row.cache) != row.cache:
+                if row.device != "cpu" and loader.cache != row.cache:
                     raise ConfigError(
                         f"cache={row.cache} was asked for, the loader uses {loader.cache}: "
                         f"{loader.preflight}"
