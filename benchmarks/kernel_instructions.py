@@ -183,11 +183,11 @@ class Scene:
         self.recipes = [
             Recipe.from_dict(_native.plan(index, config, 0, 0, p).to_dict()) for p in range(count)
         ]
-        # One piece of memory: images, render tasks, pictures.
+        # One piece of memory: images, tasks, pictures.
         pixels = [np.ascontiguousarray(image).reshape(-1) for image in images.values()]
-        render_tasks = count * _native.RENDER_TASK_BYTES
-        begins = np.cumsum([0, *(-(-p.size // 256) * 256 for p in pixels), render_tasks])
-        self.render_tasks, self.out = int(begins[-2]), int(begins[-1] + 255) // 256 * 256
+        tasks = count * _native.RENDER_TASK_BYTES
+        begins = np.cumsum([0, *(-(-p.size // 256) * 256 for p in pixels), tasks])
+        self.tasks, self.out = int(begins[-2]), int(begins[-1] + 255) // 256 * 256
         raw = np.zeros(self.out + count * 3 * SIDE * SIDE * 2 + 256, np.uint8)
         self.memory = raw[-raw.ctypes.data % 256 :]
         for begin, flat in zip(begins, pixels, strict=False):
@@ -198,7 +198,7 @@ class Scene:
         }
         engine = _native.Engine(1)
         pointers = np.array([image.ctypes.data for image in self.images.values()], np.uint64)
-        tasks_there = self.memory[self.render_tasks : self.render_tasks + render_tasks]
+        tasks_there = self.memory[self.tasks : self.tasks + tasks]
         engine.submit_render(self.recipes, np.arange(count), pointers, tasks_there).wait()
         engine.close()
         self.wanted: dict[int, Any] = {}
@@ -214,7 +214,7 @@ def constants_of(kernel: Kernel, scene: Scene) -> dict[int, bytes]:
     """Banks of constant memory: the launch, and what the compiler put there."""
     launch = np.zeros(24, np.uint8)  # see Launch in kernel_body.h
     address = scene.memory.ctypes.data
-    launch[:8].view(np.uint64)[:] = address + scene.render_tasks
+    launch[:8].view(np.uint64)[:] = address + scene.tasks
     launch[8:16].view(np.int32)[:] = SIDE
     launch[16:24].view(np.uint64)[:] = address + scene.out
     bank = bytearray(0x1000)

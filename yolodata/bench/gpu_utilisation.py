@@ -16,7 +16,7 @@ _EVERY = 0.05  # seconds between two readings
 _STALE = 0.4  # seconds at the start of a slice in which readings still cover the time before
 
 
-class BusyMeter:
+class UtilisationMeter:
     """NVML's utilisation, read by a thread of its own.
 
     Readings at the beginning of a slice, which cover the time before, are left out if there are
@@ -32,17 +32,14 @@ class BusyMeter:
     def __init__(self, device: torch.device) -> None:
         self._gpu = Gpu(device)
         self.reason = self._gpu.reason
-        self._readings: list[tuple[float, float]] = []
-        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._began = 0.0
 
     def start(self) -> None:
         """Begin reading."""
-        self._began = time.monotonic()
         if self.reason:
             return
-        self._readings, self._stop = [], threading.Event()
+        self._readings: list[tuple[float, float]] = []
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="bench-nvml", daemon=True)
         self._thread.start()
 
@@ -58,10 +55,10 @@ class BusyMeter:
         return fmean(found) if found else None
 
     def _read(self) -> None:
-        stop = self._stop
+        began = time.monotonic()
         while True:
             busy = self._gpu.busy()
             if busy is not None:
-                self._readings.append((time.monotonic() - self._began, busy))
-            if stop.wait(_EVERY):
+                self._readings.append((time.monotonic() - began, busy))
+            if self._stop.wait(_EVERY):
                 return
