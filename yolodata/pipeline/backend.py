@@ -100,7 +100,7 @@ class Backend(Protocol):
 
     def submit(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],

@@ -33,6 +33,7 @@ from yolodata.telemetry import Telemetry
 if TYPE_CHECKING:
     import torch
 
+    from yolodata._native import PlanConfig
     from yolodata.shards.reader import ShardDataset
 
 _PREFETCH = 4
@@ -148,7 +149,7 @@ class Loader:
             "augment": asdict(self.augment),
             "transforms": None if transforms is None else described(self._transforms),
         }
-        self._configs: dict[bool, dict[str, Any]] = {}  # of the planner, by whether mosaic is over
+        self._configs: dict[bool, PlanConfig] = {}  # of the planner, by whether mosaic is over
         self._fingerprint: dict[str, Any] | None = None
         self._epoch = 0
         self._position = 0  # positions of the epoch that were handed to the consumer
@@ -330,7 +331,7 @@ class Loader:
         backend = self._open_backend()
         return backend.submit(self._config(epoch), self.seed, epoch, positions, age)
 
-    def _config(self, epoch: int) -> dict[str, Any]:
+    def _config(self, epoch: int) -> PlanConfig:
         closed = self._mosaic_closed or (
             self.close_mosaic_epoch is not None and epoch >= self.close_mosaic_epoch
         )

@@ -7,15 +7,17 @@ function of (seed, epoch, position) and nothing else: see `csrc/core/permute.h`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.checks import whole
 from yolodata.pipeline.options import Ranks
+
+if TYPE_CHECKING:
+    from yolodata._native import PlanConfig
 
 MAX_SEED = (1 << 64) - 1
 """Seeds are 0 to this."""
@@ -126,7 +128,8 @@ def reuse_window(images: int) -> ReuseWindow:
     return {"streams": STREAMS, "window": WINDOW_PICTURES // STREAMS}
 
 
-def window_of(config: Mapping[str, Any], ranks: int) -> int:
+def window_of(config: PlanConfig, ranks: int) -> int:
     """Returns how many decoded images one rank may ask for again."""
-    streams, pictures = int(config["streams"]), int(config["streams"]) * int(config["window"])
-    return -(-pictures // ranks) if streams % ranks == 0 else pictures  # whole streams to itself
+    pictures = config.streams * config.window
+    # Whole streams to itself, if they can be dealt out.
+    return -(-pictures // ranks) if config.streams % ranks == 0 else pictures

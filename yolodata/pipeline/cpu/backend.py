@@ -84,7 +84,7 @@ class CpuBackend:
 
     def submit(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
@@ -92,7 +92,7 @@ class CpuBackend:
     ) -> PendingBatch:
         """See `Backend`; pictures are uint8 (B, 3, imgsz, imgsz)."""
         self._sweep()
-        size = int(config["imgsz"])
+        size = config.imgsz
         out = self._buffers.take(len(positions), size, size)
         index = self.subset.index()
         if self._planner is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ class GpuBackend:
 
     def submit(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
@@ -128,7 +128,7 @@ class GpuBackend:
     ) -> PendingBatch:
         """See `Backend`; pictures are (B, 3, imgsz, imgsz), as the loader's `output`."""
         self._sweep()
-        context, count, size = self._context, len(positions), int(config["imgsz"])
+        context, count, size = self._context, len(positions), config.imgsz
         if self._cpu is not None:
             inner = self._cpu.submit(config, seed, epoch, positions, age)
             return RenderedOnCpu(context, inner, count)

@@ -99,7 +99,7 @@ class GpuContext:
         """Enqueues what Albumentations changes in a batch that is being rendered.
 
         Args:
-            tasks: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            tasks: of the batch, uint8 (B * RENDER_TASK_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
             seeds: B numbers that the transforms draw from.
             pictures: where the batch is being rendered to, (B, 3, H, W).

@@ -428,7 +428,7 @@ def _uploaded(
     engine: _native.Engine,
     subset: Subset,
     stream: Stream,
-    config: dict[str, Any],
+    config: _native.PlanConfig,
     place: CachedDataset,
     first: int,
     last: int,
