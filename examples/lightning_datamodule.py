@@ -62,7 +62,8 @@ class TinyModule(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """Logs the loss."""
-        self.log("val_loss", loss_of(self.model, batch), batch_size=len(batch["img"]))
+        loss = loss_of(self.model, batch)
+        self.log("val_loss", loss, batch_size=len(batch["img"]), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns what makes the steps."""
