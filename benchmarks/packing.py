@@ -43,7 +43,7 @@ PURE = """
 import json, sys
 import cv2, numpy as np
 from yolodata.ingest.images import CheckedImage, decode_rgb, read_file, resize
-from yolodata.shards.decode import resized_shape
+from yolodata.images.decode import resized_shape
 cv2.setNumThreads(1)
 files, kind, imgsz, out = json.loads(sys.stdin.readline())
 written = open(out, "wb", buffering=0)

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.bench import machine, results
+from yolodata.images.decode import decode_image, ordinary_jpeg, resized_shape
 from yolodata.pipeline.dali import DaliDecoder
 from yolodata.shards import reader
-from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 Bytes = npt.NDArray[np.uint8]
 

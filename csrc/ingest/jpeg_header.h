@@ -1,4 +1,4 @@
-// Sizes of ordinary JPEG files; see yolodata/ingest/jpeg.py.
+// Sizes of ordinary JPEG files; see yolodata/images/jpeg.py.
 #pragma once
 
 #include <cstddef>

@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from yolodata.errors import ConfigError
+from yolodata.images.decode import resized_shape
 from yolodata.ingest.images import (
     CheckedImage,
     check_image,
@@ -23,7 +24,6 @@ from yolodata.ingest.images import (
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split
 from yolodata.shards.chunks import Chunk
-from yolodata.shards.decode import resized_shape
 from yolodata.shards.format import CODECS, aligned
 from yolodata.shards.sample import StoredSample
 

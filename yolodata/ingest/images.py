@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from yolodata.ingest.jpeg import plain_size
+from yolodata.images.decode import decode_image, decode_jpeg
+from yolodata.images.jpeg import plain_size
 from yolodata.ingest.sample import Refused
 from yolodata.ingest.yolo import IMAGE_SUFFIXES
-from yolodata.shards.decode import decode_image, decode_jpeg
 
 Picture = NDArray[np.uint8]
 

@@ -61,7 +61,7 @@ def decode_into(
     """
     import cv2
 
-    from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
+    from yolodata.images.decode import decode_image, decode_jpeg, resized_shape
 
     data = checked(shards, image) if check else shards.sample(image)
     name = shards.name(image)

@@ -181,7 +181,7 @@ def _not_finite(values: Array, rows: slice) -> Array:
 
 
 def resized_shapes(height: Array, width: Array, imgsz: int) -> tuple[Array, Array]:
-    """`yolodata.shards.decode.resized_shape` for whole columns; float64 results."""
+    """`yolodata.images.decode.resized_shape` for whole columns; float64 results."""
     h, w = height.astype(np.float64), width.astype(np.float64)
     ratio = imgsz / np.maximum(h, w)
     return np.minimum(np.ceil(h * ratio), imgsz), np.minimum(np.ceil(w * ratio), imgsz)

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.images.decode import decode_image
 from yolodata.shards.check import Checker
-from yolodata.shards.decode import decode_image
 from yolodata.shards.format import (
     DATASET_FILE,
     SHARD_HEADER,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.shards.decode import resized_shape
+from yolodata.images.decode import resized_shape
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.journal import Annotation
 

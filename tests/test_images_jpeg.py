@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ingesting import jpeg, picture
 from PIL import Image
 
-from yolodata.ingest.jpeg import plain_size
+from yolodata.images.jpeg import plain_size
 
 COLOUR, GREY = picture(1, 40, 56), picture(2, 24, 33)[..., 0]
 
