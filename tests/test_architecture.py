@@ -29,7 +29,6 @@ ARROWS = {
     "dali": {"pipeline", "_native"},
     "bench": {"shards", "ingest", "pipeline", "ultralytics", "train", "_native"},
     "cli": {"shards", "ingest", "pipeline", "ultralytics", "train", "bench"},
-    "shard": {"cli"},
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }

@@ -384,12 +384,12 @@ def test_names_that_are_not_utf8(tmp_path):
 def cli(*arguments):
     import argparse
 
-    from yolodata.shards import command
+    from yolodata.shards import verify_cli
 
     parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers(required=True))
+    verify_cli.add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args([str(a) for a in arguments])
-    return command.run(args)
+    return verify_cli.run(args)
 
 
 def test_verify_and_info_commands(tmp_path, capsys):

@@ -13,8 +13,8 @@ from yolodata.errors import YolodataError
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 COMMANDS = {
     "shard": ("yolodata.ingest.command", "pack a dataset (YOLO, COCO, VOC) into shards"),
-    "verify": ("yolodata.shards.command", "check a shard dataset for damage"),
-    "info": ("yolodata.shards.command", "say what a shard dataset holds"),
+    "verify": ("yolodata.shards.verify_cli", "check a shard dataset for damage"),
+    "info": ("yolodata.shards.verify_cli", "say what a shard dataset holds"),
     "labels": ("yolodata.ingest.command", "read the labels of a packed dataset again"),
     "view": ("yolodata.pipeline.command", "write a picture with boxes and class names"),
     "train": ("yolodata.train.command", "train with Ultralytics on yolodata's loaders"),
