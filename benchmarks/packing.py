@@ -42,7 +42,7 @@ COMPARISONS = [
 PURE = """
 import json, sys
 import cv2, numpy as np
-from yolodata.ingest.images import CheckedImage, decode_rgb, read_file, resize
+from yolodata.ingest.image_check import CheckedImage, decode_rgb, read_file, resize
 from yolodata.images.decode import resized_shape
 cv2.setNumThreads(1)
 files, kind, imgsz, out = json.loads(sys.stdin.readline())

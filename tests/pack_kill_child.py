@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from yolodata import cli
-from yolodata.ingest import command, crew, packing  # noqa: F401 - before the forks, for speed
+from yolodata.ingest import crew, pack_cli, packing  # noqa: F401 - before the forks, for speed
 
 OPTIONS = ["--imgsz", "64", "--shard-size", "64K", "--workers", "2", "--quiet"]
 

@@ -19,9 +19,11 @@ from ingesting import jpeg, picture, tree_hash, write_yolo
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import ConfigError, DatasetError, ShardError
-from yolodata.ingest import crew, fingerprint, pack, relabel
-from yolodata.ingest.command import parse_size
+from yolodata.ingest import crew, pack
 from yolodata.ingest.convert import PackSettings
+from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.pack_cli import parse_size
+from yolodata.ingest.relabel import relabel
 from yolodata.ingest.worker import Worker
 from yolodata.shards.format import WORK_FOLDER
 

@@ -13,7 +13,8 @@ import yaml
 from ingesting import upstream_files, write_yolo
 
 from yolodata.errors import ConfigError, DatasetError
-from yolodata.ingest import fingerprint, open_source
+from yolodata.ingest import open_source
+from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.yolo import IMAGE_SUFFIXES, label_path, open_yolo
 
 

@@ -12,7 +12,7 @@ import xxhash
 
 from yolodata.errors import ConfigError
 from yolodata.images.decode import resized_shape
-from yolodata.ingest.images import (
+from yolodata.ingest.image_check import (
     CheckedImage,
     check_image,
     decode,

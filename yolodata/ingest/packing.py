@@ -19,7 +19,7 @@ from yolodata.checks import whole
 from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crew import Job, in_order
-from yolodata.ingest.identity import fingerprint
+from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.format import DatasetMeta

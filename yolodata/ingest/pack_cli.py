@@ -140,7 +140,7 @@ def run_shard(args: argparse.Namespace) -> int:
 
 def run_labels(args: argparse.Namespace) -> int:
     """`yolodata labels OUT SOURCE`."""
-    from yolodata.ingest.relabelling import relabel
+    from yolodata.ingest.relabel import relabel
 
     report = relabel(args.out, args.source, **_source_options(args))
     for split in report.splits.values():
