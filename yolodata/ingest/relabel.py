@@ -14,11 +14,11 @@ from yolodata.ingest.labels import check_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
-from yolodata.shards.journal import Annotation
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
 from yolodata.shards.relabel import replace_labels
+from yolodata.shards.sample import Annotation
 
 
 def relabel(

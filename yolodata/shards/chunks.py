@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.files import write_all
-from yolodata.shards.format import aligned
+from yolodata.shards.format import SHARD_HEADER, aligned
+from yolodata.shards.layout import shard_header
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -98,8 +99,14 @@ class PageFile:
             fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT)
             write_all(self._fd, data.data, at)
 
+    def write_header(self, nbytes: int) -> None:
+        """Writes the header of a shard whose tensor has `nbytes` bytes."""
+        page = memory(SHARD_HEADER)
+        page[:] = np.frombuffer(shard_header(nbytes), np.uint8)
+        self.write(page, 0)
+
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
+        """Waits until everything is on the disk."""
         os.fsync(self._fd)
 
     def close(self) -> None:
@@ -107,6 +114,12 @@ class PageFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __enter__(self) -> PageFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __del__(self) -> None:
         self.close()

@@ -43,7 +43,7 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class LabelsEntry:
-    """The labels file: its name, its size, and xxh3_64 of all its bytes.
+    """The labels file: its name, its size, and xxh3_64 of all its bytes, in hexadecimal.
 
     It holds the checksum of every sample. So each byte of a dataset is vouched for once, down from
     dataset.json.
@@ -51,11 +51,11 @@ class LabelsEntry:
 
     file: str
     nbytes: int
-    checksum: int
+    checksum: str
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in dataset.json."""
-        return {"file": self.file, "nbytes": self.nbytes, "checksum": f"{self.checksum:016x}"}
+        return {"file": self.file, "nbytes": self.nbytes, "checksum": self.checksum}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DatasetMeta:
     images: int = 0
     objects: int = 0
     shards: tuple[ShardEntry, ...] = ()
-    labels: LabelsEntry = LabelsEntry(LABELS_FILE, 0, 0)
+    labels: LabelsEntry = LabelsEntry(LABELS_FILE, 0, "0" * 16)
     left_out: tuple[tuple[str, str], ...] = ()
     format_version: int = FORMAT_VERSION
 
@@ -282,7 +282,7 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         images=content["images"],
         objects=content["objects"],
         shards=tuple(ShardEntry(s["file"], s["nbytes"]) for s in shards),
-        labels=LabelsEntry(labels["file"], labels["nbytes"], int(labels["checksum"], 16)),
+        labels=LabelsEntry(labels["file"], labels["nbytes"], labels["checksum"]),
         left_out=tuple((e[0], e[1]) for e in left_out),
     )
 

@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from yolodata.errors import ShardError
 from yolodata.shards.format import FORMAT_VERSION, SHARD_HEADER, DatasetMeta, is_count
 
+_DTYPES = {"U8": "u1", "U32": "<u4", "F32": "<f4", "U64": "<u8"}
 _ITEMSIZE = {"U8": 1, "U32": 4, "F32": 4, "U64": 8}
 # safetensors leaves no hole between tensors, so the widest come first: each column is then aligned
 # to its own item size. n images, m objects, p polygon points, b bytes of names.
@@ -63,6 +67,11 @@ class Column:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    def view(self, data: npt.NDArray[np.uint8], start: int = 0) -> npt.NDArray[Any]:
+        """Shows the column in the file's bytes from byte `start` on, uint8 (n,)."""
+        raw = data[self.begin - start : self.end - start]
+        return raw.view(_DTYPES[self.dtype]).reshape(self.shape)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from yolodata.shards.format import (
     DatasetMeta,
     aligned,
 )
-from yolodata.shards.layout import Column, LabelsLayout, parse_labels_header, shard_header
+from yolodata.shards.layout import LabelsLayout, parse_labels_header, shard_header
 from yolodata.shards.mapping import (
     Bytes,
     PreadFiles,
@@ -32,7 +32,6 @@ from yolodata.shards.mapping import (
     will_need,
 )
 
-_DTYPES = {"U8": "u1", "U32": "<u4", "U64": "<u8", "F32": "<f4"}
 _HEADER_READ = 1 << 16  # more than any labels header
 
 
@@ -91,7 +90,7 @@ class ShardDataset:
         data = (map_file if self.mapped else read_file)(labels, entry.nbytes)
         layout = parse_labels_header(data[:_HEADER_READ].tobytes(), len(data), self.meta, where)
         self._layout: LabelsLayout = layout
-        arrays = {name: _view(data, column) for name, column in layout.columns.items()}
+        arrays = {name: column.view(data) for name, column in layout.columns.items()}
         self._check_shard_files()
         status = os.stat(labels)
         self._identity = (self.meta, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -357,8 +356,3 @@ def check_shard_header(file: Path, head: Bytes, nbytes: int) -> None:
             f"{file}: byte {at}: not the header of a shard of {nbytes} bytes; restore the file or "
             "pack again"
         )
-
-
-def _view(data: Bytes, column: Column) -> npt.NDArray[Any]:
-    array = data[column.begin : column.end].view(_DTYPES[column.dtype])
-    return array.reshape(column.shape)

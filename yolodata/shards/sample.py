@@ -11,7 +11,6 @@ import numpy.typing as npt
 from yolodata.errors import ShardError
 from yolodata.images.decode import resized_shape
 from yolodata.shards.format import DatasetMeta
-from yolodata.shards.journal import Annotation
 
 Float32 = npt.NDArray[np.float32]
 
@@ -24,6 +23,25 @@ class LeftOut(NamedTuple):
 
     name: str
     reason: str
+
+
+class Annotation(NamedTuple):
+    """The labels of one image with n objects, as upstream's label check gives them.
+
+    Attributes:
+        cls: float32 (n,), class numbers.
+        box: float32 (n, 4), centre x, centre y, width, height as fractions of the picture.
+        polygons: for each object float32 (points, 2), x, y as fractions; None if there are none.
+        keypoints: float32 (n, K, 3), x, y as fractions, visibility; None without kpt_shape.
+        label_height, label_width: pixels, the picture's size as the label check reports it.
+    """
+
+    cls: Float32
+    box: Float32
+    polygons: Sequence[Float32] | None
+    keypoints: Float32 | None
+    label_height: int
+    label_width: int
 
 
 class StoredSample(NamedTuple):

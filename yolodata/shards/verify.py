@@ -14,9 +14,10 @@ import xxhash
 
 from yolodata.checks import whole
 from yolodata.errors import ShardError
+from yolodata.files import file_checksum
 from yolodata.machine import usable_cores
 from yolodata.shards.format import SHARD_HEADER, ShardEntry
-from yolodata.shards.mapping import hash_file, open_checked, read_at
+from yolodata.shards.mapping import open_checked, read_at
 from yolodata.shards.reader import ShardDataset, check_shard_header
 
 _BATCH = 64  # samples a task
@@ -114,15 +115,15 @@ def _labels_file(dataset: ShardDataset) -> str:
     entry = dataset.meta.labels
     file = dataset.path / entry.file
     try:
-        got = hash_file(file, entry.nbytes)
+        with os.fdopen(open_checked(file, entry.nbytes), "rb", buffering=0) as opened:
+            got = file_checksum(opened)
     except ShardError as error:
         return str(error)
+    except OSError as error:
+        return f"{file}: cannot be read: {error.strerror}"
     if got == entry.checksum:
         return ""
-    return (
-        f"{file}: has checksum {got:016x}, expected {entry.checksum:016x}; restore the file or "
-        "pack again"
-    )
+    return f"{file}: must have checksum {entry.checksum}, got {got}; restore the file or pack again"
 
 
 def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
