@@ -29,7 +29,7 @@ from typing import Any
 
 from yolodata.bench import drawing
 from yolodata.bench.machine import machine, versions
-from yolodata.ingest import memory, open_source, pack
+from yolodata.ingest import open_source, pack
 
 TARGET = 0.9
 IMGSZ = 640
@@ -76,7 +76,6 @@ def pure(files: list[str], kind: str, cores: int, folder: Path) -> float:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **memory.ENVIRONMENT},
         )
         task = [files[k::cores], kind, IMGSZ, str(folder / f"written-{k}")]
         child.stdin.write(json.dumps(task) + "\n")

@@ -45,11 +45,6 @@ class CocoSplit(Split):
         """Rows of image `index` as the converter would write them."""
         return self._records[index].rows(self._outlines, self._pose, self._keypoints)
 
-    def part(self, indices: range) -> CocoSplit:
-        """The images of `indices`."""
-        images = {self.paths[k]: self._records[k] for k in indices}
-        return CocoSplit(self._file, images, self._outlines, self._pose, self._keypoints)
-
     def label_files(self) -> Sequence[str]:
         """The JSON file."""
         return [str(self._file)]

@@ -1,7 +1,7 @@
 """Packing: images and labels of a source into shard datasets, on all cores, resumable.
 
-Workers read, check, decode and resize (crew.py); this thread appends to the shards, in the source's
-order, so that the bytes on disk do not depend on the number of workers.
+Workers read, check, decode and resize (workers.py). The calling thread appends to the shards, in
+the source's order, so that the bytes on disk do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from yolodata.checks import whole
 from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.ingest.convert import PackSettings
-from yolodata.ingest.crew import Job, in_order
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.ingest.workers import in_order
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
@@ -75,8 +75,7 @@ def pack(
     source, splits, format, images, names: see `open_source`.
     codec, imgsz, reencode, task, single_cls: see `PackSettings`.
     shard_size: bytes of pixels per shard file.
-    workers: threads that decode, or, for many images on many cores, processes; by default one for
-        each core this process may use.
+    workers: threads that decode; by default one for each core this process may use.
     progress: show a bar with rate and remaining time.
     overwrite: replace what `out` holds of another source or other settings.
 
@@ -125,11 +124,6 @@ def _refuse_inside(out: Path, source: Source) -> None:
                 "every later scan would "
                 "search. Choose a folder beside it."
             )
-
-
-def _same(found: DatasetMeta, wanted: DatasetMeta) -> bool:
-    """Whether a finished dataset is what packing would make."""
-    return not _differences(found, wanted)
 
 
 def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
@@ -203,7 +197,7 @@ def _write_split(
         writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
-        job = Job(images, rules, run.settings)
+        todo = range(start, total)
         with tqdm(
             desc=split,
             total=total,
@@ -212,7 +206,7 @@ def _write_split(
             disable=not run.progress,
             dynamic_ncols=True,
         ) as bar:
-            for results in in_order(job, range(start, total), run.workers):
+            for results in in_order(images, rules, run.settings, todo, run.workers):
                 files = images.paths[start : start + len(results.outcomes)]
                 items: list[StoredSample | LeftOut] = []
                 for file, outcome in zip(files, results.outcomes, strict=True):

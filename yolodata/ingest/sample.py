@@ -87,10 +87,6 @@ class Split(ABC):
         """Labels of image `index`; raises OSError or Refused where they cannot be read."""
 
     @abstractmethod
-    def part(self, indices: range) -> Split:
-        """The images of `indices` alone, as a small split that can be sent to another process."""
-
-    @abstractmethod
     def label_files(self) -> Sequence[str]:
         """Files that the labels come from, for the fingerprint; they need not exist."""
 

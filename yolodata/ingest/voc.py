@@ -40,10 +40,6 @@ class VocSplit(Split):
             return RawLabels(None)
         return _rows(file, self._classes)
 
-    def part(self, indices: range) -> VocSplit:
-        """The images of `indices`."""
-        return VocSplit({self.paths[k]: self._files[k] for k in indices}, {}, self._classes)
-
     def label_files(self) -> Sequence[str]:
         """The XML files."""
         return [str(file) for file in self._files]

@@ -50,10 +50,6 @@ class YoloSplit(Split):
                 raise
             return RawLabels(None)
 
-    def part(self, indices: range) -> YoloSplit:
-        """The images of `indices`."""
-        return YoloSplit([self.paths[k] for k in indices], {})
-
     def label_files(self) -> Sequence[str]:
         """Where the label file of every image is, or would be."""
         return [label_path(path) for path in self.paths]

@@ -30,18 +30,14 @@ _HUGE = 2 << 20  # bytes of a huge page
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
-def memory(nbytes: int, fd: int = -1) -> Bytes:
-    """Memory at an address that suits a disk, in huge pages where there are any.
-
-    fd: of a file in memory to map, which is as long.
-    """
-    flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    mapped = mmap.mmap(fd, nbytes if fd >= 0 else nbytes + _HUGE, flags)
+def memory(nbytes: int) -> Bytes:
+    """Gives memory at an address that suits a disk, in huge pages where there are any."""
+    mapped = mmap.mmap(-1, nbytes + _HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             mapped.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapped, np.uint8)
-    return whole if fd >= 0 else whole[-whole.ctypes.data % _HUGE :][:nbytes]
+    return whole[-whole.ctypes.data % _HUGE :][:nbytes]
 
 
 class Chunk:
@@ -52,12 +48,12 @@ class Chunk:
     """
 
     def __init__(self, memory: Bytes) -> None:
-        self._memory = memory
+        self.memory = memory
         self._end = 0
 
     def room(self, nbytes: int) -> Bytes:
         """Where the next sample will stand; to be written to before it is taken."""
-        return self._memory[self._end : self._end + nbytes]
+        return self.memory[self._end : self._end + nbytes]
 
     def picture(self, size: tuple[int, int]) -> Bytes:
         """The same for pixels: uint8 (height, width, 3)."""
@@ -66,12 +62,12 @@ class Chunk:
     def take(self, nbytes: int) -> Bytes:
         """Make what was written to `room` the next sample."""
         begin, self._end = self._end, self._end + aligned(nbytes)
-        self._memory[begin + nbytes : self._end] = 0
-        return self._memory[begin : begin + nbytes]
+        self.memory[begin + nbytes : self._end] = 0
+        return self.memory[begin : begin + nbytes]
 
     def content(self) -> Bytes:
         """All samples."""
-        return self._memory[: self._end]
+        return self.memory[: self._end]
 
 
 class PageFile:
