@@ -42,8 +42,8 @@ COMPARISONS = [
 PURE = """
 import json, sys
 import cv2, numpy as np
-from yolodata.ingest.image_check import CheckedImage, decode_rgb, read_file, resize
-from yolodata.images.decode import resized_shape
+from yolodata.ingest.image_check import CheckedImage, decode_rgb, read_file
+from yolodata.images.resize import resize, resized_shape
 cv2.setNumThreads(1)
 files, kind, imgsz, out = json.loads(sys.stdin.readline())
 written = open(out, "wb", buffering=0)

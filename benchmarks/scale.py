@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from yolodata.bench.machine import machine, versions
-from yolodata.shards.check import resized_shapes
+from yolodata.images.resize import resized_shapes
 from yolodata.shards.columns import labels_entry
 from yolodata.shards.format import (
     PAGE,

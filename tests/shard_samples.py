@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from yolodata.images.decode import resized_shape
+from yolodata.images.resize import resized_shape
 from yolodata.shards import DatasetMeta, LeftOut, ShardWriter, StoredSample
 
 IMGSZ = 32

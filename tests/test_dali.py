@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from test_shard_decode import KINDS, encoded
 
 from yolodata.errors import ConfigError, DatasetError
-from yolodata.images.decode import decode_image, ordinary_jpeg, resized_shape
+from yolodata.images.decode import decode_image
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resized_shape
 
 dali = pytest.importorskip("yolodata.pipeline.dali")
 nvidia_dali = pytest.importorskip("nvidia.dali")

@@ -13,9 +13,10 @@ import yaml
 from ingesting import upstream_files, write_yolo
 
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest import open_source
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.yolo import IMAGE_SUFFIXES, label_path, open_yolo
+from yolodata.ingest.yolo import label_path, open_yolo
 
 
 @pytest.fixture(scope="module")

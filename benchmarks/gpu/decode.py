@@ -23,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.bench import machine, results
-from yolodata.images.decode import decode_image, ordinary_jpeg, resized_shape
+from yolodata.images.decode import decode_image
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resized_shape
 from yolodata.pipeline.dali import DaliDecoder
 from yolodata.shards import reader
 

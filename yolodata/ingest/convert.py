@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from yolodata.errors import ConfigError
-from yolodata.images.decode import resized_shape
+from yolodata.images.resize import resize, resized_shape
 from yolodata.ingest.image_check import (
     CheckedImage,
     check_image,
@@ -19,7 +19,6 @@ from yolodata.ingest.image_check import (
     decode_rgb,
     decoded_shape,
     read_file,
-    resize,
 )
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split

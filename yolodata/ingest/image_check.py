@@ -1,4 +1,4 @@
-"""Image decisions: which files Ultralytics accepts, and the bytes that it would read.
+"""Image decisions: which files Ultralytics accepts, and the bytes and pixels that it would read.
 
 A source file is only ever read. Upstream rewrites a JPEG without its end marker in place; the same
 restoration is made here in memory, and what is stored is the restored picture.
@@ -6,32 +6,25 @@ restoration is made here in memory, and what is stored is the restored picture.
 
 from __future__ import annotations
 
-import io
 import re
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
-from yolodata.images.decode import decode_image, decode_jpeg
-from yolodata.images.jpeg import plain_size
+from yolodata.images.decode import decode_image, decode_jpeg, upright_shape
+from yolodata.images.formats import IMAGE_SUFFIXES, open_picture, restored_jpeg
+from yolodata.images.jpeg import plain_jpeg
 from yolodata.ingest.sample import Refused
-from yolodata.ingest.yolo import IMAGE_SUFFIXES
 
 Picture = NDArray[np.uint8]
 
 SMALLEST = 10  # pixels, of either side
 _FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
-_ORIENTATION = 274
-_SWAPPED = frozenset((5, 6, 7, 8))  # orientations that exchange width and height
-_TURNED_BY_ALL = frozenset(("JPEG", "MPO", "PNG", "AVIF"))  # formats every decoder turns upright
 _JPEG = (".jpg", ".jpeg")
 _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
-
-
-_heif_tried = False
 
 
 class CheckedImage(NamedTuple):
@@ -68,13 +61,13 @@ def check_image(data: bytes, path: str) -> CheckedImage:
     """
     if not data:
         raise Refused("the file is empty")
-    size = plain_size(data) if path.lower().endswith(_JPEG) else None
+    size = plain_jpeg(data) if path.lower().endswith(_JPEG) else None
     if size is not None and min(size) >= SMALLEST:
-        return CheckedImage(data, (size[1], size[0]), True, True)
+        return CheckedImage(data, size, True, True)
     try:
-        image = _open(data)
+        image = open_picture(data)
         image.verify()
-        width, height = _upright_size(image, data, path)
+        height, width = upright_shape(image, data, path)
         kind = image.format or ""
         if min(width, height) < SMALLEST:
             raise Refused(f"{width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed")
@@ -85,7 +78,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         plain = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
             note = "JPEG without end marker restored"
-            return CheckedImage(_restore(data), (height, width), plain, note=note)
+            return CheckedImage(restored_jpeg(data), (height, width), plain, note=note)
         return CheckedImage(data, (height, width), plain)
     except Refused:
         raise
@@ -123,58 +116,6 @@ def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
             return grey.shape[0], grey.shape[1]
     height, width = decode(checked.data, path).shape[:2]
     return height, width
-
-
-def resize(picture: Picture, shape: tuple[int, int], target: Picture | None = None) -> Picture:
-    """Resize as upstream does, to (height, width); nothing is done if the picture has this size.
-
-    target: uint8 (height, width, 3), C-contiguous, which is written to and returned if anything is
-        done.
-    """
-    if shape == picture.shape[:2]:
-        return picture
-    resized: Picture = cv2.resize(picture, shape[::-1], target, interpolation=cv2.INTER_LINEAR)
-    return resized
-
-
-def _open(data: bytes) -> Image.Image:
-    global _heif_tried
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        if _heif_tried:
-            raise
-        _heif_tried = True
-        try:
-            from pi_heif import register_heif_opener
-        except ImportError:
-            raise UnidentifiedImageError("") from None
-        register_heif_opener()
-        return Image.open(io.BytesIO(data))
-
-
-def _upright_size(image: Image.Image, data: bytes, path: str) -> tuple[int, int]:
-    """(width, height) after EXIF orientation; where decoders disagree, of the decoded picture."""
-    size: tuple[int, int] = image.size
-    try:
-        tags = image.tag_v2 if image.format == "TIFF" else image.getexif()
-        if tags.get(_ORIENTATION) not in _SWAPPED:
-            return size
-        if image.format in _TURNED_BY_ALL:
-            return size[1], size[0]
-        height, width = decode(data, path).shape[:2]
-        return width, height
-    except Exception:  # upstream ignores unreadable EXIF data too
-        return size
-
-
-def _restore(data: bytes) -> bytes:
-    """The JPEG that upstream would write over a damaged one: upright, quality 100."""
-    with Image.open(io.BytesIO(data)) as image:
-        upright = ImageOps.exif_transpose(image)
-    buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", subsampling=0, quality=100)
-    return buffer.getvalue()
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
-from yolodata.ingest.yolo import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("JPEGImages", "images")

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
+from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
 
-_COMMON = frozenset({"bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
-IMAGE_SUFFIXES = _COMMON | {"avif", "dng", "heic", "heif", "jp2", "mpo"}
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "path": (str, Path),
     "train": (str, list),

@@ -53,7 +53,9 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
-from yolodata.images.decode import decode_image, ordinary_jpeg, resized_shape
+from yolodata.images.decode import decode_image
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resized_shape
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.images.resize import resized_shapes
 from yolodata.shards.format import PAGE, SHARD_HEADER, DatasetMeta
 from yolodata.shards.layout import Column
 
@@ -178,10 +179,3 @@ def _not_finite(values: Array, rows: slice) -> Array:
         return np.zeros(1, bool)
     good = np.asarray(np.isfinite(block.reshape(len(block), -1)).all(axis=1))
     return ~good
-
-
-def resized_shapes(height: Array, width: Array, imgsz: int) -> tuple[Array, Array]:
-    """`yolodata.images.decode.resized_shape` for whole columns; float64 results."""
-    h, w = height.astype(np.float64), width.astype(np.float64)
-    ratio = imgsz / np.maximum(h, w)
-    return np.minimum(np.ceil(h * ratio), imgsz), np.minimum(np.ceil(w * ratio), imgsz)

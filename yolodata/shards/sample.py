@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.images.decode import resized_shape
+from yolodata.images.resize import resized_shape
 from yolodata.shards.format import DatasetMeta
 
 Float32 = npt.NDArray[np.float32]
