@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_shard_decode import KINDS, encoded
+from test_images_decode import KINDS, encoded
 
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.images.decode import decode_image
