@@ -47,7 +47,7 @@ from yolodata.images.resize import resize, resized_shape
 cv2.setNumThreads(1)
 files, kind, imgsz, out = json.loads(sys.stdin.readline())
 written = open(out, "wb", buffering=0)
-SHAPE = (0, 0)  # known to be ordinary: nobody has to look into the header first
+SHAPE = (0, 0)  # known to be plain: nobody has to look into the header first
 def one(file):
     data = read_file(file)
     if kind == "decode":

@@ -29,7 +29,7 @@ _PILLOW = (".avif", ".heic", ".heif")  # OpenCV's wheels may lack these
 
 
 def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
-    """Decode the bytes of a picture file.
+    """Decodes the bytes of a picture file.
 
     Args:
         data: uint8 (n,), the whole file.
@@ -72,7 +72,7 @@ def decode_jpeg(
     spare: Bytes | None = None,
     shape: tuple[int, int] | None = None,
 ) -> Bytes | None:
-    """An ordinary JPEG file at its own size, straight to RGB and, where it fits, to its place.
+    """Decodes an ordinary JPEG file at its own size, to RGB and, where it fits, to its place.
 
     The bits are those of `decode_image`: both use libjpeg-turbo's exact transform and upsampling.
 

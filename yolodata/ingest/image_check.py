@@ -30,22 +30,29 @@ _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 class CheckedImage(NamedTuple):
     """An accepted image file.
 
-    data: the bytes to decode: those of the file, or a restored JPEG.
-    label_shape: (height, width) that upstream's check reports, EXIF orientation applied.
-    plain: a grey or three-colour JPEG that is also named as one, which needs no special care.
-    ordinary: a plain one that every decoder treats alike; `label_shape` is what it decodes to.
-    note: what was restored, or "".
+    Attributes:
+        data: the bytes to decode: those of the file, or a restored JPEG.
+        label_shape: (height, width) in pixels that upstream's check reports, EXIF orientation
+            applied.
+        jpeg: a grey or three-colour JPEG that is also named as one.
+        plain: such a file that every decoder treats alike (`plain_jpeg`): `label_shape` is what
+            it decodes to.
+        note: what was restored, or "".
     """
 
     data: bytes
     label_shape: tuple[int, int]
-    plain: bool
-    ordinary: bool = False
+    jpeg: bool
+    plain: bool = False
     note: str = ""
 
 
 def read_file(path: str) -> bytes:
-    """All bytes of a file; raises Refused where it cannot be read."""
+    """Reads all bytes of a file.
+
+    Raises:
+        Refused: it cannot be read.
+    """
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
@@ -54,10 +61,11 @@ def read_file(path: str) -> bytes:
 
 
 def check_image(data: bytes, path: str) -> CheckedImage:
-    """Decide on one image file as upstream does, from its bytes.
+    """Decides on one image file as upstream does, from its bytes.
 
-    Raises Refused: not an image, damaged, an unsupported format, a side under 10 pixels, or more
-    pixels than PIL allows against decompression bombs.
+    Raises:
+        Refused: no image, damaged, of an unsupported format, with a side under 10 pixels, or of
+            more pixels than Pillow allows against decompression bombs.
     """
     if not data:
         raise Refused("the file is empty")
@@ -75,11 +83,11 @@ def check_image(data: bytes, path: str) -> CheckedImage:
             raise Refused(
                 f"format {kind} is not supported; use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
-        plain = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
+        jpeg = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
             note = "JPEG without end marker restored"
-            return CheckedImage(restored_jpeg(data), (height, width), plain, note=note)
-        return CheckedImage(data, (height, width), plain)
+            return CheckedImage(restored_jpeg(data), (height, width), jpeg, note=note)
+        return CheckedImage(data, (height, width), jpeg)
     except Refused:
         raise
     except Exception as error:  # PIL raises nearly anything on damaged files
@@ -87,7 +95,11 @@ def check_image(data: bytes, path: str) -> CheckedImage:
 
 
 def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
-    """Decode as upstream's `imread`: uint8 (h, w, 3) BGR, at its own size without `imgsz`."""
+    """Decodes as upstream's `imread`: uint8 (h, w, 3) BGR, at its own size without `imgsz`.
+
+    Raises:
+        Refused: it cannot be decoded.
+    """
     try:
         return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
     except Exception as error:  # cv2.error and the reader's own error alike
@@ -95,12 +107,18 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
 
 
 def decode_rgb(checked: CheckedImage, path: str, target: Picture | None = None) -> Picture:
-    """The accepted picture at its own size: uint8 (h, w, 3) RGB.
+    """Decodes an accepted image at its own size: uint8 (h, w, 3) RGB.
 
-    target: uint8 (h, w, 3), C-contiguous, which may be used if the picture has this shape.
+    Args:
+        checked: the image.
+        path: of its file.
+        target: C-contiguous uint8 (h, w, 3), which may be used if the image has this shape.
+
+    Raises:
+        Refused: it cannot be decoded.
     """
-    if checked.plain:
-        shape = checked.label_shape if checked.ordinary else None
+    if checked.jpeg:
+        shape = checked.label_shape if checked.plain else None
         picture = decode_jpeg(checked.data, target, shape=shape)
         if picture is not None:
             return picture
@@ -109,8 +127,12 @@ def decode_rgb(checked: CheckedImage, path: str, target: Picture | None = None) 
 
 
 def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
-    """(height, width) of the accepted picture, after making sure that all of it decodes."""
-    if checked.plain:  # brightness alone takes the same entropy decoder through every scan
+    """Gives (height, width) of an accepted image in pixels, after decoding all of it.
+
+    Raises:
+        Refused: it cannot be decoded.
+    """
+    if checked.jpeg:  # brightness alone takes the same entropy decoder through every scan
         grey = cv2.imdecode(np.frombuffer(checked.data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is not None:
             return grey.shape[0], grey.shape[1]

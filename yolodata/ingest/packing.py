@@ -31,7 +31,12 @@ from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, sweep
 
 @dataclass
 class PackReport:
-    """What `pack` did: one SplitReport per split, in order."""
+    """What `pack` did.
+
+    Attributes:
+        out: the folder that was written to.
+        splits: one report a split, in order.
+    """
 
     out: Path
     splits: dict[str, SplitReport] = field(default_factory=dict)
@@ -67,20 +72,27 @@ def pack(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> PackReport:
-    """Pack a dataset: one dataset directory `out`/SPLIT for each split.
+    """Packs a dataset: one dataset directory `out`/SPLIT for each split.
 
     An interrupted pack is continued; an equal, finished one is left alone. Nothing is ever written
     to the source.
 
-    source, splits, format, images, names: see `open_source`.
-    codec, imgsz, reencode, task, single_cls: see `PackSettings`.
-    shard_size: bytes of pixels per shard file.
-    workers: threads that decode; by default one for each core this process may use.
-    progress: show a bar with rate and remaining time.
-    overwrite: replace what `out` holds of another source or other settings.
+    Args:
+        source, splits, format, images, names: see `open_source`.
+        out: folder to write to; made if needed.
+        codec, imgsz, reencode, task, single_cls: see `PackSettings`.
+        shard_size: bytes of pixels a shard file.
+        workers: threads that decode; by default one for each core this process may use.
+        progress: show a bar with rate and remaining time.
+        overwrite: replace what `out` holds of another source or other settings.
 
-    Raises DatasetError where the source cannot be used, ConfigError for settings that contradict
-    each other, ShardError where `out` holds something else or cannot be written.
+    Returns:
+        what was packed and what was left out, for each split.
+
+    Raises:
+        DatasetError: the source cannot be used.
+        ConfigError: settings are out of range or contradict each other.
+        ShardError: `out` holds something else, or cannot be written.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
@@ -95,7 +107,7 @@ def pack(
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
-    """What dataset.json will say about one split of a source, before anything is packed."""
+    """Says what dataset.json will hold about one split of a source, before anything is packed."""
     about = {
         "kind": source.kind,
         "path": os.path.abspath(source.origin),
@@ -120,9 +132,8 @@ def _refuse_inside(out: Path, source: Source) -> None:
     for folder in source.folders:
         if resolved == Path(folder) or Path(folder) in resolved.parents:
             raise ConfigError(
-                f"The output '{out}' lies in the image folder '{folder}' of the source, which "
-                "every later scan would "
-                "search. Choose a folder beside it."
+                f"The output '{out}' must not lie in the image folder '{folder}' of the source, "
+                "which every later scan would search; choose a folder beside it"
             )
 
 
@@ -151,7 +162,7 @@ def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
 
 
 def _differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
-    """The settings and facts in which two datasets differ; where the source lies is none."""
+    """Lists the settings and facts in which two datasets differ; where the source lies is none."""
     known, asked = found.to_dict(), wanted.check().to_dict()
     keys = ("codec", "imgsz", "names", "kpt_shape", "flip_idx")
     differs = [key for key in keys if known[key] != asked[key]]
@@ -161,7 +172,7 @@ def _differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
 
 
 def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
-    """Say what an existing dataset has that was not asked for, and what to do."""
+    """Says what an existing dataset has that was not asked for, and what to do."""
     differs = _differences(found, wanted)
     prints = [meta.source.get("fingerprint") for meta in (found, wanted)]
     images = [part.get("images") if isinstance(part, dict) else None for part in prints]

@@ -34,14 +34,18 @@ class VocSplit(Split):
         self._classes = classes
 
     def raw_labels(self, index: int) -> RawLabels:
-        """Rows of image `index`; raises Refused where the XML cannot be used."""
+        """Gives the rows of image `index`.
+
+        Raises:
+            Refused: the XML cannot be used.
+        """
         file = self._files[index]
         if not file.is_file():
             return RawLabels(None)
         return _rows(file, self._classes)
 
     def label_files(self) -> Sequence[str]:
-        """The XML files."""
+        """Gives the XML files."""
         return [str(file) for file in self._files]
 
 
@@ -98,16 +102,18 @@ def open_voc(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> Source:
-    """Read a Pascal VOC folder.
+    """Reads a Pascal VOC folder.
 
-    source: the folder that holds `Annotations` (or `annotations`).
-    wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or
-        `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
-    images: folder of the images, by default `JPEGImages` or `images`.
-    names: class names in order; objects of other classes are dropped. By default all names that
-        occur in any annotation of the dataset, sorted.
+    Args:
+        source: the folder that holds `Annotations` (or `annotations`).
+        wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or
+            `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
+        images: folder of the images, by default `JPEGImages` or `images`.
+        names: class names in order; objects of other classes are dropped. By default all names
+            that occur in any annotation of the dataset, sorted.
 
-    Raises DatasetError for missing folders and lists.
+    Raises:
+        DatasetError: a folder or a list is missing, or names an image twice.
     """
     root = Path(source)
     notes = _first_folder(root, ANNOTATION_FOLDERS, "annotations")

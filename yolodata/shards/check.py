@@ -46,7 +46,7 @@ class Checker:
         self._arrays = arrays
 
     def structure(self) -> None:
-        """Everything that the address or the shape of something depends on.
+        """Checks everything that the address or the shape of something depends on.
 
         Raises:
             ShardError: the labels file, the column, the row and its byte.
@@ -67,7 +67,7 @@ class Checker:
         self._rows("box", "finite", partial(_not_finite, arrays["box"]))
 
     def values(self) -> None:
-        """The points of polygons and keypoints, which may be much larger than all the rest.
+        """Checks the points of polygons and keypoints, which may be much larger than all the rest.
 
         Raises:
             ShardError: the labels file, the column, the row and its byte.

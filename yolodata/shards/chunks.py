@@ -52,21 +52,21 @@ class Chunk:
         self._end = 0
 
     def room(self, nbytes: int) -> Bytes:
-        """Where the next sample will stand; to be written to before it is taken."""
+        """Gives the place of the next sample; to be written to before it is taken."""
         return self.memory[self._end : self._end + nbytes]
 
     def picture(self, size: tuple[int, int]) -> Bytes:
-        """The same for pixels: uint8 (height, width, 3)."""
+        """Gives the same as pixels: uint8 (height, width, 3)."""
         return self.room(size[0] * size[1] * 3).reshape(*size, 3)
 
     def take(self, nbytes: int) -> Bytes:
-        """Make what was written to `room` the next sample."""
+        """Makes what was written to `room` the next sample."""
         begin, self._end = self._end, self._end + aligned(nbytes)
         self.memory[begin + nbytes : self._end] = 0
         return self.memory[begin : begin + nbytes]
 
     def content(self) -> Bytes:
-        """All samples."""
+        """Gives all samples."""
         return self.memory[: self._end]
 
 
@@ -84,7 +84,7 @@ class PageFile:
             self._fd = os.open(path, flags, 0o666)
 
     def write(self, data: Bytes, at: int) -> None:
-        """Write whole pages of memory to whole pages of the file, from byte `at`."""
+        """Writes whole pages of memory to whole pages of the file, from byte `at`."""
         try:
             write_all(self._fd, data.data, at)
         except OSError as error:
@@ -106,7 +106,7 @@ class PageFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

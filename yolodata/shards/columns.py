@@ -115,7 +115,7 @@ def columns_to_bytes(columns: Columns, keypoints: int | None) -> bytes:
 
 
 def columns_from_bytes(data: npt.NDArray[np.uint8], layout: LabelsLayout) -> Columns:
-    """The inverse of `columns_to_bytes`; views of `data`, uint8 (n,)."""
+    """Undoes `columns_to_bytes`: gives views of `data`, uint8 (n,)."""
     start = len(layout.header)
     return {name: column.view(data, start) for name, column in layout.columns.items()}
 

@@ -32,7 +32,7 @@ _MAX_IMGSZ = 1 << 20
 
 
 def aligned(nbytes: int) -> int:
-    """Round up to whole pages."""
+    """Rounds up to whole pages."""
     return -(-nbytes // PAGE) * PAGE
 
 
@@ -123,7 +123,7 @@ class DatasetMeta:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of dataset.json, without its checksum."""
+        """Gives the content of dataset.json, without its checksum."""
         return {
             "format_version": self.format_version,
             "codec": self.codec,
@@ -141,14 +141,14 @@ class DatasetMeta:
         }
 
     def to_json(self) -> bytes:
-        """The bytes of dataset.json: the same for the same facts, on every machine."""
+        """Gives the bytes of dataset.json: the same for the same facts, on every machine."""
         content = self.to_dict()
         content["checksum"] = content_checksum(content)
         return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
     @staticmethod
     def from_json(text: bytes, where: str) -> DatasetMeta:
-        """Read and check the bytes of dataset.json.
+        """Reads and checks the bytes of dataset.json.
 
         Raises:
             ShardError: `where` and what is wrong with it.
@@ -184,7 +184,7 @@ class DatasetMeta:
         return replace(self, **changes)
 
     def check(self) -> DatasetMeta:
-        """Check what a writer was given; return it in the form that a reader will see.
+        """Checks what a writer was given; returns it in the form that a reader will see.
 
         Raises:
             ShardError: which field is wrong.
@@ -202,7 +202,7 @@ class DatasetMeta:
 
 
 def content_checksum(content: Mapping[str, Any]) -> str:
-    """xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
+    """Gives xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
 

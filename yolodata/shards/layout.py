@@ -44,7 +44,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def shard_header(nbytes: int) -> bytes:
-    """The first `SHARD_HEADER` bytes of a shard whose tensor has `nbytes` bytes."""
+    """Gives the first `SHARD_HEADER` bytes of a shard whose tensor has `nbytes` bytes."""
     header = {
         "__metadata__": {"format": f"yolodata shard {FORMAT_VERSION}"},
         "data": {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]},
@@ -86,7 +86,7 @@ class LabelsLayout:
     def of(
         images: int, objects: int, points: int, name_bytes: int, keypoints: int | None
     ) -> LabelsLayout:
-        """Lay the columns out; `keypoints` is K of kpt_shape, or None."""
+        """Lays the columns out; `keypoints` is K of kpt_shape, or None."""
         counts = {
             "n": images, "n+1": images + 1, "m": objects, "m+1": objects + 1,
             "p": points, "b": name_bytes, "k": keypoints or 0, "2": 2, "3": 3, "4": 4,
@@ -111,7 +111,7 @@ class LabelsLayout:
 
 
 def parse_labels_header(head: bytes, nbytes: int, meta: DatasetMeta, where: str) -> LabelsLayout:
-    """Check the header of a labels file against the numbers it must follow from.
+    """Checks the header of a labels file against the numbers it must follow from.
 
     Args:
         head: the file's first bytes, at least 8 and at least as many as its header has.

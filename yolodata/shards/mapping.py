@@ -77,7 +77,7 @@ class _Map:
 
 
 def will_need(data: Bytes) -> None:
-    """Have the kernel read mapped bytes into the page cache, without waiting for it."""
+    """Has the kernel read mapped bytes into the page cache, without waiting for it."""
     address = data.ctypes.data
     begin = address & -mmap.PAGESIZE
     nbytes = address + data.nbytes - begin
@@ -85,7 +85,7 @@ def will_need(data: Bytes) -> None:
 
 
 def open_checked(path: Path, nbytes: int) -> int:
-    """Open a file for reading; its size must be `nbytes`.
+    """Opens a file for reading; its size must be `nbytes`.
 
     Raises:
         ShardError: missing, unreadable, or of another size.
@@ -112,7 +112,7 @@ def size_error(path: Path, size: int, nbytes: int) -> ShardError:
 
 
 def map_file(path: Path, nbytes: int) -> Bytes:
-    """All bytes of a file, mapped read-only.
+    """Maps all bytes of a file, read-only.
 
     Raises:
         ShardError: missing, unreadable, of another size, or cannot be mapped.
@@ -154,7 +154,7 @@ def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
 
 
 def read_file(path: Path, nbytes: int) -> Bytes:
-    """All bytes of a file, read into memory, read-only.
+    """Reads all bytes of a file into read-only memory.
 
     Raises:
         ShardError: missing, unreadable, or of another size.
@@ -191,7 +191,7 @@ class PreadFiles:
         self._lock = threading.Lock()
 
     def read(self, path: Path, size: int, at: int, nbytes: int) -> Bytes:
-        """`nbytes` bytes from byte `at` of a file that must have `size` bytes.
+        """Reads `nbytes` bytes from byte `at` of a file that must have `size` bytes.
 
         Raises:
             ShardError: missing, unreadable, or of another size.
@@ -207,7 +207,7 @@ class PreadFiles:
         return read_at(file.fd, path, at, nbytes)
 
     def close(self) -> None:
-        """Let go of all descriptors."""
+        """Lets go of all descriptors."""
         with self._lock:
             self._open.clear()
 

@@ -144,7 +144,7 @@ class ShardDataset:
         return text.decode("utf-8", "surrogateescape")
 
     def names(self, images: npt.NDArray[np.int64]) -> tuple[str, ...]:
-        """`name` of each of some images (B,), for less than B calls of it cost."""
+        """Gives `name` of some images (B,), for less than B calls of it cost."""
         if len(images):
             self._in_range(int(images.min()))
             self._in_range(int(images.max()))
@@ -153,7 +153,7 @@ class ShardDataset:
         return tuple(str(text[a:b], "utf-8", "surrogateescape") for a, b in ends)
 
     def sample(self, i: int) -> Bytes:
-        """The stored bytes of image i: uint8 (nbytes,), read-only where it is a view of the map.
+        """Gives the stored bytes of image i: uint8 (nbytes,), read-only where they are mapped.
 
         Raises:
             ShardError: the shard is missing or damaged.
@@ -162,7 +162,7 @@ class ShardDataset:
         return self._bytes(i, 0, int(self.nbytes[i]))
 
     def padding(self, i: int) -> Bytes:
-        """The bytes behind image i up to the end of its last page, which must be zero.
+        """Gives the bytes behind image i up to the end of its last page, which must be zero.
 
         Raises:
             ShardError: the shard is missing or damaged.
@@ -205,7 +205,7 @@ class ShardDataset:
         return np.ascontiguousarray(image[..., ::-1])
 
     def shard_data(self, s: int) -> Bytes:
-        """The tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
+        """Gives the tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
 
         The map lives as long as this dataset or any view of it.
 
@@ -227,7 +227,7 @@ class ShardDataset:
         return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
 
     def will_need(self, images: Iterable[int]) -> None:
-        """Start reading samples that will be used soon; does not wait, does nothing for pread.
+        """Starts reading samples that will be used soon; does not wait, does nothing for pread.
 
         Note [cold pictures]. Page faults read ahead by a fixed amount and wait for it. Samples of
         0.9 MB that were not in the page cache took 7 ms each that way on one machine, 1.9 ms if
@@ -246,7 +246,7 @@ class ShardDataset:
         return f"{file}: byte {SHARD_HEADER + int(self.offset[i])}"
 
     def check_values(self) -> None:
-        """Check what opening leaves unread: the points of polygons and keypoints.
+        """Checks what opening leaves unread: the points of polygons and keypoints.
 
         Raises:
             ShardError: names the file, the column, the row and its byte.
@@ -255,7 +255,7 @@ class ShardDataset:
         Checker(where, self.meta, self._layout.columns, self._arrays).values()
 
     def close(self) -> None:
-        """Let go of shards; their memory is unmapped when the last view of it is gone."""
+        """Lets go of shards; their memory is unmapped when the last view of it is gone."""
         self._maps.clear()
         self._files.close()
 
@@ -279,7 +279,7 @@ _Identity = tuple[DatasetMeta, int, int, int]
 def open(
     path: str | os.PathLike[str], split: str | None = None, *, io: str = "auto"
 ) -> ShardDataset:
-    """Open a dataset directory, or one split of a folder of them.
+    """Opens a dataset directory, or one split of a folder of them.
 
     Args:
         path: a directory with a dataset.json, or a folder that holds train/, val/, test/.
@@ -311,7 +311,7 @@ def open(
 
 
 def splits(root: str | os.PathLike[str]) -> dict[str, Path]:
-    """The finished dataset directories below a folder: split name to directory, train first."""
+    """Finds the finished datasets below a folder: split name to directory, train first."""
     folders = {split: Path(root) / split for split in SPLITS}
     return {split: path for split, path in folders.items() if (path / DATASET_FILE).exists()}
 
@@ -322,7 +322,7 @@ def unfinished(path: Path) -> bool:
 
 
 def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
-    """Read and check dataset.json alone; cheap.
+    """Reads and checks dataset.json alone; cheap.
 
     Raises:
         ShardError: missing or damaged.
@@ -344,7 +344,7 @@ def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
 
 
 def check_shard_header(file: Path, head: Bytes, nbytes: int) -> None:
-    """The first bytes of a shard of `nbytes` bytes must be exactly what the format says.
+    """Compares the first bytes of a shard of `nbytes` bytes with what the format says.
 
     Raises:
         ShardError: names the first wrong byte.

@@ -37,7 +37,7 @@ def replace_labels(
     annotations: Iterable[Annotation | None],
     **changes: Any,
 ) -> DatasetMeta:
-    """Give a dataset new labels.
+    """Gives a dataset new labels.
 
     Args:
         path: a dataset directory.

@@ -74,7 +74,7 @@ class StoredSample(NamedTuple):
 
     @property
     def labels(self) -> Annotation:
-        """The part that is not pixels."""
+        """Gives the part that is not pixels."""
         return Annotation(
             self.cls, self.box, self.polygons, self.keypoints, self.label_height, self.label_width
         )
@@ -83,7 +83,7 @@ class StoredSample(NamedTuple):
 def check_samples(
     samples: Sequence[StoredSample], data: Sequence[memoryview], meta: DatasetMeta
 ) -> None:
-    """A reader must be able to accept these samples and their bytes.
+    """Checks that a reader will accept these samples and their bytes.
 
     Raises:
         ShardError: names the first bad image and what is wrong.
@@ -123,7 +123,7 @@ def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
 
 
 def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
-    """A reader must be able to accept the labels.
+    """Checks that a reader will accept the labels.
 
     Raises:
         ShardError: names the image and what is wrong.

@@ -54,7 +54,7 @@ def verify(
     workers: int | None = None,
     io: str = "auto",
 ) -> VerifyReport:
-    """Check a dataset directory.
+    """Checks a dataset directory.
 
     Without `full`: dataset.json, the labels file to the last byte, and the size and header of every
     shard. With `full`: every sample's checksum, the padding between samples, and that every encoded
@@ -111,7 +111,7 @@ def _verify(
 
 
 def _labels_file(dataset: ShardDataset) -> str:
-    """What is wrong with the labels file as a whole, or nothing."""
+    """Says what is wrong with the labels file as a whole, or nothing."""
     entry = dataset.meta.labels
     file = dataset.path / entry.file
     try:
@@ -127,7 +127,7 @@ def _labels_file(dataset: ShardDataset) -> str:
 
 
 def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
-    """What is wrong with the size or the header of a shard, or nothing."""
+    """Says what is wrong with the size or the header of a shard, or nothing."""
     file = dataset.path / entry.file
     try:
         fd = open_checked(file, entry.nbytes)
@@ -143,7 +143,7 @@ def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
 def _samples(
     dataset: ShardDataset, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[tuple[int, list[str]]]:
-    """Check all samples in order, a batch a task."""
+    """Checks all samples in order, a batch a task."""
     running: deque[Future[tuple[int, list[str]]]] = deque()
     for begin in range(0, len(dataset), _BATCH):
         if len(running) == ahead:
@@ -160,7 +160,7 @@ def _check_batch(dataset: ShardDataset, batch: range) -> tuple[int, list[str]]:
 
 
 def check_sample(dataset: ShardDataset, i: int) -> str:
-    """What is wrong with the stored bytes of image i and the padding behind them, or nothing."""
+    """Says what is wrong with the bytes of image i or the padding behind them, or nothing."""
     try:
         got, want = xxhash.xxh3_64_intdigest(dataset.sample(i).data), int(dataset.checksum[i])
         if got != want:

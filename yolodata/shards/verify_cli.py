@@ -18,7 +18,7 @@ _BAR = 30
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `verify` and `info`."""
+    """Adds `verify` and `info`."""
     verify = subparsers.add_parser(
         "verify",
         help="check a packed data set",
@@ -40,12 +40,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the subcommand that was parsed."""
+    """Runs the subcommand that was parsed."""
     return int(args.run(args))
 
 
 def _folders(args: argparse.Namespace) -> dict[str, Path]:
-    """The dataset directories that are meant, also unfinished ones."""
+    """Finds the dataset directories that are meant, also unfinished ones."""
     from yolodata.shards.format import DATASET_FILE, SPLITS
     from yolodata.shards.reader import unfinished
 
@@ -67,7 +67,7 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """`yolodata verify OUT`."""
+    """Runs `yolodata verify OUT`."""
     from tqdm import tqdm
 
     from yolodata.shards.verify import verify
@@ -120,7 +120,7 @@ def _report_text(report: VerifyReport, full: bool) -> str:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """`yolodata info OUT`."""
+    """Runs `yolodata info OUT`."""
     try:
         infos = [describe(path) for path in _folders(args).values()]
     except ShardError as error:

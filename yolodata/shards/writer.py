@@ -127,15 +127,15 @@ class ShardWriter:
         return self._resumed
 
     def append(self, sample: StoredSample) -> None:
-        """Store the next sample; see `store`."""
+        """Stores the next sample; see `store`."""
         self.store([sample])
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Record that an image of the source is not stored, and why; see `store`."""
+        """Records that an image of the source is not stored, and why; see `store`."""
         self.store([LeftOut(name, reason)])
 
     def store(self, items: Sequence[StoredSample | LeftOut], chunk: Chunk | None = None) -> None:
-        """Store the next samples with one write, or record that images are left out.
+        """Stores the next samples with one write, or records that images are left out.
 
         Args:
             items: in the source's order.
@@ -360,7 +360,7 @@ def _checksum(sample: StoredSample) -> int:
 
 
 def sweep(path: str | os.PathLike[str]) -> None:
-    """Remove what a packer that was killed at its very end left beside the finished dataset.
+    """Removes what a packer that was killed at its very end left beside the finished dataset.
 
     Nothing is done where another process writes, or where nothing may be written.
     """
