@@ -366,6 +366,6 @@ def _read_list(file: Path, where: str) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"{where}: the image list '{file}' is not UTF-8 text: {error}."
+            f"{where}: the image list '{file}' must be UTF-8 text, got {error}; save it as UTF-8"
         ) from None
     return [f"{file.parent}{os.sep}{line[2:]}" if line.startswith("./") else line for line in lines]
