@@ -1,6 +1,6 @@
 """Packers that die, run by test_shard_kill.py in a process of its own, because they fork.
 
-usage: shard_crash_child.py calls|random|limit[-shards|-forget] FOLDER
+usage: shard_crash_child.py calls|random|limit|recorded[-shards|-forget] FOLDER
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from yolodata.errors import ShardError
 from yolodata.shards import open as open_shards
 from yolodata.shards import recovery, writer
 
-COUNT = 24
+COUNT = 14  # three shards
 CALLS = ("write", "pwrite", "fsync", "replace", "ftruncate", "unlink", "open")
 
 
@@ -154,7 +154,26 @@ def at_a_size_limit(out: Path, clean: dict[str, bytes]) -> int:
     return points
 
 
-MODES = {"calls": at_every_call, "random": at_random_times, "limit": at_a_size_limit}
+def what_is_recorded(out: Path, clean: dict[str, bytes]) -> int:
+    """How many samples of eight, stored one by one, a kill leaves."""
+
+    def die() -> None:
+        packer = writer.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE)
+        for i in range(8):
+            packer.append(shard_samples.sample(i))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert child(die) == -signal.SIGKILL
+    with writer.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as packer:
+        return packer.resume().samples
+
+
+MODES = {
+    "calls": at_every_call,
+    "random": at_random_times,
+    "limit": at_a_size_limit,
+    "recorded": what_is_recorded,
+}
 
 
 def main(mode: str, folder: Path) -> None:

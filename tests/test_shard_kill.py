@@ -45,7 +45,7 @@ def run_child(mode: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "least"), [("calls", 300), ("calls-shards", 80), ("random", 30), ("limit", 4)]
+    ("mode", "least"), [("calls", 200), ("calls-shards", 120), ("random", 30), ("limit", 4)]
 )
 def test_continues_after_a_kill_byte_for_byte(folder, mode, least):
     """calls: at every system call, with torn writes and lost tails; shards: with no records but
@@ -53,6 +53,14 @@ def test_continues_after_a_kill_byte_for_byte(folder, mode, least):
     result = run_child(mode, folder)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) >= least
+
+
+def test_a_kill_costs_what_was_stored_since_the_last_record(folder):
+    """With a record after every sample, the one that is being recorded; else a shard of five."""
+    for mode, least, most in (("recorded", 7, 8), ("recorded-shards", 0, 5)):
+        result = run_child(mode, folder / mode)
+        assert result.returncode == 0, result.stderr
+        assert least <= int(result.stdout) <= most
 
 
 def test_the_kill_test_notices_lost_bytes(folder):

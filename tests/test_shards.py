@@ -389,7 +389,7 @@ def cli(*arguments):
     parser = argparse.ArgumentParser()
     verify_cli.add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args([str(a) for a in arguments])
-    return verify_cli.run(args)
+    return args.run(args)
 
 
 def test_verify_and_info_commands(tmp_path, capsys):

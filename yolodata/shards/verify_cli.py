@@ -39,11 +39,6 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Runs the subcommand that was parsed."""
-    return int(args.run(args))
-
-
 def _folders(args: argparse.Namespace) -> dict[str, Path]:
     """Finds the dataset directories that are meant, also unfinished ones."""
     from yolodata.shards.format import DATASET_FILE, SPLITS
