@@ -417,7 +417,7 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert not val["ok"]
     assert "shard-00000.safetensors" in val["problems"][0]
     assert cli("verify", tmp_path / "nothing") == 1
-    assert "holds no data set" in capsys.readouterr().err
+    assert "holds no dataset" in capsys.readouterr().err
 
 
 def test_importing_shards_is_cheap():

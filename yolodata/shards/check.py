@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from yolodata.errors import ShardError
 from yolodata.images.resize import resized_shapes
-from yolodata.shards.format import PAGE, SHARD_HEADER, DatasetMeta
+from yolodata.shards.format import MAX_SIDE, PAGE, SHARD_HEADER, DatasetMeta
 from yolodata.shards.layout import Column
 
 Array = npt.NDArray[Any]
 _ROWS = 1 << 17
-_MAX_SIDE = 1 << 20
 
 
 class Checker:
@@ -58,7 +57,7 @@ class Checker:
         for name in ("orig_height", "orig_width", "label_height", "label_width"):
             self._rows(
                 name,
-                f"from 1 to {_MAX_SIDE}",
+                f"from 1 to {MAX_SIDE}",
                 partial(_not_a_side, arrays[name]),
             )
         self._sizes()
@@ -169,7 +168,7 @@ class Checker:
 
 
 def _not_a_side(values: Array, rows: slice) -> Array:
-    bad: Array = (values[rows] - np.uint32(1)) >= np.uint32(_MAX_SIDE)  # 0 wraps around
+    bad: Array = (values[rows] - np.uint32(1)) >= np.uint32(MAX_SIDE)  # 0 wraps around
     return bad
 
 

@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 _SHARD_NAME = "shard-{:05d}.safetensors"
 _LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _HEX = re.compile(r"[0-9a-f]{16}")
-_MAX_IMGSZ = 1 << 20
+MAX_SIDE = 1 << 20  # pixels of an image
 
 
 def aligned(nbytes: int) -> int:
@@ -221,8 +221,8 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         )
     if content["codec"] not in CODECS:
         raise wrong("codec", f"one of {CODECS}")
-    if not is_count(content["imgsz"], 1, _MAX_IMGSZ):
-        raise wrong("imgsz", f"an integer from 1 to {_MAX_IMGSZ}")
+    if not is_count(content["imgsz"], 1, MAX_SIDE):
+        raise wrong("imgsz", f"an integer from 1 to {MAX_SIDE}")
     names = content["names"]
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise wrong("names", "a list of at least one class name")

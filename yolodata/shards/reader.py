@@ -50,7 +50,7 @@ class ShardDataset:
         meta: what dataset.json says.
         mapped: whether files are mapped (`io="mmap"`) or read (`io="pread"`).
         shard, offset, nbytes: uint32 (N,), uint64 (N,), uint64 (N,): shard number, first byte in
-            that shard's tensor (a multiple of 64) and size of each sample.
+            that shard's tensor (a multiple of 4096) and size of each sample.
         height, width: uint32 (N,), pixels, after resizing the longer side to `meta.imgsz`.
         orig_height, orig_width: uint32 (N,), pixels, of the decoded original.
         label_height, label_width: uint32 (N,), pixels, as upstream's label check reports them.

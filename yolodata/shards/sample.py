@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from yolodata.errors import ShardError
 from yolodata.images.resize import resized_shape
-from yolodata.shards.format import DatasetMeta
+from yolodata.shards.format import MAX_SIDE, DatasetMeta
 
 Float32 = npt.NDArray[np.float32]
 
 _FLOAT32 = np.dtype(np.float32)  # np.float32 would be made one for every comparison
-_MAX_SIDE = 1 << 20
 
 
 class LeftOut(NamedTuple):
@@ -100,9 +99,9 @@ def check_samples(
 
 def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
     original = (sample.orig_height, sample.orig_width)
-    if not (0 < original[0] <= _MAX_SIDE and 0 < original[1] <= _MAX_SIDE):
+    if not (0 < original[0] <= MAX_SIDE and 0 < original[1] <= MAX_SIDE):
         raise _wrong(
-            sample.name, f"original size must be 1 to {_MAX_SIDE} pixels a side, got {original}"
+            sample.name, f"original size must be 1 to {MAX_SIDE} pixels a side, got {original}"
         )
     size = resized_shape(*original, meta.imgsz)
     if (sample.height, sample.width) != size:
@@ -145,8 +144,8 @@ def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None
     elif labels.keypoints is not None:
         raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
     label_size = (labels.label_height, labels.label_width)
-    if not (0 < label_size[0] <= _MAX_SIDE and 0 < label_size[1] <= _MAX_SIDE):
-        raise _wrong(name, f"label size must be 1 to {_MAX_SIDE} pixels a side, got {label_size}")
+    if not (0 < label_size[0] <= MAX_SIDE and 0 < label_size[1] <= MAX_SIDE):
+        raise _wrong(name, f"label size must be 1 to {MAX_SIDE} pixels a side, got {label_size}")
     if labels.polygons is None:
         return
     if len(labels.polygons) != n:

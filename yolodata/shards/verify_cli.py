@@ -21,8 +21,8 @@ def add_parser(subparsers: Any) -> None:
     """Adds `verify` and `info`."""
     verify = subparsers.add_parser(
         "verify",
-        help="check a packed data set",
-        description="Check a packed data set. Without --full: sizes, headers and all labels. Ends "
+        help="check a packed dataset",
+        description="Check a packed dataset. Without --full: sizes, headers and all labels. Ends "
         "with 1 if anything is wrong.",
     )
     verify.add_argument("--full", action="store_true", help="every checksum and every picture")
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     verify.add_argument("--quiet", action="store_true", help="no progress bar")
     verify.set_defaults(run=run_verify)
     info = subparsers.add_parser(
-        "info", help="what a packed data set holds", description="What a packed data set holds."
+        "info", help="what a packed dataset holds", description="What a packed dataset holds."
     )
     info.set_defaults(run=run_info)
     for parser in (verify, info):
@@ -49,7 +49,7 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
         name = root.resolve().name
         if args.split not in (None, name):
             raise ShardError(
-                f"{root}: is one data set, --split {args.split} chooses from a folder of several; "
+                f"{root}: is one dataset, --split {args.split} chooses from a folder of several; "
                 "leave it out, or give the folder above"
             )
         return {name: root}
@@ -57,7 +57,7 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
     if args.split is not None:
         return {args.split: root / args.split}
     if not found:
-        raise ShardError(f"{root}: holds no data set; give a folder that `yolodata shard` wrote")
+        raise ShardError(f"{root}: holds no dataset; give a folder that `yolodata shard` wrote")
     return found
 
 
