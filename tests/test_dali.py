@@ -21,7 +21,7 @@ from yolodata.images.decode import decode_image
 from yolodata.images.jpeg import ordinary_jpeg
 from yolodata.images.resize import resized_shape
 
-dali = pytest.importorskip("yolodata.pipeline.dali")
+dali = pytest.importorskip("yolodata.pipeline.gpu.jpeg_decoder")
 nvidia_dali = pytest.importorskip("nvidia.dali")
 
 

@@ -16,9 +16,9 @@ COMMANDS = {
     "verify": ("yolodata.shards.verify_cli", "check a shard dataset for damage"),
     "info": ("yolodata.shards.verify_cli", "say what a shard dataset holds"),
     "labels": ("yolodata.ingest.pack_cli", "read the labels of a packed dataset again"),
-    "view": ("yolodata.pipeline.command", "write a picture with boxes and class names"),
-    "train": ("yolodata.train.command", "train with Ultralytics on yolodata's loaders"),
-    "bench": ("yolodata.bench.command", "compare the loaders on this machine"),
+    "view": ("yolodata.view", "write a picture with boxes and class names"),
+    "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
+    "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
 }
 
 

@@ -15,16 +15,14 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-    from yolodata.pipeline.selection import Selection
+    from yolodata.pipeline.subset import Subset
 
 Batch = dict[str, Any]
 
 
-def original_shapes(
-    selection: Selection, images: npt.NDArray[np.int64]
-) -> tuple[tuple[int, int], ...]:
+def original_shapes(subset: Subset, images: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
     """Height and width of the decoded originals of some images."""
-    shards = selection.shards
+    shards = subset.shards
     return _pairs(shards.orig_height[images], shards.orig_width[images])
 
 
@@ -77,7 +75,7 @@ def assemble(
 
 
 def training_batch(
-    selection: Selection,
+    subset: Subset,
     images: npt.NDArray[np.int64],
     image: torch.Tensor,
     labels: Mapping[str, Any],
@@ -92,7 +90,7 @@ def training_batch(
         image: (B, 3, H, W).
         labels: as `Work.labels` gives them.
     """
-    shards = selection.shards
+    shards = subset.shards
     height, width = shards.orig_height[images], shards.orig_width[images]
     size = (int(image.shape[2]), int(image.shape[3]))
     return assemble(
@@ -100,6 +98,6 @@ def training_batch(
         labels=labels,
         im_file=shards.names(images),
         ori_shape=_pairs(height, width),
-        ratio_pad=_pairs(selection.height[images] / height, selection.width[images] / width),
+        ratio_pad=_pairs(subset.height[images] / height, subset.width[images] / width),
         resized_shape=(size,) * len(images),
     )

@@ -129,7 +129,7 @@ class StepRecorder:
         self._total.add(seconds, waited, images, hits, decodes, levels)
 
     def summary(self) -> str:
-        """The last steps in a few words, for a progress bar; made anew a few times a second."""
+        """Returns the last steps in a few words, for a log; made anew a few times a second."""
         now = time.perf_counter()
         if now - self._summary_at > 0.2 and self._recent:
             seconds, waited, images = map(sum, zip(*self._recent, strict=True))
