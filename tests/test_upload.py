@@ -240,16 +240,15 @@ def test_a_pause_ends_when_there_is_something_else_to_do(
     def refuse(environ: dict[str, Any], start: Any) -> Iterable[bytes] | None:
         return refused(start, "500 Oh", "InternalError") if writes_data(environ) else None
 
-    patient = Backoff(100.0, 100.0)
-    with Uploader(url, options=store.options, backoff=patient) as up:
-        for number, fault in enumerate((refuse, None, refuse)):
-            errors, store.fault = up.status().errors, fault
-            up.put(checkpoint(tmp_path, number))
-            while fault and up.status().errors == errors:
-                time.sleep(0.01)
-            assert fault or up.flush(30)  # the newer file did not wait
-        assert (up.status().uploaded, up.status().replaced) == (1, 1)
-        assert not up.close(0)
+    up = Uploader(url, options=store.options, backoff=Backoff(100.0, 100.0))
+    for number, fault in enumerate((refuse, None, refuse)):
+        errors, store.fault = up.status().errors, fault
+        up.put(checkpoint(tmp_path, number))
+        while fault and up.status().errors == errors:
+            time.sleep(0.01)
+        assert fault or up.flush(30)  # the newer file did not wait
+    assert (up.status().uploaded, up.status().replaced) == (1, 1)
+    assert not up.close(0)
     up._thread.join(30)
     assert not up._thread.is_alive()
     assert up.status().failed == 1
