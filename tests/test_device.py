@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 from loading import digest, draw_dataset, grouped, packed
 from twin import TwinStream
 
-from yolodata import AugmentConfig, ConfigError, Loader
+from yolodata import AugmentConfig, ConfigError, DeviceOptions, Loader, ValidationLoader
+from yolodata.pipeline import letterbox
 from yolodata.pipeline import loader as loaders
+from yolodata.pipeline.backend import wait_for
 from yolodata.pipeline.gpu import backend as gpu_backend
 from yolodata.pipeline.gpu import batch as gpu_batch
 from yolodata.pipeline.gpu import dataset_cache, image_decoder
 from yolodata.pipeline.gpu import jpeg_decoder as dali
 from yolodata.pipeline.gpu import stream as gpu_stream
 from yolodata.pipeline.gpu.backend import GpuBackend
-from yolodata.pipeline.gpu.cache_policy import FreeMemory, choose
+from yolodata.pipeline.gpu.dataset_cache import FreeMemory, choose
 from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
-from yolodata.pipeline.jobs import wait_for
 from yolodata.pipeline.options import CACHES
 from yolodata.shards import reader
 
@@ -121,6 +122,23 @@ def test_outputs_need_no_further_pass(shards, twin, output, cache) -> None:
             assert batch["img"].is_contiguous(memory_format=order)
             loader.set_epoch(0)
             assert stream(loader, 1) == want
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+@pytest.mark.parametrize("too_small", [0, 16])
+def test_validation_is_the_cpus(shards, twin, monkeypatch, codec, cache, too_small) -> None:
+    """Pictures, padding and labels; also where labels told a size that images do not fit."""
+    shapes = letterbox.batch_shapes
+    monkeypatch.setattr(letterbox, "batch_shapes", lambda *given: shapes(*given) - too_small)
+    settings: dict[str, Any] = {"split": "train", "stride": 16}
+    with ValidationLoader(shards[codec], 8, **settings) as loader:
+        want = stream(loader)
+        assert bool(loader._shrunk) == bool(too_small)
+    options = DeviceOptions("cuda", cache)
+    with ValidationLoader(shards[codec], 8, **settings, device=options) as loader:
+        assert stream(loader) == want
+        assert loader.cache == ("none" if too_small else cache)
 
 
 def test_the_consumers_thread_only_takes_what_is_ready(shards, twin, monkeypatch) -> None:

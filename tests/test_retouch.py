@@ -45,7 +45,7 @@ def test_halves_make_the_whole(shards: dict[str, Path]) -> None:
     changed = 0
     for position in range(len(dataset)):
         whole = yolodata.plan(config, dataset, position=position)
-        placed, finished = _native.split(whole)
+        placed, finished = _native.split_colour(whole)
         images = {
             tile["image"]: dataset.image(tile["image"])
             for layer in whole.to_dict()["layers"]

@@ -15,6 +15,7 @@ from loading import draw_dataset, grouped, packed, upstream_dataset
 import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.pipeline.options import DeviceOptions
 from yolodata.train.cli import read_arguments
 from yolodata.ultralytics.fallback import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
@@ -374,8 +375,8 @@ class _OnATwin(yolodata.DetectionTrainer):
 
     output = "uint8"
 
-    def _delivery(self) -> dict[str, Any]:
-        return {"device": "cuda", "cache": self.settings.cache, "output": self.output}
+    def _delivery(self) -> DeviceOptions:
+        return DeviceOptions("cuda", self.settings.cache, output=self.output)
 
 
 class _OnATwinInHalf(_OnATwin):
@@ -441,7 +442,7 @@ def test_batches_come_as_the_first_convolution_wants_them(
     taken = []
 
     class AsOnCuda(yolodata.DetectionTrainer):
-        def _delivery(self) -> dict[str, Any]:
+        def _delivery(self) -> DeviceOptions:
             self.model.to(memory_format=order)  # upstream's, where the device is CUDA
             here, self.device, self.amp = self.device, torch.device("cuda"), True
             delivery = super()._delivery()

@@ -101,7 +101,7 @@ class TwinStream:
             into.fill_(77)
         pictures = into
         self._todo.append(
-            lambda: _native.render_blocks(
+            lambda: _native.render_emulated(
                 tasks.data_ptr(),
                 count,
                 height,
@@ -119,7 +119,7 @@ class TwinStream:
         count = tasks.numel() // int(_native.FILTER_TASK_BYTES)
         tables = 0 if lab is None else lab.data_ptr()
         self._todo.append(
-            lambda: _native.filter_loops(tasks.data_ptr(), count, *size, tiles, tables)
+            lambda: _native.filter_emulated(tasks.data_ptr(), count, *size, tiles, tables)
         )
 
     def convert(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:

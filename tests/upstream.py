@@ -145,7 +145,8 @@ class Upstream:
 
     def recipe(self, values: dict[str, Any]) -> _native.Recipe:
         """The recipe of what `sample` heard; what is pasted, and where, is for us to find out."""
-        recipe = _native.Recipe.from_dict(values)
+        drawn = {key: values[key] for key in values.keys() - {"pastes", "failed_cuts", "seed"}}
+        recipe = _native.Recipe.from_dict(drawn)
         for onto, source in values["pastes"]:
             recipe = _native.paste(recipe, self.index, onto, source, self._share)
         return recipe
@@ -162,7 +163,7 @@ class Upstream:
 
     def _index(
         self, flip_idx: bool = False, visibility: bool = False, outlines: bool = False
-    ) -> _native.Index:
+    ) -> _native.LabelTable:
         """The label table. Its sizes are those of the files: recipes name the sizes they need.
 
         Named facts about keypoints are falsified, to see whether that is noticed.
@@ -194,7 +195,7 @@ class Upstream:
             order = self.dataset.data.get("flip_idx")
             if order and not flip_idx:
                 extra["flip_idx"] = np.array(order, np.int32)
-        return _native.Index(*args, **extra)
+        return _native.LabelTable(*args, **extra)
 
     @staticmethod
     def _listen(stage: Any, method: str, heard: Any) -> None:

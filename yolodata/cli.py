@@ -18,7 +18,7 @@ COMMANDS = {
     "labels": ("yolodata.ingest.command", "read the labels of a packed dataset again"),
     "view": ("yolodata.view", "write a picture with boxes and class names"),
     "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
-    "bench": ("yolodata.bench.command", "compare the loaders on this machine"),
+    "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
 }
 
 

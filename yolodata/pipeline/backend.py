@@ -1,12 +1,15 @@
 """What makes a loader's batches: CPU threads, or a GPU. Nothing here knows epochs or ranks.
 
 A `Backend` belongs to one loader. It owns its native threads, its memory and its decoded images. A
-`PendingBatch` is one batch that is being planned, read and rendered there in the background.
+`PendingBatch` is one batch that is being planned, read and rendered there in the background. Its
+`Samples` are what it shows. A `Job` is what goes on for it, in native threads or in others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,14 +20,20 @@ from yolodata.pipeline.albumentations.pool import TransformPool
 from yolodata.pipeline.image_cache import ImageSource
 from yolodata.pipeline.image_reader import image_source
 from yolodata.pipeline.options import DeviceOptions
-from yolodata.pipeline.samples import LabelsOf
 from yolodata.pipeline.subset import Subset
+from yolodata.pipeline.unreadable import labels_without
 from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
+
+Bytes = npt.NDArray[np.uint8]
+LabelsOf = Callable[[frozenset[int]], Mapping[str, npt.NDArray[Any]]]
+"""Labels of a batch, given its images that cannot be read."""
+
+_TICK = 0.2  # seconds between looks at signals (Ctrl-C) while native code is waited for
 
 
 class PendingBatch(Protocol):
@@ -91,7 +100,7 @@ class Backend(Protocol):
 
     def submit(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
@@ -177,3 +186,207 @@ class BackendSpec:
             always=self.transforms is not None,
             shrink=self.shrink,
         )
+
+
+class Samples(Protocol):
+    """What a batch shows."""
+
+    def renderable(self) -> _native.Job | Sequence[_native.Recipe]:
+        """Returns what the native renderer takes; waits for the plan."""
+
+    def recipes(self) -> Sequence[_native.Recipe]:
+        """Returns the recipes, in order; waits for the plan."""
+
+    def images(self) -> npt.NDArray[np.int64]:
+        """Returns the images that are shown (U,), sorted, unique; waits for the plan."""
+
+    def bases(self) -> frozenset[int]:
+        """Returns the images whose turn it is in the epoch."""
+
+    def first_images(self) -> npt.NDArray[np.int64]:
+        """Returns the dataset index (B,) of the image that each picture was made around."""
+
+    def labels(self, unreadable: frozenset[int]) -> Mapping[str, npt.NDArray[Any]]:
+        """Returns the labels, as if the images in `unreadable` had no objects."""
+
+    def planned(self) -> bool:
+        """Returns whether the plan is there."""
+
+    def jobs(self) -> list[Job]:
+        """Returns the jobs that plan."""
+
+    def mask_bytes(self) -> int:
+        """Returns bytes of the masks of what is pasted, for a device."""
+
+    def move_masks(self, memory: Bytes, address: int) -> None:
+        """Puts the masks behind the render tasks in `memory`, which is read at `address`."""
+
+
+class PlannedSamples:
+    """`Samples` that a native job plans."""
+
+    def __init__(self, job: _native.Job, subset: Subset) -> None:
+        self._job, self._subset = job, subset
+
+    def renderable(self) -> _native.Job:
+        """See `Samples`."""
+        wait_for(self._job)
+        return self._job
+
+    def recipes(self) -> Sequence[_native.Recipe]:
+        """See `Samples`."""
+        wait_for(self._job)
+        return self._job.recipes()
+
+    def images(self) -> npt.NDArray[np.int64]:
+        """See `Samples`."""
+        wait_for(self._job)
+        return self._job.image_ids()
+
+    def bases(self) -> frozenset[int]:
+        """See `Samples`."""
+        return frozenset(self._job.first_image_ids().tolist())
+
+    def first_images(self) -> npt.NDArray[np.int64]:
+        """See `Samples`."""
+        return self._job.first_image_ids()
+
+    def labels(self, unreadable: frozenset[int]) -> Mapping[str, npt.NDArray[Any]]:
+        """See `Samples`."""
+        if not unreadable:
+            return self._job.labels()
+        return labels_without(self._subset, self._job.recipes(), unreadable)
+
+    def planned(self) -> bool:
+        """See `Samples`."""
+        return self._job.done()
+
+    def jobs(self) -> list[Job]:
+        """See `Samples`."""
+        return [self._job]
+
+    def mask_bytes(self) -> int:
+        """See `Samples`."""
+        return self._job.mask_bytes()
+
+    def move_masks(self, memory: Bytes, address: int) -> None:
+        """See `Samples`."""
+        self._job.move_masks(memory, address)
+
+
+class GivenSamples:
+    """`Samples` whose recipes are given; nothing is pasted in them.
+
+    Args:
+        recipes: one for each picture.
+        images: dataset index (B,) of the only image that each picture shows.
+        labels: makes the labels.
+    """
+
+    def __init__(
+        self,
+        recipes: Sequence[_native.Recipe],
+        images: npt.NDArray[np.int64],
+        labels: LabelsOf,
+    ) -> None:
+        self._recipes, self._first = recipes, images
+        self.labels = labels
+
+    def renderable(self) -> Sequence[_native.Recipe]:
+        """See `Samples`."""
+        return self._recipes
+
+    def recipes(self) -> Sequence[_native.Recipe]:
+        """See `Samples`."""
+        return self._recipes
+
+    def images(self) -> npt.NDArray[np.int64]:
+        """See `Samples`."""
+        return np.unique(self._first)
+
+    def bases(self) -> frozenset[int]:
+        """See `Samples`."""
+        return frozenset()
+
+    def first_images(self) -> npt.NDArray[np.int64]:
+        """See `Samples`."""
+        return self._first
+
+    def planned(self) -> bool:
+        """See `Samples`."""
+        return True
+
+    def jobs(self) -> list[Job]:
+        """See `Samples`."""
+        return []
+
+    def mask_bytes(self) -> int:
+        """See `Samples`."""
+        return 0
+
+    def move_masks(self, memory: Bytes, address: int) -> None:
+        """See `Samples`."""
+
+
+class Waitable(Protocol):
+    """Something that will be done."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Returns whether all is done after `timeout` seconds; raises what went wrong."""
+
+
+class Job(Waitable, Protocol):
+    """A native job, or what is used like one."""
+
+    def done(self) -> bool:
+        """Returns whether nothing goes on any more."""
+
+    def cancel(self) -> None:
+        """Drops what has not begun."""
+
+    def seconds(self) -> dict[str, float]:
+        """Returns thread-seconds by stage."""
+
+
+class JobGroup:
+    """Several jobs as one."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `Job`."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        for job in self._jobs:
+            left = end - time.monotonic()
+            if not job.wait(None if math.isinf(left) else max(0.0, left)):
+                return False
+        return True
+
+    def done(self) -> bool:
+        """See `Job`."""
+        return all(job.done() for job in self._jobs)
+
+    def cancel(self) -> None:
+        """See `Job`."""
+        for job in self._jobs:
+            job.cancel()
+
+    def seconds(self) -> dict[str, float]:
+        """See `Job`."""
+        return total_seconds(self._jobs)
+
+
+def total_seconds(jobs: Iterable[Job]) -> dict[str, float]:
+    """Returns thread-seconds by stage of several jobs."""
+    total: dict[str, float] = {}
+    for job in jobs:
+        for stage, seconds in job.seconds().items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def wait_for(job: Waitable) -> None:
+    """Blocks until a job is done; raises what went wrong in it."""
+    while not job.wait(_TICK):
+        pass

@@ -74,18 +74,8 @@ def recipe(image: int, placement: Placement, shape: Sequence[Any]) -> dict[str, 
         "matrix": [1.0, 0.0, float(left), 0.0, 1.0, float(top), 0.0, 0.0, 1.0],
         "perspective": False,
         "scale": 1.0,
-        "paste": None,
     }
-    return {
-        "size": [int(shape[0]), int(shape[1])],
-        "layers": [layer],
-        "mixup": None,
-        "cutmix": None,
-        "hsv": None,
-        "flipud": False,
-        "fliplr": False,
-        "bgr": False,
-    }
+    return {"size": [int(shape[0]), int(shape[1])], "layers": [layer]}
 
 
 def padded_boxes(

@@ -23,11 +23,9 @@ from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.loader_facade import DatasetView, EpochSampler, weakly
-from yolodata.pipeline.open_backend import open_backend
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.prefetch import Collated, Prefetcher
-from yolodata.pipeline.reuse_window import window_of
-from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule
+from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule, window_of
 from yolodata.pipeline.subset import Subset, open_shards
 from yolodata.pipeline.unreadable import report_unreadable
 from yolodata.telemetry import Telemetry
@@ -35,6 +33,7 @@ from yolodata.telemetry import Telemetry
 if TYPE_CHECKING:
     import torch
 
+    from yolodata._native import PlanConfig
     from yolodata.shards.reader import ShardDataset
 
 _PREFETCH = 4
@@ -150,7 +149,7 @@ class Loader:
             "augment": asdict(self.augment),
             "transforms": None if transforms is None else described(self._transforms),
         }
-        self._configs: dict[bool, dict[str, Any]] = {}  # of the planner, by whether mosaic is over
+        self._configs: dict[bool, PlanConfig] = {}  # of the planner, by whether mosaic is over
         self._fingerprint: dict[str, Any] | None = None
         self._epoch = 0
         self._position = 0  # positions of the epoch that were handed to the consumer
@@ -332,7 +331,7 @@ class Loader:
         backend = self._open_backend()
         return backend.submit(self._config(epoch), self.seed, epoch, positions, age)
 
-    def _config(self, epoch: int) -> dict[str, Any]:
+    def _config(self, epoch: int) -> PlanConfig:
         closed = self._mosaic_closed or (
             self.close_mosaic_epoch is not None and epoch >= self.close_mosaic_epoch
         )
@@ -397,3 +396,18 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_backend(spec: BackendSpec) -> Backend:
+    """Opens CPU threads, or a device.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if spec.device.on_cpu:
+        from yolodata.pipeline.cpu.backend import CpuBackend
+
+        return CpuBackend(spec)
+    from yolodata.pipeline.gpu.backend import GpuBackend
+
+    return GpuBackend(spec)

@@ -133,7 +133,7 @@ class DeviceOptions:
         device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
             consumer's current stream waits for them by itself.
         cache: where decoded images live for a device: "device", "host" (page-locked), "none" or
-            "auto", the fastest that there is room for (see `yolodata.pipeline.gpu.cache_policy`).
+            "auto", the fastest that there is room for (see `yolodata.pipeline.gpu.dataset_cache`).
         hw_decoder_load: share of JPEG files for a GPU's JPEG engine, 0 to 1; "auto" is 0. More is
             faster, but the stream repeats itself only up to 3 grey levels (a warning says so).
         output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which

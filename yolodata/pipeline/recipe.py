@@ -18,11 +18,13 @@ pixels. The dict has these keys:
         paste: None, or {layer, objects, runs}: what is pasted onto this layer. From the same layer,
             mirrored, onto its canvas; from another one onto the picture. Objects are [tile,
             object of its image] of that layer, for the labels. Runs [row, x1, x2] (half open, in
-            order) are the pixels. May be left out.
+            order) are the pixels.
     mixup: None, or {layer, ratio}: layer 0 counts `ratio`, the other 1 - ratio.
     cutmix: None, or {layer, area}: inside area [x1, y1, x2, y2] of the picture the layer shows.
     hsv: None, or draws for hue, saturation, value: half turns of hue, and gain minus one.
     flipud, fliplr, bgr: booleans.
+
+What may be None or False may be left out. A key that is none of these is an error.
 
 What no image covers is grey 114.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import LabelOptions
-from yolodata.pipeline.reuse_window import reuse_window
+from yolodata.pipeline.schedule import ReuseWindow, reuse_window
 
 if TYPE_CHECKING:
     from yolodata import _native
@@ -103,7 +104,7 @@ class Subset:
             self._keep_classes(options.classes)
         if options.single_cls:
             self.cls = np.zeros_like(self.cls)
-        self._index: _native.Index | None = None
+        self._index: _native.LabelTable | None = None
 
     def _sizes(self) -> tuple[UInt32, UInt32]:
         shards, images = self.shards, self.images
@@ -139,12 +140,12 @@ class Subset:
         if self.keypoints is not None:
             self.keypoints = self.keypoints[keep]
 
-    def index(self) -> _native.Index:
+    def index(self) -> _native.LabelTable:
         """The label table as the native planner reads it."""
         if self._index is None:
             from yolodata import _native
 
-            self._index = _native.Index(
+            self._index = _native.LabelTable(
                 self.height,
                 self.width,
                 self.object_offset,
@@ -170,19 +171,23 @@ class Subset:
             return None
         return np.array(order, np.int32)
 
-    def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> dict[str, Any]:
-        """Settings of the native planner for training on this subset."""
-        masks = {"mask_ratio": self.mask_ratio, "overlap_mask": self.overlap_mask}
-        values = {**augment.to_native(), **masks, "shuffle": shuffle}
+    def plan_config(self, augment: AugmentConfig, shuffle: bool = True) -> _native.PlanConfig:
+        """Returns the planner's settings for training on this subset."""
         if self.keypoints is not None and self._flip_idx() is None:
-            values |= {"fliplr": 0.0, "flipud": 0.0}  # nobody knows what is left and what is right
-        return values if self.shards.meta.codec == "raw" else values | reuse_window(self.images)
+            # Nobody knows what is left and what is right.
+            augment = replace(augment, fliplr=0.0, flipud=0.0)
+        window: ReuseWindow = {"streams": 1, "window": 0}
+        if self.shards.meta.codec != "raw":
+            window = reuse_window(self.images)
+        return augment.to_native(
+            shuffle=shuffle, mask_ratio=self.mask_ratio, overlap_mask=self.overlap_mask, **window
+        )
 
     def objects(self, image: int) -> slice:
         """The rows of `cls` and `box` that belong to an image."""
         return slice(int(self.object_offset[image]), int(self.object_offset[image + 1]))
 
-    def excerpt(self, images: Sequence[int], emptied: frozenset[int]) -> _native.Index:
+    def excerpt(self, images: Sequence[int], emptied: frozenset[int]) -> _native.LabelTable:
         """A label table of a few images, numbered from 0; those in `emptied` have no objects."""
         from yolodata import _native
 
@@ -203,7 +208,7 @@ class Subset:
             points = [self.polygon[a:b] for a, b in spans]
             polygon = np.concatenate(points) if points else np.zeros((0, 2), np.float32)
         ids = np.asarray(images, dtype=np.int64)
-        return _native.Index(
+        return _native.LabelTable(
             np.ascontiguousarray(self.height[ids]),
             np.ascontiguousarray(self.width[ids]),
             offset,

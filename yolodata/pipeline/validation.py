@@ -21,8 +21,8 @@ from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.letterbox import Placement
+from yolodata.pipeline.loader import open_backend
 from yolodata.pipeline.loader_facade import DatasetView
-from yolodata.pipeline.open_backend import open_backend
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.subset import Subset, open_shards

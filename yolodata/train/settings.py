@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolodata.checks import number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.train.checkpoint.object_store import ObjectStore
 from yolodata.train.learning_rate import SCALES
@@ -45,21 +46,17 @@ class TrainSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("checkpoint_minutes", 0.0), ("stall", 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
-                raise ConfigError(f"yolodata {name} must be a number from {least:g}, got {value!r}")
-        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or self.keep < 1:
-            raise ConfigError(f"yolodata keep must be a whole number from 1, got {self.keep!r}")
+        number("yolodata checkpoint_minutes", self.checkpoint_minutes, 0)
+        number("yolodata stall", self.stall, 1)
+        whole("yolodata keep", self.keep, 1)
+        one_of("yolodata scale_lr", self.scale_lr, SCALES)
         if not isinstance(self.whole_batch_loss, bool):
             raise ConfigError(
                 f"yolodata whole_batch_loss must be True or False, got {self.whole_batch_loss!r}"
             )
-        if self.dry_step is not None and not isinstance(self.dry_step, bool):
-            raise ConfigError(f"yolodata dry_step must be True or False, got {self.dry_step!r}")
-        if self.scale_lr not in SCALES:
+        if not isinstance(self.dry_step, bool | None):
             raise ConfigError(
-                f"yolodata scale_lr must be one of {', '.join(SCALES)}, got {self.scale_lr!r}"
+                f"yolodata dry_step must be True, False or None, got {self.dry_step!r}"
             )
         if self.upload is not None:
             if not isinstance(self.upload, str) or not self.upload:
@@ -73,5 +70,5 @@ class TrainSettings(Settings):
                 raise ConfigError(f"yolodata upload: {error}") from error
         if self.callbacks is not None and not Path(self.callbacks).is_file():
             raise ConfigError(
-                f"yolodata callbacks names a Python file, but {self.callbacks!r} is not there"
+                f"yolodata callbacks must be a Python file that is there, got {self.callbacks!r}"
             )

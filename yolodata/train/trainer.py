@@ -84,17 +84,14 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.at, self.exact = Position(), False
         self.saver: Saver | None = None
         self.loop: EpochLoop | None = None
-        given = overrides.get("yolodata") or {}
-        self._going_on = self._choose_run_folder(cfg, overrides, self.settings.changed(given))
-        self.supervisor = Supervisor(
-            self.process_group, self.settings.changed(given).stall, self._last_words
-        )
+        settings = self.settings.changed(overrides.get("yolodata") or {})
+        self._going_on = self._choose_run_folder(cfg, overrides, settings)
+        self.supervisor = Supervisor(self.process_group, settings.stall, self._last_words)
         super().__init__(cfg, overrides, _callbacks)
         if not self.process_group.alone:
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
-            init_seeds(
-                self.args.seed + self.process_group.rank, deterministic=self.args.deterministic
-            )
+            seed = self.args.seed + self.process_group.rank
+            init_seeds(seed, deterministic=self.args.deterministic)
             self.ddp = False
             share_cores(self.process_group.local_size)
         self.add_callback("on_val_start", self._validation_begins)
@@ -116,7 +113,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def _choose_run_folder(
         self, cfg: Any, overrides: dict[str, Any], settings: TrainSettings
     ) -> Path | None:
-        """Rank 0 chooses the run folder and the checkpoint to go on from, for all ranks."""
+        """Returns the checkpoint to go on from, if any; rank 0 chooses it and the run folder."""
         resume = overrides.get("resume")
         named = Path(resume) if isinstance(resume, (str, Path)) and resume != "auto" else None
         ours = resume == "auto" or (named is not None and named.suffix == file.SUFFIX)
@@ -143,13 +140,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         return None if path is None else Path(path)
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Upstream's, unless the run goes on from a checkpoint of ours."""
+        """Resumes as upstream does, unless the run goes on from a checkpoint of ours."""
         super().check_resume(overrides)
         if self._going_on is not None:
             self.args.resume = True  # results.csv stays
 
     def get_dataset(self) -> dict[str, Any]:
-        """Upstream's; one process of each machine first, which may download."""
+        """Returns upstream's description; one process of each machine may download it first."""
         with self.process_group.first_of_machine("dataset"):
             data: dict[str, Any] = super().get_dataset()
         return data
@@ -247,12 +244,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _build_train_pipeline(self) -> None:
         if not self.process_group.alone and self.world_size == 1:
-            self.world_size = self.process_group.size
-            if (
-                self.batch_size % self.process_group.size
-                or self.batch_size < self.process_group.size
-            ):
-                size = self.process_group.size
+            self.world_size = size = self.process_group.size
+            if self.batch_size % size or self.batch_size < size:
                 raise YolodataError(
                     f"batch={self.batch_size} is the batch of all {size} processes together and "
                     f"must be a multiple of {size}; give "
@@ -274,7 +267,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             )
 
     def _agree_on_amp(self) -> None:
-        """Upstream asks rank 0 alone whether half precision works."""
+        """Has all ranks say whether half precision works; upstream asks rank 0 alone."""
         able = all(self.process_group.gather(bool(self.amp)))
         if able != self.amp:
             self.amp = able
@@ -283,13 +276,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
     ) -> Any:
-        """Upstream gives the rank on this machine, which is another one's on the next machine."""
+        """Returns the loader of this rank; upstream asks with the rank on this machine."""
         if rank != -1 and not self.process_group.alone:
             rank = self.process_group.rank
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Upstream's, with the learning rate scaled where the batch is larger than `nbs`."""
+        """Returns upstream's optimiser; its learning rate is scaled for a batch above `nbs`."""
         optimizer = super().build_optimizer(*args, **kwargs)
         larger = self.batch_size * self.accumulate / self.args.nbs
         factor = lr_factor(type(optimizer).__name__, larger, self.settings.scale_lr)
@@ -300,18 +293,21 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         return optimizer
 
     def batches_done(self) -> int:
-        """Batches of an epoch that were trained on before it goes on."""
+        """Returns how many batches of an epoch were trained on before it goes on."""
         return int(self.at.step)
 
     # Its end.
 
     def save_model(self) -> bool:
-        """Upstream's files, each of them whole or as it was before."""
+        """Writes upstream's files, each of them whole or as it was before."""
         with run_folder.weights_whole(self):
             return bool(super().save_model())
 
     def final_eval(self) -> None:
-        """Upstream's; on CPUs with several ranks, where its last validation asks for CUDA, ours."""
+        """Evaluates the best weights, as upstream does.
+
+        Its own evaluation asks for CUDA where there are several ranks; ours takes over on CPUs.
+        """
         if self.process_group.rank != 0:  # which makes the files smaller first
             self.supervisor.heartbeat.wait()
         if self.process_group.alone or self.device.type != "cpu":
@@ -337,7 +333,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
 @functools.cache
 def trainer_for(task: str) -> type[Any]:
-    """The trainer of a task ("detect", "pose", …) that this package describes.
+    """Returns the trainer of a task ("detect", "pose", …) that this package describes.
 
         YOLO("yolo26n.yaml").train(data="coco8.yaml", trainer=yolodata.train.trainer_for("detect"))
 

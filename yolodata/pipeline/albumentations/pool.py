@@ -144,7 +144,7 @@ def render_with_transforms(
     from yolodata import _native
 
     start = time.thread_time()
-    placed, finished = _native.split(recipe)
+    placed, finished = _native.split_colour(recipe)
     _native.render(placed, dict(pictures), out=out)
     rendered = time.thread_time()
     # New memory: a transform may keep what it was given.

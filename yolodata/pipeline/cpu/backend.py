@@ -11,11 +11,20 @@ import numpy.typing as npt
 
 from yolodata.pipeline.albumentations.pool import TransformPool
 from yolodata.pipeline.albumentations.transforms import seeds
-from yolodata.pipeline.backend import BackendSpec, PendingBatch
+from yolodata.pipeline.backend import (
+    BackendSpec,
+    GivenSamples,
+    Job,
+    JobGroup,
+    LabelsOf,
+    PendingBatch,
+    PlannedSamples,
+    Samples,
+    total_seconds,
+    wait_for,
+)
 from yolodata.pipeline.cpu.buffer_pool import BufferPool, Bytes
 from yolodata.pipeline.image_cache import ImageCache, Lease
-from yolodata.pipeline.jobs import Job, JobGroup, total_seconds, wait_for
-from yolodata.pipeline.samples import GivenSamples, LabelsOf, PlannedSamples, Samples
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +84,7 @@ class CpuBackend:
 
     def submit(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
@@ -83,7 +92,7 @@ class CpuBackend:
     ) -> PendingBatch:
         """See `Backend`; pictures are uint8 (B, 3, imgsz, imgsz)."""
         self._sweep()
-        size = int(config["imgsz"])
+        size = config.imgsz
         out = self._buffers.take(len(positions), size, size)
         index = self.subset.index()
         if self._planner is not None:

@@ -8,14 +8,13 @@ about as much as rendering it.
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-from yolodata.pipeline.fork_safety import finalize
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +59,7 @@ class BufferPool:
             memory = self._allocate(need + _LINE)
         # Of the buffer, not of the array: NumPy's views of views refer to the array beneath.
         owner = np.frombuffer(memory.data, np.uint8)
-        finalize(owner, self._idle.append, memory).atexit = False
+        weakref.finalize(owner, self._idle.append, memory).atexit = False
         start = -owner.ctypes.data % _LINE
         return torch.from_numpy(owner[start : start + need].reshape(shape))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +12,29 @@ import psutil
 
 from yolodata.machine import ranks_here
 from yolodata.pipeline.albumentations.transforms import seeds
-from yolodata.pipeline.backend import BackendSpec, PendingBatch
+from yolodata.pipeline.backend import (
+    BackendSpec,
+    GivenSamples,
+    LabelsOf,
+    PendingBatch,
+    PlannedSamples,
+)
 from yolodata.pipeline.cpu.backend import CpuBackend
 from yolodata.pipeline.gpu import stream as streams
 from yolodata.pipeline.gpu.batch import GpuBatch, RenderedOnCpu, RenderedOnGpu
-from yolodata.pipeline.gpu.cache_policy import CacheChoice, FreeMemory, choose
 from yolodata.pipeline.gpu.context import GpuContext
-from yolodata.pipeline.gpu.dataset_cache import CachedDataset, decoded_bytes, fill
+from yolodata.pipeline.gpu.dataset_cache import (
+    CacheChoice,
+    CachedDataset,
+    FreeMemory,
+    choose,
+    decoded_bytes,
+    fill,
+)
 from yolodata.pipeline.gpu.image_decoder import DECODED_AT_ONCE, ImageDecoder
 from yolodata.pipeline.gpu.jpeg_decoder import RUNS, release_unused_memory
 from yolodata.pipeline.gpu.stream import Output, render_task_bytes
 from yolodata.pipeline.image_cache import ImageCache, ImageSource
-from yolodata.pipeline.samples import GivenSamples, LabelsOf, PlannedSamples
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +120,7 @@ class GpuBackend:
 
     def submit(
         self,
-        config: dict[str, Any],
+        config: _native.PlanConfig,
         seed: int,
         epoch: int,
         positions: npt.NDArray[np.int64],
@@ -117,7 +128,7 @@ class GpuBackend:
     ) -> PendingBatch:
         """See `Backend`; pictures are (B, 3, imgsz, imgsz), as the loader's `output`."""
         self._sweep()
-        context, count, size = self._context, len(positions), int(config["imgsz"])
+        context, count, size = self._context, len(positions), config.imgsz
         if self._cpu is not None:
             inner = self._cpu.submit(config, seed, epoch, positions, age)
             return RenderedOnCpu(context, inner, count)

@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import is_out_of_memory
-from yolodata.pipeline.backend import PendingBatch
+from yolodata.pipeline.backend import Job, PendingBatch, Samples, total_seconds, wait_for
 from yolodata.pipeline.gpu.context import GpuContext
 from yolodata.pipeline.gpu.host_transforms import HostTransformJob
 from yolodata.pipeline.gpu.stream import Event, render_task_bytes
 from yolodata.pipeline.image_cache import Lease
-from yolodata.pipeline.jobs import Job, total_seconds, wait_for
-from yolodata.pipeline.samples import Samples
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +142,7 @@ class GpuBatch:
         for name, values in labels.items():
             places[name] = (end, values.shape, values.dtype)
             end = _aligned(end + values.nbytes)
+        end = max(end, _ALIGNMENT)  # also of pictures without objects
         memory = self._memory
         if memory is None or memory.numel() < end:
             larger = staging.take(end + end // 4)

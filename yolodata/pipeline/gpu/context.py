@@ -56,8 +56,11 @@ class GpuContext:
         self._engine = None if threads is None else _native.Engine(threads)
         self._images = images
         self._pool = pool
-        self._on_device = DeviceTransforms(stream, output, telemetry)
-        self._on_host = None if pool is None else HostTransforms(pool, stream, output, telemetry)
+        self._on_device: DeviceTransforms | None = None
+        self._on_host: HostTransforms | None = None
+        if pool is not None:
+            self._on_device = DeviceTransforms(stream, output, telemetry)
+            self._on_host = HostTransforms(pool, stream, output, telemetry)
         self._leases: list[tuple[Lease, Event]] = []
         self._memory: list[tuple[torch.Tensor, Event]] = []
 
@@ -96,7 +99,7 @@ class GpuContext:
         """Enqueues what Albumentations changes in a batch that is being rendered.
 
         Args:
-            tasks: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            tasks: of the batch, uint8 (B * RENDER_TASK_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
             seeds: B numbers that the transforms draw from.
             pictures: where the batch is being rendered to, (B, 3, H, W).
@@ -108,6 +111,7 @@ class GpuContext:
             torch.OutOfMemoryError: the device has no memory for it.
         """
         assert self._pool is not None
+        assert self._on_device is not None
         assert self._on_host is not None
         found = self._pool.decisions(seeds)
         here = {at: filters for at, filters in found.items() if filters is not None}
@@ -151,7 +155,8 @@ class GpuContext:
             self._images.forget()
         if self._on_host is not None:
             self._on_host.forget()
-        self._on_device.forget()
+        if self._on_device is not None:
+            self._on_device.forget()
         self._leases.clear()
         self._memory.clear()
         self.staging.clear()

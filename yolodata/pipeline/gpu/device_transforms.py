@@ -1,8 +1,8 @@
 """Samples of a batch that the device changes itself, as Albumentations' transforms would.
 
-Each is rendered in two halves (see `csrc/plan/split.h`); between them its filters are applied, one
-after the other, back and forth between two pictures. A batch takes a few launches for all of its
-samples together, and the host waits for none of them.
+Each is rendered in two halves (see `csrc/plan/split_colour.h`); between them its filters are
+applied, one after the other, back and forth between two pictures. A batch takes a few launches for
+all of its samples together, and the host waits for none of them.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class DeviceTransforms:
         """Renders samples of a batch anew, with filters between their halves.
 
         Args:
-            render_tasks: of the batch, uint8 (B * SHOT_BYTES,) in host memory; the masks that
-                they point to are on the device.
+            render_tasks: of the batch, uint8 (B * RENDER_TASK_BYTES,) in host memory; the masks
+                that they point to are on the device.
             samples: places in the batch, in order, and what is applied there, one filter at least.
             batch: where the pictures of all samples are being rendered to, (B, 3, H, W).
 
@@ -80,12 +80,12 @@ class DeviceTransforms:
             room = stream.empty(count * each)
             tables = room.data_ptr() + each * (np.array(source, np.uint64) % np.uint64(count))
 
-        shot, task = int(_native.SHOT_BYTES), int(_native.FILTER_TASK_BYTES)
-        half, end = count * shot, 2 * count * shot + len(filters) * task
+        render_task, task = int(_native.RENDER_TASK_BYTES), int(_native.FILTER_TASK_BYTES)
+        half, end = count * render_task, 2 * count * render_task + len(filters) * task
         uploaded = stream.empty(end)
         memory = self._staging.take(memory_for(count, -(-end // count)))
         here = memory[:end].numpy()
-        _native.split_shots(
+        _native.split_render_tasks(
             render_tasks,
             np.array(list(samples), np.int64),
             last,
@@ -108,7 +108,7 @@ class DeviceTransforms:
             stream.filter(some, (height, width), tiles, lab)
             done += len(which)
         for first, at, number in _runs(list(samples)):
-            some = finished[first * shot : (first + number) * shot]
+            some = finished[first * render_task : (first + number) * render_task]
             into = batch[at : at + number]
             stream.render(some, tuple(into.shape), output, into=into)
         self._telemetry.count("filtered", count)

@@ -1,6 +1,6 @@
 """Samples of a batch that only the CPU can change: they go to the host and back.
 
-    device  renders the batch, and of these samples what places pixels (see `csrc/plan/split.h`)
+    device  renders the batch, and of these samples what places pixels (`csrc/plan/split_colour.h`)
     thread  waits for that, applies the transforms in host memory, and enqueues the rest:
     device  takes the picture back, and renders colours and flips into its place of the batch
 
@@ -60,7 +60,7 @@ class HostTransforms:
         """Sends samples of a batch off.
 
         Args:
-            tasks: of the batch, uint8 (B * SHOT_BYTES,) in host memory.
+            tasks: of the batch, uint8 (B * RENDER_TASK_BYTES,) in host memory.
             uploaded: the same on the device, with the masks that they point to.
             samples: places in the batch, and what the transforms draw from there.
             batch: where the pictures of all samples are being rendered to, (B, 3, H, W).
@@ -73,15 +73,15 @@ class HostTransforms:
         self.sweep()
         stream, count = self._stream, len(samples)
         height, width = batch.shape[2:]
-        shot, nbytes = int(_native.SHOT_BYTES), 3 * height * width
-        size, each = count * shot, 2 * shot + nbytes
+        render_task, nbytes = int(_native.RENDER_TASK_BYTES), 3 * height * width
+        size, each = count * render_task, 2 * render_task + nbytes
         # The halves of the tasks, then the pictures.
         there = stream.empty(count * each)
         here = self._staging.take(memory_for(count, each))
         memory = here[: count * each]
         places = there.data_ptr() + 2 * size + nbytes * np.arange(count, dtype=np.uint64)
         placed, finished = memory[:size], memory[size : 2 * size]
-        _native.split_shots(
+        _native.split_render_tasks(
             tasks, np.array(list(samples), np.int64), places, placed.numpy(), finished.numpy()
         )
         stream.copy(memory[: 2 * size], there[: 2 * size])
@@ -95,7 +95,7 @@ class HostTransforms:
                 seed,
                 here=memory[begin:end],
                 there=there[begin:end],
-                finished=there[size + i * shot : size + (i + 1) * shot],
+                finished=there[size + i * render_task : size + (i + 1) * render_task],
                 place=batch[at : at + 1],
             )
             away.append(sample)

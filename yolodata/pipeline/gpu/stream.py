@@ -79,7 +79,7 @@ class Stream(Protocol):
         """Enqueues the renderer.
 
         Args:
-            tasks: uint8 (B * SHOT_BYTES,) on the device.
+            tasks: uint8 (B * RENDER_TASK_BYTES,) on the device.
             shape: (B, 3, H, W) of the pictures.
             output: what they are made as.
             into: device memory for them; None allocates it.
@@ -114,7 +114,7 @@ def render_task_bytes(count: int) -> int:
     """Returns bytes of the render tasks of `count` pictures."""
     from yolodata import _native
 
-    return count * int(_native.SHOT_BYTES)
+    return count * int(_native.RENDER_TASK_BYTES)
 
 
 class Output:
