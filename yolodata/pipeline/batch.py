@@ -21,7 +21,7 @@ Batch = dict[str, Any]
 
 
 def original_shapes(subset: Subset, images: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
-    """Height and width of the decoded originals of some images."""
+    """Returns height and width of the decoded originals of some images."""
     shards = subset.shards
     return _pairs(shards.orig_height[images], shards.orig_width[images])
 
@@ -39,7 +39,7 @@ def assemble(
     ratio_pad: tuple[Any, ...],
     resized_shape: tuple[Any, ...],
 ) -> Batch:
-    """One batch.
+    """Makes one batch.
 
     Returns:
         dict of
@@ -80,7 +80,7 @@ def training_batch(
     image: torch.Tensor,
     labels: Mapping[str, Any],
 ) -> Batch:
-    """A batch of augmented pictures.
+    """Makes a batch of augmented pictures.
 
     Like upstream, a picture made of several images is described by the first of them: its path,
     its original shape, and the ratio at which it was stored.
@@ -88,7 +88,7 @@ def training_batch(
     Args:
         images: (B,) dataset index of the first image of every picture.
         image: (B, 3, H, W).
-        labels: as `Work.labels` gives them.
+        labels: as `PendingBatch.labels` gives them.
     """
     shards = subset.shards
     height, width = shards.orig_height[images], shards.orig_width[images]

@@ -111,7 +111,7 @@ class AugmentConfig:
         return cls(**known)
 
     def without_mix(self) -> AugmentConfig:
-        """The recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
+        """Returns the recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
         return replace(self, mosaic=0.0, copy_paste=0.0, mixup=0.0, cutmix=0.0)
 
     def to_native(

@@ -17,7 +17,7 @@ from yolodata.errors import ConfigError
 
 
 def finalize(owner: object, close: Callable[..., Any], *args: Any) -> weakref.finalize[Any, Any]:
-    """`weakref.finalize` that does nothing in a forked child.
+    """Makes a `weakref.finalize` that does nothing in a forked child.
 
     There, `close` and `args`, and with them what they refer to, live as long as the process.
     """

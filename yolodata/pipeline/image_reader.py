@@ -20,7 +20,7 @@ _threads = threading.local()
 
 
 def checked(shards: ShardDataset, image: int) -> Bytes:
-    """The stored bytes of a sample, after comparing them with their checksum.
+    """Returns the stored bytes of a sample, after comparing them with their checksum.
 
     Raises:
         ShardError: the bytes are not those that were packed.
@@ -46,7 +46,7 @@ def decode_into(
     memory: Bytes | None,
     check: bool,
 ) -> Bytes:
-    """Decode an encoded sample.
+    """Decodes an encoded sample.
 
     Args:
         size: expected height and width.
@@ -58,7 +58,7 @@ def decode_into(
         1-D uint8 buffer that starts with height * width RGB triples and may be longer.
 
     Raises:
-        ShardError: the picture cannot be decoded, or has another size.
+        ShardError: the image cannot be decoded, or has another size.
     """
     import cv2
 
@@ -88,7 +88,7 @@ def decode_into(
 
 
 def _spare() -> Bytes:
-    """Memory of this thread for a picture that is to be resized: fresh memory is slow."""
+    """Returns memory of this thread for an image to be resized: fresh memory is slow."""
     memory: Bytes | None = getattr(_threads, "memory", None)
     if memory is None:
         memory = _threads.memory = np.empty(_SPARE, np.uint8)
@@ -105,7 +105,7 @@ def image_source(
     always: bool = False,
     shrink: Mapping[int, tuple[int, int]] | None = None,
 ) -> ImageSource | None:
-    """How the images of a subset are read; None when their pixels are in memory as they are.
+    """Returns how images are read; None when their pixels are in memory as they are.
 
     Args:
         subset: the images.

@@ -48,11 +48,11 @@ class Epoch:
         self.begun = self.ended = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """Itself."""
+        """Returns itself."""
         return self
 
     def __next__(self) -> Batch:
-        """The next batch of the epoch."""
+        """Returns the next batch of the epoch."""
         if self.ended:
             raise StopIteration
         return self._following(self)

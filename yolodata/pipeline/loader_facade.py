@@ -87,7 +87,7 @@ class DatasetView:
         return self.ni
 
     def close_mosaic(self, hyp: object = None) -> None:
-        """Stop mosaic, mixup and cutmix from the next batch on; upstream's trainer calls this."""
+        """Stops mosaic, mixup and cutmix from the next batch on; upstream's trainer calls this."""
         if self._close_mosaic is not None:
             self._close_mosaic()
 
@@ -140,18 +140,18 @@ class EpochSampler:
         return self._schedule.samples
 
     def __iter__(self) -> Iterator[int]:
-        """Dataset indexes of the images that this rank's pictures are made around."""
+        """Yields dataset indexes of the images that this rank's pictures are made around."""
         schedule = self._schedule
         positions = np.arange(schedule.samples, dtype=np.int64) * schedule.world_size
         yield from self._order((positions + schedule.rank) % schedule.images).tolist()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that comes next."""
+        """Chooses the epoch that comes next."""
         self._set_epoch(epoch)
 
 
 def weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that does not keep its object alive: what a loader owns must not own it back."""
+    """Returns a method that does not keep its object alive: a loader must not own itself."""
     reference = weakref.WeakMethod(method)
 
     def call(*arguments: Any) -> Any:

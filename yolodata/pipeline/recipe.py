@@ -56,7 +56,7 @@ def plan(
     epoch: int = 0,
     position: int = 0,
 ) -> Recipe:
-    """The recipe of one position of an epoch: what `Loader` renders there with these settings.
+    """Returns the recipe of one position of an epoch: what `Loader` renders there.
 
     Args:
         config: probabilities and ranges.
@@ -86,10 +86,11 @@ def _subset(shards: ShardDataset, imgsz: int) -> Subset:
 def labels(
     recipe: Recipe, shards: ShardDataset
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The objects that a recipe shows.
+    """Returns the objects that a recipe shows.
 
     Returns:
-        classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the picture.
+        float32 classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the
+        picture.
     """
     from yolodata import _native
 

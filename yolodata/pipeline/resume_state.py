@@ -12,7 +12,7 @@ from yolodata.pipeline.subset import Subset
 
 
 def plain(values: Any) -> Any:
-    """The same value as JSON would give it back: lists for tuples, strings for keys.
+    """Returns the value as JSON would give it back: lists for tuples, strings for keys.
 
     NumPy's numbers become Python's.
     """
@@ -20,7 +20,7 @@ def plain(values: Any) -> Any:
 
 
 def dataset_fingerprint(subset: Subset) -> dict[str, Any]:
-    """What identifies the images and labels a stream is made of."""
+    """Returns what identifies the images and labels that a stream is made of."""
     import xxhash
 
     labels, pixels = xxhash.xxh3_128(), xxhash.xxh3_128()
@@ -41,7 +41,7 @@ def dataset_fingerprint(subset: Subset) -> dict[str, Any]:
 
 
 def compare(saved: dict[str, Any], mine: dict[str, Any]) -> None:
-    """Check that a saved state belongs to a loader.
+    """Checks that a saved state belongs to a loader.
 
     Raises:
         ConfigError: it does not; every difference is named.

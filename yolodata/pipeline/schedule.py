@@ -83,7 +83,7 @@ class Schedule:
         return full if self.drops or not rest else full + 1
 
     def batch(self, start: int) -> tuple[npt.NDArray[np.int64], int] | None:
-        """The positions (B,) of this rank in the step that begins at `start`, and where it ends.
+        """Returns the positions (B,) of this rank in the step from `start` on, and where it ends.
 
         None at the end of the epoch. `start` may be any position: one reached under another batch
         size or world size too.
@@ -95,12 +95,12 @@ class Schedule:
         return positions[self.rank :: self.world_size] % self.images, stop
 
     def ends(self, start: int) -> bool:
-        """Whether no step begins at `start`, because the epoch ends there."""
+        """Returns whether no step begins at `start`, because the epoch ends there."""
         _, share = self._step(start)
         return share <= 0 or (self.drops and share < self.batch_size)
 
     def _step(self, start: int) -> tuple[int, int]:
-        """Where the step ends that begins at `start`, and the pictures of one rank in it."""
+        """Returns where the step from `start` on ends, and the pictures of one rank in it."""
         stop = min(start + self.batch_size * self.world_size, self.images)
         return stop, math.ceil((stop - start) / self.world_size)
 
@@ -113,7 +113,7 @@ class ReuseWindow(TypedDict):
 
 
 def reuse_window(images: int) -> ReuseWindow:
-    """Where mosaic partners come from when every picture has to be decoded.
+    """Returns where mosaic partners come from when every image has to be decoded.
 
     Each image should be decoded about once an epoch, so partners are taken from pictures that are
     decoded around the same time: position p belongs to queue p mod `streams`, and its partners
@@ -129,7 +129,7 @@ def reuse_window(images: int) -> ReuseWindow:
 
 
 def window_of(config: PlanConfig, ranks: int) -> int:
-    """Decoded pictures that one rank may ask for again, from the planner's settings."""
+    """Returns how many decoded images one rank may ask for again."""
     pictures = config.streams * config.window
     # Whole streams to itself, if they can be dealt out.
     return -(-pictures // ranks) if config.streams % ranks == 0 else pictures

@@ -141,7 +141,7 @@ class Subset:
             self.keypoints = self.keypoints[keep]
 
     def index(self) -> _native.LabelTable:
-        """The label table as the native planner reads it."""
+        """Returns the label table as the native planner reads it."""
         if self._index is None:
             from yolodata import _native
 
@@ -184,11 +184,11 @@ class Subset:
         )
 
     def objects(self, image: int) -> slice:
-        """The rows of `cls` and `box` that belong to an image."""
+        """Returns the rows of `cls` and `box` that belong to an image."""
         return slice(int(self.object_offset[image]), int(self.object_offset[image + 1]))
 
     def excerpt(self, images: Sequence[int], emptied: frozenset[int]) -> _native.LabelTable:
-        """A label table of a few images, numbered from 0; those in `emptied` have no objects."""
+        """Returns the labels of a few images, numbered from 0; those in `emptied` have none."""
         from yolodata import _native
 
         rows = [
@@ -234,7 +234,7 @@ def _served(task: str, shards: ShardDataset) -> str:
 
 
 def _image_count(shards: ShardDataset, fraction: float | int) -> int:
-    """How many images `fraction` stands for.
+    """Returns how many images `fraction` stands for.
 
     Like upstream, it counts the source's images in order, those that were left out too.
     """
@@ -266,7 +266,7 @@ def _image_count(shards: ShardDataset, fraction: float | int) -> int:
 def fitted_size(
     height: npt.NDArray[Any], width: npt.NDArray[Any], imgsz: int
 ) -> tuple[UInt32, UInt32]:
-    """Sizes (N,), (N,) after the longer side became `imgsz`; the shorter side is rounded up."""
+    """Returns sizes (N,), (N,) with `imgsz` as the longer side; the shorter is rounded up."""
     ratio = imgsz / np.maximum(height, width).astype(np.float64)
     sides = [
         np.where(ratio == 1, side, np.minimum(np.ceil(side * ratio), imgsz)).astype(np.uint32)
@@ -278,7 +278,7 @@ def fitted_size(
 def open_shards(
     shards: str | Path | ShardDataset, split: str | None, default: str = "train"
 ) -> ShardDataset:
-    """A dataset directory by path (of a split, when the path holds several), or as it is.
+    """Opens a dataset directory (or a split of a folder); an open one is returned as it is.
 
     Raises:
         ShardError: there is no dataset, or not of this split.

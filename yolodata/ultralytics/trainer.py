@@ -57,7 +57,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     @classmethod
     def configure(cls, **values: Any) -> type[Self]:
-        """This trainer with settings of its own.
+        """Returns this trainer with settings of its own.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
@@ -386,8 +386,8 @@ class DetectionTrainer(_Batches):
     Ultralytics starts for several GPUs, because they are part of the trainer's type, and a resumed
     run, because they are kept in the run folder.
 
-    What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
-    warning. Given a model of a task that we have no loader for (`limits.UPSTREAM_TRAINERS`), the
+    What our training loader cannot do (see `fallback.why_not`) is left to upstream's own, with one
+    warning. Given a model of a task that we have no loader for (`fallback.upstream_trainer`), the
     class makes upstream's own trainer of it; given one of another task of ours, it raises
     ConfigError.
     """

@@ -61,7 +61,7 @@ class Decisions:
         self._limits = None if self._always else self._tried_limits()
 
     def _watch(self, leaf: Any) -> bool:
-        """Notice when a transform is applied; whether that is possible."""
+        """Notices when a transform is applied; returns whether that is possible."""
         import albumentations
 
         if self._on_device and is_exact(leaf):
@@ -83,7 +83,7 @@ class Decisions:
         return data
 
     def __call__(self, seeds: Sequence[int]) -> dict[int, list[Filter] | None]:
-        """The places of those seeds with which the composition changes a picture, in order.
+        """Returns the places of the seeds with which the composition changes a picture, in order.
 
         Returns:
             what a device applies to each of those pictures; None where the CPU has to.
@@ -108,12 +108,12 @@ class Decisions:
         return compress(places, _native.draws_below(np.array(seeds, np.uint32), self._limits))
 
     def _decided(self, seed: int) -> list[Filter] | None:
-        """What a device applies; None if the CPU has to apply something."""
+        """Returns what a device applies; None if the CPU has to apply something."""
         self._filters = []
         return None if self._fires(seed) else self._filters
 
     def _tried_limits(self) -> npt.NDArray[np.float64] | None:
-        """What a sample's first numbers are compared with; None if more than that decides."""
+        """Returns what a sample's first numbers are compared with; None if more decides."""
         from yolodata import _native
 
         drawing = _drawing(self._transforms)
@@ -131,7 +131,7 @@ class Decisions:
         return np.array([0.0, *chances]) if _native.draws_below(seeds, trial) == asked else None
 
     def _fires(self, seed: int) -> bool:
-        """Whether the CPU has to apply something; else `_filters` are all that is applied."""
+        """Returns whether the CPU has to apply something; else `_filters` is all that is."""
         if self._always:
             return True
         # As `yolodata.pipeline.albumentations.transforms.draw_from` seeds them.
@@ -146,7 +146,7 @@ class Decisions:
 
 
 def _drawing(transforms: Any) -> list[Any] | None:
-    """Those of a plain list of transforms that draw whether they are applied; None of others."""
+    """Returns those of a plain list of transforms that draw whether they act; None of others."""
     import albumentations as A
 
     rule = (A.BasicTransform.__call__, A.BasicTransform.should_apply)
@@ -175,7 +175,7 @@ class _Numbers:
         self._made: np.random.Generator | None = None
 
     def seed(self, seed: int) -> None:
-        """Begin anew."""
+        """Begins anew."""
         self._seed, self._made = seed, None
 
     def __getattr__(self, name: str) -> Any:
@@ -185,7 +185,7 @@ class _Numbers:
 
 
 def shares(transforms: Any, on_device: bool = False) -> tuple[float, float]:
-    """The share of samples that a composition changes, and of those that need the CPU for it.
+    """Returns the share of samples that a composition changes, and that needs the CPU for it.
 
     To about half a percent of all samples.
     """

@@ -25,7 +25,7 @@ _TRIALS = 8  # of parameters, and of pictures
 
 
 def filter_of(transform: Any, params: Mapping[str, Any]) -> Filter | None:
-    """What a device applies in place of a transform.
+    """Returns what a device applies in place of a transform.
 
     Args:
         transform: of Albumentations.
@@ -40,7 +40,7 @@ def filter_of(transform: Any, params: Mapping[str, Any]) -> Filter | None:
 
 @functools.cache
 def _makers() -> dict[type, Callable[[Any, Mapping[str, Any]], Filter | None]]:
-    """How filters are made, by the class of what they stand for."""
+    """Returns how filters are made, by the class of what they stand for."""
     import albumentations as A
 
     from yolodata._native import Filter
@@ -82,7 +82,7 @@ def _makers() -> dict[type, Callable[[Any, Mapping[str, Any]], Filter | None]]:
 
 
 def is_exact(transform: Any) -> bool:
-    """Whether a device would do what a transform does, as far as some trials show.
+    """Returns whether a device would do what a transform does, as far as some trials show.
 
     A transform that only the CPU can do is not. Its generators are left as they are.
     """
@@ -114,7 +114,7 @@ def is_exact(transform: Any) -> bool:
 
 
 def _picture(number: int) -> Any:
-    """uint8 (H, W, 3): noise, over something that is darker here and lighter there."""
+    """Returns uint8 (H, W, 3): noise over something that is darker here and lighter there."""
     draw = np.random.default_rng(number)
     height, width = (67, 93) if number % 2 else (64, 128)
     light = np.linspace(0, 150, width) + np.linspace(0, 60, height)[:, None]

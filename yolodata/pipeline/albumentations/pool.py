@@ -36,7 +36,7 @@ class TransformJob:
         self._samples = samples
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether all is done; raises what went wrong."""
+        """Returns whether all is done; raises what went wrong."""
         if wait(self._samples, timeout).not_done:
             return False
         for sample in self._samples:
@@ -44,16 +44,16 @@ class TransformJob:
         return True
 
     def done(self) -> bool:
-        """Whether no thread touches the batch any more."""
+        """Returns whether no thread touches the batch any more."""
         return all(sample.done() for sample in self._samples)
 
     def cancel(self) -> None:
-        """Drop what has not begun."""
+        """Drops what has not begun."""
         for sample in self._samples:
             sample.cancel()
 
     def seconds(self) -> dict[str, float]:
-        """Thread-seconds of "render" and "transform"."""
+        """Returns thread-seconds of "render" and "transform"."""
         total = {"render": 0.0, "transform": 0.0}
         for sample in self._samples:
             for stage, seconds in sample.result().items():
@@ -88,7 +88,7 @@ class TransformPool:
         outs: Sequence[Bytes],
         seeds: Sequence[int],
     ) -> TransformJob:
-        """Start samples of a batch.
+        """Starts samples of a batch.
 
         Args:
             recipes: K samples.
@@ -105,7 +105,7 @@ class TransformPool:
         return TransformJob([start(*sample) for sample in zip(recipes, outs, seeds, strict=True)])
 
     def run(self, sample: Callable[[Any], T]) -> Future[T]:
-        """Have a thread call `sample` with transforms that are its own meanwhile."""
+        """Has a thread call `sample` with transforms that are its own meanwhile."""
         return self._pool.submit(self._run, sample)
 
     def _run(self, sample: Callable[[Any], T]) -> T:
@@ -117,14 +117,14 @@ class TransformPool:
             self._telemetry.count("transformed")
 
     def close(self) -> None:
-        """Stop, after the samples that have begun."""
+        """Stops, after the samples that have begun."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def render_with_transforms(
     recipe: Recipe, pictures: Mapping[int, Bytes], out: Bytes, transforms: Any, seed: int
 ) -> dict[str, float]:
-    """Render a sample with transforms in its middle.
+    """Renders a sample with transforms in its middle.
 
     Args:
         recipe: what to render.

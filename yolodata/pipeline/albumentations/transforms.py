@@ -16,7 +16,7 @@ _SLOT = 0xFFFF  # of draws that are not the plan's, which count their slots from
 
 
 def composed(transforms: Any) -> Any:
-    """One `albumentations.Compose` of what a user gave, which samples can be made anew with.
+    """Returns one `albumentations.Compose`, with which samples can be made anew.
 
     Args:
         transforms: an `albumentations.Compose`, or a sequence of transforms.
@@ -53,7 +53,7 @@ def composed(transforms: Any) -> Any:
 
 
 def described(transforms: Any) -> Any:
-    """What a composition is, as plain data: the same for the same transforms."""
+    """Returns what a composition is, as plain data: the same for the same transforms."""
     try:
         return transforms.to_dict()["transform"]
     except Exception:  # user functions cannot be written down
@@ -61,7 +61,7 @@ def described(transforms: Any) -> Any:
 
 
 def seeds(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> list[int]:
-    """What transforms draw from, for samples of an epoch: a function of nothing else."""
+    """Returns what transforms draw from, for samples of an epoch: a function of nothing else."""
     from yolodata import _native
 
     key = (seed & 0xFFFFFFFF, seed >> 32)
@@ -72,7 +72,7 @@ def seeds(seed: int, epoch: int, positions: npt.NDArray[np.int64]) -> list[int]:
 
 
 def draw_from(transforms: Any, seed: int) -> None:
-    """Have transforms draw from a seed, one after the other.
+    """Has transforms draw from a seed, one after the other.
 
     Albumentations' own `set_random_seed` gives each of them generators of the same seed: what is
     applied to one picture in a hundred would be applied to the same picture in a hundred.
@@ -81,7 +81,7 @@ def draw_from(transforms: Any, seed: int) -> None:
 
 
 def apply(transforms: Any, picture: Bytes, seed: int) -> Bytes:
-    """Apply transforms to a picture.
+    """Applies transforms to a picture.
 
     Args:
         transforms: from `composed`.
@@ -109,7 +109,7 @@ def apply(transforms: Any, picture: Bytes, seed: int) -> Bytes:
 
 
 def leaves(transform: Any) -> list[Any]:
-    """The transforms of a composition, without compositions."""
+    """Returns the transforms of a composition, without compositions."""
     import albumentations
 
     if isinstance(transform, albumentations.BaseCompose):

@@ -50,7 +50,7 @@ class ImageDecoder:
             log.warning("images are decoded on the CPU and uploaded, without DALI: %s", reason)
 
     def _open_dali(self) -> Any:
-        """A decoder that has decoded something: not in the middle of an epoch should it fail."""
+        """Returns a decoder that has decoded something: it should not fail within an epoch."""
         import cv2
 
         spec, imgsz = self._spec, self._spec.subset.imgsz

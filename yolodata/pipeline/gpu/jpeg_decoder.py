@@ -1,4 +1,4 @@
-"""JPEG files to pictures by NVIDIA DALI, on a GPU or with its CPU operators: the same graph.
+"""JPEG files to images by NVIDIA DALI, on a GPU or with its CPU operators: the same graph.
 
 The only file that imports nvidia.dali. What decoders disagree about (EXIF, CMYK, other formats,
 files that are cut off), and what DALI cannot decode, goes to `yolodata.shards.decode`, sample by
@@ -154,7 +154,7 @@ class DaliDecoder:
         names: Sequence[str],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Decoded]:
-        """Decode any number of files.
+        """Decodes any number of files.
 
         Args:
             files: uint8 (n,) each, the bytes of a file; read-only is fine, nothing is copied.
@@ -183,7 +183,7 @@ class DaliDecoder:
         return [done[i] for i in range(len(given))]
 
     def close(self) -> None:
-        """Forget DALI's threads and graphs; pictures that were handed out stay valid.
+        """Forgets DALI's threads and graphs; images that were handed out stay valid.
 
         Nobody may be decoding any more. See `release_unused_memory` for the memory.
         """
@@ -223,7 +223,7 @@ class DaliDecoder:
                 idle.put(None)
 
     def endless(self, batches: Iterator[tuple[Sequence[Bytes], Sequence[tuple[int, int]]]]) -> Any:
-        """What `decode` is measured against: DALI by itself, with its own queue of batches ahead.
+        """Returns what `decode` is measured against: DALI by itself, with a queue of its own.
 
         Args:
             batches: files and sizes as for `decode`, `batch_size` of each every time. JPEG files
@@ -293,7 +293,7 @@ class DaliDecoder:
         return made
 
     def _prime(self, graph: Any) -> None:
-        """A full first run, by which nvImageCodec counts the engine's files of all later ones."""
+        """Makes a full first run, by which nvImageCodec counts the engine's files later."""
         import cv2
 
         picture = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].reshape(-1)
@@ -303,7 +303,7 @@ class DaliDecoder:
     def _collect(
         self, given: list[_File], graph: Any, chunk: list[int], done: dict[int, Decoded]
     ) -> Any:
-        """Take the pictures of a run; returns a graph to use again, or None."""
+        """Takes the images of a run; returns a graph to use again, or None."""
         try:
             pictures = _outputs(graph)
         except Exception as error:  # DALI turns those of C++ into many types
@@ -362,7 +362,7 @@ def _no_graphs() -> queue.LifoQueue[Any]:
 
 
 def release_unused_memory() -> None:
-    """Give back what DALI's pools keep though nobody uses it; nothing where DALI is not loaded.
+    """Gives back what DALI's pools keep though nobody uses it, where DALI is loaded.
 
     Pictures and graphs that are forgotten go to pools of the whole process, not to the device.
     """
@@ -391,7 +391,7 @@ def _existing(device: str | torch.device) -> torch.device:
 
 
 def _ends(data: Bytes) -> bool:
-    """Whether a JPEG file is not cut off; decoders differ in what they make up for the rest."""
+    """Returns whether a JPEG file is whole; decoders differ in what they make up for the rest."""
     return _END in data[-_TAIL:].tobytes()
 
 
@@ -418,7 +418,7 @@ def _outputs(graph: Any) -> list[torch.Tensor]:
 
 
 def _no_memory(error: Exception) -> Exception:
-    """An error that Ultralytics' trainer, too, takes for what it is."""
+    """Returns an error that Ultralytics' trainer, too, takes for what it is."""
     import torch
 
     return torch.OutOfMemoryError(f"out of memory while decoding: {error}")

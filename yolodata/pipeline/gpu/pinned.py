@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def page_locked(
     nbytes: int, lock: Callable[[int, int], int], unlock: Callable[[int], None]
 ) -> torch.Tensor:
-    """uint8 (nbytes,), zeros, at the beginning of a page that nothing else lies in.
+    """Allocates uint8 (nbytes,), zeros, at the beginning of a page that is its own.
 
     Args:
         nbytes: how much, 1 at least.
