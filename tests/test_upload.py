@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from s3_server import S3Server, damage_body, refused, stalled, writes_data
 from tenacity import RetryCallState, Retrying
 
@@ -221,15 +222,36 @@ def test_lasting_refusals_are_given_up_until_the_next_file(
     store.fault = lambda environ, start: (
         refused(start, "403 Forbidden", "AccessDenied") if writes_data(environ) else None
     )
-    with uploader(store, url) as up:
+    with uploader(store, url, patience=2) as up:
         up.put(checkpoint(tmp_path, 1))
         assert not up.flush(30)
-        assert (up.status().failed, up.status().uploaded) == (1, 0)
+        status = up.status()
+        assert (status.failed, status.uploaded, status.errors) == (1, 0, 1)
         store.fault = None
         up.put(checkpoint(tmp_path, 2))
         assert up.flush(30)
         up.put(tmp_path / "never written.ckpt")
     assert (up.status().failed, up.status().uploaded) == (2, 1)
+
+
+def test_a_pause_ends_when_there_is_something_else_to_do(
+    store: S3Server, url: str, tmp_path: Path
+) -> None:
+    def refuse(environ: dict[str, Any], start: Any) -> Iterable[bytes] | None:
+        return refused(start, "500 Oh", "InternalError") if writes_data(environ) else None
+
+    up = Uploader(url, options=store.options, backoff=Backoff(100.0, 100.0))
+    for number, fault in enumerate((refuse, None, refuse)):
+        errors, store.fault = up.status().errors, fault
+        up.put(checkpoint(tmp_path, number))
+        while fault and up.status().errors == errors:
+            time.sleep(0.01)
+        assert fault or up.flush(30)  # the newer file did not wait
+    assert (up.status().uploaded, up.status().replaced) == (1, 1)
+    assert not up.close(0)
+    up._thread.join(30)
+    assert not up._thread.is_alive()
+    assert up.status().failed == 1
 
 
 def test_a_newer_file_replaces_the_waiting_one(store: S3Server, url: str, tmp_path: Path) -> None:
@@ -245,6 +267,26 @@ def test_a_newer_file_replaces_the_waiting_one(store: S3Server, url: str, tmp_pa
         assert up.flush(30)
     assert (up.status().uploaded, up.status().replaced) == (2, 2)
     assert fetch(store, url, tmp_path / "back").name == "00000-00000003.ckpt"
+
+
+def test_what_is_damaged_on_the_way_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, fetched = MemoryFileSystem.get_file, []
+
+    def damaging(self: MemoryFileSystem, source: str, target: str) -> None:
+        get(self, source, target)
+        if not fetched:
+            Path(target).write_bytes(b"?" + Path(target).read_bytes()[1:])
+        fetched.append(source)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", damaging)
+    url = f"memory://damaged/{tmp_path.name}"
+    with Uploader(url) as up:
+        up.put(checkpoint(tmp_path / "run", 1))
+    back = download_newest(url, tmp_path / "back")
+    assert back.read_bytes() == (tmp_path / "run" / back.name).read_bytes()
+    assert len(fetched) == 2
 
 
 def test_damaged_and_incomplete_files_are_passed_over(
