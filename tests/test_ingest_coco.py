@@ -323,7 +323,7 @@ def test_broken_json_and_ambiguity(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"looks like yolo and coco.*--format"):
         open_source(tmp_path)
     assert open_source(file, images=tmp_path / "images" / "train").kind == "coco"
-    with pytest.raises(ConfigError, match="names is for VOC"):
+    with pytest.raises(ConfigError, match="names must be left out"):
         open_source(file, names=["a"])
     with pytest.raises(DatasetError, match="does not exist"):
         open_source(tmp_path / "absent.json")

@@ -219,8 +219,8 @@ def test_a_folder_means_the_yaml_in_it(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"train": None, "val": None}, "'train' and 'val' are both empty"),
-        ({"kpt_shape": [2, 3], "flip_idx": ["a", 1]}, r"0 to 1 once, but is \['a', 1\]"),
-        ({"kpt_shape": [2, 3], "flip_idx": [0, 0]}, r"but is \[0, 0\]"),
+        ({"kpt_shape": [2, 3], "flip_idx": ["a", 1]}, r"0 to 1 once, got \['a', 1\]"),
+        ({"kpt_shape": [2, 3], "flip_idx": [0, 0]}, r"got \[0, 0\]"),
     ],
 )
 def test_what_upstream_would_stumble_over_later(
