@@ -228,7 +228,7 @@ def test_a_run_is_recorded_and_the_loggers_are_told(
     assert [int(row["epoch"]) for row in found] == [1, 1, 1, 2, 2, 2]
     assert [int(row["images"]) for row in found] == [4, 4, 2, 4, 4, 2]
     assert all(0 <= float(row["wait_ms"]) < float(row["step_ms"]) for row in found)
-    assert "img/s, " in capsys.readouterr().out  # the progress bar
+    assert "img/s, " in capsys.readouterr().out  # after an epoch
     names = {"step_ms", "wait_share", "images_s", "rss_mib"}
     for logger, values in logged.items():
         for epoch in (1, 2):

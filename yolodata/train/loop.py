@@ -277,9 +277,9 @@ class EpochLoop:
         objects = batch.get("cls", batch["img"]).shape[0]
         columns = [f"{trainer.epoch + 1}/{trainer.epochs}", f"{trainer._get_memory():.3g}G"]
         numbers = [*map(float, trainer.tloss.values()), objects, batch["img"].shape[-1]]
-        bar.set_description(
-            ("%11s" * 2) % tuple(columns) + ("%11.4g" * len(numbers)) % tuple(numbers)
-        )
+        text = ("%11s" * 2) % tuple(columns) + ("%11.4g" * len(numbers)) % tuple(numbers)
+        watcher = trainer.step_watcher
+        bar.set_description(f"{text}  {watcher.summary()}" if watcher is not None else text)
         if trainer.args.plots and done in trainer.plot_idx:
             trainer.plot_training_samples(batch, done)
 

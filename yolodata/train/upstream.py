@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from yolodata.train.checkpoint.state import Position
+from yolodata.ultralytics.telemetry import Watching
 
 
 class Arguments:
@@ -140,7 +141,9 @@ class ResumableTrainer(UltralyticsTrainer):
     Attributes:
         at: where the run is.
         exact: whether checkpoints within an epoch are possible: with yolodata's loader.
+        step_watcher: tells how the last steps went; None with `telemetry=False`.
     """
 
     at: Position
     exact: bool
+    step_watcher: Watching | None
