@@ -69,10 +69,9 @@ def test_parity_of_no_dataset(
     file = tmp_path / "data.yaml"
     if text is not None:
         file.write_text(text)
-    monkeypatch.syspath_prepend(str(SCRIPTS))  # as for a script that is started
-    monkeypatch.setattr(sys, "argv", ["parity.py", "--data", str(file)])
+    monkeypatch.setattr(sys, "argv", ["parity", "--data", str(file)])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPTS / "parity.py"), run_name="__main__")
+        runpy.run_module("yolodata.parity.cli", run_name="__main__")
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("parity: ")

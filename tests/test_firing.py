@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,12 +12,9 @@ import numpy as np
 import pytest
 
 from yolodata import _native
+from yolodata.parity import kinds as parity_kinds
 from yolodata.pipeline.firing import Firing, shares
 from yolodata.pipeline.retouch import composed, draw_from, seeds
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import parity_kinds
 
 DRAWN = seeds(7, 3, np.arange(4000))
 ON_DEVICE = {"Blur", "MedianBlur", "ToGray", "CLAHE", "RandomBrightnessContrast", "RandomGamma"}

@@ -7,7 +7,6 @@ comparison are its.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import upstream
 from ingesting import tree_hash
 from ultralytics.utils import ASSETS
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import parity
-import parity_kinds
-import parity_tally
+from yolodata.parity import cli as parity
+from yolodata.parity import kinds as parity_kinds
+from yolodata.parity import tally as parity_tally
+from yolodata.parity import upstream
 
 IMGSZ = 160
 Label = Callable[[np.random.Generator], Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -11,18 +10,15 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import upstream
 from loading import digest, draw_dataset, packed, sample_digests
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
+from yolodata.parity import cli as parity
+from yolodata.parity import kinds as parity_kinds
+from yolodata.parity import tally as parity_tally
+from yolodata.parity import upstream
 from yolodata.pipeline.retouch import composed, retouched, seeds
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import parity
-import parity_kinds
-import parity_tally
 
 IMGSZ = 64
 MIX: dict[str, Any] = {"mixup": 0.4, "cutmix": 0.4, "flipud": 0.5, "bgr": 0.5, "degrees": 10.0}

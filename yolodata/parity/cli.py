@@ -24,14 +24,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-import upstream
-from parity_kinds import chains
-from parity_tally import LIMITS, Tally, all_limits, limits_of, missed
-from parity_validation import metrics, validation
-
 from yolodata.errors import YolodataError
+from yolodata.parity import upstream
+from yolodata.parity.kinds import chains
+from yolodata.parity.tally import LIMITS, Tally, all_limits, limits_of, missed
+from yolodata.parity.validation import metrics, validation
 
 
 def spoil(matrix: list[float], imgsz: int) -> list[float]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import upstream
-from parity_kinds import VALIDATION
+
+from yolodata.parity import upstream
+from yolodata.parity.kinds import VALIDATION
 
 TRAINED: dict[str, Any] = {
     "imgsz": 128, "epochs": 60, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002,
