@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from yolodata import _native
-from yolodata.parity import kinds as parity_kinds
+from yolodata.parity import kinds
 from yolodata.pipeline.firing import Firing, shares
 from yolodata.pipeline.retouch import composed, draw_from, seeds
 
@@ -31,7 +31,7 @@ def upstreams(A: ModuleType) -> list[Any]:
 
 COMPOSITIONS: dict[str, Callable[[ModuleType], Any]] = {
     "upstream's": upstreams,
-    "many": lambda A: parity_kinds.transforms(),
+    "many": lambda A: kinds.transforms(),
     "all, now and then": lambda A: A.Compose([A.InvertImg(p=1.0)], p=0.3),
     "nothing": lambda A: [A.Blur(p=0.0)],
     "nested": lambda A: [

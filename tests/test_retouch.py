@@ -14,10 +14,7 @@ from loading import digest, draw_dataset, packed, sample_digests
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
-from yolodata.parity import cli as parity
-from yolodata.parity import kinds as parity_kinds
-from yolodata.parity import tally as parity_tally
-from yolodata.parity import upstream
+from yolodata.parity import kinds, tally, training, upstream
 from yolodata.pipeline.retouch import composed, retouched, seeds
 
 IMGSZ = 64
@@ -56,13 +53,13 @@ def test_halves_make_the_whole(shards: dict[str, Path]) -> None:
 
 def test_upstreams_pictures(albumentations: ModuleType, yaml: Path) -> None:
     source = upstream.Upstream(yaml, IMGSZ)
-    hyp = {**MIX, "augmentations": parity_kinds.transforms()}
-    report = parity.compare(source, hyp, 40, seed=3).report()
+    hyp = {**MIX, "augmentations": kinds.transforms()}
+    report = training.compare(source, hyp, 40, seed=3).report()
     assert report["identical_percent"] == 100.0
-    assert not parity_tally.missed("albumentations", "all", report)
+    assert not tally.missed("albumentations", "all", report)
     with patch.object(upstream, "retouched", lambda *args: retouched(*args[:-1], args[-1] + 1)):
-        report = parity.compare(source, hyp, 8, seed=3).report()
-    assert parity_tally.missed("albumentations", "all", report)
+        report = training.compare(source, hyp, 8, seed=3).report()
+    assert tally.missed("albumentations", "all", report)
 
 
 def test_a_loader_makes_every_sample_as_if_it_were_retouched(
@@ -99,7 +96,7 @@ def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:
 def test_the_stream_is_pure(
     albumentations: ModuleType, shards: dict[str, Path], codec: str
 ) -> None:
-    transforms = parity_kinds.transforms()
+    transforms = kinds.transforms()
     whole = stream(shards[codec], transforms)
     assert whole == stream(shards[codec], albumentations.Compose(transforms), threads=1, prefetch=1)
     assert whole != stream(shards[codec], None)
@@ -174,7 +171,7 @@ def test_closing_in_the_middle_leaves_nothing(
     albumentations: ModuleType, shards: dict[str, Path]
 ) -> None:
     before = threading.active_count()
-    loader = Loader(shards["jpeg"], 8, transforms=parity_kinds.transforms(), prefetch=8, threads=2)
+    loader = Loader(shards["jpeg"], 8, transforms=kinds.transforms(), prefetch=8, threads=2)
     next(iter(loader))
     loader.close_mosaic()  # what was prepared is thrown away
     loader.close()

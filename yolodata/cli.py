@@ -18,6 +18,7 @@ COMMANDS = {
     "labels": ("yolodata.ingest.command", "read the labels of a packed dataset again"),
     "view": ("yolodata.pipeline.command", "write a picture with boxes and class names"),
     "train": ("yolodata.train.command", "train with Ultralytics on yolodata's loaders"),
+    "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
     "bench": ("yolodata.bench.command", "compare the loaders on this machine"),
 }
 

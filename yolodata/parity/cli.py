@@ -1,135 +1,103 @@
-"""Are our pictures and labels Ultralytics' own? Upstream draws, both sides carry it out.
-
-    python benchmarks/parity.py --data DATA.yaml --task detect --n 200 --metrics --json OUT
-
-Every sample is made by upstream's training dataset, and again by `yolodata.render` from the numbers
-that upstream drew and the images that it loaded. Validation batches come from both loaders; with
-`--metrics` so do the metrics of a model that is trained for it (about a minute on two cores), which
-have to be the same to the last digit, and above zero.
-
-Exits with 1 when a limit is missed. `--break` turns and shifts one matrix a little. Every limit of
-the task has to notice: it exits with 1 where all did, and with 0 where one did not. The dataset is
-only read.
-"""
+"""`yolodata parity`: are our batches Ultralytics' own, on this dataset?"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from yolodata.checks import whole
+from yolodata.errors import ConfigError
+from yolodata.pipeline.selection import TASKS
 
-from yolodata.errors import YolodataError
-from yolodata.parity import upstream
-from yolodata.parity.kinds import chains
-from yolodata.parity.tally import LIMITS, Tally, all_limits, limits_of, missed
-from yolodata.parity.validation import metrics, validation
+_SAMPLES, _DRAWS, _LEAST_DRAWS = 200, 2000, 1000
 
 
-def spoil(matrix: list[float], imgsz: int) -> list[float]:
-    """The matrix, half a pixel to the right and 0.002 radians around the middle of the picture."""
-    cosine, sine, middle = math.cos(0.002), math.sin(0.002), imgsz / 2
-    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
-    turn[:2, 2] = middle - turn[:2, :2] @ [middle, middle] + [0.5, 0.0]
-    return (turn @ np.reshape(matrix, (3, 3))).ravel().tolist()
-
-
-def compare(
-    source: upstream.Upstream, hyp: dict[str, Any], n: int, seed: int, broken: bool = False
-) -> Tally:
-    """`n` samples of one kind; `broken` spoils the matrix of our first layer."""
-    from yolodata import _native
-
-    source.use(**hyp)
-    tally = Tally()
-    upstream.seed(seed)
-    for i in range(n):
-        sample, values, images = source.sample((seed + i) % len(source.dataset))
-        if values["failed_cuts"]:
-            tally.left_out += 1
-            continue
-        tally.mixups += values["mixup"] is not None
-        tally.cutmixes += values["cutmix"] is not None
-        if broken:
-            layer = values["layers"][0]
-            layer["matrix"] = spoil(layer["matrix"], source.imgsz)
-        tally.pastes += bool(values["pastes"])
-        recipe = source.recipe(values)
-        picture = source.picture(recipe, values, images)
-        labels = _native.labels(recipe, source.index, source.mask_ratio, source.overlap_mask)
-        tally.add(picture, sample["img"].numpy(), labels, sample)
-    return tally
-
-
-Missed = list[tuple[str, str]]
-"""Names of limits, and sentences."""
-
-
-def measure(
-    data: Path, task: str, imgsz: int, n: int, seed: int, batch: int, broken: bool
-) -> tuple[dict[str, Any], Missed]:
-    """All figures, and the limits missed. `broken` spoils the kinds called default."""
-    figures: dict[str, Any] = {}
-    failed: Missed = []
-    source = upstream.Upstream(data, imgsz, task)
-    for chain, (base, kinds) in chains(task, source.polygons).items():
-        total = Tally()
-        by_kind = {}
-        for kind, hyp in kinds.items():
-            spoiled = broken and kind == "default"
-            tally = compare(source, {**base, **hyp}, -(-n // len(kinds)), seed, spoiled)
-            by_kind[kind] = tally.report()
-            failed += missed(chain, kind, by_kind[kind]).items()
-            total.merge(tally)
-        figures[chain] = {**total.report(), "kinds": by_kind}
-    figures["validation"] = validation(data, task, imgsz, batch)
-    for kind, report in figures["validation"].items():
-        if report["differing"]:
-            failed.append(("validation", f"validation, {kind}: differ in {report['differing']}"))
-    return figures, failed
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the comparison; 0 when every limit holds."""
-    from yolodata.bench.machine import machine, versions
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="YAML of a dataset")
-    parser.add_argument("--task", choices=["detect", "segment", "pose", "obb"], default="detect")
-    parser.add_argument("--n", type=int, default=200, help="random recipes of each chain")
-    parser.add_argument("--imgsz", type=int, default=640)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=16, help="of the validation loaders")
-    parser.add_argument("--metrics", action="store_true", help="train a model and validate it too")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--break", dest="broken", action="store_true", help="must fail")
-    args = parser.parse_args(arguments)
-    if args.n < 1:
-        parser.error(f"--n must be 1 or more, got {args.n}")
-    figures, failed = measure(
-        args.data, args.task, args.imgsz, args.n, args.seed, args.batch, args.broken
+def add_parser(subparsers: Any) -> None:
+    """Adds `parity` to the command line."""
+    parser = subparsers.add_parser(
+        "parity",
+        help="compare our batches with Ultralytics' own",
+        description="Compare our batches with those of the installed Ultralytics, on your data: "
+        "training pictures and labels from the numbers that it draws, the numbers themselves as "
+        "distributions, and whole validation epochs. Ends with 1 where a limit is missed. The "
+        "dataset is only read.",
     )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        help="dataset YAML, or shards packed from one",
+    )
+    parser.add_argument("--task", choices=TASKS, default="detect", help="default: detect")
+    parser.add_argument(
+        "--samples", type=int, default=_SAMPLES, metavar="N",
+        help=f"training samples of each chain (default: {_SAMPLES})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draws", type=int, default=_DRAWS, metavar="N",
+        help="recipes of upstream whose numbers are compared as distributions, of each kind "
+        f"(default: {_DRAWS}; 0: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--imgsz", type=int, help="side of the pictures (default: 640, or that of the shards)"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="pictures of a validation batch")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
+    parser.add_argument(
+        "--metrics", action="store_true", help="train a small model, and compare its metrics too"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--break", dest="broken", action="store_true",
+        help="spoil our side a little: must end with 1, every limit having noticed",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the comparison that was parsed.
+
+    Returns:
+        0 when every limit holds, 1 when one is missed. With `--break`: 1 when every limit of the
+        task noticed, 0 when one did not.
+    """
+    from yolodata.bench.machine import machine, versions
+    from yolodata.parity import draws, metrics, table, tally, training, upstream, validation
+    from yolodata.parity.dataset import open_dataset
+
+    _check(args)
+    data = open_dataset(args.data, args.task, args.imgsz)
+    source = upstream.Upstream(data.yaml, data.imgsz, args.task, data.train)
+    figures, failed = training.training(source, args.samples, args.seed, args.broken)
+    _print(table.training_lines(figures))
+    if args.draws:
+        figures["draws"] = draws.draws(source, args.draws, args.seed, args.broken)
+        failed += [("draws", sentence) for sentence in draws.missed(figures["draws"])]
+        _print(table.draws_lines(figures["draws"]))
+    figures["validation"], different = validation.validation(data, args.task, args.batch)
+    failed += [("validation", sentence) for sentence in different]
+    _print(table.validation_lines(figures["validation"]))
     if args.metrics:
-        figures["metrics"] = metrics(args.data, args.task, args.batch)
+        figures["metrics"] = metrics.metrics(data, args.task, args.batch)
         failed += [("metrics", sentence) for sentence in figures["metrics"].pop("failed")]
-    _print(figures)
-    for _, sentence in failed:
-        print(f"FAILED: {sentence}")
+        _print(table.metrics_lines(figures["metrics"]))
+    _print(f"FAILED: {sentence}" for _, sentence in failed)
     if not failed:
         print("every limit holds")
-    blind = limits_of(args.task) - {limit for limit, _ in failed} if args.broken else set()
-    if blind:
-        print(f"NOT NOTICED by the limits of {', '.join(sorted(blind))}")
+    blind: set[str] = set()
+    if args.broken:
+        wanted = tally.limits_of(args.task) | ({"draws"} if args.draws else set())
+        blind = wanted - {limit for limit, _ in failed}
+        if blind:
+            print(f"NOT NOTICED by the limits of {', '.join(sorted(blind))}")
     if args.json:
         result = {
-            "benchmark": "parity", "task": args.task, "data": args.data.parent.name, "n": args.n,
-            "imgsz": args.imgsz, "seed": args.seed, "broken": args.broken,
-            "limits": all_limits(), "failed": [sentence for _, sentence in failed],
+            "benchmark": "parity", "task": args.task, "data": data.name, "n": args.samples,
+            "imgsz": data.imgsz, "seed": args.seed, "broken": args.broken,
+            "limits": tally.all_limits(), "failed": [sentence for _, sentence in failed],
             "machine": machine(), "versions": versions(), **figures,
         }  # fmt: skip
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -137,41 +105,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed and not blind else 0
 
 
-def _print(figures: dict[str, Any]) -> None:
-    print(
-        f"{'':26}{'samples':>8}{'mixup':>7}{'cutmix':>7}{'paste':>7}{'identical %':>13}"
-        f"{'largest':>9}{'objects':>9}{'others':>8}{'box error':>11}{'angle':>9}{'keypoints':>11}"
-        f"{'masks %':>10}{'IoU':>7}"
-    )
-    for chain in [name for name in LIMITS if name in figures]:
-        rows = {chain.upper(): figures[chain], **figures[chain]["kinds"]}
-        for kind, row in rows.items():
-            share, masks = (  # 100 only where all are
-                int(row[f"identical_{what}percent"] * 1e4) / 1e4 for what in ("", "mask_")
-            )
-            print(
-                f"{kind:26}{row['samples']:8d}{row['with_mixup']:7d}{row['with_cutmix']:7d}"
-                f"{row['with_copy_paste']:7d}{share:13.4f}{row['largest_difference']:9d}"
-                f"{row['objects']:9d}{row['samples_with_other_objects']:8d}"
-                f"{row['largest_box_error']:11.1e}{row['largest_angle_error']:9.1e}"
-                f"{row['largest_keypoint_error']:11.1e}"
-                f"{masks:10.4f}{row['least_mask_iou']:7.4f}"
-            )
-    for kind, val in figures["validation"].items():
-        print(
-            f"validation, {kind}: {val['pictures']} pictures in {val['batches']}", end=" batches, "
+def _check(args: argparse.Namespace) -> None:
+    whole("--samples", args.samples, 1)
+    whole("--batch", args.batch, 1)
+    whole("--draws", args.draws, 0)
+    whole("--seed", args.seed, 0, (1 << 32) - 1)  # upstream seeds NumPy with it
+    if args.imgsz is not None:
+        whole("--imgsz", args.imgsz, 10, 16384, " pixels")
+    if 0 < args.draws < _LEAST_DRAWS:
+        raise ConfigError(
+            f"--draws must be 0 (no comparison) or at least {_LEAST_DRAWS}, below which nothing "
+            f"is noticed, got {args.draws}"
         )
-        print(f"different in {val['differing']}" if val["differing"] else "identical to the bit")
-    if "metrics" in figures:
-        found = figures["metrics"]
-        print(f"{'metrics':26}{'upstream':>24}{'yolodata':>24}")
-        for name, theirs in found["upstream"].items():
-            print(f"{name:26}{theirs!r:>24}{found['yolodata'][name]!r:>24}")
 
 
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (YolodataError, OSError, SyntaxError) as error:  # what upstream and we say of --data
-        print(f"parity: {error}", file=sys.stderr)
-        sys.exit(2)
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
