@@ -25,9 +25,9 @@ import torch
 from s3fs import S3FileSystem
 from ultralytics.utils.callbacks import get_default_callbacks
 
-from yolodata.bench.machine import machine, versions
+from yolodata.bench import results
 from yolodata.telemetry import Telemetry
-from yolodata.train.upload import Uploader
+from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.ultralytics.telemetry import attach
 
 SERVER = """
@@ -41,25 +41,23 @@ sys.stdin.read()
 """
 
 
-class Loop:
+class _Loop:
     """As much of a trainer as callbacks see."""
 
     def __init__(self, folder: Path) -> None:
         self.callbacks = get_default_callbacks()
         self.save_dir, self.device, self.epoch, self.metrics = folder, torch.device("cpu"), 0, {}
-        self.train_loader = Batches()
+        self.train_loader = _Batches()
 
     def add_callback(self, event: str, function: Any) -> None:
-        """Upstream's."""
         self.callbacks[event].append(function)
 
     def run_callbacks(self, event: str) -> None:
-        """Upstream's."""
         for function in self.callbacks[event]:
             function(self)
 
 
-class Batches:
+class _Batches:
     """As much of a loader as the recorder sees, with the counters of a real one."""
 
     batch_size = 16
@@ -77,7 +75,7 @@ class Batches:
 
 def recorded_step(steps: int, folder: Path) -> dict[str, float]:
     """Microseconds that a recorded step costs more than one without; `cpu_mean` of its thread."""
-    bare, loop = Loop(folder), Loop(folder)
+    bare, loop = _Loop(folder), _Loop(folder)
     attach(loop)
     found: dict[str, list[float]] = {"bare": [], "recorded": []}
     cpu = {"bare": 0.0, "recorded": 0.0}
@@ -151,7 +149,6 @@ def while_uploading(
         "put_us_max": max(puts),
         "checkpoint_mib": mib,
         "uploaded_mib_s": (status.bytes - first) / busy / 2**20,
-        "checked": status.checked,
     }
 
 
@@ -164,20 +161,15 @@ def main() -> int:
     parser.add_argument("--mib", type=int, default=40, help="size of a checkpoint")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {
-        "benchmark": "background", "machine": machine(), "versions": versions(),
-        "steps": args.steps,
-    }  # fmt: skip
+    result = results.about("background") | {"steps": args.steps}
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with tempfile.TemporaryDirectory() as name, server:
         folder = Path(name)
         endpoint = server.stdout.readline().strip()
-        options = {
-            "endpoint_url": endpoint, "key": "k", "secret": "s",
-            "client_kwargs": {"region_name": "eu-west-1"},
-        }  # fmt: skip
+        options = {"endpoint_url": endpoint, "key": "k", "secret": "s",
+                   "client_kwargs": {"region_name": "eu-west-1"}}  # fmt: skip
         S3FileSystem(**options).mkdir("runs")
         result["recorded_step_us"] = recorded_step(args.steps, folder)
         rest = (args.rounds, args.mib, folder)
@@ -186,7 +178,7 @@ def main() -> int:
         server.stdin.close()
     print(json.dumps(result, indent=2))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        results.save(args.json, result)
     return 0
 
 

@@ -29,79 +29,67 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from yolodata import Loader
+from yolodata import DeviceOptions, Loader, ReadOptions
+from yolodata.bench import results
 from yolodata.bench.data import Wanted, prepare
-from yolodata.bench.machine import machine, versions
-from yolodata.pipeline import ahead, device, device_work, loader
+from yolodata.pipeline import loader, prefetch
+from yolodata.pipeline.gpu import batch as gpu_batch
+from yolodata.pipeline.gpu import stream as streams
 
 PARTS = {
-    "settle": (ahead.Ahead, "settle"),
+    "settle": (prefetch.Prefetcher, "settle"),
     "fill": (loader.Loader, "_fill"),
-    "wait for the batch": (device_work.DeviceWork, "wait"),
-    "hand over": (device.CudaMark, "hand_over"),
-    "bad images": (loader, "report_bad"),
+    "wait for the batch": (gpu_batch.GpuBatch, "wait"),
+    "make the consumer's stream wait": (streams.CudaEvent, "make_consumer_wait"),
+    "unreadable images": (loader, "report_unreadable"),
     "collate": (loader.Loader, "_collate"),
-    "ask for the next": (ahead.Ahead, "later"),
+    "ask for the next": (prefetch.Prefetcher, "fill_in_background"),
 }
 """What `next()` calls; a part that another one calls is counted to the inner one alone."""
 LATE = 50e-6  # seconds: an operation that takes longer waited for something
 
 
-class Nowhere:
-    """A device whose work never happens: see `yolodata.pipeline.device.Queue`."""
+class _Nowhere:
+    """A device on which nothing happens: stream and event of `yolodata.pipeline.gpu.stream`."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self._pictures: dict[tuple[int, ...], torch.Tensor] = {}
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        """See `Queue` or `Mark`."""
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    memory = pinned
+    empty = pinned
 
-    def lock(self, address: int, nbytes: int) -> int:
-        """See `Queue` or `Mark`."""
+    def register_host(self, address: int, nbytes: int) -> int:
         return address
 
-    def unlock(self, address: int) -> None:
-        """See `Queue` or `Mark`."""
+    def unregister_host(self, address: int) -> None: ...
 
-    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """See `Queue` or `Mark`."""
+    def copy(self, source: torch.Tensor, target: torch.Tensor) -> None: ...
 
-    def render(
-        self, shots: torch.Tensor, shape: tuple[int, ...], output: device.Output
-    ) -> torch.Tensor:
-        """See `Queue` or `Mark`."""
+    def render(self, tasks: Any, shape: tuple[int, ...], output: Any, into: Any = None) -> Any:
         if shape not in self._pictures:
             self._pictures[shape] = output.empty(shape, self.device)
-        return self._pictures[shape]
+        return self._pictures[shape] if into is None else into
 
-    def scale(self, pictures: torch.Tensor, output: device.Output) -> torch.Tensor:
-        """See `Queue` or `Mark`."""
+    def convert(self, pictures: torch.Tensor, output: Any) -> torch.Tensor:
         return pictures
 
-    def mark(self) -> Nowhere:
-        """See `Queue` or `Mark`."""
+    def record_event(self) -> _Nowhere:
         return self
 
-    def done(self) -> bool:
-        """See `Queue` or `Mark`."""
+    def query(self) -> bool:
         return True
 
-    def wait(self) -> None:
-        """See `Queue` or `Mark`."""
+    def synchronize(self) -> None: ...
 
-    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
-        """See `Queue` or `Mark`."""
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None: ...
 
-    def room(self) -> tuple[int, int]:
-        """See `Queue` or `Mark`."""
+    def mem_get_info(self) -> tuple[int, int]:
         return 1 << 40, 1 << 40
 
-    def make_room(self) -> None:
-        """See `Queue` or `Mark`."""
+    def empty_cache(self) -> None: ...
 
 
 class Stopwatch:
@@ -236,28 +224,24 @@ def main() -> int:
         wanted = Wanted(args.data, args.images, args.images, args.imgsz, 0)
         made = prepare(wanted, folder, {"raw"}, lambda text: print(text, file=sys.stderr))
         if args.device == "cpu":
-            nowhere = Nowhere()
-            stack.enter_context(patch.object(device, "open_queue", lambda _: nowhere))
-            PARTS["hand over"] = (Nowhere, "hand_over")
+            nowhere = _Nowhere()
+            stack.enter_context(patch.object(streams, "open_stream", lambda _: nowhere))
+            PARTS["make the consumer's stream wait"] = (_Nowhere, "make_consumer_wait")
+        device = DeviceOptions("cuda" if args.device == "cpu" else args.device, "device",
+                               output="float16", channels_last=True)  # fmt: skip
+        reading = ReadOptions(threads=args.threads)
         batches = stack.enter_context(
-            Loader(
-                made.by_codec["raw"], args.batch, threads=args.threads, cache="device",
-                device="cuda" if args.device == "cpu" else args.device,
-                output="float16", channels_last=True,
-            )
-        )  # fmt: skip
+            Loader(made.by_codec["raw"], args.batch, device=device, reading=reading)
+        )
         endless = _batches(batches)
         for _ in range(8):
             next(endless)
         found = measure(endless, args.steps, 1e-3 * args.step_ms)
-    values = {
-        "machine": machine(), "versions": versions(), "device": args.device, "batch": args.batch,
-        "threads": args.threads, "steps": args.steps, "step_ms": args.step_ms, **found,
-    }  # fmt: skip
-    text = json.dumps(values, indent=1)
+    names = ("device", "batch", "threads", "steps", "step_ms")
+    values = {**results.about("consumer"), **{n: getattr(args, n) for n in names}, **found}
     if args.json:
-        args.json.write_text(text + "\n")
-    print(text)
+        results.save(args.json, values)
+    print(json.dumps(values, indent=1))
     return 0
 
 

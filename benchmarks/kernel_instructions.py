@@ -58,7 +58,7 @@ NUMBERS: dict[str, Callable[[Any], Any]] = {
     "bfloat16": lambda byte: bfloat16(byte.astype(np.float32) / np.float32(255)),
 }
 KERNELS = {
-    f"{name}, {order}": f"LNS_6FormatE{number}ELb{last}E"
+    f"{name}, {order}": f"LNS_11PixelFormatE{number}ELb{last}E"
     for number, name in enumerate(NUMBERS)
     for last, order in enumerate(("planes", "triples"))
 }
@@ -88,7 +88,7 @@ def tool(name: str) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a block of threads makes, as block.h says."""
+    """What a block of threads makes, as kernel_body.h says."""
 
     width: int
     height: int
@@ -97,7 +97,7 @@ class Shape:
     @classmethod
     def of(cls, source: Path) -> Shape:
         """Of the kernel in a folder csrc."""
-        text = (source / "render/block.h").read_text()
+        text = (source / "render/kernel_body.h").read_text()
         width, strip, strips, threads = (
             int(re.search(rf"\b{name} = (\d+)", text)[1])
             for name in ("kBlockWidth", "kStripHeight", "kStrips", "kBlockThreads")
@@ -175,7 +175,7 @@ class Scene:
             np.array([image.shape[k] for image in images.values()], np.uint32) for k in (0, 1)
         )
         none = np.zeros(count + 1, np.uint64)
-        index = _native.Index(
+        index = _native.LabelTable(
             heights, widths, none, np.zeros(0, np.float32), np.zeros((0, 4), np.float32),
             np.zeros(1, np.uint64), np.zeros((0, 2), np.float32), outline_points=100,
         )  # fmt: skip
@@ -183,11 +183,11 @@ class Scene:
         self.recipes = [
             Recipe.from_dict(_native.plan(index, config, 0, 0, p).to_dict()) for p in range(count)
         ]
-        # One piece of memory: images, shots, pictures.
+        # One piece of memory: images, tasks, pictures.
         pixels = [np.ascontiguousarray(image).reshape(-1) for image in images.values()]
-        shots = count * _native.SHOT_BYTES
-        begins = np.cumsum([0, *(-(-p.size // 256) * 256 for p in pixels), shots])
-        self.shots, self.out = int(begins[-2]), int(begins[-1] + 255) // 256 * 256
+        tasks = count * _native.RENDER_TASK_BYTES
+        begins = np.cumsum([0, *(-(-p.size // 256) * 256 for p in pixels), tasks])
+        self.tasks, self.out = int(begins[-2]), int(begins[-1] + 255) // 256 * 256
         raw = np.zeros(self.out + count * 3 * SIDE * SIDE * 2 + 256, np.uint8)
         self.memory = raw[-raw.ctypes.data % 256 :]
         for begin, flat in zip(begins, pixels, strict=False):
@@ -198,8 +198,8 @@ class Scene:
         }
         engine = _native.Engine(1)
         pointers = np.array([image.ctypes.data for image in self.images.values()], np.uint64)
-        shots_there = self.memory[self.shots : self.shots + shots]
-        engine.submit_render(self.recipes, np.arange(count), pointers, shots_there).wait()
+        tasks_there = self.memory[self.tasks : self.tasks + tasks]
+        engine.submit_render(self.recipes, np.arange(count), pointers, tasks_there).wait()
         engine.close()
         self.wanted: dict[int, Any] = {}
 
@@ -212,9 +212,9 @@ class Scene:
 
 def constants_of(kernel: Kernel, scene: Scene) -> dict[int, bytes]:
     """Banks of constant memory: the launch, and what the compiler put there."""
-    launch = np.zeros(24, np.uint8)  # see Launch in block.h
+    launch = np.zeros(24, np.uint8)  # see Launch in kernel_body.h
     address = scene.memory.ctypes.data
-    launch[:8].view(np.uint64)[:] = address + scene.shots
+    launch[:8].view(np.uint64)[:] = address + scene.tasks
     launch[8:16].view(np.int32)[:] = SIDE
     launch[16:24].view(np.uint64)[:] = address + scene.out
     bank = bytearray(0x1000)

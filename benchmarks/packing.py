@@ -25,10 +25,8 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from yolodata.bench import drawing
-from yolodata.bench.machine import machine, versions
+from yolodata.bench import drawing, results
 from yolodata.ingest import memory, open_source, pack
 
 TARGET = 0.9
@@ -72,12 +70,9 @@ def pure(files: list[str], kind: str, cores: int, folder: Path) -> float:
     children = []
     for k in range(cores):
         child = subprocess.Popen(
-            [sys.executable, "-c", PURE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", PURE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, **memory.ENVIRONMENT},
-        )
+        )  # fmt: skip
         task = [files[k::cores], kind, IMGSZ, str(folder / f"written-{k}")]
         child.stdin.write(json.dumps(task) + "\n")
         child.stdin.flush()
@@ -120,15 +115,6 @@ def repeated(data: Path, folder: Path, images: int) -> tuple[Path, list[str]]:
     listed.write_text("\n".join(files))
     names = [source.names[k] for k in range(len(source.names))]
     return drawing.write_yaml(folder, str(listed), names), files
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "values": values,
-    }
 
 
 def main() -> int:
@@ -175,30 +161,20 @@ def main() -> int:
     }
     met = all(statistics.median(values) >= TARGET for values in ratios.values())
     for name, values in ratios.items():
-        print(
-            f"packing {name}: {statistics.median(values):.0%} ({min(values):.0%} to "
-            f"{max(values):.0%}), target {TARGET:.0%}"
-        )
+        print(f"packing {name}: {statistics.median(values):.0%} ({min(values):.0%} to "
+              f"{max(values):.0%}), target {TARGET:.0%}")  # fmt: skip
     if args.json:
-        values = {
+        spread = results.spread
+        speeds = {comparison: {name: spread(values) for name, values in found.items()}
+                  for comparison, found in rates.items()}  # fmt: skip
+        results.save(args.json, results.about("packing") | {
             "what": "packing, against reading and decoding (and resizing) alone",
-            "machine": machine(),
-            "versions": versions(),
-            "cores": args.cores,
-            "images": args.images,
-            "distinct_images": len(set(files)),
-            "data": str(args.data.name) if args.data else f"drawn, {args.drawn} pictures",
-            "rounds": args.rounds,
-            "images_per_second": {
-                comparison: {name: spread(values) for name, values in found.items()}
-                for comparison, found in rates.items()
-            },
+            "cores": args.cores, "images": args.images, "distinct_images": len(set(files)),
+            "data": args.data.name if args.data else f"drawn, {args.drawn} pictures",
+            "rounds": args.rounds, "images_per_second": speeds,
             "ratio": {name: spread(values) for name, values in ratios.items()},
-            "target": TARGET,
-            "met": met,
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(values, indent=1) + "\n")
+            "target": TARGET, "met": met,
+        })  # fmt: skip
     return 0 if met else 1
 
 

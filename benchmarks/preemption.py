@@ -244,8 +244,6 @@ def main() -> int:
                     missed = trials[-1]["missed"]
                     print(json.dumps(trials[-1]), flush=True)
             result = summary(args, trials)
-            if args.json:
-                args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(
         f"{result['hits']} interruptions, {result['wrong']} wrong; {result['seconds_to_the_end']}"
     )
@@ -253,13 +251,13 @@ def main() -> int:
 
 
 def summary(args: argparse.Namespace, trials: list[Any]) -> dict[str, Any]:
-    """What is written: all trials, and how many of them went wrong."""
-    from yolodata.bench.machine import machine, versions
+    """What is written, with --json: all trials, and how many of them went wrong."""
+    from yolodata.bench import results
 
     hits = [t for t in trials if not t["missed"]]
     kinds = {t["signal"]: [u["end_s"] for u in hits if u["signal"] == t["signal"]] for t in hits}
-    return {
-        "machine": machine(), "versions": versions(), "data": args.data.parent.name,
+    found = {
+        **results.about("preemption"), "data": args.data.parent.name,
         "ranks": args.ranks, "trials": trials, "hits": len(hits),
         "wrong": sum(bool(t["wrong"]) for t in trials),
         "seconds_to_the_end": {
@@ -267,6 +265,9 @@ def summary(args: argparse.Namespace, trials: list[Any]) -> dict[str, Any]:
             for kind, ends in kinds.items()
         },
     }  # fmt: skip
+    if args.json:
+        results.save(args.json, found)
+    return found
 
 
 if __name__ == "__main__":

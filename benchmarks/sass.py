@@ -171,14 +171,14 @@ class Machine:
         op = which.op
         if op not in self.steps and op.startswith("U") and op[1:] in self.steps:
             op = op[1:]
+        guard = self.predicate(which.guard or "PT")
+        if op in self.jumps:
+            return lambda lanes: self.jumps[op](self, which, lanes, guard(lanes))
         if op not in self.steps:
             raise NotImplementedError(f"SASS instruction at {address:#x}: {which.text}")
         step = partial(self.steps[op], self, which)
         if which.guard is None:
             return step
-        guard = self.predicate(which.guard)
-        if op in self.jumps:
-            return partial(self.jumps[op], self, which, guard)
 
         def guarded(lanes: Lanes) -> None:
             chosen = lanes[guard(lanes)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
-from sass import WARP, Getter, Instruction, Lanes, Machine
+from sass import WARP, Instruction, Lanes, Machine
 from sass_numbers import added, aligned, bfloat16, float16, fused, logic
 
 _TYPES = {"U8": np.uint8, "S8": np.int8, "U16": np.uint16, "S16": np.int16}
@@ -363,29 +362,25 @@ def _check_division(m: Machine, which: Instruction, lanes: Lanes) -> None:
     m.put_predicate(out, lanes, far)
 
 
-def _branch(m: Machine, which: Instruction, guard: Getter | None, lanes: Lanes) -> None:
-    taken = np.ones(len(lanes), bool) if guard is None else guard(lanes)
+def _branch(m: Machine, which: Instruction, lanes: Lanes, taken: Any) -> None:
     for name in which.operands[:-1]:
         taken = taken & m.predicate(name)(lanes)
     m.jump(lanes, taken, m.labels[re.search(r"`\((.*)\)", which.operands[-1])[1]])
 
 
-def _branch_far(m: Machine, which: Instruction, guard: Getter | None, lanes: Lanes) -> None:
+def _branch_far(m: Machine, which: Instruction, lanes: Lanes, taken: Any) -> None:
     """BRX R2 -0x1010: to an address in a register, from the next instruction on."""
-    taken = np.ones(len(lanes), bool) if guard is None else guard(lanes)
     name, offset = which.operands[0].split()[:2]
     target = m.raw(name)(lanes[taken]).view(np.int32).astype(np.int64) + int(offset, 0)
     m.jump(lanes, taken, target + m.next[m.address])
 
 
-def _return(m: Machine, which: Instruction, guard: Getter | None, lanes: Lanes) -> None:
-    taken = np.ones(len(lanes), bool) if guard is None else guard(lanes)
+def _return(m: Machine, which: Instruction, lanes: Lanes, taken: Any) -> None:
     target = m.raw(which.operands[0].split()[0])(lanes[taken])
     m.jump(lanes, taken, target.astype(np.int64))
 
 
-def _exit(m: Machine, which: Instruction, guard: Getter | None, lanes: Lanes) -> None:
-    taken = np.ones(len(lanes), bool) if guard is None else guard(lanes)
+def _exit(m: Machine, which: Instruction, lanes: Lanes, taken: Any) -> None:
     m.jump(lanes, taken, np.iinfo(np.int64).max)
 
 
@@ -410,40 +405,36 @@ def _nothing(m: Machine, which: Instruction, lanes: Lanes) -> None:
     """What only says where diverged threads meet."""
 
 
+# What instructions do to some threads; those that jump are told what threads take the jump.
 JUMPS: dict[str, Callable[..., None]] = {
-    "BRA": _branch,
-    "BRX": _branch_far,
-    "RET": _return,
-    "EXIT": _exit,
-}
+    "BRA": _branch, "CALL": _branch, "BRX": _branch_far, "RET": _return, "EXIT": _exit,
+}  # fmt: skip
 STEPS: dict[str, Callable[..., None]] = {
-    **{op: partial(lambda jump, m, which, lanes: jump(m, which, None, lanes), jump)
-       for op, jump in {**JUMPS, "CALL": _branch}.items()},
     **dict.fromkeys(("LDG", "LD", "LDS", "LDL"), _load),
     **dict.fromkeys(("STG", "ST", "STS", "STL"), _store),
     **dict.fromkeys(("LDC", "ULDC", "LDCU"), _load_constant),
     **dict.fromkeys(("MOV", "UMOV", "S2R", "S2UR", "CS2R", "R2UR"), _move),
-    **dict.fromkeys(("HFMA2",), _half_constant),
-    **dict.fromkeys(("F2FP",), _pack),
-    **dict.fromkeys(("IADD3",), _integer_sum),
+    "HFMA2": _half_constant,
+    "F2FP": _pack,
+    "IADD3": _integer_sum,
     **dict.fromkeys(("VIADD", "IADD"), _add),
-    **dict.fromkeys(("IMAD",), _multiply),
-    **dict.fromkeys(("LEA",), _shift_and_add),
-    **dict.fromkeys(("SHF",), _shift),
-    **dict.fromkeys(("LOP3",), _bitwise),
-    **dict.fromkeys(("PLOP3",), _predicate_logic),
-    **dict.fromkeys(("PRMT",), _permute),
+    "IMAD": _multiply,
+    "LEA": _shift_and_add,
+    "SHF": _shift,
+    "LOP3": _bitwise,
+    "PLOP3": _predicate_logic,
+    "PRMT": _permute,
     **dict.fromkeys(("SEL", "FSEL"), _select),
-    **dict.fromkeys(("ISETP",), _compare_integers),
+    "ISETP": _compare_integers,
     **dict.fromkeys(("FSETP", "DSETP"), _compare_floats),
     **dict.fromkeys(("IMNMX", "VIMNMX", "VIMNMX3", "VIADDMNMX", "FMNMX"), _extreme),
     **dict.fromkeys(("FADD", "FMUL", "FFMA"), _float_arithmetic),
     **dict.fromkeys(("DADD", "DMUL"), _double_arithmetic),
     **dict.fromkeys(("I2F", "I2FP"), _to_float),
-    **dict.fromkeys(("F2I",), _to_integer),
-    **dict.fromkeys(("MUFU",), _special_function),
-    **dict.fromkeys(("FCHK",), _check_division),
+    "F2I": _to_integer,
+    "MUFU": _special_function,
+    "FCHK": _check_division,
     **dict.fromkeys(("VOTE", "VOTEU"), _vote),
-    **dict.fromkeys(("BAR",), lambda m, which, lanes: m.wait(lanes)),
+    "BAR": lambda m, which, lanes: m.wait(lanes),
     **dict.fromkeys(("BSSY", "BSYNC", "BREAK", "BMOV", "WARPSYNC", "NOP", "YIELD"), _nothing),
 }  # fmt: skip

@@ -18,6 +18,7 @@ import torch
 
 from yolodata import AugmentConfig, Recipe, _native
 from yolodata._native import Filter
+from yolodata.bench import kernel
 
 SIZES = ((80, 96), (37, 61), (96, 20), (50, 50))
 KINDS = (
@@ -45,25 +46,19 @@ FILTERS = {
 OUTPUTS = tuple(itertools.product(("uint8", "float16", "bfloat16"), (False, True)))
 
 
-def make_index() -> _native.Index:
+def make_index() -> _native.LabelTable:
     """Two objects on every picture, with outlines."""
     heights, widths = (np.array(side, np.uint32) for side in zip(*SIZES, strict=True))
     objects = 2 * len(SIZES)
-    box = np.tile(
-        np.array([[0.3, 0.4, 0.4, 0.5], [0.7, 0.6, 0.5, 0.6]], np.float32), (len(SIZES), 1)
-    )
+    boxes = np.array([[0.3, 0.4, 0.4, 0.5], [0.7, 0.6, 0.5, 0.6]], np.float32)
+    box = np.tile(boxes, (len(SIZES), 1))
     corners = np.array([[-0.5, 0], [0, -0.5], [0.5, 0], [0, 0.5]], np.float32)
     points = box[:, None, :2] + corners * box[:, None, 2:]
-    return _native.Index(
-        heights,
-        widths,
-        np.arange(0, objects + 1, 2, dtype=np.uint64),
-        np.zeros(objects, np.float32),
-        box,
-        np.arange(0, 4 * objects + 1, 4, dtype=np.uint64),
-        points.clip(0, 1).reshape(-1, 2),
-        outline_points=100,
-    )
+    return _native.LabelTable(
+        heights, widths, np.arange(0, objects + 1, 2, dtype=np.uint64),
+        np.zeros(objects, np.float32), box, np.arange(0, 4 * objects + 1, 4, dtype=np.uint64),
+        points.clip(0, 1).reshape(-1, 2), outline_points=100,
+    )  # fmt: skip
 
 
 def make_batches() -> list[list[Recipe]]:
@@ -78,24 +73,6 @@ def make_batches() -> list[list[Recipe]]:
                 recipes.append(Recipe.from_dict({**values, "size": size}))
         batches.append(recipes)
     return batches
-
-
-def upload(
-    recipes: list[Recipe], images: dict[int, torch.Tensor], device: torch.device
-) -> torch.Tensor:
-    """What the kernel reads: shots and masks."""
-    pointers = np.array([images[i].data_ptr() for i in range(len(images))], np.uint64)
-    nbytes = len(recipes) * int(_native.SHOT_BYTES)
-    shots = np.empty(nbytes, np.uint8)
-    engine = _native.Engine(1)
-    job = engine.submit_render(recipes, np.arange(len(images)), pointers, shots)
-    job.wait()
-    engine.close()
-    memory = torch.empty(nbytes + job.mask_bytes(), dtype=torch.uint8)
-    memory[:nbytes] = torch.from_numpy(shots)
-    there = torch.empty_like(memory, device=device)
-    job.move_masks(memory.numpy(), there.data_ptr())
-    return there.copy_(memory)
 
 
 def filtered(pictures: torch.Tensor) -> torch.Tensor:
@@ -116,7 +93,7 @@ def filtered(pictures: torch.Tensor) -> torch.Tensor:
     if pictures.device.type == "cuda":
         _native.filter_cuda(*where, torch.cuda.current_stream().cuda_stream)
     else:
-        _native.filter_loops(*where)
+        _native.filter_emulated(*where)
     return made.cpu()  # while all that it is made of is still there
 
 
@@ -130,23 +107,19 @@ def main() -> int:
     images = {i: torch.from_numpy(pixels).to(device) for i, pixels in host.items()}
     wrong = 0
     for recipes in make_batches():
-        shots = upload(recipes, images, device)
+        tasks = kernel.upload(recipes, images, device)
         want = torch.from_numpy(np.stack([_native.render(recipe, host) for recipe in recipes]))
         for dtype, channels_last in OUTPUTS:
             kind = getattr(torch, dtype)
             order = torch.channels_last if channels_last else torch.contiguous_format
             got = torch.empty(want.shape, dtype=kind, device=device, memory_format=order)
             got.fill_(77)
-            count, _, height, width = got.shape
-            where = (shots.data_ptr(), count, height, width, got.data_ptr(), dtype, channels_last)
-            if device.type == "cuda":
-                _native.render_cuda(*where, torch.cuda.current_stream().cuda_stream)
-            else:
-                _native.render_blocks(*where)
+            kernel.launch(tasks, got, dtype, channels_last)
             expected = want if dtype == "uint8" else (want.float() / 255).to(kind)
             same = torch.equal(got.cpu(), expected)
             wrong += not same
             layout = "channels last" if channels_last else "contiguous"
+            height, width = got.shape[2:]
             print(f"{height} x {width}, {dtype}, {layout}: {'equal' if same else 'DIFFERENT'}")
     for size in (*SIZES, (1, 1)):
         pictures = rng.integers(0, 256, (len(FILTERS), *size, 3), np.uint8)

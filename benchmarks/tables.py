@@ -20,8 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import table
-from yolodata.bench.training import report
+from yolodata.bench import report
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -79,22 +78,14 @@ def memory(values: dict[str, Any]) -> str:
 
 
 def _with_notes(tables: list[list[list[str]]], values: dict[str, Any], how: str) -> str:
-    machine = values["machine"]
-    lines = [
-        f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores_total']} cores usable, "
-        f"{machine['os']}",
-        *table.gpu_line(machine),
-        ", ".join(f"{name} {version}" for name, version in values["versions"].items()),
-        how,
-    ]
-    if "note" in values["settings"]:
-        lines.append(values["settings"]["note"])
-    notes = "\n".join(f"- {line}" for line in lines)
-    return "\n\n".join([*map(table.markdown_table, tables), notes])
+    note = values["settings"].get("note")
+    return report.with_notes(
+        tables, [*report.about_machine(values), how, *([note] if note else [])]
+    )
 
 
 MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "loader": table.markdown,
+    "loader": report.markdown,
     "train": report.markdown,
     "gpu-kernel": kernel,
     "gpu-decode": decode,

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yolodata
-from yolodata.bench.machine import machine, versions
+from yolodata.bench import results
 from yolodata.train import trainer_for
 
 
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace, trainer: Any, name: str, begin: Any = None) ->
     starts: list[tuple[float, float]] = []
     ends: list[tuple[float, float]] = []
     model = YOLO(args.model)
-    model.add_callback("on_train_epoch_start", lambda _: starts.append((now(), cpu_time())))
-    model.add_callback("on_train_epoch_end", lambda _: ends.append((now(), cpu_time())))
+    model.add_callback("on_train_epoch_start", lambda _: starts.append(clocks()))
+    model.add_callback("on_train_epoch_end", lambda _: ends.append(clocks()))
     if begin is not None:
         model.add_callback("on_train_start", begin)
     model.train(
@@ -71,9 +71,9 @@ def now() -> float:
     return time.perf_counter()
 
 
-def cpu_time() -> float:
-    """Of all threads of this process."""
-    return time.process_time()
+def clocks() -> tuple[float, float]:
+    """The time, and the CPU time of all threads of this process."""
+    return now(), time.process_time()
 
 
 def checkpoint_times(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,18 +81,19 @@ def checkpoint_times(args: argparse.Namespace) -> dict[str, Any]:
     seen: list[float] = []
 
     def begin(trainer: Any) -> None:
-        write, trainer.args.save = trainer._write_checkpoint, True
+        write, trainer.args.save = trainer.saver.write, True
 
-        def timed(wait: bool) -> None:
+        def timed(**given: bool) -> None:
             start = now()
-            write(wait)
-            seen.append(now() - start)
+            write(**given)
+            if given:  # there are none at the end of an epoch
+                seen.append(now() - start)
 
-        trainer._write_checkpoint = timed
+        trainer.saver.write = timed
 
     trainer = trainer_for("detect").configure(checkpoint_minutes=1e-6)
     _, done = run(args, trainer, "checkpoints", begin)
-    written = done._writer.seconds  # by rank 0
+    written = done.saver.writer.seconds  # by rank 0
     sizes = [file.stat().st_size for file in (done.save_dir / "checkpoints").glob("*.ckpt")]
     return {
         "count": len(seen),
@@ -188,7 +189,7 @@ def main() -> None:
         return
     facts = ("model", "imgsz", "batch", "device", "amp", "epochs")
     result = {
-        "machine": machine(), "versions": versions(), "data": args.data.parent.name,
+        **results.about("trainer"), "data": args.data.parent.name,
         **{name: getattr(args, name) for name in facts},
         "ranks": {ranks: with_processes(ranks, sys.argv[1:]) for ranks in args.ranks},
     }  # fmt: skip
@@ -196,7 +197,7 @@ def main() -> None:
         shown = ("wall_ms_of_a_step", "cpu_ms_of_a_step_and_process", "checkpoint")
         print(ranks, json.dumps({name: found[name] for name in shown}))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        results.save(args.json, result)
 
 
 if __name__ == "__main__":

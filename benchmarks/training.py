@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from yolodata.bench.machine import machine, versions
+from yolodata.bench import results
 
 LOADERS = ("ultralytics", "yolodata")
 CURVES = {
@@ -140,15 +139,10 @@ def main() -> int:
 
 def report(curves: dict[str, list[dict[str, list[float]]]], args: argparse.Namespace) -> int:
     """Prints, writes and judges what the runs gave."""
-    result: dict[str, Any] = {
-        "benchmark": "training",
-        "machine": machine(),
-        "versions": versions(),
-        "settings": {name: str(getattr(args, name)) for name in
-                     ("model", "imgsz", "epochs", "batch", "lr", "seeds", "device")},
-        "dataset": args.data.resolve().parent.name,
-        "final": {}, "p_value": {}, "overlap": {}, "curves": curves,
-    }  # fmt: skip
+    names = ("model", "imgsz", "epochs", "batch", "lr", "seeds", "device")
+    result = results.about("training", **{name: str(getattr(args, name)) for name in names})
+    result |= {"dataset": args.data.resolve().parent.name, "final": {}, "p_value": {},
+               "overlap": {}, "curves": curves}  # fmt: skip
     failed = 0
     for name in ("mAP50", "mAP50-95"):
         # The mean of the last three epochs: a single one jumps.
@@ -165,8 +159,7 @@ def report(curves: dict[str, list[dict[str, list[float]]]], args: argparse.Names
         print(f"{name:9} permutation test p = {result['p_value'][name]:.2f}, "
               f"ranges overlap: {result['overlap'][name]}")  # fmt: skip
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        results.save(args.json, result)
     if args.plot:
         draw(curves, args.plot, f"{args.model}, {result['dataset']}, imgsz {args.imgsz}, "
              f"{args.seeds} seeds each")  # fmt: skip

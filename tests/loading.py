@@ -134,3 +134,23 @@ def damage(shards: Path, out: Path, images: list[int]) -> Path:
             shard.seek(int(byte))
             shard.write(bytes(min(size, 64)))
     return out
+
+
+def grouped(**flat: Any) -> dict[str, Any]:
+    """Arguments of a loader: those of its groups of options may be given one by one."""
+    from dataclasses import fields
+
+    from yolodata.pipeline import options
+
+    groups = {
+        "labels": options.LabelOptions,
+        "ranks": options.Ranks,
+        "epochs": options.EpochOptions,
+        "reading": options.ReadOptions,
+        "device": options.DeviceOptions,
+    }
+    for name, group in groups.items():
+        own = {f.name: flat.pop(f.name) for f in fields(group) if f.name in flat}
+        if own:
+            flat[name] = group(**own)
+    return flat

@@ -58,14 +58,14 @@ def make_columns(
     return columns
 
 
-def index_of(columns: dict[str, Any]) -> _native.Index:
+def index_of(columns: dict[str, Any]) -> _native.LabelTable:
     """The label table of these columns."""
     more = dict(columns)
     first = [more.pop(name) for name in ("height", "width", "object_offset", "cls", "box")]
-    return _native.Index(*first, **more)
+    return _native.LabelTable(*first, **more)
 
 
-def make_index(sizes: list[tuple[int, int]], *args: Any, **kwargs: Any) -> _native.Index:
+def make_index(sizes: list[tuple[int, int]], *args: Any, **kwargs: Any) -> _native.LabelTable:
     """The label table of `make_columns`."""
     return index_of(make_columns(sizes, *args, **kwargs))
 

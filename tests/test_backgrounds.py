@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from loading import differences, draw_dataset, packed, upstream_dataset
+from loading import differences, draw_dataset, grouped, packed, upstream_dataset
 from test_pose import with_keypoints
 from test_segment import with_outlines
 
@@ -49,10 +49,12 @@ def test_batches_without_objects_are_upstreams(
     chosen = {"task": task, "fraction": 4, **settings}
     theirs = upstream_dataset(yaml, "train", 64, "train", 4, copy_paste=0.5, **chosen)
     augment = AugmentConfig(imgsz=64, copy_paste=0.5)
-    with Loader(out, 4, augment=augment, shuffle=False, **chosen) as loader:
+    with Loader(out, 4, **grouped(augment=augment, shuffle=False, **chosen)) as loader:
         alike(next(iter(loader)), theirs.collate_fn([theirs[i] for i in range(4)]), drawn=True)
 
     theirs = upstream_dataset(yaml, "val", 64, "val", 2, task=task, **settings)
-    with ValidationLoader(out, 2, imgsz=64, split="val", task=task, **settings) as loader:
+    with ValidationLoader(
+        out, 2, **grouped(imgsz=64, split="val", task=task, **settings)
+    ) as loader:
         for images, mine in zip(([0, 1], [2]), loader, strict=True):
             alike(mine, theirs.collate_fn([theirs[i] for i in images]))

@@ -18,10 +18,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolodata.bench import child, coco, command, data, drawing, rounds, rows, session, table
-from yolodata.bench.subjects import Subject, Task, make
+from yolodata.bench import (
+    benchmark,
+    coco,
+    data,
+    drawing,
+    report,
+    results,
+    rounds,
+    rows,
+    server,
+    session,
+)
+from yolodata.bench.registry import make
+from yolodata.bench.subject import Batch, Ready, Row, Sample, Subject, Task
 from yolodata.errors import ConfigError
-from yolodata.telemetry import Reading, Telemetry
+from yolodata.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--quick", "--imgsz", "64", "--batch", "4", "--rounds", "1", "--seconds", "0.1"]
@@ -94,36 +106,72 @@ def test_drawing_is_deterministic_and_files_are_as_large_as_coco_s(tmp_path: Pat
 # How it measures.
 
 
-class Fake(Subject):
-    """A loader with a full queue of `ahead` batches; each later one takes 5 ms."""
+def fake(prefetched: int) -> Subject:
+    """A loader with a full queue of `prefetched` batches; each later one takes 5 ms."""
+    telemetry = Telemetry()
 
-    def __init__(self, ahead: int) -> None:
-        self.ahead = ahead
-        self.telemetry = Telemetry()
-
-    def batches(self) -> Iterator[dict[str, Any]]:
+    def batches() -> Iterator[Batch]:
         for turn in range(10_000):
-            if turn >= self.ahead:
+            if turn >= prefetched:
                 time.sleep(0.005)
-                self.telemetry.add("render", 0.010)
-            self.telemetry.count("decodes", 2)
+                telemetry.add("render", 0.010)
+            telemetry.count("decodes", 2)
             yield {"img": np.zeros((2, 3, 4, 4), np.uint8)}
 
-    def read(self) -> Reading:
-        return self.telemetry.read()
+    return Subject(batches(), prefetched=prefetched, read=telemetry.read)
+
+
+class Parent:
+    """The other end of a server's pipe: asks for one thing after another, keeps the answers."""
+
+    def __init__(self, *messages: Any) -> None:
+        self.messages, self.answers = [*messages, ("stop",)], []
+
+    def recv(self) -> Any:
+        return self.messages.pop(0)
+
+    def send(self, answer: Any) -> None:
+        self.answers.append(answer)
+
+
+def served(
+    subject: Subject, row: Row, *messages: Any, **more: Any
+) -> tuple[list[Any], list[Batch]]:
+    """What a server answers, and the batches that its consumer gets."""
+    parent: Any = Parent(("start", row.id, 10.0), *messages)
+    here = server.Server(parent, [(row, Task(None, 64, 2, 0))], lambda *_: subject, **more)
+    batches = list(here)
+    here.close()
+    return parent.answers, batches
+
+
+FOUR = Row("four", "yolodata", "four", "four", "raw", 4, 4)
 
 
 def test_a_slice_leaves_out_what_was_ready_before() -> None:
-    fake = Fake(ahead=50)
-    sample = child.measure(fake, fake.batches(), 0.06, threads=4)
+    answers, _ = served(fake(prefetched=50), FOUR, ("slice", "four", 0.06, 0))
+    sample = answers[-1][1]
+    assert isinstance(sample, Sample)
     assert sample.pictures % (2 * 4) == 0  # whole turns of 4 workers
     assert sample.img_s < 2 / 0.005  # with the queue it would seem four times as fast
     assert sample.stages_ms["render"] == pytest.approx(5.0)
     assert sample.counts["decodes"] == pytest.approx(1.0)
 
 
-def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64)) -> child.Ready:
-    return child.Ready(shape, "uint8", (brightness, 2.0), (objects, 0.5), True, {})
+def test_a_slice_has_the_steps_that_were_asked_for() -> None:
+    """The consumer, who takes them, gets each batch."""
+    trains = replace(FOUR, trains=True)
+    answers, batches = served(
+        fake(0), trains, ("slice", "four", 0.0, 3), warm_steps=2, describe=lambda: {"amp": True}
+    )
+    (_, ready), (_, sample) = answers
+    assert ready.process == {"amp": True}
+    assert (sample.steps, len(batches)) == (3, 2 + 3)
+    assert 0.01 < sample.waited <= sample.seconds
+
+
+def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64)) -> Ready:
+    return Ready(shape, "uint8", (brightness, 2.0), (objects, 0.5), True, {})
 
 
 @pytest.mark.parametrize(
@@ -136,12 +184,12 @@ def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64))
         (ready(shape=(3, 32, 32)), "pictures"),
     ],
 )
-def test_unequal_work_is_noticed(other: child.Ready, word: str | None) -> None:
+def test_unequal_work_is_noticed(other: Ready, word: str | None) -> None:
     found = [
         rounds.Measured(row, this)
         for row, this in zip(rows.loader_rows(1), [ready(), other], strict=False)
     ]
-    complaints = rounds.same_work(found)
+    complaints = results.same_work(found)
     assert bool(complaints) == (word is not None)
     assert word is None or word in complaints[0]
 
@@ -258,22 +306,22 @@ def test_readme_tables_come_from_the_json_files(tiny: dict[str, Any], tmp_path: 
 
 
 def test_a_failing_row_does_not_stop_the_others(tmp_path: Path) -> None:
-    fine = rows.Row("fine", "copy", "fine", "fine", "memory", 1, 1)
-    bad = rows.Row("bad", "yolodata", "bad", "bad", "raw", 1, 1, ("fine",))
+    fine = Row("fine", "copy", "fine", "fine", "memory", 1, 1)
+    broken = Row("broken", "yolodata", "broken", "broken", "raw", 1, 1, ("fine",))
     said: list[str] = []
     found = rounds.run(
-        [bad, fine],
+        [broken, fine],
         lambda row: Task(tmp_path / "absent", 64, 2, 0),
         rounds.Plan(rounds=2, seconds=0.05),
         tmp_path,
         said.append,
     )
     assert found[0].error is not None
-    assert "bad" in found[0].error
+    assert "broken" in found[0].error
     assert "absent" in found[0].error
     assert any("left out" in line for line in said)
-    assert len(found[1].img_s) == 2
-    assert rounds.ratios(found) == []
+    assert len(found[1].samples) == 2
+    assert results.document({"settings": {"imgsz": 64}}, {}, found)["ratios"] == []
 
 
 def test_a_row_that_does_not_start_in_time_is_left_out(
@@ -282,15 +330,15 @@ def test_a_row_that_does_not_start_in_time_is_left_out(
     """The others were measured before it was started, and are measured again without it."""
 
     class Stuck(session.Session):
-        def __init__(self, row: rows.Row, *rest: Any) -> None:
-            super().__init__(row, *rest)
-            if row.id == "stuck":
+        def __init__(self, jobs: Any, folder: Path) -> None:
+            super().__init__(jobs, folder)
+            if self.name == "stuck":
                 os.kill(self._process.pid or 0, signal.SIGSTOP)
 
     monkeypatch.setattr(rounds, "Session", Stuck)
     monkeypatch.setattr(rounds, "_SAY_EVERY", 0.1)
-    fine = rows.Row("fine", "copy", "fine", "fine", "memory", 1, 1)
-    stuck = rows.Row("stuck", "ultralytics", "stuck", "stuck", "files", 1, 1)
+    fine = Row("fine", "copy", "fine", "fine", "memory", 1, 1)
+    stuck = Row("stuck", "ultralytics", "stuck", "stuck", "files", 1, 1)
     plan = rounds.Plan(rounds=2, seconds=0.05, start_limit=60)
     said: list[str] = []
 
@@ -317,14 +365,16 @@ def test_a_row_that_does_not_start_in_time_is_left_out(
 
 
 def test_a_killed_child_is_reported(tmp_path: Path) -> None:
-    row = rows.Row("victim", "copy", "victim", "victim", "memory", 1, 1)
-    here = session.Session(row, Task(None, 64, 2, 0), tmp_path)
+    row = Row("victim", "copy", "victim", "victim", "memory", 1, 1)
+    here = session.Session([(row, Task(None, 64, 2, 0))], tmp_path)
     try:
-        here.ready(60)
+        here.ask(60, "start", "victim", 60.0)
         assert here._process.pid is not None
         os.kill(here._process.pid, signal.SIGKILL)
         with pytest.raises(session.BenchError, match=r"victim: .*unexpectedly.*signal 9"):
-            here.slice(0.05)
+            here.ask(1, "slice", "victim", 0.05, 0)
+        with pytest.raises(session.BenchError, match="signal 9"):  # once and for all
+            here.ask(1, "slice", "victim", 0.05, 0)
     finally:
         here.close()
     here.close()
@@ -351,7 +401,7 @@ def test_a_killed_child_is_reported(tmp_path: Path) -> None:
 def test_bad_arguments(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command.main(arguments) == 2
+    assert benchmark.main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     for word in words:
@@ -360,7 +410,7 @@ def test_bad_arguments(
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["nonsense"])
+        benchmark.main(["nonsense"])
     assert "loader" in capsys.readouterr().err
 
 
@@ -395,7 +445,7 @@ def test_other_tasks_are_measured_on_drawn_outlines(tmp_path: Path) -> None:
         subject = make(
             row, Task(made.by_codec[row.source], 64, 3, 0, (), "cpu", "segment", augment)
         )
-        batch = next(iter(subject.batches()))
+        batch = next(subject.batches)
         assert batch["masks"].shape == (3, 16, 16)
         assert len(batch["cls"])
         subject.close()
@@ -407,7 +457,7 @@ def test_shards_can_be_measured_without_a_peer(tmp_path: Path) -> None:
     shards = tmp_path / "keep" / "raw"
     assert made.by_codec["raw"] == shards / "train"
     for path in (shards, shards / "train"):
-        assert command._imgsz_of(path) == 64
+        assert benchmark._imgsz_of(path) == 64
         again = data.prepare(data.Wanted(path, 4, 4, 64, 0), tmp_path, set(), lambda _: None)
         assert again.by_codec == dict.fromkeys(("raw", "raw-many"), shards / "train")
         assert [r.id for r in rows.loader_rows(1) if again.serves(r)] == [
@@ -440,18 +490,15 @@ def test_telemetry_counts_from_any_thread() -> None:
 
 def test_table_names_failures() -> None:
     row = rows.loader_rows(1)[0]
-    from yolodata.bench import results
-
-    values = results.document(
-        machine={"cpu": "C", "cores_usable": 1, "cores_total": 1, "os": "O"},
-        versions={"python": "3"},
-        settings={"imgsz": 64, "batch": 2, "rounds": 1, "seconds": 0.1},
-        data={},
-        results=[rounds.Measured(row, error="ultralytics-none-1: it broke")],
-        ratios=[],
-        complaints=["a is not b"],
-    )
-    text = table.text(values)
+    begin = {
+        "benchmark": "loader",
+        "machine": {"cpu": "C", "cores_usable": 1, "cores_total": 1, "os": "O"},
+        "versions": {"python": "3"},
+        "settings": {"imgsz": 64, "batch": 2, "rounds": 1, "seconds": 0.1},
+    }
+    found = [rounds.Measured(row, error="ultralytics-none-1: it broke")]
+    values = results.document(begin, {}, found) | {"complaints": ["a is not b"]}
+    text = report.text(values)
     assert "it broke" in text
     assert "failed" in text
     assert "NOT COMPARABLE: a is not b" in text

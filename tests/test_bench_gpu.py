@@ -19,24 +19,33 @@ import numpy as np
 import pytest
 import torch
 
-from yolodata.bench import child, command, data, kernel, machine, results, rounds, rows, table
-from yolodata.bench.busy import BusyMeter
-from yolodata.bench.gpu import Pace, Transfer
+from yolodata.bench import (
+    benchmark,
+    data,
+    kernel,
+    machine,
+    profiling,
+    report,
+    results,
+    rounds,
+    rows,
+    server,
+)
+from yolodata.bench.burst import Pace
+from yolodata.bench.copy_bound import DeviceCopy
+from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.kernel import Kernel
-from yolodata.bench.subjects import MAKERS, Task, make
-from yolodata.bench.traffic import mean_source_bytes, source_bytes
-from yolodata.bench.training import profiling, report
-from yolodata.bench.training import rounds as train_rounds
-from yolodata.bench.training.feeds import Feed
-from yolodata.bench.training.rows import default_cores, train_rows
-from yolodata.bench.training.task import Slice, Started, TrainReady
-from yolodata.bench.training.trainer import Switch
+from yolodata.bench.registry import IN_TRAINER, KINDS, make
+from yolodata.bench.rows import default_cores, train_rows
+from yolodata.bench.source_bytes import mean_source_bytes, source_bytes
+from yolodata.bench.subject import Batch, Ready, Row, Sample, Subject, Task
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
 
 ROOT = Path(__file__).resolve().parent.parent
-GPU = machine.Gpu("NVIDIA Fiction", 80.0, "9.0", 50.0, 1, "600.1", "13.0")
+GPU = {"name": "NVIDIA Fiction", "memory_gib": 80.0, "capability": "9.0", "l2_mib": 50.0,
+       "count": 1, "driver": "600.1", "cuda": "13.0"}  # fmt: skip
 
 
 # Which rows there are.
@@ -44,7 +53,7 @@ GPU = machine.Gpu("NVIDIA Fiction", 80.0, "9.0", 50.0, 1, "600.1", "13.0")
 
 @pytest.mark.parametrize("cores", [1, 2, 16])
 def test_a_gpu_adds_rows_and_changes_none(cores: int) -> None:
-    without, with_gpu = rows.loader_rows(cores), rows.loader_rows(cores, GPU)
+    without, with_gpu = rows.loader_rows(cores), rows.loader_rows(cores, on_gpu=True)
     assert with_gpu[: len(without)] == without
     added = with_gpu[len(without) :]
     assert added
@@ -53,7 +62,7 @@ def test_a_gpu_adds_rows_and_changes_none(cores: int) -> None:
     assert len({row.group for row in added}) == 1  # one run, so that shares are of neighbours
     ids = {row.id: row for row in added}
     for row in added:
-        assert row.kind in MAKERS
+        assert row.kind in KINDS
         assert all(ids[peer].cores == row.cores for peer in row.peers)
         assert not row.ceiling or row.ceiling in ids
     first = [row.id for row in added]
@@ -76,7 +85,7 @@ def test_a_row_has_albumentations(albumentations, shards: Path) -> None:
     for name in ("raw-device", "raw-device-albumentations"):
         row = replace(row_of(f"gpu-yolodata-{name}-2"), device="cpu")
         subject = make(row, Task(shards, 64, 4, 0))
-        pictures = [batch["img"].clone() for batch in itertools.islice(subject.batches(), 30)]
+        pictures = [batch["img"].clone() for batch in itertools.islice(subject.batches, 30)]
         made.append(torch.cat(pictures))
         subject.close()
     other = (made[0] != made[1]).flatten(1).any(1)
@@ -93,7 +102,9 @@ def test_what_trains() -> None:
     assert workers == {"ultralytics-16": 16, "ultralytics-default-16": 8, "ultralytics-2": 2}
     assert len({row.id for row in found}) == len(found)
     for row in found:
+        assert row.kind in IN_TRAINER
         assert row.peers == (() if row.kind == "fixed" else (f"fixed-{row.cores}",))
+    assert [row.source for row in found[:4]] == ["raw-many", "raw-many", "jpeg", "files"]
 
 
 # What they measure, on the CPU, where figures mean nothing but everything else is the same.
@@ -109,7 +120,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.by_codec["raw"]
 
 
-def row_of(name: str) -> rows.Row:
+def row_of(name: str) -> Row:
     return next(row for row in rows.gpu_rows(2) if row.id == name)
 
 
@@ -119,20 +130,27 @@ def row_of(name: str) -> rows.Row:
 def test_bursts_are_timed_by_their_own_clock(name: str, shards: Path) -> None:
     task = Task(shards, 64, 2 if name == "gpu-copy-map" else 4, 0)  # its shard is small
     subject = make(row_of(name), task)
-    batches = subject.batches()
-    ready = child._get_ready(subject, batches, task)
-    assert ready.shape == (3, 64, 64)
-    assert ready.facts["bytes_each"] >= 3 * 64 * 64
-    sample = child.measure(subject, batches, 0.03)
-    assert sample.pictures % 2 == 0
-    assert sample.seconds > 0
+    assert server._warm(subject, 8).shape == (3, 64, 64)
+    assert subject.facts()["bytes_each"] >= 3 * 64 * 64
+    bursts, sample = measured_for(subject, 0.03)
+    assert sample.pictures == sum(len(b["img"]) * b["repeats"] for b in bursts)
+    assert sample.seconds == sum(burst["seconds"] for burst in bursts)
     subject.close()
+
+
+def measured_for(subject: Subject, seconds: float) -> tuple[list[Batch], Sample]:
+    batches, taken = server.measure(subject, seconds), []
+    while True:
+        try:
+            taken.append(next(batches))
+        except StopIteration as end:
+            return taken, end.value
 
 
 def test_copies_count_what_they_move() -> None:
     task = Task(None, 64, 2, 0)
     device, host = (
-        Transfer(row_of(name), task).facts() for name in ("gpu-copy-device", "gpu-copy-host")
+        DeviceCopy(row_of(name), task).facts() for name in ("gpu-copy-device", "gpu-copy-host")
     )
     assert device["bytes_each"] == 2 * host["bytes_each"] == 2 * 3 * 64 * 64
 
@@ -150,7 +168,7 @@ def test_a_kernel_that_makes_other_pictures_is_not_timed(
 def test_the_kernel_is_timed_with_every_kind_of_recipe(
     name: str, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes other steps then: see Note [windows] in csrc/render/window.h."""
+    """It takes other steps then: see Note [windows] in csrc/render/source_window.h."""
     checked: list[Any] = []
     compare = Kernel._compare
     monkeypatch.setattr(
@@ -181,8 +199,7 @@ def test_decoding_alone(tmp_path: Path) -> None:
     wanted = data.Wanted(None, 4, 4, 64, seed=0)
     made = data.prepare(wanted, tmp_path / "keep", {"jpeg"}, lambda _: None)
     subject = make(row_of("gpu-dali"), Task(made.by_codec["jpeg"], 64, 2, 0))
-    batches = subject.batches()
-    assert child.measure(subject, batches, 0.01).pictures % 2 == 0
+    assert measured_for(subject, 0.01)[1].pictures % 2 == 0
     subject.close()
 
 
@@ -230,8 +247,8 @@ def test_source_bytes_of_a_stream(shards: Path) -> None:
 
 
 def measured(name: str, speeds: list[float], **facts: float) -> rounds.Measured:
-    ready = child.Ready((3, 64, 64), "uint8", (100.0, 1.0), None, True, facts)
-    samples = [child.Sample(int(speed), 1.0, {"plan": 0.01}) for speed in speeds]
+    ready = Ready((3, 64, 64), "uint8", (100.0, 1.0), None, True, facts)
+    samples = [Sample(int(speed), 1.0, {"plan": 0.01}) for speed in speeds]
     return rounds.Measured(row_of(name), ready, samples)
 
 
@@ -245,16 +262,13 @@ def canned() -> dict[str, Any]:
         measured("gpu-yolodata-jpeg-none-2", [90, 95]),
         rounds.Measured(row_of("gpu-yolodata-raw-host-2"), error="raw-host: no device"),
     ]
-    return results.document(
-        machine={"cpu": "C", "cores_usable": 2, "cores_total": 2, "os": "O", "gpu": vars(GPU)},
-        versions={"torch": "2"},
-        settings={"imgsz": 64, "batch": 2, "rounds": 2, "seconds": 0.1},
-        data={},
-        results=found,
-        ratios=rounds.ratios(found),
-        shares=rounds.shares(found),
-        complaints=[],
-    )
+    begin = {
+        "benchmark": "loader",
+        "machine": {"cpu": "C", "cores_usable": 2, "cores_total": 2, "os": "O", "gpu": GPU},
+        "versions": {"torch": "2"},
+        "settings": {"imgsz": 64, "batch": 2, "rounds": 2, "seconds": 0.1},
+    }
+    return results.document(begin, {}, found)
 
 
 def test_shares_of_a_ceiling_are_of_bytes_or_of_pictures(canned: dict[str, Any]) -> None:
@@ -269,12 +283,12 @@ def test_shares_of_a_ceiling_are_of_bytes_or_of_pictures(canned: dict[str, Any])
 
 def test_the_table_has_the_gpu(canned: dict[str, Any], tmp_path: Path) -> None:
     canned = json.loads(json.dumps(canned))  # as from a file
-    text = table.text(canned)
+    text = report.text(canned)
     for words in ("NVIDIA Fiction: 80 GiB", "driver 600.1", "CUDA 13", "GPU, 2 cores",
                   "x no cache", "27.5% (25.0% to 30.0%)", "FAILED: raw-host: no device",
                   "device copy"):  # fmt: skip
         assert words in text
-    assert "| GPU, 2 cores | img/s |" in table.markdown(canned)
+    assert "| GPU, 2 cores | img/s |" in report.markdown(canned)
     from yolodata.bench import plot
 
     plot.save(tmp_path / "bars.png", canned)
@@ -298,12 +312,12 @@ class FakeNvml(types.ModuleType):
 
 
 def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = BusyMeter(torch.device("cpu"))
+    here = UtilisationMeter(torch.device("cpu"))
     here.start()
     assert here.stop() is None
     assert "no GPU" in here.reason
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    absent = BusyMeter(torch.device("cuda"))
+    absent = UtilisationMeter(torch.device("cuda"))
     absent.start()
     assert (absent.stop(), absent.reason) == (None, nvml.ABSENT)
     assert nvml.driver() is None
@@ -311,7 +325,7 @@ def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties",
                         lambda device: types.SimpleNamespace(uuid="1234"))  # fmt: skip
     assert nvml.driver() == "600.1"
-    meter = BusyMeter(torch.device("cuda"))
+    meter = UtilisationMeter(torch.device("cuda"))
     assert meter.reason == ""
     meter.start()
     assert meter.stop() == 0.5
@@ -337,8 +351,11 @@ def test_workers_rest_while_it_is_not_their_turn() -> None:
     if not stat.exists():
         pytest.skip("no /proc here")
     worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    loader = types.SimpleNamespace(iterator=types.SimpleNamespace(_workers=[worker]))
-    feed = Feed(train_rows([1], "cpu")[-1], loader, dict)
+    subject = Subject(iter([{"img": []}]), workers=lambda: [worker])
+    (row,) = (row for row in train_rows([1], "cpu") if row.kind == "ultralytics")
+    parent: Any = types.SimpleNamespace()
+    here = server.Server(parent, [(row, Task(None, 64, 2, 0))], lambda *_: subject)
+    here.open(row.id)
 
     def state() -> str:
         return Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -349,13 +366,15 @@ def test_workers_rest_while_it_is_not_their_turn() -> None:
             assert time.monotonic() < end
             time.sleep(0.01)
 
-    feed.pause()
+    with here._in_turn(row.id):
+        becomes(False)
     becomes(True)
-    feed.close()
+    here.close()
     becomes(False)
     worker.kill()
     worker.wait()
-    feed.pause()  # it is gone: nothing to stop
+    with here._in_turn(row.id):  # it is gone: nothing to stop
+        pass
 
 
 # What is left of it when it is stopped.
@@ -435,6 +454,7 @@ def test_training_measures_every_feed(trained: dict[str, Any]) -> None:
             assert img_s == pytest.approx(4 * steps_s)
         assert row["busy"]["median"] is None
         assert 0 <= row["wait_ms"]["median"] <= row["step_ms"]["median"]
+        assert row["wait_ms"]["median"] < row["step_ms"]["median"]
         assert row["profile"]["steps"] == 2
         assert row["profile"]["gpu_idle"] is None
         assert any("conv" in name for name, *_ in row["profile"]["cpu_ops"])
@@ -474,7 +494,7 @@ def test_bad_arguments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "gpu", lambda: None)
-    assert command.main(arguments) == 2
+    assert benchmark.main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     for word in words:
@@ -486,68 +506,113 @@ def test_the_table_says_where_pictures_vary(
     canned: dict[str, Any], load: Any, varies: bool
 ) -> None:
     canned["settings"]["hw_decoder_load"] = load
-    for told in (table.text(canned), table.markdown(canned)):
+    for told in (report.text(canned), report.markdown(canned)):
         assert ("hw_decoder_load=0.65: pictures of JPEG shards may differ" in told) == varies
 
 
-def test_a_training_process_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
+class Deadly:
+    """A task that ends the process which is given it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+@pytest.mark.parametrize(("task", "error"), [(Deadly(), "exit code 1"), (None, "AttributeError")])
+def test_a_training_process_that_dies_takes_its_rows_along(
+    task: Any, error: str, tmp_path: Path
+) -> None:
     said: list[str] = []
-    no_task: Any = None
-    plan = train_rounds.TrainPlan(rounds=1, steps=1)
-    (found,) = train_rounds.run(
-        train_rows([1], "cpu"), lambda n: no_task, plan, tmp_path, said.append
-    )
-    assert found.ready is None
-    assert all(row.error and "exit code 1" in row.error for row in found.rows)
+    plan = rounds.Plan(rounds=1, steps=1)
+    found = rounds.run(train_rows([1], "cpu"), lambda row: task, plan, tmp_path, said.append)
+    assert all(f.ready is None for f in found)
+    assert all(f.error and error in f.error for f in found)
     assert any("failed" in line for line in said)
-    values = report.document(
-        machine={"cpu": "C", "cores_usable": 1, "cores_total": 1, "os": "O"},
-        versions={"torch": "2"},
-        settings={"model": "m", "device": "cpu", "batch": 4, "imgsz": 64, "rounds": 1, "steps": 1},
-        data={},
-        results=[found],
-    )
+    values = results.document(begin_of_training(), {}, found)
     text = report.text(json.loads(json.dumps(values)))
     assert text.count("FAILED: train-1") == 1
     assert "failed" in text
 
 
+def begin_of_training() -> dict[str, Any]:
+    return {
+        "benchmark": "train",
+        "machine": {"cpu": "C", "cores_usable": 1, "cores_total": 1, "os": "O"},
+        "versions": {"torch": "2"},
+        "settings": {"model": "m", "device": "cpu", "batch": 4, "imgsz": 64, "rounds": 1,
+                     "steps": 1},
+    }  # fmt: skip
+
+
 class FakeTraining:
     """A training process whose feed of Ultralytics never starts."""
 
-    def start(self, row: rows.Row, limit: float) -> Started:
-        return Started(error=f"TimeoutError: did not start within {limit:g} s")
+    closed = False
 
-    def steps(self, row: rows.Row, steps: int) -> Slice:
-        return Slice(4 * steps, 1.0, steps=steps)
+    def __init__(self, jobs: Any, folder: Path) -> None:
+        self.name, self.rows, self.began = jobs[0][0].process, [row for row, _ in jobs], ""
+
+    def send(self, what: str, name: str, limit: float) -> None:
+        self.began = name
+
+    def receive(self, limit: float, late: str) -> Ready:
+        if "ultralytics" in self.began:
+            raise rounds.BenchError(f"{self.name}: TimeoutError: did not start within 5 s")
+        return Ready((), "", (0, 0), None, True, {}, process={"amp": False})
+
+    def ask(self, limit: float, what: str, name: str, seconds: float, steps: int) -> Sample:
+        assert not self.closed
+        return Sample(4 * steps, 1.0, steps=steps)
+
+    def _ask_to_stop(self) -> None:
+        FakeTraining.closed = True
+
+    def _end(self, deadline: float) -> None: ...
 
 
-def test_a_feed_that_does_not_start_takes_no_other_along() -> None:
-    ready = TrainReady(True, 1, "SGD", False, 0.0, "", {"fixed-2": "", "yolodata-raw-2": ""})
-    these = [rounds.Measured(r) for r in train_rows([2], "cpu") if "jpeg" not in r.id]
-    trained = train_rounds.Trained(2, these, ready)
+def test_a_feed_that_does_not_start_takes_no_other_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "Session", FakeTraining)
+    task: Any = None
     kept: list[list[int]] = []
-    session: Any = FakeTraining()
-    plan = train_rounds.TrainPlan(rounds=2, steps=3, start_limit=5)
-    train_rounds._measure(
-        trained, session, plan, lambda _: None,
-        lambda: kept.append([len(row.samples) for row in these]),
+    found = rounds.run(
+        [row for row in train_rows([2], "cpu") if "jpeg" not in row.id], lambda row: task,
+        rounds.Plan(rounds=2, steps=3, start_limit=5), tmp_path, lambda _: None,
+        lambda found: kept.append([len(f.samples) for f in found]),
     )  # fmt: skip
-    assert [len(row.samples) for row in these] == [2, 2, 0]
-    assert "ultralytics-2: TimeoutError: did not start within 5 s" in (these[2].error or "")
-    assert kept[:2] == [[1, 0, 0], [1, 1, 0]]  # before it was started
+    assert [len(f.samples) for f in found] == [2, 2, 0]
+    assert "did not start within 5 s" in (found[2].error or "")
+    assert kept[:3] == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]  # before it was started
+    (process,) = results.document(begin_of_training(), {}, found)["processes"]
+    assert process == {"cores": 2, "amp": False, "feeds": {"fixed-2": "", "yolodata-raw-2": ""}}
 
 
-def test_the_switch_goes_on_without_a_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_goes_on_without_a_row() -> None:
+    """One that takes too long to be made, and one that cannot be."""
     sent: list[Any] = []
-    switch: Any = object.__new__(Switch)
-    switch._trainer = types.SimpleNamespace(connection=types.SimpleNamespace(send=sent.append))
-    switch._later, switch._feeds = {"slow": None}, {}
-    switch._make = lambda made: time.sleep(30)
-    assert list(switch._start("slow", 0.1)) == []
-    ((status, started),) = sent
-    assert status == "done"
-    assert "did not start within 0.1 s" in started.error
+    asked = [("start", "slow", 0.1), ("start", "broken", 9.0), ("start", "fine", 9.0), ("stop",)]
+    parent: Any = types.SimpleNamespace(recv=lambda: asked.pop(0), send=sent.append)
+    closed: list[str] = []
+
+    def endless(name: str) -> Any:
+        while name == "fine":
+            yield {"img": np.zeros((2, 3, 4, 4), np.uint8)}
+        raise ConfigError("no such picture")
+
+    def make_one(row: Row, task: Task) -> Subject:
+        if row.id == "slow":
+            time.sleep(30)
+        return Subject(endless(row.id), warm_up=2, close=lambda: closed.append(row.id))
+
+    like = train_rows([2], "cpu")[0]
+    jobs = [(replace(like, id=name), Task(None, 64, 2, 0)) for name in ("slow", "broken", "fine")]
+    here = server.Server(parent, jobs, make_one, warm_steps=1)
+    batches: list[Batch] = list(here)
+    assert len(batches) == 1
+    assert [status for status, _ in sent] == ["failed", "failed", "done"]
+    assert "did not start within 0.1 s" in sent[0][1]
+    assert "no such picture" in sent[1][1]
+    assert closed == ["broken"]
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
 
 
@@ -590,6 +655,6 @@ def test_a_trace_is_summed_up() -> None:
 
 
 def test_arrays_of_any_place_are_looked_at() -> None:
-    assert child._on_host(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
-    assert child._on_host(np.ones(2, np.uint8)).dtype == np.uint8
-    assert child._on_host(torch.ones(2, dtype=torch.uint8)).dtype == np.uint8
+    assert server.on_host(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
+    assert server.on_host(np.ones(2, np.uint8)).dtype == np.uint8
+    assert server.on_host(torch.ones(2, dtype=torch.uint8)).dtype == np.uint8

@@ -19,7 +19,7 @@ from test_shard_decode import KINDS, encoded
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
-dali = pytest.importorskip("yolodata.pipeline.dali")
+dali = pytest.importorskip("yolodata.pipeline.gpu.jpeg_decoder")
 nvidia_dali = pytest.importorskip("nvidia.dali")
 
 

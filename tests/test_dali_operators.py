@@ -66,14 +66,14 @@ def planned(seed: int = 0) -> tuple[list[Any], Any]:
 
 
 def expected(images: list[Any], seed: int) -> list[Any]:
-    index = _native.Index(
+    index = _native.LabelTable(
         np.array([h for h, _ in SIZES], np.uint32),
         np.array([w for _, w in SIZES], np.uint32),
         np.zeros(len(SIZES) + 1, np.uint64),
         np.zeros(0, np.float32),
         np.zeros((0, 4), np.float32),
     )
-    config = {**CONFIG.to_native(), "shuffle": False}
+    config = CONFIG.to_native(shuffle=False)
     recipes = [_native.plan(index, config, seed, 0, i) for i in range(len(SIZES))]
     return [_native.render(recipe, dict(enumerate(images))) for recipe in recipes]
 
@@ -204,14 +204,14 @@ def test_the_page_about_it_runs(fn, tmp_path: Path) -> None:
     sources = {i: shards.image(int(image)) for i, image in enumerate(names["images"])}
     recipes = [
         _native.plan(
-            _native.Index(
+            _native.LabelTable(
                 np.array([h for h, _ in names["sizes"]], np.uint32),
                 np.array([w for _, w in names["sizes"]], np.uint32),
                 np.zeros(9, np.uint64),
                 np.zeros(0, np.float32),
                 np.zeros((0, 4), np.float32),
             ),
-            {**names["config"].to_native(), "shuffle": False},
+            names["config"].to_native(shuffle=False),
             0, 0, i,
         )
         for i in range(8)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import damage, draw_dataset, packed
+from loading import damage, draw_dataset, grouped, packed
 from test_device import IMGSZ, RECIPE, as_output, shards, stream, twin
 from test_device_memory import Stubborn
 from test_segment import with_outlines
 
 from yolodata import AugmentConfig, Loader, YolodataError
-from yolodata.pipeline import detour as detours
-from yolodata.pipeline import retouch
-from yolodata.pipeline.firing import Firing
-from yolodata.pipeline.retouch import composed, seeds
+from yolodata.pipeline.albumentations import pool
+from yolodata.pipeline.albumentations.decisions import Decisions
+from yolodata.pipeline.albumentations.transforms import composed, seeds
+from yolodata.pipeline.gpu import host_transforms
 
 __all__ = ["shards", "twin"]  # fixtures
 TIERS = [(codec, cache) for codec in ("raw", "jpeg") for cache in ("device", "host", "none")]
@@ -48,14 +48,14 @@ both_ways = pytest.mark.parametrize("transforms", [now_and_then, often])
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Seeds of the samples that transforms were given."""
     drawn: list[int] = []
-    changed = retouch.changed
+    changed = pool.apply
 
     def noted(transforms: Any, picture: Any, seed: int) -> Any:
         drawn.append(seed)
         return changed(transforms, picture, seed)
 
-    for module in (retouch, detours):
-        monkeypatch.setattr(module, "changed", noted)
+    for module in (pool, host_transforms):
+        monkeypatch.setattr(module, "apply", noted)
     return drawn
 
 
@@ -63,26 +63,36 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_every_tier_gives_the_stream_of_the_cpu(
     albumentations, shards, twin, seen, codec, cache
 ) -> None:
-    """With a few samples on a detour and with all, and no others."""
+    """With a few samples on a host_job and with all, and no others."""
     for transforms in (now_and_then(albumentations), [albumentations.Sharpen(p=1.0)]):
-        with Loader(shards[codec], 8, transforms=transforms, epochs=2, **SETTINGS) as loader:
+        with Loader(
+            shards[codec], 8, **grouped(transforms=transforms, epochs=2, **SETTINGS)
+        ) as loader:
             want, images = stream(loader), len(loader.dataset)
         drawn = [s for epoch in (0, 1) for s in seeds(4, epoch, np.arange(images))]
-        firing = sorted(drawn[i] for i in Firing(composed(transforms))(drawn))
+        firing = sorted(drawn[i] for i in Decisions(composed(transforms))(drawn))
         assert 0 < len(firing) == len(seen)
         assert sorted(seen) == firing
         for prefetch, seed in ((1, 0), (3, 1), (6, 2)):
             seen.clear()
             twin._random.seed(seed)
             with Loader(
-                shards[codec], 8, transforms=transforms, prefetch=prefetch, epochs=2,
-                device="cuda", cache=cache, **SETTINGS,
-            ) as loader:  # fmt: skip
+                shards[codec],
+                8,
+                **grouped(
+                    transforms=transforms,
+                    prefetch=prefetch,
+                    epochs=2,
+                    device="cuda",
+                    cache=cache,
+                    **SETTINGS,
+                ),
+            ) as loader:
                 assert stream(loader) == want
                 read = loader.telemetry.read()
             assert sorted(seen) == firing
-            assert read.counts["retouched"] == len(firing)
-            assert read.seconds["retouch"] > 0
+            assert read.counts["transformed"] == len(firing)
+            assert read.seconds["transform"] > 0
         seen.clear()
 
 
@@ -93,12 +103,15 @@ def test_they_come_back_as_what_is_asked_for(
     albumentations, shards, twin, transforms, output, channels_last
 ) -> None:
     settings = {**SETTINGS, "transforms": transforms(albumentations)}
-    with Loader(shards["raw"], 8, **settings) as loader:
+    with Loader(shards["raw"], 8, **grouped(**settings)) as loader:
         want = stream(loader, 1, as_output(output))
     with Loader(
-        shards["raw"], 8, device="cuda", cache="device", output=output,
-        channels_last=channels_last, **settings,
-    ) as loader:  # fmt: skip
+        shards["raw"],
+        8,
+        **grouped(
+            device="cuda", cache="device", output=output, channels_last=channels_last, **settings
+        ),
+    ) as loader:
         assert stream(loader, 1) == want
 
 
@@ -113,9 +126,11 @@ def test_masks_go_with_them(albumentations, twin, tmp_path: Path, name: str) -> 
         "task": "segment",
         "transforms": [getattr(albumentations, name)(p=0.5)],
     }
-    with Loader(tmp_path / "shards", 4, **settings) as loader:
+    with Loader(tmp_path / "shards", 4, **grouped(**settings)) as loader:
         want = stream(loader)
-    with Loader(tmp_path / "shards", 4, device="cuda", cache="device", **settings) as loader:
+    with Loader(
+        tmp_path / "shards", 4, **grouped(device="cuda", cache="device", **settings)
+    ) as loader:
         assert stream(loader) == want
 
 
@@ -124,32 +139,32 @@ def test_looking_at_a_sample_too_early_is_noticed(
 ) -> None:
     """Negative control of the twin."""
     settings = {**SETTINGS, "transforms": now_and_then(albumentations)}
-    with Loader(shards["raw"], 8, **settings) as loader:
+    with Loader(shards["raw"], 8, **grouped(**settings)) as loader:
         want = stream(loader, 1)
 
     class Early:
-        def done(self) -> bool:
+        def query(self) -> bool:
             return True
 
-    begin = detours.Detour.begin
+    begin = host_transforms.HostTransformJob.begin
 
     def early(self: Any, *arguments: Any) -> None:
         self._rendered = Early()
         begin(self, *arguments)
 
-    monkeypatch.setattr(detours.Detour, "begin", early)
-    with Loader(shards["raw"], 8, device="cuda", cache="device", **settings) as loader:
+    monkeypatch.setattr(host_transforms.HostTransformJob, "begin", early)
+    with Loader(shards["raw"], 8, **grouped(device="cuda", cache="device", **settings)) as loader:
         assert stream(loader, 1) != want
 
 
 def test_what_is_thrown_away_leaves_nothing_behind(albumentations, shards, twin) -> None:
     settings = {**SETTINGS, "transforms": [albumentations.Sharpen(p=0.7)]}
-    with Loader(shards["raw"], 8, **settings) as loader:
+    with Loader(shards["raw"], 8, **grouped(**settings)) as loader:
         want = stream(loader, 2)
         loader.close_mosaic()
         closed = stream(loader, 1)
     for cache in ("device", "none"):
-        loader = Loader(shards["raw"], 8, device="cuda", cache=cache, **settings)
+        loader = Loader(shards["raw"], 8, **grouped(device="cuda", cache=cache, **settings))
         batches = iter(loader)
         next(batches)
         state = loader.state_dict()
@@ -164,7 +179,7 @@ def test_what_is_thrown_away_leaves_nothing_behind(albumentations, shards, twin)
         assert stream(loader, 1) == closed
         next(iter(loader))
         loader.close()
-        assert not [t.name for t in threading.enumerate() if "retouch" in t.name]
+        assert not [t.name for t in threading.enumerate() if "transform" in t.name]
 
 
 @pytest.mark.parametrize(("codec", "cache"), [("raw", "device"), ("jpeg", "none"), ("raw", "none")])
@@ -173,11 +188,11 @@ def test_a_batch_that_had_no_memory_is_made_later(
     albumentations, shards, twin, transforms, codec, cache
 ) -> None:
     settings = {**SETTINGS, "transforms": transforms(albumentations)}
-    with Loader(shards[codec], 8, **settings) as loader:
+    with Loader(shards[codec], 8, **grouped(**settings)) as loader:
         want = stream(loader, 1)
     draw = random.Random(0)
-    with Loader(shards[codec], 8, device="cuda", cache=cache, **settings) as loader:
-        loader._open_workshop()
+    with Loader(shards[codec], 8, **grouped(device="cuda", cache=cache, **settings)) as loader:
+        loader._open_backend()
         twin.short = lambda: draw.random() < 0.3
         stubborn = Stubborn(loader)
         assert stream(stubborn, 1) == want
@@ -186,12 +201,12 @@ def test_a_batch_that_had_no_memory_is_made_later(
 
 def test_what_cannot_be_read_is_grey_there_too(albumentations, shards, twin, tmp_path) -> None:
     broken = damage(shards["jpeg"], tmp_path / "broken", [3, 5])
-    settings = {**SETTINGS, "transforms": now_and_then(albumentations), "max_bad": 1.0}
-    with Loader(broken, 8, **settings) as loader:
+    settings = {**SETTINGS, "transforms": now_and_then(albumentations), "max_unreadable": 1.0}
+    with Loader(broken, 8, **grouped(**settings)) as loader:
         want = stream(loader, 1)
-        assert len(loader.bad()) == 2
+        assert len(loader.unreadable()) == 2
     for cache in ("device", "none"):
-        with Loader(broken, 8, device="cuda", cache=cache, **settings) as loader:
+        with Loader(broken, 8, **grouped(device="cuda", cache=cache, **settings)) as loader:
             assert stream(loader, 1) == want
 
 
@@ -202,7 +217,9 @@ def test_a_transform_that_fails_ends_the_run(albumentations, shards, twin, cache
             raise RuntimeError("no such luck")
 
     with Loader(
-        shards["raw"], 8, transforms=[Failing(p=0.1)], device="cuda", cache=cache, **SETTINGS
+        shards["raw"],
+        8,
+        **grouped(transforms=[Failing(p=0.1)], device="cuda", cache=cache, **SETTINGS),
     ) as loader:
         for _ in range(2):  # and does so again
             with pytest.raises(YolodataError, match="a transform failed: RuntimeError: no such"):
@@ -229,7 +246,7 @@ def test_a_trainer_keeps_its_device(albumentations, twin, tmp_path, monkeypatch)
             assert loader.device == device
             streams.append(stream(loader, 3))
             counts = loader.telemetry.read().counts
-            changed.append((counts.get("retouched", 0), counts.get("filtered", 0)))
+            changed.append((counts.get("transformed", 0), counts.get("filtered", 0)))
     assert streams[0] == streams[1]
     (on_cpu, none), (away, filtered) = changed
     assert 0 < on_cpu < 30
@@ -254,10 +271,10 @@ def test_a_real_device_gives_the_stream_of_the_cpu(
         [albumentations.Sharpen(p=1.0)],
     ):
         settings = {**SETTINGS, "transforms": transforms}
-        with Loader(shards[codec], 8, **settings) as loader:
+        with Loader(shards[codec], 8, **grouped(**settings)) as loader:
             want = stream(loader, 2, as_output(output))
         with Loader(
-            shards[codec], 8, device="cuda", cache=cache, output=output, **settings
+            shards[codec], 8, **grouped(device="cuda", cache=cache, output=output, **settings)
         ) as loader:
             assert stream(loader) == want
 
@@ -266,10 +283,12 @@ def test_a_real_device_gives_the_stream_of_the_cpu(
 def test_a_busy_consumer_never_sees_a_sample_too_early(albumentations, shards) -> None:
     """The consumer's stream is kept busy while samples are away."""
     settings = {**SETTINGS, "transforms": now_and_then(albumentations)}
-    with Loader(shards["raw"], 8, **settings) as loader:
+    with Loader(shards["raw"], 8, **grouped(**settings)) as loader:
         want = [batch["img"].long().sum() for batch in loader]
     heavy, sums = torch.randn(3000, 3000, device="cuda"), []
-    with Loader(shards["raw"], 8, device="cuda", cache="device", prefetch=2, **settings) as loader:
+    with Loader(
+        shards["raw"], 8, **grouped(device="cuda", cache="device", prefetch=2, **settings)
+    ) as loader:
         for _ in range(4):
             loader.set_epoch(0)
             for batch in loader:

@@ -15,17 +15,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import digest, draw_dataset, packed
-from twin import TwinQueue
+from loading import digest, draw_dataset, grouped, packed
+from twin import TwinStream
 
-from yolodata import AugmentConfig, ConfigError, Loader
-from yolodata.pipeline import dali, device_work, tiers, workshops
-from yolodata.pipeline import device as devices
+from yolodata import AugmentConfig, ConfigError, DeviceOptions, Loader, ValidationLoader
+from yolodata.pipeline import letterbox
 from yolodata.pipeline import loader as loaders
-from yolodata.pipeline.dali import release_unused_memory
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.tiers import Room, choose
-from yolodata.pipeline.work import wait_for
+from yolodata.pipeline.backend import wait_for
+from yolodata.pipeline.gpu import backend as gpu_backend
+from yolodata.pipeline.gpu import batch as gpu_batch
+from yolodata.pipeline.gpu import dataset_cache, image_decoder
+from yolodata.pipeline.gpu import jpeg_decoder as dali
+from yolodata.pipeline.gpu import stream as gpu_stream
+from yolodata.pipeline.gpu.backend import GpuBackend
+from yolodata.pipeline.gpu.dataset_cache import FreeMemory, choose
+from yolodata.pipeline.gpu.jpeg_decoder import release_unused_memory
+from yolodata.pipeline.options import CACHES
 from yolodata.shards import reader
 
 IMGSZ = 64
@@ -52,10 +57,10 @@ def squared(folder: Path) -> None:
 
 
 @pytest.fixture
-def twin(monkeypatch: pytest.MonkeyPatch) -> TwinQueue:
-    queue = TwinQueue()
-    monkeypatch.setattr(devices, "open_queue", lambda device: queue)
-    return queue
+def twin(monkeypatch: pytest.MonkeyPatch) -> TwinStream:
+    stream = TwinStream()
+    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: stream)
+    return stream
 
 
 def stream(loader: Loader, epochs: int = 2, convert: Any = None) -> list[str]:
@@ -79,14 +84,17 @@ def as_output(name: str) -> Any:
 @pytest.mark.parametrize("cache", ["device", "host", "none"])
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
 def test_every_tier_gives_the_stream_of_the_cpu(shards, twin, codec, cache) -> None:
-    with Loader(shards[codec], 8, augment=RECIPE, seed=4, threads=2) as loader:
+    with Loader(shards[codec], 8, **grouped(augment=RECIPE, seed=4, threads=2)) as loader:
         want = stream(loader)
     for prefetch, seed in ((1, 0), (3, 1), (6, 2)):
         twin._random.seed(seed)
         with Loader(
-            shards[codec], 8, augment=RECIPE, seed=4, threads=2, prefetch=prefetch,
-            device="cuda", cache=cache,
-        ) as loader:  # fmt: skip
+            shards[codec],
+            8,
+            **grouped(
+                augment=RECIPE, seed=4, threads=2, prefetch=prefetch, device="cuda", cache=cache
+            ),
+        ) as loader:
             assert stream(loader) == want
             assert loader.cache == cache
             assert loader.preflight
@@ -99,14 +107,38 @@ def test_outputs_need_no_further_pass(shards, twin, output, cache) -> None:
         want = stream(loader, 1, as_output(output))
     for channels_last in (False, True):
         with Loader(
-            shards["raw"], 8, augment=RECIPE, device="cuda", cache=cache, output=output,
-            channels_last=channels_last,
-        ) as loader:  # fmt: skip
+            shards["raw"],
+            8,
+            **grouped(
+                augment=RECIPE,
+                device="cuda",
+                cache=cache,
+                output=output,
+                channels_last=channels_last,
+            ),
+        ) as loader:
             batch = next(iter(loader))
             order = torch.channels_last if channels_last else torch.contiguous_format
             assert batch["img"].is_contiguous(memory_format=order)
             loader.set_epoch(0)
             assert stream(loader, 1) == want
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+@pytest.mark.parametrize("too_small", [0, 16])
+def test_validation_is_the_cpus(shards, twin, monkeypatch, codec, cache, too_small) -> None:
+    """Pictures, padding and labels; also where labels told a size that images do not fit."""
+    shapes = letterbox.batch_shapes
+    monkeypatch.setattr(letterbox, "batch_shapes", lambda *given: shapes(*given) - too_small)
+    settings: dict[str, Any] = {"split": "train", "stride": 16}
+    with ValidationLoader(shards[codec], 8, **settings) as loader:
+        want = stream(loader)
+        assert bool(loader._shrunk) == bool(too_small)
+    options = DeviceOptions("cuda", cache)
+    with ValidationLoader(shards[codec], 8, **settings, device=options) as loader:
+        assert stream(loader) == want
+        assert loader.cache == ("none" if too_small else cache)
 
 
 def test_the_consumers_thread_only_takes_what_is_ready(shards, twin, monkeypatch) -> None:
@@ -123,19 +155,19 @@ def test_the_consumers_thread_only_takes_what_is_ready(shards, twin, monkeypatch
 
         monkeypatch.setattr(owner, name, noted)
 
-    note(DeviceWorkshop, "planned")
-    note(device_work.DeviceWork, "_enqueue")
+    note(GpuBackend, "submit")
+    note(gpu_batch.GpuBatch, "_enqueue")
     note(loaders, "training_batch")
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=3
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="device", prefetch=3)
     ) as loader:
         batches = (batch for _ in range(3) for batch in loader)
         next(batches)
-        assert set(done_here) == {"planned", "_enqueue", "training_batch"}
+        assert set(done_here) == {"submit", "_enqueue", "training_batch"}
         for turn in range(2 * len(loader)):
-            loader._ahead.settle()
-            for step in loader._ahead._steps:
-                wait_for(step.work._plan)
+            loader._prefetcher.settle()
+            for step in loader._prefetcher._steps:
+                wait_for(step.pending._writing)
             done_here.clear()
             next(batches)
             assert not done_here or turn == 0  # what was planned with the first one
@@ -145,13 +177,17 @@ def test_a_loader_on_a_device_resumes_and_changes_its_mind(shards, twin) -> None
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader, 3)
     steps = len(want) // 3
-    with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="device") as first:
+    with Loader(
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="device")
+    ) as first:
         ahead = iter(first)
         for _ in range(3):
             next(ahead)
         state = first.state_dict()
     for cache in ("device", "none"):
-        with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache=cache) as second:
+        with Loader(
+            shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache)
+        ) as second:
             for _ in zip(second, range(2), strict=False):
                 pass  # batches made ahead are thrown away by what follows
             second.load_state_dict(state)
@@ -164,9 +200,11 @@ def test_memory_given_back_too_early_is_noticed(shards, twin, monkeypatch) -> No
     """Negative control of the twin, with labels: addresses that are overwritten would crash it."""
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader, 1)
-    monkeypatch.setattr(devices.Staging, "give", lambda self, m, mark: self._idle.insert(0, m))
+    monkeypatch.setattr(
+        gpu_stream.StagingPool, "give", lambda self, m, event: self._idle.insert(0, m)
+    )
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="none", prefetch=4
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="none", prefetch=4)
     ) as loader:
         # A slow consumer: batches are enqueued ahead of it, and not done when they are.
         assert stream(loader, 1, lambda picture: time.sleep(0.1) or picture) != want
@@ -178,7 +216,9 @@ def test_a_device_without_room_falls_one_tier_and_says_so(shards, twin, codec, c
         want = stream(loader, 1)
     twin.free = 300_000  # enough for batches, not for the dataset
     caplog.set_level(logging.WARNING, "yolodata")
-    with Loader(shards[codec], 8, augment=RECIPE, device="cuda", cache="device") as loader:
+    with Loader(
+        shards[codec], 8, **grouped(augment=RECIPE, device="cuda", cache="device")
+    ) as loader:
         assert stream(loader, 1) == want
         assert loader.cache == "host"
     assert "cache=device does not work here, cache=host is used instead" in caplog.text
@@ -198,7 +238,7 @@ def test_memory_that_cannot_be_locked_falls_to_rendering_on_the_cpu(
         return pinned(nbytes)
 
     monkeypatch.setattr(twin, "pinned", refuse)
-    with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="host") as loader:
+    with Loader(shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="host")) as loader:
         assert stream(loader, 1) == want
         assert loader.cache == "none"
     assert "cannot lock memory" in caplog.text
@@ -208,14 +248,14 @@ def test_memory_that_cannot_be_locked_falls_to_rendering_on_the_cpu(
 def test_the_shards_map_is_read_where_it_lies(shards, twin, monkeypatch, seconds) -> None:
     """Where the driver accepts it and a copy is not faster; the map is let go of on close."""
     locked: dict[int, int] = {}
-    monkeypatch.setattr(twin, "lock", lambda a, n: locked.setdefault(a, n) and a)
-    monkeypatch.setattr(twin, "unlock", locked.pop)
+    monkeypatch.setattr(twin, "register_host", lambda a, n: locked.setdefault(a, n) and a)
+    monkeypatch.setattr(twin, "unregister_host", locked.pop)
     if seconds is not None:
         times = dict(zip(("map", "copy"), seconds, strict=True))
-        monkeypatch.setattr(tiers, "render_seconds", lambda *_: times)
+        monkeypatch.setattr(dataset_cache, "render_seconds", lambda *_: times)
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader, 1)
-    loader = Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="host")
+    loader = Loader(shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="host"))
     assert stream(loader, 1) == want
     assert "pictures/s are rendered from the map" in loader.preflight
     if seconds is None:
@@ -236,7 +276,7 @@ def test_shards_without_a_map_are_read(shards, twin, cache) -> None:
         want = stream(loader, 1)
     with (
         reader.open(shards["raw"], split="train", io="pread") as dataset,
-        Loader(dataset, 8, augment=RECIPE, device="cuda", cache=cache) as loader,
+        Loader(dataset, 8, **grouped(augment=RECIPE, device="cuda", cache=cache)) as loader,
     ):
         assert stream(loader, 1) == want
         assert loader.cache == cache
@@ -247,22 +287,26 @@ def test_what_cannot_be_read_is_grey_in_every_tier(shards, twin, tmp_path, cache
     yaml = draw_dataset(tmp_path / "data", {"train": 12}, sides=(60, 65))
     root = packed(yaml, tmp_path / "shards", "jpeg", IMGSZ)
     file = root / "train" / "shard-00000.safetensors"
-    with Loader(root, 4, augment=RECIPE, max_bad=1.0) as loader:
-        offset = int(loader._selection.shards.offset[5])
-        header = file.stat().st_size - loader._selection.shards.shard_data(0).nbytes
+    with Loader(root, 4, **grouped(augment=RECIPE, max_unreadable=1.0)) as loader:
+        offset = int(loader._subset.shards.offset[5])
+        header = file.stat().st_size - loader._subset.shards.shard_data(0).nbytes
     content = bytearray(file.read_bytes())
     content[header + offset : header + offset + 400] = bytes(400)
     file.write_bytes(content)
-    with Loader(root, 4, augment=RECIPE, max_bad=1.0) as loader:
+    with Loader(root, 4, **grouped(augment=RECIPE, max_unreadable=1.0)) as loader:
         want = stream(loader, 1)
-        bad = loader.bad()
+        bad = loader.unreadable()
         assert len(bad) == 1
-    with Loader(root, 4, augment=RECIPE, max_bad=1.0, device="cuda", cache=cache) as loader:
+    with Loader(
+        root, 4, **grouped(augment=RECIPE, max_unreadable=1.0, device="cuda", cache=cache)
+    ) as loader:
         got = stream(loader, 1)
-        assert list(loader.bad()) == list(bad)
+        assert list(loader.unreadable()) == list(bad)
     assert len(got) == len(want)
     close = AugmentConfig(imgsz=IMGSZ, mosaic=0.0)  # one image a picture: easy to look at
-    with Loader(root, 1, augment=close, max_bad=1.0, device="cuda", cache=cache) as loader:
+    with Loader(
+        root, 1, **grouped(augment=close, max_unreadable=1.0, device="cuda", cache=cache)
+    ) as loader:
         grey = [b for b in loader if b["im_file"][0] in bad]
         assert len(grey) == 1
         assert len(grey[0]["cls"]) == 0
@@ -271,16 +315,16 @@ def test_what_cannot_be_read_is_grey_in_every_tier(shards, twin, tmp_path, cache
 
 def test_memory_is_freed_by_close(shards, twin, monkeypatch) -> None:
     alive: list[Any] = []
-    memory = twin.memory
+    memory = twin.empty
 
     def watched(nbytes: int) -> torch.Tensor:
         made = memory(nbytes)
         alive.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(twin, "memory", watched)
+    monkeypatch.setattr(twin, "empty", watched)
     for cache in ("device", "none"):
-        loader = Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache)
+        loader = Loader(shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache))
         batches = iter(loader)
         next(batches)
         loader.close()
@@ -295,42 +339,46 @@ GB = 10**9
 
 
 def test_auto_leaves_room_for_training() -> None:
-    room = Room(device_free=70 * GB, device_total=80 * GB, host=64 * GB)
-    assert choose("auto", "raw", 20 * GB, room).tier == "device"
-    assert choose("auto", "raw", 30 * GB, room).tier == "host"
-    assert choose("auto", "jpeg", 30 * GB, room).tier == "none"
-    assert choose("auto", "raw", 40 * GB, room).tier == "none"
-    assert choose("auto", "raw", 20 * GB, Room(10 * GB, 80 * GB, 64 * GB)).tier == "host"
+    room = FreeMemory(device_free=70 * GB, device_total=80 * GB, host=64 * GB)
+    assert choose("auto", "raw", 20 * GB, room).cache == "device"
+    assert choose("auto", "raw", 30 * GB, room).cache == "host"
+    assert choose("auto", "jpeg", 30 * GB, room).cache == "none"
+    assert choose("auto", "raw", 40 * GB, room).cache == "none"
+    assert choose("auto", "raw", 20 * GB, FreeMemory(10 * GB, 80 * GB, 64 * GB)).cache == "host"
     assert "30.0 GB" in choose("auto", "raw", 30 * GB, room).why
     assert "up to 2.0 GB of page-locked" in choose("auto", "raw", 40 * GB, room, 0, 2 * GB).why
     # What is kept of JPEG shards takes device memory, too.
     window = choose("auto", "jpeg", 30 * GB, room, 2 * GB)
-    assert (window.tier, "up to 2.0 GB of them in device memory" in window.why) == ("none", True)
-    assert choose("auto", "jpeg", 30 * GB, room, 25 * GB).tier == "host"
+    assert (window.cache, "up to 2.0 GB of them in device memory" in window.why) == ("none", True)
+    assert choose("auto", "jpeg", 30 * GB, room, 25 * GB).cache == "host"
 
 
 def test_ranks_share_the_memory_of_a_machine(shards, twin, monkeypatch) -> None:
     seen = []
-    monkeypatch.setattr(tiers, "choose", lambda *a, real=choose: seen.append(a[3]) or real(*a))
+    monkeypatch.setattr(
+        gpu_backend, "choose", lambda *a, real=choose: seen.append(a[3]) or real(*a)
+    )
     for ranks in (1, 4):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-        with Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache="none") as loader:
-            loader._open_workshop()
+        with Loader(
+            shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache="none")
+        ) as loader:
+            loader._open_backend()
             assert "of them in device memory" in loader.preflight
     assert seen[1].host < 0.5 * seen[0].host
 
 
 @given(
-    st.sampled_from(tiers.CACHES), st.sampled_from(["raw", "jpeg"]),
+    st.sampled_from(CACHES), st.sampled_from(["raw", "jpeg"]),
     *[st.integers(0, 10**13)] * 4,
 )  # fmt: skip
 def test_auto_never_takes_what_is_not_there(cache, codec, nbytes, free, more, host) -> None:
-    choice = choose(cache, codec, nbytes, Room(free, free + more, host))
-    assert cache in ("auto", choice.tier)
+    choice = choose(cache, codec, nbytes, FreeMemory(free, free + more, host))
+    assert cache in ("auto", choice.cache)
     assert choice.why
     if cache == "auto" and nbytes:
-        assert choice.tier != "device" or nbytes < free
-        assert choice.tier != "host" or nbytes < host
+        assert choice.cache != "device" or nbytes < free
+        assert choice.cache != "host" or nbytes < host
 
 
 @pytest.mark.parametrize(
@@ -346,7 +394,7 @@ def test_auto_never_takes_what_is_not_there(cache, codec, nbytes, free, more, ho
 )
 def test_settings_that_do_not_go_together_are_refused(shards, settings, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        Loader(shards["raw"], 4, **settings)
+        Loader(shards["raw"], 4, **grouped(**settings))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -365,7 +413,9 @@ def test_a_real_device_gives_the_stream_of_the_cpu(shards, codec, cache, output)
     with Loader(shards[codec], 8, augment=RECIPE, seed=4) as loader:
         want = stream(loader, 2, as_output(output))
     with Loader(
-        shards[codec], 8, augment=RECIPE, seed=4, device="cuda", cache=cache, output=output
+        shards[codec],
+        8,
+        **grouped(augment=RECIPE, seed=4, device="cuda", cache=cache, output=output),
     ) as loader:
         assert stream(loader) == want
         assert loader.cache == cache
@@ -376,7 +426,9 @@ def test_a_real_device_gives_the_stream_of_the_cpu(shards, codec, cache, output)
 def test_a_real_devices_jpeg_decoder_is_close(shards, cache) -> None:
     with (
         Loader(shards["jpeg"], 8, augment=RECIPE, seed=4) as host,
-        Loader(shards["jpeg"], 8, augment=RECIPE, seed=4, device="cuda", cache=cache) as there,
+        Loader(
+            shards["jpeg"], 8, **grouped(augment=RECIPE, seed=4, device="cuda", cache=cache)
+        ) as there,
     ):
         for ours, theirs in zip(there, host, strict=True):
             apart = (ours["img"].cpu().int() - theirs["img"].int()).abs().float()
@@ -390,7 +442,9 @@ def test_a_real_devices_jpeg_decoder_gives_one_stream(shards) -> None:
     streams = []
     for cache, prefetch in (("device", 4), ("none", 4), ("none", 1)):
         with Loader(
-            shards["jpeg"], 8, augment=RECIPE, seed=4, device="cuda", cache=cache, prefetch=prefetch
+            shards["jpeg"],
+            8,
+            **grouped(augment=RECIPE, seed=4, device="cuda", cache=cache, prefetch=prefetch),
         ) as loader:
             streams.append(stream(loader, 2))
     assert streams[0] == streams[1] == streams[2]
@@ -404,7 +458,7 @@ def test_a_busy_consumer_never_sees_a_batch_too_early(shards) -> None:
     heavy = torch.randn(3000, 3000, device="cuda")
     sums = []
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="device", prefetch=2
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="device", prefetch=2)
     ) as loader:
         for _ in range(4):
             loader.set_epoch(0)
@@ -429,7 +483,7 @@ def test_a_real_devices_memory_is_freed(shards, codec, cache) -> None:
         return torch.cuda.mem_get_info()[0]
 
     def use() -> int:
-        loader = Loader(shards[codec], 8, augment=RECIPE, device="cuda", cache=cache)
+        loader = Loader(shards[codec], 8, **grouped(augment=RECIPE, device="cuda", cache=cache))
         next(iter(loader))
         left = torch.cuda.mem_get_info()[0]
         loader.close()
@@ -447,15 +501,15 @@ def test_a_real_devices_memory_is_freed(shards, codec, cache) -> None:
 @pytest.mark.parametrize("dali_works", [True, False])
 def test_several_runs_of_the_decoder_are_under_way(shards, twin, monkeypatch, dali_works) -> None:
     """Each waits for the other; without DALI, CPU threads do."""
-    monkeypatch.setattr(workshops, "_DECODED_AT_ONCE", 4)
+    monkeypatch.setattr(gpu_backend, "DECODED_AT_ONCE", 4)
     both = threading.Barrier(2, timeout=20)
     with Loader(
-        shards["jpeg"], 8, augment=RECIPE, device="cuda", cache="none", threads=2
+        shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache="none", threads=2)
     ) as loader:
-        read = loader._open_workshop().pictures._load.read
+        decoder = loader._open_backend()._images._source.read.__self__
         if not dali_works:
-            read._dali = None
-        where, name = (dali, "_outputs") if dali_works else (workshops, "decode_into")
+            decoder._dali = None
+        where, name = (dali, "_outputs") if dali_works else (image_decoder, "decode_into")
         real, met = getattr(where, name), threading.Event()
 
         def meet(*arguments: Any) -> Any:
@@ -474,7 +528,9 @@ def test_the_engines_share_is_passed_on_and_reported(shards, twin, monkeypatch) 
     for cache in ("device", "none"):
         for asked, share in (("auto", 0.0), (0.4, 0.4)):
             with Loader(
-                shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache, hw_decoder_load=asked
+                shards["jpeg"],
+                8,
+                **grouped(augment=RECIPE, device="cuda", cache=cache, hw_decoder_load=asked),
             ) as loader:
                 assert loader.hw_decoder_load is None
                 next(iter(loader))
@@ -490,7 +546,9 @@ def test_without_dali_pictures_are_decoded_on_the_cpu(shards, twin, monkeypatch,
         want = stream(loader, 1)
     monkeypatch.setattr(dali.DaliDecoder, "_build", broken)
     for cache in ("device", "none"):
-        with Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache) as loader:
+        with Loader(
+            shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache)
+        ) as loader:
             assert stream(loader, 1) == want
             assert loader.cache == cache
     assert "decoded on the CPU and uploaded, without DALI" in caplog.text

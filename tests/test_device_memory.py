@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from loading import draw_dataset, packed
+from loading import draw_dataset, grouped, packed
 from test_device import IMGSZ, RECIPE, shards, stream, twin
 
 from yolodata import Loader
 from yolodata.errors import is_out_of_memory
-from yolodata.pipeline import dali, workshops
-from yolodata.pipeline.pixels import Pictures
+from yolodata.pipeline.gpu import backend as gpu_backend
+from yolodata.pipeline.gpu import jpeg_decoder as dali
+from yolodata.pipeline.image_cache import ImageCache
+from yolodata.pipeline.options import DeviceOptions
 
 __all__ = ["shards", "twin"]  # fixtures
 TIERS = [("raw", "device"), ("raw", "none"), ("jpeg", "device"), ("jpeg", "none")]
@@ -44,8 +46,10 @@ def test_a_batch_that_had_no_memory_is_made_later(shards, twin, codec, cache) ->
         want = stream(loader, 1)
     for seed in range(3):
         draw = random.Random(seed)
-        with Loader(shards[codec], 8, augment=RECIPE, device="cuda", cache=cache) as loader:
-            loader._open_workshop()
+        with Loader(
+            shards[codec], 8, **grouped(augment=RECIPE, device="cuda", cache=cache)
+        ) as loader:
+            loader._open_backend()
             twin.short = lambda draw=draw: draw.random() < 0.5
             stubborn = Stubborn(loader)
             assert stream(stubborn, 1) == want
@@ -64,14 +68,16 @@ def test_memory_that_comes_free_in_time_is_no_error(shards, twin, codec, cache) 
         full[0] = False
         freed.append(1)
 
-    twin.on_make_room = free
+    twin.on_empty_cache = free
 
     def fill_up(picture: torch.Tensor) -> torch.Tensor:
         full[0] = True
         return picture
 
-    with Loader(shards[codec], 8, augment=RECIPE, device="cuda", cache=cache, prefetch=1) as loader:
-        loader._open_workshop()
+    with Loader(
+        shards[codec], 8, **grouped(augment=RECIPE, device="cuda", cache=cache, prefetch=1)
+    ) as loader:
+        loader._open_backend()
         full[0] = True
         assert stream(loader, 1, fill_up) == want
     assert freed
@@ -88,22 +94,23 @@ def test_a_decoder_without_memory_does_not_blame_the_files(shards, twin, monkeyp
             raise RuntimeError("Error in thread 1: CUDA allocation failed")
         return pictures
 
-    def again(pictures: Pictures, lease: Any) -> None:
+    def again(pictures: ImageCache, lease: Any) -> None:
         begin_anew(pictures, lease)
         lease.ready(lease)  # for an error before, from a thread that comes late
 
-    begin_anew = Pictures.again
-    monkeypatch.setattr(Pictures, "again", again)
-    with Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache="none") as loader:
-        loader._open_workshop()
-        monkeypatch.setattr(workshops, "_DECODED_AT_ONCE", 4)
-        monkeypatch.setattr(loader._open_workshop().pictures._load, "chunk", 4)
+    begin_anew = ImageCache.again
+    monkeypatch.setattr(ImageCache, "again", again)
+    with Loader(
+        shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache="none")
+    ) as loader:
+        monkeypatch.setattr(gpu_backend, "DECODED_AT_ONCE", 4)
+        loader._open_backend()
         monkeypatch.setattr(dali, "_outputs", full)
         monkeypatch.setattr(dali.DaliDecoder, "_by_opencv", None)
         stubborn = Stubborn(loader)
         assert stream(stubborn, 1) == want
         assert stubborn.errors
-        assert not loader.bad()
+        assert not loader.unreadable()
 
 
 def test_the_words_of_allocators_are_known() -> None:
@@ -133,7 +140,7 @@ def test_dali_gives_its_memory_back(shards, twin, monkeypatch, cache) -> None:
 
     monkeypatch.setattr(dali, "_outputs", watched)
     monkeypatch.setattr(backend, "ReleaseUnusedMemory", release, raising=False)
-    loader = Loader(shards["jpeg"], 8, augment=RECIPE, device="cuda", cache=cache)
+    loader = Loader(shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache))
     batches = iter(loader)
     next(batches)
     assert len(pictures) >= 8
@@ -154,9 +161,9 @@ def test_ultralytics_halves_a_batch_that_has_no_room(tmp_path, twin, monkeypatch
     from yolodata.ultralytics import trainer as trainers
 
     class OnDevice(DetectionTrainer):
-        def _delivery(self) -> dict[str, Any]:
+        def _delivery(self) -> DeviceOptions:
             twin.free = 3 * 3 * IMGSZ * IMGSZ
-            return {"device": "cuda", "cache": "none"}
+            return DeviceOptions("cuda", "none")
 
     yaml = draw_dataset(tmp_path / "set", {"train": 6, "val": 2})
     for split in ("train", "val"):

@@ -13,15 +13,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from loading import grouped
 from test_detour import SETTINGS, TIERS, often, seen
 from test_device import shards, stream, twin
 
 from yolodata import Loader
 from yolodata._native import Filter
-from yolodata.pipeline.filtering import Filtering
-from yolodata.pipeline.filters import filter_of, is_exact
-from yolodata.pipeline.firing import Firing
-from yolodata.pipeline.retouch import composed, seeds
+from yolodata.pipeline.albumentations.decisions import Decisions
+from yolodata.pipeline.albumentations.filters import filter_of, is_exact
+from yolodata.pipeline.albumentations.transforms import composed, seeds
+from yolodata.pipeline.gpu.device_transforms import DeviceTransforms
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -135,18 +136,28 @@ def test_every_tier_gives_the_stream_of_the_cpu(
     A = albumentations
     on_cpu = (codec, cache) == ("raw", "none")  # which renders there
     for transforms in (often(A), [A.RandomGamma(p=1.0)], [A.CLAHE(p=0.2)]):
-        with Loader(shards[codec], 8, transforms=transforms, epochs=2, **SETTINGS) as loader:
+        with Loader(
+            shards[codec], 8, **grouped(transforms=transforms, epochs=2, **SETTINGS)
+        ) as loader:
             want, images = stream(loader), len(loader.dataset)
         of_epochs = [s for epoch in (0, 1) for s in seeds(4, epoch, np.arange(images))]
-        found = Firing(composed(transforms), on_device=not on_cpu)(of_epochs)
+        found = Decisions(composed(transforms), on_device=not on_cpu)(of_epochs)
         away = sorted(of_epochs[at] for at, filters in found.items() if filters is None)
         for prefetch, seed in ((1, 0), (4, 1)):
             seen.clear()
             twin._random.seed(seed)
             with Loader(
-                shards[codec], 8, transforms=transforms, prefetch=prefetch, epochs=2,
-                device="cuda", cache=cache, **SETTINGS,
-            ) as loader:  # fmt: skip
+                shards[codec],
+                8,
+                **grouped(
+                    transforms=transforms,
+                    prefetch=prefetch,
+                    epochs=2,
+                    device="cuda",
+                    cache=cache,
+                    **SETTINGS,
+                ),
+            ) as loader:
                 assert stream(loader) == want
                 counts = loader.telemetry.read().counts
             assert sorted(seen) == away
@@ -158,10 +169,10 @@ def test_every_tier_gives_the_stream_of_the_cpu(
 def test_a_filter_that_is_left_out_is_noticed(albumentations, shards, twin, monkeypatch) -> None:
     """Negative control."""
     settings = {**SETTINGS, "transforms": [albumentations.Blur(p=0.3)]}
-    with Loader(shards["raw"], 8, **settings) as loader:
+    with Loader(shards["raw"], 8, **grouped(**settings)) as loader:
         want = stream(loader, 1)
-    monkeypatch.setattr(Filtering, "enqueue", lambda *_: None)
-    with Loader(shards["raw"], 8, device="cuda", cache="device", **settings) as loader:
+    monkeypatch.setattr(DeviceTransforms, "enqueue", lambda *_: None)
+    with Loader(shards["raw"], 8, **grouped(device="cuda", cache="device", **settings)) as loader:
         assert stream(loader, 1) != want
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from yolodata import _native
 from yolodata.parity import kinds
-from yolodata.pipeline.firing import Firing, shares
-from yolodata.pipeline.retouch import composed, draw_from, seeds
+from yolodata.pipeline.albumentations.decisions import Decisions, shares
+from yolodata.pipeline.albumentations.transforms import composed, draw_from, seeds
 
 DRAWN = seeds(7, 3, np.arange(4000))
 ON_DEVICE = {"Blur", "MedianBlur", "ToGray", "CLAHE", "RandomBrightnessContrast", "RandomGamma"}
@@ -71,21 +71,21 @@ def test_what_fires_is_known_beforehand(albumentations, monkeypatch, name: str) 
     transforms = composed(COMPOSITIONS[name](albumentations))
     happened = applied(albumentations, transforms, monkeypatch)
     want = [i for i, names in enumerate(happened) if names]
-    assert Firing(transforms)(DRAWN) == dict.fromkeys(want)
+    assert Decisions(transforms)(DRAWN) == dict.fromkeys(want)
     # A device applies those of its own, and leaves samples with any other to the CPU.
     filters = {
         i: None if set(names) - ON_DEVICE else len(names)
         for i, names in enumerate(happened)
         if names
     }
-    found = Firing(transforms, on_device=True)(DRAWN)
+    found = Decisions(transforms, on_device=True)(DRAWN)
     assert {i: None if f is None else len(f) for i, f in found.items()} == filters
     changed, away = shares(transforms, on_device=True)
     assert changed == pytest.approx(len(want) / len(DRAWN), abs=0.03)
     assert away == pytest.approx(list(filters.values()).count(None) / len(DRAWN), abs=0.03)
     assert shares(transforms) == (changed, changed)
     if 0 < len(want) < len(DRAWN):
-        assert list(Firing(transforms)([seed + 1 for seed in DRAWN])) != want
+        assert list(Decisions(transforms)([seed + 1 for seed in DRAWN])) != want
 
 
 def test_python_s_numbers_are_known_to_native_code() -> None:
@@ -110,7 +110,7 @@ def test_a_plain_list_is_asked_only_where_something_fires(albumentations, monkey
             return super().should_apply(force_apply) and super().should_apply(force_apply)
 
     def asked(transforms: Any) -> int:
-        firing, count = Firing(composed(transforms)), 0
+        firing, count = Decisions(composed(transforms)), 0
         decide = firing._decided
 
         def counted(seed: int) -> Any:
@@ -156,5 +156,5 @@ def test_what_decides_for_itself_always_fires(albumentations) -> None:
 
     for leaf in (Odd(p=0.1), Broken(p=0.1)):
         for on_device in (False, True):
-            found = Firing(composed([leaf]), on_device)(DRAWN[:50])
+            found = Decisions(composed([leaf]), on_device)(DRAWN[:50])
             assert found == dict.fromkeys(range(50))

@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from loading import grouped
 from test_device import IMGSZ, RECIPE, shards, twin
-from twin import TwinMark, TwinQueue
+from twin import TwinEvent, TwinStream
 
 from yolodata import ConfigError, Loader, ValidationLoader
-from yolodata.pipeline import device_workshop
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.pixels import Pictures
-from yolodata.pipeline.tiers import Resident
-from yolodata.pipeline.work import Workshop
+from yolodata.pipeline.cpu.backend import CpuBackend
+from yolodata.pipeline.gpu import backend as gpu_backend
+from yolodata.pipeline.gpu.backend import GpuBackend
+from yolodata.pipeline.gpu.dataset_cache import CachedDataset
+from yolodata.pipeline.image_cache import ImageCache
 
 __all__ = ["shards", "twin"]  # fixtures
 
@@ -41,7 +42,7 @@ def said_by_child(act: Callable[[], list[str]]) -> list[str]:
 
 
 @pytest.fixture
-def calls(twin: TwinQueue, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def calls(twin: TwinStream, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked of the device, and of what the parent opened."""
     made: list[str] = []
 
@@ -54,23 +55,23 @@ def calls(twin: TwinQueue, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(owner, name, noted)
 
-    for owner in (TwinQueue, TwinMark, DeviceWorkshop, Workshop, Pictures, Resident):
+    for owner in (TwinStream, TwinEvent, GpuBackend, CpuBackend, ImageCache, CachedDataset):
         for name, value in list(vars(owner).items()):
             if callable(value) and not name.startswith("_"):
                 note(owner, name)
-    note(device_workshop, "release_unused_memory")
+    note(gpu_backend, "release_unused_memory")
     return made
 
 
 @pytest.mark.parametrize("way", ["forgotten", "closed", "at exit"])
 @pytest.mark.parametrize(("codec", "cache"), [("raw", "device"), ("raw", "none"), ("jpeg", "none")])
 def test_a_child_asks_nothing_of_the_device(shards, calls, codec, cache, way) -> None:
-    loader = Loader(shards[codec], 8, augment=RECIPE, device="cuda", cache=cache)
+    loader = Loader(shards[codec], 8, **grouped(augment=RECIPE, device="cuda", cache=cache))
     held = [loader, iter(loader)]
     next(held[1])
-    loader._ahead.settle()
-    works = [weakref.ref(step.work) for step in loader._ahead._steps]
-    finalizers = [loader._stop_workshop, loader._ahead._background._end]
+    loader._prefetcher.settle()
+    pending = [weakref.ref(step.pending) for step in loader._prefetcher._steps]
+    finalizers = [loader._close_backend, loader._prefetcher._thread._end]
     del loader
 
     def end() -> list[str]:
@@ -83,15 +84,15 @@ def test_a_child_asks_nothing_of_the_device(shards, calls, codec, cache, way) ->
         held.clear()
         gc.collect()
         # If they were freed, events and memory that other streams have used would ask the driver.
-        return [*calls, *("freed" for ref in works if ref() is None)]
+        return [*calls, *("freed" for ref in pending if ref() is None)]
 
-    assert works
+    assert pending
     assert said_by_child(end) == []
     calls.clear()
     held.clear()  # the parent's own end
     gc.collect()
-    assert {"DeviceWorkshop.close", "TwinMark.wait"} <= set(calls)
-    assert all(ref() is None for ref in works)
+    assert {"GpuBackend.close", "TwinEvent.synchronize"} <= set(calls)
+    assert all(ref() is None for ref in pending)
 
 
 def test_a_child_does_not_touch_the_threads_of_validation(shards, calls) -> None:
@@ -108,12 +109,14 @@ def test_a_child_does_not_touch_the_threads_of_validation(shards, calls) -> None
     assert said_by_child(end) == []
     held.clear()
     gc.collect()
-    assert {"Workshop.drop", "Workshop.close"} <= set(calls)
+    assert {"CpuBackend.discard", "CpuBackend.close"} <= set(calls)
 
 
 def test_a_child_cannot_move_the_parents_stream(shards, twin) -> None:
     """Nor does it wait for a thread that it does not have."""
-    with Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache="device") as loader:
+    with Loader(
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="device")
+    ) as loader:
         next(iter(loader))
 
         def move() -> list[str]:

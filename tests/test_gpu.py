@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import digest, draw_dataset, packed
+from loading import digest, draw_dataset, grouped, packed
 from test_pose import with_keypoints
 from test_segment import with_outlines
 
@@ -51,9 +51,9 @@ def test_every_task_has_the_stream_of_the_cpu(datasets, task: str, cache: str) -
     pasted = {} if task == "pose" else {"copy_paste": 0.8}
     augment = AugmentConfig(imgsz=IMGSZ, mixup=0.4, cutmix=0.4, degrees=10.0, **pasted)
     settings: dict[str, Any] = {"augment": augment, "task": task, "seed": 2}
-    with Loader(datasets[task], 4, **settings) as loader:
+    with Loader(datasets[task], 4, **grouped(**settings)) as loader:
         want = stream(loader)
-    with Loader(datasets[task], 4, device="cuda", cache=cache, **settings) as loader:
+    with Loader(datasets[task], 4, **grouped(device="cuda", cache=cache, **settings)) as loader:
         assert stream(loader) == want
 
 
@@ -64,8 +64,10 @@ def test_channels_last_reaches_the_first_convolution(datasets, output: str) -> N
     layer = torch.nn.Conv2d(3, 16, 3, device="cuda").to(memory_format=torch.channels_last)
     settings: dict[str, Any] = {"augment": AugmentConfig(imgsz=IMGSZ), "device": "cuda"}
     with (
-        Loader(datasets["obb"], 4, output=output, channels_last=True, **settings) as last,
-        Loader(datasets["obb"], 4, output=output, **settings) as first,
+        Loader(
+            datasets["obb"], 4, **grouped(output=output, channels_last=True, **settings)
+        ) as last,
+        Loader(datasets["obb"], 4, **grouped(output=output, **settings)) as first,
     ):
         for ours, other in zip(last, first, strict=True):
             picture = ours["img"]

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from yolodata.bench import command, rows
-from yolodata.bench.training.rows import train_rows
+from yolodata.bench import benchmark, rows
+from yolodata.bench.subject import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = ROOT / "benchmarks" / "gpu"
@@ -86,14 +86,14 @@ def test_files_and_modules_exist(stages: dict[str, list[str]]) -> None:
 
 def test_rows_and_arguments_exist(stages: dict[str, list[str]]) -> None:
     loaders = [row.id for row in rows.gpu_rows(16)]
-    trained = [row.id for row in train_rows([16, 2], "cuda")]
+    trained = [row.id for row in rows.train_rows([16, 2], "cuda")]
     seen = 0
     for words in stages.values():
         if "yolodata.bench" not in words:
             continue
         mine = words[words.index("yolodata.bench") + 1 :]
         parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
+        benchmark.add_arguments(parser)
         args = parser.parse_args(mine)
         names = trained if args.what == "train" else loaders
         for pattern in args.only:
@@ -249,7 +249,7 @@ def test_a_row_that_fails_stops_no_other(
     probe, out = script("probe"), tmp_path / "out.json"
     make = probe.make
 
-    def refuse(row: rows.Row, task: Any) -> Any:
+    def refuse(row: Row, task: Any) -> Any:
         if row.id == "gpu-copy-host":
             raise RuntimeError("no page-locked memory")
         return make(row, task)

@@ -14,12 +14,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import differences, digest, draw_dataset, packed, sample_digests, upstream_dataset
+from loading import (
+    differences,
+    digest,
+    draw_dataset,
+    grouped,
+    packed,
+    sample_digests,
+    upstream_dataset,
+)
 
 import yolodata
 from yolodata.errors import ConfigError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
+from yolodata.pipeline.options import Ranks
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.validation import ValidationLoader
 
@@ -39,7 +48,7 @@ def shards(request: pytest.FixtureRequest, source: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         if window:  # as of a large dataset: mosaic partners are near in time
             small = {"streams": 4, "window": 3}
-            patch.setattr("yolodata.pipeline.selection.reuse_window", lambda images: small)
+            patch.setattr("yolodata.pipeline.subset.reuse_window", lambda images: small)
         yield packed(source, source.parent / codec, codec, IMGSZ)
 
 
@@ -50,7 +59,9 @@ every_path = pytest.mark.parametrize(
 
 def make(shards: Path, batch_size: int = 8, **settings: Any) -> Loader:
     return Loader(
-        shards, batch_size, **{"augment": AUGMENT, "threads": 2, "prefetch": 2, **settings}
+        shards,
+        batch_size,
+        **grouped(**{"augment": AUGMENT, "threads": 2, "prefetch": 2, **settings}),
     )
 
 
@@ -287,7 +298,7 @@ def test_polygons_count_only_if_all_objects_have_one(tmp_path: Path, mixed: bool
     for settings in ({}, {"classes": [0, 1]}):
         theirs = upstream_dataset(source, "train", IMGSZ, "train", 8, **settings)
         with make(out, **settings) as loader:
-            assert (loader._selection.polygon is None) == mixed
+            assert (loader._subset.polygon is None) == mixed
             list(loader)
             for mine, label in zip(loader.dataset.labels, theirs.labels, strict=True):
                 np.testing.assert_array_equal(mine["bboxes"], label["bboxes"])
@@ -317,7 +328,9 @@ def test_fraction_counts_what_was_left_out(tmp_path: Path) -> None:
 def test_schedule(
     images: int, batch_size: int, world_size: int, drop_last: bool, start: int
 ) -> None:
-    ranks = [Schedule(images, batch_size, r, world_size, drop_last) for r in range(world_size)]
+    ranks = [
+        Schedule(images, batch_size, Ranks(r, world_size), drop_last) for r in range(world_size)
+    ]
     assert len({(s.steps, s.samples, s.drops) for s in ranks}) == 1
 
     def deal(position: int) -> list[list[int]]:
@@ -357,7 +370,7 @@ def test_settings_are_checked(shards: Path) -> None:
         ({"fraction": 0}, "fraction must be"),
         ({"fraction": 1.5}, "fraction=1.5 is above 1"),
         ({"classes": [0, 9]}, r"names \[9\]"),
-        ({"max_bad": 2}, "max_bad"),
+        ({"max_unreadable": 2}, "max_unreadable"),
         ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
         ({"threads": 1.5}, "threads must be a whole number, got 1.5"),
         ({"prefetch": True}, "prefetch must be a whole number, got True"),
@@ -380,7 +393,7 @@ def test_settings_are_checked(shards: Path) -> None:
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
     ):
         with pytest.raises(ConfigError, match=message):
-            ValidationLoader(shards, split="train", **{"batch_size": 8, **settings})
+            ValidationLoader(shards, **grouped(split="train", **{"batch_size": 8, **settings}))
     with make(shards) as loader, pytest.raises(ConfigError, match=r"0 to 2\*\*32 - 1, got -1"):
         loader.set_epoch(-1)
     dataset = yolodata.open_shards(shards, split="train")

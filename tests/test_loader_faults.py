@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import damage, digest, draw_dataset, packed, sample_digests
+from loading import damage, digest, draw_dataset, grouped, packed, sample_digests
 
 from yolodata.errors import ConfigError, ShardError
-from yolodata.pipeline import sources
-from yolodata.pipeline.bad import labels_without
+from yolodata.pipeline import image_reader as sources
 from yolodata.pipeline.config import AugmentConfig
+from yolodata.pipeline.cpu.buffer_pool import BufferPool
+from yolodata.pipeline.image_cache import ImageCache, ImageSource
 from yolodata.pipeline.loader import Loader
-from yolodata.pipeline.pixels import BatchBuffers, Load, Pictures
+from yolodata.pipeline.unreadable import labels_without
 from yolodata.shards import reader
 from yolodata.telemetry import Telemetry
 
@@ -40,7 +41,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def make(shards: Any, batch_size: int = 8, **settings: Any) -> Loader:
     return Loader(
-        shards, batch_size, **{"augment": AUGMENT, "threads": 2, "prefetch": 2, **settings}
+        shards,
+        batch_size,
+        **grouped(**{"augment": AUGMENT, "threads": 2, "prefetch": 2, **settings}),
     )
 
 
@@ -56,14 +59,14 @@ def test_damaged_sample_is_replaced(
             batches = list(loader)
             name = loader.dataset.im_files[victim]
             expected = [name] if path == shards else []
-            assert list(loader.bad()) == expected
+            assert list(loader.unreadable()) == expected
             if expected:
-                assert ("checksum" if codec == "raw" else "picture") in loader.bad()[name]
+                assert ("checksum" if codec == "raw" else "picture") in loader.unreadable()[name]
             return batches
 
     with caplog.at_level(logging.WARNING, "yolodata"):
         broken = epoch(shards, 2)
-    assert len([r for r in caplog.records if "replaced by a grey picture" in r.message]) == 1
+    assert len([r for r in caplog.records if "replaced by a grey image" in r.message]) == 1
     assert [digest(b) for b in epoch(shards, 1)] == [digest(b) for b in broken]
     whole = epoch(both[codec], 2)
     assert [len(b["im_file"]) for b in broken] == [len(b["im_file"]) for b in whole]
@@ -96,27 +99,27 @@ def test_too_many_damaged_samples_end_the_run(
         list(loader)
     names = [loader.dataset.im_files[i] for i in (3, 30, 50)]
     assert sum(name in str(error.value) for name in names) >= 2
-    assert f"of {IMAGES} images cannot be read, more than max_bad=1.00%" in str(error.value)
-    with make(shards, check=True, max_bad=0.05) as loader:
+    assert f"of {IMAGES} images cannot be read, more than max_unreadable=1.00%" in str(error.value)
+    with make(shards, check=True, max_unreadable=0.05) as loader:
         assert len(list(loader)) == len(loader)
-        assert len(loader.bad()) == 3
+        assert len(loader.unreadable()) == 3
     one = damage(both[codec], tmp_path / "one", [3])
-    with make(one, check=True, max_bad=0.0) as loader, pytest.raises(ShardError):
+    with make(one, check=True, max_unreadable=0.0) as loader, pytest.raises(ShardError):
         list(loader)
 
 
 def test_labels_without_nothing_are_all_labels(both: dict[str, Path]) -> None:
     with make(both["jpeg"], 16) as loader:
         loader._fill()
-        work = loader._ahead.at(0, 0).work
-        work.wait()
-        recipes = work._planned().recipes()
-        mine, native = labels_without(loader._selection, recipes, frozenset()), work.labels()
+        pending = loader._prefetcher.at(0, 0).pending
+        pending.wait()
+        recipes = pending._samples.recipes()
+        mine, native = labels_without(loader._subset, recipes, frozenset()), pending.labels()
         assert set(mine) == set(native)
         for name in native:
             np.testing.assert_array_equal(mine[name], native[name])
         everything = frozenset(range(IMAGES))
-        assert len(labels_without(loader._selection, recipes, everything)["cls"]) == 0
+        assert len(labels_without(loader._subset, recipes, everything)["cls"]) == 0
 
 
 @CODECS
@@ -133,7 +136,7 @@ def test_each_picture_is_decoded_about_once(
 ) -> None:
     """With a reuse window that is much smaller than the dataset, and a real epoch of mosaics."""
     monkeypatch.setattr(
-        "yolodata.pipeline.selection.reuse_window", lambda images: {"streams": 4, "window": 3}
+        "yolodata.pipeline.subset.reuse_window", lambda images: {"streams": 4, "window": 3}
     )
     mosaic = AugmentConfig(imgsz=IMGSZ, mosaic=1.0, mixup=0.5)
     outputs = decodes = 0
@@ -141,7 +144,7 @@ def test_each_picture_is_decoded_about_once(
         with make(both["jpeg"], 2, augment=mosaic, rank=rank, world_size=2, epochs=3) as loader:
             for _ in range(3):
                 outputs += sum(len(batch["im_file"]) for batch in loader)
-            assert len(loader._open_workshop().pictures._pictures) <= 6 + 4 * 2
+            assert len(loader._open_backend().images._images) <= 6 + 4 * 2
             decodes += loader.telemetry.read().counts["decodes"]
     # Twelve pictures fill the window again in each epoch, as many as are left in it.
     assert outputs == 3 * 62
@@ -151,11 +154,11 @@ def test_each_picture_is_decoded_about_once(
 def test_oldest_pictures_go_first() -> None:
     read: list[int] = []
 
-    def load(image: int, memory: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
-        read.append(image)
-        return np.full(3, image, np.uint8)
+    def load(images: list[int], memory: list[Any]) -> list[tuple[Any, str]]:
+        read.extend(images)
+        return [(np.full(3, image, np.uint8), "") for image in images]
 
-    pictures = Pictures(Load(load, lambda i: (1, 1), 1, capacity=3), Telemetry())
+    pictures = ImageCache(ImageSource(load, threads=1, capacity=3), Telemetry())
 
     def use(*images: int, age: int) -> None:
         ready = threading.Event()
@@ -172,7 +175,7 @@ def test_oldest_pictures_go_first() -> None:
 
 
 def test_batches_keep_their_memory() -> None:
-    buffers = BatchBuffers(spare=2)
+    buffers = BufferPool(spare=2)
     first = buffers.take(2, 8, 8)
     view = first[1, 0]
     address = first.data_ptr()
@@ -258,7 +261,7 @@ def test_errors_in_the_background_reach_the_consumer(
         def fail(*_: Any) -> Any:
             raise RuntimeError("no such picture")
 
-        monkeypatch.setattr(Pictures, "pointers", fail)
+        monkeypatch.setattr(ImageCache, "pointers", fail)
         with pytest.raises(RuntimeError, match="no such picture"):
             list(itertools.islice(iterator, 5))
         position = loader.state_dict()["position"]
@@ -278,7 +281,7 @@ def test_survives_an_interruption(both: dict[str, Path], monkeypatch: pytest.Mon
         time.sleep(0.05)
         return slow(*arguments)
 
-    monkeypatch.setattr("yolodata.pipeline.sources.decode_into", slowly)
+    monkeypatch.setattr("yolodata.pipeline.image_reader.decode_into", slowly)
     with make(both["jpeg"]) as loader:
         got = []
         interruptions = 0

@@ -213,6 +213,61 @@ def test_a_recipe_that_would_read_elsewhere_is_refused(
         Recipe.from_dict(incomplete)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"fliplrr": True}, {"layer": {"past": None}}, {"tile": {"x3": 1}}]
+)
+def test_a_key_of_a_recipe_that_nobody_reads_is_refused(changes: dict[str, Any]) -> None:
+    (name,) = changes.get("layer", changes.get("tile", changes))
+    with pytest.raises(ValueError, match=name):
+        Recipe.from_dict(recipe_with(**changes))
+
+
+def test_what_a_recipe_does_not_name_is_not_done() -> None:
+    whole = recipe_with()
+    bare = {key: whole[key] for key in ("size", "layers")}
+    assert Recipe.from_dict(bare) == Recipe.from_dict(whole)
+
+
+SETTINGS = {
+    name: getattr(AugmentConfig(imgsz=64, copy_paste_mode="mixup").to_native(), name)
+    for name in vars(_native.PlanConfig)
+    if not name.startswith("_")
+}
+
+
+def test_settings_of_the_planner_are_typed() -> None:
+    """Every one must be given, by its name and type, and none can be changed."""
+    assert _native.PlanConfig(**SETTINGS).copy_paste_mode == "mixup"
+    for name, value in SETTINGS.items():
+        assert getattr(_native.PlanConfig(**SETTINGS), name) == value
+        with pytest.raises(TypeError, match=f"lacks the setting {name}$"):
+            _native.PlanConfig(**{k: v for k, v in SETTINGS.items() if k != name})
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            _native.PlanConfig(**{**SETTINGS, name: ()})
+        with pytest.raises(AttributeError):
+            setattr(_native.PlanConfig(**SETTINGS), name, value)
+    with pytest.raises(TypeError, match="no setting bgrr"):
+        _native.PlanConfig(**SETTINGS, bgrr=0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"imgsz": 0}, "imgsz must be 1 to 16384, got 0"),
+        ({"mosaic_grid": 5}, "4 or 9, got 5"),
+        ({"streams": 0}, "streams must be 1 or more"),
+        ({"window": -1}, "window must be 0"),
+        ({"mask_ratio": -4}, "mask_ratio must be 0"),
+        ({"degrees": float("inf")}, "degrees must be a finite number"),
+    ],
+)
+def test_settings_that_the_planner_could_not_follow_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _native.PlanConfig(**{**SETTINGS, **changes})
+
+
 def test_images_of_another_size_are_refused() -> None:
     recipe = Recipe.from_dict(recipe_with())
     with pytest.raises(ValueError, match="no pixels"):
@@ -292,15 +347,16 @@ def test_probabilities_are_kept() -> None:
 def test_partners_come_from_the_whole_dataset_or_from_the_window() -> None:
     n = 640
     index = make_index([(48, 64)] * n)
-    native = AugmentConfig(imgsz=64, mosaic=1.0).to_native()
+    augment = AugmentConfig(imgsz=64, mosaic=1.0)
+    native = augment.to_native()
 
-    def partners(config: dict[str, Any], position: int) -> set[int]:
+    def partners(config: _native.PlanConfig, position: int) -> set[int]:
         tiles = _native.plan(index, config, 0, 0, position).to_dict()["layers"][0]["tiles"]
         return {tile["image"] for tile in tiles}
 
     everywhere = set().union(*(partners(native, p) for p in range(n)))
     assert len(everywhere) > 0.9 * n
-    windowed = {**native, "streams": 4, "window": 8}
+    windowed = augment.to_native(streams=4, window=8)
     order = _native.permute(np.arange(n), n, 0, 0)
     for position in (0, 3, 31, 32, 200, n - 1):
         stream, turn = position % 4, position // 4
@@ -361,8 +417,8 @@ engine.submit_plan(make_index([(8, 8)]), config, 0, 0, np.array([0])).wait()
 child = os.fork()
 if child == 0:
     try:
-        engine.submit_plan(make_index([(8, 8)]), {{}}, 0, 0, np.array([0]))
-    except (RuntimeError, KeyError):
+        engine.submit_plan(make_index([(8, 8)]), config, 0, 0, np.array([0]))
+    except RuntimeError:
         del engine  # its threads are not here
         sys.exit(7)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -22,7 +22,7 @@ import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
-from yolodata.ultralytics.limits import UPSTREAM_TRAINERS
+from yolodata.ultralytics.fallback import UPSTREAM_TRAINERS
 
 
 @pytest.fixture(scope="module")

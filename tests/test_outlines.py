@@ -20,7 +20,9 @@ corner = st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32))
 polygons = st.lists(st.lists(corner, min_size=3, max_size=12), min_size=1, max_size=6)
 
 
-def index_of(outlines: Outlines, size: int, points: int, oriented: bool = False) -> _native.Index:
+def index_of(
+    outlines: Outlines, size: int, points: int, oriented: bool = False
+) -> _native.LabelTable:
     """One picture of `size` x `size` with objects of these outlines, in 0-1."""
     flat = np.array([point for outline in outlines for point in outline], np.float32)
     lengths = [len(outline) for outline in outlines]
@@ -29,7 +31,7 @@ def index_of(outlines: Outlines, size: int, points: int, oriented: bool = False)
         low, high = np.min(outline, 0), np.max(outline, 0)
         boxes.append([*(low + high) / 2, *(high - low)])
     side = np.array([size], np.uint32)
-    return _native.Index(
+    return _native.LabelTable(
         side, side,
         np.array([0, len(outlines)], np.uint64),
         np.arange(len(outlines), dtype=np.float32),
@@ -115,7 +117,7 @@ def test_oriented_boxes_are_opencvs(outlines: Outlines, degrees: int) -> None:
             np.testing.assert_allclose(ours[:4], theirs[:4], atol=1e-5)
 
 
-def pasted(mode: str, **changes: Any) -> tuple[Recipe, dict[int, Any], _native.Index]:
+def pasted(mode: str, **changes: Any) -> tuple[Recipe, dict[int, Any], _native.LabelTable]:
     """A recipe that pastes, its images and its index."""
     sizes = [(96, 96)] * 6
     images, index = make_images(sizes), make_index(sizes, outlines=100)

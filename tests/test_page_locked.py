@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from loading import grouped
 from test_device import IMGSZ, RECIPE, shards, stream, twin
 
 from yolodata import Loader
-from yolodata.pipeline import device
-from yolodata.pipeline.device_workshop import DeviceWorkshop
-from yolodata.pipeline.page_locked import page_locked
+from yolodata.pipeline.gpu import stream as device
+from yolodata.pipeline.gpu.context import GpuContext
+from yolodata.pipeline.gpu.pinned import page_locked
 
 __all__ = ["shards", "twin"]  # fixtures
 
@@ -29,11 +30,11 @@ class Driver:
         self.first_bytes: list[bytes] = []
         self._moved = moved
 
-    def lock(self, address: int, nbytes: int) -> int:
+    def register_host(self, address: int, nbytes: int) -> int:
         self.locked[address] = nbytes
         return address + self._moved
 
-    def unlock(self, address: int) -> None:
+    def unregister_host(self, address: int) -> None:
         self.first_bytes.append(ctypes.string_at(address, 3))  # still there
         del self.locked[address]
 
@@ -41,7 +42,7 @@ class Driver:
 def test_it_is_unlocked_with_its_last_view_and_before_it_is_freed() -> None:
     driver = Driver()
     nbytes = 157 * 1000 * 1000 + 1
-    memory = page_locked(nbytes, driver.lock, driver.unlock)
+    memory = page_locked(nbytes, driver.register_host, driver.unregister_host)
     assert (memory.numel(), memory.data_ptr() % 4096) == (nbytes, 0)
     assert driver.locked == {memory.data_ptr(): nbytes}
     memory[:3] = torch.tensor([1, 2, 3])
@@ -57,31 +58,31 @@ def test_it_is_unlocked_with_its_last_view_and_before_it_is_freed() -> None:
 def test_memory_at_another_address_is_refused_and_unlocked() -> None:
     driver = Driver(moved=4096)
     with pytest.raises(RuntimeError, match="another address"):
-        page_locked(100, driver.lock, driver.unlock)
+        page_locked(100, driver.register_host, driver.unregister_host)
     assert not driver.locked
 
 
 def test_what_the_driver_refuses_is_torchs_and_said_once(monkeypatch, caplog) -> None:
-    queue: Any = object.__new__(device.CudaQueue)
-    queue.device, queue._complained = torch.device("cuda", 0), False
+    stream: Any = object.__new__(device.CudaStream)
+    stream.device, stream._complained = torch.device("cuda", 0), False
     asked: list[dict[str, Any]] = []
 
     def refuse(*_: Any) -> int:
         raise RuntimeError("host memory could not be registered: operation not supported")
 
-    monkeypatch.setattr(device.CudaQueue, "lock", refuse)
+    monkeypatch.setattr(device.CudaStream, "register_host", refuse)
     monkeypatch.setattr(torch.cuda, "device", lambda where: contextlib.nullcontext())
     monkeypatch.setattr(torch, "empty", lambda size, **how: asked.append({"size": size, **how}))
     caplog.set_level(logging.WARNING, "yolodata")
     for _ in range(2):
-        queue.pinned(1000)
+        stream.pinned(1000)
     assert asked == [{"size": 1000, "dtype": torch.uint8, "pin_memory": True}] * 2
     assert caplog.text.count("operation not supported") == 1
 
 
 @pytest.mark.parametrize("cache", ["device", "host", "none"])
 def test_close_gives_all_of_it_back(shards, twin, cache) -> None:
-    loader = Loader(shards["raw"], 8, augment=RECIPE, device="cuda", cache=cache)
+    loader = Loader(shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache))
     batch = next(iter(loader))
     assert twin._pinned
     loader.close()
@@ -92,12 +93,12 @@ def test_close_gives_all_of_it_back(shards, twin, cache) -> None:
 def test_rendered_pictures_do_not_wait_in_it_for_the_consumer(shards, twin) -> None:
     """Batches that were uploaded need it no more, though they have not been handed out."""
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="none", prefetch=12
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="none", prefetch=12)
     ) as loader:
         for _ in range(5):
             for _ in loader:
-                loader._ahead.settle()
-                twin.mark().wait()
+                loader._prefetcher.settle()
+                twin.record_event().synchronize()
         pictures = [kept for kept in twin._pinned.values() if kept.nbytes > 3 * 8 * IMGSZ**2]
         assert 0 < len(pictures) < 8
 
@@ -106,10 +107,10 @@ def test_memory_forgotten_too_early_is_noticed(shards, twin, monkeypatch) -> Non
     """Negative control of the twin."""
     with Loader(shards["raw"], 8, augment=RECIPE) as loader:
         want = stream(loader)
-    monkeypatch.setattr(DeviceWorkshop, "keep", lambda *_: None)
+    monkeypatch.setattr(GpuContext, "keep_memory", lambda *_: None)
     monkeypatch.setattr(twin, "go_on", lambda until=None: until and type(twin).go_on(twin, until))
     with Loader(
-        shards["raw"], 8, augment=RECIPE, device="cuda", cache="none", prefetch=8
+        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="none", prefetch=8)
     ) as loader:
         # A slow consumer: batches are enqueued ahead of it, and not done when they are.
         assert stream(loader, 2, lambda picture: time.sleep(0.03) or picture) != want
@@ -117,32 +118,32 @@ def test_memory_forgotten_too_early_is_noticed(shards, twin, monkeypatch) -> Non
 
 @pytest.mark.gpu
 def test_copies_from_it_do_not_wait() -> None:
-    queue = device.open_queue(torch.device("cuda"))
-    assert isinstance(queue, device.CudaQueue)
+    stream = device.open_stream(torch.device("cuda"))
+    assert isinstance(stream, device.CudaStream)
     nbytes = (32 << 20) + 4096
-    memory, target = queue.pinned(nbytes), queue.memory(nbytes)
-    assert not queue._complained
+    memory, target = stream.pinned(nbytes), stream.empty(nbytes)
+    assert not stream._complained
     assert memory.is_pinned()
     assert memory[4096:].is_pinned()
     memory.random_()
-    with torch.cuda.stream(queue.stream):
+    with torch.cuda.stream(stream.torch_stream):
         torch.cuda._sleep(1_000_000_000)
-    slept = queue.mark()
-    queue.copy(memory, target)
-    assert not slept.done()
-    queue.mark().wait()
+    slept = stream.record_event()
+    stream.copy(memory, target)
+    assert not slept.query()
+    stream.record_event().synchronize()
     assert torch.equal(target.cpu(), memory)
 
 
 @pytest.mark.gpu
 def test_it_is_given_back_to_the_system(monkeypatch) -> None:
-    queue = device.open_queue(torch.device("cuda"))
+    stream = device.open_stream(torch.device("cuda"))
     unlocked: list[int] = []
-    real = type(queue).unlock
+    real = type(stream).unregister_host
     monkeypatch.setattr(
-        type(queue), "unlock", lambda self, at: (unlocked.append(at), real(self, at))
+        type(stream), "unregister_host", lambda self, at: (unlocked.append(at), real(self, at))
     )
-    memory = queue.pinned(1 << 20)
+    memory = stream.pinned(1 << 20)
     address = memory.data_ptr()
     del memory
     assert unlocked == [address]

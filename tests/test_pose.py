@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loading import digest, draw_dataset, packed
+from loading import digest, draw_dataset, grouped, packed
 from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
     QUIET,
     _where_torchvision_cannot_be_imported,
     train,
     validated_both_ways,
 )
-from twin import TwinQueue
+from twin import TwinStream
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline import device as devices
+from yolodata.pipeline.gpu import stream as gpu_stream
 
 RECIPE = AugmentConfig(imgsz=64, mixup=0.4, cutmix=0.4, flipud=0.5, degrees=10.0)
 
@@ -51,7 +51,7 @@ def stream(loader: Loader) -> list[str]:
 def test_batches_have_keypoints(people: Path, tmp_path: Path) -> None:
     for codec in ("raw", "jpeg"):
         shards = packed(people, tmp_path / codec, codec, 64, task="pose")
-        with Loader(shards, 4, augment=RECIPE, task="pose", threads=2) as loader:
+        with Loader(shards, 4, **grouped(augment=RECIPE, task="pose", threads=2)) as loader:
             batches = list(loader)
             assert len(loader.dataset.labels[0]["keypoints"].shape) == 3
         for batch in batches:
@@ -62,9 +62,9 @@ def test_batches_have_keypoints(people: Path, tmp_path: Path) -> None:
             assert set(seen.unique().tolist()) <= {0.0, 1.0, 2.0}
             assert list(batch) == sorted(batch)
         assert sum(len(batch["cls"]) for batch in batches)
-        with Loader(shards, 4, augment=RECIPE, threads=1) as loader:  # for detection
+        with Loader(shards, 4, **grouped(augment=RECIPE, threads=1)) as loader:  # for detection
             assert all("keypoints" not in batch for batch in loader)
-        with ValidationLoader(shards, 4, split="val", task="pose") as loader:
+        with ValidationLoader(shards, 4, **grouped(split="val", task="pose")) as loader:
             assert all(b["keypoints"].shape[1:] == (3, 3) for b in loader)
 
 
@@ -87,8 +87,8 @@ def test_keypoints_of_two_numbers_are_visible_where_none_is_negative(
         people.write_text(people.read_text().replace("[3, 3]", f"[3, {dims}]"))
         shards = packed(people, tmp_path / str(dims), "raw", 64, task="pose")
         with (
-            Loader(shards, 4, augment=RECIPE, task="pose") as loader,
-            ValidationLoader(shards, 4, split="val", task="pose") as validation,
+            Loader(shards, 4, **grouped(augment=RECIPE, task="pose")) as loader,
+            ValidationLoader(shards, 4, **grouped(split="val", task="pose")) as validation,
         ):
             batches = [*loader, *validation]
         assert {tuple(batch["keypoints"].shape[1:]) for batch in batches} == {(3, 3)}
@@ -101,11 +101,13 @@ def test_keypoints_of_two_numbers_are_visible_where_none_is_negative(
 def test_a_device_gets_the_same_keypoints(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    monkeypatch.setattr(devices, "open_queue", lambda device: TwinQueue())
+    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: TwinStream())
     shards = packed(people, tmp_path / "shards", "raw", 64, task="pose")
-    with Loader(shards, 4, augment=RECIPE, task="pose") as loader:
+    with Loader(shards, 4, **grouped(augment=RECIPE, task="pose")) as loader:
         want = stream(loader)
-    with Loader(shards, 4, augment=RECIPE, task="pose", device="cuda", cache=cache) as loader:
+    with Loader(
+        shards, 4, **grouped(augment=RECIPE, task="pose", device="cuda", cache=cache)
+    ) as loader:
         assert stream(loader) == want
 
 
@@ -117,7 +119,7 @@ def test_without_flip_idx_nothing_is_flipped(tmp_path: Path) -> None:
     still = AugmentConfig(imgsz=64, flipud=0.0, fliplr=0.0)
     streams = []
     for augment in (flipped, still):
-        with Loader(shards, 3, augment=augment, task="pose") as loader:
+        with Loader(shards, 3, **grouped(augment=augment, task="pose")) as loader:
             streams.append(stream(loader))
     assert streams[0] == streams[1]
 
@@ -126,9 +128,9 @@ def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
     yaml = draw_dataset(tmp_path / "set", {"train": 4})
     shards = packed(yaml, tmp_path / "shards", "raw", 64)
     with pytest.raises(ConfigError, match="has no keypoints, which task='pose' needs"):
-        Loader(shards, 2, task="pose")
+        Loader(shards, 2, **grouped(task="pose"))
     with pytest.raises(ConfigError, match="segment, pose, obb, got 'dance'"):
-        Loader(shards, 2, task="dance")
+        Loader(shards, 2, **grouped(task="dance"))
 
 
 @pytest.mark.usefixtures("without_curves")

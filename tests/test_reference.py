@@ -231,7 +231,7 @@ def test_native_equals_oracle(drawn: Drawn) -> None:
 def test_planned_recipes_equal_oracle(grid: int, size: int) -> None:
     shapes = [(size, size - 7 * i) if i % 2 else (size - 5 * i, size) for i in range(8)]
     images = {i: noise(*shape, i) for i, shape in enumerate(shapes)}
-    index = _native.Index(
+    index = _native.LabelTable(
         np.array([shape[0] for shape in shapes], np.uint32),
         np.array([shape[1] for shape in shapes], np.uint32),
         np.arange(9, dtype=np.uint64),

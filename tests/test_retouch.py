@@ -10,12 +10,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from loading import digest, draw_dataset, packed, sample_digests
+from loading import digest, draw_dataset, grouped, packed, sample_digests
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
 from yolodata.parity import kinds, tally, training, upstream
-from yolodata.pipeline.retouch import composed, retouched, seeds
+from yolodata.pipeline.albumentations.pool import render_with_transforms
+from yolodata.pipeline.albumentations.transforms import composed, seeds
 
 IMGSZ = 64
 MIX: dict[str, Any] = {"mixup": 0.4, "cutmix": 0.4, "flipud": 0.5, "bgr": 0.5, "degrees": 10.0}
@@ -37,7 +38,7 @@ def test_halves_make_the_whole(shards: dict[str, Path]) -> None:
     changed = 0
     for position in range(len(dataset)):
         whole = yolodata.plan(config, dataset, position=position)
-        placed, finished = _native.split(whole)
+        placed, finished = _native.split_colour(whole)
         images = {
             tile["image"]: dataset.image(tile["image"])
             for layer in whole.to_dict()["layers"]
@@ -57,7 +58,11 @@ def test_upstreams_pictures(albumentations: ModuleType, yaml: Path) -> None:
     report = training.compare(source, hyp, 40, seed=3).report()
     assert report["identical_percent"] == 100.0
     assert not tally.missed("albumentations", "all", report)
-    with patch.object(upstream, "retouched", lambda *args: retouched(*args[:-1], args[-1] + 1)):
+
+    def other_seed(*args: Any) -> Any:
+        return render_with_transforms(*args[:-1], args[-1] + 1)
+
+    with patch.object(upstream, "render_with_transforms", other_seed):
         report = training.compare(source, hyp, 8, seed=3).report()
     assert tally.missed("albumentations", "all", report)
 
@@ -70,16 +75,18 @@ def test_a_loader_makes_every_sample_as_if_it_were_retouched(
     transforms = composed([A.Blur(p=0.2), A.OneOf([A.ToGray(p=1.0), A.CLAHE(p=1.0)], p=0.2)])
     config = AugmentConfig(imgsz=IMGSZ, **MIX)
     dataset = yolodata.open_shards(shards["raw"], split="train")
-    with Loader(dataset, 8, augment=config, transforms=transforms, seed=5, threads=2) as loader:
+    with Loader(
+        dataset, 8, **grouped(augment=config, transforms=transforms, seed=5, threads=2)
+    ) as loader:
         made = [picture for batch in loader for picture in batch["img"].numpy()]
-        retouches = loader.telemetry.read().counts["retouched"]
+        retouches = loader.telemetry.read().counts["transformed"]
     plain = 0
     for position, seed in enumerate(seeds(5, 0, np.arange(len(dataset)))):
         recipe = yolodata.plan(config, dataset, seed=5, position=position)
         tiles = [tile for layer in recipe.to_dict()["layers"] for tile in layer["tiles"]]
         images = {tile["image"]: dataset.image(tile["image"]) for tile in tiles}
         wanted = np.empty((3, IMGSZ, IMGSZ), np.uint8)
-        retouched(recipe, images, wanted, transforms, seed)
+        render_with_transforms(recipe, images, wanted, transforms, seed)
         assert (made[position] == wanted).all()
         plain += bool((wanted == yolodata.render(recipe, images)).all())
     assert 5 < plain < len(dataset) - 5
@@ -88,7 +95,7 @@ def test_a_loader_makes_every_sample_as_if_it_were_retouched(
 
 def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:
     values = {"augment": AugmentConfig(imgsz=IMGSZ, **MIX), "threads": 2, "seed": 5, **settings}
-    with Loader(shards, 8, transforms=transforms, **values) as loader:
+    with Loader(shards, 8, **grouped(transforms=transforms, **values)) as loader:
         return [sample for batch in loader for sample in sample_digests(batch)]
 
 
@@ -103,15 +110,15 @@ def test_the_stream_is_pure(
     ranks = [stream(shards[codec], transforms, rank=r, world_size=2) for r in (0, 1)]
     assert sorted(set(whole)) == sorted({*ranks[0], *ranks[1]})
     settings: dict[str, Any] = {"augment": AugmentConfig(imgsz=IMGSZ, **MIX), "seed": 5}
-    with Loader(shards[codec], 8, transforms=transforms, **settings) as loader:
+    with Loader(shards[codec], 8, **grouped(transforms=transforms, **settings)) as loader:
         first = next(iter(loader))
         state = loader.state_dict()
-    with Loader(shards[codec], 8, transforms=transforms, **settings) as loader:
+    with Loader(shards[codec], 8, **grouped(transforms=transforms, **settings)) as loader:
         loader.load_state_dict(state)
         rest = [sample for batch in loader for sample in sample_digests(batch)]
     assert [*sample_digests(first), *rest] == whole
     with (
-        Loader(shards[codec], 8, **settings) as loader,
+        Loader(shards[codec], 8, **grouped(**settings)) as loader,
         pytest.raises(ConfigError, match="transforms"),
     ):
         loader.load_state_dict(state)
@@ -124,9 +131,9 @@ def test_labels_and_pictures_of_a_loader(
     plain = {"augment": AugmentConfig(imgsz=IMGSZ, hsv_h=0, hsv_s=0, hsv_v=0), "threads": 2}
     invert = albumentations.InvertImg(p=1.0)
     with (
-        Loader(shards["raw"], 8, **plain) as source,
-        Loader(shards["raw"], 8, transforms=[invert], **plain) as once,
-        Loader(shards["raw"], 8, transforms=[invert, invert], **plain) as twice,
+        Loader(shards["raw"], 8, **grouped(**plain)) as source,
+        Loader(shards["raw"], 8, **grouped(transforms=[invert], **plain)) as once,
+        Loader(shards["raw"], 8, **grouped(transforms=[invert, invert], **plain)) as twice,
     ):
         for a, b, c in zip(source, once, twice, strict=True):
             assert digest(a) == digest(c)
@@ -164,14 +171,16 @@ def test_a_failing_transform_is_named(shards: dict[str, Path]) -> None:
     image = recipe.to_dict()["layers"][0]["tiles"][0]["image"]
     out = np.empty((3, IMGSZ, IMGSZ), np.uint8)
     with pytest.raises(YolodataError, match="a transform failed: RuntimeError: no such luck"):
-        retouched(recipe, {image: dataset.image(image)}, out, Failing(), 1)
+        render_with_transforms(recipe, {image: dataset.image(image)}, out, Failing(), 1)
 
 
 def test_closing_in_the_middle_leaves_nothing(
     albumentations: ModuleType, shards: dict[str, Path]
 ) -> None:
     before = threading.active_count()
-    loader = Loader(shards["jpeg"], 8, transforms=kinds.transforms(), prefetch=8, threads=2)
+    loader = Loader(
+        shards["jpeg"], 8, **grouped(transforms=kinds.transforms(), prefetch=8, threads=2)
+    )
     next(iter(loader))
     loader.close_mosaic()  # what was prepared is thrown away
     loader.close()
@@ -183,7 +192,7 @@ def test_trainer_takes_them(albumentations: ModuleType, yaml: Path, tmp_path: Pa
     from test_ultralytics import QUIET
     from ultralytics.cfg import get_cfg
 
-    from yolodata.ultralytics.limits import upstream_transforms, why_not
+    from yolodata.ultralytics.fallback import upstream_transforms, why_not
 
     A = albumentations
 

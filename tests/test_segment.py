@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import damage, digest, draw_dataset, packed
+from loading import damage, digest, draw_dataset, grouped, packed
 from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
     QUIET,
     _where_torchvision_cannot_be_imported,
     train,
     validated_both_ways,
 )
-from twin import TwinQueue
+from twin import TwinStream
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline import device as devices
+from yolodata.pipeline.gpu import stream as gpu_stream
 
 MODES = ("flip", "mixup")
 TRAINERS = {"segment": yolodata.SegmentationTrainer, "obb": yolodata.OBBTrainer}
@@ -56,7 +56,7 @@ def stream(loader: Loader) -> list[str]:
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
 def test_batches_have_masks(shapes: Path, tmp_path: Path, codec: str) -> None:
     shards = packed(shapes, tmp_path / "shards", codec, 64)
-    with Loader(shards, 4, augment=recipe(), task="segment", threads=2) as loader:
+    with Loader(shards, 4, **grouped(augment=recipe(), task="segment", threads=2)) as loader:
         batches = list(loader)
     for batch in batches:
         assert list(batch) == sorted(batch)
@@ -66,11 +66,11 @@ def test_batches_have_masks(shapes: Path, tmp_path: Path, codec: str) -> None:
             assert mask.max() <= (batch["batch_idx"] == i).sum()
     assert sum(int(batch["masks"].max()) for batch in batches)
     settings: dict[str, Any] = {"task": "segment", "overlap_mask": False, "mask_ratio": 2}
-    with Loader(shards, 4, augment=recipe(), **settings) as loader:
+    with Loader(shards, 4, **grouped(augment=recipe(), **settings)) as loader:
         for batch in loader:
             assert batch["masks"].shape == (len(batch["cls"]), 32, 32)
             assert set(batch["masks"].unique().tolist()) <= {0, 1}
-    with ValidationLoader(shards, 4, split="val", task="segment") as loader:
+    with ValidationLoader(shards, 4, **grouped(split="val", task="segment")) as loader:
         assert all(len(batch["masks"]) == len(batch["img"]) for batch in loader)
     with Loader(shards, 4, augment=recipe()) as loader:  # for detection
         assert all("masks" not in batch for batch in loader)
@@ -78,9 +78,9 @@ def test_batches_have_masks(shapes: Path, tmp_path: Path, codec: str) -> None:
 
 def test_batches_have_oriented_boxes(shapes: Path, tmp_path: Path) -> None:
     shards = packed(shapes, tmp_path / "shards", "raw", 64)
-    with Loader(shards, 4, augment=recipe(), task="obb") as loader:
+    with Loader(shards, 4, **grouped(augment=recipe(), task="obb")) as loader:
         batches = list(loader)
-    with ValidationLoader(shards, 4, split="val", task="obb") as loader:
+    with ValidationLoader(shards, 4, **grouped(split="val", task="obb")) as loader:
         batches += list(loader)
     for batch in batches:
         boxes = batch["bboxes"]
@@ -96,15 +96,15 @@ def test_the_stream_does_not_depend_on_threads_or_device(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, mode: str
 ) -> None:
     """On a device, what is pasted travels beside the recipes."""
-    monkeypatch.setattr(devices, "open_queue", lambda device: TwinQueue())
+    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: TwinStream())
     shards = packed(shapes, tmp_path / "shards", "raw", 64)
     streams = []
     for settings in ({"threads": 1}, {"threads": 3}, {"device": "cuda", "cache": "device"},
                      {"device": "cuda", "cache": "none"}):  # fmt: skip
-        with Loader(shards, 4, augment=recipe(mode), task=task, **settings) as loader:
+        with Loader(shards, 4, **grouped(augment=recipe(mode), task=task, **settings)) as loader:
             streams.append(stream(loader) + stream(loader))
     assert all(each == streams[0] for each in streams)
-    with Loader(shards, 4, augment=recipe(mode, copy_paste=0.0), task=task) as loader:
+    with Loader(shards, 4, **grouped(augment=recipe(mode, copy_paste=0.0), task=task)) as loader:
         assert stream(loader) != streams[0][:3]
 
 
@@ -112,9 +112,9 @@ def test_the_stream_does_not_depend_on_threads_or_device(
 def test_pasting_ends_with_the_mosaic(shapes: Path, tmp_path: Path, mode: str) -> None:
     shards = packed(shapes, tmp_path / "shards", "raw", 64)
     plain = recipe(mode, mosaic=0.0, mixup=0.0, cutmix=0.0, copy_paste=0.0)
-    with Loader(shards, 4, augment=plain, task="segment") as loader:
+    with Loader(shards, 4, **grouped(augment=plain, task="segment")) as loader:
         want = stream(loader)
-    with Loader(shards, 4, augment=recipe(mode), task="segment") as loader:
+    with Loader(shards, 4, **grouped(augment=recipe(mode), task="segment")) as loader:
         loader.close_mosaic()
         assert stream(loader) == want
 
@@ -130,22 +130,22 @@ def test_detection_pastes_by_outlines_too(shapes: Path, tmp_path: Path) -> None:
 
 def test_unreadable_pictures_lose_their_masks(shapes: Path, tmp_path: Path) -> None:
     shards = damage(packed(shapes, tmp_path / "shards", "raw", 64), tmp_path / "damaged", [3])
-    how: dict[str, Any] = {"augment": recipe("mixup"), "task": "segment", "max_bad": 0.5}
-    with Loader(shards, 4, check=True, **how) as loader:
+    how: dict[str, Any] = {"augment": recipe("mixup"), "task": "segment", "max_unreadable": 0.5}
+    with Loader(shards, 4, **grouped(check=True, **how)) as loader:
         for batch in loader:
             for i, mask in enumerate(batch["masks"]):
                 assert mask.max() <= (batch["batch_idx"] == i).sum()
-        assert len(loader.bad()) == 1
+        assert len(loader.unreadable()) == 1
 
 
 @pytest.mark.parametrize("task", ["segment", "obb"])
 def test_what_cannot_serve_is_refused(shapes: Path, tmp_path: Path, task: str) -> None:
     boxes = packed(draw_dataset(tmp_path / "boxes", {"train": 4}), tmp_path / "b", "raw", 64)
     with pytest.raises(ConfigError, match="have no outline"):
-        Loader(boxes, 2, task=task)
+        Loader(boxes, 2, **grouped(task=task))
     outlines = packed(shapes, tmp_path / "o", "raw", 64)
     with pytest.raises(ConfigError, match="mask_ratio must be 1 to imgsz=64, got 65"):
-        Loader(outlines, 2, task="segment", mask_ratio=65)
+        Loader(outlines, 2, **grouped(task="segment", mask_ratio=65))
     with pytest.raises(ConfigError, match="copy_paste_mode must be flip or mixup"):
         AugmentConfig(copy_paste_mode="paste")
 

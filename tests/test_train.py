@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,19 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, checkpoints, launch, trainer_for
+from yolodata.train import TrainSettings, trainer_for
 from yolodata.train import trainer as trainer_module
-from yolodata.train.arithmetic import lr_factor
-from yolodata.train.command import processes_wanted
-from yolodata.train.exits import Preempted
-from yolodata.train.memory import dry_step, largest_batch
-from yolodata.train.remote import Remote
-from yolodata.train.run_folder import FOLDER, keep_epochs, newest
+from yolodata.train.checkpoint import file
+from yolodata.train.checkpoint.object_store import ObjectStore
+from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epochs, weights_whole
+from yolodata.train.checkpoint.uploader import Uploader
+from yolodata.train.cli import processes_wanted
+from yolodata.train.distributed import launch
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.learning_rate import lr_factor
+from yolodata.train.oom import largest_batch
 from yolodata.train.trainer import UPLOAD_AT_STOP
-from yolodata.train.upload import Uploader
-from yolodata.train.world import World
+from yolodata.train.watchdog.exit_codes import Preempted
 
 STEPS = 3 * BATCHES
 
@@ -132,7 +135,7 @@ def test_falls_back_past_a_damaged_checkpoint(
         pass
 
     def vanish(trainer: Any) -> None:
-        trainer._writer.wait()
+        trainer.saver.writer.wait()
         raise Gone
 
     settings = trainer_for("detect").configure(checkpoint_minutes=1e-9, keep=3)
@@ -140,7 +143,7 @@ def test_falls_back_past_a_damaged_checkpoint(
     before = Notes(11, vanish)
     with pytest.raises(Gone):
         train(settings, values, before.callbacks)
-    kept = checkpoints.listed(folder / "runs" / "damaged" / "checkpoints")
+    kept = file.checkpoints_in(folder / "runs" / "damaged" / "checkpoints")
     assert len(kept) == 3
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     data = bytearray(kept[1].read_bytes())
@@ -166,7 +169,7 @@ def test_another_checkpoint_of_the_run_by_name(
     """`resume=FILE` goes back to it, and what came after is forgotten."""
     settings = trainer_for("detect").configure(keep=9)
     train(settings, arguments(folder, "named", epochs=3))
-    files = checkpoints.listed(folder / "runs" / "named" / "checkpoints")
+    files = file.checkpoints_in(folder / "runs" / "named" / "checkpoints")
     assert [file.name[:14] for file in files] == [f"0000{epoch}-00000000" for epoch in (3, 2, 1)]
     notes = Notes()
     said: list[str] = []
@@ -174,9 +177,9 @@ def test_another_checkpoint_of_the_run_by_name(
     train(settings, arguments(folder, "named", epochs=3, resume=str(files[-1])), notes.callbacks)
     assert f"yolodata: going on from {files[-1]}" in said
     assert [epoch for epoch, _ in notes.places][::BATCHES] == [1, 2]
-    last = checkpoints.listed(files[0].parent)[0]
-    with pytest.raises(YolodataError, match="its name is not"):
-        checkpoints.read(last.rename(last.with_name("other.ckpt")))
+    last = file.checkpoints_in(files[0].parent)[0]
+    with pytest.raises(YolodataError, match="its name must be"):
+        file.read(last.rename(last.with_name("other.ckpt")))
 
 
 def test_goes_on_from_where_it_was_uploaded_to(folder: Path, whole: tuple[Notes, Any]) -> None:
@@ -212,26 +215,26 @@ def test_the_newest_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run, url = tmp_path / "run", tmp_path / "elsewhere"
 
     def made(place: Path, epoch: int, step: int) -> Path:
-        return checkpoints.write(place / FOLDER, {"epoch": epoch, "step": step})
+        return file.write(place / FOLDER, {"epoch": epoch, "step": step})
 
     mine = made(run, 1, 3)
     with Uploader(url) as uploader:
         uploader.put(made(tmp_path / "other", 2, 0))
-    later = newest(run, str(url))
+    later = find_newest(run, str(url))
     assert later is not None
     assert later.name.startswith("00002-00000000")
-    assert newest(run, None) == later  # it is in the folder now
+    assert find_newest(run, None) == later  # it is in the folder now
     last = made(run, 2, 1)
-    assert newest(run, str(url)) == last
+    assert find_newest(run, str(url)) == last
     last.write_bytes(b"cut")
     later.unlink()
-    assert newest(run, str(url)) == later  # and not the older one that is here
+    assert find_newest(run, str(url)) == later  # and not the older one that is here
     later.unlink()
-    monkeypatch.setattr(Remote, "entries", lambda self: Path("/nowhere").read_bytes())
-    assert newest(run, str(url)) == mine
+    monkeypatch.setattr(ObjectStore, "entries", lambda self: Path("/nowhere").read_bytes())
+    assert find_newest(run, str(url)) == mine
     mine.unlink()
     with pytest.raises(YolodataError, match="cannot be read"):
-        newest(run, str(url))
+        find_newest(run, str(url))
 
 
 def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
@@ -241,6 +244,27 @@ def test_results_that_will_be_written_again_are_dropped(tmp_path: Path) -> None:
     assert csv.read_text() == "epoch,time\n1,1.5\n2,2.5\n"
     keep_epochs(csv, 0)
     assert csv.read_text() == "epoch,time\n"
+
+
+def test_weights_are_whole_or_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"old")
+    trainer = SimpleNamespace(wdir=tmp_path, last=tmp_path / "last.pt", best=tmp_path / "best.pt")
+
+    def save(*files: Path) -> None:
+        for path in files:
+            path.write_bytes(b"new")
+            if len(files) == 1:
+                raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"), weights_whole(trainer):
+        save(trainer.last)
+    assert (trainer.last, trainer.last.read_bytes()) == (tmp_path / "last.pt", b"old")
+    with weights_whole(trainer):
+        save(trainer.last, trainer.best)
+        assert (tmp_path / "last.pt").read_bytes() == b"old"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "last.pt": b"new", "best.pt": b"new",
+    }  # fmt: skip
 
 
 # Memory.
@@ -254,7 +278,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
     def check(trainer: Any) -> None:
         before = {name: value.clone() for name, value in final(trainer).items()}
         drawn = random.getstate()
-        dry_step(trainer)
+        trainer.loop.dry_step()
         assert random.getstate() == drawn
         assert all(torch.equal(value, before[name]) for name, value in final(trainer).items())
         assert all(p.grad is None for p in trainer.model.parameters())
@@ -264,7 +288,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
         monkeypatch.setattr(
             type(trainer.model), "loss", lambda *_: (_ for _ in ()).throw(out_of_memory)
         )
-        dry_step(trainer)
+        trainer.loop.dry_step()
 
     out_of_memory = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
     with pytest.raises(YolodataError, match=r"batch=2 .*nbs=16.*After that: mosaic=0") as told:
@@ -332,7 +356,7 @@ def test_how_torchrun_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    world = World(rank=5, local_rank=1, size=8, local_size=4)
+    world = ProcessGroup(rank=5, local_rank=1, size=8, local_size=4)
     assert world.device(None) == "1"  # not 5: this is the second machine
     assert world.device("4,5,6,7") == "5"
     assert world.device("cpu") == "cpu"
@@ -342,7 +366,7 @@ def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigError, match="torchrun"):
-        World.join()
+        ProcessGroup.join()
 
 
 def test_learning_rates_of_large_batches() -> None:
@@ -353,7 +377,7 @@ def test_learning_rates_of_large_batches() -> None:
 
 
 def test_random_generators_go_on() -> None:
-    from yolodata.train.state import random_state, set_random_state
+    from yolodata.train.checkpoint.state import random_state, set_random_state
 
     cpu = torch.device("cpu")
     state = random_state(cpu)

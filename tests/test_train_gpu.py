@@ -21,8 +21,8 @@ from training import BATCHES, arguments, notes, prepare, together, train, yoloda
 
 from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
-from yolodata.train.exits import Preempted
-from yolodata.train.world import World, backend_of
+from yolodata.train.distributed.process_group import ProcessGroup, backend_of
+from yolodata.train.watchdog.exit_codes import Preempted
 
 CPU = pytest.param("cpu")
 GPU = pytest.param("0", marks=pytest.mark.gpu)
@@ -235,8 +235,8 @@ def group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
         "MASTER_ADDR": "localhost", "MASTER_PORT": port,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("yolodata.train.world._server", None)
-    monkeypatch.setattr(World, "join", lambda: World.of_launcher(1))
+    monkeypatch.setattr("yolodata.train.distributed.process_group._server", None)
+    monkeypatch.setattr(ProcessGroup, "join", lambda: ProcessGroup.of_launcher(1))
 
 
 @pytest.mark.usefixtures("group_of_one")

@@ -15,9 +15,10 @@ from ultralytics.nn import tasks
 from yolodata.errors import YolodataError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.train import trainer_for
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.loop import EpochLoop
-from yolodata.train.memory import dry_step, most_objects, yet_to_come
-from yolodata.train.world import World
+from yolodata.train.oom import most_objects, pending_bytes
+from yolodata.train.watchdog.supervisor import Supervisor
 
 HEADS = {
     "detect": ("DetectionModel", "Detect, [nc]"),
@@ -67,23 +68,22 @@ def test_an_update_that_memory_does_not_suffice_for(tmp_path: Path) -> None:
         train(trainer_for("detect"), values, {"on_train_start": begin})
 
 
-class Dry(EpochLoop):
+class FakeTrainer:
     """As much of a trainer as a dry step needs."""
 
     def __init__(self, task: str, model: Any, **augment: Any) -> None:
         overlap = augment.pop("overlap_mask", True)
         self.args: Any = get_cfg(overrides={"task": task, "imgsz": 64, "overlap_mask": overlap})
         self.model, self.device, self.stride = model, torch.device("cpu"), 32
-        selection = SimpleNamespace(object_offset=[0, 3, 3, 8])
+        subset = SimpleNamespace(object_offset=[0, 3, 3, 8])
         self.train_loader = SimpleNamespace(
-            dataset=SimpleNamespace(selection=selection),
+            dataset=SimpleNamespace(subset=subset),
             augment=AugmentConfig(imgsz=64, **augment),
             batch_size=2,
         )
         self.data, self.amp, self.batch_size = {"kpt_shape": [5, 3]}, False, 2
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         self.scaler = torch.amp.GradScaler("cuda", enabled=False)
-        self.world = World()
 
     def _model_train(self) -> None:
         self.model.train()
@@ -98,23 +98,24 @@ def test_a_dry_step_of_every_task(task: str, tmp_path: Path) -> None:
     kind, head = HEADS[task]
     (tmp_path / "net.yaml").write_text(TINY.replace("Detect, [nc]", head) + "kpt_shape: [5, 3]\n")
     model = getattr(tasks, kind)(str(tmp_path / "net.yaml"), verbose=False)
-    trainer = Dry(task, model, overlap_mask=not alone)
+    trainer: Any = FakeTrainer(task, model, overlap_mask=not alone)
     model.args = trainer.args
+    process_group, no_saver = ProcessGroup(), SimpleNamespace()
+    supervisor = Supervisor(process_group, 30.0, lambda: None)
     before = [weight.detach().clone() for weight in model.state_dict().values()]
-    dry_step(trainer)
+    EpochLoop(trainer, process_group, supervisor, no_saver).dry_step()  # type: ignore[arg-type]
     after = model.state_dict().values()
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_the_most_that_can_meet() -> None:
     def most(**augment: Any) -> list[int]:
-        trainer = Dry("detect", torch.nn.Linear(3, 2), **augment)
+        trainer: Any = FakeTrainer("detect", torch.nn.Linear(3, 2), **augment)
         return [int(n) for n in most_objects(trainer.train_loader, 2)]
 
     assert most(mosaic=0.0) == [5, 3]
     assert most() == [5 + 3 + 0 + 5, 3 + 0 + 5 + 3]
     assert most(mosaic=0.0, copy_paste=0.1, mixup=0.1, cutmix=0.1) == [16, 16]  # of six pictures
-    trainer = Dry("detect", torch.nn.Linear(3, 2))
-    assert yet_to_come(trainer) == 2 * 8 * 4
-    trainer.world = World(size=2)
-    assert yet_to_come(trainer) == 3 * 8 * 4  # and buckets
+    trainer: Any = FakeTrainer("detect", torch.nn.Linear(3, 2))
+    assert pending_bytes(trainer, ProcessGroup()) == 2 * 8 * 4
+    assert pending_bytes(trainer, ProcessGroup(size=2)) == 3 * 8 * 4  # and buckets

@@ -11,9 +11,9 @@ from torch._dynamo.testing import CompileCounter
 from training import BATCHES, arguments, prepare, train
 
 from yolodata.train import trainer_for
-from yolodata.train.criterion import Criterion
+from yolodata.train.distributed.global_loss import GlobalLoss
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.loop import EpochLoop
-from yolodata.train.world import World
 
 SMALLER = """
 nc: 3
@@ -41,7 +41,7 @@ def test_the_loss_is_computed_in_single_precision() -> None:
             seen.append((preds["boxes"][0].dtype, product.dtype, preds["index"].dtype))
             return product.sum(), {}
 
-    criterion = Criterion(Inner(), World(), whole_batch=True)
+    criterion = GlobalLoss(Inner(), ProcessGroup(), whole_batch=True)
     boxes = torch.rand(3, 3, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         half = boxes @ boxes

@@ -28,7 +28,6 @@ from yolodata.train import trainer_for
 
 CHILD = Path(__file__).with_name("train_child.py")
 HANGS = r"rank 1 .* stalled: no progress for \d+ s, with a limit of \d+ s: it was "
-IDLES = r"rank 1 .* stalled: no progress for \d+ s and no work for .*: it was "
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +135,9 @@ def test_unequal_data_ends_all_ranks(ran: Any) -> None:
         ("killed", 0, ["-9", "76"], "store at .* has not answered"),  # rank 0 kept the store
         ("hanging", 1, ["76", "76"], HANGS + "waiting for data at epoch 2"),
         ("failing", 1, ["76", "1"], "rank 1 failed: ValueError: mischief"),
-        ("beginning", 1, ["76", "76"], IDLES + "waiting for data at epoch 1, batch 1"),
-        ("validating", 1, ["76", "76"], IDLES + "validating"),
-        ("busy", 1, ["76", "76"], IDLES + "in callbacks at epoch 2"),
+        ("beginning", 1, ["76", "76"], HANGS + "waiting for data at epoch 1, batch 1"),
+        ("validating", 1, ["76", "76"], HANGS + "validating"),
+        ("busy", 1, ["76", "76"], HANGS + "in callbacks at epoch 2"),
     ],
 )
 def test_a_lost_rank_ends_all(

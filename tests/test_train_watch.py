@@ -1,4 +1,4 @@
-"""Who is lost: the watch, with a store and beats made by hand."""
+"""Who is lost: the monitor, with a store and heartbeats made by hand."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import threading
 import time
 from typing import Any
 
+import psutil
 import pytest
 
-from yolodata.train.pulse import Pulse
-from yolodata.train.watch import Watch
-from yolodata.train.world import World
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.watchdog.heartbeat import Heartbeat
+from yolodata.train.watchdog.monitor import Monitor
 
 
-class Shelf(dict[str, Any]):
-    """What a store is to the watch."""
+class FakeStore(dict[str, Any]):
+    """What a store is to the monitor."""
 
     set = dict.__setitem__
 
@@ -29,18 +30,18 @@ class Shelf(dict[str, Any]):
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
-    shelf = Shelf()
-    monkeypatch.setattr(World, "connect", lambda self: shelf)
+def monitor(monkeypatch: pytest.MonkeyPatch) -> Any:
+    store = FakeStore()
+    monkeypatch.setattr(ProcessGroup, "connect", lambda self: store)
     monkeypatch.setattr(threading.Thread, "start", lambda self: None)
-    return Watch(World(size=3), Pulse(stall=30), lambda: None, lambda: None), shelf
+    return Monitor(ProcessGroup(size=3), Heartbeat(stall=30), lambda: None, lambda: None), store
 
 
-def beat(watch: Any, rank: int, **facts: Any) -> None:
-    usual = {"at": [7, 2, 0], "doing": "in the forward pass", "where": "epoch 1, batch 7",
-             "idle": 0.0, "limit": 30.0, "still": 0.0, "patience": None, "pid": os.getpid(),
-             "host": "elsewhere", "number": 1}  # fmt: skip
-    watch[1].set(f"beat/{rank}", json.dumps({**usual, **facts}))
+def beat(monitor: Any, rank: int, **facts: Any) -> None:
+    usual = {"progress": [7, 2, 0], "doing": "in the forward pass", "where": "epoch 1, batch 7",
+             "idle": 0.0, "limit": 30.0, "pid": os.getpid(), "host": "elsewhere", "number": 1,
+             "born": psutil.Process().create_time()}  # fmt: skip
+    monitor[1].set(f"heartbeat/{rank}", json.dumps({**usual, **facts}))
 
 
 @pytest.fixture
@@ -50,96 +51,103 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_who_is_lost(clock: list[float], watch: Any) -> None:
-    lost = watch[0]._lost
-    watch[0]._pulse.at = (7, 3, 0)
-    beat(watch, 1)
-    beat(watch, 2, at=[7, 3, 0], doing="in the backward pass")
+def test_who_is_lost(clock: list[float], monitor: Any) -> None:
+    def lost() -> Any:
+        return monitor[0]._find_lost()
+
+    monitor[0]._heartbeat.progress = (7, 3, 0)
+    beat(monitor, 1)
+    beat(monitor, 2, progress=[7, 3, 0], doing="in the backward pass")
     assert lost() is None
     # Rank 2 waits inside the backward pass for rank 1, which is behind: rank 1 is named.
     clock[0] += 31
-    beat(watch, 1, idle=29.0, limit=300.0, number=2)
-    beat(watch, 2, at=[7, 3, 0], idle=31.0, number=2)
+    beat(monitor, 1, idle=29.0, limit=300.0, number=2)
+    beat(monitor, 2, progress=[7, 3, 0], idle=31.0, number=2)
     assert lost() is None  # what rank 1 does may take longer
-    beat(watch, 1, idle=31.0, number=2)
-    assert lost()["rank"] == 1
-    assert "in the forward pass at epoch 1, batch 7" in lost()["reason"]
+    beat(monitor, 1, idle=31.0, number=2)
+    assert lost().rank == 1
+    assert "in the forward pass at epoch 1, batch 7" in lost().reason
     # Packing may take as long as it takes.
     for rank in (1, 2):
-        beat(watch, rank, idle=500.0, limit=None, number=3)
+        beat(monitor, rank, idle=500.0, limit=None, number=3)
     assert lost() is None
-    # No new beat.
+    # No new heartbeat.
     clock[0] += 21
-    beat(watch, 1, limit=None, number=4)
-    assert lost()["rank"] == 2
-    assert "no sign of life" in lost()["reason"]
-    watch[1].set("done/2", "1")  # it ended well
+    beat(monitor, 1, limit=None, number=4)
+    assert lost().rank == 2
+    assert "no sign of life" in lost().reason
+    monitor[1].set("done/2", "1")  # it ended well
     assert lost() is None
-    beat(watch, 1, host=socket.gethostname(), pid=2**22 + 1, number=5)
-    assert "died" in lost()["reason"]
+    here = {"host": socket.gethostname(), "limit": None}
+    beat(monitor, 1, number=5, **here)
+    assert lost() is None
+    beat(monitor, 1, number=6, **here, born=0.0)  # another process has its number now
+    assert "died" in lost().reason
+    beat(monitor, 1, number=7, **here, pid=2**22 + 1)
+    assert "died" in lost().reason
 
 
-def test_who_hangs_where_no_duration_is_usual(clock: list[float], watch: Any) -> None:
-    lost, pulse = watch[0]._lost, watch[0]._pulse
-    facts = {"limit": 300.0, "patience": 45.0}
-    pulse.at, pulse._endless = (7, 3, 0), False
-    ahead = {"at": [7, 4, 0], "idle": 90.0, "still": 90.0, **facts}
-    beat(watch, 2, **ahead)
-    beat(watch, 1, at=[7, 3, 0], still=1.0, **facts)
-    assert lost() is None
-    clock[0] += 46
-    beat(watch, 1, at=[7, 3, 0], idle=47.0, still=44.0, number=2, **facts)
-    beat(watch, 2, number=2, **ahead)
-    assert lost() is None  # rank 1 works, and rank 0 may be waiting for it; rank 2 is further
-    beat(watch, 1, at=[7, 3, 0], idle=47.0, still=46.0, number=2, **facts)
-    assert lost()["rank"] == 1
-    assert "no progress for 47 s and no work for 46 s" in lost()["reason"]
-    pulse.worked = clock[0]
-    assert lost() is None
-    # Rank 0 is done; what rank 1 told last is from when it still waited for rank 0.
-    pulse.section("saving")
-    assert lost() is None
-    # Rank 1 does not work, it spins until rank 0 is there.
-    pulse.section("in callbacks")
-    beat(watch, 1, at=[*pulse.at[:2], 1], number=3, **facts)
-    beat(watch, 2, **{**ahead, "at": [7, 9, 0], "number": 3})
-    assert lost() is None
-    clock[0] += 46
-    beat(watch, 1, at=[*pulse.at[:2], 1], idle=46.0, number=4, **facts)
-    beat(watch, 2, **{**ahead, "at": [7, 9, 0], "number": 4})
-    assert lost()["rank"] == 0
-    # Busy for ever.
-    pulse.worked = clock[0] = clock[0] + 255
+def test_who_hangs_where_one_rank_may_work_alone(clock: list[float], monitor: Any) -> None:
+    def lost() -> Any:
+        return monitor[0]._find_lost()
+
+    heartbeat = monitor[0]._heartbeat
+    # Rank 0 evaluates; the others are done with that and wait for it, in the next step already.
+    heartbeat.phase("saving")
+    place = heartbeat.progress
     for rank in (1, 2):
-        beat(watch, rank, at=[7, 9, 0], number=5, **facts)
-    assert "no progress for 301 s, with a limit of 300 s" in lost()["reason"]
+        beat(monitor, rank, progress=[place[0] + 1, 0, 0])
+    assert lost() is None
+    clock[0] += 299
+    for rank in (1, 2):
+        beat(monitor, rank, progress=[place[0] + 1, 0, 0], idle=299.0, number=2)
+    assert lost() is None
+    # Rank 0 is done; what ranks 1 and 2 told last is from when they still waited for it.
+    heartbeat.step("")
+    heartbeat.doing_now("in the forward pass")
+    assert lost() is None
+    clock[0] += 31
+    for rank in (1, 2):
+        beat(monitor, rank, progress=list(heartbeat.progress), idle=1.0, number=3)
+    assert lost() is None
+    # Rank 1 hangs in a callback; rank 0 waits for it, and says so.
+    heartbeat.phase("in callbacks")
+    here = list(heartbeat.progress)
+    heartbeat.wait()
+    beat(monitor, 1, progress=here, doing="in callbacks", limit=300.0, number=4)
+    beat(monitor, 2, progress=[*here[:2], 1], limit=300.0, number=4)
+    assert lost() is None
+    clock[0] += 301
+    beat(monitor, 1, progress=here, doing="in callbacks", idle=301.0, limit=300.0, number=5)
+    beat(monitor, 2, progress=[*here[:2], 1], idle=302.0, limit=300.0, number=5)
+    assert lost().rank == 1
+    assert "no progress for 301 s, with a limit of 300 s: it was in callbacks" in lost().reason
 
 
 def test_limits_follow_what_is_usual(clock: list[float]) -> None:
-    pulse = Pulse(stall=30)
-    assert pulse.limit() is pulse.patience() is None
+    heartbeat = Heartbeat(stall=30)
+    assert heartbeat.limit is None
     for _ in range(4):
-        pulse.step("")
-        assert (pulse.limit(), pulse.patience()) == (300, 45)
+        heartbeat.step("")
+        assert heartbeat.limit == 300
         clock[0] += 100  # compiling
-        pulse.stepped()
-        pulse.section("writing a checkpoint")  # does not count
+        heartbeat.step_finished()
+        heartbeat.phase("writing a checkpoint")  # does not count
         clock[0] += 1000
-        pulse.worked = clock[0] - 7
-        assert (pulse.limit(), pulse.patience(), pulse.beat()["still"]) == (300, 45, 7)
-    pulse.step("")
-    assert (pulse.limit(), pulse.patience()) == (1000, None)
-    pulse.section("packing", endless=True)
-    assert pulse.limit() is pulse.patience() is None
-    pulse.section("validating", parts=True)
-    place = pulse.at
-    for seconds, limit, patience in ((200, 300, 45), (2, 300, 45), (4, 30, None), (1, 40, None)):
-        assert (pulse.limit(), pulse.patience()) == (limit, patience)
+        assert (heartbeat.limit, heartbeat.message()["idle"]) == (300, 1000)
+    heartbeat.step("")
+    assert heartbeat.limit == 1000
+    heartbeat.phase("packing", unlimited=True)
+    assert heartbeat.limit is None
+    heartbeat.phase("validating", batches=True)
+    place = heartbeat.progress
+    for seconds, limit in ((200, 300), (2, 300), (4, 30), (1, 40)):
+        assert heartbeat.limit == limit
         clock[0] += seconds
-        pulse.part()
-    assert (pulse.limit(), pulse.beat()["idle"], pulse.at) == (40, 0, place)
-    pulse.wait()
-    assert place < pulse.at
-    waiting = pulse.at
-    pulse.section("saving")
-    assert (waiting < pulse.at, pulse.limit(), pulse.patience()) == (True, 300, 45)
+        heartbeat.batch_finished()
+    assert (heartbeat.limit, heartbeat.message()["idle"], heartbeat.progress) == (40, 0, place)
+    heartbeat.wait()
+    assert place < heartbeat.progress
+    waiting = heartbeat.progress
+    heartbeat.phase("saving")
+    assert (waiting < heartbeat.progress, heartbeat.limit) == (True, 300)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import draw_dataset, packed, upstream_dataset
+from loading import draw_dataset, grouped, packed, upstream_dataset
 
 import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train.command import read_arguments
-from yolodata.ultralytics.limits import why_not
+from yolodata.pipeline.options import DeviceOptions
+from yolodata.train.cli import read_arguments
+from yolodata.ultralytics.fallback import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
 
 QUIET = {
@@ -77,8 +78,8 @@ def validated_both_ways(trainer: Any) -> list[dict[str, float]]:
     """
     from ultralytics.data.build import build_dataloader
 
-    args, shards = trainer.args, trainer.test_loader.dataset.selection.shards.path
-    ours = yolodata.ValidationLoader(shards, 8, imgsz=args.imgsz, task=args.task)
+    args, shards = trainer.args, trainer.test_loader.dataset.subset.shards.path
+    ours = yolodata.ValidationLoader(shards, 8, **grouped(imgsz=args.imgsz, task=args.task))
     dataset = upstream_dataset(Path(args.data), "val", args.imgsz, "val", 8, task=args.task)
     theirs = build_dataloader(dataset, 8, 0, shuffle=False, rank=-1)
     results = []
@@ -120,7 +121,7 @@ def test_shard_folder_as_data(tmp_path: Path, drawn: Path) -> None:
 
 def test_packs_once_and_again_when_the_source_changed(tmp_path: Path, drawn: Path) -> None:
     trainer, _ = train(tmp_path, drawn, epochs=1)
-    folder = trainer.train_loader.dataset.selection.shards.path
+    folder = trainer.train_loader.dataset.subset.shards.path
     assert drawn.parent not in folder.parents
     shard = next(folder.glob("shard-*.safetensors"))
     stamp = shard.stat().st_mtime_ns
@@ -139,7 +140,7 @@ def test_packs_once_and_again_when_the_source_changed(tmp_path: Path, drawn: Pat
 
 def test_single_cls_does_not_pack_again(tmp_path: Path, drawn: Path) -> None:
     """What is packed serves both, or each has its own, where classes without a name decide."""
-    from yolodata.ultralytics.packed import packed as kept
+    from yolodata.ultralytics.auto_pack import packed as kept
 
     def folder(single_cls: bool) -> tuple[Path, int, list[int]]:
         data = {"yaml_file": str(drawn), "path": str(drawn.parent)}
@@ -162,7 +163,7 @@ def test_yaml_files_of_one_name_do_not_share_shards(
     tmp_path: Path, drawn: Path, common: bool
 ) -> None:
     """Folds of one dataset; or datasets of one name that are packed into a common folder."""
-    from yolodata.ultralytics.packed import packed as kept
+    from yolodata.ultralytics.auto_pack import packed as kept
 
     def opened(yaml: Path, root: Path) -> yolodata.ShardDataset:
         settings = Settings(workers=1, folder=str(tmp_path / "common") if common else None)
@@ -188,7 +189,7 @@ def test_yaml_files_of_one_name_do_not_share_shards(
 
 
 def test_an_open_dataset_outlives_packing_again(tmp_path: Path, drawn: Path) -> None:
-    from yolodata.ultralytics.packed import packed as kept
+    from yolodata.ultralytics.auto_pack import packed as kept
 
     data = {"yaml_file": str(drawn), "path": str(drawn.parent)}
     how = {"single_cls": False, "task": "detect", "show": False}
@@ -225,7 +226,7 @@ def test_a_resumed_run_goes_on_with_its_epoch_and_settings(tmp_path: Path, drawn
     )
     resumed.train(trainer=yolodata.DetectionTrainer, resume=True)
     assert resumed.trainer.settings.codec == "jpeg"
-    assert resumed.trainer.train_loader.dataset.selection.shards.meta.codec == "jpeg"
+    assert resumed.trainer.train_loader.dataset.subset.shards.meta.codec == "jpeg"
     assert epochs[0] == 1  # the epoch that was interrupted, not the stream from its beginning
     assert max(epochs) <= 3
 
@@ -236,7 +237,7 @@ def test_validation_gives_upstreams_figures(tmp_path: Path, drawn: Path) -> None
 
     trained, _ = train(tmp_path, drawn, epochs=1)
     weights = str(trained.last)
-    shards = trained.test_loader.dataset.selection.shards.path
+    shards = trained.test_loader.dataset.subset.shards.path
     results = []
     for loader in (yolodata.ValidationLoader(shards, 8, imgsz=64), None):
         model = YOLO(weights)
@@ -324,7 +325,7 @@ def test_settings_reach_processes_that_upstream_starts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"codec": "png"}, {"threads": 0}, {"prefetch": None}, {"max_bad": 2}, {"cores": 3},
+    [{"codec": "png"}, {"threads": 0}, {"prefetch": None}, {"max_unreadable": 2}, {"cores": 3},
      {"hw_decoder_load": 2}, {"check": "yes"}, {"cache": "ram"}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
@@ -374,8 +375,8 @@ class _OnATwin(yolodata.DetectionTrainer):
 
     output = "uint8"
 
-    def _delivery(self) -> dict[str, Any]:
-        return {"device": "cuda", "cache": self.settings.cache, "output": self.output}
+    def _delivery(self) -> DeviceOptions:
+        return DeviceOptions("cuda", self.settings.cache, output=self.output)
 
 
 class _OnATwinInHalf(_OnATwin):
@@ -392,11 +393,11 @@ class _OnATwinInHalf(_OnATwin):
 def test_training_on_a_device_is_training_on_the_cpu(
     tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    from twin import TwinQueue
+    from twin import TwinStream
 
-    from yolodata.pipeline import device
+    from yolodata.pipeline.gpu import stream as device
 
-    monkeypatch.setattr(device, "open_queue", lambda where: TwinQueue())
+    monkeypatch.setattr(device, "open_stream", lambda where: TwinStream())
     losses = []
     for trainer in (yolodata.DetectionTrainer, _OnATwin):
         configured = trainer.configure(cache=cache)
@@ -432,16 +433,16 @@ def test_batches_come_as_the_first_convolution_wants_them(
     tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str, channels_last: bool
 ) -> None:
     """Ultralytics' `preprocess_batch` and the convolution find nothing left to convert."""
-    from twin import TwinQueue
+    from twin import TwinStream
 
-    from yolodata.pipeline import device
+    from yolodata.pipeline.gpu import stream as device
 
-    monkeypatch.setattr(device, "open_queue", lambda where: TwinQueue())
+    monkeypatch.setattr(device, "open_stream", lambda where: TwinStream())
     order = torch.channels_last if channels_last else torch.contiguous_format
     taken = []
 
     class AsOnCuda(yolodata.DetectionTrainer):
-        def _delivery(self) -> dict[str, Any]:
+        def _delivery(self) -> DeviceOptions:
             self.model.to(memory_format=order)  # upstream's, where the device is CUDA
             here, self.device, self.amp = self.device, torch.device("cuda"), True
             delivery = super()._delivery()

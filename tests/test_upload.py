@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,26 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from object_store import ObjectStore, damage_body, refused, stalled, writes_data
+from s3_server import S3Server, damage_body, refused, stalled, writes_data
+from tenacity import RetryCallState, Retrying
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import remote
-from yolodata.train.remote import Digest, Remote, told_by_store
-from yolodata.train.upload import Backoff, Uploader, newest
+from yolodata.train.checkpoint import object_store
+from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore
+from yolodata.train.checkpoint.uploader import Backoff, Uploader, download_newest
 
-QUICK = {"first": 0.01, "most": 0.1}
+QUICK = {"first": 0.01, "longest": 0.1}
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[ObjectStore]:
-    server = ObjectStore()
+def running() -> Iterator[S3Server]:
+    server = S3Server()
     server.files.mkdir("runs")
     yield server
     server.stop()
 
 
 @pytest.fixture
-def store(running: ObjectStore) -> Iterator[ObjectStore]:
+def store(running: S3Server) -> Iterator[S3Server]:
     running.requests.clear()
     yield running
     running.fault = None
@@ -54,25 +56,25 @@ def checkpoint(folder: Path, number: int, size: int = 100_000) -> Path:
     return path
 
 
-def uploader(store: ObjectStore, url: str, **settings: Any) -> Uploader:
+def uploader(store: S3Server, url: str, **settings: Any) -> Uploader:
     return Uploader(url, options=store.options, backoff=Backoff(**QUICK), **settings)
 
 
-def fetch(store: ObjectStore, url: str, folder: Path) -> Path | None:
-    return newest(url, folder, options=store.options, backoff=Backoff(**QUICK))
+def fetch(store: S3Server, url: str, folder: Path) -> Path | None:
+    return download_newest(url, folder, options=store.options, backoff=Backoff(**QUICK))
 
 
-def names(store: ObjectStore, url: str) -> list[str]:
+def names(store: S3Server, url: str) -> list[str]:
     return sorted(path.rpartition("/")[2] for path in store.files.ls(url, detail=False))
 
 
 @pytest.mark.parametrize("place", ["s3", "disk", "memory"])
 def test_what_was_put_comes_back_and_the_last_ones_are_kept(
-    place: str, store: ObjectStore, url: str, tmp_path: Path
+    place: str, store: S3Server, url: str, tmp_path: Path
 ) -> None:
     there = {"s3": url, "disk": str(tmp_path / "far" / "away"), "memory": "memory://kept/here"}
     url, options = there[place], store.options if place == "s3" else {}
-    assert newest(url, tmp_path / "back", options=options) is None
+    assert download_newest(url, tmp_path / "back", options=options) is None
     with Uploader(url, keep=2, options=options) as up:
         for number in range(4):
             path = checkpoint(tmp_path / "run", number)
@@ -82,46 +84,48 @@ def test_what_was_put_comes_back_and_the_last_ones_are_kept(
         status = up.status()
     assert (status.uploaded, status.failed, status.errors) == (4, 0, 0)
     assert (status.newest, status.bytes) == ("00000-00000003.ckpt", 400_000)
-    assert status.checked == ("checksum of the store" if place == "s3" else "read back")
-    back = newest(url, tmp_path / "back", options=options)
+    back = download_newest(url, tmp_path / "back", options=options)
     assert back == tmp_path / "back" / "00000-00000003.ckpt"
     assert back.read_bytes() == (3).to_bytes(4, "little") * 25_000
     assert os.listdir(back.parent) == [back.name]
-    place_ = Remote(url, options)
+    place_ = ObjectStore(url, options)
     assert [entry.sequence for entry in place_.entries()] == [4, 3]
     assert len(place_._names()) == 4  # two files, two manifests
     # A later process, whose file has the same name, goes on counting.
     with Uploader(url, keep=2, options=options) as up:
         up.put(checkpoint(tmp_path / "run", 0))
-    assert newest(url, tmp_path / "back", options=options).name == "00000-00000000.ckpt"
+    assert download_newest(url, tmp_path / "back", options=options).name == "00000-00000000.ckpt"
 
 
-def test_large_files_arrive_in_parts(
-    store: ObjectStore, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_large_files_arrive_in_parts_and_are_read_back(
+    store: S3Server, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = 1 << 16
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", part)
-    monkeypatch.setattr(remote, "_PART", part)
-    monkeypatch.setattr(remote, "_BLOCK", part // 4)
-    monkeypatch.setattr(remote, "_PUT", {"s3": {"chunksize": part, "max_concurrency": 2}})
+    monkeypatch.setattr(object_store, "_PUT", {"s3": {"chunksize": part, "max_concurrency": 2}})
+    damaged: list[str] = []
+
+    def fault(environ: dict[str, Any], start: Any) -> None:
+        if "partNumber=2" in environ["QUERY_STRING"] and not damaged:
+            damaged.append(environ["PATH_INFO"])
+            damage_body(environ)
+
+    store.fault = fault
     path = checkpoint(tmp_path, 7, size=2 * part + 12_344)
     with uploader(store, url) as up:
         up.put(path)
-    assert sum("POST" in line for line in store.requests) == 2  # began and completed
-    assert up.status().checked == "checksum of the store"
-    # The store's checksum is of another kind: the file is read back, and wrong bytes are noticed.
-    monkeypatch.setattr(remote, "told_by_store", lambda info: "of something else")
-    [name] = [name for name in names(store, url) if name.endswith(".ckpt")]
-    place = Remote(url, store.options)
-    with path.open("rb") as file:
-        digest = Digest.of(file)
-        assert place._check(name, file, digest) == "read back"
-        with pytest.raises(remote.Damaged, match="checksum"):
-            place._check(name, file, Digest(digest.size, "0" * 16))
+    assert (up.status().uploaded, up.status().errors) == (1, 1)
+    assert "checksum" in str(up.status().last_error)
+    file, manifest = (f"/{url[5:]}/{name}" for name in names(store, url))
+    asked = [line for line in store.requests if line.partition(" ")[2] in (file, manifest)]
+    assert [line for line in asked if line[:4] == "POST"] == [f"POST {file}"] * 4  # begin, complete
+    sent = len(asked) - asked[::-1].index(f"POST {file}")
+    assert f"GET {file}" in asked[sent : asked.index(f"PUT {manifest}")]
+    assert fetch(store, url, tmp_path / "back").read_bytes() == path.read_bytes()
 
 
 def test_an_outage_is_waited_for_and_reported_once(
-    store: ObjectStore, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusals = iter([("500 Internal Server Error", "InternalError")] * 3)
 
@@ -142,7 +146,7 @@ def test_an_outage_is_waited_for_and_reported_once(
     assert "Training goes on" in warnings[0].message
 
 
-def test_what_arrives_damaged_is_sent_again(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_what_arrives_damaged_is_sent_again(store: S3Server, url: str, tmp_path: Path) -> None:
     damaged = []
 
     def fault(environ: dict[str, Any], start: Any) -> None:
@@ -181,7 +185,7 @@ def test_without_a_server_nothing_is_raised_and_nobody_waits(
 
 
 def test_newest_does_not_take_an_unreachable_url_for_an_empty_one(
-    store: ObjectStore, url: str, tmp_path: Path
+    store: S3Server, url: str, tmp_path: Path
 ) -> None:
     store.fault = lambda environ, start: refused(start, "403 Forbidden", "AccessDenied")
     with pytest.raises(YolodataError, match=r"cannot be read.*see to access"):
@@ -196,8 +200,23 @@ def test_newest_does_not_take_an_unreachable_url_for_an_empty_one(
     assert fetch(store, url, tmp_path) is None
 
 
+def test_an_interrupted_download_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def interrupted(self: ObjectStore) -> None:
+        asked.append(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ObjectStore, "entries", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        download_newest("memory://interrupted", tmp_path, backoff=Backoff(**QUICK))
+    assert len(asked) == 1
+
+
 def test_lasting_refusals_are_given_up_until_the_next_file(
-    store: ObjectStore, url: str, tmp_path: Path
+    store: S3Server, url: str, tmp_path: Path
 ) -> None:
     store.fault = lambda environ, start: (
         refused(start, "403 Forbidden", "AccessDenied") if writes_data(environ) else None
@@ -213,9 +232,7 @@ def test_lasting_refusals_are_given_up_until_the_next_file(
     assert (up.status().failed, up.status().uploaded) == (2, 1)
 
 
-def test_a_newer_file_replaces_the_waiting_one(
-    store: ObjectStore, url: str, tmp_path: Path
-) -> None:
+def test_a_newer_file_replaces_the_waiting_one(store: S3Server, url: str, tmp_path: Path) -> None:
     with uploader(store, url) as up:
         with stalled(store) as began:
             up.put(checkpoint(tmp_path, 0))
@@ -231,7 +248,7 @@ def test_a_newer_file_replaces_the_waiting_one(
 
 
 def test_damaged_and_incomplete_files_are_passed_over(
-    store: ObjectStore, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with uploader(store, url, keep=9) as up:
         for number in range(5):
@@ -258,11 +275,39 @@ def test_damaged_and_incomplete_files_are_passed_over(
     assert os.listdir(back.parent) == [back.name]
 
 
-def test_killed_in_the_middle_of_an_upload(store: ObjectStore, url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "x\0y"])
+def test_names_do_not_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    url = f"memory://names/{tmp_path.name}"
+    with Uploader(url) as up:
+        up.put(checkpoint(tmp_path, 1))
+    place = ObjectStore(url)
+    [entry] = place.entries()
+    manifest = json.loads(place._fs.cat_file(place._path(f"{entry.stem}.json")))
+    manifest |= {"name": name, "file": f"{entry.stem}-{name}"}
+    place._fs.pipe_file(place._path(f"{entry.stem}.json"), json.dumps(manifest).encode())
+    with pytest.raises(DamagedObject, match="no whole manifest"):
+        place.get(entry, tmp_path / "back")
+
+
+def test_a_store_that_hangs_holds_nobody_up(
+    store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stalled(store) as began:
+        up = uploader(store, url)
+        up.put(checkpoint(tmp_path, 1))
+        assert began.wait(30)
+        start = time.monotonic()
+        up.put(checkpoint(tmp_path, 2))
+        assert not up.close(timeout=0.2)
+        assert time.monotonic() - start < 2
+        assert "00000-00000002.ckpt is not at" in caplog.text
+
+
+def test_killed_in_the_middle_of_an_upload(store: S3Server, url: str, tmp_path: Path) -> None:
     with uploader(store, url) as up:
         up.put(checkpoint(tmp_path / "run", 1))
     child = textwrap.dedent(f"""
-        from yolodata.train.upload import Uploader
+        from yolodata.train.checkpoint.uploader import Uploader
         up = Uploader({url!r}, options={store.options!r})
         up.put({str(checkpoint(tmp_path / "run", 2))!r})
         up.flush()
@@ -283,7 +328,7 @@ def test_killed_in_the_middle_of_an_upload(store: ObjectStore, url: str, tmp_pat
     assert fetch(store, url, tmp_path / "back").name == "00000-00000003.ckpt"
 
 
-def test_runs_beside_each_other_do_not_meet(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_runs_beside_each_other_do_not_meet(store: S3Server, url: str, tmp_path: Path) -> None:
     runs = ["a", "ab", "a/b"]  # one is a prefix of the others, one lies within another
     ups = {run: uploader(store, f"{url}/{run}", keep=1) for run in runs}
     for number in range(3):
@@ -297,7 +342,7 @@ def test_runs_beside_each_other_do_not_meet(store: ObjectStore, url: str, tmp_pa
         assert back.name == f"00000-{10 * i + 2:08d}.ckpt"
 
 
-def test_nothing_is_left_behind(store: ObjectStore, url: str, tmp_path: Path) -> None:
+def test_nothing_is_left_behind(store: S3Server, url: str, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     handles = len(os.listdir("/proc/self/fd"))
     for number in range(3):
@@ -317,7 +362,7 @@ def test_settings_that_cannot_work_are_refused_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match="keep must be a whole number from 1, got 0"):
         Uploader("memory://x", keep=0)
-    with pytest.raises(ConfigError, match=r"'nosuch://x' must be a path or a URL.*s3://"):
+    with pytest.raises(ConfigError, match=r"must be a path or one .*s3://.* got 'nosuch://x'"):
         Uploader("nosuch://x")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     importlib.import_module("fsspec")
@@ -326,22 +371,11 @@ def test_settings_that_cannot_work_are_refused_at_once(
         Uploader("s3://x/y")
 
 
-def test_waiting_times_double_up_to_a_limit() -> None:
-    import random
-
+def test_pauses_double_up_to_a_limit() -> None:
     random.seed(1)
     state = random.getstate()
-    backoff = Backoff(1.0, 8.0)
-    for longest in (1, 2, 4, 8, 8, 8):
-        assert longest / 2 <= backoff.next() <= longest
+    backoff, attempts = Backoff(1.0, 8.0), RetryCallState(Retrying(), None, (), {})
+    for number, longest in enumerate((1, 2, 4, 8, 8, 8), 1):
+        attempts.attempt_number = number
+        assert longest / 2 <= backoff(attempts) <= longest
     assert random.getstate() == state  # the training's own draws stay what they are
-    backoff.reset()
-    assert backoff.next() <= 1
-
-
-def test_checksums_of_stores() -> None:
-    assert told_by_store({"ETag": '"abc-2"'}) == "abc-2"
-    assert told_by_store({"md5Hash": "1B2M2Y8AsgTpgAmY7PhCfg=="}) == (
-        "d41d8cd98f00b204e9800998ecf8427e"
-    )
-    assert told_by_store({"size": 3}) is None

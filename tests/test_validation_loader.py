@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loading import differences, draw_dataset, packed, upstream_dataset, write_yaml
+from loading import differences, draw_dataset, grouped, packed, upstream_dataset, write_yaml
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline import letterbox
@@ -49,7 +49,9 @@ def upstream(yaml: Path, split: str, imgsz: int, batch: int, **settings: Any) ->
 
 def compare(yaml: Path, split: str, out: Path, imgsz: int, batch: int, **settings: Any) -> None:
     dataset, theirs = upstream(yaml, split, imgsz, batch, **settings)
-    with ValidationLoader(out, batch, imgsz=imgsz, split=split, threads=2, **settings) as ours:
+    with ValidationLoader(
+        out, batch, **grouped(imgsz=imgsz, split=split, threads=2, **settings)
+    ) as ours:
         assert len(ours) == len(theirs)
         assert ours.batch_size == theirs.batch_size
         assert list(ours.dataset.im_files) == dataset.im_files
@@ -110,7 +112,7 @@ def test_notices_half_a_pixel(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(letterbox, "place", wrong)
     _, theirs = upstream(drawn, "val", 96, 5)
-    with ValidationLoader(out, 5, threads=1) as ours:
+    with ValidationLoader(out, 5, **grouped(threads=1)) as ours:
         found = [differences(a, b) for a, b in zip(ours, theirs, strict=True)]
     assert ["bboxes", "img", "ratio_pad"] in found
 
@@ -141,7 +143,7 @@ def test_pictures_too_large_for_their_batch(
     height[::3], width[::3] = 40, 160
     monkeypatch.setattr(shards, "label_height", height)
     monkeypatch.setattr(shards, "label_width", width)
-    with ValidationLoader(shards, 4, threads=2) as ours:
+    with ValidationLoader(shards, 4, **grouped(threads=2)) as ours:
         assert ours._shrunk
         for mine, batch in zip(ours, theirs, strict=True):
             assert differences(mine, batch) == []
@@ -162,7 +164,9 @@ def test_ranks_take_what_upstream_gives_them(drawn: Path, batch: int, world_size
         theirs = DataLoader(
             dataset, min(batch, len(dataset)), sampler=sampler, collate_fn=dataset.collate_fn
         )
-        with ValidationLoader(out, batch, rank=rank, world_size=world_size, threads=1) as ours:
+        with ValidationLoader(
+            out, batch, **grouped(rank=rank, world_size=world_size, threads=1)
+        ) as ours:
             assert list(ours.sampler) == list(sampler)
             assert len(ours) == len(theirs)
             for mine, batch_of_theirs in zip(ours, theirs, strict=True):
@@ -171,7 +175,7 @@ def test_ranks_take_what_upstream_gives_them(drawn: Path, batch: int, world_size
 
 def test_can_be_left_half_way(drawn: Path) -> None:
     out = packed(drawn, drawn.parent / "half", "jpeg", 96)
-    with ValidationLoader(out, 4, threads=2) as loader:
+    with ValidationLoader(out, 4, **grouped(threads=2)) as loader:
         first = [np.asarray(batch["img"]).copy() for batch in loader]
         for _ in range(3):
             next(iter(loader))

@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from loading import draw_dataset, packed
+from loading import draw_dataset, grouped, packed
 
 from yolodata.cli import main
-from yolodata.pipeline.command import _grid
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
+from yolodata.view import _grid
 
 IMGSZ = 480  # large enough to be drawn without zooming
 TITLE = 22  # pixels of the title bar
@@ -66,7 +66,7 @@ def test_augmented_picture_is_the_one_training_sees(
     assert recipe["size"] == [IMGSZ, IMGSZ]
 
     augment = AugmentConfig(imgsz=IMGSZ, degrees=10, mixup=1, scale=(0.5, 0.9))
-    with Loader(shards, 9, augment=augment, seed=3, threads=1, prefetch=1) as loader:
+    with Loader(shards, 9, **grouped(augment=augment, seed=3, threads=1, prefetch=1)) as loader:
         loader.set_epoch(2)
         batch = next(iter(loader))
     picture = batch["img"][5].permute(1, 2, 0).numpy()[..., ::-1]

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from training import arguments, first_update, train
 
 from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
-from yolodata.train.exits import PEER_LOST, PeerLost, Preempted
+from yolodata.train.watchdog import heartbeat
+from yolodata.train.watchdog.exit_codes import PEER_LOST, PeerLost, Preempted
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
@@ -46,22 +48,14 @@ def run(
     return train(trainer, arguments(folder, name, **values), noting)
 
 
-STALL = 7.0
-BUSY = """
-import time
-end = time.monotonic() + 12  # longer than 1.5 times `STALL`
-while time.monotonic() < end:
-    busy = time.process_time() + 0.003
-    while time.process_time() < busy:
-        pass
-    time.sleep(0.03)
-"""
+STALL, LONG = 7.0, 3.0
+ALONE = 12.0  # seconds; longer than `STALL`, shorter than `LONG` times as much
 
 
 def work_alone(trainer: Any) -> None:
-    """Once, rank 0 works in a callback, while rank 1 waits for it."""
+    """Once, rank 0 is long in a callback, while rank 1 waits for it."""
     if rank == 0 and trainer.epoch == 0:
-        exec(BUSY)
+        time.sleep(ALONE)
         (train_notes.NOTES / "worked").touch()
     train_notes.on_train_epoch_end(trainer)
 
@@ -69,7 +63,7 @@ def work_alone(trainer: Any) -> None:
 def let_a_child_work(trainer: Any) -> None:
     """Once, a child of rank 1 works, while all others wait for it."""
     if rank == 1 and trainer.epoch == 0:
-        subprocess.run([sys.executable, "-c", BUSY], check=True)
+        subprocess.run(["sleep", str(ALONE)], check=True)
         (train_notes.NOTES / "waited").touch()
 
 
@@ -85,6 +79,7 @@ def apart(name: str, mischief: str, port: str) -> int:
     status = 1
     try:
         if name in SHORT:  # too few steps to tell how long one takes
+            heartbeat.LONG = LONG
             if name == "busy":
                 noting.update(on_train_epoch_end=work_alone, on_fit_epoch_end=let_a_child_work)
             run(name, mischief, {"stall": STALL}, batch=16, val=name == "validating")

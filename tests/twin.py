@@ -1,7 +1,7 @@
 """A device that is not there: work is done later, in order, on the CPU, by the kernel's own body.
 
 Nothing happens when it is enqueued. Work goes on a little whenever somebody asks whether it is
-done, and up to a mark when somebody waits for it; memory holds rubbish until then. Whoever uses
+done, and up to a event when somebody waits for it; memory holds rubbish until then. Whoever uses
 memory again too early, or looks at it too soon, gets other pixels than the CPU's loader.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from yolodata import _native
-from yolodata.pipeline.device import Output
+from yolodata.pipeline.gpu.stream import Output
 
 POISON = 0xA5
 
@@ -29,14 +29,14 @@ def rubbish(nbytes: int) -> torch.Tensor:
     return torch.from_numpy(memory[skip : skip + nbytes])
 
 
-class TwinQueue:
-    """See `yolodata.pipeline.device.Queue`."""
+class TwinStream:
+    """See `yolodata.pipeline.gpu.stream.Stream`."""
 
     def __init__(self, *, free: int = 1 << 40, seed: int = 0) -> None:
         self.device = torch.device("cpu")
         self.free = free
         self.short: Callable[[], bool] = lambda: False  # whether an allocation fails
-        self.on_make_room: Callable[[], Any] = lambda: None
+        self.on_empty_cache: Callable[[], Any] = lambda: None
         self.done = 0
         self._pinned: dict[int, Any] = {}
         self._todo: list[Callable[[], Any]] = []
@@ -64,13 +64,13 @@ class TwinQueue:
                 return inside.view(source.shape)
         return source
 
-    def lock(self, address: int, nbytes: int) -> int:
+    def register_host(self, address: int, nbytes: int) -> int:
         raise RuntimeError("there is no driver")
 
-    def unlock(self, address: int) -> None:
+    def unregister_host(self, address: int) -> None:
         raise AssertionError("nothing was locked")
 
-    def memory(self, nbytes: int) -> torch.Tensor:
+    def empty(self, nbytes: int) -> torch.Tensor:
         """Becomes rubbish after all that was enqueued before it was forgotten."""
         self._allocate(nbytes)
         kept = rubbish(nbytes).numpy()
@@ -89,7 +89,7 @@ class TwinQueue:
 
     def render(
         self,
-        shots: torch.Tensor,
+        tasks: torch.Tensor,
         shape: tuple[int, ...],
         output: Output,
         into: torch.Tensor | None = None,
@@ -101,8 +101,8 @@ class TwinQueue:
             into.fill_(77)
         pictures = into
         self._todo.append(
-            lambda: _native.render_blocks(
-                shots.data_ptr(),
+            lambda: _native.render_emulated(
+                tasks.data_ptr(),
                 count,
                 height,
                 width,
@@ -119,25 +119,25 @@ class TwinQueue:
         count = tasks.numel() // int(_native.FILTER_TASK_BYTES)
         tables = 0 if lab is None else lab.data_ptr()
         self._todo.append(
-            lambda: _native.filter_loops(tasks.data_ptr(), count, *size, tiles, tables)
+            lambda: _native.filter_emulated(tasks.data_ptr(), count, *size, tiles, tables)
         )
 
-    def scale(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
+    def convert(self, pictures: torch.Tensor, output: Output) -> torch.Tensor:
         self._allocate(pictures.numel())
         made = output.empty(tuple(pictures.shape), self.device)
         made.fill_(77)
         self._todo.append(lambda: made.copy_(output.convert(pictures)))
         return made
 
-    def mark(self) -> TwinMark:
+    def record_event(self) -> TwinEvent:
         with self._lock:
-            return TwinMark(self, self.done + len(self._todo))
+            return TwinEvent(self, self.done + len(self._todo))
 
-    def make_room(self) -> None:
-        self.mark().wait()
-        self.on_make_room()
+    def empty_cache(self) -> None:
+        self.record_event().synchronize()
+        self.on_empty_cache()
 
-    def room(self) -> tuple[int, int]:
+    def mem_get_info(self) -> tuple[int, int]:
         return self.free, self.free
 
     def go_on(self, until: int | None = None) -> None:
@@ -149,19 +149,19 @@ class TwinQueue:
                 self.done += 1
 
 
-class TwinMark:
-    """See `yolodata.pipeline.device.Mark`."""
+class TwinEvent:
+    """See `yolodata.pipeline.gpu.stream.Event`."""
 
-    def __init__(self, queue: TwinQueue, at: int) -> None:
-        self._queue, self._at = queue, at
+    def __init__(self, stream: TwinStream, at: int) -> None:
+        self._stream, self._at = stream, at
 
-    def done(self) -> bool:
-        self._queue.go_on()
-        return self._queue.done >= self._at
+    def query(self) -> bool:
+        self._stream.go_on()
+        return self._stream.done >= self._at
 
-    def wait(self) -> None:
-        self._queue.go_on(self._at)
+    def synchronize(self) -> None:
+        self._stream.go_on(self._at)
 
-    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None:
         assert list(tensors)
-        self.wait()
+        self.synchronize()

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from yolodata.ingest import pack
     from yolodata.pipeline.config import AugmentConfig
     from yolodata.pipeline.loader import Loader
+    from yolodata.pipeline.options import (
+        DeviceOptions,
+        EpochOptions,
+        LabelOptions,
+        Ranks,
+        ReadOptions,
+    )
     from yolodata.pipeline.recipe import labels, plan, render
     from yolodata.pipeline.validation import ValidationLoader
     from yolodata.shards import ShardDataset
@@ -32,9 +39,14 @@ __all__ = [
     "ConfigError",
     "DatasetError",
     "DetectionTrainer",
+    "DeviceOptions",
+    "EpochOptions",
+    "LabelOptions",
     "Loader",
     "OBBTrainer",
     "PoseTrainer",
+    "Ranks",
+    "ReadOptions",
     "Recipe",
     "SegmentationTrainer",
     "ShardDataset",
@@ -53,9 +65,14 @@ _PLACES = {
     "ConfigError": "errors",
     "DatasetError": "errors",
     "DetectionTrainer": "ultralytics.trainer",
+    "DeviceOptions": "pipeline.options",
+    "EpochOptions": "pipeline.options",
+    "LabelOptions": "pipeline.options",
     "Loader": "pipeline.loader",
     "OBBTrainer": "ultralytics.trainer",
     "PoseTrainer": "ultralytics.trainer",
+    "Ranks": "pipeline.options",
+    "ReadOptions": "pipeline.options",
     "Recipe": "_native",
     "SegmentationTrainer": "ultralytics.trainer",
     "ShardDataset": "shards",

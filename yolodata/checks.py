@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -56,3 +56,10 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
         allowed = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
         raise ConfigError(f"{name} must be {allowed}, got {found:g}")
     return found
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """The value, if it is one of those allowed; ConfigError otherwise."""
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return str(value)

@@ -16,10 +16,10 @@ COMMANDS = {
     "verify": ("yolodata.shards.command", "check a shard dataset for damage"),
     "info": ("yolodata.shards.command", "say what a shard dataset holds"),
     "labels": ("yolodata.ingest.command", "read the labels of a packed dataset again"),
-    "view": ("yolodata.pipeline.command", "write a picture with boxes and class names"),
-    "train": ("yolodata.train.command", "train with Ultralytics on yolodata's loaders"),
+    "view": ("yolodata.view", "write a picture with boxes and class names"),
+    "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
     "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
-    "bench": ("yolodata.bench.command", "compare the loaders on this machine"),
+    "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,13 +26,18 @@ def write_all(fd: int, data: Buffer, at: int | None = None) -> None:
         view = view[done:]
 
 
-def sync_folder(path: Path) -> None:
-    """Make renames and removals in a folder durable."""
+def sync_file(path: Path) -> None:
+    """Make durable what was written to a file, by whomever."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames and removals in a folder durable."""
+    sync_file(path)
 
 
 def write_durably(path: Path, data: Buffer) -> None:
@@ -44,10 +50,28 @@ def write_durably(path: Path, data: Buffer) -> None:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """Yields a name of its own, `.….tmp`, in a folder; a file of that name is removed at the end.
+
+    `publish` takes the file out of its reach.
+    """
+    path = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Give a synced file its final name, durably."""
     os.replace(temporary, final)
     sync_folder(final.parent)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what processes that were killed left of `temporary_file`."""
+    remove_quietly(folder.glob(".*.tmp"))
 
 
 def remove_quietly(files: Iterable[Path]) -> None:

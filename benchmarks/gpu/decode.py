@@ -12,18 +12,19 @@ each share, of the drawn pictures of JPEG_SHARDS.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, JpegImagePlugin
 
-from yolodata.bench import machine, results
-from yolodata.pipeline.dali import DaliDecoder
+from yolodata.bench import results
+from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.shards import reader
 from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
@@ -31,6 +32,7 @@ Bytes = npt.NDArray[np.uint8]
 
 IMGSZ = 640
 BITS = (0.0, 1.0, 0.65, 0.9)  # shares whose bits are compared; the first two are one decoder's
+OWNERS = {"CUDA": 0.0, "the engine": 1.0}
 SPEEDS = (0.0, 0.4, 0.65, 0.9, 1.0)
 BATCH = 16
 WAYS = {  # how a file meets others: size of the batches, and their order
@@ -45,17 +47,10 @@ SECONDS = 1.5  # of each speed
 
 def about_jpeg(data: Bytes) -> dict[str, Any]:
     """Whether it is progressive, and how colours are subsampled ("4:2:0" and the like)."""
-    at, found = 2, bytes(data)
-    while at + 9 < len(found):
-        marker, length = found[at + 1], int.from_bytes(found[at + 2 : at + 4], "big")
-        if marker in (0xC0, 0xC1, 0xC2):
-            parts = [found[at + 11 + 3 * i] for i in range(found[at + 9])]
-            h, v = parts[0] >> 4, parts[0] & 15
-            names = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0"}
-            colours = names.get((h, v), f"{h}x{v}") if len(parts) == 3 else f"{len(parts)} part(s)"
-            return {"progressive": marker == 0xC2, "subsampling": colours}
-        at += 2 + length
-    return {"progressive": None, "subsampling": "?"}
+    with Image.open(io.BytesIO(data)) as image:
+        kinds = {-1: f"another kind, {image.mode}", 0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+        return {"progressive": "progressive" in image.info,
+                "subsampling": kinds[JpegImagePlugin.get_sampling(image)]}  # fmt: skip
 
 
 def decoded(
@@ -81,17 +76,12 @@ def same(a: Bytes | None, b: Bytes | None) -> bool:
 def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any) -> None:
     """The bits of each share, in every way."""
     files = [np.fromfile(path, np.uint8) for path in paths]
-    opencv = [
-        cv2.cvtColor(decode_image(f, IMGSZ, "x.jpg"), cv2.COLOR_BGR2RGB) for f in files
-    ]  # fmt: skip
+    opencv = [cv2.cvtColor(decode_image(f, IMGSZ, "x"), cv2.COLOR_BGR2RGB) for f in files]
     alone: dict[float, list[Bytes | None]] = {}
     for load in BITS if device != "cpu" else (0.0,):
         alone[load], fell = decoded(files, device, load, 1, range(len(files)))
-        apart = [
-            np.abs(a.astype(int) - b)
-            for a, b in zip(alone[load], opencv, strict=True)
-            if a is not None
-        ]
+        pairs = zip(alone[load], opencv, strict=True)
+        apart = [np.abs(a.astype(int) - b) for a, b in pairs if a is not None]
         found: dict[str, Any] = {
             "load": load,
             "files": len(files),
@@ -108,16 +98,9 @@ def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any)
             found["same_in_other_batches"][way] = sum(equal)
             for i, is_equal in enumerate(equal):
                 if not is_equal:
-                    owners = {"CUDA's": 0.0, "the engine's": 1.0}
-                    whose = next(
-                        (
-                            who
-                            for who, by in owners.items()
-                            if by in alone and same(made[i], alone[by][i])
-                        ),
-                        "neither's",
-                    )
-                    others.setdefault(i, []).append(f"{way} ({whose})")
+                    owners = [who for who, by in OWNERS.items()
+                              if by in alone and same(made[i], alone[by][i])]  # fmt: skip
+                    others.setdefault(i, []).append(f"{way} ({[*owners, 'neither'][0]}'s)")
         print(
             f"decode: load {load}: {len(files)} photographs, {fell} fell back; from OpenCV: mean "
             f"{found['mean_from_opencv']:.3f}, largest {found['largest_from_opencv']}; as alone: "
@@ -191,14 +174,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--most", type=int, default=64, help="photographs")
     args = parser.parse_args(argv)
-    about, gpu = machine.machine(), machine.gpu()
-    if gpu is not None:
-        about["gpu"] = asdict(gpu)
-    document: dict[str, Any] = {
-        "benchmark": "gpu-decode", "machine": about, "versions": machine.versions(),
-        "settings": {"imgsz": IMGSZ, "seconds": SECONDS, "compared_with": "decoded alone"},
-        "bits": [], "other_bits": [], "speeds": [], "complete": False,
-    }  # fmt: skip
+    document = results.about(
+        "gpu-decode", imgsz=IMGSZ, seconds=SECONDS, compared_with="decoded alone"
+    )
+    document |= {"bits": [], "other_bits": [], "speeds": [], "complete": False}
 
     def save() -> None:
         results.save(args.out, document)

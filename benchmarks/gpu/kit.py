@@ -48,8 +48,8 @@ UNREAD = ("opencv_ext", "nvtiff_ext", "libtiff_ext", "nvjpeg2k_ext", "nvpnm_ext"
 # Ultralytics reads results.csv with polars (54 MB), and takes its absence only where reading fails.
 POLARS = 'def read_csv(*args, **kwargs):\n    raise RuntimeError("polars is not here")\n'
 PICTURES = 16  # of each dataset in --data
-INTERFACE = ("Engine", "Index", "Recipe", "plan", "render", "render_blocks", "render_cuda",
-             "SHOT_BYTES")  # fmt: skip
+INTERFACE = ("Engine", "LabelTable", "Recipe", "plan", "render", "render_emulated", "render_cuda",
+             "RENDER_TASK_BYTES")  # fmt: skip
 """What benchmarks and the kernel's rows need of a second core."""
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,9 @@ import psutil
 import torch
 
 import yolodata
-from yolodata.bench import machine, results
+from yolodata.bench import results
 
-LOADERS = (
-    ("raw", "device"),
-    ("raw", "host"),
-    ("raw", "none"),
-    ("jpeg", "device"),
-    ("jpeg", "host"),
-    ("jpeg", "none"),
-)
+LOADERS = tuple(itertools.product(("raw", "jpeg"), ("device", "host", "none")))
 BATCHES = 8  # more than are made ahead
 
 
@@ -73,10 +66,12 @@ class Memory:
 
 def load(folder: Path, cache: str, device: torch.device, batch: int) -> Any:
     """A loader as the trainer makes it, that has delivered some batches; its last batch."""
-    where = {} if device.type == "cpu" else {"device": device, "cache": cache, "output": "float16"}
+    options = yolodata.DeviceOptions()
+    if device.type == "cuda":
+        options = yolodata.DeviceOptions(device, cache, output="float16")
     imgsz = int(yolodata.open_shards(folder).meta.imgsz)
     loader = yolodata.Loader(
-        folder, batch, augment=yolodata.AugmentConfig(imgsz=imgsz), prefetch=4, **where
+        folder, batch, augment=yolodata.AugmentConfig(imgsz=imgsz), device=options
     )
     batches = iter(loader)
     made = None
@@ -123,13 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="yolo26n.yaml")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
-    about, gpu = machine.machine(), machine.gpu()
-    if gpu is not None:
-        about["gpu"] = asdict(gpu)
-    document: dict[str, Any] = {
-        "benchmark": "gpu-memory", "machine": about, "versions": machine.versions(),
-        "settings": {"batch": args.batch, "model": args.model}, "parts": [], "complete": False,
-    }  # fmt: skip
+    document = results.about("gpu-memory", batch=args.batch, model=args.model)
+    document |= {"parts": [], "complete": False}
 
     def note(name: str, found: dict[str, Any]) -> None:
         document["parts"].append({"name": name, **found})

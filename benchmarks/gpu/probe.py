@@ -14,54 +14,39 @@ import argparse
 import sys
 import time
 import traceback
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from yolodata.bench import machine, results, rows
-from yolodata.bench.gpu import Clock
-from yolodata.bench.subjects import Task, make
+from yolodata.bench import results, rows
+from yolodata.bench.registry import make
+from yolodata.bench.subject import Row, Task
 
 CEILING = "gpu-copy-device"
 KINDS = ("gpu-copy", "gpu-kernel")
 ROWS = {row.id: row for row in rows.gpu_rows(1) if row.kind in KINDS}
 
 
-def measure(row: rows.Row, task: Task, rounds: int) -> dict[str, Any]:
-    """Pictures a second: median and spread of `rounds` bursts."""
+def measure(row: Row, task: Task, rounds: int, launches: int = 0) -> dict[str, Any]:
+    """Pictures a second: median and spread of `rounds` bursts. With `launches`, only these."""
     subject: Any = make(replace(row, device=task.device), task)  # first equal, or it raises
     try:
-        clock = Clock(subject.device)
-        count = len(subject.once())
-        repeats = clock.repeats(subject.once)
-
-        def burst() -> None:
-            for _ in range(repeats):
-                subject.once()
-
-        speeds = [repeats * count / clock.time(burst) for _ in range(rounds)]
+        for _ in range(launches):
+            subject.once()
+        subject.finish()
+        if launches:
+            return {}
+        count, repeats = len(subject.once()), subject.repeats()
+        speeds = [repeats * count / subject.burst(repeats) for _ in range(rounds)]
         facts = subject.facts()
     finally:
         subject.close()
-    return {
-        "label": row.label,
-        "img_s": results.spread(speeds),
-        **facts,
-        "gb_s": median(speeds) * facts["bytes_each"] / 1e9,
-        "launches_a_sample": repeats,
-    }
-
-
-def launch(row: rows.Row, task: Task, launches: int) -> None:
-    """Some launches, for a profiler to look at."""
-    subject: Any = make(replace(row, device=task.device), task)
-    for _ in range(launches):
-        subject.once()
-    subject.finish()
-    subject.close()
+    return {"label": row.label, "img_s": results.spread(speeds), **facts,
+            "gb_s": median(speeds) * facts["bytes_each"] / 1e9,
+            "launches_a_sample": repeats}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,28 +63,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--launches", type=int, default=0, help="of each row, and no timing")
     args = parser.parse_args(argv)
     task = Task(args.shards, args.imgsz, args.batch, 0, (), args.device)
-    about, gpu = machine.machine(), machine.gpu()
-    if gpu is not None:
-        about["gpu"] = asdict(gpu)
-        print(f"{gpu.name}, driver {gpu.driver}, CUDA {gpu.cuda}", flush=True)
-    found: dict[str, Any] = {
-        "benchmark": "gpu-kernel",
-        "machine": about,
-        "versions": machine.versions(),
-        "settings": {"imgsz": args.imgsz, "batch": args.batch, "rounds": args.rounds},
-        "rows": [],
-        "complete": False,
-    }
-    if args.note:
-        found["settings"]["note"] = args.note
+    note = {"note": args.note} if args.note else {}
+    found = results.about(
+        "gpu-kernel", imgsz=args.imgsz, batch=args.batch, rounds=args.rounds, **note
+    )
+    found |= {"rows": [], "complete": False}
+    if gpu := found["machine"].get("gpu"):
+        print(f"{gpu['name']}, driver {gpu['driver']}, CUDA {gpu['cuda']}", flush=True)
     failed = 0
     for name in args.only:
         begun = time.perf_counter()
         try:
+            row = {"name": name, **measure(ROWS[name], task, args.rounds, args.launches)}
             if args.launches:
-                launch(ROWS[name], task, args.launches)
                 continue
-            row = {"name": name, **measure(ROWS[name], task, args.rounds)}
             copy = next((r for r in found["rows"] if r["name"] == CEILING and "gb_s" in r), None)
             if copy is not None and name != CEILING:
                 row["of_copy"] = row["gb_s"] / copy["gb_s"]

@@ -10,7 +10,8 @@ gloo, lose what one process without any of it loses, and hold the same weights. 
 ends in a step, the batch is halved and the run ends well.
 
 yolodata connects no process that is alone: `ddp` has it done all the same, by replacing
-`World.join`. Two processes that share a card are connected by gloo, which yolodata chooses itself.
+`ProcessGroup.join`. Two processes that share a card are connected by gloo, which yolodata chooses
+itself.
 
 This file is also the callbacks file of its runs (`yolodata.callbacks`).
 """
@@ -64,7 +65,7 @@ def on_train_batch_end(trainer: Any) -> None:
     with (Path(os.environ[NOTES]) / f"{RANK}.jsonl").open("a") as file:
         losses = {name: float(value) for name, value in trainer.loss_items.items()}
         file.write(json.dumps({"batch": trainer.batch_size, "loss": losses}) + "\n")
-    if os.environ.get(TRAINING) == "oom" and trainer.at.step == 1 and not trainer.halved:
+    if os.environ.get(TRAINING) == "oom" and trainer.at.step == 1 and not trainer.loop.halved:
         take_memory(trainer)
 
 
@@ -105,10 +106,10 @@ def be_rank(how: str, arguments: list[str]) -> int:
     import torch.distributed as dist
 
     from yolodata.cli import main as yolodata
-    from yolodata.train.world import World
+    from yolodata.train.distributed.process_group import ProcessGroup
 
     if how == "alone":  # one process that does all that several do
-        World.join = classmethod(lambda kind: kind.of_launcher(1))
+        ProcessGroup.join = classmethod(lambda kind: kind.of_launcher(1))
     connect = dist.init_process_group
 
     def tell(backend: str, **values: Any) -> None:

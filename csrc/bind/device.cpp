@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "bind/index.h"
-#include "engine/split_shot.h"
+#include "bind/arrays.h"
+#include "engine/split_task.h"
 #include "render/render.h"
 
 namespace nb = nanobind;
@@ -19,65 +19,69 @@ Output output_at(std::uintptr_t address, const std::string& dtype, bool channels
   const bool half = dtype == "float16", brain = dtype == "bfloat16";
   if (!half && !brain && dtype != "uint8")
     throw std::invalid_argument("dtype must be uint8, float16 or bfloat16, got " + dtype);
-  const Format format = half ? Format::kFloat16 : (brain ? Format::kBfloat16 : Format::kUint8);
+  const PixelFormat format =
+      half ? PixelFormat::kFloat16 : (brain ? PixelFormat::kBfloat16 : PixelFormat::kUint8);
   return {reinterpret_cast<void*>(address), format, channels_last};
 }
 
-const Shot* shots_at(std::uintptr_t address) {
-  if (address % alignof(Shot) != 0)
-    throw std::invalid_argument("memory for shots must be aligned to 16 bytes");
-  return reinterpret_cast<const Shot*>(address);
+const RenderTask* tasks_at(std::uintptr_t address) {
+  if (address % alignof(RenderTask) != 0)
+    throw std::invalid_argument("memory for render tasks must be aligned to 16 bytes");
+  return reinterpret_cast<const RenderTask*>(address);
 }
 
-using Shots = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using RenderTasks = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-std::size_t count_shots(const Shots& memory) {
-  require(memory.shape(0) % sizeof(Shot) == 0, "memory must hold whole shots");
-  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(Shot) == 0,
-          "memory for shots must be aligned to 16 bytes");
-  return memory.shape(0) / sizeof(Shot);
+std::size_t count_tasks(const RenderTasks& memory) {
+  require(memory.shape(0) % sizeof(RenderTask) == 0, "memory must hold whole render tasks");
+  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(RenderTask) == 0,
+          "memory for render tasks must be aligned to 16 bytes");
+  return memory.shape(0) / sizeof(RenderTask);
 }
 
-// Writes the halves of some shots of a batch.
-void split_shots(const Shots& shots, const Positions& which, const Column<std::uint64_t>& pictures,
-                 const Shots& placed, const Shots& finished) {
-  const std::size_t count = which.shape(0), all = count_shots(shots);
+// Writes the halves of some render tasks of a batch.
+void split_render_tasks(const RenderTasks& tasks, const Positions& which,
+                        const Column<std::uint64_t>& pictures, const RenderTasks& placed,
+                        const RenderTasks& finished) {
+  const std::size_t count = which.shape(0), all = count_tasks(tasks);
   require(
-      pictures.shape(0) == count && count_shots(placed) == count && count_shots(finished) == count,
-      "every shot needs an address of its picture, and room for both its halves");
+      pictures.shape(0) == count && count_tasks(placed) == count && count_tasks(finished) == count,
+      "every render task needs an address of its picture, and room for both its halves");
   for (std::size_t i = 0; i < count; ++i) {
     const std::int64_t at = which.data()[i];
-    require(at >= 0 && static_cast<std::size_t>(at) < all, "there is no such shot");
-    const ShotHalves halves = split(reinterpret_cast<const Shot*>(shots.data())[at],
-                                    reinterpret_cast<const std::uint8_t*>(pictures.data()[i]));
-    reinterpret_cast<Shot*>(placed.data())[i] = halves.placed;
-    reinterpret_cast<Shot*>(finished.data())[i] = halves.finished;
+    require(at >= 0 && static_cast<std::size_t>(at) < all, "there is no such render task");
+    const TaskHalves halves =
+        split_colour(reinterpret_cast<const RenderTask*>(tasks.data())[at],
+                     reinterpret_cast<const std::uint8_t*>(pictures.data()[i]));
+    reinterpret_cast<RenderTask*>(placed.data())[i] = halves.placed;
+    reinterpret_cast<RenderTask*>(finished.data())[i] = halves.finished;
   }
 }
 
 }  // namespace
 
 void bind_device(nb::module_& m) {
-  m.attr("SHOT_BYTES") = sizeof(Shot);
+  m.attr("RENDER_TASK_BYTES") = sizeof(RenderTask);
   m.def(
       "render_cuda",
-      [](std::uintptr_t shots, std::int32_t count, std::int32_t height, std::int32_t width,
+      [](std::uintptr_t tasks, std::int32_t count, std::int32_t height, std::int32_t width,
          std::uintptr_t out, const std::string& dtype, bool channels_last, std::uintptr_t stream) {
-        render_cuda(shots_at(shots), count, width, height, output_at(out, dtype, channels_last),
+        render_cuda(tasks_at(tasks), count, width, height, output_at(out, dtype, channels_last),
                     reinterpret_cast<void*>(stream));
       },
-      "shots"_a, "count"_a, "height"_a, "width"_a, "out"_a, "dtype"_a, "channels_last"_a,
+      "tasks"_a, "count"_a, "height"_a, "width"_a, "out"_a, "dtype"_a, "channels_last"_a,
       "stream"_a);
   m.def(
-      "render_blocks",
-      [](std::uintptr_t shots, std::int32_t count, std::int32_t height, std::int32_t width,
+      "render_emulated",
+      [](std::uintptr_t tasks, std::int32_t count, std::int32_t height, std::int32_t width,
          std::uintptr_t out, const std::string& dtype, bool channels_last) {
         const Output output = output_at(out, dtype, channels_last);
         const nb::gil_scoped_release release;
-        return render_blocks(shots_at(shots), count, width, height, output);
+        return render_emulated(tasks_at(tasks), count, width, height, output);
       },
-      "shots"_a, "count"_a, "height"_a, "width"_a, "out"_a, "dtype"_a, "channels_last"_a);
-  m.def("split_shots", &split_shots, "shots"_a, "which"_a, "pictures"_a, "placed"_a, "finished"_a);
+      "tasks"_a, "count"_a, "height"_a, "width"_a, "out"_a, "dtype"_a, "channels_last"_a);
+  m.def("split_render_tasks", &split_render_tasks, "tasks"_a, "which"_a, "pictures"_a, "placed"_a,
+        "finished"_a);
   m.def(
       "register_host",
       [](std::uintptr_t address, std::size_t nbytes) {

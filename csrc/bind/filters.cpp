@@ -11,8 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "bind/index.h"
-#include "bind/labels.h"
+#include "bind/arrays.h"
 #include "filters/filters.h"
 
 namespace nb = nanobind;
@@ -102,8 +101,8 @@ Made apply(const Filter& filter, const Image& picture) {
       task_of(filter, height, width, picture.data(), made.data(), tables.data());
   {
     const nb::gil_scoped_release release;
-    filter_loops({&task, 1, static_cast<std::int32_t>(width), static_cast<std::int32_t>(height),
-                  tiles_of(filter), &lab_tables()});
+    filter_emulated({&task, 1, static_cast<std::int32_t>(width), static_cast<std::int32_t>(height),
+                     tiles_of(filter), &lab_tables()});
   }
   return to_numpy(std::move(made), {height, width, 3});
 }
@@ -193,11 +192,11 @@ void bind_filters(nb::module_& m) {
       },
       "tasks"_a, "count"_a, "height"_a, "width"_a, "tiles"_a, "lab"_a, "stream"_a);
   m.def(
-      "filter_loops",
+      "filter_emulated",
       [](std::uintptr_t tasks, std::int32_t count, std::int32_t height, std::int32_t width,
          std::int32_t tiles, std::uintptr_t lab) {
         const nb::gil_scoped_release release;
-        filter_loops(launch_at(tasks, count, height, width, tiles, lab));
+        filter_emulated(launch_at(tasks, count, height, width, tiles, lab));
       },
       "tasks"_a, "count"_a, "height"_a, "width"_a, "tiles"_a, "lab"_a);
 }

@@ -8,8 +8,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "bind/index.h"
-#include "bind/labels.h"
+#include "bind/arrays.h"
 #include "ingest/jpeg_header.h"
 #include "ingest/label_rows.h"
 

@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <optional>
 
-#include "bind/convert.h"
-#include "bind/index.h"
+#include "bind/arrays.h"
+#include "bind/label_table.h"
+#include "bind/recipe_dict.h"
 #include "plan/labels.h"
 #include "plan/masks.h"
-#include "render/render.h"
+#include "render/validate.h"
 
 using namespace nanobind::literals;
 
@@ -102,25 +103,25 @@ Letterbox placement(const Placements& placements, std::size_t i) {
   return {p[0], p[1], p[2], p[3], p[4]};
 }
 
-void check_placements(const OwnedIndex& index, const Positions& images,
+void check_placements(const OwnedLabelTable& table, const Positions& images,
                       const Placements& placements) {
   const std::size_t count = images.shape(0);
   require(count > 0 && placements.shape(0) == count, "every image needs one placement");
-  require(index.view.outline_points > 0, "objects need outlines");
+  require(table.view.outline_points > 0, "objects need outlines");
   for (std::size_t i = 0; i < count; ++i)
-    require(images.data()[i] >= 0 && images.data()[i] < index.view.images,
+    require(images.data()[i] >= 0 && images.data()[i] < table.view.images,
             "images must be in the dataset");
 }
 
 // Outlines (N, 2) of the objects of whole pictures in padding, in pixels. A placement: width,
 // height, ratio, left, top.
-nb::list letterbox_outlines(const OwnedIndex& index, const Positions& images,
+nb::list letterbox_outlines(const OwnedLabelTable& table, const Positions& images,
                             const Placements& placements) {
-  check_placements(index, images, placements);
+  check_placements(table, images, placements);
   nb::list outlines;
   for (std::size_t i = 0; i < images.shape(0); ++i)
     for (Object& object :
-         letterbox_objects(index.view, images.data()[i], placement(placements, i)).list) {
+         letterbox_objects(table.view, images.data()[i], placement(placements, i)).list) {
       const std::size_t points = object.outline.size() / 2;
       outlines.append(to_numpy(std::move(object.outline), {points, 2}));
     }
@@ -128,11 +129,11 @@ nb::list letterbox_outlines(const OwnedIndex& index, const Positions& images,
 }
 
 // Masks of whole pictures in padding.
-nb::dict letterbox_masks(const OwnedIndex& index, const Positions& images,
+nb::dict letterbox_masks(const OwnedLabelTable& table, const Positions& images,
                          const Placements& placements, std::int32_t height, std::int32_t width,
                          std::int32_t mask_ratio, bool overlap_mask) {
   const std::size_t count = images.shape(0);
-  check_placements(index, images, placements);
+  check_placements(table, images, placements);
   require(mask_ratio >= 1 && mask_ratio <= std::min(width, height),
           "mask_ratio must be 1 or more, and at most the picture's side");
   std::vector<Masks> masks(count);
@@ -141,7 +142,7 @@ nb::dict letterbox_masks(const OwnedIndex& index, const Positions& images,
     const nb::gil_scoped_release release;
     for (std::size_t i = 0; i < count; ++i) {
       std::vector<Object> objects =
-          letterbox_objects(index.view, images.data()[i], placement(placements, i)).list;
+          letterbox_objects(table.view, images.data()[i], placement(placements, i)).list;
       const auto first = static_cast<std::int64_t>(order.size());
       masks[i] = draw_masks(objects, width, height, {mask_ratio, overlap_mask});
       for (const Object& object : objects) order.push_back(first + object.number);
@@ -161,21 +162,22 @@ nb::dict letterbox_masks(const OwnedIndex& index, const Positions& images,
 void bind_labels(nb::module_& m) {
   m.def(
       "labels",
-      [](const Plan& plan, const OwnedIndex& index, std::int32_t mask_ratio, bool overlap_mask) {
-        check(plan);
-        check_images(plan.recipe, index.view);
+      [](const Plan& plan, const OwnedLabelTable& table, std::int32_t mask_ratio,
+         bool overlap_mask) {
+        validate(plan);
+        check_images(plan.recipe, table.view);
         require(mask_ratio >= 0, "mask_ratio must be 0 (no masks) or more");
-        require(mask_ratio == 0 || index.view.outline_points > 0, "masks need outlines");
-        Labels found = labels(plan, index.view, {mask_ratio, overlap_mask});
+        require(mask_ratio == 0 || table.view.outline_points > 0, "masks need outlines");
+        Labels found = labels(plan, table.view, {mask_ratio, overlap_mask});
         const Masks masks = std::move(found.masks);
-        nb::dict arrays = label_arrays(std::move(found), index.view.keypoint_count);
+        nb::dict arrays = label_arrays(std::move(found), table.view.keypoint_count);
         if (mask_ratio > 0) add_masks({&masks}, arrays);
         return arrays;
       },
-      "recipe"_a, "index"_a, "mask_ratio"_a = 0, "overlap_mask"_a = true);
-  m.def("letterbox_masks", &letterbox_masks, "index"_a, "images"_a, "placements"_a, "height"_a,
+      "recipe"_a, "table"_a, "mask_ratio"_a = 0, "overlap_mask"_a = true);
+  m.def("letterbox_masks", &letterbox_masks, "table"_a, "images"_a, "placements"_a, "height"_a,
         "width"_a, "mask_ratio"_a, "overlap_mask"_a);
-  m.def("letterbox_outlines", &letterbox_outlines, "index"_a, "images"_a, "placements"_a);
+  m.def("letterbox_outlines", &letterbox_outlines, "table"_a, "images"_a, "placements"_a);
 }
 
 }  // namespace yolodata

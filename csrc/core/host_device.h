@@ -25,8 +25,8 @@
 
 namespace yolodata {
 
-// What one instruction of a GPU does, and the same in C++. tests/test_blocks.py compares all that
-// comes of it with shade.h, on the CPU and on a device.
+// What one instruction of a GPU does, and the same in C++. tests/test_kernel_emulation.py compares
+// all that comes of it with shade.h, on the CPU and on a device.
 
 YD_HD std::uint32_t bits_of(float value) {
 #if defined(__CUDA_ARCH__)

@@ -11,8 +11,9 @@
 
 #include "dali/pipeline/data/tensor.h"
 #include "dali/pipeline/operator/checkpointing/stateless_operator.h"
-#include "plan/bytes.h"
+#include "plan/serialize.h"
 #include "render/render.h"
+#include "render/validate.h"
 
 namespace yolodata {
 namespace {
@@ -20,7 +21,7 @@ namespace {
 // A recipe with its images; `plan` holds the masks.
 struct Sample {
   Plan plan;
-  Shot shot;
+  RenderTask task;
 };
 
 // Recipes of the batch, checked against the batch's images.
@@ -35,19 +36,19 @@ std::vector<Sample> make_samples(const dali::TensorList<Backend>& images,
   if (images.type() != DALI_UINT8 || recipes.type() != DALI_UINT8)
     throw std::invalid_argument("yolodata.render: images and recipes must be uint8");
   for (int i = 0; i < count; ++i) {
-    auto& [plan, shot] = samples[static_cast<std::size_t>(i)];
+    auto& [plan, task] = samples[static_cast<std::size_t>(i)];
     try {
       plan = from_bytes(recipes.raw_tensor(i),
                         static_cast<std::size_t>(recipes.tensor_shape(i).num_elements()));
-      check(plan);
+      validate(plan);
     } catch (const std::invalid_argument& error) {
       refuse(i, error.what());
     }
-    shot = {plan.recipe, {}};
-    set_masks(plan, shot.sources);
-    for (int l = 0; l < shot.recipe.layer_count; ++l)
-      for (int t = 0; t < shot.recipe.layers[l].tile_count; ++t) {
-        const Tile& tile = shot.recipe.layers[l].tiles[t];
+    task = {plan.recipe, {}};
+    set_masks(plan, task.sources);
+    for (int l = 0; l < task.recipe.layer_count; ++l)
+      for (int t = 0; t < task.recipe.layers[l].tile_count; ++t) {
+        const Tile& tile = task.recipe.layers[l].tiles[t];
         if (tile.image < 0 || tile.image >= images.num_samples())
           refuse(i, "image " + std::to_string(tile.image) + " is none of the batch's " +
                         std::to_string(images.num_samples()) +
@@ -63,7 +64,7 @@ std::vector<Sample> make_samples(const dali::TensorList<Backend>& images,
                         std::to_string(tile.height) + " x " + std::to_string(tile.width) +
                         " x 3 (HWC, RGB), as the recipe was made for, got " + got);
         }
-        shot.sources.layers[l].images[t] = {
+        task.sources.layers[l].images[t] = {
             static_cast<const std::uint8_t*>(images.raw_tensor(image)), tile.width, tile.height};
       }
   }
@@ -102,7 +103,7 @@ class Render : public dali::StatelessOperator<Backend> {
   void RunImpl(dali::Workspace& ws) override;
 
  private:
-  Output output(void* data) const { return {data, Format::kUint8, channels_last_}; }
+  Output output(void* data) const { return {data, PixelFormat::kUint8, channels_last_}; }
 
   const Recipe& recipe(int i) const { return samples_[static_cast<std::size_t>(i)].plan.recipe; }
 
@@ -118,11 +119,11 @@ void Render<dali::CPUBackend>::RunImpl(dali::Workspace& ws) {
   for (int i = 0; i < pictures.num_samples(); ++i) {
     auto* to = static_cast<std::uint8_t*>(pictures.raw_mutable_tensor(i));
     pool.AddWork([this, i, to](int) {
-      const Shot& shot = samples_[static_cast<std::size_t>(i)].shot;
+      const RenderTask& task = samples_[static_cast<std::size_t>(i)].task;
       if (channels_last_) {
-        render_blocks(&shot, 1, shot.recipe.width, shot.recipe.height, output(to));
+        render_emulated(&task, 1, task.recipe.width, task.recipe.height, output(to));
       } else {
-        render_cpu(shot.recipe, shot.sources, to);
+        render_cpu(task.recipe, task.sources, to);
       }
     });
   }
@@ -133,9 +134,9 @@ template <>
 void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
   auto& pictures = ws.Output<dali::GPUBackend>(0);
   pictures.SetLayout(channels_last_ ? "HWC" : "CHW");
-  std::size_t bytes = samples_.size() * sizeof(Shot);
+  std::size_t bytes = samples_.size() * sizeof(RenderTask);
   for (Sample& sample : samples_)
-    bytes = move_masks(sample.plan, nullptr, bytes, 0, sample.shot.sources);
+    bytes = move_masks(sample.plan, nullptr, bytes, 0, sample.task.sources);
   // Memory in a stream's order may be handed out before that stream is done with it. The host
   // writes at once, so it asks in its own order; what it wrote, the stream frees after reading.
   dali::Tensor<dali::CPUBackend> host;
@@ -145,15 +146,15 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
   device.Resize({static_cast<std::int64_t>(bytes)}, DALI_UINT8);
   auto* const memory = static_cast<std::uint8_t*>(host.raw_mutable_data());
   const auto address = reinterpret_cast<std::uintptr_t>(device.raw_mutable_data());
-  std::size_t shot = 0, masks = samples_.size() * sizeof(Shot);
+  std::size_t task = 0, masks = samples_.size() * sizeof(RenderTask);
   for (Sample& sample : samples_) {
-    masks = move_masks(sample.plan, memory, masks, address, sample.shot.sources);
-    std::memcpy(memory + shot, &sample.shot, sizeof(Shot));
-    shot += sizeof(Shot);
+    masks = move_masks(sample.plan, memory, masks, address, sample.task.sources);
+    std::memcpy(memory + task, &sample.task, sizeof(RenderTask));
+    task += sizeof(RenderTask);
   }
   device.Copy(host, ws.stream());
   host.set_order(ws.stream(), false);
-  const auto* shots = reinterpret_cast<const Shot*>(device.data<std::uint8_t>());
+  const auto* tasks = reinterpret_cast<const RenderTask*>(device.data<std::uint8_t>());
   // Pictures of one size that lie side by side, which is all of them as a rule, take one launch.
   const auto place = [&](int i) {
     return static_cast<std::uint8_t*>(pictures.raw_mutable_tensor(i));
@@ -168,7 +169,7 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
              place(i) == place(first) + (i - first) * size;
     };
     for (end = first + 1; end < count && goes_on(end);) ++end;
-    render_cuda(shots + first, end - first, recipe.width, recipe.height, output(place(first)),
+    render_cuda(tasks + first, end - first, recipe.width, recipe.height, output(place(first)),
                 ws.stream());
   }
 }
@@ -178,7 +179,7 @@ void Render<dali::GPUBackend>::RunImpl(dali::Workspace& ws) {
 DALI_SCHEMA(yolodata__Render)
     .DocStr(R"(Renders augmented pictures from the images of the batch.
 
-Mosaic, copy-paste, affine, mixup, cutmix, HSV and flips happen in one pass, as the recipe of each sample says.
+All that the recipe of a sample says, from the mosaic to the flips, happens in one pass.
 Recipes come from ``yolodata.dali.batch_recipes``; they name images by their place in the batch.)")
     .NumInput(2)
     .InputDevice(1, dali::InputDevice::CPU)

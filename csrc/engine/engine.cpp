@@ -79,8 +79,9 @@ void Job::run(std::size_t task) {
     Sample& sample = request_.samples[task];
     auto start = Clock::now();
     if (!request_.ids.empty()) {
-      sample.plan = plan(request_.config, *request_.index, request_.ids[task]);
-      sample.labels = labels(sample.plan, *request_.index, request_.config.masks);
+      sample.plan = plan(request_.config, *request_.table, request_.ids[task]);
+      sample.labels = labels(sample.plan, *request_.table,
+                             {request_.config.mask_ratio, request_.config.overlap_mask});
       plan_ns_ += nanoseconds_since(start);
       start = Clock::now();
     }
@@ -92,9 +93,9 @@ void Job::run(std::size_t task) {
       set_masks(sample.plan, sources);
       render_cpu(recipe, sources, request_.out + task * bytes);
       render_ns_ += nanoseconds_since(start);
-    } else if (request_.shots != nullptr) {
+    } else if (request_.render_tasks != nullptr) {
       const Recipe& recipe = sample.plan.recipe;
-      request_.shots[task] = {recipe, find_sources(recipe, request_.pixels)};
+      request_.render_tasks[task] = {recipe, find_sources(recipe, request_.pixels)};
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);
@@ -108,7 +109,7 @@ Engine::Engine(int threads)
   if (threads < 1 || threads > 1024)
     throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(threads));
   state_->threads.reserve(static_cast<std::size_t>(threads));
-  for (int i = 0; i < threads; ++i) state_->threads.emplace_back([this] { work(*state_); });
+  for (int i = 0; i < threads; ++i) state_->threads.emplace_back([this] { run_worker(*state_); });
 }
 
 Engine::~Engine() { close(); }
@@ -148,7 +149,7 @@ void Engine::close() {
 // Letting go of a job may take the GIL, which a native thread must never wait for: its holder may
 // be waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead,
 // and let go of by whoever calls submit or close.
-void Engine::work(State& state) {
+void Engine::run_worker(State& state) {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "yolodata");
 #endif

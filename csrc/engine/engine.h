@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "plan/index.h"
+#include "plan/label_table.h"
 #include "plan/labels.h"
 #include "plan/plan.h"
 #include "plan/recipe.h"
@@ -33,17 +33,17 @@ using PixelLookup = std::function<const std::uint8_t*(std::int64_t image)>;
 class Job {
  public:
   // Plans `ids` unless `samples` already hold recipes. Renders where `out` is given: uint8
-  // (B, 3, H, W), contiguous. Where `shots` are given instead, another renderer will read those;
-  // what `pixels` finds may then be addresses that only a device can read, and masks are left to
-  // `move_masks`. `owner` keeps alive whatever the pointers point to.
+  // (B, 3, H, W), contiguous. Where `render_tasks` are given instead, another renderer will read
+  // those; what `pixels` finds may then be addresses that only a device can read, and masks are
+  // left to `move_masks`. `owner` keeps alive whatever the pointers point to.
   struct Request {
     std::vector<SampleId> ids;
     std::vector<Sample> samples;
-    PlanConfig config;
-    std::shared_ptr<const Index> index;
+    PlanConfig config{};
+    std::shared_ptr<const LabelTable> table;
     PixelLookup pixels;
     std::uint8_t* out = nullptr;
-    Shot* shots = nullptr;
+    RenderTask* render_tasks = nullptr;
     std::shared_ptr<void> owner;
   };
 
@@ -56,7 +56,7 @@ class Job {
   // After wait().
   const std::vector<Sample>& samples() const { return request_.samples; }
   std::int32_t keypoint_count() const {
-    return request_.index == nullptr ? 0 : request_.index->keypoint_count;
+    return request_.table == nullptr ? 0 : request_.table->keypoint_count;
   }
   double plan_seconds() const { return 1e-9 * static_cast<double>(plan_ns_.load()); }
   double render_seconds() const { return 1e-9 * static_cast<double>(render_ns_.load()); }
@@ -100,7 +100,7 @@ class Engine {
     std::vector<std::thread> threads;
   };
 
-  static void work(State& state);
+  static void run_worker(State& state);
 
   const std::int64_t process_;  // that the threads belong to
   std::unique_ptr<State> state_;

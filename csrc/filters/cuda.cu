@@ -1,12 +1,12 @@
 #include <cuda_runtime.h>
 
 #include "core/cuda_check.h"
-#include "filters/filter_body.h"
+#include "filters/kernel_body.h"
 
 namespace yolodata {
 namespace {
 
-// See filter_body.h for what the steps do.
+// See kernel_body.h for what the steps do.
 __global__ void __launch_bounds__(kFilterThreads) filter_kernel(const FilterLaunch launch) {
   __shared__ Surroundings around;
   const FilterTask& task = launch.tasks[blockIdx.z];

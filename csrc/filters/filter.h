@@ -1,8 +1,9 @@
 // What a filter makes of a picture: the value of one pixel, as shade.h says it for recipes.
 //
 // Filters are transforms of Albumentations that a device applies itself, between the two halves of
-// a sample (see plan/split.h). Called by the kernel of cuda.cu and by the loops of loops.cpp. The
-// bits are OpenCV 5's, which Albumentations calls, so: integers wherever OpenCV has integers.
+// a sample (see plan/split_colour.h). Called by the kernel of cuda.cu and by the loops of
+// kernel_emulation.cpp. The bits are OpenCV 5's, which Albumentations calls, so: integers wherever
+// OpenCV has integers.
 //
 // Note [order of channels]. Pictures here are RGB. As upstream does, transforms are given BGR,
 // which they take for RGB: what they call red is blue. Filters do the same.

@@ -36,6 +36,6 @@ struct FilterLaunch {
 void filter_cuda(const FilterLaunch& launch, void* stream);
 
 // The same on the calling CPU thread, from and to its own memory: the kernels' bodies in loops.
-void filter_loops(const FilterLaunch& launch);
+void filter_emulated(const FilterLaunch& launch);
 
 }  // namespace yolodata

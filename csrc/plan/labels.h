@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "plan/index.h"
+#include "plan/label_table.h"
 #include "plan/masks.h"
 #include "plan/objects.h"
 #include "plan/recipe.h"
@@ -21,6 +21,6 @@ struct Labels {
   std::vector<float> keypoints;  // x, y in 0..1, visibility; 3 per keypoint of each object
   Masks masks;
 };
-Labels labels(const Plan& plan, const Index& index, const MaskConfig& masks = {});
+Labels labels(const Plan& plan, const LabelTable& table, const MaskConfig& masks = {});
 
 }  // namespace yolodata

@@ -102,11 +102,11 @@ std::vector<float> place(std::span<const float> outline, const Tile& tile, const
 
 // Points that upstream gives the outlines of an image: the wanted number, or one more than the
 // longest of them has.
-std::size_t points_of(const Index& index, std::int64_t image) {
-  std::size_t count = static_cast<std::size_t>(index.outline_points);
-  for (std::uint64_t o = index.object_offset[image]; o < index.object_offset[image + 1]; ++o) {
-    const std::size_t own = index.polygon_of(o).size() / 2;
-    if (own >= count && own > static_cast<std::size_t>(index.outline_points)) count = own + 1;
+std::size_t points_of(const LabelTable& table, std::int64_t image) {
+  std::size_t count = static_cast<std::size_t>(table.outline_points);
+  for (std::uint64_t o = table.object_offset[image]; o < table.object_offset[image + 1]; ++o) {
+    const std::size_t own = table.polygon_of(o).size() / 2;
+    if (own >= count && own > static_cast<std::size_t>(table.outline_points)) count = own + 1;
   }
   return count;
 }
@@ -157,40 +157,40 @@ void shift(Object& object, float x, float y) {
 }
 
 // Objects of one image, laid on the canvas; a mosaic drops those that are outside of it.
-Objects tile_objects(const Layer& layer, int which, const Index& index, const Box* canvas) {
+Objects tile_objects(const Layer& layer, int which, const LabelTable& table, const Box* canvas) {
   const Tile& tile = layer.tiles[which];
-  const bool refined = index.outline_points > 0;
-  const std::uint64_t first = index.object_offset[tile.image];
+  const bool refined = table.outline_points > 0;
+  const std::uint64_t first = table.object_offset[tile.image];
   Objects objects;
-  for (std::uint64_t o = first; o < index.object_offset[tile.image + 1]; ++o) {
-    Object object{index.cls[o], place(index.box + 4 * o, tile),
+  for (std::uint64_t o = first; o < table.object_offset[tile.image + 1]; ++o) {
+    Object object{table.cls[o], place(table.box + 4 * o, tile),
                   which,        static_cast<std::int32_t>(o - first),
                   {},           {},
                   false};
-    if (canvas != nullptr && !index.oriented) {
+    if (canvas != nullptr && !table.oriented) {
       object.box = clip(object.box, canvas->x2, canvas->y2);
       if (!(area(object.box) > 0)) continue;
     }
-    if (index.has_outlines() && !refined) object.outline = place(index.polygon_of(o), tile, canvas);
-    object.keypoints = place_keypoints(index.keypoints_of(o), tile, canvas);
+    if (table.has_outlines() && !refined) object.outline = place(table.polygon_of(o), tile, canvas);
+    object.keypoints = place_keypoints(table.keypoints_of(o), tile, canvas);
     objects.list.push_back(std::move(object));
   }
   return objects;
 }
 
-std::uint64_t row_of(const Object& object, const Layer& layer, const Index& index) {
-  return index.object_offset[layer.tiles[object.tile].image] +
+std::uint64_t row_of(const Object& object, const Layer& layer, const LabelTable& table) {
+  return table.object_offset[layer.tiles[object.tile].image] +
          static_cast<std::uint64_t>(object.number);
 }
 
 // Whether an object is certain to be dropped as too small or outside, by the corners of its
 // outline alone. Points between them can be nowhere else, wherever a mosaic clamps them.
-bool is_lost(const Object& object, const Layer& layer, const Index& index, const Warp& warp,
+bool is_lost(const Object& object, const Layer& layer, const LabelTable& table, const Warp& warp,
              const Box& picture) {
   constexpr float kTooSmall = 1.9f;  // is_candidate wants 2; the rest is for rounding
   if (warp.perspective) return false;
-  std::vector<float> corners(index.polygon_of(row_of(object, layer, index)).begin(),
-                             index.polygon_of(row_of(object, layer, index)).end());
+  std::vector<float> corners(table.polygon_of(row_of(object, layer, table)).begin(),
+                             table.polygon_of(row_of(object, layer, table)).end());
   to_canvas(corners, layer.tiles[object.tile]);
   const float width = static_cast<float>(layer.width);
   Box around = bounds(corners);
@@ -201,10 +201,10 @@ bool is_lost(const Object& object, const Layer& layer, const Index& index, const
 }
 
 // What of an object is inside of the box, which begins at the origin.
-void clip(Object& object, const Box& box, const Index& index) {
-  if (index.oriented) return clip_oriented(object.outline, object.box, box.x2, box.y2);
+void clip(Object& object, const Box& box, const LabelTable& table) {
+  if (table.oriented) return clip_oriented(object.outline, object.box, box.x2, box.y2);
   object.box = clip(object.box, box.x2, box.y2);
-  if (index.outline_points > 0) clip(object.outline, box);
+  if (table.outline_points > 0) clip(object.outline, box);
 }
 
 // Those of `from` that `paste` names, in its order; ones that are gone (of a picture that cannot be
@@ -234,14 +234,14 @@ void Objects::add(Objects others) {
               std::make_move_iterator(others.list.end()));
 }
 
-Objects letterbox_objects(const Index& index, std::int64_t image, const Letterbox& box) {
-  Objects objects{{}, points_of(index, image)};
+Objects letterbox_objects(const LabelTable& table, std::int64_t image, const Letterbox& box) {
+  Objects objects{{}, points_of(table, image)};
   const float size[2] = {static_cast<float>(box.width), static_cast<float>(box.height)};
   const float corner[2] = {static_cast<float>(box.left), static_cast<float>(box.top)};
-  const std::uint64_t first = index.object_offset[image];
-  for (std::uint64_t o = first; o < index.object_offset[image + 1]; ++o) {
-    Object object{index.cls[o], {}, 0, static_cast<std::int32_t>(o - first), {}, {}, false};
-    object.outline = resample(index.polygon_of(o), objects.points);
+  const std::uint64_t first = table.object_offset[image];
+  for (std::uint64_t o = first; o < table.object_offset[image + 1]; ++o) {
+    Object object{table.cls[o], {}, 0, static_cast<std::int32_t>(o - first), {}, {}, false};
+    object.outline = resample(table.polygon_of(o), objects.points);
     for (std::size_t i = 0; i < object.outline.size(); ++i) {
       float& at = object.outline[i];
       at *= size[i % 2];
@@ -263,32 +263,32 @@ Object mirrored(Object object, float width) {
   return object;
 }
 
-void draw_outline(Object& object, const Layer& layer, const Index& index, std::size_t points) {
+void draw_outline(Object& object, const Layer& layer, const LabelTable& table, std::size_t points) {
   const Tile& tile = layer.tiles[object.tile];
-  const std::size_t own = points_of(index, tile.image);
-  object.outline = resample(index.polygon_of(row_of(object, layer, index)), own);
+  const std::size_t own = points_of(table, tile.image);
+  object.outline = resample(table.polygon_of(row_of(object, layer, table)), own);
   to_canvas(object.outline, tile);
   if (own != points) object.outline = resample(object.outline, points);
   const float width = static_cast<float>(layer.width);
-  if (layer.tile_count > 1 && !index.oriented)
+  if (layer.tile_count > 1 && !table.oriented)
     clip(object.outline, {0, 0, width, static_cast<float>(layer.height)});
   for (std::size_t i = 0; object.mirrored && i < object.outline.size(); i += 2)
     object.outline[i] = width - object.outline[i];
 }
 
-Objects canvas_objects(const Plan& plan, int which, const Index& index) {
+Objects canvas_objects(const Plan& plan, int which, const LabelTable& table) {
   const Layer& layer = plan.recipe.layers[which];
-  const bool mosaic = layer.tile_count > 1, refined = index.outline_points > 0;
+  const bool mosaic = layer.tile_count > 1, refined = table.outline_points > 0;
   const Box canvas{0, 0, static_cast<float>(layer.width), static_cast<float>(layer.height)};
   Objects objects;
   if (refined)  // all at once: outlines that are refined in two steps have other points
     for (int t = 0; t < layer.tile_count; ++t)
-      objects.points = std::max(objects.points, points_of(index, layer.tiles[t].image));
+      objects.points = std::max(objects.points, points_of(table, layer.tiles[t].image));
   for (int t = 0; t < layer.tile_count; ++t)
-    objects.add(tile_objects(layer, t, index, mosaic ? &canvas : nullptr));
-  if (index.oriented) {  // cutting needs the outline
+    objects.add(tile_objects(layer, t, table, mosaic ? &canvas : nullptr));
+  if (table.oriented) {  // cutting needs the outline
     for (Object& object : objects.list) {
-      draw_outline(object, layer, index, objects.points);
+      draw_outline(object, layer, table, objects.points);
       if (mosaic) clip_oriented(object.outline, object.box, canvas.x2, canvas.y2);
     }
     if (mosaic)
@@ -303,28 +303,28 @@ Objects canvas_objects(const Plan& plan, int which, const Index& index) {
   return objects;
 }
 
-Objects layer_objects(const Plan& plan, int which, const Index& index) {
+Objects layer_objects(const Plan& plan, int which, const LabelTable& table) {
   const Recipe& recipe = plan.recipe;
   const Layer& layer = recipe.layers[which];
   const Warp warp{layer.matrix, layer.perspective != 0};
-  const bool refined = index.outline_points > 0;
-  const float least_area = index.has_outlines() ? 0.01f : 0.1f;
+  const bool refined = table.outline_points > 0;
+  const float least_area = table.has_outlines() ? 0.01f : 0.1f;
   const Box picture{0, 0, static_cast<float>(recipe.width), static_cast<float>(recipe.height)};
-  Objects objects = canvas_objects(plan, which, index);
+  Objects objects = canvas_objects(plan, which, table);
   std::erase_if(objects.list, [&](Object& object) {
     const Box before = object.box;
-    if (index.has_outlines()) {
+    if (table.has_outlines()) {
       if (object.outline.empty()) {
-        if (is_lost(object, layer, index, warp, picture)) return true;
-        draw_outline(object, layer, index, objects.points);
+        if (is_lost(object, layer, table, warp, picture)) return true;
+        draw_outline(object, layer, table, objects.points);
       }
       warp(object.outline, 2);
       object.box = visible_bounds(object.outline, picture.x2, picture.y2);
-      if (refined && !index.oriented) clip(object.outline, object.box);
+      if (refined && !table.oriented) clip(object.outline, object.box);
     } else {
       object.box = warp(before);
     }
-    clip(object, picture, index);
+    clip(object, picture, table);
     if (!is_candidate(before, object.box, static_cast<float>(layer.scale), least_area)) return true;
     if (!refined) object.outline.clear();
     warp(object.keypoints, 3);
@@ -333,7 +333,7 @@ Objects layer_objects(const Plan& plan, int which, const Index& index) {
   });
   const Paste* const paste = plan.paste_onto(which);
   if (paste != nullptr && layer.paste_from >= 0)
-    objects.add(pasted(*paste, layer_objects(plan, layer.paste_from, index)));
+    objects.add(pasted(*paste, layer_objects(plan, layer.paste_from, table)));
   return objects;
 }
 
@@ -343,29 +343,29 @@ float covered(const Box& cut, const Box& box) {
   return w * h / (area(box) + 1e-7f);
 }
 
-float cutmix_threshold(const Index& index, const Objects& base) {
-  return index.has_outlines() && !base.list.empty() ? 0.01f : 0.1f;
+float cutmix_threshold(const LabelTable& table, const Objects& base) {
+  return table.has_outlines() && !base.list.empty() ? 0.01f : 0.1f;
 }
 
-Objects picture_objects(const Plan& plan, const Index& index) {
+Objects picture_objects(const Plan& plan, const LabelTable& table) {
   const Recipe& recipe = plan.recipe;
-  Objects objects = layer_objects(plan, 0, index);
-  if (recipe.mixup_layer != kNoLayer) objects.add(layer_objects(plan, recipe.mixup_layer, index));
+  Objects objects = layer_objects(plan, 0, table);
+  if (recipe.mixup_layer != kNoLayer) objects.add(layer_objects(plan, recipe.mixup_layer, table));
   if (recipe.cutmix_layer == kNoLayer) return objects;
   const Box cut{static_cast<float>(recipe.cut_x1), static_cast<float>(recipe.cut_y1),
                 static_cast<float>(recipe.cut_x2), static_cast<float>(recipe.cut_y2)};
   const Box inside{0, 0, cut.x2 - cut.x1, cut.y2 - cut.y1};
-  const float threshold = cutmix_threshold(index, objects);
-  Objects others = layer_objects(plan, recipe.cutmix_layer, index);
+  const float threshold = cutmix_threshold(table, objects);
+  Objects others = layer_objects(plan, recipe.cutmix_layer, table);
   std::erase_if(others.list,
                 [&](const Object& object) { return !(covered(cut, object.box) >= threshold); });
   for (Object& object : others.list) {
     shift(object, -cut.x1, -cut.y1);
-    clip(object, inside, index);
+    clip(object, inside, table);
     clip_keypoints(object.keypoints, inside.x2, inside.y2);
     shift(object, cut.x1, cut.y1);
   }
-  if (index.oriented)
+  if (table.oriented)
     std::erase_if(others.list, [](const Object& object) { return !(area(object.box) > 0); });
   objects.add(std::move(others));
   return objects;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/geometry.h"
-#include "plan/index.h"
+#include "plan/label_table.h"
 #include "plan/recipe.h"
 
 namespace yolodata {
@@ -23,7 +23,7 @@ struct Object {
 
 struct Objects {
   std::vector<Object> list;
-  std::size_t points = 0;  // of every outline, where outlines are kept (Index::outline_points)
+  std::size_t points = 0;  // of every outline, where outlines are kept (LabelTable::outline_points)
 
   // Appends; outlines with fewer points than others are refined, as upstream does.
   void add(Objects others);
@@ -31,13 +31,13 @@ struct Objects {
 
 // Objects of the layer's canvas, before the warp, pasted ones last. Outlines are left to
 // `draw_outline` where boxes do without: most objects are dropped before theirs is needed.
-Objects canvas_objects(const Plan& plan, int layer, const Index& index);
+Objects canvas_objects(const Plan& plan, int layer, const LabelTable& table);
 
 // Gives an object of the canvas its outline, of `points` points.
-void draw_outline(Object& object, const Layer& layer, const Index& index, std::size_t points);
+void draw_outline(Object& object, const Layer& layer, const LabelTable& table, std::size_t points);
 
 // Objects of one layer in the picture: warped, clipped and filtered, pasted ones last.
-Objects layer_objects(const Plan& plan, int layer, const Index& index);
+Objects layer_objects(const Plan& plan, int layer, const LabelTable& table);
 
 // A whole image in padding: scaled from `width` and `height`, then moved.
 struct Letterbox {
@@ -45,7 +45,7 @@ struct Letterbox {
 };
 
 // Outlines of an image's objects in the padded picture, as whole as the labels have them.
-Objects letterbox_objects(const Index& index, std::int64_t image, const Letterbox& box);
+Objects letterbox_objects(const LabelTable& table, std::int64_t image, const Letterbox& box);
 
 // The object on the other side of a canvas of this width.
 Object mirrored(Object object, float width);
@@ -54,9 +54,9 @@ Object mirrored(Object object, float width);
 float covered(const Box& cut, const Box& box);
 
 // Least covered share for which an object of the cutmix partner comes along.
-float cutmix_threshold(const Index& index, const Objects& base);
+float cutmix_threshold(const LabelTable& table, const Objects& base);
 
 // All objects of the picture before it is flipped.
-Objects picture_objects(const Plan& plan, const Index& index);
+Objects picture_objects(const Plan& plan, const LabelTable& table);
 
 }  // namespace yolodata

@@ -12,8 +12,8 @@
 #include "core/permute.h"
 #include "core/rng.h"
 #include "core/simd.h"
+#include "plan/copy_paste.h"
 #include "plan/objects.h"
-#include "plan/paste.h"
 
 namespace yolodata {
 
@@ -44,7 +44,7 @@ float gain(double exact) {
 }
 
 // Named slots of a sample's randomness. The numbers are part of the stream: only ever append.
-// Slots of a layer are counted from layer * kLayerStride. 0xFFFF is Albumentations' (retouch.py).
+// Slots of a layer are counted from layer * kLayerStride. 0xFFFF is Albumentations'.
 enum Slot : std::uint32_t {
   kMosaic,
   kMosaicCentre,
@@ -64,20 +64,17 @@ enum Slot : std::uint32_t {
 
 class Planner {
  public:
-  Planner(const PlanConfig& config, const Index& index, const SampleId& id)
-      : config_(config), index_(index), id_(id) {}
+  Planner(const PlanConfig& config, const LabelTable& table, const SampleId& id)
+      : config_(config), table_(table), id_(id) {}
 
   Plan run() {
-    recipe_.width = recipe_.height = config_.imgsz;
-    recipe_.mixup_layer = recipe_.cutmix_layer = kNoLayer;
-    recipe_.mixup_ratio = 1.0;
-    add_layer(image_at(config_, index_.images, id_), 0);
+    add_layer(image_at(config_, table_.images, id_), 0);
     if (draws(kMixup).unit(0) < config_.mixup) mixup();
     if (draws(kCutmix).unit(0) < config_.cutmix) cutmix();
     colour();
-    recipe_.flipud = draws(kFlip).unit(0) < config_.flipud;
-    recipe_.fliplr = draws(kFlip).unit(1) < config_.fliplr;
-    recipe_.bgr = draws(kBgr).unit(0) < config_.bgr;
+    recipe_.finish.flipud = draws(kFlip).unit(0) < config_.flipud;
+    recipe_.finish.fliplr = draws(kFlip).unit(1) < config_.fliplr;
+    recipe_.finish.bgr = draws(kBgr).unit(0) < config_.bgr;
     return std::move(plan_);
   }
 
@@ -86,7 +83,7 @@ class Planner {
 
   // A picture to mix with: from the whole dataset, or from the reuse window of this position.
   std::int64_t partner(const Draws& random, std::uint32_t i) const {
-    const std::uint64_t images = static_cast<std::uint64_t>(index_.images);
+    const std::uint64_t images = static_cast<std::uint64_t>(table_.images);
     if (config_.window == 0) return static_cast<std::int64_t>(random.below(i, images));
     const std::uint64_t streams = static_cast<std::uint64_t>(config_.streams);
     const std::uint64_t stream = id_.position % streams;
@@ -97,31 +94,32 @@ class Planner {
     const std::uint64_t first = turn + 1 > window ? turn + 1 - window : 0;
     SampleId other = id_;
     other.position = (first + random.below(i, window)) * streams + stream;
-    return image_at(config_, index_.images, other);
+    return image_at(config_, table_.images, other);
   }
 
   // Whether objects have outlines that can be pasted.
   bool pastes() const {
-    return config_.copy_paste > 0 && index_.has_outlines() && index_.outline_points > 0;
+    return config_.copy_paste > 0 && table_.has_outlines() && table_.outline_points > 0;
   }
 
   // A layer whose slots begin at `slot`, and what is pasted onto it. Returns its number.
   int add_layer(std::int64_t image, std::uint32_t slot) {
     const int which = add_canvas(image, slot);
-    if (pastes() && !config_.copy_paste_mixup)
-      paste(plan_, which, kMirror, config_.copy_paste, index_);
+    if (pastes() && config_.copy_paste_mode == CopyPasteMode::kFlip)
+      paste(plan_, which, kMirror, config_.copy_paste, table_);
     warp(recipe_.layers[which], draws(slot + kAffine));
-    if (pastes() && config_.copy_paste_mixup) paste_from_another(which, slot);
+    if (pastes() && config_.copy_paste_mode == CopyPasteMode::kMixup)
+      paste_from_another(which, slot);
     return which;
   }
 
   void paste_from_another(int onto, std::uint32_t slot) {
     const Draws random = draws(slot + kPaste);
-    if (layer_objects(plan_, onto, index_).list.empty() || !(random.unit(0) < config_.copy_paste))
+    if (layer_objects(plan_, onto, table_).list.empty() || !(random.unit(0) < config_.copy_paste))
       return;
     const int from = add_canvas(partner(random, 1), slot + kPasteLayers);
     warp(recipe_.layers[from], draws(slot + kPasteLayers + kAffine));
-    if (!paste(plan_, onto, from, config_.copy_paste, index_)) drop_layers(from);
+    if (!paste(plan_, onto, from, config_.copy_paste, table_)) drop_layers(from);
   }
 
   void drop_layers(int first) {
@@ -158,8 +156,8 @@ class Planner {
   Tile picture(std::int64_t image) const {
     Tile tile{};
     tile.image = image;
-    tile.width = static_cast<std::int32_t>(index_.width[image]);
-    tile.height = static_cast<std::int32_t>(index_.height[image]);
+    tile.width = static_cast<std::int32_t>(table_.width[image]);
+    tile.height = static_cast<std::int32_t>(table_.height[image]);
     return tile;
   }
 
@@ -277,7 +275,7 @@ class Planner {
   // A rectangle that hides no object is cut out of another picture (CutMix, Yun et al. 2019). The
   // layer is dropped again when there is no such rectangle, or when it would bring no object.
   void cutmix() {
-    const Objects base = picture_objects(plan_, index_);
+    const Objects base = picture_objects(plan_, table_);
     const Draws random = draws(kCutmixAreas);
     Box free[3];
     std::uint64_t count = 0;
@@ -292,8 +290,8 @@ class Planner {
     const Box area = free[random.below(30, count)];
     const std::uint32_t slot = recipe_.mixup_layer == kNoLayer ? kLayerStride : 2 * kLayerStride;
     const int layer = add_layer(partner(random, 31), slot);
-    const float threshold = cutmix_threshold(index_, base);
-    const Objects others = layer_objects(plan_, layer, index_);
+    const float threshold = cutmix_threshold(table_, base);
+    const Objects others = layer_objects(plan_, layer, table_);
     const bool any = std::any_of(others.list.begin(), others.list.end(), [&](const Object& object) {
       return covered(area, object.box) >= threshold;
     });
@@ -322,16 +320,15 @@ class Planner {
   void colour() {
     if (config_.hsv_h == 0 && config_.hsv_s == 0 && config_.hsv_v == 0) return;
     const Draws random = draws(kHsv);
-    recipe_.hsv_draws[0] = random.uniform(0, -1, 1) * config_.hsv_h;
-    recipe_.hsv_draws[1] = random.uniform(1, -1, 1) * config_.hsv_s;
-    recipe_.hsv_draws[2] = random.uniform(2, -1, 1) * config_.hsv_v;
-    recipe_.hsv = hsv_jitter(recipe_.hsv_draws);
+    recipe_.finish.hsv = hsv_jitter({random.uniform(0, -1, 1) * config_.hsv_h,
+                                     random.uniform(1, -1, 1) * config_.hsv_s,
+                                     random.uniform(2, -1, 1) * config_.hsv_v});
   }
 
   const PlanConfig& config_;
-  const Index& index_;
+  const LabelTable& table_;
   const SampleId id_;
-  Plan plan_{};
+  Plan plan_{empty_recipe(config_.imgsz, config_.imgsz), {}};
   Recipe& recipe_ = plan_.recipe;
 };
 
@@ -346,8 +343,8 @@ std::int64_t image_at(const PlanConfig& config, std::int64_t images, const Sampl
   return static_cast<std::int64_t>(order(id.position));
 }
 
-Plan plan(const PlanConfig& config, const Index& index, const SampleId& id) {
-  return Planner(config, index, id).run();
+Plan plan(const PlanConfig& config, const LabelTable& table, const SampleId& id) {
+  return Planner(config, table, id).run();
 }
 
 void invert(Layer& layer) {
@@ -369,6 +366,7 @@ void invert(Layer& layer) {
 
 HsvJitter hsv_jitter(const double (&draws)[3]) {
   HsvJitter jitter{};
+  std::copy(draws, draws + 3, jitter.draws);
   jitter.enabled = 1;
   const int turn = static_cast<int>(std::floor(draws[0] * 180.0)) % 180;
   jitter.hue_shift = turn < 0 ? turn + 180 : turn;

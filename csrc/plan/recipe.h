@@ -40,10 +40,27 @@ struct Layer {
 
 // Colour jitter in HSV space; gains multiply saturation and value, the shift turns the hue.
 struct HsvJitter {
+  double draws[3];  // as drawn: gain times uniform(-1, 1)
   std::int32_t enabled;
   std::int32_t hue_shift;   // 0..179, in units of two degrees
   float saturation, value;  // >= 0
 };
+
+// What is done to the picture once every pixel is in its place, in this order.
+struct Finish {
+  HsvJitter hsv;
+  std::int32_t flipud, fliplr;
+  std::int32_t bgr;  // red and blue change places
+};
+
+// Calls `visit` with every step of a finish and its name. A step that is all zero does nothing.
+template <typename AnyFinish, typename Visit>
+void each_step(AnyFinish& finish, Visit visit) {
+  visit("hsv", finish.hsv);
+  visit("flipud", finish.flipud);
+  visit("fliplr", finish.fliplr);
+  visit("bgr", finish.bgr);
+}
 
 struct Recipe {
   std::int32_t width, height;  // output picture
@@ -51,12 +68,20 @@ struct Recipe {
   std::int32_t mixup_layer;   // kNoLayer, or the layer blended into layer 0
   std::int32_t cutmix_layer;  // kNoLayer, or the layer shown inside the rectangle
   std::int32_t cut_x1, cut_y1, cut_x2, cut_y2;
-  std::int32_t flipud, fliplr, bgr;
-  HsvJitter hsv;
-  double hsv_draws[3];  // as drawn: gain times uniform(-1, 1)
-  double mixup_ratio;   // weight of layer 0
+  double mixup_ratio;  // weight of layer 0
+  Finish finish;
   Layer layers[kMaxLayers];
 };
+
+// A recipe without layers.
+inline Recipe empty_recipe(std::int32_t width, std::int32_t height) {
+  Recipe recipe{};
+  recipe.width = width;
+  recipe.height = height;
+  recipe.mixup_layer = recipe.cutmix_layer = kNoLayer;
+  recipe.mixup_ratio = 1.0;
+  return recipe;
+}
 
 // Objects that are pasted onto a layer (see Layer::paste_from).
 struct Paste {

@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "render/axis_rows.h"
-#include "render/free_rows.h"
 #include "render/render.h"
-#include "render/rows.h"
+#include "render/row_ops.h"
+#include "render/warp_axis_aligned.h"
+#include "render/warp_general.h"
 
 namespace yolodata {
 namespace {
@@ -37,9 +37,9 @@ class LayerRows {
       : recipe_(recipe), mask_(sources.layers[layer].mask), begin_(begin), end_(end) {
     const Layer& which = recipe.layers[layer];
     const LayerSources& its = sources.layers[layer];
-    const bool fliplr = recipe.fliplr != 0;
+    const bool fliplr = recipe.finish.fliplr != 0;
     if (keeps_axes(which))
-      axis_.emplace(which, its, recipe.width, fliplr, recipe.flipud != 0, begin, end);
+      axis_.emplace(which, its, recipe.width, fliplr, recipe.finish.flipud != 0, begin, end);
     else
       free_.emplace(which, its, recipe.width, fliplr, begin, end);
     if (which.paste_from < 0) return;
@@ -63,7 +63,7 @@ class LayerRows {
     const std::int32_t* const runs = mask_ + recipe_.height + 1;
     for (std::int32_t i = mask_[y]; i < mask_[y + 1]; ++i) {
       std::int32_t x1 = runs[2 * i], x2 = runs[2 * i + 1];
-      if (recipe_.fliplr) x1 = recipe_.width - std::exchange(x2, recipe_.width - x1);
+      if (recipe_.finish.fliplr) x1 = recipe_.width - std::exchange(x2, recipe_.width - x1);
       x1 = std::max(x1, begin_);
       x2 = std::min(x2, end_);
       for (int c = 0; x1 < x2 && c < 3; ++c)
@@ -74,8 +74,8 @@ class LayerRows {
   const Recipe& recipe_;
   const std::int32_t* mask_;
   std::int32_t begin_, end_;
-  std::optional<AxisRows> axis_;
-  std::optional<FreeRows> free_;
+  std::optional<AxisAlignedWarp> axis_;
+  std::optional<GeneralWarp> free_;
   std::unique_ptr<LayerRows> pasted_;
   std::optional<PlaneRow> scratch_;
 };
@@ -90,12 +90,12 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
   LayerRows base(recipe, sources, 0, 0, width);
   std::optional<LayerRows> mixup, cutmix;
   if (recipe.mixup_layer != kNoLayer) mixup.emplace(recipe, sources, recipe.mixup_layer, 0, width);
-  const std::int32_t x1 = recipe.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
-  const std::int32_t x2 = recipe.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
+  const std::int32_t x1 = recipe.finish.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
+  const std::int32_t x2 = recipe.finish.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
   if (recipe.cutmix_layer != kNoLayer) cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
   const std::size_t plane = columns * static_cast<std::size_t>(height);
   for (std::int32_t y = 0; y < height; ++y) {
-    const std::int32_t line = unflip(y, height, recipe.flipud);
+    const std::int32_t line = unflip(y, height, recipe.finish.flipud);
     base.render(line, pixels);
     if (mixup) {
       mixup->render(line, others);
@@ -106,10 +106,10 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
       for (int c = 0; c < 3; ++c)
         std::copy(others.channel[c] + x1, others.channel[c] + x2, pixels.channel[c] + x1);
     }
-    if (recipe.hsv.enabled) jitter_row(pixels, recipe.hsv, whole_blocks(width));
+    if (recipe.finish.hsv.enabled) jitter_row(pixels, recipe.finish.hsv, whole_blocks(width));
     std::uint8_t* red = out + static_cast<std::size_t>(y) * columns;
     std::uint8_t* blue = red + 2 * plane;
-    if (recipe.bgr) std::swap(red, blue);
+    if (recipe.finish.bgr) std::swap(red, blue);
     store_row(pixels.channel[0], width, red);
     store_row(pixels.channel[1], width, out + plane + static_cast<std::size_t>(y) * columns);
     store_row(pixels.channel[2], width, blue);

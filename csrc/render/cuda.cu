@@ -1,7 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "core/cuda_check.h"
-#include "render/block.h"
+#include "render/kernel_body.h"
 #include "render/render.h"
 
 namespace yolodata {
@@ -19,8 +19,8 @@ __device__ __forceinline__ int this_thread() {
   return thread;
 }
 
-// See block.h for what the steps do.
-template <Format kFormat, bool kChannelsLast>
+// See kernel_body.h for what the steps do.
+template <PixelFormat kFormat, bool kChannelsLast>
 __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce) render_kernel(const Launch launch) {
   __shared__ Stage stage;
   const Place block{static_cast<std::int32_t>(blockIdx.z),
@@ -49,10 +49,10 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce) render_kernel(co
 #define YD_STRING(x) YD_STRING_(x)
 const char* cuda_build() { return "CUDA run time " YD_STRING(CUDART_VERSION); }
 
-void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
-                 const Output& out, void* stream) {
+void render_cuda(const RenderTask* tasks, std::int32_t count, std::int32_t width,
+                 std::int32_t height, const Output& out, void* stream) {
   if (count == 0) return;
-  const Launch launch{shots, width, height, out.data};
+  const Launch launch{tasks, width, height, out.data};
   const dim3 grid(static_cast<unsigned>(blocks_across(width)),
                   static_cast<unsigned>(blocks_down(height)), static_cast<unsigned>(count));
   const auto on = static_cast<cudaStream_t>(stream);

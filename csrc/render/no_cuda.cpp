@@ -15,7 +15,8 @@ namespace {
 
 const char* cuda_build() { return "none"; }
 
-void render_cuda(const Shot*, std::int32_t, std::int32_t, std::int32_t, const Output&, void*) {
+void render_cuda(const RenderTask*, std::int32_t, std::int32_t, std::int32_t, const Output&,
+                 void*) {
   refuse();
 }
 

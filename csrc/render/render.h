@@ -5,62 +5,45 @@
 #include <cstdint>
 
 #include "plan/recipe.h"
+#include "render/render_task.h"
 #include "render/shade.h"
 
 namespace yolodata {
 
 // Writes one picture, uint8 planes R, G, B of recipe.height rows of recipe.width bytes.
-// Every tile's image must be as large as the tile says (see `check`).
+// Every tile's image must be as large as the tile says (see `validate`).
 void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out);
 
 // The same by calling shade() for every pixel: slow, and the definition that render_cpu must equal.
 void render_reference(const Recipe& recipe, const Sources& sources, std::uint8_t* out);
 
-// Throws std::invalid_argument when following the plan would read outside an image or a mask.
-void check(const Plan& plan);
-
-// The masks of a plan, where they are now.
-void set_masks(const Plan& plan, Sources& sources);
-
-// Copies the masks of a plan to `memory`, from `offset` on, and makes the sources look for them
-// where `address` says that memory will be. Returns the offset behind them. Without `memory` it
-// only counts.
-std::size_t move_masks(const Plan& plan, std::uint8_t* memory, std::size_t offset,
-                       std::uintptr_t address, Sources& sources);
-
 // How the library was built: "none", or the CUDA run-time version and architectures.
 const char* cuda_build();
 
-// A recipe together with its images: what a renderer of batches reads.
-struct alignas(16) Shot {
-  Recipe recipe;
-  Sources sources;
-};
-
 // What pixels are written as: bytes, or 16-bit floats that are fractions of 255 (the half
 // precision number, or bfloat16, next to float(byte) / 255).
-enum class Format : std::int32_t { kUint8, kFloat16, kBfloat16 };
+enum class PixelFormat : std::int32_t { kUint8, kFloat16, kBfloat16 };
 
 // A batch of pictures: (count, 3, height, width), or (count, height, width, 3) in memory if
 // `channels_last`.
 struct Output {
   void* data;
-  Format format;
+  PixelFormat format;
   bool channels_last;
 };
 
-// Renders `count` pictures of one size on a CUDA device. `shots` and `out` are device memory; the
+// Renders `count` pictures of one size on a CUDA device. `tasks` and `out` are device memory; the
 // ImageViews point to memory that the device can read, each large enough for its tile (see
-// `check`). Work is enqueued on `stream` (a cudaStream_t) and not waited for; nothing is allocated.
-// Throws std::runtime_error when the library was built without CUDA or the launch fails.
-void render_cuda(const Shot* shots, std::int32_t count, std::int32_t width, std::int32_t height,
-                 const Output& out, void* stream);
+// `validate`). Work is enqueued on `stream` (a cudaStream_t) and not waited for; nothing is
+// allocated. Throws std::runtime_error when the library was built without CUDA or the launch fails.
+void render_cuda(const RenderTask* tasks, std::int32_t count, std::int32_t width,
+                 std::int32_t height, const Output& out, void* stream);
 
 // The same on the calling CPU thread, from and to its own memory: the kernel's body in loops.
 // Returns how many strips of blocks copied what they show before they interpolated (see Note
 // [windows]).
-std::int64_t render_blocks(const Shot* shots, std::int32_t count, std::int32_t width,
-                           std::int32_t height, const Output& out);
+std::int64_t render_emulated(const RenderTask* tasks, std::int32_t count, std::int32_t width,
+                             std::int32_t height, const Output& out);
 
 // Makes host memory readable by CUDA devices where it lies, and returns its address there. Throws
 // std::runtime_error with the reason where the system refuses (no driver, memory that cannot be

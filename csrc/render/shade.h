@@ -303,8 +303,8 @@ YD_HD std::int32_t unflip(std::int32_t at, std::int32_t size, std::int32_t flip)
 template <typename Look>
 YD_HD Rgb compose(const Recipe& recipe, const Sources& sources, std::int32_t x, std::int32_t y,
                   const Look& look) {
-  x = unflip(x, recipe.width, recipe.fliplr);
-  y = unflip(y, recipe.height, recipe.flipud);
+  x = unflip(x, recipe.width, recipe.finish.fliplr);
+  y = unflip(y, recipe.height, recipe.finish.flipud);
   const auto show = [&](int layer) {
     const int from = recipe.layers[layer].paste_from;
     if (from >= 0 && in_mask(sources.layers[layer].mask, recipe.height, x, x + 1, y)) layer = from;
@@ -325,8 +325,8 @@ YD_HD Rgb shade(const Recipe& recipe, const Sources& sources, std::int32_t x, st
   Rgb pixel = compose(recipe, sources, x, y, [&](int layer, std::int32_t at_x, std::int32_t at_y) {
     return sample(recipe.layers[layer], sources.layers[layer], at_x, at_y);
   });
-  if (recipe.hsv.enabled) pixel = jitter(recipe.hsv, pixel);
-  if (recipe.bgr) pixel = {pixel.b, pixel.g, pixel.r};
+  if (recipe.finish.hsv.enabled) pixel = jitter(recipe.finish.hsv, pixel);
+  if (recipe.finish.bgr) pixel = {pixel.b, pixel.g, pixel.r};
   return pixel;
 }
 

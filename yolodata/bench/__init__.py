@@ -1,11 +1,14 @@
 """What `python -m yolodata.bench` measures, and how.
 
-    command ─ data (drawing, copying) ─ packing
-       └─ rounds ─ session ══ pipe ══ child ─ ours | peers | ceiling
-       └─ results (JSON) ─ table, plot, profile
+    benchmark (arguments) ─ rows ─ data (drawing, coco)
+       ├─ rounds ─ session ══ pipe ══ child ─ server, trainer ─ registry ─ loader_yolodata,
+       │                                   loader_ultralytics, copy_bound, decoding, kernel
+       └─ results (JSON) ─ report, plot
 
-Every measured loader lives in its own child process, which stays alive between rounds and is told
-to run one slice at a time; the parent goes round the children, so that a ratio compares slices
-that were measured one right after the other. Rows are data (`rows.Row`): a new loader is a new
-row and a new maker in `subjects`, nothing else.
+A *row* is one line of the table. What it measures is a *subject*: batches, one after another for
+ever. A child process serves one loader, or all rows that train one model. The parent goes round the
+rows and has each take one slice, so that a ratio compares slices that were measured one right after
+the other. The server yields the batches of a slice to whoever consumes them. For a loader that is a
+loop which drops them; for training it is Ultralytics' own loop, which takes a step on each. So
+loaders and training steps share everything but that loop.
 """

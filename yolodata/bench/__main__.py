@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from yolodata.bench.command import main
+from yolodata.bench.benchmark import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from yolodata.bench import coco, drawing
-from yolodata.bench.rows import Row
+from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.files import file_checksum
 from yolodata.machine import usable_cores
 
 Say = Callable[[str], None]
@@ -53,11 +54,6 @@ class Wanted:
     seed: int
     task: str = "detect"
 
-    @property
-    def outlines(self) -> bool:
-        """Whether objects are drawn with outlines."""
-        return self.task in ("segment", "obb")
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -72,14 +68,24 @@ class Prepared:
     by_codec: dict[str, Path]
     facts: dict[str, Any]
 
+    def source(self, row: Row) -> Path | None:
+        """What a row reads; for a batch that never changes, any shards will do."""
+        found = self.by_codec.get(row.source)
+        return self.by_codec.get("jpeg") if found is None and row.kind == "fixed" else found
+
     def serves(self, row: Row) -> bool:
-        """Whether a row has something to read."""
-        return row.codec == "memory" or row.source in self.by_codec
+        """Whether a row has something to read, or needs nothing."""
+        return row.source == "memory" or self.source(row) is not None
+
+
+def shards_in(path: Path) -> Path:
+    """The dataset directory that a folder is, or that of its training pictures."""
+    return path if (path / "dataset.json").exists() else path / "train"
 
 
 def is_shards(path: Path) -> bool:
     """Whether a folder is a dataset directory, or the root of some."""
-    return (path / "dataset.json").exists() or (path / "train" / "dataset.json").exists()
+    return (shards_in(path) / "dataset.json").exists()
 
 
 def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepared:
@@ -103,8 +109,8 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         shutil.rmtree(plain, ignore_errors=True)
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
-            threads = len(usable_cores())
-            drawing.write(plain, wanted.images, wanted.seed, threads, wanted.outlines)
+            outlines, threads = wanted.task in ("segment", "obb"), len(usable_cores())
+            drawing.write(plain, wanted.images, wanted.seed, threads, outlines)
         else:
             say(f"copying pictures of {wanted.data}")
             _copy(wanted, plain)
@@ -177,17 +183,14 @@ def _repeat(plain: Path, long: Path, repeats: int) -> None:
         (long / kind / "train").mkdir(parents=True)
         for path in sorted((plain / kind / "train").iterdir()):
             for turn in range(repeats):
-                _link(path, long / kind / "train" / f"{turn:03d}_{path.name}")
+                other = long / kind / "train" / f"{turn:03d}_{path.name}"
+                try:
+                    os.link(path, other)
+                except OSError:
+                    shutil.copyfile(path, other)
     names = json.loads((plain / "data.yaml").read_text(encoding="utf-8"))["names"]
     drawing.write_yaml(long, "images/train", names)
     (long / "done").touch()
-
-
-def _link(path: Path, other: Path) -> None:
-    try:
-        os.link(path, other)
-    except OSError:
-        shutil.copyfile(path, other)
 
 
 def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Path:
@@ -197,37 +200,26 @@ def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Pa
         say(f"packing {codec} shards")
         how: dict[str, Any] = {"codec": codec, "imgsz": wanted.imgsz, "task": wanted.task}
         pack(source / "data.yaml", out, **how, splits=["train"], progress=False)
-    _read(out / "train")
+    # The page cache shall hold shards, which are written past it, like the pictures. Otherwise the
+    # first epoch of one side alone would wait for the disk.
+    for shard in sorted((out / "train").glob("shard-*.safetensors")):
+        with shard.open("rb") as file:
+            file_checksum(file)
     return out / "train"
-
-
-def _read(folder: Path) -> None:
-    """Have the page cache hold shards, which are written past it, like the pictures.
-
-    Otherwise the first epoch of one side alone would wait for the disk.
-    """
-    buffer = bytearray(1 << 22)
-    for shard in sorted(folder.glob("shard-*.safetensors")):
-        with shard.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
 
 
 def _shards(path: Path) -> Prepared:
     """A user's shards: there are no picture files for Ultralytics to read."""
     from yolodata.shards import reader
 
-    path = path if (path / "dataset.json").exists() else path / "train"
+    path = shards_in(path)
     shards = reader.open(path)
     images, codec = len(shards), shards.meta.codec
-    facts = {
-        "images": images,
-        "summary": f"{images:,} images of {path} ({codec}); to compare with Ultralytics, give the "
-        "dataset itself",
-    }
     shards.close()
     names = (codec, f"{codec}-many") if codec == "raw" else (codec,)
-    return Prepared(dict.fromkeys(names, path), facts)
+    where = f"{images:,} images of {path} ({codec})"
+    summary = f"{where}; to compare with Ultralytics, give the dataset itself"
+    return Prepared(dict.fromkeys(names, path), {"images": images, "summary": summary})
 
 
 def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
@@ -254,12 +246,9 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         "bytes_mean": float(np.mean(nbytes)),
         "pixels_mean": float(np.mean(pixels)),
         "objects_mean": float(np.mean(objects)),
-        "coco": {
-            "bytes_mean": coco.BYTES_PER_IMAGE,
-            "pixels_mean": coco.PIXELS_PER_IMAGE,
-            "objects_mean": coco.OBJECTS_PER_IMAGE,
-        },
-    }
+        "coco": {"bytes_mean": coco.BYTES_PER_IMAGE, "pixels_mean": coco.PIXELS_PER_IMAGE,
+                 "objects_mean": coco.OBJECTS_PER_IMAGE},
+    }  # fmt: skip
     what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
     found["summary"] = (
         f"{len(files)} {what}: {found['bytes_mean'] / 1e3:.0f} kB, "

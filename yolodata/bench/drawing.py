@@ -91,21 +91,13 @@ def sketch(images: int, seed: int) -> list[Sketch]:
     sides = _box_sides(int(counts.sum()), rng)
     classes = np.searchsorted(np.cumsum(coco.class_shares()), _strata(int(counts.sum()), rng))
     classes = np.minimum(classes, coco.CLASSES - 1)
-    sketches, start = [], 0
-    for i in range(images):
+    sketches, ends = [], np.cumsum(counts)[:-1]
+    objects = zip(np.split(sides, ends), np.split(classes, ends), strict=True)
+    for i, (side, cls) in enumerate(objects):
         width, height = sizes[size[i]] or _odd_size(rng)
-        stop = start + int(counts[i])
-        sketches.append(
-            Sketch(
-                width,
-                height,
-                int(quality[i]),
-                float(bytes_per_pixel[i]),
-                classes[start:stop].astype(np.int64),
-                _boxes(sides[start:stop], width, height, rng),
-            )
-        )
-        start = stop
+        file = int(quality[i]), float(bytes_per_pixel[i])
+        boxes = _boxes(side, width, height, rng)
+        sketches.append(Sketch(width, height, *file, cls.astype(np.int64), boxes))
     return sketches
 
 

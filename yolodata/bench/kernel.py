@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from yolodata.bench.gpu import POOL_BYTES, Burst
-from yolodata.bench.rows import Row
-from yolodata.bench.subjects import Task
-from yolodata.bench.traffic import source_bytes
+from yolodata import _native
+from yolodata.bench.burst import POOL_BYTES, Burst
+from yolodata.bench.source_bytes import source_bytes
+from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError
+from yolodata.pipeline.config import AugmentConfig
+from yolodata.shards import reader
 
 _BATCH = 64  # at least: a launch of a few pictures would measure launches
 _BATCHES = 8  # that rotate, of different recipes
@@ -25,23 +28,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What is rendered, by name: what differs from Ultralytics' default augmentation. Rotation and
 pasting have slower steps of their own."""
-
-
-def _with_outlines(shards: Any) -> Any:
-    """The label table of shards; outlines are ellipses in the boxes, of other objects there are
-    none to paste."""
-    from yolodata import _native
-
-    turn = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
-    circle = np.stack([np.cos(turn), np.sin(turn)], 1) / 2
-    box = np.asarray(shards.box, np.float32)
-    points = box[:, None, :2] + circle[None] * box[:, None, 2:4]
-    ends = np.arange(0, _CORNERS * len(box) + 1, _CORNERS, dtype=np.uint64)
-    return _native.Index(
-        np.asarray(shards.height, np.uint32), np.asarray(shards.width, np.uint32),
-        np.asarray(shards.object_offset, np.uint64), np.asarray(shards.cls, np.float32), box, ends,
-        np.clip(points, 0, 1).reshape(-1, 2).astype(np.float32), outline_points=100,
-    )  # fmt: skip
 
 
 class Kernel(Burst):
@@ -58,17 +44,11 @@ class Kernel(Burst):
     """
 
     def __init__(self, row: Row, task: Task) -> None:
-        import torch
-
-        from yolodata import _native
-        from yolodata.pipeline.config import AugmentConfig
-        from yolodata.shards import reader
-
         if task.device != "cpu":
             task = replace(task, batch=max(task.batch, _BATCH))
         assert task.data is not None
         super().__init__(task)
-        self._output, self._channels_last = row.output, row.channels_last
+        self._row = row
         self._shape = (task.batch, 3, task.imgsz, task.imgsz)
         shards = reader.open(task.data)
         config = AugmentConfig(imgsz=task.imgsz, **RECIPES[row.recipes]).to_native()
@@ -78,83 +58,95 @@ class Kernel(Burst):
             for p in range(_BATCHES * task.batch)
         ]
         values = [recipe.to_dict() for recipe in recipes]
-        self._source_bytes = float(np.mean([source_bytes(v) for v in values]))
+        source = float(np.mean([source_bytes(v) for v in values]))
         used = sorted({t["image"] for v in values for y in v["layers"] for t in y["tiles"]})
         host = {i: np.array(shards.image(i)) for i in used}
-        self._images = {i: torch.from_numpy(pixels).to(self.device) for i, pixels in host.items()}
-        self._shots = [
-            self._make_shots(recipes[first : first + task.batch])
+        images = {i: torch.from_numpy(pixels).to(self.device) for i, pixels in host.items()}
+        self._images = images  # the kernel has their addresses
+        self._tasks = [
+            upload(recipes[first : first + task.batch], images, self.device)
             for first in range(0, len(recipes), task.batch)
         ]
         dtype = getattr(torch, row.output)
-        nbytes = int(np.prod(self._shape)) * dtype.itemsize
-        targets = max(2, min(_BATCHES, POOL_BYTES // nbytes))
+        targets = POOL_BYTES // (int(np.prod(self._shape)) * dtype.itemsize)
         order = torch.channels_last if row.channels_last else torch.contiguous_format
         self._targets = [
             torch.empty(self._shape, dtype=dtype, device=self.device, memory_format=order).zero_()
-            for _ in range(targets)
+            for _ in range(max(2, min(_BATCHES, targets)))
         ]
-        self._bytes = 3.0 * task.imgsz * task.imgsz * dtype.itemsize + self._source_bytes
+        # What is written, and what is shown of its sources.
+        self.bytes_each = 3.0 * task.imgsz * task.imgsz * dtype.itemsize + source
+        self.facts = lambda: {"bytes_each": self.bytes_each, "source_bytes": source}
         self._turn = 0
         self._compare(recipes, host)
 
-    def _make_shots(self, recipes: list[Any]) -> Any:
-        """Recipes with the addresses of their pictures, and the masks of what is pasted."""
-        import torch
-
-        from yolodata import _native
-
-        ids = np.array(sorted(self._images), np.int64)
-        pointers = np.array([self._images[int(i)].data_ptr() for i in ids], np.uint64)
-        shots = np.empty(len(recipes) * int(_native.SHOT_BYTES), np.uint8)
-        engine = _native.Engine(1)
-        job = engine.submit_render(recipes, ids, pointers, shots)
-        job.wait()
-        engine.close()
-        memory = torch.empty(len(shots) + job.mask_bytes(), dtype=torch.uint8)
-        memory[: len(shots)] = torch.from_numpy(shots)
-        there = torch.empty_like(memory, device=self.device)
-        job.move_masks(memory.numpy(), there.data_ptr())
-        return there.copy_(memory)
-
     def once(self) -> Any:
         """See `Burst`."""
-        import torch
-
-        from yolodata import _native
-
-        shots = self._shots[self._turn % len(self._shots)]
+        tasks = self._tasks[self._turn % len(self._tasks)]
         target = self._targets[self._turn % len(self._targets)]
         self._turn += 1
-        count, _, height, width = self._shape
-        where = (shots.data_ptr(), count, height, width, target.data_ptr(), self._output,
-                 self._channels_last)  # fmt: skip
-        if self.device.type == "cuda":
-            _native.render_cuda(*where, torch.cuda.current_stream(self.device).cuda_stream)
-        else:
-            _native.render_blocks(*where)
+        launch(tasks, target, self._row.output, self._row.channels_last)
         return target
 
     def _compare(self, recipes: list[Any], host: dict[int, Any]) -> None:
         """First equal, then fast."""
-        import torch
-
-        from yolodata import _native
-
         checked = min(_CHECKED, self._shape[0])
-        for number in range(len(self._shots)):
+        for first in range(0, len(recipes), self._shape[0]):
             made = self.once()[:checked].cpu()
-            first = number * self._shape[0]
             for got, recipe in zip(made, recipes[first : first + checked], strict=True):
                 want = torch.from_numpy(_native.render(recipe, host))
                 if got.dtype != torch.uint8:
                     want = (want.float() / 255).to(got.dtype)
                 if not torch.equal(got, want):
                     raise ConfigError(
-                        f"the kernel's pictures ({self._output}) are not the CPU renderer's; "
-                        "run `python -m pytest -m gpu tests/test_blocks.py`"
+                        f"the kernel's pictures ({self._row.output}) are not the CPU renderer's; "
+                        "run `python -m pytest -m gpu tests/test_kernel_emulation.py`"
                     )
 
-    def facts(self) -> dict[str, float]:
-        """Bytes that a picture moves: what is written, and what is shown of its sources."""
-        return {"bytes_each": self._bytes, "source_bytes": self._source_bytes}
+
+def upload(recipes: list[Any], images: dict[int, torch.Tensor], device: torch.device) -> Any:
+    """What the kernel reads for some recipes: their tasks, and the masks of what is pasted."""
+    ids = np.array(sorted(images), np.int64)
+    pointers = np.array([images[int(i)].data_ptr() for i in ids], np.uint64)
+    tasks = np.empty(len(recipes) * int(_native.RENDER_TASK_BYTES), np.uint8)
+    engine = _native.Engine(1)
+    job = engine.submit_render(recipes, ids, pointers, tasks)
+    job.wait()
+    engine.close()
+    memory = torch.empty(len(tasks) + job.mask_bytes(), dtype=torch.uint8)
+    memory[: len(tasks)] = torch.from_numpy(tasks)
+    there = torch.empty_like(memory, device=device)
+    job.move_masks(memory.numpy(), there.data_ptr())
+    return there.copy_(memory)
+
+
+def launch(tasks: torch.Tensor, target: torch.Tensor, output: str, channels_last: bool) -> None:
+    """Enqueue the kernel on the current stream; on the CPU, run its body in loops.
+
+    Args:
+        tasks: see `upload`.
+        target: (B, 3, H, W), where the pictures go.
+        output: name of its dtype.
+        channels_last: its memory order.
+    """
+    count, _, height, width = target.shape
+    where = (tasks.data_ptr(), count, height, width, target.data_ptr(), output, channels_last)
+    if target.device.type == "cuda":
+        _native.render_cuda(*where, torch.cuda.current_stream(target.device).cuda_stream)
+    else:
+        _native.render_emulated(*where)
+
+
+def _with_outlines(shards: Any) -> Any:
+    """The label table of shards; outlines are ellipses in the boxes, of other objects there are
+    none to paste."""
+    turn = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1) / 2
+    box = np.asarray(shards.box, np.float32)
+    points = box[:, None, :2] + circle[None] * box[:, None, 2:4]
+    ends = np.arange(0, _CORNERS * len(box) + 1, _CORNERS, dtype=np.uint64)
+    return _native.LabelTable(
+        np.asarray(shards.height, np.uint32), np.asarray(shards.width, np.uint32),
+        np.asarray(shards.object_offset, np.uint64), np.asarray(shards.cls, np.float32), box, ends,
+        np.clip(points, 0, 1).reshape(-1, 2).astype(np.float32), outline_points=100,
+    )  # fmt: skip

@@ -6,65 +6,44 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
 
 _PACKAGES = ("yolodata", "ultralytics", "torch", "numpy", "opencv-python", "pillow", "safetensors")
 # Ultralytics uses it when it is there, which changes what its loader does.
-_OPTIONAL = (
-    "albumentations",
-    "opencv-python-headless",
-    "nvidia-dali-cuda120",
-    "nvidia-dali-cuda130",
-    "nvidia-ml-py",
-)
+_OPTIONAL = ("albumentations", "opencv-python-headless", "nvidia-dali-cuda120",
+             "nvidia-dali-cuda130", "nvidia-ml-py")  # fmt: skip
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory (GiB), system, and how busy it was."""
+    """Processor, cores, memory (GiB), system, how busy it was; and `gpu`, if there is one."""
     found: dict[str, Any] = {
         "cpu": _cpu(),
         "architecture": platform.machine(),
         "cores_usable": len(usable_cores()),
         "cores_total": os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "os": f"{platform.system()} {platform.release()}",
+        "load_before": round(psutil.getloadavg()[0], 2),
     }
-    if hasattr(os, "getloadavg"):
-        found["load_before"] = round(os.getloadavg()[0], 2)
-    return found
+    device = gpu()
+    return found | ({"gpu": device} if device else {})
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A CUDA device.
+def gpu() -> dict[str, Any] | None:
+    """The GPU that torch would use, or None.
 
-    Attributes:
-        name: as its maker calls it.
-        memory_gib: its own memory.
-        capability: of its multiprocessors, such as "9.0".
-        l2_mib: its cache; None where torch does not say.
-        count: how many devices there are; the first one is used.
-        driver: version of the driver; None where neither NVML nor nvidia-smi says.
-        cuda: version that torch was built for.
+    Returns:
+        dict of name; memory_gib; capability, such as "9.0"; l2_mib (None where torch does not say);
+        count of devices, of which the first is used; driver (None where neither NVML nor nvidia-smi
+        says); cuda, the version that torch was built for.
     """
-
-    name: str
-    memory_gib: float
-    capability: str
-    l2_mib: float | None
-    count: int
-    driver: str | None
-    cuda: str | None
-
-
-def gpu() -> Gpu | None:
-    """The GPU that torch would use, or None."""
     try:
         import torch
     except ImportError:
@@ -73,15 +52,16 @@ def gpu() -> Gpu | None:
         return None
     found: Any = torch.cuda.get_device_properties(0)
     l2 = getattr(found, "L2_cache_size", None)
-    return Gpu(
-        name=str(found.name),
-        memory_gib=round(found.total_memory / 2**30, 1),
-        capability=f"{found.major}.{found.minor}",
-        l2_mib=round(l2 / 2**20, 1) if l2 else None,
-        count=torch.cuda.device_count(),
-        driver=nvml.driver() or _driver_of_smi(),
-        cuda=torch.version.cuda,
-    )
+    smi = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return {
+        "name": str(found.name),
+        "memory_gib": round(found.total_memory / 2**30, 1),
+        "capability": f"{found.major}.{found.minor}",
+        "l2_mib": round(l2 / 2**20, 1) if l2 else None,
+        "count": torch.cuda.device_count(),
+        "driver": nvml.driver() or _output(smi).partition("\n")[0].strip() or None,
+        "cuda": torch.version.cuda,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -93,41 +73,23 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             if name in _PACKAGES:
                 found[name] = "not installed"
-    commit = _commit(Path(__file__).parent)
-    return {**found, "commit": commit} if commit else found
+    folder = Path(__file__).parent
+    if any((parent / ".git").exists() for parent in folder.parents):
+        git = ["git", "-C", str(folder)]
+        if commit := _output([*git, "rev-parse", "--short=12", "HEAD"]):
+            changed = _output([*git, "status", "--porcelain", "-uno"])
+            found["commit"] = f"{commit} with changes" if changed else commit
+    return found
 
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        name = _output(["sysctl", "-n", "machdep.cpu.brand_string"])
-        if name:
-            return name
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _driver_of_smi() -> str | None:
-    found = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    return found.splitlines()[0].strip() if found else None
-
-
-def _commit(folder: Path) -> str:
-    if not any((parent / ".git").exists() for parent in folder.parents):
-        return ""
-    commit = _output(["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"])
-    changed = _output(["git", "-C", str(folder), "status", "--porcelain", "-uno"])
-    return f"{commit} with changes" if commit and changed else commit
+    for line in info.read_text(errors="replace").splitlines() if info.exists() else ():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    brand = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    name = _output(brand) if sys.platform == "darwin" else ""
+    return name or platform.processor() or platform.machine()
 
 
 def _output(command: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import table
+from yolodata.bench import report
 from yolodata.errors import ConfigError
 
 _COLOURS = {"ultralytics": "#8a8f98", "yolodata": "#1f6feb", "fixed": "#d8dbe0"}
@@ -22,12 +22,12 @@ def save(path: Path, values: dict[str, Any]) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
-    groups = table.groups(values)
+    groups = report.groups(values)
     figure = Figure(figsize=(9, 0.6 + 2.2 * len(groups)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for at, group in enumerate(groups):
         axes = figure.add_subplot(len(groups), 1, at + 1)
-        rows = [r for r in table.in_group(values, group) if r["img_s"]["median"]]
+        rows = [r for r in report.in_group(values, group) if r["img_s"]["median"]]
         # The ceiling would make all other bars short: it is a number in the title instead.
         copying = [r["img_s"]["median"] for r in rows if r["kind"] == "copy"]
         rows = [r for r in rows if r["kind"] in _COLOURS][::-1]
@@ -40,7 +40,8 @@ def save(path: Path, values: dict[str, Any]) -> None:
             axes.annotate(_caption(row, values), (row["img_s"]["max"], y), xytext=(6, 0),
                           textcoords="offset points", va="center", fontsize=8)  # fmt: skip
         ceiling = f"; copying alone: {copying[0]:,.0f}" if copying else ""
-        axes.set_title(f"{table.where(group)}, pictures a second{ceiling}", loc="left", fontsize=10)
+        title = f"{report.where(group)}, pictures a second{ceiling}"
+        axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     settings = values["settings"]
@@ -57,11 +58,9 @@ def save(path: Path, values: dict[str, Any]) -> None:
 
 
 def _caption(row: dict[str, Any], values: dict[str, Any]) -> str:
-    first = [
-        r for r in values["ratios"] if r["ours"] == row["name"] and r["peer"] in row["peers"][:1]
-    ]
     speed = f"{row['img_s']['median']:,.0f}"
-    if not first:
-        return speed
     short = {r["name"]: r["short"] for r in values["rows"]}
-    return f"{speed}  ({first[0]['median']:.1f} x {short[first[0]['peer']]})"
+    for ratio in values["ratios"]:
+        if ratio["ours"] == row["name"] and ratio["peer"] in row["peers"][:1]:
+            return f"{speed}  ({ratio['median']:.1f} x {short[ratio['peer']]})"
+    return speed

@@ -3,81 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from yolodata.bench.rounds import Measured, Ratio
+from yolodata.bench import machine
+from yolodata.bench.rounds import Measured
 
 Document = dict[str, Any]
 
 
-def document(
-    *,
-    machine: Mapping[str, Any],
-    versions: Mapping[str, str],
-    settings: Mapping[str, Any],
-    data: Mapping[str, Any],
-    results: Sequence[Measured],
-    ratios: Sequence[Ratio],
-    complaints: Sequence[str],
-    shares: Sequence[Ratio] = (),
-) -> Document:
+def about(benchmark: str, **settings: Any) -> Document:
+    """How every file of results begins: benchmark, machine, versions, and settings if any."""
+    made = {"benchmark": benchmark, "machine": machine.machine(), "versions": machine.versions()}
+    return made | ({"settings": settings} if settings else {})
+
+
+def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]) -> Document:
     """Plain data for `json.dump`.
 
+    Args:
+        begin: see `about`; machine and versions are those at the start.
+        data: what the pictures are like.
+        found: the rows.
+
     Returns:
-        dict of benchmark; machine; versions; settings; data (what the pictures are like);
-        rows: name (id), label, short, kind, codec, threads, cores, peers, pinned, img_s (median,
-            min, max, samples), pictures and seconds (of each sample), stages_ms (a picture),
-            counts (a picture), facts, error, profile; of rows on a GPU also device, cache, output,
-            ceiling, gb_s (spread; bytes_each of `facts` a second);
+        dict of benchmark ("loader" or "train"); machine; versions; settings; data;
+        rows: name (id) and all else that a `Row` has; img_s (median, min, max, samples), pictures
+            and seconds (of each sample), stages_ms and counts (a picture), what `Ready` has, error,
+            profile; where bytes_each of `facts` is known, gb_s (a spread); of rows that train
+            instead the spreads of steps_s, step_ms, wait_ms (a step) and busy (share of the time in
+            which the GPU computed; without samples where nobody can tell);
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
-        shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU;
-        floor: see `floors`; complaints: what speaks against equal work. Of a benchmark that has
-        rounds before it, and maybe never had them: complete (False).
+        shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU:
+            in bytes a second where both move bytes;
+        floor: see `floors`; complaints: what speaks against equal work. Of training: processes:
+            cores, feeds (how the batches of each row are made), and `Ready.process`. Of a benchmark
+            that has rounds before it, and maybe never had them: complete (False).
     """
+    trains = [f for f in found if f.row.trains]
     return {
-        "benchmark": "loader",
-        "machine": dict(machine),
-        "versions": dict(versions),
-        "settings": dict(settings),
+        **begin,
         "data": dict(data),
-        "rows": [_row(found) for found in results],
-        "ratios": [{"ours": r.ours, "peer": r.peer, **spread(r.samples)} for r in ratios],
-        "shares": [{"ours": s.ours, "ceiling": s.peer, **spread(s.samples)} for s in shares],
-        "floor": floors(results, int(settings["imgsz"])),
-        "complaints": list(complaints),
+        "rows": [_row(f) for f in found],
+        "ratios": list(_ratios(found)),
+        "shares": list(_shares(found)),
+        "floor": floors(found, int(begin["settings"]["imgsz"])),
+        "complaints": same_work(found),
+        **({"processes": _processes(trains)} if trains else {}),
     }
-
-
-def floors(results: Sequence[Measured], imgsz: int) -> list[dict[str, Any]]:
-    """How far each of yolodata's rows is from copying its output, by the same cores.
-
-    Returns:
-        for each row: name, bytes_written (a picture), copy_ms (to copy as many bytes from memory to
-        memory), ms (it takes), times (ms / copy_ms).
-    """
-    copying = {f.row.cores: median(f.img_s) for f in results if f.row.kind == "copy" and f.img_s}
-    made = []
-    for found in results:
-        if found.row.kind != "yolodata" or found.row.device != "cpu" or not found.img_s:
-            continue
-        if found.row.cores not in copying:
-            continue
-        copy_ms, ms = 1e3 / copying[found.row.cores], 1e3 / median(found.img_s)
-        made.append(
-            {
-                "name": found.row.id,
-                "bytes_written": 3 * imgsz * imgsz,
-                "copy_ms": copy_ms,
-                "ms": ms,
-                "times": ms / copy_ms,
-            }
-        )
-    return made
 
 
 def save(path: Path, values: Document) -> None:
@@ -88,34 +66,38 @@ def save(path: Path, values: Document) -> None:
     new.replace(path)
 
 
+def spread(samples: Sequence[float]) -> Document:
+    """dict of median, min, max and the samples themselves."""
+    if not samples:
+        return {"median": None, "min": None, "max": None, "samples": []}
+    return {"median": median(samples), "min": min(samples), "max": max(samples),
+            "samples": list(samples)}  # fmt: skip
+
+
 def _row(found: Measured) -> Document:
-    row = found.row
+    row, samples = found.row, found.samples
+    speeds = [s.img_s for s in samples]
     values: Document = {
-        "name": row.id,
-        "label": row.label,
-        "short": row.short,
-        "kind": row.kind,
-        "codec": row.codec,
-        "threads": row.threads,
-        "cores": row.cores,
-        "peers": list(row.peers),
-        "img_s": spread(found.img_s),
-        "pictures": [s.pictures for s in found.samples],
-        "seconds": [s.seconds for s in found.samples],
-        "stages_ms": found.mean_of("stages_ms"),
-        "counts": found.mean_of("counts"),
-    }
-    if row.device != "cpu":
-        values |= {"device": row.device, "cache": row.cache, "output": row.output,
-                   "ceiling": row.ceiling}  # fmt: skip
-        bytes_each = found.fact("bytes_each")
-        if bytes_each:
-            values["gb_s"] = spread([speed * bytes_each / 1e9 for speed in found.img_s])
-    if found.ready is not None:
-        values |= asdict(found.ready)
-        values["shape"] = list(found.ready.shape)
-        if "read_ms" in found.ready.facts:
-            values["stages_ms"]["read"] = found.ready.facts["read_ms"]
+        "name": row.id, **asdict(row), "img_s": spread(speeds),
+        "pictures": [s.pictures for s in samples], "seconds": [s.seconds for s in samples],
+    }  # fmt: skip
+    if row.trains:
+        values |= {
+            "steps_s": spread([s.steps_s for s in samples]),
+            "step_ms": spread([1e3 / s.steps_s for s in samples]),
+            "wait_ms": spread([1e3 * s.waited / s.steps for s in samples]),
+            "busy": spread([s.busy for s in samples if s.busy is not None]),
+        }
+    else:
+        values |= {name: _mean_of(found, name) for name in ("stages_ms", "counts")}
+        if each := _fact(found, "bytes_each"):
+            values["gb_s"] = spread([speed * each / 1e9 for speed in speeds])
+        if found.ready is not None:
+            known = asdict(found.ready)
+            names = ("shape", "dtype", "brightness", "objects", "pinned", "facts")
+            values |= {name: known[name] for name in names}
+            if "read_ms" in found.ready.facts:
+                values["stages_ms"]["read"] = found.ready.facts["read_ms"]
     if found.error is not None:
         values["error"] = found.error
     if found.profile is not None:
@@ -123,13 +105,94 @@ def _row(found: Measured) -> Document:
     return values
 
 
-def spread(samples: Sequence[float]) -> Document:
-    """dict of median, min, max and the samples themselves."""
-    if not samples:
-        return {"median": None, "min": None, "max": None, "samples": []}
-    return {
-        "median": median(samples),
-        "min": min(samples),
-        "max": max(samples),
-        "samples": list(samples),
-    }
+def _mean_of(found: Measured, name: str) -> dict[str, float]:
+    """Means of "stages_ms" or "counts" over the rounds, each round's pictures counting."""
+    pictures = sum(s.pictures for s in found.samples)
+    values = [(s.pictures, getattr(s, name)) for s in found.samples]
+    keys = dict.fromkeys(key for _, each in values for key in each)
+    return {key: sum(n * each.get(key, 0.0) for n, each in values) / pictures for key in keys}
+
+
+def _fact(found: Measured, name: str) -> float | None:
+    return found.ready.facts.get(name) if found.ready is not None else None
+
+
+def _processes(found: Sequence[Measured]) -> list[Document]:
+    made: dict[str, Document] = {}
+    for f in found:
+        process = made.setdefault(f.row.process, {"cores": f.row.cores})
+        if f.ready is not None:
+            feeds = process.get("feeds", {}) | {f.row.id: f.ready.about}
+            process.update(f.ready.process | {"feeds": feeds})
+    return list(made.values())
+
+
+def _quotients(one: Measured, other: Measured | None, factor: float = 1.0) -> Document | None:
+    """How many times as fast one row is as another, round by round."""
+    pairs = zip(one.samples, other.samples if other else [], strict=False)
+    samples = [factor * a.img_s / b.img_s for a, b in pairs]
+    return spread(samples) if samples else None
+
+
+def _ratios(found: Sequence[Measured]) -> Iterator[Document]:
+    """Each row against each of its peers."""
+    by_id = {f.row.id: f for f in found}
+    for f in found:
+        for peer in f.row.peers:
+            if times := _quotients(f, by_id.get(peer)):
+                yield {"ours": f.row.id, "peer": peer, **times}
+
+
+def _shares(found: Sequence[Measured]) -> Iterator[Document]:
+    """Each row against its ceiling."""
+    by_id = {f.row.id: f for f in found}
+    for f in found:
+        if ceiling := by_id.get(f.row.ceiling):
+            mine, its = _fact(f, "bytes_each"), _fact(ceiling, "bytes_each")
+            if share := _quotients(f, ceiling, mine / its if mine and its else 1.0):
+                yield {"ours": f.row.id, "ceiling": ceiling.row.id, **share}
+
+
+def floors(found: Sequence[Measured], imgsz: int) -> list[Document]:
+    """How far each of yolodata's loaders is from copying its output, by the same cores.
+
+    Returns:
+        for each row: name, bytes_written (a picture), copy_ms (to copy as many bytes from memory to
+        memory), ms (it takes), times (ms / copy_ms).
+    """
+    ms = {f.row.id: 1e3 / median(s.img_s for s in f.samples) for f in found if f.samples}
+    copying = {f.row.cores: ms[f.row.id] for f in found if f.row.kind == "copy" and f.samples}
+    made = []
+    for f in found:
+        loads = f.row.kind == "yolodata" and f.row.device == "cpu" and not f.row.trains
+        if loads and f.samples and f.row.cores in copying:
+            copy_ms, its = copying[f.row.cores], ms[f.row.id]
+            made.append({"name": f.row.id, "bytes_written": 3 * imgsz * imgsz, "copy_ms": copy_ms,
+                         "ms": its, "times": its / copy_ms})  # fmt: skip
+    return made
+
+
+def same_work(found: Sequence[Measured]) -> list[str]:
+    """What speaks against the loaders having done the same work; empty if nothing does.
+
+    Two loaders that augment differently differ in brightness or in the number of objects, and
+    their speeds must not be compared. The pictures are random: up to five standard errors are
+    put down to chance.
+    """
+    loaders = [(f.row, f.ready) for f in found if f.ready is not None and f.ready.objects]
+    complaints = []
+    for row, this in loaders[1:]:
+        peer, first = loaders[0]
+        # On a GPU each loader hands over what its trainer wants: other floats are no other work.
+        either_on_gpu = "cuda" in (row.device, peer.device)
+        if first.shape != this.shape or (first.dtype != this.dtype and not either_on_gpu):
+            complaints.append(f"{row.id} makes {this.shape} {this.dtype} pictures, "
+                              f"{peer.id} {first.shape} {first.dtype}")  # fmt: skip
+        for what, a, b in (
+            ("mean brightness", first.brightness, this.brightness),
+            ("objects a picture", first.objects or (0, 0), this.objects or (0, 0)),
+        ):
+            if abs(a[0] - b[0]) > 5 * math.hypot(a[1], b[1]) + 0.02 * abs(a[0]):
+                complaints.append(f"{row.id} has {what} {b[0]:.1f} (error {b[1]:.1f}), "
+                                  f"{peer.id} {a[0]:.1f} (error {a[1]:.1f})")  # fmt: skip
+    return complaints

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import connection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from yolodata.bench.child import Ready, Sample
-from yolodata.bench.rows import Row
-from yolodata.bench.session import BenchError, Say, Session, close_all
-from yolodata.bench.subjects import Task
+from yolodata.bench.session import ANSWER_LIMIT, BenchError, Say, Session, close_all
+from yolodata.bench.subject import Ready, Row, Sample, Task
 
 START_LIMIT = 600.0  # seconds; caching pictures in memory may take long
+_STEPS_LIMIT = 480.0  # seconds that a slice of steps may take, beyond ANSWER_LIMIT
+_PROFILED_STEPS = 4  # at most: the profiler writes megabytes a step
 _SAY_EVERY = 10.0  # seconds without anything new
 
 
@@ -38,41 +36,6 @@ class Measured:
     error: str | None = None
     profile: dict[str, Any] | None = None
 
-    @property
-    def img_s(self) -> list[float]:
-        """Pictures a second of each round that was measured."""
-        return [s.img_s for s in self.samples]
-
-    def fact(self, name: str) -> float | None:
-        """A constant that its subject knows, or None."""
-        return self.ready.facts.get(name) if self.ready is not None else None
-
-    def mean_of(self, name: str) -> dict[str, float]:
-        """Means of "stages_ms" or "counts" over the rounds, each round's pictures counting."""
-        pictures = sum(s.pictures for s in self.samples)
-        values = [(s.pictures, getattr(s, name)) for s in self.samples]
-        keys = dict.fromkeys(key for _, found in values for key in found)
-        return {key: sum(n * found.get(key, 0.0) for n, found in values) / pictures for key in keys}
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast one row is as another.
-
-    Attributes:
-        ours, peer: row ids.
-        samples: quotient of each round in which both were measured.
-    """
-
-    ours: str
-    peer: str
-    samples: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Of all rounds."""
-        return median(self.samples)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,13 +43,15 @@ class Plan:
 
     Attributes:
         rounds: samples a row.
-        seconds: of each sample.
-        profile: also profile yolodata's rows.
+        seconds: of each sample, at least.
+        steps: of each sample, at least: batches that a row which trains takes.
+        profile: also profile rows that train, and yolodata's loaders.
         start_limit: seconds that a row may take to start.
     """
 
     rounds: int
-    seconds: float
+    seconds: float = 0.0
+    steps: int = 0
     profile: bool = False
     start_limit: float = START_LIMIT
 
@@ -104,6 +69,7 @@ def run(
     A row that fails, or does not start in time, is left out from there on, with the reason in its
     `error`. Rows that start worker processes may take long to start. The others are measured once
     before, so that there is something should they never come; the first round is taken again then.
+    A process that fails takes its rows with it.
 
     Args:
         rows: in the order of the table.
@@ -111,21 +77,20 @@ def run(
         plan: how long.
         folder: for logs.
         say: is told of progress.
-        keep: is given all rows whenever there is more to keep, so that a stop loses nothing.
+        keep: is given what there is whenever there is more to keep.
     """
     results = [Measured(row) for row in rows]
     for device, cores in dict.fromkeys(row.group for row in rows):
-        where = "GPU" if device != "cpu" else "1 core" if cores == 1 else f"{cores} cores"
+        where = "GPU" if not cores else "1 core" if cores == 1 else f"{cores} cores"
         these = [found for found in results if found.row.group == (device, cores)]
-        group = _Group(these, task_of, plan, folder, prefixed(say, where))
+        group = _Group(these, task_of, plan, folder, partial(_say_where, say, where))
         with closing(group):
             group.measure(lambda: keep(results))
     return results
 
 
-def prefixed(say: Say, where: str) -> Say:
-    """`say`, with what it is about before it."""
-    return lambda text: say(f"{where}: {text}")
+def _say_where(say: Say, where: str, text: str) -> None:
+    say(f"{where}: {text}")
 
 
 class _Group:
@@ -152,128 +117,86 @@ class _Group:
         if slow and quick:
             self._say("measuring the others before those start that may take long")
             for found in quick:
-                self._slice(found, 0)
+                self._try(found, self._slice, 0)
                 keep()
         self._start(slow)
         for turn in range(self._plan.rounds):
             self._say(f"round {turn + 1} of {self._plan.rounds}")
             for found in self._rows:
-                self._slice(found, turn)
+                self._try(found, self._slice, turn)
                 if turn or not (slow and quick):  # no ratio of slices that are far apart
                     keep()
             keep()
         for found in self._rows if self._plan.profile else []:
-            if found.row.kind == "yolodata":
-                self._try(found, partial(self._profile, found))
+            if found.row.trains or found.row.kind == "yolodata":
+                self._say(f"profiling {found.row.id}")
+                self._try(found, self._profile)
+                keep()
 
     def close(self) -> None:
         """End all children."""
         close_all(self._sessions.values())
 
     def _start(self, part: list[Measured]) -> None:
-        """Start rows side by side, and wait for each until its limit."""
+        """Start rows, those of different processes side by side; wait for each until its limit."""
         if not part:
             return
         self._say(f"starting {', '.join(found.row.id for found in part)}")
+        by_process: dict[str, list[Measured]] = {}
         for found in part:
-            task = self._task_of(found.row)
-            self._sessions[found.row.id] = Session(found.row, task, self._folder)
-        limit, began = self._plan.start_limit, time.monotonic()
-        waiting: dict[Any, Measured] = {
-            self._sessions[found.row.id].connection: found for found in part
-        }
-        while waiting:
-            waited = time.monotonic() - began
-            answered = connection.wait(list(waiting), max(0.0, min(limit - waited, _SAY_EVERY)))
-            for one in list(waiting) if waited >= limit else answered:
-                found = waiting.pop(one)
-                self._try(found, partial(self._get_ready, found, began))
-            if waiting and not answered:
-                self._say(f"waiting for {', '.join(found.row.id for found in waiting.values())}")
+            by_process.setdefault(found.row.process, []).append(found)
+        for name in by_process:
+            if name not in self._sessions:
+                rows = [found.row for found in self._rows if found.row.process == name]
+                jobs = [(row, self._task_of(row)) for row in rows]
+                self._sessions[name] = Session(jobs, self._folder)
+        threads = ThreadPoolExecutor(len(by_process))
+        try:
+            parts = [threads.submit(self._start_in_turn, these) for these in by_process.values()]
+            while wait(parts, _SAY_EVERY).not_done:
+                left = [f.row.id for f in part if f.ready is None and f.error is None]
+                self._say(f"waiting for {', '.join(left)}")
+            for done in parts:
+                done.result()
+        except BaseException:
+            self.close()  # or the threads would wait for the children
+            raise
+        finally:
+            threads.shutdown()
 
-    def _get_ready(self, found: Measured, began: float, session: Session) -> None:
-        found.ready = session.ready(self._plan.start_limit, time.monotonic() - began)
+    def _start_in_turn(self, these: list[Measured]) -> None:
+        for found in these:
+            self._try(found, self._get_ready)
+
+    def _get_ready(self, found: Measured, session: Session) -> None:
+        limit, began = self._plan.start_limit, time.monotonic()
+        others = any(f.ready for f in self._rows if f.row.process == found.row.process)
+        session.send("start", found.row.id, limit)
+        late = f"did not start within {limit:g} s, its limit (--start-limit)"
+        # Beside others it gives up by itself: they must not be lost with the process.
+        found.ready = session.receive(limit + ANSWER_LIMIT if others else limit, late)
         self._say(f"{found.row.id} is ready after {time.monotonic() - began:.0f} s")
 
-    def _slice(self, found: Measured, turn: int) -> None:
-        def measure(session: Session) -> None:
-            found.samples = [*found.samples[:turn], session.slice(self._plan.seconds)]
-
-        self._try(found, measure)
+    def _slice(self, found: Measured, turn: int, session: Session) -> None:
+        sample = self._ask(session, "slice", found, self._plan.steps)
+        found.samples = [*found.samples[:turn], sample]
 
     def _profile(self, found: Measured, session: Session) -> None:
-        found.profile = session.profile(self._plan.seconds)
+        steps = min(self._plan.steps, _PROFILED_STEPS)
+        found.profile = self._ask(session, "profile", found, steps)
 
-    def _try(self, found: Measured, step: Callable[[Session], None]) -> None:
+    def _ask(self, session: Session, what: str, found: Measured, steps: int) -> Any:
+        limit = self._plan.seconds + (_STEPS_LIMIT if steps else 0)
+        return session.ask(limit, what, found.row.id, self._plan.seconds, steps)
+
+    def _try(self, found: Measured, step: Callable[..., None], *arguments: Any) -> None:
         if found.error is not None:
             return
-        session = self._sessions[found.row.id]
+        session = self._sessions[found.row.process]
         try:
-            step(session)
+            step(found, *arguments, session)
         except BenchError as error:
             found.error = str(error)
             self._say(f"{found.row.id} failed and is left out: {error}")
-            session.close()  # what is left of it would disturb the others
-
-
-def ratios(results: Sequence[Measured]) -> list[Ratio]:
-    """Each row against each of its peers, round by round."""
-    by_id = {found.row.id: found for found in results}
-    made = []
-    for found in results:
-        for peer in found.row.peers:
-            theirs = by_id[peer].samples if peer in by_id else []
-            pairs = zip(found.samples, theirs, strict=False)
-            samples = tuple(a.img_s / b.img_s for a, b in pairs)
-            if samples:
-                made.append(Ratio(found.row.id, peer, samples))
-    return made
-
-
-def shares(results: Sequence[Measured]) -> list[Ratio]:
-    """Each row against its ceiling, round by round: in bytes a second where both move bytes."""
-    by_id = {found.row.id: found for found in results}
-    made = []
-    for found in results:
-        ceiling = by_id.get(found.row.ceiling)
-        if ceiling is None or not found.samples:
-            continue
-        mine, its = found.fact("bytes_each"), ceiling.fact("bytes_each")
-        factor = mine / its if mine and its else 1.0
-        pairs = zip(found.samples, ceiling.samples, strict=False)
-        samples = tuple(factor * a.img_s / b.img_s for a, b in pairs)
-        if samples:
-            made.append(Ratio(found.row.id, ceiling.row.id, samples))
-    return made
-
-
-def same_work(results: Sequence[Measured]) -> list[str]:
-    """What speaks against the loaders having done the same work; empty if nothing does.
-
-    Two loaders that augment differently differ in brightness or in the number of objects, and
-    their speeds must not be compared. The pictures are random: up to five standard errors are
-    put down to chance.
-    """
-    loaders = [f for f in results if f.ready is not None and f.ready.objects is not None]
-    complaints = []
-    for found in loaders[1:]:
-        first, this = loaders[0].ready, found.ready
-        assert first is not None
-        assert this is not None
-        # On a GPU each loader hands over what its trainer wants: other floats are no other work.
-        either_on_gpu = "cuda" in (found.row.device, loaders[0].row.device)
-        if first.shape != this.shape or (first.dtype != this.dtype and not either_on_gpu):
-            complaints.append(f"{found.row.id} makes {this.shape} {this.dtype} pictures, "
-                              f"{loaders[0].row.id} {first.shape} {first.dtype}")  # fmt: skip
-        assert first.objects is not None
-        assert this.objects is not None
-        for what, a, b in (
-            ("mean brightness", first.brightness, this.brightness),
-            ("objects a picture", first.objects, this.objects),
-        ):
-            if abs(a[0] - b[0]) > 5 * math.hypot(a[1], b[1]) + 0.02 * abs(a[0]):
-                complaints.append(
-                    f"{found.row.id} has {what} {b[0]:.1f} (error {b[1]:.1f}), "
-                    f"{loaders[0].row.id} {a[0]:.1f} (error {a[1]:.1f})"
-                )
-    return complaints
+            if all(f.error for f in self._rows if f.row.process == found.row.process):
+                session.close()  # what is left of it would disturb the others

@@ -96,7 +96,7 @@ def _compiled(folder: Path) -> Path:
     versions = [_output([*compiler, "-v"]), _output([str(cuda.nvcc), "-V"]) if cuda else "no CUDA"]
     for part in (*versions, str(CXX_FLAGS), str(NVCC_FLAGS), str(archs)):
         depends.update(part.encode())
-    for file in sorted(file for room in _ROOMS for file in (source / room).glob("*.*")):
+    for file in sorted(file for room in _ROOMS for file in (source / room).glob("*.[ch]*")):
         depends.update(file.name.encode() + file.read_bytes())
     # Builds of DALI for different CUDA versions bear the same number.
     dali = f"{nvidia.dali.__version__}-cuda{nvidia.dali.__cuda_version__}"

@@ -74,14 +74,14 @@ def batch_recipes(
             raise ConfigError(
                 f"image {i}: cls must be (M,) and bboxes (M, 4), got {c.shape} and {b.shape}"
             )
-    index = _native.Index(
+    index = _native.LabelTable(
         np.array([height for height, _ in sizes], np.uint32),
         np.array([width for _, width in sizes], np.uint32),
         np.cumsum([0, *(len(c) for c in classes)]).astype(np.uint64),
         np.concatenate(classes),
         np.concatenate(boxes),
     )
-    native = {**config.to_native(), "shuffle": False}
+    native = config.to_native(shuffle=False)
     made = BatchRecipes([], [], [])
     of_batch = (seed + (batch << 32)) % (1 << 64)
     for i in range(count):

@@ -10,7 +10,7 @@ from typing import Any
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
-from yolodata.pipeline.selection import TASKS
+from yolodata.pipeline.options import TASKS
 
 _SAMPLES, _DRAWS, _LEAST_DRAWS = 200, 2000, 1000
 

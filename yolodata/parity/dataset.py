@@ -8,7 +8,8 @@ from pathlib import Path
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.ingest.source import open_source
 from yolodata.ingest.yolo import find_yaml
-from yolodata.pipeline.selection import check_task
+from yolodata.pipeline.options import LabelOptions
+from yolodata.pipeline.subset import Subset
 from yolodata.shards import reader
 from yolodata.shards.format import DATASET_FILE, SPLITS
 from yolodata.shards.reader import ShardDataset
@@ -66,7 +67,7 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
         )
     shards = {split: reader.open(folders[split]) for split in _SPLITS}
     for dataset in shards.values():
-        check_task(task, dataset)
+        Subset(dataset, LabelOptions(task))  # refuses a task that the labels cannot serve
         _check_packing(dataset, imgsz)
     source = shards["train"].meta.source
     yaml = Path(str(source.get("path")))

@@ -29,7 +29,7 @@ from yolodata.parity.two_sample import (
 )
 from yolodata.parity.without_pixels import blank
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.selection import fitted_size
+from yolodata.pipeline.subset import fitted_size
 
 LEVEL = 1e-3
 """Chance of a false alarm in a whole comparison (Bonferroni over all its tests)."""
@@ -222,10 +222,10 @@ def our_recipes(
     """
     settings = dict(kind.settings if settings is None else settings)
     settings["mosaic_grid"] = settings.pop("grid", 4)
-    config = AugmentConfig(imgsz=source.imgsz, **settings).to_native()
     flip_idx = source.dataset.data.get("flip_idx")
     if source.task == "pose" and not flip_idx:  # nobody knows what is left and what is right
-        config |= {"fliplr": 0.0, "flipud": 0.0}
+        settings |= {"fliplr": 0.0, "flipud": 0.0}
+    config = AugmentConfig(imgsz=source.imgsz, **settings).to_native()
     table = label_table(
         [_with_objects(label, kind.objects) for label in source.dataset.labels],
         source.task,

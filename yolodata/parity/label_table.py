@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata import _native
-from yolodata.pipeline.selection import OUTLINE_POINTS
+from yolodata.pipeline.subset import OUTLINE_POINTS
 
 
 def label_table(
@@ -20,7 +20,7 @@ def label_table(
     flip_idx: Sequence[int] | None = None,
     outlines: bool = False,
     outline_points: int | None = None,
-) -> _native.Index:
+) -> _native.LabelTable:
     """Makes the label table of N images.
 
     Args:
@@ -56,4 +56,4 @@ def label_table(
         more["keypoints"] = np.ascontiguousarray(points, np.float32)
         if flip_idx:
             more["flip_idx"] = np.array(flip_idx, np.int32)
-    return _native.Index(*table, **more)
+    return _native.LabelTable(*table, **more)

@@ -12,6 +12,7 @@ import yolodata
 from yolodata.parity import upstream
 from yolodata.parity.dataset import Dataset
 from yolodata.parity.validation import packed_validation
+from yolodata.pipeline.options import LabelOptions
 
 TRAINED: dict[str, Any] = {
     "imgsz": 128, "epochs": 60, "batch": 4, "nbs": 4, "optimizer": "AdamW", "lr0": 0.002,
@@ -38,7 +39,9 @@ def metrics(data: Dataset, task: str, batch_size: int, pictures: int = 4) -> dic
         tempfile.TemporaryDirectory() as folder,
         upstream.leaves_the_source_alone(),
         packed_validation(data, task, imgsz) as shards,
-        yolodata.ValidationLoader(shards, batch_size, imgsz=imgsz, task=task) as ours,
+        yolodata.ValidationLoader(
+            shards, batch_size, imgsz=imgsz, labels=LabelOptions(task)
+        ) as ours,
     ):
         few = _with_large_objects(ours.dataset, pictures)
         weights = _learnt_by_heart(data.yaml, task, few, Path(folder))

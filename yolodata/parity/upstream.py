@@ -22,8 +22,10 @@ from yolodata import _native
 from yolodata.errors import DatasetError
 from yolodata.parity.label_table import label_table
 from yolodata.parity.without_pixels import skip_pixels
-from yolodata.pipeline.retouch import composed, draw_from, retouched
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.albumentations.pool import render_with_transforms
+from yolodata.pipeline.albumentations.transforms import composed, draw_from
+from yolodata.pipeline.options import LabelOptions
+from yolodata.pipeline.subset import Subset
 from yolodata.shards.reader import ShardDataset
 
 
@@ -193,7 +195,8 @@ class Upstream:
 
     def recipe(self, values: dict[str, Any]) -> _native.Recipe:
         """Makes the recipe that `sample` recorded; our own rule says what is pasted, and where."""
-        recipe = _native.Recipe.from_dict(values)
+        drawn = {key: values[key] for key in values.keys() - {"pastes", "failed_cuts", "seed"}}
+        recipe = _native.Recipe.from_dict(drawn)
         for onto, source, _ in values["pastes"]:
             recipe = _native.paste(recipe, self.table, onto, source, self._share)
         return recipe
@@ -205,12 +208,12 @@ class Upstream:
         if self.transforms is None:
             return _native.render(recipe, images)
         picture = np.empty((3, self.imgsz, self.imgsz), np.uint8)
-        retouched(recipe, images, picture, self.transforms, values["seed"])
+        render_with_transforms(recipe, images, picture, self.transforms, values["seed"])
         return picture
 
-    def _label_table(self, outlines: bool = False) -> _native.Index:
+    def _label_table(self, outlines: bool = False) -> _native.LabelTable:
         if self.shards is not None:
-            return Selection(self.shards, task=self.task, outlines=outlines).index()
+            return Subset(self.shards, LabelOptions(self.task), outlines=outlines).index()
         flip_idx = self.dataset.data.get("flip_idx")
         return label_table(self.dataset.labels, self.task, flip_idx=flip_idx, outlines=outlines)
 

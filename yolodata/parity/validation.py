@@ -14,6 +14,7 @@ import yolodata
 from yolodata.parity import upstream
 from yolodata.parity.dataset import Dataset
 from yolodata.parity.kinds import VALIDATION
+from yolodata.pipeline.options import LabelOptions
 
 
 def same(a: Any, b: Any) -> bool:
@@ -79,7 +80,9 @@ def _compared(
         theirs = build_dataloader(dataset, batch_size, workers=0, shuffle=False, rank=-1)
     differing: dict[str, int] = {}
     batches = pictures = 0
-    with yolodata.ValidationLoader(shards, batch_size, imgsz=imgsz, task=task, **settings) as ours:
+    with yolodata.ValidationLoader(
+        shards, batch_size, imgsz=imgsz, labels=LabelOptions(task, **settings)
+    ) as ours:
         if len(ours) != len(theirs):
             differing["number of batches"] = 1
         for mine, reference in zip(ours, upstream.in_stable_order(theirs), strict=False):

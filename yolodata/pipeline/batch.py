@@ -15,16 +15,14 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-    from yolodata.pipeline.selection import Selection
+    from yolodata.pipeline.subset import Subset
 
 Batch = dict[str, Any]
 
 
-def original_shapes(
-    selection: Selection, images: npt.NDArray[np.int64]
-) -> tuple[tuple[int, int], ...]:
-    """Height and width of the decoded originals of some images."""
-    shards = selection.shards
+def original_shapes(subset: Subset, images: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """Returns height and width of the decoded originals of some images."""
+    shards = subset.shards
     return _pairs(shards.orig_height[images], shards.orig_width[images])
 
 
@@ -41,7 +39,7 @@ def assemble(
     ratio_pad: tuple[Any, ...],
     resized_shape: tuple[Any, ...],
 ) -> Batch:
-    """One batch.
+    """Makes one batch.
 
     Returns:
         dict of
@@ -77,12 +75,12 @@ def assemble(
 
 
 def training_batch(
-    selection: Selection,
+    subset: Subset,
     images: npt.NDArray[np.int64],
     image: torch.Tensor,
     labels: Mapping[str, Any],
 ) -> Batch:
-    """A batch of augmented pictures.
+    """Makes a batch of augmented pictures.
 
     Like upstream, a picture made of several images is described by the first of them: its path,
     its original shape, and the ratio at which it was stored.
@@ -90,9 +88,9 @@ def training_batch(
     Args:
         images: (B,) dataset index of the first image of every picture.
         image: (B, 3, H, W).
-        labels: as `Work.labels` gives them.
+        labels: as `PendingBatch.labels` gives them.
     """
-    shards = selection.shards
+    shards = subset.shards
     height, width = shards.orig_height[images], shards.orig_width[images]
     size = (int(image.shape[2]), int(image.shape[3]))
     return assemble(
@@ -100,6 +98,6 @@ def training_batch(
         labels=labels,
         im_file=shards.names(images),
         ori_shape=_pairs(height, width),
-        ratio_pad=_pairs(selection.height[images] / height, selection.width[images] / width),
+        ratio_pad=_pairs(subset.height[images] / height, subset.width[images] / width),
         resized_shape=(size,) * len(images),
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolodata.checks import number, whole
 from yolodata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yolodata._native import PlanConfig
 
 INSTEAD = {
     "augmentations": "give Albumentations' transforms to Loader(transforms=…)",
@@ -108,19 +111,39 @@ class AugmentConfig:
         return cls(**known)
 
     def without_mix(self) -> AugmentConfig:
-        """The recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
+        """Returns the recipe after `close_mosaic`: no mosaic, copy-paste, mixup or cutmix."""
         return replace(self, mosaic=0.0, copy_paste=0.0, mixup=0.0, cutmix=0.0)
 
-    def to_native(self) -> dict[str, Any]:
-        """The settings as `yolodata._native` reads them.
+    def to_native(
+        self,
+        *,
+        shuffle: bool = True,
+        streams: int = 1,
+        window: int = 0,
+        mask_ratio: int = 0,
+        overlap_mask: bool = True,
+    ) -> PlanConfig:
+        """Returns the planner's settings: these, and what a dataset and a loader add.
 
-        Shuffled, with partners from anywhere, and no masks.
+        Args:
+            shuffle: whether an epoch is a permutation of the images; False: in their order.
+            streams, window: where partners come from, see `reuse_window`; the whole dataset if 0.
+            mask_ratio: pixels of the picture to one of the masks; 0 makes none.
+            overlap_mask: one mask of object numbers a picture, or one for each object.
         """
+        from yolodata._native import PlanConfig
+
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["scale"]
         values["scale_min"], values["scale_max"] = self.scale_range
-        stream = {"shuffle": True, "streams": 1, "window": 0}
-        return {**values, **stream, "mask_ratio": 0, "overlap_mask": True}
+        return PlanConfig(
+            **values,
+            shuffle=shuffle,
+            streams=streams,
+            window=window,
+            mask_ratio=mask_ratio,
+            overlap_mask=overlap_mask,
+        )
 
 
 _LIMITS = {

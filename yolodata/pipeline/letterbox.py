@@ -29,7 +29,7 @@ def batch_shapes(
     stride: int,
     pad: float,
 ) -> Int64:
-    """Height and width (batches, 2) of each batch of images that are sorted by aspect ratio.
+    """Returns height and width (batches, 2) of batches of images sorted by aspect ratio.
 
     A batch of wide images is as high as its highest one needs, a batch of tall ones as wide;
     others are square. Sides are multiples of `stride`, with `pad` strides of margin.
@@ -55,7 +55,7 @@ class Placement(NamedTuple):
 
 
 def place(height: int, width: int, shape: Sequence[Any]) -> Placement:
-    """Centre a picture in an output of `shape` (height, width); pictures are never enlarged."""
+    """Centres an image in an output of `shape` (height, width); it is never enlarged."""
     ratio = min(min(shape[0] / height, shape[1] / width), 1.0)
     new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
     # Half a pixel too much goes to the bottom and to the right.
@@ -65,7 +65,7 @@ def place(height: int, width: int, shape: Sequence[Any]) -> Placement:
 
 
 def recipe(image: int, placement: Placement, shape: Sequence[Any]) -> dict[str, Any]:
-    """The recipe (as a dict) that copies one picture into its padded output."""
+    """Returns the recipe (as a dict) that copies one image into its padded output."""
     height, width, top, left, _ = placement
     tile = {"image": image, "x1": 0, "y1": 0, "x2": width, "y2": height, "x0": 0, "y0": 0}
     layer = {
@@ -74,18 +74,8 @@ def recipe(image: int, placement: Placement, shape: Sequence[Any]) -> dict[str, 
         "matrix": [1.0, 0.0, float(left), 0.0, 1.0, float(top), 0.0, 0.0, 1.0],
         "perspective": False,
         "scale": 1.0,
-        "paste": None,
     }
-    return {
-        "size": [int(shape[0]), int(shape[1])],
-        "layers": [layer],
-        "mixup": None,
-        "cutmix": None,
-        "hsv": None,
-        "flipud": False,
-        "fliplr": False,
-        "bgr": False,
-    }
+    return {"size": [int(shape[0]), int(shape[1])], "layers": [layer]}
 
 
 def padded_boxes(
@@ -116,7 +106,7 @@ def padded_boxes(
 
 
 def oriented_boxes(outlines: Sequence[Float32], shape: Sequence[Any]) -> Float32:
-    """Oriented boxes (n, 5) of outlines (k, 2) in pixels of an output of `shape`.
+    """Returns oriented boxes (n, 5) of outlines (k, 2) in pixels of an output of `shape`.
 
     See `yolodata.pipeline.batch.assemble` for what the numbers are. The training planner finds
     these rectangles natively; here they are OpenCV's, to the bit.

@@ -18,11 +18,13 @@ pixels. The dict has these keys:
         paste: None, or {layer, objects, runs}: what is pasted onto this layer. From the same layer,
             mirrored, onto its canvas; from another one onto the picture. Objects are [tile,
             object of its image] of that layer, for the labels. Runs [row, x1, x2] (half open, in
-            order) are the pixels. May be left out.
+            order) are the pixels.
     mixup: None, or {layer, ratio}: layer 0 counts `ratio`, the other 1 - ratio.
     cutmix: None, or {layer, area}: inside area [x1, y1, x2, y2] of the picture the layer shows.
     hsv: None, or draws for hue, saturation, value: half turns of hue, and gain minus one.
     flipud, fliplr, bgr: booleans.
+
+What may be None or False may be left out. A key that is none of these is an error.
 
 What no image covers is grey 114.
 """
@@ -38,8 +40,8 @@ import numpy.typing as npt
 
 from yolodata.checks import whole
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.order import MAX_EPOCH, MAX_SEED
-from yolodata.pipeline.selection import Selection
+from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
+from yolodata.pipeline.subset import Subset
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe
@@ -54,7 +56,7 @@ def plan(
     epoch: int = 0,
     position: int = 0,
 ) -> Recipe:
-    """The recipe of one position of an epoch: what `Loader` renders there with these settings.
+    """Returns the recipe of one position of an epoch: what `Loader` renders there.
 
     Args:
         config: probabilities and ranges.
@@ -69,29 +71,30 @@ def plan(
     """
     from yolodata import _native
 
-    selection = _selection(shards, config.imgsz)
+    subset = _subset(shards, config.imgsz)
     seed, epoch = whole("seed", seed, 0, MAX_SEED), whole("epoch", epoch, 0, MAX_EPOCH)
-    where = f" for the {selection.images} images of {shards.path}"
-    position = whole("position", position, 0, selection.images - 1, where)
-    return _native.plan(selection.index(), selection.plan_config(config), seed, epoch, position)
+    where = f" for the {subset.images} images of {shards.path}"
+    position = whole("position", position, 0, subset.images - 1, where)
+    return _native.plan(subset.index(), subset.plan_config(config), seed, epoch, position)
 
 
 @lru_cache(maxsize=4)
-def _selection(shards: ShardDataset, imgsz: int) -> Selection:
-    return Selection(shards, imgsz=imgsz)
+def _subset(shards: ShardDataset, imgsz: int) -> Subset:
+    return Subset(shards, imgsz=imgsz)
 
 
 def labels(
     recipe: Recipe, shards: ShardDataset
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The objects that a recipe shows.
+    """Returns the objects that a recipe shows.
 
     Returns:
-        classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the picture.
+        float32 classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the
+        picture.
     """
     from yolodata import _native
 
-    found = _native.labels(recipe, _selection(shards, shards.meta.imgsz).index())
+    found = _native.labels(recipe, _subset(shards, shards.meta.imgsz).index())
     return found["cls"], found["bboxes"]
 
 

@@ -46,7 +46,7 @@ class Gauges:
         self.reason = self._gpu.reason
 
     def read(self) -> Levels:
-        """The levels now."""
+        """Reads the levels now."""
         memory = self._process.memory_info()
         held = None
         if self._device.type == "cuda":

@@ -12,7 +12,7 @@ ABSENT = "GPU busy share: not measured, nvidia-ml-py is not installed"
 
 
 def _load() -> ModuleType | None:
-    """The module, initialised; None where it, or the driver's library, is missing."""
+    """Returns the module, initialised; None where it, or the driver's library, is missing."""
     try:
         import pynvml
 
@@ -24,7 +24,7 @@ def _load() -> ModuleType | None:
 
 
 def driver() -> str | None:
-    """Version of the driver, or None."""
+    """Returns the version of the driver, or None."""
     library = _load()
     if library is None:
         return None
@@ -63,7 +63,7 @@ class Gpu:
             self.reason = f"GPU busy share: not measured, NVML does not know the device: {error}"
 
     def busy(self) -> float | None:
-        """Share (0-1) of NVML's own last fraction of a second in which a kernel ran; or None."""
+        """Returns the share (0-1) of NVML's last fraction of a second with a kernel; or None."""
         if self._library is None:
             return None
         try:
@@ -73,7 +73,7 @@ class Gpu:
 
 
 def _handle(library: Any, device: torch.device) -> Any:
-    """NVML counts all devices, torch those of CUDA_VISIBLE_DEVICES: the UUID is the same."""
+    """Returns the device: NVML counts all, torch the visible ones; the UUID is the same."""
     import torch
 
     found: Any = torch.cuda.get_device_properties(device)

@@ -22,14 +22,14 @@ class Reading:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     def since(self, earlier: Reading) -> Reading:
-        """What was added between an earlier reading and this one."""
+        """Returns what was added between an earlier reading and this one."""
         return Reading(
             {name: s - earlier.seconds.get(name, 0.0) for name, s in self.seconds.items()},
             {name: n - earlier.counts.get(name, 0) for name, n in self.counts.items()},
         )
 
     def milliseconds_each(self, things: int) -> dict[str, float]:
-        """Milliseconds of each stage, divided among `things` (pictures, say)."""
+        """Returns milliseconds of each stage, divided among `things` (pictures, say)."""
         return {name: 1e3 * s / max(things, 1) for name, s in self.seconds.items()}
 
 
@@ -42,15 +42,15 @@ class Telemetry:
         self._counts: dict[str, int] = {}
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count `seconds` to a stage."""
+        """Counts `seconds` to a stage."""
         self.record({stage: seconds}, {})
 
     def count(self, name: str, events: int = 1) -> None:
-        """Count events."""
+        """Counts events."""
         self.record({}, {name: events})
 
     def record(self, seconds: Mapping[str, float], counts: Mapping[str, int]) -> None:
-        """Count several stages and events at once."""
+        """Counts several stages and events at once."""
         with self._lock:
             for stage, more in seconds.items():
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + more
@@ -59,7 +59,7 @@ class Telemetry:
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Count the time until the end of the `with` block to a stage, also when it raises."""
+        """Counts the time of the `with` block to a stage, also when it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -67,6 +67,6 @@ class Telemetry:
             self.add(stage, time.perf_counter() - start)
 
     def read(self) -> Reading:
-        """A copy of everything counted so far."""
+        """Returns a copy of everything counted so far."""
         with self._lock:
             return Reading(dict(self._seconds), dict(self._counts))

@@ -75,7 +75,7 @@ class StepRecorder:
     # The loop's side.
 
     def begin(self, epoch: int, step: int) -> None:
-        """An epoch begins, or goes on, after so many steps of the run; later rows are dropped.
+        """Begins an epoch, or resumes it, after so many steps of the run; drops later rows.
 
         Args:
             epoch: from 0.
@@ -96,12 +96,12 @@ class StepRecorder:
         self._mark = time.perf_counter()
 
     def batch(self, images: int = 0) -> None:
-        """The batch of the step is there."""
+        """Notes that the batch of the step is there."""
         self._got = time.perf_counter()
         self._told = images
 
     def done(self) -> None:
-        """The step has ended."""
+        """Notes that the step has ended."""
         now = time.perf_counter()
         seconds, waited = now - self._mark, self._got - self._mark
         images, hits, decodes = self._told, 0, 0
@@ -129,7 +129,7 @@ class StepRecorder:
         self._total.add(seconds, waited, images, hits, decodes, levels)
 
     def summary(self) -> str:
-        """The last steps in a few words, for a progress bar; made anew a few times a second."""
+        """Returns the last steps in a few words, for a log; made anew a few times a second."""
         now = time.perf_counter()
         if now - self._summary_at > 0.2 and self._recent:
             seconds, waited, images = map(sum, zip(*self._recent, strict=True))
@@ -141,7 +141,7 @@ class StepRecorder:
         return self._summary
 
     def take(self) -> dict[str, float]:
-        """Values of the steps since the last call, by name, for a logger; empty without any."""
+        """Returns values of the steps since the last call, by name; empty without any."""
         total, self._total = self._total, _Total()
         return total.values()
 
@@ -192,7 +192,7 @@ class _Total:
         decodes: int,
         levels: Levels,
     ) -> None:
-        """One more step."""
+        """Adds one more step."""
         self.steps += 1
         self.seconds += seconds
         self.waited += waited
@@ -206,7 +206,7 @@ class _Total:
             self.busy_steps += 1
 
     def values(self) -> dict[str, float]:
-        """Means and largest values; what does not exist here is left out."""
+        """Returns means and largest values; what does not exist here is left out."""
         if not self.steps:
             return {}
         found = {

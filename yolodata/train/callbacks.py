@@ -14,7 +14,7 @@ from yolodata.errors import ConfigError
 
 
 def callbacks_of_file(path: str) -> dict[str, Callable[[Any], None]]:
-    """Functions of a Python file that are named after Ultralytics' training events.
+    """Returns the functions of a Python file that are named after Ultralytics' training events.
 
     Raises:
         ConfigError: the file has none, or one that looks like an event and is not.

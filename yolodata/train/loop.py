@@ -5,298 +5,444 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from ultralytics.utils import LOGGER, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
-from yolodata.train.guard import NOTHING, STOP, URGENT, Guard
-from yolodata.train.memory import advice, advised, halve_batch, may_halve
-from yolodata.train.state import Position
-from yolodata.train.world import World
+from yolodata.train.checkpoint.saver import Saver
+from yolodata.train.checkpoint.state import Position
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.oom import advice, dry_step, explained
+from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
+from yolodata.train.watchdog.exit_codes import Preempted
+from yolodata.train.watchdog.supervisor import Action, Supervisor
 
 
 class EpochLoop:
-    """Ultralytics' epochs, batch by batch, from any position; a part of `DurableTrainer`.
+    """Ultralytics' epochs, batch by batch, from any position.
 
     The order of events, the schedule and all arithmetic are upstream's; a test trains both ways
     and compares the weights to the last bit.
+
+    Args:
+        trainer: that has been made; it is set up before `run`.
+        process_group: the ranks.
+        supervisor: is told what begins.
+        saver: writes checkpoints.
+
+    Attributes:
+        halved: how often the batch was halved because memory ended.
     """
 
-    world: World
-    guard: Guard
-    at: Position
-    _unsaved: dict[str, Any] | None
-
-    def _run(self: Any) -> None:
-        """From `self.at` to the end."""
-        self._nominal = self.accumulate
+    def __init__(
+        self,
+        trainer: ResumableTrainer,
+        process_group: ProcessGroup,
+        supervisor: Supervisor,
+        saver: Saver,
+    ) -> None:
+        self._trainer, self._process_group = trainer, process_group
+        self._supervisor, self._heartbeat, self._saver = supervisor, supervisor.heartbeat, saver
+        self._first_backward = True
         self.halved = 0
-        self.epoch_time = None
-        self.epoch_time_start = time.time()
-        self.run_callbacks("on_train_start")
-        self._say_what_begins()
-        self._close_mosaic_at = self.epochs - self.args.close_mosaic
-        self._mosaic_closed = not self.args.close_mosaic
-        if self.args.close_mosaic:
-            first = self._close_mosaic_at * len(self.train_loader)
-            self.plot_idx.extend(range(first, first + 3))
-        while self.at.stage != "finished":
-            self.epoch = self.at.epoch
-            self.guard.section("starting an epoch")
-            self._prove_equal()
+        self._accumulate = 1  # batches an update, after the warm-up
+        self._close_mosaic_at = 0
+        self._mosaic_closed = False
+
+    def run(self) -> None:
+        """Trains from the trainer's position to the end.
+
+        Raises:
+            Preempted: training was asked to stop; the state is written.
+            YolodataError: the ranks see different data, or memory does not suffice.
+        """
+        trainer = self._trainer
+        self._accumulate = trainer.accumulate
+        trainer.epoch_time = None
+        trainer.epoch_time_start = time.time()
+        trainer.run_callbacks("on_train_start")
+        self._log_start()
+        self._close_mosaic_at = trainer.epochs - trainer.args.close_mosaic
+        self._mosaic_closed = not trainer.args.close_mosaic
+        if trainer.args.close_mosaic:
+            first = self._close_mosaic_at * len(trainer.train_loader)
+            trainer.plot_idx.extend(range(first, first + 3))
+        while trainer.at.stage != "finished":
+            trainer.epoch = trainer.at.epoch
+            self._supervisor.phase("starting an epoch")
+            self._check_ranks_agree()
             self._begin_epoch()
-            if self.at.stage == "train":
+            if trainer.at.stage == "train":
                 if not self._train_batches():
                     continue
-                self.at = Position(self.epoch, self.at.step, self.at.pending, "validate")
-                self._between()
+                at = trainer.at
+                trainer.at = Position(trainer.epoch, at.step, at.pending, "validate")
+                self._saver.hold()
             self._end_epoch()
-        self.guard.section("evaluating the best model")
+        self._supervisor.phase("evaluating the best model")
         self._finish()
 
-    def _say_what_begins(self: Any) -> None:
-        images, batches = len(self.train_loader.dataset), len(self.train_loader)
+    def dry_step(self) -> None:
+        """Tries the largest batch; see `oom.dry_step`."""
+        dry_step(self._trainer, self._process_group, self._compute_loss)
+
+    def _log_start(self) -> None:
+        trainer, args = self._trainer, self._trainer.args
+        images, batches = len(trainer.train_loader.dataset), len(trainer.train_loader)
         LOGGER.info(
-            f"{images} images to train on, {len(self.test_loader.dataset)} to validate on; "
-            f"{batches} batches of {self.batch_size} at imgsz={self.args.imgsz}, an update every "
-            f"{self._nominal}, {self.world.size} process(es) on {self.device.type}\n"
-            f"Run folder: {colorstr('bold', self.save_dir)}; from epoch {self.at.epoch + 1}, batch "
-            f"{self.at.step + 1} to "
-            + (f"{self.args.time} hours" if self.args.time else f"epoch {self.epochs}")
+            f"{images} images to train on, {len(trainer.test_loader.dataset)} to validate on; "
+            f"{batches} batches of {trainer.batch_size} at imgsz={args.imgsz}, an update every "
+            f"{self._accumulate}, {self._process_group.size} process(es) on {trainer.device.type}\n"
+            f"Run folder: {colorstr('bold', trainer.save_dir)}; from epoch "
+            f"{trainer.at.epoch + 1}, batch {trainer.at.step + 1} to "
+            + (f"{args.time} hours" if args.time else f"epoch {trainer.epochs}")
         )
 
     # One epoch.
 
-    def _begin_epoch(self: Any) -> None:
-        self.run_callbacks("on_train_epoch_start")
-        fresh = self.at.stage == "train" and self.at.step == 0
-        if fresh:
-            self.tloss = None
+    def _check_ranks_agree(self) -> None:
+        """All ranks are about to make the same steps over the same data, or all of them end."""
+        trainer = self._trainer
+        mine = {
+            "batches": len(trainer.train_loader),
+            "images": len(trainer.train_loader.dataset),
+            "batch of all": int(trainer.batch_size),
+            "epoch": trainer.at.epoch,
+            "batch in it": trainer.at.step,
+            "accumulate": self._accumulate,
+        }
+        if trainer.exact:
+            mine["stream"] = trainer.train_loader.state_dict()
+        told = self._process_group.gather(mine)
+        wrong = [
+            f"{name}: " + ", ".join(f"{rank[name]} on rank {r}" for r, rank in enumerate(told))
+            for name in mine
+            if any(rank.get(name) != told[0][name] for rank in told)
+        ]
+        if wrong:
+            raise YolodataError(
+                "the ranks do not see the same data, so that some would wait for ever for others; "
+                "give every machine the same dataset and settings:\n  " + "\n  ".join(wrong)
+            )
+
+    def _begin_epoch(self) -> None:
+        trainer = self._trainer
+        trainer.run_callbacks("on_train_epoch_start")
+        if trainer.at.stage == "train" and trainer.at.step == 0:
+            trainer.tloss = None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch expects an optimiser step before this one
-                self.scheduler.step()
-        self._model_train()
-        if not self.world.alone:
-            self._tell_epoch()
-        if not self._mosaic_closed and self.epoch >= self._close_mosaic_at:
+                trainer.scheduler.step()
+        trainer._model_train()
+        sampler: Any = getattr(trainer.train_loader, "sampler", None)
+        if not self._process_group.alone and not trainer.exact and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(trainer.epoch)
+        if not self._mosaic_closed and trainer.epoch >= self._close_mosaic_at:
             self._mosaic_closed = True
-            self._close_dataloader_mosaic()
-            self.train_loader.reset()
+            trainer._close_dataloader_mosaic()
+            trainer.train_loader.reset()
 
-    def _tell_epoch(self: Any) -> None:
-        sampler: Any = getattr(self.train_loader, "sampler", None)
-        if not self.exact and hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self.epoch)
-
-    def _train_batches(self: Any) -> bool:
+    def _train_batches(self) -> bool:
         """To the end of the epoch; False: it has to be taken up again, with a smaller batch."""
-        batches = len(self.train_loader)
-        bar: Any = self.train_loader
-        if self.world.rank == 0:
-            if self.loss_names:
-                LOGGER.info(self.progress_string())
-            bar = TQDM(self.train_loader, total=batches, initial=self.at.step)
-        self.guard.step(self._where())
-        self._unsaved = None
+        trainer = self._trainer
+        batches = len(trainer.train_loader)
+        bar: Any = trainer.train_loader
+        if self._process_group.rank == 0:
+            if trainer.loss_names:
+                LOGGER.info(trainer.progress_string())
+            bar = TQDM(trainer.train_loader, total=batches, initial=trainer.at.step)
+        self._supervisor.step(self._where())
+        self._saver.drop()
         for batch in bar:
-            done = self.at.step + batches * self.epoch  # since training began
-            self.run_callbacks("on_train_batch_start")
+            done = trainer.at.step + batches * trainer.epoch  # since training began
+            trainer.run_callbacks("on_train_batch_start")
             self._warm_up(done, batches)
-            updates = self.at.pending + 1 >= self.accumulate
+            updates = trainer.at.pending + 1 >= trainer.accumulate
             problem = ""
             try:
                 batch = self._learn(batch, updates)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if not may_halve(self):
-                    raise YolodataError(advice(self, str(error), f"in {self._where()}")) from error
+                if not self._may_halve():
+                    where = f"in {self._where()}"
+                    said = advice(trainer, self._process_group, str(error), where)
+                    raise YolodataError(said) from error
                 problem = str(error)
             if problem:  # what the step had in memory is gone with the error
                 images, batch = len(batch["img"]), None
-                halve_batch(self, problem, images)
+                self._halve_batch(problem, images)
                 return False
             if updates:
-                self.guard.pulse.mark("updating the weights")
-                with advised(self, f"at the update of {self._where()}"):
-                    self.optimizer_step()
-                self.stop = self.stop or self._time_is_up()
-            self.at = self.at.after_batch(updates)
-            self.guard.pulse.mark("in callbacks")
-            self._show(bar, batch, done)
-            self.run_callbacks("on_train_batch_end")
+                self._heartbeat.doing_now("updating the weights")
+                where = f"at the update of {self._where()}"
+                with explained(trainer, self._process_group, where):
+                    trainer.optimizer_step()
+                trainer.stop = trainer.stop or self._time_is_up()
+            trainer.at = trainer.at.after_batch(updates)
+            self._heartbeat.doing_now("in callbacks")
+            self._show_progress(bar, batch, done)
+            trainer.run_callbacks("on_train_batch_end")
             self._agree(done)
-            if self.stop:
+            if trainer.stop:
                 break
-            self.guard.step(self._where())
-        self.guard.pulse.section("between epochs")
+            self._supervisor.step(self._where())
+        self._heartbeat.phase("between epochs")
         return True
 
-    def _where(self: Any) -> str:
-        return f"epoch {self.epoch + 1}, batch {self.at.step + 1}"
+    def _where(self) -> str:
+        return f"epoch {self._trainer.epoch + 1}, batch {self._trainer.at.step + 1}"
 
-    def _warm_up(self: Any, done: int, batches: int) -> None:
+    def _warm_up(self, done: int, batches: int) -> None:
         """Accumulation, learning rates and momentum of the run's first batches."""
-        length = self._get_warmup_iterations(batches)
+        trainer, args = self._trainer, self._trainer.args
+        length = trainer._get_warmup_iterations(batches)
         if not length or done > length:
-            self.accumulate = self._nominal
+            trainer.accumulate = self._accumulate
             return
         span = [0, length]
-        self.accumulate = max(1, int(np.interp(done, span, [1, self._nominal]).round()))
-        for group in self.optimizer.param_groups:
+        trainer.accumulate = max(1, int(np.interp(done, span, [1, self._accumulate]).round()))
+        for group in trainer.optimizer.param_groups:
             bias = group.get("param_group") == "bias"
             rates = [
-                self.args.warmup_bias_lr if bias else 0.0,
-                group["initial_lr"] * self.lf(self.epoch),
+                args.warmup_bias_lr if bias else 0.0,
+                group["initial_lr"] * trainer.lf(trainer.epoch),
             ]
             group["lr"] = float(np.interp(done, span, rates))
             if "momentum" in group:
-                momenta = [self.args.warmup_momentum, self.args.momentum]
+                momenta = [args.warmup_momentum, args.momentum]
                 group["momentum"] = float(np.interp(done, span, momenta))
 
-    def _learn(self: Any, batch: dict[str, Any], updates: bool) -> dict[str, Any]:
+    def _learn(self, batch: dict[str, Any], updates: bool) -> dict[str, Any]:
         """Forward and backward; gradients travel between ranks only before an update."""
-        mark = self.guard.pulse.mark
-        ddp = not self.world.alone
+        trainer = self._trainer
         # A static graph (compile) is learned in the first backward pass, which has to be complete.
-        together = updates or (bool(self.args.compile) and self._first_backward)
+        together = updates or (bool(trainer.args.compile) and self._first_backward)
         self._first_backward = False
-        with self.model.no_sync() if ddp and not together else nullcontext():
-            mark("in the forward pass")
+        apart: AbstractContextManager[None] = nullcontext()
+        if isinstance(trainer.model, DistributedDataParallel) and not together:
+            apart = trainer.model.no_sync()
+        with apart:
+            self._heartbeat.doing_now("in the forward pass")
             with self._autocast():
-                batch = self.preprocess_batch(batch)
-                loss, items = self._loss_of(batch)
-            loss = loss.sum() * self.world.size  # DDP takes the mean over ranks
-            mark("in the backward pass")
-            self.scaler.scale(loss).backward()
-        self.loss, self.loss_items = loss.detach(), items
-        if not self.loss_names:
-            self.loss_names = tuple(items)
-            if self.world.rank == 0:
-                LOGGER.info(self.progress_string())
-                self.metrics.update(dict.fromkeys(self.label_loss_items(prefix="val"), 0.0))
-        i = self.at.step
-        self.tloss = (
-            items
-            if self.tloss is None
-            else {name: (self.tloss[name] * i + item) / (i + 1) for name, item in items.items()}
-        )
+                batch = trainer.preprocess_batch(batch)
+                loss, items = self._forward(batch)
+            loss = loss.sum() * self._process_group.size  # DDP takes the mean over ranks
+            self._heartbeat.doing_now("in the backward pass")
+            trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        trainer.loss, trainer.loss_items = loss.detach(), items
+        if not trainer.loss_names:
+            trainer.loss_names = tuple(items)
+            if self._process_group.rank == 0:
+                LOGGER.info(trainer.progress_string())
+                trainer.metrics.update(dict.fromkeys(trainer.label_loss_items(prefix="val"), 0.0))
+        i, mean = trainer.at.step, trainer.tloss
+        if mean is not None:
+            items = {name: (mean[name] * i + item) / (i + 1) for name, item in items.items()}
+        trainer.tloss = items
         return batch
 
-    def _autocast(self: Any) -> Any:
-        kind = torch.bfloat16 if self.args.amp == "bf16" else self.amp
-        return autocast(kind, device=self.device.type)
+    def _autocast(self) -> AbstractContextManager[None]:
+        trainer = self._trainer
+        kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
+        entered: AbstractContextManager[None] = autocast(kind, device=trainer.device.type)
+        return entered
 
-    def _loss_of(self: Any, batch: dict[str, Any]) -> Any:
-        """The loss of a batch that is prepared, and its items."""
-        if not self.args.compile:
-            return self.model(batch)
-        predictions = self.model(batch["img"])  # only the network is compiled
-        return unwrap_model(self.model).loss(batch, predictions)
+    def _forward(self, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Returns the loss of a batch that is prepared, and its items."""
+        trainer = self._trainer
+        found: tuple[torch.Tensor, dict[str, torch.Tensor]]
+        if trainer.args.compile:  # only the network is compiled
+            predictions = trainer.model(batch["img"])
+            found = unwrap_model(trainer.model).loss(batch, predictions)
+        else:
+            found = trainer.model(batch)
+        return found
 
-    def _show(self: Any, bar: Any, batch: dict[str, Any], done: int) -> None:
-        if self.world.rank != 0:
+    def _compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        with self._autocast():
+            return self._forward(batch)[0]
+
+    def _show_progress(self, bar: Any, batch: dict[str, Any], done: int) -> None:
+        trainer = self._trainer
+        if self._process_group.rank != 0:
             return
+        assert trainer.tloss is not None
         objects = batch.get("cls", batch["img"]).shape[0]
-        columns = [f"{self.epoch + 1}/{self.epochs}", f"{self._get_memory():.3g}G"]
-        numbers = [*map(float, self.tloss.values()), objects, batch["img"].shape[-1]]
+        columns = [f"{trainer.epoch + 1}/{trainer.epochs}", f"{trainer._get_memory():.3g}G"]
+        numbers = [*map(float, trainer.tloss.values()), objects, batch["img"].shape[-1]]
         bar.set_description(
             ("%11s" * 2) % tuple(columns) + ("%11.4g" * len(numbers)) % tuple(numbers)
         )
-        if self.args.plots and done in self.plot_idx:
-            self.plot_training_samples(batch, done)
+        if trainer.args.plots and done in trainer.plot_idx:
+            trainer.plot_training_samples(batch, done)
 
-    def _time_is_up(self: Any) -> bool:
-        hours = self.args.time
-        return bool(hours) and time.time() - self.train_time_start > hours * 3600
+    def _time_is_up(self) -> bool:
+        hours, begun = self._trainer.args.time, self._trainer.train_time_start
+        return hours is not None and hours > 0 and time.time() - begun > hours * 3600
 
-    def _agree(self: Any, done: int) -> None:
+    def _agree(self, done: int) -> None:
         """All ranks are at the same step, and do the same: go on, stop, write a checkpoint."""
-        self.guard.pulse.wait()
-        wish = self.guard.wish(self._checkpoint_is_due())
-        wish, most, least, stop = self.world.largest([wish, done, -done, int(self.stop)])
+        trainer = self._trainer
+        self._heartbeat.wait()
+        wanted = self._supervisor.action(self._saver.due())
+        action, most, least, stop = self._process_group.largest(
+            [wanted, done, -done, int(trainer.stop)]
+        )
         if most != -least:
             raise YolodataError(
                 f"the ranks are at different steps, {-least} to {most}; was the loop of a rank "
                 "left by a callback?"
             )
-        self.stop = bool(stop)
-        self.guard.pulse.stepped()
-        if wish == NOTHING or (self.at.pending and wish != URGENT):
+        trainer.stop = bool(stop)
+        self._heartbeat.step_finished()
+        if action == Action.CONTINUE or (trainer.at.pending and action != Action.STOP_NOW):
             return
-        if self.exact:
-            self._write_checkpoint(wait=wish >= STOP)
-        if wish >= STOP:
-            self._preempted()
+        if trainer.exact:
+            self._saver.write(wait=action >= Action.STOP)
+        if action >= Action.STOP:
+            self._leave_preempted()
+
+    def _leave_preempted(self) -> None:
+        at = self._trainer.at
+        why = self._supervisor.stop.why or "another rank was asked to stop"
+        self._saver.drop()
+        self._process_group.largest([0])  # nobody leaves before rank 0 has written
+        if self._process_group.rank == 0:
+            done = f"epoch {at.epoch + 1}, batch {at.step}"
+            LOGGER.info(f"\nyolodata: {why}: stopped after {done}; resume=auto goes on from there.")
+        self._process_group.stop()
+        raise Preempted(why)
+
+    # Memory ends.
+
+    def _may_halve(self) -> bool:
+        """As upstream, a process that is alone may take half the batch, early, and three times."""
+        trainer = self._trainer
+        early = trainer.epoch == trainer.start_epoch and self.halved < 3
+        return early and self._process_group.alone and trainer.batch_size > 1
+
+    def _halve_batch(self, problem: str, images: int) -> None:
+        """Goes on with half the batch, from the last update on.
+
+        Upstream begins the epoch anew. Here only the batches whose gradients are lost come again:
+        the step's own, and those that waited with it for an update. With upstream's loader, all do.
+
+        Args:
+            problem: what the error said.
+            images: of the batch that was too large.
+        """
+        trainer = self._trainer
+        batch, at, loader = trainer.batch_size, trainer.at, trainer.train_loader
+        state = loader.state_dict() if trainer.exact else None
+        trainer.args.batch = trainer.batch_size = batch // 2
+        self.halved += 1
+        LOGGER.warning(
+            f"yolodata: memory does not suffice for batch={batch} ({problem.splitlines()[0]}); "
+            f"going on with batch={trainer.batch_size} ({self.halved} of at most 3 times)."
+        )
+        close_loaders(self._trainer)
+        trainer.optimizer.zero_grad()
+        trainer._clear_memory()
+        trainer._build_train_pipeline()
+        trainer.validator.dataloader = trainer.test_loader
+        self._accumulate = trainer.accumulate
+        self._mosaic_closed = not trainer.args.close_mosaic  # of the new loader
+        done = 0
+        if state is not None:
+            done = max(0, int(state["position"]) - images - at.pending * batch)
+            trainer.train_loader.load_state_dict({**state, "position": done})
+            trainer.train_loader.telemetry = loader.telemetry  # whoever reads it counts on
+        trainer.at = Position(at.epoch, -(-done // trainer.batch_size))
+        if trainer.at.step == 0:
+            trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
+        self._saver.hold()
 
     # Its end.
 
-    def _end_epoch(self: Any) -> None:
-        self.guard.section("in callbacks")
-        criterion = unwrap_model(self.model).criterion
+    def _end_epoch(self) -> None:
+        trainer, phase = self._trainer, self._supervisor.phase
+        phase("in callbacks")
+        criterion = unwrap_model(trainer.model).criterion
         if hasattr(criterion, "update"):
             criterion.update()
-        groups = enumerate(self.optimizer.param_groups)
-        self.lr = {f"lr/pg{number}": group["lr"] for number, group in groups}
-        self.run_callbacks("on_train_epoch_end")
-        leads = self.world.rank == 0
+        groups = enumerate(trainer.optimizer.param_groups)
+        trainer.lr = {f"lr/pg{number}": group["lr"] for number, group in groups}
+        trainer.run_callbacks("on_train_epoch_end")
+        leads = self._process_group.rank == 0
         if leads:
             kept = ["yaml", "nc", "args", "names", "stride", "class_weights"]
-            self.ema.update_attr(self.model, include=kept)
-        last = self.epoch + 1 >= self.epochs
-        if self.args.val or last or self.stopper.possible_stop or self.stop:
-            self.guard.section("validating", parts=True)
-            self._clear_memory(0.5)
-            self.metrics, self.fitness = self.validate()
-        self.guard.section("looking for NaN")  # rank 0 says; the others have no metrics to sum up
-        if self._handle_nan_recovery(self.epoch):
-            self.optimizer.zero_grad()
-            self.at, self._unsaved = Position(self.epoch), None
+            trainer.ema.update_attr(trainer.model, include=kept)
+        last = trainer.epoch + 1 >= trainer.epochs
+        if trainer.args.val or last or trainer.stopper.possible_stop or trainer.stop:
+            phase("validating", batches=True)
+            trainer._clear_memory(0.5)
+            trainer.metrics, trainer.fitness = trainer.validate()
+        phase("looking for NaN")  # rank 0 says; the others have no metrics to sum up
+        if trainer._handle_nan_recovery(trainer.epoch):
+            trainer.optimizer.zero_grad()
+            trainer.at = Position(trainer.epoch)
+            self._saver.drop()
             return
-        self.nan_recovery_attempts = 0
-        self.guard.section("saving")
+        trainer.nan_recovery_attempts = 0
+        phase("saving")
         if leads:
-            self.save_metrics(
-                metrics={**self.label_loss_items(self.tloss), **self.metrics, **self.lr}
+            trainer.save_metrics(
+                metrics={**trainer.label_loss_items(trainer.tloss), **trainer.metrics, **trainer.lr}
             )
-            self.stop |= bool(self.stopper(self.epoch + 1, self.fitness)) or last
-            self.stop |= self._time_is_up()
-            if (self.args.save or last) and self.save_model():
-                self.run_callbacks("on_model_save")
+            trainer.stop |= bool(trainer.stopper(trainer.epoch + 1, trainer.fitness)) or last
+            trainer.stop |= self._time_is_up()
+            if (trainer.args.save or last) and trainer.save_model():
+                trainer.run_callbacks("on_model_save")
         self._estimate_epochs()
-        self.run_callbacks("on_fit_epoch_end")
-        self._clear_memory(0.5)
-        self.guard.pulse.wait()
-        self.stop = bool(self.world.largest([int(self.stop)])[0])
-        self.at = self.at.at_next_epoch(finished=self.stop)
-        self._between(write=bool(self.args.save))
+        trainer.run_callbacks("on_fit_epoch_end")
+        trainer._clear_memory(0.5)
+        self._heartbeat.wait()
+        trainer.stop = bool(self._process_group.largest([int(trainer.stop)])[0])
+        trainer.at = trainer.at.at_next_epoch(finished=trainer.stop)
+        if trainer.args.save:
+            self._saver.write()
+        else:
+            self._saver.hold()
 
-    def _estimate_epochs(self: Any) -> None:
+    def _estimate_epochs(self) -> None:
+        trainer = self._trainer
         now = time.time()
-        self.epoch_time, self.epoch_time_start = now - self.epoch_time_start, now
-        if not self.args.time:
+        trainer.epoch_time = now - trainer.epoch_time_start
+        trainer.epoch_time_start = now
+        if not trainer.args.time:
             return
-        mean = (now - self.train_time_start) / (self.epoch + 1)
-        estimate = math.ceil(self.args.time * 3600 / mean)
-        self.epochs = self.args.epochs = self.world.largest([estimate])[0]
-        self._setup_scheduler()
-        self.scheduler.last_epoch = self.epoch  # do not move
-        self.stop |= self.epoch >= self.epochs
+        mean = (now - trainer.train_time_start) / (trainer.epoch + 1)
+        estimate = math.ceil(trainer.args.time * 3600 / mean)
+        trainer.epochs = trainer.args.epochs = self._process_group.largest([estimate])[0]
+        trainer._setup_scheduler()
+        trainer.scheduler.last_epoch = trainer.epoch  # do not move
+        trainer.stop |= trainer.epoch >= trainer.epochs
 
-    def _finish(self: Any) -> None:
-        self.epoch = max(self.at.epoch - 1, 0)
-        hours = (time.time() - self.train_time_start) / 3600
-        LOGGER.info(f"\n{self.at.epoch} epochs completed in {hours:.3f} hours.")
-        self.final_eval()
-        self.guard.section("ending", endless=True)
-        if self.world.rank == 0:
-            if self.args.plots:
-                self.plot_metrics()
-            self.run_callbacks("on_train_end")
-        self._clear_memory()
-        self._close_loaders()
+    def _finish(self) -> None:
+        trainer = self._trainer
+        trainer.epoch = max(trainer.at.epoch - 1, 0)
+        hours = (time.time() - trainer.train_time_start) / 3600
+        LOGGER.info(f"\n{trainer.at.epoch} epochs completed in {hours:.3f} hours.")
+        trainer.final_eval()
+        self._supervisor.phase("ending", unlimited=True)
+        if self._process_group.rank == 0:
+            if trainer.args.plots:
+                trainer.plot_metrics()
+            trainer.run_callbacks("on_train_end")
+        trainer._clear_memory()
+        close_loaders(self._trainer)
+
+
+def close_loaders(trainer: UltralyticsTrainer) -> None:
+    """Gives back what a trainer's loaders hold; upstream's hold nothing."""
+    for name in ("train_loader", "test_loader"):
+        loader: Any = getattr(trainer, name, None)
+        if hasattr(loader, "close"):
+            loader.close()

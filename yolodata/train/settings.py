@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolodata.checks import number, one_of, whole
 from yolodata.errors import ConfigError
-from yolodata.train.remote import Remote
+from yolodata.train.checkpoint.object_store import ObjectStore
+from yolodata.train.learning_rate import SCALES
 from yolodata.ultralytics.settings import Settings
-
-LR_SCALES = ("auto", "none", "sqrt", "linear")
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class TrainSettings(Settings):
         keep: checkpoints kept in the run folder, and at `upload`.
         upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
             nowhere.
-        stall: seconds without progress, in a step that usually takes a tenth of them at most, after
-            which a rank counts as stalled. Where no duration is usual (the first steps, callbacks,
-            saving) 1.5 times as many without any work (processor, disk, child processes), and ten
-            times as many with it.
+        stall: seconds that a step, or a batch of validation, may take before its rank counts as
+            stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
+            saving and other phases of unknown duration may take ten times as many (see
+            `watchdog.heartbeat`).
         callbacks: a Python file whose functions are named after Ultralytics' events
             (`on_train_epoch_end(trainer)`, …); every rank runs them.
         whole_batch_loss: targets are counted over all ranks, so that the loss is that of one
@@ -46,21 +46,17 @@ class TrainSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("checkpoint_minutes", 0.0), ("stall", 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
-                raise ConfigError(f"yolodata {name} must be a number from {least:g}, got {value!r}")
-        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or self.keep < 1:
-            raise ConfigError(f"yolodata keep must be a whole number from 1, got {self.keep!r}")
+        number("yolodata checkpoint_minutes", self.checkpoint_minutes, 0)
+        number("yolodata stall", self.stall, 1)
+        whole("yolodata keep", self.keep, 1)
+        one_of("yolodata scale_lr", self.scale_lr, SCALES)
         if not isinstance(self.whole_batch_loss, bool):
             raise ConfigError(
                 f"yolodata whole_batch_loss must be True or False, got {self.whole_batch_loss!r}"
             )
-        if self.dry_step is not None and not isinstance(self.dry_step, bool):
-            raise ConfigError(f"yolodata dry_step must be True or False, got {self.dry_step!r}")
-        if self.scale_lr not in LR_SCALES:
+        if not isinstance(self.dry_step, bool | None):
             raise ConfigError(
-                f"yolodata scale_lr must be one of {', '.join(LR_SCALES)}, got {self.scale_lr!r}"
+                f"yolodata dry_step must be True, False or None, got {self.dry_step!r}"
             )
         if self.upload is not None:
             if not isinstance(self.upload, str) or not self.upload:
@@ -69,10 +65,10 @@ class TrainSettings(Settings):
                     f"{self.upload!r}"
                 )
             try:
-                Remote(self.upload)  # is its file system known and installed? connects to nothing
+                ObjectStore(self.upload)  # is its file system installed? connects to nothing
             except ConfigError as error:
                 raise ConfigError(f"yolodata upload: {error}") from error
         if self.callbacks is not None and not Path(self.callbacks).is_file():
             raise ConfigError(
-                f"yolodata callbacks names a Python file, but {self.callbacks!r} is not there"
+                f"yolodata callbacks must be a Python file that is there, got {self.callbacks!r}"
             )

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and SIGINT, as long as training goes on.
+"""SIGTERM, SIGUSR1 and SIGINT while training runs.
 
 Slurm, Kubernetes and spot machines send SIGTERM (Slurm SIGUSR1 on request) some time before they
 take the machine away; torchrun passes SIGTERM and SIGINT on to the ranks.
@@ -44,19 +44,19 @@ class StopRequest:
         return self.at is not None and time.monotonic() - self.at > URGENT
 
     def install(self) -> None:
-        """From now on. Outside the main thread Python allows no handlers; there it does nothing."""
+        """Installs the handlers; does nothing outside the main thread, where Python allows none."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._handle)
 
     def remove(self) -> None:
-        """Handlers as they were."""
+        """Puts the handlers back that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
     def request(self, why: str) -> None:
-        """Ask, as a signal would."""
+        """Asks this process to stop, as a signal would."""
         if self.at is None:
             self.at, self.why = time.monotonic(), why
             self._on_request()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from yolodata.checks import number, one_of, whole
 from yolodata.errors import ConfigError
-from yolodata.pipeline.dali import check_hw_decoder_load
-from yolodata.pipeline.tiers import CACHES
+from yolodata.pipeline.options import CACHES, check_hw_decoder_load
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,15 +29,15 @@ class Settings:
         codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller).
         threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
             otherwise all cores but those that torch computes on (at least one).
-        cache: where decoded pictures live when a GPU trains: "device", "host", "none" or "auto"
+        cache: where decoded images live when a GPU trains: "device", "host", "none" or "auto"
             (see `yolodata.Loader`).
         hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine;
             "auto" is 0. More is faster, but a repeated or resumed run then sees pictures that may
             differ by up to 3 grey levels (see `yolodata.Loader`).
-        prefetch: batches made ahead.
+        prefetch: batches that are begun before they are asked for.
         workers: threads or processes that pack; see `yolodata.pack`.
         check: compare every sample with its checksum when it is first used.
-        max_bad: share of unreadable images at which training stops.
+        max_unreadable: share of unreadable images at which training stops.
         telemetry: record every step in the run folder (see docs/telemetry.md).
     """
 
@@ -49,31 +49,27 @@ class Settings:
     prefetch: int = 4
     workers: int | None = None
     check: bool = False
-    max_bad: float = 0.01
+    max_unreadable: float = 0.01
     telemetry: bool = True
 
     def __post_init__(self) -> None:
-        if self.codec not in ("raw", "jpeg"):
-            raise ConfigError(f"yolodata codec must be raw or jpeg, got {self.codec!r}")
+        one_of("yolodata codec", self.codec, ("raw", "jpeg"))
         if self.cache not in CACHES:
             raise ConfigError(
                 f"yolodata cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "
                 "folder of packed datasets is the setting `folder`"
             )
         check_hw_decoder_load(self.hw_decoder_load)
-        for name, least in (("threads", 1), ("prefetch", 1), ("workers", 1)):
+        for name in ("threads", "prefetch", "workers"):
             value = getattr(self, name)
-            if value is None and name != "prefetch":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"yolodata {name} must be a whole number from 1, got {value!r}")
+            if value is not None or name == "prefetch":
+                whole(f"yolodata {name}", value, 1)
         for name in ("check", "telemetry"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
                     f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
                 )
-        if not isinstance(self.max_bad, (int, float)) or not 0 <= self.max_bad <= 1:
-            raise ConfigError(f"yolodata max_bad must be a share, 0 to 1, got {self.max_bad!r}")
+        number("yolodata max_unreadable", self.max_unreadable, 0, 1)
 
     def changed(self, values: Mapping[str, Any]) -> Self:
         """These settings with some replaced.

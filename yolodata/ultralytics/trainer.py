@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,25 +17,29 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.machine import usable_threads
+from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.firing import shares
 from yolodata.pipeline.loader import Loader
-from yolodata.pipeline.schedule import usable_threads
+from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
 from yolodata.shards import open as open_shards
-from yolodata.ultralytics.limits import (
+from yolodata.ultralytics.auto_pack import describe_shards, is_shards, packed
+from yolodata.ultralytics.fallback import (
     TRAINERS,
     upstream_trainer,
     upstream_transforms,
     why_not,
 )
-from yolodata.ultralytics.packed import describe_shards, is_shards, packed
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
+from yolodata.ultralytics.versions import warn_of_untested_versions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+warn_of_untested_versions()
 
 _NO_BATCH = "no batch"  # key of the reason
 
@@ -52,7 +57,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     @classmethod
     def configure(cls, **values: Any) -> type[Self]:
-        """This trainer with settings of its own.
+        """Returns this trainer with settings of its own.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
@@ -73,7 +78,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         overrides = dict(overrides or {})
         task = overrides.get("task") or cls.for_task
         if task == cls.for_task:
-            return super().__new__(cls)
+            settings = cls._settings(overrides)
+            # Upstream hands type(self) to the processes it starts for several GPUs.
+            kind = cls if settings == cls.settings else cls.configure(**asdict(settings))
+            return super().__new__(kind)
         if task in TRAINERS:
             right = cls.named.format(name=TRAINERS[task], task=task)
             raise ConfigError(
@@ -81,6 +89,20 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"trainer={right}"
             )
         return cls._of_upstream(task, cfg, overrides, _callbacks)
+
+    @classmethod
+    def _settings(cls, overrides: Mapping[str, Any]) -> Settings:
+        """Returns the settings of a trainer that is made with these arguments.
+
+        Those given beside upstream's arguments change those of the run that is resumed, or of the
+        class.
+        """
+        given: Mapping[str, Any] = overrides.get("yolodata") or {}
+        kind = type(cls.settings)
+        resumed = _settings_of_resumed(kind, overrides.get("resume"), overrides.get("model"))
+        if given or (resumed is not None and cls.settings == kind()):
+            return (resumed or cls.settings).changed(given)
+        return cls.settings
 
     @classmethod
     def _of_upstream(
@@ -108,21 +130,14 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         _callbacks: dict[str, Any] | None = None,
     ) -> None:
         overrides = dict(overrides or {})
-        given: Mapping[str, Any] = overrides.pop("yolodata", None) or {}
-        kind = type(self.settings)
-        resumed = _settings_of_resumed(kind, overrides.get("resume"), overrides.get("model"))
-        if given or (resumed is not None and self.settings == kind()):
-            settings = (resumed or self.settings).changed(given)
-            # Upstream hands type(self) to the processes it starts for several GPUs.
-            self.__class__ = type(type(self).__name__, (type(self),), {"settings": settings})
+        overrides.pop("yolodata", None)  # they are part of the type
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
         self._told: Loader | None = None
         super().__init__(cfg, overrides, _callbacks)
         if RANK in {-1, 0}:
             self.settings.save(self.save_dir)
-        if self.settings.telemetry:
-            attach(self)
+        self.step_watcher = attach(self) if self.settings.telemetry else None
 
     # Data.
 
@@ -200,18 +215,21 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         complete, split = self.data.get("complete"), self._split(mode)
         fraction = 1.0 if complete else get_split_fraction(self.args.fraction, split)
         return {
-            "task": self.for_task,
-            "rank": max(rank, 0),
-            "world_size": world_size,
-            "threads": self._threads(world_size),
-            "single_cls": bool(self.args.single_cls),
-            "classes": self._classes(),
-            "fraction": fraction,
-            "mask_ratio": int(self.args.mask_ratio),
-            "overlap_mask": bool(self.args.overlap_mask),
-            "pin_memory": self.device.type == "cuda",
-            "check": self.settings.check,
-            "max_bad": self.settings.max_bad,
+            "labels": LabelOptions(
+                self.for_task,
+                self._classes(),
+                bool(self.args.single_cls),
+                fraction,
+                int(self.args.mask_ratio),
+                bool(self.args.overlap_mask),
+            ),
+            "ranks": Ranks(max(rank, 0), world_size),
+            "reading": ReadOptions(
+                self._threads(world_size),
+                self.settings.prefetch if mode == "train" else None,
+                self.settings.check,
+                self.settings.max_unreadable,
+            ),
         }
 
     def _classes(self) -> list[int] | None:
@@ -243,13 +261,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             batch_size,
             augment=AugmentConfig.from_ultralytics({**vars(self.args), "augmentations": None}),
             seed=int(self.args.seed),
-            prefetch=self.settings.prefetch,
-            drop_last=bool(self.args.compile),
+            epochs=EpochOptions(drop_last=bool(self.args.compile)),
             transforms=self._transforms,
-            **self._delivery(),
+            device=self._delivery(),
             **self._common(rank, "train"),
         )
-        loader.lacking = _no_batch
+        loader.on_out_of_memory = _no_batch
         return loader
 
     def _without_flips(self, shards: ShardDataset) -> None:
@@ -261,7 +278,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 "yolodata: fliplr and flipud are turned off, because the dataset has no flip_idx."
             )
 
-    def _delivery(self) -> dict[str, Any]:
+    def _delivery(self) -> DeviceOptions:
         """Where and as what training batches are made.
 
         On a GPU under AMP, as what autocast would turn them into before the first convolution, and
@@ -269,17 +286,18 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         upstream does.
         """
         if self.device.type != "cuda":
-            return {}
+            return DeviceOptions()
         output = "uint8"
         if getattr(self, "amp", False) and not self.args.multi_scale:
             output = "bfloat16" if self.args.amp == "bf16" else "float16"
-        return {
-            "device": self.device,
-            "cache": self.settings.cache,
-            "hw_decoder_load": self.settings.hw_decoder_load,
-            "output": output,
-            "channels_last": _channels_last(unwrap_model(self.model)),
-        }
+        return DeviceOptions(
+            device=self.device,
+            cache=self.settings.cache,
+            hw_decoder_load=self.settings.hw_decoder_load,
+            output=output,
+            channels_last=_channels_last(unwrap_model(self.model)),
+            pin_memory=True,
+        )
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Upstream's, unless the pictures are on the device and in 0-1 already.
@@ -301,6 +319,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             batch_size,
             imgsz=int(self.args.imgsz),
             stride=max(int(unwrap_model(self.model).stride.max()), 32),
+            device=DeviceOptions(pin_memory=self.device.type == "cuda"),
             **self._common(rank, "val"),
         )
 
@@ -367,8 +386,8 @@ class DetectionTrainer(_Batches):
     Ultralytics starts for several GPUs, because they are part of the trainer's type, and a resumed
     run, because they are kept in the run folder.
 
-    What our training loader cannot do (see `limits.why_not`) is left to upstream's own, with one
-    warning. Given a model of a task that we have no loader for (`limits.UPSTREAM_TRAINERS`), the
+    What our training loader cannot do (see `fallback.why_not`) is left to upstream's own, with one
+    warning. Given a model of a task that we have no loader for (`fallback.upstream_trainer`), the
     class makes upstream's own trainer of it; given one of another task of ours, it raises
     ConfigError.
     """

@@ -1,0 +1,196 @@
+#include "render/row_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/simd.h"
+#include "render/row_ops_avx2.h"
+
+namespace yolodata {
+
+namespace {
+
+#if defined(__x86_64__)
+// YOLODATA_PORTABLE=1 in the environment chooses the loops of other processors, for comparison.
+bool has_avx2() {
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          std::getenv("YOLODATA_PORTABLE") == nullptr;
+  return has;
+}
+#endif
+
+}  // namespace
+
+#if defined(__x86_64__)
+// Calls the AVX2 loop where the processor has it, and otherwise does nothing.
+#define YD_AVX2(call) (has_avx2() ? avx2::call : 0)
+#else
+#define YD_AVX2(call) 0
+#endif
+
+void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
+                  const Planes& out) {
+  std::uint8_t* __restrict__ const red = out.channel[0];
+  std::uint8_t* __restrict__ const green = out.channel[1];
+  std::uint8_t* __restrict__ const blue = out.channel[2];
+  for (int i = YD_AVX2(split_pixels(pixels, count, prefetch, out)); i < count; ++i) {
+    red[i] = pixels[3 * i];
+    green[i] = pixels[3 * i + 1];
+    blue[i] = pixels[3 * i + 2];
+  }
+}
+
+void split_words(const std::uint32_t* words, int count, const Planes& out) {
+  std::uint8_t* __restrict__ const red = out.channel[0];
+  std::uint8_t* __restrict__ const green = out.channel[1];
+  std::uint8_t* __restrict__ const blue = out.channel[2];
+  for (int i = YD_AVX2(split_words(words, count, out)); i < count; ++i) {
+    red[i] = static_cast<std::uint8_t>(words[i]);
+    green[i] = static_cast<std::uint8_t>(words[i] >> 8);
+    blue[i] = static_cast<std::uint8_t>(words[i] >> 16);
+  }
+}
+
+void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
+  constexpr std::int32_t kReach = kPicked - 2;  // from the first left neighbour to the last
+  columns.start = start;
+  columns.picks = picks;
+  columns.together = Columns::kByEight;
+  for (int i = 0; i < columns.count; i += 4) {
+    const auto reach = [&columns](int first, int count) {
+      return std::minmax_element(columns.left + first, columns.left + first + count);
+    };
+    const auto [least, most] = reach(i / 8 * 8, 8);
+    const auto [least_of_four, most_of_four] = reach(i, 4);
+    const bool eight = *most - *least <= kReach;
+    if (!eight) columns.together = std::min(columns.together, Columns::kByFour);
+    if (*most_of_four - *least_of_four > kReach) columns.together = Columns::kApart;
+    start[i / 4] = eight ? *least : *least_of_four;
+    for (int k = i; k < i + 4; ++k) {
+      constexpr std::uint8_t kNone = 128;
+      const auto at = static_cast<std::uint8_t>(columns.left[k] - start[i / 4]);
+      picks[4 * k] = at;
+      picks[4 * k + 1] = kNone;
+      picks[4 * k + 2] = static_cast<std::uint8_t>(at + 1);
+      picks[4 * k + 3] = kNone;
+    }
+  }
+}
+
+void resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
+                  float* out) {
+  for (int i = YD_AVX2(resample_row(line, columns, empty, out)); i < columns.count; i += kBlock) {
+    if (empty[i / kBlock]) continue;
+    const std::int32_t* const left = columns.left + i;
+    const float* const weight = columns.weight + i;
+    for (int c = 0; c < 3; ++c) {
+      float* const to = out + c * columns.count + i;
+      std::uint8_t pairs[2 * kBlock];  // first what cannot be vectorised
+      for (int k = 0; k < kBlock; ++k) std::memcpy(pairs + 2 * k, line.channel[c] + left[k], 2);
+      for (int k = 0; k < kBlock; ++k) {
+        const std::int32_t a = pairs[2 * k], b = pairs[2 * k + 1];
+        to[k] = static_cast<float>(a) + weight[k] * static_cast<float>(b - a);
+      }
+    }
+  }
+}
+
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               float tolerance, const Planes& out, std::int32_t* doubtful) {
+  constexpr float kShift = 12582912.0f;  // see round_int
+  const float clear = 0.5f - tolerance;
+  std::int32_t* const begin = doubtful;
+  for (int i = YD_AVX2(blend_rows(top, bottom, apart, weight, count, out)); i < count; i += kBlock)
+    for (int c = 0; c < 3; ++c) {
+      const float* __restrict__ const a = top + c * apart + i;
+      const float* __restrict__ const b = bottom + c * apart + i;
+      std::uint8_t* __restrict__ const to = out.channel[c] + i;
+      float off[kBlock];
+      std::int32_t doubt = 0;
+      for (int k = 0; k < kBlock; ++k) {
+        const float value = a[k] + weight * (b[k] - a[k]);
+        const float nearest = (value + kShift) - kShift;
+        off[k] = std::abs(value - nearest);
+        doubt |= off[k] > clear;
+        to[k] = static_cast<std::uint8_t>(static_cast<std::int32_t>(nearest));
+      }
+      if (doubt == 0) continue;
+      for (int k = 0; k < kBlock; ++k)
+        if (off[k] > clear) *doubtful++ = i + k;
+    }
+  return static_cast<int>(doubtful - begin);
+}
+
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
+#if defined(__x86_64__)
+  if (has_avx2()) return avx2::interpolate_run(image, stride, points, first, last, prefetch, words);
+#endif
+  for (int i = first; i < last; ++i) {
+    const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
+    std::uint32_t word = 0;
+    for (int c = 0; c < 3; ++c)
+      word |= static_cast<std::uint32_t>(interpolate(p[c], p[c + 3], p[c + stride],
+                                                     p[c + 3 + stride], points.wx[i], points.wy[i]))
+              << (8 * c);
+    words[i] = word;
+  }
+}
+
+YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step,
+                        int count, const Points& points) {
+  const Layer local = layer;  // so that the compiler knows the stores below cannot change it
+  std::int32_t* __restrict__ xs = points.x;
+  std::int32_t* __restrict__ ys = points.y;
+  float* __restrict__ wxs = points.wx;
+  float* __restrict__ wys = points.wy;
+  for (int i = 0; i < count; ++i) {
+    Point point = to_canvas(local, x + i * step, y);
+    const bool inside = touches(local, point);
+    point.x = inside ? point.x : static_cast<float>(kOutside);
+    point.y = inside ? point.y : static_cast<float>(kOutside);
+    const std::int32_t ix = floor_int(point.x), iy = floor_int(point.y);
+    xs[i] = ix;
+    ys[i] = iy;
+    wxs[i] = point.x - static_cast<float>(ix);
+    wys[i] = point.y - static_cast<float>(iy);
+  }
+}
+
+void mix_rows(const Planes& row, const Planes& other, double ratio, int count) {
+  for (int c = 0; c < 3; ++c) {
+    std::uint8_t* __restrict__ const bytes = row.channel[c];
+    const std::uint8_t* __restrict__ const others = other.channel[c];
+    for (int i = YD_AVX2(mix_bytes(bytes, others, ratio, count)); i < count; ++i)
+      bytes[i] = static_cast<std::uint8_t>(mix(bytes[i], others[i], ratio));
+  }
+}
+
+void jitter_row(const Planes& row, const HsvJitter& hsv, int count) {
+  const HsvJitter local = hsv;  // as in map_row
+  std::uint8_t* __restrict__ const red = row.channel[0];
+  std::uint8_t* __restrict__ const green = row.channel[1];
+  std::uint8_t* __restrict__ const blue = row.channel[2];
+  const Rgb fill = jitter(local, {kFill, kFill, kFill});
+  for (int i = YD_AVX2(jitter_row(row, local, fill, count)); i < count; ++i) {
+    const Rgb pixel = jitter(local, {red[i], green[i], blue[i]});
+    red[i] = static_cast<std::uint8_t>(pixel.r);
+    green[i] = static_cast<std::uint8_t>(pixel.g);
+    blue[i] = static_cast<std::uint8_t>(pixel.b);
+  }
+}
+
+void store_row(const std::uint8_t* channel, int count, std::uint8_t* out) {
+  const int done = YD_AVX2(store_row(channel, count, out));
+  std::memcpy(out + done, channel + done, static_cast<std::size_t>(count - done));
+}
+
+void finish_picture() {
+#if defined(__x86_64__)
+  if (has_avx2()) avx2::finish();
+#endif
+}
+
+}  // namespace yolodata

@@ -1,0 +1,54 @@
+// The CPU's inner loops over a row. Each applies an operation of shade.h to many pixels, which
+// travel channel by channel, or as 32-bit words with red in the low byte, then green, then blue.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "plan/recipe.h"
+#include "render/row_types.h"
+#include "render/shade.h"
+
+namespace yolodata {
+
+// Takes `count` pixels apart. What lies `prefetch` bytes further is fetched for later rows.
+void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
+                  const Planes& out);
+void split_words(const std::uint32_t* words, int count, const Planes& out);
+
+// Finds `start` (count / 4 of them), `picks` (4 * count) and `together`.
+void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks);
+
+// out = the blends across of a line, for blocks of columns that are not empty, its channels as far
+// apart as there are columns.
+void resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
+                  float* out);
+
+// out = the blends of `top` and `bottom`, whose channels are `apart`, in whole blocks. Where a
+// channel is within `tolerance` of a tie and might be wrong, the column is appended to `doubtful`;
+// returns how many were.
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               float tolerance, const Planes& out, std::int32_t* doubtful);
+
+// Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart.
+void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
+             const Points& points);
+
+// words[i] for i in [first, last) from the four pixels around points[i] of one image. `image` is
+// where canvas pixel (0, 0) would be, rows are `stride` bytes apart, and two bytes past the last
+// pixel that is used must be readable. What lies `prefetch` bytes further is fetched for later
+// rows.
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words);
+
+// These do whole blocks.
+void mix_rows(const Planes& row, const Planes& other, double ratio, int count);
+void jitter_row(const Planes& row, const HsvJitter& hsv, int count);
+
+// Copies a channel of a row to where the picture is.
+void store_row(const std::uint8_t* channel, int count, std::uint8_t* out);
+
+// Call once after the last store_row of a picture, before another thread reads it.
+void finish_picture();
+
+}  // namespace yolodata

@@ -1,0 +1,57 @@
+// Rows of pixels as the CPU's loops have them: channel by channel, and which neighbours are
+// blended.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "plan/recipe.h"
+#include "render/shade.h"
+
+namespace yolodata {
+
+inline constexpr std::uint32_t kFillWord = kFill * 0x010101u;
+
+// A canvas pixel in the image of the tile that shows it.
+inline const std::uint8_t* pixel_of(const Layer& layer, const LayerSources& sources, int tile,
+                                    std::int32_t x, std::int32_t y) {
+  return tile_pixel(layer.tiles[tile], sources.images[tile], x, y);
+}
+
+// Loops may do whole blocks of columns: rows have room for them.
+inline constexpr int kBlock = 32;
+constexpr int whole_blocks(int count) { return (count + kBlock - 1) / kBlock * kBlock; }
+
+// The channels of a row of pixels: red, green, blue.
+struct Planes {
+  std::uint8_t* channel[3];
+
+  Planes from(std::ptrdiff_t column) const {
+    return {{channel[0] + column, channel[1] + column, channel[2] + column}};
+  }
+};
+
+// Which two neighbours of a line each output column blends: whole blocks of columns.
+struct Columns {
+  int count;
+  const std::int32_t* left;
+  const float* weight;
+  // For processors that pick bytes of a register, of every four columns: where sixteen bytes with
+  // all their neighbours start, and which of these each column takes: left, none, right, none.
+  const std::int32_t* start;
+  const std::uint8_t* picks;
+  enum { kApart, kByFour, kByEight } together;  // how many columns have one start; kApart: unusable
+};
+inline constexpr int kPicked = 16;  // so many bytes must be readable from any `left` on
+
+// Where output pixels lie on a canvas: whole parts (kOutside where no neighbour is on the canvas)
+// and weights.
+inline constexpr std::int32_t kOutside = -2;
+struct Points {
+  std::int32_t* x;
+  std::int32_t* y;
+  float* wx;
+  float* wy;
+};
+
+}  // namespace yolodata

@@ -1,0 +1,332 @@
+"""`python -m yolodata.bench`, also `yolodata bench`: from arguments to tables."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from yolodata.bench import data, machine, report, results, rounds, rows
+from yolodata.bench.subject import Row, Task
+from yolodata.errors import ConfigError, YolodataError
+from yolodata.machine import usable_cores
+from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
+
+# Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
+_SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "loader": {"batch": 16, "gpu_batch": 64, "seconds": 1.4},
+    "train": {"batch": 128, "steps": 20, "model": "yolo26n.yaml", "cache": "auto", "amp": True},
+}
+_QUICK = {"images": 64, "many": 1024, "rounds": 2, "seconds": 0.6, "steps": 3}
+_ONLY = {"loader": ("seconds", "threads", "gpu_batch"),
+         "train": ("model", "device", "amp", "steps", "cores", "cache")}  # fmt: skip
+_IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
+_LIMITS = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
+           "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
+           "seconds": (0.01, 600), "threads": (1, 1024), "steps": (1, 100_000),
+           "start_limit": (0.1, 36_000)}  # fmt: skip
+_NO_SETTINGS = ("what", "json", "plot", "profile", "start_limit", "keep", "only", "run", "command")
+_DESCRIPTION = (
+    "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
+    "Without arguments it draws its own pictures and takes three minutes."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the benchmark."""
+    add = parser.add_argument
+    add("what", nargs="?", choices=sorted(_DEFAULTS), default="loader",
+        help="which benchmark (default: loader)")  # fmt: skip
+    add("--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn")
+    add("--task", choices=TASKS, default="detect",
+        help="what the labels are for (default: detect); pose needs --data")  # fmt: skip
+    add("--augment", action="append", default=[], metavar="NAME=VALUE",
+        help="an augmentation argument of Ultralytics, for both sides: "
+        "copy_paste=0.5")  # fmt: skip
+    add("--json", type=Path, metavar="OUT", help="write every sample as JSON")
+    add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
+    add("--profile", action="store_true", help="show where the time goes")
+    add("--imgsz", type=int, help="side of the pictures (default: 640)")
+    add("--batch", type=int, help="pictures a batch (default: 16; train: 128)")
+    add("--gpu-batch", type=int, help="the same for rows on a GPU (default: 64)")
+    add("--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
+        help="share of JPEG files for a GPU's JPEG engine (default: auto, which is 0; with more, "
+        "pictures may differ by up to 3 grey levels from one run to the next)")  # fmt: skip
+    add("--images", type=int, help="different pictures (default: 256)")
+    add("--many", type=int,
+        help="pictures, under several names each, where decoding is measured "
+        "(default: 3072)")  # fmt: skip
+    add("--rounds", type=int, help="samples a row (default: 5)")
+    add("--seconds", type=float, help="length of a sample (default: 1.4)")
+    add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
+        help="a row that takes longer to start is left out (default: 600)")  # fmt: skip
+    add("--threads", type=int, help="cores of the rows with many (default: all)")
+    add("--quick", action="store_true", help="a rough answer in half a minute")
+    add("--seed", type=int, default=0, help="of everything random (default: 0)")
+    add("--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again")
+    add("--only", action="append", default=[], metavar="ROW",
+        help="only rows like this: 'yolo*-1'")  # fmt: skip
+    add = parser.add_argument_group("only for `train`").add_argument
+    add("--model", metavar="YAML", help="what is trained (default: yolo26n.yaml)")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda, if there is one")
+    add("--amp", action=argparse.BooleanOptionalAction, default=None,
+        help="train in mixed precision on a GPU (default: yes)")  # fmt: skip
+    add("--steps", type=int, help="training steps a sample (default: 20)")
+    add("--cores", action="append", type=int, metavar="N",
+        help="cores for training and all its workers, may be given several times (default: all, "
+        "and on a GPU 2 as well)")  # fmt: skip
+    add("--cache", choices=CACHES,
+        help="where yolodata keeps decoded pictures for a GPU (default: auto)")  # fmt: skip
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `bench` to the command line of yolodata."""
+    parser = subparsers.add_parser(
+        "bench", help="measure training loaders on this machine", description=_DESCRIPTION
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m yolodata.bench`."""
+    parser = argparse.ArgumentParser(prog="python -m yolodata.bench", description=_DESCRIPTION)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except YolodataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out a parsed command line.
+
+    SIGTERM ends it in good order: child processes are stopped, and with `--json` there is what was
+    measured until then.
+
+    Returns:
+        0, or 1 if a row failed or rows did not do the same work.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        return _measure(args)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _measure(args: argparse.Namespace) -> int:
+    say = partial(_say, time.monotonic())
+    trains = args.what == "train"
+    _fill_in(args)
+    begin = results.about(args.what)
+    chosen = rows.choose(_rows(args, "gpu" in begin["machine"]), args.only)
+    begin["settings"] = {name: str(value) if isinstance(value, Path) else value
+                         for name, value in vars(args).items()
+                         if name not in _NO_SETTINGS and value is not None}  # fmt: skip
+    many = args.many
+    if trains and args.data is None:  # Ultralytics starts no more workers than an epoch has batches
+        many = max(many, args.batch * max(args.cores))
+    wanted = data.Wanted(args.data, args.images, many, args.imgsz, args.seed, args.task)
+    with ExitStack() as stack:
+        temporary = [
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"yolodata-{name}-")))
+            for name in ("bench", "logs")
+        ]
+        folder, logs = args.keep or temporary[0], temporary[1]
+        prepared = data.prepare(wanted, folder, {row.source for row in chosen}, say)
+        measured = [row for row in chosen if prepared.serves(row)]
+        if not measured:
+            raise ConfigError(
+                f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
+                f"{', '.join(prepared.by_codec)}"
+            )
+        dataset = str(prepared.by_codec.get("files", args.data))
+
+        def task_of(row: Row) -> Task:
+            available = usable_cores()
+            mine = available[-row.cores :] if row.cores <= len(available) else ()
+            batch = args.batch if trains or row.device == "cpu" else args.gpu_batch
+            workers = max(r.threads for r in measured if r.process == row.process)
+            where = {"data": dataset, "project": str(logs), "workers": workers}
+            overrides = _overrides(args) | where if trains else {}
+            return Task(
+                prepared.source(row), args.imgsz, batch, args.seed, mine, row.device, args.task,
+                args.augment, args.hw_decoder_load, overrides, args.cache or "auto",
+            )  # fmt: skip
+
+        def document(found: list[rounds.Measured]) -> results.Document:
+            return results.document(begin, prepared.facts, found)
+
+        def keep(found: list[rounds.Measured]) -> None:
+            if args.json:
+                results.save(args.json, document(found) | {"complete": False})
+
+        plan = rounds.Plan(
+            args.rounds, args.seconds or 0.0, args.steps or 0, args.profile, args.start_limit
+        )
+        values = document(rounds.run(measured, task_of, plan, logs, say, keep))
+    print(report.text(values))
+    if args.profile:
+        print("\n" + report.profiles(values))
+    if args.json:
+        results.save(args.json, values)
+    if args.plot:
+        from yolodata.bench import plot
+
+        plot.save(args.plot, values)
+    say("done")
+    return int(bool(values["complaints"]) or any("error" in row for row in values["rows"]))
+
+
+def _rows(args: argparse.Namespace, on_gpu: bool) -> list[Row]:
+    if args.what == "train":
+        return rows.train_rows(args.cores, args.device)
+    return rows.loader_rows(args.threads or len(usable_cores()), on_gpu)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Ultralytics' arguments: its defaults, but nothing beside the steps."""
+    return {
+        "task": "detect", "mode": "train", "model": args.model, "imgsz": args.imgsz,
+        "batch": args.batch, "nbs": args.batch,  # the optimizer steps on every batch
+        # As long as those trainings for which Ultralytics chooses its optimizer: learning rates are
+        # still near zero, so that nothing can overflow however long it takes.
+        "epochs": 1000, "device": "0" if args.device == "cuda" else "cpu", "amp": args.amp,
+        "seed": args.seed, "pretrained": False, "plots": False, "val": False, "save": False,
+        "name": "run", "exist_ok": True,
+    }  # fmt: skip
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    """Check the settings and give them their defaults.
+
+    Raises:
+        ConfigError: one is out of range or of the other benchmark, or the dataset does not exist.
+    """
+    _check_benchmark(args)
+    for name, value in {**_SHARED, **_DEFAULTS[args.what]}.items():
+        if name == "images" and args.data is not None:
+            value = _IMAGES_OF_DATA
+        if getattr(args, name) is None:
+            setattr(args, name, _QUICK.get(name, value) if args.quick else value)
+    if args.data is not None and not args.data.exists():
+        raise ConfigError(
+            f"--data {args.data} does not exist; give a dataset YAML, COCO or VOC annotations, or "
+            "a folder made by `yolodata shard`"
+        )
+    if args.imgsz is None:
+        args.imgsz = _imgsz_of(args.data)
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} must be {low} to {high}, got {value}")
+    check_hw_decoder_load(args.hw_decoder_load)
+    if args.imgsz % 32:
+        raise ConfigError(f"--imgsz must be a multiple of 32, got {args.imgsz}")
+    if args.plot and not args.plot.suffix:
+        raise ConfigError(f"--plot needs a name that ends in .png, .svg or .pdf, got {args.plot}")
+    if args.images < args.batch:
+        raise ConfigError(
+            f"--images must be at least --batch, got {args.images} images and batches of "
+            f"{args.batch}"
+        )
+    if args.what == "train":
+        _check_training(args)
+    args.augment = _augmentation(args)
+
+
+def _check_benchmark(args: argparse.Namespace) -> None:
+    """Refuse arguments of the other benchmark."""
+    other = "train" if args.what == "loader" else "loader"
+    for name in _ONLY[other]:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{option} is for `train`; give that word first, or leave {option} out"
+                if other == "train"
+                else f"{option} is not for `train`, whose samples are --steps long and whose cores "
+                "are --cores; leave it out"
+            )
+    if args.what == "train" and (args.task != "detect" or args.augment):
+        raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
+
+
+def _check_training(args: argparse.Namespace) -> None:
+    gpu = machine.gpu() if args.device != "cpu" else None
+    if args.device == "cuda" and gpu is None:
+        raise ConfigError(
+            "--device cuda was given, but torch finds no CUDA device; use --device cpu, or install "
+            "a torch with CUDA and a driver"
+        )
+    args.device = args.device or ("cuda" if gpu is not None else "cpu")
+    usable = len(usable_cores())
+    args.cores = args.cores or rows.default_cores(usable, args.device)
+    for n in args.cores:
+        if not 1 <= n <= usable:
+            raise ConfigError(f"--cores must be 1 to {usable} on this machine, got {n}")
+    if not args.model.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"--model must be the YAML of an architecture, such as yolo26n.yaml, got "
+            f"{args.model!r}: weights make no step faster, and would have to be downloaded"
+        )
+
+
+def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
+    """What --augment says, checked.
+
+    Raises:
+        ConfigError: it is no augmentation argument, or out of range; or the task cannot be drawn.
+    """
+    import yaml
+
+    from yolodata.pipeline.config import AugmentConfig
+
+    if args.task == "pose" and args.data is None:
+        raise ConfigError("--task pose needs --data: pictures of people are not drawn")
+    known = {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
+    found = {}
+    for text in args.augment:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise ConfigError(
+                f"--augment takes NAME=VALUE with one of {', '.join(sorted(known))}, got {text!r}"
+            )
+        found[name] = yaml.safe_load(value)
+    AugmentConfig.from_ultralytics({**found, "imgsz": args.imgsz})
+    return found
+
+
+def _imgsz_of(path: Path | None) -> int:
+    if path is None or not data.is_shards(path):
+        return 640
+    from yolodata.shards import reader
+
+    return int(reader.open(data.shards_in(path)).meta.imgsz)
+
+
+def _share(text: str) -> float | str:
+    """A number where there is one; the loader says what is allowed."""
+    return float(text) if text != "auto" else text
+
+
+def _say(began: float, message: str) -> None:
+    """Progress goes to stderr, so that the table can be sent elsewhere."""
+    print(f"[{time.monotonic() - began:5.0f} s] {message}", file=sys.stderr, flush=True)

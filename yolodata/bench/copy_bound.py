@@ -1,0 +1,115 @@
+"""Pictures that only have to be copied: what bounds every loader that keeps decoded pictures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from yolodata.bench.burst import POOL_BYTES, Burst
+from yolodata.bench.subject import Batch, Row, Subject, Task
+from yolodata.errors import ConfigError
+
+_SOURCE_BYTES = 256 << 20  # more than a processor caches
+_BATCHES = 6  # as many as a loader that prefetches 4 has in use
+
+
+def open_copy(row: Row, task: Task) -> Subject:
+    """Copies of pictures of the output's size, from random places of a large pool into batches.
+
+    Any loader that keeps decoded pictures in memory has to read and to write this much; how fast
+    that goes is the memory's speed as one core (or as many as the row has) can use it.
+    """
+    nbytes, rng = 3 * task.imgsz * task.imgsz, np.random.default_rng(task.seed)
+    pool = np.ones((max(2, min(2048, _SOURCE_BYTES // nbytes)), nbytes), np.uint8)
+    shape = (task.batch, 3, task.imgsz, task.imgsz)
+    targets = [np.ones(shape, np.uint8) for _ in range(_BATCHES)]
+    threads = ThreadPoolExecutor(row.threads)
+
+    def copy(out: Any, images: Any, first: int) -> None:
+        rows = out.reshape(len(out), -1)
+        for i in range(first, len(out), row.threads):
+            np.copyto(rows[i], pool[images[i]])
+
+    def batches() -> Iterator[Batch]:
+        while True:
+            for out in targets:
+                images = rng.integers(len(pool), size=len(out))
+                if row.threads == 1:
+                    copy(out, images, 0)
+                else:
+                    list(threads.map(lambda k: copy(out, images, k), range(row.threads)))  # noqa: B023
+                yield {"img": out}
+
+    return Subject(batches(), warm_up=4 * task.batch, close=threads.shutdown)
+
+
+class DeviceCopy(Burst):
+    """Copies of pictures of the output's size to a device, or on it.
+
+    Args:
+        row: `cache` says from where: "device" (to another place on the device), "host"
+            (page-locked memory) or "map" (raw shards, page-locked where they are mapped).
+        task: batch and size of the pictures; for "map", `data`.
+
+    Raises:
+        ConfigError: the shards are smaller than a batch.
+    """
+
+    def __init__(self, row: Row, task: Task) -> None:
+        super().__init__(task)
+        shape = (task.batch, 3, task.imgsz, task.imgsz)
+        nbytes, on_gpu = int(np.prod(shape)), self.device.type == "cuda"
+        count = max(2, (POOL_BYTES if on_gpu else 8 * nbytes) // nbytes)
+        self._locked: list[tuple[Any, int]] = []
+        self.close = self._unlock
+        if row.cache == "map":
+            self._sources = self._mapped(task, shape)[:count]
+        else:
+            where: dict[str, Any] = {"device": self.device}
+            if row.cache == "host":
+                where = {"pin_memory": on_gpu}
+            self._sources = [torch.ones(shape, dtype=torch.uint8, **where) for _ in range(count)]
+        self._targets = [torch.zeros_like(s, device=self.device) for s in self._sources]
+        # A copy on the device reads and writes its memory; one to the device crosses once.
+        self.bytes_each = 3.0 * task.imgsz * task.imgsz * (2 if row.cache == "device" else 1)
+        self._turn = 0
+
+    def once(self) -> Any:
+        """See `Burst`."""
+        at = self._turn % len(self._sources)
+        self._turn += 1
+        return self._targets[at].copy_(self._sources[at], non_blocking=True)
+
+    def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
+        from yolodata.pipeline.gpu.stream import open_stream
+        from yolodata.shards import reader
+
+        assert task.data is not None
+        shards = reader.open(task.data, io="mmap")
+        nbytes = int(np.prod(shape))
+        found: list[torch.Tensor] = []
+        for s in range(len(shards.meta.shards)):
+            data = shards.shard_data(s)
+            if self.device.type == "cuda":
+                stream, skip = open_stream(self.device), data.ctypes.data % 4096
+                stream.register_host(data.ctypes.data - skip, data.nbytes + skip)
+                self._locked.append((stream, data.ctypes.data - skip))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is read-only
+                whole = torch.from_numpy(data)
+            ends = range(nbytes, len(whole) + 1, nbytes)
+            found += [whole[end - nbytes : end].view(shape) for end in ends]
+        if not found:
+            raise ConfigError(f"{task.data} is smaller than a batch of {task.batch}; pack more")
+        return found
+
+    def _unlock(self) -> None:
+        self.finish()
+        while self._locked:
+            stream, address = self._locked.pop()
+            stream.unregister_host(address)

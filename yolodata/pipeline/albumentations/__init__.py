@@ -1,0 +1,1 @@
+"""Albumentations' transforms inside the stream of batches."""

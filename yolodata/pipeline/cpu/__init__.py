@@ -1,0 +1,1 @@
+"""Batches made by CPU threads."""

@@ -1,0 +1,155 @@
+"""How a stored sample becomes pixels in host memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from yolodata.errors import ShardError
+from yolodata.pipeline.image_cache import FILL, Bytes, ImageSource
+from yolodata.pipeline.subset import Subset
+
+if TYPE_CHECKING:
+    from yolodata.shards.reader import ShardDataset
+
+_SPARE = 4 << 20  # bytes; larger pictures are rare
+_threads = threading.local()
+
+
+def checked(shards: ShardDataset, image: int) -> Bytes:
+    """Returns the stored bytes of a sample, after comparing them with their checksum.
+
+    Raises:
+        ShardError: the bytes are not those that were packed.
+    """
+    import xxhash
+
+    data = shards.sample(image)
+    got, want = xxhash.xxh3_64_intdigest(data.data), int(shards.checksum[image])
+    if got != want:
+        raise ShardError(
+            f"{shards.path}: sample {image} ({shards.name(image)}) in shard "
+            f"{int(shards.shard[image])} at byte {int(shards.offset[image])} has checksum "
+            f"{got:016x}, expected {want:016x}; run `yolodata verify --full` and pack again"
+        )
+    return data
+
+
+def decode_into(
+    shards: ShardDataset,
+    image: int,
+    size: tuple[int, int],
+    imgsz: int,
+    memory: Bytes | None,
+    check: bool,
+) -> Bytes:
+    """Decodes an encoded sample.
+
+    Args:
+        size: expected height and width.
+        imgsz: longer side.
+        memory: a buffer to use again, of any size.
+        check: compare the stored bytes with their checksum first.
+
+    Returns:
+        1-D uint8 buffer that starts with height * width RGB triples and may be longer.
+
+    Raises:
+        ShardError: the image cannot be decoded, or has another size.
+    """
+    import cv2
+
+    from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
+
+    data = checked(shards, image) if check else shards.sample(image)
+    name = shards.name(image)
+    height, width = size
+    need = height * width * 3
+    if memory is None or memory.nbytes < need:
+        memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
+    target = memory[:need].reshape(height, width, 3)
+    picture = decode_jpeg(data, target, _spare())
+    turn = picture is None
+    if picture is None:
+        picture = decode_image(data, imgsz, name)
+    if resized_shape(picture.shape[0], picture.shape[1], imgsz) != size:
+        raise ShardError(
+            f"{name}: decoded to {picture.shape[:2]}, which does not become {size} at "
+            f"imgsz {imgsz}; pack the dataset again"
+        )
+    if turn:
+        cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=target)
+    elif picture.shape != target.shape:
+        cv2.resize(picture, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+    return memory
+
+
+def _spare() -> Bytes:
+    """Returns memory of this thread for an image to be resized: fresh memory is slow."""
+    memory: Bytes | None = getattr(_threads, "memory", None)
+    if memory is None:
+        memory = _threads.memory = np.empty(_SPARE, np.uint8)
+    return memory
+
+
+def image_source(
+    subset: Subset,
+    *,
+    threads: int,
+    check: bool,
+    window: int,
+    in_flight: int,
+    always: bool = False,
+    shrink: Mapping[int, tuple[int, int]] | None = None,
+) -> ImageSource | None:
+    """Returns how images are read; None when their pixels are in memory as they are.
+
+    Args:
+        subset: the images.
+        threads: for reading.
+        check: compare samples with their checksums.
+        window: images that may be asked for again, 0 for any image of the dataset.
+        in_flight: images of the batches being prepared.
+        always: never None; pixels that are in memory are handed out as they are.
+        shrink: (height, width) that some images are resized to, as upstream does.
+    """
+    shards, imgsz, smaller = subset.shards, subset.imgsz, shrink or {}
+
+    def size(image: int) -> tuple[int, int]:
+        return int(subset.height[image]), int(subset.width[image])
+
+    def pixels_of(image: int, memory: Bytes | None) -> Bytes:
+        if shards.meta.codec == "raw":
+            pixels = checked(shards, image) if check else shards.sample(image)
+        else:
+            pixels = decode_into(shards, image, size(image), imgsz, memory, check)
+        return _resized(pixels, size(image), smaller[image]) if image in smaller else pixels
+
+    def read(images: list[int], memory: list[Bytes]) -> list[tuple[Bytes, str]]:
+        (image,) = images
+        try:
+            return [(pixels_of(image, memory[0] if memory else None), "")]
+        except Exception as error:  # any broken file: the run goes on without it
+            height, width = smaller.get(image, size(image))
+            grey = np.full(height * width * 3, FILL, np.uint8)
+            return [(grey, str(error) or type(error).__name__)]
+
+    if shards.meta.codec != "raw":
+        capacity = min(subset.images, window or 1024) + in_flight
+        recycle = not smaller
+        return ImageSource(read, threads, capacity, refresh=window == 0, recycle=recycle)
+    if not shards.mapped:
+        return ImageSource(read, threads, in_flight, refresh=True)
+    return ImageSource(read, threads, capacity=1 << 16) if check or always or smaller else None
+
+
+def _resized(pixels: Bytes, size: tuple[int, int], new: tuple[int, int]) -> Bytes:
+    import cv2
+
+    (height, width), (new_height, new_width) = size, new
+    picture = pixels[: height * width * 3].reshape(height, width, 3)
+    small: Bytes = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    return small.reshape(-1)

@@ -1,0 +1,189 @@
+"""What a loader is asked for, in groups; each group checks itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from yolodata.checks import number, one_of, whole, wholes
+from yolodata.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+TASKS = ("detect", "segment", "pose", "obb")
+CACHES = ("auto", "device", "host", "none")
+OUTPUTS = ("uint8", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Which images and objects take part, and as what.
+
+    Args:
+        task: "detect"; "segment" for batches with masks, "pose" with keypoints, "obb" with
+            oriented boxes.
+        classes: keep only objects of these classes; images without any stay, as background.
+        single_cls: turn every class into 0.
+        fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
+        mask_ratio: for "segment": pixels of the picture to one of the masks.
+        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type.
+    """
+
+    task: str = "detect"
+    classes: Sequence[int] | None = None
+    single_cls: bool = False
+    fraction: float | int = 1.0
+    mask_ratio: int = 4
+    overlap_mask: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("task", self.task, TASKS)
+        number("fraction", self.fraction)
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(wholes("classes", self.classes)))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that work together.
+
+    Args:
+        rank: its number, from 0.
+        world_size: how many there are.
+
+    Raises:
+        ConfigError: `rank` is not below `world_size`.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        last = whole("world_size", self.world_size, 1) - 1
+        whole("rank", self.rank, 0, last, f" for world_size={self.world_size}")
+
+    @classmethod
+    def from_env(cls) -> Ranks:
+        """Returns what torchrun says (RANK and WORLD_SIZE); one process without it."""
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+@dataclass(frozen=True)
+class EpochOptions:
+    """What an epoch is, and how many there are.
+
+    Args:
+        shuffle: a new order every epoch; False keeps the dataset's.
+        drop_last: leave out the last, smaller batch of an epoch.
+        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix.
+        epochs: how many epochs will be asked for, so that nothing is prepared beyond.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type.
+    """
+
+    shuffle: bool = True
+    drop_last: bool = False
+    close_mosaic_epoch: int | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("close_mosaic_epoch", self.close_mosaic_epoch or 0, 0)
+        whole("epochs", self.epochs or 0, 0)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How samples are read and prepared.
+
+    Args:
+        threads: native threads; None shares the machine's cores among its ranks.
+        prefetch: batches ready or in the making before they are asked for; None is 4 in training
+            and 2 in validation.
+        check: compare every sample with its checksum when it is first used.
+        max_unreadable: share of the images that may be unreadable before the run stops.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type.
+    """
+
+    threads: int | None = None
+    prefetch: int | None = None
+    check: bool = False
+    max_unreadable: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "prefetch"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        number("max_unreadable", self.max_unreadable, 0, 1)
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where batches are made, and as what.
+
+    Args:
+        device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
+            consumer's current stream waits for them by itself.
+        cache: where decoded images live for a device: "device", "host" (page-locked), "none" or
+            "auto", the fastest that there is room for (see `yolodata.pipeline.gpu.dataset_cache`).
+        hw_decoder_load: share of JPEG files for a GPU's JPEG engine, 0 to 1; "auto" is 0. More is
+            faster, but the stream repeats itself only up to 3 grey levels (a warning says so).
+        output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
+            need no further pass over the batch.
+        channels_last: pictures made on a device are in the memory order (B, H, W, 3).
+        pin_memory: page-locked pictures in host memory, for faster copies to a CUDA device;
+            ignored without one. They are torch's, which rounds the size of a batch up to a power
+            of two.
+
+    Raises:
+        ConfigError: a value is unknown, or asks for what the device does not have.
+    """
+
+    device: str | torch.device = "cpu"
+    cache: str = "auto"
+    hw_decoder_load: float | str = "auto"
+    output: str = "uint8"
+    channels_last: bool = False
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        name = str(self.device)
+        object.__setattr__(self, "device", name)
+        one_of("cache", self.cache, CACHES)
+        one_of("output", self.output, OUTPUTS)
+        check_hw_decoder_load(self.hw_decoder_load)
+        if name != "cpu" and name.split(":")[0] != "cuda":
+            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}")
+        if name == "cpu" and self.cache in ("device", "host"):
+            raise ConfigError(
+                f"cache={self.cache!r} is for a CUDA device; device='cpu' reads pixels from the map"
+            )
+        if name == "cpu" and (self.output != "uint8" or self.channels_last):
+            raise ConfigError(
+                f"device='cpu' makes contiguous uint8, got output={self.output!r}, "
+                f"channels_last={self.channels_last}; choose a CUDA device for these"
+            )
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether batches are made in host memory."""
+        return self.device == "cpu"
+
+    @classmethod
+    def of(cls, given: DeviceOptions | str | torch.device) -> DeviceOptions:
+        """Returns options as they are; of a device alone, with everything else as usual."""
+        return given if isinstance(given, DeviceOptions) else cls(given)
+
+
+def check_hw_decoder_load(load: float | str) -> None:
+    """Raises ConfigError for what is neither "auto" nor a share."""
+    if load != "auto" and not (isinstance(load, (int, float)) and 0 <= load <= 1):
+        raise ConfigError(f"hw_decoder_load must be 'auto' or a share, 0 to 1, got {load!r}")

@@ -1,0 +1,11 @@
+"""The state of a run: what it is, when it is written, where it is kept, how it is taken up again.
+
+    state                the trainer's numbers, as plain data
+    file, writer         on disk: whole or not there; written by a thread
+    run_folder           beside Ultralytics' weights and table of results
+    object_store         at a URL: whole or not there
+    uploader             to a URL in the background, and back
+    saver                when all this happens
+
+Nothing here knows a trainer: each file says in a protocol what it needs of one.
+"""

@@ -1,0 +1,97 @@
+"""Files of a run: its checkpoints, Ultralytics' weights, the table of results."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from yolodata.errors import ConfigError, YolodataError
+from yolodata.files import publish, remove_temporary, sync_file, temporary_file, write_durably
+from yolodata.train.checkpoint import file
+from yolodata.train.checkpoint.uploader import download_newest
+
+log = logging.getLogger("yolodata")
+
+FOLDER = "checkpoints"
+"""In the run folder; beside Ultralytics' `weights`."""
+
+_WRITING = ".writing"
+
+
+class HasWeights(Protocol):
+    """A trainer, as far as its weights are concerned: their folder, and the two files in it."""
+
+    wdir: Path
+    last: Path
+    best: Path
+
+
+@contextmanager
+def weights_whole(trainer: HasWeights) -> Iterator[None]:
+    """Has upstream write its weights into a folder beside theirs; moves them when complete."""
+    place, last, best = trainer.wdir, trainer.last, trainer.best
+    folder = place / _WRITING
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.wdir, trainer.last, trainer.best = folder, folder / last.name, folder / best.name
+    try:
+        yield
+    finally:
+        trainer.wdir, trainer.last, trainer.best = place, last, best
+    written = list(folder.iterdir())
+    for path in written:
+        sync_file(path)
+    for path in written:
+        publish(path, place / path.name)
+    folder.rmdir()
+
+
+def remove_unfinished_weights(folder: Path) -> None:
+    """Removes what a process that was killed within `weights_whole` left."""
+    shutil.rmtree(folder / _WRITING, ignore_errors=True)
+
+
+def find_newest(run: Path, url: str | None) -> Path | None:
+    """Returns the whole checkpoint that is furthest, of a run folder and its upload URL.
+
+    One at `url` is brought into the folder, if none there is as far.
+
+    Raises:
+        ConfigError: there is no file system for `url`.
+        YolodataError: the folder has none, and `url` cannot be read.
+    """
+    folder = run / FOLDER
+    found = None
+    if folder.is_dir():
+        remove_temporary(folder)
+        found = file.newest_whole(folder)
+    if url is None:
+        return found
+
+    def further(name: str) -> bool:
+        return found is None or file.progress(name) > file.progress(found.name)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return download_newest(url, folder, wanted=further) or found
+    except ConfigError:
+        raise
+    except YolodataError as error:
+        if found is None:
+            raise
+        log.warning("%s. Without it, the newest here is taken: %s", error, found)
+        return found
+
+
+def keep_epochs(csv: Path, epochs: int) -> None:
+    """Drops the rows of results.csv that the run will write again: those after `epochs`."""
+    if not csv.is_file():
+        return
+    head, *rows = csv.read_text().splitlines(keepends=True)
+    kept = [row for row in rows if row.endswith("\n") and int(float(row.split(",")[0])) <= epochs]
+    with temporary_file(csv.parent) as temporary:
+        write_durably(temporary, "".join([head, *kept]).encode())
+        publish(temporary, csv)

@@ -1,0 +1,179 @@
+"""When a run's state is written, by whom, and how it is taken up again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from yolodata.train.checkpoint import file, run_folder
+from yolodata.train.checkpoint.state import (
+    Position,
+    StatefulTrainer,
+    capture,
+    random_state,
+    restore,
+)
+from yolodata.train.checkpoint.uploader import Uploader
+from yolodata.train.checkpoint.writer import Writer
+from yolodata.train.distributed.collectives import average_gradients
+
+
+class Ranks(Protocol):
+    """The processes that train together, as far as checkpoints need them."""
+
+    rank: int
+    size: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process trains, and in no group."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns what every rank gives, on every rank."""
+
+    def from_first(self, value: Any) -> Any:
+        """Returns what rank 0 gives, on every rank."""
+
+    def largest(self, values: list[int]) -> list[int]:
+        """Returns the largest of what the ranks give, element by element."""
+
+
+class SavedTrainer(StatefulTrainer, Protocol):
+    """A trainer whose run is saved: where it is, and where its files are."""
+
+    at: Position
+    start_epoch: int
+    wdir: Path
+    csv: Path
+
+
+class Saver:
+    """Writes a run's state, on rank 0, and has it uploaded.
+
+    What is between two steps is written at once (`write`), or kept at hand (`hold`) until the next
+    step begins (`drop`), for `flush` to write if the run is interrupted first.
+
+    Args:
+        trainer: whose state it is.
+        ranks: all of them call `resume`, `write` and `hold` together.
+        folder: for checkpoints.
+        keep: how many stay, in the folder and at `url`.
+        minutes: time between checkpoints within an epoch; 0 has none there.
+        url: where they are uploaded to, if anywhere.
+        doing: is told what begins.
+        undisturbed: within it, no request to stop interrupts.
+
+    Raises:
+        ConfigError: there is no file system for `url`.
+    """
+
+    def __init__(
+        self,
+        trainer: SavedTrainer,
+        ranks: Ranks,
+        *,
+        folder: Path,
+        keep: int,
+        minutes: float,
+        url: str | None,
+        doing: Callable[[str], object],
+        undisturbed: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.trainer, self.ranks, self.minutes = trainer, ranks, minutes
+        self._doing, self._undisturbed = doing, undisturbed
+        self.writer = Writer(folder, keep, self._written)
+        self._uploader = None if url is None or ranks.rank != 0 else Uploader(url, keep=keep)
+        self._held: dict[str, Any] | None = None
+        self._last = time.monotonic()
+
+    def resume(self, path: Path) -> None:
+        """Puts the trainer where a checkpoint was written; its file may be on one machine alone.
+
+        Raises:
+            YolodataError: the file is damaged, or of another version.
+            ConfigError: the state is of another dataset or of other augmentation.
+        """
+        missing = self.ranks.largest([int(not path.is_file())])[0]
+        state: Any = file.read(path) if self.ranks.rank == 0 or not missing else None
+        if missing:
+            state = self.ranks.from_first(state)
+        trainer = self.trainer
+        trainer.at = restore(trainer, state, self.ranks.rank)
+        trainer.start_epoch = trainer.at.epoch
+        if self.ranks.rank == 0:
+            run_folder.keep_epochs(trainer.csv, trainer.at.epoch)
+            run_folder.remove_unfinished_weights(trainer.wdir)
+
+    def due(self) -> bool:
+        """Whether a checkpoint within an epoch is due, by rank 0's clock.
+
+        Not while the last one is still being written.
+        """
+        trainer = self.trainer
+        if self.ranks.rank != 0 or not self.minutes or not trainer.args.save or not trainer.exact:
+            return False
+        return time.monotonic() - self._last > 60 * self.minutes and not self.writer.busy
+
+    def write(self, wait: bool = False) -> None:
+        """Copies the state, and begins to write it.
+
+        Args:
+            wait: returns once it is on disk.
+
+        Raises:
+            YolodataError: this checkpoint, or the one before, could not be written.
+        """
+        self._doing("writing a checkpoint")
+        with self._undisturbed():
+            self.drop()
+            state = self._captured(copy=True)
+            if state is not None:
+                self.writer.put(state)
+                self._last = time.monotonic()
+                if wait:
+                    self.writer.wait()
+
+    def hold(self) -> None:
+        """Keeps the state at hand, without a copy: nothing changes before the next step."""
+        self._doing("keeping the state")
+        with self._undisturbed():
+            self._held = self._captured(copy=False)
+
+    def drop(self) -> None:
+        """Forgets the state at hand: it is about to change."""
+        self._held = None
+
+    def flush(self) -> None:
+        """Writes the state at hand, if there is one; returns once all is on disk.
+
+        Raises:
+            YolodataError: it could not be written.
+        """
+        if self._held is not None:
+            self.writer.put(self._held)
+        self.writer.wait()
+
+    def close(self, patience: float) -> None:
+        """Ends the upload; waits for `patience` seconds at most."""
+        uploader, self._uploader = self._uploader, None
+        if uploader is not None:
+            uploader.close(patience)
+
+    def _captured(self, copy: bool) -> dict[str, Any] | None:
+        """The state of the run, on rank 0; all ranks take part."""
+        trainer = self.trainer
+        if trainer.at.pending and not self.ranks.alone:
+            average_gradients(trainer.model, self.ranks.size)
+        generators = self.ranks.gather(random_state(trainer.device))
+        if self.ranks.rank != 0:
+            return None
+        return capture(trainer, trainer.at, generators, copy=copy)
+
+    def _written(self, path: Path) -> None:
+        """In the writer's thread."""
+        uploader = self._uploader
+        if uploader is not None:
+            uploader.put(path)

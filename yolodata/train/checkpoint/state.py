@@ -1,0 +1,234 @@
+"""Everything that a run depends on, as plain data; taken from a trainer and given back to one."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolodata.train.checkpoint.file import VERSION
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is.
+
+    Attributes:
+        epoch: counted from 0.
+        step: batches of the epoch that are done.
+        pending: batches whose gradients wait for the optimiser's next step.
+        stage: "train", "validate" (the epoch's batches are done, nothing after them), "finished"
+            (only the evaluation of the best model is left).
+    """
+
+    epoch: int = 0
+    step: int = 0
+    pending: int = 0
+    stage: str = "train"
+
+    def after_batch(self, updated: bool) -> Position:
+        """Returns the position once another batch is done."""
+        return replace(self, step=self.step + 1, pending=0 if updated else self.pending + 1)
+
+    def at_next_epoch(self, finished: bool) -> Position:
+        """Returns the position once this epoch is done."""
+        return Position(self.epoch + 1, 0, self.pending, "finished" if finished else "train")
+
+
+class StatefulTrainer(Protocol):
+    """A trainer, as far as its state is concerned; names and meanings are Ultralytics'.
+
+    Attributes:
+        exact: whether `train_loader` is yolodata's, with `state_dict` and `load_state_dict`.
+    """
+
+    exact: bool
+    device: torch.device
+    args: Any
+    model: torch.nn.Module
+    ema: Any
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    scheduler: Any
+    stopper: Any
+    train_loader: Any
+    batch_size: int
+    epochs: int
+    train_time_start: float
+    loss: torch.Tensor
+    loss_items: dict[str, torch.Tensor]
+    loss_names: tuple[str, ...]
+    tloss: dict[str, torch.Tensor] | None
+    metrics: dict[str, float] | None
+    fitness: float | None
+    best_fitness: float | None
+    nan_recovery_attempts: int
+
+    def _setup_scheduler(self) -> None: ...
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Returns the state of every random generator of this process, as plain data and tensors."""
+    version, numbers, gauss = random.getstate()
+    name, keys, place, has_gauss, cached = np.random.get_state()
+    cuda = device.type == "cuda"
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), int(place), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if cuda else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Puts every random generator of this process where `random_state` was taken."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def capture(
+    trainer: StatefulTrainer,
+    position: Position,
+    generators: list[dict[str, Any]],
+    *,
+    copy: bool = True,
+) -> dict[str, Any]:
+    """Returns a trainer's state.
+
+    Args:
+        trainer: between two steps.
+        position: where it is.
+        generators: `random_state` of every rank.
+        copy: copies the tensors to host memory; False: they are the trainer's own, so that the
+            state is true until the next step.
+    """
+    model = unwrap_model(trainer.model)
+    waiting = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if position.pending and parameter.grad is not None
+    }
+    stopper = trainer.stopper
+    state = {
+        "model": dict(model.state_dict()),
+        "ema": dict(trainer.ema.ema.state_dict()),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "gradients": waiting,
+        "tloss": trainer.tloss,
+        "loss": trainer.loss,
+    }
+    return {
+        "version": VERSION,
+        **asdict(position),
+        **(tree_map(_copied, state) if copy else state),
+        "epochs": int(trainer.epochs),
+        "elapsed": time.time() - trainer.train_time_start,
+        "ema_updates": int(trainer.ema.updates),
+        "scheduler": int(trainer.scheduler.last_epoch),
+        "criterion": _plain_numbers(vars(getattr(model.criterion, "inner", model.criterion))),
+        "loader": trainer.train_loader.state_dict() if trainer.exact else None,
+        "batch": int(trainer.batch_size),
+        "loss_names": list(trainer.loss_names),
+        "metrics": _plain_numbers(trainer.metrics or {}),
+        "fitness": _number(trainer.fitness),
+        "best_fitness": _number(trainer.best_fitness),
+        "stopper": {
+            "best_fitness": _number(stopper.best_fitness),
+            "best_epoch": int(stopper.best_epoch),
+            "possible_stop": bool(stopper.possible_stop),
+        },
+        "nan_recovery_attempts": int(trainer.nan_recovery_attempts),
+        "generators": generators,
+    }
+
+
+def restore(trainer: StatefulTrainer, state: dict[str, Any], rank: int) -> Position:
+    """Puts a trainer that was set up for the same run where a state was captured.
+
+    Args:
+        trainer: its parts are those of the same model and data.
+        state: from `capture`; its tensors may be in host memory.
+        rank: whose random generators are taken.
+
+    Returns:
+        Where the run goes on.
+
+    Raises:
+        ConfigError: the state is of another dataset or of other augmentation.
+    """
+    device = trainer.device
+    model = unwrap_model(trainer.model)
+    model.load_state_dict(state["model"])
+    trainer.ema.ema.load_state_dict(state["ema"])
+    trainer.ema.updates = state["ema_updates"]
+    for saved, group in zip(
+        state["optimizer"]["param_groups"], trainer.optimizer.param_groups, strict=True
+    ):
+        saved["fused"] = group.get("fused")  # this device's choice, not that of the saved run's
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if state["scaler"]:
+        trainer.scaler.load_state_dict(state["scaler"])
+    if trainer.epochs != state["epochs"] and trainer.args.time:
+        trainer.epochs = trainer.args.epochs = state["epochs"]
+        trainer._setup_scheduler()
+    trainer.scheduler.last_epoch = state["scheduler"]
+    for name, value in state["criterion"].items():
+        setattr(model.criterion, name, value)
+    for name, parameter in model.named_parameters():
+        waiting = state["gradients"].get(name)
+        parameter.grad = None if waiting is None else waiting.to(device)
+    if state["tloss"] is not None:
+        trainer.tloss = {name: value.to(device) for name, value in state["tloss"].items()}
+        trainer.loss_items = {name: torch.zeros_like(v) for name, v in trainer.tloss.items()}
+        trainer.loss = state["loss"].to(device)
+    trainer.loss_names = tuple(state["loss_names"])
+    if trainer.metrics is not None:
+        trainer.metrics = dict(state["metrics"])
+    trainer.fitness, trainer.best_fitness = state["fitness"], state["best_fitness"]
+    vars(trainer.stopper).update(state["stopper"])
+    trainer.nan_recovery_attempts = state["nan_recovery_attempts"]
+    trainer.train_time_start = time.time() - state["elapsed"]
+    if rank < len(state["generators"]):
+        set_random_state(state["generators"][rank], device)
+    return _placed(trainer, state)
+
+
+def _placed(trainer: StatefulTrainer, state: dict[str, Any]) -> Position:
+    position = Position(*(state[name] for name in ("epoch", "step", "pending", "stage")))
+    if state["loader"] is None or not trainer.exact:
+        return position
+    trainer.train_loader.load_state_dict(state["loader"])
+    if position.stage != "train" or state["batch"] == trainer.batch_size:
+        return position
+    # Another batch: steps are counted in its size from now on, images are what is exact.
+    done = int(state["loader"]["position"])
+    return replace(position, step=-(-done // trainer.batch_size))
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _plain_numbers(values: dict[str, Any]) -> dict[str, float | int | bool]:
+    """Those of an object's attributes that are single numbers."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in values.items()
+        if isinstance(value, (bool, int, float, np.number))
+    }

@@ -1,0 +1,33 @@
+"""Weights and gradients, made equal on all ranks."""
+
+from __future__ import annotations
+
+import torch
+
+
+def broadcast_weights(model: torch.nn.Module) -> None:
+    """Gives every rank the weights and buffers of rank 0."""
+    import torch.distributed as dist
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), 0)
+
+
+def average_gradients(model: torch.nn.Module, ranks: int) -> None:
+    """Gives every rank the mean of the gradients that wait for an update.
+
+    The mean over ranks at the update is the same as without this. It makes them one for all ranks,
+    whatever their number will be.
+
+    Args:
+        model: not wrapped by DistributedDataParallel, or wrapped.
+        ranks: how many there are.
+    """
+    import torch.distributed as dist
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= ranks

@@ -1,0 +1,70 @@
+"""Starts torchrun on this machine, passes signals on to it, and finds out how its ranks ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+from yolodata.train.signals import SIGNALS
+from yolodata.train.watchdog.exit_codes import STATUS, status_left
+
+TORCHRUNS = ["SIGHUP", "SIGQUIT"]
+"""Signals that torchrun passes on unless told otherwise, beside those that training handles.
+
+torchrun dies on any other signal, SIGUSR1 among them, and its ranks go on without it.
+"""
+
+
+def command(arguments: list[str], processes: int) -> list[str]:
+    """Returns the command that starts `python -m yolodata.train` in so many processes."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    if _passes_signals_on():
+        start += ["--signals-to-handle", ",".join(TORCHRUNS + [s.name for s in SIGNALS])]
+    start += [f"--nproc-per-node={processes}", "-m", "yolodata.train"]
+    return start + [argument for argument in arguments if not argument.startswith("nproc=")]
+
+
+def _passes_signals_on() -> bool:
+    """Whether this torchrun can be told which; importing torch to see would take seconds."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    file = Path(torch.origin).with_name("distributed") / "run.py"
+    return file.is_file() and "--signals-to-handle" in file.read_text()
+
+
+def launch(arguments: list[str], processes: int) -> int:
+    """Runs `python -m yolodata.train` with these arguments in so many processes.
+
+    Returns:
+        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status.
+    """
+    with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
+        status = Path(folder) / "status"
+        status.touch()
+        # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
+        child = subprocess.Popen(
+            command(arguments, processes),
+            env={**os.environ, STATUS: str(status)},
+            start_new_session=True,
+        )
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
+
+        before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if code == 0:
+            return 0
+        left = status_left(status)
+        return code if left is None else left

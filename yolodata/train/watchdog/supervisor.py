@@ -1,0 +1,143 @@
+"""What surrounds a training run: signals, the monitor of the other ranks, and how both end it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.signals import StopRequest
+from yolodata.train.watchdog.exit_codes import PeerLost, Preempted
+from yolodata.train.watchdog.heartbeat import Heartbeat
+from yolodata.train.watchdog.monitor import Monitor
+
+
+class Action(IntEnum):
+    """What a rank wants at the end of a step; all ranks do what the largest says."""
+
+    CONTINUE = 0
+    SAVE = 1
+    """Writes a checkpoint at the next update."""
+    STOP = 2
+    """Writes one at the next update, and ends."""
+    STOP_NOW = 3
+    """Writes one without waiting for an update, and ends."""
+
+
+class Supervisor:
+    """Ends a run in an orderly way: when it is asked to stop, and when another rank is lost.
+
+    Within steps a request to stop waits for the step's end, where the ranks agree on it. Elsewhere
+    (setup, validation, plots) it interrupts at once, by `Preempted`.
+
+    Args:
+        process_group: the ranks.
+        stall: see `TrainSettings`, seconds.
+        last_words: called before the process is ended because another rank is lost.
+    """
+
+    def __init__(
+        self, process_group: ProcessGroup, stall: float, last_words: Callable[[], None]
+    ) -> None:
+        self.process_group = process_group
+        self.heartbeat = Heartbeat(stall)
+        self.stop = StopRequest(self._on_request)
+        self.monitor: Monitor | None = None
+        self._last_words = last_words
+        self._interruptible = False
+
+    @contextmanager
+    def supervise(self) -> Iterator[None]:
+        """Catches signals and watches the other ranks, as long as this lasts.
+
+        Raises:
+            Preempted: training was asked to stop.
+            PeerLost: another rank is dead, stalled or failed; says which and why.
+        """
+        self.stop.install()
+        try:
+            if not self.process_group.alone:
+                self.monitor = Monitor(
+                    self.process_group, self.heartbeat, self._asked_by_another, self._last_words
+                )
+            self._interruptible = True
+            yield
+        except Preempted:
+            self._leave()
+            raise
+        except Exception as error:
+            self._interruptible = False
+            self._explain(error)
+            raise
+        else:
+            self._leave()
+        finally:
+            self._interruptible = False
+            self.stop.remove()
+
+    def phase(self, doing: str, *, unlimited: bool = False, batches: bool = False) -> None:
+        """A phase begins that may be interrupted; see `Heartbeat.phase`."""
+        self.heartbeat.phase(doing, unlimited=unlimited, batches=batches)
+        self._interruptible = True
+        if self.stop:
+            raise Preempted(self.stop.why)
+
+    def step(self, where: str) -> None:
+        """A training step begins; it will be finished."""
+        self._interruptible = False
+        self.heartbeat.step(where)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Keeps a request to stop from interrupting what is done here."""
+        before, self._interruptible = self._interruptible, False
+        try:
+            yield
+        finally:
+            self._interruptible = before
+
+    def action(self, checkpoint_due: bool) -> Action:
+        """Returns what this rank wants at the end of a step."""
+        if self.stop:
+            return Action.STOP_NOW if self.stop.urgent else Action.STOP
+        return Action.SAVE if checkpoint_due else Action.CONTINUE
+
+    def _on_request(self) -> None:
+        if self.monitor is not None:
+            self.monitor.announce_stop()
+        if self._interruptible:
+            self._interruptible = False
+            raise Preempted(self.stop.why)
+
+    def _asked_by_another(self) -> None:
+        """In the monitor's thread; only a signal can raise an exception in the main one."""
+        if self.heartbeat.in_step:
+            return  # the ranks agree at its end
+        main = threading.main_thread()
+        if signal.getsignal(signal.SIGUSR1) == self.stop._handle and main.ident is not None:
+            signal.pthread_kill(main.ident, signal.SIGUSR1)
+
+    def _leave(self) -> None:
+        self._interruptible = False
+        if self.monitor is not None:
+            self.monitor.stop()
+            self.monitor = None
+
+    def _explain(self, error: Exception) -> None:
+        """Says what is behind an error: a collective breaks when another rank is lost."""
+        if self.monitor is None:
+            return
+        monitor, rank = self.monitor, self.process_group.rank
+        if isinstance(error, RuntimeError):
+            reason = monitor.why(3.0 if self.stop else self.heartbeat.silence + 5)
+            if reason is not None:
+                self._leave()
+                raise PeerLost(f"rank {rank} ends: {reason}") from error
+            if self.stop:  # the others left in good order, this one was on its way to meet them
+                self._leave()
+                raise Preempted(self.stop.why) from error
+        monitor.failed(f"rank {rank} failed: {type(error).__name__}: {error}")
+        self._leave()
