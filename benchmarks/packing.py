@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from yolodata.bench import drawing, results
-from yolodata.ingest import memory, open_source, pack
+from yolodata.ingest import open_source, pack
 
 TARGET = 0.9
 IMGSZ = 640
@@ -40,12 +40,12 @@ COMPARISONS = [
 PURE = """
 import json, sys
 import cv2, numpy as np
-from yolodata.ingest.images import CheckedImage, decode_rgb, read_file, resize
-from yolodata.shards.decode import resized_shape
+from yolodata.ingest.image_check import CheckedImage, decode_rgb, read_file
+from yolodata.images.resize import resize, resized_shape
 cv2.setNumThreads(1)
 files, kind, imgsz, out = json.loads(sys.stdin.readline())
 written = open(out, "wb", buffering=0)
-SHAPE = (0, 0)  # known to be ordinary: nobody has to look into the header first
+SHAPE = (0, 0)  # known to be plain: nobody has to look into the header first
 def one(file):
     data = read_file(file)
     if kind == "decode":
@@ -70,9 +70,11 @@ def pure(files: list[str], kind: str, cores: int, folder: Path) -> float:
     children = []
     for k in range(cores):
         child = subprocess.Popen(
-            [sys.executable, "-c", PURE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **memory.ENVIRONMENT},
-        )  # fmt: skip
+            [sys.executable, "-c", PURE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         task = [files[k::cores], kind, IMGSZ, str(folder / f"written-{k}")]
         child.stdin.write(json.dumps(task) + "\n")
         child.stdin.flush()

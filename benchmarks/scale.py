@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from yolodata.bench import results
-from yolodata.shards.check import resized_shapes
+from yolodata.images.resize import resized_shapes
+from yolodata.shards.columns import labels_entry
 from yolodata.shards.format import (
     PAGE,
     SHARD_HEADER,
@@ -35,7 +36,6 @@ from yolodata.shards.format import (
     shard_name,
 )
 from yolodata.shards.layout import LabelsLayout, shard_header
-from yolodata.shards.mapping import hash_file
 
 IMGSZ = 640
 SHARD_SIZE = 512 << 20
@@ -111,9 +111,9 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         entries.append(ShardEntry(shard_name(s), SHARD_HEADER + tensor))
     meta = DatasetMeta(
         "raw", IMGSZ, {i: f"class {i}" for i in range(80)}, images=images, objects=m,
-        shards=tuple(entries), labels=LabelsEntry(labels.name, layout.nbytes, 0),
+        shards=tuple(entries), labels=LabelsEntry(labels.name, layout.nbytes, "0" * 16),
     )  # fmt: skip
-    entry = LabelsEntry(labels.name, layout.nbytes, hash_file(labels, layout.nbytes))
+    entry = labels_entry(labels, layout.nbytes, labels.name)
     (path / "dataset.json").write_bytes(meta.with_results(labels=entry).to_json())
     return layout.nbytes
 

@@ -14,17 +14,15 @@ import time
 from pathlib import Path
 
 from yolodata import cli
-from yolodata.ingest import command, crew, packing  # noqa: F401 - before the forks, for speed
+from yolodata.ingest import pack_cli, packing  # noqa: F401 - before the forks, for speed
 
 OPTIONS = ["--imgsz", "64", "--shard-size", "64K", "--workers", "2", "--quiet"]
 
 
-def start(source: str, out: Path, processes: bool) -> int:
+def start(source: str, out: Path) -> int:
     """A fork that packs, and has begun to; its id."""
     pid = os.fork()
     if pid == 0:
-        if processes:
-            crew.SMALL = crew.FEW = 0
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os._exit(cli.main(["shard", source, str(out), *OPTIONS]))
     while not out.exists() and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -35,12 +33,12 @@ def start(source: str, out: Path, processes: bool) -> int:
 def main(source: str, folder: Path, kills: int) -> None:
     draw = random.Random(0)
     began = time.perf_counter()
-    assert os.waitpid(start(source, folder / "whole", False), 0)[1] == 0
+    assert os.waitpid(start(source, folder / "whole"), 0)[1] == 0
     longest = time.perf_counter() - began
     for kill in range(kills):
         for attempt in range(100):
             out = folder / f"{kill}-{attempt}"
-            pid = start(source, out, kill % 3 == 2)
+            pid = start(source, out)
             after = draw.uniform(0, longest)
             time.sleep(after)
             os.kill(pid, signal.SIGKILL)

@@ -1,11 +1,12 @@
 """Packers that die, run by test_shard_kill.py in a process of its own, because they fork.
 
-usage: shard_crash_child.py calls|random|limit FOLDER
+usage: shard_crash_child.py calls|random|limit|recorded[-shards|-forget] FOLDER
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import resource
@@ -19,9 +20,9 @@ import shard_samples
 
 from yolodata.errors import ShardError
 from yolodata.shards import open as open_shards
-from yolodata.shards import recovery
+from yolodata.shards import recovery, writer
 
-COUNT = 24
+COUNT = 14  # three shards
 CALLS = ("write", "pwrite", "fsync", "replace", "ftruncate", "unlink", "open")
 
 
@@ -85,11 +86,10 @@ def lose_unsynced(out: Path, rng: random.Random) -> None:
         os.truncate(file, keep)
         if rng.random() < 0.5:
             os.truncate(file, size)  # the size was stored, the bytes were not
-    journal = work / "journal"
-    if journal.exists() and rng.random() < 0.5:
-        data = journal.read_bytes()
-        first = 12 + int.from_bytes(data[:4], "little")  # was synced before its renaming
-        journal.write_bytes(data[: rng.randrange(first, len(data) + 1)])
+    parts = sorted(work.glob("part-*"))
+    if parts and rng.random() < 0.5:
+        part = rng.choice(parts)
+        os.truncate(part, rng.randrange(part.stat().st_size + 1))
 
 
 def at_every_call(out: Path, clean: dict[str, bytes]) -> int:
@@ -154,15 +154,35 @@ def at_a_size_limit(out: Path, clean: dict[str, bytes]) -> int:
     return points
 
 
-MODES = {"calls": at_every_call, "random": at_random_times, "limit": at_a_size_limit}
+def what_is_recorded(out: Path, clean: dict[str, bytes]) -> int:
+    """How many samples of eight, stored one by one, a kill leaves."""
+
+    def die() -> None:
+        packer = writer.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE)
+        for i in range(8):
+            packer.append(shard_samples.sample(i))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert child(die) == -signal.SIGKILL
+    with writer.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as packer:
+        return packer.resume().samples
+
+
+MODES = {
+    "calls": at_every_call,
+    "random": at_random_times,
+    "limit": at_a_size_limit,
+    "recorded": what_is_recorded,
+}
 
 
 def main(mode: str, folder: Path) -> None:
     shard_samples.pack(folder / "clean", COUNT)
+    writer.RECORD_SECONDS = math.inf if "shards" in mode else 0.0
     clean = shard_samples.contents(folder / "clean")
-    if "forget" in mode:  # negative control: a recovery that trusts every record
-        recovery._first_lost = lambda path, unclosed: None
-    print(MODES[mode.removesuffix("-forget")](folder / "out", clean))
+    if "forget" in mode:  # negative control: a recovery that trusts every part
+        recovery._whole_parts = lambda path, name, parts: len(parts)
+    print(MODES[mode.partition("-")[0]](folder / "out", clean))
 
 
 if __name__ == "__main__":

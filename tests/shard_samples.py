@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from yolodata.images.resize import resized_shape
 from yolodata.shards import DatasetMeta, LeftOut, ShardWriter, StoredSample
-from yolodata.shards.decode import resized_shape
 
 IMGSZ = 32
 META = DatasetMeta("raw", IMGSZ, {0: "cat", 1: "dog", 2: "bird"}, source={"kind": "drawn"})

@@ -20,8 +20,8 @@ from ingesting import Verdict, copy_tree, jpeg, picture, tree_hash, upstream_ver
 from test_ingest_labels import CASES as LABELS
 
 from yolodata import shards
+from yolodata.images.decode import decode_image
 from yolodata.ingest import pack
-from yolodata.shards.decode import decode_image
 
 IMGSZ = 48
 IMAGES = dict(images())

@@ -14,10 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_shard_decode import KINDS, encoded
+from test_images_decode import KINDS, encoded
 
 from yolodata.errors import ConfigError, DatasetError
-from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
+from yolodata.images.decode import decode_image
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resized_shape
 
 dali = pytest.importorskip("yolodata.pipeline.gpu.jpeg_decoder")
 nvidia_dali = pytest.importorskip("nvidia.dali")

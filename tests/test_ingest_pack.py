@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,10 +21,12 @@ from ingesting import jpeg, picture, tree_hash, write_yolo
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import ConfigError, DatasetError, ShardError
-from yolodata.ingest import crew, fingerprint, pack, relabel
-from yolodata.ingest.command import parse_size
+from yolodata.ingest import pack, workers
 from yolodata.ingest.convert import PackSettings
-from yolodata.ingest.worker import Worker
+from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.pack_cli import parse_size
+from yolodata.ingest.relabel import relabel
+from yolodata.ingest.source import open_source
 from yolodata.shards.format import WORK_FOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -66,16 +70,10 @@ def test_one_directory_per_split(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
-def test_bytes_do_not_depend_on_workers(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
-) -> None:
-    for workers in (1, 3):
-        pack(source, tmp_path / f"threads{workers}", **settings(codec=codec, workers=workers))
-    monkeypatch.setattr(crew, "SMALL", 0)
-    monkeypatch.setattr(crew, "FEW", 0)
-    pack(source, tmp_path / "processes", **settings(codec=codec, workers=2))
-    hashes = {content_hash(tmp_path / name) for name in ("threads1", "threads3", "processes")}
-    assert len(hashes) == 1
+def test_bytes_do_not_depend_on_workers(source: Path, tmp_path: Path, codec: str) -> None:
+    for count in (1, 3):
+        pack(source, tmp_path / f"{count}", **settings(codec=codec, workers=count))
+    assert content_hash(tmp_path / "1") == content_hash(tmp_path / "3")
 
 
 def content_hash(root: Path) -> list[tuple[str, bytes]]:
@@ -91,20 +89,20 @@ def store(self, items, chunk=None, original=ShardWriter.store):
     global left
     if left < len(items):
         original(self, items[:left])
+        self.close()  # as much as it says is recorded; test_killed_at_any_moment has the rest
         os.kill(os.getpid(), signal.SIGKILL)
     left -= len(items)
     original(self, items, chunk)
 ShardWriter.store = store
-from yolodata.ingest import crew, pack
-crew.SMALL = crew.FEW = int(sys.argv[4])
+from yolodata.ingest import pack
 pack(sys.argv[1], sys.argv[2], imgsz=64, progress=False, shard_size=1 << 16)
 """
 
 
-@pytest.mark.parametrize(("images", "small"), [(0, 99), (3, 99), (13, 0), (26, 99)])
-def test_killed_and_continued(source: Path, tmp_path: Path, images: int, small: int) -> None:
+@pytest.mark.parametrize("images", [0, 3, 13, 26])
+def test_killed_and_continued(source: Path, tmp_path: Path, images: int) -> None:
     pack(source, tmp_path / "clean", **settings())
-    command = [sys.executable, "-c", KILLED, source, tmp_path / "out", images, small]
+    command = [sys.executable, "-c", KILLED, source, tmp_path / "out", images]
     done = subprocess.run([str(c) for c in command], cwd=REPOSITORY, check=False)
     assert done.returncode == -signal.SIGKILL
     with pytest.raises(ShardError):
@@ -126,7 +124,7 @@ def test_killed_at_any_moment(source: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([str(c) for c in command], env=environment, capture_output=True)
     assert done.returncode == 0
-    assert not done.stderr  # workers that outlive the packer have nothing to say
+    assert not done.stderr
     assert len(done.stdout.split()) == KILLS
     for out in (tmp_path / str(kill) for kill in range(KILLS)):
         for split in ("train", "val"):
@@ -147,7 +145,7 @@ def test_killed_at_the_very_end(source: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "out", **settings())
     work = tmp_path / "out" / "val" / WORK_FOLDER
     work.mkdir()
-    (work / "journal").write_bytes(b"finished")
+    (work / "settings").write_bytes(b"finished")
     (work / "lock").touch()
     assert pack(source, tmp_path / "out", **settings()).splits["val"].reused
     assert content_hash(tmp_path / "out") == content_hash(tmp_path / "clean")
@@ -345,52 +343,28 @@ def test_no_command_touches_the_source(
     assert tree_hash(source.parent) == before
 
 
-def test_a_crashing_decoder_costs_one_image(source: Path, tmp_path: Path) -> None:
-    """A worker process that dies is replaced, and the image it died on is left out."""
-    from yolodata.ingest.source import open_source
-
-    split = open_source(source).splits["train"].part(range(4))
-    rules = open_source(source).rules("detect", False)
-    worker = Worker(rules, PackSettings(imgsz=64))
-    try:
-        split.paths[2] = "/proc/self/mem\0"  # ValueError: embedded null byte, which nobody catches
-        outcomes, _ = worker.ask(split, 0)
-        assert [o.sample is None for o in outcomes] == [False, False, True, False]
-        assert "crashed" in outcomes[2].reason
-        whole, _ = worker.ask(open_source(source).splits["train"].part(range(4)), 1)
-        assert all(o.sample is not None for o in whole)
-        assert bytes(whole[0].sample.data) == bytes(outcomes[0].sample.data)
-    finally:
-        worker.close()
-
-
-def test_stopping_ends_the_workers(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from yolodata.ingest.source import open_source
-
-    monkeypatch.setattr(crew, "SMALL", 0)
-    monkeypatch.setattr(crew, "FEW", 0)
+def in_order(source: Path, count: int) -> Iterator[workers.Results]:
     found = open_source(source)
-    job = crew.Job(found.splits["train"], found.rules("detect", False), PackSettings(imgsz=64))
-    outcomes = crew.in_order(job, range(25), 2)
-    next(outcomes)
-    started = time.monotonic()
-    outcomes.close()
-    assert time.monotonic() - started < 5
+    rules = found.rules("detect", False)
+    return workers.in_order(found.splits["train"], rules, PackSettings(imgsz=64), range(25), count)
+
+
+def test_stopping_ends_the_workers(source: Path) -> None:
+    results = in_order(source, 2)
+    next(results)
+    results.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("yolodata-pack")]
 
 
 def test_order_is_kept_under_uneven_load(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from yolodata.ingest.source import open_source
-
-    found = open_source(source)
-    job = crew.Job(found.splits["train"], found.rules("detect", False), PackSettings(imgsz=64))
-    honest = crew.prepare
+    honest = workers.prepare
 
     def slow(split, chunk, *rest):
         time.sleep(random.random() * 0.02)
         return honest(split, chunk, *rest)
 
-    monkeypatch.setattr(crew, "prepare", slow)
-    found = [o for results in crew.in_order(job, range(25), 4) for o in results.outcomes]
+    monkeypatch.setattr(workers, "prepare", slow)
+    found = [outcome for results in in_order(source, 4) for outcome in results.outcomes]
     names = [outcome.sample.name for outcome in found if outcome.sample]
     assert names == sorted(names)
     assert len(names) == 23

@@ -44,13 +44,23 @@ def run_child(mode: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(("mode", "least"), [("calls", 100), ("random", 30), ("limit", 4)])
+@pytest.mark.parametrize(
+    ("mode", "least"), [("calls", 200), ("calls-shards", 120), ("random", 30), ("limit", 4)]
+)
 def test_continues_after_a_kill_byte_for_byte(folder, mode, least):
-    """calls: at every system call, with torn writes and lost tails; random: kill -9 at any time;
-    limit: the kernel refuses a write."""
+    """calls: at every system call, with torn writes and lost tails; shards: with no records but
+    those of complete shards; random: kill -9 at any time; limit: the kernel refuses a write."""
     result = run_child(mode, folder)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) >= least
+
+
+def test_a_kill_costs_what_was_stored_since_the_last_record(folder):
+    """With a record after every sample, the one that is being recorded; else a shard of five."""
+    for mode, least, most in (("recorded", 7, 8), ("recorded-shards", 0, 5)):
+        result = run_child(mode, folder / mode)
+        assert result.returncode == 0, result.stderr
+        assert least <= int(result.stdout) <= most
 
 
 def test_the_kill_test_notices_lost_bytes(folder):
@@ -162,16 +172,18 @@ def test_resume_says_what_is_there(tmp_path):
         assert (tmp_path / name).read_bytes() == data
 
 
-def test_a_damaged_journal_costs_time_only(folder):
-    """Flipped bits in the journal or the unfinished shards: packing goes on from before them."""
+def test_damaged_records_cost_time_only(folder, monkeypatch):
+    """Flipped bits in the records or the unfinished shards: packing goes on from before them."""
     shard_samples.pack(folder / "clean")
     clean = shard_samples.contents(folder / "clean")
     rng = np.random.default_rng(5)
+    monkeypatch.setattr(shards.writer, "RECORD_SECONDS", 0.0)
     for trial in range(40):
         out = folder / f"{trial}"
         with shards.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
             shard_samples.feed(writer, 13)
-        names = ["journal", *(file.name for file in (out / ".packing").glob("shard-*"))]
+        names = sorted(file.name for file in (out / ".packing").iterdir() if file.name != "lock")
+        assert len(names) > 3  # settings, parts, a shard
         file = out / ".packing" / names[trial % len(names)]
         data = bytearray(file.read_bytes())
         data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))

@@ -384,12 +384,12 @@ def test_names_that_are_not_utf8(tmp_path):
 def cli(*arguments):
     import argparse
 
-    from yolodata.shards import command
+    from yolodata.shards import verify_cli
 
     parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers(required=True))
+    verify_cli.add_parser(parser.add_subparsers(required=True))
     args = parser.parse_args([str(a) for a in arguments])
-    return command.run(args)
+    return args.run(args)
 
 
 def test_verify_and_info_commands(tmp_path, capsys):
@@ -417,7 +417,7 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert not val["ok"]
     assert "shard-00000.safetensors" in val["problems"][0]
     assert cli("verify", tmp_path / "nothing") == 1
-    assert "holds no data set" in capsys.readouterr().err
+    assert "holds no dataset" in capsys.readouterr().err
 
 
 def test_importing_shards_is_cheap():

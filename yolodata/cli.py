@@ -12,10 +12,10 @@ from yolodata.errors import YolodataError
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 COMMANDS = {
-    "shard": ("yolodata.ingest.command", "pack a dataset (YOLO, COCO, VOC) into shards"),
-    "verify": ("yolodata.shards.command", "check a shard dataset for damage"),
-    "info": ("yolodata.shards.command", "say what a shard dataset holds"),
-    "labels": ("yolodata.ingest.command", "read the labels of a packed dataset again"),
+    "shard": ("yolodata.ingest.pack_cli", "pack a dataset (YOLO, COCO, VOC) into shards"),
+    "verify": ("yolodata.shards.verify_cli", "check a shard dataset for damage"),
+    "info": ("yolodata.shards.verify_cli", "say what a shard dataset holds"),
+    "labels": ("yolodata.ingest.pack_cli", "read the labels of a packed dataset again"),
     "view": ("yolodata.view", "write a picture with boxes and class names"),
     "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
     "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),

@@ -24,9 +24,11 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
 from yolodata.bench import results
+from yolodata.images.decode import decode_image
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resized_shape
 from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.shards import reader
-from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,7 +1,6 @@
 #include "bind/ingest.h"
 
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstddef>
@@ -33,6 +32,13 @@ nb::object ordinary_labels(const nb::bytes& text, std::size_t classes, std::size
   return nb::make_tuple(std::move(cls), std::move(box), std::move(rest), std::move(found->ends));
 }
 
+// (height, width, plain), or None; see read_jpeg_header.
+nb::object jpeg_header(
+    const nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& data) {
+  const auto found = read_jpeg_header(data.data(), data.size());
+  return found ? nb::object(nb::make_tuple(found->height, found->width, found->plain)) : nb::none();
+}
+
 }  // namespace
 
 void bind_ingest(nb::module_& m) {
@@ -40,12 +46,9 @@ void bind_ingest(nb::module_& m) {
         nb::sig("def ordinary_labels(text: bytes, classes: int, keypoints: int, dims: int) -> "
                 "tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], "
                 "list[int]] | None"));
-  m.def(
-      "ordinary_jpeg_size",
-      [](const nb::bytes& data) {
-        return ordinary_jpeg_size(static_cast<const std::uint8_t*>(data.data()), data.size());
-      },
-      "data"_a);
+  m.def("jpeg_header", &jpeg_header, "data"_a,
+        nb::sig("def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> "
+                "tuple[int, int, bool] | None"));
 }
 
 }  // namespace yolodata

@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolodata.ingest.convert import PackSettings
-    from yolodata.ingest.identity import fingerprint
     from yolodata.ingest.packing import PackReport, pack
-    from yolodata.ingest.relabelling import relabel
     from yolodata.ingest.source import open_source
 
-__all__ = ["PackReport", "PackSettings", "fingerprint", "open_source", "pack", "relabel"]
+__all__ = ["PackReport", "PackSettings", "open_source", "pack"]
 
 _PLACES = {
     "PackReport": "packing",
     "PackSettings": "convert",
-    "fingerprint": "identity",
     "open_source": "source",
     "pack": "packing",
-    "relabel": "relabelling",
 }
 
 

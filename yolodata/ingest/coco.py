@@ -42,16 +42,11 @@ class CocoSplit(Split):
         self._keypoints = keypoints
 
     def raw_labels(self, index: int) -> RawLabels:
-        """Rows of image `index` as the converter would write them."""
+        """Gives the rows of image `index` as the converter would write them."""
         return self._records[index].rows(self._outlines, self._pose, self._keypoints)
 
-    def part(self, indices: range) -> CocoSplit:
-        """The images of `indices`."""
-        images = {self.paths[k]: self._records[k] for k in indices}
-        return CocoSplit(self._file, images, self._outlines, self._pose, self._keypoints)
-
     def label_files(self) -> Sequence[str]:
-        """The JSON file."""
+        """Gives the JSON file."""
         return [str(self._file)]
 
 
@@ -170,11 +165,13 @@ def _usable(part: object) -> bool:
 
 
 def join_parts(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Join the parts of one object, (k, 2) arrays in pixels, into one closed line.
+    """Joins the parts of one object, (k, 2) arrays in pixels, into one closed line.
 
     Neighbours in the list are connected at their closest points: a walk forward through all parts,
-    which leaves each at the point nearest to the next, and a walk back over what was skipped. Gives
-    the pieces of the line, in order, as upstream's `merge_multi_segment` does.
+    which leaves each at the point nearest to the next, and a walk back over what was skipped.
+
+    Returns:
+        the pieces of the line, in order, as upstream's `merge_multi_segment` gives them.
     """
     leave: list[list[int]] = [[] for _ in parts]
     for k in range(1, len(parts)):
@@ -203,17 +200,19 @@ def open_coco(
     images: str | Path | None = None,
     task: str = "detect",
 ) -> Source:
-    """Read COCO annotations.
+    """Reads COCO annotations.
 
-    source: one JSON file, whose split is told by "train", "val" or "test" in its path ("train"
-        without), or a folder: every `*.json` in it or in its `annotations/`, and Roboflow's
-        `SPLIT/_annotations.coco.json`.
-    wanted: splits to read; all that are there by default.
-    images: folder of the images; by default looked for beside the annotations.
-    task: "pose" reads `person_keypoints_*.json`, every other task `instances_*.json`, where both
-        are there.
+    Args:
+        source: one JSON file, whose split is told by "train", "val" or "test" in its path ("train"
+            without), or a folder: every `*.json` in it or in its `annotations/`, and Roboflow's
+            `SPLIT/_annotations.coco.json`.
+        wanted: splits to read; all that are there by default.
+        images: folder of the images; by default looked for beside the annotations.
+        task: "pose" reads `person_keypoints_*.json`, every other task `instances_*.json`, where
+            both are there.
 
-    Raises DatasetError naming the file and the annotation that cannot be used.
+    Raises:
+        DatasetError: names the file and the annotation that cannot be used.
     """
     origin = Path(source)
     files = _split_files(origin, task)
@@ -376,7 +375,7 @@ def _records(data: dict[str, Any], file: Path, folder: Path) -> dict[str, _Recor
                 classes[note["category_id"]]
                 box = [float(value) for value in note["bbox"]]
                 if len(box) != 4:
-                    raise ValueError("bbox has to be [x, y, width, height]")
+                    raise ValueError("bbox must be [x, y, width, height]")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             what = note.get("id") if isinstance(note, dict) else repr(note)
             raise DatasetError(

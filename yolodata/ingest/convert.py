@@ -10,20 +10,20 @@ import cv2
 import numpy as np
 import xxhash
 
+from yolodata.checks import whole
 from yolodata.errors import ConfigError
-from yolodata.ingest.images import (
+from yolodata.images.resize import resize, resized_shape
+from yolodata.ingest.image_check import (
     CheckedImage,
     check_image,
     decode,
     decode_rgb,
     decoded_shape,
     read_file,
-    resize,
 )
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split
 from yolodata.shards.chunks import Chunk
-from yolodata.shards.decode import resized_shape
 from yolodata.shards.format import CODECS, aligned
 from yolodata.shards.sample import StoredSample
 
@@ -32,10 +32,14 @@ from yolodata.shards.sample import StoredSample
 class PackSettings:
     """What decides about the bytes that are stored.
 
-    codec: "raw" or "jpeg". imgsz: longer side in pixels. reencode: JPEG quality 1-100 for pictures
-    larger than imgsz, None to keep the original file bytes; for codec "jpeg" only. task: whose
-    label decisions ("pose" requires keypoints in every row; all others decide alike). single_cls:
-    classes are not compared with the number of names.
+    Attributes:
+        codec: "raw" (pixels) or "jpeg" (the files as they are).
+        imgsz: longer side in pixels, 10 to 16384.
+        reencode: JPEG quality, 1 to 100, for images larger than imgsz; None keeps the bytes of the
+            file. For codec "jpeg" only.
+        task: whose label decisions. "pose" requires keypoints in every row; all others decide
+            alike.
+        single_cls: classes are not compared with the number of names.
     """
 
     codec: str = "raw"
@@ -46,33 +50,31 @@ class PackSettings:
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
-            raise ConfigError(f"codec has to be one of {', '.join(CODECS)}, not '{self.codec}'.")
-        if not isinstance(self.imgsz, int) or not 10 <= self.imgsz <= 16384:
-            raise ConfigError(
-                f"imgsz has to be a whole number of pixels from 10 to 16384, not {self.imgsz!r}."
-            )
-        if self.reencode is not None and self.codec != "jpeg":
-            raise ConfigError(
-                f"reencode is for codec 'jpeg' only; codec '{self.codec}' stores pixels."
-            )
-        if self.reencode is not None and not 1 <= self.reencode <= 100:
-            raise ConfigError(f"reencode is a JPEG quality from 1 to 100, not {self.reencode}.")
+            raise ConfigError(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
+        whole("imgsz", self.imgsz, 10, 16384)
+        if self.reencode is not None:
+            whole("reencode", self.reencode, 1, 100)
+            if self.codec != "jpeg":
+                raise ConfigError(
+                    f"reencode must be left out for codec {self.codec!r}, which stores pixels, got "
+                    f"{self.reencode}; use codec 'jpeg'"
+                )
         if self.task not in TASKS:
-            raise ConfigError(f"task has to be one of {', '.join(TASKS)}, not '{self.task}'.")
+            raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
 
     @property
     def together(self) -> int:
-        """Images that are stored together: what a worker is asked for at a time."""
+        """How many images are stored together: what a worker is asked for at a time."""
         return max(1, min(8, 8 * 640**2 // self.imgsz**2))
 
     @property
     def chunk_nbytes(self) -> int:
-        """Memory that the pixels of these images take at most."""
+        """How many bytes the pixels of these images take at most."""
         return self.together * aligned(self.imgsz**2 * 3)
 
 
 class Outcome(NamedTuple):
-    """One image after a worker: either a sample, with notes, or the reason why there is none."""
+    """What became of one image: a sample, with notes, or the reason why there is none."""
 
     sample: StoredSample | None
     reason: str = ""
@@ -80,7 +82,10 @@ class Outcome(NamedTuple):
 
 
 class _Accepted(NamedTuple):
-    """One image that was checked and not yet decoded. size: (height, width) to be expected."""
+    """One image that was checked and not yet decoded.
+
+    size: (height, width) in pixels, to be expected after resizing.
+    """
 
     path: str
     checked: CheckedImage
@@ -108,12 +113,17 @@ def prepare(
     settings: PackSettings,
     chunk: Chunk | None = None,
 ) -> list[Outcome]:
-    """Read, check and convert some images; what a worker does. Never raises for a bad image.
+    """Reads, checks and converts some images; what a worker does. Never raises for a broken image.
 
-    chunk: pixels are put there.
-
-    First all are checked, then all decoded, then all put together: decoding pushes Python code out
+    First all are checked, then all decoded, then all put together. Decoding pushes Python code out
     of the processor's caches, and whatever runs between two decodes takes twice as long.
+
+    Args:
+        split: the source's images.
+        indices: which of them.
+        rules: for their labels.
+        settings: what is made of them.
+        chunk: memory for their pixels, of `settings.chunk_nbytes` bytes.
     """
     examined = [_examine(split, index, rules, settings.imgsz) for index in indices]
     stored = [

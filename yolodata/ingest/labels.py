@@ -22,28 +22,33 @@ UNNAMED = "class without a name: "
 
 
 def read_rows(text: bytes) -> list[list[str]]:
-    """Split label text into rows of words; a byte-order mark and blank lines are ignored."""
+    """Splits label text into rows of words; a byte-order mark and blank lines are ignored."""
     lines = text.decode("utf-8-sig").strip().splitlines()
     return [words for words in (line.split() for line in lines) if words]
 
 
 def boxes_of_polygons(points: Float32, starts: list[int]) -> Float32:
-    """Bounding boxes, float32 (n, 4) xywh, of the polygons that begin at rows `starts` of `points`.
+    """Gives the bounding boxes of polygons, float32 (n, 4) xywh.
 
-    points: float32 (p, 2). NaN spreads to the box of its polygon.
+    Args:
+        points: float32 (p, 2). NaN spreads to the box of its polygon.
+        starts: rows of `points` at which the n polygons begin.
     """
     low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
     return np.concatenate(((low + high) / 2, high - low), 1)
 
 
 def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
-    """Decide on the labels of one image.
+    """Decides on the labels of one image.
 
-    Returns the kept objects in upstream's order. Raises Refused where upstream leaves the image
-    out: rows of other lengths than 5 (box), more than 6 (polygon: class and x y pairs) or with
-    keypoints; boxes and polygons in one file; a coordinate above 1.01, a value below -0.01, a
-    negative width or height, a NaN or an infinity; a class that is not a whole number or not among
-    the names.
+    Returns:
+        the kept objects, in upstream's order.
+
+    Raises:
+        Refused: upstream leaves the image out. Rows have other lengths than 5 (box), more than 6
+            (polygon: class and x y pairs) or with keypoints; boxes and polygons are in one file; a
+            coordinate is above 1.01, a value below -0.01, a width or height negative, a number
+            NaN or infinite; a class is not a whole number or not among the names.
     """
     if raw.text is None:
         return _background(rules, "missing", raw.notes)
@@ -52,7 +57,7 @@ def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
 
 
 def labels_of_most(text: bytes, rules: LabelRules, notes: tuple[str, ...]) -> Labels | None:
-    """What `labels_of_any` gives for most files, many times as fast; None for the others."""
+    """Does what `labels_of_any` does for most files, many times as fast; None for the others."""
     if rules.pose != bool(rules.keypoints):
         return None
     found = ordinary_labels(text, rules.classes, rules.keypoints, rules.dims)
@@ -70,7 +75,7 @@ def labels_of_most(text: bytes, rules: LabelRules, notes: tuple[str, ...]) -> La
 
 
 def labels_of_any(text: bytes, raw: RawLabels, rules: LabelRules) -> Labels:
-    """What `check_labels` gives for a label file, `text`, with the reason for every refusal."""
+    """Does what `check_labels` does for a label file, with the reason for every refusal."""
     try:
         rows = read_rows(text)
         if not rows:
@@ -165,7 +170,7 @@ def _keypoint_columns(rows: list[list[str]], rules: LabelRules) -> Float32:
 
 
 def _with_visibility(keypoints: Float32) -> Float32:
-    """Add the third column to 2-dimensional keypoints: 0 where x or y is negative, else 1."""
+    """Adds the third column to 2-dimensional keypoints: 0 where x or y is negative, else 1."""
     if keypoints.shape[-1] == 3:
         return np.ascontiguousarray(keypoints)
     seen = np.where((keypoints[..., 0] < 0) | (keypoints[..., 1] < 0), 0.0, 1.0)

@@ -1,7 +1,7 @@
 """Packing: images and labels of a source into shard datasets, on all cores, resumable.
 
-Workers read, check, decode and resize (crew.py); this thread appends to the shards, in the source's
-order, so that the bytes on disk do not depend on the number of workers.
+Workers read, check, decode and resize (workers.py). The calling thread appends to the shards, in
+the source's order, so that the bytes on disk do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from yolodata.checks import whole
 from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.ingest.convert import PackSettings
-from yolodata.ingest.crew import Job, in_order
-from yolodata.ingest.identity import fingerprint
+from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.ingest.workers import in_order
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
@@ -31,7 +31,12 @@ from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, sweep
 
 @dataclass
 class PackReport:
-    """What `pack` did: one SplitReport per split, in order."""
+    """What `pack` did.
+
+    Attributes:
+        out: the folder that was written to.
+        splits: one report a split, in order.
+    """
 
     out: Path
     splits: dict[str, SplitReport] = field(default_factory=dict)
@@ -67,21 +72,27 @@ def pack(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> PackReport:
-    """Pack a dataset: one dataset directory `out`/SPLIT for each split.
+    """Packs a dataset: one dataset directory `out`/SPLIT for each split.
 
     An interrupted pack is continued; an equal, finished one is left alone. Nothing is ever written
     to the source.
 
-    source, splits, format, images, names: see `open_source`.
-    codec, imgsz, reencode, task, single_cls: see `PackSettings`.
-    shard_size: bytes of pixels per shard file.
-    workers: threads that decode, or, for many images on many cores, processes; by default one for
-        each core this process may use.
-    progress: show a bar with rate and remaining time.
-    overwrite: replace what `out` holds of another source or other settings.
+    Args:
+        source, splits, format, images, names: see `open_source`.
+        out: folder to write to; made if needed.
+        codec, imgsz, reencode, task, single_cls: see `PackSettings`.
+        shard_size: bytes of pixels a shard file.
+        workers: threads that decode; by default one for each core this process may use.
+        progress: show a bar with rate and remaining time.
+        overwrite: replace what `out` holds of another source or other settings.
 
-    Raises DatasetError where the source cannot be used, ConfigError for settings that contradict
-    each other, ShardError where `out` holds something else or cannot be written.
+    Returns:
+        what was packed and what was left out, for each split.
+
+    Raises:
+        DatasetError: the source cannot be used.
+        ConfigError: settings are out of range or contradict each other.
+        ShardError: `out` holds something else, or cannot be written.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
@@ -96,7 +107,7 @@ def pack(
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
-    """What dataset.json will say about one split of a source, before anything is packed."""
+    """Says what dataset.json will hold about one split of a source, before anything is packed."""
     about = {
         "kind": source.kind,
         "path": os.path.abspath(source.origin),
@@ -121,15 +132,9 @@ def _refuse_inside(out: Path, source: Source) -> None:
     for folder in source.folders:
         if resolved == Path(folder) or Path(folder) in resolved.parents:
             raise ConfigError(
-                f"The output '{out}' lies in the image folder '{folder}' of the source, which "
-                "every later scan would "
-                "search. Choose a folder beside it."
+                f"The output '{out}' must not lie in the image folder '{folder}' of the source, "
+                "which every later scan would search; choose a folder beside it"
             )
-
-
-def _same(found: DatasetMeta, wanted: DatasetMeta) -> bool:
-    """Whether a finished dataset is what packing would make."""
-    return not _differences(found, wanted)
 
 
 def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
@@ -157,7 +162,7 @@ def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
 
 
 def _differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
-    """The settings and facts in which two datasets differ; where the source lies is none."""
+    """Lists the settings and facts in which two datasets differ; where the source lies is none."""
     known, asked = found.to_dict(), wanted.check().to_dict()
     keys = ("codec", "imgsz", "names", "kpt_shape", "flip_idx")
     differs = [key for key in keys if known[key] != asked[key]]
@@ -167,7 +172,7 @@ def _differences(found: DatasetMeta, wanted: DatasetMeta) -> list[str]:
 
 
 def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
-    """Say what an existing dataset has that was not asked for, and what to do."""
+    """Says what an existing dataset has that was not asked for, and what to do."""
     differs = _differences(found, wanted)
     prints = [meta.source.get("fingerprint") for meta in (found, wanted)]
     images = [part.get("images") if isinstance(part, dict) else None for part in prints]
@@ -203,7 +208,7 @@ def _write_split(
         writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
-        job = Job(images, rules, run.settings)
+        todo = range(start, total)
         with tqdm(
             desc=split,
             total=total,
@@ -212,7 +217,7 @@ def _write_split(
             disable=not run.progress,
             dynamic_ncols=True,
         ) as bar:
-            for results in in_order(job, range(start, total), run.workers):
+            for results in in_order(images, rules, run.settings, todo, run.workers):
                 files = images.paths[start : start + len(results.outcomes)]
                 items: list[StoredSample | LeftOut] = []
                 for file, outcome in zip(files, results.outcomes, strict=True):

@@ -7,10 +7,15 @@ from numpy.typing import NDArray
 
 
 def decode_rle(counts: str | bytes | list[int], height: int, width: int) -> NDArray[np.uint8]:
-    """Mask of 0 and 1, uint8 (height, width).
+    """Makes a mask of 0 and 1, uint8 (height, width).
 
-    counts: lengths of alternating runs of 0 and 1, starting with 0, in column order. Raises
-    ValueError where they do not cover the mask exactly.
+    Args:
+        counts: lengths of alternating runs of 0 and 1, starting with 0, in column order.
+        height: in pixels.
+        width: in pixels.
+
+    Raises:
+        ValueError: the runs do not cover the mask exactly.
     """
     runs = np.asarray(counts if isinstance(counts, list) else unpack_counts(counts), np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
@@ -20,7 +25,7 @@ def decode_rle(counts: str | bytes | list[int], height: int, width: int) -> NDAr
 
 
 def unpack_counts(text: str | bytes) -> list[int]:
-    """Run lengths of the packed string.
+    """Reads the run lengths of the packed string.
 
     Every number is written in groups of 5 bits, lowest first, one character from '0' each: bit 5
     says that more follow, bit 4 of the last one is the sign. From the fourth number on, the

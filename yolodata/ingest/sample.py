@@ -24,12 +24,14 @@ class Refused(Exception):
 class LabelRules:
     """The settings that Ultralytics' label check depends on.
 
-    classes: number of classes; a class index has to be smaller.
-    keypoints, dims: `kpt_shape` of the dataset, (0, 0) without one.
-    pose: decide as the pose task does (keypoint columns are required and checked) instead of as
-        detect, segment and OBB do (they are cut off).
-    single_cls: class indices are not compared with `classes`, as with Ultralytics'
-        `single_cls=True`.
+    Attributes:
+        classes: number of classes; a class index must be smaller.
+        keypoints: first number of the dataset's `kpt_shape`, 0 without one.
+        dims: second number of it.
+        pose: decide as the pose task does (keypoint columns are required and checked) instead of
+            as detect, segment and OBB do (they are cut off).
+        single_cls: class indices are not compared with `classes`, as with Ultralytics'
+            `single_cls=True`.
     """
 
     classes: int
@@ -42,10 +44,11 @@ class LabelRules:
 class RawLabels(NamedTuple):
     """Labels of one image before any decision.
 
-    text: rows in YOLO's text format (UTF-8), or None where the image has no label file.
-    keypoints: float32 (rows, K, 3), normalised x, y and visibility, of a source whose text rows
-        cannot carry them beside a polygon (COCO); row k belongs to the k-th line of `text`.
-    notes: what the source itself dropped on the way to `text`.
+    Attributes:
+        text: rows in YOLO's text format (UTF-8), or None where the image has no label file.
+        keypoints: float32 (rows, K, 3), normalised x, y and visibility, of a source whose text
+            rows cannot carry them beside a polygon (COCO). Row k belongs to line k of `text`.
+        notes: what the source itself dropped on the way to `text`.
     """
 
     text: bytes | None
@@ -56,13 +59,14 @@ class RawLabels(NamedTuple):
 class Labels(NamedTuple):
     """Labels of one image as Ultralytics' own check would give them, n objects.
 
-    cls: float32 (n,).
-    box: float32 (n, 4), x-centre, y-centre, width, height as fractions of the picture.
-    polygons: one float32 (k, 2) array of fractional x, y per object, or None without polygons.
-    keypoints: float32 (n, K, 3), fractional x, y and visibility, or None without `kpt_shape`.
-    state: "found", "empty" (a file without rows) or "missing" (no file); the last two mean
-        background.
-    notes: what was changed on the way, in words.
+    Attributes:
+        cls: float32 (n,).
+        box: float32 (n, 4), x-centre, y-centre, width, height as fractions of the image.
+        polygons: one float32 (k, 2) array of fractional x, y an object, or None without polygons.
+        keypoints: float32 (n, K, 3), fractional x, y and visibility, or None without `kpt_shape`.
+        state: "found", "empty" (a file without rows) or "missing" (no file). The last two mean
+            background.
+        notes: what was changed on the way, in words.
     """
 
     cls: Float32
@@ -76,7 +80,9 @@ class Labels(NamedTuple):
 class Split(ABC):
     """One split of a source: image paths in Ultralytics' order and where their labels come from.
 
-    unlisted: images that were named somewhere and never became candidates: name -> reason.
+    Attributes:
+        paths: of the images.
+        unlisted: images that were named somewhere and never became candidates: name -> reason.
     """
 
     paths: list[str]
@@ -84,27 +90,30 @@ class Split(ABC):
 
     @abstractmethod
     def raw_labels(self, index: int) -> RawLabels:
-        """Labels of image `index`; raises OSError or Refused where they cannot be read."""
+        """Reads the labels of image `index`.
 
-    @abstractmethod
-    def part(self, indices: range) -> Split:
-        """The images of `indices` alone, as a small split that can be sent to another process."""
+        Raises:
+            OSError: a file cannot be read.
+            Refused: its content cannot be used.
+        """
 
     @abstractmethod
     def label_files(self) -> Sequence[str]:
-        """Files that the labels come from, for the fingerprint; they need not exist."""
+        """Gives the files that labels come from, for the fingerprint; they need not exist."""
 
 
 @dataclass(frozen=True)
 class Source:
     """A dataset that was found and understood, before any image is opened.
 
-    origin: what the user gave, for messages and for dataset.json.
-    kind: "yolo", "coco" or "voc".
-    names: class index to name, 0 … n-1.
-    splits: split name to its images.
-    kpt_shape, flip_idx: as in the YAML, None without keypoints.
-    folders: the folders that are searched for images; output may not lie in them.
+    Attributes:
+        origin: what the user gave, for messages and for dataset.json.
+        kind: "yolo", "coco" or "voc".
+        names: class index to name, 0 … n-1.
+        splits: split name to its images.
+        kpt_shape: as in the YAML, None without keypoints.
+        flip_idx: as in the YAML, None without keypoints.
+        folders: the folders that are searched for images; output may not lie in them.
     """
 
     origin: str
@@ -116,7 +125,7 @@ class Source:
     folders: tuple[str, ...] = ()
 
     def rules(self, task: str, single_cls: bool) -> LabelRules:
-        """The label rules of this source for one task."""
+        """Gives the label rules of this source for one task."""
         keypoints, dims = self.kpt_shape or (0, 0)
         return LabelRules(len(self.names), keypoints, dims, task == "pose", single_cls)
 
@@ -125,11 +134,17 @@ class Source:
 class SplitReport:
     """What packing one split did.
 
-    images, objects: stored. backgrounds: stored images without objects. left_out: (path, reason) of
-    every refused image, in the source's order. notes: (path, what was changed or dropped) of the
-    images of this run. nbytes: size of shards and labels. seconds: wall time. resumed: images that
-    an earlier, interrupted run had done. reused: an equal, finished dataset was there and nothing
-    was done.
+    Attributes:
+        split: its name.
+        images: stored ones.
+        objects: stored ones.
+        backgrounds: stored images without objects.
+        left_out: (path, reason) of every refused image, in the source's order.
+        notes: (path, what was changed or dropped) of the images of this run.
+        nbytes: size of shards and labels, in bytes.
+        seconds: wall time.
+        resumed: images that an earlier, interrupted run had done.
+        reused: an equal, finished dataset was there and nothing was done.
     """
 
     split: str

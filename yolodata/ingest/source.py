@@ -22,34 +22,40 @@ def open_source(
     names: Sequence[str] | None = None,
     task: str = "detect",
 ) -> Source:
-    """Find out what `source` is, read its description and list its images; no image is opened.
+    """Finds out what `source` is, reads its description and lists its images; opens no image.
 
-    source: a dataset YAML, a COCO JSON, a folder of any of the three kinds, or the dict that
-        Ultralytics' `check_det_dataset` returns.
-    splits: some of "train", "val", "test"; all that are there by default.
-    format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
-    images: folder of the images, for COCO and VOC.
-    names: class names in order, for VOC.
-    task: with "pose", `kpt_shape` is required, and COCO's person_keypoints files are read.
+    Args:
+        source: a dataset YAML, a COCO JSON, a folder of any of the three kinds, or the dict that
+            Ultralytics' `check_det_dataset` returns.
+        splits: some of "train", "val", "test"; all that are there by default.
+        format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
+        images: folder of the images, for COCO and VOC.
+        names: class names in order, for VOC.
+        task: with "pose", `kpt_shape` is required, and COCO's person_keypoints files are read.
 
-    Raises DatasetError, ConfigError.
+    Raises:
+        DatasetError: the source cannot be used.
+        ConfigError: the arguments are wrong, or contradict each other.
     """
     if task not in TASKS:
-        raise ConfigError(f"task has to be one of {', '.join(TASKS)}, not '{task}'.")
+        raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if format not in FORMATS:
-        raise ConfigError(f"format has to be one of {', '.join(FORMATS)}, not '{format}'.")
+        raise ConfigError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     for split in splits or ():
         if split not in SPLITS:
-            raise ConfigError(f"split has to be one of {', '.join(SPLITS)}, not '{split}'.")
+            raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":
-        raise ConfigError(f"A dict describes a dataset of format yolo, not {kind}.")
+        raise ConfigError(f"format must be 'yolo' for a dict, got {kind!r}")
     if kind == "yolo" and images:
         raise ConfigError(
-            "images is for COCO and VOC; an Ultralytics YAML says itself where its images are."
+            "images must be left out for an Ultralytics YAML, which says itself where its images "
+            f"are, got {str(images)!r}"
         )
     if kind != "voc" and names:
-        raise ConfigError(f"names is for VOC; format {kind} brings its own class names.")
+        raise ConfigError(
+            f"names must be left out for format {kind}, which has class names, got {list(names)}"
+        )
     if kind == "coco":
         from yolodata.ingest.coco import open_coco
 
@@ -74,7 +80,11 @@ def _path(source: str | Path | Mapping[str, Any]) -> Path:
 
 
 def tell_format(source: str | Path | Mapping[str, Any]) -> str:
-    """ "yolo", "coco" or "voc", by the suffix of a file or the content of a folder."""
+    """Tells "yolo", "coco" or "voc" by the suffix of a file or the content of a folder.
+
+    Raises:
+        DatasetError: the file does not exist, or the folder looks like more than one.
+    """
     if isinstance(source, Mapping):
         return "yolo"
     path = Path(source)

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
-from yolodata.ingest.yolo import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "annotations")
 _IMAGE_FOLDERS = ("JPEGImages", "images")
@@ -34,18 +34,18 @@ class VocSplit(Split):
         self._classes = classes
 
     def raw_labels(self, index: int) -> RawLabels:
-        """Rows of image `index`; raises Refused where the XML cannot be used."""
+        """Gives the rows of image `index`.
+
+        Raises:
+            Refused: the XML cannot be used.
+        """
         file = self._files[index]
         if not file.is_file():
             return RawLabels(None)
         return _rows(file, self._classes)
 
-    def part(self, indices: range) -> VocSplit:
-        """The images of `indices`."""
-        return VocSplit({self.paths[k]: self._files[k] for k in indices}, {}, self._classes)
-
     def label_files(self) -> Sequence[str]:
-        """The XML files."""
+        """Gives the XML files."""
         return [str(file) for file in self._files]
 
 
@@ -102,16 +102,18 @@ def open_voc(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> Source:
-    """Read a Pascal VOC folder.
+    """Reads a Pascal VOC folder.
 
-    source: the folder that holds `Annotations` (or `annotations`).
-    wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or
-        `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
-    images: folder of the images, by default `JPEGImages` or `images`.
-    names: class names in order; objects of other classes are dropped. By default all names that
-        occur in any annotation of the dataset, sorted.
+    Args:
+        source: the folder that holds `Annotations` (or `annotations`).
+        wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or
+            `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
+        images: folder of the images, by default `JPEGImages` or `images`.
+        names: class names in order; objects of other classes are dropped. By default all names
+            that occur in any annotation of the dataset, sorted.
 
-    Raises DatasetError for missing folders and lists.
+    Raises:
+        DatasetError: a folder or a list is missing, or names an image twice.
     """
     root = Path(source)
     notes = _first_folder(root, ANNOTATION_FOLDERS, "annotations")

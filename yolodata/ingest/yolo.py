@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
+from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
 
-_COMMON = frozenset({"bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
-IMAGE_SUFFIXES = _COMMON | {"avif", "dng", "heic", "heif", "jp2", "mpo"}
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "path": (str, Path),
     "train": (str, list),
@@ -40,7 +39,7 @@ class YoloSplit(Split):
         self.unlisted = unlisted
 
     def raw_labels(self, index: int) -> RawLabels:
-        """Read the label file of image `index`; an absent one means background."""
+        """Reads the label file of image `index`; an absent one means background."""
         label_file = label_path(self.paths[index])
         try:
             with open(label_file, "rb", buffering=0) as file:
@@ -50,29 +49,29 @@ class YoloSplit(Split):
                 raise
             return RawLabels(None)
 
-    def part(self, indices: range) -> YoloSplit:
-        """The images of `indices`."""
-        return YoloSplit([self.paths[k] for k in indices], {})
-
     def label_files(self) -> Sequence[str]:
-        """Where the label file of every image is, or would be."""
+        """Gives the path of every image's label file, which need not exist."""
         return [label_path(path) for path in self.paths]
 
 
 def label_path(image: str) -> str:
-    """The label file of an image: the last folder `images` becomes `labels`, the suffix `.txt`."""
+    """Gives an image's label file: the last folder `images` becomes `labels`, the suffix `.txt`."""
     here, there = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
     return there.join(image.rsplit(here, 1)).rsplit(".", 1)[0] + ".txt"
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Parse a dataset YAML; raises DatasetError with the parser's own words on bad syntax."""
+    """Parses a dataset YAML.
+
+    Raises:
+        DatasetError: the syntax is wrong (in the parser's own words), or it is no mapping.
+    """
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise DatasetError(
-            f"'{file}' is not a dataset YAML: the file name has to end in .yaml or .yml."
+            f"'{file}': the name of a dataset YAML must end in .yaml or .yml; rename the file"
         )
     text = file.read_text(encoding="utf-8", errors="ignore")
     try:
@@ -88,15 +87,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
         data = {}
     if not isinstance(data, dict):
         raise DatasetError(
-            f"'{file}' holds a {type(data).__name__}, but a dataset YAML is a mapping with the "
-            "keys train, "
-            "val and names."
+            f"'{file}' must hold a mapping with the keys train, val and names, got a "
+            f"{type(data).__name__}; correct the file"
         )
     return data
 
 
 def find_yaml(source: Path) -> Path:
-    """The YAML file that `source` means: itself, the one inside a folder, or Ultralytics' own."""
+    """Finds the YAML file that `source` means: itself, the one in a folder, or Ultralytics' own.
+
+    Raises:
+        DatasetError: there is none, or more than one.
+    """
     if source.is_file():
         return source
     if not source.exists() and (named := _named_yaml(source)):
@@ -141,13 +143,16 @@ def _named_yaml(name: Path) -> Path | None:
 def open_yolo(
     source: str | Path | Mapping[str, Any], wanted: Sequence[str] | None = None
 ) -> Source:
-    """Read an Ultralytics dataset and list its images.
+    """Reads an Ultralytics dataset and lists its images.
 
-    source: a YAML file, a folder with one, or the dict that upstream's `check_det_dataset` returns.
-    wanted: the splits to list; by default train, val, and test where it is given and exists.
+    Args:
+        source: a YAML file, a folder with one, or the dict that upstream's `check_det_dataset`
+            returns.
+        wanted: the splits to list; by default train, val, and test where it is given and exists.
 
-    Raises DatasetError for all that upstream refuses too: a missing `train` or `val`, neither
-    `names` nor `nc`, different counts of them, values of a wrong type, paths that do not exist.
+    Raises:
+        DatasetError: what upstream refuses too: a missing `train` or `val`, neither `names` nor
+            `nc`, different counts of them, values of a wrong type, paths that do not exist.
     """
     if isinstance(source, Mapping):
         data, origin = dict(source), str(source.get("yaml_file") or source.get("path") or "a dict")
@@ -174,7 +179,7 @@ def open_yolo(
             continue
         if absent:
             raise DatasetError(
-                f"{origin}: '{split}: {absent[0]}' does not exist. Every entry has to be a folder "
+                f"{origin}: '{split}: {absent[0]}' does not exist; every entry must be a folder "
                 f"with images or a text file that lists them, relative to '{root}'. Correct the "
                 "YAML, or let Ultralytics download the dataset first; yolodata does not download."
             )
@@ -194,7 +199,7 @@ def _check_keys(data: dict[str, Any], origin: str) -> None:
         if value is not None and not isinstance(value, types):
             allowed = " or ".join(t.__name__ for t in types if t is not Path)
             raise DatasetError(
-                f"{origin}: '{key}' has to be a {allowed}, not a {type(value).__name__}: {value!r}."
+                f"{origin}: '{key}' must be a {allowed}, got {value!r}; correct the YAML"
             )
     if "val" not in data and "validation" in data:
         data["val"] = data.pop("validation")
@@ -208,7 +213,9 @@ def _check_keys(data: dict[str, Any], origin: str) -> None:
     for key in ("train", "val", "test"):
         value = data.get(key)
         if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
-            raise DatasetError(f"{origin}: '{key}' has to list paths only, but is {value!r}.")
+            raise DatasetError(
+                f"{origin}: '{key}' must list paths only, got {value!r}; correct the YAML"
+            )
     channels = data.get("channels", 3)
     if channels != 3:
         raise DatasetError(
@@ -230,12 +237,14 @@ def _class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
             if nc != float(data["nc"]):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
-            raise DatasetError(f"{origin}: 'nc: {data['nc']}' has to be a whole number.") from None
+            raise DatasetError(
+                f"{origin}: 'nc' must be a whole number, got {data['nc']!r}; correct the YAML"
+            ) from None
     if names is None:
         names = [f"class_{k}" for k in range(nc or 0)]
     elif nc is not None and len(names) != nc:
         raise DatasetError(
-            f"{origin}: {len(names)} 'names', but 'nc: {nc}'. The two have to match."
+            f"{origin}: 'nc' must be the number of 'names' ({len(names)}), got {nc}; correct it"
         )
     try:
         named = (
@@ -245,14 +254,15 @@ def _class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
         )
     except (TypeError, ValueError):
         raise DatasetError(
-            f"{origin}: the keys of 'names' have to be class numbers: {list(names)[:5]}."
+            f"{origin}: the keys of 'names' must be class numbers, got {list(names)[:5]}; correct "
+            "the YAML"
         ) from None
     if not named:
         raise DatasetError(f"{origin}: no classes. 'names' needs at least one.")
     if sorted(named) != list(range(len(named))):
         raise DatasetError(
-            f"{origin}: {len(named)} 'names' have to be numbered 0 to {len(named) - 1}, but are "
-            f"{sorted(named)[:10]}."
+            f"{origin}: {len(named)} 'names' must be numbered 0 to {len(named) - 1}, got "
+            f"{sorted(named)[:10]}; correct the YAML"
         )
     return {k: str(named[k]) for k in range(len(named))}
 
@@ -270,8 +280,8 @@ def _keypoints(
         or shape[1] not in (0, 2, 3)
     ):
         raise DatasetError(
-            f"{origin}: 'kpt_shape: {list(shape)}' has to be [number of keypoints, 2 for x y or 3 "
-            "for x y visible]."
+            f"{origin}: 'kpt_shape' must be [number of keypoints, 2 for x y or 3 for x y visible], "
+            f"got {list(shape)}; correct the YAML"
         )
     if not shape[0] or not shape[1]:
         return None, None
@@ -279,8 +289,8 @@ def _keypoints(
         all(isinstance(x, int) for x in flip) and sorted(flip) == list(range(shape[0]))
     ):
         raise DatasetError(
-            f"{origin}: 'flip_idx' has to name each of the keypoints 0 to {shape[0] - 1} once, but "
-            f"is {list(flip)}."
+            f"{origin}: 'flip_idx' must name each of the keypoints 0 to {shape[0] - 1} once, got "
+            f"{list(flip)}; correct the YAML"
         )
     return (shape[0], shape[1]), tuple(flip) if flip else None
 
@@ -356,6 +366,6 @@ def _read_list(file: Path, where: str) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"{where}: the image list '{file}' is not UTF-8 text: {error}."
+            f"{where}: the image list '{file}' must be UTF-8 text, got {error}; save it as UTF-8"
         ) from None
     return [f"{file.parent}{os.sep}{line[2:]}" if line.startswith("./") else line for line in lines]

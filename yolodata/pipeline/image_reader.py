@@ -62,7 +62,8 @@ def decode_into(
     """
     import cv2
 
-    from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
+    from yolodata.images.decode import decode_image, decode_jpeg
+    from yolodata.images.resize import resize, resized_shape
 
     data = checked(shards, image) if check else shards.sample(image)
     name = shards.name(image)
@@ -83,7 +84,7 @@ def decode_into(
     if turn:
         cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=target)
     elif picture.shape != target.shape:
-        cv2.resize(picture, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+        resize(picture, size, target)
     return memory
 
 

@@ -106,6 +106,8 @@ class Loader:
             of the images cannot be read.
     """
 
+    batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
+
     def __init__(
         self,
         shards: str | Path | ShardDataset,

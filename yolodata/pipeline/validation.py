@@ -70,6 +70,7 @@ class ValidationLoader:
     """
 
     drop_last = False
+    batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
 
     def __init__(
         self,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from yolodata.shards.format import DatasetMeta, LabelsEntry, ShardEntry
-from yolodata.shards.journal import Annotation
 from yolodata.shards.reader import ShardDataset, open, read_meta, splits, unfinished
 from yolodata.shards.relabel import replace_labels
-from yolodata.shards.sample import LeftOut, StoredSample
+from yolodata.shards.sample import Annotation, LeftOut, StoredSample
 from yolodata.shards.writer import Progress, ShardWriter
 
 __all__ = [

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.shards.format import PAGE, SHARD_HEADER, DatasetMeta
+from yolodata.images.resize import resized_shapes
+from yolodata.shards.format import MAX_SIDE, PAGE, SHARD_HEADER, DatasetMeta
 from yolodata.shards.layout import Column
 
 Array = npt.NDArray[Any]
 _ROWS = 1 << 17
-_MAX_SIDE = 1 << 20
 
 
 class Checker:
@@ -45,7 +45,7 @@ class Checker:
         self._arrays = arrays
 
     def structure(self) -> None:
-        """Everything that the address or the shape of something depends on.
+        """Checks everything that the address or the shape of something depends on.
 
         Raises:
             ShardError: the labels file, the column, the row and its byte.
@@ -57,7 +57,7 @@ class Checker:
         for name in ("orig_height", "orig_width", "label_height", "label_width"):
             self._rows(
                 name,
-                f"from 1 to {_MAX_SIDE}",
+                f"from 1 to {MAX_SIDE}",
                 partial(_not_a_side, arrays[name]),
             )
         self._sizes()
@@ -66,7 +66,7 @@ class Checker:
         self._rows("box", "finite", partial(_not_finite, arrays["box"]))
 
     def values(self) -> None:
-        """The points of polygons and keypoints, which may be much larger than all the rest.
+        """Checks the points of polygons and keypoints, which may be much larger than all the rest.
 
         Raises:
             ShardError: the labels file, the column, the row and its byte.
@@ -168,7 +168,7 @@ class Checker:
 
 
 def _not_a_side(values: Array, rows: slice) -> Array:
-    bad: Array = (values[rows] - np.uint32(1)) >= np.uint32(_MAX_SIDE)  # 0 wraps around
+    bad: Array = (values[rows] - np.uint32(1)) >= np.uint32(MAX_SIDE)  # 0 wraps around
     return bad
 
 
@@ -178,10 +178,3 @@ def _not_finite(values: Array, rows: slice) -> Array:
         return np.zeros(1, bool)
     good = np.asarray(np.isfinite(block.reshape(len(block), -1)).all(axis=1))
     return ~good
-
-
-def resized_shapes(height: Array, width: Array, imgsz: int) -> tuple[Array, Array]:
-    """`yolodata.shards.decode.resized_shape` for whole columns; float64 results."""
-    h, w = height.astype(np.float64), width.astype(np.float64)
-    ratio = imgsz / np.maximum(h, w)
-    return np.minimum(np.ceil(h * ratio), imgsz), np.minimum(np.ceil(w * ratio), imgsz)

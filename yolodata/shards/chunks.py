@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.files import write_all
-from yolodata.shards.format import aligned
+from yolodata.shards.format import SHARD_HEADER, aligned
+from yolodata.shards.layout import shard_header
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -29,18 +30,14 @@ _HUGE = 2 << 20  # bytes of a huge page
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
-def memory(nbytes: int, fd: int = -1) -> Bytes:
-    """Memory at an address that suits a disk, in huge pages where there are any.
-
-    fd: of a file in memory to map, which is as long.
-    """
-    flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    mapped = mmap.mmap(fd, nbytes if fd >= 0 else nbytes + _HUGE, flags)
+def memory(nbytes: int) -> Bytes:
+    """Gives memory at an address that suits a disk, in huge pages where there are any."""
+    mapped = mmap.mmap(-1, nbytes + _HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             mapped.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(mapped, np.uint8)
-    return whole if fd >= 0 else whole[-whole.ctypes.data % _HUGE :][:nbytes]
+    return whole[-whole.ctypes.data % _HUGE :][:nbytes]
 
 
 class Chunk:
@@ -51,26 +48,26 @@ class Chunk:
     """
 
     def __init__(self, memory: Bytes) -> None:
-        self._memory = memory
+        self.memory = memory
         self._end = 0
 
     def room(self, nbytes: int) -> Bytes:
-        """Where the next sample will stand; to be written to before it is taken."""
-        return self._memory[self._end : self._end + nbytes]
+        """Gives the place of the next sample; to be written to before it is taken."""
+        return self.memory[self._end : self._end + nbytes]
 
     def picture(self, size: tuple[int, int]) -> Bytes:
-        """The same for pixels: uint8 (height, width, 3)."""
+        """Gives the same as pixels: uint8 (height, width, 3)."""
         return self.room(size[0] * size[1] * 3).reshape(*size, 3)
 
     def take(self, nbytes: int) -> Bytes:
-        """Make what was written to `room` the next sample."""
+        """Makes what was written to `room` the next sample."""
         begin, self._end = self._end, self._end + aligned(nbytes)
-        self._memory[begin + nbytes : self._end] = 0
-        return self._memory[begin : begin + nbytes]
+        self.memory[begin + nbytes : self._end] = 0
+        return self.memory[begin : begin + nbytes]
 
     def content(self) -> Bytes:
-        """All samples."""
-        return self._memory[: self._end]
+        """Gives all samples."""
+        return self.memory[: self._end]
 
 
 class PageFile:
@@ -87,7 +84,7 @@ class PageFile:
             self._fd = os.open(path, flags, 0o666)
 
     def write(self, data: Bytes, at: int) -> None:
-        """Write whole pages of memory to whole pages of the file, from byte `at`."""
+        """Writes whole pages of memory to whole pages of the file, from byte `at`."""
         try:
             write_all(self._fd, data.data, at)
         except OSError as error:
@@ -98,15 +95,27 @@ class PageFile:
             fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT)
             write_all(self._fd, data.data, at)
 
+    def write_header(self, nbytes: int) -> None:
+        """Writes the header of a shard whose tensor has `nbytes` bytes."""
+        page = memory(SHARD_HEADER)
+        page[:] = np.frombuffer(shard_header(nbytes), np.uint8)
+        self.write(page, 0)
+
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
+        """Waits until everything is on the disk."""
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __enter__(self) -> PageFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __del__(self) -> None:
         self.close()

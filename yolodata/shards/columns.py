@@ -1,61 +1,134 @@
-"""The labels file, made from a journal's rows without holding them in memory."""
+"""The columns of a labels file: made of rows, and written without holding all of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from yolodata.files import write_all
+from yolodata.files import file_checksum, write_all
 from yolodata.shards.format import LabelsEntry
-from yolodata.shards.journal import Counts, take_apart
 from yolodata.shards.layout import LabelsLayout
-from yolodata.shards.mapping import hash_file
+from yolodata.shards.sample import Annotation
 
-_FLUSH_ROWS = 4096
-_OF_IMAGES = (
-    *("offset", "nbytes", "checksum", "shard", "height", "width", "orig_height", "orig_width"),
-    *("label_height", "label_width"),
-)
+Columns = dict[str, npt.NDArray[Any]]  # by name, of the images of some consecutive rows
+
+_OF_ROWS = {
+    **dict.fromkeys(("offset", "nbytes", "checksum"), "<u8"),
+    **dict.fromkeys(("shard", "height", "width", "orig_height", "orig_width"), "<u4"),
+}
+_OF_LABELS = ("label_height", "label_width")
+_OFFSETS = {"name_offset": "name_bytes", "object_offset": "objects", "polygon_offset": "points"}
 
 
-@dataclass
+class Row(NamedTuple):
+    """One sample without its bytes: a row of the labels file."""
+
+    shard: int
+    offset: int
+    nbytes: int
+    checksum: int
+    height: int
+    width: int
+    orig_height: int
+    orig_width: int
+    name: bytes
+    labels: Annotation
+
+
+@dataclass(frozen=True)
 class Totals:
-    """Numbers that the layout of a labels file follows from."""
+    """The numbers that the layout of a labels file follows from."""
 
     images: int = 0
     objects: int = 0
     points: int = 0
     name_bytes: int = 0
 
-    def add(self, counts: Counts) -> None:
-        """Count one more row."""
-        self.images += 1
-        self.objects += counts.objects
-        self.points += counts.points
-        self.name_bytes += counts.name_bytes
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.images + other.images,
+            self.objects + other.objects,
+            self.points + other.points,
+            self.name_bytes + other.name_bytes,
+        )
+
+    @staticmethod
+    def of(columns: Columns) -> Totals:
+        """Counts what some columns hold."""
+        sizes = (len(columns[name]) for name in ("offset", "cls", "polygon", "name"))
+        return Totals(*sizes)
+
+    def layout(self, keypoints: int | None) -> LabelsLayout:
+        """Lays out a labels file; `keypoints` is K of kpt_shape, or None."""
+        return LabelsLayout.of(self.images, self.objects, self.points, self.name_bytes, keypoints)
 
 
-class _Columns:
-    """Writes every column at its own place in the file."""
-
-    def __init__(self, fd: int, layout: LabelsLayout) -> None:
-        self._fd = fd
-        self._at = {name: column.begin for name, column in layout.columns.items()}
-
-    def add(self, name: str, data: bytes) -> None:
-        write_all(self._fd, data, self._at[name])
-        self._at[name] += len(data)
-
-
-def write_labels(path: Path, rows: Iterable[bytes], totals: Totals, keypoints: int | None) -> int:
-    """Write and sync a labels file.
+def columns_of(rows: Sequence[Row], keypoints: int | None) -> Columns:
+    """Makes the columns of some rows; offsets begin with 0.
 
     Args:
-        rows: all rows, packed, in order; they add up to `totals`.
+        rows: consecutive ones, of any number.
+        keypoints: K of kpt_shape, or None.
+    """
+    labels = [row.labels for row in rows]
+    polygons = [one.polygons or ((),) * len(one.cls) for one in labels]
+    points = [len(polygon) for some in polygons for polygon in some]
+    columns: Columns = {
+        name: np.array([getattr(row, name) for row in rows], dtype)
+        for name, dtype in _OF_ROWS.items()
+    }
+    for name in _OF_LABELS:
+        columns[name] = np.array([getattr(one, name) for one in labels], "<u4")
+    columns["name_offset"] = _ends([len(row.name) for row in rows])
+    columns["object_offset"] = _ends([len(one.cls) for one in labels])
+    columns["polygon_offset"] = _ends(points)
+    columns["cls"] = _joined([one.cls for one in labels], ())
+    columns["box"] = _joined([one.box for one in labels], (4,))
+    columns["polygon"] = _joined([p for some in polygons for p in some if len(p)], (2,))
+    if keypoints is not None:
+        found = [one.keypoints for one in labels if one.keypoints is not None]
+        columns["keypoints"] = _joined(found, (keypoints, 3))
+    columns["name"] = np.frombuffer(b"".join([row.name for row in rows]), np.uint8)
+    return columns
+
+
+def _ends(counts: list[int]) -> npt.NDArray[np.uint64]:
+    ends = np.zeros(len(counts) + 1, "<u8")
+    np.cumsum(counts, out=ends[1:], dtype="<u8")
+    return ends
+
+
+def _joined(arrays: list[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    return np.concatenate([np.empty((0, *shape), "<f4"), *arrays], dtype="<f4")
+
+
+def columns_to_bytes(columns: Columns, keypoints: int | None) -> bytes:
+    """Gives the columns as they stand in a labels file of their own, behind its header."""
+    layout = Totals.of(columns).layout(keypoints)
+    return b"".join(columns[name].tobytes() for name in layout.columns)
+
+
+def columns_from_bytes(data: npt.NDArray[np.uint8], layout: LabelsLayout) -> Columns:
+    """Undoes `columns_to_bytes`: gives views of `data`, uint8 (n,)."""
+    start = len(layout.header)
+    return {name: column.view(data, start) for name, column in layout.columns.items()}
+
+
+def write_labels(
+    path: Path, blocks: Iterable[Columns], totals: Totals, keypoints: int | None
+) -> int:
+    """Writes and syncs a labels file.
+
+    Args:
+        path: the file, which is overwritten.
+        blocks: columns of consecutive rows, in order; they add up to `totals`.
+        totals: what all blocks hold.
         keypoints: K of kpt_shape, or None.
 
     Returns:
@@ -64,55 +137,35 @@ def write_labels(path: Path, rows: Iterable[bytes], totals: Totals, keypoints: i
     Raises:
         OSError: the file cannot be written.
     """
-    layout = LabelsLayout.of(
-        totals.images, totals.objects, totals.points, totals.name_bytes, keypoints
-    )
+    layout = totals.layout(keypoints)
+    places = {name: column.begin for name, column in layout.columns.items()}
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+    def add(name: str, values: npt.NDArray[Any]) -> None:
+        data = values.tobytes()
+        write_all(fd, data, places[name])
+        places[name] += len(data)
+
     try:
         write_all(fd, layout.header, 0)
-        columns = _Columns(fd, layout)
-        sums = Totals()
-        for name in ("name_offset", "object_offset", "polygon_offset"):
-            columns.add(name, bytes(8))
-        block: list[bytes] = []
-        for row in rows:
-            block.append(row)
-            if len(block) == _FLUSH_ROWS:
-                _write_block(columns, block, sums)
-                block.clear()
-        if block:
-            _write_block(columns, block, sums)
+        for name in _OFFSETS:
+            add(name, np.zeros(1, "<u8"))
+        before = Totals()
+        for block in blocks:
+            for name in layout.columns:
+                values = block[name]
+                if name in _OFFSETS:
+                    values = values[1:] + np.uint64(getattr(before, _OFFSETS[name]))
+                add(name, values)
+            before += Totals.of(block)
         os.fsync(fd)
     finally:
         os.close(fd)
-    assert sums == totals, "the rows are those that were counted"
+    assert before == totals, "the blocks are those that were counted"
     return layout.nbytes
 
 
-def _write_block(columns: _Columns, rows: list[bytes], sums: Totals) -> None:
-    parts = take_apart(rows)
-    fixed = parts.fixed
-    for name in _OF_IMAGES:
-        columns.add(name, fixed[name].tobytes())
-    counts = np.frombuffer(b"".join(parts.counts), "<u4")
-    for name, ends in (
-        ("name_offset", sums.name_bytes + np.cumsum(fixed["name_bytes"], dtype="<u8")),
-        ("object_offset", sums.objects + np.cumsum(fixed["objects"], dtype="<u8")),
-        ("polygon_offset", sums.points + np.cumsum(counts, dtype="<u8")),
-    ):
-        columns.add(name, ends.astype("<u8").tobytes())
-    columns.add("name", b"".join(parts.names))
-    columns.add("cls", b"".join(parts.cls))
-    columns.add("box", b"".join(parts.boxes))
-    columns.add("polygon", b"".join(parts.polygons))
-    if fixed["keypoints"].any():
-        columns.add("keypoints", b"".join(parts.keypoints))
-    sums.images += len(rows)
-    sums.objects += int(fixed["objects"].sum())
-    sums.points += int(counts.sum())
-    sums.name_bytes += int(fixed["name_bytes"].sum())
-
-
 def labels_entry(path: Path, nbytes: int, name: str) -> LabelsEntry:
-    """Size and checksum of a finished labels file, to be called `name`."""
-    return LabelsEntry(name, nbytes, hash_file(path, nbytes))
+    """Gives size and checksum of a finished labels file, to be called `name`."""
+    with path.open("rb") as file:
+        return LabelsEntry(name, nbytes, file_checksum(file))

@@ -28,11 +28,11 @@ SPLITS = ("train", "val", "test")
 _SHARD_NAME = "shard-{:05d}.safetensors"
 _LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _HEX = re.compile(r"[0-9a-f]{16}")
-_MAX_IMGSZ = 1 << 20
+MAX_SIDE = 1 << 20  # pixels of an image
 
 
 def aligned(nbytes: int) -> int:
-    """Round up to whole pages."""
+    """Rounds up to whole pages."""
     return -(-nbytes // PAGE) * PAGE
 
 
@@ -43,7 +43,7 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class LabelsEntry:
-    """The labels file: its name, its size, and xxh3_64 of all its bytes.
+    """The labels file: its name, its size, and xxh3_64 of all its bytes, in hexadecimal.
 
     It holds the checksum of every sample. So each byte of a dataset is vouched for once, down from
     dataset.json.
@@ -51,11 +51,11 @@ class LabelsEntry:
 
     file: str
     nbytes: int
-    checksum: int
+    checksum: str
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in dataset.json."""
-        return {"file": self.file, "nbytes": self.nbytes, "checksum": f"{self.checksum:016x}"}
+        return {"file": self.file, "nbytes": self.nbytes, "checksum": self.checksum}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DatasetMeta:
     images: int = 0
     objects: int = 0
     shards: tuple[ShardEntry, ...] = ()
-    labels: LabelsEntry = LabelsEntry(LABELS_FILE, 0, 0)
+    labels: LabelsEntry = LabelsEntry(LABELS_FILE, 0, "0" * 16)
     left_out: tuple[tuple[str, str], ...] = ()
     format_version: int = FORMAT_VERSION
 
@@ -123,7 +123,7 @@ class DatasetMeta:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of dataset.json, without its checksum."""
+        """Gives the content of dataset.json, without its checksum."""
         return {
             "format_version": self.format_version,
             "codec": self.codec,
@@ -141,14 +141,14 @@ class DatasetMeta:
         }
 
     def to_json(self) -> bytes:
-        """The bytes of dataset.json: the same for the same facts, on every machine."""
+        """Gives the bytes of dataset.json: the same for the same facts, on every machine."""
         content = self.to_dict()
         content["checksum"] = content_checksum(content)
         return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
     @staticmethod
     def from_json(text: bytes, where: str) -> DatasetMeta:
-        """Read and check the bytes of dataset.json.
+        """Reads and checks the bytes of dataset.json.
 
         Raises:
             ShardError: `where` and what is wrong with it.
@@ -184,7 +184,7 @@ class DatasetMeta:
         return replace(self, **changes)
 
     def check(self) -> DatasetMeta:
-        """Check what a writer was given; return it in the form that a reader will see.
+        """Checks what a writer was given; returns it in the form that a reader will see.
 
         Raises:
             ShardError: which field is wrong.
@@ -202,7 +202,7 @@ class DatasetMeta:
 
 
 def content_checksum(content: Mapping[str, Any]) -> str:
-    """xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
+    """Gives xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
 
@@ -221,8 +221,8 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         )
     if content["codec"] not in CODECS:
         raise wrong("codec", f"one of {CODECS}")
-    if not is_count(content["imgsz"], 1, _MAX_IMGSZ):
-        raise wrong("imgsz", f"an integer from 1 to {_MAX_IMGSZ}")
+    if not is_count(content["imgsz"], 1, MAX_SIDE):
+        raise wrong("imgsz", f"an integer from 1 to {MAX_SIDE}")
     names = content["names"]
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise wrong("names", "a list of at least one class name")
@@ -282,7 +282,7 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         images=content["images"],
         objects=content["objects"],
         shards=tuple(ShardEntry(s["file"], s["nbytes"]) for s in shards),
-        labels=LabelsEntry(labels["file"], labels["nbytes"], int(labels["checksum"], 16)),
+        labels=LabelsEntry(labels["file"], labels["nbytes"], labels["checksum"]),
         left_out=tuple((e[0], e[1]) for e in left_out),
     )
 

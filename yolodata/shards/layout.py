@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from yolodata.errors import ShardError
 from yolodata.shards.format import FORMAT_VERSION, SHARD_HEADER, DatasetMeta, is_count
 
+_DTYPES = {"U8": "u1", "U32": "<u4", "F32": "<f4", "U64": "<u8"}
 _ITEMSIZE = {"U8": 1, "U32": 4, "F32": 4, "U64": 8}
 # safetensors leaves no hole between tensors, so the widest come first: each column is then aligned
 # to its own item size. n images, m objects, p polygon points, b bytes of names.
@@ -40,7 +44,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def shard_header(nbytes: int) -> bytes:
-    """The first `SHARD_HEADER` bytes of a shard whose tensor has `nbytes` bytes."""
+    """Gives the first `SHARD_HEADER` bytes of a shard whose tensor has `nbytes` bytes."""
     header = {
         "__metadata__": {"format": f"yolodata shard {FORMAT_VERSION}"},
         "data": {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]},
@@ -64,6 +68,11 @@ class Column:
     begin: int
     end: int
 
+    def view(self, data: npt.NDArray[np.uint8], start: int = 0) -> npt.NDArray[Any]:
+        """Shows the column in the file's bytes from byte `start` on, uint8 (n,)."""
+        raw = data[self.begin - start : self.end - start]
+        return raw.view(_DTYPES[self.dtype]).reshape(self.shape)
+
 
 @dataclass(frozen=True)
 class LabelsLayout:
@@ -77,7 +86,7 @@ class LabelsLayout:
     def of(
         images: int, objects: int, points: int, name_bytes: int, keypoints: int | None
     ) -> LabelsLayout:
-        """Lay the columns out; `keypoints` is K of kpt_shape, or None."""
+        """Lays the columns out; `keypoints` is K of kpt_shape, or None."""
         counts = {
             "n": images, "n+1": images + 1, "m": objects, "m+1": objects + 1,
             "p": points, "b": name_bytes, "k": keypoints or 0, "2": 2, "3": 3, "4": 4,
@@ -102,7 +111,7 @@ class LabelsLayout:
 
 
 def parse_labels_header(head: bytes, nbytes: int, meta: DatasetMeta, where: str) -> LabelsLayout:
-    """Check the header of a labels file against the numbers it must follow from.
+    """Checks the header of a labels file against the numbers it must follow from.
 
     Args:
         head: the file's first bytes, at least 8 and at least as many as its header has.

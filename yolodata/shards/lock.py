@@ -18,7 +18,7 @@ _held_guard = threading.Lock()
 
 
 def storage_error(where: Path, error: OSError) -> ShardError:
-    """What to tell somebody whose disk refused a write."""
+    """Says what to tell somebody whose disk refused a write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         hint = "make room and run the same command again: it continues where it stopped"
     else:
@@ -81,7 +81,7 @@ class Lock:
         )
 
     def remove(self) -> None:
-        """Free the lock and remove its folder, which should hold nothing else any more."""
+        """Frees the lock and removes its folder, which should hold nothing else any more."""
         with contextlib.suppress(OSError):
             self.path.unlink()  # whoever has opened this file before will notice that it is gone
         self.release()
@@ -89,7 +89,7 @@ class Lock:
             self.path.parent.rmdir()
 
     def release(self) -> None:
-        """Free the lock; the file stays."""
+        """Frees the lock; the file stays."""
         if self._fd >= 0:
             with _held_guard:
                 _held.discard(self._key)

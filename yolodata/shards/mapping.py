@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from yolodata.errors import ShardError
 from yolodata.shards.format import SHARD_HEADER
@@ -32,7 +31,6 @@ _NETWORK = frozenset((
     "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
 ))
 # fmt: on
-_CHUNK = 1 << 22
 _OPEN_FILES = 64  # descriptors that a PreadFiles keeps
 
 
@@ -79,7 +77,7 @@ class _Map:
 
 
 def will_need(data: Bytes) -> None:
-    """Have the kernel read mapped bytes into the page cache, without waiting for it."""
+    """Has the kernel read mapped bytes into the page cache, without waiting for it."""
     address = data.ctypes.data
     begin = address & -mmap.PAGESIZE
     nbytes = address + data.nbytes - begin
@@ -87,7 +85,7 @@ def will_need(data: Bytes) -> None:
 
 
 def open_checked(path: Path, nbytes: int) -> int:
-    """Open a file for reading; its size must be `nbytes`.
+    """Opens a file for reading; its size must be `nbytes`.
 
     Raises:
         ShardError: missing, unreadable, or of another size.
@@ -114,7 +112,7 @@ def size_error(path: Path, size: int, nbytes: int) -> ShardError:
 
 
 def map_file(path: Path, nbytes: int) -> Bytes:
-    """All bytes of a file, mapped read-only.
+    """Maps all bytes of a file, read-only.
 
     Raises:
         ShardError: missing, unreadable, of another size, or cannot be mapped.
@@ -130,15 +128,13 @@ def map_file(path: Path, nbytes: int) -> Bytes:
         os.close(fd)
 
 
-def read_at(
-    fd: int, path: Path, at: int, nbytes: int, out: npt.NDArray[np.uint8] | None = None
-) -> Bytes:
-    """`nbytes` bytes from byte `at`, in new memory or at the beginning of `out`.
+def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
+    """Reads `nbytes` bytes from byte `at`.
 
     Raises:
         ShardError: the file ends before, or cannot be read.
     """
-    out = np.empty(nbytes, np.uint8) if out is None else out[:nbytes]
+    out = np.empty(nbytes, np.uint8)
     view = out.data
     done = 0
     while done < nbytes:
@@ -158,7 +154,7 @@ def read_at(
 
 
 def read_file(path: Path, nbytes: int) -> Bytes:
-    """All bytes of a file, read into memory, read-only.
+    """Reads all bytes of a file into read-only memory.
 
     Raises:
         ShardError: missing, unreadable, or of another size.
@@ -170,22 +166,6 @@ def read_file(path: Path, nbytes: int) -> Bytes:
         os.close(fd)
     data.setflags(write=False)
     return data
-
-
-def hash_file(path: Path, nbytes: int) -> int:
-    """xxh3_64 of all bytes of a file.
-
-    Raises:
-        ShardError: missing, unreadable, or of another size.
-    """
-    state, buffer = xxhash.xxh3_64(), np.empty(_CHUNK, np.uint8)
-    fd = open_checked(path, nbytes)
-    try:
-        for at in range(0, nbytes, _CHUNK):
-            state.update(read_at(fd, path, at, min(_CHUNK, nbytes - at), buffer).data)
-    finally:
-        os.close(fd)
-    return state.intdigest()
 
 
 class _Descriptor:
@@ -211,7 +191,7 @@ class PreadFiles:
         self._lock = threading.Lock()
 
     def read(self, path: Path, size: int, at: int, nbytes: int) -> Bytes:
-        """`nbytes` bytes from byte `at` of a file that must have `size` bytes.
+        """Reads `nbytes` bytes from byte `at` of a file that must have `size` bytes.
 
         Raises:
             ShardError: missing, unreadable, or of another size.
@@ -227,7 +207,7 @@ class PreadFiles:
         return read_at(file.fd, path, at, nbytes)
 
     def close(self) -> None:
-        """Let go of all descriptors."""
+        """Lets go of all descriptors."""
         with self._lock:
             self._open.clear()
 

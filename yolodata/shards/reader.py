@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.images.decode import decode_image
 from yolodata.shards.check import Checker
-from yolodata.shards.decode import decode_image
 from yolodata.shards.format import (
     DATASET_FILE,
     SHARD_HEADER,
@@ -21,7 +21,7 @@ from yolodata.shards.format import (
     DatasetMeta,
     aligned,
 )
-from yolodata.shards.layout import Column, LabelsLayout, parse_labels_header, shard_header
+from yolodata.shards.layout import LabelsLayout, parse_labels_header, shard_header
 from yolodata.shards.mapping import (
     Bytes,
     PreadFiles,
@@ -32,7 +32,6 @@ from yolodata.shards.mapping import (
     will_need,
 )
 
-_DTYPES = {"U8": "u1", "U32": "<u4", "U64": "<u8", "F32": "<f4"}
 _HEADER_READ = 1 << 16  # more than any labels header
 
 
@@ -51,7 +50,7 @@ class ShardDataset:
         meta: what dataset.json says.
         mapped: whether files are mapped (`io="mmap"`) or read (`io="pread"`).
         shard, offset, nbytes: uint32 (N,), uint64 (N,), uint64 (N,): shard number, first byte in
-            that shard's tensor (a multiple of 64) and size of each sample.
+            that shard's tensor (a multiple of 4096) and size of each sample.
         height, width: uint32 (N,), pixels, after resizing the longer side to `meta.imgsz`.
         orig_height, orig_width: uint32 (N,), pixels, of the decoded original.
         label_height, label_width: uint32 (N,), pixels, as upstream's label check reports them.
@@ -91,7 +90,7 @@ class ShardDataset:
         data = (map_file if self.mapped else read_file)(labels, entry.nbytes)
         layout = parse_labels_header(data[:_HEADER_READ].tobytes(), len(data), self.meta, where)
         self._layout: LabelsLayout = layout
-        arrays = {name: _view(data, column) for name, column in layout.columns.items()}
+        arrays = {name: column.view(data) for name, column in layout.columns.items()}
         self._check_shard_files()
         status = os.stat(labels)
         self._identity = (self.meta, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -145,7 +144,7 @@ class ShardDataset:
         return text.decode("utf-8", "surrogateescape")
 
     def names(self, images: npt.NDArray[np.int64]) -> tuple[str, ...]:
-        """`name` of each of some images (B,), for less than B calls of it cost."""
+        """Gives `name` of some images (B,), for less than B calls of it cost."""
         if len(images):
             self._in_range(int(images.min()))
             self._in_range(int(images.max()))
@@ -154,7 +153,7 @@ class ShardDataset:
         return tuple(str(text[a:b], "utf-8", "surrogateescape") for a, b in ends)
 
     def sample(self, i: int) -> Bytes:
-        """The stored bytes of image i: uint8 (nbytes,), read-only where it is a view of the map.
+        """Gives the stored bytes of image i: uint8 (nbytes,), read-only where they are mapped.
 
         Raises:
             ShardError: the shard is missing or damaged.
@@ -163,7 +162,7 @@ class ShardDataset:
         return self._bytes(i, 0, int(self.nbytes[i]))
 
     def padding(self, i: int) -> Bytes:
-        """The bytes behind image i up to the end of its last page, which must be zero.
+        """Gives the bytes behind image i up to the end of its last page, which must be zero.
 
         Raises:
             ShardError: the shard is missing or damaged.
@@ -206,7 +205,7 @@ class ShardDataset:
         return np.ascontiguousarray(image[..., ::-1])
 
     def shard_data(self, s: int) -> Bytes:
-        """The tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
+        """Gives the tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
 
         The map lives as long as this dataset or any view of it.
 
@@ -228,7 +227,7 @@ class ShardDataset:
         return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
 
     def will_need(self, images: Iterable[int]) -> None:
-        """Start reading samples that will be used soon; does not wait, does nothing for pread.
+        """Starts reading samples that will be used soon; does not wait, does nothing for pread.
 
         Note [cold pictures]. Page faults read ahead by a fixed amount and wait for it. Samples of
         0.9 MB that were not in the page cache took 7 ms each that way on one machine, 1.9 ms if
@@ -247,7 +246,7 @@ class ShardDataset:
         return f"{file}: byte {SHARD_HEADER + int(self.offset[i])}"
 
     def check_values(self) -> None:
-        """Check what opening leaves unread: the points of polygons and keypoints.
+        """Checks what opening leaves unread: the points of polygons and keypoints.
 
         Raises:
             ShardError: names the file, the column, the row and its byte.
@@ -256,7 +255,7 @@ class ShardDataset:
         Checker(where, self.meta, self._layout.columns, self._arrays).values()
 
     def close(self) -> None:
-        """Let go of shards; their memory is unmapped when the last view of it is gone."""
+        """Lets go of shards; their memory is unmapped when the last view of it is gone."""
         self._maps.clear()
         self._files.close()
 
@@ -280,7 +279,7 @@ _Identity = tuple[DatasetMeta, int, int, int]
 def open(
     path: str | os.PathLike[str], split: str | None = None, *, io: str = "auto"
 ) -> ShardDataset:
-    """Open a dataset directory, or one split of a folder of them.
+    """Opens a dataset directory, or one split of a folder of them.
 
     Args:
         path: a directory with a dataset.json, or a folder that holds train/, val/, test/.
@@ -312,7 +311,7 @@ def open(
 
 
 def splits(root: str | os.PathLike[str]) -> dict[str, Path]:
-    """The finished dataset directories below a folder: split name to directory, train first."""
+    """Finds the finished datasets below a folder: split name to directory, train first."""
     folders = {split: Path(root) / split for split in SPLITS}
     return {split: path for split, path in folders.items() if (path / DATASET_FILE).exists()}
 
@@ -323,7 +322,7 @@ def unfinished(path: Path) -> bool:
 
 
 def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
-    """Read and check dataset.json alone; cheap.
+    """Reads and checks dataset.json alone; cheap.
 
     Raises:
         ShardError: missing or damaged.
@@ -345,7 +344,7 @@ def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
 
 
 def check_shard_header(file: Path, head: Bytes, nbytes: int) -> None:
-    """The first bytes of a shard of `nbytes` bytes must be exactly what the format says.
+    """Compares the first bytes of a shard of `nbytes` bytes with what the format says.
 
     Raises:
         ShardError: names the first wrong byte.
@@ -357,8 +356,3 @@ def check_shard_header(file: Path, head: Bytes, nbytes: int) -> None:
             f"{file}: byte {at}: not the header of a shard of {nbytes} bytes; restore the file or "
             "pack again"
         )
-
-
-def _view(data: Bytes, column: Column) -> npt.NDArray[Any]:
-    array = data[column.begin : column.end].view(_DTYPES[column.dtype])
-    return array.reshape(column.shape)

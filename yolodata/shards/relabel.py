@@ -10,17 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ShardError
 from yolodata.files import publish, remove_quietly, write_durably
-from yolodata.shards.columns import Totals, labels_entry, write_labels
+from yolodata.shards.columns import (
+    Columns,
+    Row,
+    Totals,
+    columns_of,
+    labels_entry,
+    write_labels,
+)
 from yolodata.shards.format import DATASET_FILE, LABELS_FILE, WORK_FOLDER, DatasetMeta
-from yolodata.shards.journal import Annotation, Journal, Row
 from yolodata.shards.lock import Lock, storage_error
 from yolodata.shards.reader import ShardDataset
-from yolodata.shards.sample import check_labels
+from yolodata.shards.sample import Annotation, check_labels
+
+_TOGETHER = 4096  # rows
 
 
 def replace_labels(
@@ -28,7 +37,7 @@ def replace_labels(
     annotations: Iterable[Annotation | None],
     **changes: Any,
 ) -> DatasetMeta:
-    """Give a dataset new labels.
+    """Gives a dataset new labels.
 
     Args:
         path: a dataset directory.
@@ -70,25 +79,16 @@ def _replace(
 ) -> DatasetMeta:
     folder = dataset.path
     work = folder / WORK_FOLDER
-    spool = work / "relabel"
-    spool.unlink(missing_ok=True)
-    rows = Journal(spool)
-    try:
-        totals = Totals()
-        for row in _new_rows(dataset, annotations, meta):
-            rows.append(row.pack())
-            totals.add(row.counts)
-        if not totals.images:
-            raise ShardError(f"{folder}: no image would be left; the labels stay as they were")
-        temporary = work / LABELS_FILE
-        stored = (payload for _, payload in rows.records())
-        nbytes = write_labels(temporary, stored, totals, meta.keypoints)
-    finally:
-        rows.close()
+    blocks = list(_blocks(_new_rows(dataset, annotations, meta), meta.keypoints))
+    totals = sum(map(Totals.of, blocks), Totals())
+    if not totals.images:
+        raise ShardError(f"{folder}: no image would be left; the labels stay as they were")
+    temporary = work / LABELS_FILE
+    nbytes = write_labels(temporary, blocks, totals, meta.keypoints)
     old = dataset.meta.labels
     entry = labels_entry(temporary, nbytes, old.file)
     if entry != old:
-        entry = replace(entry, file=f"labels-{entry.checksum:016x}.safetensors")
+        entry = replace(entry, file=f"labels-{entry.checksum}.safetensors")
         publish(temporary, folder / entry.file)
     meta = meta.with_results(images=totals.images, objects=totals.objects, labels=entry)
     write_durably(work / DATASET_FILE, meta.to_json())
@@ -96,6 +96,12 @@ def _replace(
     labels = folder.glob("labels*.safetensors")
     remove_quietly(file for file in labels if file.name != entry.file)
     return meta
+
+
+def _blocks(rows: Iterator[Row], keypoints: int | None) -> Iterator[Columns]:
+    """Makes columns of some rows at a time: as objects, all rows would take much more memory."""
+    while block := list(islice(rows, _TOGETHER)):
+        yield columns_of(block, keypoints)
 
 
 def _new_rows(

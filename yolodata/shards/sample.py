@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
-from yolodata.shards.decode import resized_shape
-from yolodata.shards.format import DatasetMeta
-from yolodata.shards.journal import Annotation
+from yolodata.images.resize import resized_shape
+from yolodata.shards.format import MAX_SIDE, DatasetMeta
 
 Float32 = npt.NDArray[np.float32]
 
 _FLOAT32 = np.dtype(np.float32)  # np.float32 would be made one for every comparison
-_MAX_SIDE = 1 << 20
 
 
 class LeftOut(NamedTuple):
@@ -24,6 +22,25 @@ class LeftOut(NamedTuple):
 
     name: str
     reason: str
+
+
+class Annotation(NamedTuple):
+    """The labels of one image with n objects, as upstream's label check gives them.
+
+    Attributes:
+        cls: float32 (n,), class numbers.
+        box: float32 (n, 4), centre x, centre y, width, height as fractions of the picture.
+        polygons: for each object float32 (points, 2), x, y as fractions; None if there are none.
+        keypoints: float32 (n, K, 3), x, y as fractions, visibility; None without kpt_shape.
+        label_height, label_width: pixels, the picture's size as the label check reports it.
+    """
+
+    cls: Float32
+    box: Float32
+    polygons: Sequence[Float32] | None
+    keypoints: Float32 | None
+    label_height: int
+    label_width: int
 
 
 class StoredSample(NamedTuple):
@@ -56,7 +73,7 @@ class StoredSample(NamedTuple):
 
     @property
     def labels(self) -> Annotation:
-        """The part that is not pixels."""
+        """Gives the part that is not pixels."""
         return Annotation(
             self.cls, self.box, self.polygons, self.keypoints, self.label_height, self.label_width
         )
@@ -65,7 +82,7 @@ class StoredSample(NamedTuple):
 def check_samples(
     samples: Sequence[StoredSample], data: Sequence[memoryview], meta: DatasetMeta
 ) -> None:
-    """A reader must be able to accept these samples and their bytes.
+    """Checks that a reader will accept these samples and their bytes.
 
     Raises:
         ShardError: names the first bad image and what is wrong.
@@ -82,9 +99,9 @@ def check_samples(
 
 def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
     original = (sample.orig_height, sample.orig_width)
-    if not (0 < original[0] <= _MAX_SIDE and 0 < original[1] <= _MAX_SIDE):
+    if not (0 < original[0] <= MAX_SIDE and 0 < original[1] <= MAX_SIDE):
         raise _wrong(
-            sample.name, f"original size must be 1 to {_MAX_SIDE} pixels a side, got {original}"
+            sample.name, f"original size must be 1 to {MAX_SIDE} pixels a side, got {original}"
         )
     size = resized_shape(*original, meta.imgsz)
     if (sample.height, sample.width) != size:
@@ -105,7 +122,7 @@ def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
 
 
 def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
-    """A reader must be able to accept the labels.
+    """Checks that a reader will accept the labels.
 
     Raises:
         ShardError: names the image and what is wrong.
@@ -127,8 +144,8 @@ def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None
     elif labels.keypoints is not None:
         raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
     label_size = (labels.label_height, labels.label_width)
-    if not (0 < label_size[0] <= _MAX_SIDE and 0 < label_size[1] <= _MAX_SIDE):
-        raise _wrong(name, f"label size must be 1 to {_MAX_SIDE} pixels a side, got {label_size}")
+    if not (0 < label_size[0] <= MAX_SIDE and 0 < label_size[1] <= MAX_SIDE):
+        raise _wrong(name, f"label size must be 1 to {MAX_SIDE} pixels a side, got {label_size}")
     if labels.polygons is None:
         return
     if len(labels.polygons) != n:

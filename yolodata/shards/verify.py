@@ -14,9 +14,10 @@ import xxhash
 
 from yolodata.checks import whole
 from yolodata.errors import ShardError
+from yolodata.files import file_checksum
 from yolodata.machine import usable_cores
 from yolodata.shards.format import SHARD_HEADER, ShardEntry
-from yolodata.shards.mapping import hash_file, open_checked, read_at
+from yolodata.shards.mapping import open_checked, read_at
 from yolodata.shards.reader import ShardDataset, check_shard_header
 
 _BATCH = 64  # samples a task
@@ -53,7 +54,7 @@ def verify(
     workers: int | None = None,
     io: str = "auto",
 ) -> VerifyReport:
-    """Check a dataset directory.
+    """Checks a dataset directory.
 
     Without `full`: dataset.json, the labels file to the last byte, and the size and header of every
     shard. With `full`: every sample's checksum, the padding between samples, and that every encoded
@@ -110,23 +111,23 @@ def _verify(
 
 
 def _labels_file(dataset: ShardDataset) -> str:
-    """What is wrong with the labels file as a whole, or nothing."""
+    """Says what is wrong with the labels file as a whole, or nothing."""
     entry = dataset.meta.labels
     file = dataset.path / entry.file
     try:
-        got = hash_file(file, entry.nbytes)
+        with os.fdopen(open_checked(file, entry.nbytes), "rb", buffering=0) as opened:
+            got = file_checksum(opened)
     except ShardError as error:
         return str(error)
+    except OSError as error:
+        return f"{file}: cannot be read: {error.strerror}"
     if got == entry.checksum:
         return ""
-    return (
-        f"{file}: has checksum {got:016x}, expected {entry.checksum:016x}; restore the file or "
-        "pack again"
-    )
+    return f"{file}: must have checksum {entry.checksum}, got {got}; restore the file or pack again"
 
 
 def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
-    """What is wrong with the size or the header of a shard, or nothing."""
+    """Says what is wrong with the size or the header of a shard, or nothing."""
     file = dataset.path / entry.file
     try:
         fd = open_checked(file, entry.nbytes)
@@ -142,7 +143,7 @@ def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
 def _samples(
     dataset: ShardDataset, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[tuple[int, list[str]]]:
-    """Check all samples in order, a batch a task."""
+    """Checks all samples in order, a batch a task."""
     running: deque[Future[tuple[int, list[str]]]] = deque()
     for begin in range(0, len(dataset), _BATCH):
         if len(running) == ahead:
@@ -159,7 +160,7 @@ def _check_batch(dataset: ShardDataset, batch: range) -> tuple[int, list[str]]:
 
 
 def check_sample(dataset: ShardDataset, i: int) -> str:
-    """What is wrong with the stored bytes of image i and the padding behind them, or nothing."""
+    """Says what is wrong with the bytes of image i or the padding behind them, or nothing."""
     try:
         got, want = xxhash.xxh3_64_intdigest(dataset.sample(i).data), int(dataset.checksum[i])
         if got != want:

@@ -2,23 +2,27 @@
 
 Order of events:
 
-1. A lock and a journal are made in the folder `.packing`; older files of the directory, if they may
-   be replaced, are removed, dataset.json first.
-2. Some samples are appended to a shard in `.packing`, then recorded in the journal, with one write
-   each. A full shard gets its header, is synced, renamed into place and recorded, while the next
-   one is being filled.
-3. The labels file is made from the journal, synced and renamed into place, then dataset.json.
+1. A lock and the settings are stored in the folder `.packing`. Older files of the directory, if
+   they may be replaced, are removed, dataset.json first.
+2. Samples are appended to a shard in `.packing`. When it is full, and every `RECORD_SECONDS`, it is
+   synced, and a part (records.py) says what was stored since the part before. A full shard is then
+   renamed into place. All this happens while more samples are stored.
+3. The labels file is made from the parts, synced and renamed into place, then dataset.json.
 4. `.packing` is removed.
 
-Whoever finds a journal continues from its last record (recovery.py). What is written depends on the
+Whoever finds parts continues after the last of them (recovery.py). What is written depends on the
 samples alone, so a continued pack equals an undisturbed one byte for byte.
+
+Note [what a kill costs]. A whole shard would be too much to lose: 512 MiB of JPEG files are
+thousands of images. See docs/shard-format.md for what was measured.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +32,8 @@ import xxhash
 
 from yolodata.errors import ShardError
 from yolodata.files import publish, remove_quietly, write_durably
-from yolodata.shards import journal as records
 from yolodata.shards.chunks import Bytes, Chunk, PageFile, memory
-from yolodata.shards.columns import Totals, labels_entry, write_labels
+from yolodata.shards.columns import Row, Totals, columns_of, labels_entry, write_labels
 from yolodata.shards.format import (
     DATASET_FILE,
     LABELS_FILE,
@@ -42,13 +45,13 @@ from yolodata.shards.format import (
     aligned,
     shard_name,
 )
-from yolodata.shards.journal import Journal, Row
-from yolodata.shards.layout import shard_header
 from yolodata.shards.lock import Lock, storage_error
-from yolodata.shards.recovery import Recovered, begin
+from yolodata.shards.records import Part, load_parts, save_part
+from yolodata.shards.recovery import begin
 from yolodata.shards.sample import LeftOut, StoredSample, check_samples
 
 DEFAULT_SHARD_SIZE = 512 << 20
+RECORD_SECONDS = 2.0  # of packing that a kill costs at most
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,7 @@ class ShardWriter:
         self._shard_size = shard_size
         self._work = self.path / WORK_FOLDER
         self._file: PageFile | None = None  # of the current shard
-        self._failed = False
-        self._background: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="yolodata-shard")
+        self._closed = False
         try:
             self._lock = Lock(self._work / "lock")
         except OSError as error:
@@ -110,38 +111,31 @@ class ShardWriter:
             if isinstance(error, OSError):
                 raise self._error(error) from error
             raise
-        self._take(state)
-
-    def _take(self, state: Recovered) -> None:
-        self._journal: Journal = state.journal
-        self._totals: Totals = state.totals
-        self._left_out: list[tuple[str, str]] = state.left_out
         self._resumed = Progress(state.totals.images, tuple(state.left_out))
-        self._entries: dict[int, ShardEntry] = state.closed
-        self._shard = state.shard
-        self._end = state.end
+        self._parts, self._totals = state.parts, state.totals
+        self._left_out, self._entries = state.left_out, state.closed
+        self._shard, self._end = len(state.closed), state.end
+        self._rows: list[Row] = []  # since the last part
+        self._recorded_left_out = len(self._left_out)
+        self._recorded = time.monotonic()
         self._memory = memory(PAGE)
-        try:
-            for shard, end in state.to_close:
-                self._close_shard(self._open(shard), shard, end)
-        except OSError as error:
-            self.close()
-            raise self._error(error) from error
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="yolodata-shard")
+        self._recording: Future[None] | None = None
 
     def resume(self) -> Progress:
-        """What was already stored when this writer was made."""
+        """Says what was stored before this writer was made."""
         return self._resumed
 
     def append(self, sample: StoredSample) -> None:
-        """Store the next sample; see `store`."""
+        """Stores the next sample; see `store`."""
         self.store([sample])
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Record that an image of the source is not stored, and why; see `store`."""
+        """Records that an image of the source is not stored, and why; see `store`."""
         self.store([LeftOut(name, reason)])
 
     def store(self, items: Sequence[StoredSample | LeftOut], chunk: Chunk | None = None) -> None:
-        """Store the next samples with one write, or record that images are left out.
+        """Stores the next samples with one write, or records that images are left out.
 
         Args:
             items: in the source's order.
@@ -176,20 +170,19 @@ class ShardWriter:
     def _store(
         self, items: Sequence[StoredSample | LeftOut], sizes: list[int], content: Bytes
     ) -> None:
-        payloads: list[bytes] = []
+        rows: list[Row] = []
         size = iter(sizes)
         begin = at = 0  # bytes of `content` that go to the current shard
         for item in items:
             if isinstance(item, LeftOut):
-                payloads.append(records.json_payload(records.LEFT_OUT, list(item)))
                 self._left_out.append(item)
                 continue
             nbytes = next(size)
             place = self._end + at - begin
             if place and place + nbytes > self._shard_size:
-                self._write(content[begin:at], payloads)
-                self._next_shard()
-                payloads, begin, place = [], at, 0
+                self._write(content[begin:at], rows)
+                self._record(closed=True)
+                rows, begin, place = [], at, 0
             row = Row(
                 self._shard,
                 place,
@@ -202,117 +195,158 @@ class ShardWriter:
                 item.name.encode("utf-8", "surrogateescape"),
                 item.labels,
             )
-            payloads.append(row.pack())
-            self._totals.add(row.counts)
+            rows.append(row)
             at += aligned(nbytes)
-        self._write(content[begin:at], payloads)
+        self._write(content[begin:at], rows)
+        if self._unrecorded and time.monotonic() - self._recorded >= RECORD_SECONDS:
+            self._record(closed=False)
 
-    def _write(self, content: Bytes, payloads: list[bytes]) -> None:
-        """Append to the current shard, then to the journal."""
+    def _write(self, content: Bytes, rows: list[Row]) -> None:
+        """Appends samples to the current shard."""
         if content.nbytes:
-            if self._file is None:
-                self._file = self._open(self._shard)
-            self._file.write(content, SHARD_HEADER + self._end)
+            self._current().write(content, SHARD_HEADER + self._end)
             self._end += content.nbytes
-        if payloads:
-            self._journal.append(*payloads)
+        self._rows += rows
+
+    @property
+    def _unrecorded(self) -> bool:
+        return bool(self._rows) or self._recorded_left_out < len(self._left_out)
+
+    def _current(self) -> PageFile:
+        if self._file is None:
+            self._file = PageFile(self._work / shard_name(self._shard))
+        return self._file
+
+    def _record(self, *, closed: bool) -> None:
+        """Has what was stored since the last part recorded, while more is being stored.
+
+        Args:
+            closed: the current shard is complete; the next sample begins another one.
+        """
+        self._wait()  # for the one before: at most two shards are open
+        file = self._current() if self._end else None
+        left_out = tuple(self._left_out[self._recorded_left_out :])
+        self._recording = self._pool.submit(
+            self._save, file, self._shard, self._end, closed, left_out, self._rows
+        )
+        if closed:
+            self._file = None
+            self._shard += 1
+            self._end = 0
+        self._rows = []
+        self._recorded_left_out = len(self._left_out)
+        self._recorded = time.monotonic()
+
+    def _save(
+        self,
+        file: PageFile | None,
+        shard: int,
+        end: int,
+        closed: bool,
+        left_out: tuple[tuple[str, str], ...],
+        rows: list[Row],
+    ) -> None:
+        """Syncs a shard, then says durably what is in it, then gives it its name if it is whole."""
+        try:
+            if file is not None:
+                if closed:
+                    file.write_header(end)
+                file.sync()
+            columns = columns_of(rows, self.meta.keypoints)
+            part = Part(shard, end, closed, left_out, columns)
+            save_part(self._work, self._parts, part, self.meta.keypoints)
+            self._parts += 1
+            self._totals += Totals.of(columns)
+        finally:
+            if file is not None and closed:
+                file.close()
+        if closed:
+            name = shard_name(shard)
+            publish(self._work / name, self.path / name)
+            self._entries.append(ShardEntry(name, SHARD_HEADER + end))
+
+    def _wait(self) -> None:
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.result()
 
     def finish(self) -> DatasetMeta:
-        """Complete the dataset and close the writer.
+        """Completes the dataset and closes the writer.
 
         Raises:
             ShardError: there are no samples, or the file system refuses the rest.
         """
         self._usable()
+        try:
+            if self._end or self._unrecorded:
+                self._record(closed=self._end > 0)
+            self._wait()
+        except OSError as error:
+            raise self._broken(error) from error
         if not self._totals.images:
             raise ShardError(
                 f"{self.path}: there is no image to store ({len(self._left_out)} were left out); "
                 "check the source"
             )
         try:
-            if self._end:
-                self._next_shard()
-            self._wait()
-            labels = self._work / LABELS_FILE
-            nbytes = write_labels(labels, self._rows(), self._totals, self.meta.keypoints)
-            entry = labels_entry(labels, nbytes, LABELS_FILE)
-            publish(labels, self.path / LABELS_FILE)
-            meta = self.meta.with_results(
-                images=self._totals.images,
-                objects=self._totals.objects,
-                shards=tuple(self._entries[i] for i in range(len(self._entries))),
-                labels=entry,
-                left_out=tuple(self._left_out),
-            )
-            text = meta.to_json()
-            write_durably(self._work / DATASET_FILE, text)
-            self._journal.append(
-                records.json_payload(records.FINISHED, xxhash.xxh3_64_hexdigest(text)), sync=True
-            )
-            publish(self._work / DATASET_FILE, self.path / DATASET_FILE)
+            meta = self._complete()
         except OSError as error:
             raise self._broken(error) from error
+        self._closed = True
         _sweep(self._lock)
-        self.close()
+        self._release()
+        return meta
+
+    def _complete(self) -> DatasetMeta:
+        keypoints = self.meta.keypoints
+        blocks = (part.columns for part in load_parts(self._work, keypoints))
+        labels = self._work / LABELS_FILE
+        nbytes = write_labels(labels, blocks, self._totals, keypoints)
+        entry = labels_entry(labels, nbytes, LABELS_FILE)
+        publish(labels, self.path / LABELS_FILE)
+        meta = self.meta.with_results(
+            images=self._totals.images,
+            objects=self._totals.objects,
+            shards=tuple(self._entries),
+            labels=entry,
+            left_out=tuple(self._left_out),
+        )
+        write_durably(self._work / DATASET_FILE, meta.to_json())
+        publish(self._work / DATASET_FILE, self.path / DATASET_FILE)
         return meta
 
     def close(self) -> None:
-        """Stop; an unfinished pack stays, to be continued."""
-        self._failed = True
+        """Stops. What was stored is recorded, so that an unfinished pack can be continued."""
+        if not self._closed:
+            with contextlib.suppress(OSError):  # what cannot be recorded is packed again
+                if self._unrecorded:
+                    self._record(closed=False)
+                self._wait()
+        self._release()
+
+    def _release(self) -> None:
+        self._closed = True
         self._pool.shutdown(wait=True)
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._journal.close()
         self._lock.release()
 
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _rows(self) -> Iterator[bytes]:
-        for _, payload in self._journal.records():
-            if payload[:1] == records.SAMPLE:
-                yield payload
-
-    def _open(self, shard: int) -> PageFile:
-        return PageFile(self._work / shard_name(shard))
-
-    def _next_shard(self) -> None:
-        """Close the current shard beside the filling of the next one."""
-        file, self._file = self._file or self._open(self._shard), None
-        self._wait()  # for the one before: at most two shards are open
-        self._background.append(self._pool.submit(self._close_shard, file, self._shard, self._end))
-        self._shard += 1
-        self._end = 0
-
-    def _wait(self) -> None:
-        while self._background:
-            self._background.pop(0).result()
-
-    def _close_shard(self, file: PageFile, shard: int, end: int) -> None:
-        """Give a shard its header and its name, durably, and record it."""
-        name = shard_name(shard)
-        try:
-            header = memory(SHARD_HEADER)
-            header[:] = np.frombuffer(shard_header(end), np.uint8)
-            file.write(header, 0)
-            file.sync()
-        finally:
-            file.close()
-        publish(self._work / name, self.path / name)
-        self._entries[shard] = ShardEntry(name, SHARD_HEADER + end)
-        content = [shard, SHARD_HEADER + end]
-        self._journal.append(records.json_payload(records.CLOSED, content), sync=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # maybe an interruption in the middle of `store`
+            self._release()
 
     def _usable(self) -> None:
-        if self._failed:
+        if self._closed:
             raise ShardError(f"{self.path}: this writer is closed; make a new one to continue")
 
     def _broken(self, error: OSError) -> ShardError:
-        self.close()
+        self._release()
         return self._error(error)
 
     def _error(self, error: OSError) -> ShardError:
@@ -326,7 +360,7 @@ def _checksum(sample: StoredSample) -> int:
 
 
 def sweep(path: str | os.PathLike[str]) -> None:
-    """Remove what a packer that was killed at its very end left beside the finished dataset.
+    """Removes what a packer that was killed at its very end left beside the finished dataset.
 
     Nothing is done where another process writes, or where nothing may be written.
     """

@@ -148,7 +148,8 @@ def _opened(path: Path) -> ShardDataset:
 
 def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMeta | None:
     """What was packed of a split, with its labels read again if they changed; None: pack it."""
-    from yolodata.ingest import fingerprint, relabel
+    from yolodata.ingest.fingerprint import fingerprint
+    from yolodata.ingest.relabel import relabel
 
     try:
         meta = read_meta(out / split)

@@ -1,7 +1,7 @@
 """JPEG files to images by NVIDIA DALI, on a GPU or with its CPU operators: the same graph.
 
 The only file that imports nvidia.dali. What decoders disagree about (EXIF, CMYK, other formats,
-files that are cut off), and what DALI cannot decode, goes to `yolodata.shards.decode`, sample by
+files that are cut off), and what DALI cannot decode, goes to `yolodata.images.decode`, sample by
 sample: which way a picture takes depends on its file alone, never on its neighbours in a batch.
 
 On the CPU, pictures that need no resizing have the bits of `decode_image`. Resized ones were never
@@ -53,8 +53,10 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
+from yolodata.images.decode import decode_image
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resized_shape
 from yolodata.pipeline.options import check_hw_decoder_load
-from yolodata.shards.decode import decode_image, ordinary_jpeg, resized_shape
 
 if TYPE_CHECKING:
     import torch

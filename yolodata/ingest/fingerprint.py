@@ -15,13 +15,20 @@ from yolodata.ingest.sample import Source
 def fingerprint(
     source: str | Path | Mapping[str, Any] | Source, split: str, **options: Any
 ) -> dict[str, str]:
-    """Hashes of one split: {"images": …, "labels": …}, 32 hexadecimal digits each.
+    """Hashes one split, without opening a file but the description of the dataset.
 
-    `images` covers path, size and modification time of every image, `labels` those of every label
-    file and also names, kpt_shape and flip_idx. No file is opened but the description of the data
-    set. Equal `images` and different `labels` mean that labels can be re-ingested without touching
+    Equal `images` and different `labels` mean that labels can be read again without touching
     pixels.
-    options: what `open_source` takes, for COCO and VOC.
+
+    Args:
+        source: what `open_source` takes, or gave.
+        split: "train", "val" or "test".
+        options: what `open_source` takes, for COCO and VOC.
+
+    Returns:
+        {"images": …, "labels": …}, 32 hexadecimal digits each. `images` covers path, size and
+        modification time of every image, `labels` those of every label file and also names,
+        kpt_shape and flip_idx.
     """
     if not isinstance(source, Source):
         from yolodata.ingest.source import open_source

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import yolodata.shards as shards
 from yolodata.errors import DatasetError
-from yolodata.shards.check import resized_shapes
-from yolodata.shards.decode import decode_image, decode_jpeg, resized_shape
+from yolodata.images.decode import decode_image, decode_jpeg
+from yolodata.images.resize import resized_shape, resized_shapes
 from yolodata.shards.verify import verify
 
 

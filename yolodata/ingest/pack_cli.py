@@ -18,18 +18,22 @@ _SHOWN = 20  # refused images that are printed; dataset.json lists all
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "512M", "1G", "1.5GiB" or "1000000"; units are powers of 1024."""
+    """Gives the bytes of "512M", "1G", "1.5GiB" or "1000000"; units are powers of 1024.
+
+    Raises:
+        ConfigError: the text is no such size, or less than 64K.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size < 1 << 16:
         raise ConfigError(
-            f"A shard size is a number of bytes of at least 64K, as 512M or 1G, not '{text}'."
+            f"shard size must be a number of bytes of at least 64K, as 512M or 1G, got {text!r}"
         )
     return size
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `shard` and `labels`."""
+    """Adds `shard` and `labels`."""
     shard = subparsers.add_parser(
         "shard",
         help="pack a dataset into shards",
@@ -60,9 +64,7 @@ def add_parser(subparsers: Any) -> None:
     shard.add_argument(
         "--shard-size", default="512M", metavar="SIZE", help="bytes per shard file (default: 512M)"
     )
-    shard.add_argument(
-        "--workers", type=int, help="decoding threads or processes (default: one per core)"
-    )
+    shard.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
     shard.add_argument("--overwrite", action="store_true", help="replace another dataset in OUT")
     shard.add_argument(
         "--task",
@@ -80,7 +82,7 @@ def add_parser(subparsers: Any) -> None:
     labels = subparsers.add_parser(
         "labels",
         help="take over changed labels without touching pixels",
-        description="Read the labels of a packed dataset again. The images have to be the same.",
+        description="Read the labels of a packed dataset again. The images must be the same.",
     )
     labels.add_argument("out", metavar="OUT", help="folder that `yolodata shard` wrote")
     labels.add_argument(
@@ -116,7 +118,7 @@ def _source_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_shard(args: argparse.Namespace) -> int:
-    """`yolodata shard SOURCE OUT`."""
+    """Runs `yolodata shard SOURCE OUT`."""
     from yolodata.ingest.packing import pack
 
     report = pack(
@@ -139,8 +141,8 @@ def run_shard(args: argparse.Namespace) -> int:
 
 
 def run_labels(args: argparse.Namespace) -> int:
-    """`yolodata labels OUT SOURCE`."""
-    from yolodata.ingest.relabelling import relabel
+    """Runs `yolodata labels OUT SOURCE`."""
+    from yolodata.ingest.relabel import relabel
 
     report = relabel(args.out, args.source, **_source_options(args))
     for split in report.splits.values():
@@ -149,7 +151,7 @@ def run_labels(args: argparse.Namespace) -> int:
 
 
 def summary(report: SplitReport, out: Path) -> str:
-    """What was packed, what was left out and why, in a few lines."""
+    """Says what was packed, what was left out and why, in a few lines."""
     lines = [
         f"{report.split}: {report.images} images ({report.backgrounds} without objects), "
         f"{report.objects} objects, "

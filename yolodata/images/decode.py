@@ -5,34 +5,31 @@ OpenCV and Pillow are imported when the first picture is decoded.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import math
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import DatasetError
+from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.resize import resize, resized_shape
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Bytes = npt.NDArray[np.uint8]
 
 _TIFF = (".tif", ".tiff")
+_ORIENTATION = 274  # the EXIF tag
+_SWAPPED = frozenset((5, 6, 7, 8))  # orientations that exchange width and height
+_TURNED_BY_ALL = frozenset(("JPEG", "MPO", "PNG", "AVIF"))  # formats every decoder turns upright
 _PILLOW = (".avif", ".heic", ".heif")  # OpenCV's wheels may lack these
 
 
-def resized_shape(height: int, width: int, imgsz: int) -> tuple[int, int]:
-    """Size, in pixels, of a picture of height x width whose longer side is resized to imgsz."""
-    ratio = imgsz / max(height, width)
-    if ratio == 1:
-        return height, width
-    return min(math.ceil(height * ratio), imgsz), min(math.ceil(width * ratio), imgsz)
-
-
 def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
-    """Decode the bytes of a picture file.
+    """Decodes the bytes of a picture file.
 
     Args:
         data: uint8 (n,), the whole file.
@@ -54,8 +51,7 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
         image = _decode(data, suffix) if data.size else None
         if image is not None and imgsz is not None:
             size = resized_shape(image.shape[0], image.shape[1], imgsz)
-            if size != image.shape[:2]:
-                image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+            image = resize(image, size)
     except (cv2.error, MemoryError) as error:
         raise DatasetError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None
     if image is None:
@@ -76,7 +72,7 @@ def decode_jpeg(
     spare: Bytes | None = None,
     shape: tuple[int, int] | None = None,
 ) -> Bytes | None:
-    """An ordinary JPEG file at its own size, straight to RGB and, where it fits, to its place.
+    """Decodes an ordinary JPEG file at its own size, to RGB and, where it fits, to its place.
 
     The bits are those of `decode_image`: both use libjpeg-turbo's exact transform and upsampling.
 
@@ -109,49 +105,29 @@ def decode_jpeg(
     return place if place is not None and place.shape == picture.shape else picture
 
 
-def ordinary_jpeg(data: Bytes | bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG file that every decoder treats alike, else None.
+def upright_shape(image: Image.Image, data: bytes, name: str) -> tuple[int, int]:
+    """Gives the size of a picture that Pillow has opened, EXIF orientation applied.
 
-    Such a file has brightness and colour difference or brightness alone, and no EXIF data, which
-    could turn the picture. Damage behind the header goes unnoticed.
+    Args:
+        image: the opened picture.
+        data: the bytes of its file.
+        name: the file's path; its suffix decides about TIFF, AVIF and HEIC.
+
+    Returns:
+        (height, width) in pixels. Where decoders disagree about the orientation: of the decoded
+        picture.
     """
-    import simplejpeg
-
-    if not _may_be_ordinary(data):
-        return None
+    width, height = image.size
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return (height, width) if colorspace in ("YCbCr", "Gray") else None
-
-
-def _may_be_ordinary(data: Bytes | bytes) -> bool:
-    """Whether the segments before the first scan are well formed and hold no EXIF data."""
-    for within in (1 << 12, 1 << 18):  # most headers are short
-        found = _reaches_scan(bytes(data[:within]))
-        if found is not None or within >= len(data):
-            return bool(found)
-    return False
-
-
-def _reaches_scan(head: bytes) -> bool | None:
-    """Walk the segments; None where the bytes end before the first scan."""
-    if head[:2] != b"\xff\xd8":
-        return False
-    at = 2
-    while at + 10 <= len(head):
-        marker = head[at + 1]
-        if head[at] != 0xFF:
-            return False
-        if marker == 0xDA:  # start of scan
-            return True
-        if not 0xC0 <= marker < 0xFF or 0xD0 <= marker <= 0xD9:  # those have no length
-            return False
-        if marker == 0xE1 and head[at + 4 : at + 10] == b"Exif\0\0":
-            return False
-        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
-    return None
+        tags = image.tag_v2 if image.format == "TIFF" else image.getexif()
+        if tags.get(_ORIENTATION) not in _SWAPPED:
+            return height, width
+        if image.format in _TURNED_BY_ALL:
+            return width, height
+        decoded = decode_image(np.frombuffer(data, np.uint8), None, name)
+        return decoded.shape[0], decoded.shape[1]
+    except Exception:  # upstream ignores unreadable EXIF data too
+        return height, width
 
 
 def _decode(data: Bytes, suffix: str) -> npt.NDArray[Any] | None:
@@ -174,23 +150,13 @@ def _decode(data: Bytes, suffix: str) -> npt.NDArray[Any] | None:
 
 
 def _decode_pillow(data: Bytes) -> Bytes | None:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    _register_heif()
+    from yolodata.images.formats import open_picture
+
     try:
-        with Image.open(io.BytesIO(data.data)) as file:
+        with open_picture(data.data) as file:
             upright = ImageOps.exif_transpose(file)
             return np.asarray(upright.convert("RGB"))[..., ::-1]
     except Exception:  # whatever a plugin raises: OpenCV may know the file
         return None
-
-
-_heif_registered = False
-
-
-def _register_heif() -> None:
-    global _heif_registered
-    if not _heif_registered:
-        with contextlib.suppress(ImportError):
-            importlib.import_module("pi_heif").register_heif_opener()
-        _heif_registered = True

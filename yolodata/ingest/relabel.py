@@ -14,11 +14,11 @@ from yolodata.ingest.labels import check_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
-from yolodata.shards.journal import Annotation
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
 from yolodata.shards.relabel import replace_labels
+from yolodata.shards.sample import Annotation
 
 
 def relabel(
@@ -30,17 +30,23 @@ def relabel(
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
 ) -> PackReport:
-    """Read the labels of a packed dataset again and replace them; pixels stay as they are.
+    """Reads the labels of a packed dataset again and replaces them; pixels stay as they are.
 
-    The images of the source have to be those that were packed: same paths, sizes and times. An
-    image whose labels are now refused is taken out of the dataset; one that was left out before
-    cannot come back, because its pixels are not there. Task and single_cls stay what they were.
+    The images of the source must be those that were packed: same paths, sizes and times. An image
+    whose labels are now refused is taken out of the dataset. One that was left out before cannot
+    come back, because its pixels are not there. Task and single_cls stay what they were.
 
-    out: the folder that `pack` wrote. splits: some of those in it; all by default.
-    source, format, images, names: see `open_source`.
+    Args:
+        out: the folder that `pack` wrote.
+        source, format, images, names: see `open_source`.
+        splits: some of those in `out`; all by default.
 
-    Raises DatasetError where the images differ or the source cannot be used, ShardError where
-    `out` is not a finished dataset.
+    Returns:
+        what each split holds now.
+
+    Raises:
+        DatasetError: the images differ, or the source cannot be used.
+        ShardError: `out` is not a finished dataset.
     """
     root = Path(os.path.abspath(out))
     there = packed_splits(root)
@@ -82,10 +88,10 @@ def _relabel_split(
     _check_same_images(source, split, dataset, meta.source["fingerprint"])
     left_out = list(source.splits[split].unlisted.items())
     annotations = _annotations(source, split, dataset, settings, left_out, report)
-    first = list(annotations)  # left_out is complete only after all of them
+    found = list(annotations)  # left_out is complete only after all of them
     changed = replace_labels(
         dataset.path,
-        first,
+        found,
         names=meta.names,
         kpt_shape=meta.kpt_shape,
         flip_idx=meta.flip_idx,
@@ -93,7 +99,7 @@ def _relabel_split(
         left_out=tuple(left_out),
     )
     report.images, report.objects = changed.images, changed.objects
-    report.backgrounds = sum(1 for a in first if a is not None and not len(a.cls))
+    report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
     report.left_out = left_out
     report.nbytes = changed.summary["shard_bytes"] + changed.summary["labels_bytes"]
     report.seconds = time.perf_counter() - began
@@ -130,7 +136,7 @@ def _annotations(
     left_out: list[tuple[str, str]],
     report: SplitReport,
 ) -> Iterator[Annotation | None]:
-    """One annotation, or None to take the image out, for each image of the dataset in order."""
+    """Gives an annotation for each image of the dataset in order, or None to take it out."""
     images = source.splits[split]
     rules = source.rules(settings.task, settings.single_cls)
     row = 0

@@ -18,11 +18,11 @@ _BAR = 30
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `verify` and `info`."""
+    """Adds `verify` and `info`."""
     verify = subparsers.add_parser(
         "verify",
-        help="check a packed data set",
-        description="Check a packed data set. Without --full: sizes, headers and all labels. Ends "
+        help="check a packed dataset",
+        description="Check a packed dataset. Without --full: sizes, headers and all labels. Ends "
         "with 1 if anything is wrong.",
     )
     verify.add_argument("--full", action="store_true", help="every checksum and every picture")
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     verify.add_argument("--quiet", action="store_true", help="no progress bar")
     verify.set_defaults(run=run_verify)
     info = subparsers.add_parser(
-        "info", help="what a packed data set holds", description="What a packed data set holds."
+        "info", help="what a packed dataset holds", description="What a packed dataset holds."
     )
     info.set_defaults(run=run_info)
     for parser in (verify, info):
@@ -39,13 +39,8 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the subcommand that was parsed."""
-    return int(args.run(args))
-
-
 def _folders(args: argparse.Namespace) -> dict[str, Path]:
-    """The dataset directories that are meant, also unfinished ones."""
+    """Finds the dataset directories that are meant, also unfinished ones."""
     from yolodata.shards.format import DATASET_FILE, SPLITS
     from yolodata.shards.reader import unfinished
 
@@ -54,7 +49,7 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
         name = root.resolve().name
         if args.split not in (None, name):
             raise ShardError(
-                f"{root}: is one data set, --split {args.split} chooses from a folder of several; "
+                f"{root}: is one dataset, --split {args.split} chooses from a folder of several; "
                 "leave it out, or give the folder above"
             )
         return {name: root}
@@ -62,12 +57,12 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
     if args.split is not None:
         return {args.split: root / args.split}
     if not found:
-        raise ShardError(f"{root}: holds no data set; give a folder that `yolodata shard` wrote")
+        raise ShardError(f"{root}: holds no dataset; give a folder that `yolodata shard` wrote")
     return found
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """`yolodata verify OUT`."""
+    """Runs `yolodata verify OUT`."""
     from tqdm import tqdm
 
     from yolodata.shards.verify import verify
@@ -120,7 +115,7 @@ def _report_text(report: VerifyReport, full: bool) -> str:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """`yolodata info OUT`."""
+    """Runs `yolodata info OUT`."""
     try:
         infos = [describe(path) for path in _folders(args).values()]
     except ShardError as error:

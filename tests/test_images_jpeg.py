@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from ingesting import jpeg, picture
 from PIL import Image
 
-from yolodata.ingest.jpeg import plain_size
+from yolodata.images.jpeg import ordinary_jpeg, plain_jpeg
 
 COLOUR, GREY = picture(1, 40, 56), picture(2, 24, 33)[..., 0]
+
+
+def plain_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height), in Pillow's order."""
+    shape = plain_jpeg(data)
+    return shape and (shape[1], shape[0])
 
 
 def pillow_size(data: bytes) -> tuple[int, int] | None:
@@ -63,6 +69,16 @@ def test_ordinary_files_need_no_pillow(name: str) -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_anything_else_is_left_to_pillow(name: str) -> None:
     assert plain_size(OTHER[name]) is None
+    assert ordinary_jpeg(OTHER[name]) == (None if name == "turned" else COLOUR.shape[:2])
+
+
+def test_headers_that_are_too_long_or_cut_off_are_not_ordinary() -> None:
+    long = saved(icc_profile=b"x" * 300_000)
+    assert ordinary_jpeg(long) is None
+    whole = WHOLE["pillow"]
+    scan = whole.index(b"\xff\xda")
+    assert ordinary_jpeg(whole) == COLOUR.shape[:2]
+    assert not any(ordinary_jpeg(whole[:at]) for at in range(1, scan + 10))
 
 
 def test_bad_images() -> None:

@@ -1,0 +1,151 @@
+"""Image decisions: which files Ultralytics accepts, and the bytes and pixels that it would read.
+
+A source file is only ever read. Upstream rewrites a JPEG without its end marker in place; the same
+restoration is made here in memory, and what is stored is the restored picture.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
+
+from yolodata.images.decode import decode_image, decode_jpeg, upright_shape
+from yolodata.images.formats import IMAGE_SUFFIXES, open_picture, restored_jpeg
+from yolodata.images.jpeg import plain_jpeg
+from yolodata.ingest.sample import Refused
+
+Picture = NDArray[np.uint8]
+
+SMALLEST = 10  # pixels, of either side
+_FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
+_JPEG = (".jpg", ".jpeg")
+_ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
+
+
+class CheckedImage(NamedTuple):
+    """An accepted image file.
+
+    Attributes:
+        data: the bytes to decode: those of the file, or a restored JPEG.
+        label_shape: (height, width) in pixels that upstream's check reports, EXIF orientation
+            applied.
+        jpeg: a grey or three-colour JPEG that is also named as one.
+        plain: such a file that every decoder treats alike (`plain_jpeg`): `label_shape` is what
+            it decodes to.
+        note: what was restored, or "".
+    """
+
+    data: bytes
+    label_shape: tuple[int, int]
+    jpeg: bool
+    plain: bool = False
+    note: str = ""
+
+
+def read_file(path: str) -> bytes:
+    """Reads all bytes of a file.
+
+    Raises:
+        Refused: it cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror or error}") from error
+
+
+def check_image(data: bytes, path: str) -> CheckedImage:
+    """Decides on one image file as upstream does, from its bytes.
+
+    Raises:
+        Refused: no image, damaged, of an unsupported format, with a side under 10 pixels, or of
+            more pixels than Pillow allows against decompression bombs.
+    """
+    if not data:
+        raise Refused("the file is empty")
+    size = plain_jpeg(data) if path.lower().endswith(_JPEG) else None
+    if size is not None and min(size) >= SMALLEST:
+        return CheckedImage(data, size, True, True)
+    try:
+        image = open_picture(data)
+        image.verify()
+        height, width = upright_shape(image, data, path)
+        kind = image.format or ""
+        if min(width, height) < SMALLEST:
+            raise Refused(f"{width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed")
+        if kind.lower() not in _FORMATS:
+            raise Refused(
+                f"format {kind} is not supported; use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
+        jpeg = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
+        if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
+            note = "JPEG without end marker restored"
+            return CheckedImage(restored_jpeg(data), (height, width), jpeg, note=note)
+        return CheckedImage(data, (height, width), jpeg)
+    except Refused:
+        raise
+    except Exception as error:  # PIL raises nearly anything on damaged files
+        raise Refused(_reason(error, path)) from error
+
+
+def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
+    """Decodes as upstream's `imread`: uint8 (h, w, 3) BGR, at its own size without `imgsz`.
+
+    Raises:
+        Refused: it cannot be decoded.
+    """
+    try:
+        return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
+    except Exception as error:  # cv2.error and the reader's own error alike
+        raise Refused(_reason(error, path)) from error
+
+
+def decode_rgb(checked: CheckedImage, path: str, target: Picture | None = None) -> Picture:
+    """Decodes an accepted image at its own size: uint8 (h, w, 3) RGB.
+
+    Args:
+        checked: the image.
+        path: of its file.
+        target: C-contiguous uint8 (h, w, 3), which may be used if the image has this shape.
+
+    Raises:
+        Refused: it cannot be decoded.
+    """
+    if checked.jpeg:
+        shape = checked.label_shape if checked.plain else None
+        picture = decode_jpeg(checked.data, target, shape=shape)
+        if picture is not None:
+            return picture
+    turned: Picture = cv2.cvtColor(decode(checked.data, path), cv2.COLOR_BGR2RGB)
+    return turned
+
+
+def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
+    """Gives (height, width) of an accepted image in pixels, after decoding all of it.
+
+    Raises:
+        Refused: it cannot be decoded.
+    """
+    if checked.jpeg:  # brightness alone takes the same entropy decoder through every scan
+        grey = cv2.imdecode(np.frombuffer(checked.data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if grey is not None:
+            return grey.shape[0], grey.shape[1]
+    height, width = decode(checked.data, path).shape[:2]
+    return height, width
+
+
+def _reason(error: Exception, path: str) -> str:
+    # Where ultralytics is imported it has replaced Image.open, which then asks for a HEIC plugin.
+    if isinstance(error, (UnidentifiedImageError, ModuleNotFoundError)):
+        heif = path.lower().endswith((".heic", ".heif"))
+        return "not an image that Pillow can read" + (
+            "; HEIC needs `pip install pi-heif`" if heif else ""
+        )
+    text = _ADDRESS.sub("", str(error)).removeprefix(f"{path}: ").strip() or type(error).__name__
+    return " ".join(text.split())
