@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import runpy
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -56,27 +55,6 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
 def test_published_tables_are_those_of_the_results(page: str) -> None:
     assert script("tables").main(["--check", str(SCRIPTS.parent / page)]) == 0
-
-
-@pytest.mark.parametrize(("text", "said"), [(None, "does not exist"), ("val: x", "'train:' key")])
-def test_parity_of_no_dataset(
-    tmp_path: Path,
-    text: str | None,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    file = tmp_path / "data.yaml"
-    if text is not None:
-        file.write_text(text)
-    monkeypatch.syspath_prepend(str(SCRIPTS))  # as for a script that is started
-    monkeypatch.setattr(sys, "argv", ["parity.py", "--data", str(file)])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPTS / "parity.py"), run_name="__main__")
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("parity: ")
-    assert said in error
 
 
 def test_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,12 +12,9 @@ import numpy as np
 import pytest
 
 from yolodata import _native
+from yolodata.parity import kinds
 from yolodata.pipeline.albumentations.decisions import Decisions, shares
 from yolodata.pipeline.albumentations.transforms import composed, draw_from, seeds
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import parity_kinds
 
 DRAWN = seeds(7, 3, np.arange(4000))
 ON_DEVICE = {"Blur", "MedianBlur", "ToGray", "CLAHE", "RandomBrightnessContrast", "RandomGamma"}
@@ -36,7 +31,7 @@ def upstreams(A: ModuleType) -> list[Any]:
 
 COMPOSITIONS: dict[str, Callable[[ModuleType], Any]] = {
     "upstream's": upstreams,
-    "many": lambda A: parity_kinds.transforms(),
+    "many": lambda A: kinds.transforms(),
     "all, now and then": lambda A: A.Compose([A.InvertImg(p=1.0)], p=0.3),
     "nothing": lambda A: [A.Blur(p=0.0)],
     "nested": lambda A: [

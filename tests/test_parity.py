@@ -1,31 +1,29 @@
 """Our pictures and labels against Ultralytics' own, from the numbers that upstream drew.
 
-`benchmarks/parity.py` does the same at full size on a dataset of the user's; kinds, limits and the
-comparison are its.
+`yolodata parity` does the same at full size on a dataset of the user's; kinds, limits and the
+comparison are its. What is drawn: test_parity_distributions.py.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 import pytest
-import upstream
 from ingesting import tree_hash
 from ultralytics.utils import ASSETS
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import parity
-import parity_kinds
-import parity_tally
+import yolodata
+from yolodata.cli import main
+from yolodata.parity import kinds, label_table, tally, training, upstream
 
 IMGSZ = 160
+GOOD = "the YAML as it is"
 Label = Callable[[np.random.Generator], Any]
 
 
@@ -98,30 +96,30 @@ MORE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [*parity_kinds.GEOMETRY, *MORE])
+@pytest.mark.parametrize("kind", [*kinds.GEOMETRY, *MORE])
 def test_geometry(source: upstream.Upstream, kind: str) -> None:
-    plain, kinds = parity_kinds.CHAINS["geometry"]
-    tally = parity.compare(source, {**plain, **{**kinds, **MORE}[kind]}, 14, seed=1)
-    assert not parity_tally.missed("geometry", kind, tally.report())
-    assert tally.objects or kind == "far"
+    plain, settings = kinds.CHAINS["geometry"]
+    found = training.compare(source, {**plain, **{**settings, **MORE}[kind]}, 14, seed=1)
+    assert not tally.missed("geometry", kind, found.report())
+    assert found.objects or kind == "far"
 
 
-@pytest.mark.parametrize("kind", parity_kinds.COLOUR)
+@pytest.mark.parametrize("kind", kinds.COLOUR)
 def test_colour_mixup_and_cutmix(source: upstream.Upstream, kind: str) -> None:
-    hyp = parity_kinds.COLOUR[kind]
-    tally = parity.compare(source, hyp, 20, seed=2)
-    assert not parity_tally.missed("colour", kind, tally.report())
-    assert bool(tally.mixups) == bool(hyp.get("mixup"))
-    assert bool(tally.cutmixes) == bool(hyp.get("cutmix"))
+    hyp = kinds.COLOUR[kind]
+    found = training.compare(source, hyp, 20, seed=2)
+    assert not tally.missed("colour", kind, found.report())
+    assert bool(found.mixups) == bool(hyp.get("mixup"))
+    assert bool(found.cutmixes) == bool(hyp.get("cutmix"))
 
 
 def test_a_little_off_fails(source: upstream.Upstream) -> None:
-    plain, _ = parity_kinds.CHAINS["geometry"]
-    report = parity.compare(source, plain, 4, seed=1, broken=True).report()
+    plain, _ = kinds.CHAINS["geometry"]
+    report = training.compare(source, plain, 4, seed=1, broken=True).report()
     pictures = {**report, "samples_with_other_objects": 0, "largest_box_error": 0.0}
     labels = {**report, "identical_percent": 100.0, "largest_difference": 0}
     for figures in (pictures, labels):  # each is noticed without the other
-        assert len(parity_tally.missed("geometry", "default", figures)) == 1
+        assert len(tally.missed("geometry", "default", figures)) == 1
 
 
 def test_command_writes_its_figures_and_nothing_else(
@@ -129,17 +127,28 @@ def test_command_writes_its_figures_and_nothing_else(
 ) -> None:
     yaml = draw_dataset(tmp_path / "data", outline)
     before = tree_hash(tmp_path / "data")
-    arguments = ["--data", str(yaml), "--n", "12", "--imgsz", "96", "--batch", "3"]
-    assert parity.main([*arguments, "--json", str(tmp_path / "out" / "parity.json")]) == 0
+    arguments = [
+        "parity",
+        str(yaml),
+        "--draws",
+        "0",
+        "--samples",
+        "12",
+        "--imgsz",
+        "96",
+        "--batch",
+        "3",
+    ]
+    assert main([*arguments, "--json", str(tmp_path / "out" / "parity.json")]) == 0
     assert "every limit holds" in capsys.readouterr().out
     result = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert not result["failed"]
-    for chain, (_, kinds) in parity_kinds.chains("detect", polygons=True).items():
+    for chain, (_, settings) in kinds.chains("detect", polygons=True).items():
         assert result[chain]["samples"] >= 12
         assert result[chain]["identical_percent"] >= result["limits"][chain][0]
-        assert set(result[chain]["kinds"]) == set(kinds)
+        assert set(result[chain]["kinds"]) == set(settings)
     assert result["validation"] == {"default": {"batches": 3, "pictures": 7, "differing": {}}}
-    assert parity.main([*arguments, "--break"]) == 1
+    assert main([*arguments, "--break"]) == 1
     assert "FAILED" in capsys.readouterr().out
     assert tree_hash(tmp_path / "data") == before
 
@@ -148,14 +157,27 @@ def test_command_writes_its_figures_and_nothing_else(
 def test_outlines(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Masks and oriented boxes, with everything that can be pasted; validation batches."""
     yaml = draw_dataset(tmp_path / "data", outline)
-    arguments = ["--data", str(yaml), "--task", task, "--n", "14", "--imgsz", "96", "--batch", "3"]
-    assert parity.main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
+    arguments = [
+        "parity",
+        str(yaml),
+        "--draws",
+        "0",
+        "--task",
+        task,
+        "--samples",
+        "14",
+        "--imgsz",
+        "96",
+        "--batch",
+        "3",
+    ]
+    assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
     assert len(result["validation"]) == (4 if task == "segment" else 1)
     assert not any(kind["differing"] for kind in result["validation"].values())
     assert result["copy-paste"]["with_copy_paste"] > 5
     assert (result["geometry"]["mask_pixels"] > 0) == (task == "segment")
-    assert parity.main([*arguments, "--break"]) == 1
+    assert main([*arguments, "--break"]) == 1
 
 
 def person(random: np.random.Generator) -> Any:
@@ -186,19 +208,96 @@ def pose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_poses(pose: Path, tmp_path: Path) -> None:
     """Pictures, boxes, keypoints and their visibility; whole validation batches."""
-    arguments = ["--data", str(pose), "--task", "pose", "--n", "40", "--imgsz", "160"]
-    assert parity.main([*arguments, "--json", str(tmp_path / "pose.json")]) == 0
+    arguments = [
+        "parity",
+        str(pose),
+        "--draws",
+        "0",
+        "--task",
+        "pose",
+        "--samples",
+        "40",
+        "--imgsz",
+        "160",
+    ]
+    assert main([*arguments, "--json", str(tmp_path / "pose.json")]) == 0
     result = json.loads((tmp_path / "pose.json").read_text())
     assert result["geometry"]["keypoints"] > 100
     assert result["validation"]["default"]["differing"] == {}
-    assert parity.main([*arguments, "--break"]) == 1
+    assert main([*arguments, "--break"]) == 1
 
 
 def test_keypoints_that_are_off_are_noticed(pose: Path) -> None:
     source = upstream.Upstream(pose, IMGSZ, "pose")
-    plain, _ = parity_kinds.CHAINS["geometry"]
-    for spoil in ("flip_idx", "visibility"):
-        index = source._index
-        source.index = index(**{spoil: True})
-        report = parity.compare(source, {**plain, "fliplr": 0.5}, 10, seed=1).report()
-        assert len(parity_tally.missed("geometry", "default", report)) == 1
+    plain, _ = kinds.CHAINS["geometry"]
+    labels, flip_idx = source.dataset.labels, source.dataset.data["flip_idx"]
+    visible = [{**label, "keypoints": label["keypoints"] + [0, 0, 1]} for label in labels]
+    for seen, order in ((labels, None), (visible, flip_idx)):
+        source.table = label_table.label_table(seen, "pose", flip_idx=order)
+        report = training.compare(source, {**plain, "fliplr": 0.5}, 10, seed=1).report()
+        assert len(tally.missed("geometry", "default", report)) == 1
+
+
+def test_a_dropped_label_fails(source: upstream.Upstream) -> None:
+    plain, _ = kinds.CHAINS["geometry"]
+    source.use(**plain)  # with the right labels
+    few = [dict(label) for label in source.dataset.labels]
+    most = max(few, key=lambda label: len(label["cls"]))
+    most.update({name: most[name][1:] for name in ("cls", "bboxes", "segments")})
+    with patch.object(source, "_label_table", lambda **_: label_table.label_table(few, "detect")):
+        report = training.compare(source, plain, 14, seed=1).report()
+    assert set(tally.missed("geometry", "default", report)) == {"boxes"}
+
+
+def test_shards_are_compared_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pixels and labels come from the shards; what changed since they were packed is noticed."""
+    yaml = draw_dataset(tmp_path / "data", outline)
+    yolodata.pack(yaml, tmp_path / "shards", imgsz=96, progress=False)
+    arguments = ["parity", str(tmp_path / "shards"), "--draws", "0", "--samples", "12"]
+    arguments += ["--task", "segment", "--batch", "3"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--imgsz", "64"]) == 2
+    assert "--imgsz must be 96" in capsys.readouterr().err
+    for split in ("train", "val"):
+        file = tmp_path / "data" / "labels" / split / "1.txt"
+        file.write_text("\n".join(file.read_text().splitlines()[1:]))
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: geometry, default: " in said
+    assert "FAILED: validation, default: differ in" in said
+    (tmp_path / "data" / "images" / "train" / "1.png").unlink()
+    assert main(arguments) == 2
+    assert "must hold the 13 images that Ultralytics reads, got 14" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        (None, [], "does not exist"),
+        ("val: x", [], "the key 'train' is missing"),
+        ("train: images/train\nval: images/none\nnames: [a]", [], "images/none' does not exist"),
+        (GOOD, ["--task", "pose"], "task 'pose' needs 'kpt_shape"),
+        (GOOD, ["--task", "segment"], "for task 'segment': "),
+        (GOOD, ["--task", "obb"], "Please supply an OBB dataset"),
+        (GOOD, ["--samples", "0"], "--samples must be at least 1, got 0"),
+        (GOOD, ["--draws", "10"], "--draws must be 0 (no comparison) or at least 1000"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    text: str | None,
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    yaml = draw_dataset(tmp_path / "data", box)
+    if text is None:
+        yaml.unlink()
+    elif text != GOOD:
+        yaml.write_text(text)
+    assert main(["parity", str(yaml), "--imgsz", "64", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("yolodata: ")
+    assert said in error

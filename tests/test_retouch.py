@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -11,19 +10,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import upstream
 from loading import digest, draw_dataset, grouped, packed, sample_digests
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
+from yolodata.parity import kinds, tally, training, upstream
 from yolodata.pipeline.albumentations.pool import render_with_transforms
 from yolodata.pipeline.albumentations.transforms import composed, seeds
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import parity
-import parity_kinds
-import parity_tally
 
 IMGSZ = 64
 MIX: dict[str, Any] = {"mixup": 0.4, "cutmix": 0.4, "flipud": 0.5, "bgr": 0.5, "degrees": 10.0}
@@ -61,17 +54,17 @@ def test_halves_make_the_whole(shards: dict[str, Path]) -> None:
 
 def test_upstreams_pictures(albumentations: ModuleType, yaml: Path) -> None:
     source = upstream.Upstream(yaml, IMGSZ)
-    hyp = {**MIX, "augmentations": parity_kinds.transforms()}
-    report = parity.compare(source, hyp, 40, seed=3).report()
+    hyp = {**MIX, "augmentations": kinds.transforms()}
+    report = training.compare(source, hyp, 40, seed=3).report()
     assert report["identical_percent"] == 100.0
-    assert not parity_tally.missed("albumentations", "all", report)
+    assert not tally.missed("albumentations", "all", report)
 
     def other_seed(*args: Any) -> Any:
         return render_with_transforms(*args[:-1], args[-1] + 1)
 
     with patch.object(upstream, "render_with_transforms", other_seed):
-        report = parity.compare(source, hyp, 8, seed=3).report()
-    assert parity_tally.missed("albumentations", "all", report)
+        report = training.compare(source, hyp, 8, seed=3).report()
+    assert tally.missed("albumentations", "all", report)
 
 
 def test_a_loader_makes_every_sample_as_if_it_were_retouched(
@@ -110,7 +103,7 @@ def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:
 def test_the_stream_is_pure(
     albumentations: ModuleType, shards: dict[str, Path], codec: str
 ) -> None:
-    transforms = parity_kinds.transforms()
+    transforms = kinds.transforms()
     whole = stream(shards[codec], transforms)
     assert whole == stream(shards[codec], albumentations.Compose(transforms), threads=1, prefetch=1)
     assert whole != stream(shards[codec], None)
@@ -186,7 +179,7 @@ def test_closing_in_the_middle_leaves_nothing(
 ) -> None:
     before = threading.active_count()
     loader = Loader(
-        shards["jpeg"], 8, **grouped(transforms=parity_kinds.transforms(), prefetch=8, threads=2)
+        shards["jpeg"], 8, **grouped(transforms=kinds.transforms(), prefetch=8, threads=2)
     )
     next(iter(loader))
     loader.close_mosaic()  # what was prepared is thrown away

@@ -1,4 +1,4 @@
-"""What `parity.py` counts, over samples of both sides, and what must not be exceeded."""
+"""Differences of training samples, summed up, and the limits that they must keep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASK_LIMITS = (99.9, 0.995)
 
 
 class Tally:
-    """Sums over samples."""
+    """Differences of pictures and labels, summed up over samples."""
 
     def __init__(self) -> None:
         self.samples = self.bytes = self.same = self.largest = 0
@@ -34,7 +34,13 @@ class Tally:
         self.least_iou = 1.0
 
     def add(self, ours: Any, theirs: Any, labels: dict[str, Any], sample: dict[str, Any]) -> None:
-        """One picture, uint8 (3, H, W), and its labels, from both sides."""
+        """Adds one sample.
+
+        Args:
+            ours: our picture, uint8 (3, H, W), and theirs: upstream's.
+            labels: ours, as `_native.labels` returns them.
+            sample: upstream's, which has its labels.
+        """
         difference = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
         self.samples += 1
         self.bytes += difference.size
@@ -61,7 +67,7 @@ class Tally:
             self.add_masks(labels, sample)
 
     def add_masks(self, labels: dict[str, Any], sample: dict[str, Any]) -> None:
-        """Masks of the same objects in the same order, from both sides."""
+        """Adds masks of the same objects in the same order."""
         ours, theirs = labels["masks"], sample["masks"].numpy()
         for a, b in ((ours, theirs), (labels["sem_masks"], sample["sem_masks"].numpy())):
             self.mask_pixels += a.size
@@ -74,14 +80,14 @@ class Tally:
         self.least_iou = min(self.least_iou, float((both[seen] / either[seen]).min(initial=1.0)))
 
     def merge(self, other: Tally) -> None:
-        """Takes in the samples of another tally."""
+        """Adds the samples of another tally."""
         for name, value in vars(other).items():
             largest = ("largest", "box_error", "angle_error", "keypoint_error")
             combine = max if name in largest else min if name == "least_iou" else int.__add__
             setattr(self, name, combine(getattr(self, name), value))
 
     def report(self) -> dict[str, Any]:
-        """The figures."""
+        """Returns the figures."""
         return {
             "samples": self.samples,
             "left_out_for_failed_cuts": self.left_out,
@@ -105,7 +111,7 @@ class Tally:
 
 
 def angles_apart(ours: Any, theirs: Any) -> Any:
-    """Radians (N,) between oriented boxes (N, 5); squares look the same after a quarter turn."""
+    """Returns radians (N,) between oriented boxes (N, 5); a square's quarter turn is none."""
     sides = theirs[:, 2:4]
     square = np.abs(sides[:, 0] - sides[:, 1]) <= BOX_LIMIT
     turn = np.where(square, np.pi / 2, np.pi)
@@ -114,7 +120,7 @@ def angles_apart(ours: Any, theirs: Any) -> Any:
 
 
 def missed(chain: str, kind: str, report: dict[str, Any]) -> dict[str, str]:
-    """What a report misses: by name of the limit, a sentence."""
+    """Returns the limits that a report misses: a sentence by name."""
     share, largest = LIMITS[chain]
     pixels, iou = MASK_LIMITS
     holds = {
@@ -144,13 +150,13 @@ def missed(chain: str, kind: str, report: dict[str, Any]) -> dict[str, str]:
 
 
 def limits_of(task: str) -> set[str]:
-    """The limits that mean something for a task."""
+    """Returns the names of the limits that mean something for a task."""
     more = {"segment": {"masks"}, "pose": {"keypoints"}, "obb": {"angles"}}
     return {"pictures", "boxes", *more.get(task, ())}
 
 
 def all_limits() -> dict[str, Any]:
-    """Every limit, for the record."""
+    """Returns every limit, for the record."""
     return {
         **LIMITS,
         "box_error": BOX_LIMIT,

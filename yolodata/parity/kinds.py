@@ -1,4 +1,4 @@
-"""What `parity.py` has Ultralytics draw: kinds of augmentation, in chains."""
+"""Kinds of augmentation that Ultralytics draws, in chains."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ VALIDATION: dict[str, dict[str, Any]] = {
 
 
 def chains(task: str, polygons: bool) -> dict[str, Any]:
-    """The chains that mean something for a task."""
+    """Returns the chains that mean something for a task: base settings, and settings by kind."""
     without = () if task == "segment" else ("masks",) if polygons else ("masks", "copy-paste")
     found = {name: chain for name, chain in CHAINS.items() if name not in without}
     if find_spec("albumentations") is not None:
@@ -69,7 +69,7 @@ def chains(task: str, polygons: bool) -> dict[str, Any]:
 
 
 def transforms() -> list[Any]:
-    """Albumentations' transforms of many kinds, often."""
+    """Returns Albumentations' transforms of many kinds, each likely to be applied."""
     import albumentations as A
 
     return [

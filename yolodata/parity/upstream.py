@@ -1,15 +1,16 @@
 """Ultralytics itself as the reference: its samples, together with the numbers it drew for them.
 
-Upstream separates drawing (`get_params`) from applying. The wrappers here listen to the drawing and
-leave everything else alone; what was heard becomes a recipe of ours.
+Upstream separates drawing (`get_params`) from applying. Wrappers record what is drawn and leave
+everything else alone; what was recorded becomes a recipe of ours.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,18 @@ from unittest.mock import patch
 import numpy as np
 
 from yolodata import _native
+from yolodata.errors import DatasetError
+from yolodata.parity.label_table import label_table
+from yolodata.parity.without_pixels import skip_pixels
 from yolodata.pipeline.albumentations.pool import render_with_transforms
 from yolodata.pipeline.albumentations.transforms import composed, draw_from
+from yolodata.pipeline.options import LabelOptions
+from yolodata.pipeline.subset import Subset
+from yolodata.shards.reader import ShardDataset
 
 
 @dataclass
-class Heard:
+class Drawn:
     """What upstream drew for one sample, and the images it loaded (RGB) by dataset index."""
 
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -32,7 +39,8 @@ class Heard:
     cutmix: dict[str, Any] | None = None
     hsv: list[float] | None = None
     mains: list[int] = field(default_factory=list)  # layers that nothing is only pasted from
-    pastes: list[tuple[int, int]] = field(default_factory=list)  # layer, and layer of the source
+    # Onto which layer, from which layer, and how many objects.
+    pastes: list[tuple[int, int, int]] = field(default_factory=list)
     flip: dict[str, bool] = field(default_factory=dict)
     bgr: bool = False
     images: dict[int, Any] = field(default_factory=dict)
@@ -42,35 +50,58 @@ class Heard:
 class Upstream:
     """A training dataset of Ultralytics that tells what it draws.
 
+    Attributes:
+        dataset: Ultralytics' own dataset object; `use` gives it its transforms.
+        table: the label table that recipes are labelled by.
+
     Args:
-        data: the dataset's YAML. Nothing is written beside the dataset.
-        imgsz: side of the output picture.
+        data: the dataset's YAML. Nothing is written beside the dataset, and nothing downloaded.
+        imgsz: side of the output picture, in pixels.
+        task: "detect", "segment", "pose" or "obb".
+        shards: the packed training split, at the same imgsz. Our pictures and labels are made of
+            it; without it, of the images and labels that upstream read.
+
+    Raises:
+        DatasetError: Ultralytics cannot read the dataset for this task, or the shards hold other
+            images.
     """
 
-    def __init__(self, data: Path, imgsz: int, task: str = "detect") -> None:
+    def __init__(
+        self, data: Path, imgsz: int, task: str = "detect", shards: ShardDataset | None = None
+    ) -> None:
         from ultralytics.cfg import get_cfg
         from ultralytics.data.dataset import YOLODataset
         from ultralytics.data.utils import check_det_dataset
 
         self.imgsz = imgsz
         self.task = task
+        self.shards = shards
         self.samples = 0
         self.transforms: Any = None
-        self.heard = Heard()
+        self.drawn = Drawn()
+        hyp = get_cfg(overrides={"task": task, "imgsz": imgsz})
         with leaves_the_source_alone():
-            info = check_det_dataset(str(data))
-            self.dataset = YOLODataset(
-                img_path=info["train"], imgsz=imgsz, batch_size=16, augment=True, cache=None,
-                hyp=get_cfg(overrides={"task": task, "imgsz": imgsz}), data=info, task=task,
-            )  # fmt: skip
+            try:
+                info = check_det_dataset(str(data), autodownload=False)
+                self.dataset = YOLODataset(
+                    img_path=info["train"], imgsz=imgsz, batch_size=16, augment=True, cache=None,
+                    hyp=hyp, data=info, task=task,
+                )  # fmt: skip
+            except Exception as error:  # of many kinds, all about the dataset
+                raise DatasetError(
+                    f"Ultralytics cannot read {data} for task {task!r}: {error} Correct the "
+                    "dataset, or give another task."
+                ) from error
         self.polygons = any(label["segments"] for label in self.dataset.labels)
         self._number = {name: i for i, name in enumerate(self.dataset.im_files)}
-        self.index = self._index()
+        if shards is not None:
+            self._check_images(shards)
+        self.table = self._label_table()
         load = self.dataset.load_image
 
         def load_image(i: int, *args: Any, **kwargs: Any) -> Any:
             loaded = load(i, *args, **kwargs)
-            self.heard.images[i] = np.ascontiguousarray(loaded[0][..., ::-1])
+            self.drawn.images[i] = np.ascontiguousarray(loaded[0][..., ::-1])
             return loaded
 
         self.dataset.load_image = load_image
@@ -79,10 +110,16 @@ class Upstream:
         for i in random.Random(0).sample(range(count), min(count, self.dataset.max_buffer_length)):
             load(i)
 
-    def use(self, grid: int = 4, **hyp: Any) -> None:
-        """Augments from now on by these arguments; `grid` is the pictures of a mosaic, 4 or 9.
+    def use(self, grid: int = 4, pixels: bool = True, **hyp: Any) -> None:
+        """Augments from now on.
 
-        `augmentations` are Albumentations' transforms; there are none otherwise.
+        Args:
+            grid: images of a mosaic, 4 or 9.
+            pixels: whether pictures are made. Without them `sample` draws what it would draw, from
+                images of the right size, in a fraction of the time. Partners of a mosaic then come
+                from the whole dataset, as upstream has it with cache="ram".
+            hyp: upstream's training arguments. `augmentations` are Albumentations' transforms;
+                there are none otherwise.
         """
         from ultralytics.cfg import get_cfg
 
@@ -90,127 +127,123 @@ class Upstream:
         hyp = {"augmentations": [], **hyp}
         self.transforms = composed(hyp["augmentations"]) if hyp["augmentations"] else None
         args = get_cfg(overrides={"task": self.task, "imgsz": self.imgsz, **hyp})
-        if self.task == "detect":
-            self.index = self._index(outlines=bool(args.copy_paste))
         self.perspective = bool(args.perspective)
         self.mask_ratio = args.mask_ratio if self.task == "segment" else 0
         self.overlap_mask = bool(args.overlap_mask)
-        self.dataset.transforms = self.dataset.build_transforms(args)
+        if self.task == "detect":
+            self.table = self._label_table(outlines=bool(args.copy_paste))
+        with _quiet():
+            self.dataset.transforms = self.dataset.build_transforms(args)
         stages = self.dataset.transforms.transforms
+        if not pixels:
+            skip_pixels(stages, self.imgsz)
         for stage in stages[0].transforms:
             if type(stage).__name__ == "CopyPaste":
                 self._share = stage.p
-                self._listen(stage, "get_params", self._on_copy_paste)
+                self._record(stage, "get_params", self._on_copy_paste)
             nested = getattr(stage, "pre_transform", None)
             for inner in [stage, *getattr(nested, "transforms", [])]:
                 if type(inner).__name__ == "Mosaic":
                     inner.n = grid
-                    self._listen(inner, "get_params", self._on_mosaic)
+                    self._record(inner, "get_params", self._on_mosaic)
                 elif type(inner).__name__ == "RandomPerspective" and inner is stage:
-                    self._listen(inner, "get_params", self._on_warp)
+                    self._record(inner, "get_params", self._on_warp)
         names = {type(stage).__name__: stage for stage in stages}
-        self._listen(names["MixUp"], "get_params", self._on_mixup)
-        self._listen(names["CutMix"], "get_params", self._on_cutmix)
+        self._record(names["MixUp"], "get_params", self._on_mixup)
+        self._record(names["CutMix"], "get_params", self._on_cutmix)
         for stage in stages:
             if type(stage).__name__ == "RandomFlip":
-                self._listen(stage, "get_params", self._on_flip)
+                self._record(stage, "get_params", self._on_flip)
         applied = getattr(names.get("Albumentations"), "transform", None)
         if applied is not None:  # upstream's seed makes all of them fire, or none: see draw_from
             applied.set_random_seed = lambda seed: draw_from(applied, seed)
-        self._overhear(names["RandomHSV"], "apply_image", self._draw_hsv)
-        self._overhear(stages[-1], "_format_img", self._draw_bgr)
+        self._draw_first(names["RandomHSV"], "apply_image", self._draw_hsv)
+        self._draw_first(names["Format"], "_format_img", self._draw_bgr)
 
     def sample(self, i: int) -> tuple[dict[str, Any], dict[str, Any], dict[int, Any]]:
-        """Upstream's finished sample `i`, the recipe (as a dict) that it drew, and its images."""
-        self.heard = heard = Heard()
+        """Makes upstream's finished sample of image `i`.
+
+        Returns:
+            the sample; the recipe that upstream drew, as a dict; and the images for our picture,
+            uint8 (H, W, 3) RGB by dataset index, from the shards where they are given.
+        """
+        self.drawn = drawn = Drawn()
         self.samples += 1
-        # Upstream seeds Albumentations with this, as often as it changes.
-        seed = patch("torch.initial_seed", lambda: self.samples)
-        with _stable_order(), _failed_cuts(heard), seed:
+        with ExitStack() as patches:
+            patches.enter_context(_stable_order())
+            if self.task == "obb":
+                patches.enter_context(_failed_cuts(drawn))
+            if self.transforms is not None:  # upstream seeds them with this, whenever it changes
+                patches.enter_context(patch("torch.initial_seed", lambda: self.samples))
             sample = self.dataset[i]
         recipe = {
             "size": [self.imgsz, self.imgsz],
-            "layers": heard.layers,
-            "pastes": heard.pastes,
-            "failed_cuts": heard.failed_cuts,
-            "mixup": heard.mixup,
-            "cutmix": heard.cutmix,
-            "hsv": heard.hsv,
-            "flipud": heard.flip["vertical"],
-            "fliplr": heard.flip["horizontal"],
-            "bgr": heard.bgr,
+            "layers": drawn.layers,
+            "pastes": drawn.pastes,
+            "failed_cuts": drawn.failed_cuts,
+            "mixup": drawn.mixup,
+            "cutmix": drawn.cutmix,
+            "hsv": drawn.hsv,
+            "flipud": drawn.flip["vertical"],
+            "fliplr": drawn.flip["horizontal"],
+            "bgr": drawn.bgr,
             "seed": self.samples,
         }
-        return sample, recipe, heard.images
+        if self.shards is None:
+            return sample, recipe, drawn.images
+        return sample, recipe, {number: self.shards.image(number) for number in drawn.images}
 
     def recipe(self, values: dict[str, Any]) -> _native.Recipe:
-        """The recipe of what `sample` heard; what is pasted, and where, is for us to find out."""
+        """Makes the recipe that `sample` recorded; our own rule says what is pasted, and where."""
         drawn = {key: values[key] for key in values.keys() - {"pastes", "failed_cuts", "seed"}}
         recipe = _native.Recipe.from_dict(drawn)
-        for onto, source in values["pastes"]:
-            recipe = _native.paste(recipe, self.index, onto, source, self._share)
+        for onto, source, _ in values["pastes"]:
+            recipe = _native.paste(recipe, self.table, onto, source, self._share)
         return recipe
 
     def picture(
         self, recipe: _native.Recipe, values: dict[str, Any], images: dict[int, Any]
     ) -> Any:
-        """Our picture of what `sample` heard, uint8 (3, H, W)."""
+        """Renders our picture of what `sample` recorded, uint8 (3, H, W)."""
         if self.transforms is None:
             return _native.render(recipe, images)
         picture = np.empty((3, self.imgsz, self.imgsz), np.uint8)
         render_with_transforms(recipe, images, picture, self.transforms, values["seed"])
         return picture
 
-    def _index(
-        self, flip_idx: bool = False, visibility: bool = False, outlines: bool = False
-    ) -> _native.LabelTable:
-        """The label table. Its sizes are those of the files: recipes name the sizes they need.
+    def _label_table(self, outlines: bool = False) -> _native.LabelTable:
+        if self.shards is not None:
+            return Subset(self.shards, LabelOptions(self.task), outlines=outlines).index()
+        flip_idx = self.dataset.data.get("flip_idx")
+        return label_table(self.dataset.labels, self.task, flip_idx=flip_idx, outlines=outlines)
 
-        Named facts about keypoints are falsified, to see whether that is noticed.
-        """
-        labels = self.dataset.labels
-        counts = [len(label["cls"]) for label in labels]
-        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.uint64)
-        cls = np.concatenate([label["cls"].reshape(-1) for label in labels]).astype(np.float32)
-        box = np.concatenate([label["bboxes"].reshape(-1, 4) for label in labels])
-        polygons = [np.asarray(s, np.float32) for label in labels for s in label["segments"]]
-        sizes = np.array([label["shape"] for label in labels], np.uint32)
-        args: list[Any] = [np.ascontiguousarray(sizes[:, 0]), np.ascontiguousarray(sizes[:, 1])]
-        args += [offsets, cls, np.ascontiguousarray(box, np.float32)]
-        if polygons:
-            lengths = [len(polygon) for polygon in polygons]
-            args += [
-                np.concatenate(([0], np.cumsum(lengths))).astype(np.uint64),
-                np.ascontiguousarray(np.concatenate(polygons), np.float32),
-            ]
-        extra: dict[str, Any] = {}
-        if self.task == "segment" or (self.task == "detect" and outlines):
-            extra["outline_points"] = 1000
-        if self.task == "obb":
-            extra = {"outline_points": 100, "oriented": True}
-        if self.task == "pose":
-            points = np.concatenate([label["keypoints"] for label in labels])
-            points[..., 2] += visibility
-            extra["keypoints"] = np.ascontiguousarray(points, np.float32)
-            order = self.dataset.data.get("flip_idx")
-            if order and not flip_idx:
-                extra["flip_idx"] = np.array(order, np.int32)
-        return _native.LabelTable(*args, **extra)
+    def _check_images(self, shards: ShardDataset) -> None:
+        """Raises DatasetError unless the shards hold upstream's images, in its order."""
+        theirs = self.dataset.im_files
+        count = max(len(theirs), len(shards))
+        for i in range(count):
+            ours = shards.name(i) if i < len(shards) else "none"
+            reference = theirs[i] if i < len(theirs) else "none"
+            if ours != reference:
+                raise DatasetError(
+                    f"{shards.path} must hold the {len(theirs)} images that Ultralytics reads, got "
+                    f"{len(shards)}; image {i} is {ours}, and {reference} there; pack again"
+                )
 
     @staticmethod
-    def _listen(stage: Any, method: str, heard: Any) -> None:
-        """Passes what `method` returns to `heard`."""
+    def _record(stage: Any, method: str, tell: Any) -> None:
+        """Passes what `method` returns to `tell`."""
         original = getattr(stage, method)
 
         def wrapper(labels: Any) -> Any:
             params = original(labels)
-            heard(stage, labels, params)
+            tell(stage, labels, params)
             return params
 
         setattr(stage, method, wrapper)
 
     @staticmethod
-    def _overhear(stage: Any, method: str, draw: Any) -> None:
+    def _draw_first(stage: Any, method: str, draw: Any) -> None:
         """Lets `draw` draw first what `method` is about to draw."""
         original = getattr(stage, method)
 
@@ -226,7 +259,7 @@ class Upstream:
         return {"image": self._number[patch["im_file"]], "height": height, "width": width}
 
     def _on_mosaic(self, stage: Any, labels: Any, params: Any) -> None:
-        self.heard.mosaic = []
+        self.drawn.mosaic = []
         canvas = 2 * self.imgsz
         # Nine pictures lie on a canvas of three sides, of which the middle two are kept.
         shift, suffix = (0, "a") if stage.n == 4 else (stage.border[0], "")
@@ -235,15 +268,15 @@ class Upstream:
             tile["x0"], tile["y0"] = item["padw"] + shift, item["padh"] + shift
             for side in ("x1", "y1", "x2", "y2"):
                 tile[side] = min(max(item[side + suffix] + shift, 0), canvas)
-            self.heard.mosaic.append(tile)
+            self.drawn.mosaic.append(tile)
 
     def _on_warp(self, stage: Any, labels: Any, params: Any) -> None:
-        tiles, (height, width) = self.heard.mosaic, params["orig_shape"]
+        tiles, (height, width) = self.drawn.mosaic, params["orig_shape"]
         if tiles is None:
             place = {"x0": 0, "y0": 0, "x1": 0, "y1": 0, "x2": width, "y2": height}
             tiles = [{**self._tile(labels), **place}]
-        self.heard.mains.append(len(self.heard.layers))
-        self.heard.layers.append(
+        self.drawn.mains.append(len(self.drawn.layers))
+        self.drawn.layers.append(
             {
                 "canvas": [height, width],
                 "tiles": tiles,
@@ -252,60 +285,69 @@ class Upstream:
                 "scale": float(params["scale"]),
             }
         )
-        self.heard.mosaic = None
+        self.drawn.mosaic = None
 
     # From the same picture before it is warped, or from one that was made for this.
     def _on_copy_paste(self, stage: Any, labels: Any, params: Any) -> None:
-        heard, source = self.heard, len(self.heard.layers)
+        drawn, source = self.drawn, len(self.drawn.layers)
         if stage.mode == "mixup":
-            source = heard.mains.pop()
+            source = drawn.mains.pop()
             if not len(params["selected"]):
-                heard.layers.pop()
-        if len(params["selected"]):
-            heard.pastes.append((heard.mains[-1] if stage.mode == "mixup" else source, source))
+                drawn.layers.pop()
+        if count := len(params["selected"]):
+            onto = drawn.mains[-1] if stage.mode == "mixup" else source
+            drawn.pastes.append((onto, source, count))
 
     # A mixing stage has its partner made (and warped) before it draws.
     def _on_mixup(self, stage: Any, labels: Any, params: Any) -> None:
-        self.heard.mixup = {"layer": self.heard.mains[-1], "ratio": params["r"]}
+        self.drawn.mixup = {"layer": self.drawn.mains[-1], "ratio": params["r"]}
 
     def _on_cutmix(self, stage: Any, labels: Any, params: Any) -> None:
-        heard = self.heard
+        drawn = self.drawn
         if params.get("skip"):
-            first = heard.mains.pop()
-            del heard.layers[first:]
-            heard.pastes = [paste for paste in heard.pastes if paste[0] < first]
+            first = drawn.mains.pop()
+            del drawn.layers[first:]
+            drawn.pastes = [paste for paste in drawn.pastes if paste[0] < first]
         else:
             area = [int(value) for value in params["area"]]
-            heard.cutmix = {"layer": heard.mains[-1], "area": area}
+            drawn.cutmix = {"layer": drawn.mains[-1], "area": area}
 
     def _on_flip(self, stage: Any, labels: Any, params: Any) -> None:
-        self.heard.flip[params["direction"]] = params["flip"]
+        self.drawn.flip[params["direction"]] = params["flip"]
 
     def _draw_hsv(self, stage: Any) -> None:
         gains = [stage.hgain, stage.sgain, stage.vgain]
         if any(gains):
-            self.heard.hsv = (np.random.uniform(-1, 1, 3) * gains).tolist()
+            self.drawn.hsv = (np.random.uniform(-1, 1, 3) * gains).tolist()
 
     def _draw_bgr(self, stage: Any) -> None:
-        self.heard.bgr = not random.uniform(0, 1) > stage.bgr
+        self.drawn.bgr = not random.uniform(0, 1) > stage.bgr
 
 
 @contextmanager
 def leaves_the_source_alone() -> Iterator[None]:
     """Upstream writes no cache files and rewrites no truncated JPEGs inside, and says little."""
-    from ultralytics.utils import LOGGER
 
     def keep(prefix: str, path: Path, x: dict[str, Any], version: str) -> None:
         x["version"] = version  # all that it does besides writing
 
+    with (
+        _quiet(),
+        patch("ultralytics.data.dataset.save_dataset_cache_file", keep),
+        patch("ultralytics.data.utils._replace_image"),
+    ):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Upstream's logger lets only errors through inside."""
+    from ultralytics.utils import LOGGER
+
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:
-        with (
-            patch("ultralytics.data.dataset.save_dataset_cache_file", keep),
-            patch("ultralytics.data.utils._replace_image"),
-        ):
-            yield
+        yield
     finally:
         LOGGER.setLevel(level)
 
@@ -322,7 +364,7 @@ def in_stable_order(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def _failed_cuts(heard: Heard) -> Iterator[None]:
+def _failed_cuts(drawn: Drawn) -> Iterator[None]:
     """Counts overlaps of polygons that OpenCV takes for none, which loses an oriented object.
 
     It fails where a corner almost touches an edge; polygons moved a little are asked again.
@@ -334,7 +376,7 @@ def _failed_cuts(heard: Heard) -> Iterator[None]:
     def counting(a: Any, b: Any) -> Any:
         found = intersect(a, b)
         if found[0] <= 0 and max(intersect(a + shift, b)[0] for shift in (-0.01, 0.01)) > 0.1:
-            heard.failed_cuts += 1
+            drawn.failed_cuts += 1
         return found
 
     with patch("cv2.intersectConvexConvex", counting):
@@ -345,7 +387,7 @@ def _failed_cuts(heard: Heard) -> Iterator[None]:
 def _stable_order() -> Iterator[None]:
     """NumPy leaves open how equal ones are sorted: here they stay as they are."""
     argsort = np.argsort
-    with patch("numpy.argsort", lambda *args, **kwargs: argsort(*args, kind="stable", **kwargs)):
+    with patch("numpy.argsort", functools.partial(argsort, kind="stable")):
         yield
 
 

@@ -1,0 +1,219 @@
+"""What our planner draws, against what Ultralytics draws: the same distributions.
+
+Seeds are fixed, so that a test gives the same answer every time. What is a little off (5 % of a
+range, 5 points of a probability) has to be noticed with the same number of recipes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loading import draw_dataset
+
+from yolodata.cli import main
+from yolodata.errors import ConfigError
+from yolodata.parity import draws, two_sample, upstream
+from yolodata.parity.quantities import Quantities, Recipe
+
+IMGSZ = 160  # nothing is drawn of its size but where pictures lie
+IMAGES = 24
+N = 2000
+
+# Setting -> what shows it, in the kinds that have it.
+SHOWN_BY = {
+    "degrees": ["rotation"], "translate": ["shift x", "shift y"], "shear": ["shear x", "shear y"],
+    "scale": ["zoom", "zoom of the matrix"], "perspective": ["perspective x", "perspective y"],
+    "hsv_h": ["hue"], "hsv_s": ["saturation"], "hsv_v": ["value"],
+    "mosaic": ["mosaic"], "mixup": ["mixup"], "cutmix": ["cutmix"], "flipud": ["flipud"],
+    "fliplr": ["fliplr"], "bgr": ["bgr"], "copy_paste": ["pasted objects"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures whose objects are triangles."""
+    folder = tmp_path_factory.mktemp("triangles")
+    yaml = draw_dataset(folder, {"train": IMAGES, "val": 2})
+    for file in folder.rglob("*.txt"):
+        rows = [row.split() for row in file.read_text().splitlines()]
+        boxes = [(row[0], *map(float, row[1:])) for row in rows if row]
+        file.write_text(
+            "\n".join(
+                f"{c} {x - w / 2} {y + h / 2} {x + w / 2} {y + h / 2} {x} {y - h / 2}"
+                for c, x, y, w, h in boxes
+            )
+        )
+    return yaml
+
+
+@pytest.fixture(scope="module")
+def source(yaml: Path) -> upstream.Upstream:
+    return upstream.Upstream(yaml, IMGSZ)
+
+
+@pytest.fixture(scope="module")
+def theirs(source: upstream.Upstream) -> dict[str, list[Recipe]]:
+    """Upstream's recipes, by kind."""
+    return {name: draws.upstreams_recipes(source, kind, N) for name, kind in draws.KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def ours(source: upstream.Upstream) -> dict[str, list[Recipe]]:
+    """Our recipes, by kind."""
+    return {
+        name: draws.our_recipes(source, kind, draws.OURS * N) for name, kind in draws.KINDS.items()
+    }
+
+
+def test_our_draws_are_upstreams(theirs: Any, ours: Any) -> None:
+    found = {name: draws.compare_recipes(theirs[name], ours[name], IMAGES) for name in draws.KINDS}
+    report = draws.report(found)
+    assert draws.missed(report) == []
+    assert report["comparisons"] > 140  # nothing is left out without being seen
+    shown = {name for kind in found.values() for name in kind["quantities"]}
+    for names in SHOWN_BY.values():
+        assert shown.issuperset(names)
+    parts = ("mosaic centre x", "mosaic centre y", "mixup ratio", "cutmix area", "cutmix left")
+    parts += ("different images", "mixup: image", "cutmix: image", "pasted: image", "partner 8")
+    assert shown.issuperset(parts)
+
+
+def test_upstream_draws_the_same_without_pixels(source: upstream.Upstream) -> None:
+    settings = {
+        "mosaic": 0.0,
+        "mixup": 0.5,
+        "cutmix": 0.5,
+        "degrees": 9.0,
+        "flipud": 0.5,
+        "bgr": 0.5,
+    }
+    settings |= {"copy_paste": 0.5, "copy_paste_mode": "mixup"}
+    without = draws.upstreams_recipes(source, draws.Kind(settings, objects=9), 60)
+    source.use(**settings)
+    upstream.seed(0)
+    whole = [source.sample(i)[1] for i in draws.shuffled(IMAGES, 60, 0)]
+    for recipe in (*without, *whole):
+        del recipe["seed"]  # of Albumentations: a count of samples
+    assert without == whole
+    assert sum(recipe["cutmix"] is not None for recipe in whole) > 3
+    assert sum(bool(recipe["pastes"]) for recipe in whole) > 3
+
+
+@pytest.mark.parametrize("by", [0.05, -0.05])
+def test_what_is_a_little_off_is_noticed(source: upstream.Upstream, theirs: Any, by: float) -> None:
+    """Every setting, in one kind at least."""
+    found, changed = {}, {}
+    for name, kind in draws.KINDS.items():
+        settings = draws.a_little_off(kind.settings, by)
+        changed[name] = {s for s in settings if settings[s] != kind.settings[s]}
+        wrong = draws.our_recipes(source, kind, draws.OURS * N, settings=settings)
+        found[name] = draws.compare_recipes(theirs[name], wrong, IMAGES)
+    said = draws.missed(draws.report(found))
+    for setting, quantities in SHOWN_BY.items():
+        kinds = [name for name in found if setting in changed[name]]
+        for quantity in quantities:
+            assert any(
+                sentence.startswith(f"draws, {kind}: {quantity} differs in ")
+                for kind in kinds
+                for sentence in said
+            ), quantity
+
+
+def wider(values: Any, share: float) -> Any:
+    middle = np.nanmean(values)
+    return middle + (1 + share) * (values - middle)
+
+
+def first_images(values: Any) -> Any:
+    """Images of which the last of all never comes."""
+    return np.where(values == IMAGES - 1, 0, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity", "spoil"),
+    [
+        ("mosaic of four, mixup", "mosaic centre x", lambda x: wider(x, 0.05)),
+        ("mosaic of four, mixup", "mixup: mosaic centre y", lambda x: wider(x, -0.05)),
+        ("mosaic of four, mixup", "mixup ratio", lambda x: wider(x, 0.2)),
+        ("mosaic of four, mixup", "mixup ratio", lambda x: x + 0.015),
+        ("mosaic of four, mixup", "mixup: image", first_images),
+        ("mosaic of four, mixup", "partner 3", first_images),
+        ("mosaic of nine", "partner 8", first_images),
+        ("mosaic of nine", "different images", lambda x: np.minimum(x, 8)),
+        ("cutmix, always", "cutmix area", lambda x: x * 1.3),
+        ("cutmix, always", "cutmix left", lambda x: x + 0.05),
+        ("copy-paste, mirrored", "pasted objects", lambda x: np.maximum(x - 1, 0)),
+    ],
+)
+def test_what_no_setting_changes_is_noticed_too(
+    theirs: Any, ours: Any, name: str, quantity: str, spoil: Any
+) -> None:
+    sides = Quantities.of(theirs[name], IMAGES), Quantities.of(ours[name], IMAGES)
+    where = "numbers" if quantity in sides[1].numbers else "categories"
+    of_ours = getattr(sides[1], where)
+    of_ours[quantity] = spoil(of_ours[quantity])
+    found = draws.compare_quantities(*sides)
+    assert found["quantities"][quantity]["p"] < draws.LEVEL / 200
+
+
+def test_numbers_that_hang_together_are_noticed(theirs: Any, ours: Any) -> None:
+    """Each has the right distribution, but one is drawn from the other's numbers."""
+    name = "mosaic of four, mixup"
+    sides = Quantities.of(theirs[name], IMAGES), Quantities.of(ours[name], IMAGES)
+    numbers = sides[1].numbers
+    mixed = ~np.isnan(numbers["mixup: shift x"])
+    numbers["mixup: shift x"][mixed] = numbers["shift x"][mixed]
+    found = draws.compare_quantities(*sides)
+    assert found["dependence"]["p"] < draws.LEVEL / 200
+    assert set(found["dependence"]["of"]) == {"shift x", "mixup: shift x"}
+
+
+def test_an_image_twice_in_an_epoch_is_noticed(ours: Any) -> None:
+    recipes = ours["cutmix, seldom"][: 2 * IMAGES]
+    found = draws.compare_recipes(recipes, recipes[1:] + recipes[:1], IMAGES)
+    assert found["repeats"] == {"upstream": 0, "yolodata": 2}
+    assert "begin two samples" in draws.missed(draws.report({"kind": found}))[0]
+
+
+def test_tests_of_two_samples_give_false_alarms_as_often_as_they_say() -> None:
+    random = np.random.default_rng(0)
+    found: dict[str, list[float]] = {"numbers": [], "whole": [], "range": [], "categories": []}
+    for _ in range(300):
+        a, b = random.uniform(0, 1, 200), random.uniform(0, 1, 700)
+        found["numbers"].append(two_sample.compare_numbers(a, b)[0])
+        found["range"].append(two_sample.range_p(a, b))
+        whole = np.floor(8 * a), np.floor(8 * b)
+        found["whole"].append(two_sample.compare_numbers(*whole)[0])
+        found["categories"].append(two_sample.compare_categories(*whole))
+    for p in found.values():
+        assert np.mean(np.array(p) < 0.1) < 0.15
+    assert min(found["range"]) < 0.1  # and they can
+    assert two_sample.compare_numbers(np.zeros(30), np.ones(30))[0] == 0.0
+    assert two_sample.compare_numbers(np.ones(30), np.ones(40))[0] == 1.0
+
+
+def test_the_command_compares_draws(
+    yaml: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kind = draws.Kind({"fliplr": 0.02, "mosaic": 0.0}, share=0.8)
+    monkeypatch.setattr(draws, "KINDS", {"flips": kind})
+    arguments = ["parity", str(yaml), "--imgsz", "64", "--samples", "1", "--draws", "1250"]
+    assert main([*arguments, "--json", str(tmp_path / "out.json")]) == 0
+    assert "flips                          1000     4000" in capsys.readouterr().out
+    assert main([*arguments, "--break"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: draws, flips: fliplr differs in share: mean 0.07" in out
+    assert "NOT NOTICED" not in out
+
+
+def test_scipy_is_asked_for(source: upstream.Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ConfigError, match=r"needs scipy.*run `pip install 'yolodata\[parity\]'`"):
+        draws.draws(source, 1000)

@@ -1,0 +1,1 @@
+"""Our batches against those of the installed Ultralytics."""
