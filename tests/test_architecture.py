@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 ARROWS = {
     "checks": set(),
     "errors": set(),
+    "environment": set(),
     "files": set(),
     "machine": set(),
     "telemetry": set(),
@@ -29,8 +30,8 @@ ARROWS = {
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},
     "view": {"shards", "pipeline", "_native"},
-    "parity": {"shards", "ingest", "pipeline", "bench", "_native"},
-    "bench": {"shards", "ingest", "pipeline", "ultralytics", "train", "_native"},
+    "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
+    "bench": {"environment", "shards", "ingest", "pipeline", "ultralytics", "train", "_native"},
     "cli": {"view", "shards", "ingest", "pipeline", "ultralytics", "train", "parity", "bench"},
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import torch
 
+from yolodata import environment
 from yolodata.bench import (
     benchmark,
     data,
     kernel,
-    machine,
     profiling,
     report,
     results,
@@ -493,7 +493,7 @@ def test_bad_arguments(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "gpu", lambda: None)
+    monkeypatch.setattr(environment, "gpu", lambda: None)
     assert benchmark.main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")

@@ -14,7 +14,7 @@ import pytest
 from loading import draw_dataset, packed
 from training import prepare
 
-from yolodata.bench.machine import versions
+from yolodata.environment import versions
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 

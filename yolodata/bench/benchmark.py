@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench import data, machine, report, results, rounds, rows
+from yolodata import environment
+from yolodata.bench import data, report, results, rounds, rows
 from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
@@ -270,7 +271,7 @@ def _check_benchmark(args: argparse.Namespace) -> None:
 
 
 def _check_training(args: argparse.Namespace) -> None:
-    gpu = machine.gpu() if args.device != "cpu" else None
+    gpu = environment.gpu() if args.device != "cpu" else None
     if args.device == "cuda" and gpu is None:
         raise ConfigError(
             "--device cuda was given, but torch finds no CUDA device; use --device cpu, or install "

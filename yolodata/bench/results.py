@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from yolodata.bench import machine
+from yolodata import environment
 from yolodata.bench.rounds import Measured
 
 Document = dict[str, Any]
@@ -18,7 +18,11 @@ Document = dict[str, Any]
 
 def about(benchmark: str, **settings: Any) -> Document:
     """How every file of results begins: benchmark, machine, versions, and settings if any."""
-    made = {"benchmark": benchmark, "machine": machine.machine(), "versions": machine.versions()}
+    made = {
+        "benchmark": benchmark,
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+    }
     return made | ({"settings": settings} if settings else {})
 
 

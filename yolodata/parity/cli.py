@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         0 when every limit holds, 1 when one is missed. With `--break`: 1 when every limit of the
         task noticed, 0 when one did not.
     """
-    from yolodata.bench.machine import machine, versions
+    from yolodata.environment import machine, versions
     from yolodata.parity import draws, metrics, table, tally, training, upstream, validation
     from yolodata.parity.dataset import open_dataset
 

@@ -1,4 +1,4 @@
-"""On what a number was measured."""
+"""On what a number was measured: the machine, and the versions of what takes part."""
 
 from __future__ import annotations
 
