@@ -193,7 +193,7 @@ def test_a_batch_that_had_no_memory_is_made_later(
     draw = random.Random(0)
     with Loader(shards[codec], 8, **grouped(device="cuda", cache=cache, **settings)) as loader:
         loader._open_backend()
-        twin.short = lambda: draw.random() < 0.3
+        twin.short = lambda: draw.random() < 0.5
         stubborn = Stubborn(loader)
         assert stream(stubborn, 1) == want
         assert stubborn.errors
@@ -245,6 +245,9 @@ def test_a_trainer_keeps_its_device(albumentations, twin, tmp_path, monkeypatch)
         with trainer.get_dataloader(trainer.data["train"], 16, -1, "train") as loader:
             assert loader.device == device
             streams.append(stream(loader, 3))
+            loader._prefetcher.settle()
+            for step in loader._prefetcher._steps:  # transformed while nobody waits
+                step.pending.wait()
             counts = loader.telemetry.read().counts
             changed.append((counts.get("transformed", 0), counts.get("filtered", 0)))
     assert streams[0] == streams[1]

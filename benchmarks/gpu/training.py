@@ -83,13 +83,14 @@ def take_memory(trainer: Any) -> None:
     import torch
 
     if trainer.device.type != "cuda":  # there it can only be said
-        learn = trainer._learn
+        loop = trainer.loop
+        learn = loop._learn
 
         def fail(*_: Any) -> None:
-            trainer._learn = learn
+            loop._learn = learn
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
-        trainer._learn = fail
+        loop._learn = fail
         return
     peak = torch.cuda.max_memory_allocated()
     total = torch.cuda.get_device_properties(0).total_memory
