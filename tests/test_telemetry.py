@@ -254,8 +254,8 @@ def test_a_run_is_recorded_and_the_loggers_are_told(
     assert len(rows(tmp_path / "a" / "steps.csv")) == 6
     off = yolodata.DetectionTrainer.configure(telemetry=False)
     overrides = {"model": "yolo26n.yaml", "name": "c", "task": "detect", **places}
-    assert "_Watching" not in str(off(overrides=overrides).callbacks)
-    assert "_Watching" in str(yolodata.DetectionTrainer(overrides=overrides).callbacks)
+    assert "StepWatcher" not in str(off(overrides=overrides).callbacks)
+    assert "StepWatcher" in str(yolodata.DetectionTrainer(overrides=overrides).callbacks)
     with pytest.raises(ConfigError, match="telemetry must be True or False, got 1"):
         Settings(telemetry=1)  # type: ignore[arg-type]
 

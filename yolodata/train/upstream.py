@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from yolodata.train.checkpoint.state import Position
-from yolodata.ultralytics.telemetry import Watching
+from yolodata.ultralytics.telemetry import StepWatcher
 
 
 class Arguments:
@@ -146,4 +146,4 @@ class ResumableTrainer(UltralyticsTrainer):
 
     at: Position
     exact: bool
-    step_watcher: Watching | None
+    step_watcher: StepWatcher | None

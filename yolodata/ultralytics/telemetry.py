@@ -13,7 +13,7 @@ from ultralytics.utils import LOGGER, RANK, colorstr
 from yolodata.telemetry.steps import StepRecorder
 
 
-def attach(trainer: Any, recorder: StepRecorder | None = None) -> Watching:
+def attach(trainer: Any, recorder: StepRecorder | None = None) -> StepWatcher:
     """Has the steps of a trainer recorded in its run folder.
 
     TensorBoard, W&B, MLflow and the other loggers that Ultralytics knows get the values of each
@@ -26,9 +26,9 @@ def attach(trainer: Any, recorder: StepRecorder | None = None) -> Watching:
     Returns:
         what watches the steps; its `summary` is for a progress bar.
     """
-    watching = Watching(recorder)
+    watching = StepWatcher(recorder)
     for functions in trainer.callbacks.values():  # they are the model's, which trained before
-        functions[:] = [f for f in functions if not isinstance(_owner(f), Watching)]
+        functions[:] = [f for f in functions if not isinstance(_owner(f), StepWatcher)]
     trainer.add_callback("on_train_epoch_start", watching.begin)
     trainer.add_callback("on_train_batch_start", watching.batch)
     trainer.add_callback("on_train_batch_end", watching.done)
@@ -41,7 +41,7 @@ def attach(trainer: Any, recorder: StepRecorder | None = None) -> Watching:
     return watching
 
 
-class Watching:
+class StepWatcher:
     """Callbacks of one trainer."""
 
     def __init__(self, recorder: StepRecorder | None) -> None:
