@@ -30,6 +30,15 @@ CHILD = Path(__file__).with_name("train_child.py")
 HANGS = r"rank 1 .* stalled: no progress for \d+ s, with a limit of \d+ s: it was "
 
 
+def in_use() -> set[str]:
+    """Files of /dev/shm that processes of this machine, which may be others' too, have mapped."""
+    found: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it has ended
+            found |= set(re.findall(r"/dev/shm/(\S+)", maps.read_text()))
+    return found
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One start of the command line for all tests: what takes long is starting Python."""
@@ -43,7 +52,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
     ours = {"yolodata.stall": 12, "yolodata.callbacks": CHILD}
     done = yolodata_train({**values, **ours}, {"NOTES": str(folder), "PORTS": ports})
-    return folder, done, time.time(), set(os.listdir("/dev/shm")) - shm
+    ended = time.time()
+    return folder, done, ended, set(os.listdir("/dev/shm")) - shm - in_use()
 
 
 @pytest.fixture(scope="module")

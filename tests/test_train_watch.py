@@ -46,7 +46,7 @@ def beat(monitor: Any, rank: int, **facts: Any) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [time.monotonic()]
+    now = [float(round(time.monotonic()))]  # sums are exact
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
