@@ -457,7 +457,7 @@ def test_shards_can_be_measured_without_a_peer(tmp_path: Path) -> None:
     shards = tmp_path / "keep" / "raw"
     assert made.by_codec["raw"] == shards / "train"
     for path in (shards, shards / "train"):
-        assert benchmark._imgsz_of(path) == 64
+        assert data.imgsz_of(path) == 64
         again = data.prepare(data.Wanted(path, 4, 4, 64, 0), tmp_path, set(), lambda _: None)
         assert again.by_codec == dict.fromkeys(("raw", "raw-many"), shards / "train")
         assert [r.id for r in rows.loader_rows(1) if again.serves(r)] == [

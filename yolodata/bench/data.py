@@ -88,6 +88,13 @@ def is_shards(path: Path) -> bool:
     return (shards_in(path) / "dataset.json").exists()
 
 
+def imgsz_of(path: Path) -> int:
+    """Side of the pictures that shards were made for; 640 for any other dataset."""
+    from yolodata.shards import reader
+
+    return int(reader.open(shards_in(path)).meta.imgsz) if is_shards(path) else 640
+
+
 def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepared:
     """Have the pictures drawn or copied, and packed.
 
