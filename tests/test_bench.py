@@ -138,7 +138,8 @@ def served(
 ) -> tuple[list[Any], list[Batch]]:
     """What a server answers, and the batches that its consumer gets."""
     parent: Any = Parent(("start", row.id, 10.0), *messages)
-    here = server.Server(parent, [(row, Task(None, 64, 2, 0))], lambda *_: subject, **more)
+    here = server.Server(parent, [(row, Task(None, 64, 2, 0))], lambda *_: subject)
+    vars(here).update(more)
     batches = list(here)
     here.close()
     return parent.answers, batches

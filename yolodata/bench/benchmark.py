@@ -44,6 +44,10 @@ _DESCRIPTION = (
 )
 
 
+def _share(text: str) -> float | str:
+    return float(text) if text != "auto" else text
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the benchmark."""
     add = parser.add_argument
@@ -188,17 +192,15 @@ def _measure(args: argparse.Namespace, temporary: Path) -> int:
             "name": "run", "exist_ok": True,
         }  # fmt: skip
 
-    def document(found: list[rounds.Measured]) -> results.Document:
-        return results.document(begin, prepared.facts, found)
-
     def keep(found: list[rounds.Measured]) -> None:
         if args.json:
-            results.save(args.json, document(found) | {"complete": False})
+            made = results.document(begin, prepared.facts, found)
+            results.save(args.json, made | {"complete": False})
 
-    plan = rounds.Plan(
-        args.rounds, args.seconds or 0.0, args.steps or 0, args.profile, args.start_limit
-    )
-    values = document(rounds.run(measured, task_of, plan, temporary, say, keep))
+    length = args.rounds, args.seconds or 0.0, args.steps or 0
+    plan = rounds.Plan(*length, args.profile, args.start_limit)
+    found = rounds.run(measured, task_of, plan, temporary, say, keep)
+    values = results.document(begin, prepared.facts, found)
     print(report.text(values))
     if args.profile:
         print("\n" + report.profiles(values))
@@ -300,8 +302,3 @@ def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
         found[name] = yaml.safe_load(value)
     AugmentConfig.from_ultralytics({**found, "imgsz": args.imgsz})
     return found
-
-
-def _share(text: str) -> float | str:
-    """A number where there is one; the loader says what is allowed."""
-    return float(text) if text != "auto" else text

@@ -83,67 +83,62 @@ def run(
             say(f"{where}: {text}")
 
         these = [found for found in results if found.row.group == (device, cores)]
-        group = _Group(these, task_of, plan, folder, say_where)
-        with closing(group):
+        with closing(_Group(these, task_of, plan, folder, say_where)) as group:
             group.measure(lambda: keep(results))
     return results
 
 
+@dataclass
 class _Group:
     """Rows that are measured in the same rounds."""
 
-    def __init__(
-        self,
-        rows: list[Measured],
-        task_of: Callable[[Row], Task],
-        plan: Plan,
-        folder: Path,
-        say: Say,
-    ) -> None:
-        self._rows, self._task_of, self._plan = rows, task_of, plan
-        self._folder, self._say = folder, say
-        self._sessions: dict[str, Session] = {}
+    rows: list[Measured]
+    task_of: Callable[[Row], Task]
+    plan: Plan
+    folder: Path
+    say: Say
+    sessions: dict[str, Session] = field(default_factory=dict)
 
     def measure(self, keep: Callable[[], None]) -> None:
         """All of it; `keep` is called whenever there is more to keep."""
-        slow = [found for found in self._rows if found.row.kind == "ultralytics"]
-        quick = [found for found in self._rows if found.row.kind != "ultralytics"]
+        slow = [found for found in self.rows if found.row.kind == "ultralytics"]
+        quick = [found for found in self.rows if found.row.kind != "ultralytics"]
         self._start(quick)
         keep()
         if slow and quick:
-            self._say("measuring the others before those start that may take long")
+            self.say("measuring the others before those start that may take long")
             for found in quick:
                 self._try(found, self._slice, 0)
                 keep()
         self._start(slow)
-        for turn in range(self._plan.rounds):
-            self._say(f"round {turn + 1} of {self._plan.rounds}")
-            for found in self._rows:
+        for turn in range(self.plan.rounds):
+            self.say(f"round {turn + 1} of {self.plan.rounds}")
+            for found in self.rows:
                 self._try(found, self._slice, turn)
                 if turn or not (slow and quick):  # no ratio of slices that are far apart
                     keep()
             keep()
-        for found in self._rows if self._plan.profile else []:
+        for found in self.rows if self.plan.profile else []:
             if found.row.trains or found.row.kind == "yolodata":
-                self._say(f"profiling {found.row.id}")
+                self.say(f"profiling {found.row.id}")
                 self._try(found, self._profile)
                 keep()
 
     def close(self) -> None:
         """End all children."""
-        close_all(self._sessions.values())
+        close_all(self.sessions.values())
 
     def _start(self, part: list[Measured]) -> None:
         """Start rows, those of different processes side by side; wait for each until its limit."""
         if not part:
             return
-        self._say(f"starting {', '.join(found.row.id for found in part)}")
+        self.say(f"starting {', '.join(found.row.id for found in part)}")
         processes = list(dict.fromkeys(found.row.process for found in part))
         for name in processes:
-            if name not in self._sessions:
-                rows = [found.row for found in self._rows if found.row.process == name]
-                self._sessions[name] = Session([(row, self._task_of(row)) for row in rows],
-                                               self._folder)  # fmt: skip
+            if name not in self.sessions:
+                rows = [found.row for found in self.rows if found.row.process == name]
+                jobs = [(row, self.task_of(row)) for row in rows]
+                self.sessions[name] = Session(jobs, self.folder)
 
         def start(process: str) -> None:
             for found in part:
@@ -155,7 +150,7 @@ class _Group:
                 starts = [threads.submit(start, name) for name in processes]
                 while wait(starts, _SAY_EVERY).not_done:
                     left = [f.row.id for f in part if f.ready is None and f.error is None]
-                    self._say(f"waiting for {', '.join(left)}")
+                    self.say(f"waiting for {', '.join(left)}")
             except BaseException:
                 self.close()  # or the threads would wait for the children
                 raise
@@ -163,34 +158,34 @@ class _Group:
             done.result()
 
     def _get_ready(self, found: Measured, session: Session) -> None:
-        limit, began = self._plan.start_limit, time.monotonic()
-        others = any(f.ready for f in self._rows if f.row.process == found.row.process)
+        limit, began = self.plan.start_limit, time.monotonic()
+        others = any(f.ready for f in self.rows if f.row.process == found.row.process)
         session.send("start", found.row.id, limit)
         late = f"did not start within {limit:g} s, its limit (--start-limit)"
         # Beside others it gives up by itself: they must not be lost with the process.
         found.ready = session.receive(limit + ANSWER_LIMIT if others else limit, late)
-        self._say(f"{found.row.id} is ready after {time.monotonic() - began:.0f} s")
+        self.say(f"{found.row.id} is ready after {time.monotonic() - began:.0f} s")
 
     def _slice(self, found: Measured, session: Session, turn: int) -> None:
-        sample = self._ask(session, "slice", found, self._plan.steps)
+        sample = self._ask(session, "slice", found, self.plan.steps)
         found.samples = [*found.samples[:turn], sample]
 
     def _profile(self, found: Measured, session: Session) -> None:
-        steps = min(self._plan.steps, _PROFILED_STEPS)
+        steps = min(self.plan.steps, _PROFILED_STEPS)
         found.profile = self._ask(session, "profile", found, steps)
 
     def _ask(self, session: Session, what: str, found: Measured, steps: int) -> Any:
-        limit = self._plan.seconds + (_STEPS_LIMIT if steps else 0)
-        return session.ask(limit, what, found.row.id, self._plan.seconds, steps)
+        limit = self.plan.seconds + (_STEPS_LIMIT if steps else 0)
+        return session.ask(limit, what, found.row.id, self.plan.seconds, steps)
 
     def _try(self, found: Measured, step: Callable[..., None], *arguments: Any) -> None:
         if found.error is not None:
             return
-        session = self._sessions[found.row.process]
+        session = self.sessions[found.row.process]
         try:
             step(found, session, *arguments)
         except BenchError as error:
             found.error = str(error)
-            self._say(f"{found.row.id} failed and is left out: {error}")
-            if all(f.error for f in self._rows if f.row.process == found.row.process):
+            self.say(f"{found.row.id} failed and is left out: {error}")
+            if all(f.error for f in self.rows if f.row.process == found.row.process):
                 session.close()  # what is left of it would disturb the others

@@ -14,18 +14,20 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.bench import cores, profiling
-from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.subject import Batch, Jobs, Row, Sample, Subject, Task
+from yolodata.telemetry.nvml import Gpu
 
 Answer = Generator[Batch, None, tuple[str, Any]]
 
 _CHECKED_PICTURES = 96
+_STALE = 0.4  # seconds at the start of a slice in which a GPU's utilisation covers the time before
 
 
 class Server:
@@ -38,30 +40,22 @@ class Server:
         connection: to the parent.
         jobs: the rows, each with its task.
         make: builds what a row measures.
-        warm_steps: batches of each row that the consumer gets before it is ready.
-        meter: of the GPU, if anyone looks at it.
-        describe: facts of the whole process.
-
-    Attributes:
-        subject: the one in use.
     """
 
-    subject: Subject
+    subject: Subject  # the one in use
+    warm_steps = 0  # batches of each row that the consumer gets before it is ready
+    gpu: Gpu | None = None  # whose utilisation is measured
 
     def __init__(
-        self,
-        connection: Connection,
-        jobs: Jobs,
-        make: Callable[[Row, Task], Subject],
-        *,
-        warm_steps: int = 0,
-        meter: UtilisationMeter | None = None,
-        describe: Callable[[], dict[str, Any]] = dict,
+        self, connection: Connection, jobs: Jobs, make: Callable[[Row, Task], Subject]
     ) -> None:
-        self._connection, self._make, self._meter = connection, make, meter
-        self._warm_steps, self._describe = warm_steps, describe
+        self._connection, self._make = connection, make
         self._jobs = {row.id: (row, task) for row, task in jobs}
         self.subjects: dict[str, Subject] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """Facts of the whole process."""
+        return {}
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches until the parent says stop; raises EOFError if it is gone."""
@@ -92,18 +86,18 @@ class Server:
                 self.subjects.pop(name).close()
             return "failed", f"{type(error).__name__}: {error}"
         self.subject = subject
-        for _ in range(self._warm_steps):
+        for _ in range(self.warm_steps):
             yield next(subject.batches)
         subject.finish()
         ready |= {"facts": subject.facts(), "pinned": cores.pin(task.cores)}
         _signal(subject, signal.SIGSTOP)
         cores.settle()
-        return "done", ready | {"about": subject.about(), "process": self._describe()}
+        return "done", ready | {"about": subject.about(), "process": self.describe()}
 
     def _slice(self, name: str, seconds: float, steps: int) -> Answer:
         with self._in_turn(name) as subject:
             turn = 1 if steps else self._jobs[name][0].threads
-            sample = yield from measure(subject, seconds, steps, turn, self._meter)
+            sample = yield from measure(subject, seconds, steps, turn, self.gpu)
         return "done", sample
 
     def _profile(self, name: str, seconds: float, steps: int) -> Answer:
@@ -143,7 +137,7 @@ def measure(
     seconds: float,
     steps: int = 0,
     turn: int = 1,
-    meter: UtilisationMeter | None = None,
+    gpu: Gpu | None = None,
 ) -> Generator[Batch, None, Sample]:
     """Yield batches for at least `seconds` and `steps`, then wait until they are really there.
 
@@ -155,8 +149,7 @@ def measure(
     before = subject.read()
     pictures = taken = 0
     own_clock = waited = 0.0
-    if meter is not None:
-        meter.start()
+    busy: list[tuple[float, float]] = []
     start = now = time.perf_counter()
     while now - start < seconds or taken < steps or taken % max(turn, 1):
         batch = next(subject.batches)
@@ -165,14 +158,16 @@ def measure(
         own_clock += batch.get("seconds", 0.0)
         taken += 1
         yield batch
+        if gpu is not None and (share := gpu.busy()) is not None:
+            busy.append((time.perf_counter() - start, share))
         now = time.perf_counter()
     subject.finish()  # the consumer asked for one more: what it does with the last was enqueued
     took = own_clock or time.perf_counter() - start
-    busy = meter.stop() if meter is not None else None
     added = subject.read().since(before)
+    shares = [share for at, share in busy if at > _STALE] or [share for _, share in busy]
     counts = {name: n / pictures for name, n in added.counts.items()}
     stages = added.milliseconds_each(pictures)
-    return Sample(pictures, took, stages, counts, taken, waited, busy)
+    return Sample(pictures, took, stages, counts, taken, waited, fmean(shares) if shares else None)
 
 
 @contextmanager

@@ -84,7 +84,9 @@ class Session:
         """
         try:
             if not self._connection.poll(max(0.0, limit)):
-                self._ask_where()
+                with contextlib.suppress(OSError):
+                    os.kill(self._pid, signal.SIGUSR1)  # to write its threads' stacks into the log
+                    time.sleep(0.5)
                 raise self._failure(late or f"gave no answer for {limit:.0f} s", over=True)
             status, value = self._connection.recv()
         except (EOFError, OSError):
@@ -110,17 +112,10 @@ class Session:
         self._process.join(max(0.0, deadline - time.monotonic()))
         with contextlib.suppress(OSError):  # all of them are gone already
             os.killpg(self._pid, signal.SIGKILL)
-        if self._process.is_alive():  # it has no group of its own yet
-            self._process.kill()
-            self._process.join(_GRACE)
+        self._process.kill()  # it may have no group of its own yet
+        self._process.join(_GRACE)
         self._connection.close()
         self._error = self._error or f"{self.name}: it was ended"
-
-    def _ask_where(self) -> None:
-        """Have the child write the stacks of its threads into its log."""
-        with contextlib.suppress(OSError):
-            os.kill(self._pid, signal.SIGUSR1)
-            time.sleep(0.5)
 
     def _ended(self) -> BenchError:
         self._process.join(5.0)
@@ -129,13 +124,12 @@ class Session:
         return self._failure(f"ended unexpectedly ({how})", over=True)
 
     def _failure(self, what: str, over: bool) -> BenchError:
-        tail = ""
+        error = f"{self.name}: {what}"
+        if "signal 7" in what:
+            error += " (is /dev/shm too small for worker processes?)"
         with contextlib.suppress(OSError):
             lines = self._log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
-            tail = "".join(f"\n    {line}" for line in lines)
-        shared = " (is /dev/shm too small for worker processes?)" if "signal 7" in what else ""
-        said = f"; the end of its log:{tail}" if tail else ""
-        error = f"{self.name}: {what}{shared}{said}"
+            error += "".join(["; the end of its log:", *(f"\n    {line}" for line in lines)])
         if over:
             self._error = error
         return BenchError(error)

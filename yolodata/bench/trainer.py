@@ -14,10 +14,10 @@ from unittest.mock import patch
 
 import torch
 
-from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.server import Server
 from yolodata.bench.subject import Batch, Jobs, make
 from yolodata.errors import ConfigError
+from yolodata.telemetry.nvml import Gpu
 from yolodata.ultralytics.trainer import DetectionTrainer
 
 _WARM_STEPS = 3  # of each row on a GPU, whose libraries choose algorithms at first
@@ -71,27 +71,29 @@ class Switch(Server):
     """
 
     def __init__(self, trainer: BenchTrainer, batch: int) -> None:
-        meter, on_gpu = UtilisationMeter(trainer.device), trainer.device.type == "cuda"
-
-        def describe() -> dict[str, Any]:
-            return {
-                "pinned": trainer.pinned,
-                "parameters": sum(p.numel() for p in trainer.model.parameters()),
-                "optimizer": type(trainer.optimizer).__name__,
-                "amp": bool(trainer.amp),
-                "device_memory_gib": torch.cuda.memory_reserved() / 2**30 if on_gpu else 0.0,
-                "busy": meter.reason,
-            }
-
         super().__init__(
-            trainer.connection, trainer.jobs, lambda row, task: make(row, task, trainer),
-            warm_steps=_WARM_STEPS if on_gpu else 1, meter=meter, describe=describe,
-        )  # fmt: skip
+            trainer.connection, trainer.jobs, lambda row, task: make(row, task, trainer)
+        )
+        self.warm_steps = _WARM_STEPS if trainer.device.type == "cuda" else 1
+        self.gpu = Gpu(trainer.device)
+        self._trainer = trainer
         self.batch_size, self.drop_last, self.num_workers = batch, True, 0
         quick = [row.id for row, _ in trainer.jobs if row.kind != "ultralytics"]
         self.subject = self.open((quick or [trainer.jobs[0][0].id])[0])
         self.dataset = self.subject.dataset
         self.sampler = range(len(self.dataset))
+
+    def describe(self) -> dict[str, Any]:
+        """See `Measured.ready`."""
+        trainer, on_gpu = self._trainer, self._trainer.device.type == "cuda"
+        return {
+            "pinned": trainer.pinned,
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "optimizer": type(trainer.optimizer).__name__,
+            "amp": bool(trainer.amp),
+            "device_memory_gib": torch.cuda.memory_reserved() / 2**30 if on_gpu else 0.0,
+            "busy": self.gpu.reason if self.gpu else "",
+        }
 
     def __len__(self) -> int:
         """Batches of an epoch."""
