@@ -33,6 +33,7 @@ from yolodata.bench import (
 )
 from yolodata.bench.burst import Pace
 from yolodata.bench.ceilings import DeviceCopy
+from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.kernel import Kernel, mean_source_bytes, source_bytes
 from yolodata.bench.rows import default_cores, train_rows
 from yolodata.bench.subject import IN_TRAINER, KINDS, Batch, Row, Sample, Subject, Task, make
@@ -135,8 +136,8 @@ def test_bursts_are_timed_by_their_own_clock(name: str, shards: Path) -> None:
     subject.close()
 
 
-def measured_for(subject: Subject, seconds: float, **more: Any) -> tuple[list[Batch], Sample]:
-    batches, taken = server.measure(subject, seconds, **more), []
+def measured_for(subject: Subject, seconds: float) -> tuple[list[Batch], Sample]:
+    batches, taken = server.measure(subject, seconds), []
     while True:
         try:
             taken.append(next(batches))
@@ -310,29 +311,24 @@ class FakeNvml(types.ModuleType):
 
 
 def test_busy_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    def share(gpu: nvml.Gpu, pause: float = 0.0) -> float | None:
-        pauses = map(time.sleep, [0, pause, 0])
-        subject = Subject({"img": [0], "seconds": 1.0} for _ in pauses)
-        return measured_for(subject, 0.0, steps=3, gpu=gpu)[1].busy
-
-    here = nvml.Gpu(torch.device("cpu"))
-    assert share(here) is None
+    here = UtilisationMeter(torch.device("cpu"))
+    here.start()
+    assert here.stop() is None
     assert "no GPU" in here.reason
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    absent = nvml.Gpu(torch.device("cuda"))
-    assert (share(absent), absent.reason) == (None, nvml.ABSENT)
+    absent = UtilisationMeter(torch.device("cuda"))
+    absent.start()
+    assert (absent.stop(), absent.reason) == (None, nvml.ABSENT)
     assert nvml.driver() is None
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("pynvml"))
     monkeypatch.setattr(torch.cuda, "get_device_properties",
                         lambda device: types.SimpleNamespace(uuid="1234"))  # fmt: skip
     assert nvml.driver() == "600.1"
-    gpu = nvml.Gpu(torch.device("cuda"))
-    assert gpu.reason == ""
-    assert share(gpu) == 0.5
-    shares = iter([0.0, 0.25, 0.75])  # the first still covers the time before
-    monkeypatch.setattr(gpu, "busy", lambda: next(shares))
-    monkeypatch.setattr(server, "_STALE", 0.2)
-    assert share(gpu, pause=0.3) == 0.5
+    meter = UtilisationMeter(torch.device("cuda"))
+    assert meter.reason == ""
+    meter.start()
+    assert meter.stop() == 0.5
+    assert meter.stop() is None
 
 
 def test_pinning_takes_workers_along() -> None:

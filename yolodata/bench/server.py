@@ -14,20 +14,18 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.bench import cores, profiling
+from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.subject import Batch, Jobs, Row, Sample, Subject, Task
-from yolodata.telemetry.nvml import Gpu
 
 Answer = Generator[Batch, None, tuple[str, Any]]
 
 _CHECKED_PICTURES = 96
-_STALE = 0.4  # seconds at the start of a slice in which a GPU's utilisation covers the time before
 
 
 class Server:
@@ -44,7 +42,7 @@ class Server:
 
     subject: Subject  # the one in use
     warm_steps = 0  # batches of each row that the consumer gets before it is ready
-    gpu: Gpu | None = None  # whose utilisation is measured
+    meter: UtilisationMeter | None = None  # of the GPU, if anyone looks at it
 
     def __init__(
         self, connection: Connection, jobs: Jobs, make: Callable[[Row, Task], Subject]
@@ -97,7 +95,7 @@ class Server:
     def _slice(self, name: str, seconds: float, steps: int) -> Answer:
         with self._in_turn(name) as subject:
             turn = 1 if steps else self._jobs[name][0].threads
-            sample = yield from measure(subject, seconds, steps, turn, self.gpu)
+            sample = yield from measure(subject, seconds, steps, turn, self.meter)
         return "done", sample
 
     def _profile(self, name: str, seconds: float, steps: int) -> Answer:
@@ -137,7 +135,7 @@ def measure(
     seconds: float,
     steps: int = 0,
     turn: int = 1,
-    gpu: Gpu | None = None,
+    meter: UtilisationMeter | None = None,
 ) -> Generator[Batch, None, Sample]:
     """Yield batches for at least `seconds` and `steps`, then wait until they are really there.
 
@@ -149,7 +147,8 @@ def measure(
     before = subject.read()
     pictures = taken = 0
     own_clock = waited = 0.0
-    busy: list[tuple[float, float]] = []
+    if meter is not None:
+        meter.start()
     start = now = time.perf_counter()
     while now - start < seconds or taken < steps or taken % max(turn, 1):
         batch = next(subject.batches)
@@ -158,16 +157,14 @@ def measure(
         own_clock += batch.get("seconds", 0.0)
         taken += 1
         yield batch
-        if gpu is not None and (share := gpu.busy()) is not None:
-            busy.append((time.perf_counter() - start, share))
         now = time.perf_counter()
     subject.finish()  # the consumer asked for one more: what it does with the last was enqueued
     took = own_clock or time.perf_counter() - start
+    busy = meter.stop() if meter is not None else None
     added = subject.read().since(before)
-    shares = [share for at, share in busy if at > _STALE] or [share for _, share in busy]
     counts = {name: n / pictures for name, n in added.counts.items()}
     stages = added.milliseconds_each(pictures)
-    return Sample(pictures, took, stages, counts, taken, waited, fmean(shares) if shares else None)
+    return Sample(pictures, took, stages, counts, taken, waited, busy)
 
 
 @contextmanager

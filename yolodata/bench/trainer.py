@@ -14,10 +14,10 @@ from unittest.mock import patch
 
 import torch
 
+from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.server import Server
 from yolodata.bench.subject import Batch, Jobs, make
 from yolodata.errors import ConfigError
-from yolodata.telemetry.nvml import Gpu
 from yolodata.ultralytics.trainer import DetectionTrainer
 
 _WARM_STEPS = 3  # of each row on a GPU, whose libraries choose algorithms at first
@@ -75,7 +75,7 @@ class Switch(Server):
             trainer.connection, trainer.jobs, lambda row, task: make(row, task, trainer)
         )
         self.warm_steps = _WARM_STEPS if trainer.device.type == "cuda" else 1
-        self.gpu = Gpu(trainer.device)
+        self.meter = UtilisationMeter(trainer.device)
         self._trainer = trainer
         self.batch_size, self.drop_last, self.num_workers = batch, True, 0
         quick = [row.id for row, _ in trainer.jobs if row.kind != "ultralytics"]
@@ -92,7 +92,7 @@ class Switch(Server):
             "optimizer": type(trainer.optimizer).__name__,
             "amp": bool(trainer.amp),
             "device_memory_gib": torch.cuda.memory_reserved() / 2**30 if on_gpu else 0.0,
-            "busy": self.gpu.reason if self.gpu else "",
+            "busy": self.meter.reason if self.meter else "",
         }
 
     def __len__(self) -> int:
