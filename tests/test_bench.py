@@ -30,8 +30,7 @@ from yolodata.bench import (
     server,
     session,
 )
-from yolodata.bench.registry import make
-from yolodata.bench.subject import Batch, Ready, Row, Sample, Subject, Task
+from yolodata.bench.subject import Batch, Row, Sample, Subject, Task, make
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Telemetry
 
@@ -139,7 +138,8 @@ def served(
 ) -> tuple[list[Any], list[Batch]]:
     """What a server answers, and the batches that its consumer gets."""
     parent: Any = Parent(("start", row.id, 10.0), *messages)
-    here = server.Server(parent, [(row, Task(None, 64, 2, 0))], lambda *_: subject, **more)
+    here = server.Server(parent, [(row, Task(None, 64, 2, 0))], lambda *_: subject)
+    vars(here).update(more)
     batches = list(here)
     here.close()
     return parent.answers, batches
@@ -165,13 +165,14 @@ def test_a_slice_has_the_steps_that_were_asked_for() -> None:
         fake(0), trains, ("slice", "four", 0.0, 3), warm_steps=2, describe=lambda: {"amp": True}
     )
     (_, ready), (_, sample) = answers
-    assert ready.process == {"amp": True}
+    assert ready["process"] == {"amp": True}
     assert (sample.steps, len(batches)) == (3, 2 + 3)
     assert 0.01 < sample.waited <= sample.seconds
 
 
-def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64)) -> Ready:
-    return Ready(shape, "uint8", (brightness, 2.0), (objects, 0.5), True, {})
+def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64)) -> dict[str, Any]:
+    return {"shape": shape, "dtype": "uint8", "brightness": (brightness, 2.0),
+            "objects": (objects, 0.5), "pinned": True, "facts": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def ready(brightness: float = 110, objects: float = 7, shape: Any = (3, 64, 64))
         (ready(shape=(3, 32, 32)), "pictures"),
     ],
 )
-def test_unequal_work_is_noticed(other: Ready, word: str | None) -> None:
+def test_unequal_work_is_noticed(other: dict[str, Any], word: str | None) -> None:
     found = [
         rounds.Measured(row, this)
         for row, this in zip(rows.loader_rows(1), [ready(), other], strict=False)
@@ -457,7 +458,7 @@ def test_shards_can_be_measured_without_a_peer(tmp_path: Path) -> None:
     shards = tmp_path / "keep" / "raw"
     assert made.by_codec["raw"] == shards / "train"
     for path in (shards, shards / "train"):
-        assert benchmark._imgsz_of(path) == 64
+        assert data.imgsz_of(path) == 64
         again = data.prepare(data.Wanted(path, 4, 4, 64, 0), tmp_path, set(), lambda _: None)
         assert again.by_codec == dict.fromkeys(("raw", "raw-many"), shards / "train")
         assert [r.id for r in rows.loader_rows(1) if again.serves(r)] == [

@@ -32,13 +32,11 @@ from yolodata.bench import (
     server,
 )
 from yolodata.bench.burst import Pace
-from yolodata.bench.copy_bound import DeviceCopy
+from yolodata.bench.ceilings import DeviceCopy
 from yolodata.bench.gpu_utilisation import UtilisationMeter
-from yolodata.bench.kernel import Kernel
-from yolodata.bench.registry import IN_TRAINER, KINDS, make
+from yolodata.bench.kernel import Kernel, mean_source_bytes, source_bytes
 from yolodata.bench.rows import default_cores, train_rows
-from yolodata.bench.source_bytes import mean_source_bytes, source_bytes
-from yolodata.bench.subject import Batch, Ready, Row, Sample, Subject, Task
+from yolodata.bench.subject import IN_TRAINER, KINDS, Batch, Row, Sample, Subject, Task, make
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
@@ -130,7 +128,7 @@ def row_of(name: str) -> Row:
 def test_bursts_are_timed_by_their_own_clock(name: str, shards: Path) -> None:
     task = Task(shards, 64, 2 if name == "gpu-copy-map" else 4, 0)  # its shard is small
     subject = make(row_of(name), task)
-    assert server._warm(subject, 8).shape == (3, 64, 64)
+    assert server._warm(subject, 8)["shape"] == (3, 64, 64)
     assert subject.facts()["bytes_each"] >= 3 * 64 * 64
     bursts, sample = measured_for(subject, 0.03)
     assert sample.pictures == sum(len(b["img"]) * b["repeats"] for b in bursts)
@@ -247,7 +245,8 @@ def test_source_bytes_of_a_stream(shards: Path) -> None:
 
 
 def measured(name: str, speeds: list[float], **facts: float) -> rounds.Measured:
-    ready = Ready((3, 64, 64), "uint8", (100.0, 1.0), None, True, facts)
+    ready = {"shape": (3, 64, 64), "dtype": "uint8", "brightness": (100.0, 1.0), "objects": None,
+             "pinned": True, "facts": facts}  # fmt: skip
     samples = [Sample(int(speed), 1.0, {"plan": 0.01}) for speed in speeds]
     return rounds.Measured(row_of(name), ready, samples)
 
@@ -554,10 +553,10 @@ class FakeTraining:
     def send(self, what: str, name: str, limit: float) -> None:
         self.began = name
 
-    def receive(self, limit: float, late: str) -> Ready:
+    def receive(self, limit: float, late: str) -> dict[str, Any]:
         if "ultralytics" in self.began:
             raise rounds.BenchError(f"{self.name}: TimeoutError: did not start within 5 s")
-        return Ready((), "", (0, 0), None, True, {}, process={"amp": False})
+        return {"objects": None, "facts": {}, "about": "", "process": {"amp": False}}
 
     def ask(self, limit: float, what: str, name: str, seconds: float, steps: int) -> Sample:
         assert not self.closed
@@ -606,7 +605,8 @@ def test_a_server_goes_on_without_a_row() -> None:
 
     like = train_rows([2], "cpu")[0]
     jobs = [(replace(like, id=name), Task(None, 64, 2, 0)) for name in ("slow", "broken", "fine")]
-    here = server.Server(parent, jobs, make_one, warm_steps=1)
+    here = server.Server(parent, jobs, make_one)
+    here.warm_steps = 1
     batches: list[Batch] = list(here)
     assert len(batches) == 1
     assert [status for status, _ in sent] == ["failed", "failed", "done"]
@@ -645,7 +645,6 @@ def test_a_trace_is_summed_up() -> None:
     assert found["gpu_idle"] == pytest.approx(1 - 400 / 2000)  # overlaps count once
     assert found["launches"] == 2.0
     assert found["kernels"][0] == ["conv", 0.5, 0.075]
-    assert found["cpu_ops"][:2] == [["aten::conv2d", 0.5, 0.05], ["aten::add", 0.5, 0.01]]
     assert found["before_first_convolution"] == [
         ["aten::copy_", "nchwToNhwc", 50.0],
         ["aten::conv2d", "conv", 150.0],

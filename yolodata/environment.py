@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,25 +40,22 @@ def gpu() -> dict[str, Any] | None:
 
     Returns:
         dict of name; memory_gib; capability, such as "9.0"; l2_mib (None where torch does not say);
-        count of devices, of which the first is used; driver (None where neither NVML nor nvidia-smi
-        says); cuda, the version that torch was built for.
+        count of devices, of which the first is used; driver (None where NVML does not say); cuda,
+        the version that torch was built for.
     """
-    try:
-        import torch
-    except ImportError:
-        return None
+    import torch
+
     if not torch.cuda.is_available():
         return None
     found: Any = torch.cuda.get_device_properties(0)
     l2 = getattr(found, "L2_cache_size", None)
-    smi = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return {
         "name": str(found.name),
         "memory_gib": round(found.total_memory / 2**30, 1),
         "capability": f"{found.major}.{found.minor}",
         "l2_mib": round(l2 / 2**20, 1) if l2 else None,
         "count": torch.cuda.device_count(),
-        "driver": nvml.driver() or _output(smi).partition("\n")[0].strip() or None,
+        "driver": nvml.driver(),
         "cuda": torch.version.cuda,
     }
 
@@ -74,11 +70,10 @@ def versions() -> dict[str, str]:
             if name in _PACKAGES:
                 found[name] = "not installed"
     folder = Path(__file__).parent
-    if any((parent / ".git").exists() for parent in folder.parents):
-        git = ["git", "-C", str(folder)]
-        if commit := _output([*git, "rev-parse", "--short=12", "HEAD"]):
-            changed = _output([*git, "status", "--porcelain", "-uno"])
-            found["commit"] = f"{commit} with changes" if changed else commit
+    checkout = any((parent / ".git").exists() for parent in folder.parents)
+    if checkout and (commit := _git(folder, "rev-parse", "--short=12", "HEAD")):
+        changed = _git(folder, "status", "--porcelain", "-uno")
+        found["commit"] = f"{commit} with changes" if changed else commit
     return found
 
 
@@ -87,14 +82,13 @@ def _cpu() -> str:
     for line in info.read_text(errors="replace").splitlines() if info.exists() else ():
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
-    brand = ["sysctl", "-n", "machdep.cpu.brand_string"]
-    name = _output(brand) if sys.platform == "darwin" else ""
-    return name or platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
 
 
-def _output(command: list[str]) -> str:
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip()

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from yolodata.bench import results, rows
-from yolodata.bench.registry import make
-from yolodata.bench.subject import Row, Task
+from yolodata.bench.subject import Row, Task, make
 
 CEILING = "gpu-copy-device"
 KINDS = ("gpu-copy", "gpu-kernel")

@@ -1,8 +1,8 @@
 """What `python -m yolodata.bench` measures, and how.
 
     benchmark (arguments) ─ rows ─ data (drawing, coco)
-       ├─ rounds ─ session ══ pipe ══ child ─ server, trainer ─ registry ─ loader_yolodata,
-       │                                   loader_ultralytics, copy_bound, decoding, kernel
+       ├─ rounds ─ session ══ pipe ══ server, trainer ─ loader_yolodata, loader_ultralytics,
+       │                                                ceilings, kernel
        └─ results (JSON) ─ report, plot
 
 A *row* is one line of the table. What it measures is a *subject*: batches, one after another for

@@ -8,9 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _QUICK = {"images": 64, "many": 1024, "rounds": 2, "seconds": 0.6, "steps": 3}
 _ONLY = {"loader": ("seconds", "threads", "gpu_batch"),
          "train": ("model", "device", "amp", "steps", "cores", "cache")}  # fmt: skip
+_NOT_HERE = {  # what to say of an option of the other benchmark
+    "loader": "is for `train`; give that word first, or leave it out",
+    "train": "is not for `train`, whose samples are --steps long and whose cores are --cores; "
+    "leave it out",
+}
 _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
 _LIMITS = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
            "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
@@ -40,6 +43,10 @@ _DESCRIPTION = (
     "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
     "Without arguments it draws its own pictures and takes three minutes."
 )
+
+
+def _share(text: str) -> float | str:
+    return float(text) if text != "auto" else text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,62 +134,74 @@ def run(args: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        return _measure(args)
+        with tempfile.TemporaryDirectory(prefix="yolodata-bench-") as temporary:
+            return _measure(args, Path(temporary))
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _measure(args: argparse.Namespace) -> int:
-    say = partial(_say, time.monotonic())
-    trains = args.what == "train"
+def _measure(args: argparse.Namespace, temporary: Path) -> int:
+    began = time.monotonic()
+
+    def say(message: str) -> None:  # to stderr, so that the table can be sent elsewhere
+        print(f"[{time.monotonic() - began:5.0f} s] {message}", file=sys.stderr, flush=True)
+
     _fill_in(args)
     begin = results.about(args.what)
-    chosen = rows.choose(_rows(args, "gpu" in begin["machine"]), args.only)
+    if args.what == "train":
+        known = rows.train_rows(args.cores, args.device)
+    else:
+        known = rows.loader_rows(args.threads or len(usable_cores()), "gpu" in begin["machine"])
+    chosen = rows.choose(known, args.only)
     begin["settings"] = {name: str(value) if isinstance(value, Path) else value
                          for name, value in vars(args).items()
                          if name not in _NO_SETTINGS and value is not None}  # fmt: skip
     many = args.many
-    if trains and args.data is None:  # Ultralytics starts no more workers than an epoch has batches
-        many = max(many, args.batch * max(args.cores))
+    if args.what == "train" and args.data is None:
+        many = max(many, args.batch * max(args.cores))  # no more workers than an epoch has batches
     wanted = data.Wanted(args.data, args.images, many, args.imgsz, args.seed, args.task)
-    with ExitStack() as stack:
-        temporary = [
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"yolodata-{name}-")))
-            for name in ("bench", "logs")
-        ]
-        folder, logs = args.keep or temporary[0], temporary[1]
-        prepared = data.prepare(wanted, folder, {row.source for row in chosen}, say)
-        measured = [row for row in chosen if prepared.serves(row)]
-        if not measured:
-            raise ConfigError(
-                f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
-                f"{', '.join(prepared.by_codec)}"
-            )
-        dataset = str(prepared.by_codec.get("files", args.data))
-
-        def task_of(row: Row) -> Task:
-            available = usable_cores()
-            mine = available[-row.cores :] if row.cores <= len(available) else ()
-            batch = args.batch if trains or row.device == "cpu" else args.gpu_batch
-            workers = max(r.threads for r in measured if r.process == row.process)
-            where = {"data": dataset, "project": str(logs), "workers": workers}
-            overrides = _overrides(args) | where if trains else {}
-            return Task(
-                prepared.source(row), args.imgsz, batch, args.seed, mine, row.device, args.task,
-                args.augment, args.hw_decoder_load, overrides, args.cache or "auto",
-            )  # fmt: skip
-
-        def document(found: list[rounds.Measured]) -> results.Document:
-            return results.document(begin, prepared.facts, found)
-
-        def keep(found: list[rounds.Measured]) -> None:
-            if args.json:
-                results.save(args.json, document(found) | {"complete": False})
-
-        plan = rounds.Plan(
-            args.rounds, args.seconds or 0.0, args.steps or 0, args.profile, args.start_limit
+    folder = args.keep or temporary / "data"
+    prepared = data.prepare(wanted, folder, {row.source for row in chosen}, say)
+    measured = [row for row in chosen if prepared.serves(row)]
+    if not measured:
+        raise ConfigError(
+            f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
+            f"{', '.join(prepared.by_codec)}"
         )
-        values = document(rounds.run(measured, task_of, plan, logs, say, keep))
+
+    def task_of(row: Row) -> Task:
+        usable = usable_cores()
+        return Task(
+            prepared.source(row), args.imgsz,
+            args.batch if row.trains or row.device == "cpu" else args.gpu_batch,
+            args.seed, usable[-row.cores :] if row.cores <= len(usable) else (), row.device,
+            args.task, args.augment, args.hw_decoder_load,
+            overrides(row) if row.trains else {}, args.cache or "auto",
+        )  # fmt: skip
+
+    def overrides(row: Row) -> dict[str, Any]:
+        """Ultralytics' arguments: its defaults, but nothing beside the steps."""
+        return {
+            "task": "detect", "mode": "train", "model": args.model, "imgsz": args.imgsz,
+            "data": str(prepared.by_codec.get("files", args.data)), "project": str(temporary),
+            "workers": max(r.threads for r in measured if r.process == row.process),
+            "batch": args.batch, "nbs": args.batch,  # the optimizer steps on every batch
+            # As long as those trainings for which Ultralytics chooses its optimizer: learning rates
+            # are still near zero, so that nothing can overflow however long it takes.
+            "epochs": 1000, "device": "0" if args.device == "cuda" else "cpu", "amp": args.amp,
+            "seed": args.seed, "pretrained": False, "plots": False, "val": False, "save": False,
+            "name": "run", "exist_ok": True,
+        }  # fmt: skip
+
+    def keep(found: list[rounds.Measured]) -> None:
+        if args.json:
+            made = results.document(begin, prepared.facts, found)
+            results.save(args.json, made | {"complete": False})
+
+    length = args.rounds, args.seconds or 0.0, args.steps or 0
+    plan = rounds.Plan(*length, args.profile, args.start_limit)
+    found = rounds.run(measured, task_of, plan, temporary, say, keep)
+    values = results.document(begin, prepared.facts, found)
     print(report.text(values))
     if args.profile:
         print("\n" + report.profiles(values))
@@ -196,44 +215,31 @@ def _measure(args: argparse.Namespace) -> int:
     return int(bool(values["complaints"]) or any("error" in row for row in values["rows"]))
 
 
-def _rows(args: argparse.Namespace, on_gpu: bool) -> list[Row]:
-    if args.what == "train":
-        return rows.train_rows(args.cores, args.device)
-    return rows.loader_rows(args.threads or len(usable_cores()), on_gpu)
-
-
-def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Ultralytics' arguments: its defaults, but nothing beside the steps."""
-    return {
-        "task": "detect", "mode": "train", "model": args.model, "imgsz": args.imgsz,
-        "batch": args.batch, "nbs": args.batch,  # the optimizer steps on every batch
-        # As long as those trainings for which Ultralytics chooses its optimizer: learning rates are
-        # still near zero, so that nothing can overflow however long it takes.
-        "epochs": 1000, "device": "0" if args.device == "cuda" else "cpu", "amp": args.amp,
-        "seed": args.seed, "pretrained": False, "plots": False, "val": False, "save": False,
-        "name": "run", "exist_ok": True,
-    }  # fmt: skip
-
-
 def _fill_in(args: argparse.Namespace) -> None:
     """Check the settings and give them their defaults.
 
     Raises:
         ConfigError: one is out of range or of the other benchmark, or the dataset does not exist.
     """
-    _check_benchmark(args)
-    for name, value in {**_SHARED, **_DEFAULTS[args.what]}.items():
-        if name == "images" and args.data is not None:
-            value = _IMAGES_OF_DATA
+    trains = args.what == "train"
+    for name in _ONLY["loader" if trains else "train"]:
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} {_NOT_HERE[args.what]}")
+    if trains and (args.task != "detect" or args.augment):
+        raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
+    defaults = _SHARED | _DEFAULTS[args.what]
+    defaults |= {} if args.data is None else {"images": _IMAGES_OF_DATA}
+    defaults |= {name: _QUICK[name] for name in defaults if args.quick and name in _QUICK}
+    for name, value in defaults.items():
         if getattr(args, name) is None:
-            setattr(args, name, _QUICK.get(name, value) if args.quick else value)
+            setattr(args, name, value)
     if args.data is not None and not args.data.exists():
         raise ConfigError(
             f"--data {args.data} does not exist; give a dataset YAML, COCO or VOC annotations, or "
             "a folder made by `yolodata shard`"
         )
     if args.imgsz is None:
-        args.imgsz = _imgsz_of(args.data)
+        args.imgsz = data.imgsz_of(args.data) if args.data is not None else 640
     for name, (low, high) in _LIMITS.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -249,25 +255,9 @@ def _fill_in(args: argparse.Namespace) -> None:
             f"--images must be at least --batch, got {args.images} images and batches of "
             f"{args.batch}"
         )
-    if args.what == "train":
+    if trains:
         _check_training(args)
     args.augment = _augmentation(args)
-
-
-def _check_benchmark(args: argparse.Namespace) -> None:
-    """Refuse arguments of the other benchmark."""
-    other = "train" if args.what == "loader" else "loader"
-    for name in _ONLY[other]:
-        if getattr(args, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"{option} is for `train`; give that word first, or leave {option} out"
-                if other == "train"
-                else f"{option} is not for `train`, whose samples are --steps long and whose cores "
-                "are --cores; leave it out"
-            )
-    if args.what == "train" and (args.task != "detect" or args.augment):
-        raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
 
 
 def _check_training(args: argparse.Namespace) -> None:
@@ -313,21 +303,3 @@ def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
         found[name] = yaml.safe_load(value)
     AugmentConfig.from_ultralytics({**found, "imgsz": args.imgsz})
     return found
-
-
-def _imgsz_of(path: Path | None) -> int:
-    if path is None or not data.is_shards(path):
-        return 640
-    from yolodata.shards import reader
-
-    return int(reader.open(data.shards_in(path)).meta.imgsz)
-
-
-def _share(text: str) -> float | str:
-    """A number where there is one; the loader says what is allowed."""
-    return float(text) if text != "auto" else text
-
-
-def _say(began: float, message: str) -> None:
-    """Progress goes to stderr, so that the table can be sent elsewhere."""
-    print(f"[{time.monotonic() - began:5.0f} s] {message}", file=sys.stderr, flush=True)

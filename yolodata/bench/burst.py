@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,52 +24,29 @@ class Pace:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._on_gpu = device.type == "cuda"
         self._events: deque[Any] = deque()
 
     def keep(self) -> None:
         """Say that a batch was taken: waits for the one that was taken two turns before."""
-        if self._device.type != "cuda":
-            return
-        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._events.append(event)
-        while len(self._events) > _IN_FLIGHT:
-            self._events.popleft().synchronize()
+        if self._on_gpu:
+            event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            self._events.append(event)
+            while len(self._events) > _IN_FLIGHT:
+                self._events.popleft().synchronize()
 
     def finish(self) -> None:
         """Wait for everything on the device."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self._on_gpu:
+            torch.cuda.synchronize()
         self._events.clear()
-
-
-def timed(device: torch.device, work: Callable[[], Any]) -> float:
-    """Seconds from the beginning to the end of `work` on the device's current stream.
-
-    A GPU is timed by its own events, the CPU by the system's clock.
-    """
-    if device.type != "cuda":
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    begin: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    begin.record()
-    work()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3
 
 
 class Burst(Subject):
     """Launches that are timed on the device itself, several at a time.
 
-    Subclasses say in `once` what is launched, and in `bytes_each` how much that moves.
-
-    Attributes:
-        device: where.
-        bytes_each: bytes that a picture moves.
+    Subclasses say in `once` what is launched, and in `bytes_each` how many bytes a picture moves.
     """
 
     bytes_each: float
@@ -88,14 +65,25 @@ class Burst(Subject):
     def repeats(self) -> int:
         """How many launches take long enough to be timed together."""
         self.once()  # the first time costs what no other does
-        return max(1, round(_BURST_SECONDS / max(timed(self.device, self.once), 1e-7)))
+        return max(1, round(_BURST_SECONDS / max(self.burst(1), 1e-7)))
 
     def burst(self, repeats: int) -> float:
-        """Seconds that so many launches take."""
-        return timed(self.device, lambda: [self.once() for _ in range(repeats)])
+        """Seconds that so many launches take, by a GPU's own events or by the system's clock."""
+        if self.device.type != "cuda":
+            start = time.perf_counter()
+            for _ in range(repeats):
+                self.once()
+            return time.perf_counter() - start
+        begin: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        begin.record()
+        for _ in range(repeats):
+            self.once()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
 
     def _bursts(self) -> Iterator[Batch]:
         pictures, repeats = self.once(), self.repeats()
         while True:
-            seconds = self.burst(repeats)
-            yield {"img": pictures, "repeats": repeats, "seconds": seconds}
+            yield {"img": pictures, "repeats": repeats, "seconds": self.burst(repeats)}

@@ -17,24 +17,11 @@ QUALITIES = ((96, 0.7), (90, 0.3))
 
 # Width, height and share of all pictures; the rest (None) has one side of 640 and another at will.
 SIZES: tuple[tuple[tuple[int, int] | None, float], ...] = (
-    ((640, 480), 0.225),
-    ((640, 427), 0.16),
-    ((480, 640), 0.08),
-    ((640, 426), 0.05),
-    ((427, 640), 0.04),
-    ((500, 375), 0.04),
-    ((640, 428), 0.035),
-    ((640, 425), 0.03),
-    ((640, 424), 0.025),
-    ((375, 500), 0.02),
-    ((500, 333), 0.02),
-    ((333, 500), 0.01),
-    ((640, 360), 0.015),
-    ((426, 640), 0.015),
-    ((612, 612), 0.015),
-    ((640, 640), 0.01),
-    (None, 0.21),
-)
+    ((640, 480), 0.225), ((640, 427), 0.16), ((480, 640), 0.08), ((640, 426), 0.05),
+    ((427, 640), 0.04), ((500, 375), 0.04), ((640, 428), 0.035), ((640, 425), 0.03),
+    ((640, 424), 0.025), ((375, 500), 0.02), ((500, 333), 0.02), ((333, 500), 0.01),
+    ((640, 360), 0.015), ((426, 640), 0.015), ((612, 612), 0.015), ((640, 640), 0.01), (None, 0.21),
+)  # fmt: skip
 
 # Share of pictures with at most this many objects.
 _OBJECTS = (
@@ -55,8 +42,7 @@ _BYTES_PER_PIXEL = {
 BOX_SIDE_MEDIAN = 52.0
 BOX_SIDE_SPREAD = 1.18
 
-POINTS_PER_OUTLINE = 16
-"""Median of 731 objects of COCO train2017."""
+POINTS_PER_OUTLINE = 16  # median of 731 objects of COCO train2017
 
 CLASSES = 80
 PERSON_SHARE = 0.305  # of all objects; the other classes fall off like 1 / (rank + 8)

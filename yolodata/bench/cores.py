@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
@@ -39,17 +38,6 @@ def settle(limit: float = 15.0) -> None:
         now = _seconds(members)
         quiet = quiet + 1 if now == before else 0
         before = now
-
-
-def thread_seconds() -> dict[int, tuple[str, float]]:
-    """Name and CPU seconds of each thread of this process; the name is "" but on Linux."""
-    found = {}
-    for thread in psutil.Process().threads():
-        name = Path(f"/proc/self/task/{thread.id}/comm")
-        with suppress(OSError):  # it ended just now
-            text = name.read_text().strip() if name.parent.parent.is_dir() else ""
-            found[thread.id] = (text, thread.user_time + thread.system_time)
-    return found
 
 
 def _members() -> list[psutil.Process]:

@@ -21,7 +21,9 @@ from yolodata.bench import coco, drawing
 from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.files import file_checksum
+from yolodata.ingest import open_source, pack
 from yolodata.machine import usable_cores
+from yolodata.shards import reader
 
 Say = Callable[[str], None]
 
@@ -36,37 +38,24 @@ few hundred pictures under several names each are enough pictures for them.
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to measure on.
+    """What to measure on."""
 
-    Attributes:
-        data: dataset (YAML, COCO, VOC) or shards; None draws pictures.
-        images: different pictures at most.
-        many: pictures of the longer dataset at most.
-        imgsz: side of the output.
-        seed: of drawing and choosing.
-        task: what the labels have to serve.
-    """
-
-    data: Path | None
-    images: int
-    many: int
-    imgsz: int
-    seed: int
-    task: str = "detect"
+    data: Path | None  # dataset (YAML, COCO, VOC) or shards; None draws pictures
+    images: int  # different pictures at most
+    many: int  # pictures of the longer dataset at most
+    imgsz: int  # side of the output
+    seed: int  # of drawing and choosing
+    task: str = "detect"  # what the labels have to serve
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where everything lies.
+    """Where everything lies."""
 
-    Attributes:
-        by_codec: what each `source` of `rows.Row` is; those that cannot be measured are absent.
-            "-many" is the longer dataset, where a codec has both.
-        facts: what the pictures are like; `summary` is a line about them.
-    """
-
+    # What each `source` of a `Row` is; those that cannot be measured are absent. "-many" is the
+    # longer dataset, where a codec has both.
     by_codec: dict[str, Path]
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # what the pictures are like; `summary` is a line about them
 
     def source(self, row: Row) -> Path | None:
         """What a row reads; for a batch that never changes, any shards will do."""
@@ -78,14 +67,15 @@ class Prepared:
         return row.source == "memory" or self.source(row) is not None
 
 
-def shards_in(path: Path) -> Path:
-    """The dataset directory that a folder is, or that of its training pictures."""
-    return path if (path / "dataset.json").exists() else path / "train"
+def shards_in(path: Path) -> Path | None:
+    """The dataset directory that a folder is, or that of its training pictures; None: neither."""
+    return next((d for d in (path, path / "train") if (d / "dataset.json").exists()), None)
 
 
-def is_shards(path: Path) -> bool:
-    """Whether a folder is a dataset directory, or the root of some."""
-    return (shards_in(path) / "dataset.json").exists()
+def imgsz_of(path: Path) -> int:
+    """Side of the pictures that shards were made for; 640 for any other dataset."""
+    shards = shards_in(path)
+    return int(reader.open(shards).meta.imgsz) if shards else 640
 
 
 def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepared:
@@ -101,23 +91,24 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         DatasetError: the dataset cannot be used.
         ConfigError: the folder holds something else.
     """
-    if wanted.data is not None and is_shards(wanted.data):
-        return _shards(wanted.data)
+    if wanted.data is not None and (shards := shards_in(wanted.data)):
+        return _shards(shards)
     plain, long = folder / "set", folder / "long"
     _claim(folder, wanted)
-    if not (plain / "done").exists():
+    note = plain / "source.json"  # written last
+    if not note.exists():
         shutil.rmtree(plain, ignore_errors=True)
+        images = MANY
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
             outlines, threads = wanted.task in ("segment", "obb"), len(usable_cores())
             drawing.write(plain, wanted.images, wanted.seed, threads, outlines)
         else:
             say(f"copying pictures of {wanted.data}")
-            _copy(wanted, plain)
-        (plain / "done").touch()
+            images = _copy(wanted.data, wanted, plain)
+        note.write_text(json.dumps({"images": images}))
     facts = _facts(plain, wanted)
-    total = facts["images"] if wanted.data is not None else MANY
-    repeats = math.ceil(min(max(facts["images_of_source"], total), wanted.many) / facts["images"])
+    repeats = math.ceil(min(facts["images_of_source"], wanted.many) / facts["images"])
     if repeats > 1 and needed & {"files", "jpeg", "raw-many", "ram-many"}:
         _repeat(plain, long, repeats)
     else:
@@ -135,67 +126,60 @@ def _claim(folder: Path, wanted: Wanted) -> None:
     """Make sure that a folder is empty, or was filled for the same purpose."""
     purpose = {**vars(wanted), "data": str(wanted.data.resolve()) if wanted.data else None}
     note = folder / "bench.json"
-    if note.exists():
-        found = json.loads(note.read_text())
-        if found != purpose:
-            raise ConfigError(
-                f"{folder} was filled for {found}, now it is to hold {purpose}; "
-                "give --keep an empty folder"
-            )
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
-    note.write_text(json.dumps(purpose))
+    if not note.exists():
+        if any(folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
+        note.write_text(json.dumps(purpose))
+    elif (found := json.loads(note.read_text())) != purpose:
+        raise ConfigError(
+            f"{folder} was filled for {found}, now it is to hold {purpose}; "
+            "give --keep an empty folder"
+        )
 
 
-def _copy(wanted: Wanted, folder: Path) -> None:
-    """Copy up to `images` pictures of a user's dataset and write their labels as YOLO text."""
-    from yolodata.ingest.source import open_source
-
-    assert wanted.data is not None
-    source = open_source(wanted.data, splits=["train"])
+def _copy(data: Path, wanted: Wanted, folder: Path) -> int:
+    """Copy pictures of a user's dataset, labels as YOLO text; returns how many there are."""
+    source = open_source(data, splits=["train"])
     split = source.splits["train"]
     order = np.random.default_rng(wanted.seed).permutation(len(split.paths))
-    chosen = np.sort(order[: wanted.images]).tolist()
-    for kind in ("images", "labels"):
-        (folder / kind / "train").mkdir(parents=True)
-    for number, image in enumerate(chosen):
+    images, labels = drawing.make_folders(folder)
+    for number, image in enumerate(np.sort(order[: wanted.images]).tolist()):
         path = Path(split.paths[image])
         try:
-            shutil.copyfile(path, folder / "images" / "train" / f"{number:06d}{path.suffix}")
+            shutil.copyfile(path, images / f"{number:06d}{path.suffix}")
             text = split.raw_labels(image).text
         except (OSError, UnicodeError) as error:
             raise DatasetError(f"{path} or its labels cannot be read: {error}") from None
         if text is not None:
-            (folder / "labels" / "train" / f"{number:06d}.txt").write_bytes(text)
+            (labels / f"{number:06d}.txt").write_bytes(text)
     names = [source.names[i] for i in range(len(source.names))]
     drawing.write_yaml(folder, "images/train", names)
-    (folder / "source.json").write_text(json.dumps({"images": len(split.paths)}))
+    return len(split.paths)
 
 
 def _repeat(plain: Path, long: Path, repeats: int) -> None:
-    """The same pictures under `repeats` names each (hard links where possible)."""
-    if (long / "done").exists():
+    """The same pictures under `repeats` names each (hard links where possible).
+
+    A list of repeated names would do, but Ultralytics would keep its label cache of both datasets
+    in one file.
+    """
+    if (long / "data.yaml").exists():  # written last
         return
     shutil.rmtree(long, ignore_errors=True)
-    for kind in ("images", "labels"):
-        (long / kind / "train").mkdir(parents=True)
-        for path in sorted((plain / kind / "train").iterdir()):
+    for folder in drawing.make_folders(long):
+        for path in (plain / folder.relative_to(long)).iterdir():
             for turn in range(repeats):
-                other = long / kind / "train" / f"{turn:03d}_{path.name}"
+                other = folder / f"{turn:03d}_{path.name}"
                 try:
                     os.link(path, other)
                 except OSError:
                     shutil.copyfile(path, other)
     names = json.loads((plain / "data.yaml").read_text(encoding="utf-8"))["names"]
     drawing.write_yaml(long, "images/train", names)
-    (long / "done").touch()
 
 
 def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Path:
-    from yolodata.ingest import pack
-
     if not (out / "train" / "dataset.json").exists():
         say(f"packing {codec} shards")
         how: dict[str, Any] = {"codec": codec, "imgsz": wanted.imgsz, "task": wanted.task}
@@ -210,9 +194,6 @@ def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Pa
 
 def _shards(path: Path) -> Prepared:
     """A user's shards: there are no picture files for Ultralytics to read."""
-    from yolodata.shards import reader
-
-    path = shards_in(path)
     shards = reader.open(path)
     images, codec = len(shards), shards.meta.codec
     shards.close()
@@ -227,7 +208,6 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
     from PIL import Image
 
     files = sorted((folder / "images" / "train").iterdir())
-    nbytes = [file.stat().st_size for file in files]
     pixels, objects = [], []
     for file in files:
         try:
@@ -239,21 +219,18 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         objects.append(len(labels.read_text().splitlines()) if labels.exists() else 0)
     if not pixels:
         raise DatasetError(f"none of the {len(files)} pictures of {wanted.data} can be read")
-    note = folder / "source.json"
-    found: dict[str, Any] = {
+    nbytes = float(np.mean([file.stat().st_size for file in files]))
+    what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
+    return {
         "images": len(files),
-        "images_of_source": json.loads(note.read_text())["images"] if note.exists() else MANY,
-        "bytes_mean": float(np.mean(nbytes)),
+        "images_of_source": json.loads((folder / "source.json").read_text())["images"],
+        "bytes_mean": nbytes,
         "pixels_mean": float(np.mean(pixels)),
         "objects_mean": float(np.mean(objects)),
         "coco": {"bytes_mean": coco.BYTES_PER_IMAGE, "pixels_mean": coco.PIXELS_PER_IMAGE,
                  "objects_mean": coco.OBJECTS_PER_IMAGE},
+        "summary": f"{len(files)} {what}: {nbytes / 1e3:.0f} kB, {np.mean(pixels) / 1e3:.0f} "
+        f"thousand pixels, {np.mean(objects):.1f} objects on average (COCO train2017: "
+        f"{coco.BYTES_PER_IMAGE / 1e3:.0f} kB, {coco.PIXELS_PER_IMAGE / 1e3:.0f} thousand, "
+        f"{coco.OBJECTS_PER_IMAGE})",
     }  # fmt: skip
-    what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
-    found["summary"] = (
-        f"{len(files)} {what}: {found['bytes_mean'] / 1e3:.0f} kB, "
-        f"{found['pixels_mean'] / 1e3:.0f} thousand pixels, {found['objects_mean']:.1f} objects on "
-        f"average (COCO train2017: {coco.BYTES_PER_IMAGE / 1e3:.0f} kB, "
-        f"{coco.PIXELS_PER_IMAGE / 1e3:.0f} thousand, {coco.OBJECTS_PER_IMAGE})"
-    )
-    return found

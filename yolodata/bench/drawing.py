@@ -16,6 +16,8 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,13 +42,9 @@ def photographs() -> list[Image]:
     """
     import cv2
 
-    found: list[Image] = []
-    for package, name in PHOTOGRAPHS:
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            image = cv2.imread(str(Path(folder, name)))
-            if image is not None:
-                found.append(image.astype(np.uint8, copy=False))
+    specs = [(importlib.util.find_spec(package), name) for package, name in PHOTOGRAPHS]
+    files = [Path(spec.origin).parent / name for spec, name in specs if spec and spec.origin]
+    found: list[Any] = [cv2.imread(str(file)) for file in files if file.exists()]
     if not found:
         looked = ", ".join(f"{package}/{name}" for package, name in PHOTOGRAPHS)
         raise DatasetError(
@@ -58,22 +56,14 @@ def photographs() -> list[Image]:
 
 @dataclass(frozen=True)
 class Sketch:
-    """What one picture shall be like.
-
-    Attributes:
-        width, height: pixels.
-        quality: of the JPEG file, 1-100.
-        bytes_per_pixel: of the file.
-        cls: int64 (n,).
-        boxes: float64 (n, 4), left, top, right, bottom in pixels.
-    """
+    """What one picture shall be like."""
 
     width: int
     height: int
-    quality: int
-    bytes_per_pixel: float
-    cls: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float64]
+    quality: int  # of the JPEG file, 1-100
+    bytes_per_pixel: float  # of the file
+    cls: npt.NDArray[np.int64]  # (n,)
+    boxes: npt.NDArray[np.float64]  # (n, 4), left, top, right, bottom in pixels
 
 
 def sketch(images: int, seed: int) -> list[Sketch]:
@@ -91,13 +81,12 @@ def sketch(images: int, seed: int) -> list[Sketch]:
     sides = _box_sides(int(counts.sum()), rng)
     classes = np.searchsorted(np.cumsum(coco.class_shares()), _strata(int(counts.sum()), rng))
     classes = np.minimum(classes, coco.CLASSES - 1)
-    sketches, ends = [], np.cumsum(counts)[:-1]
-    objects = zip(np.split(sides, ends), np.split(classes, ends), strict=True)
-    for i, (side, cls) in enumerate(objects):
+    sketches, ends = [], np.cumsum(counts)
+    for i, (first, end) in enumerate(zip(ends - counts, ends, strict=True)):
         width, height = sizes[size[i]] or _odd_size(rng)
+        boxes = _boxes(sides[first:end], width, height, rng)
         file = int(quality[i]), float(bytes_per_pixel[i])
-        boxes = _boxes(side, width, height, rng)
-        sketches.append(Sketch(width, height, *file, cls.astype(np.int64), boxes))
+        sketches.append(Sketch(width, height, *file, classes[first:end], boxes))
     return sketches
 
 
@@ -122,20 +111,24 @@ def write(folder: Path, images: int, seed: int, threads: int, outlines: bool = F
         outlines: write polygons instead of boxes.
     """
     photos = photographs()
-    for kind in ("images", "labels"):
-        (folder / kind / "train").mkdir(parents=True)
+    pictures, labels = make_folders(folder)
 
-    def one(task: tuple[int, Sketch]) -> None:
-        number, plan = task
-        stem = f"{number:06d}"
-        data = draw(plan, photos, seed, number)
-        (folder / "images" / "train" / f"{stem}.jpg").write_bytes(data)
+    def one(number: int, plan: Sketch) -> None:
+        (pictures / f"{number:06d}.jpg").write_bytes(draw(plan, photos, seed, number))
         text = _outline_text(plan, seed + number) if outlines else _label_text(plan)
-        (folder / "labels" / "train" / f"{stem}.txt").write_text(text)
+        (labels / f"{number:06d}.txt").write_text(text)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, enumerate(sketch(images, seed))))
+        list(pool.map(one, range(images), sketch(images, seed)))
     write_yaml(folder, "images/train", [f"thing {i}" for i in range(coco.CLASSES)])
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Makes and returns `images/train` and `labels/train` of a dataset."""
+    made = [folder / kind / "train" for kind in ("images", "labels")]
+    for path in made:
+        path.mkdir(parents=True)
+    return made
 
 
 def write_yaml(folder: Path, train: str, names: list[str]) -> Path:
@@ -158,10 +151,8 @@ def _odd_size(rng: np.random.Generator) -> tuple[int, int]:
 
 def _box_sides(count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Roots (count,) of box areas, in pixels."""
-    from statistics import NormalDist
-
-    normal = NormalDist()
-    z = np.array([normal.inv_cdf(min(max(u, 1e-6), 1 - 1e-6)) for u in _strata(count, rng)])
+    quantiles = np.clip(_strata(count, rng), 1e-6, 1 - 1e-6)
+    z = np.array([NormalDist().inv_cdf(u) for u in quantiles])
     return coco.BOX_SIDE_MEDIAN * np.exp(coco.BOX_SIDE_SPREAD * z)
 
 

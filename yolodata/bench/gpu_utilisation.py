@@ -19,12 +19,6 @@ _STALE = 0.4  # seconds at the start of a slice in which readings still cover th
 class UtilisationMeter:
     """NVML's utilisation, read by a thread of its own.
 
-    Readings at the beginning of a slice, which cover the time before, are left out if there are
-    later ones.
-
-    Args:
-        device: the GPU; anything else has no busy share.
-
     Attributes:
         reason: why there is no busy share; "" if there is.
     """
@@ -36,12 +30,11 @@ class UtilisationMeter:
 
     def start(self) -> None:
         """Begin reading."""
-        if self.reason:
-            return
-        self._readings: list[tuple[float, float]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read, name="bench-nvml", daemon=True)
-        self._thread.start()
+        if not self.reason:
+            self._readings: list[tuple[float, float]] = []
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=self._read, name="bench-nvml", daemon=True)
+            self._thread.start()
 
     def stop(self) -> float | None:
         """End reading; the share of the time (0-1), or None where nothing could be read."""
@@ -50,15 +43,16 @@ class UtilisationMeter:
         self._stop.set()
         self._thread.join()
         self._thread = None
-        fresh = [busy for at, busy in self._readings if at > _STALE]
-        found = fresh or [busy for _, busy in self._readings]
+        # Stale ones are better than none.
+        found = [busy for at, busy in self._readings if at > _STALE] or [
+            b for _, b in self._readings
+        ]
         return fmean(found) if found else None
 
     def _read(self) -> None:
         began = time.monotonic()
         while True:
-            busy = self._gpu.busy()
-            if busy is not None:
+            if (busy := self._gpu.busy()) is not None:
                 self._readings.append((time.monotonic() - began, busy))
             if self._stop.wait(_EVERY):
                 return

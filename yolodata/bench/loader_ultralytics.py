@@ -51,16 +51,14 @@ def open_loader(row: Row, task: Task) -> Subject:
     pace = Pace(device)
 
     def batches() -> Iterator[Batch]:
-        if device.type == "cpu":
-            while True:
-                yield from loader
         while True:
             for batch in loader:
-                for name, value in batch.items():
-                    if hasattr(value, "to"):
-                        batch[name] = value.to(device, non_blocking=True)
-                batch["img"] = batch["img"].float() / 255
-                pace.keep()
+                if device.type != "cpu":
+                    for name, value in batch.items():
+                        if hasattr(value, "to"):
+                            batch[name] = value.to(device, non_blocking=True)
+                    batch["img"] = batch["img"].float() / 255
+                    pace.keep()
                 yield batch
 
     return Subject(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
 
 from yolodata.bench.burst import Pace
-from yolodata.bench.source_bytes import mean_source_bytes
+from yolodata.bench.kernel import mean_source_bytes
 from yolodata.bench.subject import Batch, Row, Subject, Task, whole_batches
 from yolodata.errors import ConfigError
 from yolodata.pipeline.config import AugmentConfig
@@ -29,6 +30,12 @@ def open_loader(row: Row, task: Task) -> Subject:
         row: `threads` are the loader's native threads; on a GPU, `cache` and `output` are its.
             With `albumentations`, it applies Ultralytics' default transforms.
         task: `data` is a dataset directory of the row's codec; `device` is the loader's.
+
+    Returns:
+        A subject with the facts read_ms, milliseconds to touch the bytes of a stored picture once
+        through the map; stored_bytes; for rows on a GPU bytes_each, what has to cross to the device
+        for a picture, and hw_decoder_load, the share that its JPEG engine decodes (above 0 the
+        stream does not repeat itself to the bit).
 
     Raises:
         ConfigError: the loader fell back to another cache, so that this would be another row.
@@ -62,14 +69,6 @@ def open_loader(row: Row, task: Task) -> Subject:
                 yield batch
 
     def facts() -> dict[str, float]:
-        """What a stored picture is like.
-
-        Returns:
-            dict of read_ms, milliseconds to touch its bytes once through the map; stored_bytes;
-            for rows on a GPU bytes_each, what has to cross to the device for a picture, and
-            hw_decoder_load, the share that its JPEG engine decodes (above 0 the stream does not
-            repeat itself to the bit).
-        """
         images = range(min(len(shards), 256))
         start = time.perf_counter()
         for i in images:
@@ -80,11 +79,10 @@ def open_loader(row: Row, task: Task) -> Subject:
             found["hw_decoder_load"] = loader.hw_decoder_load
         if row.ceiling == "gpu-copy-host":
             # Rendered pictures are uploaded as bytes; else the kernel reads the sources' bytes.
-            rendered = 3.0 * task.imgsz * task.imgsz
-            found["bytes_each"] = (
-                rendered if row.cache == "none"
-                else mean_source_bytes(shards, augment, seed=loader.seed)
-            )  # fmt: skip
+            if row.cache == "none":
+                found["bytes_each"] = 3.0 * task.imgsz * task.imgsz
+            else:
+                found["bytes_each"] = mean_source_bytes(shards, augment, seed=loader.seed)
         return found
 
     warm_up = _window(shards) or 4 * task.batch
@@ -120,12 +118,7 @@ def open_fixed(row: Row, task: Task, trainer: Any) -> Subject:
         for name, value in source.prepare(dict(next(source.batches))).items()
     }
     source.close()
-
-    def batches() -> Iterator[Batch]:
-        while True:
-            yield dict(fixed)
-
-    return Subject(batches(), finish=source.finish, dataset=source.dataset)
+    return Subject(map(dict, repeat(fixed)), finish=source.finish, dataset=source.dataset)
 
 
 def _window(shards: ShardDataset) -> int:

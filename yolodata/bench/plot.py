@@ -18,41 +18,38 @@ def save(path: Path, values: dict[str, Any]) -> None:
         ConfigError: matplotlib is missing or does not know the format.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
     groups = report.groups(values)
     figure = Figure(figsize=(9, 0.6 + 2.2 * len(groups)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for at, group in enumerate(groups):
+    for at, (group, members) in enumerate(groups.items()):
         axes = figure.add_subplot(len(groups), 1, at + 1)
-        rows = [r for r in report.in_group(values, group) if r["img_s"]["median"]]
-        # The ceiling would make all other bars short: it is a number in the title instead.
-        copying = [r["img_s"]["median"] for r in rows if r["kind"] == "copy"]
-        rows = [r for r in rows if r["kind"] in _COLOURS][::-1]
-        speeds = [r["img_s"]["median"] for r in rows]
-        spread = [[r["img_s"]["median"] - r["img_s"]["min"] for r in rows],
-                  [r["img_s"]["max"] - r["img_s"]["median"] for r in rows]]  # fmt: skip
-        colours = [_COLOURS[r["kind"]] for r in rows]
-        axes.barh([r["label"] for r in rows], speeds, xerr=spread, color=colours, ecolor="#24292f")
+        done = [row for row in members if row["img_s"]["median"]]
+        rows = [row for row in done if row["kind"] in _COLOURS][::-1]
+        speeds = [row["img_s"] for row in rows]
+        spread = [
+            [s["median"] - s["min"] for s in speeds],
+            [s["max"] - s["median"] for s in speeds],
+        ]
+        axes.barh([row["label"] for row in rows], [s["median"] for s in speeds], xerr=spread,
+                  color=[_COLOURS[row["kind"]] for row in rows], ecolor="#24292f")  # fmt: skip
         for y, row in enumerate(rows):
             axes.annotate(_caption(row, values), (row["img_s"]["max"], y), xytext=(6, 0),
                           textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        # The ceiling would make all other bars short: it is a number in the title instead.
+        copying = [row["img_s"]["median"] for row in done if row["kind"] == "copy"]
         ceiling = f"; copying alone: {copying[0]:,.0f}" if copying else ""
         title = f"{report.where(group)}, pictures a second{ceiling}"
         axes.set_title(title, loc="left", fontsize=10)
         axes.margins(x=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    settings = values["settings"]
-    figure.suptitle(
-        f"Training batches of {settings['batch']}, {settings['imgsz']} x {settings['imgsz']}, "
-        f"{values['machine']['cpu']}",
-        fontsize=11,
-    )
+    size, batch = values["settings"]["imgsz"], values["settings"]["batch"]
+    title = f"Training batches of {batch}, {size} x {size}, {values['machine']['cpu']}"
+    figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        canvas.print_figure(str(path), dpi=150)
+        figure.savefig(path, dpi=150)
     except ValueError as error:
         raise ConfigError(f"--plot {path}: {error}") from None
 

@@ -8,12 +8,13 @@ import os
 import pstats
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from yolodata.bench.cores import thread_seconds
+import psutil
+
 from yolodata.bench.subject import Batch, Subject
 
 Event = dict[str, Any]
@@ -33,7 +34,7 @@ def of_loader(subject: Subject, seconds: float) -> dict[str, Any]:
         seconds by thread name, Linux only); calls: the consumer's calls that took longest, as
         (function, calls, own seconds, seconds with what it called).
     """
-    before, threads_before = subject.read(), thread_seconds()
+    before, threads = subject.read(), Counter(_thread_seconds())
     profiler = cProfile.Profile()
     pictures = 0
     start = now = time.perf_counter()
@@ -42,10 +43,6 @@ def of_loader(subject: Subject, seconds: float) -> dict[str, Any]:
         pictures += len(next(subject.batches)["img"])
         now = time.perf_counter()
     profiler.disable()
-    threads: dict[str, float] = defaultdict(float)
-    for thread, (name, total) in thread_seconds().items():
-        label = "consumer" if thread == os.getpid() else name
-        threads[label] += total - threads_before.get(thread, ("", 0.0))[1]
     calls = []
     found: Any = pstats.Stats(profiler)
     for (file, line, name), (_, count, own, total, _) in found.stats.items():
@@ -55,13 +52,30 @@ def of_loader(subject: Subject, seconds: float) -> dict[str, Any]:
         "pictures": pictures,
         "seconds": now - start,
         "stages_s": dict(subject.read().since(before).seconds),
-        "threads_s": {name: spent for name, spent in threads.items() if name and spent > 0},
+        "threads_s": dict(Counter(_thread_seconds()) - threads),
         "calls": sorted(calls, key=lambda call: -call[2])[:_TOP_CALLS],
     }
 
 
+def _thread_seconds() -> dict[str, float]:
+    """CPU seconds of the threads of this process by name; nothing but on Linux."""
+    found: dict[str, float] = defaultdict(float)
+    for thread in psutil.Process().threads():
+        try:
+            name = Path(f"/proc/self/task/{thread.id}/comm").read_text().strip()
+        except OSError:  # it ended just now
+            continue
+        name = "consumer" if thread.id == os.getpid() else name
+        found[name] += thread.user_time + thread.system_time
+    return found
+
+
 def of_steps(subject: Subject, steps: int, device: str) -> Generator[Batch, None, dict[str, Any]]:
-    """Yield batches for some steps under torch's profiler; returns what `summary` says."""
+    """Yield batches for some steps under torch's profiler.
+
+    Returns:
+        dict of what `summary` says; and cpu_ops: operators without what they call, as its kernels.
+    """
     from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + (device == "cuda")]
@@ -71,10 +85,17 @@ def of_steps(subject: Subject, steps: int, device: str) -> Generator[Batch, None
                 yield next(subject.batches)
                 if number == steps - 1:
                     subject.finish()
+    operators: list[Any] = [e for e in profiler.key_averages() if "::" in e.key]
+    operators.sort(key=lambda e: -e.self_cpu_time_total)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))
-        return summary(json.loads(file.read_text(errors="replace"))["traceEvents"])
+        trace = json.loads(file.read_text(errors="replace"))
+    return {
+        **summary(trace["traceEvents"]),
+        "cpu_ops": [[e.key, e.count / steps, e.self_cpu_time_total / steps / 1e3]
+                    for e in operators[:_TOP_EVENTS]],
+    }  # fmt: skip
 
 
 def summary(events: Sequence[Event]) -> dict[str, Any]:
@@ -82,10 +103,10 @@ def summary(events: Sequence[Event]) -> dict[str, Any]:
 
     Returns:
         dict of steps; step_ms; gpu_idle: share of the time in which the device had nothing to do
-        (None where no device took part); launches: kernels and copies a step; kernels and cpu_ops:
-        those that take longest, as [name, number a step, milliseconds a step], CPU operators
-        without what they call; before_first_convolution: of the last step, what was enqueued up to
-        it by the thread that trains, as [operator, kernel, microseconds], itself included.
+        (None where no device took part); launches: kernels and copies a step; kernels: those that
+        take longest, as [name, number a step, milliseconds a step]; before_first_convolution: of
+        the last step, what was enqueued up to it by the thread that trains, as [operator, kernel,
+        microseconds], itself included.
 
     Raises:
         ValueError: the trace has no step.
@@ -95,16 +116,17 @@ def summary(events: Sequence[Event]) -> dict[str, Any]:
     if not steps:
         raise ValueError(f"the trace has no step: it has {len(events)} events")
     start, end, count = float(steps[0]["ts"]), _end(steps[-1]), len(steps)
-    inside = [e for e in events if start <= e["ts"] <= end]
-    device = _of(inside, _ON_DEVICE)
-    idle = 1.0 - _covered(device, start, end) / (end - start) if device else None
+    device = [e for e in _of(events, _ON_DEVICE) if start <= e["ts"] <= end]
+    times: dict[str, list[float]] = defaultdict(list)
+    for event in device:
+        times[event["name"]].append(float(event["dur"]))
+    longest = sorted(times.items(), key=lambda item: -sum(item[1]))[:_TOP_EVENTS]
     return {
         "steps": count,
         "step_ms": (end - start) / count / 1e3,
-        "gpu_idle": idle,
+        "gpu_idle": 1.0 - _covered(device, start, end) / (end - start) if device else None,
         "launches": len(device) / count,
-        "kernels": _top(((e["name"], float(e["dur"])) for e in device), count),
-        "cpu_ops": _top(_own_times(_of(inside, ("cpu_op",))), count),
+        "kernels": [[name, len(t) / count, sum(t) / count / 1e3] for name, t in longest],
         "before_first_convolution": _up_to_convolution(events, steps[-1]),
     }
 
@@ -124,32 +146,6 @@ def _covered(events: Iterable[Event], start: float, end: float) -> float:
         total += max(0.0, min(_end(event), end) - max(float(event["ts"]), until))
         until = max(until, min(_end(event), end))
     return total
-
-
-def _own_times(ops: Iterable[Event]) -> Iterable[tuple[str, float]]:
-    """Names and microseconds of operators, without those that they call."""
-    by_thread: dict[Any, list[Event]] = defaultdict(list)
-    for op in ops:
-        by_thread[op.get("pid"), op.get("tid")].append(op)
-    for these in by_thread.values():
-        these.sort(key=lambda e: (float(e["ts"]), -float(e["dur"])))
-        own = [float(op["dur"]) for op in these]
-        callers: list[int] = []
-        for i, op in enumerate(these):
-            while callers and _end(these[callers[-1]]) <= float(op["ts"]):
-                callers.pop()
-            if callers:
-                own[callers[-1]] -= float(op["dur"])
-            callers.append(i)
-        yield from ((op["name"], time) for op, time in zip(these, own, strict=True))
-
-
-def _top(times: Iterable[tuple[str, float]], steps: int) -> list[list[Any]]:
-    by_name: dict[str, list[float]] = defaultdict(list)
-    for name, microseconds in times:
-        by_name[name].append(microseconds)
-    longest = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:_TOP_EVENTS]
-    return [[name, len(t) / steps, sum(t) / steps / 1e3] for name, t in longest]
 
 
 def _up_to_convolution(events: Sequence[Event], step: Event) -> list[list[Any]]:

@@ -15,6 +15,8 @@ from yolodata.bench.rounds import Measured
 
 Document = dict[str, Any]
 
+_OF_READY = ("shape", "dtype", "brightness", "objects", "pinned", "facts")
+
 
 def about(benchmark: str, **settings: Any) -> Document:
     """How every file of results begins: benchmark, machine, versions, and settings if any."""
@@ -37,17 +39,20 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
     Returns:
         dict of benchmark ("loader" or "train"); machine; versions; settings; data;
         rows: name (id) and all else that a `Row` has; img_s (median, min, max, samples), pictures
-            and seconds (of each sample), stages_ms and counts (a picture), what `Ready` has, error,
-            profile; where bytes_each of `facts` is known, gb_s (a spread); of rows that train
-            instead the spreads of steps_s, step_ms, wait_ms (a step) and busy (share of the time in
-            which the GPU computed; without samples where nobody can tell);
+            and seconds (of each sample), stages_ms and counts (a picture), what `Measured.ready`
+            has, error, profile; where bytes_each of `facts` is known, gb_s (a spread); of rows that
+            train instead the spreads of steps_s, step_ms, wait_ms (a step) and busy (share of the
+            time in which the GPU computed; without samples where nobody can tell);
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
         shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU:
             in bytes a second where both move bytes;
-        floor: see `floors`; complaints: what speaks against equal work. Of training: processes:
-            cores, feeds (how the batches of each row are made), and `Ready.process`. Of a benchmark
-            that has rounds before it, and maybe never had them: complete (False).
+        floor: how far each of yolodata's loaders on the CPU is from copying its output, by the same
+            cores: name, bytes_written (a picture), copy_ms (to copy as many bytes from memory to
+            memory), ms (it takes), times (ms / copy_ms);
+        complaints: what speaks against equal work. Of training: processes: cores, feeds (how the
+            batches of each row are made), and `process` of `Measured.ready`. Of a benchmark that
+            has rounds before it, and maybe never had them: complete (False).
     """
     trains = [f for f in found if f.row.trains]
     return {
@@ -56,7 +61,7 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
         "rows": [_row(f) for f in found],
         "ratios": list(_ratios(found)),
         "shares": list(_shares(found)),
-        "floor": floors(found, int(begin["settings"]["imgsz"])),
+        "floor": list(_floors(found, int(begin["settings"]["imgsz"]))),
         "complaints": same_work(found),
         **({"processes": _processes(trains)} if trains else {}),
     }
@@ -72,14 +77,12 @@ def save(path: Path, values: Document) -> None:
 
 def spread(samples: Sequence[float]) -> Document:
     """dict of median, min, max and the samples themselves."""
-    if not samples:
-        return {"median": None, "min": None, "max": None, "samples": []}
-    return {"median": median(samples), "min": min(samples), "max": max(samples),
-            "samples": list(samples)}  # fmt: skip
+    ends = (median(samples), min(samples), max(samples)) if samples else (None, None, None)
+    return dict(zip(("median", "min", "max"), ends, strict=True)) | {"samples": list(samples)}
 
 
 def _row(found: Measured) -> Document:
-    row, samples = found.row, found.samples
+    row, samples, ready = found.row, found.samples, found.ready
     speeds = [s.img_s for s in samples]
     values: Document = {
         "name": row.id, **asdict(row), "img_s": spread(speeds),
@@ -87,8 +90,8 @@ def _row(found: Measured) -> Document:
     }  # fmt: skip
     if row.trains:
         values |= {
-            "steps_s": spread([s.steps_s for s in samples]),
-            "step_ms": spread([1e3 / s.steps_s for s in samples]),
+            "steps_s": spread([s.steps / s.seconds for s in samples]),
+            "step_ms": spread([1e3 * s.seconds / s.steps for s in samples]),
             "wait_ms": spread([1e3 * s.waited / s.steps for s in samples]),
             "busy": spread([s.busy for s in samples if s.busy is not None]),
         }
@@ -96,12 +99,9 @@ def _row(found: Measured) -> Document:
         values |= {name: _mean_of(found, name) for name in ("stages_ms", "counts")}
         if each := _fact(found, "bytes_each"):
             values["gb_s"] = spread([speed * each / 1e9 for speed in speeds])
-        if found.ready is not None:
-            known = asdict(found.ready)
-            names = ("shape", "dtype", "brightness", "objects", "pinned", "facts")
-            values |= {name: known[name] for name in names}
-            if "read_ms" in found.ready.facts:
-                values["stages_ms"]["read"] = found.ready.facts["read_ms"]
+        values |= {name: ready[name] for name in _OF_READY} if ready else {}
+        if read := _fact(found, "read_ms"):
+            values["stages_ms"]["read"] = read
     if found.error is not None:
         values["error"] = found.error
     if found.profile is not None:
@@ -118,16 +118,16 @@ def _mean_of(found: Measured, name: str) -> dict[str, float]:
 
 
 def _fact(found: Measured, name: str) -> float | None:
-    return found.ready.facts.get(name) if found.ready is not None else None
+    return found.ready["facts"].get(name) if found.ready else None
 
 
 def _processes(found: Sequence[Measured]) -> list[Document]:
     made: dict[str, Document] = {}
     for f in found:
         process = made.setdefault(f.row.process, {"cores": f.row.cores})
-        if f.ready is not None:
-            feeds = process.get("feeds", {}) | {f.row.id: f.ready.about}
-            process.update(f.ready.process | {"feeds": feeds})
+        if f.ready:
+            feeds = process.get("feeds", {}) | {f.row.id: f.ready["about"]}
+            process.update(f.ready["process"] | {"feeds": feeds})
     return list(made.values())
 
 
@@ -139,7 +139,6 @@ def _quotients(one: Measured, other: Measured | None, factor: float = 1.0) -> Do
 
 
 def _ratios(found: Sequence[Measured]) -> Iterator[Document]:
-    """Each row against each of its peers."""
     by_id = {f.row.id: f for f in found}
     for f in found:
         for peer in f.row.peers:
@@ -148,7 +147,6 @@ def _ratios(found: Sequence[Measured]) -> Iterator[Document]:
 
 
 def _shares(found: Sequence[Measured]) -> Iterator[Document]:
-    """Each row against its ceiling."""
     by_id = {f.row.id: f for f in found}
     for f in found:
         if ceiling := by_id.get(f.row.ceiling):
@@ -157,23 +155,13 @@ def _shares(found: Sequence[Measured]) -> Iterator[Document]:
                 yield {"ours": f.row.id, "ceiling": ceiling.row.id, **share}
 
 
-def floors(found: Sequence[Measured], imgsz: int) -> list[Document]:
-    """How far each of yolodata's loaders is from copying its output, by the same cores.
-
-    Returns:
-        for each row: name, bytes_written (a picture), copy_ms (to copy as many bytes from memory to
-        memory), ms (it takes), times (ms / copy_ms).
-    """
+def _floors(found: Sequence[Measured], imgsz: int) -> Iterator[Document]:
     ms = {f.row.id: 1e3 / median(s.img_s for s in f.samples) for f in found if f.samples}
-    copying = {f.row.cores: ms[f.row.id] for f in found if f.row.kind == "copy" and f.samples}
-    made = []
-    for f in found:
-        loads = f.row.kind == "yolodata" and f.row.device == "cpu" and not f.row.trains
-        if loads and f.samples and f.row.cores in copying:
-            copy_ms, its = copying[f.row.cores], ms[f.row.id]
-            made.append({"name": f.row.id, "bytes_written": 3 * imgsz * imgsz, "copy_ms": copy_ms,
-                         "ms": its, "times": its / copy_ms})  # fmt: skip
-    return made
+    for row in (f.row for f in found if f.row.id in ms):
+        copy_ms = ms.get(f"copy-{row.cores}")
+        if copy_ms and row.kind == "yolodata" and row.device == "cpu" and not row.trains:
+            yield {"name": row.id, "bytes_written": 3 * imgsz * imgsz, "copy_ms": copy_ms,
+                   "ms": ms[row.id], "times": ms[row.id] / copy_ms}  # fmt: skip
 
 
 def same_work(found: Sequence[Measured]) -> list[str]:
@@ -183,20 +171,18 @@ def same_work(found: Sequence[Measured]) -> list[str]:
     their speeds must not be compared. The pictures are random: up to five standard errors are
     put down to chance.
     """
-    loaders = [(f.row, f.ready) for f in found if f.ready is not None and f.ready.objects]
+    loaders = [(f.row, f.ready) for f in found if f.ready and f.ready["objects"]]
     complaints = []
     for row, this in loaders[1:]:
         peer, first = loaders[0]
         # On a GPU each loader hands over what its trainer wants: other floats are no other work.
-        either_on_gpu = "cuda" in (row.device, peer.device)
-        if first.shape != this.shape or (first.dtype != this.dtype and not either_on_gpu):
-            complaints.append(f"{row.id} makes {this.shape} {this.dtype} pictures, "
-                              f"{peer.id} {first.shape} {first.dtype}")  # fmt: skip
-        for what, a, b in (
-            ("mean brightness", first.brightness, this.brightness),
-            ("objects a picture", first.objects or (0, 0), this.objects or (0, 0)),
-        ):
-            if abs(a[0] - b[0]) > 5 * math.hypot(a[1], b[1]) + 0.02 * abs(a[0]):
-                complaints.append(f"{row.id} has {what} {b[0]:.1f} (error {b[1]:.1f}), "
-                                  f"{peer.id} {a[0]:.1f} (error {a[1]:.1f})")  # fmt: skip
+        same = ("shape",) if "cuda" in (row.device, peer.device) else ("shape", "dtype")
+        if any(first[name] != this[name] for name in same):
+            complaints.append(f"{row.id} makes {this['shape']} {this['dtype']} pictures, "
+                              f"{peer.id} {first['shape']} {first['dtype']}")  # fmt: skip
+        for name, what in (("brightness", "mean brightness"), ("objects", "objects a picture")):
+            (a, error_a), (b, error_b) = first[name], this[name]
+            if abs(a - b) > 5 * math.hypot(error_a, error_b) + 0.02 * abs(a):
+                complaints.append(f"{row.id} has {what} {b:.1f} (error {error_b:.1f}), "
+                                  f"{peer.id} {a:.1f} (error {error_a:.1f})")  # fmt: skip
     return complaints

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -44,26 +45,25 @@ def _cpu_loaders(n: int) -> list[Row]:
 
 def gpu_rows(cores: int) -> list[Row]:
     """Rows on a GPU: ceilings, the kernel alone, and loaders with all cores and with two."""
-
-    def copy(cache: str, label: str, short: str, codec: str = "memory") -> Row:
-        return Row(f"gpu-copy-{cache}", "gpu-copy", f"copy {label} (ceiling)", short, codec, 1,
-                   cores, device="cuda", cache=cache)  # fmt: skip
-
-    def kernel(name: str, label: str, **more: Any) -> Row:
-        return Row(f"gpu-kernel-{name}", "gpu-kernel", f"kernel alone, {label}", label, "raw", 1,
-                   cores, device="cuda", cache="device", ceiling="gpu-copy-device",
-                   **more)  # fmt: skip
-
+    copy = partial(Row, kind="gpu-copy", threads=1, cores=cores, device="cuda")
+    kernels: list[tuple[str, str, dict[str, Any]]] = [
+        ("uint8", "uint8", {}),
+        ("float16", "float16", {"output": "float16"}),
+        ("bfloat16", "bfloat16", {"output": "bfloat16"}),
+        ("channels-last", "float16, channels last", {"output": "float16", "channels_last": True}),
+        ("rotated", "uint8, rotated", {"recipes": "rotated"}),
+        ("segment", "uint8, copy-paste", {"recipes": "segment"}),
+    ]
     found = [
-        copy("device", "on the device", "device copy"),
-        copy("host", "to the device, pinned", "copy to device"),
-        copy("map", "to the device, from the map", "copy from the map", "raw"),
-        kernel("uint8", "uint8"),
-        kernel("float16", "float16", output="float16"),
-        kernel("bfloat16", "bfloat16", output="bfloat16"),
-        kernel("channels-last", "float16, channels last", output="float16", channels_last=True),
-        kernel("rotated", "uint8, rotated", recipes="rotated"),
-        kernel("segment", "uint8, copy-paste", recipes="segment"),
+        copy("gpu-copy-device", label="copy on the device (ceiling)", short="device copy",
+             codec="memory", cache="device"),
+        copy("gpu-copy-host", label="copy to the device, pinned (ceiling)", short="copy to device",
+             codec="memory", cache="host"),
+        copy("gpu-copy-map", label="copy to the device, from the map (ceiling)",
+             short="copy from the map", codec="raw", cache="map"),
+        *(Row(f"gpu-kernel-{name}", "gpu-kernel", f"kernel alone, {label}", label, "raw", 1, cores,
+              device="cuda", cache="device", ceiling="gpu-copy-device", **more)
+          for name, label, more in kernels),
         Row("gpu-dali", "gpu-decode", "DALI, decoding only (ceiling)", "DALI", "jpeg", cores, cores,
             device="cuda"),
     ]  # fmt: skip
@@ -73,29 +73,26 @@ def gpu_rows(cores: int) -> list[Row]:
 
 
 def _gpu_loaders(n: int, all_cores: bool) -> list[Row]:
-    none, ram = f"gpu-ultralytics-none-{n}", f"gpu-ultralytics-ram-{n}"
-
-    def yolodata(codec: str, cache: str, label: str, ceiling: str = "") -> Row:
-        peers = (none, ram) if codec == "jpeg" else (ram, none)
-        return Row(f"gpu-yolodata-{codec}-{cache}-{n}", "yolodata", f"yolodata, {label}", label,
-                   codec, n, n, peers, device="cuda", cache=cache, output="float16",
-                   ceiling=ceiling)  # fmt: skip
-
-    found = [
-        *(replace(row, id=f"gpu-{row.id}", threads=n, device="cuda", output="float32")
-          for row in _cpu_loaders(n) if row.kind == "ultralytics"),
-        yolodata("jpeg", "none", "JPEG, cache=none", "gpu-dali" if all_cores else ""),
-        yolodata("raw", "host", "raw, cache=host", "gpu-copy-host"),
-        yolodata("raw", "none", "raw, cache=none", "gpu-copy-host"),
-    ]  # fmt: skip
+    theirs = [replace(row, id=f"gpu-{row.id}", threads=n, device="cuda", output="float32")
+              for row in _cpu_loaders(n) if row.kind == "ultralytics"]  # fmt: skip
+    none, ram = (row.id for row in theirs)
+    ours = [("jpeg", "none", "gpu-dali" if all_cores else ""), ("raw", "host", "gpu-copy-host"),
+            ("raw", "none", "gpu-copy-host")]  # fmt: skip
     if all_cores:
-        found.append(yolodata("raw", "device", "raw, cache=device", "gpu-kernel-float16"))
-        if find_spec("albumentations") is not None:
-            label = "raw, cache=device, Albumentations"
-            found.append(replace(
-                found[-1], id=f"gpu-yolodata-raw-device-albumentations-{n}", albumentations=True,
-                label=f"yolodata, {label}", short=label,
-            ))  # fmt: skip
+        ours.append(("raw", "device", "gpu-kernel-float16"))
+    found = theirs
+    for codec, cache, ceiling in ours:
+        label = f"{'JPEG' if codec == 'jpeg' else codec}, cache={cache}"
+        peers = (none, ram) if codec == "jpeg" else (ram, none)
+        found.append(Row(f"gpu-yolodata-{codec}-{cache}-{n}", "yolodata", f"yolodata, {label}",
+                         label, codec, n, n, peers, device="cuda", cache=cache, output="float16",
+                         ceiling=ceiling))  # fmt: skip
+    if all_cores and find_spec("albumentations") is not None:
+        last, more = found[-1], ", Albumentations"
+        found.append(replace(
+            last, id=f"gpu-yolodata-raw-device-albumentations-{n}", albumentations=True,
+            label=last.label + more, short=last.short + more,
+        ))  # fmt: skip
     return found
 
 

@@ -11,9 +11,8 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,9 +21,9 @@ import numpy.typing as npt
 
 from yolodata.bench import cores, profiling
 from yolodata.bench.gpu_utilisation import UtilisationMeter
-from yolodata.bench.subject import Batch, Ready, Row, Sample, Subject, Task
+from yolodata.bench.subject import Batch, Jobs, Row, Sample, Subject, Task
 
-Jobs = Sequence[tuple[Row, Task]]
+Answer = Generator[Batch, None, tuple[str, Any]]
 
 _CHECKED_PICTURES = 96
 
@@ -39,30 +38,22 @@ class Server:
         connection: to the parent.
         jobs: the rows, each with its task.
         make: builds what a row measures.
-        warm_steps: batches of each row that the consumer gets before it is ready.
-        meter: of the GPU, if anyone looks at it.
-        describe: facts of the whole process.
-
-    Attributes:
-        subject: the one in use.
     """
 
-    subject: Subject
+    subject: Subject  # the one in use
+    warm_steps = 0  # batches of each row that the consumer gets before it is ready
+    meter: UtilisationMeter | None = None  # of the GPU, if anyone looks at it
 
     def __init__(
-        self,
-        connection: Connection,
-        jobs: Jobs,
-        make: Callable[[Row, Task], Subject],
-        *,
-        warm_steps: int = 0,
-        meter: UtilisationMeter | None = None,
-        describe: Callable[[], dict[str, Any]] = dict,
+        self, connection: Connection, jobs: Jobs, make: Callable[[Row, Task], Subject]
     ) -> None:
-        self._connection, self._make, self._meter = connection, make, meter
-        self._warm_steps, self._describe = warm_steps, describe
+        self._connection, self._make = connection, make
         self._jobs = {row.id: (row, task) for row, task in jobs}
         self.subjects: dict[str, Subject] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """Facts of the whole process."""
+        return {}
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches until the parent says stop; raises EOFError if it is gone."""
@@ -79,11 +70,11 @@ class Server:
             self.subjects[name] = self._make(*self._jobs[name])
         return self.subjects[name]
 
-    def _start(self, name: str, limit: float) -> Generator[Batch, None, tuple[str, Any]]:
-        """Make a row ready; where it cannot be, the others go on."""
+    def _start(self, name: str, limit: float) -> Answer:
+        """Make a row ready (see `Measured.ready`); where it cannot be, the others go on."""
         row, task = self._jobs[name]
         try:
-            with alarm(limit, f"did not start within {limit:g} s, its limit (--start-limit)"):
+            with _alarm(limit, f"did not start within {limit:g} s, its limit (--start-limit)"):
                 cores.settle()  # workers are forked: no thread of ours may be at work meanwhile
                 subject = self.open(name)
                 ready = _warm(subject, 0 if row.trains else _CHECKED_PICTURES)
@@ -93,32 +84,24 @@ class Server:
                 self.subjects.pop(name).close()
             return "failed", f"{type(error).__name__}: {error}"
         self.subject = subject
-        for _ in range(self._warm_steps):
+        for _ in range(self.warm_steps):
             yield next(subject.batches)
         subject.finish()
-        facts, pinned = subject.facts(), cores.pin(task.cores)
-        _signal(subject, "SIGSTOP")
+        ready |= {"facts": subject.facts(), "pinned": cores.pin(task.cores)}
+        _signal(subject, signal.SIGSTOP)
         cores.settle()
-        about = subject.about()
-        return "done", replace(
-            ready, pinned=pinned, facts=facts, about=about, process=self._describe()
-        )
+        return "done", ready | {"about": subject.about(), "process": self.describe()}
 
-    def _slice(
-        self, name: str, seconds: float, steps: int
-    ) -> Generator[Batch, None, tuple[str, Any]]:
+    def _slice(self, name: str, seconds: float, steps: int) -> Answer:
         with self._in_turn(name) as subject:
             turn = 1 if steps else self._jobs[name][0].threads
-            sample = yield from measure(subject, seconds, steps, turn, self._meter)
+            sample = yield from measure(subject, seconds, steps, turn, self.meter)
         return "done", sample
 
-    def _profile(
-        self, name: str, seconds: float, steps: int
-    ) -> Generator[Batch, None, tuple[str, Any]]:
+    def _profile(self, name: str, seconds: float, steps: int) -> Answer:
         with self._in_turn(name) as subject:
             if steps:
-                device = self._jobs[name][1].device
-                found = yield from profiling.of_steps(subject, steps, device)
+                found = yield from profiling.of_steps(subject, steps, self._jobs[name][1].device)
             else:
                 found = profiling.of_loader(subject, seconds)
         return "done", found
@@ -132,18 +115,18 @@ class Server:
         those of a long training, and others' steps would be slowed down.
         """
         self.subject = subject = self.subjects[name]
-        _signal(subject, "SIGCONT")
+        _signal(subject, signal.SIGCONT)
         for _ in range(subject.prefetched):
             next(subject.batches)
         subject.finish()
         yield subject
-        _signal(subject, "SIGSTOP")
+        _signal(subject, signal.SIGSTOP)
         cores.settle()
 
     def close(self) -> None:
         """Close all subjects."""
         for subject in self.subjects.values():
-            _signal(subject, "SIGCONT")
+            _signal(subject, signal.SIGCONT)
             subject.close()
 
 
@@ -185,15 +168,12 @@ def measure(
 
 
 @contextmanager
-def alarm(seconds: float, text: str) -> Iterator[None]:
+def _alarm(seconds: float, text: str) -> Iterator[None]:
     """Raises TimeoutError with this text in the main thread, wherever it waits, if that is late."""
 
     def late(number: int, frame: object) -> None:
         raise TimeoutError(text)
 
-    if not hasattr(signal, "setitimer"):  # Windows: the parent's limit remains
-        yield
-        return
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -203,25 +183,25 @@ def alarm(seconds: float, text: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _warm(subject: Subject, checked: int) -> Ready:
+def _warm(subject: Subject, checked: int) -> dict[str, Any]:
     """Take batches until the speed no longer changes, and look at the first pictures."""
     seen = 0
-    shape: tuple[int, ...] = ()
-    dtype = ""
+    found: dict[str, Any] = {"shape": (), "dtype": ""}
     brightness: list[float] = []
     objects: list[float] = []
     while seen < max(subject.warm_up, checked):
         batch = next(subject.batches)
         image = batch["img"]
         if seen < checked:
-            shape, dtype = tuple(image.shape[1:]), str(image.dtype).removeprefix("torch.")
+            dtype = str(image.dtype).removeprefix("torch.")
+            found = {"shape": tuple(image.shape[1:]), "dtype": dtype}
             grey_levels = on_host(image[:, :, ::4, ::4]) * (255 if "float" in dtype else 1)
             brightness += grey_levels.mean(axis=(1, 2, 3)).tolist()
             if "batch_idx" in batch:
-                found = on_host(batch["batch_idx"]).astype(np.int64)
-                objects += np.bincount(found, minlength=len(image)).tolist()
+                numbers = on_host(batch["batch_idx"]).astype(np.int64)
+                objects += np.bincount(numbers, minlength=len(image)).tolist()
         seen += len(image)
-    return Ready(shape, dtype, _mean(brightness), _mean(objects) if objects else None, False, {})
+    return found | {"brightness": _mean(brightness), "objects": _mean(objects) if objects else None}
 
 
 def on_host(values: Any) -> npt.NDArray[Any]:
@@ -234,11 +214,12 @@ def on_host(values: Any) -> npt.NDArray[Any]:
 
 def _mean(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error; zeros of nothing."""
-    n = max(len(values), 1)
-    return (float(np.mean(values)), float(np.std(values) / n**0.5)) if values else (0.0, 0.0)
+    return (
+        (float(np.mean(values)), float(np.std(values) / len(values) ** 0.5)) if values else (0, 0)
+    )
 
 
-def _signal(subject: Subject, name: str) -> None:
-    for worker in subject.workers() if hasattr(signal, name) else ():
+def _signal(subject: Subject, number: int) -> None:
+    for worker in subject.workers():
         with suppress(ProcessLookupError):
-            os.kill(worker.pid, getattr(signal, name))
+            os.kill(worker.pid, number)

@@ -1,12 +1,16 @@
-"""The parent's side of a process that measures."""
+"""A process that measures: how it is started, asked and ended, and where it begins."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -14,13 +18,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from yolodata.bench.child import serve
-from yolodata.bench.server import Jobs
+from yolodata.bench import cores
+from yolodata.bench.server import Server
+from yolodata.bench.subject import Jobs, Row, Subject, Task, make
 from yolodata.errors import YolodataError
 
 ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
 _GRACE = 6.0  # seconds for children that were told to stop: workers of theirs end by themselves
 _LOG_LINES = 25
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 Say = Callable[[str], None]
 
@@ -38,33 +44,31 @@ class Session:
     Args:
         jobs: the rows, each with its task.
         folder: for the log and for Ultralytics' settings file.
-
-    Attributes:
-        name: of the process.
-        connection: becomes readable once the process answers, or ends.
-        error: why it is of no more use; "" if it is.
     """
 
     def __init__(self, jobs: Jobs, folder: Path) -> None:
         row = jobs[0][0]
-        self.name, self.error = row.process, ""
+        self.name = row.process
+        self._error = ""  # why it is of no more use
         self._log = folder / f"{self.name}.log"
         context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
+        self._connection: Connection
+        self._connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
-            target=serve, args=(theirs, jobs, self._log), name=self.name, daemon=False
+            target=_serve, args=(theirs, jobs, self._log), name=self.name
         )
         with _environment(row.cores == 1, folder):
             self._process.start()
         theirs.close()
+        assert self._process.pid is not None
+        self._pid = self._process.pid
 
     def send(self, *message: Any) -> None:
         """Ask for something; raises BenchError if the process is gone."""
-        if self.error:
-            raise BenchError(self.error)
+        if self._error:
+            raise BenchError(self._error)
         try:
-            self.connection.send(message)
+            self._connection.send(message)
         except OSError:
             raise self._ended() from None
 
@@ -79,10 +83,12 @@ class Session:
             BenchError: why there is none, with the end of the log.
         """
         try:
-            if not self.connection.poll(max(0.0, limit)):
-                self._ask_where()
+            if not self._connection.poll(max(0.0, limit)):
+                with contextlib.suppress(OSError):
+                    os.kill(self._pid, signal.SIGUSR1)  # to write its threads' stacks into the log
+                    time.sleep(0.5)
                 raise self._failure(late or f"gave no answer for {limit:.0f} s", over=True)
-            status, value = self.connection.recv()
+            status, value = self._connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None
         if status != "done":
@@ -100,27 +106,16 @@ class Session:
 
     def _ask_to_stop(self) -> None:
         with contextlib.suppress(OSError):
-            self.connection.send(("stop",))
+            self._connection.send(("stop",))
 
     def _end(self, deadline: float) -> None:
         self._process.join(max(0.0, deadline - time.monotonic()))
-        pid = self._process.pid
-        if pid is not None and hasattr(os, "killpg"):
-            with contextlib.suppress(OSError):  # all of them are gone already
-                os.killpg(pid, signal.SIGKILL)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join(_GRACE)
-        self.connection.close()
-        self.error = self.error or f"{self.name}: it was ended"
-
-    def _ask_where(self) -> None:
-        """Have the child write the stacks of its threads into its log."""
-        pid = self._process.pid
-        if pid is not None and hasattr(signal, "SIGUSR1"):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGUSR1)
-                time.sleep(0.5)
+        with contextlib.suppress(OSError):  # all of them are gone already
+            os.killpg(self._pid, signal.SIGKILL)
+        self._process.kill()  # it may have no group of its own yet
+        self._process.join(_GRACE)
+        self._connection.close()
+        self._error = self._error or f"{self.name}: it was ended"
 
     def _ended(self) -> BenchError:
         self._process.join(5.0)
@@ -129,15 +124,14 @@ class Session:
         return self._failure(f"ended unexpectedly ({how})", over=True)
 
     def _failure(self, what: str, over: bool) -> BenchError:
-        tail = ""
+        error = f"{self.name}: {what}"
+        if "signal 7" in what:
+            error += " (is /dev/shm too small for worker processes?)"
         with contextlib.suppress(OSError):
             lines = self._log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
-            tail = "".join(f"\n    {line}" for line in lines)
-        shared = " (is /dev/shm too small for worker processes?)" if "signal 7" in what else ""
-        said = f"; the end of its log:{tail}" if tail else ""
-        error = f"{self.name}: {what}{shared}{said}"
+            error += "".join(["; the end of its log:", *(f"\n    {line}" for line in lines)])
         if over:
-            self.error = error
+            self._error = error
         return BenchError(error)
 
 
@@ -162,3 +156,57 @@ def _environment(one_core: bool, folder: Path) -> Iterator[None]:
         for name in _NOT_DISTRIBUTED:
             os.environ.pop(name, None)
         yield
+
+
+def _serve(connection: Connection, jobs: Jobs, log: Path) -> None:
+    """Measure rows until told to stop, or until the parent is gone; see `server` for the words."""
+    _begin(log)
+    row, task = jobs[0]
+    server = Server(connection, jobs, _make)
+    try:
+        if row.trains:
+            pinned = cores.pin(task.cores)  # before torch looks how many there are
+            from yolodata.bench.trainer import train
+
+            train(connection, jobs, pinned)
+        else:
+            for _ in server:
+                pass
+    except EOFError:  # the parent is gone
+        pass
+    except Exception as error:
+        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            connection.send(("over", f"{type(error).__name__}: {error}"))
+    finally:
+        server.close()
+
+
+def _make(row: Row, task: Task) -> Subject:
+    if row.cores > 1:
+        return make(row, task)
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    subject = make(row, task)
+    cv2.setNumThreads(0)
+    return subject
+
+
+def _begin(log: Path) -> None:
+    """Begin a session of its own, with a log that ends with any crash.
+
+    On Linux it dies with its parent, also with one that was killed: what goes on would disturb
+    whatever is measured next.
+    """
+    os.setsid()  # so that the parent can end it with all the workers it starts
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):  # what C code prints, too
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the parent asks where it hangs

@@ -5,55 +5,57 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
+from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading
 
 Batch = dict[str, Any]
 
+# Who opens a row, by its kind. Modules import torch: they are imported where it is measured.
+KINDS = {
+    "ultralytics": "yolodata.bench.loader_ultralytics:open_loader",
+    "yolodata": "yolodata.bench.loader_yolodata:open_loader",
+    "copy": "yolodata.bench.ceilings:open_copy",
+    "gpu-copy": "yolodata.bench.ceilings:DeviceCopy",
+    "gpu-kernel": "yolodata.bench.kernel:Kernel",
+    "gpu-decode": "yolodata.bench.ceilings:open_decoder",
+}
+IN_TRAINER = {
+    "ultralytics": "yolodata.bench.loader_ultralytics:open_in_trainer",
+    "yolodata": "yolodata.bench.loader_yolodata:open_in_trainer",
+    "fixed": "yolodata.bench.loader_yolodata:open_fixed",
+}
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        id: what `--only` and the JSON file (`name`) call it.
-        kind: which entry of `yolodata.bench.registry` opens it.
-        label, short: what the table calls it, and what it is called as a peer.
-        codec: where its pixels come from: "files" (JPEG files), "ram" (decoded, in memory), "jpeg"
-            or "raw" (shards), "memory" (pictures that need nothing but copying).
-        threads: native threads of yolodata, worker processes of Ultralytics (0: the consumer
-            itself), copying threads.
-        cores: how many cores the whole row may use, consumer included.
-        peers: ids of the rows it is compared with, the one that matters most first.
-        device: "cpu", or "cuda" for rows that deliver on a GPU.
-        cache: where decoded pictures live for a row on a GPU, or from where a ceiling copies:
-            "device", "host", "map" (shards that are page-locked where they are mapped) or "none".
-        output: of the pictures made on a GPU: "uint8", or a kind of float in 0-1.
-        ceiling: id of the row whose speed bounds this one; "" is none.
-        albumentations: with what Ultralytics applies where that is installed. All other rows,
-            Ultralytics' own too, are without.
-        recipes: what the kernel renders, by the names of `kernel.RECIPES`.
-        channels_last: memory order of the pictures made on a GPU.
-        trains: whether a training step is taken on each batch.
-    """
-
-    id: str
-    kind: str
-    label: str
-    short: str
+    id: str  # what `--only` and the JSON file (`name`) call it
+    kind: str  # who opens it, see above
+    label: str  # what the table calls it
+    short: str  # what it is called as a peer
+    # Where its pixels come from: "files" (JPEG files), "ram" (decoded, in memory), "jpeg" or "raw"
+    # (shards), "memory" (pictures that need nothing but copying).
     codec: str
+    # Native threads of yolodata, worker processes of Ultralytics (0: the consumer itself), copying
+    # threads.
     threads: int
-    cores: int
-    peers: tuple[str, ...] = ()
-    device: str = "cpu"
+    cores: int  # that the whole row may use, consumer included
+    peers: tuple[str, ...] = ()  # ids of rows to compare with, the one that matters most first
+    device: str = "cpu"  # or "cuda", for rows that deliver on a GPU
+    # Where decoded pictures live for a row on a GPU, or from where a ceiling copies: "device",
+    # "host", "map" (shards, page-locked where they are mapped) or "none".
     cache: str = "none"
-    output: str = "uint8"
-    ceiling: str = ""
+    output: str = "uint8"  # of pictures made on a GPU: or a kind of float in 0-1
+    ceiling: str = ""  # id of the row whose speed bounds this one
+    # With what Ultralytics applies where it is installed; no other row is, its own included.
     albumentations: bool = False
-    recipes: str = "default"
-    channels_last: bool = False
-    trains: bool = False
+    recipes: str = "default"  # what the kernel renders, by the names of `kernel.RECIPES`
+    channels_last: bool = False  # memory order of the pictures made on a GPU
+    trains: bool = False  # whether a training step is taken on each batch
 
     @property
     def source(self) -> str:
@@ -81,33 +83,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """What a child process needs to know besides a row.
+    """What a child process needs to know besides a row."""
 
-    Attributes:
-        data: dataset YAML (Ultralytics) or dataset directory (yolodata).
-        imgsz: side of the pictures.
-        batch: pictures per batch.
-        seed: of whatever is random.
-        cores: numbers of the cores that may be used; empty: not pinned.
-        device: where batches are delivered, in torch's words.
-        task: whose labels are made, by Ultralytics' name.
-        augment: what differs from Ultralytics' default augmentation, by its names.
-        hw_decoder_load: of yolodata's loader and of DALI by itself.
-        overrides: Ultralytics' arguments, of rows that train.
-        cache: of yolodata's trainer.
-    """
-
-    data: Path | None
-    imgsz: int
-    batch: int
+    data: Path | None  # dataset YAML (Ultralytics) or dataset directory (yolodata)
+    imgsz: int  # side of the pictures
+    batch: int  # pictures a batch
     seed: int
-    cores: tuple[int, ...] = ()
-    device: str = "cpu"
-    task: str = "detect"
+    cores: tuple[int, ...] = ()  # numbers of those that may be used; none: not pinned
+    device: str = "cpu"  # where batches are delivered, in torch's words
+    task: str = "detect"  # whose labels are made, by Ultralytics' name
+    # What differs from Ultralytics' default augmentation, by its names.
     augment: Mapping[str, Any] = field(default_factory=dict)
-    hw_decoder_load: float | str = "auto"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    cache: str = "auto"
+    hw_decoder_load: float | str = "auto"  # of yolodata's loader and of DALI by itself
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # Ultralytics' arguments in training
+    cache: str = "auto"  # of yolodata's trainer
+
+
+Jobs = Sequence[tuple[Row, Task]]
 
 
 def nothing() -> None:
@@ -116,95 +108,52 @@ def nothing() -> None:
 
 @dataclass
 class Subject:
-    """A loader of which batches can be taken one after another for ever.
+    """A loader of which batches can be taken one after another for ever."""
 
-    Attributes:
-        batches: endless: at least `img` (B, 3, H, W); with objects, `batch_idx` (N,). Where there
-            are `repeats` and `seconds`, it was made so often, and timed by a clock of its own.
-        prefetched: batches that may be ready before they are asked for.
-        warm_up: pictures after which its speed no longer changes.
-        finish: waits until everything that was handed out is really there.
-        read: stage times and counts so far.
-        facts: constants worth printing.
-        about: how batches are made, in words; asked for once there were some.
-        prepare: what the trainer does with a batch before the model takes it.
-        workers: processes that are stopped while it is not their turn.
-        dataset: of the loader, for the trainer.
-        close: stops threads and worker processes.
-    """
-
+    # Endless: at least `img` (B, 3, H, W); with objects, `batch_idx` (N,). Where there are
+    # `repeats` and `seconds`, it was made so often, and timed by a clock of its own.
     batches: Iterator[Batch]
-    prefetched: int = 0
-    warm_up: int = 0
-    finish: Callable[[], None] = nothing
-    read: Callable[[], Reading] = Reading
-    facts: Callable[[], dict[str, float]] = dict
-    about: Callable[[], str] = str
-    prepare: Callable[[Batch], Batch] = dict
-    workers: Callable[[], Sequence[Any]] = tuple
-    dataset: Any = None
-    close: Callable[[], None] = nothing
+    prefetched: int = 0  # batches that may be ready before they are asked for
+    warm_up: int = 0  # pictures after which its speed no longer changes
+    finish: Callable[[], None] = nothing  # waits until what was handed out is really there
+    read: Callable[[], Reading] = Reading  # stage times and counts so far
+    facts: Callable[[], dict[str, float]] = dict  # constants worth printing
+    about: Callable[[], str] = str  # how batches are made; asked for once there were some
+    prepare: Callable[[Batch], Batch] = dict  # what the trainer does before the model takes it
+    workers: Callable[[], Sequence[Any]] = tuple  # processes, stopped while it is not their turn
+    dataset: Any = None  # of the loader, for the trainer
+    close: Callable[[], None] = nothing  # stops threads and worker processes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One slice of a row.
+    """One slice of a row."""
 
-    Attributes:
-        pictures: handed to the consumer.
-        seconds: wall time from the first to the last of them.
-        stages_ms: milliseconds of all threads together a picture, by stage.
-        counts: per picture, such as decodes.
-        steps: batches that were taken.
-        waited: seconds in which the consumer waited for a batch to be handed over.
-        busy: share of the time in which the GPU computed; None where nobody can tell.
-    """
-
-    pictures: int
-    seconds: float
-    stages_ms: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
-    waited: float = 0.0
-    busy: float | None = None
+    pictures: int  # handed to the consumer
+    seconds: float  # wall time from the first to the last of them
+    stages_ms: dict[str, float] = field(default_factory=dict)  # all threads together, a picture
+    counts: dict[str, float] = field(default_factory=dict)  # a picture, such as decodes
+    steps: int = 0  # batches that were taken
+    waited: float = 0.0  # seconds in which the consumer waited for a batch to be handed over
+    busy: float | None = None  # share of the time in which the GPU computed; None: nobody can tell
 
     @property
     def img_s(self) -> float:
         """Pictures a second."""
         return self.pictures / self.seconds
 
-    @property
-    def steps_s(self) -> float:
-        """Steps a second."""
-        return self.steps / self.seconds
 
+def make(row: Row, task: Task, *trainer: Any) -> Subject:
+    """Build what a row measures; rows that train are given their trainer.
 
-@dataclass(frozen=True)
-class Ready:
-    """What a child knows of a row before the first slice.
-
-    Attributes:
-        shape: of a picture, (3, H, W).
-        dtype: of a picture.
-        brightness: of the first pictures, 0-255: mean, and standard error of the mean.
-        objects: of the first pictures: mean number, and standard error of the mean; None where
-            they cannot be counted.
-        pinned: whether it stays on its cores.
-        facts: constants worth printing.
-        about: how batches are made, in words.
-        process: of a training process: pinned; parameters of the model; optimizer that Ultralytics
-            chose; amp; device_memory_gib that torch has taken, 0 on the CPU; busy, why there is no
-            GPU busy share.
+    Raises:
+        ConfigError: nobody knows the row's kind.
     """
-
-    shape: tuple[int, ...]
-    dtype: str
-    brightness: tuple[float, float]
-    objects: tuple[float, float] | None
-    pinned: bool
-    facts: dict[str, float]
-    about: str = ""
-    process: dict[str, Any] = field(default_factory=dict)
+    kinds = IN_TRAINER if trainer else KINDS
+    if row.kind not in kinds:
+        raise ConfigError(f"row {row.id!r} is of kind {row.kind!r}; kinds are {', '.join(kinds)}")
+    subject: Subject = resolve_name(kinds[row.kind])(row, task, *trainer)
+    return subject
 
 
 def whole_batches(loader: Any) -> Iterator[Batch]:

@@ -7,8 +7,7 @@ rows of a process train the same model, in turns.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from functools import partial
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
 from unittest.mock import patch
@@ -16,9 +15,8 @@ from unittest.mock import patch
 import torch
 
 from yolodata.bench.gpu_utilisation import UtilisationMeter
-from yolodata.bench.registry import make
-from yolodata.bench.server import Jobs, Server
-from yolodata.bench.subject import Batch
+from yolodata.bench.server import Server
+from yolodata.bench.subject import Batch, Jobs, make
 from yolodata.errors import ConfigError
 from yolodata.ultralytics.trainer import DetectionTrainer
 
@@ -66,28 +64,36 @@ class BenchTrainer(DetectionTrainer):
 
 
 class Switch(Server):
-    """The training loader of `BenchTrainer`: hands out batches of the row that is asked for.
-
-    Args:
-        trainer: whose loader it is; its model is built.
-        batch: pictures a batch.
+    """The training loader of a trainer with its model: hands out batches of the row in use.
 
     Attributes:
         dataset, sampler, batch_size, drop_last, num_workers: what upstream's trainer looks at.
     """
 
     def __init__(self, trainer: BenchTrainer, batch: int) -> None:
-        meter = UtilisationMeter(trainer.device)
         super().__init__(
-            trainer.connection, trainer.jobs, lambda row, task: make(row, task, trainer),
-            warm_steps=_WARM_STEPS if trainer.device.type == "cuda" else 1, meter=meter,
-            describe=partial(_describe, trainer, meter.reason),
-        )  # fmt: skip
+            trainer.connection, trainer.jobs, lambda row, task: make(row, task, trainer)
+        )
+        self.warm_steps = _WARM_STEPS if trainer.device.type == "cuda" else 1
+        self.meter = UtilisationMeter(trainer.device)
+        self._trainer = trainer
         self.batch_size, self.drop_last, self.num_workers = batch, True, 0
         quick = [row.id for row, _ in trainer.jobs if row.kind != "ultralytics"]
         self.subject = self.open((quick or [trainer.jobs[0][0].id])[0])
         self.dataset = self.subject.dataset
         self.sampler = range(len(self.dataset))
+
+    def describe(self) -> dict[str, Any]:
+        """See `Measured.ready`."""
+        trainer, on_gpu = self._trainer, self._trainer.device.type == "cuda"
+        return {
+            "pinned": trainer.pinned,
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "optimizer": type(trainer.optimizer).__name__,
+            "amp": bool(trainer.amp),
+            "device_memory_gib": torch.cuda.memory_reserved() / 2**30 if on_gpu else 0.0,
+            "busy": self.meter.reason if self.meter else "",
+        }
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -99,38 +105,21 @@ class Switch(Server):
         raise Stop
 
 
-def _describe(trainer: BenchTrainer, busy: str) -> dict[str, Any]:
-    """See `Ready.process`."""
-    on_gpu = trainer.device.type == "cuda"
-    return {
-        "pinned": trainer.pinned,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "optimizer": type(trainer.optimizer).__name__,
-        "amp": bool(trainer.amp),
-        "device_memory_gib": torch.cuda.memory_reserved() / 2**30 if on_gpu else 0.0,
-        "busy": busy,
-    }
-
-
 def train(connection: Connection, jobs: Jobs, pinned: bool) -> None:
     """Train until the parent says stop."""
     task = jobs[0][1]
-    settings = {"cache": task.cache, "hw_decoder_load": task.hw_decoder_load,
-                "telemetry": False}  # fmt: skip
-    attributes = {"settings": BenchTrainer.settings.changed(settings), "connection": connection,
-                  "jobs": jobs, "pinned": pinned}  # fmt: skip
-    trainer: BenchTrainer | None = None
-    with ExitStack() as stack:
-        if task.device == "cuda":
-            # It compares two inferences, with weights that it would have to download.
-            stack.enter_context(patch("ultralytics.engine.trainer.check_amp", lambda model: True))
+    settings = BenchTrainer.settings.changed(
+        {"cache": task.cache, "hw_decoder_load": task.hw_decoder_load, "telemetry": False}
+    )
+    attributes = {"settings": settings, "connection": connection, "jobs": jobs, "pinned": pinned}
+    # It compares two inferences, with weights that it would have to download.
+    check = patch("ultralytics.engine.trainer.check_amp", lambda model: True)
+    with check if task.device == "cuda" else nullcontext():
+        trainer = type("BenchTrainer", (BenchTrainer,), attributes)(overrides=dict(task.overrides))
         try:
-            trainer = type("BenchTrainer", (BenchTrainer,), attributes)(
-                overrides=dict(task.overrides)
-            )
             trainer.train()
         except Stop:
             pass
         finally:
-            if trainer is not None and trainer.switch is not None:
+            if trainer.switch is not None:
                 trainer.switch.close()

@@ -1,4 +1,4 @@
-"""Pictures that only have to be copied: what bounds every loader that keeps decoded pictures."""
+"""What bounds every loader: copying its pictures; and on a GPU, decoding them by DALI alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from yolodata.bench.burst import POOL_BYTES, Burst
+from yolodata.bench.burst import POOL_BYTES, Burst, Pace
 from yolodata.bench.subject import Batch, Row, Subject, Task
 from yolodata.errors import ConfigError
+from yolodata.shards import reader
 
 _SOURCE_BYTES = 256 << 20  # more than a processor caches
 _BATCHES = 6  # as many as a loader that prefetches 4 has in use
@@ -87,14 +88,12 @@ class DeviceCopy(Burst):
 
     def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
         from yolodata.pipeline.gpu.stream import open_stream
-        from yolodata.shards import reader
 
         assert task.data is not None
         shards = reader.open(task.data, io="mmap")
         nbytes = int(np.prod(shape))
         found: list[torch.Tensor] = []
-        for s in range(len(shards.meta.shards)):
-            data = shards.shard_data(s)
+        for data in map(shards.shard_data, range(len(shards.meta.shards))):
             if self.device.type == "cuda":
                 stream, skip = open_stream(self.device), data.ctypes.data % 4096
                 stream.register_host(data.ctypes.data - skip, data.nbytes + skip)
@@ -113,3 +112,52 @@ class DeviceCopy(Burst):
         while self._locked:
             stream, address = self._locked.pop()
             stream.unregister_host(address)
+
+
+def open_decoder(row: Row, task: Task) -> Subject:
+    """DALI decodes and resizes the files of JPEG shards to where they are needed, and that is all.
+
+    The first batch goes through `DaliDecoder.decode`, which sees whether files are fit for it; from
+    there on it is a graph of DALI's with a queue of its own. Pictures have different sizes; `img`
+    is a stand-in of the right length. The fact hw_decoder_load is the share of the files that the
+    GPU's JPEG engine decodes.
+
+    Raises:
+        ValueError: a file is not for DALI.
+    """
+    from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
+
+    assert task.data is not None
+    shards, rng = reader.open(task.data), np.random.default_rng(task.seed)
+    decoder: Any = DaliDecoder(
+        task.imgsz, device=task.device, batch_size=task.batch, threads=row.threads,
+        hw_decoder_load=task.hw_decoder_load,
+    )  # fmt: skip
+    pace, share = Pace(torch.device(task.device)), decoder.hw_decoder_load
+    stand_in = np.zeros((task.batch, 3, 1, 1), np.uint8)
+
+    def orders() -> Iterator[list[int]]:
+        while True:
+            order = rng.permutation(len(shards)).tolist()
+            for first in range(0, len(order) - task.batch + 1, task.batch):
+                yield order[first : first + task.batch]
+
+    def files(images: list[int]) -> tuple[list[Any], list[tuple[int, int]]]:
+        sizes = [(int(shards.height[i]), int(shards.width[i])) for i in images]
+        return [shards.sample(i) for i in images], sizes
+
+    def batches() -> Iterator[Batch]:
+        images = next(orders())
+        data, sizes = files(images)
+        for picture in decoder.decode(data, [shards.name(i) for i in images], sizes):
+            if picture.pixels is None or picture.fallback:
+                raise ValueError(
+                    f"a picture of {shards.path} is not for DALI: {picture.reason or 'no JPEG'}"
+                )
+        for _ in decoder.endless(map(files, orders())):
+            pace.keep()
+            yield {"img": stand_in}
+
+    facts = {} if share is None else {"hw_decoder_load": share}
+    return Subject(batches(), warm_up=4 * task.batch, finish=pace.finish, facts=lambda: facts,
+                   close=decoder.close)  # fmt: skip
