@@ -138,8 +138,10 @@ def measure(path: Path, images: int, io: str, cold: bool, runs: int) -> dict[str
         )  # fmt: skip
         samples.append(json.loads(done.stdout))
     seconds = [s["seconds"] for s in samples]
-    private = [(s["used"]["RssAnon"] - s["before"]["RssAnon"]) / images for s in samples]
-    shared = [(s["used"]["RssFile"] - s["before"]["RssFile"]) / images for s in samples]
+    private, shared = (
+        [(s["used"][kind] - s["before"][kind]) / images for s in samples]
+        for kind in ("RssAnon", "RssFile")
+    )
     return {
         "io": io, "labels_in_page_cache": not cold, "n": runs,
         "seconds": results.spread(seconds), "private_bytes_an_image": results.spread(private),
@@ -162,11 +164,8 @@ def main() -> int:
         made = time.perf_counter() - began
         shards = len(list(path.glob("shard-*")))
         print(f"{args.images:,} images, {shards} shards, made in {made:.0f} s", file=sys.stderr)
-        rows = [
-            measure(path, args.images, "mmap", False, args.runs),
-            measure(path, args.images, "mmap", True, args.runs),
-            measure(path, args.images, "pread", False, 1),
-        ]
+        ways = (("mmap", False, args.runs), ("mmap", True, args.runs), ("pread", False, 1))
+        rows = [measure(path, args.images, *way) for way in ways]
     good = all(
         row["seconds"]["median"] < LIMIT_SECONDS
         and row["private_bytes_an_image"]["median"] < LIMIT_BYTES
