@@ -22,6 +22,7 @@ from sass_arithmetic import COMPARISONS, STEPS
 WARP = 32
 _SHARED_FIRST = 0x400  # what a block may use begins here, where the system keeps something itself
 _NEVER = np.iinfo(np.int64).max  # the program counter of a thread that has ended
+_NBYTES = {"U8": 1, "U16": 2, "64": 8, "128": 16}  # that are loaded or stored, if not 4
 # What only says where diverged threads meet.
 _NOTHING = ("BSSY", "BSYNC", "BREAK", "BMOV", "WARPSYNC")
 _PREDICATE = re.compile(r"(!?)(U?P)([\dT])")
@@ -43,12 +44,6 @@ class Instruction:
         self.flags = frozenset(flags)
         self.operands = [part.strip() for part in rest.replace(".reuse", "").split(",") if part]
         self.text = text
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it loads or stores."""
-        sizes = {"U8": 1, "U16": 2, "64": 8, "128": 16}
-        return next((sizes[flag] for flag in self.flags if flag in sizes), 4)
 
 
 def parse(listing: str, kernel: str) -> tuple[dict[int, Instruction], dict[str, int]]:
@@ -126,7 +121,7 @@ class Machine:
             **dict.fromkeys(("SR_CgaCtaId", "SRZ"), nothing),
         }
         self.code, self.labels = code, labels
-        self.next = dict(zip(sorted(code), [*sorted(code)[1:], 0], strict=True))
+        self.next = dict(zip(sorted(code), [*sorted(code)[1:], _NEVER], strict=True))
         self.counter = np.full(lanes, min(code), np.int64)
         self.waiting = np.zeros(lanes, bool)
         self.executed = dict.fromkeys(code, 0)  # by how many warps, by address
@@ -215,10 +210,8 @@ class Machine:
             return lambda lanes: None
         if which.op == "BAR":
             return lambda lanes: self.wait(lanes, self.next[address])
-        if which.op in ("LD", "LDG", "LDS"):
-            return self.load(which)
-        if which.op in ("ST", "STG", "STS"):
-            return self.store(which)
+        if which.op in ("LD", "LDG", "LDS", "ST", "STG", "STS"):
+            return self.move(which)
         if which.name == "VOTEU.ANY":
             return self.vote(which)
         return self.computation(which)
@@ -248,7 +241,7 @@ class Machine:
             behind = list(takewhile(_PREDICATE.fullmatch, operands[at + 1 :]))
             to = [operands[at], *operands[:at], *behind]
             operands = operands[len(to) :]
-        while to[-1] in ("PT", "UPT"):
+        while to and to[-1] in ("PT", "UPT"):
             to.pop()
         flags = which.flags - set(known.split("."))
         if flags - step.flags:
@@ -398,50 +391,36 @@ class Machine:
 
         return get
 
-    def cells(self, which: Instruction, text: str) -> Callable[[Lanes], tuple[Any, Any]]:
-        """Memory in pieces that an instruction moves, and which of them, of each thread."""
-        address, size = self.address(text), which.nbytes
+    def move(self, which: Instruction) -> Action:
+        """Between memory and one register or more."""
+        loads, shared = which.op.startswith("L"), which.op in ("LDS", "STS")
+        register, place = which.operands if loads else reversed(which.operands)
+        flags = which.flags - {"E"}
+        if flags - _NBYTES.keys():
+            raise NotImplementedError(f" (flags: {', '.join(sorted(flags))})")
+        address, size = self.address(place), _NBYTES[min(flags)] if flags else 4
         kind = np.dtype(f"u{min(size, 4)}")
+        count = size // kind.itemsize
+        rows = self.rows(register, count)
+        if not rows and not loads:
+            rows = [np.zeros_like(self.counter)] * count
+        memory, first = (self.shared, 0) if shared else (self.memory, self.base)
+        end = self.shared_pitch if shared else self.memory.size
 
-        def of_shared(lanes: Lanes) -> tuple[Any, Any]:
-            at = address(lanes)
-            if at.min(initial=0) < 0 or at.max(initial=0) >= self.shared_pitch:
-                raise IndexError(f"outside of shared memory: {which.text}")
-            if self.banks:
+        def step(lanes: Lanes) -> None:
+            at = address(lanes) - first
+            if at.min(initial=0) < 0 or at.max(initial=0) >= end:
+                raise IndexError(f"outside of {'shared ' * shared}memory: {which.text}")
+            if shared and self.banks:
                 self.shared_cycles += bank_cycles(at, lanes, max(size, 4))
-            at = lanes // self.threads * self.shared_pitch + at
-            return self.shared.view(kind), _aligned(at, size) * (size // kind.itemsize)
-
-        def of_memory(lanes: Lanes) -> tuple[Any, Any]:
-            at = address(lanes) - self.base
-            if at.min(initial=0) < 0 or at.max(initial=0) >= self.memory.size:
-                raise IndexError(f"outside of memory: {which.text}")
-            return self.memory.view(kind), _aligned(at, size) * (size // kind.itemsize)
-
-        return of_shared if which.op in ("LDS", "STS") else of_memory
-
-    def load(self, which: Instruction) -> Action:
-        """From memory to one register or more."""
-        to, source = which.operands
-        rows, cells = self.rows(to, max(which.nbytes // 4, 1)), self.cells(which, source)
-
-        def step(lanes: Lanes) -> None:
-            memory, first = cells(lanes)
+            if shared:
+                at = lanes // self.threads * self.shared_pitch + at
+            cells, at = memory.view(kind), _aligned(at, size) * count
             for k, row in enumerate(rows):
-                row[lanes] = memory[first + k]
-
-        return step
-
-    def store(self, which: Instruction) -> Action:
-        """From one register or more to memory."""
-        target, source = which.operands
-        count, cells = max(which.nbytes // 4, 1), self.cells(which, target)
-        rows = self.rows(source, count) or [np.zeros_like(self.counter)] * count
-
-        def step(lanes: Lanes) -> None:
-            memory, first = cells(lanes)
-            for k, row in enumerate(rows):
-                memory[first + k] = row[lanes].astype(memory.dtype)
+                if loads:
+                    row[lanes] = cells[at + k]
+                else:
+                    cells[at + k] = row[lanes].astype(kind)
 
         return step
 

@@ -87,6 +87,7 @@ def test_what_it_does_not_know_is_no_guess() -> None:
         ("IADD3 R2, R2, 0x1, RZ", "IADD3 R2, R2.H0, 0x1, RZ"),  # a part of a register
         ("IADD3 R2, R2, 0x1, RZ", "IADD3 R2, R2, 0x1"),  # an operand too few
         ("MOV R3, RZ", "MOV R3, P1, RZ"),  # a predicate that it writes
+        ("STG.E desc", "STG.E.S8 desc"),  # a size
     ):
         with pytest.raises(NotImplementedError, match=re.escape(strange)):
             machine(LOOP.replace(known, strange), "loop", np.zeros(256, np.uint8)).run()
