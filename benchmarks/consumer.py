@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import threading
@@ -22,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -192,18 +192,11 @@ def measure(batches: Iterator[Any], steps: int, step: float) -> dict[str, Any]:
         "next_us": [float(np.quantile(spent[:steps], q)) for q in (0.1, 0.5, 0.9)],
         "parts_us": {name: 1e6 * watch.seconds[name] / steps for name in PARTS},
         "threads_cpu_ms": 1e3 * threads / steps,
-        **dict(zip(("late_ms", "latest_ms"), _medians(waited), strict=True)),
-        **dict(zip(("alone_late_ms", "alone_latest_ms"), _medians(alone), strict=True)),
+        **dict(zip(("late_ms", "latest_ms"), np.median(waited, 0).tolist(), strict=True)),
+        **dict(
+            zip(("alone_late_ms", "alone_latest_ms"), np.median(alone, 0).tolist(), strict=True)
+        ),
     }
-
-
-def _medians(values: list[tuple[float, float]]) -> list[float]:
-    return [statistics.median(column) for column in zip(*values, strict=True)]
-
-
-def _batches(made: Loader) -> Iterator[Any]:
-    while True:
-        yield from made
 
 
 def main() -> int:
@@ -230,10 +223,8 @@ def main() -> int:
         device = DeviceOptions("cuda" if args.device == "cpu" else args.device, "device",
                                output="float16", channels_last=True)  # fmt: skip
         reading = ReadOptions(threads=args.threads)
-        batches = stack.enter_context(
-            Loader(made.by_codec["raw"], args.batch, device=device, reading=reading)
-        )
-        endless = _batches(batches)
+        taken = Loader(made.by_codec["raw"], args.batch, device=device, reading=reading)
+        endless = chain.from_iterable(repeat(stack.enter_context(taken)))
         for _ in range(8):
             next(endless)
         found = measure(endless, args.steps, 1e-3 * args.step_ms)

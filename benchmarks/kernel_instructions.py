@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sass import WARP, Machine, parse, sections
-from sass_numbers import bfloat16, float16
-from sass_steps import JUMPS, STEPS
+from gpu.kit import sections
+from sass import WARP, Machine, parse
+from sass_arithmetic import bfloat16, float16
 
 from yolodata import AugmentConfig, Recipe, _native
 from yolodata.bench import drawing
@@ -50,7 +50,6 @@ LIMITS = {"default": 160.0, "rotated": 200.0}
 SPILLED = 0  # bytes, stored and loaded
 ARCHS = (80, 90, 100)
 PARAMETERS = {80: 0x160, 90: 0x210, 100: 0x380}  # where a kernel's arguments are in bank 0
-STACK = {80: 0x28, 90: 0x28, 100: 0x37C}  # and where its stack begins
 # What bytes are written as.
 NUMBERS: dict[str, Callable[[Any], Any]] = {
     "uint8": lambda byte: byte,
@@ -68,22 +67,17 @@ def tool(name: str) -> str:
     """A disassembler's path: on PATH, in NVIDIA's package for it, or in triton."""
     if found := shutil.which(name):
         return found
-    places = []
-    for package, pattern in (
-        ("nvidia", f"**/bin/{name}"),
-        ("triton", f"backends/nvidia/bin/{name}"),
-    ):
+    for package, pattern in (("nvidia", f"**/bin/{name}"), ("triton", f"backends/*/bin/{name}")):
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:
-            places += sorted(Path(folder).glob(pattern))
-    if not places:
-        raise SystemExit(
-            f"{name} was not found on PATH, in the nvidia-* packages or in triton; install it with "
-            f"`pip install nvidia-cuda-{name}`"
-        )
-    if not os.access(places[0], os.X_OK):  # as wheels may leave it
-        places[0].chmod(places[0].stat().st_mode | 0o111)
-    return str(places[0])
+            for path in sorted(Path(folder).glob(pattern)):
+                if not os.access(path, os.X_OK):  # as wheels may leave it
+                    path.chmod(path.stat().st_mode | 0o111)
+                return str(path)
+    raise SystemExit(
+        f"{name} was not found on PATH, in the nvidia-* packages or in triton; install it with "
+        f"`pip install nvidia-cuda-{name}`"
+    )
 
 
 @dataclass(frozen=True)
@@ -144,9 +138,8 @@ def compile_kernels(arch: int, source: Path) -> list[Kernel]:
             for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores",
                             r"(\d+) bytes spill loads", r"(\d+) bytes smem")
         )  # fmt: skip
-        kernels.append(
-            Kernel(name, output, arch, data, listing, registers, stored + loaded, shared)
-        )
+        spilled = stored + loaded
+        kernels.append(Kernel(name, output, arch, data, listing, registers, spilled, shared))
     return sorted(kernels, key=lambda kernel: list(KERNELS).index(kernel.output))
 
 
@@ -171,9 +164,7 @@ class Scene:
             i: cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
             for i, file in enumerate(files)
         }
-        heights, widths = (
-            np.array([image.shape[k] for image in images.values()], np.uint32) for k in (0, 1)
-        )
+        heights, widths = np.array([i.shape[:2] for i in images.values()], np.uint32).T.copy()
         none = np.zeros(count + 1, np.uint64)
         index = _native.LabelTable(
             heights, widths, none, np.zeros(0, np.float32), np.zeros((0, 4), np.float32),
@@ -218,14 +209,13 @@ def constants_of(kernel: Kernel, scene: Scene) -> dict[int, bytes]:
     launch[8:16].view(np.int32)[:] = SIDE
     launch[16:24].view(np.uint64)[:] = address + scene.out
     bank = bytearray(0x1000)
-    first, stack = PARAMETERS[kernel.arch], STACK[kernel.arch]
+    first = PARAMETERS[kernel.arch]
     bank[first : first + launch.size] = launch.tobytes()
-    bank[stack : stack + 4] = (2048).to_bytes(4, "little")
     banks = {0: bytes(bank)}
-    for name, data in sections(kernel.cubin).items():
+    for name, _, first, nbytes in sections(kernel.cubin):
         found = re.fullmatch(r"\.nv\.constant([1-9]\d*)(?:\.(.*))?", name)
         if found and found[2] in (None, kernel.name):
-            banks[int(found[1])] = data + bytes(-len(data) % 8)
+            banks[int(found[1])] = kernel.cubin[first : first + nbytes] + bytes(-nbytes % 8)
     return banks
 
 
@@ -247,17 +237,9 @@ def count(
     rest = np.concatenate([rng.choice(across * down, each, replace=False) for _ in range(pictures)])
     places = np.stack([rest % across, rest // across, np.repeat(np.arange(pictures), each)], 1)
     code, labels = parse(kernel.listing, kernel.name)
+    constants = constants_of(kernel, scene)
     machine = Machine(
-        code,
-        labels,
-        constants_of(kernel, scene),
-        scene.memory,
-        kernel.shared,
-        shape.threads,
-        places,
-        STEPS,
-        JUMPS,
-        banks,
+        code, labels, constants, scene.memory, kernel.shared, shape.threads, places, banks
     )
     scene.memory[scene.out :] = 77
     executed = machine.run()

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -67,32 +66,28 @@ print("done", flush=True)
 
 def pure(files: list[str], kind: str, cores: int, folder: Path) -> float:
     """Pictures a second of decoding ("decode"), and resizing ("resize"), and writing ("write")."""
-    children = []
-    for k in range(cores):
-        child = subprocess.Popen(
-            [sys.executable, "-c", PURE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        task = [files[k::cores], kind, IMGSZ, str(folder / f"written-{k}")]
-        child.stdin.write(json.dumps(task) + "\n")
-        child.stdin.flush()
-        children.append(child)
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
+    written = [folder / f"written-{k}" for k in range(cores)]
+    start = [sys.executable, "-c", PURE]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [subprocess.Popen(start, **pipes) for _ in written]
+
+    def answered(words: list[str], answer: str) -> None:
+        """Gives every child its line, and waits for all answers."""
+        for child, line in zip(children, words, strict=True):
+            print(line, file=child.stdin, flush=True)
+        for child in children:
+            assert child.stdout.readline() == f"{answer}\n"
+
+    answered(
+        [json.dumps([files[k::cores], kind, IMGSZ, str(f)]) for k, f in enumerate(written)], "ready"
+    )
     os.sync()  # what came before
     began = time.perf_counter()
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        assert child.stdout.readline() == "done\n"
+    answered(["go"] * cores, "done")
     seconds = time.perf_counter() - began
-    for child in children:
+    for child, file in zip(children, written, strict=True):
         child.communicate()
-    for k in range(cores):
-        (folder / f"written-{k}").unlink()
+        file.unlink()
     return len(files) / seconds
 
 
@@ -155,27 +150,25 @@ def main() -> int:
                 now = ", ".join(f"{name} {values[-1]:.0f}" for name, values in found.items())
                 print(f"round {number + 1}: {now} img/s", flush=True)
     ratios = {
-        comparison: [
+        comparison: results.spread([
             value / ((before + after) / 2)
             for value, (before, after) in zip(values, pairwise(peers), strict=True)
-        ]
+        ])
         for comparison, (values, peers) in ((c, found.values()) for c, found in rates.items())
-    }
-    met = all(statistics.median(values) >= TARGET for values in ratios.values())
-    for name, values in ratios.items():
-        print(f"packing {name}: {statistics.median(values):.0%} ({min(values):.0%} to "
-              f"{max(values):.0%}), target {TARGET:.0%}")  # fmt: skip
+    }  # fmt: skip
+    met = all(ratio["median"] >= TARGET for ratio in ratios.values())
+    for name, ratio in ratios.items():
+        print(f"packing {name}: {ratio['median']:.0%} ({ratio['min']:.0%} to {ratio['max']:.0%}), "
+              f"target {TARGET:.0%}")  # fmt: skip
     if args.json:
-        spread = results.spread
-        speeds = {comparison: {name: spread(values) for name, values in found.items()}
+        speeds = {comparison: {name: results.spread(values) for name, values in found.items()}
                   for comparison, found in rates.items()}  # fmt: skip
         results.save(args.json, results.about("packing") | {
             "what": "packing, against reading and decoding (and resizing) alone",
             "cores": args.cores, "images": args.images, "distinct_images": len(set(files)),
             "data": args.data.name if args.data else f"drawn, {args.drawn} pictures",
             "rounds": args.rounds, "images_per_second": speeds,
-            "ratio": {name: spread(values) for name, values in ratios.items()},
-            "target": TARGET, "met": met,
+            "ratio": ratios, "target": TARGET, "met": met,
         })  # fmt: skip
     return 0 if met else 1
 

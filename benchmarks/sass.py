@@ -5,37 +5,43 @@ element for each thread. Of the threads that are not waiting, those with the sma
 counter go on, which brings diverged threads together again as early as a GPU's barriers do. A warp
 executes an instruction once for all its threads that go on together.
 
-It knows the instructions that the renderer's kernel is made of, on sm_80 to sm_120, and raises
+It knows the instructions that the renderer executes on sm_80, sm_90 and sm_100, and raises
 `NotImplementedError` for others. Memory outside of what it was given raises `IndexError`.
 """
 
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
-from sass_numbers import bank_cycles
+from sass_arithmetic import COMPARISONS, STEPS
 
 WARP = 32
-_LOCAL = 4096  # bytes of stack a thread
 _SHARED_FIRST = 0x400  # what a block may use begins here, where the system keeps something itself
-_ALL = np.uint32(0xFFFFFFFF)
+_NEVER = np.iinfo(np.int64).max  # the program counter of a thread that has ended
+_NBYTES = {"U8": 1, "U16": 2, "64": 8, "128": 16}  # that are loaded or stored, if not 4
+# What only says where diverged threads meet.
+_NOTHING = ("BSSY", "BSYNC", "BREAK", "BMOV", "WARPSYNC")
+_PREDICATE = re.compile(r"(!?)(U?P)([\dT])")
+_REGISTER = re.compile(r"(U?R)(\d+|Z)")
 
 Lanes = Any  # indices of threads
 Getter = Callable[[Lanes], Any]
+Action = Callable[[Lanes], None]
 
 
 class Instruction:
     """One line of nvdisasm: `@!P0 IMAD.WIDE R8, R2.reuse, 0x10, R4 ;`."""
 
     def __init__(self, text: str) -> None:
-        guard, self.name, rest = re.fullmatch(r"(?:@(!?U?P\w+)\s+)?(\S+)\s*(.*)", text).groups()
-        self.guard = guard
-        self.op, *self.flags = self.name.split(".")
+        self.guard, self.name, rest = re.fullmatch(
+            r"(?:@(!?U?P\w+)\s+)?(\S+)\s*(.*)", text
+        ).groups()
+        self.op, *flags = self.name.split(".")
+        self.flags = frozenset(flags)
         self.operands = [part.strip() for part in rest.replace(".reuse", "").split(",") if part]
         self.text = text
 
@@ -59,19 +65,19 @@ def parse(listing: str, kernel: str) -> tuple[dict[int, Instruction], dict[str, 
     return code, labels
 
 
-def sections(cubin: bytes) -> dict[str, bytes]:
-    """The sections of an ELF file by their names."""
-    (offset,) = struct.unpack_from("<Q", cubin, 40)
-    size, count, names = struct.unpack_from("<3H", cubin, 58)
-    headers = [
-        struct.unpack_from("<IIQQQQ", cubin, offset + i * size) for i in range(count)
-    ]  # name, type, flags, address, offset, size
-    strings = cubin[headers[names][4] :]
-    return {
-        strings[h[0] : strings.index(b"\0", h[0])].decode(): cubin[h[4] : h[4] + h[5]]
-        for h in headers
-        if h[1] != 8  # of no bytes in the file
-    }
+def bank_cycles(at: Any, lanes: Lanes, size: int) -> int:
+    """Cycles that shared memory takes for `size` bytes at `at` for each of some threads.
+
+    Each of 32 banks, of every 32nd word of four bytes, gives one word a cycle, to all who want it.
+    Of 8 bytes half a warp is served at a time, of 16 a quarter.
+    """
+    words = max(size // 4, 1)
+    word = (at[:, None] // 4 + np.arange(words)).reshape(-1)
+    served = np.repeat(lanes // (32 // words), words)  # at once
+    wanted = np.unique(served.astype(np.int64) << 32 | word)
+    banks, times = np.unique((wanted >> 32) * 32 + wanted % 32, return_counts=True)
+    first = np.flatnonzero(np.diff(banks // 32, prepend=-1))
+    return int(np.maximum.reduceat(times, first).sum())
 
 
 class Machine:
@@ -79,12 +85,11 @@ class Machine:
 
     Args:
         code, labels: see `parse`.
-        constants: banks of constant memory by number.
+        constants: banks of constant memory by number, each of a multiple of 8 bytes.
         memory: uint8, global memory; its addresses are those that it has on this machine.
         shared: bytes of shared memory of a block.
         threads: of a block, a multiple of 32.
         places: (n, 3), the indices (x, y, z) of the blocks that run.
-        steps, jumps: what instructions do, by their names (see `sass_steps.py`).
         banks: whether to count cycles of shared memory (`shared_cycles`), which takes longer.
     """
 
@@ -97,258 +102,352 @@ class Machine:
         shared: int,
         threads: int,
         places: Any,
-        steps: Mapping[str, Callable[..., None]],
-        jumps: Mapping[str, Callable[..., None]],
         banks: bool = False,
     ) -> None:
         lanes = len(places) * threads
-        self.lanes, self.threads = lanes, threads
-        self.registers = np.zeros((256, lanes), np.uint32)
-        self.uniform = np.zeros((256, lanes), np.uint32)
-        self.predicates = {"P": np.zeros((8, lanes), bool), "UP": np.zeros((8, lanes), bool)}
+        self.threads = threads
+        self.registers = {bank: np.zeros((256, lanes), np.uint32) for bank in ("R", "UR")}
+        self.predicates = {bank: np.zeros((8, lanes), bool) for bank in ("P", "UP")}
         for bank in self.predicates.values():
             bank[7] = True
         self.constants = {i: np.frombuffer(data, np.uint8) for i, data in constants.items()}
         self.memory, self.base = memory, memory.ctypes.data
         self.shared_pitch = shared + _SHARED_FIRST
         self.shared = np.zeros(len(places) * self.shared_pitch, np.uint8)
-        self.local = np.zeros(lanes * _LOCAL, np.uint8)
+        nothing, block = np.zeros(lanes, np.uint32), np.asarray(places, np.uint32)
         self.special = {
             "SR_TID.X": np.tile(np.arange(threads, dtype=np.uint32), len(places)),
-            "SR_CgaCtaId": np.zeros(lanes, np.uint32),
-            "SRZ": np.zeros(lanes, np.uint32),
-            **{
-                f"SR_CTAID.{axis}": np.repeat(np.asarray(places)[:, i].astype(np.uint32), threads)
-                for i, axis in enumerate("XYZ")
-            },
+            **{f"SR_CTAID.{axis}": np.repeat(block[:, i], threads) for i, axis in enumerate("XYZ")},
+            **dict.fromkeys(("SR_CgaCtaId", "SRZ"), nothing),
         }
-        self.labels = labels
-        self.next = dict(zip(sorted(code), sorted(code)[1:], strict=False))
+        self.code, self.labels = code, labels
+        self.next = dict(zip(sorted(code), [*sorted(code)[1:], _NEVER], strict=True))
         self.counter = np.full(lanes, min(code), np.int64)
         self.waiting = np.zeros(lanes, bool)
         self.executed = dict.fromkeys(code, 0)  # by how many warps, by address
         self.banks, self.shared_cycles = banks, 0
         self.jumped = False
-        self.code = code
-        self.steps, self.jumps = steps, jumps
-        self.compiled: dict[int, Callable[[Lanes], None]] = {}
+        self.compiled: dict[int, Action] = {}
 
     # Running.
 
     def run(self) -> int:
         """Runs the blocks to their end. Returns how many instructions their warps executed."""
-        never = np.iinfo(np.int64).max
         while True:
-            ready = np.where(self.waiting, never, self.counter)
-            address = ready.min()
-            if address == never:
+            ready = np.where(self.waiting, _NEVER, self.counter)
+            address = int(ready.min())
+            if address == _NEVER:
                 if self.waiting.any():
                     raise RuntimeError("threads wait at a barrier that others never reach")
                 break
             lanes = np.flatnonzero(ready == address)
-            ready[lanes] = never
+            ready[lanes] = _NEVER
             others = ready.min()
             warps = len(np.unique(lanes // WARP))
-            address = int(address)
             self.jumped = False
             while not self.jumped and address < others:
                 self.executed[address] += warps
-                step = self.compiled.get(address)
-                if step is None:
-                    step = self.compiled[address] = self.compile(address)
-                self.address = address
-                step(lanes)
+                if address not in self.compiled:
+                    self.compiled[address] = self.compile(address)
+                self.compiled[address](lanes)
                 if not self.jumped:
                     address = self.next[address]
             if not self.jumped:
                 self.counter[lanes] = address
         return sum(self.executed.values())
 
-    def compile(self, address: int) -> Callable[[Lanes], None]:
+    def compile(self, address: int) -> Action:
         """What an instruction does to some threads."""
         which = self.code[address]
-        # Of the uniform data path: the same, for registers of a warp.
-        op = which.op
-        if op not in self.steps and op.startswith("U") and op[1:] in self.steps:
-            op = op[1:]
         guard = self.predicate(which.guard or "PT")
-        if op in self.jumps:
-            return lambda lanes: self.jumps[op](self, which, lanes, guard(lanes))
-        if op not in self.steps:
-            raise NotImplementedError(f"SASS instruction at {address:#x}: {which.text}")
-        step = partial(self.steps[op], self, which)
+        try:
+            target = self.target(which, address)
+            step = None if target else self.step(which, address)
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"unknown SASS instruction at {address:#x}: {which.text}{error}"
+            ) from None
+        if target is not None:
+            following = self.next[address]
+
+            def jump(lanes: Lanes) -> None:
+                self.jumped = True
+                self.counter[lanes] = following
+                lanes = lanes[guard(lanes)]
+                self.counter[lanes] = target(lanes)
+
+            return jump
         if which.guard is None:
             return step
 
         def guarded(lanes: Lanes) -> None:
-            chosen = lanes[guard(lanes)]
-            if len(chosen):
-                step(chosen)
+            lanes = lanes[guard(lanes)]
+            if len(lanes):
+                step(lanes)
 
         return guarded
 
-    def jump(self, lanes: Lanes, taken: Any, target: Any) -> None:
-        """Where `taken`, goes on at `target`; where not, behind this instruction."""
-        self.jumped = True
-        self.counter[lanes] = self.next.get(self.address, 0)
-        self.counter[lanes[taken]] = target
+    def target(self, which: Instruction, address: int) -> Getter | None:
+        """Where threads go on after an instruction; None for what is no jump."""
+        if which.op == "EXIT":
+            return lambda lanes: _NEVER
+        if which.op == "BRX":  # BRX R2 -0x1010: from the next instruction on
+            name, offset = which.operands[0].split()[:2]
+            words, first = self.bits(name), int(offset, 0) + self.next[address]
+            return lambda lanes: words(lanes).view(np.int32).astype(np.int64) + first
+        if which.op not in ("BRA", "CALL"):
+            return None
+        *conditions, label = which.operands
+        there, following = self.labels[re.search(r"`\((.*)\)", label)[1]], self.next[address]
+        if not conditions:
+            return lambda lanes: there
+        (condition,) = (self.predicate(name) for name in conditions)
+        return lambda lanes: np.where(condition(lanes), there, following)
 
-    def wait(self, lanes: Lanes) -> None:
+    def step(self, which: Instruction, address: int) -> Action:
+        """What an instruction does that is no jump."""
+        if which.op in _NOTHING:
+            return lambda lanes: None
+        if which.op == "BAR":
+            return lambda lanes: self.wait(lanes, self.next[address])
+        if which.op in ("LD", "LDG", "LDS", "ST", "STG", "STS"):
+            return self.move(which)
+        if which.name == "VOTEU.ANY":
+            return self.vote(which)
+        return self.computation(which)
+
+    def wait(self, lanes: Lanes, following: int) -> None:
         """The barrier of all threads of a block; those that have ended are not waited for."""
         self.jumped = True
-        self.counter[lanes] = self.next[self.address]
+        self.counter[lanes] = following
         self.waiting[lanes] = True
-        ended = self.counter == np.iinfo(np.int64).max
-        there = (self.waiting | ended).reshape(-1, self.threads).all(1)
+        there = (self.waiting | (self.counter == _NEVER)).reshape(-1, self.threads).all(1)
         self.waiting[np.repeat(there, self.threads)] = False
+
+    def computation(self, which: Instruction) -> Action:
+        """What is in the tables of `sass_arithmetic`, with its operands and results."""
+        # Of the uniform data path: the same, for registers of a warp.
+        parts = [name.split(".") for name in (which.name, which.name.removeprefix("U"))]
+        starts = (".".join(part[:n]) for part in parts for n in range(len(part), 0, -1))
+        known = next((start for start in starts if start in STEPS or start in COMPARISONS), None)
+        if known is None:
+            raise NotImplementedError
+        operands = which.operands
+        if known in COMPARISONS:
+            step, to, operands = COMPARISONS[known], operands[:2], operands[2:]
+        else:  # predicates that are written stand before and behind the register
+            step = STEPS[known]
+            at = next(i for i, name in enumerate(operands) if not _PREDICATE.fullmatch(name))
+            behind = list(takewhile(_PREDICATE.fullmatch, operands[at + 1 :]))
+            to = [operands[at], *operands[:at], *behind]
+            operands = operands[len(to) :]
+        while to and to[-1] in ("PT", "UPT"):
+            to.pop()
+        flags = which.flags - set(known.split("."))
+        if flags - step.flags:
+            raise NotImplementedError(f" (flags: {', '.join(sorted(flags - step.flags))})")
+        kinds = step.kinds + "p" * (len(operands) - len(step.kinds))
+        if len(kinds) != len(operands):
+            raise NotImplementedError(f" ({len(operands)} operands)")
+        signed = "U32" not in which.flags
+        values = [self.operand(*pair, signed) for pair in zip(kinds, operands, strict=True)]
+        puts = [self.put(name) for name in to]
+
+        def compute(lanes: Lanes) -> None:
+            results = step.function(flags, *(value(lanes) for value in values))
+            results = results if isinstance(results, (tuple, list)) else [results]
+            if len(puts) > len(results):
+                raise NotImplementedError(f"SASS instruction that writes {to}: {which.text}")
+            for put, result in zip(puts, results, strict=False):
+                put(lanes, result)
+
+        return compute
 
     # Operands.
 
+    def operand(self, kind: str, name: str, signed: bool) -> Getter:
+        """The values of an operand of one of these kinds.
+
+        u: uint32. i: int64, of 32 bits that are signed or not. w: uint64. t: uint64, a term of a
+        sum with carries, where -x is 2^32 - x. f: float32. p: a predicate. n: an int. h: uint16, a
+        constant in half precision. z: zero, with a sign or not.
+        """
+        if kind == "p":
+            return self.predicate(name)
+        if kind == "f":
+            return self.floats(name)
+        if kind == "n":
+            number = int(name, 0)
+            return lambda lanes: number
+        if kind == "h":
+            half = np.array([_number(name)], np.float16).view(np.uint16)
+            return lambda lanes: half
+        if kind == "z" and name.lstrip("-") != "RZ":
+            raise NotImplementedError
+        if kind == "t" and _negated(name):
+            get = self.bits(name[1:])
+            return lambda lanes: np.uint64(2**32) - get(lanes)
+        get = self.bits(name, wide=kind == "w")
+        if kind == "t":
+            return lambda lanes: get(lanes).astype(np.uint64)
+        if kind == "i" and signed:
+            return lambda lanes: get(lanes).view(np.int32).astype(np.int64)
+        return (lambda lanes: get(lanes).astype(np.int64)) if kind == "i" else get
+
     def predicate(self, name: str) -> Getter:
         """A predicate's values: `P0`, `!UP1`, `PT`."""
-        sign, bank, number = re.fullmatch(r"(!?)(UP|P)(\w)", name).groups()
+        sign, bank, number = _PREDICATE.fullmatch(name).groups()
         row = self.predicates[bank][7 if number == "T" else int(number)]
         return (lambda lanes: ~row[lanes]) if sign else (lambda lanes: row[lanes])
 
-    def is_predicate(self, name: str) -> bool:
-        """Whether an operand is a predicate."""
-        return re.fullmatch(r"!?U?P[\dT]", name) is not None
+    def rows(self, name: str, count: int = 1) -> list[Any]:
+        """A register and those after it; none for RZ."""
+        found = _REGISTER.fullmatch(name)
+        if found is None:
+            raise NotImplementedError(f" (operand {name})")
+        bank, number = found.groups()
+        return [] if number == "Z" else list(self.registers[bank][int(number) :][:count])
 
-    def words(self, name: str) -> Any:
-        """The row of a register; None for RZ."""
-        bank, number = re.match(r"(UR|R)(\d+|Z)", name).groups()
-        if number == "Z":
-            return None
-        return (self.uniform if bank == "UR" else self.registers)[int(number)]
-
-    def constant(self, name: str, nbytes: int) -> int:
-        """A number in constant memory: `c[0x0][0x210]`."""
-        bank, offset = re.fullmatch(r"c\[(\w+)\]\[(\w+)\]", name).groups()
-        first = int(offset, 16)
-        return int.from_bytes(self.constants[int(bank, 16)][first : first + nbytes], "little")
-
-    def raw(self, name: str, wide: bool = False) -> Getter:
-        """An operand's bits, without a complement: uint32, or uint64 if `wide`."""
+    def bits(self, name: str, wide: bool = False) -> Getter:
+        """An operand's bits: uint32, or uint64 if `wide`; of a constant, those of one thread."""
         kind = np.uint64 if wide else np.uint32
-        if wide and name[0] == "-" and not name[1].isdigit():
-            get = self.raw(name[1:], wide)
+        if _negated(name):
+            get = self.bits(name[1:], wide)
             return lambda lanes: kind(0) - get(lanes)
-        if name[0] == "c":
-            value = kind(self.constant(name, 8 if wide else 4))
-            return lambda lanes: np.full(len(lanes), value)
-        if name[0] in "RU":
-            low = self.words(name)
-            if low is None:
-                return lambda lanes: np.zeros(len(lanes), kind)
-            if not wide:
-                return lambda lanes: low[lanes]
-            number = int(re.match(r"U?R(\d+)", name)[1])
-            high = (self.uniform if name[0] == "U" else self.registers)[number + 1]
-            return lambda lanes: low[lanes].astype(kind) | high[lanes].astype(kind) << kind(32)
-        value = kind(int(name, 0) & (2**64 - 1 if wide else 2**32 - 1))
-        return lambda lanes: np.full(len(lanes), value)
-
-    def bits(self, name: str) -> Getter:
-        """A 32-bit integer operand."""
         if name[0] == "~":
-            get = self.raw(name[1:])
+            get = self.bits(name[1:], wide)
             return lambda lanes: ~get(lanes)
-        if name[0] == "-" and not name[1].isdigit():
-            get = self.raw(name[1:])
-            return lambda lanes: np.uint32(0) - get(lanes)
-        return self.raw(name)
-
-    def terms(self, name: str) -> Getter:
-        """The same as a term of a sum with carries: uint64, where -x is 2^32 - x."""
-        if name[0] == "-" and not name[1].isdigit():
-            get = self.raw(name[1:])
-            return lambda lanes: np.uint64(2**32) - get(lanes)
-        get = self.bits(name)
-        return lambda lanes: get(lanes).astype(np.uint64)
-
-    def integers(self, name: str, signed: bool) -> Getter:
-        """A 32-bit integer operand: int64."""
-        get = self.bits(name)
-        if signed:
-            return lambda lanes: get(lanes).view(np.int32).astype(np.int64)
-        return lambda lanes: get(lanes).astype(np.int64)
+        if name in self.special:
+            row = self.special[name]
+            return lambda lanes: row[lanes].astype(kind)
+        if name[0] == "c":  # c[0x0][0x210], c[0x2][R4]
+            bank, where = re.fullmatch(r"c\[(\w+)\](\[.*\])", name).groups()
+            cells, at = self.constants[int(bank, 16)].view(kind), self.address(where)
+            return lambda lanes: cells[_aligned(at(lanes), kind().itemsize)]
+        if name[0].isdigit() or name[0] == "-":
+            value = np.array([int(name, 0) & np.iinfo(kind).max], kind)
+            return lambda lanes: value
+        rows = self.rows(name, 2 if wide else 1)
+        if not rows:
+            zero = np.zeros(1, kind)
+            return lambda lanes: zero
+        if not wide:
+            return lambda lanes: rows[0][lanes]
+        low, high = rows
+        return lambda lanes: low[lanes].astype(kind) | high[lanes].astype(kind) << kind(32)
 
     def floats(self, name: str) -> Getter:
         """A single-precision operand: `-|R3|`, `+INF`, `12582912`."""
         sign, bar, rest = re.fullmatch(r"(-?)(\|?)([^|]+?)\|?", name).groups()
-        if rest[0] in "RUc":
-            get = self.raw(rest)
-        else:
-            number = {"+INF": np.inf, "INF": np.inf, "+QNAN": np.nan, "QNAN": np.nan}
-            value = np.float32(number[rest] if rest in number else float(rest)).view(np.uint32)
+        bits = self.bits(rest) if rest[0] in "RUc" else None
+        value = np.array([0 if bits else _number(rest)], np.float32)
 
-            def get(lanes: Lanes) -> Any:
-                return np.full(len(lanes), value)
+        def get(lanes: Lanes) -> Any:
+            number = bits(lanes).view(np.float32) if bits else value
+            number = abs(number) if bar else number
+            return -number if sign else number
 
-        keep = np.uint32(0x7FFFFFFF) if bar else _ALL
-        flip = np.uint32(0x80000000) if sign else np.uint32(0)
-        return lambda lanes: ((get(lanes) & keep) ^ flip).view(np.float32)
+        return get
 
-    def doubles(self, name: str) -> Getter:
-        """A double-precision operand, of two registers."""
-        sign, rest = ("-", name[1:]) if name[0] == "-" and name[1] in "Rc" else ("", name)
-        if rest[0] in "RUc":
-            get = self.raw(rest, wide=True)
-            return lambda lanes: -get(lanes).view(np.float64) if sign else get(lanes).view(float)
-        value = float(rest)
-        return lambda lanes: np.full(len(lanes), value)
+    def put(self, name: str) -> Callable[[Lanes, Any], None]:
+        """Writes 32 bits to a register, 64 to two, and truth to a predicate."""
+        if found := _PREDICATE.fullmatch(name):
+            _, bank, number = found.groups()
+            row = self.predicates[bank][int(number)] if number != "T" else None
 
-    def put(self, name: str, lanes: Lanes, value: Any) -> None:
-        """uint32, int32, float32 or a 64-bit value to a register or a pair of registers."""
-        row = self.words(name)
-        if row is None:
-            return
-        if value.itemsize == 4:
-            row[lanes] = value.view(np.uint32)
-            return
-        pair = np.ascontiguousarray(value).view(np.uint32).reshape(-1, 2)
-        row[lanes] = pair[:, 0]
-        number = int(re.match(r"U?R(\d+)", name)[1])
-        (self.uniform if name[0] == "U" else self.registers)[number + 1][lanes] = pair[:, 1]
+            def put_predicate(lanes: Lanes, value: Any) -> None:
+                if row is not None:
+                    row[lanes] = value
 
-    def put_word(self, name: str, lanes: Lanes, value: Any) -> None:
-        """The low 32 bits of a 64-bit value to a register."""
-        self.put(name, lanes, value.astype(np.int64).astype(np.uint32))
+            return put_predicate
+        rows = self.rows(name, 2)
 
-    def put_predicate(self, name: str, lanes: Lanes, value: Any) -> None:
-        """A predicate's new values."""
-        bank, number = re.fullmatch(r"(UP|P)(\w)", name).groups()
-        if number != "T":
-            self.predicates[bank][int(number)][lanes] = value
+        def put_words(lanes: Lanes, value: Any) -> None:
+            words = np.ascontiguousarray(value).view(np.uint32).reshape(len(value), -1)
+            for row, word in zip(rows, words.T, strict=False):
+                row[lanes] = word
 
-    def address_of(self, text: str, lanes: Lanes) -> Any:
-        """`desc[UR8][R2.64+0x8]`, `[R3+UR4+-0x18]`, `[0x28]`: int64."""
-        total = np.zeros(len(lanes), np.int64)
+        return put_words
+
+    # Memory.
+
+    def address(self, text: str) -> Getter:
+        """`desc[UR8][R2.64+0x8]`, `[R3.X4+UR4+-0x18]`, `[0x28]`: int64."""
+        parts, offset = [], 0
         for part in re.search(r"\[([^\[\]]*)\]$", text)[1].replace("+-", "+ -").split("+"):
-            part = part.strip()
-            name, _, scale = part.partition(".X")
-            if name.endswith(".64"):
-                total += self.raw(name[:-3], wide=True)(lanes).view(np.int64)
-            elif name[0] in "RU":
-                name = name.removesuffix(".U32")
-                total += self.raw(name)(lanes).view(np.int32).astype(np.int64) * int(scale or 1)
+            name, _, scale = part.strip().partition(".X")
+            if name[0] not in "RU":
+                offset += int(name, 0)
+            elif name.endswith(".64"):
+                parts.append((self.bits(name[:-3], wide=True), np.int64, 1))
             else:
-                total += int(name, 0)
-        return total
+                parts.append((self.bits(name), np.int32, int(scale or 1)))
 
-    def cells(self, which: Instruction, text: str, lanes: Lanes) -> tuple[Any, Any]:
-        """The memory that an instruction means, and where in it: an int64 for each thread."""
-        at = self.address_of(text, lanes)
-        if which.op in ("LDS", "STS"):
-            if at.min(initial=0) < 0 or at.max(initial=0) >= self.shared_pitch:
-                raise IndexError(f"outside of shared memory: {which.text}")
-            if self.banks:
-                size = 16 if "128" in which.flags else 8 if "64" in which.flags else 4
-                self.shared_cycles += bank_cycles(at, lanes, size)
-            return self.shared, lanes // self.threads * self.shared_pitch + at
-        if which.op in ("LDL", "STL"):
-            return self.local, lanes * _LOCAL + at
-        at -= self.base
-        if at.min(initial=0) < 0 or at.max(initial=0) >= self.memory.size:
-            raise IndexError(f"outside of memory: {which.text}")
-        return self.memory, at
+        def get(lanes: Lanes) -> Any:
+            total = np.full(len(lanes), offset, np.int64)
+            for bits, kind, scale in parts:
+                total += bits(lanes).view(kind).astype(np.int64) * scale
+            return total
+
+        return get
+
+    def move(self, which: Instruction) -> Action:
+        """Between memory and one register or more."""
+        loads, shared = which.op.startswith("L"), which.op in ("LDS", "STS")
+        register, place = which.operands if loads else reversed(which.operands)
+        flags = which.flags - {"E"}
+        if flags - _NBYTES.keys():
+            raise NotImplementedError(f" (flags: {', '.join(sorted(flags))})")
+        address, size = self.address(place), _NBYTES[min(flags)] if flags else 4
+        kind = np.dtype(f"u{min(size, 4)}")
+        count = size // kind.itemsize
+        rows = self.rows(register, count)
+        if not rows and not loads:
+            rows = [np.zeros_like(self.counter)] * count
+        memory, first = (self.shared, 0) if shared else (self.memory, self.base)
+        end = self.shared_pitch if shared else self.memory.size
+
+        def step(lanes: Lanes) -> None:
+            at = address(lanes) - first
+            if at.min(initial=0) < 0 or at.max(initial=0) >= end:
+                raise IndexError(f"outside of {'shared ' * shared}memory: {which.text}")
+            if shared and self.banks:
+                self.shared_cycles += bank_cycles(at, lanes, max(size, 4))
+            if shared:
+                at = lanes // self.threads * self.shared_pitch + at
+            cells, at = memory.view(kind), _aligned(at, size) * count
+            for k, row in enumerate(rows):
+                if loads:
+                    row[lanes] = cells[at + k]
+                else:
+                    cells[at + k] = row[lanes].astype(kind)
+
+        return step
+
+    def vote(self, which: Instruction) -> Action:
+        """VOTEU.ANY: used before branches that a whole warp takes; here each thread has its own."""
+        to, name = which.operands
+        value, put = self.predicate(name), self.put(to)
+
+        def step(lanes: Lanes) -> None:
+            some = np.zeros(len(self.counter) // WARP, bool)
+            some[lanes[value(lanes)] // WARP] = True
+            put(lanes, some[lanes // WARP])
+
+        return step
+
+
+def _negated(name: str) -> bool:
+    """Whether an operand has a minus that is not a number's own."""
+    return name[0] == "-" and not name[1].isdigit()
+
+
+def _number(text: str) -> float:
+    return float(text.replace("QNAN", "nan"))  # and "+INF"
+
+
+def _aligned(at: Any, size: int) -> Any:
+    """Byte addresses in units of `size`, which they must be multiples of."""
+    if (at % size).any():
+        raise IndexError(f"an address is no multiple of {size}")
+    return at // size

@@ -25,17 +25,9 @@ import numpy as np
 
 from yolodata.bench import results
 from yolodata.images.resize import resized_shapes
-from yolodata.shards.columns import labels_entry
-from yolodata.shards.format import (
-    PAGE,
-    SHARD_HEADER,
-    DatasetMeta,
-    LabelsEntry,
-    ShardEntry,
-    aligned,
-    shard_name,
-)
-from yolodata.shards.layout import LabelsLayout, shard_header
+from yolodata.shards.columns import Totals, labels_entry, write_labels
+from yolodata.shards.format import PAGE, SHARD_HEADER, DatasetMeta, ShardEntry, aligned, shard_name
+from yolodata.shards.layout import shard_header
 
 IMGSZ = 640
 SHARD_SIZE = 512 << 20
@@ -95,12 +87,8 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         "box": rng.random((m, 4), dtype=np.float32),
         "polygon": rng.random((int(polygon_offset[-1]), 2), dtype=np.float32),
     }  # fmt: skip
-    layout = LabelsLayout.of(images, m, int(polygon_offset[-1]), len(name), None)
     labels = path / "labels.safetensors"
-    with open(labels, "wb") as file:
-        file.write(layout.header)
-        for column in layout.columns.values():
-            np.ascontiguousarray(columns[column.name]).tofile(file)
+    labels_bytes = write_labels(labels, [columns], Totals.of(columns), None)
     entries = []
     for s in range(int(shard[-1]) + 1):
         last = min((s + 1) * per_shard, images) - 1
@@ -111,11 +99,10 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         entries.append(ShardEntry(shard_name(s), SHARD_HEADER + tensor))
     meta = DatasetMeta(
         "raw", IMGSZ, {i: f"class {i}" for i in range(80)}, images=images, objects=m,
-        shards=tuple(entries), labels=LabelsEntry(labels.name, layout.nbytes, "0" * 16),
+        shards=tuple(entries), labels=labels_entry(labels, labels_bytes, labels.name),
     )  # fmt: skip
-    entry = labels_entry(labels, layout.nbytes, labels.name)
-    (path / "dataset.json").write_bytes(meta.with_results(labels=entry).to_json())
-    return layout.nbytes
+    (path / "dataset.json").write_bytes(meta.to_json())
+    return labels_bytes
 
 
 def drop_from_cache(path: Path) -> None:
@@ -138,8 +125,10 @@ def measure(path: Path, images: int, io: str, cold: bool, runs: int) -> dict[str
         )  # fmt: skip
         samples.append(json.loads(done.stdout))
     seconds = [s["seconds"] for s in samples]
-    private = [(s["used"]["RssAnon"] - s["before"]["RssAnon"]) / images for s in samples]
-    shared = [(s["used"]["RssFile"] - s["before"]["RssFile"]) / images for s in samples]
+    private, shared = (
+        [(s["used"][kind] - s["before"][kind]) / images for s in samples]
+        for kind in ("RssAnon", "RssFile")
+    )
     return {
         "io": io, "labels_in_page_cache": not cold, "n": runs,
         "seconds": results.spread(seconds), "private_bytes_an_image": results.spread(private),
@@ -162,11 +151,8 @@ def main() -> int:
         made = time.perf_counter() - began
         shards = len(list(path.glob("shard-*")))
         print(f"{args.images:,} images, {shards} shards, made in {made:.0f} s", file=sys.stderr)
-        rows = [
-            measure(path, args.images, "mmap", False, args.runs),
-            measure(path, args.images, "mmap", True, args.runs),
-            measure(path, args.images, "pread", False, 1),
-        ]
+        ways = (("mmap", False, args.runs), ("mmap", True, args.runs), ("pread", False, 1))
+        rows = [measure(path, args.images, *way) for way in ways]
     good = all(
         row["seconds"]["median"] < LIMIT_SECONDS
         and row["private_bytes_an_image"]["median"] < LIMIT_BYTES

@@ -32,11 +32,9 @@ from yolodata.bench import results
 from yolodata.train import trainer_for
 
 
-class EveryBatch:
-    """A network whose gradients travel after every batch."""
-
-    def __init__(self, model: Any) -> None:
-        model.no_sync = contextlib.nullcontext
+def every_batch(trainer: Any) -> None:
+    """Has gradients travel after every batch."""
+    trainer.model.no_sync = contextlib.nullcontext
 
 
 def run(args: argparse.Namespace, trainer: Any, name: str, begin: Any = None) -> tuple[Any, Any]:
@@ -111,16 +109,13 @@ def measure(args: argparse.Namespace) -> None:
     args.folder = args.part / "runs"
     ours = trainer_for("detect").configure(telemetry=False)
     plain = yolodata.DetectionTrainer.configure(telemetry=False)
+    other = (plain, "upstream") if ranks == 1 else (ours, "every", every_batch)
+    runs: dict[str, tuple[Any, ...]] = {"ours": (ours, "ours"), "other": other}
     rounds = []
     for number in range(args.rounds + 1):  # the first one packs, fills caches, compiles
         found = {}
         for who in ("ours", "other") if number % 2 else ("other", "ours"):
-            if who == "ours":
-                found[who], _ = run(args, ours, "ours")
-            elif ranks == 1:
-                found[who], _ = run(args, plain, "upstream")
-            else:
-                found[who], _ = run(args, ours, "every", lambda trainer: EveryBatch(trainer.model))
+            found[who], _ = run(args, *runs[who])
         if number:
             rounds.append(found)
             print(rank, found, flush=True)
@@ -131,23 +126,24 @@ def measure(args: argparse.Namespace) -> None:
 
 def merged(processes: list[Any]) -> dict[str, Any]:
     """One result of what all processes measured: the clock of the slowest, the CPU's mean."""
-    rounds = []
-    for each in zip(*(process["rounds"] for process in processes), strict=True):
-        found = {
+    rounds = [
+        {
             who: {
                 "wall_ms": max(process[who]["wall_ms"] for process in each),
                 "cpu_ms": statistics.mean(process[who]["cpu_ms"] for process in each),
             }
             for who in ("ours", "other")
         }
-        rounds.append(found)
+        for each in zip(*(process["rounds"] for process in processes), strict=True)
+    ]
 
     def spread(what: str) -> dict[str, Any]:
-        ratios = sorted(found["ours"][what] / found["other"][what] for found in rounds)
+        ratios = [found["ours"][what] / found["other"][what] for found in rounds]
         return {
             **{who: statistics.median(found[who][what] for found in rounds) for who in rounds[0]},
-            "ratio": {"median": statistics.median(ratios), "least": ratios[0], "most": ratios[-1]},
-        }
+            "ratio": {"median": statistics.median(ratios), "least": min(ratios),
+                      "most": max(ratios)},
+        }  # fmt: skip
 
     return {
         "compared_with": "Ultralytics' loop" if len(processes) == 1 else "gradients every batch",

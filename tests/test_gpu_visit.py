@@ -12,6 +12,7 @@ import re
 import runpy
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -361,24 +362,11 @@ def test_ranks_are_compared_with_one_process(
 def test_a_library_keeps_the_gpu_that_is_there(tmp_path: Path) -> None:
     kit = script("kit")
     code = {80: b"A" * 32, 90: b"B" * 32}
-    entries = b""
-    for arch, payload in code.items():
-        head = bytearray(64)
-        head[0:16] = (
-            (2).to_bytes(2, "little")
-            + bytes(2)
-            + (64).to_bytes(4, "little")
-            + (len(payload)).to_bytes(8, "little")
-        )
-        head[28:32] = arch.to_bytes(4, "little")
-        entries += bytes(head) + payload
-    fat = (
-        (0xBA55ED50).to_bytes(4, "little")
-        + (1).to_bytes(2, "little")
-        + (16).to_bytes(2, "little")
-        + len(entries).to_bytes(8, "little")
+    entries = b"".join(
+        struct.pack("<HHIQ12xI32x", 2, 0, 64, len(payload), arch) + payload
+        for arch, payload in code.items()
     )
-    data = bytearray(fat + entries)
+    data = bytearray(struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entries)) + entries)
     found = list(kit.fat_entries(data, 0, len(data)))
     assert [(kind, arch) for kind, arch, *_ in found] == [(2, 80), (2, 90)]
     for (_, _, at, size), payload in zip(found, code.values(), strict=True):

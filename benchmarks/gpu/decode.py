@@ -47,6 +47,11 @@ WAYS = {  # how a file meets others: size of the batches, and their order
 SECONDS = 1.5  # of each speed
 
 
+def say(text: str) -> None:
+    """What `visit.sh` shows."""
+    print(f"decode: {text}", flush=True)
+
+
 def about_jpeg(data: Bytes) -> dict[str, Any]:
     """Whether it is progressive, and how colours are subsampled ("4:2:0" and the like)."""
     with Image.open(io.BytesIO(data)) as image:
@@ -85,13 +90,10 @@ def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any)
         pairs = zip(alone[load], opencv, strict=True)
         apart = [np.abs(a.astype(int) - b) for a, b in pairs if a is not None]
         found: dict[str, Any] = {
-            "load": load,
-            "files": len(files),
-            "fell_back": fell,
+            "load": load, "files": len(files), "fell_back": fell,
             "mean_from_opencv": float(np.mean([a.mean() for a in apart])),
-            "largest_from_opencv": int(max(a.max() for a in apart)),
-            "same_in_other_batches": {},
-        }
+            "largest_from_opencv": int(max(a.max() for a in apart)), "same_in_other_batches": {},
+        }  # fmt: skip
         document["bits"].append(found)
         others: dict[int, list[str]] = {}
         for way, (batch, order) in WAYS.items():
@@ -103,11 +105,10 @@ def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any)
                     owners = [who for who, by in OWNERS.items()
                               if by in alone and same(made[i], alone[by][i])]  # fmt: skip
                     others.setdefault(i, []).append(f"{way} ({[*owners, 'neither'][0]}'s)")
-        print(
-            f"decode: load {load}: {len(files)} photographs, {fell} fell back; from OpenCV: mean "
+        say(
+            f"load {load}: {len(files)} photographs, {fell} fell back; from OpenCV: mean "
             f"{found['mean_from_opencv']:.3f}, largest {found['largest_from_opencv']}; as alone: "
-            + ", ".join(f"{n} {way}" for way, n in found["same_in_other_batches"].items()),
-            flush=True,
+            + ", ".join(f"{n} {way}" for way, n in found["same_in_other_batches"].items())
         )
         for i, ways in others.items():
             height, width = ordinary_jpeg(files[i])
@@ -116,11 +117,10 @@ def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any)
                 "bytes": len(files[i]), **about_jpeg(files[i]), "other_bits": ways,
             }  # fmt: skip
             document["other_bits"].append(odd)
-            print(
-                f"decode: load {load}: {odd['file']} ({height} x {width}, {odd['subsampling']}"
-                f"{', progressive' if odd['progressive'] else ''}) is other than alone "
-                + ", ".join(ways),
-                flush=True,
+            progressive = ", progressive" if odd["progressive"] else ""
+            say(
+                f"load {load}: {odd['file']} ({height} x {width}, {odd['subsampling']}"
+                f"{progressive}) is other than alone {', '.join(ways)}"
             )
         save()
     kinds = [about_jpeg(f)["subsampling"] for f in files]
@@ -128,7 +128,7 @@ def compare(paths: list[Path], device: str, document: dict[str, Any], save: Any)
     if 1.0 in alone:
         equal = sum(same(a, b) for a, b in zip(alone[0.0], alone[1.0], strict=True))
         document["engine_as_cuda"] = equal
-        print(f"decode: engine and CUDA give the same bits for {equal} of {len(files)}", flush=True)
+        say(f"engine and CUDA give the same bits for {equal} of {len(files)}")
     save()
 
 
@@ -157,13 +157,13 @@ def measure(folder: Path, device: str, document: dict[str, Any], save: Any) -> N
                 next(stream)
                 made += batch
             speed = made / (time.perf_counter() - start)
-            document["speeds"].append({"load": load, "img_s": speed})
-            print(f"decode: load {load}: {speed:,.0f} img/s", flush=True)
             decoder.close()
+            found, said = {"img_s": speed}, f"{speed:,.0f} img/s"
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error)[:300]}"
-            document["speeds"].append({"load": load, "error": reason})
-            print(f"decode: load {load}: FAILED: {reason}", flush=True)
+            found, said = {"error": reason}, f"FAILED: {reason}"
+        document["speeds"].append({"load": load, **found})
+        say(f"load {load}: {said}")
         save()
 
 
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     if paths:
         compare(paths, args.device, document, save)
     else:
-        print(f"decode: no photographs in {args.photographs}: bits are not compared", flush=True)
+        say(f"no photographs in {args.photographs}: bits are not compared")
     measure(args.shards, args.device, document, save)
     document["complete"] = True
     save()

@@ -25,6 +25,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ["ultralytics==8.4.190", "ultralytics-thop", "ultralytics-platform", "simplejpeg",
@@ -53,9 +54,16 @@ INTERFACE = ("Engine", "LabelTable", "Recipe", "plan", "render", "render_emulate
 """What benchmarks and the kernel's rows need of a second core."""
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """End with a message."""
     sys.exit(f"kit.py: {message}")
+
+
+def output(*command: str) -> str:
+    """What a program prints that runs in the repository; its errors are shown."""
+    return subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
 
 
 # ---- packages
@@ -88,7 +96,7 @@ def unpack(wheels: Path, site: Path, python: str) -> None:
 # and zeros need no room.
 
 
-def sections(data: bytearray) -> Iterator[tuple[str, int, int, int]]:
+def sections(data: bytes | bytearray) -> Iterator[tuple[str, int, int, int]]:
     """Name, kind, offset and length of each section of a 64-bit ELF file."""
     (at,) = struct.unpack_from("<Q", data, 0x28)
     size, count, names = struct.unpack_from("<HHH", data, 0x3A)
@@ -149,57 +157,49 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-class Compiler:
-    """Builds cores for the machine's Python and GPU.
+def environment(python: str, work: Path) -> str:
+    """A Python in which the core can be compiled."""
+    subprocess.run([python, "-m", "venv", str(work / "venv")], check=True)
+    python = str(work / "venv/bin/python")
+    need = ["setuptools>=77", "nanobind>=2.4"]
+    if shutil.which("nvcc") is None:
+        need += [f"nvidia-cuda-{part}==13.0.*" for part in ("nvcc", "runtime", "cccl")]
+    subprocess.run([python, "-m", "pip", "install", "-q", *need], check=True)
+    return python
 
-    Args:
-        python: one of its version.
-        arch: of its GPU.
-        work: a folder.
-    """
 
-    def __init__(self, python: str, arch: int, work: Path) -> None:
-        subprocess.run([python, "-m", "venv", str(work / "venv")], check=True)
-        self.python = str(work / "venv/bin/python")
-        need = ["setuptools>=77", "nanobind>=2.4"]
-        if shutil.which("nvcc") is None:
-            parts = ("nvcc", "runtime", "cccl")
-            need += [f"nvidia-cuda-{part}==13.0.*" for part in parts]
-        subprocess.run([self.python, "-m", "pip", "install", "-q", *need], check=True)
-        self._arch, self._work = arch, work
-
-    def build(self, source: Path, to: Path) -> None:
-        """The core of a checkout."""
-        built = Path(tempfile.mkdtemp(dir=self._work))
-        environment = {
-            **os.environ, "YOLODATA_CUDA": "on", "YOLODATA_CUDA_ARCHS": str(self._arch)
-        }  # fmt: skip
-        environment.pop("PYTHONPATH", None)
+def build(python: str, arch: int, source: Path, to: Path) -> None:
+    """The core of a checkout."""
+    with tempfile.TemporaryDirectory() as built:
+        variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        variables |= {"YOLODATA_CUDA": "on", "YOLODATA_CUDA_ARCHS": str(arch)}
         subprocess.run(
-            [self.python, "setup.py", "-q", "build_ext", "--build-lib", str(built / "lib"),
-             "--build-temp", str(built / "temp")],
-            check=True, cwd=source, env=environment,
+            [python, "setup.py", "-q", "build_ext", "--build-lib", f"{built}/lib",
+             "--build-temp", f"{built}/temp"],
+            check=True, cwd=source, env=variables,
         )  # fmt: skip
-        shutil.copyfile(next(built.rglob("_native*.so")), to)
+        shutil.copyfile(next(Path(built).rglob("_native*.so")), to)
 
-    def interface(self, core: Path) -> str:
-        """What a core offers of `INTERFACE`, as text."""
-        code = (
-            "import importlib.util, sys\n"
-            "spec = importlib.util.spec_from_file_location('yolodata._native', sys.argv[1])\n"
-            "native = importlib.util.module_from_spec(spec); spec.loader.exec_module(native)\n"
-            "for name in sys.argv[2:]:\n"
-            "    found = getattr(native, name)\n"
-            "    print(name, found if isinstance(found, int) else found.__doc__)\n"
-            "    for part in sorted(vars(found)) if isinstance(found, type) else ():\n"
-            "        print(name, part, getattr(found, part).__doc__)\n"
-        )
-        done = subprocess.run(
-            [self.python, "-c", code, str(core), *INTERFACE], capture_output=True, text=True
-        )
-        if done.returncode:
-            fail(f"{core} does not load: {done.stderr[-500:]}")
-        return re.sub(r" at 0x\w+", "", done.stdout)
+
+SHOW = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location('yolodata._native', sys.argv[1])
+native = importlib.util.module_from_spec(spec); spec.loader.exec_module(native)
+for name in sys.argv[2:]:
+    found = getattr(native, name)
+    print(name, found if isinstance(found, int) else found.__doc__)
+    for part in sorted(vars(found)) if isinstance(found, type) else ():
+        print(name, part, getattr(found, part).__doc__)
+"""
+
+
+def interface(python: str, core: Path) -> set[str]:
+    """What a core offers of `INTERFACE`, as lines of text."""
+    try:
+        said = output(python, "-c", SHOW, str(core), *INTERFACE)
+    except subprocess.CalledProcessError:
+        fail(f"{core} does not load")
+    return set(re.sub(r" at 0x\w+", "", said).splitlines())
 
 
 def build_cores(args: argparse.Namespace, out: Path, work: Path) -> None:
@@ -210,23 +210,21 @@ def build_cores(args: argparse.Namespace, out: Path, work: Path) -> None:
             fail(f"--also needs Python {args.python} with headers here, and there is none")
         print(f"no Python {args.python} with headers here: the core is built there, in a minute")
         return
-    compiler = Compiler(python, args.arch, work)
-    compiler.build(ROOT, out / "native.so")
+    python = environment(python, work)
+    build(python, args.arch, ROOT, out / "native.so")
     if not args.also:
         return
     other = work / "also"
     other.mkdir()
-    archive = subprocess.run(
-        ["git", "archive", args.also], cwd=ROOT, capture_output=True, check=True
-    )  # fmt: skip
-    subprocess.run(["tar", "-x", "-C", str(other)], input=archive.stdout, check=True)
-    compiler.build(other, out / "also.so")
-    ours, theirs = compiler.interface(out / "native.so"), compiler.interface(out / "also.so")
-    if ours != theirs:
-        different = sorted(set(ours.splitlines()) ^ set(theirs.splitlines()))
+    archive = work / "also.tar"
+    output("git", "archive", "-o", str(archive), args.also)
+    shutil.unpack_archive(archive, other)
+    build(python, args.arch, other, out / "also.so")
+    different = interface(python, out / "native.so") ^ interface(python, out / "also.so")
+    if different:
         fail(
             f"the core of {args.also} has another interface, so that this checkout's benchmark "
-            f"cannot measure it: {different[0][:200]}; name a commit with the same one"
+            f"cannot measure it: {min(different)[:200]}; name a commit with the same one"
         )
     (out / "also").write_text(commit(args.also))
 
@@ -236,13 +234,10 @@ def build_cores(args: argparse.Namespace, out: Path, work: Path) -> None:
 
 def commit(name: str) -> str:
     """Its hash."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=12", f"{name}^{{commit}}"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
+    try:
+        return output("git", "rev-parse", "--short=12", f"{name}^{{commit}}")
+    except subprocess.CalledProcessError:
         fail(f"--also {name!r} is no commit")
-    return done.stdout.strip()
 
 
 def copy_pictures(data: Path, to: Path) -> None:
@@ -261,30 +256,19 @@ def copy_pictures(data: Path, to: Path) -> None:
 
 def travelling() -> int:
     """Bytes of tracked and untracked files that git does not ignore."""
-    names = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    files = [ROOT / name.decode() for name in names.split(b"\0") if name]
+    names = output("git", "ls-files", "-co", "--exclude-standard", "-z").split("\0")
+    files = [ROOT / name for name in names if name]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def sources() -> str:
     """A hash of what the core is compiled from, as the script there will find it."""
-    script = str(ROOT / "benchmarks" / "gpu" / "visit.sh")
-    done = subprocess.run(
-        ["bash", script, "--sources"], capture_output=True, text=True, check=True
-    )  # fmt: skip
-    return done.stdout
+    return output("bash", str(ROOT / "benchmarks/gpu/visit.sh"), "--sources")
 
 
 def ignore(name: str) -> None:
     """Have git not see a folder of the root, without touching a tracked file."""
-    path = subprocess.run(
-        ["git", "rev-parse", "--git-path", "info/exclude"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    exclude = ROOT / path
+    exclude = ROOT / output("git", "rev-parse", "--git-path", "info/exclude")
     exclude.parent.mkdir(parents=True, exist_ok=True)
     lines = exclude.read_text().splitlines() if exclude.exists() else []
     if f"/{name}/" not in lines:

@@ -66,15 +66,11 @@ class Memory:
 
 def load(folder: Path, cache: str, device: torch.device, batch: int) -> Any:
     """A loader as the trainer makes it, that has delivered some batches; its last batch."""
-    options = yolodata.DeviceOptions()
-    if device.type == "cuda":
-        options = yolodata.DeviceOptions(device, cache, output="float16")
-    imgsz = int(yolodata.open_shards(folder).meta.imgsz)
-    loader = yolodata.Loader(
-        folder, batch, augment=yolodata.AugmentConfig(imgsz=imgsz), device=options
-    )
+    on_gpu = {"device": device, "cache": cache, "output": "float16"}
+    options = yolodata.DeviceOptions(**(on_gpu if device.type == "cuda" else {}))
+    augment = yolodata.AugmentConfig(imgsz=int(yolodata.open_shards(folder).meta.imgsz))
+    loader = yolodata.Loader(folder, batch, augment=augment, device=options)
     batches = iter(loader)
-    made = None
     for _ in range(min(BATCHES, len(loader))):
         made = next(batches)
     return loader, made

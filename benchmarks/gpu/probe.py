@@ -81,18 +81,17 @@ def main(argv: list[str] | None = None) -> int:
                 row["of_copy"] = row["gb_s"] / copy["gb_s"]
             found["rows"].append(row)
             speed = row["img_s"]
-            print(
-                f"{name:25} {speed['median']:12,.0f} img/s ({speed['min']:,.0f} to "
-                f"{speed['max']:,.0f}) {row['gb_s']:8.1f} GB/s"
-                + (f" {row['of_copy']:6.1%} of {CEILING}" if "of_copy" in row else "")
-                + f", {time.perf_counter() - begun:.1f} s",
-                flush=True,
+            share = f" {row['of_copy']:6.1%} of {CEILING}" if "of_copy" in row else ""
+            said = (
+                f"{speed['median']:12,.0f} img/s ({speed['min']:,.0f} to {speed['max']:,.0f}) "
+                f"{row['gb_s']:8.1f} GB/s{share}, {time.perf_counter() - begun:.1f} s"
             )
         except Exception as error:
-            failed = 1
+            failed, reason = 1, f"{type(error).__name__}: {error}"
             traceback.print_exc()
-            found["rows"].append({"name": name, "error": f"{type(error).__name__}: {error}"})
-            print(f"{name:25} FAILED: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            found["rows"].append({"name": name, "error": reason})
+            said = f"FAILED: {reason[:300]}"
+        print(f"{name:25} {said}", flush=True)
         if args.device == "cuda":
             torch.cuda.empty_cache()
         if args.out != "-":

@@ -36,6 +36,11 @@ TOLERANCE = 1e-3  # of losses, relative
 RANK = int(os.environ.get("RANK", 0))
 
 
+def say(text: str) -> None:
+    """What `visit.sh` shows."""
+    print(f"training: {text}", flush=True)
+
+
 # ---- callbacks of the runs
 
 if __name__ != "__main__" and NOTES in os.environ:  # half precision's check would download weights
@@ -83,20 +88,19 @@ def take_memory(trainer: Any) -> None:
     import torch
 
     if trainer.device.type != "cuda":  # there it can only be said
-        loop = trainer.loop
-        learn = loop._learn
+        preprocess = trainer.preprocess_batch
 
-        def fail(*_: Any) -> None:
-            loop._learn = learn
+        def fail(batch: Any) -> None:
+            trainer.preprocess_batch = preprocess
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
-        loop._learn = fail
+        trainer.preprocess_batch = fail
         return
     peak = torch.cuda.max_memory_allocated()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.8 * peak / total)
-    print(f"training: a step took {peak / 2**30:.2f} GiB; 0.8 of it are left", flush=True)
+    say(f"a step took {peak / 2**30:.2f} GiB; 0.8 of it are left")
 
 
 # ---- ranks
@@ -115,8 +119,7 @@ def be_rank(how: str, arguments: list[str]) -> int:
 
     def tell(backend: str, **values: Any) -> None:
         connect(backend, **values)
-        name = dist.get_backend()
-        print(f"training: rank {RANK} of {dist.get_world_size()}, by {name}", flush=True)
+        say(f"rank {RANK} of {dist.get_world_size()}, by {dist.get_backend()}")
 
     dist.init_process_group = tell
     return yolodata(["train", *arguments])
@@ -170,8 +173,7 @@ class Run:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             code = self.process.wait()
-        seconds = time.perf_counter() - self._began
-        print(f"training: {self.log.stem}: status {code} after {seconds:.1f} s", flush=True)
+        say(f"{self.log.stem}: status {code} after {time.perf_counter() - self._began:.1f} s")
         if code not in (0, 75):
             print(self.text()[-3000:], flush=True)
         return code
@@ -219,17 +221,17 @@ def resume(args: argparse.Namespace) -> bool:
         cut.process.send_signal(signal.SIGTERM)
     asked = time.perf_counter()
     codes = [cut.end()]
-    print(f"training: it ended {time.perf_counter() - asked:.1f} s after SIGTERM", flush=True)
+    say(f"it ended {time.perf_counter() - asked:.1f} s after SIGTERM")
     codes += [Run(args.folder, "cut", "resume", [*common, "resume=auto"]).end(), whole.end()]
     if codes != [75, 0, 0]:
         return False
     a, b = (torch.load(run.notes / "0.pt") for run in (whole, cut))
     finite = all(bool(v.float().isfinite().all()) for v in b.values())
-    print(
-        f"training: amp={amp}: largest difference of a weight to the run that was left alone: "
+    other = sum(x != y for x, y in zip(whole.losses(), cut.losses(), strict=False))
+    say(
+        f"amp={amp}: largest difference of a weight to the run that was left alone: "
         f"{apart(a, b):.3g}; all finite: {finite}; of losses of {len(whole.losses())} batches, "
-        f"{sum(x != y for x, y in zip(whole.losses(), cut.losses(), strict=False))} differ",
-        flush=True,
+        f"{other} differ"
     )
     return finite
 
@@ -238,53 +240,49 @@ def ddp(args: argparse.Namespace) -> bool:
     """Ranks lose what one process loses, and hold the same weights."""
     import torch
 
-    one_card = {} if args.device == "cpu" else {"device": "0,0"}
     common = arguments_of(args, optimizer="SGD", multi_scale=0.0, warmup_epochs=0)
-    two = [a for a in common if a.partition("=")[0] not in one_card]
-    two += [f"{name}={value}" for name, value in one_card.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    # The last value of an argument counts.
+    two = common if args.device == "cpu" else [*common, "device=0,0"]
     plain = Run(args.folder, "plain", "ddp", common)
     plain.wait_for("1/2")  # it has packed the pictures
-    nccl = Run(args.folder, "alone", "ddp", common,
-               [*torchrun, "--nproc-per-node=1", str(HERE), "rank", "alone"])  # fmt: skip
-    both = Run(args.folder, "two", "ddp", two,
-               [*torchrun, "--nproc-per-node=2", str(HERE), "rank", "two"])  # fmt: skip
+
+    def ranks(name: str, count: int, arguments: list[str]) -> Run:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        start += [f"--nproc-per-node={count}", str(HERE), "rank", name]
+        return Run(args.folder, name, "ddp", arguments, start)
+
+    nccl, both = ranks("alone", 1, common), ranks("two", 2, two)
     good = [run.end() for run in (plain, nccl, both)] == [0, 0, 0]
-    for run in (nccl, both):
-        for line in run.text().splitlines():
-            if line.startswith("training: rank"):
-                print(line, flush=True)
+    for line in [*nccl.text().splitlines(), *both.text().splitlines()]:
+        if line.startswith("training: rank"):
+            print(line, flush=True)
     want = plain.losses()
-    for name, ranks in (("one process", [nccl.losses()]),
+    for name, found in (("one process", [nccl.losses()]),
                         ("two ranks", [both.losses(0), both.losses(1)])):  # fmt: skip
-        if not want or any(len(rank) != len(want) for rank in ranks):
-            counts = [len(rank) for rank in ranks]
-            print(f"training: {name}: {counts} batches of {len(want)}", flush=True)
+        counts = [len(losses) for losses in found]
+        if not want or set(counts) != {len(want)}:
+            say(f"{name}: {counts} batches of {len(want)}")
             good = False
             continue
         worst = max(
-            abs(sum(rank[i][key] for rank in ranks) / len(ranks) - loss) / max(abs(loss), 1e-3)
+            abs(sum(losses[i][key] for losses in found) / len(found) - loss) / max(abs(loss), 1e-3)
             for i, step in enumerate(want)
             for key, loss in step.items()
         )
         good &= worst <= TOLERANCE
-        print(
-            f"training: {name}: losses of {len(want)} batches differ from those of a process "
-            f"without ranks by {worst:.2g} at most (allowed: {TOLERANCE:g})",
-            flush=True,
+        say(
+            f"{name}: losses of {len(want)} batches differ from those of a process without ranks "
+            f"by {worst:.2g} at most (allowed: {TOLERANCE:g})"
         )
-    saved = [
-        run.notes / f"{rank}.pt" for run, rank in ((plain, 0), (nccl, 0), (both, 0), (both, 1))
-    ]
+    saved = [plain.notes / "0.pt", nccl.notes / "0.pt", both.notes / "0.pt", both.notes / "1.pt"]
     if not all(file.exists() for file in saved):
         return False
     alone, by_nccl, first, second = (torch.load(file) for file in saved)
     between = apart(first, second)
-    print(
-        f"training: largest difference of a weight: between the two ranks {between:.3g}; to the "
-        f"process without ranks {apart(alone, first):.3g}, of one process with ranks' ways "
-        f"{apart(alone, by_nccl):.3g}",
-        flush=True,
+    say(
+        f"largest difference of a weight: between the two ranks {between:.3g}; to the process "
+        f"without ranks {apart(alone, first):.3g}, of one process with ranks' ways "
+        f"{apart(alone, by_nccl):.3g}"
     )
     return good and between == 0.0
 
@@ -320,7 +318,7 @@ def main(argv: list[str]) -> int:
     if args.what == "ddp":  # otherwise batches of 8 and of 16 are not rounded alike
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     good = WAYS[args.what](args)
-    print(f"training: {args.what}: {'as it has to be' if good else 'NOT AS IT HAS TO BE'}")
+    say(f"{args.what}: {'as it has to be' if good else 'NOT AS IT HAS TO BE'}")
     return 0 if good else 1
 
 
