@@ -435,3 +435,18 @@ def test_published_results_become_tables(tmp_path: Path) -> None:
         json.dumps(values | {"complete": False, "settings": values["settings"] | {"rounds": 9}})
     )
     assert "stopped after 5 of 9 rounds" in tables["markdown"](half)
+
+
+def test_a_visit_looks_for_all_that_is_needed() -> None:
+    """A dependency that the kit's author forgot would end half of the stages."""
+    modules = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml"}
+    optional = {"nvidia-dali-cuda120", "nvidia-ml-py"}
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    needed = set(re.findall(r'"([\w-]+)', listed[1])) - optional
+    looked = re.search(
+        r"^needed = \[(.*?)\]", (GPU / "visit.sh").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert looked is not None
+    assert {modules.get(name, name) for name in needed} <= set(re.findall(r'"(\w+)"', looked[1]))

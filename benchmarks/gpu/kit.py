@@ -5,7 +5,7 @@
 
 Such a machine has Python, torch with CUDA, torchvision, nvcc, nanobind, numpy,
 opencv-python-headless, pytest, hypothesis and safetensors. It lacks Ultralytics, Albumentations,
-simplejpeg, DALI and pictures. Uploads are limited, so DALI (198 MB as a wheel) is cut down to what
+simplejpeg, tenacity, DALI and pictures. Uploads are limited, so DALI (198 MB as a wheel) is cut down to what
 one Python and one kind of GPU read, and the core is compiled here. That takes minutes on two cores,
 most of it compression: run it before the machine is started. The last line it prints is the call to
 make.
@@ -29,6 +29,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ["ultralytics==8.4.190", "ultralytics-thop", "ultralytics-platform", "simplejpeg",
+          "tenacity==9.2.1",
           "albumentations==2.0.8", "albucore==0.0.24", "stringzilla", "simsimd", "pydantic==2.14.4",
           "pydantic-core==2.50.5", "annotated-types", "typing-inspection"]  # fmt: skip
 _DALI = ["astunparse", "six", "gast<=0.7.0", "optree", "nvtx", "makefun", "libcst~=1.8"]

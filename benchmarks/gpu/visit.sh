@@ -146,7 +146,7 @@ lacking() { # what cannot be imported, by name, before any time is spent; fails 
   python3 - <<'P'
 import importlib, importlib.util, sys
 needed = ["torch", "ultralytics", "numpy", "cv2", "PIL", "simplejpeg", "safetensors", "xxhash", "yaml", "tqdm", "fsspec",
-          "psutil", "pytest", "hypothesis"]
+          "psutil", "tenacity", "pytest", "hypothesis"]
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 for name, loss in (("nvidia.dali", "rows and tests with JPEG on the GPU"), ("pynvml", "the GPU's busy share"),
                    ("albumentations", "its row, and the tests of its transforms")):
