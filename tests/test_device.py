@@ -1,4 +1,4 @@
-"""Batches on a device: the CPU's stream from every tier, and nothing used too early."""
+"""Batches on a device: the CPU's stream from every cache, and nothing used too early."""
 
 from __future__ import annotations
 

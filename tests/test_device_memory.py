@@ -19,7 +19,7 @@ from yolodata.pipeline.image_cache import ImageCache
 from yolodata.pipeline.options import DeviceOptions
 
 __all__ = ["shards", "twin"]  # fixtures
-TIERS = [("raw", "device"), ("raw", "none"), ("jpeg", "device"), ("jpeg", "none")]
+CACHES = [("raw", "device"), ("raw", "none"), ("jpeg", "device"), ("jpeg", "none")]
 
 
 class Stubborn:
@@ -39,7 +39,7 @@ class Stubborn:
                 return
 
 
-@pytest.mark.parametrize(("codec", "cache"), TIERS)
+@pytest.mark.parametrize(("codec", "cache"), CACHES)
 def test_a_batch_that_had_no_memory_is_made_later(shards, twin, codec, cache) -> None:
     """Every allocation may fail, several times in a row; the stream stays the same."""
     with Loader(shards[codec], 8, augment=RECIPE) as loader:
@@ -57,7 +57,7 @@ def test_a_batch_that_had_no_memory_is_made_later(shards, twin, codec, cache) ->
             twin.short = lambda: False
 
 
-@pytest.mark.parametrize(("codec", "cache"), TIERS)
+@pytest.mark.parametrize(("codec", "cache"), CACHES)
 def test_memory_that_comes_free_in_time_is_no_error(shards, twin, codec, cache) -> None:
     with Loader(shards[codec], 8, augment=RECIPE) as loader:
         want = stream(loader, 1)

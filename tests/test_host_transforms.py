@@ -24,7 +24,7 @@ from yolodata.pipeline.albumentations.transforms import composed, seeds
 from yolodata.pipeline.gpu import host_transforms
 
 __all__ = ["shards", "twin"]  # fixtures
-TIERS = [(codec, cache) for codec in ("raw", "jpeg") for cache in ("device", "host", "none")]
+CACHES = [(codec, cache) for codec in ("raw", "jpeg") for cache in ("device", "host", "none")]
 SETTINGS: dict[str, Any] = {"augment": RECIPE, "seed": 4, "threads": 2}
 
 
@@ -59,7 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return drawn
 
 
-@pytest.mark.parametrize(("codec", "cache"), TIERS)
+@pytest.mark.parametrize(("codec", "cache"), CACHES)
 def test_every_tier_gives_the_stream_of_the_cpu(
     albumentations, shards, twin, seen, codec, cache
 ) -> None:
