@@ -3,12 +3,12 @@
 
     python benchmarks/gpu/kit.py --data FOLDER     # in the repository's root; writes .gpu/
 
-Such a machine has Python, torch with CUDA, torchvision, nvcc, nanobind, numpy,
-opencv-python-headless, pytest, hypothesis and safetensors. It lacks Ultralytics, Albumentations,
-simplejpeg, tenacity, DALI and pictures. Uploads are limited, so DALI (198 MB as a wheel) is cut down to what
-one Python and one kind of GPU read, and the core is compiled here. That takes minutes on two cores,
-most of it compression: run it before the machine is started. The last line it prints is the call to
-make.
+Such a machine has Python, torch with CUDA, torchvision, nvcc, nanobind, numpy, opencv-python-
+headless, pytest, hypothesis and safetensors. It lacks Ultralytics, Albumentations, simplejpeg,
+tenacity, DALI and pictures. Uploads are limited, so DALI (198 MB as a wheel) is cut down to what
+one Python and one kind of GPU read, and the core is compiled here. That takes minutes on two
+cores, most of it compression: run it before the machine is started. The last line it prints is the
+call to make.
 """
 
 from __future__ import annotations
