@@ -138,7 +138,9 @@ def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accept
     try:
         checked = check_image(read_file(path), path)
         try:
-            labels = check_labels(split.raw_labels(index), rules)
+            raw = split.raw_labels(index)
+            raw = raw._replace(notes=raw.notes + raw.size_notes(*checked.label_shape))
+            labels = check_labels(raw, rules)
         except OSError as error:
             raise Refused(f"label file cannot be read: {error.strerror or error}") from error
     except Refused as refusal:

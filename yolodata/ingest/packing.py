@@ -17,6 +17,7 @@ import numpy as np
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
@@ -97,13 +98,25 @@ def pack(
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
         whole("workers", workers, 1)
-    found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
+
+    def opened(names: Sequence[str] | None) -> Source:
+        return open_source(
+            source, splits=splits, format=format, images=images, names=names, task=task
+        )
+
+    found = opened(names)
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
+    reopen = opened if found.kind != "yolo" and names is None else None
+    found = numbered_alike(found, target, reopen)
     run = _Run(found, settings, shard_size, workers, progress, overwrite)
-    return PackReport(
-        target, {name: _pack_split(run, name, target / name) for name in found.splits}
-    )
+    report = PackReport(target)
+    shared = shared_images(found, target)  # before anything is packed
+    for name in found.splits:
+        report.splits[name] = _pack_split(run, name, target / name)
+        notes = [(path, f"also an image of '{other}'") for path, other in shared[name].items()]
+        report.splits[name].notes[:0] = notes
+    return report
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
