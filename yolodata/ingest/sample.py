@@ -13,6 +13,17 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 
 SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and lists of a split are called: word -> split."""
+
 TASKS = ("detect", "segment", "obb", "pose")
 
 
