@@ -22,6 +22,7 @@ ARROWS = {
     "files": set(),
     "machine": set(),
     "telemetry": set(),
+    "terminal": set(),
     "_native": set(),
     "images": {"_native"},
     "shards": {"images"},
@@ -36,7 +37,7 @@ ARROWS = {
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", ""}
+EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", "terminal", ""}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

@@ -9,6 +9,7 @@ from importlib import import_module
 
 from yolodata import __version__
 from yolodata.errors import YolodataError
+from yolodata.terminal import spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 COMMANDS = {
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
+    spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="yolodata", description="A high-performance data-loading engine for YOLO training."

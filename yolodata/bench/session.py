@@ -128,7 +128,8 @@ class Session:
         if "signal 7" in what:
             error += " (is /dev/shm too small for worker processes?)"
         with contextlib.suppress(OSError):
-            lines = self._log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
+            log = self._log.read_text(encoding="utf-8", errors="replace").strip()
+            lines = log.splitlines()[-_LOG_LINES:]
             error += "".join(["; the end of its log:", *(f"\n    {line}" for line in lines)])
         if over:
             self._error = error
@@ -207,6 +208,6 @@ def _begin(log: Path) -> None:
     for stream in (1, 2):  # what C code prints, too
         os.dup2(descriptor, stream)
     os.close(descriptor)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the parent asks where it hangs

@@ -36,7 +36,7 @@ def _passes_signals_on() -> bool:
     if torch is None or torch.origin is None:
         return False
     file = Path(torch.origin).with_name("distributed") / "run.py"
-    return file.is_file() and "--signals-to-handle" in file.read_text()
+    return file.is_file() and "--signals-to-handle" in file.read_text(encoding="utf-8")
 
 
 def launch(arguments: list[str], processes: int) -> int:
