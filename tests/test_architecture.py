@@ -23,6 +23,7 @@ ARROWS = {
     "machine": set(),
     "telemetry": set(),
     "terminal": set(),
+    "isolation": set(),
     "_native": set(),
     "images": {"_native"},
     "shards": {"images"},
@@ -37,7 +38,7 @@ ARROWS = {
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", "terminal", ""}
+EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", "terminal", "isolation", ""}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
