@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from yolodata.errors import ShardError
-from yolodata.ingest.sample import Source
+from yolodata.ingest.sample import SPLITS, Refused, Source, Split
 from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
@@ -49,22 +49,38 @@ def numbered_alike(
     return source
 
 
-def shared_images(source: Source, out: Path) -> dict[str, dict[str, str]]:
-    """Finds images that several splits use: split of the source -> path -> the other split.
+def shared_images(source: Source, out: Path) -> dict[str, list[tuple[str, str]]]:
+    """Finds images that several splits use.
 
-    The other split is one of the source, before it in the order train, val, test, or one that
-    `out` already holds.
+    Returns:
+        split of the source -> (path, note) of each image that is also in a split of the source
+        before it, in the order train, val, test, or in one that `out` already holds.
     """
-    owners: dict[str, str] = {}
+    owner: dict[str, tuple[str, int | None]] = {}  # path -> split, and which of the source's images
     for split in _others(out, list(source.splits)):
         with suppress(ShardError), open_shards(out / split) as dataset:
             names = dataset.names(np.arange(len(dataset), dtype=np.int64))
-            owners.update(dict.fromkeys(names, split))
-    shared: dict[str, dict[str, str]] = {}
-    for split, images in source.splits.items():
-        shared[split] = {path: owners[path] for path in images.paths if path in owners}
-        owners.update({path: split for path in images.paths if path not in owners})
+            owner.update(dict.fromkeys(names, (split, None)))
+    shared: dict[str, list[tuple[str, str]]] = {split: [] for split in source.splits}
+    for split in sorted(source.splits, key=SPLITS.index):
+        images = source.splits[split]
+        for index, path in enumerate(images.paths):
+            other, twin = owner.setdefault(path, (split, index))
+            if other != split:
+                note = f"also an image of '{other}'"
+                if twin is not None and _differ((images, index), (source.splits[other], twin)):
+                    note += f", with other labels: do those of '{split}' belong to another image?"
+                shared[split].append((path, note))
     return shared
+
+
+def _differ(*images: tuple[Split, int]) -> bool:
+    """Whether two images of a source have other labels; not where one cannot be read."""
+    try:
+        one, other = (split.raw_labels(index).text for split, index in images)
+    except (Refused, OSError):
+        return False
+    return one != other
 
 
 def _others(out: Path, replaced: Sequence[str]) -> dict[str, DatasetMeta]:

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from yolodata.checks import whole
-from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.errors import (
+    ConfigError,
+    DatasetError,
+    ResourceError,
+    ShardError,
+    YolodataError,
+    lacking,
+)
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.fingerprint import fingerprint
@@ -94,6 +101,8 @@ def pack(
         DatasetError: the source cannot be used.
         ConfigError: settings are out of range or contradict each other.
         ShardError: `out` holds something else, or cannot be written.
+        ResourceError: the machine lacks memory, threads or open files, or cannot read the source.
+            What was packed is kept, and the same call continues.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
@@ -112,10 +121,17 @@ def pack(
     run = _Run(found, settings, shard_size, workers, progress, overwrite)
     report = PackReport(target)
     shared = shared_images(found, target)  # before anything is packed
-    for name in found.splits:
-        report.splits[name] = _pack_split(run, name, target / name)
-        notes = [(path, f"also an image of '{other}'") for path, other in shared[name].items()]
-        report.splits[name].notes[:0] = notes
+    try:
+        for name in found.splits:
+            report.splits[name] = _pack_split(run, name, target / name)
+            report.splits[name].notes[:0] = shared[name]
+    except (MemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, YolodataError) or not lacking(error):
+            raise
+        raise ResourceError(
+            f"{target}: {lacking(error)}. No image was left out for it, and the same command "
+            f"continues ({error})"
+        ) from error
     return report
 
 

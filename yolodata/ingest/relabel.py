@@ -10,8 +10,7 @@ from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
 from yolodata.ingest.agreement import numbered_alike
-from yolodata.ingest.convert import PackSettings, prepare
-from yolodata.ingest.labels import check_labels
+from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
@@ -157,11 +156,9 @@ def _annotations(
         height, width = int(dataset.label_height[row]), int(dataset.label_width[row])
         row += 1
         try:
-            raw = images.raw_labels(index)
-            raw = raw._replace(notes=raw.notes + raw.size_notes(height, width))
-            labels = check_labels(raw, rules)
-        except (Refused, OSError) as error:
-            left_out.append((path, str(error)))
+            labels = read_labels(images, index, rules, (height, width))
+        except Refused as refusal:
+            left_out.append((path, str(refusal)))
             yield None
             continue
         report.notes += [(path, note) for note in labels.notes]

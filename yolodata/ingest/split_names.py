@@ -8,23 +8,12 @@ from __future__ import annotations
 
 import re
 
-from yolodata.ingest.sample import SPLITS
+from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
 
 _WORD = re.compile(r"[^\W\d_]+")  # letters, of any script
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainSet is two words
-_MEANING = {
-    "train": "train",
-    "training": "train",
-    "trainset": "train",
-    "trainval": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "valset": "val",
-    "test": "test",
-    "testing": "test",
-    "testset": "test",
-}
+_MEANING = {**SPLIT_WORDS, "trainval": "train", "trainset": "train"}
+_MEANING |= {"valset": "val", "testset": "test"}
 
 
 def split_of(name: str) -> str | None:
