@@ -529,6 +529,11 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"class 0 is 'dog', not 'cat'"):
         pack(tmp_path / "b" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
     pack(tmp_path / "a" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
+    data["names"] = ["cat", "dog", "emu"]  # a new class: one split after the other is renewed
+    (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
+    for split in ("train", "val"):
+        relabel(out, tmp_path / "a" / "data.yaml", splits=[split])
+    assert packed_names(out) == {split: data["names"] for split in ("train", "val")}
 
     for name, split in (("zebra", "train"), ("cat", "train"), ("zebra", "val")):
         root = tmp_path / f"voc_{split}"

@@ -141,7 +141,7 @@ class ImageFinder:
                 continue
             found = self._in(place, name)
             path = found[0] if found else os.path.normpath(place.folders[0] / name)
-            if len({os.path.realpath(other) for other in found}) > 1:
+            if len(found) > 1 and len({os.path.realpath(other) for other in found}) > 1:
                 unclear[path] = (
                     f"may also be {' or '.join(found[1:])}; name the folder --images DIR"
                 )
@@ -180,5 +180,10 @@ def _spellings(image: Any) -> tuple[str, ...]:
         except ValueError:
             return ()
         name = "/".join(PurePosixPath(name).parts[-2:]).lstrip("/")
+    try:
+        usable = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half a character, as no file is called
+        usable = False
     slashes = name.replace("\\", "/")
-    return (name, slashes, slashes.rsplit("/", 1)[-1])
+    last = slashes.rsplit("/", 1)[-1]
+    return (name, slashes, last) if usable and last not in ("", ".", "..") else ()
