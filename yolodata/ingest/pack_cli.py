@@ -48,9 +48,10 @@ def add_parser(subparsers: Any) -> None:
     shard.add_argument("out", metavar="OUT", help="folder to write to")
     shard.add_argument(
         "--codec",
-        choices=("raw", "jpeg"),
+        choices=("raw", "jpeg", "auto"),
         default="raw",
-        help="decoded pixels, or the files as they are",
+        help="decoded pixels, or the files as they are; auto: pixels if they take no more than a "
+        "third of the room (default: raw)",
     )
     shard.add_argument(
         "--imgsz", type=int, default=640, help="longer side in pixels (default: 640)"
