@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.files import stored_bytes
 from yolodata.images.decode import decode_image
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.convert import PackSettings
@@ -218,19 +219,7 @@ def room(out: Path, splits: Iterable[str]) -> float:
         return math.inf
     if not usage.total:
         return math.inf
-    return usage.free + sum(stored(out / split) for split in splits)
-
-
-def stored(folder: Path) -> int:
-    """Gives the bytes of all files below a folder."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(path, name)).st_size
-            except OSError:
-                continue  # removed meanwhile
-    return total
+    return usage.free + sum(stored_bytes(out / split) for split in splits)
 
 
 def choose_codec(found: Estimate, free: float) -> tuple[str, str]:
