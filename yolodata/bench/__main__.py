@@ -1,10 +1,10 @@
-"""`python -m yolodata.bench`."""
+"""`python -m yolodata.bench`, the same as `yolodata bench`."""
 
 from __future__ import annotations
 
 import sys
 
-from yolodata.bench.benchmark import main
+from yolodata.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["bench", *sys.argv[1:]]))

@@ -19,7 +19,7 @@ from yolodata.train.watchdog.exit_codes import (
 )
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Any) -> None:
     """Add `train` to the command line."""
     parser = subparsers.add_parser(
         "train",
@@ -32,6 +32,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "checkpoint of project/name, and starts anew without one; resume=RUN takes all arguments "
         f"from that run. Exit status: {PREEMPTED} asked to stop, state written; {PEER_LOST} "
         "another process of the run died or stalled.",
+        examples=(
+            "yolodata train model=yolo26n.yaml data=coco8.yaml epochs=100 imgsz=640",
+            "yolodata train --model yolo26n.pt --data coco.yaml --epochs 100 --yolodata.codec jpeg",
+            "yolodata train model=yolo26m.yaml data=coco.yaml batch=256 device=0,1,2,3 resume=auto",
+            "yolodata train resume=runs/detect/train",
+        ),
     )
     parser.add_argument("arguments", nargs="+", metavar="NAME=VALUE")
     parser.set_defaults(run=run)
