@@ -23,6 +23,8 @@ ARROWS = {
     "files": set(),
     "machine": set(),
     "telemetry": set(),
+    "terminal": set(),
+    "isolation": set(),
     "_native": set(),
     "images": {"_native"},
     "shards": {"images"},
@@ -46,7 +48,17 @@ ARROWS = {
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"arguments", "checks", "errors", "files", "machine", "telemetry", ""}
+EVERYWHERE = {
+    "",
+    "arguments",
+    "checks",
+    "errors",
+    "files",
+    "isolation",
+    "machine",
+    "telemetry",
+    "terminal",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
