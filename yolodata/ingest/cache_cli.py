@@ -24,6 +24,12 @@ def add_parser(subparsers: Any) -> None:
         description="Shards that trainers packed by themselves: `ls` lists them, `clean` removes "
         "them. What `yolodata shard` wrote, and whatever else lies there, is never touched. "
         "Training packs again what it needs.",
+        examples=(
+            "yolodata cache ls",
+            "yolodata cache ls /data json=True",
+            "yolodata cache clean /data/coco.yolodata --unfinished",
+            "yolodata cache clean yes=True",
+        ),
     )
     cache.add_argument("action", choices=("ls", "clean"), metavar="ls|clean")
     cache.add_argument(

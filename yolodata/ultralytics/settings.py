@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from yolodata.checks import number, one_of, whole
+from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
 
@@ -83,7 +83,8 @@ class Settings:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ConfigError(
-                f"yolodata has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+                f"yolodata has no setting {', '.join(unknown)}{nearest(unknown[0], known)}; there "
+                f"are {', '.join(known)}"
             )
         values = dict(values)
         if isinstance(values.get("folder"), Path):
