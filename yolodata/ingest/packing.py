@@ -26,6 +26,7 @@ from yolodata.errors import (
     YolodataError,
     lacking,
 )
+from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
@@ -116,15 +117,26 @@ def pack(
     settings = PackSettings("jpeg" if auto else codec, imgsz, reencode, task, single_cls)
     if workers is not None:
         whole("workers", workers, 1)
-    found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
+
+    def opened(names: Sequence[str] | None) -> Source:
+        return open_source(
+            source, splits=splits, format=format, images=images, names=names, task=task
+        )
+
+    found = opened(names)
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
+    reopen = opened if found.kind != "yolo" and names is None else None
+    found = numbered_alike(found, target, reopen)
     report = PackReport(target)
+    shared = shared_images(found, target)  # before anything is packed
     try:
         if auto:
             settings = _chosen(found, target, settings, progress)
         run = _Run(found, target, settings, shard_size, workers, progress, overwrite)
         _pack(run, report)
+        for name, notes in shared.items():
+            report.splits[name].notes[:0] = notes
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise

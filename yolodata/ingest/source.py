@@ -10,6 +10,7 @@ from yolodata.errors import ConfigError, DatasetError
 from yolodata.ingest.sample import SPLITS, TASKS, Source
 from yolodata.ingest.yolo import open_yolo
 
+_JSON = (".json", ".json.gz", ".jsonl", ".ndjson")  # COCO's reader says what is wrong with others
 FORMATS = ("auto", "yolo", "coco", "voc")
 
 
@@ -30,7 +31,7 @@ def open_source(
         splits: some of "train", "val", "test"; all that are there by default.
         format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
         images: folder of the images, for COCO and VOC.
-        names: class names in order, for VOC.
+        names: class names in order, for COCO and VOC; objects of others are dropped.
         task: with "pose", `kpt_shape` is required, and COCO's person_keypoints files are read.
 
     Raises:
@@ -52,14 +53,15 @@ def open_source(
             "images must be left out for an Ultralytics YAML, which says itself where its images "
             f"are, got {str(images)!r}"
         )
-    if kind != "voc" and names:
+    if kind == "yolo" and names:
         raise ConfigError(
-            f"names must be left out for format {kind}, which has class names, got {list(names)}"
+            "names must be left out for an Ultralytics YAML, which has class names, got "
+            f"{list(names)}"
         )
     if kind == "coco":
         from yolodata.ingest.coco import open_coco
 
-        found = open_coco(_path(source), splits, images=images, task=task)
+        found = open_coco(_path(source), splits, images=images, names=names, task=task)
     elif kind == "voc":
         from yolodata.ingest.voc import open_voc
 
@@ -88,7 +90,7 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     if isinstance(source, Mapping):
         return "yolo"
     path = Path(source)
-    if path.suffix.lower() == ".json":
+    if path.name.lower().endswith(_JSON):
         if not path.is_file():
             raise DatasetError(
                 f"'{path}' does not exist. Give a COCO JSON file, a dataset YAML or a folder."
