@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 
 # Room -> rooms it may import. Those of EVERYWHERE may be used everywhere.
 ARROWS = {
+    "arguments": set(),
     "checks": set(),
     "errors": set(),
     "environment": set(),
@@ -33,12 +34,31 @@ ARROWS = {
     "dali": {"pipeline", "_native"},
     "view": {"shards", "pipeline", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
-    "bench": {"environment", "shards", "ingest", "pipeline", "ultralytics", "train", "_native"},
+    "bench": {
+        "environment",
+        "shards",
+        "ingest",
+        "pipeline",
+        "ultralytics",
+        "train",
+        "_native",
+        "cli",
+    },
     "cli": {"view", "shards", "ingest", "pipeline", "ultralytics", "train", "parity", "bench"},
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", "terminal", "isolation", ""}
+EVERYWHERE = {
+    "",
+    "arguments",
+    "checks",
+    "errors",
+    "files",
+    "isolation",
+    "machine",
+    "telemetry",
+    "terminal",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

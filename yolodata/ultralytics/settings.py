@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from yolodata.checks import number, one_of, whole
+from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
 
@@ -26,7 +26,9 @@ class Settings:
 
     Attributes:
         folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata.
-        codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller).
+        codec: "raw" (pixels; fastest), "jpeg" (the original files; about six times smaller), or
+            "auto": raw where all splits together take no more than a third of the free space, else
+            jpeg; what is packed already is used.
         threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
             otherwise all cores but those that torch computes on (at least one).
         cache: where decoded images live when a GPU trains: "device", "host", "none" or "auto"
@@ -42,7 +44,7 @@ class Settings:
     """
 
     folder: str | None = None
-    codec: str = "raw"
+    codec: str = "auto"
     threads: int | None = None
     cache: str = "auto"
     hw_decoder_load: float | str = "auto"
@@ -53,7 +55,7 @@ class Settings:
     telemetry: bool = True
 
     def __post_init__(self) -> None:
-        one_of("yolodata codec", self.codec, ("raw", "jpeg"))
+        one_of("yolodata codec", self.codec, ("raw", "jpeg", "auto"))
         if self.cache not in CACHES:
             raise ConfigError(
                 f"yolodata cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "
@@ -81,7 +83,8 @@ class Settings:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ConfigError(
-                f"yolodata has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+                f"yolodata has no setting {', '.join(unknown)}{nearest(unknown[0], known)}; there "
+                f"are {', '.join(known)}"
             )
         values = dict(values)
         if isinstance(values.get("folder"), Path):
