@@ -63,8 +63,8 @@ def survey(
 
     Args:
         images: those of all splits.
-        folders: those that splits name. The folders beside them that are called like another
-            split are looked at, too.
+        folders: folders to search. The folders beside them that are called like another split are
+            searched, too.
         lists: text files that list images; they are no label files.
         label_path: gives the label file of an image.
 
@@ -76,7 +76,7 @@ def survey(
     found: dict[str, str] = {}
     seen: set[str] = set()
     stems: dict[str, set[str]] = {}  # real folder of labels -> image names without suffix
-    for folder, names, unnamed in _image_folders(images, folders):
+    for folder, names in _image_folders(images, folders):
         if real(folder) in seen:
             continue
         seen.add(real(folder))
@@ -88,7 +88,7 @@ def survey(
             elif is_image(name):
                 known.add(name.rpartition(".")[0])
                 if (real(folder), name) not in listed:
-                    found[path] = unnamed
+                    found[path] = "in no folder and no list of a split"
     no_labels = {os.path.realpath(file) for file in lists}
     for folder, names in _label_folders(stems, folders, label_path):
         for name in names:
@@ -105,16 +105,12 @@ def survey(
 
 def _image_folders(
     images: Sequence[str], folders: Sequence[str]
-) -> Iterator[tuple[str, list[str], str]]:
-    """Folders with the names of their files, and the reason why an image there is in no split."""
+) -> Iterator[tuple[str, list[str]]]:
+    """Folders in which images may lie, with the names of their files; some more than once."""
     for folder in dict.fromkeys(os.path.dirname(path) for path in images):
-        yield folder, _names(folder), "in none of the lists of images"
-    for folder in folders:
-        for here, names in files_below(folder):
-            yield here, names, "in none of the lists of images"
-    for folder in _siblings(folders):
-        for here, names in files_below(folder):
-            yield here, names, f"in '{folder}', which no split names"
+        yield folder, _names(folder)
+    for folder in (*folders, *_siblings(folders)):
+        yield from files_below(folder)
 
 
 def _siblings(folders: Sequence[str]) -> Iterator[str]:
