@@ -22,6 +22,8 @@ ARROWS = {
     "files": set(),
     "machine": set(),
     "telemetry": set(),
+    "terminal": set(),
+    "isolation": set(),
     "_native": set(),
     "images": {"_native"},
     "shards": {"images"},
@@ -36,7 +38,7 @@ ARROWS = {
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", ""}
+EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", "terminal", "isolation", ""}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

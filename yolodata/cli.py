@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from yolodata import __version__
-from yolodata.errors import YolodataError
+from yolodata.errors import YolodataError, lacking
+from yolodata.terminal import spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 COMMANDS = {
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
+    spell_out()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="yolodata", description="A high-performance data-loading engine for YOLO training."
@@ -50,5 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("yolodata: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not lacking(error):
+            raise
+        print(f"yolodata: {lacking(error)} ({error})", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         return 0

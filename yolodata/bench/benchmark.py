@@ -18,6 +18,7 @@ from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.machine import usable_cores
 from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
+from yolodata.terminal import spell_out
 
 # Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
 _SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
@@ -107,6 +108,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `python -m yolodata.bench`."""
+    spell_out()
     parser = argparse.ArgumentParser(prog="python -m yolodata.bench", description=_DESCRIPTION)
     add_arguments(parser)
     try:

@@ -15,6 +15,7 @@ from yolodata.ingest.voc import has_annotations, open_voc
 from yolodata.ingest.yolo import open_yolo
 from yolodata.ingest.yolo_folder import names_file, open_yolo_folder
 
+_JSON = (".json", ".json.gz", ".jsonl")  # COCO's reader says what is wrong with others
 FORMATS = ("auto", "yolo", "coco", "voc")
 
 
@@ -35,7 +36,7 @@ def open_source(
         splits: some of "train", "val", "test"; all that are there by default.
         format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
         images: folder of the images, for COCO and VOC.
-        names: class names in order, for VOC.
+        names: class names in order, for COCO and VOC; objects of others are dropped.
         task: with "pose", `kpt_shape` is required, and COCO's person_keypoints files are read.
 
     Raises:
@@ -81,14 +82,15 @@ def _open(
             "images must be left out for an Ultralytics YAML, which says itself where its images "
             f"are, got {str(images)!r}"
         )
-    if kind != "voc" and names:
+    if kind == "yolo" and names:
         raise ConfigError(
-            f"names must be left out for format {kind}, which has class names, got {list(names)}"
+            "names must be left out for an Ultralytics YAML, which has class names, got "
+            f"{list(names)}"
         )
     if kind == "coco":
         from yolodata.ingest.coco import open_coco
 
-        return open_coco(_path(source), splits, images=images, task=task)
+        return open_coco(_path(source), splits, images=images, names=names, task=task)
     if kind == "voc":
         return open_voc(_path(source), splits, images=images, names=names)
     if not isinstance(source, Mapping) and _is_yolo_folder(Path(source)):
@@ -117,7 +119,7 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     path = Path(source)
     if path.is_dir():
         return _folder_format(path)
-    if path.suffix.lower() == ".json":
+    if path.name.lower().endswith(_JSON):
         if not path.is_file():
             raise DatasetError(
                 f"'{path}' does not exist. Give a COCO JSON file, a dataset YAML or a folder."

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
@@ -146,7 +145,7 @@ def _names(folder: str) -> list[str]:
 
 
 def repetitions(images: Mapping[str, Sequence[str]]) -> list[str]:
-    """Says which images a split has more than once, and which are in two splits."""
+    """Says which images a split has more than once."""
     notes = []
     for split, paths in images.items():
         twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -155,10 +154,6 @@ def repetitions(images: Mapping[str, Sequence[str]]) -> list[str]:
                 f"{len(twice)} images are listed more than once in {split}, and packed as often: "
                 f"{some(twice)}"
             )
-    for one, other in combinations(images, 2):
-        both = sorted(set(images[one]) & set(images[other]))
-        if both:
-            notes.append(f"{len(both)} images are in {one} and in {other}: {some(both)}")
     return notes
 
 

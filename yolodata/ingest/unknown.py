@@ -19,27 +19,18 @@ _CVAT = (
     "'COCO' or 'Pascal VOC'."
 )
 _ARCHIVES = (
-    ".zip",
-    ".tar",
-    ".tgz",
-    ".tar.gz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.xz",
-    ".txz",
-    ".7z",
-    ".rar",
-)
+    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar",
+)  # fmt: skip
 
 
 def refuse_other_files(path: Path) -> None:
-    """Passes a YAML or a JSON file.
+    """Passes a YAML or a JSON file, of which others say what is wrong.
 
     Raises:
         DatasetError: the file is another one; says which, and what to give instead.
     """
     name, suffix = path.name.lower(), path.suffix.lower()
-    if suffix in (".yaml", ".yml", ".json"):
+    if suffix in (".yaml", ".yml", ".json", ".jsonl") or name.endswith(".json.gz"):
         return
     folder = shlex.quote(str(path.parent))
     if name.endswith(_ARCHIVES) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):

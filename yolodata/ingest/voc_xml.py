@@ -8,6 +8,7 @@ instead of being kept with size 0, and a missing `difficult` means 0.
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,12 +63,13 @@ def label_rows(root: ElementTree.Element, file: Path, classes: Mapping[str, int]
     notes: list[str] = []
     try:
         size = _number(root, "size/width"), _number(root, "size/height")
-        if size[0] <= 0 or size[1] <= 0:
+        if not all(0 < side < math.inf for side in size):
             raise ValueError(f"the picture is given as {size[0]:g} x {size[1]:g} pixels")
         rows = list(_rows(root, size, classes, notes))
     except ValueError as error:
         raise Refused(f"annotation {file.name} cannot be used: {error}") from error
-    return RawLabels("\n".join(rows).encode(), None, tuple(notes))
+    stated = round(size[1]), round(size[0])
+    return RawLabels("\n".join(rows).encode(), None, tuple(notes), (stated,))
 
 
 def _rows(

@@ -40,11 +40,11 @@ def leave_status(code: int) -> None:
     """Tells `yolodata train`, if it started torchrun, how this process ends."""
     file = os.environ.get(STATUS)
     if file and Path(file).exists():
-        with open(file, "a") as handle:
+        with open(file, "a", encoding="utf-8") as handle:
             handle.write(f"{code}\n")
 
 
 def status_left(file: Path) -> int | None:
     """Returns what the ranks left, or None; a lost rank counts more than an orderly stop."""
-    codes = [int(line) for line in file.read_text().split()]
+    codes = [int(line) for line in file.read_text(encoding="utf-8").split()]
     return max(codes, default=None)
