@@ -31,6 +31,9 @@ READ = {
     "gb2312": declared("gb2312", "gb2312"),
     "GBK": declared("GBK", "gbk"),
     "gbk, which is also UTF-8": declared("gbk", "gbk"),
+    "gb2312, more than that in fact": declared("gb2312", "gbk").replace(
+        CAT.encode("gbk"), CAT.encode("gbk") + "镕".encode("gbk")
+    ),
     "gb18030": declared("gb18030", "gb18030"),
     "big5": f'<?xml version="1.0" encoding="Big5"?>{BODY}'.replace(CAT, "貓").encode("big5"),
     "utf8 without a dash": declared("utf8", "utf-8"),
@@ -79,7 +82,8 @@ UNREAD = {
 def test_read(tmp_path: Path, case: str) -> None:
     file = tmp_path / "a.xml"
     file.write_bytes(READ[case])
-    assert class_names(read_annotation(file)) == {"貓" if case == "big5" else CAT}
+    name = {"big5": "貓", "gb2312, more than that in fact": "猫镕"}.get(case, CAT)
+    assert class_names(read_annotation(file)) == {name}
 
 
 @pytest.mark.parametrize("case", UNREAD)

@@ -158,6 +158,50 @@ def test_the_name_in_an_annotation_decides_between_two_suffixes(tmp_path: Path) 
     assert report.left_out[0][0].endswith("a.png")
 
 
+def test_what_no_split_of_a_yaml_names(tmp_path: Path) -> None:
+    """A folder of another split, what is listed twice, and what is listed and absent."""
+    files: dict[str, bytes | str] = {}
+    for folder in ("train", "valid", "test"):
+        files |= {f"{folder}/images/{folder}.jpg": JPEG, f"{folder}/labels/{folder}.txt": ROW}
+    data = "train: ../train/images\nval: ../valid/images\nnames: [a]"
+    source = open_source(build(tmp_path / "set", {**files, "data.yaml": data}))
+    assert [Path(path).name for path in source.left_out] == ["test.jpg"]
+    one, two = "./train/images/train.jpg\n./a.gif", "./train/images/train.jpg\n./no.jpg\n"
+    lists = {"one.txt": one, "two.txt": two, "data.yaml": "test: absent\nval: test/images\nnames: [a]"}
+    build(tmp_path / "set", lists)
+    with open(tmp_path / "set" / "data.yaml", "a") as file:
+        file.write("\ntrain: [one.txt, two.txt]")
+    source = open_source(tmp_path / "set")
+    assert [Path(path).name for path in source.splits["train"].paths] == [
+        "no.jpg",
+        *["train.jpg"] * 2,
+    ]
+    assert "'test: " in source.notes[0]
+    assert "1 images are listed more than once in train" in source.notes[1]
+    assert [Path(path).name for path in source.left_out] == ["valid.jpg"]
+    report = pack(tmp_path / "set", tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    left = {Path(path).name: reason for path, reason in report.left_out}
+    assert report.images == 2
+    assert "its suffix is not that of an image" in left["a.gif"]
+    assert "No such file" in left["no.jpg"]
+
+
+def test_splits_that_were_not_asked_for_do_not_matter(tmp_path: Path) -> None:
+    data = {"data.yaml": "train: images\nval: no/such\nnames: [a]"}
+    source = open_source(build(tmp_path, {**data, "images/a.jpg": JPEG}), splits=["train"])
+    assert stems(source) == {"train": "a"}
+    build(tmp_path, {"data.yaml": "train: one.txt\nval: two.txt\nnames: [a]"})
+    build(
+        tmp_path, {"one.txt": "./images/a.jpg", "two.txt": "./images/b.jpg", "images/b.jpg": JPEG}
+    )
+    for split in ("train", "val"):
+        assert not open_source(tmp_path, splits=[split]).left_out
+    with pytest.raises(
+        DatasetError, match="To pack the other splits alone, name them with --split"
+    ):
+        open_source(build(tmp_path / "absent", {**data, "images/a.jpg": JPEG}))
+
+
 def yolo(root: Path, rng: random.Random) -> Path:
     """A YOLO dataset with folders and lists, with all that goes wrong with them."""
     files: dict[str, bytes | str] = {f"images/{k}/first.jpg": b"x" for k in ("train", "val")}
@@ -169,7 +213,8 @@ def yolo(root: Path, rng: random.Random) -> Path:
         if rng.random() < 0.8:
             files[f"labels/{folder}/{k}.txt"] = ROW
     images = [name for name in files if name.startswith("images/")]
-    listed = [*rng.sample(images, rng.randint(1, len(images))), "images/no/where.jpg"]
+    listed = [*rng.sample(images, rng.randint(1, len(images)))]
+    listed += ["images/no/where.jpg", *rng.sample([f"images/train/no{k}.jpg" for k in range(9)], 5)]
     files["list.txt"] = "\n".join(f"./{name}" for name in listed)
     train = rng.choice(("images/train", ["images/train", "list.txt"], "list.txt"))
     val = rng.choice(("images/val", "list.txt", ["list.txt", "images/val", "images/val"]))
