@@ -238,9 +238,7 @@ def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> Non
 def test_a_partial_download(tmp_path: Path) -> None:
     images = [f"{k:03}.jpg" for k in range(30)]
     file = coco(tmp_path / "annotations" / "instances_train.json", images)
-    with pytest.raises(
-        DatasetError, match=rf"none of its 30 images, as '000.jpg', is in {tmp_path}"
-    ):
+    with pytest.raises(DatasetError, match=rf"none of its 30 images, as '000.jpg', .*{tmp_path}'"):
         open_source(file)
     for name in images[-3:]:
         (tmp_path / "images" / name).parent.mkdir(exist_ok=True)

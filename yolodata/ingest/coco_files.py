@@ -173,8 +173,9 @@ def choose_files(
     absent = [split for split in wanted or () if split not in chosen.files]
     if absent:
         raise DatasetError(
-            f"{origin}: no '{absent[0]}'; there are annotations for {list(by_split)}.{reasons} Or "
-            f"give the path of a JSON file: yolodata shard FILE OUT --split {absent[0]}"
+            f"{origin}: no '{absent[0]}'; there are annotations for {list(by_split)}, and files "
+            f"that begin with {', '.join(_OTHER_TASKS)} hold no objects.{reasons} Give the path of "
+            f"a JSON file: yolodata shard FILE OUT --split {absent[0]}"
         )
     if not chosen.files:
         raise DatasetError(
