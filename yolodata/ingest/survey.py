@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import combinations
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
@@ -63,8 +62,8 @@ def survey(
 
     Args:
         images: those of all splits.
-        folders: those that splits name. The folders beside them that are called like another
-            split are looked at, too.
+        folders: folders to search. The folders beside them that are called like another split are
+            searched, too.
         lists: text files that list images; they are no label files.
         label_path: gives the label file of an image.
 
@@ -72,49 +71,62 @@ def survey(
         path -> reason.
     """
     real = cache(os.path.realpath)
-    listed = {(real(os.path.dirname(path)), os.path.basename(path)) for path in images}
+    listed: dict[str, set[str]] = {}  # folder -> names
+    for path in images:
+        folder, _, name = path.rpartition(os.sep)
+        listed.setdefault(folder, set()).add(name)
+    packed: dict[str, set[str]] = {}  # the same, of real folders
+    for folder, names_there in listed.items():
+        packed.setdefault(real(folder), set()).update(names_there)
+    searched = _outermost([*folders, *_siblings(folders)])
     found: dict[str, str] = {}
     seen: set[str] = set()
     stems: dict[str, set[str]] = {}  # real folder of labels -> image names without suffix
-    for folder, names, unnamed in _image_folders(images, folders):
+    for folder, names in _each_folder(listed, searched):
         if real(folder) in seen:
             continue
         seen.add(real(folder))
+        there = packed.get(real(folder), set())
         known = stems.setdefault(real(_labels_of(folder, label_path)), set())
-        for name in names:
-            path = os.path.join(folder, name)
-            if reason := why_no_image(name):
-                found[path] = reason
-            elif is_image(name):
+        there.intersection_update(names)
+        known.update(name.rpartition(".")[0] for name in there)
+        for name in names if len(there) < len(names) else ():
+            reason = why_no_image(name)
+            if reason is None and name not in there and is_image(name):
                 known.add(name.rpartition(".")[0])
-                if (real(folder), name) not in listed:
-                    found[path] = unnamed
+                reason = "in no folder and no list of a split"
+            if reason:
+                found[os.path.join(folder, name)] = reason
     no_labels = {os.path.realpath(file) for file in lists}
-    for folder, names in _label_folders(stems, folders, label_path):
+    label_folders = _outermost([_labels_of(folder, label_path) for folder in searched])
+    for folder, names in _each_folder(stems, label_folders):
+        known = stems.get(real(folder), set())
         for name in names:
+            if name[:-4] in known or not name.lower().endswith(".txt"):
+                continue
             path = os.path.join(folder, name)
-            if (
-                suffix(name) == "txt"
-                and name.rpartition(".")[0] not in stems.get(real(folder), ())
-                and not name.lower().startswith(_NO_LABELS)
-                and os.path.realpath(path) not in no_labels
-            ):
+            if not name.lower().startswith(_NO_LABELS) and os.path.realpath(path) not in no_labels:
                 found[path] = "label file without an image"
     return found
 
 
-def _image_folders(
-    images: Sequence[str], folders: Sequence[str]
-) -> Iterator[tuple[str, list[str], str]]:
-    """Folders with the names of their files, and the reason why an image there is in no split."""
-    for folder in dict.fromkeys(os.path.dirname(path) for path in images):
-        yield folder, _names(folder), "in none of the lists of images"
+def _each_folder(folders: Iterable[str], trees: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Folders, and all below others, with the names of their files; some more than once."""
+    for tree in trees:
+        yield from files_below(tree)
     for folder in folders:
-        for here, names in files_below(folder):
-            yield here, names, "in none of the lists of images"
-    for folder in _siblings(folders):
-        for here, names in files_below(folder):
-            yield here, names, f"in '{folder}', which no split names"
+        if not any(_within(folder, tree) for tree in trees):
+            yield folder, next(files_below(folder), ("", []))[1]
+
+
+def _outermost(folders: Sequence[str]) -> list[str]:
+    """The folders that are in no other one of them."""
+    once = list(dict.fromkeys(folders))
+    return [folder for folder in once if not any(_within(folder, other) for other in once)]
+
+
+def _within(folder: str, other: str) -> bool:
+    return folder.startswith(f"{other}{os.sep}")
 
 
 def _siblings(folders: Sequence[str]) -> Iterator[str]:
@@ -128,29 +140,12 @@ def _siblings(folders: Sequence[str]) -> Iterator[str]:
                     yield other
 
 
-def _label_folders(
-    stems: Iterable[str], folders: Iterable[str], label_path: Callable[[str], str]
-) -> Iterator[tuple[str, list[str]]]:
-    seen = set()
-    for folder in folders:
-        for here, names in files_below(_labels_of(folder, label_path)):
-            seen.add(os.path.realpath(here))
-            yield here, names
-    for here in stems:
-        if here not in seen:
-            yield here, _names(here)
-
-
 def _labels_of(folder: str, label_path: Callable[[str], str]) -> str:
     return os.path.dirname(label_path(os.path.join(folder, "x.jpg")))
 
 
-def _names(folder: str) -> list[str]:
-    return next(iter(files_below(folder)), ("", []))[1]
-
-
 def repetitions(images: Mapping[str, Sequence[str]]) -> list[str]:
-    """Says which images a split has more than once, and which are in two splits."""
+    """Says which images a split has more than once."""
     notes = []
     for split, paths in images.items():
         twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -159,10 +154,6 @@ def repetitions(images: Mapping[str, Sequence[str]]) -> list[str]:
                 f"{len(twice)} images are listed more than once in {split}, and packed as often: "
                 f"{some(twice)}"
             )
-    for one, other in combinations(images, 2):
-        both = sorted(set(images[one]) & set(images[other]))
-        if both:
-            notes.append(f"{len(both)} images are in {one} and in {other}: {some(both)}")
     return notes
 
 

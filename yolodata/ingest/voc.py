@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from yolodata.errors import DatasetError
@@ -22,6 +23,7 @@ from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
 
 ANNOTATION_FOLDERS = ("Annotations", "annotations")
+_CVAT = "annotations.xml"  # in CVAT's own format, all in one file
 IMAGE_FOLDERS = ("JPEGImages", "images")
 NO_ANNOTATION = "no annotation file, so taken as background"
 
@@ -194,6 +196,22 @@ def _refuse_several(root: Path) -> None:
             f"'{root}' holds Pascal VOC datasets: {some([str(path) for path in several])}. Give "
             f"the path of one: yolodata shard '{several[0]}' OUT"
         )
+
+
+def has_annotations(root: Path) -> list[Path]:
+    """Gives a first XML annotation of a Pascal VOC folder, or none.
+
+    They lie below `Annotations`, or beside images in the folder or in folders of splits.
+    """
+    below = (f"{name}/**/*.xml" for name in ANNOTATION_FOLDERS)
+    words = [name for name in os.listdir(root) if name.lower() in SPLIT_WORDS]
+    beside = [
+        f"{place}{name}*.xml"
+        for place in ("", *(f"{word}/" for word in words))
+        for name in ("", *(f"{name}/" for name in (*ANNOTATION_FOLDERS, *IMAGE_FOLDERS)))
+    ]
+    files = (file for pattern in (*below, *beside) for file in root.glob(pattern))
+    return list(islice((file for file in files if file.name != _CVAT), 1))
 
 
 def voc_folders(root: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
+from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
 from yolodata.ingest.text import read_text
 
@@ -130,8 +131,8 @@ def _matching(line: str, by_stem: Mapping[str, list[str]], split: str) -> list[s
 
 def split_folder(path: str) -> str | None:
     """Gives the split after which a folder of a relative path is named, if one is."""
-    words = path.split(os.sep)[:-1]
-    return next((SPLIT_WORDS[word.lower()] for word in words if word.lower() in SPLIT_WORDS), None)
+    said = (split_of_folder(folder) for folder in path.split(os.sep)[:-1])
+    return next((split for split in said if split), None)
 
 
 def _use_both(found: Membership) -> None:

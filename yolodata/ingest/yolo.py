@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def open_yolo(
             raise DatasetError(_no_such(split, absent[0], data[split], root, home, origin))
         elif asked:
             notes.append(f"'test: {absent[0]}' does not exist, and there is no test split")
-    return listed_source(origin, names, entries, wanted, notes, (shape, flip))
+    return listed_source(origin, names, entries, wanted, notes, (shape, flip), root=root)
 
 
 def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin: str) -> str:
@@ -133,6 +133,7 @@ def listed_source(
     notes: Iterable[str] = (),
     skeleton: Keypoints = (None, None),
     bases: Sequence[Path] = (),
+    root: Path | None = None,
 ) -> Source:
     """Lists the images of all splits, and what else lies there.
 
@@ -144,6 +145,7 @@ def listed_source(
         skeleton: `kpt_shape` and `flip_idx`.
         bases: folders in which images of a list are looked for where they are not in the working
             folder.
+        root: folder of the dataset; folders `images` in it are searched for images in no split.
 
     Raises:
         DatasetError: a wanted split has no images, or there is none.
@@ -165,7 +167,8 @@ def listed_source(
     folders = [place for place in every if os.path.isdir(place)]
     lists = [place for place in every if not os.path.isdir(place)]
     images = [path for split in splits.values() for path in split.paths]
-    found = survey(images, folders, lists, label_path)
+    searched = [*folders, *(_image_trees(images, root.resolve()) if root else ())]
+    found = survey(images, searched, lists, label_path)
     asked = {split: splits[split] for split in wanted or splits}
     return Source(
         origin,
@@ -177,6 +180,14 @@ def listed_source(
         found,
         (*said, *repetitions({split: images.paths for split, images in asked.items()})),
     )
+
+
+def _image_trees(images: Sequence[str], root: Path) -> Iterator[str]:
+    """The folders `images` inside of `root` in which images are, directly or deeper."""
+    for folder in dict.fromkeys(os.path.dirname(path) for path in images):
+        head, here, _ = f"{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
+        if here and root in (Path(head), *Path(head).parents):
+            yield f"{head}{here}".rstrip(os.sep)
 
 
 def _datasets_folder() -> Path:
