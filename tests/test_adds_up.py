@@ -45,7 +45,27 @@ def voc(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("make", [yolo, voc])
+def coco(root: Path) -> Path:
+    """Images that no annotation file names, and one that is named and absent."""
+    (root / "annotations").mkdir(parents=True)
+    for split, numbers in (("train", range(8)), ("val", range(8, IMAGES))):
+        (root / split).mkdir()
+        for number in numbers:
+            (root / split / f"{number:02}.jpg").write_bytes(jpeg(picture(number, 20, 30)))
+        named = [*numbers[:-2], 90 + numbers[0]]
+        box = {"id": 1, "image_id": named[0], "category_id": 1, "bbox": [2, 2, 9, 9]}
+        about = {
+            "images": [
+                {"id": n, "file_name": f"{n:02}.jpg", "width": 30, "height": 20} for n in named
+            ],
+            "annotations": [{**box, "iscrowd": 0}],
+            "categories": [{"id": 1, "name": "a"}],
+        }
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(about))
+    return root
+
+
+@pytest.mark.parametrize("make", [yolo, voc, coco])
 def test_images(tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = make(tmp_path / "set"), tmp_path / "out"
     assert main(["shard", str(source), str(out), "--imgsz", "32", "--quiet"]) == 0

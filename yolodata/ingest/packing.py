@@ -33,6 +33,7 @@ from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.shards.format import WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT, write_left_out
@@ -136,6 +137,12 @@ def pack(
     reopen = opened if found.kind != "yolo" and names is None else None
     found = numbered_alike(found, target, reopen)
     report = PackReport(target, left_out=dict(found.left_out), notes=found.notes)
+    if found.kind == "coco" and splits is None:  # else other splits may name them
+        named = {
+            path for split in found.splits.values() for path in (*split.paths, *split.unlisted)
+        }
+        reason = "in no annotation file that was read"
+        report.left_out |= unnamed(named, found.folders, reason)
     shared = shared_images(found, target)  # before anything is packed
     try:
         if auto:
