@@ -141,7 +141,7 @@ def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accept
     path = split.paths[index]
     try:
         checked = check_image(read_file(path), path)
-        labels = read_labels(split, index, rules)
+        labels = read_labels(split, index, rules, checked.label_shape)
     except Refused as refusal:
         return Outcome(None, str(refusal))
     except Exception as error:
@@ -150,15 +150,16 @@ def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accept
     return _Accepted(path, checked, labels, resized_shape(*checked.label_shape, imgsz))
 
 
-def read_labels(split: Split, index: int, rules: LabelRules) -> Labels:
-    """Reads the labels of image `index` and decides on them.
+def read_labels(split: Split, index: int, rules: LabelRules, shape: tuple[int, int]) -> Labels:
+    """Reads the labels of image `index`, of (height, width) pixels, and decides on them.
 
     Raises:
         Refused: the image is left out for them.
         ResourceError: the machine cannot read them at the moment.
     """
     try:
-        return check_labels(split.raw_labels(index), rules)
+        raw = split.raw_labels(index)
+        return check_labels(raw._replace(notes=raw.notes + raw.size_notes(*shape)), rules)
     except OSError as error:
         raise unreadable(error, split.paths[index], "label file cannot be read") from error
 

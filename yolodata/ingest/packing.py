@@ -24,6 +24,7 @@ from yolodata.errors import (
     YolodataError,
     lacking,
 )
+from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
@@ -106,14 +107,24 @@ def pack(
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
         whole("workers", workers, 1)
-    found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
+
+    def opened(names: Sequence[str] | None) -> Source:
+        return open_source(
+            source, splits=splits, format=format, images=images, names=names, task=task
+        )
+
+    found = opened(names)
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
+    reopen = opened if found.kind != "yolo" and names is None else None
+    found = numbered_alike(found, target, reopen)
     run = _Run(found, settings, shard_size, workers, progress, overwrite)
     report = PackReport(target)
+    shared = shared_images(found, target)  # before anything is packed
     try:
         for name in found.splits:
             report.splits[name] = _pack_split(run, name, target / name)
+            report.splits[name].notes[:0] = shared[name]
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
