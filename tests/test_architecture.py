@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 # Room -> rooms it may import. Those of EVERYWHERE may be used everywhere.
 ARROWS = {
     "arguments": set(),
+    "documented": set(),
     "checks": set(),
     "errors": set(),
     "environment": set(),
@@ -43,10 +44,11 @@ ARROWS = {
         "cli",
     },
     "cli": {"view", "shards", "ingest", "pipeline", "ultralytics", "train", "parity", "bench"},
-    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
+    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli", "settings"},
+    "settings": {"cli", "dali"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"arguments", "checks", "errors", "files", "machine", "telemetry", ""}
+EVERYWHERE = {"arguments", "checks", "documented", "errors", "files", "machine", "telemetry", ""}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
