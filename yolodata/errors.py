@@ -22,6 +22,10 @@ class ConfigError(YolodataError, ValueError):
     """A setting is out of range, contradicts another one, or is not supported."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """An argument belongs elsewhere; says where, and how it is given there."""
+
+
 # How torch, CUDA, cuBLAS, cuDNN, DALI and its decoders say that memory could not be had.
 _NO_MEMORY = (
     "out of memory", "bad_alloc", "can't allocate", "cannot allocate", "cuda allocation failed",

@@ -21,8 +21,9 @@ from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.letterbox import Placement
-from yolodata.pipeline.loader import open_backend
+from yolodata.pipeline.loader import check_device, open_backend
 from yolodata.pipeline.loader_facade import DatasetView
+from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.subset import Subset, open_shards
@@ -76,6 +77,7 @@ class ValidationLoader:
     drop_last = False
     batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
 
+    @says_where
     def __init__(
         self,
         shards: str | Path | ShardDataset,
@@ -102,6 +104,8 @@ class ValidationLoader:
         self.num_workers = self._reading.threads or usable_threads(ranks.world_size)
         self._prefetch = self._reading.prefetch or _PREFETCH
         self._device = DeviceOptions.of(device)
+        check_device(self._device)
+        self._ranks = ranks
         self.cache = self._device.cache
 
         order = np.arange(images, dtype=np.int64)
@@ -129,6 +133,16 @@ class ValidationLoader:
         self._pid = os.getpid()
         self._reported: set[int] = set()
         self.telemetry = Telemetry()
+
+    def __repr__(self) -> str:
+        """Returns what it makes batches of, and how."""
+        return (
+            f"<ValidationLoader of {self._subset.shards.path}: {self._subset.images} images for "
+            f"{self._subset.task}, batch_size={self.batch_size}, imgsz={self._subset.imgsz}, "
+            f"device={self._device.device}, cache={self.cache}, "
+            f"rank={self._ranks.rank} of {self._ranks.world_size}"
+            f"{', closed' if self._closed else ''}>"
+        )
 
     def __len__(self) -> int:
         """Batches of this rank."""
