@@ -1,11 +1,12 @@
 """Does a model learn the same from our batches as from Ultralytics' own?
 
-    python benchmarks/training.py --data DATA.yaml --json OUT.json --plot OUT.png
+    python benchmarks/training.py --data DATA.yaml --json OUT.json
+    python benchmarks/charts.py OUT.json
 
 Trains the same model from scratch with both loaders, several seeds each, and compares the final mAP
 of the two groups. The loaders draw different random numbers, so single runs differ as seeds do; the
 groups must overlap. Every run is a process of its own, and is kept in OUT.json when it ends: the
-same command trains what is missing there. When nothing is, it only reports and draws.
+same command trains what is missing there. When nothing is, it only reports.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from yolodata import environment
-from yolodata.bench import plot, results
+from yolodata.bench import results
 
 LOADERS = ("ultralytics", "yolodata")
 CURVES = {
@@ -78,11 +79,6 @@ def summary(values: list[float]) -> dict[str, Any]:
             "values": values}  # fmt: skip
 
 
-def draw(values: dict[str, Any], file: Path) -> None:
-    """Mean and range of every loader's runs, a panel for each of `CURVES`."""
-    plot.save_curves(file, values, LOADERS, tuple(CURVES.values()))
-
-
 def begin(args: argparse.Namespace) -> dict[str, Any]:
     """The document in args.json, or a new one.
 
@@ -124,7 +120,6 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="runs are kept there, and not repeated")
-    parser.add_argument("--plot", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("LOADER", "SEED"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="keep the run folders there")
     args = parser.parse_args()
@@ -181,8 +176,6 @@ def report(values: dict[str, Any], args: argparse.Namespace) -> int:
               f"ranges overlap: {values['overlap'][name]}")  # fmt: skip
     if args.json:
         results.save(args.json, values)
-    if args.plot:
-        draw(values, args.plot)
     return failed
 
 
