@@ -32,6 +32,7 @@ COCO_FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 _SMALLEST = 480  # pixels of the longer side; smaller pictures are enlarged
 _TITLE = 22  # pixels of the bar above a picture
 _DARK, _LIGHT = (32, 32, 32), (235, 235, 235)
+_SHADES = ((0.85, 1.0), (0.95, 0.72), (0.8, 0.86), (0.6, 1.0), (1.0, 0.6))
 # Left and right of a person differ, so that a wrong flip_idx is seen (Okabe and Ito's colours).
 _LEFT, _RIGHT, _MIDDLE = (86, 180, 233), (230, 159, 0), (240, 228, 66)
 
@@ -75,9 +76,7 @@ def colour_of(number: int) -> Colour:
 
     Hues come near again after 8, 13, 21 and 34 numbers; then the shade is another.
     """
-    saturation, value = ((0.85, 1.0), (0.95, 0.72), (0.55, 1.0), (0.75, 0.86), (1.0, 0.6))[
-        number % 5
-    ]
+    saturation, value = _SHADES[number % len(_SHADES)]
     r, g, b = colorsys.hsv_to_rgb(number * 0.618034 % 1.0, saturation, value)
     return round(255 * r), round(255 * g), round(255 * b)
 
