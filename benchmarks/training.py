@@ -61,15 +61,11 @@ def read_curves(file: Path) -> dict[str, list[float]]:
 
 def permutation_p(a: list[float], b: list[float]) -> float:
     """Share of all regroupings whose means differ at least as much: an exact, two-sided test."""
-    pooled, size = a + b, len(a)
+    pooled, total = a + b, sum(a + b)
     observed = abs(mean(a) - mean(b))
-    splits = list(itertools.combinations(range(len(pooled)), size))
-    hits = 0
-    for chosen in splits:
-        first = [pooled[i] for i in chosen]
-        second = [pooled[i] for i in range(len(pooled)) if i not in chosen]
-        hits += abs(mean(first) - mean(second)) >= observed - 1e-12
-    return hits / len(splits)
+    firsts = [sum(chosen) for chosen in itertools.combinations(pooled, len(a))]
+    differences = (abs(first / len(a) - (total - first) / len(b)) for first in firsts)
+    return mean(difference >= observed - 1e-12 for difference in differences)
 
 
 def summary(values: list[float]) -> dict[str, Any]:

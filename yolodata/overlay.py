@@ -247,7 +247,7 @@ def _write_names(
     for i in order:
         text = style.name(classes[i])
         width = _text_width(text, size) + 6
-        for x, y in _places(boxes[i], width, size + 5):
+        for x, y in _places(corners[i], width, size + 5):
             plate = (x, y, x + width, y + size + 5)
             if _is_free(canvas, plate, plates, boxes):
                 colour = colour_of(classes[i])
@@ -258,9 +258,15 @@ def _write_names(
                 break
 
 
-def _places(box: npt.NDArray[np.float64], width: int, height: int) -> Iterator[tuple[int, int]]:
-    """Upper left corners at which a plate may stand: above, below, inside."""
-    x1, y1, x2, y2 = np.round(box).astype(int).tolist()
+def _places(corners: npt.NDArray[np.float64], width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Upper left corners at which a plate may stand: at corners, outside and inside."""
+    points = np.round(corners).astype(int)
+    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    if len(np.unique(points[:, 0])) > 2:  # at an angle: above a corner, or below the lowest
+        by_height = sorted(points.tolist(), key=lambda point: point[1])
+        yield from ((max(0, x - width // 2), y - height) for x, y in by_height)
+        yield max(0, by_height[-1][0] - width // 2), by_height[-1][1] + 1
+        return
     left, right = max(0, x1 - 1), x2 + 2 - width
     yield from ((left, y1 - height), (right, y1 - height), (left, y2 + 1), (right, y2 + 1))
     if width < (x2 - x1) and height < (y2 - y1) / 2:

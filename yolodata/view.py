@@ -264,7 +264,7 @@ def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
         if name not in known:
             raise ConfigError(f"--set knows {', '.join(sorted(known))}; got {setting!r}")
         try:
-            value = text if text in ("flip", "mixup") else json.loads(text)
+            value = text if name == "copy_paste_mode" else json.loads(text)
         except ValueError:
             raise ConfigError(f"--set {name} needs a number after =, got {text!r}") from None
         values[name] = tuple(value) if isinstance(value, list) else value
