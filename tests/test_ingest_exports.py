@@ -180,6 +180,12 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         "",
         r"names of the classes are missing.*classes\.txt(.|\n)*train: images/train\n",
     ),
+    "one folder too high": (
+        {f"box/in/{name}": data for name, data in PACKED["Label Studio"][0].items()},
+        "",
+        r"looks like one: yolodata shard [^ ]*/set/box/in OUT",
+    ),
+    "one folder too deep": (PACKED["Label Studio"][0], "images", r"yolodata shard [^ ]*/set OUT"),
     "images alone": ({"a.jpg": JPEG, "b.jpg": JPEG}, "", "2 images.*no annotations"),
     "labels alone": ({"labels/a.txt": ROW}, "", "1 label files, but no images"),
     "folders of classes": (

@@ -167,7 +167,11 @@ def test_what_no_split_of_a_yaml_names(tmp_path: Path) -> None:
     source = open_source(build(tmp_path / "set", {**files, "data.yaml": data}))
     assert [Path(path).name for path in source.left_out] == ["test.jpg"]
     one, two = "./train/images/train.jpg\n./a.gif", "./train/images/train.jpg\n./no.jpg\n"
-    lists = {"one.txt": one, "two.txt": two, "data.yaml": "test: absent\nval: test/images\nnames: [a]"}
+    lists = {
+        "one.txt": one,
+        "two.txt": two,
+        "data.yaml": "test: absent\nval: test/images\nnames: [a]",
+    }
     build(tmp_path / "set", lists)
     with open(tmp_path / "set" / "data.yaml", "a") as file:
         file.write("\ntrain: [one.txt, two.txt]")

@@ -35,6 +35,7 @@ def add_parser(subparsers: Any) -> None:
     cache.add_argument(
         "folders",
         nargs="*",
+        default=[],
         metavar="FOLDER",
         help="only what lies in these folders, which are searched; by default all that is known",
     )

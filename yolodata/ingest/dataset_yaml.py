@@ -72,9 +72,15 @@ def _parse(text: str) -> Any:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def dataset_yamls(folder: Path) -> list[Path]:
-    """Gives the YAML files in a folder but those of something else; broken ones may be of both."""
-    found = sorted(folder.glob("*.yaml")) + sorted(folder.glob("*.yml"))
+def dataset_yamls(folder: Path, deep: bool = False) -> list[Path]:
+    """Gives the YAML files in a folder but those of something else; a broken one may be a dataset.
+
+    Args:
+        folder: it.
+        deep: also in the folders below.
+    """
+    look = folder.rglob if deep else folder.glob
+    found = sorted(look("*.yaml")) + sorted(look("*.yml"))
     return [file for file in found if _may_be_dataset(file)]
 
 

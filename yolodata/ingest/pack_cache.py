@@ -24,6 +24,7 @@ from typing import BinaryIO
 from yolodata.errors import ShardError
 from yolodata.files import remove_quietly, stored_bytes
 from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMeta
+from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.reader import read_meta
 
 LIST = "packed.txt"
@@ -184,7 +185,7 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
     with contextlib.suppress(OSError):
         if note.read_bytes().startswith(_OURS):
             note.unlink()
-    remove_quietly(folder / lock for lock in LOCKS.values())
+    remove_quietly(folder / name for name in (LEFT_OUT, *LOCKS.values()))
     if not _removed(folder):
         return _foreign(folder)
     _forget([folder])

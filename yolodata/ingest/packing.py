@@ -26,14 +26,18 @@ from yolodata.errors import (
     YolodataError,
     lacking,
 )
+from yolodata.files import stored_bytes
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.shards.format import WORK_FOLDER, DatasetMeta
+from yolodata.shards.left_out import LEFT_OUT, write_left_out
+from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
 from yolodata.shards.records import load_settings
@@ -48,10 +52,14 @@ class PackReport:
     Attributes:
         out: the folder that was written to.
         splits: one report a split, in order.
+        left_out: files of the source that belong to no split: path -> reason.
+        notes: what else there is to know about the source, a sentence each.
     """
 
     out: Path
     splits: dict[str, SplitReport] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,13 @@ def pack(
     _refuse_inside(target, found)
     reopen = opened if found.kind != "yolo" and names is None else None
     found = numbered_alike(found, target, reopen)
-    report = PackReport(target)
+    report = PackReport(target, left_out=dict(found.left_out), notes=found.notes)
+    if found.kind == "coco" and splits is None:  # else other splits may name them
+        named = {
+            path for split in found.splits.values() for path in (*split.paths, *split.unlisted)
+        }
+        reason = "in no annotation file that was read"
+        report.left_out |= unnamed(named, found.folders, reason)
     shared = shared_images(found, target)  # before anything is packed
     try:
         if auto:
@@ -137,6 +151,7 @@ def pack(
         _pack(run, report)
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
+        _write_left_out(report)
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
@@ -145,6 +160,19 @@ def pack(
             f"continues ({error})"
         ) from error
     return report
+
+
+def _write_left_out(report: PackReport) -> None:
+    try:
+        write_left_out(report.out, report.left_out)
+    except ShardError:  # a damaged one is replaced
+        (report.out / LEFT_OUT).unlink()
+        write_left_out(report.out, report.left_out)
+    except OSError as error:
+        if lacking(error):
+            raise
+        if not all(split.reused for split in report.splits.values()):  # else a folder to read only
+            raise storage_error(report.out, error) from error
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
@@ -235,7 +263,7 @@ def _pack_split(
         finished = _write_split(run, split, path, meta, report)
     report.images, report.objects = finished.images, finished.objects
     report.left_out = list(finished.left_out)
-    report.nbytes = finished.summary["shard_bytes"] + finished.summary["labels_bytes"]
+    report.nbytes = stored_bytes(path)
     with open_shards(path) as shards:
         report.backgrounds = int((np.diff(shards.object_offset) == 0).sum())
     report.seconds = time.perf_counter() - began

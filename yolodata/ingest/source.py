@@ -10,7 +10,7 @@ from typing import Any
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.ingest.dataset_yaml import dataset_yamls
 from yolodata.ingest.sample import SPLITS, TASKS, Source
-from yolodata.ingest.unknown import refuse_folder, refuse_other_files
+from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
 from yolodata.ingest.voc import has_annotations, open_voc
 from yolodata.ingest.yolo import open_yolo
 from yolodata.ingest.yolo_folder import names_file, open_yolo_folder
@@ -129,24 +129,15 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
 
 
 def _folder_format(path: Path) -> str:
-    packed = next((place for place in (path, *sorted(path.glob("*"))) if _is_shards(place)), None)
+    places = (path, *(path / split for split in SPLITS))
+    packed = next((place for place in places if _is_shards(place)), None)
     if packed is not None:
         raise DatasetError(
             f"'{path}' is packed already: '{packed}' holds shards. Look at them with `yolodata "
             f"info {path}`, or give the dataset of which they were made."
         )
-    jsons = sorted(path.glob("*.json"))
-    names, annotations = names_file(path), has_annotations(path)
-    signs = {
-        "yolo": dataset_yamls(path) or ([names] if names and not annotations else []),
-        "coco": [
-            *(file for file in jsons if _looks_like_coco(file)),
-            *path.glob("annotations/*.json"),
-            *path.glob("*/_annotations.coco.json"),
-        ],
-        "voc": annotations,
-    }
-    kinds = [kind for kind, files in signs.items() if files]
+    signs = _signs(path)
+    kinds = list(signs)
     if len(kinds) > 1:
         raise DatasetError(
             f"'{path}' looks like {' and '.join(kinds)} "
@@ -155,11 +146,26 @@ def _folder_format(path: Path) -> str:
         )
     if kinds:
         return kinds[0]
-    if any(path.rglob("*.y*ml")):
-        return "yolo"  # which says what such a file lacks
-    if refusal := refuse_folder(path, jsons):
+    if dataset_yamls(path, deep=True):
+        return "yolo"
+    if refusal := refuse_folder(path, [place for place in near(path) if _signs(place)]):
         raise refusal
-    return "coco"  # which says what such a file lacks
+    return "coco"  # which says what a JSON file here lacks
+
+
+def _signs(path: Path) -> dict[str, list[Path]]:
+    """Files in a folder that tell a format."""
+    names, annotations = names_file(path), has_annotations(path)
+    signs = {
+        "yolo": dataset_yamls(path) or ([names] if names and not annotations else []),
+        "coco": [
+            *(file for file in sorted(path.glob("*.json")) if _looks_like_coco(file)),
+            *path.glob("annotations/*.json"),
+            *path.glob("*/_annotations.coco.json"),
+        ],
+        "voc": annotations,
+    }
+    return {kind: files for kind, files in signs.items() if files}
 
 
 def _is_shards(path: Path) -> bool:

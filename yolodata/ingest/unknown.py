@@ -11,7 +11,6 @@ from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.survey import files_below, is_image
-from yolodata.ingest.voc import voc_folders
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
@@ -21,6 +20,18 @@ _CVAT = (
 _ARCHIVES = (
     ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar",
 )  # fmt: skip
+_PARTS = (
+    "images",
+    "labels",
+    "annotations",
+    "jpegimages",
+    "imagesets",
+    "train",
+    "val",
+    "valid",
+    "test",
+)
+_LOOKED_AT = 50  # folders in a folder that is no dataset
 
 
 def refuse_other_files(path: Path) -> None:
@@ -69,6 +80,8 @@ def _archive(path: Path) -> str:
     name = path.name
     stem = name[: -len(next((end for end in _ARCHIVES[::-1] if name.lower().endswith(end)), ""))]
     folder = path.with_name(stem or f"{name}-unpacked")
+    if folder.exists():
+        folder = path.with_name(f"{stem}-unpacked")
     what, into = shlex.quote(str(path)), shlex.quote(str(folder))
     if name.lower().endswith((".7z", ".rar")):
         unpack = f"7z x {what} -o{into}"
@@ -82,16 +95,30 @@ def _archive(path: Path) -> str:
     )
 
 
-def refuse_folder(path: Path, jsons: Sequence[Path]) -> DatasetError | None:
+def near(path: Path) -> list[Path]:
+    """Gives the folders in which a dataset may be where a folder is none."""
+    below = [place for pattern in ("*", "*/*") for place in path.glob(pattern) if place.is_dir()]
+    above = [path.resolve().parent] if path.resolve().name.lower() in _PARTS else []
+    return [*above, *sorted(below)[:_LOOKED_AT]]
+
+
+def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
     """Says what a folder lacks that holds no dataset, and what to do.
 
     Args:
         path: the folder, without YAML, COCO JSON or annotations of Pascal VOC.
-        jsons: JSON files in it.
+        datasets: those of the folders `near` it that look like datasets.
 
     Returns:
         None where a JSON file may be meant, which is not COCO.
     """
+    if datasets:
+        others = "" if len(datasets) == 1 else f" ({len(datasets)} folders look like datasets)"
+        return DatasetError(
+            f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
+            f"{shlex.quote(str(datasets[0]))} OUT"
+        )
+    jsons = sorted(path.glob("*.json"))
     if _begins(path / "annotations.xml", b"<annotations"):
         return DatasetError(f"'{path / 'annotations.xml'}' is in {_CVAT}")
     if jsons and _begins(jsons[0], b'"shapes"') and _begins(jsons[0], b'"imagePath"', 1 << 26):
@@ -101,12 +128,6 @@ def refuse_folder(path: Path, jsons: Sequence[Path]) -> DatasetError | None:
         )
     if jsons:
         return None
-    several = voc_folders(path)
-    if several:
-        return DatasetError(
-            f"'{path}' holds Pascal VOC datasets. Give the path of one: yolodata shard "
-            f"{shlex.quote(str(several[0]))} OUT"
-        )
     images, labels, archives = _content(path)
     if not images:
         if archives:

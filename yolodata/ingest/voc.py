@@ -11,13 +11,15 @@ on the wrong picture are worse than none.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, RawLabels, Refused, Source, Split
+from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
+from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import files_below, is_image, repetitions, some, why_no_image
 from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
@@ -190,11 +192,16 @@ def _refuse_several(root: Path) -> None:
     Raises:
         DatasetError: names them.
     """
-    several = voc_folders(root)
+    several = [
+        path
+        for path in sorted(root.iterdir() if root.is_dir() else ())
+        if split_of_folder(path.name) is None
+        and any((path / name).is_dir() for name in ANNOTATION_FOLDERS)
+    ]
     if several:
         raise DatasetError(
             f"'{root}' holds Pascal VOC datasets: {some([str(path) for path in several])}. Give "
-            f"the path of one: yolodata shard '{several[0]}' OUT"
+            f"the path of one: yolodata shard {shlex.quote(str(several[0]))} OUT"
         )
 
 
@@ -204,7 +211,7 @@ def has_annotations(root: Path) -> list[Path]:
     They lie below `Annotations`, or beside images in the folder or in folders of splits.
     """
     below = (f"{name}/**/*.xml" for name in ANNOTATION_FOLDERS)
-    words = [name for name in os.listdir(root) if name.lower() in SPLIT_WORDS]
+    words = [name for name in sorted(os.listdir(root)) if split_of_folder(name)]
     beside = [
         f"{place}{name}*.xml"
         for place in ("", *(f"{word}/" for word in words))
@@ -212,16 +219,6 @@ def has_annotations(root: Path) -> list[Path]:
     ]
     files = (file for pattern in (*below, *beside) for file in root.glob(pattern))
     return list(islice((file for file in files if file.name != _CVAT), 1))
-
-
-def voc_folders(root: Path) -> list[Path]:
-    """Gives the folders in `root` that are Pascal VOC datasets, but for those of splits."""
-    return [
-        path
-        for path in (sorted(root.iterdir()) if root.is_dir() else [])
-        if path.name.lower() not in SPLIT_WORDS
-        and any((path / name).is_dir() for name in ANNOTATION_FOLDERS)
-    ]
 
 
 def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str]:

@@ -20,6 +20,7 @@ from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.format import CODECS, SPLITS
+from yolodata.shards.left_out import LEFT_OUT
 from yolodata.ultralytics.settings import Settings
 
 log = logging.getLogger("yolodata")
@@ -145,6 +146,12 @@ def packed(
                 task=task,
                 overwrite=True,
             )
+            if report.left_out:
+                file, why = next(iter(report.left_out.items()))
+                log.warning(
+                    "%d files of %s belong to no split, all listed in %s; the first is %s: %s",
+                    len(report.left_out), source, out / LEFT_OUT, file, why,
+                )  # fmt: skip
             for name, reason in report.splits[split].left_out:
                 log.warning("%s: left out: %s", name, reason)
         return _opened(out / split)
