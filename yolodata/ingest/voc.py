@@ -95,8 +95,9 @@ def open_voc(
     Args:
         source: the folder that holds `Annotations` (or `annotations`), or XML files beside images.
         wanted: splits to read. They come from lists of image names (`train.txt`, `val.txt`,
-            `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits` or `source`), else
-            from folders that are called like a split, else everything is "train".
+            `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits`, `source` or the
+            folder of the annotations), else from folders that are called like a split, else
+            everything is "train".
         images: folder of the images, by default `JPEGImages` or `images`, or where the XML files
             are.
         names: class names in order; objects of other classes are dropped. By default all names
