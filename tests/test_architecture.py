@@ -16,6 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 
 # Room -> rooms it may import. Those of EVERYWHERE may be used everywhere.
 ARROWS = {
+    "arguments": set(),
+    "documented": set(),
     "checks": set(),
     "errors": set(),
     "environment": set(),
@@ -31,14 +33,36 @@ ARROWS = {
     "pipeline": {"images", "shards", "_native"},
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},
-    "view": {"shards", "pipeline", "_native"},
+    "overlay": set(),
+    "view": {"shards", "pipeline", "overlay", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
-    "bench": {"environment", "shards", "ingest", "pipeline", "ultralytics", "train", "_native"},
+    "bench": {
+        "environment",
+        "shards",
+        "ingest",
+        "pipeline",
+        "ultralytics",
+        "train",
+        "_native",
+        "cli",
+    },
     "cli": {"view", "shards", "ingest", "pipeline", "ultralytics", "train", "parity", "bench"},
-    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
+    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli", "settings"},
+    "settings": {"cli", "dali"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", "terminal", "isolation", ""}
+EVERYWHERE = {
+    "",
+    "arguments",
+    "checks",
+    "documented",
+    "errors",
+    "files",
+    "isolation",
+    "machine",
+    "telemetry",
+    "terminal",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

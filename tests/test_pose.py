@@ -14,12 +14,11 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     train,
     validated_both_ways,
 )
-from twin import TwinStream
+from twin import stand_in
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline.gpu import stream as gpu_stream
 
 RECIPE = AugmentConfig(imgsz=64, mixup=0.4, cutmix=0.4, flipud=0.5, degrees=10.0)
 
@@ -101,7 +100,7 @@ def test_keypoints_of_two_numbers_are_visible_where_none_is_negative(
 def test_a_device_gets_the_same_keypoints(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: TwinStream())
+    stand_in(monkeypatch)
     shards = packed(people, tmp_path / "shards", "raw", 64, task="pose")
     with Loader(shards, 4, **grouped(augment=RECIPE, task="pose")) as loader:
         want = stream(loader)

@@ -15,12 +15,11 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     train,
     validated_both_ways,
 )
-from twin import TwinStream
+from twin import stand_in
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline.gpu import stream as gpu_stream
 
 MODES = ("flip", "mixup")
 TRAINERS = {"segment": yolodata.SegmentationTrainer, "obb": yolodata.OBBTrainer}
@@ -96,7 +95,7 @@ def test_the_stream_does_not_depend_on_threads_or_device(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, mode: str
 ) -> None:
     """On a device, what is pasted travels beside the recipes."""
-    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: TwinStream())
+    stand_in(monkeypatch)
     shards = packed(shapes, tmp_path / "shards", "raw", 64)
     streams = []
     for settings in ({"threads": 1}, {"threads": 3}, {"device": "cuda", "cache": "device"},

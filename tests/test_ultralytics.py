@@ -393,11 +393,9 @@ class _OnATwinInHalf(_OnATwin):
 def test_training_on_a_device_is_training_on_the_cpu(
     tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    from twin import TwinStream
+    from twin import stand_in
 
-    from yolodata.pipeline.gpu import stream as device
-
-    monkeypatch.setattr(device, "open_stream", lambda where: TwinStream())
+    stand_in(monkeypatch)
     losses = []
     for trainer in (yolodata.DetectionTrainer, _OnATwin):
         configured = trainer.configure(cache=cache)
@@ -433,11 +431,9 @@ def test_batches_come_as_the_first_convolution_wants_them(
     tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str, channels_last: bool
 ) -> None:
     """Ultralytics' `preprocess_batch` and the convolution find nothing left to convert."""
-    from twin import TwinStream
+    from twin import stand_in
 
-    from yolodata.pipeline.gpu import stream as device
-
-    monkeypatch.setattr(device, "open_stream", lambda where: TwinStream())
+    stand_in(monkeypatch)
     order = torch.channels_last if channels_last else torch.contiguous_format
     taken = []
 

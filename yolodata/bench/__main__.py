@@ -1,4 +1,4 @@
-"""`python -m yolodata.bench`."""
+"""`python -m yolodata.bench`, the same as `yolodata bench`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from yolodata.isolation import leave_working_folder
 
 if __name__ == "__main__":
     leave_working_folder()
-    from yolodata.bench.benchmark import main
+    from yolodata.cli import main
 
-    sys.exit(main())
+    sys.exit(main(["bench", *sys.argv[1:]]))

@@ -7,18 +7,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from yolodata import environment
+from yolodata.arguments import NamesAndValues
 from yolodata.bench import data, report, results, rounds, rows
 from yolodata.bench.subject import Row, Task
-from yolodata.errors import ConfigError, YolodataError
+from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
-from yolodata.terminal import spell_out
 
 # Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
 _SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
@@ -47,37 +46,67 @@ _DESCRIPTION = (
 
 
 def _share(text: str) -> float | str:
-    return float(text) if text != "auto" else text
+    try:
+        return float(text)
+    except ValueError:  # auto; anything else is refused with what is out of range
+        return text
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the benchmark."""
+def _augmentations() -> set[str]:
+    from yolodata.pipeline.config import AugmentConfig
+
+    return {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `bench` to the command line of yolodata."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure training loaders on this machine",
+        description=_DESCRIPTION,
+        examples=(
+            "yolodata bench",
+            "yolodata bench data=coco.yaml json=out.json plot=out.png",
+            "yolodata bench quick=True only=yolo*-1 threads=4 profile=True",
+            "yolodata bench task=segment copy_paste=0.5 mixup=0.5",
+            "yolodata bench imgsz=320 batch=32 images=512 rounds=9 seconds=3 start_limit=60",
+            "yolodata bench keep=drawn seed=1 many=4096 gpu_batch=128 hw_decoder_load=0.65",
+            "yolodata bench train model=yolo26s.yaml batch=64 steps=50 cores=2 cores=8",
+            "yolodata bench train cache=host amp=False",
+        ),
+    )
+    ours, train = _DEFAULTS["loader"], _DEFAULTS["train"]
     add = parser.add_argument
     add("what", nargs="?", choices=sorted(_DEFAULTS), default="loader",
         help="which benchmark (default: loader)")  # fmt: skip
     add("--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn")
     add("--task", choices=TASKS, default="detect",
         help="what the labels are for (default: detect); pose needs --data")  # fmt: skip
-    add("--augment", action="append", default=[], metavar="NAME=VALUE",
-        help="an augmentation argument of Ultralytics, for both sides: "
-        "copy_paste=0.5")  # fmt: skip
+    add("--augment", action=NamesAndValues, names=_augmentations(),
+        help="an augmentation argument of Ultralytics, for both sides: copy_paste=0.5, also "
+        "alone")  # fmt: skip
     add("--json", type=Path, metavar="OUT", help="write every sample as JSON")
     add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
     add("--profile", action="store_true", help="show where the time goes")
     add("--imgsz", type=int, help="side of the pictures (default: 640)")
-    add("--batch", type=int, help="pictures a batch (default: 16; train: 128)")
-    add("--gpu-batch", type=int, help="the same for rows on a GPU (default: 64)")
+    add(
+        "--batch",
+        type=int,
+        help=f"pictures a batch (default: {ours['batch']}; train: {train['batch']})",
+    )
+    add("--gpu-batch", type=int, help=f"the same for rows on a GPU (default: {ours['gpu_batch']})")
     add("--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
-        help="share of JPEG files for a GPU's JPEG engine (default: auto, which is 0; with more, "
-        "pictures may differ by up to 3 grey levels from one run to the next)")  # fmt: skip
-    add("--images", type=int, help="different pictures (default: 256)")
+        help="share of JPEG files for a GPU's JPEG engine; with more than 0, pictures may differ "
+        "by up to 3 grey levels from one run to the next (default: auto, which is 0)")  # fmt: skip
+    add("--images", type=int,
+        help=f"different pictures (default: {_SHARED['images']})")  # fmt: skip
     add("--many", type=int,
         help="pictures, under several names each, where decoding is measured "
-        "(default: 3072)")  # fmt: skip
-    add("--rounds", type=int, help="samples a row (default: 5)")
-    add("--seconds", type=float, help="length of a sample (default: 1.4)")
+        f"(default: {data.MANY})")  # fmt: skip
+    add("--rounds", type=int, help=f"samples a row (default: {_SHARED['rounds']})")
+    add("--seconds", type=float, help=f"length of a sample (default: {ours['seconds']})")
     add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
-        help="a row that takes longer to start is left out (default: 600)")  # fmt: skip
+        help="a row that takes longer to start is left out")  # fmt: skip
     add("--threads", type=int, help="cores of the rows with many (default: all)")
     add("--quick", action="store_true", help="a rough answer in half a minute")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
@@ -85,39 +114,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", action="append", default=[], metavar="ROW",
         help="only rows like this: 'yolo*-1'")  # fmt: skip
     add = parser.add_argument_group("only for `train`").add_argument
-    add("--model", metavar="YAML", help="what is trained (default: yolo26n.yaml)")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda, if there is one")
+    add("--model", metavar="YAML", help=f"what is trained (default: {train['model']})")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="where the model trains (default: cuda, if there is one)",
+    )
     add("--amp", action=argparse.BooleanOptionalAction, default=None,
         help="train in mixed precision on a GPU (default: yes)")  # fmt: skip
-    add("--steps", type=int, help="training steps a sample (default: 20)")
+    add("--steps", type=int, help=f"training steps a sample (default: {train['steps']})")
     add("--cores", action="append", type=int, metavar="N",
         help="cores for training and all its workers, may be given several times (default: all, "
         "and on a GPU 2 as well)")  # fmt: skip
     add("--cache", choices=CACHES,
-        help="where yolodata keeps decoded pictures for a GPU (default: auto)")  # fmt: skip
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `bench` to the command line of yolodata."""
-    parser = subparsers.add_parser(
-        "bench", help="measure training loaders on this machine", description=_DESCRIPTION
-    )
-    add_arguments(parser)
+        help="where yolodata keeps decoded pictures for a GPU "
+        f"(default: {train['cache']})")  # fmt: skip
     parser.set_defaults(run=run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m yolodata.bench`."""
-    spell_out()
-    parser = argparse.ArgumentParser(prog="python -m yolodata.bench", description=_DESCRIPTION)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except YolodataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def run(args: argparse.Namespace) -> int:
@@ -294,7 +306,7 @@ def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.task == "pose" and args.data is None:
         raise ConfigError("--task pose needs --data: pictures of people are not drawn")
-    known = {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
+    known = _augmentations()
     found = {}
     for text in args.augment:
         name, equals, value = text.partition("=")

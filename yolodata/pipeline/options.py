@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from yolodata.checks import number, one_of, whole, wholes
 from yolodata.errors import ConfigError
+from yolodata.pipeline.misplaced import options
 
 if TYPE_CHECKING:
     import torch
@@ -18,18 +20,22 @@ CACHES = ("auto", "device", "host", "none")
 OUTPUTS = ("uint8", "float16", "bfloat16")
 
 
+@options
 @dataclass(frozen=True)
 class LabelOptions:
     """Which images and objects take part, and as what.
 
     Args:
         task: "detect"; "segment" for batches with masks, "pose" with keypoints, "obb" with
-            oriented boxes.
-        classes: keep only objects of these classes; images without any stay, as background.
-        single_cls: turn every class into 0.
-        fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
-        mask_ratio: for "segment": pixels of the picture to one of the masks.
-        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object.
+            oriented boxes (`task="segment"`).
+        classes: keep only objects of these classes; images without any stay, as background
+            (`classes=[0, 2]`).
+        single_cls: turn every class into 0 (`single_cls=True`).
+        fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones
+            (`fraction=0.1`).
+        mask_ratio: for "segment": pixels of the picture to one of the masks (`mask_ratio=1`).
+        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object
+            (`overlap_mask=False`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -49,13 +55,14 @@ class LabelOptions:
             object.__setattr__(self, "classes", tuple(wholes("classes", self.classes)))
 
 
+@options
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that work together.
 
     Args:
-        rank: its number, from 0.
-        world_size: how many there are.
+        rank: its number, from 0 (`rank=1`).
+        world_size: how many there are (`world_size=2`).
 
     Raises:
         ConfigError: `rank` is not below `world_size`.
@@ -74,15 +81,18 @@ class Ranks:
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
+@options
 @dataclass(frozen=True)
 class EpochOptions:
     """What an epoch is, and how many there are.
 
     Args:
-        shuffle: a new order every epoch; False keeps the dataset's.
-        drop_last: leave out the last, smaller batch of an epoch.
-        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix.
-        epochs: how many epochs will be asked for, so that nothing is prepared beyond.
+        shuffle: a new order every epoch; False keeps the dataset's (`shuffle=False`).
+        drop_last: leave out the last, smaller batch of an epoch (`drop_last=True`).
+        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix
+            (`close_mosaic_epoch=90`).
+        epochs: how many epochs will be asked for, so that nothing is prepared beyond
+            (`epochs=100`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -98,16 +108,19 @@ class EpochOptions:
         whole("epochs", self.epochs or 0, 0)
 
 
+@options
 @dataclass(frozen=True)
 class ReadOptions:
     """How samples are read and prepared.
 
     Args:
-        threads: native threads; None shares the machine's cores among its ranks.
+        threads: native threads; None shares the machine's cores among its ranks
+            (`threads=4`).
         prefetch: batches ready or in the making before they are asked for; None is 4 in training
-            and 2 in validation.
-        check: compare every sample with its checksum when it is first used.
-        max_unreadable: share of the images that may be unreadable before the run stops.
+            and 2 in validation (`prefetch=8`).
+        check: compare every sample with its checksum when it is first used (`check=True`).
+        max_unreadable: share of the images that may be unreadable before the run stops
+            (`max_unreadable=0.0`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -125,23 +138,27 @@ class ReadOptions:
         number("max_unreadable", self.max_unreadable, 0, 1)
 
 
+@options
 @dataclass(frozen=True)
 class DeviceOptions:
     """Where batches are made, and as what.
 
     Args:
         device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
-            consumer's current stream waits for them by itself.
+            consumer's current stream waits for them by itself (`device="cuda:0"`).
         cache: where decoded images live for a device: "device", "host" (page-locked), "none" or
-            "auto", the fastest that there is room for (see `yolodata.pipeline.gpu.dataset_cache`).
+            "auto", the fastest that there is room for, see `yolodata.pipeline.gpu.dataset_cache`
+            (`cache="host"`).
         hw_decoder_load: share of JPEG files for a GPU's JPEG engine, 0 to 1; "auto" is 0. More is
-            faster, but the stream repeats itself only up to 3 grey levels (a warning says so).
+            faster, but the stream repeats itself only up to 3 grey levels; a warning says so
+            (`hw_decoder_load=0.65`).
         output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
-            need no further pass over the batch.
-        channels_last: pictures made on a device are in the memory order (B, H, W, 3).
+            need no further pass over the batch (`output="float16"`).
+        channels_last: pictures made on a device are in the memory order (B, H, W, 3)
+            (`channels_last=True`).
         pin_memory: page-locked pictures in host memory, for faster copies to a CUDA device;
             ignored without one. They are torch's, which rounds the size of a batch up to a power
-            of two.
+            of two (`pin_memory=True`).
 
     Raises:
         ConfigError: a value is unknown, or asks for what the device does not have.
@@ -157,11 +174,12 @@ class DeviceOptions:
     def __post_init__(self) -> None:
         name = str(self.device)
         object.__setattr__(self, "device", name)
+        if name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
+            hint = f"; give 'cuda:{name}'" if name.isdecimal() else ""
+            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}{hint}")
         one_of("cache", self.cache, CACHES)
         one_of("output", self.output, OUTPUTS)
         check_hw_decoder_load(self.hw_decoder_load)
-        if name != "cpu" and name.split(":")[0] != "cuda":
-            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}")
         if name == "cpu" and self.cache in ("device", "host"):
             raise ConfigError(
                 f"cache={self.cache!r} is for a CUDA device; device='cpu' reads pixels from the map"

@@ -21,8 +21,9 @@ from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.letterbox import Placement
-from yolodata.pipeline.loader import open_backend
+from yolodata.pipeline.loader import check_device, open_backend
 from yolodata.pipeline.loader_facade import DatasetView
+from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.subset import Subset, open_shards
@@ -48,17 +49,21 @@ class ValidationLoader:
     divide evenly; then `len()` differs between ranks.
 
     Args:
-        shards: a dataset directory, or one opened with `yolodata.shards.open`.
-        batch_size: pictures per batch and rank.
-        imgsz: longer side of the pictures; None takes the dataset's.
-        stride: sides of a batch are multiples of it; the model's largest stride.
-        pad: margin around the longer side, in strides.
-        rect: False makes every batch square and keeps the dataset's order.
-        labels: which images and objects take part, and as what; None is all, to detect.
-        split: which split to open when `shards` is a folder of several.
-        ranks: this process among those that validate together; None is alone.
-        device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what.
-        reading: threads, prefetch, checks; None chooses.
+        shards: a dataset directory, or one opened with `yolodata.open_shards`
+            (`shards="coco.shards"`).
+        batch_size: pictures per batch and rank (`batch_size=16`).
+        imgsz: longer side of the pictures; None takes the dataset's (`imgsz=640`).
+        stride: sides of a batch are multiples of it; the model's largest stride (`stride=64`).
+        pad: margin around the longer side, in strides (`pad=0.0`).
+        rect: False makes every batch square and keeps the dataset's order (`rect=False`).
+        labels: which images and objects take part, and as what; None is all, to detect
+            (`labels=LabelOptions(task="segment")`).
+        split: which split to open when `shards` is a folder of several (`split="val"`).
+        ranks: this process among those that validate together; None is alone
+            (`ranks=Ranks.from_env()`).
+        device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what
+            (`device="cuda"`).
+        reading: threads, prefetch, checks; None chooses (`reading=ReadOptions(threads=4)`).
 
     Attributes:
         cache, telemetry: as for `yolodata.Loader`.
@@ -72,6 +77,7 @@ class ValidationLoader:
     drop_last = False
     batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
 
+    @says_where
     def __init__(
         self,
         shards: str | Path | ShardDataset,
@@ -98,6 +104,8 @@ class ValidationLoader:
         self.num_workers = self._reading.threads or usable_threads(ranks.world_size)
         self._prefetch = self._reading.prefetch or _PREFETCH
         self._device = DeviceOptions.of(device)
+        check_device(self._device)
+        self._ranks = ranks
         self.cache = self._device.cache
 
         order = np.arange(images, dtype=np.int64)
@@ -125,6 +133,16 @@ class ValidationLoader:
         self._pid = os.getpid()
         self._reported: set[int] = set()
         self.telemetry = Telemetry()
+
+    def __repr__(self) -> str:
+        """Returns what it makes batches of, and how."""
+        return (
+            f"<ValidationLoader of {self._subset.shards.path}: {self._subset.images} images for "
+            f"{self._subset.task}, batch_size={self.batch_size}, imgsz={self._subset.imgsz}, "
+            f"device={self._device.device}, cache={self.cache}, "
+            f"rank={self._ranks.rank} of {self._ranks.world_size}"
+            f"{', closed' if self._closed else ''}>"
+        )
 
     def __len__(self) -> int:
         """Batches of this rank."""

@@ -10,6 +10,9 @@ from yolodata.errors import YolodataError
 STATUS = "YOLODATA_STATUS"
 """Names the file in which ranks leave their exit status: torchrun itself ends with 1 for all."""
 
+MISTAKE = 2
+"""An error that yolodata explains; as for every subcommand."""
+
 PREEMPTED = 75
 """Asked to stop (SIGTERM, SIGUSR1, SIGINT). The state is on disk; the same command resumes."""
 
@@ -45,6 +48,9 @@ def leave_status(code: int) -> None:
 
 
 def status_left(file: Path) -> int | None:
-    """Returns what the ranks left, or None; a lost rank counts more than an orderly stop."""
+    """Returns what the ranks left, or None.
+
+    A lost rank counts more than an orderly stop; a mistake is why the others lost that rank.
+    """
     codes = [int(line) for line in file.read_text(encoding="utf-8").split()]
-    return max(codes, default=None)
+    return MISTAKE if MISTAKE in codes else max(codes, default=None)
