@@ -15,6 +15,7 @@ from ingesting import jpeg, picture
 from yolodata import shards
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
+from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.sample import Refused
@@ -479,6 +480,11 @@ def test_classes_mean_the_same_in_all_splits(tmp_path: Path, case: str) -> None:
     relabel(out, file, splits=["val"])
     with shards.open(out / "val") as dataset:
         assert dataset.cls.tolist() == expected
+    named = ["emu", "dog", "cat"]  # the second call takes over what the first one was told
+    pack(root, tmp_path / "named", splits=["train"], imgsz=64, progress=False, names=named)
+    pack(root, tmp_path / "named", splits=["val"], imgsz=64, progress=False)
+    with shards.open(tmp_path / "named" / "val") as dataset:
+        assert dataset.cls.tolist() == [2 - number for number in expected]
 
 
 def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
@@ -533,6 +539,9 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
     pack(tmp_path / "a" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
     data["names"] = ["cat", "dog", "emu"]  # a new class: one split after the other is renewed
     (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
+    changed = open_source(tmp_path / "a" / "data.yaml", splits=["val"])
+    (note,) = numbered_alike(changed, out, None).notes
+    assert "out/train' holds the classes that this source had before: it lacks emu" in note
     for split in ("train", "val"):
         relabel(out, tmp_path / "a" / "data.yaml", splits=[split])
     assert packed_names(out) == dict.fromkeys(("train", "val"), data["names"])

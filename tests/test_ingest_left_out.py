@@ -148,6 +148,13 @@ def test_the_same_name_in_two_folders_never_shares_an_annotation(tmp_path: Path)
     assert [text[:1] for text in (*labels["train"], *labels["val"]) if text] == [b"1", b"0", b"1"]
 
 
+def test_images_in_another_folder_than_that_which_is_read(tmp_path: Path) -> None:
+    root = build(voc(tmp_path, "a"), {"images/b.jpg": JPEG})
+    ((path, reason),) = open_source(root).left_out.items()
+    assert path.endswith("images/b.jpg")
+    assert "see --images" in reason
+
+
 def test_the_name_in_an_annotation_decides_between_two_suffixes(tmp_path: Path) -> None:
     root = voc(tmp_path, "a")
     build(root, {"JPEGImages/a.png": JPEG, "Annotations/a.xml": VOC % rb"C:\pictures\a.jpg"})

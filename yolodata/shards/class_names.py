@@ -24,7 +24,7 @@ def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
         if found != names:
             raise DatasetError(
                 f"The classes of '{where}' are not those of '{first}': "
-                f"{_difference(found, names)}. "
+                f"{difference(found, names)}. "
                 "A class is a number in shards, so splits that are used together must number "
                 "alike. Pack all splits with one call of `yolodata shard`, or, if they are COCO or "
                 f"VOC, each with the same --names{_together(names, found)} (and --overwrite, where "
@@ -32,7 +32,8 @@ def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
             )
 
 
-def _difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
+def difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
+    """Says in which classes one list of names differs from another."""
     parts = []
     for what, some, rest in (("has", found, known), ("lacks", known, found)):
         only = [name for name in some.values() if name not in set(rest.values())]
