@@ -238,9 +238,7 @@ def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> Non
 def test_a_partial_download(tmp_path: Path) -> None:
     images = [f"{k:03}.jpg" for k in range(30)]
     file = coco(tmp_path / "annotations" / "instances_train.json", images)
-    with pytest.raises(
-        DatasetError, match=rf"none of its 30 images, as '000.jpg', is in {tmp_path}"
-    ):
+    with pytest.raises(DatasetError, match=rf"none of its 30 images, as '000.jpg', .*{tmp_path}'"):
         open_source(file)
     for name in images[-3:]:
         (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
@@ -529,6 +527,11 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"class 0 is 'dog', not 'cat'"):
         pack(tmp_path / "b" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
     pack(tmp_path / "a" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
+    data["names"] = ["cat", "dog", "emu"]  # a new class: one split after the other is renewed
+    (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
+    for split in ("train", "val"):
+        relabel(out, tmp_path / "a" / "data.yaml", splits=[split])
+    assert packed_names(out) == dict.fromkeys(("train", "val"), data["names"])
 
     for name, split in (("zebra", "train"), ("cat", "train"), ("zebra", "val")):
         root = tmp_path / f"voc_{split}"

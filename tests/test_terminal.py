@@ -70,7 +70,9 @@ def lacking(file: Path) -> Iterator[str]:
             and set(arg.value) <= set("rwaxbt+")
         ]
         builtin = isinstance(node.func, ast.Name) and name == "open"
-        text = name in ("read_text", "write_text", "TextIOWrapper", "FileHandler")
+        method = isinstance(node.func, ast.Attribute)
+        text = name in ("TextIOWrapper", "FileHandler")
+        text |= method and name in ("read_text", "write_text")
         text |= builtin and not any("b" in mode for mode in modes)
         text |= name in ("open", "fdopen", "NamedTemporaryFile") and any(
             "b" not in mode for mode in modes

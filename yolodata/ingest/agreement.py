@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ def numbered_alike(
     """Gives a source the class numbers of what `out` already holds.
 
     Splits that are packed one after the other agree in this way, though one of them may lack a
-    class, or list the classes in another order.
+    class, or list the classes in another order. A split of this very source is not compared: it may
+    be out of date, and be renewed next.
 
     Args:
         source: what is to be packed.
@@ -39,6 +41,7 @@ def numbered_alike(
     others = {
         str(out / split): meta.names
         for split, meta in _others(out, replaced or list(source.splits)).items()
+        if meta.source.get("path") != os.path.abspath(source.origin)
     }
     if not others:
         return source

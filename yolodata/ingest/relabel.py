@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.files import stored_bytes
 from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
@@ -104,7 +105,7 @@ def _relabel_split(
     report.images, report.objects = changed.images, changed.objects
     report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
     report.left_out = left_out
-    report.nbytes = changed.summary["shard_bytes"] + changed.summary["labels_bytes"]
+    report.nbytes = stored_bytes(dataset.path)
     report.seconds = time.perf_counter() - began
     return report
 

@@ -110,6 +110,22 @@ def survey(
     return found
 
 
+def unnamed(images: Iterable[str], folders: Iterable[str], reason: str) -> dict[str, str]:
+    """Finds pictures in folders, not below them, that are none of these images.
+
+    Returns:
+        path -> `reason`, or why such a picture is never read.
+    """
+    known = set(images)
+    found: dict[str, str] = {}
+    for folder in folders:
+        for name in next(files_below(folder), ("", []))[1]:
+            path, never = os.path.join(folder, name), why_no_image(name)
+            if path not in known and (never or is_image(name)):
+                found[path] = never or reason
+    return found
+
+
 def _each_folder(folders: Iterable[str], trees: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     """Folders, and all below others, with the names of their files; some more than once."""
     for tree in trees:
