@@ -22,6 +22,7 @@ from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.workers import in_order
+from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
@@ -101,9 +102,11 @@ def pack(
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
     run = _Run(found, settings, shard_size, workers, progress, overwrite)
-    return PackReport(
+    report = PackReport(
         target, {name: _pack_split(run, name, target / name) for name in found.splits}
     )
+    write_data_yaml(target)
+    return report
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:

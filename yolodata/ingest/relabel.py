@@ -14,6 +14,7 @@ from yolodata.ingest.labels import check_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
@@ -76,6 +77,7 @@ def relabel(
                 task=settings.task,
             )
             report.splits[split] = _relabel_split(found, split, dataset, settings)
+    write_data_yaml(root)  # names may have changed
     return report
 
 

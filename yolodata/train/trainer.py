@@ -67,10 +67,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     @classmethod
     def _of_upstream(
-        cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+        cls,
+        what: str,
+        trainer: type[Any],
+        cfg: Any,
+        overrides: dict[str, Any],
+        callbacks: dict[str, Any] | None,
     ) -> Any:
-        check_fallback(task, overrides.get("resume"))
-        return super()._of_upstream(task, cfg, overrides, callbacks)
+        check_fallback(what, overrides.get("resume"))
+        return super()._of_upstream(what, trainer, cfg, overrides, callbacks)
 
     def __init__(
         self,

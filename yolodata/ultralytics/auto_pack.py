@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,25 +25,32 @@ def is_shards(path: str | Path) -> bool:
     return Path(path).is_dir() and bool(splits(path))
 
 
-def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
+def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
     """What Ultralytics' `check_det_dataset` returns, for a folder of shards.
 
+    Args:
+        path: the folder.
+        needed: splits that have to be there.
+
     Raises:
-        DatasetError: the folder lacks the split to validate on, or the one to train on.
+        DatasetError: the folder lacks one of them.
     """
+    from ultralytics.nn.autobackend import check_class_names
+
     found = splits(path)
-    for needed in ("train", split or "val"):
-        if needed not in found:
+    for split in needed:
+        if split not in found:
             raise DatasetError(
-                f"{path} holds the splits {', '.join(found)}, but training needs '{needed}'; pack "
+                f"{path} holds the splits {', '.join(found)}, but '{split}' is needed; pack "
                 "it with `yolodata shard`, or name another one with split="
             )
-    meta = read_meta(found["train"])
+    meta = read_meta(found[needed[0]])
     data: dict[str, Any] = {
         "path": Path(path).resolve(),
-        "names": dict(meta.names),
+        "names": check_class_names(dict(meta.names)),  # readable ones for ids of WordNet
         "nc": len(meta.names),
         "channels": 3,
+        **dict.fromkeys(("train", "val"), str(found[needed[0]])),  # upstream wants both named
         **{name: str(folder) for name, folder in found.items()},
     }
     if meta.kpt_shape is not None:
