@@ -29,7 +29,7 @@ GROUPS = {
         "DetectionTrainer", "SegmentationTrainer", "PoseTrainer", "OBBTrainer",
         "DetectionValidator", "SegmentationValidator", "PoseValidator", "OBBValidator",
     ),
-    "Errors": ("YolodataError", "DatasetError", "ShardError", "ConfigError"),
+    "Errors": ("YolodataError", "DatasetError", "ResourceError", "ShardError", "ConfigError"),
 }  # fmt: skip
 
 HEAD = """\

@@ -16,12 +16,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 
 # Room -> rooms it may import. Those of EVERYWHERE may be used everywhere.
 ARROWS = {
+    "arguments": set(),
     "checks": set(),
     "errors": set(),
     "environment": set(),
     "files": set(),
     "machine": set(),
     "telemetry": set(),
+    "terminal": set(),
+    "isolation": set(),
     "_native": set(),
     "images": {"_native"},
     "shards": {"images"},
@@ -31,12 +34,31 @@ ARROWS = {
     "dali": {"pipeline", "_native"},
     "view": {"shards", "pipeline", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
-    "bench": {"environment", "shards", "ingest", "pipeline", "ultralytics", "train", "_native"},
+    "bench": {
+        "environment",
+        "shards",
+        "ingest",
+        "pipeline",
+        "ultralytics",
+        "train",
+        "_native",
+        "cli",
+    },
     "cli": {"view", "shards", "ingest", "pipeline", "ultralytics", "train", "parity", "bench"},
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"checks", "errors", "files", "machine", "telemetry", ""}
+EVERYWHERE = {
+    "",
+    "arguments",
+    "checks",
+    "errors",
+    "files",
+    "isolation",
+    "machine",
+    "telemetry",
+    "terminal",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from yolodata.bench import (
-    benchmark,
     coco,
     data,
     drawing,
@@ -31,6 +30,7 @@ from yolodata.bench import (
     session,
 )
 from yolodata.bench.subject import Batch, Row, Sample, Subject, Task, make
+from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Telemetry
 
@@ -402,16 +402,15 @@ def test_a_killed_child_is_reported(tmp_path: Path) -> None:
 def test_bad_arguments(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert benchmark.main(arguments) == 2
+    assert main(["bench", *arguments]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ")
+    assert message.startswith("yolodata: ")
     for word in words:
         assert word in message
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        benchmark.main(["nonsense"])
+    assert main(["bench", "nonsense"]) == 2
     assert "loader" in capsys.readouterr().err
 
 

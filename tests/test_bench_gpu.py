@@ -21,7 +21,6 @@ import torch
 
 from yolodata import environment
 from yolodata.bench import (
-    benchmark,
     data,
     kernel,
     profiling,
@@ -37,6 +36,7 @@ from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.kernel import Kernel, mean_source_bytes, source_bytes
 from yolodata.bench.rows import default_cores, train_rows
 from yolodata.bench.subject import IN_TRAINER, KINDS, Batch, Row, Sample, Subject, Task, make
+from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
@@ -493,9 +493,9 @@ def test_bad_arguments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(environment, "gpu", lambda: None)
-    assert benchmark.main(arguments) == 2
+    assert main(["bench", *arguments]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ")
+    assert message.startswith("yolodata: ")
     for word in words:
         assert word in message
 

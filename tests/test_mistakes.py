@@ -14,6 +14,7 @@ from yolodata.cli import main
 from yolodata.errors import ConfigError, ShardError
 from yolodata.ingest import pack
 from yolodata.shards.verify import verify
+from yolodata.train.watchdog.exit_codes import PEER_LOST, STATUS, leave_status, status_left
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,8 @@ TRAIN = "train model=tiny.yaml device=cpu project=runs"
         (f"{TRAIN} data=data.yaml epochz=3", "'epochz' is not a valid YOLO argument"),
         (f"{TRAIN} data=data.yaml epochs=x", "'epochs=x' is of invalid type"),
         ("train model=nothere.pt data=data.yaml", "model=nothere.pt cannot be read"),
+        (f"{TRAIN} yolodata.codek=jpeg nproc=2", "no setting codek; did you mean 'codec'?"),
+        (f"{TRAIN} yolodata.stall=0 nproc=2", "yolodata stall must be at least 1, got 0"),
     ],
 )
 def test_one_message(
@@ -55,11 +58,26 @@ def test_one_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(command.split()) in (1, 2)
+    assert main(command.split()) == 2
     message = capsys.readouterr().err
     assert said in message
-    assert re.search(r"^yolodata", message, re.MULTILINE)
+    assert re.search(r"^yolodata: ", message, re.MULTILINE)
     assert not (folder / "new").exists()
+
+
+def test_a_mistake_of_one_of_several_processes_is_the_status_of_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`yolodata train nproc=2` ends with what its processes leave: torchrun ends with 1 for all."""
+    left = folder / "status"
+    left.touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(STATUS, str(left))
+    assert status_left(left) is None
+    assert main(f"{TRAIN} data=nothere.yaml".split()) == 2
+    assert status_left(left) == 2
+    leave_status(PEER_LOST)  # the other process, which waited for this one
+    assert status_left(left) == 2
 
 
 def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -382,14 +382,9 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def cli(*arguments):
-    import argparse
+    from yolodata.cli import main
 
-    from yolodata.shards import verify_cli
-
-    parser = argparse.ArgumentParser()
-    verify_cli.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args([str(a) for a in arguments])
-    return args.run(args)
+    return main([str(a) for a in arguments])
 
 
 def test_verify_and_info_commands(tmp_path, capsys):
@@ -416,7 +411,7 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert train["ok"]
     assert not val["ok"]
     assert "shard-00000.safetensors" in val["problems"][0]
-    assert cli("verify", tmp_path / "nothing") == 1
+    assert cli("verify", tmp_path / "nothing") == 2
     assert "holds no dataset" in capsys.readouterr().err
 
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe
-    from yolodata.errors import ConfigError, DatasetError, ShardError, YolodataError
+    from yolodata.errors import (
+        ConfigError,
+        DatasetError,
+        ResourceError,
+        ShardError,
+        YolodataError,
+    )
     from yolodata.ingest import pack
     from yolodata.pipeline.config import AugmentConfig
     from yolodata.pipeline.loader import Loader
@@ -57,6 +63,7 @@ __all__ = [
     "Ranks",
     "ReadOptions",
     "Recipe",
+    "ResourceError",
     "SegmentationTrainer",
     "SegmentationValidator",
     "ShardDataset",
@@ -87,6 +94,7 @@ _PLACES = {
     "Ranks": "pipeline.options",
     "ReadOptions": "pipeline.options",
     "Recipe": "_native",
+    "ResourceError": "errors",
     "SegmentationTrainer": "ultralytics.trainer",
     "SegmentationValidator": "ultralytics.validator",
     "ShardDataset": "shards",

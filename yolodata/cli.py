@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from yolodata import __version__
-from yolodata.errors import YolodataError
+from yolodata.arguments import Parser
+from yolodata.checks import nearest
+from yolodata.errors import ConfigError, YolodataError, lacking
+from yolodata.terminal import spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
+# Its examples are an argument of `add_parser`: see `arguments.Parser`.
 COMMANDS = {
     "shard": ("yolodata.ingest.pack_cli", "pack a dataset (YOLO, COCO, VOC) into shards"),
     "verify": ("yolodata.shards.verify_cli", "check a shard dataset for damage"),
@@ -22,6 +25,19 @@ COMMANDS = {
     "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
 }
 
+_OVERVIEW = """\
+yolodata {version}: a data-loading engine for training YOLO detectors
+
+{commands}
+
+yolodata COMMAND --help     what a command does, its settings, examples
+yolodata version            the version
+
+Settings are written --name value or name=value. Exit status: 0 is success, 1 what the command
+itself says (damage found, a limit missed), 2 a mistake or an error that yolodata explains,
+130 an interruption.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `yolodata` with these arguments (None: the process's own); returns the exit status.
@@ -29,26 +45,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="yolodata", description="A high-performance data-loading engine for YOLO training."
-    )
-    parser.add_argument("--version", action="version", version=f"yolodata {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((word for word in arguments if not word.startswith("-")), None)
-    if chosen in COMMANDS:
-        import_module(COMMANDS[chosen][0]).add_parser(subparsers)
-    else:
-        for name, (_, text) in COMMANDS.items():
-            subparsers.add_parser(name, help=text)
+    spell_out()
     try:
-        args = parser.parse_args(arguments)
-        return int(args.run(args) or 0)
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except YolodataError as error:
         print(f"yolodata: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("yolodata: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not lacking(error):
+            raise
+        print(f"yolodata: {lacking(error)} ({error})", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         return 0
+
+
+def _run(words: list[str]) -> int:
+    command, words = words[0] if words else "help", words[1:]
+    if command in ("help", "--help", "-h"):
+        if not words:  # alone, `yolodata` is a question and no mistake: status 0
+            print(overview(), end="")
+            return 0
+        command, words = words[0], ["--help"]
+    if command in ("version", "--version", "-V"):
+        print(f"yolodata {__version__}")
+        return 0
+    parser = parser_of(command)
+    try:
+        args = parser.parse_args(words)
+    except SystemExit as end:  # argparse has printed the help
+        return int(end.code or 0)
+    return int(args.run(args) or 0)
+
+
+def overview() -> str:
+    """Returns what `yolodata` alone prints."""
+    commands = "\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items())
+    return _OVERVIEW.format(version=__version__, commands=commands)
+
+
+def parser_of(command: str) -> Parser:
+    """Returns the parser of a subcommand.
+
+    Raises:
+        ConfigError: there is no such subcommand.
+    """
+    if command not in COMMANDS:
+        raise ConfigError(
+            f"there is no command {command!r}{nearest(command, COMMANDS)}; there are "
+            f"{', '.join(COMMANDS)}, as in `yolodata {next(iter(COMMANDS))} --help`"
+        )
+    subparsers = Parser(prog="yolodata").add_subparsers()
+    import_module(COMMANDS[command][0]).add_parser(subparsers)
+    found: Parser = subparsers.choices[command]
+    return found

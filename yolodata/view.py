@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.arguments import NamesAndValues
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.letterbox import oriented_boxes
@@ -46,13 +47,20 @@ class Shown(NamedTuple):
     recipe: dict[str, Any] | None
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Any) -> None:
     """Add `view` to the command line."""
     parser = subparsers.add_parser(
         "view",
         help="write a picture with its labels drawn",
         description="Write a picture with its boxes, masks or keypoints and class names: stored "
         "images, or what training sees at a position of an epoch.",
+        examples=(
+            "yolodata view coco.shards",
+            "yolodata view coco.shards split=val index=100 count=9 task=segment out=look.png",
+            "yolodata view coco.shards augment=True seed=0 epoch=3 position=100 recipe=True",
+            "yolodata view coco.shards --augment --set mosaic=0 --set degrees=10",
+            "yolodata view coco.shards augment=True mosaic=0 degrees=10",
+        ),
     )
     parser.add_argument("path", type=Path, help="shard folder")
     parser.add_argument("--split", help="split of the folder (default: train)")
@@ -64,10 +72,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--position", type=int, help="first position of the epoch (default: 0)")
     parser.add_argument(
         "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="augmentation setting, e.g. mosaic=0 or degrees=10; may be repeated",
+        action=NamesAndValues,
+        names=_augmentations(),
+        help="augmentation setting, e.g. mosaic=0 or degrees=10; may be repeated, and given alone",
     )
     parser.add_argument(
         "--task",
@@ -142,10 +149,16 @@ def _task_of(shards: ShardDataset) -> str:
     return "segment" if len(points) and points.min() > 0 and np.median(points) > 4 else "detect"
 
 
+def _augmentations() -> set[str]:
+    from yolodata.pipeline.config import AugmentConfig
+
+    return {f.name for f in fields(AugmentConfig)} - {"imgsz"}
+
+
 def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
     from yolodata.pipeline.config import AugmentConfig
 
-    known = {f.name for f in fields(AugmentConfig)} - {"imgsz"}
+    known = _augmentations()
     values: dict[str, Any] = {}
     for setting in settings:
         name, _, text = setting.partition("=")

@@ -1,10 +1,13 @@
-"""`python -m yolodata.bench`."""
+"""`python -m yolodata.bench`, the same as `yolodata bench`."""
 
 from __future__ import annotations
 
 import sys
 
-from yolodata.bench.benchmark import main
+from yolodata.isolation import leave_working_folder
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_working_folder()
+    from yolodata.cli import main
+
+    sys.exit(main(["bench", *sys.argv[1:]]))

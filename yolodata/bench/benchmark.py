@@ -7,15 +7,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from yolodata import environment
+from yolodata.arguments import NamesAndValues
 from yolodata.bench import data, report, results, rounds, rows
 from yolodata.bench.subject import Row, Task
-from yolodata.errors import ConfigError, YolodataError
+from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
 
@@ -46,20 +46,41 @@ _DESCRIPTION = (
 
 
 def _share(text: str) -> float | str:
-    return float(text) if text != "auto" else text
+    try:
+        return float(text)
+    except ValueError:  # auto; anything else is refused with what is out of range
+        return text
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the benchmark."""
+def _augmentations() -> set[str]:
+    from yolodata.pipeline.config import AugmentConfig
+
+    return {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `bench` to the command line of yolodata."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure training loaders on this machine",
+        description=_DESCRIPTION,
+        examples=(
+            "yolodata bench",
+            "yolodata bench data=coco.yaml json=out.json plot=out.png",
+            "yolodata bench quick=True only=yolo*-1 threads=4 profile=True",
+            "yolodata bench task=segment copy_paste=0.5 mixup=0.5",
+            "yolodata bench train model=yolo26n.yaml batch=128 steps=20 cores=2 cores=8",
+        ),
+    )
     add = parser.add_argument
     add("what", nargs="?", choices=sorted(_DEFAULTS), default="loader",
         help="which benchmark (default: loader)")  # fmt: skip
     add("--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn")
     add("--task", choices=TASKS, default="detect",
         help="what the labels are for (default: detect); pose needs --data")  # fmt: skip
-    add("--augment", action="append", default=[], metavar="NAME=VALUE",
-        help="an augmentation argument of Ultralytics, for both sides: "
-        "copy_paste=0.5")  # fmt: skip
+    add("--augment", action=NamesAndValues, names=_augmentations(),
+        help="an augmentation argument of Ultralytics, for both sides: copy_paste=0.5, also "
+        "alone")  # fmt: skip
     add("--json", type=Path, metavar="OUT", help="write every sample as JSON")
     add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
     add("--profile", action="store_true", help="show where the time goes")
@@ -94,28 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and on a GPU 2 as well)")  # fmt: skip
     add("--cache", choices=CACHES,
         help="where yolodata keeps decoded pictures for a GPU (default: auto)")  # fmt: skip
-
-
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `bench` to the command line of yolodata."""
-    parser = subparsers.add_parser(
-        "bench", help="measure training loaders on this machine", description=_DESCRIPTION
-    )
-    add_arguments(parser)
     parser.set_defaults(run=run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `python -m yolodata.bench`."""
-    parser = argparse.ArgumentParser(prog="python -m yolodata.bench", description=_DESCRIPTION)
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except YolodataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def run(args: argparse.Namespace) -> int:
@@ -292,7 +292,7 @@ def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.task == "pose" and args.data is None:
         raise ConfigError("--task pose needs --data: pictures of people are not drawn")
-    known = {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
+    known = _augmentations()
     found = {}
     for text in args.augment:
         name, equals, value = text.partition("=")

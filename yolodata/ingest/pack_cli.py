@@ -39,6 +39,12 @@ def add_parser(subparsers: Any) -> None:
         help="pack a dataset into shards",
         description="Pack a dataset into shards: OUT/train, OUT/val, OUT/test. The source is only "
         "read. An interrupted pack is continued by the same command.",
+        examples=(
+            "yolodata shard coco.yaml coco.shards",
+            "yolodata shard coco.yaml coco.shards codec=jpeg reencode=95 imgsz=1280 shard_size=1G",
+            "yolodata shard VOC2012 voc.shards format=voc split=train names=person,dog workers=4",
+            "yolodata shard instances_val2017.json out images=val2017 task=pose overwrite=True",
+        ),
     )
     shard.add_argument(
         "source",
@@ -83,6 +89,10 @@ def add_parser(subparsers: Any) -> None:
         "labels",
         help="take over changed labels without touching pixels",
         description="Read the labels of a packed dataset again. The images must be the same.",
+        examples=(
+            "yolodata labels coco.shards coco.yaml",
+            "yolodata labels coco.shards coco.yaml split=val",
+        ),
     )
     labels.add_argument("out", metavar="OUT", help="folder that `yolodata shard` wrote")
     labels.add_argument(
@@ -104,7 +114,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", metavar="DIR", help="COCO, VOC: folder of the images")
     parser.add_argument(
-        "--names", metavar="A,B,…", help="VOC: class names in order (default: all, sorted)"
+        "--names", metavar="A,B,...", help="VOC: class names in order (default: all, sorted)"
     )
 
 

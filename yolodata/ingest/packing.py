@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from yolodata.checks import whole
-from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.errors import (
+    ConfigError,
+    DatasetError,
+    ResourceError,
+    ShardError,
+    YolodataError,
+    lacking,
+)
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
@@ -94,6 +101,8 @@ def pack(
         DatasetError: the source cannot be used.
         ConfigError: settings are out of range or contradict each other.
         ShardError: `out` holds something else, or cannot be written.
+        ResourceError: the machine lacks memory, threads or open files, or cannot read the source.
+            What was packed is kept, and the same call continues.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
@@ -102,10 +111,18 @@ def pack(
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
     run = _Run(found, settings, shard_size, workers, progress, overwrite)
-    report = PackReport(
-        target, {name: _pack_split(run, name, target / name) for name in found.splits}
-    )
-    write_data_yaml(target)
+    report = PackReport(target)
+    try:
+        for name in found.splits:
+            report.splits[name] = _pack_split(run, name, target / name)
+        write_data_yaml(target)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, YolodataError) or not lacking(error):
+            raise
+        raise ResourceError(
+            f"{target}: {lacking(error)}. No image was left out for it, and the same command "
+            f"continues ({error})"
+        ) from error
     return report
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
-from yolodata.ingest.convert import PackSettings, prepare
-from yolodata.ingest.labels import check_labels
+from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
@@ -155,9 +154,9 @@ def _annotations(
         height, width = int(dataset.label_height[row]), int(dataset.label_width[row])
         row += 1
         try:
-            labels = check_labels(images.raw_labels(index), rules)
-        except (Refused, OSError) as error:
-            left_out.append((path, str(error)))
+            labels = read_labels(images, index, rules)
+        except Refused as refusal:
+            left_out.append((path, str(refusal)))
             yield None
             continue
         report.notes += [(path, note) for note in labels.notes]

@@ -114,6 +114,10 @@ class Source:
         kpt_shape: as in the YAML, None without keypoints.
         flip_idx: as in the YAML, None without keypoints.
         folders: the folders that are searched for images; output may not lie in them.
+        left_out: files of the dataset that belong to none of `splits`, though no option left them
+            out: path -> reason. Images in no list, annotations without an image, and the like.
+            What a split names and cannot give is in its `unlisted`.
+        notes: what else a user has to know about the whole of it, a sentence each.
     """
 
     origin: str
@@ -123,6 +127,8 @@ class Source:
     kpt_shape: tuple[int, int] | None = None
     flip_idx: tuple[int, ...] | None = None
     folders: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def rules(self, task: str, single_cls: bool) -> LabelRules:
         """Gives the label rules of this source for one task."""

@@ -300,7 +300,7 @@ def _datasets_folder() -> Path:
     config = os.getenv("YOLO_CONFIG_DIR") or os.getenv("XDG_CONFIG_HOME") or "~/.config"
     settings = Path(config).expanduser() / "Ultralytics" / "settings.json"
     try:
-        return Path(json.loads(settings.read_text())["datasets_dir"])
+        return Path(json.loads(settings.read_text(encoding="utf-8"))["datasets_dir"])
     except (OSError, ValueError, KeyError, TypeError):
         return Path.cwd() / "datasets"
 

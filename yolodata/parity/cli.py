@@ -24,6 +24,12 @@ def add_parser(subparsers: Any) -> None:
         "training pictures and labels from the numbers that it draws, the numbers themselves as "
         "distributions, and whole validation epochs. Ends with 1 where a limit is missed. The "
         "dataset is only read.",
+        examples=(
+            "yolodata parity coco.yaml",
+            "yolodata parity coco.shards task=segment samples=500 draws=0",
+            "yolodata parity coco.yaml metrics=True imgsz=320 batch=8 seed=1 json=parity.json",
+            "yolodata parity coco.yaml --break",
+        ),
     )
     parser.add_argument(
         "data",
@@ -101,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             "machine": machine(), "versions": versions(), **figures,
         }  # fmt: skip
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if failed and not blind else 0
 
 

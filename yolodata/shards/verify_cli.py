@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,21 @@ def add_parser(subparsers: Any) -> None:
         help="check a packed dataset",
         description="Check a packed dataset. Without --full: sizes, headers and all labels. Ends "
         "with 1 if anything is wrong.",
+        examples=(
+            "yolodata verify coco.shards",
+            "yolodata verify coco.shards full=True split=val workers=8",
+            "yolodata verify coco.shards --full --json --quiet > report.json",
+        ),
     )
     verify.add_argument("--full", action="store_true", help="every checksum and every picture")
     verify.add_argument("--workers", type=int, help="threads (default: one per core)")
     verify.add_argument("--quiet", action="store_true", help="no progress bar")
     verify.set_defaults(run=run_verify)
     info = subparsers.add_parser(
-        "info", help="what a packed dataset holds", description="What a packed dataset holds."
+        "info",
+        help="what a packed dataset holds",
+        description="What a packed dataset holds.",
+        examples=("yolodata info coco.shards", "yolodata info coco.shards split=val json=True"),
     )
     info.set_defaults(run=run_info)
     for parser in (verify, info):
@@ -67,11 +74,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     from yolodata.shards.verify import verify
 
-    try:
-        folders = _folders(args)
-    except ShardError as error:
-        print(f"yolodata verify: {error}", file=sys.stderr)
-        return 1
+    folders = _folders(args)
     reports: list[VerifyReport] = []
     for name, path in folders.items():
         with tqdm(
@@ -116,11 +119,7 @@ def _report_text(report: VerifyReport, full: bool) -> str:
 
 def run_info(args: argparse.Namespace) -> int:
     """Runs `yolodata info OUT`."""
-    try:
-        infos = [describe(path) for path in _folders(args).values()]
-    except ShardError as error:
-        print(f"yolodata info: {error}", file=sys.stderr)
-        return 1
+    infos = [describe(path) for path in _folders(args).values()]
     if args.json:
         print(json.dumps(infos, indent=1))
     else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.watchdog.exit_codes import (
+    MISTAKE,
     PEER_LOST,
     PREEMPTED,
     PeerLost,
@@ -19,7 +21,7 @@ from yolodata.train.watchdog.exit_codes import (
 )
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Any) -> None:
     """Add `train` to the command line."""
     parser = subparsers.add_parser(
         "train",
@@ -32,6 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "checkpoint of project/name, and starts anew without one; resume=RUN takes all arguments "
         f"from that run. Exit status: {PREEMPTED} asked to stop, state written; {PEER_LOST} "
         "another process of the run died or stalled.",
+        examples=(
+            "yolodata train model=yolo26n.yaml data=coco8.yaml epochs=100 imgsz=640",
+            "yolodata train --model yolo26n.pt --data coco.yaml --epochs 100 --yolodata.codec jpeg",
+            "yolodata train model=yolo26m.yaml data=coco.yaml batch=256 device=0,1,2,3 resume=auto",
+            "yolodata train resume=runs/detect/train",
+        ),
     )
     parser.add_argument("arguments", nargs="+", metavar="NAME=VALUE")
     parser.set_defaults(run=run)
@@ -50,9 +58,26 @@ def run(args: argparse.Namespace) -> int:
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         from yolodata.train.distributed.launch import launch
 
+        check_settings(args.arguments)
         return launch(args.arguments, processes)
-    upstream, ours = read_arguments(args.arguments)
-    upstream, ours = of_run(upstream, ours)
+    try:
+        _train(args.arguments)
+    except Preempted:
+        leave_status(PREEMPTED)
+        raise
+    except PeerLost as error:
+        print(f"yolodata: {error}", file=sys.stderr)
+        leave_status(PEER_LOST)
+        return PEER_LOST
+    except YolodataError:
+        leave_status(MISTAKE)
+        raise
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    """Trains as the arguments, and those of the run that is resumed, say."""
+    upstream, ours = of_run(*read_arguments(arguments))
     upstream.pop("nproc", None)
     model = upstream.pop("model", None)
     if upstream.get("resume") is True and model is None:
@@ -61,16 +86,7 @@ def run(args: argparse.Namespace) -> int:
         model = upstream["resume"]
     if model is None:
         raise ConfigError("model must be given, got none; give model=yolo26n.yaml, say")
-    try:
-        train(model, upstream, ours)
-    except Preempted:
-        leave_status(PREEMPTED)
-        raise
-    except PeerLost as error:
-        print(f"yolodata: {error}", file=sys.stderr)
-        leave_status(PEER_LOST)
-        return PEER_LOST
-    return 0
+    train(model, upstream, ours)
 
 
 def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -131,7 +147,7 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
 
     from yolodata.train.settings import TrainSettings
 
-    saved = yaml.safe_load((folder / "args.yaml").read_text())
+    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
     settings = TrainSettings.of_run(folder)
     kept = {} if settings is None else settings.as_given()
     goes_on = str(named) if named.suffix == SUFFIX else "auto"
@@ -162,22 +178,53 @@ def processes_wanted(arguments: list[str]) -> int:
 def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns upstream's arguments, and ours without their prefix.
 
-    Values are read as Ultralytics reads them.
+    Upstream's values are read as it reads them.
 
     Raises:
         ConfigError: an argument is not of the form NAME=VALUE.
     """
     from ultralytics.cfg import smart_value
 
-    upstream: dict[str, Any] = {}
+    upstream, ours = split_arguments(arguments)
+    return {name: smart_value(text) for name, text in upstream.items()}, ours
+
+
+def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Returns upstream's arguments as texts, and the values of ours without their prefix.
+
+    Raises:
+        ConfigError: an argument is not of the form NAME=VALUE.
+    """
+    upstream: dict[str, str] = {}
     ours: dict[str, Any] = {}
     for argument in arguments:
         name, equals, text = argument.lstrip("-").partition("=")
         if not equals or not name:
             raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
-        value = smart_value(text)
         if name.startswith("yolodata."):
-            ours[name.removeprefix("yolodata.")] = value
+            ours[name.removeprefix("yolodata.")] = _value(text)
         else:
-            upstream[name] = value
+            upstream[name] = text
     return upstream, ours
+
+
+def _value(text: str) -> Any:
+    """A Python literal, also true, false and none in any case; text otherwise."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_settings(arguments: list[str]) -> None:
+    """Refuses wrong settings of ours at once; each of several processes would say so again.
+
+    Raises:
+        ConfigError: an argument is no NAME=VALUE, or a setting is unknown or out of range.
+    """
+    from yolodata.train.settings import TrainSettings
+
+    TrainSettings().changed(split_arguments(arguments)[1])

@@ -177,6 +177,6 @@ def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMet
 
 @contextmanager
 def _lock(out: Path, split: str) -> Iterator[None]:
-    with (out / f".{split}.lock").open("w") as handle:
+    with (out / f".{split}.lock").open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from yolodata.checks import number, one_of, whole
+from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
 
@@ -81,7 +81,8 @@ class Settings:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ConfigError(
-                f"yolodata has no setting {', '.join(unknown)}; there are {', '.join(known)}"
+                f"yolodata has no setting {', '.join(unknown)}{nearest(unknown[0], known)}; there "
+                f"are {', '.join(known)}"
             )
         values = dict(values)
         if isinstance(values.get("folder"), Path):
@@ -90,7 +91,9 @@ class Settings:
 
     def save(self, run: Path) -> None:
         """Write the settings into a run folder."""
-        (run / SETTINGS_FILE).write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        (run / SETTINGS_FILE).write_text(
+            yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8"
+        )
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
@@ -99,7 +102,7 @@ class Settings:
         if not file.is_file():
             return None
         known = {field.name for field in fields(cls)}  # `yolodata train` has more of them
-        saved = yaml.safe_load(file.read_text()) or {}
+        saved = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return cls().changed({name: saved[name] for name in saved if name in known})
 
     def as_given(self) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from yolodata.errors import YolodataError
 STATUS = "YOLODATA_STATUS"
 """Names the file in which ranks leave their exit status: torchrun itself ends with 1 for all."""
 
+MISTAKE = 2
+"""An error that yolodata explains; as for every subcommand."""
+
 PREEMPTED = 75
 """Asked to stop (SIGTERM, SIGUSR1, SIGINT). The state is on disk; the same command resumes."""
 
@@ -40,11 +43,14 @@ def leave_status(code: int) -> None:
     """Tells `yolodata train`, if it started torchrun, how this process ends."""
     file = os.environ.get(STATUS)
     if file and Path(file).exists():
-        with open(file, "a") as handle:
+        with open(file, "a", encoding="utf-8") as handle:
             handle.write(f"{code}\n")
 
 
 def status_left(file: Path) -> int | None:
-    """Returns what the ranks left, or None; a lost rank counts more than an orderly stop."""
-    codes = [int(line) for line in file.read_text().split()]
-    return max(codes, default=None)
+    """Returns what the ranks left, or None.
+
+    A lost rank counts more than an orderly stop; a mistake is why the others lost that rank.
+    """
+    codes = [int(line) for line in file.read_text(encoding="utf-8").split()]
+    return MISTAKE if MISTAKE in codes else max(codes, default=None)
