@@ -48,9 +48,8 @@ TAIL = """\
   [yolodata/pipeline/recipe.py](../yolodata/pipeline/recipe.py).
 - The keys, shapes and dtypes of a batch:
   [yolodata/pipeline/batch.py](../yolodata/pipeline/batch.py).
-- Settings of the trainers (`DetectionTrainer.configure(…)`, or `yolodata.NAME=VALUE` on the command
-  line): [yolodata/ultralytics/settings.py](../yolodata/ultralytics/settings.py) and
-  [yolodata/train/settings.py](../yolodata/train/settings.py).
+- All settings in tables, those of the trainers (`DetectionTrainer.configure(…)`, or
+  `yolodata.NAME=VALUE` on the command line) and of the commands too: [settings.md](settings.md).
 - Packages beside it: `yolodata.train` ([training.md](training.md), [upload.md](upload.md)),
   `yolodata.dali` ([dali-operators.md](dali-operators.md)), `yolodata.telemetry`
   ([telemetry.md](telemetry.md)).

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolodata"
 # Room -> rooms it may import. Those of EVERYWHERE may be used everywhere.
 ARROWS = {
     "arguments": set(),
+    "documented": set(),
     "checks": set(),
     "errors": set(),
     "environment": set(),
@@ -45,13 +46,15 @@ ARROWS = {
         "cli",
     },
     "cli": {"view", "shards", "ingest", "pipeline", "ultralytics", "train", "parity", "bench"},
-    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli"},
+    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli", "settings"},
+    "settings": {"cli", "dali"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {
     "",
     "arguments",
     "checks",
+    "documented",
     "errors",
     "files",
     "isolation",

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from yolodata.checks import nearest
+from yolodata.documented import Setting
 from yolodata.errors import ConfigError
 
 ANY_NAME = "NAME=VALUE"
@@ -27,16 +29,8 @@ _NEGATIVE = re.compile(r"-\.?\d.*")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True,
              "false": False, "no": False, "off": False, "0": False}  # fmt: skip
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
-_DEFAULT = re.compile(r"\s*\(default: ([^)]*)\)|\bdefault: (.*)")
-
-
-class Setting(NamedTuple):
-    """What users need to know of a setting."""
-
-    name: str
-    default: str  # "" is none: it has to be given
-    meaning: str
-    example: str
+_DEFAULT = re.compile(r" ?\(default: ([^)]*)\)|^default: (.*)$|; default: (.*)$")
+_VALUES = {int: "4", float: "0.5"}  # examples of options that no example names
 
 
 class NamesAndValues(argparse.Action):
@@ -60,12 +54,20 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         examples: command lines that `--help` shows; tests parse them.
+        more: makes what `--help` shows behind the arguments.
         kwargs: see `argparse.ArgumentParser`.
     """
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        more: Callable[[], str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self.examples = tuple(examples)
+        self._more = more
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError, where argparse would end the process in words of its own."""
@@ -73,10 +75,52 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Returns what `--help` prints."""
+        plain = [action.help for action in self._actions]
+        for action, setting in self._described():
+            default = f"default: {setting.default}; " if setting.default else ""
+            action.help = f"{setting.meaning} ({default}{setting.example})".replace("%", "%%")
         lines = [super().format_help()]
+        for action, text in zip(self._actions, plain, strict=True):
+            action.help = text
+        if self._more is not None:
+            lines.append(self._more())
         if self.examples:
             lines += ["examples:", *(f"  {example}" for example in self.examples), ""]
         return "\n".join(lines)
+
+    def settings(self) -> list[Setting]:
+        """Returns what can be set, in the order of the arguments."""
+        return [
+            setting._replace(meaning=f"{setting.meaning}: {', '.join(map(str, action.choices))}")
+            if action.choices
+            else setting
+            for action, setting in self._described()
+        ]
+
+    def _described(self) -> Iterator[tuple[argparse.Action, Setting]]:
+        shown = self._shown_in_examples()
+        for action in self._actions:
+            if action.dest == "help" or action.metavar == ANY_NAME == _shown(action):
+                continue
+            text = action.help or ""
+            found = _DEFAULT.search(text)
+            default = next(filter(None, found.groups())) if found else ""
+            if not default and not action.required:
+                default = "none" if action.default in (None, []) else str(action.default)
+            meaning = _DEFAULT.sub("", text).strip(" ;,")
+            name = next(_names(action))
+            example = shown.get(action.dest) or _likely(action)
+            yield action, Setting(name, default, meaning, f"{name}={example}")
+
+    def _shown_in_examples(self) -> dict[str, str]:
+        """The value that the first example gives to an argument."""
+        found: dict[str, str] = {}
+        for example in self.examples:
+            words = shlex.split(example.partition(" > ")[0])[len(self.prog.split()) :]
+            for name, value in vars(self.parse_args(words)).items():
+                if value != self.get_default(name):
+                    found.setdefault(name, str(value[0] if isinstance(value, list) else value))
+        return found
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parses words in any of the forms above.
@@ -179,6 +223,17 @@ class Parser(argparse.ArgumentParser):
         if rest:
             raise ConfigError(f"`{self.prog}` does not know {rest[0]!r}; see `{self.prog} --help`")
         return placed
+
+
+def _likely(action: argparse.Action) -> str:
+    """A value that an argument can take, other than its default where that is possible."""
+    if action.nargs == 0:
+        return str(not action.default)
+    if action.choices is not None:
+        return next(str(choice) for choice in action.choices if choice != action.default)
+    if action.type in _VALUES:
+        return str(action.default) if action.default else _VALUES[action.type]
+    return str(action.metavar or action.dest)
 
 
 def _split(word: str) -> tuple[str, str | None, bool]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
     "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
     "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
+    "settings": ("yolodata.settings", "list all settings: name, default, meaning, example"),
 }
 
 _OVERVIEW = """\

@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
         examples=(
             "yolodata view coco.shards",
             "yolodata view coco.shards split=val index=100 count=9 task=segment out=look.png",
-            "yolodata view coco.shards augment=True seed=0 epoch=3 position=100 recipe=True",
+            "yolodata view coco.shards augment=True seed=7 epoch=3 position=100 recipe=True",
             "yolodata view coco.shards --augment --set mosaic=0 --set degrees=10",
             "yolodata view coco.shards augment=True mosaic=0 degrees=10",
         ),

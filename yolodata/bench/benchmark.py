@@ -69,9 +69,13 @@ def add_parser(subparsers: Any) -> None:
             "yolodata bench data=coco.yaml json=out.json plot=out.png",
             "yolodata bench quick=True only=yolo*-1 threads=4 profile=True",
             "yolodata bench task=segment copy_paste=0.5 mixup=0.5",
-            "yolodata bench train model=yolo26n.yaml batch=128 steps=20 cores=2 cores=8",
+            "yolodata bench imgsz=320 batch=32 images=512 rounds=9 seconds=3 start_limit=60",
+            "yolodata bench keep=drawn seed=1 many=4096 gpu_batch=128 hw_decoder_load=0.65",
+            "yolodata bench train model=yolo26s.yaml batch=64 steps=50 cores=2 cores=8",
+            "yolodata bench train cache=host amp=False",
         ),
     )
+    ours, train = _DEFAULTS["loader"], _DEFAULTS["train"]
     add = parser.add_argument
     add("what", nargs="?", choices=sorted(_DEFAULTS), default="loader",
         help="which benchmark (default: loader)")  # fmt: skip
@@ -85,19 +89,24 @@ def add_parser(subparsers: Any) -> None:
     add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
     add("--profile", action="store_true", help="show where the time goes")
     add("--imgsz", type=int, help="side of the pictures (default: 640)")
-    add("--batch", type=int, help="pictures a batch (default: 16; train: 128)")
-    add("--gpu-batch", type=int, help="the same for rows on a GPU (default: 64)")
+    add(
+        "--batch",
+        type=int,
+        help=f"pictures a batch (default: {ours['batch']}; train: {train['batch']})",
+    )
+    add("--gpu-batch", type=int, help=f"the same for rows on a GPU (default: {ours['gpu_batch']})")
     add("--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
-        help="share of JPEG files for a GPU's JPEG engine (default: auto, which is 0; with more, "
-        "pictures may differ by up to 3 grey levels from one run to the next)")  # fmt: skip
-    add("--images", type=int, help="different pictures (default: 256)")
+        help="share of JPEG files for a GPU's JPEG engine; with more than 0, pictures may differ "
+        "by up to 3 grey levels from one run to the next (default: auto, which is 0)")  # fmt: skip
+    add("--images", type=int,
+        help=f"different pictures (default: {_SHARED['images']})")  # fmt: skip
     add("--many", type=int,
         help="pictures, under several names each, where decoding is measured "
-        "(default: 3072)")  # fmt: skip
-    add("--rounds", type=int, help="samples a row (default: 5)")
-    add("--seconds", type=float, help="length of a sample (default: 1.4)")
+        f"(default: {data.MANY})")  # fmt: skip
+    add("--rounds", type=int, help=f"samples a row (default: {_SHARED['rounds']})")
+    add("--seconds", type=float, help=f"length of a sample (default: {ours['seconds']})")
     add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
-        help="a row that takes longer to start is left out (default: 600)")  # fmt: skip
+        help="a row that takes longer to start is left out")  # fmt: skip
     add("--threads", type=int, help="cores of the rows with many (default: all)")
     add("--quick", action="store_true", help="a rough answer in half a minute")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
@@ -105,16 +114,21 @@ def add_parser(subparsers: Any) -> None:
     add("--only", action="append", default=[], metavar="ROW",
         help="only rows like this: 'yolo*-1'")  # fmt: skip
     add = parser.add_argument_group("only for `train`").add_argument
-    add("--model", metavar="YAML", help="what is trained (default: yolo26n.yaml)")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda, if there is one")
+    add("--model", metavar="YAML", help=f"what is trained (default: {train['model']})")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="where the model trains (default: cuda, if there is one)",
+    )
     add("--amp", action=argparse.BooleanOptionalAction, default=None,
         help="train in mixed precision on a GPU (default: yes)")  # fmt: skip
-    add("--steps", type=int, help="training steps a sample (default: 20)")
+    add("--steps", type=int, help=f"training steps a sample (default: {train['steps']})")
     add("--cores", action="append", type=int, metavar="N",
         help="cores for training and all its workers, may be given several times (default: all, "
         "and on a GPU 2 as well)")  # fmt: skip
     add("--cache", choices=CACHES,
-        help="where yolodata keeps decoded pictures for a GPU (default: auto)")  # fmt: skip
+        help="where yolodata keeps decoded pictures for a GPU "
+        f"(default: {train['cache']})")  # fmt: skip
     parser.set_defaults(run=run)
 
 

@@ -91,7 +91,8 @@ def add_parser(subparsers: Any) -> None:
         description="Read the labels of a packed dataset again. The images must be the same.",
         examples=(
             "yolodata labels coco.shards coco.yaml",
-            "yolodata labels coco.shards coco.yaml split=val",
+            "yolodata labels coco.shards instances_val2017.json split=val images=val2017",
+            "yolodata labels voc.shards VOC2012 format=voc names=person,dog",
         ),
     )
     labels.add_argument("out", metavar="OUT", help="folder that `yolodata shard` wrote")

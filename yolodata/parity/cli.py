@@ -37,15 +37,20 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         help="dataset YAML, or shards packed from one",
     )
-    parser.add_argument("--task", choices=TASKS, default="detect", help="default: detect")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default="detect",
+        help="whose labels are compared (default: detect)",
+    )
     parser.add_argument(
         "--samples", type=int, default=_SAMPLES, metavar="N",
         help=f"training samples of each chain (default: {_SAMPLES})",
     )  # fmt: skip
     parser.add_argument(
         "--draws", type=int, default=_DRAWS, metavar="N",
-        help="recipes of upstream whose numbers are compared as distributions, of each kind "
-        f"(default: {_DRAWS}; 0: none)",
+        help="recipes of upstream whose numbers are compared as distributions, of each kind; 0 is "
+        f"none (default: {_DRAWS})",
     )  # fmt: skip
     parser.add_argument(
         "--imgsz", type=int, help="side of the pictures (default: 640, or that of the shards)"

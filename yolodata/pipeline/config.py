@@ -23,24 +23,33 @@ class AugmentConfig:
     """The recipe of Ultralytics' detection tasks, with its names, meanings and defaults.
 
     Attributes:
-        imgsz: side of the square output picture, in pixels; a multiple of 32 trains best.
-        mosaic: probability that a picture is a mosaic.
-        mosaic_grid: pictures of a mosaic, 4 (2 x 2) or 9 (3 x 3).
-        degrees: rotation is uniform in plus or minus this many degrees, 0 to 360.
-        translate: shift is uniform in plus or minus this share of `imgsz`, 0 to 1.
-        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to 1; or in an explicit (min, max).
-        shear: uniform in plus or minus this many degrees, 0 to below 90.
-        perspective: uniform in plus or minus this, 0 to 1 (0.001 is a lot).
-        hsv_h, hsv_s, hsv_v: hue turns by up to this share of half a circle; saturation and value
-            are multiplied by 1 plus or minus up to this share. 0 to 1.
-        flipud, fliplr: probability of turning the picture upside down, or mirroring it.
-        bgr: probability of exchanging the red and the blue channel.
-        mixup: probability of blending with another augmented picture.
-        cutmix: probability of showing part of another augmented picture.
+        imgsz: side of the square output picture, in pixels; a multiple of 32 trains best
+            (`imgsz=320`).
+        mosaic: probability that a picture is a mosaic (`mosaic=0.5`).
+        mosaic_grid: pictures of a mosaic, 4 (2 x 2) or 9 (3 x 3); Ultralytics has no argument for
+            it (`mosaic_grid=9`).
+        degrees: rotation is uniform in plus or minus this many degrees, 0 to 360
+            (`degrees=10.0`).
+        translate: shift is uniform in plus or minus this share of `imgsz`, 0 to 1
+            (`translate=0.2`).
+        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to 1; or in an explicit (min, max)
+            (`scale=0.9`).
+        shear: uniform in plus or minus this many degrees, 0 to below 90 (`shear=2.0`).
+        perspective: uniform in plus or minus this, 0 to 1; 0.001 is a lot
+            (`perspective=0.0005`).
+        hsv_h: hue turns by up to this share of half a circle, 0 to 1 (`hsv_h=0.03`).
+        hsv_s: saturation is multiplied by 1 plus or minus up to this share, 0 to 1 (`hsv_s=0.5`).
+        hsv_v: value is multiplied by 1 plus or minus up to this share, 0 to 1 (`hsv_v=0.3`).
+        flipud: probability of turning the picture upside down (`flipud=0.5`).
+        fliplr: probability of mirroring the picture (`fliplr=0.0`).
+        bgr: probability of exchanging the red and the blue channel (`bgr=0.1`).
+        mixup: probability of blending with another augmented picture (`mixup=0.1`).
+        cutmix: probability of showing part of another augmented picture (`cutmix=0.1`).
         copy_paste: share of the objects that may be pasted a second time; only objects with
-            outlines are. With mode "mixup" it is also the probability of pasting at all.
+            outlines are. With mode "mixup" it is also the probability of pasting at all
+            (`copy_paste=0.3`).
         copy_paste_mode: "flip" pastes a picture's own objects, mirrored; "mixup" objects of another
-            augmented picture.
+            augmented picture (`copy_paste_mode="mixup"`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.

@@ -74,20 +74,27 @@ class Loader:
     "yolodata" and listed by `unreadable()`; the run goes on.
 
     Args:
-        shards: a dataset directory, or one opened with `yolodata.shards.open`.
-        batch_size: pictures per batch and rank.
-        augment: the augmentation recipe; None is Ultralytics' default at the dataset's imgsz.
+        shards: a dataset directory, or one opened with `yolodata.open_shards`
+            (`shards="coco.shards"`).
+        batch_size: pictures per batch and rank (`batch_size=16`).
+        augment: the augmentation recipe; None is Ultralytics' default at the dataset's imgsz
+            (`augment=AugmentConfig(mosaic=0.5)`).
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
             Compose. They draw from the seed, the epoch and the position alone. A device applies
             the usual ones itself (`yolodata.pipeline.albumentations.filters`); the others run on
-            the CPU, and cost those samples something in which one fires.
-        labels: which images and objects take part, and as what; None is all, to detect.
-        split: which split to open when `shards` is a folder of several.
-        seed: chooses the stream; 0 to 2**64 - 1.
-        epochs: what an epoch is; None is shuffled and complete.
-        ranks: this process among those that train together; None is alone.
-        device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what.
-        reading: threads, prefetch, checks; None chooses.
+            the CPU, and cost those samples something in which one fires
+            (`transforms=[albumentations.Blur(p=0.1)]`).
+        labels: which images and objects take part, and as what; None is all, to detect
+            (`labels=LabelOptions(task="segment")`).
+        split: which split to open when `shards` is a folder of several (`split="val"`).
+        seed: chooses the stream; 0 to 2**64 - 1 (`seed=1`).
+        epochs: what an epoch is; None is shuffled and complete
+            (`epochs=EpochOptions(close_mosaic_epoch=90)`).
+        ranks: this process among those that train together; None is alone
+            (`ranks=Ranks.from_env()`).
+        device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what
+            (`device="cuda"`).
+        reading: threads, prefetch, checks; None chooses (`reading=ReadOptions(threads=4)`).
 
     Attributes:
         on_out_of_memory: turns an error into what is handed out in place of a batch that the device

@@ -24,12 +24,15 @@ class LabelOptions:
 
     Args:
         task: "detect"; "segment" for batches with masks, "pose" with keypoints, "obb" with
-            oriented boxes.
-        classes: keep only objects of these classes; images without any stay, as background.
-        single_cls: turn every class into 0.
-        fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones.
-        mask_ratio: for "segment": pixels of the picture to one of the masks.
-        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object.
+            oriented boxes (`task="segment"`).
+        classes: keep only objects of these classes; images without any stay, as background
+            (`classes=[0, 2]`).
+        single_cls: turn every class into 0 (`single_cls=True`).
+        fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones
+            (`fraction=0.1`).
+        mask_ratio: for "segment": pixels of the picture to one of the masks (`mask_ratio=1`).
+        overlap_mask: for "segment": one mask of object numbers a picture, or one for each object
+            (`overlap_mask=False`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -54,8 +57,8 @@ class Ranks:
     """This process among those that work together.
 
     Args:
-        rank: its number, from 0.
-        world_size: how many there are.
+        rank: its number, from 0 (`rank=1`).
+        world_size: how many there are (`world_size=2`).
 
     Raises:
         ConfigError: `rank` is not below `world_size`.
@@ -79,10 +82,12 @@ class EpochOptions:
     """What an epoch is, and how many there are.
 
     Args:
-        shuffle: a new order every epoch; False keeps the dataset's.
-        drop_last: leave out the last, smaller batch of an epoch.
-        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix.
-        epochs: how many epochs will be asked for, so that nothing is prepared beyond.
+        shuffle: a new order every epoch; False keeps the dataset's (`shuffle=False`).
+        drop_last: leave out the last, smaller batch of an epoch (`drop_last=True`).
+        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix
+            (`close_mosaic_epoch=90`).
+        epochs: how many epochs will be asked for, so that nothing is prepared beyond
+            (`epochs=100`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -103,11 +108,13 @@ class ReadOptions:
     """How samples are read and prepared.
 
     Args:
-        threads: native threads; None shares the machine's cores among its ranks.
+        threads: native threads; None shares the machine's cores among its ranks
+            (`threads=4`).
         prefetch: batches ready or in the making before they are asked for; None is 4 in training
-            and 2 in validation.
-        check: compare every sample with its checksum when it is first used.
-        max_unreadable: share of the images that may be unreadable before the run stops.
+            and 2 in validation (`prefetch=8`).
+        check: compare every sample with its checksum when it is first used (`check=True`).
+        max_unreadable: share of the images that may be unreadable before the run stops
+            (`max_unreadable=0.0`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -131,17 +138,20 @@ class DeviceOptions:
 
     Args:
         device: "cpu", or a CUDA device: pictures and labels are made in its memory, and the
-            consumer's current stream waits for them by itself.
+            consumer's current stream waits for them by itself (`device="cuda:0"`).
         cache: where decoded images live for a device: "device", "host" (page-locked), "none" or
-            "auto", the fastest that there is room for (see `yolodata.pipeline.gpu.dataset_cache`).
+            "auto", the fastest that there is room for, see `yolodata.pipeline.gpu.dataset_cache`
+            (`cache="host"`).
         hw_decoder_load: share of JPEG files for a GPU's JPEG engine, 0 to 1; "auto" is 0. More is
-            faster, but the stream repeats itself only up to 3 grey levels (a warning says so).
+            faster, but the stream repeats itself only up to 3 grey levels; a warning says so
+            (`hw_decoder_load=0.65`).
         output: of the pictures made on a device, "uint8", or "float16" or "bfloat16" in 0-1, which
-            need no further pass over the batch.
-        channels_last: pictures made on a device are in the memory order (B, H, W, 3).
+            need no further pass over the batch (`output="float16"`).
+        channels_last: pictures made on a device are in the memory order (B, H, W, 3)
+            (`channels_last=True`).
         pin_memory: page-locked pictures in host memory, for faster copies to a CUDA device;
             ignored without one. They are torch's, which rounds the size of a batch up to a power
-            of two.
+            of two (`pin_memory=True`).
 
     Raises:
         ConfigError: a value is unknown, or asks for what the device does not have.

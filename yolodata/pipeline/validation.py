@@ -48,17 +48,21 @@ class ValidationLoader:
     divide evenly; then `len()` differs between ranks.
 
     Args:
-        shards: a dataset directory, or one opened with `yolodata.shards.open`.
-        batch_size: pictures per batch and rank.
-        imgsz: longer side of the pictures; None takes the dataset's.
-        stride: sides of a batch are multiples of it; the model's largest stride.
-        pad: margin around the longer side, in strides.
-        rect: False makes every batch square and keeps the dataset's order.
-        labels: which images and objects take part, and as what; None is all, to detect.
-        split: which split to open when `shards` is a folder of several.
-        ranks: this process among those that validate together; None is alone.
-        device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what.
-        reading: threads, prefetch, checks; None chooses.
+        shards: a dataset directory, or one opened with `yolodata.open_shards`
+            (`shards="coco.shards"`).
+        batch_size: pictures per batch and rank (`batch_size=16`).
+        imgsz: longer side of the pictures; None takes the dataset's (`imgsz=640`).
+        stride: sides of a batch are multiples of it; the model's largest stride (`stride=64`).
+        pad: margin around the longer side, in strides (`pad=0.0`).
+        rect: False makes every batch square and keeps the dataset's order (`rect=False`).
+        labels: which images and objects take part, and as what; None is all, to detect
+            (`labels=LabelOptions(task="segment")`).
+        split: which split to open when `shards` is a folder of several (`split="val"`).
+        ranks: this process among those that validate together; None is alone
+            (`ranks=Ranks.from_env()`).
+        device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what
+            (`device="cuda"`).
+        reading: threads, prefetch, checks; None chooses (`reading=ReadOptions(threads=4)`).
 
     Attributes:
         cache, telemetry: as for `yolodata.Loader`.

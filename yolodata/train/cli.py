@@ -40,9 +40,21 @@ def add_parser(subparsers: Any) -> None:
             "yolodata train model=yolo26m.yaml data=coco.yaml batch=256 device=0,1,2,3 resume=auto",
             "yolodata train resume=runs/detect/train",
         ),
+        more=_settings,
     )
-    parser.add_argument("arguments", nargs="+", metavar="NAME=VALUE")
+    parser.add_argument(
+        "arguments",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="an argument of Ultralytics, or yolodata.NAME=VALUE",
+    )
     parser.set_defaults(run=run)
+
+
+def _settings() -> str:
+    from yolodata.settings import listed
+
+    return listed("yolodata train", "augmentation")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: an argument is wrong.
     """
+    check_settings(args.arguments)
     processes = processes_wanted(args.arguments)
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         from yolodata.train.distributed.launch import launch
 
-        check_settings(args.arguments)
         return launch(args.arguments, processes)
     try:
         _train(args.arguments)
@@ -220,7 +232,7 @@ def _value(text: str) -> Any:
 
 
 def check_settings(arguments: list[str]) -> None:
-    """Refuses wrong settings of ours at once; each of several processes would say so again.
+    """Refuses wrong settings of ours before torch is imported, and before processes are started.
 
     Raises:
         ConfigError: an argument is no NAME=VALUE, or a setting is unknown or out of range.

@@ -25,20 +25,22 @@ class Settings:
     """How a training run is fed.
 
     Attributes:
-        folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata.
-        codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller).
+        folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata
+            (`folder="/data/shards"`).
+        codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller)
+            (`codec="jpeg"`).
         threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
-            otherwise all cores but those that torch computes on (at least one).
+            otherwise all cores but those that torch computes on, at least one (`threads=4`).
         cache: where decoded images live when a GPU trains: "device", "host", "none" or "auto"
-            (see `yolodata.Loader`).
+            (`cache="host"`).
         hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine;
             "auto" is 0. More is faster, but a repeated or resumed run then sees pictures that may
-            differ by up to 3 grey levels (see `yolodata.Loader`).
-        prefetch: batches that are begun before they are asked for.
-        workers: threads or processes that pack; see `yolodata.pack`.
-        check: compare every sample with its checksum when it is first used.
-        max_unreadable: share of unreadable images at which training stops.
-        telemetry: record every step in the run folder (see docs/telemetry.md).
+            differ by up to 3 grey levels (`hw_decoder_load=0.65`).
+        prefetch: batches that are begun before they are asked for (`prefetch=8`).
+        workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
+        check: compare every sample with its checksum when it is first used (`check=True`).
+        max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        telemetry: record every step in the run folder, see docs/telemetry.md (`telemetry=False`).
     """
 
     folder: str | None = None
