@@ -37,7 +37,8 @@ def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
     """
     from ultralytics.nn.autobackend import check_class_names
 
-    found = splits(path)
+    root = Path(path).resolve()
+    found = splits(root)
     for split in needed:
         if split not in found:
             raise DatasetError(
@@ -46,7 +47,7 @@ def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
             )
     meta = read_meta(found[needed[0]])
     data: dict[str, Any] = {
-        "path": Path(path).resolve(),
+        "path": root,
         "names": check_class_names(dict(meta.names)),  # readable ones for ids of WordNet
         "nc": len(meta.names),
         "channels": 3,

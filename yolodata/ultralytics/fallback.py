@@ -63,14 +63,8 @@ def upstream_trainer(task: str, model: Any = None) -> tuple[str, type[Any]] | No
     Raises:
         ConfigError: nobody does.
     """
+    check_trainable(model)
     head = last_layer(model)
-    name = Path(str(model or "")).name.lower()
-    for start, kind in UNTRAINABLE.items():
-        if not head and name.startswith(start):
-            raise ConfigError(
-                f"model={model} is {kind}, which Ultralytics predicts with and does not train; "
-                "give a YOLO model (model=yolo26n.yaml, say)"
-            )
     if head in FAMILIES:
         family, place = FAMILIES[head]
         module, _, trainer = place.rpartition(".")
@@ -83,6 +77,21 @@ def upstream_trainer(task: str, model: Any = None) -> tuple[str, type[Any]] | No
     from ultralytics.models import yolo
 
     return f"task={task}", getattr(getattr(yolo, task), UPSTREAM_TRAINERS[task])
+
+
+def check_trainable(model: Any) -> None:
+    """Refuses models that Ultralytics only predicts with, by their names: nothing is read.
+
+    Raises:
+        ConfigError: it is such a model, and no file of that name is there.
+    """
+    path = Path(str(model or ""))
+    for start, kind in UNTRAINABLE.items():
+        if path.name.lower().startswith(start) and not path.is_file():
+            raise ConfigError(
+                f"model={model} is {kind}, which Ultralytics predicts with and does not train; "
+                "give a YOLO model (model=yolo26n.yaml, say)"
+            )
 
 
 def last_layer(model: Any) -> str:

@@ -48,3 +48,24 @@ class RunFolder:
                 path.rmdir()
             except OSError:  # another run is in it
                 return
+
+
+def made_in_run_folder(
+    trainer: type[Any], cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+) -> Any:
+    """Ultralytics' own trainer of a class, whose start leaves no folder behind if it fails."""
+    folder = RunFolder(cfg, overrides)
+    with folder.kept_if_begun():
+        made = trainer(cfg, overrides, callbacks)
+    folder.begun = made.ddp  # processes that it starts have begun, or not; this one cannot know
+
+    def begin(_: Any) -> None:
+        folder.begun = True
+
+    def train(run: Any = made.train) -> None:
+        with folder.kept_if_begun():
+            run()
+
+    made.add_callback("on_train_start", begin)
+    made.train = train
+    return made

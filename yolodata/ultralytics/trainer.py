@@ -14,6 +14,7 @@ import torch
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from yolodata.errors import ConfigError, YolodataError
@@ -33,7 +34,7 @@ from yolodata.ultralytics.fallback import (
     upstream_transforms,
     why_not,
 )
-from yolodata.ultralytics.run_folder import RunFolder
+from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
 from yolodata.ultralytics.validator import BY_TASK
@@ -130,7 +131,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"yolodata: training with Ultralytics' own trainer and loader: {what} is not "
                 "supported yet, and settings of yolodata have no effect."
             )
-        return trainer(cfg, overrides, callbacks)
+        return made_in_run_folder(trainer, cfg, overrides, callbacks)
 
     def __init__(
         self,
@@ -148,10 +149,24 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._run_folder = RunFolder(cfg, overrides)
         with self._run_folder.kept_if_begun():
             super().__init__(cfg, overrides, _callbacks)
-            check_batch(self.args.batch)
+            self._check_arguments()
             if RANK in {-1, 0}:
                 self.settings.save(self.save_dir)
             self.step_watcher = attach(self) if self.settings.telemetry else None
+
+    def _check_arguments(self) -> None:
+        """Refuses what our loader would, before anything is packed."""
+        check_batch(self.args.batch)
+        self.args.imgsz = check_imgsz(self.args.imgsz, max_dim=1)
+        if self._fallback("train") is None:
+            self._augmentation()
+            label_options(self.args, self.data, "train", self.for_task)
+
+    def _augmentation(self) -> AugmentConfig:
+        given = {**vars(self.args), "augmentations": None}
+        for name, value in given.items():  # mosaic=False is 0 to upstream
+            given[name] = int(value) if isinstance(value, bool) else value
+        return AugmentConfig.from_ultralytics(given)
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
@@ -266,7 +281,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         loader = Loader(
             shards,
             batch_size,
-            augment=AugmentConfig.from_ultralytics({**vars(self.args), "augmentations": None}),
+            augment=self._augmentation(),
             seed=int(self.args.seed),
             epochs=EpochOptions(drop_last=bool(self.args.compile)),
             transforms=self._transforms,
