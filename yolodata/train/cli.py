@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.distributed.process_group import no_such_gpu
 from yolodata.train.watchdog.exit_codes import (
@@ -218,36 +218,6 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]
 
     upstream, ours = split_arguments(arguments)
     return read_values(upstream, "train"), ours
-
-
-def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Returns upstream's arguments as texts, and the values of ours without their prefix.
-
-    Raises:
-        ConfigError: an argument is not of the form NAME=VALUE.
-    """
-    upstream: dict[str, str] = {}
-    ours: dict[str, Any] = {}
-    for argument in arguments:
-        name, equals, text = argument.lstrip("-").partition("=")
-        if not equals or not name:
-            raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
-        if name.startswith("yolodata."):
-            ours[name.removeprefix("yolodata.")] = _value(text)
-        else:
-            upstream[name] = text
-    return upstream, ours
-
-
-def _value(text: str) -> Any:
-    """A Python literal, also true, false and none in any case; text otherwise."""
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def check_settings(arguments: list[str]) -> None:

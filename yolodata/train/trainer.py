@@ -134,8 +134,9 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
                 overrides["exist_ok"] = True
             if named is not None:
                 overrides["save_dir"] = str(named.resolve().parent.parent)
-            upstreams = {name: overrides[name] for name in overrides if name != "yolodata"}
-            folder = get_save_dir(get_cfg(cfg, upstreams))
+            ours = overrides.pop("yolodata", None)
+            folder = get_save_dir(get_cfg(cfg, overrides))  # it renames keys in place, once
+            overrides["yolodata"] = ours
             found = named.resolve() if named is not None else None
             if resume == "auto":
                 found = run_folder.find_newest(folder, settings.upload)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ class RunFolder:
     """What a run adds to the disk before it has begun.
 
     Args:
-        cfg, overrides: as Ultralytics' trainers and validators take them.
+        cfg, overrides: as Ultralytics' trainers and validators take them; keys that it has renamed
+            get their new names, so that it says so once.
 
     Raises:
         SyntaxError, TypeError, ValueError: an argument is wrong, in Ultralytics' words.
     """
 
-    def __init__(self, cfg: Any, overrides: Mapping[str, Any]) -> None:
-        folder = get_save_dir(get_cfg(cfg, dict(overrides)))
+    def __init__(self, cfg: Any, overrides: dict[str, Any]) -> None:
+        folder = get_save_dir(get_cfg(cfg, overrides))
         self.path: Path = folder
         self._new = [path for path in (folder, *folder.parents) if not path.exists()]
         self.begun = False
