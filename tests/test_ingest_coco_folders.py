@@ -573,4 +573,4 @@ def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
     with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks emu"):
-        describe_shards(tmp_path / "out", "val")
+        describe_shards(tmp_path / "out", ["train", "val"])

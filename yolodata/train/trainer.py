@@ -13,6 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.utils import DEFAULT_CFG, LOGGER
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from yolodata.errors import YolodataError
@@ -67,10 +68,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     @classmethod
     def _of_upstream(
-        cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+        cls,
+        what: str,
+        trainer: type[Any],
+        cfg: Any,
+        overrides: dict[str, Any],
+        callbacks: dict[str, Any] | None,
     ) -> Any:
-        check_fallback(task, overrides.get("resume"))
-        return super()._of_upstream(task, cfg, overrides, callbacks)
+        check_fallback(what, overrides.get("resume"))
+        return super()._of_upstream(what, trainer, cfg, overrides, callbacks)
 
     def __init__(
         self,
@@ -82,11 +88,14 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.process_group = ProcessGroup.join()
         overrides["device"] = self.process_group.device(overrides.get("device"))
         self.at, self.exact = Position(), False
+        self._checkpoint: dict[str, Any] | None = None
+        self._has_model = False
         self.saver: Saver | None = None
         self.loop: EpochLoop | None = None
         settings = self.settings.changed(overrides.get("yolodata") or {})
         self._going_on = self._choose_run_folder(cfg, overrides, settings)
         self.supervisor = Supervisor(self.process_group, settings.stall, self._last_words)
+        own = callbacks_of_file(settings.callbacks) if settings.callbacks else {}
         super().__init__(cfg, overrides, _callbacks)
         if not self.process_group.alone:
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
@@ -96,9 +105,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             share_cores(self.process_group.local_size)
         self.add_callback("on_val_start", self._validation_begins)
         self.add_callback("on_val_batch_end", self._validation_batch_ends)
-        if self.settings.callbacks:
-            for event, function in callbacks_of_file(self.settings.callbacks).items():
-                self.add_callback(event, function)
+        for event, function in own.items():
+            self.add_callback(event, function)
 
     def _validation_begins(self, validator: Any) -> None:
         self.supervisor.heartbeat.phase("validating", batches=True)
@@ -126,8 +134,9 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
                 overrides["exist_ok"] = True
             if named is not None:
                 overrides["save_dir"] = str(named.resolve().parent.parent)
-            upstreams = {name: overrides[name] for name in overrides if name != "yolodata"}
-            folder = get_save_dir(get_cfg(cfg, upstreams))
+            ours = overrides.pop("yolodata", None)
+            folder = get_save_dir(get_cfg(cfg, overrides))  # it renames keys in place, once
+            overrides["yolodata"] = ours
             found = named.resolve() if named is not None else None
             if resume == "auto":
                 found = run_folder.find_newest(folder, settings.upload)
@@ -228,10 +237,22 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             self.saver.writer.wait(timeout=10)
 
     def _prepare_data(self) -> None:
-        """Packs what is not packed, before the ranks are connected: it may take hours."""
+        """Packs what is not packed, before the ranks are connected: it may take hours.
+
+        The size of its pictures is a multiple of the model's stride, so there is a model first.
+        """
+        self.setup_model()
+        stride = max(int(self.model.stride.max()), 32)  # type: ignore[operator]
+        self.args.imgsz = check_imgsz(self.args.imgsz, stride=stride, floor=stride, max_dim=1)
         for mode in ("train", "val"):
             if self._fallback(mode) is None:
                 self._shards(mode)
+
+    def setup_model(self) -> Any:
+        """Returns upstream's checkpoint, if the model is one; makes the model when first called."""
+        if not self._has_model:
+            self._checkpoint, self._has_model = super().setup_model(), True
+        return self._checkpoint
 
     def _setup_ddp(self) -> None:
         """The ranks are connected already, by `ProcessGroup.start`."""

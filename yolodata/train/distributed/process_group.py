@@ -124,7 +124,7 @@ class ProcessGroup:
             asked: the user's `device=`, for all processes of this machine.
 
         Raises:
-            ConfigError: there are fewer devices than processes.
+            ConfigError: there are fewer devices than processes, or others than those named.
         """
         if self.alone:
             return asked
@@ -132,8 +132,10 @@ class ProcessGroup:
 
         named = str("" if asked is None else asked).lower()
         named = named.strip("[]()").replace(" ", "").replace("cuda:", "")
-        if named == "cpu" or not torch.cuda.is_available():
+        if named == "cpu" or not (named or torch.cuda.is_available()):
             return "cpu"
+        if not torch.cuda.is_available():
+            raise ConfigError(no_such_gpu(asked))
         indices = [index for index in named.split(",") if index]
         if not indices:
             indices = [str(index) for index in range(torch.cuda.device_count())]
@@ -272,6 +274,17 @@ class ProcessGroup:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+
+def no_such_gpu(asked: Any) -> str:
+    """Returns what is said of a `device=` that names GPUs which are not there."""
+    import torch
+
+    return (
+        f"device={asked} names GPUs that torch does not find: torch.cuda.device_count() is "
+        f"{torch.cuda.device_count()}, CUDA_VISIBLE_DEVICES is "
+        f"{os.environ.get('CUDA_VISIBLE_DEVICES')}; give device=cpu, or GPUs that are there"
+    )
 
 
 def share_cores(processes: int) -> None:
