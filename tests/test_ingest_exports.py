@@ -188,6 +188,11 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         "",
         r"class names.*no images.*put them into 'images'",
     ),
+    "CVAT, YOLO 1.1, without images": (
+        {name: data for name, data in DARKNET.items() if not name.endswith(".jpg")},
+        "",
+        r"none of the 2 images that are listed exists, as 'data/obj_train_data/a\.jpg'",
+    ),
     "labels without names": (
         pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
         "",
@@ -284,16 +289,13 @@ def test_refused(tmp_path: Path, case: str) -> None:
         open_source(tmp_path / "set" / name)
 
 
-@pytest.mark.parametrize("before", ["", "data/", "set/", "/else/where/"])
+@pytest.mark.parametrize("before", ["", "data/", "set/"])
 def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
     """What the message says to run is run, and then the dataset is packed."""
     files = pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b")
     build(tmp_path / "set", {**files, "data.yaml": "train: list.txt\nval: list.txt\nnames: [a]"})
     lines = "".join(f"{before}images/train/{name}.jpg\n" for name in "ab")
     build(tmp_path / "set", {"list.txt": lines})
-    if before.startswith("/"):  # nobody knows where those are: each is listed as absent
-        assert open_source(tmp_path / "set").splits["train"].paths[0].startswith(before)
-        return
     with pytest.raises(DatasetError, match="Mend the list: ") as refusal:
         open_source(tmp_path / "set")
     subprocess.run(str(refusal.value).partition("Mend the list: ")[2], shell=True, check=True)

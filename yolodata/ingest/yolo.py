@@ -158,9 +158,11 @@ def listed_source(
     for split, places in entries.items():
         try:
             splits[split] = _list_images(places, f"{origin}: {split}", bases)
-        except DatasetError:
-            if split in (wanted or SPLITS):
+        except DatasetError as error:
+            if split in (wanted or ("train", "val")):
                 raise
+            if not wanted:
+                said.append(f"there is no test split: {error}")
     if not splits:
         raise DatasetError(
             f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read. Give "
@@ -254,7 +256,13 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
             f"{where}: no images in {', '.join(entries)}. Image files end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    return YoloSplit(sorted(path.replace("/", os.sep) for path in found), unlisted)
+    paths = sorted(path.replace("/", os.sep) for path in found)
+    if not any(os.path.exists(path) for path in paths):
+        raise DatasetError(
+            f"{where}: none of the {len(paths)} images that are listed exists, as '{paths[0]}'. "
+            "Put them there, or correct the list."
+        )
+    return YoloSplit(paths, unlisted)
 
 
 def _walk(folder: str) -> list[str]:
