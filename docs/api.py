@@ -28,7 +28,7 @@ GROUPS = {
     "Training with Ultralytics": (
         "DetectionTrainer", "SegmentationTrainer", "PoseTrainer", "OBBTrainer",
     ),
-    "Errors": ("YolodataError", "DatasetError", "ShardError", "ConfigError"),
+    "Errors": ("YolodataError", "DatasetError", "ResourceError", "ShardError", "ConfigError"),
 }  # fmt: skip
 
 HEAD = """\

@@ -56,9 +56,12 @@ def pack_images(folder: Path) -> yolodata.ShardDataset:
         image, box = draw_image(number)
         cv2.imwrite(str(folder / "set" / "images" / f"{number}.png"), image[..., ::-1])
         row = "0 " + " ".join(f"{value:.6f}" for value in box)
-        (folder / "set" / "labels" / f"{number}.txt").write_text(row)
+        (folder / "set" / "labels" / f"{number}.txt").write_text(row, encoding="utf-8")
     data = folder / "set" / "data.yaml"
-    data.write_text(f"path: {folder / 'set'}\ntrain: images\nval: images\nnames: {{0: disc}}\n")
+    data.write_text(
+        f"path: {folder / 'set'}\ntrain: images\nval: images\nnames: {{0: disc}}\n",
+        encoding="utf-8",
+    )
     yolodata.pack(data, folder / "shards", imgsz=IMGSZ, splits=["train"], progress=False)
     return yolodata.open_shards(folder / "shards" / "train")
 

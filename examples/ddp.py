@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     if args.record:
         record = args.folder / f"rank-{ranks.rank}-of-{ranks.world_size}.txt"
-        record.write_text("".join(seen))
+        record.write_text("".join(seen), encoding="utf-8")
     if ranks.rank == 0:  # the loader's state is the same on every rank
         state = {
             "model": model.module.state_dict(),

@@ -70,9 +70,12 @@ def draw(folder: Path) -> Path:
                 ImageDraw.Draw(image).rectangle(corners, fill=list(COLOURS.values())[colour])
                 lines.append(f"{colour} {x + w / 2:.6f} {y + h / 2:.6f} {w:.6f} {h:.6f}\n")
             image.save(folder / "images" / split / f"{number:02d}.jpg", quality=95)
-            (folder / "labels" / split / f"{number:02d}.txt").write_text("".join(lines))
+            (folder / "labels" / split / f"{number:02d}.txt").write_text(
+                "".join(lines), encoding="utf-8"
+            )
     names = ", ".join(COLOURS)
     yaml.write_text(
-        f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames: [{names}]\n"
+        f"path: {folder.resolve()}\ntrain: images/train\nval: images/val\nnames: [{names}]\n",
+        encoding="utf-8",
     )
     return yaml

@@ -24,6 +24,8 @@ ARROWS = {
     "files": set(),
     "machine": set(),
     "telemetry": set(),
+    "terminal": set(),
+    "isolation": set(),
     "_native": set(),
     "images": {"_native"},
     "shards": {"images"},
@@ -31,7 +33,8 @@ ARROWS = {
     "pipeline": {"images", "shards", "_native"},
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},
-    "view": {"shards", "pipeline", "_native"},
+    "overlay": set(),
+    "view": {"shards", "pipeline", "overlay", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
     "bench": {
         "environment",
@@ -48,7 +51,18 @@ ARROWS = {
     "settings": {"cli", "dali"},
     "__main__": {"cli"},
 }
-EVERYWHERE = {"arguments", "checks", "documented", "errors", "files", "machine", "telemetry", ""}
+EVERYWHERE = {
+    "",
+    "arguments",
+    "checks",
+    "documented",
+    "errors",
+    "files",
+    "isolation",
+    "machine",
+    "telemetry",
+    "terminal",
+}
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe
-    from yolodata.errors import ConfigError, DatasetError, ShardError, YolodataError
+    from yolodata.errors import (
+        ConfigError,
+        DatasetError,
+        ResourceError,
+        ShardError,
+        YolodataError,
+    )
     from yolodata.ingest import pack
     from yolodata.pipeline.config import AugmentConfig
     from yolodata.pipeline.loader import Loader
@@ -48,6 +54,7 @@ __all__ = [
     "Ranks",
     "ReadOptions",
     "Recipe",
+    "ResourceError",
     "SegmentationTrainer",
     "ShardDataset",
     "ShardError",
@@ -74,6 +81,7 @@ _PLACES = {
     "Ranks": "pipeline.options",
     "ReadOptions": "pipeline.options",
     "Recipe": "_native",
+    "ResourceError": "errors",
     "SegmentationTrainer": "ultralytics.trainer",
     "ShardDataset": "shards",
     "ShardError": "errors",

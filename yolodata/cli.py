@@ -9,7 +9,8 @@ from importlib import import_module
 from yolodata import __version__
 from yolodata.arguments import Parser
 from yolodata.checks import nearest
-from yolodata.errors import ConfigError, YolodataError
+from yolodata.errors import ConfigError, YolodataError, lacking
+from yolodata.terminal import spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
+    spell_out()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except YolodataError as error:
@@ -53,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("yolodata: interrupted", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not lacking(error):
+            raise
+        print(f"yolodata: {lacking(error)} ({error})", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         return 0
 

@@ -5,6 +5,8 @@ A message says what is wrong, what is allowed, what was given and what to do.
 
 from __future__ import annotations
 
+import errno
+
 
 class YolodataError(Exception):
     """Base class of all errors raised by yolodata."""
@@ -26,10 +28,15 @@ class ArgumentError(ConfigError, TypeError):
     """An argument belongs elsewhere; says where, and how it is given there."""
 
 
-# How torch, CUDA, cuBLAS, cuDNN, DALI and its decoders say that memory could not be had.
+class ResourceError(YolodataError, RuntimeError):
+    """The machine lacks memory, threads or open files, or cannot read a disk; no data is wrong."""
+
+
+# How torch, CUDA, OpenCV, cuBLAS, cuDNN, DALI and its decoders say that memory could not be had.
 _NO_MEMORY = (
     "out of memory", "bad_alloc", "can't allocate", "cannot allocate", "cuda allocation failed",
     "alloc_failed", "allocator_failure", "cudnn_status_internal_error", "unable to find an engine",
+    "insufficient memory",
 )  # fmt: skip
 
 
@@ -37,3 +44,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory, and not that something is wrong."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY)
+
+
+def lacking(error: BaseException) -> str:
+    """Says what the machine lacks if that is what an error is about, and what to do; else ""."""
+    if is_out_of_memory(error):
+        return (
+            "memory does not suffice; end other processes, or use fewer threads (workers=, "
+            "--workers)"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit (`ulimit -n`)"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return (
+            "no more threads can be started; raise the limit (`ulimit -u`, or that of the "
+            "container), or use fewer (workers=, --workers)"
+        )
+    return ""

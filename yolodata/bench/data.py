@@ -106,7 +106,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         else:
             say(f"copying pictures of {wanted.data}")
             images = _copy(wanted.data, wanted, plain)
-        note.write_text(json.dumps({"images": images}))
+        note.write_text(json.dumps({"images": images}), encoding="utf-8")
     facts = _facts(plain, wanted)
     repeats = math.ceil(min(facts["images_of_source"], wanted.many) / facts["images"])
     if repeats > 1 and needed & {"files", "jpeg", "raw-many", "ram-many"}:
@@ -130,8 +130,8 @@ def _claim(folder: Path, wanted: Wanted) -> None:
     if not note.exists():
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
-        note.write_text(json.dumps(purpose))
-    elif (found := json.loads(note.read_text())) != purpose:
+        note.write_text(json.dumps(purpose), encoding="utf-8")
+    elif (found := json.loads(note.read_text(encoding="utf-8"))) != purpose:
         raise ConfigError(
             f"{folder} was filled for {found}, now it is to hold {purpose}; "
             "give --keep an empty folder"
@@ -216,14 +216,16 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         except OSError:
             continue  # packing will say why it is left out
         labels = folder / "labels" / "train" / f"{file.stem}.txt"
-        objects.append(len(labels.read_text().splitlines()) if labels.exists() else 0)
+        rows = labels.read_bytes().splitlines() if labels.exists() else ()
+        objects.append(len(rows))
     if not pixels:
         raise DatasetError(f"none of the {len(files)} pictures of {wanted.data} can be read")
+    source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
     nbytes = float(np.mean([file.stat().st_size for file in files]))
     what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
     return {
         "images": len(files),
-        "images_of_source": json.loads((folder / "source.json").read_text())["images"],
+        "images_of_source": source["images"],
         "bytes_mean": nbytes,
         "pixels_mean": float(np.mean(pixels)),
         "objects_mean": float(np.mean(objects)),

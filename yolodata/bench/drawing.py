@@ -116,7 +116,7 @@ def write(folder: Path, images: int, seed: int, threads: int, outlines: bool = F
     def one(number: int, plan: Sketch) -> None:
         (pictures / f"{number:06d}.jpg").write_bytes(draw(plan, photos, seed, number))
         text = _outline_text(plan, seed + number) if outlines else _label_text(plan)
-        (labels / f"{number:06d}.txt").write_text(text)
+        (labels / f"{number:06d}.txt").write_text(text, encoding="utf-8")
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(images), sketch(images, seed)))

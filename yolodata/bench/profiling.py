@@ -62,7 +62,7 @@ def _thread_seconds() -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for thread in psutil.Process().threads():
         try:
-            name = Path(f"/proc/self/task/{thread.id}/comm").read_text().strip()
+            name = Path(f"/proc/self/task/{thread.id}/comm").read_text(encoding="utf-8").strip()
         except OSError:  # it ended just now
             continue
         name = "consumer" if thread.id == os.getpid() else name
@@ -90,7 +90,7 @@ def of_steps(subject: Subject, steps: int, device: str) -> Generator[Batch, None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))
-        trace = json.loads(file.read_text(errors="replace"))
+        trace = json.loads(file.read_text(encoding="utf-8", errors="replace"))
     return {
         **summary(trace["traceEvents"]),
         "cpu_ops": [[e.key, e.count / steps, e.self_cpu_time_total / steps / 1e3]

@@ -22,6 +22,7 @@ from yolodata.bench import cores
 from yolodata.bench.server import Server
 from yolodata.bench.subject import Jobs, Row, Subject, Task, make
 from yolodata.errors import YolodataError
+from yolodata.isolation import child_environment
 
 ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
 _GRACE = 6.0  # seconds for children that were told to stop: workers of theirs end by themselves
@@ -50,6 +51,7 @@ class Session:
         row = jobs[0][0]
         self.name = row.process
         self._error = ""  # why it is of no more use
+        self._answered = False
         self._log = folder / f"{self.name}.log"
         context = multiprocessing.get_context("spawn")
         self._connection: Connection
@@ -89,6 +91,7 @@ class Session:
                     time.sleep(0.5)
                 raise self._failure(late or f"gave no answer for {limit:.0f} s", over=True)
             status, value = self._connection.recv()
+            self._answered = True
         except (EOFError, OSError):
             raise self._ended() from None
         if status != "done":
@@ -121,14 +124,16 @@ class Session:
         self._process.join(5.0)
         code = self._process.exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return self._failure(f"ended unexpectedly ({how})", over=True)
+        what = "ended unexpectedly" if self._answered else "could not start"
+        return self._failure(f"{what} ({how})", over=True)
 
     def _failure(self, what: str, over: bool) -> BenchError:
         error = f"{self.name}: {what}"
         if "signal 7" in what:
             error += " (is /dev/shm too small for worker processes?)"
         with contextlib.suppress(OSError):
-            lines = self._log.read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
+            log = self._log.read_text(encoding="utf-8", errors="replace").strip()
+            lines = log.splitlines()[-_LOG_LINES:]
             error += "".join(["; the end of its log:", *(f"\n    {line}" for line in lines)])
         if over:
             self._error = error
@@ -150,6 +155,7 @@ def _environment(one_core: bool, folder: Path) -> Iterator[None]:
     """The environment that a child inherits: libraries read theirs when they are imported."""
     # Ultralytics: no look at the network, no installing, no settings file in the home folder.
     changes = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(folder)}
+    changes |= child_environment()
     if one_core:
         changes |= dict.fromkeys(_ONE_THREAD, "1")
     with patch.dict(os.environ, changes):
@@ -207,6 +213,6 @@ def _begin(log: Path) -> None:
     for stream in (1, 2):  # what C code prints, too
         os.dup2(descriptor, stream)
     os.close(descriptor)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the parent asks where it hangs

@@ -52,7 +52,8 @@ def toolkit_root(nvcc: Path) -> Path:
     dry = subprocess.run(
         [str(nvcc), "--dryrun", "-x", "cu", "-c", "/dev/null", "-o", "/dev/null"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     match = re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.MULTILINE)
     return Path(match[1]).resolve() if match else nvcc.parent.parent

@@ -122,7 +122,7 @@ def _compiled(folder: Path) -> Path:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time: the ranks of a training run would all compile the same."""
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
         with suppress(OSError):  # file systems without locks: each compiles, the last one stays
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -212,12 +212,12 @@ def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
 
 
 def _output(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     return done.stdout + done.stderr
 
 
 def _run(command: list[Any]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise ConfigError(
             "the DALI operator cannot be compiled; it needs g++ 12 or newer (name one in CXX), and "

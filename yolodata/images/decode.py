@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import DatasetError
+from yolodata.errors import DatasetError, is_out_of_memory
 from yolodata.images.jpeg import ordinary_jpeg
 from yolodata.images.resize import resize, resized_shape
 
@@ -43,6 +43,7 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
 
     Raises:
         DatasetError: the bytes are not a picture that upstream could train on.
+        MemoryError: there is not enough for this picture, which may be a good one.
     """
     import cv2
 
@@ -52,7 +53,9 @@ def decode_image(data: Bytes, imgsz: int | None, name: str) -> Bytes:
         if image is not None and imgsz is not None:
             size = resized_shape(image.shape[0], image.shape[1], imgsz)
             image = resize(image, size)
-    except (cv2.error, MemoryError) as error:
+    except cv2.error as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"{name}: {' '.join(str(error).split())}") from None
         raise DatasetError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None
     if image is None:
         raise DatasetError(
@@ -126,6 +129,8 @@ def upright_shape(image: Image.Image, data: bytes, name: str) -> tuple[int, int]
             return width, height
         decoded = decode_image(np.frombuffer(data, np.uint8), None, name)
         return decoded.shape[0], decoded.shape[1]
+    except MemoryError:
+        raise
     except Exception:  # upstream ignores unreadable EXIF data too
         return height, width
 
@@ -158,5 +163,7 @@ def _decode_pillow(data: Bytes) -> Bytes | None:
         with open_picture(data.data) as file:
             upright = ImageOps.exif_transpose(file)
             return np.asarray(upright.convert("RGB"))[..., ::-1]
+    except MemoryError:
+        raise
     except Exception:  # whatever a plugin raises: OpenCV may know the file
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from yolodata.checks import whole
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, ResourceError, lacking
 from yolodata.images.resize import resize, resized_shape
 from yolodata.ingest.image_check import (
     CheckedImage,
@@ -20,6 +20,7 @@ from yolodata.ingest.image_check import (
     decode_rgb,
     decoded_shape,
     read_file,
+    unreadable,
 )
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split
@@ -124,6 +125,9 @@ def prepare(
         rules: for their labels.
         settings: what is made of them.
         chunk: memory for their pixels, of `settings.chunk_nbytes` bytes.
+
+    Raises:
+        ResourceError: the machine lacks memory or open files, or cannot read.
     """
     examined = [_examine(split, index, rules, settings.imgsz) for index in indices]
     stored = [
@@ -137,13 +141,34 @@ def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accept
     path = split.paths[index]
     try:
         checked = check_image(read_file(path), path)
-        try:
-            labels = check_labels(split.raw_labels(index), rules)
-        except OSError as error:
-            raise Refused(f"label file cannot be read: {error.strerror or error}") from error
+        labels = read_labels(split, index, rules, checked.label_shape)
     except Refused as refusal:
         return Outcome(None, str(refusal))
+    except Exception as error:
+        _clear_of_blame(path, error)
+        raise
     return _Accepted(path, checked, labels, resized_shape(*checked.label_shape, imgsz))
+
+
+def read_labels(split: Split, index: int, rules: LabelRules, shape: tuple[int, int]) -> Labels:
+    """Reads the labels of image `index`, of (height, width) pixels, and decides on them.
+
+    Raises:
+        Refused: the image is left out for them.
+        ResourceError: the machine cannot read them at the moment.
+    """
+    try:
+        raw = split.raw_labels(index)
+        return check_labels(raw._replace(notes=raw.notes + raw.size_notes(*shape)), rules)
+    except OSError as error:
+        raise unreadable(error, split.paths[index], "label file cannot be read") from error
+
+
+def _clear_of_blame(path: str, error: Exception) -> None:
+    """Raises ResourceError if it is the machine that lacks something, and not the image."""
+    why = "" if isinstance(error, ResourceError) else lacking(error)
+    if why:
+        raise ResourceError(f"{path}: {why}. No image was left out for it ({error})") from error
 
 
 def _store(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> _Stored | Outcome:
@@ -154,6 +179,9 @@ def _store(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> _St
             shape, size, data = _encoded(image, settings)
     except Refused as refusal:
         return Outcome(None, str(refusal))
+    except Exception as error:
+        _clear_of_blame(image.path, error)
+        raise
     checksum = xxhash.xxh3_64_intdigest(data)  # while it is in the cache
     return _Stored(image, shape, size, data, checksum)
 

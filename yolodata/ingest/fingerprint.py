@@ -48,7 +48,7 @@ def _hash(paths: Iterable[str], extra: str = "") -> str:
         try:
             stat = os.stat(path)
             state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no file can have this name
             state = "absent"
         digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\n")
     return digest.hexdigest()

@@ -6,6 +6,7 @@ restoration is made here in memory, and what is stored is the restored picture.
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
+from yolodata.errors import ResourceError, lacking
 from yolodata.images.decode import decode_image, decode_jpeg, upright_shape
 from yolodata.images.formats import IMAGE_SUFFIXES, open_picture, restored_jpeg
 from yolodata.images.jpeg import plain_jpeg
@@ -22,6 +24,11 @@ from yolodata.ingest.sample import Refused
 Picture = NDArray[np.uint8]
 
 SMALLEST = 10  # pixels, of either side
+# What the system says of one file. Anything else (EIO, ESTALE, …) may be true of all of them.
+_OF_THE_FILE = (
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO,
+)  # fmt: skip
 _FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
 _JPEG = (".jpg", ".jpeg")
 _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
@@ -51,13 +58,34 @@ def read_file(path: str) -> bytes:
     """Reads all bytes of a file.
 
     Raises:
-        Refused: it cannot be read.
+        Refused: it is not there, is no file, or may not be read.
+        ResourceError: the machine cannot read it at the moment.
     """
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
-    except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
+        raise unreadable(error, path, "cannot be read") from error
+
+
+def unreadable(error: OSError | ValueError, path: str, what: str) -> Exception:
+    """Gives what to raise for a file that cannot be read: it, or the machine, is at fault.
+
+    Args:
+        error: what reading it raised.
+        path: of the image that is left out for it.
+        what: how the reason begins.
+    """
+    why = getattr(error, "strerror", None) or error
+    if lacking(error):
+        return ResourceError(f"{path}: {what}: {lacking(error)}")
+    if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+        return ResourceError(
+            f"{path}: {what}: {why}. The disk or the network may have a fault, so that no image is "
+            "left out for it. Run the same command again: it continues here. If it is this file "
+            "alone, take it out of the dataset"
+        )
+    return Refused(f"{what}: {why}")
 
 
 def check_image(data: bytes, path: str) -> CheckedImage:
@@ -88,7 +116,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
             note = "JPEG without end marker restored"
             return CheckedImage(restored_jpeg(data), (height, width), jpeg, note=note)
         return CheckedImage(data, (height, width), jpeg)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception as error:  # PIL raises nearly anything on damaged files
         raise Refused(_reason(error, path)) from error
@@ -102,6 +130,8 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
     """
     try:
         return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
+    except MemoryError:
+        raise
     except Exception as error:  # cv2.error and the reader's own error alike
         raise Refused(_reason(error, path)) from error
 

@@ -115,7 +115,9 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", metavar="DIR", help="COCO, VOC: folder of the images")
     parser.add_argument(
-        "--names", metavar="A,B,...", help="VOC: class names in order (default: all, sorted)"
+        "--names",
+        metavar="A,B,...",
+        help="COCO, VOC: class names in order (default: all, by their ids or sorted)",
     )
 
 

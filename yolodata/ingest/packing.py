@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from yolodata.checks import whole
-from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.errors import (
+    ConfigError,
+    DatasetError,
+    ResourceError,
+    ShardError,
+    YolodataError,
+    lacking,
+)
+from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.sample import Source, SplitReport
@@ -93,17 +101,38 @@ def pack(
         DatasetError: the source cannot be used.
         ConfigError: settings are out of range or contradict each other.
         ShardError: `out` holds something else, or cannot be written.
+        ResourceError: the machine lacks memory, threads or open files, or cannot read the source.
+            What was packed is kept, and the same call continues.
     """
     settings = PackSettings(codec, imgsz, reencode, task, single_cls)
     if workers is not None:
         whole("workers", workers, 1)
-    found = open_source(source, splits=splits, format=format, images=images, names=names, task=task)
+
+    def opened(names: Sequence[str] | None) -> Source:
+        return open_source(
+            source, splits=splits, format=format, images=images, names=names, task=task
+        )
+
+    found = opened(names)
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
+    reopen = opened if found.kind != "yolo" and names is None else None
+    found = numbered_alike(found, target, reopen)
     run = _Run(found, settings, shard_size, workers, progress, overwrite)
-    return PackReport(
-        target, {name: _pack_split(run, name, target / name) for name in found.splits}
-    )
+    report = PackReport(target)
+    shared = shared_images(found, target)  # before anything is packed
+    try:
+        for name in found.splits:
+            report.splits[name] = _pack_split(run, name, target / name)
+            report.splits[name].notes[:0] = shared[name]
+    except (MemoryError, OSError, RuntimeError) as error:
+        if isinstance(error, YolodataError) or not lacking(error):
+            raise
+        raise ResourceError(
+            f"{target}: {lacking(error)}. No image was left out for it, and the same command "
+            f"continues ({error})"
+        ) from error
+    return report
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:

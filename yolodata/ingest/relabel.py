@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
-from yolodata.ingest.convert import PackSettings, prepare
-from yolodata.ingest.labels import check_labels
+from yolodata.ingest.agreement import numbered_alike
+from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
@@ -67,14 +67,17 @@ def relabel(
                 about.get("task", "detect"),
                 about.get("single_cls", False),
             )
-            found = open_source(
-                source,
-                splits=[split],
-                format=format,
-                images=images,
-                names=names,
-                task=settings.task,
-            )
+
+            def opened(
+                names: Sequence[str] | None, split: str = split, task: str = settings.task
+            ) -> Source:
+                return open_source(
+                    source, splits=[split], format=format, images=images, names=names, task=task
+                )
+
+            found = opened(names)
+            reopen = opened if found.kind != "yolo" and names is None else None
+            found = numbered_alike(found, root, reopen, splits or list(there))
             report.splits[split] = _relabel_split(found, split, dataset, settings)
     return report
 
@@ -153,9 +156,9 @@ def _annotations(
         height, width = int(dataset.label_height[row]), int(dataset.label_width[row])
         row += 1
         try:
-            labels = check_labels(images.raw_labels(index), rules)
-        except (Refused, OSError) as error:
-            left_out.append((path, str(error)))
+            labels = read_labels(images, index, rules, (height, width))
+        except Refused as refusal:
+            left_out.append((path, str(refusal)))
             yield None
             continue
         report.notes += [(path, note) for note in labels.notes]

@@ -13,6 +13,17 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 
 SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and lists of a split are called: word -> split."""
+
 TASKS = ("detect", "segment", "obb", "pose")
 
 
@@ -49,11 +60,30 @@ class RawLabels(NamedTuple):
         keypoints: float32 (rows, K, 3), normalised x, y and visibility, of a source whose text
             rows cannot carry them beside a polygon (COCO). Row k belongs to line k of `text`.
         notes: what the source itself dropped on the way to `text`.
+        sizes: (height, width) in pixels of the image, where the source states it; several if it
+            contradicts itself.
     """
 
     text: bytes | None
     keypoints: Float32 | None = None
     notes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    def size_notes(self, height: int, width: int) -> tuple[str, ...]:
+        """Says where the image file has another size than the source states.
+
+        The labels are kept, as upstream keeps them: they are fractions, and the image may have been
+        scaled since. Or it is another image.
+        """
+        notes = []
+        for h, w in self.sizes:
+            if (h, w) != (height, width):
+                scaled = abs(w * height - h * width) <= max(w, h, width, height)  # but for rounding
+                why = "scaled since?" if scaled else "turned since, or another image?"
+                notes.append(
+                    f"labelled as {w} x {h} pixels, but the image has {width} x {height}: {why}"
+                )
+        return tuple(notes)
 
 
 class Labels(NamedTuple):
@@ -114,6 +144,10 @@ class Source:
         kpt_shape: as in the YAML, None without keypoints.
         flip_idx: as in the YAML, None without keypoints.
         folders: the folders that are searched for images; output may not lie in them.
+        left_out: files of the dataset that belong to none of `splits`, though no option left them
+            out: path -> reason. Images in no list, annotations without an image, and the like.
+            What a split names and cannot give is in its `unlisted`.
+        notes: what else a user has to know about the whole of it, a sentence each.
     """
 
     origin: str
@@ -123,6 +157,8 @@ class Source:
     kpt_shape: tuple[int, int] | None = None
     flip_idx: tuple[int, ...] | None = None
     folders: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def rules(self, task: str, single_cls: bool) -> LabelRules:
         """Gives the label rules of this source for one task."""

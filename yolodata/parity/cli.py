@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             "machine": machine(), "versions": versions(), **figures,
         }  # fmt: skip
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if failed and not blind else 0
 
 

@@ -77,10 +77,10 @@ def _learnt_by_heart(data: Path, task: str, files: list[str], folder: Path) -> P
     import yaml
     from ultralytics import YOLO
 
-    (folder / "few.txt").write_text("\n".join(files))
-    description = yaml.safe_load(data.read_text())
+    (folder / "few.txt").write_text("\n".join(files), encoding="utf-8")
+    description = yaml.safe_load(data.read_text(encoding="utf-8"))
     few = {"train": str(folder / "few.txt"), "val": str(folder / "few.txt")}
-    (folder / "few.yaml").write_text(yaml.safe_dump({**description, **few}))
+    (folder / "few.yaml").write_text(yaml.safe_dump({**description, **few}), encoding="utf-8")
 
     def follow(trainer: Any) -> None:
         """Running statistics arrive within so few steps."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolodata.errors import ShardError
+from yolodata.errors import ShardError, lacking
 from yolodata.pipeline.image_cache import FILL, Bytes, ImageSource
 from yolodata.pipeline.subset import Subset
 
@@ -134,6 +134,8 @@ def image_source(
         try:
             return [(pixels_of(image, memory[0] if memory else None), "")]
         except Exception as error:  # any broken file: the run goes on without it
+            if lacking(error):
+                raise  # the file may be a good one
             height, width = smaller.get(image, size(image))
             grey = np.full(height * width * 3, FILL, np.uint8)
             return [(grey, str(error) or type(error).__name__)]

@@ -215,7 +215,7 @@ class PreadFiles:
 def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """Whether a folder is on a network or user-space file system; False where that is unknown."""
     try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return False
     place = os.path.realpath(path)

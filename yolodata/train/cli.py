@@ -159,7 +159,7 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
 
     from yolodata.train.settings import TrainSettings
 
-    saved = yaml.safe_load((folder / "args.yaml").read_text())
+    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
     settings = TrainSettings.of_run(folder)
     kept = {} if settings is None else settings.as_given()
     goes_on = str(named) if named.suffix == SUFFIX else "auto"

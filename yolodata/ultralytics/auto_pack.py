@@ -15,6 +15,7 @@ import xxhash
 from yolodata.errors import DatasetError, ShardError
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
+from yolodata.shards.class_names import check_same_classes
 from yolodata.ultralytics.settings import Settings
 
 log = logging.getLogger("yolodata")
@@ -29,7 +30,8 @@ def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
     """What Ultralytics' `check_det_dataset` returns, for a folder of shards.
 
     Raises:
-        DatasetError: the folder lacks the split to validate on, or the one to train on.
+        DatasetError: the folder lacks the split to validate on, or the one to train on, or their
+            classes differ.
     """
     found = splits(path)
     for needed in ("train", split or "val"):
@@ -38,7 +40,10 @@ def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
                 f"{path} holds the splits {', '.join(found)}, but training needs '{needed}'; pack "
                 "it with `yolodata shard`, or name another one with split="
             )
-    meta = read_meta(found["train"])
+    used = dict.fromkeys(("train", split or "val"))
+    metas = {name: read_meta(found[name]) for name in used}
+    check_same_classes({str(found[name]): meta.names for name, meta in metas.items()})
+    meta = metas["train"]
     data: dict[str, Any] = {
         "path": Path(path).resolve(),
         "names": dict(meta.names),
@@ -170,6 +175,6 @@ def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMet
 
 @contextmanager
 def _lock(out: Path, split: str) -> Iterator[None]:
-    with (out / f".{split}.lock").open("w") as handle:
+    with (out / f".{split}.lock").open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

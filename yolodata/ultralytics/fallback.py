@@ -68,5 +68,5 @@ def why_not(args: Any, data: dict[str, Any], transforms: Any = None) -> str | No
         try:
             composed(transforms)
         except ConfigError as error:
-            return f"of augmentations=[…]: {error}"
+            return f"of augmentations=[...]: {error}"
     return None

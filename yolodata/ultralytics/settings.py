@@ -93,7 +93,9 @@ class Settings:
 
     def save(self, run: Path) -> None:
         """Write the settings into a run folder."""
-        (run / SETTINGS_FILE).write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        (run / SETTINGS_FILE).write_text(
+            yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8"
+        )
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
@@ -102,7 +104,7 @@ class Settings:
         if not file.is_file():
             return None
         known = {field.name for field in fields(cls)}  # `yolodata train` has more of them
-        saved = yaml.safe_load(file.read_text()) or {}
+        saved = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         return cls().changed({name: saved[name] for name in saved if name in known})
 
     def as_given(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def keep_epochs(csv: Path, epochs: int) -> None:
     """Drops the rows of results.csv that the run will write again: those after `epochs`."""
     if not csv.is_file():
         return
-    head, *rows = csv.read_text().splitlines(keepends=True)
+    head, *rows = csv.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [row for row in rows if row.endswith("\n") and int(float(row.split(",")[0])) <= epochs]
     with temporary_file(csv.parent) as temporary:
         write_durably(temporary, "".join([head, *kept]).encode())

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from yolodata.isolation import child_environment
 from yolodata.train.signals import SIGNALS
 from yolodata.train.watchdog.exit_codes import STATUS, status_left
 
@@ -36,7 +37,7 @@ def _passes_signals_on() -> bool:
     if torch is None or torch.origin is None:
         return False
     file = Path(torch.origin).with_name("distributed") / "run.py"
-    return file.is_file() and "--signals-to-handle" in file.read_text()
+    return file.is_file() and "--signals-to-handle" in file.read_text(encoding="utf-8")
 
 
 def launch(arguments: list[str], processes: int) -> int:
@@ -51,7 +52,7 @@ def launch(arguments: list[str], processes: int) -> int:
         # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
         child = subprocess.Popen(
             command(arguments, processes),
-            env={**os.environ, STATUS: str(status)},
+            env={**os.environ, **child_environment(), STATUS: str(status)},
             start_new_session=True,
         )
 

@@ -43,7 +43,7 @@ def leave_status(code: int) -> None:
     """Tells `yolodata train`, if it started torchrun, how this process ends."""
     file = os.environ.get(STATUS)
     if file and Path(file).exists():
-        with open(file, "a") as handle:
+        with open(file, "a", encoding="utf-8") as handle:
             handle.write(f"{code}\n")
 
 
@@ -52,5 +52,5 @@ def status_left(file: Path) -> int | None:
 
     A lost rank counts more than an orderly stop; a mistake is why the others lost that rank.
     """
-    codes = [int(line) for line in file.read_text().split()]
+    codes = [int(line) for line in file.read_text(encoding="utf-8").split()]
     return MISTAKE if MISTAKE in codes else max(codes, default=None)

@@ -1,0 +1,137 @@
+"""A fault of the machine ends a pack with its name, once; no picture is blamed for it."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from ingesting import write_yolo
+
+from yolodata.errors import ResourceError
+from yolodata.ingest import image_check, pack
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_MEMORY = "OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_yolo(tmp_path / "data", {"train": 9, "val": 2})
+
+
+def packed(data: Path, **changes: Any) -> list[tuple[str, str]]:
+    out = data.parent.parent / "out"
+    report = pack(data, out, imgsz=32, progress=False, workers=2, **changes)
+    return [entry for split in report.splits.values() for entry in split.left_out]
+
+
+def failing(number: int, suffix: str) -> Callable[..., Any]:
+    """`open` that the system refuses one file."""
+
+    def opened(path: Any, *rest: Any, **more: Any) -> Any:
+        if str(path).endswith(suffix):
+            raise OSError(number, os.strerror(number), path)
+        return builtins.open(path, *rest, **more)
+
+    return opened
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+def test_a_file_that_the_machine_cannot_read(
+    data: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(image_check, "open", failing(number, "train/005.jpg"), raising=False)
+    with pytest.raises(ResourceError, match=r"train/005\.jpg"):
+        packed(data)
+    monkeypatch.undo()
+    assert not packed(data)
+
+
+def test_a_file_that_nobody_may_read_is_its_own_fault(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_check, "open", failing(errno.EACCES, "train/005.jpg"), raising=False)
+    assert [os.path.basename(path) for path, _ in packed(data)] == ["005.jpg"]
+
+
+def test_a_label_file_that_the_machine_cannot_read(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yolodata.ingest import yolo
+
+    monkeypatch.setattr(yolo, "open", failing(errno.EMFILE, "train/006.txt"), raising=False)
+    with pytest.raises(ResourceError, match=r"train/006\.jpg.*ulimit -n"):
+        packed(data)
+    monkeypatch.undo()
+    assert not packed(data)
+
+
+@pytest.mark.parametrize("name", ["yolodata-pack", "yolodata-shard"])
+def test_threads_that_cannot_start(data: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with pytest.raises(ResourceError, match=r"no more threads.*ulimit -u"):
+        packed(data)
+    monkeypatch.undo()
+    assert not packed(data)
+
+
+@pytest.mark.parametrize("error", [cv2.error(NO_MEMORY), MemoryError()], ids=["cv2", "python"])
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_memory_that_ends_while_decoding(
+    data: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, codec: str
+) -> None:
+    picture = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    (data.parent / "images" / "train" / "picture.png").write_bytes(picture)
+
+    def decode(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    with pytest.raises(ResourceError, match="memory does not suffice"):
+        packed(data, codec=codec)
+    monkeypatch.undo()
+    assert not packed(data, codec=codec)
+
+
+LIMITED = """
+import resource, sys
+from yolodata.cli import main
+import cv2, numpy, simplejpeg, xxhash, yaml, PIL.Image, tqdm, yolodata.ingest.packing
+cv2.imdecode(numpy.frombuffer(open(sys.argv[3], "rb").read(), numpy.uint8), 1)
+used = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (used + (90 << 20), -1))
+sys.exit(main(["shard", *sys.argv[1:3], "--imgsz", "32", "--workers", "1", "--quiet"]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_an_address_space_that_is_too_small(data: Path) -> None:
+    large = data.parent / "images" / "val" / "large.png"
+    large.write_bytes(cv2.imencode(".png", np.zeros((8000, 8000, 3), np.uint8))[1].tobytes())
+    out, small = data.parent.parent / "out", data.parent / "images" / "val" / "000.jpg"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(data), str(out), str(small)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert done.returncode == 2, done.stderr.decode()
+    assert b"large.png: memory does not suffice" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert not packed(data)

@@ -1,0 +1,116 @@
+"""YOLO folders without a YAML: exports of Label Studio, CVAT, Roboflow (Darknet) and labelImg.
+
+A file of class names takes the YAML's place. Splits are what Darknet's `*.data` file says, else
+lists that are called like a split, else folders that are, else all is "train".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from yolodata.errors import DatasetError
+from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
+from yolodata.ingest.survey import files_below, is_image
+from yolodata.ingest.text import read_text
+from yolodata.ingest.yolo import listed_source
+
+_NAME_FILES = (
+    "classes.txt", "obj.names", "*.names", "labels/classes.txt", "images/classes.txt",
+    "data/classes.txt", "data/*.names", "*/_darknet.labels", "predefined_classes.txt",
+)  # fmt: skip
+_SPLIT_FOLDERS = ("images/{}", "{}/images", "obj_{}_data", "data/obj_{}_data", "{}")
+_OTHER_FOLDERS = ("images", "obj", "data/obj", ".")
+
+
+def names_file(root: Path) -> Path | None:
+    """Gives the file of class names of a YOLO folder without a YAML, None if there is none."""
+    found = (file for pattern in _NAME_FILES for file in sorted(root.glob(pattern)))
+    return next((file for file in found if file.is_file()), None)
+
+
+def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
+    """Lists the images of a YOLO folder without a YAML.
+
+    Args:
+        root: the folder.
+        wanted: splits to read; all that are there by default.
+
+    Raises:
+        DatasetError: there are no names, no images, or not those that were asked for.
+    """
+    root = root.resolve()
+    file = names_file(root)
+    if file is None:
+        raise DatasetError(f"'{root}' has neither a YAML nor a file of class names, classes.txt.")
+    names = _names(file)
+    entries = _data_file(root) or _lists(root, file) or _folders(root)
+    if not entries:
+        raise DatasetError(
+            f"'{root}' has class names ('{file.name}'), but no images. Label Studio and CVAT "
+            "export images only when told to: put them into 'images', each named like its file in "
+            "'labels', and run the command again."
+        )
+    missing = [split for split in wanted or () if split not in entries]
+    if missing:
+        raise DatasetError(f"{root}: no '{missing[0]}'; there are {list(entries)}.")
+    notes = [f"no YAML; class names are those of '{file}'"]
+    return listed_source(
+        str(root), names, entries, wanted, notes, bases=(root, root.parent), root=root
+    )
+
+
+def _names(file: Path) -> dict[int, str]:
+    lines = [line.strip() for line in read_text(file, "list of class names").splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines or not all(lines):
+        what = f"line {lines.index('') + 1} is blank" if lines else "it is empty"
+        raise DatasetError(f"'{file}' must hold one class name a line, but {what}; correct it.")
+    return dict(enumerate(lines))
+
+
+def _data_file(root: Path) -> dict[str, list[str]]:
+    """What Darknet's `obj.data` names: lines of `train = …` and `valid = …`."""
+    for file in sorted((*root.glob("*.data"), *root.glob("data/*.data"))):
+        entries: dict[str, list[str]] = {}
+        for line in read_text(file, "Darknet data file").splitlines():
+            key, _, value = (part.strip() for part in line.partition("="))
+            if key not in SPLIT_WORDS or not value:
+                continue
+            places = (root, root.parent, file.parent)
+            tails = (value, value.partition("/")[2])
+            paths = [place / tail for place in places for tail in tails if tail]
+            there = [path for path in paths if path.exists()]
+            if there:
+                entries[SPLIT_WORDS[key]] = [str(there[0].resolve())]
+        if entries:
+            return {split: entries[split] for split in SPLITS if split in entries}
+    return {}
+
+
+def _lists(root: Path, names: Path) -> dict[str, list[str]]:
+    entries: dict[str, list[str]] = {}
+    for folder in dict.fromkeys((root, root / "data", names.parent)):
+        for file in sorted(folder.glob("*.txt")):
+            split = SPLIT_WORDS.get(file.stem.lower())
+            if split and any(is_image(line) for line in read_text(file, "list").splitlines()):
+                entries.setdefault(split, []).append(str(file))
+    return {split: entries[split] for split in SPLITS if split in entries}
+
+
+def _folders(root: Path) -> dict[str, list[str]]:
+    entries: dict[str, list[str]] = {}
+    for pattern in _SPLIT_FOLDERS:
+        for word, split in SPLIT_WORDS.items():
+            folder = root / pattern.format(word)
+            if split not in entries and _has_images(folder):
+                entries[split] = [str(folder)]
+    if entries:
+        return {split: entries[split] for split in SPLITS if split in entries}
+    found = next((root / name for name in _OTHER_FOLDERS if _has_images(root / name)), None)
+    return {"train": [str(found.resolve())]} if found else {}
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(name) for _, names in files_below(str(folder)) for name in names)

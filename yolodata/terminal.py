@@ -1,0 +1,41 @@
+"""Output that every terminal can show.
+
+A terminal need not know `×` (`PYTHONIOENCODING=ascii`), and no terminal knows the bytes of a file
+name that is not UTF-8. Python then raises in the middle of a line, after hours of packing maybe.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import sys
+
+_SIGNS = {
+    "×": "x", "…": "...", "·": "*", "–": "-", "—": "-", "─": "-", "█": "#", "µ": "u", "±": "+-",
+    "°": "deg",
+}  # fmt: skip
+_HANDLER = "yolodata.spell_out"
+
+
+def spell_out() -> None:
+    """Has stdout and stderr spell out what they cannot encode, in place of raising an error.
+
+    Signs of ours become ASCII (`x` for `×`), all others escapes, as `\\u732b`. For programs, which
+    own their streams; a library leaves them alone.
+    """
+    codecs.register_error(_HANDLER, _spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # and not what a test or a notebook put there
+            with contextlib.suppress(OSError, ValueError):  # closed, or its reader is gone
+                stream.reconfigure(errors=_HANDLER)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = "".join(
+        _SIGNS.get(sign) or sign.encode("ascii", "backslashreplace").decode("ascii")
+        for sign in error.object[error.start : error.end]
+    )
+    return text, error.end
