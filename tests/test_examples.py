@@ -88,6 +88,20 @@ def test_lightning_resumes_at_the_exact_sample(folder: Path, stop_after: str) ->
     assert_equal_weights(resumed.lightning_module.state_dict(), wanted)
 
 
+@pytest.mark.parametrize("stop_after", ["4", "6"], ids=["within an epoch", "at its end"])
+def test_accelerate_resumes_at_the_exact_sample(folder: Path, stop_after: str) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+    import accelerate_loop
+
+    usual = ["--folder", str(folder), "--epochs", "2"]
+    wanted = accelerate_loop.main(usual)
+    weights = (folder / "accelerate" / "model.safetensors").read_bytes()
+    stopped = accelerate_loop.main([*usual, "--stop-after", stop_after])
+    assert len(stopped) < len(wanted) == 42
+    assert stopped + accelerate_loop.main([*usual, "--resume"]) == wanted
+    assert (folder / "accelerate" / "model.safetensors").read_bytes() == weights
+
+
 def recorded(folder: Path, processes: int) -> list[list[str]]:
     """Returns what each rank saw."""
     files = [folder / f"rank-{rank}-of-{processes}.txt" for rank in range(processes)]
