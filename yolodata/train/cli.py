@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.watchdog.exit_codes import (
     PEER_LOST,
     PREEMPTED,
@@ -63,13 +63,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("model must be given, got none; give model=yolo26n.yaml, say")
     try:
         train(model, upstream, ours)
-    except Preempted:
-        leave_status(PREEMPTED)
+    except Preempted as stop:
+        leave_status(PREEMPTED, stop.why)
         raise
     except PeerLost as error:
         print(f"yolodata: {error}", file=sys.stderr)
-        leave_status(PEER_LOST)
+        leave_status(PEER_LOST, error.reason)
         return PEER_LOST
+    except Exception as error:
+        mistake = isinstance(error, YolodataError)
+        leave_status(2 if mistake else 1, f"{type(error).__name__}: {error}")
+        raise
     return 0
 
 

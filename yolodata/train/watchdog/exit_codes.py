@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -33,18 +34,32 @@ class Preempted(SystemExit):
 
 
 class PeerLost(YolodataError):
-    """Another rank of the run is lost, so that this one cannot go on."""
+    """Another rank of the run is lost, so that this one cannot go on.
+
+    Args:
+        rank: this one.
+        reason: which rank is lost, and why.
+    """
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(f"rank {rank} ends: {reason}")
+        self.reason = reason
 
 
-def leave_status(code: int) -> None:
-    """Tells `yolodata train`, if it started torchrun, how this process ends."""
+def leave_status(code: int, reason: str) -> None:
+    """Tells `yolodata train`, if it started torchrun, how this process ends, and why."""
     file = os.environ.get(STATUS)
     if file and Path(file).exists():
         with open(file, "a") as handle:
-            handle.write(f"{code}\n")
+            handle.write(json.dumps([code, reason]) + "\n")
 
 
-def status_left(file: Path) -> int | None:
-    """Returns what the ranks left, or None; a lost rank counts more than an orderly stop."""
-    codes = [int(line) for line in file.read_text().split()]
-    return max(codes, default=None)
+def status_left(file: Path) -> tuple[int, str] | None:
+    """Returns what the ranks left, or None: the exit status, and the first one's reason.
+
+    A lost rank counts more than an error, and that more than an orderly stop of other ranks.
+    """
+    left = [json.loads(line) for line in file.read_text().splitlines()]
+    if not left:
+        return None
+    return max(code for code, _ in left), left[0][1]
