@@ -1,7 +1,8 @@
 """Three ranks that end in one way or another, with delays where the order of events matters.
 
-For tests/test_first_cause.py: `python rank_ends_child.py FOLDER` writes FOLDER/SCENARIO-RANK.txt and
-.status. A rank is a fork with a watchdog; sockets that close when it ends stand for collectives.
+For tests/test_first_cause.py: `python rank_ends_child.py FOLDER` writes SCENARIO-RANK.txt and
+SCENARIO-RANK.status there. A rank is a fork with a watchdog; sockets that close when it ends stand
+for collectives.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def dead_writer(rank: Rank) -> Callable[[], None]:
     if rank.number == 1:
         after("_write_left", kill_me)
         return task
-    is_gone, deadline = monitor._process_is_gone, time.monotonic() + 5
+    is_gone, deadline = monitor._process_is_gone, time.monotonic() + 60
 
     def seen_dead(beat: dict[str, Any]) -> bool:
         while (
