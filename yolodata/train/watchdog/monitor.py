@@ -138,17 +138,17 @@ class Monitor:
         """
         self._leave({"how": "failed", "reason": reason})
 
-    def stop(self, preempted: bool = False) -> Verdict | None:
+    def stop(self, preempted: str = "") -> Verdict | None:
         """This rank leaves in good order; the others no longer wait for its heartbeat.
 
         Args:
-            preempted: before its work was done, because it was asked to.
+            preempted: who was asked to stop, if it leaves before its work is done.
 
         Returns:
             Who is lost, if that is why it was asked: torchrun stops all ranks when one ends.
         """
         how = "stopped" if preempted else "done"
-        self._leave({"how": how, "reason": f"rank {self._rank} was asked to stop"})
+        self._leave({"how": how, "reason": preempted})
         return self._verdict
 
     def _leave(self, goodbye: dict[str, str]) -> None:
@@ -320,7 +320,8 @@ class Monitor:
             if left is not None:
                 if left.how == "failed":
                     return left
-                self._stopped = left if left.how == "stopped" else self._stopped
+                if left.how == "stopped":
+                    self._stopped = self._stopped or left
                 self._departed.add(rank)
                 self._received.pop(rank, None)
                 continue

@@ -93,7 +93,7 @@ class Supervisor:
         Raises:
             PeerLost: it was asked because another one is lost.
         """
-        lost = self._leave(preempted=True)
+        lost = self._leave(f"rank {self.process_group.rank} was asked to stop")
         if lost is not None:
             raise PeerLost(self.process_group.rank, lost.reason)
 
@@ -139,7 +139,7 @@ class Supervisor:
         if signal.getsignal(signal.SIGUSR1) == self.stop._handle and main.ident is not None:
             signal.pthread_kill(main.ident, signal.SIGUSR1)
 
-    def _leave(self, preempted: bool = False) -> Verdict | None:
+    def _leave(self, preempted: str = "") -> Verdict | None:
         self._interruptible = False
         monitor, self.monitor = self.monitor, None
         return None if monitor is None else monitor.stop(preempted)
@@ -154,7 +154,7 @@ class Supervisor:
             self.monitor.failed(f"rank {rank} failed: {type(error).__name__}: {error}")
             self.monitor = None
             return
-        self._leave(preempted=found.how == "stopped")
+        self._leave(found.reason if found.how == "stopped" else "")
         if found.how == "stopped":  # in good order; this one was on its way to meet it
             raise Preempted(self.stop.why or found.reason) from error
         raise PeerLost(rank, found.reason) from error
