@@ -50,6 +50,6 @@ def test_all_ranks_name_the_first_cause(
 
 
 def test_who_waits_for_a_preempted_rank_is_preempted(ends: Path) -> None:
-    for rank, why in enumerate(("SIGTERM", "rank 0 was asked to stop", "rank 0 was asked to stop")):
-        assert f"preempted: {why}" in (ends / f"preempted-{rank}.txt").read_text()
+    for rank, why in enumerate(("SIGTERM", *2 * ["(rank 0|another rank) was asked to stop"])):
+        assert re.search(f"preempted: {why}", (ends / f"preempted-{rank}.txt").read_text())
         assert (ends / f"preempted-{rank}.status").read_text() == "75"

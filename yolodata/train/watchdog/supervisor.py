@@ -137,6 +137,7 @@ class Supervisor:
             return  # the ranks agree at its end
         main = threading.main_thread()
         if signal.getsignal(signal.SIGUSR1) == self.stop._handle and main.ident is not None:
+            self.stop.passed_on = "another rank was asked to stop"
             signal.pthread_kill(main.ident, signal.SIGUSR1)
 
     def _leave(self, preempted: str = "") -> Verdict | None:
