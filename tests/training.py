@@ -35,10 +35,10 @@ HEADS = {"detect": "Detect, [nc]", "segment": "Segment26, [nc, 16, 64]",
 
 
 @functools.cache
-def network(task: str = "detect") -> str:
+def network(task: str = "detect", classes: int = 3) -> str:
     """A network of few layers for a task, as a file; upstream's smallest takes ten times longer."""
-    file = Path(_folder().name) / f"tiny-{task}.yaml"
-    file.write_text(TINY.replace("Detect, [nc]", HEADS[task]))
+    file = Path(_folder().name) / f"tiny-{task}{'' if classes == 3 else classes}.yaml"
+    file.write_text(TINY.replace("nc: 3", f"nc: {classes}").replace("Detect, [nc]", HEADS[task]))
     return str(file)
 
 

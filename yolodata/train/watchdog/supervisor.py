@@ -79,7 +79,7 @@ class Supervisor:
             self.leave_preempted()
             raise
         except BaseException as error:
-            self._interruptible = False
+            self._interruptible = self.heartbeat.in_step = False
             self._explain(error)
             raise
         else:
