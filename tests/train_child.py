@@ -25,7 +25,7 @@ from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.watchdog import heartbeat
-from yolodata.train.watchdog.exit_codes import PEER_LOST, PeerLost, Preempted
+from yolodata.train.watchdog.exit_codes import PEER_LOST, STATUS, PeerLost, Preempted
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
@@ -84,6 +84,7 @@ def apart(name: str, mischief: str, port: str) -> int:
     if process:
         return process
     os.environ.update(MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE="False")
+    os.environ.pop(STATUS)  # the launcher is told by its own run alone
     said = os.open(folder / f"{name}-{rank}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(said, 1)
     os.dup2(said, 2)
