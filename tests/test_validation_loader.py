@@ -62,8 +62,7 @@ def compare(yaml: Path, split: str, out: Path, imgsz: int, batch: int, **setting
                 assert mine["img"].is_contiguous()
 
 
-@pytest.mark.parametrize("codec", ["raw", "jpeg"])
-@pytest.mark.parametrize("imgsz", [96, 160])
+@pytest.mark.parametrize(("codec", "imgsz"), [("raw", 96), ("jpeg", 160)])
 def test_drawn_pictures(drawn: Path, codec: str, imgsz: int) -> None:
     out = packed(drawn, drawn.parent / f"{codec}{imgsz}", codec, imgsz)
     for batch in (1, 5, 64):

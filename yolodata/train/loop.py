@@ -317,6 +317,7 @@ class EpochLoop:
         if self._process_group.rank == 0:
             done = f"epoch {at.epoch + 1}, batch {at.step}"
             LOGGER.info(f"\nyolodata: {why}: stopped after {done}; resume=auto goes on from there.")
+        self._supervisor.leave_preempted()
         self._process_group.stop()
         raise Preempted(why)
 

@@ -34,6 +34,7 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
         self.at: float | None = None
         self.why = ""
+        self.passed_on = ""  # what a signal means that this process sends to itself
 
     def __bool__(self) -> bool:
         return self.at is not None
@@ -65,4 +66,4 @@ class StopRequest:
         again = self.at is not None and time.monotonic() - self.at > IMPATIENT
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.request(signal.Signals(number).name)
+        self.request(self.passed_on or signal.Signals(number).name)

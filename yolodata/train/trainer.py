@@ -163,16 +163,23 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     # Setup.
 
     def _do_train(self) -> None:
-        try:
-            with self.supervisor.supervise():
-                self._train_supervised()
-        except Exception:  # what was written is kept all the same; the others know already
-            with contextlib.suppress(YolodataError):
-                self._last_words()
-            if self.saver is not None:
-                self.saver.close(UPLOAD_AT_STOP)
-            raise
-        self.process_group.stop()
+        with self.supervisor.catch_signals():
+            try:
+                with self.supervisor.supervise():
+                    self._train_supervised()
+            except Exception:  # what was written is kept all the same; the others know already
+                with contextlib.suppress(YolodataError):
+                    self._last_words()
+                if self.saver is not None:
+                    self.saver.close(UPLOAD_AT_STOP)
+                raise
+            else:
+                self.process_group.stop()
+            finally:
+                close_loaders(self)
+                # Not before the others know why this rank leaves: their collectives break now.
+                if self.process_group.backend != "nccl":  # which would wait for what will not come
+                    self.process_group.stop()
 
     def _train_supervised(self) -> None:
         try:
@@ -187,10 +194,6 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
                     self.saver.flush()
                     self.saver.close(UPLOAD_AT_STOP)
             raise
-        finally:
-            close_loaders(self)
-            if self.process_group.backend != "nccl":  # which would wait for what will not come
-                self.process_group.stop()
 
     def _set_up(self) -> tuple[Saver, EpochLoop]:
         phase, settings = self.supervisor.phase, self.settings

@@ -68,4 +68,8 @@ def launch(arguments: list[str], processes: int) -> int:
         if code == 0:
             return 0
         left = status_left(status)
-        return code if left is None else left
+        if left is None:
+            return code
+        code, reason = left
+        print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below what torchrun says
+        return code
