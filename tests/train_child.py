@@ -108,7 +108,7 @@ LOST = {
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
 ports = os.environ["PORTS"].split(",")
 forks = [apart(name, LOST[name], port) for name, port in zip(LOST, ports, strict=True)]
-run("two")
+run("two", val=True)
 
 # One update from four batches of two ranks.
 first_update(folder, "parts", batch=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import random
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,11 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg, get_save_dir
+from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from yolodata.errors import YolodataError
 from yolodata.pipeline.loader import Loader
+from yolodata.pipeline.validation import ValidationLoader
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.saver import Saver
@@ -24,6 +27,7 @@ from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.collectives import broadcast_weights
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
+from yolodata.train.distributed.validation_loss import ValidationLoss
 from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
@@ -92,6 +96,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
             seed = self.args.seed + self.process_group.rank
             init_seeds(seed, deterministic=self.args.deterministic)
+            random.seed(self.args.seed)  # the sizes of `multi_scale` are those of one process
             self.ddp = False
             share_cores(self.process_group.local_size)
         self.add_callback("on_val_start", self._validation_begins)
@@ -296,6 +301,41 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """Returns how many batches of an epoch were trained on before it goes on."""
         return int(self.at.step)
 
+    # Validation.
+
+    def validation_shapes(self, batch_size: int) -> int:
+        """Returns the pictures that have one shape: all ranks' batch, as one process has it."""
+        return batch_size * self.process_group.size
+
+    def validate(self) -> tuple[dict[str, float], float | None]:
+        """Validates the average, as upstream does.
+
+        Returns:
+            metrics and fitness of one process that validates alone; the same on every rank.
+        """
+        if self.process_group.alone:
+            return super().validate()
+        average = unwrap_model(self.ema.ema)
+        loss = self._validation_loss(average)
+        average.criterion = loss
+        metrics, fitness = super().validate()
+        average.criterion = None  # the next validation makes another one
+        if loss.counted:
+            means = loss.means(len(self.test_loader.dataset))
+            if metrics is not None:
+                metrics.update(self.label_loss_items(means, prefix="val"))
+        found = self.process_group.from_first([metrics, fitness, self.best_fitness])
+        metrics, fitness, self.best_fitness = found
+        return metrics, fitness
+
+    def _validation_loss(self, model: torch.nn.Module) -> ValidationLoss:
+        """The criterion of a validation; with upstream's loader, each batch is one of its own."""
+        loader, ranks = self.test_loader, self.process_group
+        ours = isinstance(loader, ValidationLoader)
+        batch = int(loader.batch_size) * (ranks.size if ours else 1)
+        criterion = model.init_criterion()  # type: ignore[operator]
+        return ValidationLoss(criterion, ranks, next(iter(loader.sampler), 0), batch)
+
     # Its end.
 
     def save_model(self) -> bool:
@@ -304,31 +344,35 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             return bool(super().save_model())
 
     def final_eval(self) -> None:
-        """Evaluates the best weights, as upstream does.
+        """Evaluates the best weights, as upstream does; several ranks do it together.
 
-        Its own evaluation asks for CUDA where there are several ranks; ours takes over on CPUs.
+        Upstream's own asks for CUDA where there are several ranks, and for the file everywhere.
         """
-        if self.process_group.rank != 0:  # which makes the files smaller first
+        ranks = self.process_group
+        if ranks.rank != 0:  # which makes the files smaller first
             self.supervisor.heartbeat.wait()
-        if self.process_group.alone or self.device.type != "cpu":
-            super().final_eval()
+        else:
+            with self.supervisor.undisturbed():
+                run_folder.strip_weights(self)
+        if not ranks.from_first(self.best.exists()):
             return
-        if self.process_group.rank == 0 and self.last.exists():
-            from ultralytics.utils.torch_utils import strip_optimizer
-
-            kept = strip_optimizer(self.last)
-            if self.best.exists():
-                strip_optimizer(self.best, updates={"train_results": kept.get("train_results")})
-        self.process_group.meet("stripped")
-        if self.best.exists():
-            from ultralytics.nn.tasks import load_checkpoint
-
-            best, _ = load_checkpoint(self.best)
-            self.ema.ema.load_state_dict(best.float().state_dict())
-            metrics, _ = self.validate()
-            if self.process_group.rank == 0:
-                self.metrics = metrics
-                self.run_callbacks("on_fit_epoch_end")
+        LOGGER.info(f"\nValidating {self.best}...")
+        self.validator.args.plots = self.args.plots
+        self.validator.args.compile = False  # takes longer than it saves
+        if ranks.alone:
+            self.metrics = self.validator(model=self.best)
+        else:
+            average = unwrap_model(self.ema.ema).float()
+            if ranks.rank == 0:
+                best, _ = load_checkpoint(self.best)
+                average.load_state_dict(best.float().state_dict())
+            broadcast_weights(average)
+            self.metrics, _ = self.validate()
+            self.metrics = {k: v for k, v in self.metrics.items() if not k.startswith("val/")}
+        self.metrics.pop("fitness", None)
+        self.epoch += 1  # loggers have it beside the last epoch, not in its place
+        self.run_callbacks("on_fit_epoch_end")
+        self.epoch -= 1
 
 
 @functools.cache

@@ -49,6 +49,20 @@ def weights_whole(trainer: HasWeights) -> Iterator[None]:
     folder.rmdir()
 
 
+def strip_weights(trainer: HasWeights) -> None:
+    """Takes out of the weights what only training needs, each file whole or as it was before."""
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    with weights_whole(trainer):
+        results = None
+        for name in (trainer.last.name, trainer.best.name):
+            source = trainer.wdir.parent / name
+            if source.exists():
+                updates = None if results is None else {"train_results": results}
+                stripped = strip_optimizer(source, trainer.wdir / name, updates)
+                results = stripped.get("train_results")
+
+
 def remove_unfinished_weights(folder: Path) -> None:
     """Removes what a process that was killed within `weights_whole` left."""
     shutil.rmtree(folder / _WRITING, ignore_errors=True)
