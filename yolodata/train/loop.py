@@ -39,6 +39,7 @@ class EpochLoop:
 
     Attributes:
         halved: how often the batch was halved because memory ended.
+        left_after: the batch after which training was left in good order, in words; else "".
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class EpochLoop:
         self._supervisor, self._heartbeat, self._saver = supervisor, supervisor.heartbeat, saver
         self._first_backward = True
         self.halved = 0
+        self.left_after = ""
         self._accumulate = 1  # batches an update, after the warm-up
         self._close_mosaic_at = 0
         self._mosaic_closed = False
@@ -324,14 +326,11 @@ class EpochLoop:
 
     def _leave_preempted(self) -> None:
         at = self._trainer.at
-        why = self._supervisor.stop.why or "another rank was asked to stop"
+        self.left_after = f"epoch {at.epoch + 1}, batch {at.step}"
         self._saver.drop()
         self._process_group.largest([0])  # nobody leaves before rank 0 has written
-        if self._process_group.rank == 0:
-            done = f"epoch {at.epoch + 1}, batch {at.step}"
-            LOGGER.info(f"\nyolodata: {why}: stopped after {done}; resume=auto goes on from there.")
         self._process_group.stop()
-        raise Preempted(why)
+        raise Preempted(self._supervisor.stop.why or "another rank was asked to stop")
 
     # Memory ends.
 

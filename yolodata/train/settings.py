@@ -19,16 +19,17 @@ class TrainSettings(Settings):
     Attributes:
         checkpoint_minutes: time between checkpoints within an epoch; 0 is only at its end.
         keep: checkpoints kept in the run folder, and at `upload`.
-        upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
-            nowhere.
+        upload: where checkpoints, weights, results, settings and plots are copied to, any fsspec
+            URL (s3://, gs://, a path); None is nowhere.
         stall: seconds that a step, or a batch of validation, may take before its rank counts as
             stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
             saving and other phases of unknown duration may take ten times as many (see
             `watchdog.heartbeat`).
         callbacks: a Python file whose functions are named after Ultralytics' events
             (`on_train_epoch_end(trainer)`, …); every rank runs them.
-        whole_batch_loss: targets are counted over all ranks, so that the loss is that of one
-            process with the whole batch; False is Ultralytics' way, each rank's own count.
+        whole_batch_loss: targets are counted over all ranks, so that gradients are those of one
+            process with the whole batch; False is Ultralytics' way, each rank's own count. What is
+            logged is the loss of the whole batch in both cases.
         scale_lr: what the learning rate is multiplied with where the batch is larger than `nbs`:
             "sqrt" or "linear" in batch / nbs, "none", or "auto": "sqrt" for optimisers of Adam's
             kind, "none" for SGD, whose steps grow by themselves (the loss is a sum over the batch).

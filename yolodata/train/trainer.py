@@ -17,13 +17,15 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
-from yolodata.errors import YolodataError
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
+from yolodata.train.checkpoint.continuation import continuation
 from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
+from yolodata.train.checkpoint.state import plain as plain_values
 from yolodata.train.distributed.collectives import broadcast_weights
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
@@ -89,9 +91,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.saver: Saver | None = None
         self.loop: EpochLoop | None = None
         settings = self.settings.changed(overrides.get("yolodata") or {})
-        self._going_on = self._choose_run_folder(cfg, overrides, settings)
+        self.given: dict[str, Any] = {}
+        chosen = self._choose_run_folder(cfg, overrides, settings)
+        self._going_on, self._stage, self._optimizer = chosen
+        if self._stage == "done":
+            self._is_done(Path(overrides["save_dir"]))
+            return
         self.supervisor = Supervisor(self.process_group, settings.stall, self._last_words)
         super().__init__(cfg, overrides, _callbacks)
+        self.given = self.given or plain_values(vars(self.args))
         if not self.process_group.alone:
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
             seed = self.args.seed + self.process_group.rank
@@ -106,7 +114,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
                 self.add_callback(event, function)
 
     def _validation_begins(self, validator: Any) -> None:
-        self.supervisor.heartbeat.phase("validating", batches=True)
+        what = "validating the best model" if self.at.stage == "finished" else "validating"
+        self.supervisor.heartbeat.phase(what, batches=True)
 
     def _validation_batch_ends(self, validator: Any) -> None:
         self.supervisor.heartbeat.batch_finished()
@@ -117,32 +126,74 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _choose_run_folder(
         self, cfg: Any, overrides: dict[str, Any], settings: TrainSettings
-    ) -> Path | None:
-        """Returns the checkpoint to go on from, if any; rank 0 chooses it and the run folder."""
+    ) -> tuple[Path | None, str | None, str]:
+        """Returns the checkpoint to go on from, if any, at which stage, and its optimiser.
+
+        Rank 0 chooses it and the run folder.
+
+        Raises:
+            ConfigError: the run cannot go on with these arguments.
+        """
         resume = overrides.get("resume")
         named = Path(resume) if isinstance(resume, (str, Path)) and resume != "auto" else None
         ours = resume == "auto" or (named is not None and named.suffix == file.SUFFIX)
         if resume and not ours:
-            return None  # Ultralytics' own resume, from last.pt
+            return None, None, ""  # Ultralytics' own resume, from last.pt
         overrides.pop("resume", None)
-        found: Path | None = None
+        upstreams = {name: overrides[name] for name in overrides if name != "yolodata"}
+        args = get_cfg(cfg, upstreams)
+        self.given = plain_values(vars(args))
+        chosen: list[Any] = [None] * 4
         if self.process_group.rank == 0:
-            if resume == "auto":
-                overrides["exist_ok"] = True
-            if named is not None:
-                overrides["save_dir"] = str(named.resolve().parent.parent)
-            upstreams = {name: overrides[name] for name in overrides if name != "yolodata"}
-            folder = get_save_dir(get_cfg(cfg, upstreams))
-            found = named.resolve() if named is not None else None
-            if resume == "auto":
-                found = run_folder.find_newest(folder, settings.upload)
-            if found is not None:
-                file.remove_newer(found)
-                LOGGER.info(f"yolodata: going on from {found}")
-            overrides["save_dir"] = str(folder)
-        chosen = [overrides.get("save_dir"), None if found is None else str(found)]
-        overrides["save_dir"], path = self.process_group.share("run folder", chosen)
-        return None if path is None else Path(path)
+            try:
+                chosen = self._find_checkpoint(args, resume, named, settings)
+            except YolodataError as error:  # which the other ranks would wait for
+                if self.process_group.alone:
+                    raise
+                chosen = [None, None, "refused", str(error)]
+        folder, path, stage, optimizer = self.process_group.share("run folder", chosen)
+        if stage == "refused":
+            raise ConfigError(optimizer)
+        overrides["save_dir"] = folder
+        return None if path is None else Path(path), stage, optimizer or ""
+
+    def _find_checkpoint(
+        self, args: Any, resume: Any, named: Path | None, settings: TrainSettings
+    ) -> list[Any]:
+        """Returns the run folder, and of the checkpoint in it path, stage and optimiser."""
+        if resume == "auto":
+            args.exist_ok = True
+        if named is not None:
+            args.save_dir = str(named.resolve().parent.parent)
+        folder = get_save_dir(args)
+        found = named.resolve() if named is not None else None
+        if resume == "auto":
+            found = run_folder.find_newest(folder, settings.upload)
+        if found is None:
+            return [str(folder), None, None, None]
+        state = file.read(found)
+        evaluated = run_folder.is_evaluated(found)
+        plan = continuation(state, self.given, folder, evaluated)
+        if plan.stage == "done":
+            run_folder.write_missing(folder, state)
+            LOGGER.info(f"yolodata: {plan.said}.")
+        else:
+            file.remove_newer(found)
+            LOGGER.info(f"yolodata: going on from {found}")
+            if plan.said:
+                LOGGER.info(f"yolodata: {plan.said}.")
+        return [str(folder), str(found), plan.stage, plan.optimizer]
+
+    def _is_done(self, folder: Path) -> None:
+        """Of a run that is finished nothing is set up; `YOLO.train` reads where its weights are."""
+        self.save_dir, self.wdir = folder, folder / "weights"
+        self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
+        self.validator = None
+
+    def train(self) -> None:
+        """Trains, unless the run is finished already."""
+        if self._stage != "done":
+            super().train()
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Resumes as upstream does, unless the run goes on from a checkpoint of ours."""
@@ -175,18 +226,36 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             saver, loop = self._set_up()
             loop.run()
             saver.writer.wait()
+            saver.finish()
             saver.close(UPLOAD_AT_END)
             self.process_group.meet("end")
         except Preempted:
             with self.supervisor.undisturbed():
                 if self.saver is not None:
                     self.saver.flush()
+                    self._say_stopped()
                     self.saver.close(UPLOAD_AT_STOP)
+                else:
+                    self._say_stopped()
             raise
         finally:
             close_loaders(self)
             if self.process_group.backend != "nccl":  # which would wait for what will not come
                 self.process_group.stop()
+
+    def _say_stopped(self) -> None:
+        """Says, on one rank, where the run was left and what is on disk."""
+        if self.process_group.rank != 0:
+            return
+        why = self.supervisor.stop.why or "another rank was asked to stop"
+        where = f"while {self.supervisor.heartbeat.doing}"
+        if self.loop is not None and self.loop.left_after:
+            where = f"after {self.loop.left_after}"
+        newest = None if self.saver is None else self.saver.newest
+        rest = "no checkpoint was written yet, so that the run begins anew"
+        if newest is not None:
+            rest = f"resume=auto goes on from {newest}"
+        LOGGER.info(f"\nyolodata: {why}: stopped {where}; {rest}.")
 
     def _set_up(self) -> tuple[Saver, EpochLoop]:
         phase, settings = self.supervisor.phase, self.settings
@@ -224,8 +293,16 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self._wrap_model()
         self.at = Position(self.start_epoch)
         if self._going_on is not None:
-            saver.resume(self._going_on)
+            saver.resume(self._going_on, self._stage)
+            self._write_missing_weights()
         return saver, loop
+
+    def _write_missing_weights(self) -> None:
+        """On a machine that has the checkpoint alone, writes `last.pt` from it."""
+        at_the_end_of_an_epoch = self.at.epoch > 0 and self.at.step == 0
+        if self.process_group.rank == 0 and at_the_end_of_an_epoch and not self.last.exists():
+            self.epoch = self.at.epoch - 1
+            self.save_model()
 
     def _last_words(self) -> None:
         """Before the process ends; in the monitor's thread if another rank is lost."""
@@ -287,7 +364,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns upstream's optimiser; its learning rate is scaled for a batch above `nbs`."""
+        """Returns upstream's optimiser; its learning rate is scaled for a batch above `nbs`.
+
+        A run that goes on keeps its own, whatever `auto` would choose for another number of epochs.
+        """
+        if self._optimizer and str(self.args.optimizer).lower() == "auto":
+            # By the number of updates, above ten thousand or not.
+            kwargs["iterations"] = 1e9 if self._optimizer == "MuSGD" else 0
         optimizer = super().build_optimizer(*args, **kwargs)
         larger = self.batch_size * self.accumulate / self.args.nbs
         factor = lr_factor(type(optimizer).__name__, larger, self.settings.scale_lr)
