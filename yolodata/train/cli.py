@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
+from yolodata.train.signals import stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
     PEER_LOST,
     PREEMPTED,
@@ -51,7 +52,21 @@ def run(args: argparse.Namespace) -> int:
         from yolodata.train.distributed.launch import launch
 
         return launch(args.arguments, processes)
-    upstream, ours = read_arguments(args.arguments)
+    try:
+        with stopping_at_once():
+            _train_here(args.arguments)
+    except Preempted:
+        leave_status(PREEMPTED)
+        raise
+    except PeerLost as error:
+        print(f"yolodata: {error}", file=sys.stderr)
+        leave_status(PEER_LOST)
+        return PEER_LOST
+    return 0
+
+
+def _train_here(arguments: list[str]) -> None:
+    upstream, ours = read_arguments(arguments)
     upstream, ours = of_run(upstream, ours)
     upstream.pop("nproc", None)
     model = upstream.pop("model", None)
@@ -61,16 +76,7 @@ def run(args: argparse.Namespace) -> int:
         model = upstream["resume"]
     if model is None:
         raise ConfigError("model must be given, got none; give model=yolo26n.yaml, say")
-    try:
-        train(model, upstream, ours)
-    except Preempted:
-        leave_status(PREEMPTED)
-        raise
-    except PeerLost as error:
-        print(f"yolodata: {error}", file=sys.stderr)
-        leave_status(PEER_LOST)
-        return PEER_LOST
-    return 0
+    train(model, upstream, ours)
 
 
 def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
