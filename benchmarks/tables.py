@@ -88,8 +88,9 @@ def training(values: dict[str, Any]) -> str:
     seeds = dict.fromkeys(sum(run["loader"] == loader for run in runs) for loader in loaders)
     how = (
         f"{settings['model']} from scratch on {values['dataset']}, imgsz {settings['imgsz']}, "
-        f"batch {settings['batch']}, {settings['epochs']} epochs; n = {' and '.join(map(str, seeds))} "
-        "seeds; p: share of all regroupings of the runs whose means differ as much"
+        f"batch {settings['batch']}, {settings['epochs']} epochs; "
+        f"n = {' and '.join(map(str, seeds))} seeds; p: share of all regroupings of the runs "
+        "whose means differ as much"
     )
     return report.with_notes([lines], [*report.about_machine(values), how])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import re
 import time
@@ -57,7 +58,7 @@ def alone(ran: Any) -> list[dict[str, Any]]:
     """The same run in one process."""
     patch = pytest.MonkeyPatch()
     patch.setenv("FREEZE_BN", "1")
-    return noted(ran[0], "one", patch)
+    return noted(ran[0], "one", patch, val=True)
 
 
 def noted(folder: Path, name: str, patch: pytest.MonkeyPatch, **changed: Any) -> list[Any]:
@@ -67,7 +68,7 @@ def noted(folder: Path, name: str, patch: pytest.MonkeyPatch, **changed: Any) ->
     events = {e: getattr(train_notes, e) for e in ("on_train_start", "on_train_batch_end")}
     train(
         trainer_for("detect"),
-        arguments(folder, name, epochs=4, multi_scale=0.0, val=False, **changed),
+        arguments(folder, name, epochs=4, multi_scale=0.0, **{"val": False, **changed}),
         events,
     )
     patch.undo()
@@ -80,11 +81,28 @@ def test_two_ranks_train_as_one(ran: Any, alone: list[dict[str, Any]]) -> None:
     ranks = [notes(folder / "two", rank) for rank in range(2)]
     assert len(alone) == len(ranks[0]) == 4 * BATCHES
     for one, *both in zip(alone, *ranks, strict=True):
-        fed, loss = together(both)
-        assert fed[: len(one["fed"])] == one["fed"]
-        assert loss == pytest.approx(one["loss"], rel=1e-3)
-    # What one rank lost is not what both lost: the loss's own count is over the whole batch.
-    assert ranks[0][3]["loss"] != pytest.approx(alone[3]["loss"], rel=1e-2)
+        assert together(both)[: len(one["fed"])] == one["fed"]
+        for rank in both:  # each of them says what both lost
+            assert rank["loss"] == pytest.approx(one["loss"], rel=1e-3)
+            assert rank["mean"] == pytest.approx(one["mean"], rel=1e-3)
+
+
+def test_two_ranks_log_what_one_process_logs(ran: Any, alone: list[dict[str, Any]]) -> None:
+    """results.csv but for the time; the objects of a step, which the progress bar shows."""
+    tables = [
+        list(csv.DictReader((ran[0] / "runs" / name / "results.csv").open()))
+        for name in ("one", "two")
+    ]
+    assert len(tables[0]) == len(tables[1]) == 4
+    for one, two in zip(*tables, strict=True):
+        one.pop("time"), two.pop("time")
+        assert {"train/cls_loss", "val/box_loss", "metrics/mAP50(B)", "lr/pg0"} <= one.keys()
+        assert {n: float(v) for n, v in two.items()} == pytest.approx(
+            {n: float(v) for n, v in one.items()}, rel=1e-3, abs=2e-5
+        )
+    shown = [[step["shown"] for step in notes(ran[0] / "two")], [s["shown"] for s in alone]]
+    assert shown[0] == shown[1]
+    assert any(shown[0])
 
 
 def test_gradients_travel_only_before_an_update(ran: Any) -> None:

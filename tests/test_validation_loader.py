@@ -172,6 +172,27 @@ def test_ranks_take_what_upstream_gives_them(drawn: Path, batch: int, world_size
                 assert differences(mine, batch_of_theirs) == []
 
 
+def test_ranks_make_the_pictures_of_one_process(drawn: Path) -> None:
+    """With `shape_batch`, whatever the shapes of their own batches would be."""
+    out = drawn.parent / "ranks"
+    if not out.exists():
+        packed(drawn, out, "raw", 96)
+
+    def pictures(**given: Any) -> list[Any]:
+        with ValidationLoader(out, **grouped(threads=1, **given)) as loader:
+            return [picture.numpy() for batch in loader for picture in batch["img"]]
+
+    whole = pictures(batch_size=20)
+    parts = [{"batch_size": 10, "world_size": 2, "rank": rank} for rank in range(2)]
+    both = [picture for part in parts for picture in pictures(**part, shape_batch=20)]
+    assert len(both) == len(whole) == 37
+    assert all(np.array_equal(one, other) for one, other in zip(both, whole, strict=True))
+    without = [picture for part in parts for picture in pictures(**part)]
+    assert any(one.shape != other.shape for one, other in zip(without, whole, strict=True))
+    with pytest.raises(ConfigError, match="multiple of batch_size=10, got 8"):
+        pictures(**parts[0], shape_batch=8)
+
+
 def test_can_be_left_half_way(drawn: Path) -> None:
     out = packed(drawn, drawn.parent / "half", "jpeg", 96)
     with ValidationLoader(out, 4, **grouped(threads=2)) as loader:

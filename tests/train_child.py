@@ -119,7 +119,7 @@ LOST = {
 }
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
 forks = [apart(name, LOST[name], port) for name, port in zip(LOST, free_ports(), strict=True)]
-run("two")
+run("two", val=True)
 
 # One update from four batches of two ranks.
 first_update(folder, "parts", batch=4)

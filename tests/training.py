@@ -112,12 +112,10 @@ def notes(folder: Path, rank: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def together(ranks: list[dict[str, Any]]) -> tuple[list[str], dict[str, float]]:
-    """What ranks were fed in a step, in the order of one process, and the mean of their losses."""
+def together(ranks: list[dict[str, Any]]) -> list[str]:
+    """What ranks were fed in a step, in the order of one process."""
     fed = [rank["fed"] for rank in ranks]
-    mixed = [sample for position in zip(*fed, strict=True) for sample in position]
-    losses = [rank["loss"] for rank in ranks]
-    return mixed, {name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]}
+    return [sample for position in zip(*fed, strict=True) for sample in position]
 
 
 class Enough(Exception):

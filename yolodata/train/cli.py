@@ -11,6 +11,7 @@ from typing import Any
 from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.distributed.process_group import no_such_gpu
+from yolodata.train.signals import stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
     FAILED,
     MISTAKE,
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
         return launch(on_gpus_there(args.arguments), processes)
     try:
-        _train(args.arguments)
+        with stopping_at_once():
+            _train(args.arguments)
     except Preempted as stop:
         leave_status(PREEMPTED, stop.why)
         raise

@@ -69,7 +69,7 @@ def status_left(file: Path) -> tuple[int, str] | None:
     left = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if not left:
         return None
-    reasons = {code: reason for code, reason in reversed(left)}
+    reasons = dict(reversed(left))
     if MISTAKE in reasons:
         return MISTAKE, reasons[MISTAKE]
     status = next(code for code in (PEER_LOST, FAILED, PREEMPTED) if code in reasons)

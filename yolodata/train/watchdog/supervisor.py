@@ -30,8 +30,9 @@ class Action(IntEnum):
 class Supervisor:
     """Ends a run in an orderly way: when it is asked to stop, and when another rank is lost.
 
-    Within steps a request to stop waits for the step's end, where the ranks agree on it. Elsewhere
-    (setup, validation, plots) it interrupts at once, by `Preempted`.
+    Within steps a request to stop waits for the step's end, where the ranks agree on it, if that
+    comes soon (`signals.LATE`). Elsewhere (setup, validation, plots) it interrupts at once, by
+    `Preempted`.
 
     Args:
         process_group: the ranks.
@@ -127,8 +128,9 @@ class Supervisor:
     def _on_request(self) -> None:
         if self.monitor is not None:
             self.monitor.announce_stop()
-        if self._interruptible:
+        if self._interruptible or (self.heartbeat.in_step and self.stop.late):
             self._interruptible = False
+            self.heartbeat.in_step = False  # left half-way
             raise Preempted(self.stop.why)
 
     def _asked_by_another(self) -> None:
