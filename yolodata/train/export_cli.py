@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from yolodata.errors import ConfigError
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Any) -> None:
     """Add `export` to the command line."""
     parser = subparsers.add_parser(
         "export",
         help="write weights that Ultralytics loads, from a checkpoint",
         description="Writes the averaged weights of a checkpoint as Ultralytics keeps them after "
         "training, in half precision: YOLO(OUT).val(), .predict() and .export() take the file.",
-        epilog="example: yolodata export runs/detect/m m.pt",
+        examples=(
+            "yolodata export runs/detect/m m.pt",
+            "yolodata export runs/detect/m/checkpoints/00010-00012000.ckpt after-10-epochs.pt",
+        ),
     )
     parser.add_argument(
         "source", metavar="RUN|FILE.ckpt", help="a checkpoint, or a run, whose newest is taken"
