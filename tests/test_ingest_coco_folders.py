@@ -82,7 +82,7 @@ def packed_names(out: Path) -> dict[str, list[str]]:
         *(("valid", "val"), ("validation", "val"), ("lvis_v1_val", "val"), ("VAL", "val")),
         *(("instances_test-dev2017", "test"), ("testSet", "test")),
         *((name, None) for name in ("latest", "dataset_interval", "instances_minitrain2017")),
-        *((name, None) for name in ("evaluation", "retrain", "contest", "train_test", "values")),
+        *((name, None) for name in ("evaluation", "retrain", "contest", "train_test", "dev")),
     ],
 )
 def test_a_split_is_told_by_whole_words(name: str, split: str | None, tmp_path: Path) -> None:
@@ -190,6 +190,8 @@ def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
     assert "--split" in reasons["latest.json"]
     assert "not COCO" in reasons["test_config.json"]
     assert not open_source(tmp_path, splits=["train"]).left_out
+    with pytest.raises(DatasetError, match=r"latest.json' OUT --split val"):
+        open_source(tmp_path, splits=["val"])
 
 
 # Images.
@@ -509,6 +511,18 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     assert packed_names(tmp_path / "named") == dict.fromkeys(("train", "val"), names)
     with pytest.raises(DatasetError, match="class 0 is 'dog', not 'cat'"):
         pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
+
+
+def test_two_categories_of_one_name_stay_two_classes(tmp_path: Path) -> None:
+    """As upstream has them. Names cannot tell them apart, so nothing is numbered by names."""
+    root = tmp_path / "coco"
+    twins = {1: "cat", 2: "cat", 3: "emu"}
+    train = coco(root / "train.json", ["0.jpg", "1.jpg", "2.jpg"], twins, at=root / "train")
+    val = coco(root / "val.json", categories={2: "cat", 3: "emu"}, at=root / "val")
+    assert classes(open_source(root), "val") == [1, 2]
+    pack(train, tmp_path / "out", imgsz=64, progress=False)
+    with pytest.raises(DatasetError, match="class 1 is 'emu', not 'cat'"):
+        pack(val, tmp_path / "out", imgsz=64, progress=False)
 
 
 def test_chosen_names_drop_other_categories(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def numbered_alike(
     if fixed:
         names = list(next(iter(fixed.values())).values())
         known = list(source.names.values())
-        if reopen and names != known and set(known) <= set(names):
+        unique = len(set(names)) == len(names)
+        if reopen and unique and names != known and set(known) <= set(names):
             source = reopen(names)
         check_same_classes({**fixed, f"{source.origin}, {', '.join(source.splits)}": source.names})
     notes = tuple(

@@ -172,10 +172,11 @@ def choose_files(
     reasons = "".join(f" {reason}" for reason in chosen.left_out.values())
     absent = [split for split in wanted or () if split not in chosen.files]
     if absent:
+        example = f"'{unclear[0]}'" if unclear else "FILE"
         raise DatasetError(
             f"{origin}: no '{absent[0]}'; there are annotations for {list(by_split)}, and files "
             f"that begin with {', '.join(_OTHER_TASKS)} hold no objects.{reasons} Give the path of "
-            f"a JSON file: yolodata shard FILE OUT --split {absent[0]}"
+            f"a JSON file: yolodata shard {example} OUT --split {absent[0]}"
         )
     if not chosen.files:
         raise DatasetError(
