@@ -137,6 +137,7 @@ def listed_source(
     skeleton: Keypoints = (None, None),
     bases: Sequence[Path] = (),
     root: Path | None = None,
+    searched: Sequence[str] = (),
 ) -> Source:
     """Lists the images of all splits, and what else lies there.
 
@@ -148,7 +149,9 @@ def listed_source(
         skeleton: `kpt_shape` and `flip_idx`.
         bases: folders in which images of a list are looked for where they are not in the working
             folder.
-        root: folder of the dataset; folders `images` in it are searched for images in no split.
+        root: folder of the dataset; folders `images` in it that hold images of a split are searched
+            for others.
+        searched: folders that are searched, too.
 
     Raises:
         DatasetError: a wanted split has no images, or there is none.
@@ -172,8 +175,8 @@ def listed_source(
     folders = [place for place in every if os.path.isdir(place)]
     lists = [place for place in every if not os.path.isdir(place)]
     images = [path for split in splits.values() for path in split.paths]
-    searched = [*folders, *(_image_trees(images, root.resolve()) if root else ())]
-    found = survey(images, searched, lists, label_path)
+    trees = _image_trees(images, root.resolve()) if root else ()
+    found = survey(images, [*folders, *searched, *trees], lists, label_path)
     asked = {split: splits[split] for split in wanted or splits}
     bare = [path for split in asked.values() for path in split.paths if path.startswith(_BARE)]
     if bare:
