@@ -10,7 +10,8 @@ import glob
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,12 @@ def listed_source(
             f"label files of {len(bare)} images are looked for beside them, because nothing stands "
             f"before 'images' in the list: {some(bare)}. Begin the lines with './'"
         )
+    shared = _sharing({path for split in asked.values() for path in split.paths})
+    if shared:
+        said.append(
+            f"{len(shared)} images have one name with several suffixes, and so one label file, which "
+            f"labels all of them, as with Ultralytics: {some(shared)}"
+        )
     return Source(
         origin,
         "yolo",
@@ -194,6 +201,14 @@ def listed_source(
         found,
         (*said, *repetitions({split: images.paths for split, images in asked.items()})),
     )
+
+
+def _sharing(paths: Collection[str]) -> list[str]:
+    """The images that differ from another one in nothing but the suffix."""
+    counts = Counter(path.rpartition(".")[0] for path in paths)
+    if len(counts) == len(paths):
+        return []
+    return sorted(path for path in paths if counts[path.rpartition(".")[0]] > 1)
 
 
 def _image_trees(images: Sequence[str], root: Path) -> Iterator[str]:
