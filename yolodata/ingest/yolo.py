@@ -188,8 +188,8 @@ def listed_source(
     shared = _sharing({path for split in asked.values() for path in split.paths})
     if shared:
         said.append(
-            f"{len(shared)} images have one name with several suffixes, and so one label file, which "
-            f"labels all of them, as with Ultralytics: {some(shared)}"
+            f"{len(shared)} images have one name with several suffixes, and so one label file, "
+            f"which labels all of them, as with Ultralytics: {some(shared)}"
         )
     return Source(
         origin,
