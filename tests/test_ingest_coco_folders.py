@@ -15,6 +15,7 @@ from ingesting import jpeg, picture
 from yolodata import shards
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
+from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.sample import Refused
@@ -140,7 +141,9 @@ def official(root: Path, year: str) -> None:
         )
         coco(notes / f"stuff_{split}{year}.json", images)
         (notes / f"panoptic_{split}{year}.json").write_text("not even JSON")
-    for name in (f"image_info_test{year}", f"image_info_test-dev{year}", "image_info_unlabeled"):
+    (notes / f"._instances_val{year}.json").write_bytes(b"\0\5\x16\7")  # of macOS
+    names = (f"image_info_test{year}", f"image_info_test-dev{year}", "image_info_unlabeled")
+    for name in (*names, "lvis_v1_image_info_test_dev"):
         (notes / f"{name}.json").write_text(json.dumps({"images": [], "categories": []}))
 
 
@@ -477,6 +480,11 @@ def test_classes_mean_the_same_in_all_splits(tmp_path: Path, case: str) -> None:
     relabel(out, file, splits=["val"])
     with shards.open(out / "val") as dataset:
         assert dataset.cls.tolist() == expected
+    named = ["emu", "dog", "cat"]  # the second call takes over what the first one was told
+    pack(root, tmp_path / "named", splits=["train"], imgsz=64, progress=False, names=named)
+    pack(root, tmp_path / "named", splits=["val"], imgsz=64, progress=False)
+    with shards.open(tmp_path / "named" / "val") as dataset:
+        assert dataset.cls.tolist() == [2 - number for number in expected]
 
 
 def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
@@ -490,7 +498,9 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     assert list(open_source(root, splits=["val"]).names.values()) == ["cat", "cow"]
     out = tmp_path / "out"
     pack(train, out, imgsz=64, progress=False)
-    with pytest.raises(DatasetError, match=r"it has cow; it lacks dog, emu.*--names"):
+    with pytest.raises(
+        DatasetError, match=r"has cow; it lacks dog, emu.*--names 'cat,dog,emu,cow'"
+    ):
         pack(val, out, imgsz=64, progress=False)
     assert set(packed_names(out)) == {"train"}
     names = ["cat", "dog", "emu", "cow"]  # what the message says
@@ -529,6 +539,9 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
     pack(tmp_path / "a" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
     data["names"] = ["cat", "dog", "emu"]  # a new class: one split after the other is renewed
     (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
+    changed = open_source(tmp_path / "a" / "data.yaml", splits=["val"])
+    (note,) = numbered_alike(changed, out, None).notes
+    assert "out/train' holds the classes that this source had before: it lacks emu" in note
     for split in ("train", "val"):
         relabel(out, tmp_path / "a" / "data.yaml", splits=[split])
     assert packed_names(out) == dict.fromkeys(("train", "val"), data["names"])
@@ -560,4 +573,4 @@ def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
     with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks emu"):
-        describe_shards(tmp_path / "out", "val")
+        describe_shards(tmp_path / "out", ["train", "val"])

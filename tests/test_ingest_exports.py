@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -95,6 +96,18 @@ PACKED: dict[str, tuple[dict[str, bytes | str], dict[str, list[str]]]] = {
         },
         {"train": ["a", "b"], "val": ["a"]},
     ),
+    "no YAML, folders of splits in other letters": (
+        {
+            **CLASSES,
+            **pairs("Train/images/{}.jpg", "Train/labels/{}.txt", "a b"),
+            **pairs("val2017/{}.jpg", "val2017/{}.txt", "c"),
+        },
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "CVAT, YOLO 1.1, without lists": (
+        {name: data for name, data in DARKNET.items() if name not in ("train.txt", "valid.txt")},
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
     "CVAT, YOLO 1.1": (DARKNET, {"train": ["a", "b"], "val": ["c"]}),
     "CVAT, YOLO 1.1 in data/": (
         {f"data/{name}": content for name, content in DARKNET.items()},
@@ -175,6 +188,11 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         "",
         r"class names.*no images.*put them into 'images'",
     ),
+    "CVAT, YOLO 1.1, without images": (
+        {name: data for name, data in DARKNET.items() if not name.endswith(".jpg")},
+        "",
+        r"none of the 2 images that are listed exists, as 'data/obj_train_data/a\.jpg'",
+    ),
     "labels without names": (
         pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
         "",
@@ -239,7 +257,7 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
             **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
         },
         "",
-        r"'path: \.' starts in the working folder.*cd '.*set'",
+        r"'path: \.' starts in the working folder.*Leave 'path' out",
     ),
     "a list of another folder": (
         {
@@ -248,7 +266,7 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
             **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
         },
         "",
-        r"start in the working folder.*cd '.*set'",
+        r"start in the working folder.*sed -i 's\|\^\|\./\|' .*train\.txt",
     ),
     "names with a blank line": (
         {"classes.txt": "cat\n\ndog", "images/a.jpg": JPEG},
@@ -269,6 +287,19 @@ def test_refused(tmp_path: Path, case: str) -> None:
     build(tmp_path / "set", files)
     with pytest.raises(DatasetError, match=f"(?s){said}"):
         open_source(tmp_path / "set" / name)
+
+
+@pytest.mark.parametrize("before", ["", "data/", "set/"])
+def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
+    """What the message says to run is run, and then the dataset is packed."""
+    files = pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b")
+    build(tmp_path / "set", {**files, "data.yaml": "train: list.txt\nval: list.txt\nnames: [a]"})
+    lines = "".join(f"{before}images/train/{name}.jpg\n" for name in "ab")
+    build(tmp_path / "set", {"list.txt": lines})
+    with pytest.raises(DatasetError, match="Mend the list: ") as refusal:
+        open_source(tmp_path / "set")
+    subprocess.run(str(refusal.value).partition("Mend the list: ")[2], shell=True, check=True)
+    assert members(open_source(tmp_path / "set"))["train"] == ["a", "b"]
 
 
 def test_an_archive_is_refused_with_the_command_that_packs_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ the rules are the same everywhere:
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -295,3 +296,33 @@ def _names(action: argparse.Action) -> Iterator[str]:
         yield action.dest
     if isinstance(action, NamesAndValues):
         yield from action.names
+
+
+def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Returns upstream's arguments as texts, and the values of ours without their prefix.
+
+    Raises:
+        ConfigError: an argument is not of the form NAME=VALUE.
+    """
+    upstream: dict[str, str] = {}
+    ours: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.lstrip("-").partition("=")
+        if not equals or not name:
+            raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
+        if name.startswith("yolodata."):
+            ours[name.removeprefix("yolodata.")] = _value(text)
+        else:
+            upstream[name] = text
+    return upstream, ours
+
+
+def _value(text: str) -> Any:
+    """A Python literal, also true, false and none in any case; text otherwise."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -218,7 +218,8 @@ def _by_split(origin: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     unclear: list[Path] = []
     found = sorted(origin.glob("*.json")) + sorted(origin.glob("annotations/*.json"))
     for file in found + sorted(origin.glob(f"*/{_ROBOFLOW}")):
-        if not file.name.startswith(_OTHER_TASKS):
+        hidden = file.name.startswith(".")  # macOS leaves ._instances_val2017.json
+        if not hidden and not file.name.removeprefix("lvis_v1_").startswith(_OTHER_TASKS):
             split = split_of(file.parent.name if file.name == _ROBOFLOW else file.stem)
             (by_split.setdefault(split, []) if split else unclear).append(file)
     return by_split, unclear

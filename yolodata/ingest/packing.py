@@ -37,6 +37,7 @@ from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import usable_cores
+from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT, write_left_out
 from yolodata.shards.lock import storage_error
@@ -154,6 +155,7 @@ def pack(
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
         _write_left_out(report)
+        write_data_yaml(target)
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise

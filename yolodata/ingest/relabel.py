@@ -15,6 +15,7 @@ from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
@@ -80,6 +81,7 @@ def relabel(
             reopen = opened if found.kind != "yolo" and names is None else None
             found = numbered_alike(found, root, reopen, splits or list(there))
             report.splits[split] = _relabel_split(found, split, dataset, settings)
+    write_data_yaml(root)  # names may have changed
     return report
 
 

@@ -6,12 +6,15 @@ lists that are called like a split, else folders that are, else all is "train".
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
-from yolodata.ingest.survey import files_below, is_image
+from yolodata.ingest.split_names import split_of_folder
+from yolodata.ingest.survey import files_below, is_image, outermost
 from yolodata.ingest.text import read_text
 from yolodata.ingest.yolo import listed_source
 
@@ -19,8 +22,7 @@ _NAME_FILES = (
     "classes.txt", "obj.names", "*.names", "labels/classes.txt", "images/classes.txt",
     "data/classes.txt", "data/*.names", "*/_darknet.labels", "predefined_classes.txt",
 )  # fmt: skip
-_SPLIT_FOLDERS = ("images/{}", "{}/images", "obj_{}_data", "data/obj_{}_data", "{}")
-_OTHER_FOLDERS = ("images", "obj", "data/obj", ".")
+_CVAT = re.compile("^obj_(.+)_data$")  # what CVAT calls the folder of a split
 
 
 def names_file(root: Path) -> Path | None:
@@ -101,16 +103,11 @@ def _lists(root: Path, names: Path) -> dict[str, list[str]]:
 
 def _folders(root: Path) -> dict[str, list[str]]:
     entries: dict[str, list[str]] = {}
-    for pattern in _SPLIT_FOLDERS:
-        for word, split in SPLIT_WORDS.items():
-            folder = root / pattern.format(word)
-            if split not in entries and _has_images(folder):
-                entries[split] = [str(folder)]
-    if entries:
-        return {split: entries[split] for split in SPLITS if split in entries}
-    found = next((root / name for name in _OTHER_FOLDERS if _has_images(root / name)), None)
-    return {"train": [str(found.resolve())]} if found else {}
-
-
-def _has_images(folder: Path) -> bool:
-    return any(is_image(name) for _, names in files_below(str(folder)) for name in names)
+    for here, names in files_below(str(root)):
+        if any(is_image(name) for name in names):
+            folders = os.path.relpath(here, root).split(os.sep)
+            said = (split_of_folder(_CVAT.sub(r"\1", folder)) for folder in folders)
+            entries.setdefault(next(filter(None, said), ""), []).append(here)
+    if entries.keys() - {""}:
+        return {split: outermost(entries[split]) for split in SPLITS if split in entries}
+    return {"train": [str(root)]} if entries else {}

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,29 +31,35 @@ def is_shards(path: str | Path) -> bool:
     return Path(path).is_dir() and bool(splits(path))
 
 
-def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
+def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
     """What Ultralytics' `check_det_dataset` returns, for a folder of shards.
 
+    Args:
+        path: the folder.
+        needed: splits that have to be there.
+
     Raises:
-        DatasetError: the folder lacks the split to validate on, or the one to train on, or their
-            classes differ.
+        DatasetError: the folder lacks one of them, or their classes differ.
     """
-    found = splits(path)
-    for needed in ("train", split or "val"):
-        if needed not in found:
+    from ultralytics.nn.autobackend import check_class_names
+
+    root = Path(path).resolve()
+    found = splits(root)
+    for split in needed:
+        if split not in found:
             raise DatasetError(
-                f"{path} holds the splits {', '.join(found)}, but training needs '{needed}'; pack "
+                f"{path} holds the splits {', '.join(found)}, but '{split}' is needed; pack "
                 "it with `yolodata shard`, or name another one with split="
             )
-    used = dict.fromkeys(("train", split or "val"))
-    metas = {name: read_meta(found[name]) for name in used}
+    metas = {name: read_meta(found[name]) for name in dict.fromkeys(needed)}
     check_same_classes({str(found[name]): meta.names for name, meta in metas.items()})
-    meta = metas["train"]
+    meta = metas[needed[0]]
     data: dict[str, Any] = {
-        "path": Path(path).resolve(),
-        "names": dict(meta.names),
+        "path": root,
+        "names": check_class_names(dict(meta.names)),  # readable ones for ids of WordNet
         "nc": len(meta.names),
         "channels": 3,
+        **dict.fromkeys(("train", "val"), str(found[needed[0]])),  # upstream wants both named
         **{name: str(folder) for name, folder in found.items()},
     }
     if meta.kpt_shape is not None:
