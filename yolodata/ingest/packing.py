@@ -38,7 +38,7 @@ from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
-from yolodata.shards.format import WORK_FOLDER, DatasetMeta
+from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT, write_left_out
 from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import open as open_shards
@@ -212,7 +212,7 @@ def _refuse_inside(out: Path, source: Source) -> None:
 
 def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:
     """What `codec="auto"` means here. `settings` are those for jpeg."""
-    there = next(filter(None, (codec_of(out / split) for split in source.splits)), None)
+    there = next(filter(None, (codec_of(out / split) for split in SPLITS)), None)
     if there is not None:
         codec, why = there, "as packed before"
     else:
