@@ -29,6 +29,7 @@ only if every other rank is seen to live on.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -187,9 +188,11 @@ class Monitor:
         how = None if goodbye is None else goodbye["how"]
         if goodbye is not None and how == "failed":
             self._write_left(goodbye)
-            self._decide(Verdict(self._rank, "failed", goodbye["reason"]))
+            if self._verdict is None:
+                self._decide(Verdict(self._rank, "failed", goodbye["reason"]))
         if how != "done":
-            self._decide(self._published() or self._find_lost())
+            if self._verdict is None:
+                self._decide(self._published() or self._find_lost())
             self._ask_the_lost()
         self._pass_stop_on()
         if goodbye is not None and how != "failed" and self._verdict is None:
@@ -282,7 +285,7 @@ class Monitor:
 
     def _decide(self, found: Verdict | None) -> None:
         """The first verdict is everybody's."""
-        if found is not None and self._verdict is None:
+        if found is not None:
             first = self._store.compare_set("lost", "", json.dumps(asdict(found)))
             self._verdict = Verdict(**json.loads(first))
 
@@ -409,7 +412,8 @@ class Monitor:
         if since is not None and time.monotonic() - since <= self._heartbeat.silence:
             return True
         if beat is not None and here and not left:  # frozen: it does not end by itself
-            os.kill(beat["pid"], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(beat["pid"], signal.SIGKILL)
         return False
 
 

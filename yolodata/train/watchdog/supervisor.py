@@ -143,7 +143,7 @@ class Supervisor:
             signal.pthread_kill(main.ident, signal.SIGUSR1)
 
     def _leave(self, preempted: str = "") -> Verdict | None:
-        self._interruptible = False
+        self._interruptible = self.heartbeat.in_step = False
         monitor, self.monitor = self.monitor, None
         return None if monitor is None else monitor.stop(preempted)
 
