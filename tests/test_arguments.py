@@ -53,11 +53,7 @@ WRONG = [
     (Loader, {"pin_memory": True}, "give device=DeviceOptions(pin_memory=True)"),
     (Loader, {"cache": "host"}, "give device=DeviceOptions(cache='host')"),
     (Loader, {"rect": True}, "it is of ValidationLoader: ValidationLoader(..., rect=True)"),
-    (
-        Loader,
-        {"mosiac": 0.5},
-        "argument mosiac, but mosaic; give augment=AugmentConfig(mosaic=0.5)",
-    ),
+    (Loader, {"mosiac": 0.5}, "mosiac, but mosaic; give augment=AugmentConfig(mosaic=0.5)"),
     (Loader, {"sed": 1}, "has no argument sed, but seed; give seed=1"),
     (Loader, {"collate_fn": None}, "no argument collate_fn; there are shards, batch_size"),
     (ValidationLoader, {"mosaic": 0.0}, "only Loader takes it, as augment=AugmentConfig(mosaic=0"),

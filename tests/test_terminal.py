@@ -20,11 +20,11 @@ COMMANDS = """
 import sys
 from yolodata.cli import main
 data, out = sys.argv[1:]
-for line in (["shard", data, out, "--imgsz", "32"], ["info", out], ["verify", out, "--full"]):
-    assert main(line) == 0, line
-for words in ([], ["shard"], ["info"], ["labels"], ["view"], ["verify"], ["bench"], ["parity"]):
+for words in ("shard", data, out, "--imgsz", "32"), ("info", out), ("verify", out), ("settings",):
+    assert main(words) == 0, words
+for words in "", "shard", "info", "labels", "view", "verify", "cache", "train", "bench", "parity":
     try:
-        main([*words, "--help"])
+        main([*words.split(), "--help"])
     except SystemExit as end:
         assert not end.code
 """

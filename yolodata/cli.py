@@ -23,6 +23,10 @@ COMMANDS = {
     "view": ("yolodata.view", "write a picture with boxes and class names"),
     "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
     "val": ("yolodata.ultralytics.val_cli", "validate with Ultralytics on yolodata's loaders"),
+    "export": (
+        "yolodata.train.export_cli",
+        "write weights that Ultralytics loads, from a checkpoint",
+    ),
     "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
     "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
     "settings": ("yolodata.settings", "list all settings: name, default, meaning, example"),

@@ -35,7 +35,7 @@ _OF_SPLIT = re.compile(
 )
 _OF_WORK = re.compile(
     r"shard-\d{5,}\.safetensors|labels(-[0-9a-f]{16})?\.safetensors|dataset\.json"
-    r"|(part-\d{5,}|settings)(\.new|\.tmp)?|lock"
+    r"|(part-\d{5,}|settings)(\.new)?|lock|in-work"
 )
 _OURS = b"# Written by yolodata"  # how a data.yaml begins that is ours
 

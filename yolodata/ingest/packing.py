@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,16 @@ from yolodata.errors import (
 from yolodata.files import stored_bytes
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
+from yolodata.ingest.crashes import InWork, crashing, noted
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.sample import Source, SplitReport
+from yolodata.ingest.sample import Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
+from yolodata.machine import usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
-from yolodata.shards.format import WORK_FOLDER, DatasetMeta
+from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT, write_left_out
 from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import open as open_shards
@@ -210,7 +212,7 @@ def _refuse_inside(out: Path, source: Source) -> None:
 
 def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:
     """What `codec="auto"` means here. `settings` are those for jpeg."""
-    there = next(filter(None, (codec_of(out / split) for split in source.splits)), None)
+    there = next(filter(None, (codec_of(out / split) for split in SPLITS)), None)
     if there is not None:
         codec, why = there, "as packed before"
     else:
@@ -314,21 +316,28 @@ def _write_split(
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
+    suspects = noted(path / WORK_FOLDER)  # before the writer clears up
     with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
         writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
         todo = range(start, total)
-        with tqdm(
-            desc=split,
-            total=total,
-            initial=start,
-            unit="img",
-            disable=not run.progress,
-            dynamic_ncols=True,
-        ) as bar:
-            for results in in_order(images, rules, run.settings, todo, run.workers):
+        refused = _crashing(run, images, [image for image in suspects if image in todo])
+        with (
+            _in_work(path, run.workers, refused) as in_work,
+            tqdm(
+                desc=split,
+                total=total,
+                initial=start,
+                unit="img",
+                disable=not run.progress,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            for results in in_order(
+                images, rules, run.settings, todo, run.workers, refused, in_work
+            ):
                 files = images.paths[start : start + len(results.outcomes)]
                 items: list[StoredSample | LeftOut] = []
                 for file, outcome in zip(files, results.outcomes, strict=True):
@@ -348,3 +357,27 @@ def _write_split(
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
         return writer.finish()
+
+
+def _crashing(run: _Run, images: Split, suspects: list[int]) -> dict[int, str]:
+    """Which of the images that an earlier packer was at when it died are the reason, in words."""
+    if not suspects:
+        return {}
+    paths = {image: images.paths[image] for image in suspects}
+    if run.progress:
+        print(
+            f"an earlier run ended suddenly while {len(paths)} images were in work (the first is "
+            f"{paths[suspects[0]]}); trying each in a process of its own",
+            file=sys.stderr,
+        )
+    return crashing(paths, run.settings)
+
+
+@contextlib.contextmanager
+def _in_work(path: Path, workers: int | None, refused: Mapping[int, str]) -> Iterator[InWork]:
+    try:
+        notes = InWork(path / WORK_FOLDER, workers or len(usable_cores()), refused)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with contextlib.closing(notes):
+        yield notes

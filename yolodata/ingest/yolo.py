@@ -10,7 +10,8 @@ import glob
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def listed_source(
     skeleton: Keypoints = (None, None),
     bases: Sequence[Path] = (),
     root: Path | None = None,
+    searched: Sequence[str] = (),
 ) -> Source:
     """Lists the images of all splits, and what else lies there.
 
@@ -148,7 +150,9 @@ def listed_source(
         skeleton: `kpt_shape` and `flip_idx`.
         bases: folders in which images of a list are looked for where they are not in the working
             folder.
-        root: folder of the dataset; folders `images` in it are searched for images in no split.
+        root: folder of the dataset; folders `images` in it that hold images of a split are searched
+            for others.
+        searched: folders that are searched, too.
 
     Raises:
         DatasetError: a wanted split has no images, or there is none.
@@ -158,9 +162,11 @@ def listed_source(
     for split, places in entries.items():
         try:
             splits[split] = _list_images(places, f"{origin}: {split}", bases)
-        except DatasetError:
-            if split in (wanted or SPLITS):
+        except DatasetError as error:
+            if split in (wanted or ("train", "val")):
                 raise
+            if not wanted:
+                said.append(f"there is no test split: {error}")
     if not splits:
         raise DatasetError(
             f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read. Give "
@@ -170,14 +176,20 @@ def listed_source(
     folders = [place for place in every if os.path.isdir(place)]
     lists = [place for place in every if not os.path.isdir(place)]
     images = [path for split in splits.values() for path in split.paths]
-    searched = [*folders, *(_image_trees(images, root.resolve()) if root else ())]
-    found = survey(images, searched, lists, label_path)
+    trees = _image_trees(images, root.resolve()) if root else ()
+    found = survey(images, [*folders, *searched, *trees], lists, label_path)
     asked = {split: splits[split] for split in wanted or splits}
     bare = [path for split in asked.values() for path in split.paths if path.startswith(_BARE)]
     if bare:
         said.append(
             f"label files of {len(bare)} images are looked for beside them, because nothing stands "
             f"before 'images' in the list: {some(bare)}. Begin the lines with './'"
+        )
+    shared = _sharing({path for split in asked.values() for path in split.paths})
+    if shared:
+        said.append(
+            f"{len(shared)} images have one name with several suffixes, and so one label file, "
+            f"which labels all of them, as with Ultralytics: {some(shared)}"
         )
     return Source(
         origin,
@@ -189,6 +201,14 @@ def listed_source(
         found,
         (*said, *repetitions({split: images.paths for split, images in asked.items()})),
     )
+
+
+def _sharing(paths: Collection[str]) -> list[str]:
+    """The images that differ from another one in nothing but the suffix."""
+    counts = Counter(path.rpartition(".")[0] for path in paths)
+    if len(counts) == len(paths):
+        return []
+    return sorted(path for path in paths if counts[path.rpartition(".")[0]] > 1)
 
 
 def _image_trees(images: Sequence[str], root: Path) -> Iterator[str]:
@@ -254,7 +274,13 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
             f"{where}: no images in {', '.join(entries)}. Image files end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    return YoloSplit(sorted(path.replace("/", os.sep) for path in found), unlisted)
+    paths = sorted(path.replace("/", os.sep) for path in found)
+    if not any(os.path.exists(path) for path in paths):
+        raise DatasetError(
+            f"{where}: none of the {len(paths)} images that are listed exists, as '{paths[0]}'. "
+            "Put them there, or correct the list."
+        )
+    return YoloSplit(paths, unlisted)
 
 
 def _walk(folder: str) -> list[str]:

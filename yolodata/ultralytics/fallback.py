@@ -126,6 +126,20 @@ def check_batch(batch: Any) -> None:
         )
 
 
+def check_classes(classes: list[int], count: int) -> None:
+    """Refuses numbers of classes that the dataset does not have.
+
+    Raises:
+        ConfigError: one is not below `count`.
+    """
+    unknown = [number for number in classes if number >= count]
+    if unknown:
+        raise ConfigError(
+            f"classes={classes} names {unknown}, which the dataset does not have; it has 0 to "
+            f"{count - 1}"
+        )
+
+
 def upstream_transforms(args: Any) -> Any:
     """What upstream applies with Albumentations, if that is installed: `augmentations`, or its own.
 

@@ -17,6 +17,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
+from yolodata.checks import wholes
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
@@ -30,6 +31,7 @@ from yolodata.ultralytics.dataset import label_options, loader_threads, open_spl
 from yolodata.ultralytics.fallback import (
     TRAINERS,
     check_batch,
+    check_classes,
     upstream_trainer,
     upstream_transforms,
     why_not,
@@ -160,7 +162,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self.args.imgsz = check_imgsz(self.args.imgsz, max_dim=1)
         if self._fallback("train") is None:
             self._augmentation()
-            label_options(self.args, self.data, "train", self.for_task)
+            options = label_options(self.args, self.data, "train", self.for_task)
+            named = [] if self.args.single_cls else wholes("classes", options.classes or [])
+            check_classes(named, self.data["nc"])
 
     def _augmentation(self) -> AugmentConfig:
         given = {**vars(self.args), "augmentations": None}
@@ -341,9 +345,14 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             batch_size,
             imgsz=int(self.args.imgsz),
             stride=max(int(unwrap_model(self.model).stride.max()), 32),
+            shape_batch=self.validation_shapes(batch_size),
             device=DeviceOptions(pin_memory=self.device.type == "cuda"),
             **self._common(rank, "val"),
         )
+
+    def validation_shapes(self, batch_size: int) -> int:
+        """Pictures of validation that have one shape; upstream's are those of a rank's batch."""
+        return batch_size
 
     def get_validator(self) -> Any:
         """Upstream's validator; for a folder of shards ours.
