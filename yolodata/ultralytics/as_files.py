@@ -86,7 +86,7 @@ def files_of(root: Path, split: str) -> Path:
         state = f"{shards.meta.labels.checksum}-{shards.meta.codec}"
         home = root / FOLDER / split
         home.mkdir(parents=True, exist_ok=True)
-        with (home / ".lock").open("w") as lock:
+        with (home / ".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             done = home / state
             if not done.is_dir():
@@ -120,7 +120,7 @@ def _write_files(shards: ShardDataset, folder: Path) -> None:
         else:
             suffix = ".jpg" if shards.meta.source.get("reencode") else name.suffix
             _named(image, suffix).write_bytes(shards.sample(i).tobytes())
-        _named(label, ".txt").write_text(_label_text(shards, i))
+        _named(label, ".txt").write_text(_label_text(shards, i), encoding="utf-8")
 
 
 def _named(path: Path, suffix: str) -> Path:
