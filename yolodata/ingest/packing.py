@@ -39,7 +39,7 @@ from yolodata.ingest.workers import in_order
 from yolodata.machine import usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
-from yolodata.shards.left_out import LEFT_OUT, write_left_out
+from yolodata.shards.left_out import write_left_out
 from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
@@ -154,8 +154,7 @@ def pack(
         _pack(run, report)
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
-        _write_left_out(report)
-        write_data_yaml(target)
+        _write_notes(report)
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
@@ -166,14 +165,13 @@ def pack(
     return report
 
 
-def _write_left_out(report: PackReport) -> None:
+def _write_notes(report: PackReport) -> None:
+    """Writes what lies beside the splits."""
     try:
         write_left_out(report.out, report.left_out)
-    except ShardError:  # a damaged one is replaced
-        (report.out / LEFT_OUT).unlink()
-        write_left_out(report.out, report.left_out)
+        write_data_yaml(report.out)
     except OSError as error:
-        if lacking(error):
+        if isinstance(error, ShardError) or lacking(error):
             raise
         if not all(split.reused for split in report.splits.values()):  # else a folder to read only
             raise storage_error(report.out, error) from error
