@@ -13,6 +13,7 @@ import pytest
 from ingesting import jpeg, picture
 
 from yolodata import shards
+from yolodata.cli import main
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.agreement import numbered_alike
@@ -591,7 +592,9 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
         assert dataset.cls.tolist() == [1]
 
 
-def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
+def test_a_trainer_refuses_splits_of_other_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from yolodata.ultralytics.auto_pack import describe_shards
 
     for split, names in (("train", THREE), ("val", TWO)):
@@ -602,3 +605,6 @@ def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
         (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
     with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks emu"):
         describe_shards(tmp_path / "out", ["train", "val"])
+    assert main(["verify", str(tmp_path / "out")]) == 1
+    assert "it lacks emu" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "out"), "--split", "val"]) == 0
