@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from yolodata.errors import ShardError
 from yolodata.files import remove_quietly, stored_bytes
+from yolodata.shards.data_yaml import is_of_shards
 from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.reader import read_meta
@@ -37,7 +38,6 @@ _OF_WORK = re.compile(
     r"shard-\d{5,}\.safetensors|labels(-[0-9a-f]{16})?\.safetensors|dataset\.json"
     r"|(part-\d{5,}|settings)(\.new)?|lock|in-work"
 )
-_OURS = b"# Written by yolodata"  # how a data.yaml begins that is ours
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
     if unfinished and any(packed.splits.values()):
         return []
     note = folder / "data.yaml"
-    with contextlib.suppress(OSError):
-        if note.read_bytes().startswith(_OURS):
+    if is_of_shards(note):
+        with contextlib.suppress(OSError):
             note.unlink()
     remove_quietly(folder / name for name in (LEFT_OUT, *LOCKS.values()))
     if not _removed(folder):
