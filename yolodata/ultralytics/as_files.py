@@ -26,11 +26,9 @@ from ultralytics.utils import LOGGER
 
 from yolodata.errors import YolodataError
 from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.pack_cache import AS_FILES
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
-
-FOLDER = "as-files"
-"""In a folder of shards, where their files are."""
 
 
 def name_files(data: dict[str, Any]) -> None:
@@ -84,7 +82,7 @@ def files_of(root: Path, split: str) -> Path:
     """
     with open_shards(root, split=split) as shards:
         state = f"{shards.meta.labels.checksum}-{shards.meta.codec}"
-        home = root / FOLDER / split
+        home = root / AS_FILES / split
         home.mkdir(parents=True, exist_ok=True)
         with (home / ".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
