@@ -63,8 +63,8 @@ def test_after_training_from_shards(tmp_path: Path, codec: str) -> None:
         assert metrics(YOLO(best).val, out, data=str(shards)) == expected
         assert metrics(YOLO(best).val, out, **named, **ours) == expected
         assert metrics(YOLO(best).val, out, data=str(shards / "data.yaml"), **ours) == expected
-        assert (shards / as_files.FOLDER).exists() == moved
-    broken = next((shards / as_files.FOLDER).rglob("*.npy" if codec == "raw" else "*.jpg"))
+        assert (shards / as_files.AS_FILES).exists() == moved
+    broken = next((shards / as_files.AS_FILES).rglob("*.npy" if codec == "raw" else "*.jpg"))
     broken.unlink()  # negative control: the files are what is read
     assert metrics(YOLO(best).val, out, data=str(shards)) != expected
 

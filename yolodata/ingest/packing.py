@@ -314,6 +314,7 @@ def _write_split(
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
+    folders = [folder for folder in run.source.folders if os.path.isdir(folder)]
     suspects = noted(path / WORK_FOLDER)  # before the writer clears up
     with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
@@ -340,6 +341,8 @@ def _write_split(
                 items: list[StoredSample | LeftOut] = []
                 for file, outcome in zip(files, results.outcomes, strict=True):
                     if outcome.sample is None:
+                        if not os.path.exists(file):
+                            _refuse_vanished(folders)
                         items.append(LeftOut(file, outcome.reason))
                         reasons.append(outcome.reason)
                         bar.set_postfix_str(f"{len(reasons)} left out", refresh=False)
@@ -355,6 +358,16 @@ def _write_split(
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
         return writer.finish()
+
+
+def _refuse_vanished(folders: Sequence[str]) -> None:
+    """Where a whole folder of images is gone, none of them is at fault."""
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise ResourceError(
+                f"'{folder}' is gone since this began; is its disk still mounted? No image was "
+                "left out for it, and the same command continues"
+            )
 
 
 def _crashing(run: _Run, images: Split, suspects: list[int]) -> dict[int, str]:
