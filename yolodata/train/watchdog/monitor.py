@@ -134,6 +134,8 @@ class Monitor:
                 self._kill_frozen(found.rank)
                 self._conclude(found)
         with contextlib.suppress(Exception):  # the store may have gone with the others
+            if self._told_to_stop:
+                self._store.set("stop", "1")
             if self._goodbye and not self._store.check([self._goodbye[0]]):
                 self._store.set(*self._goodbye)
 
