@@ -219,6 +219,7 @@ def main() -> int:
         if args.device == "cpu":
             nowhere = _Nowhere()
             stack.enter_context(patch.object(streams, "open_stream", lambda _: nowhere))
+            stack.enter_context(patch.object(streams, "check_device"))
             PARTS["make the consumer's stream wait"] = (_Nowhere, "make_consumer_wait")
         device = DeviceOptions("cuda" if args.device == "cpu" else args.device, "device",
                                output="float16", channels_last=True)  # fmt: skip

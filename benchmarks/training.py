@@ -1,10 +1,12 @@
 """Does a model learn the same from our batches as from Ultralytics' own?
 
-    python benchmarks/training.py --data DATA.yaml --json OUT.json --plot OUT.png
+    python benchmarks/training.py --data DATA.yaml --json OUT.json
+    python benchmarks/charts.py OUT.json
 
 Trains the same model from scratch with both loaders, several seeds each, and compares the final mAP
 of the two groups. The loaders draw different random numbers, so single runs differ as seeds do; the
-groups must overlap. Every run is a process of its own.
+groups must overlap. Every run is a process of its own, and is kept in OUT.json when it ends: the
+same command trains what is missing there. When nothing is, it only reports.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from yolodata import environment
 from yolodata.bench import results
 
 LOADERS = ("ultralytics", "yolodata")
@@ -38,7 +44,11 @@ def train_one(loader: str, seed: int, args: argparse.Namespace, folder: Path) ->
     if loader == "yolodata":
         import yolodata
 
-        extra["trainer"] = yolodata.DetectionTrainer.configure(folder=str(folder / "shards"))
+        shards = folder / f"shards-{seed}"
+        extra["trainer"] = yolodata.DetectionTrainer.configure(folder=str(shards))
+    else:
+        # Mosaic partners come from the whole dataset, as ours do; else from its last images.
+        extra["cache"] = "ram"
     YOLO(args.model).train(
         data=str(args.data), imgsz=args.imgsz, epochs=args.epochs, batch=args.batch, seed=seed,
         device=args.device, workers=2, amp=False, plots=False, pretrained=False, verbose=False,
@@ -56,15 +66,11 @@ def read_curves(file: Path) -> dict[str, list[float]]:
 
 def permutation_p(a: list[float], b: list[float]) -> float:
     """Share of all regroupings whose means differ at least as much: an exact, two-sided test."""
-    pooled, size = a + b, len(a)
+    pooled, total = a + b, sum(a + b)
     observed = abs(mean(a) - mean(b))
-    splits = list(itertools.combinations(range(len(pooled)), size))
-    hits = 0
-    for chosen in splits:
-        first = [pooled[i] for i in chosen]
-        second = [pooled[i] for i in range(len(pooled)) if i not in chosen]
-        hits += abs(mean(first) - mean(second)) >= observed - 1e-12
-    return hits / len(splits)
+    firsts = [sum(chosen) for chosen in itertools.combinations(pooled, len(a))]
+    differences = (abs(first / len(a) - (total - first) / len(b)) for first in firsts)
+    return mean(difference >= observed - 1e-12 for difference in differences)
 
 
 def summary(values: list[float]) -> dict[str, Any]:
@@ -74,95 +80,117 @@ def summary(values: list[float]) -> dict[str, Any]:
             "values": values}  # fmt: skip
 
 
-def draw(curves: dict[str, list[dict[str, list[float]]]], file: Path, title: str) -> None:
-    """The curves of every run, a panel for each of `CURVES`."""
-    import matplotlib
+def begin(args: argparse.Namespace) -> dict[str, Any]:
+    """The document in args.json, or a new one.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Raises:
+        SystemExit: the file's runs are not comparable with those that would be added.
+    """
+    names = ("model", "imgsz", "epochs", "batch", "lr", "device")
+    new = results.about("training", **{name: str(getattr(args, name)) for name in names})
+    new |= {"dataset": args.data.resolve().parent.name, "runs": []}
+    if not (args.json and args.json.exists()):
+        return new
+    old: dict[str, Any] = json.loads(args.json.read_text(encoding="utf-8"))
+    for what in ("dataset", "settings", "machine", "versions"):
+        ours, theirs = _comparable(new[what]), _comparable(old.get(what))
+        if ours != theirs:
+            raise SystemExit(
+                f"{args.json} has runs of other {what}: there {theirs}, here {ours}; give the same "
+                "ones, or another --json"
+            )
+    return old
 
-    figure, panels = plt.subplots(1, len(CURVES), figsize=(4.2 * len(CURVES), 3.6))
-    colours = dict(zip(LOADERS, ("tab:orange", "tab:blue"), strict=True))
-    for panel, name in zip(panels, CURVES.values(), strict=True):
-        for loader, runs in curves.items():
-            for i, run in enumerate(runs):
-                panel.plot(
-                    range(1, len(run[name]) + 1), run[name], color=colours[loader], alpha=0.75,
-                    label=loader if i == 0 else None,
-                )  # fmt: skip
-        panel.set_title(name)
-        panel.set_xlabel("epoch")
-        panel.grid(alpha=0.3)
-    panels[0].legend()
-    figure.suptitle(title)
-    figure.tight_layout()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+
+def _comparable(about: Any) -> Any:
+    """Without what may differ between the runs of a file, of which each has its own commit."""
+    if not isinstance(about, dict):
+        return about
+    return {k: v for k, v in about.items() if k not in ("load_before", "commit")}
 
 
 def main() -> int:
-    """Trains every run and reports; 1 when the ranges of the two groups do not overlap."""
+    """Trains what is missing and reports; 1 when the ranges of the two groups do not overlap."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="YAML of a dataset")
     parser.add_argument("--model", default="yolo26n.yaml")
-    parser.add_argument("--imgsz", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--imgsz", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.002)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--json", type=Path, help="runs are kept there, and not repeated")
     parser.add_argument("--one", nargs=2, metavar=("LOADER", "SEED"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help="keep the runs there")
+    parser.add_argument("--folder", type=Path, help="keep the run folders there")
     args = parser.parse_args()
     if args.one:
         train_one(args.one[0], int(args.one[1]), args, args.folder)
         return 0
-    with tempfile.TemporaryDirectory() as temporary:
+    values = begin(args)
+    there = {(run["loader"], run["seed"]) for run in values["runs"]}
+    wanted = [(loader, seed) for seed in range(args.seeds) for loader in LOADERS]
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.jobs) as pool:
         folder = (args.folder or Path(temporary)).resolve()
-        curves: dict[str, list[dict[str, list[float]]]] = {loader: [] for loader in LOADERS}
-        for seed in range(args.seeds):
-            for loader in LOADERS:
-                command = [sys.executable, __file__, *sys.argv[1:], "--one", loader, str(seed)]
-                done = subprocess.run(
-                    [*command, "--folder", str(folder)], capture_output=True, text=True
-                )
-                if done.returncode:
-                    print(done.stdout[-3000:], done.stderr[-3000:], file=sys.stderr)
-                    return 1
-                curves[loader].append(read_curves(folder / f"{loader}-{seed}" / "results.csv"))
-                last = curves[loader][-1]
-                print(f"{loader:12} seed {seed}: mAP50 {last['mAP50'][-1]:.4f}", flush=True)
-    return report(curves, args)
+        starts = [pool.submit(run, *pair, folder) for pair in wanted if pair not in there]
+        try:
+            for done in as_completed(starts):
+                values["runs"].append(made := done.result())
+                values["runs"].sort(key=lambda run: (run["seed"], run["loader"]))
+                if args.json:
+                    results.save(args.json, values)
+                last = made["curves"]["mAP50"][-1]
+                print(f"{made['loader']:12} seed {made['seed']}: mAP50 {last:.4f}", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failed run, no others
+    return report(values, args)
 
 
-def report(curves: dict[str, list[dict[str, list[float]]]], args: argparse.Namespace) -> int:
+def run(loader: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One run in a process of its own.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    began = time.monotonic()
+    more = ["--one", loader, str(seed), "--folder", str(folder)]
+    command = [sys.executable, __file__, *sys.argv[1:], *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{loader}, seed {seed}: {done.stdout[-3000:]} {done.stderr[-3000:]}")
+    return {
+        "loader": loader, "seed": seed, "date": results.today(),
+        "seconds": round(time.monotonic() - began, 1),
+        "commit": environment.versions().get("commit"),
+        "curves": read_curves(folder / f"{loader}-{seed}" / "results.csv"),
+    }  # fmt: skip
+
+
+def report(values: dict[str, Any], args: argparse.Namespace) -> int:
     """Prints, writes and judges what the runs gave."""
-    names = ("model", "imgsz", "epochs", "batch", "lr", "seeds", "device")
-    result = results.about("training", **{name: str(getattr(args, name)) for name in names})
-    result |= {"dataset": args.data.resolve().parent.name, "final": {}, "p_value": {},
-               "overlap": {}, "curves": curves}  # fmt: skip
+    values |= {"final": {}, "p_value": {}, "overlap": {}}
     failed = 0
     for name in ("mAP50", "mAP50-95"):
         # The mean of the last three epochs: a single one jumps.
-        groups = {loader: [mean(run[name][-3:]) for run in runs] for loader, runs in curves.items()}
-        result["final"][name] = {loader: summary(values) for loader, values in groups.items()}
+        groups = {
+            loader: [mean(run["curves"][name][-3:]) for run in values["runs"]
+                     if run["loader"] == loader]
+            for loader in LOADERS
+        }  # fmt: skip
+        values["final"][name] = {loader: summary(group) for loader, group in groups.items()}
         a, b = groups.values()
-        result["p_value"][name] = permutation_p(a, b)
-        result["overlap"][name] = max(min(a), min(b)) <= min(max(a), max(b))
-        failed |= not result["overlap"][name]
+        values["p_value"][name] = permutation_p(a, b)
+        values["overlap"][name] = max(min(a), min(b)) <= min(max(a), max(b))
+        failed |= not values["overlap"][name]
         for loader in LOADERS:
-            s = result["final"][name][loader]
+            s = values["final"][name][loader]
             print(f"{name:9} {loader:12} {s['mean']:.4f} +- {s['stdev']:.4f} "
-                  f"({s['min']:.4f} to {s['max']:.4f})")  # fmt: skip
-        print(f"{name:9} permutation test p = {result['p_value'][name]:.2f}, "
-              f"ranges overlap: {result['overlap'][name]}")  # fmt: skip
+                  f"({s['min']:.4f} to {s['max']:.4f}), n = {len(s['values'])}")  # fmt: skip
+        print(f"{name:9} permutation test p = {values['p_value'][name]:.2f}, "
+              f"ranges overlap: {values['overlap'][name]}")  # fmt: skip
     if args.json:
-        results.save(args.json, result)
-    if args.plot:
-        draw(curves, args.plot, f"{args.model}, {result['dataset']}, imgsz {args.imgsz}, "
-             f"{args.seeds} seeds each")  # fmt: skip
+        results.save(args.json, values)
     return failed
 
 

@@ -33,7 +33,8 @@ ARROWS = {
     "pipeline": {"images", "shards", "_native"},
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},
-    "view": {"shards", "pipeline", "_native"},
+    "overlay": set(),
+    "view": {"shards", "pipeline", "overlay", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
     "bench": {
         "environment",

@@ -278,6 +278,90 @@ def test_plot_is_a_picture(tiny: dict[str, Any]) -> None:
     assert image.std() > 5
 
 
+# What the spread leaves open.
+
+
+def compared(speeds: dict[str, list[float]], peer: str) -> dict[str, Any]:
+    """A document with a row for each name, all of which are compared with `peer`."""
+    found = [
+        rounds.Measured(
+            Row(name, "yolodata" if name != peer else "ultralytics", f"loader {name}", name,
+                "raw", 1, 1, () if name == peer else (peer,)),
+            samples=[Sample(seconds=1.0, pictures=round(speed)) for speed in each],
+        )
+        for name, each in speeds.items()
+    ]  # fmt: skip
+    begin = results.about("loader", imgsz=64, batch=2, rounds=5, seconds=1.0)
+    return results.document(begin, {}, found)
+
+
+PEER = [1000.0, 1100.0, 900.0, 1050.0, 950.0]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "reason"),
+    [
+        ([3.0, 3.1, 2.9, 3.2, 2.8], None),
+        ([0.30, 0.31, 0.29, 0.32, 0.28], None),  # slower, for certain
+        ([1.02, 1.03, 1.02, 1.04, 1.03], None),  # little, but certain
+        ([1.1, 1.2, 0.9, 1.3, 1.2], "5 rounds disagree about which is faster"),
+        ([1.0, 1.0, 1.0, 1.0, 1.0], "disagree"),
+        ([1.01, 1.6, 1.2, 1.02, 1.9], "half of 5 rounds range over 0.58"),
+        ([0.99, 0.6, 0.85, 0.98, 0.5], "half of 5 rounds range over"),
+        ([3.0], "one round has no spread"),
+    ],
+)
+def test_a_ratio_that_the_spread_makes_meaningless_is_marked(
+    ratios: list[float], reason: str | None
+) -> None:
+    """In the report, in Markdown and on the chart; and none that is clear."""
+    from yolodata.bench import plot
+
+    ours = [ratio * peer for ratio, peer in zip(ratios, PEER, strict=False)]
+    values = compared({"peer": PEER[: len(ratios)], "ours": ours}, "peer")
+    shown = report.text(values), report.markdown(values), *plot._warnings(values)
+    assert len(shown) == (2 if reason is None else 3)
+    for text in shown:
+        assert ("loader ours against loader peer (one core): " in text) == (reason is not None)
+        assert reason is None or reason in text
+
+
+def test_the_chart_has_one_base_and_nothing_overlaps(tmp_path: Path) -> None:
+    """All texts and bars of a chart with long names, of which one row failed."""
+    from unittest.mock import patch
+
+    from matplotlib.figure import Figure
+
+    from yolodata.bench import plot
+
+    random = np.random.default_rng(0)
+    speeds = {f"{'long ' * (i % 3 * 8)}{i}": (random.uniform(1, 20) * random.uniform(1, 9, 5))
+              * 1000 for i in range(14)}  # fmt: skip
+    values = compared({name: list(each) for name, each in speeds.items()}, next(iter(speeds)))
+    values["rows"][3]["img_s"] = results.spread([])
+    for count in (1, 14):
+        figures = []
+        part = values | {"rows": values["rows"][:count]}
+        with patch.object(plot, "write_figure", lambda figure, *_: figures.append(figure)):
+            plot.save(tmp_path / "chart.png", part)
+        figure: Figure = figures[0]
+        texts = [text for text in figure.texts if text.get_text()]
+        boxes = [text.get_window_extent() for text in texts]
+        boxes += [axes.get_tightbbox() for axes in figure.axes]
+        width, height = figure.bbox.width, figure.bbox.height
+        for i, box in enumerate(boxes):
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert (box.x1 <= width, box.y1 <= height) == (True, True)
+            assert not any(box.overlaps(other) for other in boxes[:i])
+        words = " ".join(text.get_text() for text in texts)
+        assert values["date"] in words
+        assert values["machine"]["cpu"] in words
+        assert ("failed" in words) == (count > 3)
+        assert words.count("times as fast as") == (count > 1)
+        assert all("img/s" in axes.get_xlabel() for axes in figure.axes)
+
+
 def test_readme_tables_come_from_the_json_files(tiny: dict[str, Any], tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()

@@ -96,7 +96,7 @@ MISTAKES = [
     ("shard a b imgsz=x", "--imgsz must be a whole number, got 'x'"),
     ("shard a b --imgsz", "--imgsz needs a value, got none"),
     ("shard a b --imgsz --quiet", "--imgsz needs a value, got none"),
-    ("shard a b codec=jpg", "--codec must be one of raw, jpeg, got 'jpg'; did you mean 'jpeg'?"),
+    ("shard a b codec=jpg", "must be one of raw, jpeg, auto, got 'jpg'; did you mean 'jpeg'?"),
     ("shard a b quiet=maybe", "--quiet must be True or False, got 'maybe'"),
     ("bench trian", "what must be one of loader, train, got 'trian'; did you mean 'train'?"),
     ("bench hw_decoder_load=half", "hw_decoder_load must be 'auto' or a share"),

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from loading import digest, draw_dataset, grouped, packed
-from twin import TwinStream
+from twin import TwinStream, stand_in
 
 from yolodata import AugmentConfig, ConfigError, DeviceOptions, Loader, ValidationLoader
 from yolodata.pipeline import letterbox
@@ -59,7 +59,7 @@ def squared(folder: Path) -> None:
 @pytest.fixture
 def twin(monkeypatch: pytest.MonkeyPatch) -> TwinStream:
     stream = TwinStream()
-    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: stream)
+    stand_in(monkeypatch, lambda: stream)
     return stream
 
 
@@ -400,7 +400,9 @@ def test_settings_that_do_not_go_together_are_refused(shards, settings, message)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_named(shards) -> None:
     with pytest.raises(ConfigError, match="finds no CUDA device"):
-        next(iter(Loader(shards["raw"], 4, device="cuda")))
+        Loader(shards["raw"], 4, device="cuda")
+    with pytest.raises(ConfigError, match="finds no CUDA device"):
+        ValidationLoader(shards["raw"], 4, device="cuda:1")
 
 
 @pytest.mark.gpu

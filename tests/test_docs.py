@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loading import draw_dataset
 
 import yolodata
 
@@ -136,6 +137,16 @@ def test_each_folder_says_what_is_in_it() -> None:
     folders = {file.parent for file in (ROOT / "yolodata").rglob("*.py")}
     folders |= {ROOT / "benchmarks", ROOT / "tests"}
     assert not [relative(folder) for folder in folders if not (folder / "README.md").exists()]
+
+
+def test_the_samples_can_be_drawn_again(tmp_path: Path) -> None:
+    draw: Callable[[Path, Path], None] = runpy.run_path(str(ROOT / "docs" / "draw_samples.py"))[
+        "draw"
+    ]
+    draw(draw_dataset(tmp_path / "set", {"train": 12}), tmp_path / "samples.jpg")
+    for file in (tmp_path / "samples.jpg", ROOT / "docs" / "samples.jpg"):
+        assert file.read_bytes().startswith(b"\xff\xd8")
+        assert file.stat().st_size < 300_000
 
 
 def test_the_mosaic_can_be_drawn_again(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from ingesting import jpeg, picture, tree_hash, upstream_verdict
 
 from yolodata import shards
-from yolodata.errors import ConfigError, DatasetError
+from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.coco import join_parts
 from yolodata.ingest.labels import check_labels
@@ -246,14 +245,16 @@ def test_packed(tmp_path: Path) -> None:
         np.testing.assert_allclose(dataset.keypoints, expected[None], atol=1e-6)
 
 
-def test_category_ids_become_0_1_2_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_category_ids_become_0_1_2_in_their_order(tmp_path: Path) -> None:
+    """As upstream's converter, which subtracts 1; the order of the file means nothing."""
     file = write_coco(tmp_path)
     data = json.loads(file.read_text())
-    renamed = {1: 90, 2: 7, 3: 13}
+    renamed = {1: 7, 2: 13, 3: 90}
     for entry, key in [*((n, "category_id") for n in data["annotations"])]:
         entry[key] = renamed[entry[key]]
     for category in data["categories"]:
         category["id"] = renamed[category["id"]]
+    data["categories"].reverse()
     plain = open_source(file)
     file.write_text(json.dumps(data))
     other = open_source(file)
@@ -267,25 +268,14 @@ def test_category_ids_become_0_1_2_in_the_order_of_the_file(tmp_path: Path) -> N
     ("change", "said"),
     [
         (lambda d: d.pop("images"), "'images' is not"),
-        (lambda d: d["annotations"][0].pop("bbox"), "annotation 0 cannot be used"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 0 cannot be used"),
-        (lambda d: d["annotations"][0].update(bbox=["a", 2, 3, 4]), "annotation 0 cannot be used"),
-        (lambda d: d["annotations"][0].update(category_id=99), "annotation 0 .*KeyError 99"),
-        (lambda d: d["annotations"][0].update(image_id=-1), "annotation 0 .*KeyError -1"),
-        (lambda d: d["images"][0].pop("width"), "an image needs"),
-        (lambda d: d["images"][0].update(width=0), "no size"),
-        (lambda d: d["images"].append(d["images"][0]), "listed twice"),
-        (lambda d: d["images"][0].update(id=[1]), "an image needs .*TypeError"),
-        (lambda d: d["images"][0].update(width=math.inf), "an image needs .*OverflowError"),
-        (lambda d: d["images"].append(5), "an image is an object .* 5"),
-        (lambda d: d["annotations"].append("x"), "annotation 'x' cannot be used"),
         (lambda d: d["categories"][1].pop("id"), "a category needs id and name"),
         (lambda d: d["categories"][1].pop("name"), "a category needs id and name"),
+        (lambda d: d["categories"][1].update(id=True), "a category needs id and name"),
         (lambda d: d["categories"].append(7), "a category needs .* 7"),
         (lambda d: d["categories"][1].update(keypoints=5), "a category needs .*'keypoints': 5"),
         (lambda d: d["categories"].append(d["categories"][0]), "two categories"),
-        (lambda d: d["categories"].clear(), "no categories|cannot be used"),
-        (lambda d: [i.update(file_name="x/" + i["file_name"]) for i in d["images"]], "--images"),
+        (lambda d: d["categories"].clear(), "no categories"),
+        (lambda d: [i.update(file_name=i["file_name"] + "x") for i in d["images"]], "--images"),
     ],
 )
 def test_unusable_files_are_refused(tmp_path: Path, change: Any, said: str) -> None:
@@ -323,8 +313,6 @@ def test_broken_json_and_ambiguity(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"looks like yolo and coco.*--format"):
         open_source(tmp_path)
     assert open_source(file, images=tmp_path / "images" / "train").kind == "coco"
-    with pytest.raises(ConfigError, match="names must be left out"):
-        open_source(file, names=["a"])
     with pytest.raises(DatasetError, match="does not exist"):
         open_source(tmp_path / "absent.json")
 

@@ -14,12 +14,12 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     train,
     validated_both_ways,
 )
-from twin import TwinStream
+from training import network
+from twin import stand_in
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
 from yolodata.cli import main
-from yolodata.pipeline.gpu import stream as gpu_stream
 
 RECIPE = AugmentConfig(imgsz=64, mixup=0.4, cutmix=0.4, flipud=0.5, degrees=10.0)
 
@@ -101,7 +101,7 @@ def test_keypoints_of_two_numbers_are_visible_where_none_is_negative(
 def test_a_device_gets_the_same_keypoints(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    monkeypatch.setattr(gpu_stream, "open_stream", lambda device: TwinStream())
+    stand_in(monkeypatch)
     shards = packed(people, tmp_path / "shards", "raw", 64, task="pose")
     with Loader(shards, 4, **grouped(augment=RECIPE, task="pose")) as loader:
         want = stream(loader)
@@ -137,7 +137,7 @@ def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
 def test_training_and_validation(people: Path, tmp_path: Path) -> None:
     """Trains and plots; validation gives upstream's figures to the last digit."""
     trainer, seen = train(
-        tmp_path, people, trainer=yolodata.PoseTrainer, model="yolo26n-pose.yaml", plots=True
+        tmp_path, people, trainer=yolodata.PoseTrainer, model=network("pose"), plots=True
     )
     assert len(seen) == 2
     assert isinstance(trainer.train_loader, yolodata.Loader)
@@ -153,5 +153,5 @@ def test_command_line_takes_the_models_task(people: Path, tmp_path: Path) -> Non
     values = {k: v for k, v in QUIET.items() if k != "exist_ok"}
     arguments = [f"{name}={value}" for name, value in values.items()]
     arguments += [f"data={people}", f"project={tmp_path / 'runs'}", "name=pose", "epochs=1"]
-    assert main(["train", "model=yolo26n-pose.yaml", *arguments]) == 0
+    assert main(["train", f"model={network('pose')}", *arguments]) == 0
     assert list((tmp_path / "set.yolodata").glob("data-raw-pose-64-*"))

@@ -24,6 +24,10 @@ class ConfigError(YolodataError, ValueError):
     """A setting is out of range, contradicts another one, or is not supported."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """An argument belongs elsewhere; says where, and how it is given there."""
+
+
 class ResourceError(YolodataError, RuntimeError):
     """The machine lacks memory, threads or open files, or cannot read a disk; no data is wrong."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import colorsys
 import json
-import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -19,6 +19,18 @@ import numpy.typing as npt
 from yolodata.arguments import NamesAndValues
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
+from yolodata.overlay import (
+    COCO_FLIP,
+    COCO_LIMBS,
+    Labelled,
+    Limbs,
+    Picture,
+    Style,
+    can_write,
+    draw,
+    grid,
+    legend,
+)
 from yolodata.pipeline.letterbox import oriented_boxes
 from yolodata.pipeline.options import TASKS, LabelOptions
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
@@ -29,7 +41,7 @@ if TYPE_CHECKING:
     from yolodata.shards import ShardDataset
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-Picture = npt.NDArray[np.uint8]
+_MOST = 400  # pictures of a sheet
 Float32 = npt.NDArray[np.float32]
 
 
@@ -38,12 +50,7 @@ class Shown(NamedTuple):
 
     title: str
     caption: str  # the title, short enough to stand on the picture
-    picture: Picture  # (H, W, 3) RGB
-    cls: Float32  # (n,)
-    boxes: Float32  # (n, 4) centre x, centre y, width, height in 0-1; oriented (n, 5)
-    polygons: list[Float32]  # each (k, 2) in 0-1
-    keypoints: Float32 | None  # (n, K, 3) x, y in 0-1, visibility
-    masks: npt.NDArray[np.uint8] | None  # (n, h, w) of 0 and 1, for the whole picture
+    labelled: Labelled
     recipe: dict[str, Any] | None
 
 
@@ -81,6 +88,13 @@ def add_parser(subparsers: Any) -> None:
         choices=TASKS,
         help="whose labels to draw (default: the most that the dataset can serve, without obb)",
     )
+    parser.add_argument(
+        "--skeleton",
+        type=Path,
+        metavar="DATA.yaml",
+        help="dataset YAML with `skeleton: [[0, 1], ...]`, the keypoints that limbs join (default: "
+        "the YAML that was packed, if it is there and has one, else COCO's for its 17 keypoints)",
+    )
     parser.add_argument("--recipe", action="store_true", help="print the recipes as JSON")
     parser.add_argument("--out", type=Path, default=Path("view.png"), help="picture to write")
     parser.set_defaults(run=run)
@@ -88,43 +102,152 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `yolodata view`."""
-    import cv2
-
     _refuse_unused(args)
     shards = open_shards(args.path, args.split)
     pasting = any(setting.startswith("copy_paste") for setting in args.set)
     subset = Subset(shards, LabelOptions(args.task or _task_of(shards)), outlines=pasting)
     if args.out.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"--out must end in {', '.join(_SUFFIXES)}, got {args.out}")
-    whole("--count", args.count, 1)
+    whole("--count", args.count, 1, _MOST)
     seed = whole("--seed", args.seed or 0, 0, MAX_SEED)
     epoch = whole("--epoch", args.epoch or 0, 0, MAX_EPOCH)
+    style = _style(subset, args.skeleton)
     name, first = ("--position", args.position) if args.augment else ("--index", args.index)
     where = f" for the {subset.images} images of {subset.shards.path}"
     first = whole(name, first or 0, 0, subset.images - 1, where)
     numbers = range(first, min(first + args.count, subset.images))
+    if len(numbers) < args.count:
+        _note(f"{len(numbers)} of --count {args.count} from {first} on{where}")
     if args.augment:
         config = _augment(subset.imgsz, args.set)
         shown = [_augmented(subset, config, seed, epoch, n) for n in numbers]
     else:
         shown = [_stored(subset, n) for n in numbers]
 
-    names = subset.shards.meta.names
+    counts: Counter[int] = Counter()
     for item in shown:
-        print(f"{item.title}: {_summary(item.cls, names)}")
+        found = Counter(item.labelled.cls.astype(int).tolist())
+        counts += found
+        print(f"{item.title}: {_summary(found, style.names)}")
         if args.recipe and item.recipe is not None:
             print(json.dumps(item.recipe, indent=1))
-    sheet = _grid([_draw(item, names) for item in shown])
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_bytes(cv2.imencode(args.out.suffix, sheet[..., ::-1])[1].tobytes())
-    except OSError as error:
-        raise ConfigError(
-            f"--out {args.out} cannot be written: {error.strerror or error}; give a file in a "
-            "folder that exists or can be made"
-        ) from None
+    _note_letters(counts, style)
+    sheet = grid([draw(item.labelled, style, item.caption) for item in shown])
+    sheet = np.concatenate((sheet, legend(dict(counts.most_common()), style, sheet.shape[1])))
+    _write(args.out, sheet)
     print(f"{args.out}: {sheet.shape[1]} x {sheet.shape[0]} pixels")
     return 0
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _note_letters(counts: Mapping[int, int], style: Style) -> None:
+    """Says which names are not written, for want of letters."""
+    names = {c: style.names.get(c, str(c)) for c in counts}
+    lacking = [f"{name} (class {c})" for c, name in names.items() if not can_write(name)]
+    if lacking:
+        _note(
+            f"the built-in font lacks letters of {', '.join(lacking[:10])}; their numbers are "
+            "written instead"
+        )
+
+
+def _write(file: Path, sheet: Picture) -> None:
+    """Write a picture.
+
+    Raises:
+        ConfigError: its folder cannot be written to, or its format has no room for it.
+    """
+    import cv2
+
+    size = f"{sheet.shape[1]} x {sheet.shape[0]} pixels"
+    try:
+        done, data = cv2.imencode(file.suffix.lower(), sheet[..., ::-1])
+    except cv2.error:
+        done = False
+    if not done:
+        raise ConfigError(
+            f"{file.suffix} has no room for {size}; give a smaller --count, or --out with .png"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data.tobytes())
+    except OSError as error:
+        raise ConfigError(
+            f"--out {file} cannot be written: {error.strerror or error}; give a file in a "
+            "folder that exists or can be made"
+        ) from None
+
+
+def _style(subset: Subset, skeleton: Path | None) -> Style:
+    """How to draw the labels of a dataset.
+
+    Raises:
+        ConfigError: a skeleton was given, and cannot be used.
+    """
+    meta = subset.shards.meta
+    if subset.keypoints is None or meta.kpt_shape is None:
+        if skeleton is not None:
+            raise ConfigError("--skeleton is for poses, whose keypoints are drawn; leave it out")
+        return Style(meta.names)
+    count, dims = meta.kpt_shape
+    if skeleton is not None:
+        limbs = _skeleton(skeleton, count)
+        if limbs is None:
+            raise ConfigError(
+                f"{skeleton} has no 'skeleton: [[0, 1], ...]', for which it was given"
+            )
+    else:
+        limbs = _skeleton_packed(Path(str(meta.source.get("path", ""))), count)
+    # Other keypoints than COCO's may be 17, too; then their mirror is another.
+    coco = limbs is None and count == len(COCO_FLIP) and meta.flip_idx in (None, (), COCO_FLIP)
+    return Style(meta.names, COCO_LIMBS if coco else limbs or (), coco, dims == 2)
+
+
+def _skeleton_packed(file: Path, count: int) -> Limbs | None:
+    """The skeleton of the YAML that was packed, where it is one, is still there, and has one."""
+    if file.suffix not in (".yaml", ".yml") or not os.path.isfile(file):
+        return None
+    try:
+        return _skeleton(file, count)
+    except ConfigError as error:  # nobody asked for it
+        _note(str(error))
+        return None
+
+
+def _skeleton(file: Path, count: int) -> Limbs | None:
+    """Pairs of keypoint numbers from 0 under `skeleton` of a dataset's YAML; None: it has none.
+
+    Numbers from 1, as in COCO's files, are recognised by the last one.
+
+    Raises:
+        ConfigError: the file cannot be read, or they are no pairs of the `count` keypoints.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read for its skeleton: {error}") from None
+    found = data.get("skeleton") if isinstance(data, dict) else None
+    if found is None:
+        return None
+    pairs = (
+        [pair if isinstance(pair, list) else [] for pair in found]
+        if isinstance(found, list)
+        else [[]]
+    )
+    numbers = [number for pair in pairs for number in pair]
+    whole_pairs = all(len(pair) == 2 for pair in pairs) and all(type(n) is int for n in numbers)
+    first = 1 if whole_pairs and count in numbers and 0 not in numbers else 0
+    if not whole_pairs or not all(0 <= n - first < count for n in numbers):
+        raise ConfigError(
+            f"{file}: 'skeleton' must be pairs of the keypoints 0 to {count - 1}, such as "
+            f"[[0, 1], [1, 2]], got {str(found)[:200]}; correct the YAML"
+        )
+    return tuple((a - first, b - first) for a, b in pairs)
 
 
 def _refuse_unused(args: argparse.Namespace) -> None:
@@ -165,7 +288,7 @@ def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
         if name not in known:
             raise ConfigError(f"--set knows {', '.join(sorted(known))}; got {setting!r}")
         try:
-            value = text if text in ("flip", "mixup") else json.loads(text)
+            value = text if name == "copy_paste_mode" else json.loads(text)
         except ValueError:
             raise ConfigError(f"--set {name} needs a number after =, got {text!r}") from None
         values[name] = tuple(value) if isinstance(value, list) else value
@@ -188,7 +311,8 @@ def _stored(subset: Subset, image: int) -> Shown:
     if subset.oriented:
         boxes = oriented_boxes([p * np.array(shape[::-1], np.float32) for p in polygons], shape)
     keypoints = None if subset.keypoints is None else subset.keypoints[rows]
-    return Shown(f"index {title}", caption, picture, cls, boxes, polygons, keypoints, masks, None)
+    labelled = Labelled(picture, cls, boxes, polygons, masks, keypoints)
+    return Shown(f"index {title}", caption, labelled, None)
 
 
 def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -218,105 +342,16 @@ def _augmented(
     cls, boxes = found["cls"], found["bboxes"]
     title = f"seed {seed}, epoch {epoch}, position {position}, images {sorted(images)}"
     caption = f"epoch {epoch}, position {position}"
-    keypoints = found.get("keypoints")
-    masks = found.get("masks")
-    return Shown(title, caption, picture, cls[:, 0], boxes, [], keypoints, masks, values)
+    more = found.get("masks"), found.get("keypoints")
+    return Shown(title, caption, Labelled(picture, cls[:, 0], boxes, (), *more), values)
 
 
 def _long_and_short(name: str) -> tuple[str, str]:
     return name, Path(name).name
 
 
-def _summary(cls: Float32, names: Mapping[int, str]) -> str:
-    counts = Counter(int(c) for c in cls.tolist())
+def _summary(counts: Counter[int], names: Mapping[int, str]) -> str:
     if not counts:
         return "no objects"
     parts = [f"{number} {names.get(c, c)}" for c, number in counts.most_common()]
-    return f"{len(cls)} objects: {', '.join(parts)}"
-
-
-def _colour(cls: int) -> tuple[int, int, int]:
-    """A bright colour; neighbouring class numbers lie far apart on the colour wheel."""
-    r, g, b = colorsys.hsv_to_rgb(cls * 0.618034 % 1.0, 0.85, 1.0)
-    return round(255 * r), round(255 * g), round(255 * b)
-
-
-def _draw(item: Shown, names: Mapping[int, str]) -> Picture:
-    """The picture, at least 480 pixels wide or high, with boxes, polygons, names and a title."""
-    import cv2
-
-    zoom = max(1.0, 480 / max(item.picture.shape[:2]))
-    canvas: Picture = cv2.resize(np.ascontiguousarray(item.picture), None, fx=zoom, fy=zoom)
-    height, width = canvas.shape[:2]
-    for mask, c in zip(() if item.masks is None else item.masks, item.cls.tolist(), strict=False):
-        inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        tint = np.array(_colour(int(c)), np.float32)
-        canvas[inside] = (0.55 * canvas[inside] + 0.45 * tint).astype(np.uint8)
-    for polygon in item.polygons:
-        points = np.round(polygon * (width, height)).astype(np.int32)
-        cv2.polylines(canvas, [points], True, (255, 255, 255), 1, cv2.LINE_AA)
-    outlines = _box_outlines(item.boxes, width, height)
-    corners = np.concatenate((outlines.min(1), outlines.max(1)), 1)
-    pixels = np.round(corners).astype(int)
-    order = np.argsort(-item.boxes[:, 2] * item.boxes[:, 3])  # small boxes on top
-    for i in order.tolist():
-        colour = _colour(int(item.cls[i]))
-        if item.boxes.shape[1] == 5:
-            cv2.polylines(canvas, [np.round(outlines[i]).astype(np.int32)], True, colour, 2)
-            continue
-        x1, y1, x2, y2 = pixels[i].tolist()
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 2)
-    for points in () if item.keypoints is None else item.keypoints:
-        for k, (x, y, visible) in enumerate(points.tolist()):
-            if visible:  # hollow: known, but hidden by something
-                where = round(x * width), round(y * height)
-                cv2.circle(canvas, where, 4, (0, 0, 0), -1 if visible > 1 else 2, cv2.LINE_AA)
-                cv2.circle(canvas, where, 3, _colour(k), -1 if visible > 1 else 1, cv2.LINE_AA)
-    for i in order.tolist():
-        c = int(item.cls[i])
-        x1, y1 = pixels[i, :2].tolist()
-        _text(canvas, names.get(c, str(c)), x1, y1, _colour(c))
-    title: Picture = np.full((22, width, 3), 32, np.uint8)
-    _text(title, item.caption, 2, 20, (32, 32, 32))
-    return np.concatenate((title, canvas))
-
-
-def _box_outlines(boxes: Float32, width: int, height: int) -> npt.NDArray[np.float64]:
-    """Corners (n, 4, 2) in pixels of boxes (n, 4), or of oriented ones (n, 5), in 0-1."""
-    scale = np.array([width, height], np.float64)
-    centre, half = boxes[:, :2] * scale, boxes[:, 2:4] * scale / 2
-    angle = boxes[:, 4].astype(np.float64) if boxes.shape[1] == 5 else np.zeros(len(boxes))
-    along = np.stack([np.cos(angle), np.sin(angle)], 1) * half[:, :1]
-    across = np.stack([-np.sin(angle), np.cos(angle)], 1) * half[:, 1:]
-    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    return np.stack([centre + a * along + b * across for a, b in signs], 1)
-
-
-def _text(canvas: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    """Text on a coloured plate whose lower left corner is at (x, y), moved inside the canvas."""
-    import cv2
-
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-    (width, height), below = cv2.getTextSize(text, font, scale, 1)
-    x = max(0, min(x, canvas.shape[1] - width - 4))
-    y = max(height + below + 2, y)
-    cv2.rectangle(canvas, (x, y - height - below - 2), (x + width + 4, y), colour, -1)
-    ink = (0, 0, 0) if sum(c * w for c, w in zip(colour, (2, 5, 1), strict=True)) > 1020 else None
-    where = (x + 2, y - below)
-    cv2.putText(canvas, text, where, font, scale, ink or (255, 255, 255), 1, cv2.LINE_AA)
-
-
-def _grid(pictures: list[Picture]) -> Picture:
-    """Pictures of any size, side by side in about as many rows as columns."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    heights = [max(p.shape[0] for p in row) for row in rows]
-    width = max(p.shape[1] for p in pictures)
-    sheet = np.full((sum(heights), columns * width, 3), 32, np.uint8)
-    y = 0
-    for row, height in zip(rows, heights, strict=True):
-        for i, picture in enumerate(row):
-            x = i * width
-            sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
-        y += height
-    return sheet
+    return f"{counts.total()} objects: {', '.join(parts)}"

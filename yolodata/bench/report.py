@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import quantiles
 from typing import Any
 
+from yolodata.bench.results import spread
+
+DOUBT_HELPS = "More rounds (--rounds), or a quieter machine, can tell."
 STAGES = ("read", "decode", "plan", "render", "collate", "wait")
 Document = dict[str, Any]
 Table = list[list[str]]
@@ -27,6 +31,7 @@ def text(values: Document) -> str:
         if len(table) > 1:
             parts.append(f"{aligned(table)}\n{note}")
     parts += ["\n".join(_floor(values)), "\n".join(_processes(values))]
+    parts += [f"UNCLEAR: {text}. {DOUBT_HELPS}" for text in doubts(values)]
     parts += [f"NOT COMPARABLE: {complaint}" for complaint in values["complaints"]]
     parts += dict.fromkeys(f"FAILED: {r['error']}" for r in values["rows"] if "error" in r)
     return "\n\n".join(filter(None, parts))
@@ -35,7 +40,8 @@ def text(values: Document) -> str:
 def markdown(values: Document) -> str:
     """The speeds as Markdown tables, with machine, versions and n."""
     tables = [*_speeds(values), _bounds(values)]
-    return with_notes(tables, [*_about(values), *map(str.strip, _processes(values))])
+    notes = [*_about(values), *map(str.strip, _processes(values))]
+    return with_notes(tables, [*notes, *(f"unclear: {text}" for text in doubts(values))])
 
 
 def with_notes(tables: list[Table], notes: list[str]) -> str:
@@ -73,14 +79,65 @@ def where(group: tuple[str, int]) -> str:
     return count if device == "cpu" else f"GPU, {count}"
 
 
+def base(rows: list[Document]) -> Document | None:
+    """The row that all of a group are compared with in a chart: the fastest that is a peer."""
+    peers = {name for row in rows for name in row["peers"]}
+    found = [row for row in rows if row["name"] in peers and row["img_s"]["samples"]]
+    return max(found, key=lambda row: float(row["img_s"]["median"]), default=None)
+
+
+def ratio(ours: Document, peer: Document) -> Document:
+    """How many times as fast one row is as another, round by round: a spread."""
+    pairs = zip(ours["img_s"]["samples"], peer["img_s"]["samples"], strict=False)
+    return spread([a / b for a, b in pairs])
+
+
+def ratio_text(values: Document, found: Document) -> str:
+    """Median and range of a ratio, as the tables have them."""
+    return _with_range(found, ".3f" if _trains(values) else ".1f")
+
+
+def doubt(found: Document) -> str:
+    """Why the spread of a ratio leaves open whether there is a difference; empty: it does not.
+
+    It does where a single round has no spread, where the rounds disagree about which row is
+    faster, and where the middle half of the rounds ranges over as much as the difference from 1.
+    """
+    samples: list[float] = found["samples"]
+    if len(samples) < 2:
+        return "one round has no spread"
+    if min(samples) <= 1 <= max(samples):
+        return f"{len(samples)} rounds disagree about which is faster"
+    low, middle, high = quantiles(samples, method="inclusive")
+    if high - low >= abs(middle - 1):
+        return (f"half of {len(samples)} rounds range over {high - low:.2f}, "
+                f"and the difference is {abs(middle - 1):.2f}")  # fmt: skip
+    return ""
+
+
+def doubted(values: Document, ours: Document, peer: Document, found: Document) -> str:
+    """A sentence about a ratio that its spread makes meaningless; empty: it does not."""
+    reason = doubt(found)
+    group = where((ours.get("device", "cpu"), ours["cores"]))
+    pair = f"{ours['label']} against {peer['label']} ({group})"
+    return f"{pair}: {ratio_text(values, found)}; {reason}" if reason else ""
+
+
+def doubts(values: Document) -> list[str]:
+    """What is meaningless among the ratios of a document, and what helps; often nothing."""
+    rows = {row["name"]: row for row in values["rows"]}
+    found = [doubted(values, rows[r["ours"]], rows[r["peer"]], r) for r in values["ratios"]]
+    return [text for text in found if text]
+
+
 def about_machine(values: Document) -> list[str]:
-    """Machine, GPU and versions, a line each."""
+    """Date and machine, GPU, and versions, a line each; old files have no date."""
     machine = values["machine"]
     memory, gpu = machine.get("memory_gib"), machine.get("gpu")
+    measured = f"{values['date']}, " if "date" in values else ""
     lines = [
-        f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores_total']} cores usable"
-        + (f", {memory:g} GiB" if memory else "")
-        + f", {machine['os']}"
+        f"{measured}{machine['cpu']}, {machine['cores_usable']} of {machine['cores_total']} cores "
+        "usable" + (f", {memory:g} GiB" if memory else "") + f", {machine['os']}"
     ]
     if gpu:
         line = f"{gpu['name']}: {gpu['memory_gib']:g} GiB, compute capability {gpu['capability']}"
@@ -93,21 +150,24 @@ def _trains(values: Document) -> bool:
     return bool(values["benchmark"] == "train")
 
 
-def _about(values: Document) -> Iterator[str]:
-    """Machine, versions, settings and data, a line each; old files have no `task`."""
-    yield from about_machine(values)
+def how(values: Document) -> str:
+    """What the pictures are, and what takes them; old files have no `task`."""
     settings = values["settings"]
     task, size, augment = settings.get("task", "detect"), settings["imgsz"], settings.get("augment")
     batches = f"batches of {settings['batch']}"
     recipe = ("" if task == "detect" else f"{task}, ") + "default augmentation"
     recipe += "".join(f", {name}={value}" for name, value in (augment or {}).items())
     if _trains(values):
-        how = f"{settings['model']} on {settings['device']}, {batches}, {size} x {size}, {recipe}"
-        length = f"{settings['steps']} steps"
-    else:
-        how = f"{size} x {size} pictures, {batches}, {recipe}"
-        length = f"{settings['seconds']:g} s"
-    yield f"{how}; n = {settings['rounds']} rounds of {length} a row"
+        return f"{settings['model']} on {settings['device']}, {batches}, {size} x {size}, {recipe}"
+    return f"{size} x {size} pictures, {batches}, {recipe}"
+
+
+def _about(values: Document) -> Iterator[str]:
+    """Machine, versions, settings and data, a line each."""
+    yield from about_machine(values)
+    settings, trains = values["settings"], _trains(values)
+    length = f"{settings['steps']} steps" if trains else f"{settings['seconds']:g} s"
+    yield f"{how(values)}; n = {settings['rounds']} rounds of {length} a row"
     load = settings.get("hw_decoder_load", "auto")
     if load != "auto" and load:
         yield (f"hw_decoder_load={load:g}: pictures of JPEG shards may differ by up to 3 "

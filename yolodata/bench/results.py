@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,13 +20,19 @@ _OF_READY = ("shape", "dtype", "brightness", "objects", "pinned", "facts")
 
 
 def about(benchmark: str, **settings: Any) -> Document:
-    """How every file of results begins: benchmark, machine, versions, and settings if any."""
+    """How every file of results begins: benchmark, date, machine, versions, settings if any."""
     made = {
         "benchmark": benchmark,
+        "date": today(),
         "machine": environment.machine(),
         "versions": environment.versions(),
     }
     return made | ({"settings": settings} if settings else {})
+
+
+def today() -> str:
+    """The date (UTC), as ISO 8601 has it: 2026-11-28."""
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]) -> Document:

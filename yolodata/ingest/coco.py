@@ -1,26 +1,32 @@
-"""COCO JSON (`instances_*.json`, `person_keypoints_*.json`) to images and label rows.
+"""COCO JSON (`instances_*.json`, `person_keypoints_*.json`, LVIS) to images and label rows.
 
 The decisions are those of Ultralytics' `convert_coco(cls91to80=False)`: crowd annotations and boxes
 without area are dropped, polygons of several parts are joined into one, run-length masks become
 their outer contours, an annotation without a usable outline gets its box as a polygon, rows are
-rounded to six digits, repeated rows are written once. Two differences, both because they lose
-nothing: category ids become 0, 1, … in the order in which the file lists the categories (upstream
-subtracts one, which is the same for ids 1, 2, …), and images without annotations stay, as
-background.
+rounded to six digits, repeated rows are written once, a file that is listed under several ids has
+the objects of all. Three differences, because they lose nothing: category ids become 0, 1, … in
+their order, over all splits (upstream subtracts one, which is the same for ids 1, 2, …), images
+without annotations stay, as background, and what cannot be used takes its image out, not the
+whole file.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.coco_categories import Categories, Id, as_id, number_classes, read_categories
+from yolodata.ingest.coco_files import CocoContent, CocoFile, choose_files, read_category_list
+from yolodata.ingest.coco_images import ImageFinder
 from yolodata.ingest.rle import decode_rle
 from yolodata.ingest.sample import SPLITS, Float32, RawLabels, Refused, Source, Split
 
@@ -31,40 +37,88 @@ class CocoSplit(Split):
     """The images of one JSON file, in the order of their paths."""
 
     def __init__(
-        self, file: Path, images: dict[str, _Record], outlines: bool, pose: bool, keypoints: int
+        self,
+        file: Path,
+        images: Mapping[str, _Image],
+        unlisted: dict[str, str],
+        rules: _RowRules,
     ) -> None:
         self.paths = sorted(images)
-        self.unlisted: dict[str, str] = {}
-        self._records = [images[path] for path in self.paths]
+        self.unlisted = unlisted
+        self._images = [images[path] for path in self.paths]
         self._file = file
-        self._outlines = outlines
-        self._pose = pose
-        self._keypoints = keypoints
+        self._rules = rules
 
     def raw_labels(self, index: int) -> RawLabels:
-        """Gives the rows of image `index` as the converter would write them."""
-        return self._records[index].rows(self._outlines, self._pose, self._keypoints)
+        """Gives the rows of image `index` as the converter would write them.
+
+        Raises:
+            Refused: a record or an annotation of it cannot be used.
+        """
+        return self._images[index].rows(self._rules)
 
     def label_files(self) -> Sequence[str]:
         """Gives the JSON file."""
         return [str(self._file)]
 
 
+class _RowRules(NamedTuple):
+    """What rows of one file are made of.
+
+    classes: class number of each category id; None for one that was left out by `names`.
+    outlines: polygons instead of boxes.
+    pose: boxes with keypoints instead of either.
+    keypoints: how many.
+    """
+
+    classes: Mapping[Id, int | None]
+    outlines: bool
+    pose: bool
+    keypoints: int
+
+
+class _Image:
+    """One image file, with what the records of all its ids say."""
+
+    __slots__ = ("records", "unusable")
+
+    def __init__(self) -> None:
+        self.records: dict[Id, _Record] = {}
+        self.unusable = ""
+
+    def rows(self, rules: _RowRules) -> RawLabels:
+        if self.unusable:
+            raise Refused(self.unusable)
+        try:
+            parts = [record.rows(rules) for record in self.records.values()]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Refused(f"its annotations cannot be used: {error}") from error
+        sizes = dict.fromkeys((record.height, record.width) for record in self.records.values())
+        found = [part for part in parts if part.text is not None]
+        texts = [part.text for part in found if part.text]
+        beside = [part.keypoints for part in found if part.keypoints is not None]
+        return RawLabels(
+            b"\n".join(texts) if found else None,
+            np.concatenate(beside) if beside else None,
+            tuple(note for part in parts for note in part.notes),
+            tuple(sizes),
+        )
+
+
 class _Record:
     """One image of the JSON file with its annotations."""
 
-    __slots__ = ("annotations", "classes", "height", "width")
+    __slots__ = ("annotations", "height", "width")
 
-    def __init__(self, width: int, height: int, classes: Mapping[int, int]) -> None:
+    def __init__(self, width: int, height: int) -> None:
         self.width = width
         self.height = height
-        self.classes = classes
         self.annotations: list[Annotation] = []
 
-    def rows(self, outlines: bool, pose: bool, keypoints: int) -> RawLabels:
+    def rows(self, rules: _RowRules) -> RawLabels:
         if not self.annotations:
             return RawLabels(None)
-        crowd = flat = boxed = unseen = 0
+        crowd = flat = boxed = unseen = other = 0
         rows: dict[tuple[float, ...], Float32] = {}  # upstream writes equal rows once
         for note in self.annotations:
             if note.get("iscrowd", False):
@@ -74,14 +128,17 @@ class _Record:
             if box[2] <= 0 or box[3] <= 0:
                 flat += 1
                 continue
-            points = self._points(note, keypoints)
-            cls = self.classes[note["category_id"]]
-            if pose:
+            cls = rules.classes[as_id(note["category_id"])]
+            if cls is None:
+                other += 1
+                continue
+            points = self._points(note, rules.keypoints)
+            if rules.pose:
                 if not (points[:, 2] != 0).any():
                     unseen += 1
                     continue
                 row = (cls, *box, *points.reshape(-1).tolist())
-            elif outlines:
+            elif rules.outlines:
                 outline = self._outline(note)
                 if outline is None:
                     boxed += 1
@@ -107,11 +164,14 @@ class _Record:
                 (flat, "boxes without area dropped"),
                 (boxed, "annotations without a usable outline, their box used as polygon"),
                 (unseen, "annotations without a labelled keypoint dropped"),
+                (other, "objects of other classes dropped"),
             )
             if count
         ]
         text = "\n".join(" ".join(f"{value:g}" for value in row) for row in rows)
-        beside = np.stack(list(rows.values())) if keypoints and not pose and rows else None
+        beside = (
+            np.stack(list(rows.values())) if rules.keypoints and not rules.pose and rows else None
+        )
         return RawLabels(text.encode(), beside, tuple(notes))
 
     def _box(self, note: Annotation) -> list[float]:
@@ -148,7 +208,7 @@ class _Record:
             shape = [contour.ravel().tolist() for contour in found]
         if not isinstance(shape, list):
             return None
-        parts = [np.array(part).reshape(-1, 2) for part in shape if _usable(part)]
+        parts = [np.array(part, np.float64).reshape(-1, 2) for part in shape if _usable(part)]
         if not parts:
             return None
         whole = np.concatenate(join_parts(parts)) if len(parts) > 1 else parts[0]
@@ -198,189 +258,176 @@ def open_coco(
     wanted: Sequence[str] | None = None,
     *,
     images: str | Path | None = None,
+    names: Sequence[str] | None = None,
     task: str = "detect",
 ) -> Source:
     """Reads COCO annotations.
 
     Args:
-        source: one JSON file, whose split is told by "train", "val" or "test" in its path ("train"
-            without), or a folder: every `*.json` in it or in its `annotations/`, and Roboflow's
-            `SPLIT/_annotations.coco.json`.
-        wanted: splits to read; all that are there by default.
+        source: one JSON file, or a folder: every `*.json` in it or in its `annotations/`, and
+            Roboflow's `SPLIT/_annotations.coco.json`. Names of files tell their split by one of
+            the words train, val and test (`split_of`). A file is the split that is asked for, or
+            "train" where nothing in its name is like a split.
+        wanted: splits to read; all that are there by default. Of the others only the categories
+            are read.
         images: folder of the images; by default looked for beside the annotations.
+        names: class names in order; objects of other categories are dropped. By default all
+            categories of all splits, in the order of their ids.
         task: "pose" reads `person_keypoints_*.json`, every other task `instances_*.json`, where
             both are there.
 
     Raises:
-        DatasetError: names the file and the annotation that cannot be used.
+        DatasetError: names the file that cannot be used, and what to do.
     """
-    origin = Path(source)
-    files = _split_files(origin, task)
-    if wanted:
-        absent = [split for split in wanted if split not in files]
-        if absent:
-            raise DatasetError(
-                f"{origin}: no '{absent[0]}'; there are annotations for {list(files)}."
-            )
-        files = {split: files[split] for split in wanted}
-    names: dict[int, str] | None = None
-    keypoints = 0
-    splits: dict[str, CocoSplit] = {}
-    folders: list[str] = []
-    for split, file in files.items():
-        data = _load(file)
-        listed, most = _categories(data, file)
-        if names is not None and listed != names:
-            raise DatasetError(
-                f"{file}: its categories differ from those of the other splits of {origin}."
-            )
-        names = listed
-        keypoints = max(keypoints, most)
-        folder = _image_folder(file, split, data["images"], Path(images) if images else None)
-        folders.append(str(folder))
-        records = _records(data, file, folder)
-        outlines = any(note.get("segmentation") for note in data["annotations"])
-        splits[split] = CocoSplit(file, records, outlines, task == "pose", keypoints)
-    if not names:
+    with _without_collector():
+        return _open(Path(source), wanted, Path(images) if images else None, names, task)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """No search for cycles: a file makes millions of objects, without any, and each is walked."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _open(
+    origin: Path,
+    wanted: Sequence[str] | None,
+    given: Path | None,
+    names: Sequence[str] | None,
+    task: str,
+) -> Source:
+
+    def has_images(file: CocoFile, split: str) -> bool:
+        return ImageFinder(file.path, split, given).find(file.content.images) is not None
+
+    chosen = choose_files(origin, wanted, task, has_images)
+    read = [str(file.path) for file in chosen.files.values()]
+    categories = _categories({**chosen.siblings, **chosen.files}, read)
+    numbers = number_classes(categories, read, names)
+    keypoints = max(found.keypoints for found in categories.values())
+    if not numbers.names:
         raise DatasetError(f"{origin}: no categories.")
     if task == "pose" and not keypoints:
         raise DatasetError(
             f"{origin}: task 'pose', but no category lists keypoints. Use person_keypoints_*.json."
         )
-    shape = (keypoints, 3) if keypoints else None
-    return Source(str(origin), "coco", names, splits, shape, None, tuple(sorted(set(folders))))
-
-
-def _split_files(origin: Path, task: str) -> dict[str, Path]:
-    if origin.is_file():
-        return {_split_of(origin.stem) or _split_of(str(origin.parent)) or "train": origin}
-    found = sorted(origin.glob("*.json")) + sorted(origin.glob("annotations/*.json"))
-    found += sorted(origin.glob("*/_annotations.coco.json"))
-    by_split: dict[str, list[Path]] = {}
-    for file in found:
-        split = _split_of(file.parent.name if file.name == "_annotations.coco.json" else file.stem)
-        if split:
-            by_split.setdefault(split, []).append(file)
-    if not by_split:
-        raise DatasetError(
-            f"No COCO annotations in '{origin}': expected annotations/instances_train*.json or "
-            "train/_annotations.coco.json. Give the path of one JSON file."
+    splits: dict[str, CocoSplit] = {}
+    left_out = dict(chosen.left_out)
+    for split, file in chosen.files.items():
+        content = file.content
+        finder = ImageFinder(file.path, split, given)
+        found = finder.find(content.images)
+        if found is None:
+            raise finder.error(content.images)
+        outlines = any(
+            isinstance(note, dict) and note.get("segmentation") for note in content.annotations
         )
-    prefix = "person_keypoints_" if task == "pose" else "instances_"
-    chosen: dict[str, Path] = {}
-    for split in (s for s in SPLITS if s in by_split):
-        files = by_split[split]
-        if len(files) > 1:
-            files = [file for file in files if file.name.startswith(prefix)] or files
-        if len(files) > 1:
-            raise DatasetError(
-                f"{len(files)} annotation files for '{split}' in '{origin}': "
-                f"{', '.join(f.name for f in files)}. "
-                "Give the path of one of them."
+        rules = _RowRules(numbers.of_file[str(file.path)], outlines, task == "pose", keypoints)
+        paths, unlisted = found
+        known = _images(content, file.path, paths, unlisted)
+        strays = _annotate(content, known, rules.classes)
+        if strays:
+            left_out[f"{len(strays)} annotations of {file.path}"] = (
+                f"no image has their image_id: {', '.join(strays[:5])}"
+                + (", …" if len(strays) > 5 else "")
             )
-        chosen[split] = files[0]
-    return chosen
-
-
-def _split_of(text: str) -> str | None:
-    last = {split: text.lower().rfind(split) for split in SPLITS}
-    best = max(last, key=lambda split: last[split])
-    return best if last[best] >= 0 else None
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"'{file}' is not readable JSON: {error}.") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise DatasetError(
-                f"'{file}' is not COCO: it has to hold the lists images, annotations and "
-                f"categories; '{key}' is not."
-            )
-    found: dict[str, Any] = data
-    return found
-
-
-def _categories(data: dict[str, Any], file: Path) -> tuple[dict[int, str], int]:
-    """Class names by class number, and how many keypoints the category with most of them has."""
-    names: dict[int, str] = {}
-    keypoints = 0
-    for category in data["categories"]:
-        points = category.get("keypoints") or [] if isinstance(category, dict) else None
-        if not (
-            isinstance(points, list)
-            and isinstance(category.get("id"), (int, float, str))
-            and category.get("name") is not None
-        ):
-            raise DatasetError(
-                f"{file}: a category needs id and name, and keypoints, if any, as a list of their "
-                f"names: {category!r}."
-            )
-        names[len(names)] = str(category["name"])
-        keypoints = max(keypoints, len(points))
-    return names, keypoints
-
-
-def _image_folder(
-    file: Path, split: str, images: list[Mapping[str, Any]], given: Path | None
-) -> Path:
-    root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    tail = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
-    bases = [given] if given else [root / "images", root]
-    tried: list[Path] = []
-    for base in bases:
-        for folder in (base / tail, base / split, base):
-            if folder not in tried:
-                tried.append(folder)
-    for record in images:
-        if not isinstance(record, dict):
-            raise DatasetError(f"{file}: an image is an object with id and file_name: {record!r}.")
-    some = [str(record.get("file_name")) for record in images[:20]]
-    for folder in tried:
-        if any((folder / name).is_file() for name in some):
-            return folder.resolve()
-    raise DatasetError(
-        f"{file}: its images, as {some[:1]}, are in none of {', '.join(map(str, tried))}. "
-        "Give their folder with --images."
+        splits[split] = CocoSplit(file.path, known, unlisted, rules)
+    folders = {os.path.dirname(path) for split in splits.values() for path in split.paths}
+    return Source(
+        str(origin),
+        "coco",
+        dict(enumerate(numbers.names)),
+        splits,
+        (keypoints, 3) if keypoints else None,
+        None,
+        tuple(sorted(folders)),
+        left_out,
     )
 
 
-def _records(data: dict[str, Any], file: Path, folder: Path) -> dict[str, _Record]:
-    classes: dict[int, int] = {}
-    for category in data["categories"]:
-        if category["id"] in classes:
-            raise DatasetError(f"{file}: two categories have the id {category['id']}.")
-        classes[category["id"]] = len(classes)
-    records: dict[str, _Record] = {}
-    by_id: dict[int, _Record] = {}
-    for image in data["images"]:
+def _categories(files: Mapping[str, CocoFile], read: Sequence[str]) -> dict[str, Categories]:
+    """Categories by file, in the order of splits; a file that is not read may be wrong."""
+    found: dict[str, Categories] = {}
+    for split in sorted(files, key=SPLITS.index):
+        file = files[split]
+        if str(file.path) in read:
+            found[str(file.path)] = read_categories(file.content.categories, file.path)
+        else:
+            with suppress(DatasetError):
+                found[str(file.path)] = read_categories(read_category_list(file.path), file.path)
+    return found
+
+
+def _images(
+    content: CocoContent, file: Path, paths: Sequence[str | None], unlisted: dict[str, str]
+) -> dict[str, _Image]:
+    """Images by path; those that cannot be told are added to `unlisted`."""
+    images: dict[str, _Image] = {}
+    owner: dict[Id, str] = {}
+    for k, (record, path) in enumerate(zip(content.images, paths, strict=True)):
+        if path is None:
+            what = f"{record!r:.80}"
+            unlisted[f"image {k} of {file}"] = f"it needs a file_name, or a coco_url: {what}"
+            continue
+        if path in unlisted:
+            continue
+        image = images.setdefault(path, _Image())
         try:
-            record = _Record(int(image["width"]), int(image["height"]), classes)
-            path, number = str(folder / image["file_name"]), image["id"]
-            hash(number)
+            number = as_id(record["id"])
+            width, height = int(record["width"]), int(record["height"])
+            if width <= 0 or height <= 0:
+                raise ValueError("a side has no pixels")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DatasetError(
-                f"{file}: an image needs id, file_name, width and height: {image!r} "
-                f"({type(error).__name__} {error})."
-            ) from None
-        if record.width <= 0 or record.height <= 0 or number in by_id or path in records:
-            raise DatasetError(f"{file}: image {number} ({path}) is listed twice, or has no size.")
-        records[path] = by_id[number] = record
-    for note in data["annotations"]:
+            image.unusable = (
+                f"its record in {file.name} needs id, width and height: {record!r:.120} "
+                f"({type(error).__name__} {error})"
+            )
+            continue
+        same = image.records.setdefault(number, _Record(width, height))
+        first = owner.setdefault(number, path)
+        if first != path or (same.width, same.height) != (width, height):
+            for one in (image, images[first]):
+                one.unusable = (
+                    f"the id {number} stands for several images of {file.name}: {first} and "
+                    f"{path}, so that it is unclear whose objects they are"
+                )
+    return images
+
+
+def _annotate(
+    content: CocoContent, images: Mapping[str, _Image], classes: Mapping[Id, int | None]
+) -> list[str]:
+    """Gives annotations to their images; returns the ids of images that are not there."""
+    by_id = {
+        number: (image, record)
+        for image in images.values()
+        for number, record in image.records.items()
+    }
+    strays: list[str] = []
+    for note in content.annotations:
         try:
-            by_id[note["image_id"]].annotations.append(note)
-            if not note.get("iscrowd"):
-                classes[note["category_id"]]
-                box = [float(value) for value in note["bbox"]]
-                if len(box) != 4:
-                    raise ValueError("bbox must be [x, y, width, height]")
+            image, record = by_id[as_id(note["image_id"])]
+        except (KeyError, TypeError, ValueError):
+            strays.append(f"{note.get('image_id') if isinstance(note, dict) else note!r:.40}")
+            continue
+        record.annotations.append(note)
+        if note.get("iscrowd"):
+            continue
+        try:
+            if as_id(note["category_id"]) not in classes:
+                raise ValueError(f"no category has the id {note['category_id']!r}")
+            box = [float(value) for value in note["bbox"]]
+            if len(box) != 4:
+                raise ValueError("bbox must be [x, y, width, height]")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            what = note.get("id") if isinstance(note, dict) else repr(note)
-            raise DatasetError(
-                f"{file}: annotation {what} cannot be used: {type(error).__name__} "
-                f"{error}. It needs a "
-                "known image_id, a known category_id and a bbox of four numbers."
-            ) from None
-    return records
+            image.unusable = (
+                f"annotation {note.get('id')} cannot be used: {type(error).__name__} {error}. It "
+                "needs a known category_id and a bbox of four numbers"
+            )
+    return strays

@@ -23,7 +23,7 @@ from yolodata.ingest.image_check import (
     unreadable,
 )
 from yolodata.ingest.labels import check_labels
-from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split
+from yolodata.ingest.sample import TASKS, LabelRules, Labels, RawLabels, Refused, Split
 from yolodata.shards.chunks import Chunk
 from yolodata.shards.format import CODECS, aligned
 from yolodata.shards.sample import StoredSample
@@ -137,11 +137,22 @@ def prepare(
     return [found if isinstance(found, Outcome) else _outcome(found) for found in stored]
 
 
+def try_decoding(path: str, settings: PackSettings) -> None:
+    """Calls every decoder on a file that packing calls; what they say of it does not matter."""
+    try:
+        checked = check_image(read_file(path), path)
+        background = check_labels(RawLabels(None), LabelRules(1))
+        size = resized_shape(*checked.label_shape, settings.imgsz)
+        _store(_Accepted(path, checked, background, size), settings, None)
+    except (Refused, ResourceError):
+        return
+
+
 def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accepted | Outcome:
     path = split.paths[index]
     try:
         checked = check_image(read_file(path), path)
-        labels = read_labels(split, index, rules)
+        labels = read_labels(split, index, rules, checked.label_shape)
     except Refused as refusal:
         return Outcome(None, str(refusal))
     except Exception as error:
@@ -150,15 +161,16 @@ def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accept
     return _Accepted(path, checked, labels, resized_shape(*checked.label_shape, imgsz))
 
 
-def read_labels(split: Split, index: int, rules: LabelRules) -> Labels:
-    """Reads the labels of image `index` and decides on them.
+def read_labels(split: Split, index: int, rules: LabelRules, shape: tuple[int, int]) -> Labels:
+    """Reads the labels of image `index`, of (height, width) pixels, and decides on them.
 
     Raises:
         Refused: the image is left out for them.
         ResourceError: the machine cannot read them at the moment.
     """
     try:
-        return check_labels(split.raw_labels(index), rules)
+        raw = split.raw_labels(index)
+        return check_labels(raw._replace(notes=raw.notes + raw.size_notes(*shape)), rules)
     except OSError as error:
         raise unreadable(error, split.paths[index], "label file cannot be read") from error
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.files import stored_bytes
+from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
@@ -67,14 +69,17 @@ def relabel(
                 about.get("task", "detect"),
                 about.get("single_cls", False),
             )
-            found = open_source(
-                source,
-                splits=[split],
-                format=format,
-                images=images,
-                names=names,
-                task=settings.task,
-            )
+
+            def opened(
+                names: Sequence[str] | None, split: str = split, task: str = settings.task
+            ) -> Source:
+                return open_source(
+                    source, splits=[split], format=format, images=images, names=names, task=task
+                )
+
+            found = opened(names)
+            reopen = opened if found.kind != "yolo" and names is None else None
+            found = numbered_alike(found, root, reopen, splits or list(there))
             report.splits[split] = _relabel_split(found, split, dataset, settings)
     write_data_yaml(root)  # names may have changed
     return report
@@ -102,7 +107,7 @@ def _relabel_split(
     report.images, report.objects = changed.images, changed.objects
     report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
     report.left_out = left_out
-    report.nbytes = changed.summary["shard_bytes"] + changed.summary["labels_bytes"]
+    report.nbytes = stored_bytes(dataset.path)
     report.seconds = time.perf_counter() - began
     return report
 
@@ -154,7 +159,7 @@ def _annotations(
         height, width = int(dataset.label_height[row]), int(dataset.label_width[row])
         row += 1
         try:
-            labels = read_labels(images, index, rules)
+            labels = read_labels(images, index, rules, (height, width))
         except Refused as refusal:
             left_out.append((path, str(refusal)))
             yield None

@@ -13,6 +13,17 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 
 SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and lists of a split are called: word -> split."""
+
 TASKS = ("detect", "segment", "obb", "pose")
 
 
@@ -49,11 +60,30 @@ class RawLabels(NamedTuple):
         keypoints: float32 (rows, K, 3), normalised x, y and visibility, of a source whose text
             rows cannot carry them beside a polygon (COCO). Row k belongs to line k of `text`.
         notes: what the source itself dropped on the way to `text`.
+        sizes: (height, width) in pixels of the image, where the source states it; several if it
+            contradicts itself.
     """
 
     text: bytes | None
     keypoints: Float32 | None = None
     notes: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    def size_notes(self, height: int, width: int) -> tuple[str, ...]:
+        """Says where the image file has another size than the source states.
+
+        The labels are kept, as upstream keeps them: they are fractions, and the image may have been
+        scaled since. Or it is another image.
+        """
+        notes = []
+        for h, w in self.sizes:
+            if (h, w) != (height, width):
+                scaled = abs(w * height - h * width) <= max(w, h, width, height)  # but for rounding
+                why = "scaled since?" if scaled else "turned since, or another image?"
+                notes.append(
+                    f"labelled as {w} x {h} pixels, but the image has {width} x {height}: {why}"
+                )
+        return tuple(notes)
 
 
 class Labels(NamedTuple):
@@ -147,7 +177,7 @@ class SplitReport:
         backgrounds: stored images without objects.
         left_out: (path, reason) of every refused image, in the source's order.
         notes: (path, what was changed or dropped) of the images of this run.
-        nbytes: size of shards and labels, in bytes.
+        nbytes: size of all its files, in bytes.
         seconds: wall time.
         resumed: images that an earlier, interrupted run had done.
         reused: an equal, finished dataset was there and nothing was done.

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.ingest.dataset_yaml import dataset_yamls
 from yolodata.ingest.sample import SPLITS, TASKS, Source
+from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
+from yolodata.ingest.voc import has_annotations, open_voc
 from yolodata.ingest.yolo import open_yolo
+from yolodata.ingest.yolo_folder import names_files, open_yolo_folder
 
+_JSON = (".json", ".json.gz", ".jsonl")  # COCO's reader says what is wrong with others
 FORMATS = ("auto", "yolo", "coco", "voc")
 
 
@@ -30,7 +36,7 @@ def open_source(
         splits: some of "train", "val", "test"; all that are there by default.
         format: "yolo", "coco" or "voc", or "auto" to tell by suffix and content.
         images: folder of the images, for COCO and VOC.
-        names: class names in order, for VOC.
+        names: class names in order, for COCO and VOC; objects of others are dropped.
         task: with "pose", `kpt_shape` is required, and COCO's person_keypoints files are read.
 
     Raises:
@@ -44,6 +50,30 @@ def open_source(
     for split in splits or ():
         if split not in SPLITS:
             raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    try:
+        found = _open(source, splits, format, images, names, task)
+    except OSError as error:
+        raise DatasetError(
+            f"'{error.filename or source}' cannot be read: {error.strerror or error}."
+        ) from error
+    if task == "pose" and found.kpt_shape is None:
+        raise DatasetError(
+            f"{found.origin}: task 'pose' needs 'kpt_shape: [number of keypoints, 2 or 3]' in the "
+            "YAML, which has none."
+        )
+    return found
+
+
+def _open(
+    source: str | Path | Mapping[str, Any],
+    splits: Sequence[str] | None,
+    format: str,
+    images: str | Path | None,
+    names: Sequence[str] | None,
+    task: str,
+) -> Source:
+    if not isinstance(source, Mapping) and Path(source).is_file():
+        refuse_other_files(Path(source))
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":
         raise ConfigError(f"format must be 'yolo' for a dict, got {kind!r}")
@@ -52,26 +82,25 @@ def open_source(
             "images must be left out for an Ultralytics YAML, which says itself where its images "
             f"are, got {str(images)!r}"
         )
-    if kind != "voc" and names:
+    if kind == "yolo" and names:
         raise ConfigError(
-            f"names must be left out for format {kind}, which has class names, got {list(names)}"
+            "names must be left out for an Ultralytics YAML, which has class names, got "
+            f"{list(names)}"
         )
     if kind == "coco":
         from yolodata.ingest.coco import open_coco
 
-        found = open_coco(_path(source), splits, images=images, task=task)
-    elif kind == "voc":
-        from yolodata.ingest.voc import open_voc
+        return open_coco(_path(source), splits, images=images, names=names, task=task)
+    if kind == "voc":
+        return open_voc(_path(source), splits, images=images, names=names)
+    if not isinstance(source, Mapping) and _is_yolo_folder(Path(source)):
+        return open_yolo_folder(Path(source), splits)
+    return open_yolo(source, splits)
 
-        found = open_voc(_path(source), splits, images=images, names=names)
-    else:
-        found = open_yolo(source, splits)
-    if task == "pose" and found.kpt_shape is None:
-        raise DatasetError(
-            f"{found.origin}: task 'pose' needs 'kpt_shape: [number of keypoints, 2 or 3]' in the "
-            "YAML, which has none."
-        )
-    return found
+
+def _is_yolo_folder(path: Path) -> bool:
+    """Whether a folder has class names and no YAML of a dataset."""
+    return path.is_dir() and bool(names_files(path)) and not dataset_yamls(path)
 
 
 def _path(source: str | Path | Mapping[str, Any]) -> Path:
@@ -83,37 +112,70 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     """Tells "yolo", "coco" or "voc" by the suffix of a file or the content of a folder.
 
     Raises:
-        DatasetError: the file does not exist, or the folder looks like more than one.
+        DatasetError: the source does not exist, is no dataset, or looks like more than one.
     """
     if isinstance(source, Mapping):
         return "yolo"
     path = Path(source)
-    if path.suffix.lower() == ".json":
+    if path.is_dir():
+        return _folder_format(path)
+    if path.name.lower().endswith(_JSON):
         if not path.is_file():
             raise DatasetError(
                 f"'{path}' does not exist. Give a COCO JSON file, a dataset YAML or a folder."
             )
         return "coco"
-    if not path.is_dir():
-        return "yolo"
-    from yolodata.ingest.voc import ANNOTATION_FOLDERS
+    return "yolo"
 
-    signs = {
-        "yolo": [*path.glob("*.yaml"), *path.glob("*.yml")],
-        "coco": [
-            *path.glob("*.json"),
-            *path.glob("annotations/*.json"),
-            *path.glob("*/_annotations.coco.json"),
-        ],
-        "voc": [
-            file for name in ANNOTATION_FOLDERS for file in list((path / name).glob("*.xml"))[:1]
-        ],
-    }
-    kinds = [kind for kind, files in signs.items() if files]
+
+def _folder_format(path: Path) -> str:
+    places = (path, *(path / split for split in SPLITS))
+    packed = next((place for place in places if _is_shards(place)), None)
+    if packed is not None:
+        raise DatasetError(
+            f"'{path}' is packed already: '{packed}' holds shards. Look at them with `yolodata "
+            f"info {path}`, or give the dataset of which they were made."
+        )
+    signs = _signs(path)
+    kinds = list(signs)
     if len(kinds) > 1:
         raise DatasetError(
             f"'{path}' looks like {' and '.join(kinds)} "
             f"({', '.join(str(signs[kind][0]) for kind in kinds)}). "
             "Say which with --format, or give the path of the file."
         )
-    return kinds[0] if kinds else "yolo"
+    if kinds:
+        return kinds[0]
+    if dataset_yamls(path, deep=True):
+        return "yolo"
+    if refusal := refuse_folder(path, [place for place in near(path) if _signs(place)]):
+        raise refusal
+    return "coco"  # which says what a JSON file here lacks
+
+
+def _signs(path: Path) -> dict[str, list[Path]]:
+    """Files in a folder that tell a format."""
+    names, annotations = names_files(path), has_annotations(path)
+    signs = {
+        "yolo": dataset_yamls(path) or ([] if annotations else names),
+        "coco": [
+            *(file for file in sorted(path.glob("*.json")) if _looks_like_coco(file)),
+            *path.glob("annotations/*.json"),
+            *path.glob("*/_annotations.coco.json"),
+        ],
+        "voc": annotations,
+    }
+    return {kind: files for kind, files in signs.items() if files}
+
+
+def _is_shards(path: Path) -> bool:
+    return (path / "dataset.json").is_file() and (path / "labels.safetensors").is_file()
+
+
+def _looks_like_coco(file: Path) -> bool:
+    """Whether a JSON file holds the words of COCO's lists; it is not parsed."""
+    try:
+        with open(file, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+            return content.find(b'"images"') >= 0 and content.find(b'"annotations"') >= 0
+    except (OSError, ValueError):
+        return True  # reading it says what is wrong

@@ -1,98 +1,85 @@
-"""Pascal VOC (`Annotations/*.xml` with `JPEGImages/`) to images and label rows.
+"""Pascal VOC folders: which image has which XML file, and which split both belong to.
 
-Boxes follow the conversion that Ultralytics ships in VOC.yaml: the centre is the half sum of the
-corners minus one pixel, width and height are plain differences, objects marked `difficult` and
-objects of other classes are dropped. Unlike there, a box without area is left out with a note
-instead of being kept with size 0, and a missing `difficult` means 0.
+Note [whose annotation]. An XML file labels one image. An image has the one of its own name: in the
+same place below the folder of annotations (or in its own folder, where there is none), else in the
+folder of its split there, else directly in it, else the only one of this name if the image lies in
+no folder of a split. The earlier rule wins. Where several images come to the same file by the same
+rule, the name that is written in it decides, and if it does not, all of them are left out: labels
+on the wrong picture are worse than none.
 """
 
 from __future__ import annotations
 
 import os
-import xml.etree.ElementTree as ElementTree
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
+from yolodata.ingest.split_names import split_of_folder
+from yolodata.ingest.survey import files_below, is_image, repetitions, some, why_no_image
+from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
+from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
 
-ANNOTATION_FOLDERS = ("Annotations", "annotations")
-_IMAGE_FOLDERS = ("JPEGImages", "images")
-_LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits")
+_ANNOTATIONS = "Annotations"
+_IMAGES = ("JPEGImages", "images")
+_CVAT = "annotations.xml"  # in CVAT's own format, all in one file
 
 
 class VocSplit(Split):
     """The images of one split, in the order of their paths, and their XML files."""
 
     def __init__(
-        self, pairs: Mapping[str, Path], unlisted: dict[str, str], classes: Mapping[str, int]
+        self,
+        files: Mapping[str, Path | str | None],
+        unlisted: dict[str, str],
+        classes: Mapping[str, int],
     ) -> None:
-        self.paths = sorted(pairs)
+        self.paths = sorted(files)
         self.unlisted = unlisted
-        self._files = [pairs[path] for path in self.paths]
+        self._files = [files[path] for path in self.paths]
         self._classes = classes
 
     def raw_labels(self, index: int) -> RawLabels:
         """Gives the rows of image `index`.
 
         Raises:
-            Refused: the XML cannot be used.
+            OSError: the XML cannot be read.
+            Refused: it cannot be used, or may be that of another image.
         """
         file = self._files[index]
-        if not file.is_file():
-            return RawLabels(None)
-        return _rows(file, self._classes)
+        if isinstance(file, str):
+            raise Refused(file)
+        if file is None:
+            return RawLabels(None, None, ("no annotation file, so taken as background",))
+        return label_rows(read_annotation(file), file, self._classes)
 
     def label_files(self) -> Sequence[str]:
-        """Gives the XML files."""
-        return [str(file) for file in self._files]
+        """Gives the XML files; that of an image without one is called like it and absent."""
+        return [
+            str(file) if isinstance(file, Path) else f"{path.rpartition('.')[0]}.xml"
+            for path, file in zip(self.paths, self._files, strict=True)
+        ]
 
 
-def _rows(file: Path, classes: Mapping[str, int]) -> RawLabels:
-    try:
-        root = ElementTree.fromstring(file.read_bytes())
-        width, height = (float(_text(root, f"size/{side}")) for side in ("width", "height"))
-        if width <= 0 or height <= 0:
-            raise ValueError(f"the picture is given as {width:g} x {height:g} pixels")
-        rows: list[str] = []
-        notes: list[str] = []
-        difficult = other = 0
-        for item in root.iter("object"):
-            name = _text(item, "name")
-            if name not in classes:
-                other += 1
-            elif int(item.findtext("difficult") or 0) == 1:
-                difficult += 1
-            else:
-                low_x, high_x, low_y, high_y = (
-                    float(_text(item, f"bndbox/{key}")) for key in ("xmin", "xmax", "ymin", "ymax")
-                )
-                if not (high_x > low_x and high_y > low_y):
-                    corners = f"{low_x:g} {low_y:g} {high_x:g} {high_y:g}"
-                    notes.append(f"box without area left out: {name} at {corners}")
-                    continue
-                box = (
-                    ((low_x + high_x) / 2.0 - 1) * (1.0 / width),
-                    ((low_y + high_y) / 2.0 - 1) * (1.0 / height),
-                    (high_x - low_x) * (1.0 / width),
-                    (high_y - low_y) * (1.0 / height),
-                )
-                rows.append(" ".join(str(value) for value in (classes[name], *box)))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise Refused(f"annotation {file.name} cannot be used: {error}") from error
-    if difficult:
-        notes.append(f"{difficult} difficult objects dropped")
-    if other:
-        notes.append(f"{other} objects of other classes dropped")
-    return RawLabels("\n".join(rows).encode(), None, tuple(notes))
+@dataclass(frozen=True)
+class _Files:
+    """What lies in the folders of a dataset.
 
+    Attributes:
+        folder: that of the images.
+        images: relative to it, sorted.
+        others: other pictures there, as paths -> why they are not read.
+        annotations: XML files by their path relative to the folder of annotations, without suffix.
+    """
 
-def _text(root: ElementTree.Element, path: str) -> str:
-    text = root.findtext(path)
-    if text is None:
-        raise ValueError(f"<{path}> is missing")
-    return text.strip()
+    folder: Path
+    images: list[str]
+    others: dict[str, str]
+    annotations: dict[str, Path]
 
 
 def open_voc(
@@ -105,112 +92,263 @@ def open_voc(
     """Reads a Pascal VOC folder.
 
     Args:
-        source: the folder that holds `Annotations` (or `annotations`).
-        wanted: splits to read. They come from lists of image names, `ImageSets/Main/SPLIT.txt` or
-            `splits/SPLIT.txt`, else from the folders `images/SPLIT`, else everything is "train".
-        images: folder of the images, by default `JPEGImages` or `images`.
+        source: the folder that holds `Annotations` (or `annotations`), or XML files beside images.
+        wanted: splits to read. They come from lists of image names (`train.txt`, `val.txt`,
+            `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits`, `source` or the
+            folder of the annotations), else from folders that are called like a split, else
+            everything is "train".
+        images: folder of the images, by default `JPEGImages` or `images`, or where the XML files
+            are.
         names: class names in order; objects of other classes are dropped. By default all names
             that occur in any annotation of the dataset, sorted.
 
     Raises:
-        DatasetError: a folder or a list is missing, or names an image twice.
+        DatasetError: a folder or a list is missing or cannot be used, or there are no classes.
     """
     root = Path(source)
-    notes = _first_folder(root, ANNOTATION_FOLDERS, "annotations")
-    folder = Path(images) if images else _first_folder(root, _IMAGE_FOLDERS, "images")
-    if not folder.is_dir():
-        raise DatasetError(f"The image folder '{folder}' does not exist.")
-    folder = folder.resolve()
-    found: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix[1:].lower() in IMAGE_SUFFIXES:
-            found.setdefault(path.stem, []).append(str(path))
-    if not found:
-        raise DatasetError(f"{root}: no images in '{folder}'.")
-    by_split = _members(root, folder, found)
-    absent = [split for split in wanted or () if split not in by_split]
-    if absent:
+    files = _find(root, Path(images) if images else None)
+    whose = _annotations_of(files)
+    members = read_lists(root, files.images) or _members_by_folder(files, whose)
+    missing = [split for split in wanted or () if split not in members.images]
+    if missing:
+        there = "lists of images" if members.files else "folders"
         raise DatasetError(
-            f"{root}: no list of images for '{absent[0]}'; there are lists for {list(by_split)}."
+            f"{root}: no images for '{missing[0]}'; there are {there} for {list(members.images)}."
         )
-    classes = list(names) if names else _names_in(notes)
-    if not classes:
-        raise DatasetError(f"{root}: no class names: no annotation in '{notes}' holds an object.")
-    if len(set(classes)) != len(classes):
-        raise DatasetError(f"A class is named twice: {classes}.")
-    numbers = {name: k for k, name in enumerate(classes)}
-    splits: dict[str, VocSplit] = {}
-    for split in wanted or by_split:
-        members = by_split[split]
-        unlisted = {
-            name: f"listed for '{split}', but no such image"
-            for name, path in members
-            if path is None
-        }
-        pairs = {path: notes / f"{name}.xml" for name, path in members if path is not None}
-        if not pairs:
+    numbers = {name: k for k, name in enumerate(_classes(root, files, names))}
+    splits = {
+        split: VocSplit(
+            {str(files.folder / path): whose[path] for path in paths},
+            members.absent.get(split, {}),
+            numbers,
+        )
+        for split, paths in members.images.items()
+        if paths
+    }
+    empty = [split for split in members.images if split not in splits]
+    for split in empty:
+        if not splits or split in (wanted or ()):
+            absent = members.absent[split]
             raise DatasetError(
-                f"{root}: none of the {len(members)} images of '{split}' is in '{folder}'."
+                f"{root}: none of the {len(absent)} images of '{split}' is in '{files.folder}', as "
+                f"'{next(iter(absent))}'. Give their folder with --images."
             )
-        splits[split] = VocSplit(pairs, unlisted, numbers)
-    return Source(str(root), "voc", dict(enumerate(classes)), splits, None, None, (str(folder),))
-
-
-def _first_folder(root: Path, candidates: Sequence[str], what: str) -> Path:
-    for name in candidates:
-        if (root / name).is_dir():
-            return root / name
-    raise DatasetError(
-        f"Pascal VOC: no {what} in '{root}'; expected a folder {' or '.join(candidates)}."
+    asked = {split: splits[split] for split in wanted or splits}
+    notes = [*members.notes]
+    notes += [f"none of the images that are listed for {split} is there" for split in empty]
+    return Source(
+        str(root),
+        "voc",
+        {k: name for name, k in numbers.items()},
+        asked,
+        folders=(str(files.folder),),
+        left_out=_left_out(files, members, whose, empty),
+        notes=(*notes, *repetitions({split: images.paths for split, images in asked.items()})),
     )
 
 
-def _members(
-    root: Path, folder: Path, found: Mapping[str, list[str]]
-) -> dict[str, list[tuple[str, str | None]]]:
-    """Name and path, None where there is no such image, of the images of each split."""
-    lists: dict[str, list[tuple[str, str | None]]] = {}
-    for place in _LIST_FOLDERS:
-        for split in SPLITS:
-            file = root / place / f"{split}.txt"
-            if split in lists or not file.is_file():
-                continue
-            words = [
-                line.split()[0]
-                for line in file.read_text(encoding="utf-8-sig").splitlines()
-                if line.strip()
-            ]
-            names = [Path(word).stem if _is_image(word) else word for word in words]
-            for name in names:
-                paths = found.get(name, [])
-                within = [path for path in paths if _split_folder(path, folder) == split] or paths
-                if len(within) > 1:
-                    raise DatasetError(
-                        f"{file}: '{name}' may be {' or '.join(within)}. Rename one of them."
-                    )
-                lists.setdefault(split, []).append((name, within[0] if within else None))
-    if not lists:
-        for name, paths in found.items():
-            for path in paths:
-                lists.setdefault(_split_folder(path, folder), []).append((name, path))
-    return {split: lists[split] for split in SPLITS if split in lists}
+def _find(root: Path, images: Path | None) -> _Files:
+    if not root.is_dir():
+        raise DatasetError(f"'{root}' is no folder, as Pascal VOC needs one.")
+    notes = named_folder(root, _ANNOTATIONS)
+    folder = images or (named_folder(root, *_IMAGES) if notes else root)
+    if notes is None:
+        _refuse_several(root)
+    if folder is None:
+        raise DatasetError(
+            f"Pascal VOC: no images in '{root}'; expected a folder {' or '.join(_IMAGES)}. "
+            "Give their folder with --images."
+        )
+    if not folder.is_dir():
+        raise DatasetError(f"The image folder '{folder}' does not exist.")
+    folder, notes = folder.resolve(), (notes or folder).resolve()
+    annotations = {
+        os.path.relpath(path, notes)[:-4]: Path(path)
+        for here, names in files_below(str(notes))
+        for path in (
+            here,
+            *(os.path.join(here, name) for name in names),
+        )  # a folder may be called so
+        if path.lower().endswith(".xml") and not os.path.basename(path).startswith(".")
+    }
+    if not annotations:
+        raise DatasetError(
+            f"Pascal VOC: no annotations in '{root}'; expected XML files in a folder "
+            f"{_ANNOTATIONS}, or beside the images."
+        )
+    found, others = _pictures(folder)
+    if not found:
+        raise DatasetError(f"{root}: no images in '{folder}'. Give their folder with --images.")
+    for other in (named_folder(root, name) for name in _IMAGES if images is None):
+        if other and not other.resolve().is_relative_to(folder):
+            reason = f"in a folder beside '{folder}'; see --images"
+            others |= {str(other / path): reason for path in _pictures(other)[0]}
+    return _Files(folder, sorted(found), others, annotations)
 
 
-def _split_folder(path: str, folder: Path) -> str:
-    head = os.path.relpath(path, folder).split(os.sep)[0]
-    return head if head in SPLITS else "train"
+def _pictures(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Relative paths of the images in a folder; paths of other pictures -> why they are not."""
+    found: list[str] = []
+    others: dict[str, str] = {}
+    for here, names in files_below(str(folder)):
+        for name in names:
+            path = os.path.join(here, name)
+            if reason := why_no_image(name):
+                others[path] = reason
+            elif is_image(name):
+                found.append(os.path.relpath(path, folder))
+    return found, others
 
 
-def _is_image(word: str) -> bool:
-    return word.rpartition(".")[-1].lower() in IMAGE_SUFFIXES
+def named_folder(root: Path, *names: str) -> Path | None:
+    """Gives the folder in `root` that has the first of some names that one has, in any case."""
+    with os.scandir(root) as entries:
+        there = {entry.name.lower(): entry.path for entry in entries if entry.is_dir()}
+    found = (there[name.lower()] for name in names if name.lower() in there)
+    return next(map(Path, found), None)
 
 
-def _names_in(folder: Path) -> list[str]:
+def _refuse_several(root: Path) -> None:
+    """Refuses a folder of datasets, as VOCdevkit is one; folders of splits are none.
+
+    Raises:
+        DatasetError: names them.
+    """
+    several = [
+        path
+        for path in sorted(root.iterdir())
+        if path.is_dir() and split_of_folder(path.name) is None and named_folder(path, _ANNOTATIONS)
+    ]
+    if several:
+        raise DatasetError(
+            f"'{root}' holds Pascal VOC datasets: {some([str(path) for path in several])}. Give "
+            f"the path of one: yolodata shard {shlex.quote(str(several[0]))} OUT"
+        )
+
+
+def has_annotations(root: Path) -> list[Path]:
+    """Gives a first XML annotation of a Pascal VOC folder, or none.
+
+    They lie below `Annotations`, or beside images in the folder or in folders of splits.
+    """
+    splits = [path for path in sorted(root.iterdir()) if split_of_folder(path.name)]
+    for place in (root, *(path for path in splits if path.is_dir())):
+        notes = named_folder(place, _ANNOTATIONS)
+        images = named_folder(place, *_IMAGES)
+        looks = [folder.glob("*.[xX][mM][lL]") for folder in (place, images) if folder]
+        looks += [notes.rglob("*.[xX][mM][lL]")] if notes else []
+        for file in chain.from_iterable(looks[::-1]):
+            if file.name != _CVAT:
+                return [file]
+    return []
+
+
+def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str]:
+    if given and len(set(given)) != len(given):
+        raise DatasetError(f"A class is named twice: {list(given)}.")
+    if given:
+        return list(given)
     names: set[str] = set()
-    for file in folder.glob("*.xml"):
+    broken: list[str] = []
+    for file in files.annotations.values():
         try:
-            root = ElementTree.fromstring(file.read_bytes())
-        except ElementTree.ParseError:
-            continue  # reported when the image is packed
-        names.update((item.findtext("name") or "").strip() for item in root.iter("object"))
-    return sorted(names - {""})
+            names |= class_names(read_annotation(file))
+        except (Refused, OSError) as error:  # reported when the image is packed
+            broken.append(str(error))
+    if not names:
+        why = f"; {len(broken)} cannot be read, as: {broken[0]}" if broken else ""
+        raise DatasetError(f"{root}: no class names: no annotation holds an object{why}.")
+    return sorted(names)
+
+
+def _annotations_of(files: _Files) -> dict[str, Path | str | None]:
+    """The XML file of each image, None without one, or why it is not known which it is."""
+    by_stem: dict[str, list[str]] = {}
+    for key in files.annotations:
+        by_stem.setdefault(os.path.basename(key), []).append(key)
+    whose: dict[str, Path | str | None] = {}
+    claims: dict[str, list[tuple[int, str]]] = {}  # key of an annotation -> rule and image
+    for path in files.images:
+        candidates = by_stem.get(os.path.basename(path).rpartition(".")[0], [])
+        rule, keys = _first_rule(path, candidates)
+        if len(keys) == 1:
+            claims.setdefault(keys[0], []).append((rule, path))
+        several = some([str(files.annotations[key]) for key in keys])
+        whose[path] = f"several annotations may be its own: {several}" if keys else None
+    for key, images in claims.items():
+        file = files.annotations[key]
+        first = min(rule for rule, _ in images)
+        best = [path for rule, path in images if rule == first]
+        if len(best) > 1:
+            named = _named_in(file)
+            best = [path for path in best if os.path.basename(path) == named]
+        for _, path in images:
+            others = [str(files.folder / other) for _, other in images if other != path]
+            whose[path] = (
+                file
+                if best == [path]
+                else f"annotation {file.name} may be that of {some(others)}; put annotations into "
+                "folders like those of the images, or give images different names"
+            )
+    return whose
+
+
+def _first_rule(path: str, candidates: list[str]) -> tuple[int, list[str]]:
+    """The annotations of this name that the first rule finds which finds any, and its number."""
+    stem, split = path.rpartition(".")[0], split_folder(path)
+    folder, name = os.path.split(stem)
+    head, last = os.path.split(folder)
+    same = {stem}
+    if last.lower() in map(str.lower, _IMAGES):
+        notes = os.path.join(head, _ANNOTATIONS).lower()
+        same |= {key for key in candidates if os.path.dirname(key).lower() == notes}
+    rules = (
+        [key for key in candidates if key in same],
+        [key for key in candidates if split and split_folder(key) == split],
+        [key for key in candidates if key == name],
+        candidates if split is None else [],
+    )
+    return next(((rule, keys) for rule, keys in enumerate(rules) if keys), (0, []))
+
+
+def _named_in(file: Path) -> str:
+    try:
+        return annotated_name(read_annotation(file))
+    except (Refused, OSError):
+        return ""
+
+
+def _members_by_folder(files: _Files, whose: Mapping[str, Path | str | None]) -> Membership:
+    keys = {file: key for key, file in files.annotations.items()}
+    by_split: dict[str, list[str]] = {}
+    for path in files.images:
+        file = whose[path]
+        key = keys[file] if isinstance(file, Path) else ""
+        by_split.setdefault(split_folder(path) or split_folder(key) or "train", []).append(path)
+    return Membership({split: by_split[split] for split in SPLITS if split in by_split})
+
+
+def _left_out(
+    files: _Files,
+    members: Membership,
+    whose: Mapping[str, Path | str | None],
+    empty: Sequence[str],
+) -> dict[str, str]:
+    """Files that belong to no split, and what is listed for splits of which nothing is there."""
+    listed = {path for paths in members.images.values() for path in paths}
+    stems = {os.path.basename(path).rpartition(".")[0] for path in files.images}
+    used = {file for file in whose.values() if isinstance(file, Path)}
+    found = {
+        str(files.folder / path): "in none of the lists of images"
+        for path in files.images
+        if path not in listed
+    }
+    found |= files.others
+    for key, file in files.annotations.items():
+        if os.path.basename(key) not in stems:
+            found[str(file)] = "annotation without an image"
+        elif file not in used:
+            found[str(file)] = "annotation of no image in particular"
+    for split in empty:
+        found |= members.absent[split]
+    return found

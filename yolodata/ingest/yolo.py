@@ -1,4 +1,4 @@
-"""Ultralytics datasets: a YAML file, in every form upstream allows, to images and label files.
+"""Ultralytics datasets: what a YAML names, in every form upstream allows, to images and labels.
 
 Nothing is downloaded here. Paths are resolved as upstream resolves them: `path` against the working
 directory and then against Ultralytics' datasets folder, the splits against `path`.
@@ -9,26 +9,27 @@ from __future__ import annotations
 import glob
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
 from yolodata.images.formats import IMAGE_SUFFIXES
+from yolodata.ingest.dataset_yaml import (
+    Keypoints,
+    check_keys,
+    class_names,
+    find_yaml,
+    ignored_bytes,
+    keypoints,
+    read_yaml,
+)
 from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
+from yolodata.ingest.survey import is_image, repetitions, some, survey
 
-_KEY_TYPES: dict[str, tuple[type, ...]] = {
-    "path": (str, Path),
-    "train": (str, list),
-    "val": (str, list),
-    "test": (str, list),
-    "names": (list, dict),
-    "kpt_shape": (list, tuple),
-    "flip_idx": (list, tuple),
-}
-_NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
+_BARE = f"images{os.sep}"
 
 
 class YoloSplit(Split):
@@ -47,6 +48,8 @@ class YoloSplit(Split):
         except OSError:
             if os.path.isfile(label_file):
                 raise
+            if os.path.lexists(label_file):  # a folder, or a link to nowhere: none to upstream
+                return RawLabels(None, None, ("the label file is no file, so taken as absent",))
             return RawLabels(None)
 
     def label_files(self) -> Sequence[str]:
@@ -58,86 +61,6 @@ def label_path(image: str) -> str:
     """Gives an image's label file: the last folder `images` becomes `labels`, the suffix `.txt`."""
     here, there = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
     return there.join(image.rsplit(here, 1)).rsplit(".", 1)[0] + ".txt"
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Parses a dataset YAML.
-
-    Raises:
-        DatasetError: the syntax is wrong (in the parser's own words), or it is no mapping.
-    """
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if file.suffix.lower() not in (".yaml", ".yml"):
-        raise DatasetError(
-            f"'{file}': the name of a dataset YAML must end in .yaml or .yml; rename the file"
-        )
-    text = file.read_text(encoding="utf-8", errors="ignore")
-    try:
-        data = yaml.load(text, Loader=loader)
-    except yaml.YAMLError as error:
-        try:
-            data = yaml.load(_NOT_IN_YAML.sub("", text), Loader=loader)
-        except yaml.YAMLError:
-            raise DatasetError(
-                f"YAML syntax error in '{file}': {error}. Correct the file."
-            ) from None
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise DatasetError(
-            f"'{file}' must hold a mapping with the keys train, val and names, got a "
-            f"{type(data).__name__}; correct the file"
-        )
-    return data
-
-
-def find_yaml(source: Path) -> Path:
-    """Finds the YAML file that `source` means: itself, the one in a folder, or Ultralytics' own.
-
-    Raises:
-        DatasetError: there is none, or more than one.
-    """
-    if source.is_file():
-        return source
-    if not source.exists() and (named := _named_yaml(source)):
-        return named
-    if not source.is_dir():
-        raise DatasetError(
-            f"Dataset '{source}' does not exist. Give the path of a dataset YAML, or of a folder "
-            "with one. "
-            "yolodata does not download: let Ultralytics fetch the dataset first."
-        )
-    found: list[Path] = []
-    for pattern in ("*.yaml", "*.yml"):
-        found = found or sorted(source.glob(pattern)) or sorted(source.rglob(pattern))
-    if len(found) > 1:
-        found = [file for file in found if file.stem == source.stem] or found
-    if not found:
-        raise DatasetError(f"No YAML file in '{source}'. Give the path of the dataset YAML.")
-    if len(found) > 1:
-        raise DatasetError(
-            f"{len(found)} YAML files in '{source}', and none alone is named '{source.stem}': "
-            f"{', '.join(map(str, found[:5]))}. Give the path of one of them."
-        )
-    return found[0]
-
-
-def _named_yaml(name: Path) -> Path | None:
-    """What a bare name (coco8, coco8.yaml) stands for: a YAML here, or one that Ultralytics brings.
-
-    Its folder is looked for; nothing of it is imported.
-    """
-    package = find_spec("ultralytics")
-    roots = (package and package.submodule_search_locations) or []
-    if name.name != str(name):
-        return None
-    whole = name.suffix in (".yaml", ".yml")
-    names = [name] if whole else [Path(f"{name}{suffix}") for suffix in (".yaml", ".yml")]
-    folders = [Path(), *(Path(root) / "cfg" / "datasets" for root in roots)]
-    files = (folder / file for folder in folders for file in names)
-    return next((file for file in files if file.is_file()), None)
 
 
 def open_yolo(
@@ -157,142 +80,143 @@ def open_yolo(
     if isinstance(source, Mapping):
         data, origin = dict(source), str(source.get("yaml_file") or source.get("path") or "a dict")
         home = Path(str(source.get("yaml_file") or "")).parent
+        notes: list[str] = []
     else:
         file = find_yaml(Path(source))
         data, origin, home = read_yaml(file), str(file), file.parent
-    _check_keys(data, origin)
-    names = _class_names(data, origin)
-    shape, flip = _keypoints(data, origin)
+        notes = ignored_bytes(file)
+    check_keys(data, origin, wanted)
+    names = class_names(data, origin)
+    shape, flip = keypoints(data, origin)
     root = _root(data, home, origin)
-    folders: set[str] = set()
-    splits: dict[str, YoloSplit] = {}
-    for split in wanted or SPLITS:
+    entries: dict[str, list[str]] = {}
+    for split in SPLITS:
+        asked = split in (wanted or SPLITS)
         if not data.get(split):
-            if wanted:
+            if wanted and asked:
                 raise DatasetError(
                     f"{origin}: no '{split}'; given are {[s for s in SPLITS if data.get(s)]}."
                 )
             continue
-        entries = _resolve(root, data[split])
-        absent = [entry for entry in entries if not os.path.exists(entry)]
-        if absent and split == "test" and not wanted:  # optional upstream too
-            continue
-        if absent:
-            raise DatasetError(
-                f"{origin}: '{split}: {absent[0]}' does not exist; every entry must be a folder "
-                f"with images or a text file that lists them, relative to '{root}'. Correct the "
-                "YAML, or let Ultralytics download the dataset first; yolodata does not download."
-            )
-        folders.update(entry for entry in entries if os.path.isdir(entry))
-        splits[split] = _list_images(entries, f"{origin}: {split}")
+        found = _resolve(root, data[split])
+        absent = [entry for entry in found if not os.path.exists(entry)]
+        if not absent:
+            entries[split] = found
+        elif asked and (wanted or split != "test"):  # test is optional upstream too
+            raise DatasetError(_no_such(split, absent[0], data[split], root, home, origin))
+        elif asked:
+            notes.append(f"'test: {absent[0]}' does not exist, and there is no test split")
+    return listed_source(origin, names, entries, wanted, notes, (shape, flip), root=root)
+
+
+def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin: str) -> str:
+    """Says that an entry of the YAML does not exist, and where it is if that is easily found."""
+    values = given if isinstance(given, list) else [given]
+    beside = [str(value) for value in values if (home / value).exists()]
+    if beside and not root.is_absolute():
+        todo = (
+            f"'path: {root}' starts in the working folder, not at the YAML, beside which "
+            f"'{beside[0]}' is. Leave 'path' out, or write 'path: {home.resolve()}'."
+        )
+    else:
+        todo = (
+            "Correct the YAML, or let Ultralytics download the dataset first; yolodata does not "
+            "download. To pack the other splits alone, name them with --split."
+        )
+    return (
+        f"{origin}: '{split}: {entry}' does not exist; every entry must be a folder with images or "
+        f"a text file that lists them, relative to '{root}'. {todo}"
+    )
+
+
+def listed_source(
+    origin: str,
+    names: dict[int, str],
+    entries: Mapping[str, Sequence[str]],
+    wanted: Sequence[str] | None = None,
+    notes: Iterable[str] = (),
+    skeleton: Keypoints = (None, None),
+    bases: Sequence[Path] = (),
+    root: Path | None = None,
+    searched: Sequence[str] = (),
+) -> Source:
+    """Lists the images of all splits, and what else lies there.
+
+    Args:
+        origin, names: see `Source`.
+        entries: of each split: existing folders, and text files that list images.
+        wanted: splits to read; the images of the others are known, and not left out.
+        notes: see `Source`.
+        skeleton: `kpt_shape` and `flip_idx`.
+        bases: folders in which images of a list are looked for where they are not in the working
+            folder.
+        root: folder of the dataset; folders `images` in it that hold images of a split are searched
+            for others.
+        searched: folders that are searched, too.
+
+    Raises:
+        DatasetError: a wanted split has no images, or there is none.
+    """
+    said = list(notes)
+    splits: dict[str, YoloSplit] = {}
+    for split, places in entries.items():
+        try:
+            splits[split] = _list_images(places, f"{origin}: {split}", bases)
+        except DatasetError as error:
+            if split in (wanted or ("train", "val")):
+                raise
+            if not wanted:
+                said.append(f"there is no test split: {error}")
     if not splits:
         raise DatasetError(
             f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read. Give "
             "at least one of them a folder with images, or a text file that lists them."
         )
-    return Source(origin, "yolo", names, splits, shape, flip, tuple(sorted(folders)))
+    every = [place for places in entries.values() for place in places]
+    folders = [place for place in every if os.path.isdir(place)]
+    lists = [place for place in every if not os.path.isdir(place)]
+    images = [path for split in splits.values() for path in split.paths]
+    trees = _image_trees(images, root.resolve()) if root else ()
+    found = survey(images, [*folders, *searched, *trees], lists, label_path)
+    asked = {split: splits[split] for split in wanted or splits}
+    bare = [path for split in asked.values() for path in split.paths if path.startswith(_BARE)]
+    if bare:
+        said.append(
+            f"label files of {len(bare)} images are looked for beside them, because nothing stands "
+            f"before 'images' in the list: {some(bare)}. Begin the lines with './'"
+        )
+    shared = _sharing({path for split in asked.values() for path in split.paths})
+    if shared:
+        said.append(
+            f"{len(shared)} images have one name with several suffixes, and so one label file, "
+            f"which labels all of them, as with Ultralytics: {some(shared)}"
+        )
+    return Source(
+        origin,
+        "yolo",
+        names,
+        asked,
+        *skeleton,
+        tuple(sorted(set(folders))),
+        found,
+        (*said, *repetitions({split: images.paths for split, images in asked.items()})),
+    )
 
 
-def _check_keys(data: dict[str, Any], origin: str) -> None:
-    for key, types in _KEY_TYPES.items():
-        value = data.get(key)
-        if value is not None and not isinstance(value, types):
-            allowed = " or ".join(t.__name__ for t in types if t is not Path)
-            raise DatasetError(
-                f"{origin}: '{key}' must be a {allowed}, got {value!r}; correct the YAML"
-            )
-    if "val" not in data and "validation" in data:
-        data["val"] = data.pop("validation")
-    for key in ("train", "val"):
-        if key not in data:
-            raise DatasetError(
-                f"{origin}: the key '{key}' is missing. Ultralytics requires both 'train' and "
-                "'val'; its keys are "
-                f"{sorted(map(str, data))}. Add '{key}: FOLDER-OR-LIST'."
-            )
-    for key in ("train", "val", "test"):
-        value = data.get(key)
-        if isinstance(value, list) and not all(isinstance(entry, str) for entry in value):
-            raise DatasetError(
-                f"{origin}: '{key}' must list paths only, got {value!r}; correct the YAML"
-            )
-    channels = data.get("channels", 3)
-    if channels != 3:
-        raise DatasetError(
-            f"{origin}: 'channels: {channels}' is not supported; shards hold 3 channels. Train "
-            "this dataset with "
-            "Ultralytics' own loader."
-        )
+def _sharing(paths: Collection[str]) -> list[str]:
+    """The images that differ from another one in nothing but the suffix."""
+    counts = Counter(path.rpartition(".")[0] for path in paths)
+    if len(counts) == len(paths):
+        return []
+    return sorted(path for path in paths if counts[path.rpartition(".")[0]] > 1)
 
 
-def _class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
-    names, nc = data.get("names"), None
-    if names is None and "nc" not in data:
-        raise DatasetError(
-            f"{origin}: neither 'names' nor 'nc' is given. Add 'names:' with one name per class."
-        )
-    if "nc" in data:
-        try:
-            nc = int(float(data["nc"]))
-            if nc != float(data["nc"]):
-                raise ValueError
-        except (TypeError, ValueError, OverflowError):
-            raise DatasetError(
-                f"{origin}: 'nc' must be a whole number, got {data['nc']!r}; correct the YAML"
-            ) from None
-    if names is None:
-        names = [f"class_{k}" for k in range(nc or 0)]
-    elif nc is not None and len(names) != nc:
-        raise DatasetError(
-            f"{origin}: 'nc' must be the number of 'names' ({len(names)}), got {nc}; correct it"
-        )
-    try:
-        named = (
-            dict(enumerate(names))
-            if isinstance(names, list)
-            else {int(k): v for k, v in names.items()}
-        )
-    except (TypeError, ValueError):
-        raise DatasetError(
-            f"{origin}: the keys of 'names' must be class numbers, got {list(names)[:5]}; correct "
-            "the YAML"
-        ) from None
-    if not named:
-        raise DatasetError(f"{origin}: no classes. 'names' needs at least one.")
-    if sorted(named) != list(range(len(named))):
-        raise DatasetError(
-            f"{origin}: {len(named)} 'names' must be numbered 0 to {len(named) - 1}, got "
-            f"{sorted(named)[:10]}; correct the YAML"
-        )
-    return {k: str(named[k]) for k in range(len(named))}
-
-
-def _keypoints(
-    data: dict[str, Any], origin: str
-) -> tuple[tuple[int, int] | None, tuple[int, ...] | None]:
-    shape, flip = data.get("kpt_shape"), data.get("flip_idx")
-    if shape is None:
-        return None, None
-    if (
-        len(shape) != 2
-        or not all(isinstance(x, int) for x in shape)
-        or shape[0] < 0
-        or shape[1] not in (0, 2, 3)
-    ):
-        raise DatasetError(
-            f"{origin}: 'kpt_shape' must be [number of keypoints, 2 for x y or 3 for x y visible], "
-            f"got {list(shape)}; correct the YAML"
-        )
-    if not shape[0] or not shape[1]:
-        return None, None
-    if flip and not (
-        all(isinstance(x, int) for x in flip) and sorted(flip) == list(range(shape[0]))
-    ):
-        raise DatasetError(
-            f"{origin}: 'flip_idx' must name each of the keypoints 0 to {shape[0] - 1} once, got "
-            f"{list(flip)}; correct the YAML"
-        )
-    return (shape[0], shape[1]), tuple(flip) if flip else None
+def _image_trees(images: Sequence[str], root: Path) -> Iterator[str]:
+    """The folders `images` inside of `root` in which images are, directly or deeper."""
+    for folder in dict.fromkeys(os.path.dirname(path) for path in images):
+        head, here, _ = f"{folder}{os.sep}".rpartition(f"{os.sep}images{os.sep}")
+        if here and root in (Path(head), *Path(head).parents):
+            yield f"{head}{here}".rstrip(os.sep)
 
 
 def _datasets_folder() -> Path:
@@ -330,29 +254,33 @@ def _resolve(root: Path, value: str | list[str]) -> list[str]:
     return [str(path)]
 
 
-def _list_images(entries: list[str], where: str) -> YoloSplit:
+def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> YoloSplit:
     """All images of a split, sorted by path as upstream does; a repeated path stays repeated."""
     found: list[str] = []
     unlisted: dict[str, str] = {}
     for entry in entries:
         if os.path.isdir(entry):
-            found += (p for p in _walk(entry) if _suffix(p) in IMAGE_SUFFIXES)
+            found += (p for p in _walk(entry) if is_image(p))
             continue
-        for path in _read_list(Path(entry), where):
-            if _suffix(path) in IMAGE_SUFFIXES:
+        listed = _read_list(Path(entry), where, bases)
+        for path in listed:
+            if is_image(path):
                 found.append(path)
             elif path.strip():
                 unlisted[path] = f"listed in {entry}, but its suffix is not that of an image"
+        _check_some_exist([path for path in listed if is_image(path)], Path(entry), where)
     if not found:
         raise DatasetError(
             f"{where}: no images in {', '.join(entries)}. Image files end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    return YoloSplit(sorted(path.replace("/", os.sep) for path in found), unlisted)
-
-
-def _suffix(path: str) -> str:
-    return path.rpartition(".")[-1].lower()
+    paths = sorted(path.replace("/", os.sep) for path in found)
+    if not any(os.path.exists(path) for path in paths):
+        raise DatasetError(
+            f"{where}: none of the {len(paths)} images that are listed exists, as '{paths[0]}'. "
+            "Put them there, or correct the list."
+        )
+    return YoloSplit(paths, unlisted)
 
 
 def _walk(folder: str) -> list[str]:
@@ -360,12 +288,54 @@ def _walk(folder: str) -> list[str]:
     return glob.glob(os.path.join(glob.escape(folder), "**", "*.*"), recursive=True)
 
 
-def _read_list(file: Path, where: str) -> list[str]:
+def _read_list(file: Path, where: str, bases: Sequence[Path]) -> list[str]:
     """Lines of an image list; './' means the list's own folder, else the working directory."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{where}: the image list '{file}' must be UTF-8 text, got {error}; save it as UTF-8"
         ) from None
-    return [f"{file.parent}{os.sep}{line[2:]}" if line.startswith("./") else line for line in lines]
+    except OSError as error:
+        raise DatasetError(
+            f"{where}: the image list '{file}' cannot be read: {error.strerror or error}; mend it"
+        ) from None
+    if "\0" in text:
+        raise DatasetError(
+            f"{where}: the image list '{file}' must be UTF-8 text, got NUL bytes, as UTF-16 has; "
+            "save it as UTF-8"
+        )
+    return [_listed(line, file, bases) for line in text.strip().splitlines()]
+
+
+def _listed(line: str, file: Path, bases: Sequence[Path]) -> str:
+    if line.startswith("./"):
+        line = f"{file.parent}{os.sep}{line[2:]}"
+    if not bases or not line.strip() or os.path.exists(line):
+        return line
+    places = (base / tail for base in bases for tail in (line, line.partition("/")[2]) if tail)
+    return next((str(place) for place in places if place.exists()), line)
+
+
+def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
+    """Refuses a list none of whose images are where it is read from, if they are somewhere else.
+
+    Raises:
+        DatasetError: with the command that mends the list.
+    """
+    if not images or os.path.isabs(images[0]) or any(os.path.exists(path) for path in images):
+        return
+    first = images[0]
+    head, _, tail = first.partition(
+        "/"
+    )  # CVAT writes data/ before paths, where nothing is called so
+    for folder in (file.parent, *file.parent.parents[:2]):
+        for begins, rest in (("", first), (f"{head}/", tail)):
+            if rest and (folder / rest).exists():
+                start = "." if folder == file.parent else folder
+                mend = shlex.join(("sed", "-i", f"s|^{begins}|{start}/|", str(file)))
+                raise DatasetError(
+                    f"{where}: '{first}', listed in '{file}', does not exist. Paths in a list "
+                    "start in the working folder, unless they begin with './', which is the "
+                    f"list's own folder. This one is '{folder / rest}'. Mend the list: {mend}"
+                )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.ingest.dataset_yaml import find_yaml
 from yolodata.ingest.source import open_source
-from yolodata.ingest.yolo import find_yaml
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.subset import Subset
 from yolodata.shards import reader

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolodata.checks import number, whole
 from yolodata.errors import ConfigError
+from yolodata.pipeline.misplaced import options
 
 if TYPE_CHECKING:
     from yolodata._native import PlanConfig
@@ -18,6 +19,7 @@ INSTEAD = {
 """Upstream's training arguments that are no part of a recipe, and what to do about them."""
 
 
+@options
 @dataclass(frozen=True)
 class AugmentConfig:
     """The recipe of Ultralytics' detection tasks, with its names, meanings and defaults.

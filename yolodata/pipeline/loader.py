@@ -23,6 +23,7 @@ from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.loader_facade import DatasetView, EpochSampler, weakly
+from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.prefetch import Collated, Prefetcher
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule, window_of
@@ -115,6 +116,7 @@ class Loader:
 
     batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
 
+    @says_where
     def __init__(
         self,
         shards: str | Path | ShardDataset,
@@ -142,6 +144,7 @@ class Loader:
         self.num_workers = self._reading.threads or usable_threads(ranks.world_size)
         self.seed = whole("seed", seed, 0, MAX_SEED)
         self._device = DeviceOptions.of(device)
+        check_device(self._device)
         self.device = str(self._device.device)
         self.pin_memory = self._device.pin_memory
         self.cache, self._why = self._device.cache, ""
@@ -177,6 +180,17 @@ class Loader:
 
         self.dataset = DatasetView(self._subset, close_mosaic=weakly(self.close_mosaic))
         self.sampler = EpochSampler(self._schedule, weakly(self._images_at), weakly(self.set_epoch))
+
+    def __repr__(self) -> str:
+        """Returns what it makes batches of, how, and where it is."""
+        ranks = self._schedule
+        return (
+            f"<Loader of {self._subset.shards.path}: {self._subset.images} images for "
+            f"{self._subset.task}, batch_size={self.batch_size}, imgsz={self.augment.imgsz}, "
+            f"device={self.device}, cache={self.cache}, seed={self.seed}, epoch={self._epoch}, "
+            f"position={self._position}, rank={ranks.rank} of {ranks.world_size}"
+            f"{', closed' if self._closed else ''}>"
+        )
 
     # What Ultralytics' trainer reads.
 
@@ -405,6 +419,14 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_device(device: DeviceOptions) -> None:
+    """Raises ConfigError if there is no such device, before anything is read."""
+    if not device.on_cpu:
+        from yolodata.pipeline.gpu import stream
+
+        stream.check_device(device.device)
 
 
 def open_backend(spec: BackendSpec) -> Backend:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from yolodata.checks import number, one_of, whole, wholes
 from yolodata.errors import ConfigError
+from yolodata.pipeline.misplaced import options
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +20,7 @@ CACHES = ("auto", "device", "host", "none")
 OUTPUTS = ("uint8", "float16", "bfloat16")
 
 
+@options
 @dataclass(frozen=True)
 class LabelOptions:
     """Which images and objects take part, and as what.
@@ -52,6 +55,7 @@ class LabelOptions:
             object.__setattr__(self, "classes", tuple(wholes("classes", self.classes)))
 
 
+@options
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that work together.
@@ -77,6 +81,7 @@ class Ranks:
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
+@options
 @dataclass(frozen=True)
 class EpochOptions:
     """What an epoch is, and how many there are.
@@ -103,6 +108,7 @@ class EpochOptions:
         whole("epochs", self.epochs or 0, 0)
 
 
+@options
 @dataclass(frozen=True)
 class ReadOptions:
     """How samples are read and prepared.
@@ -132,6 +138,7 @@ class ReadOptions:
         number("max_unreadable", self.max_unreadable, 0, 1)
 
 
+@options
 @dataclass(frozen=True)
 class DeviceOptions:
     """Where batches are made, and as what.
@@ -167,11 +174,12 @@ class DeviceOptions:
     def __post_init__(self) -> None:
         name = str(self.device)
         object.__setattr__(self, "device", name)
+        if name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
+            hint = f"; give 'cuda:{name}'" if name.isdecimal() else ""
+            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}{hint}")
         one_of("cache", self.cache, CACHES)
         one_of("output", self.output, OUTPUTS)
         check_hw_decoder_load(self.hw_decoder_load)
-        if name != "cpu" and name.split(":")[0] != "cuda":
-            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}")
         if name == "cpu" and self.cache in ("device", "host"):
             raise ConfigError(
                 f"cache={self.cache!r} is for a CUDA device; device='cpu' reads pixels from the map"

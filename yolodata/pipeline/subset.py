@@ -6,6 +6,8 @@ or none). Here the columns are narrowed once, without copies where nothing chang
 
 from __future__ import annotations
 
+import logging
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from yolodata import _native
     from yolodata.pipeline.config import AugmentConfig
     from yolodata.shards.reader import ShardDataset
+
+log = logging.getLogger("yolodata")
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -98,6 +102,8 @@ class Subset:
                 f"task={task!r} needs of each; give their labels polygons and pack again, or train "
                 "a detection model"
             )
+        if outlines and self.polygon is None:
+            _say_nothing_is_pasted(shards, task, without, objects)
         wanted = self.polygon is not None and (outlines or task != "detect")
         self._outline_points = OUTLINE_POINTS[task] if wanted else 0
         if options.classes is not None:
@@ -221,6 +227,24 @@ class Subset:
             self._outline_points,
             self.oriented,
         )
+
+
+_without_outlines: set[Path] = set()  # datasets of which that was said
+
+
+def _say_nothing_is_pasted(shards: ShardDataset, task: str, without: int, objects: int) -> None:
+    """Warns, once a dataset, that copy-paste changes nothing: it pastes outlines, as upstream."""
+    if shards.path in _without_outlines or os.environ.get("RANK", "0") != "0":
+        return
+    _without_outlines.add(shards.path)
+    why = f"{without} of {objects} objects in {shards.path} have no outline"
+    if task == "pose":
+        why = "objects with keypoints are not pasted"
+    log.warning(
+        "copy_paste pastes nothing: %s. It needs a polygon of every object; turn it off with "
+        "copy_paste=0.0",
+        why,
+    )
 
 
 def _served(task: str, shards: ShardDataset) -> str:

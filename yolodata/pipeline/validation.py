@@ -21,8 +21,9 @@ from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
 from yolodata.pipeline.fork_safety import check_process, finalize
 from yolodata.pipeline.letterbox import Placement
-from yolodata.pipeline.loader import open_backend
+from yolodata.pipeline.loader import check_device, open_backend
 from yolodata.pipeline.loader_facade import DatasetView
+from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.schedule import Schedule
 from yolodata.pipeline.subset import Subset, open_shards
@@ -55,6 +56,9 @@ class ValidationLoader:
         stride: sides of a batch are multiples of it; the model's largest stride (`stride=64`).
         pad: margin around the longer side, in strides (`pad=0.0`).
         rect: False makes every batch square and keeps the dataset's order (`rect=False`).
+        shape_batch: pictures that have one shape, a multiple of `batch_size`, which None is. With
+            `batch_size * world_size`, ranks make the pictures that one process makes in batches of
+            this size, to the bit (`shape_batch=64`).
         labels: which images and objects take part, and as what; None is all, to detect
             (`labels=LabelOptions(task="segment")`).
         split: which split to open when `shards` is a folder of several (`split="val"`).
@@ -76,6 +80,7 @@ class ValidationLoader:
     drop_last = False
     batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
 
+    @says_where
     def __init__(
         self,
         shards: str | Path | ShardDataset,
@@ -85,6 +90,7 @@ class ValidationLoader:
         stride: int = 32,
         pad: float = 0.5,
         rect: bool = True,
+        shape_batch: int | None = None,
         labels: LabelOptions | None = None,
         split: str | None = None,
         ranks: Ranks | None = None,
@@ -98,10 +104,19 @@ class ValidationLoader:
         Schedule(images, batch_size, ranks)  # checks these settings
         whole("stride", stride, 1)
         number("pad", pad, 0)
+        self._shape_batch = (
+            batch_size if shape_batch is None else whole("shape_batch", shape_batch, 1)
+        )
+        if self._shape_batch % batch_size:
+            raise ConfigError(
+                f"shape_batch must be a multiple of batch_size={batch_size}, got {shape_batch}"
+            )
         self.batch_size = min(batch_size, images)
         self.num_workers = self._reading.threads or usable_threads(ranks.world_size)
         self._prefetch = self._reading.prefetch or _PREFETCH
         self._device = DeviceOptions.of(device)
+        check_device(self._device)
+        self._ranks = ranks
         self.cache = self._device.cache
 
         order = np.arange(images, dtype=np.int64)
@@ -110,14 +125,17 @@ class ValidationLoader:
             height, width = dataset.label_height[:images], dataset.label_width[:images]
             order = letterbox.aspect_order(height, width)
             shapes = letterbox.batch_shapes(
-                height[order], width[order], batch_size, subset.imgsz, stride, pad
+                height[order], width[order], self._shape_batch, subset.imgsz, stride, pad
             )
             self._shapes = shapes  # type: ignore[assignment]
             self.dataset = DatasetView(
-                subset, order=order, batch_shapes=shapes, batch=np.arange(images) // batch_size
+                subset,
+                order=order,
+                batch_shapes=shapes,
+                batch=np.arange(images) // self._shape_batch,
             )
         else:
-            self._shapes = [(subset.imgsz,) * 2] * math.ceil(images / batch_size)
+            self._shapes = [(subset.imgsz,) * 2] * math.ceil(images / self._shape_batch)
             self.dataset = DatasetView(subset)
         self._order = order
         self._first, self._last = _contiguous(images, batch_size, ranks)
@@ -129,6 +147,16 @@ class ValidationLoader:
         self._pid = os.getpid()
         self._reported: set[int] = set()
         self.telemetry = Telemetry()
+
+    def __repr__(self) -> str:
+        """Returns what it makes batches of, and how."""
+        return (
+            f"<ValidationLoader of {self._subset.shards.path}: {self._subset.images} images for "
+            f"{self._subset.task}, batch_size={self.batch_size}, imgsz={self._subset.imgsz}, "
+            f"device={self._device.device}, cache={self.cache}, "
+            f"rank={self._ranks.rank} of {self._ranks.world_size}"
+            f"{', closed' if self._closed else ''}>"
+        )
 
     def __len__(self) -> int:
         """Batches of this rank."""
@@ -173,7 +201,7 @@ class ValidationLoader:
         return self._order[start : min(start + self.batch_size, self._last)]
 
     def _shape(self, start: int) -> Sequence[Any]:
-        return self._shapes[start // self.batch_size]
+        return self._shapes[start // self._shape_batch]
 
     def _place(self, image: int, shape: Sequence[Any]) -> Placement:
         subset = self._subset

@@ -11,7 +11,9 @@ from typing import Any
 from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.distributed.process_group import no_such_gpu
+from yolodata.train.signals import stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
+    FAILED,
     MISTAKE,
     PEER_LOST,
     PREEMPTED,
@@ -73,16 +75,18 @@ def run(args: argparse.Namespace) -> int:
 
         return launch(on_gpus_there(args.arguments), processes)
     try:
-        _train(args.arguments)
-    except Preempted:
-        leave_status(PREEMPTED)
+        with stopping_at_once():
+            _train(args.arguments)
+    except Preempted as stop:
+        leave_status(PREEMPTED, stop.why)
         raise
     except PeerLost as error:
         print(f"yolodata: {error}", file=sys.stderr)
-        leave_status(PEER_LOST)
+        leave_status(PEER_LOST, error.reason)
         return PEER_LOST
-    except YolodataError:
-        leave_status(MISTAKE)
+    except Exception as error:
+        code = MISTAKE if isinstance(error, YolodataError) else FAILED
+        leave_status(code, f"{type(error).__name__}: {error}")
         raise
     return 0
 

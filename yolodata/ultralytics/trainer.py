@@ -345,9 +345,14 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             batch_size,
             imgsz=int(self.args.imgsz),
             stride=max(int(unwrap_model(self.model).stride.max()), 32),
+            shape_batch=self.validation_shapes(batch_size),
             device=DeviceOptions(pin_memory=self.device.type == "cuda"),
             **self._common(rank, "val"),
         )
+
+    def validation_shapes(self, batch_size: int) -> int:
+        """Pictures of validation that have one shape; upstream's are those of a rank's batch."""
+        return batch_size
 
     def get_validator(self) -> Any:
         """Upstream's validator; for a folder of shards ours.

@@ -150,6 +150,30 @@ class Output:
         return pictures.contiguous(memory_format=order)
 
 
+def check_device(device: torch.device | str) -> None:
+    """Raises ConfigError if torch finds no such device, or the native core has no CUDA."""
+    import torch
+
+    from yolodata import _native
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={str(device)!r} was asked for, but torch finds no CUDA device; use "
+            "device='cpu', or install a torch with CUDA and a driver"
+        )
+    if _native.cuda_build() == "none":
+        raise ConfigError(
+            f"device={str(device)!r} was asked for, but yolodata was built without CUDA; install "
+            "it again with YOLODATA_CUDA=on, or use device='cpu'"
+        )
+    index = torch.device(device).index
+    if index is not None and index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={str(device)!r} was asked for; there are {torch.cuda.device_count()} "
+            "CUDA devices, counted from 0"
+        )
+
+
 class CudaStream:
     """`Stream` of a CUDA device.
 
@@ -163,24 +187,8 @@ class CudaStream:
     def __init__(self, device: torch.device) -> None:
         import torch
 
-        from yolodata import _native
-
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                f"device={str(device)!r} was asked for, but torch finds no CUDA device; use "
-                "device='cpu', or install a torch with CUDA and a driver"
-            )
-        if _native.cuda_build() == "none":
-            raise ConfigError(
-                "yolodata was built without CUDA; install it again with YOLODATA_CUDA=on, or use "
-                "device='cpu'"
-            )
+        check_device(device)
         index = torch.cuda.current_device() if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device={str(device)!r} was asked for; there are {torch.cuda.device_count()} "
-                "CUDA devices, counted from 0"
-            )
         self.device = torch.device("cuda", index)
         self.torch_stream: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._complained = False

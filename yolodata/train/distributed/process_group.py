@@ -96,6 +96,17 @@ class ProcessGroup:
         """Whether one process trains, and in no group."""
         return self.size == 1 and self.store is None
 
+    @property
+    def ranks_here(self) -> range:
+        """The ranks of this machine; launchers number them in a row."""
+        first = self.rank - self.local_rank
+        return range(first, first + self.local_size)
+
+    @property
+    def serves_store(self) -> bool:
+        """Whether the store is in this process, and ends with it."""
+        return _server is not None
+
     def connect(self) -> Store:
         """Connects to the store; a thread that waits on a connection blocks its other users."""
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -254,6 +265,16 @@ class ProcessGroup:
         tensor = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return [int(value) for value in tensor]
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the sum of what the ranks give, element by element; in host memory."""
+        if self.alone:
+            return values
+        import torch.distributed as dist
+
+        added = values.clone()
+        dist.all_reduce(added, group=self.control)
+        return added
 
     def gather(self, value: Any) -> list[Any]:
         """Returns what every rank gives, in their order, on every rank."""

@@ -1,0 +1,590 @@
+"""COCO as people have it: which file is which split, where images lie, which classes are meant."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ingesting import jpeg, picture
+
+from yolodata import shards
+from yolodata.errors import DatasetError
+from yolodata.ingest import open_source, pack
+from yolodata.ingest.agreement import numbered_alike
+from yolodata.ingest.labels import check_labels
+from yolodata.ingest.relabel import relabel
+from yolodata.ingest.sample import Refused
+from yolodata.ingest.split_names import split_of
+
+W, H = 64, 48
+JPEG = jpeg(picture(1, H, W))
+TWO = {1: "cat", 2: "dog"}
+
+
+def coco(
+    file: Path,
+    images: Sequence[str | Mapping[str, Any]] = ("0.jpg", "1.jpg"),
+    categories: Mapping[Any, str] = TWO,
+    at: Path | None = None,
+    listed: list[Any] | None = None,
+) -> Path:
+    """Writes a JSON file; object k is of category k, modulo their number. Images go to `at`."""
+    records = [
+        {"id": k, "width": W, "height": H, **({"file_name": i} if isinstance(i, str) else i)}
+        for k, i in enumerate(images)
+    ]
+    ids = list(categories)
+    notes = [
+        {"id": k, "image_id": r["id"], "category_id": ids[k % len(ids)], "bbox": [4 + k, 4, 20, 20]}
+        for k, r in enumerate(records)
+    ]
+    content = {
+        "images": records,
+        "annotations": notes,
+        "categories": listed or [{"id": k, "name": name} for k, name in categories.items()],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    for record in records if at else ():
+        target = at / record["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(JPEG)
+    return file
+
+
+def paths(source: Any, split: str, root: Path) -> list[str]:
+    return [str(Path(path).relative_to(root.resolve())) for path in source.splits[split].paths]
+
+
+def classes(source: Any, split: str) -> list[int]:
+    images = source.splits[split]
+    rules = source.rules("detect", False)
+    rows = [check_labels(images.raw_labels(i), rules).cls for i in range(len(images.paths))]
+    return [int(c) for c in np.concatenate(rows)]
+
+
+def packed_names(out: Path) -> dict[str, list[str]]:
+    return {s: list(shards.read_meta(p).names.values()) for s, p in shards.splits(out).items()}
+
+
+# Splits.
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *(("instances_train2017", "train"), ("trainval", "train"), ("train-val_2014", "train")),
+        *(("valid", "val"), ("validation", "val"), ("lvis_v1_val", "val"), ("VAL", "val")),
+        *(("instances_test-dev2017", "test"), ("testSet", "test")),
+        *((name, None) for name in ("latest", "dataset_interval", "instances_minitrain2017")),
+        *((name, None) for name in ("evaluation", "retrain", "contest", "train_test", "dev")),
+    ],
+)
+def test_a_split_is_told_by_whole_words(name: str, split: str | None, tmp_path: Path) -> None:
+    assert split_of(name) == split
+    file = coco(tmp_path / "annotations" / f"{name}.json", at=tmp_path / "images")
+    for source in (file, tmp_path):
+        if split is None:
+            with pytest.raises(DatasetError, match=rf"shard '.*{name}.json' OUT --split train"):
+                open_source(source)
+        else:
+            assert list(open_source(source).splits) == [split]
+    if split is None:
+        assert list(open_source(file, splits=["val"]).splits) == ["val"]  # the answer
+        assert list(open_source(tmp_path, splits=["val"]).splits) == ["val"]
+
+
+def test_one_file_without_any_split_in_its_name_is_train(tmp_path: Path) -> None:
+    """Label Studio, CVAT, FiftyOne; also where a folder above is called like a split."""
+    for name, at in (
+        ("result.json", "images"),
+        ("annotations/instances_default.json", "images/default"),
+        ("labels.json", "data"),
+    ):
+        root = tmp_path / "latest test" / Path(name).stem
+        file = coco(root / name, at=root / at)
+        for source in (file, root):
+            found = open_source(source)
+            assert list(found.splits) == ["train"]
+            assert paths(found, "train", root) == [f"{at}/0.jpg", f"{at}/1.jpg"]
+
+
+def test_roboflow(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        coco(tmp_path / split / "_annotations.coco.json", at=tmp_path / split)
+    found = open_source(tmp_path)
+    assert list(found.splits) == ["train", "val", "test"]
+    assert paths(found, "val", tmp_path) == ["valid/0.jpg", "valid/1.jpg"]
+    assert list(open_source(tmp_path / "valid" / "_annotations.coco.json").splits) == ["val"]
+
+
+def official(root: Path, year: str) -> None:
+    """The annotation folder as COCO's own archives make it."""
+    notes = root / "annotations"
+    for split in ("train", "val"):
+        images = [f"{split}{k}.jpg" for k in range(2)]
+        coco(notes / f"instances_{split}{year}.json", images, at=root / f"{split}{year}")
+        coco(
+            notes / f"person_keypoints_{split}{year}.json",
+            images,
+            TWO,
+            listed=[{"id": k, "name": TWO[k], "keypoints": ["nose"]} for k in TWO],
+        )
+        captions = [{"id": 0, "image_id": 0, "caption": "a cat"}]
+        (notes / f"captions_{split}{year}.json").write_text(
+            json.dumps({"images": [], "annotations": captions})
+        )
+        coco(notes / f"stuff_{split}{year}.json", images)
+        (notes / f"panoptic_{split}{year}.json").write_text("not even JSON")
+    (notes / f"._instances_val{year}.json").write_bytes(b"\0\5\x16\7")  # of macOS
+    names = (f"image_info_test{year}", f"image_info_test-dev{year}", "image_info_unlabeled")
+    for name in (*names, "lvis_v1_image_info_test_dev"):
+        (notes / f"{name}.json").write_text(json.dumps({"images": [], "categories": []}))
+
+
+@pytest.mark.parametrize("year", ["2014", "2017"])
+def test_the_official_folder(tmp_path: Path, year: str) -> None:
+    official(tmp_path, year)
+    found = open_source(tmp_path)
+    assert list(found.splits) == ["train", "val"]
+    assert not found.left_out
+    assert paths(found, "val", tmp_path) == [f"val{year}/val0.jpg", f"val{year}/val1.jpg"]
+    assert list(open_source(tmp_path, splits=["val"]).splits) == ["val"]
+    assert open_source(tmp_path, task="pose").kpt_shape == (1, 3)
+    with pytest.raises(DatasetError, match="no 'test'; there are annotations for"):
+        open_source(tmp_path, splits=["test"])
+
+
+def test_both_years_in_one_folder(tmp_path: Path) -> None:
+    """The year whose images are there is meant; with both, the message has the command."""
+    for year in ("2014", "2017"):
+        official(tmp_path, year)
+    with pytest.raises(DatasetError, match=r"2 annotation files for 'train'.* --split train"):
+        open_source(tmp_path)
+    for split in ("train2014", "val2014"):
+        for file in (tmp_path / split).iterdir():
+            file.unlink()
+    found = open_source(tmp_path)
+    assert paths(found, "val", tmp_path)[0] == "val2017/val0.jpg"
+    assert {Path(name).name for name in found.left_out} == {
+        "instances_train2014.json",
+        "instances_val2014.json",
+    }
+
+
+def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
+    coco(tmp_path / "annotations" / "instances_train.json", at=tmp_path / "images")
+    coco(tmp_path / "annotations" / "train_old.json")
+    coco(tmp_path / "annotations" / "latest.json")
+    (tmp_path / "annotations" / "test_config.json").write_text('{"lr": 0.1}')
+    (tmp_path / "annotations" / "notes.json").write_text("[]")
+    found = open_source(tmp_path)
+    assert list(found.splits) == ["train"]
+    reasons = {Path(name).name: reason for name, reason in found.left_out.items()}
+    assert set(reasons) == {"train_old.json", "latest.json", "test_config.json"}
+    assert "--split" in reasons["latest.json"]
+    assert "not COCO" in reasons["test_config.json"]
+    assert not open_source(tmp_path, splits=["train"]).left_out
+    with pytest.raises(DatasetError, match=r"latest.json' OUT --split val"):
+        open_source(tmp_path, splits=["val"])
+
+
+# Images.
+
+
+def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
+    images = ["0.jpg", "1.jpg"]
+    coco(tmp_path / "annotations" / "instances_train.json", images, at=tmp_path / "images")
+    coco(tmp_path / "annotations" / "instances_val.json", images, at=tmp_path / "val")
+    found = open_source(tmp_path)
+    assert paths(found, "train", tmp_path) == ["images/0.jpg", "images/1.jpg"]
+    assert paths(found, "val", tmp_path) == ["val/0.jpg", "val/1.jpg"]
+    (tmp_path / "val" / "1.jpg").unlink()  # and it is not taken from train
+    assert paths(open_source(tmp_path), "val", tmp_path) == ["val/0.jpg", "val/1.jpg"]
+    report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False).splits["val"]
+    assert not report.notes
+    assert [Path(path).name for path, _ in report.left_out] == ["1.jpg"]
+
+
+def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> None:
+    images = [{"file_name": "0.jpg"}, {"file_name": "1.jpg", "width": 2 * W, "height": 2 * H}]
+    images += [{"file_name": "2.jpg", "width": H, "height": W}]
+    for split in ("train", "val"):
+        file = coco(tmp_path / f"instances_{split}.json", images, at=tmp_path / "images")
+    file.write_text(file.read_text().replace("[5, 4, 20", "[6, 4, 20"))  # of val's image 1
+    report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False)
+    why = "pixels, but the image has 64 x 48:"
+    sizes = [
+        ("1.jpg", f"labelled as 128 x 96 {why} scaled since?"),
+        ("2.jpg", f"labelled as 48 x 64 {why} turned since, or another image?"),
+    ]
+    said = {
+        split: [(Path(path).name, note) for path, note in r.notes]
+        for split, r in report.splits.items()
+    }
+    assert said["train"] == sizes
+    assert said["val"][3:] == sizes
+    assert [path for path, _ in said["val"][:3]] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert ["with other labels" in note for _, note in said["val"][:3]] == [False, True, False]
+    alone = tmp_path / "alone"  # one file after the other
+    for split in ("train", "val"):
+        file = tmp_path / f"instances_{split}.json"
+        last = pack(file, alone, imgsz=64, progress=False).splits[split]
+    assert [note for _, note in last.notes][:3] == ["also an image of 'train'"] * 3
+    again = relabel(alone, file, splits=["val"]).splits["val"]
+    assert [note for _, note in again.notes] == [note for _, note in sizes]
+
+
+def test_a_partial_download(tmp_path: Path) -> None:
+    images = [f"{k:03}.jpg" for k in range(30)]
+    file = coco(tmp_path / "annotations" / "instances_train.json", images)
+    with pytest.raises(DatasetError, match=rf"none of its 30 images, as '000.jpg', .*{tmp_path}'"):
+        open_source(file)
+    for name in images[-3:]:
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(JPEG)
+    report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False).splits["train"]
+    assert report.images == 3
+    assert [Path(path).name for path, _ in report.left_out] == images[:-3]
+    assert {reason for _, reason in report.left_out} == {
+        "cannot be read: No such file or directory"
+    }
+
+
+def test_lvis(tmp_path: Path) -> None:
+    """No file names, but addresses, whose last folder is that of the image."""
+    host = "http://images.cocodataset.org"
+    folders = {"train": ["train2017/0.jpg", "val2017/1.jpg"], "val": ["val2017/0.jpg"]}
+    for split, files in folders.items():
+        images = [{"coco_url": f"{host}/{name}"} for name in files]
+        coco(tmp_path / "annotations" / f"lvis_v1_{split}.json", images)
+        for name in files:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(JPEG)
+    found = open_source(tmp_path)
+    assert {split: paths(found, split, tmp_path) for split in found.splits} == folders
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("sub\\0.jpg", "images/sub/0.jpg"),
+        ("C:\\data\\export\\0.jpg", "images/0.jpg"),
+        ("/home/someone/0.jpg", "images/0.jpg"),
+        ("../upload/0.jpg", "images/0.jpg"),
+        ("images/0.jpg", "images/0.jpg"),
+        ("odd\\name.jpg", "images/odd\\name.jpg"),
+    ],
+)
+def test_names_with_folders(tmp_path: Path, name: str, stored: str) -> None:
+    file = coco(tmp_path / "result.json", [name])
+    (tmp_path / stored).parent.mkdir(parents=True)
+    (tmp_path / stored).write_bytes(JPEG)
+    assert paths(open_source(file), "train", tmp_path) == [stored]
+
+
+def test_names_lose_their_folders_only_where_nothing_is_confused(tmp_path: Path) -> None:
+    file = coco(tmp_path / "result.json", ["a/0.jpg", "b/0.jpg"])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.jpg").write_bytes(JPEG)
+    with pytest.raises(DatasetError, match="none of its 2 images"):
+        open_source(file)
+    file = coco(tmp_path / "annotations" / "val.json", ["val/0.jpg"])
+    with pytest.raises(DatasetError, match="none of its 1 images"):
+        open_source(file)
+    assert open_source(file, images=tmp_path / "images").splits["val"].paths
+
+
+def test_trainval_finds_images_in_both_folders(tmp_path: Path) -> None:
+    file = coco(
+        tmp_path / "annotations" / "instances_trainval2014.json", ["0.jpg", "1.jpg", "2.jpg"]
+    )
+    for place in ("train2014/0.jpg", "val2014/1.jpg", "train2014/2.jpg", "val2014/2.jpg"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(JPEG)
+    found = open_source(file)
+    assert paths(found, "train", tmp_path) == ["train2014/0.jpg", "val2014/1.jpg"]
+    ((path, reason),) = found.splits["train"].unlisted.items()
+    assert path.endswith("train2014/2.jpg")
+    assert "val2014/2.jpg" in reason
+
+
+# A file under several ids.
+
+
+@pytest.mark.parametrize("outlines", [False, True])
+def test_a_file_under_several_ids_as_upstream_converts_it(tmp_path: Path, outlines: bool) -> None:
+    from ultralytics.data.converter import convert_coco
+    from ultralytics.data.utils import verify_image_label
+
+    file = coco(tmp_path / "annotations" / "instances_train.json", ["0.jpg", "1.jpg"] * 3)
+    data = json.loads(file.read_text())
+    data["annotations"].append({**data["annotations"][0], "image_id": 4})  # the same row again
+    for note in data["annotations"] if outlines else ():
+        x = note["bbox"][0]
+        note["segmentation"] = [[x, 4, x + 20, 4, x + 20, 24]]
+    file.write_text(json.dumps(data))
+    for name in ("0.jpg", "1.jpg"):
+        target = tmp_path / "images" / "train" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(JPEG)
+    convert_coco(str(file.parent), str(tmp_path / "work"), outlines, False, cls91to80=False)
+    source = open_source(file)
+    split = source.splits["train"]
+    assert len(split.paths) == 2
+    for i, path in enumerate(split.paths):
+        label = tmp_path / "work" / "labels" / "train" / f"{Path(path).stem}.txt"
+        theirs = verify_image_label((path, str(label), "", False, 2, 0, 0, False))
+        ours = check_labels(split.raw_labels(i), source.rules("detect", False))
+        assert len(ours.cls) == 3
+        assert ours.cls.tobytes() == np.ascontiguousarray(theirs[1][:, 0]).tobytes()
+        assert ours.box.tobytes() == np.ascontiguousarray(theirs[1][:, 1:]).tobytes()
+
+
+# What cannot be used.
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["annotations"][0].pop("bbox"), "annotation 0 cannot be used"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 0 cannot be used"),
+        (lambda d: d["annotations"][0].update(bbox=None), "annotation 0 cannot be used"),
+        (lambda d: d["annotations"][0].update(bbox=["a", 2, 3, 4]), "annotation 0 cannot be used"),
+        (lambda d: d["annotations"][0].update(bbox=[float("nan"), 2, 3, 4]), "not a number|above"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, float("inf"), 4]), "above|not a number"),
+        (lambda d: d["annotations"][0].update(category_id=99), "no category has the id 99"),
+        (lambda d: d["annotations"][0].update(category_id=None), "annotation 0 .*TypeError"),
+        (lambda d: d["images"][0].pop("width"), "needs id, width and height"),
+        (lambda d: d["images"][0].update(width=0), "a side has no pixels"),
+        (lambda d: d["images"][0].update(width=float("inf")), "OverflowError"),
+        (lambda d: d["images"][0].update(id=[1]), "needs id, width and height"),
+    ],
+)
+def test_one_bad_entry_takes_out_its_image_alone(tmp_path: Path, change: Any, said: str) -> None:
+    file = coco(tmp_path / "train.json", at=tmp_path / "images")
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    source = open_source(file)
+    split = source.splits["train"]
+    assert len(check_labels(split.raw_labels(1), source.rules("detect", False)).cls) == 1
+    with pytest.raises(Refused, match=said):
+        check_labels(split.raw_labels(0), source.rules("detect", False))
+
+
+def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
+    file = coco(tmp_path / "train.json", at=tmp_path / "images")
+    data = json.loads(file.read_text())
+    data["images"] += [5, {"id": 7, "width": W, "height": H}]
+    data["annotations"] += ["x", {"id": 9, "image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    file.write_text(json.dumps(data))
+    source = open_source(file)
+    assert set(source.splits["train"].unlisted) == {f"image 2 of {file}", f"image 3 of {file}"}
+    ((what, why),) = source.left_out.items()
+    assert what.startswith("2 annotations of")
+    assert "77" in why
+    report = pack(file, tmp_path / "out", imgsz=64, progress=False).splits["train"]
+    assert (report.images, len(report.left_out)) == (2, 2)
+
+
+def test_one_id_for_several_images_is_not_guessed(tmp_path: Path) -> None:
+    images = [{"file_name": f"{k}.jpg", "id": k // 2} for k in range(4)]
+    images.append({"file_name": "4.jpg", "id": 9})
+    images.append({"file_name": "4.jpg", "id": 9})  # the same again changes nothing
+    split = open_source(coco(tmp_path / "train.json", images, at=tmp_path / "images")).splits[
+        "train"
+    ]
+    for k in range(4):
+        with pytest.raises(Refused, match=rf"the id {k // 2} stands for several images"):
+            split.raw_labels(k)
+    assert split.raw_labels(4).text
+
+
+def test_ids_as_texts(tmp_path: Path) -> None:
+    file = coco(
+        tmp_path / "train.json", [{"file_name": "0.jpg", "id": "7"}], at=tmp_path / "images"
+    )
+    text = file.read_text().replace('"image_id": "7"', '"image_id": 7')
+    file.write_text(text.replace('"category_id": 1', '"category_id": "1"'))
+    assert classes(open_source(file), "train") == [0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b'{"images": [', "ends in the middle"),
+        (b'{"a": 1}\n{"a": 2}\n', "not one a line"),
+        (gzip.compress(b"{}"), "gunzip -k"),
+        (b"PK\x03\x04....", "unzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html>", "web page"),
+        ('{"images": ["训练"]}'.encode("gbk"), "UTF-8"),
+        (b"[" * 100_000, "too deep|ends in the middle"),
+        (b"[]", "'images' is not"),
+        (b'{"images": [], "annotations": []}', "'categories' is not"),
+        (b'{"images": [{}], "annotations": [{"caption": "x"}], "categories": []}', "no objects"),
+        (b'{"images": [], "annotations": [], "categories": []}', "no categories"),
+        (b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no image"),
+    ],
+)
+def test_what_is_no_json_of_coco_says_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    for name in ("train.json", "instances_train.json.gz", "train.jsonl"):
+        file = tmp_path / name
+        file.write_bytes(content)
+        with pytest.raises(DatasetError, match=said):
+            open_source(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_encodings_of_json(tmp_path: Path, encoding: str) -> None:
+    file = coco(tmp_path / "train.json", categories={1: "训练"}, at=tmp_path / "images")
+    file.write_text(file.read_text(), encoding=encoding)
+    assert open_source(file).names == {0: "训练"}
+
+
+# Classes.
+
+THREE = {1: "cat", 2: "dog", 3: "emu"}
+OTHERS = {
+    "another order": ({3: "emu", 1: "cat", 2: "dog"}, [2, 0, 1]),
+    "one is missing": ({1: "cat", 3: "emu"}, [0, 2, 0]),
+    "other ids": ({7: "dog", 8: "emu"}, [1, 2, 1]),
+    "ids that mean other names": ({1: "emu", 2: "cat", 3: "dog"}, [2, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_classes_mean_the_same_in_all_splits(tmp_path: Path, case: str) -> None:
+    categories, expected = OTHERS[case]
+    images = ["0.jpg", "1.jpg", "2.jpg"]
+    root = tmp_path / "coco"
+    coco(root / "train.json", images, THREE, at=root / "train")
+    file = coco(root / "val.json", images, categories, at=root / "val")
+    for splits in (None, ["val"]):
+        found = open_source(root, splits=splits)
+        assert list(found.names.values()) == ["cat", "dog", "emu"]
+        assert classes(found, "val") == expected
+    out = tmp_path / "out"  # one by one
+    pack(root / "train.json", out, imgsz=64, progress=False)
+    for _ in range(2):  # and again: there is nothing to do
+        report = pack(file, out, imgsz=64, progress=False)
+    assert report.splits["val"].reused
+    assert packed_names(out) == {split: ["cat", "dog", "emu"] for split in ("train", "val")}
+    with shards.open(out / "val") as dataset:
+        assert dataset.cls.tolist() == expected
+    relabel(out, file, splits=["val"])
+    with shards.open(out / "val") as dataset:
+        assert dataset.cls.tolist() == expected
+    named = ["emu", "dog", "cat"]  # the second call takes over what the first one was told
+    pack(root, tmp_path / "named", splits=["train"], imgsz=64, progress=False, names=named)
+    pack(root, tmp_path / "named", splits=["val"], imgsz=64, progress=False)
+    with shards.open(tmp_path / "named" / "val") as dataset:
+        assert dataset.cls.tolist() == [2 - number for number in expected]
+
+
+def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "coco"
+    train = coco(root / "train.json", categories=THREE, at=root / "train")
+    val = coco(root / "val.json", categories={1: "cat", 2: "cow"}, at=root / "val")
+    with pytest.raises(
+        DatasetError, match=r"id 2 is 'dog' in .*train.json and 'cow' in .*val.json"
+    ):
+        open_source(root)
+    assert list(open_source(root, splits=["val"]).names.values()) == ["cat", "cow"]
+    out = tmp_path / "out"
+    pack(train, out, imgsz=64, progress=False)
+    with pytest.raises(
+        DatasetError, match=r"has cow; it lacks dog, emu.*--names 'cat,dog,emu,cow'"
+    ):
+        pack(val, out, imgsz=64, progress=False)
+    assert set(packed_names(out)) == {"train"}
+    names = ["cat", "dog", "emu", "cow"]  # what the message says
+    for file in (train, val):
+        pack(file, tmp_path / "named", imgsz=64, progress=False, names=names)
+    assert packed_names(tmp_path / "named") == dict.fromkeys(("train", "val"), names)
+    with pytest.raises(DatasetError, match="class 0 is 'dog', not 'cat'"):
+        pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
+
+
+def test_two_categories_of_one_name_stay_two_classes(tmp_path: Path) -> None:
+    """As upstream has them. Names cannot tell them apart, so nothing is numbered by names."""
+    root = tmp_path / "coco"
+    twins = {1: "cat", 2: "cat", 3: "emu"}
+    train = coco(root / "train.json", ["0.jpg", "1.jpg", "2.jpg"], twins, at=root / "train")
+    val = coco(root / "val.json", categories={2: "cat", 3: "emu"}, at=root / "val")
+    assert classes(open_source(root), "val") == [1, 2]
+    pack(train, tmp_path / "out", imgsz=64, progress=False)
+    with pytest.raises(DatasetError, match="class 1 is 'emu', not 'cat'"):
+        pack(val, tmp_path / "out", imgsz=64, progress=False)
+
+
+def test_chosen_names_drop_other_categories(tmp_path: Path) -> None:
+    file = coco(tmp_path / "train.json", categories=THREE, at=tmp_path / "images")
+    found = open_source(file, names=["dog"])
+    assert classes(found, "train") == [0]
+    assert found.splits["train"].raw_labels(0).notes == ("1 objects of other classes dropped",)
+    with pytest.raises(DatasetError, match="No category has one of the names"):
+        open_source(file, names=["cow"])
+
+
+def test_other_sources_agree_too(tmp_path: Path) -> None:
+    """YOLO's numbers are fixed, so it refuses; VOC, which sorts names, takes those of train."""
+    for name, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        for split in ("train", "val"):
+            folder = tmp_path / name / "images" / split
+            folder.mkdir(parents=True)
+            (folder / "0.jpg").write_bytes(JPEG)
+            label = tmp_path / name / "labels" / split / "0.txt"
+            label.parent.mkdir(parents=True)
+            label.write_text("0 .5 .5 .5 .5")
+        data = {"train": "images/train", "val": "images/val", "names": names}
+        (tmp_path / name / "data.yaml").write_text(json.dumps(data))
+    out = tmp_path / "out"
+    pack(tmp_path / "a" / "data.yaml", out, splits=["train"], imgsz=64, progress=False)
+    with pytest.raises(DatasetError, match=r"class 0 is 'dog', not 'cat'"):
+        pack(tmp_path / "b" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
+    pack(tmp_path / "a" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
+    data["names"] = ["cat", "dog", "emu"]  # a new class: one split after the other is renewed
+    (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
+    changed = open_source(tmp_path / "a" / "data.yaml", splits=["val"])
+    (note,) = numbered_alike(changed, out, None).notes
+    assert "out/train' holds the classes that this source had before: it lacks emu" in note
+    for split in ("train", "val"):
+        relabel(out, tmp_path / "a" / "data.yaml", splits=[split])
+    assert packed_names(out) == dict.fromkeys(("train", "val"), data["names"])
+
+    for name, split in (("zebra", "train"), ("cat", "train"), ("zebra", "val")):
+        root = tmp_path / f"voc_{split}"
+        (root / "Annotations").mkdir(parents=True, exist_ok=True)
+        (root / "JPEGImages" / split).mkdir(parents=True, exist_ok=True)
+        (root / "JPEGImages" / split / f"{name}.jpg").write_bytes(JPEG)
+        (root / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation><size><width>{W}</width><height>{H}</height></size><object><name>{name}"
+            "</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>30</xmax><ymax>30</ymax></bndbox>"
+            "</object></annotation>"
+        )
+    for split in ("train", "val"):
+        pack(tmp_path / f"voc_{split}", tmp_path / "voc", imgsz=64, progress=False)
+    assert packed_names(tmp_path / "voc") == {split: ["cat", "zebra"] for split in ("train", "val")}
+    with shards.open(tmp_path / "voc" / "val") as dataset:
+        assert dataset.cls.tolist() == [1]
+
+
+def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
+    from yolodata.ultralytics.auto_pack import describe_shards
+
+    for split, names in (("train", THREE), ("val", TWO)):
+        root = tmp_path / split
+        file = coco(root / f"{split}.json", categories=names, at=root / "images")
+        pack(file, tmp_path / "each" / split, imgsz=64, progress=False)
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
+    with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks emu"):
+        describe_shards(tmp_path / "out", ["train", "val"])

@@ -1,0 +1,361 @@
+"""What annotation tools export: packed, or a message with the true cause and the next command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from ingesting import jpeg, picture
+
+from yolodata.errors import DatasetError
+from yolodata.ingest import open_source, pack
+from yolodata.ingest.sample import Source
+
+JPEG = jpeg(picture(1, 48, 64))
+ROW = b"0 .5 .5 .2 .2\n"
+VOC = (
+    b"<annotation><filename>%s</filename><size><width>64</width><height>48</height></size>"
+    b"<object><name>dog</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>30</ymax>"
+    b"</bndbox></object></annotation>"
+)
+
+
+def build(root: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Writes files; a name that ends in .jpg and nothing else is a picture."""
+    for name, content in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return root
+
+
+def pairs(pattern: str, labels: str, names: str) -> dict[str, bytes]:
+    """Pictures and label files of these names."""
+    found = {}
+    for name in names.split():
+        found |= {pattern.format(name): JPEG, labels.format(name): ROW}
+    return found
+
+
+def beside(folder: str, names: str) -> dict[str, bytes]:
+    """Pictures with XML files beside them."""
+    found = {}
+    for name in names.split():
+        image = f"{folder}{name}.jpg"
+        found |= {image: JPEG, f"{folder}{name}.xml": VOC % image.encode()}
+    return found
+
+
+def members(source: Source) -> dict[str, list[str]]:
+    """Split -> names of its images; every one of them has labels."""
+    found = {}
+    for name, split in source.splits.items():
+        for k, path in enumerate(split.paths):
+            assert split.raw_labels(k).text, path
+        found[name] = [Path(path).stem for path in split.paths]
+    return found
+
+
+CLASSES = {"classes.txt": "cat\ndog\n\n"}
+DARKNET = {
+    "obj.names": "cat\ndog",
+    "obj.data": "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nbackup = backup/",
+    "train.txt": "data/obj_train_data/a.jpg\r\ndata/obj_train_data/b.jpg\r\n",
+    "valid.txt": "data/obj_valid_data/c.jpg\n",
+    **pairs("obj_train_data/{}.jpg", "obj_train_data/{}.txt", "a b"),
+    **pairs("obj_valid_data/{}.jpg", "obj_valid_data/{}.txt", "c"),
+}
+PACKED: dict[str, tuple[dict[str, bytes | str], dict[str, list[str]]]] = {
+    "Label Studio": (
+        {
+            **CLASSES,
+            "notes.json": json.dumps({"categories": [{"id": 0, "name": "cat"}], "info": {}}),
+            **pairs("images/{}.jpg", "labels/{}.txt", "a b c"),
+        },
+        {"train": ["a", "b", "c"]},
+    ),
+    "labelImg": (
+        {**CLASSES, **pairs("{}.jpg", "{}.txt", "a b")},
+        {"train": ["a", "b"]},
+    ),
+    "labels/classes.txt": (
+        {"labels/classes.txt": "cat", **pairs("images/{}.jpg", "labels/{}.txt", "a b")},
+        {"train": ["a", "b"]},
+    ),
+    "no YAML, folders of splits": (
+        {
+            **CLASSES,
+            **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b"),
+            **pairs("images/valid/{}.jpg", "labels/valid/{}.txt", "a"),
+        },
+        {"train": ["a", "b"], "val": ["a"]},
+    ),
+    "no YAML, folders of splits in other letters": (
+        {
+            **CLASSES,
+            **pairs("Train/images/{}.jpg", "Train/labels/{}.txt", "a b"),
+            **pairs("val2017/{}.jpg", "val2017/{}.txt", "c"),
+        },
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "CVAT, YOLO 1.1, without lists": (
+        {name: data for name, data in DARKNET.items() if name not in ("train.txt", "valid.txt")},
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "CVAT, YOLO 1.1": (DARKNET, {"train": ["a", "b"], "val": ["c"]}),
+    "CVAT, YOLO 1.1 in data/": (
+        {f"data/{name}": content for name, content in DARKNET.items()},
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "Darknet, lists alone": (
+        {**DARKNET, "obj.data": "backup = backup/"},
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "Roboflow, Darknet": (
+        {
+            "train/_darknet.labels": "cat",
+            "valid/_darknet.labels": "cat",
+            **pairs("train/{}.jpg", "train/{}.txt", "a b"),
+            **pairs("valid/{}.jpg", "valid/{}.txt", "c"),
+        },
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "Roboflow, YOLO": (
+        {
+            "data.yaml": "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: [cat, dog]",
+            "README.roboflow.txt": "",
+            **pairs("train/images/{}.jpg", "train/labels/{}.txt", "a b"),
+            **pairs("valid/images/{}.jpg", "valid/labels/{}.txt", "c"),
+        },
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "Roboflow, VOC": (
+        {
+            "README.roboflow.txt": "",
+            **beside("train/", "a b"),
+            **beside("valid/", "a"),
+            **beside("test/", "d"),
+        },
+        {"train": ["a", "b"], "val": ["a"], "test": ["d"]},
+    ),
+    "labelImg, VOC": (beside("", "a b"), {"train": ["a", "b"]}),
+    "VOC in folders of splits": (
+        {
+            **{f"train/images/{k}.jpg": JPEG for k in "ab"},
+            **{f"train/annotations/{k}.xml": VOC % b"x.jpg" for k in "ab"},
+            "val/images/a.jpg": JPEG,
+            "val/annotations/a.xml": VOC % b"x.jpg",
+        },
+        {"train": ["a", "b"], "val": ["a"]},
+    ),
+    "a YAML of something else": (
+        {**CLASSES, "compose.yaml": "services: {}", **pairs("images/{}.jpg", "labels/{}.txt", "a")},
+        {"train": ["a"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_packed(tmp_path: Path, case: str) -> None:
+    files, expected = PACKED[case]
+    source = open_source(build(tmp_path / "set", files))
+    assert members(source) == expected
+    assert set(source.names.values()) <= {"cat", "dog"}
+    assert not source.left_out
+
+
+def test_a_folder_without_a_yaml_is_packed(tmp_path: Path) -> None:
+    files, _ = PACKED["Label Studio"]
+    more = {"labels/lost.txt": ROW, "images/anim.gif": b"x"}
+    root = build(tmp_path / "set", {**files, **more})
+    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    assert (report.images, report.objects, report.left_out) == (3, 3, [])
+    found = {Path(path).name: reason for path, reason in open_source(root).left_out.items()}
+    assert found == {
+        "lost.txt": "label file without an image",
+        "anim.gif": "pictures with the suffix .gif are not read",
+    }
+
+
+REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
+    "Label Studio without images": (
+        {**CLASSES, "notes.json": "{}", "labels/a.txt": ROW},
+        "",
+        r"class names.*no images.*put them into 'images'",
+    ),
+    "CVAT, YOLO 1.1, without images": (
+        {name: data for name, data in DARKNET.items() if not name.endswith(".jpg")},
+        "",
+        r"none of the 2 images that are listed exists, as 'data/obj_train_data/a\.jpg'",
+    ),
+    "labels without names": (
+        pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
+        "",
+        r"names of the classes are missing.*classes\.txt(.|\n)*train: images/train\n",
+    ),
+    "one folder too high": (
+        {f"box/in/{name}": data for name, data in PACKED["Label Studio"][0].items()},
+        "",
+        r"looks like one: yolodata shard [^ ]*/set/box/in OUT",
+    ),
+    "one folder too deep": (PACKED["Label Studio"][0], "images", r"yolodata shard [^ ]*/set OUT"),
+    "images alone": ({"a.jpg": JPEG, "b.jpg": JPEG}, "", "2 images.*no annotations"),
+    "labels alone": ({"labels/a.txt": ROW}, "", "1 label files, but no images"),
+    "folders of classes": (
+        {"train/cat/a.jpg": JPEG, "train/dog/b.jpg": JPEG, "val/cat/a.jpg": JPEG},
+        "",
+        "classification.*cat, dog.*yolo classify train",
+    ),
+    "one image": ({"a.jpg": JPEG}, "a.jpg", "one image"),
+    "one annotation": (
+        {"Annotations/a.xml": VOC},
+        "Annotations/a.xml",
+        "one annotation.*yolodata shard [^ ]*set OUT",
+    ),
+    "a list": ({"train.txt": "a.jpg"}, "train.txt", "names images or classes"),
+    "an empty folder": ({"empty/x/y.tmp": ""}, "empty/x", "no images"),
+    "an absent folder": ({"a": ""}, "no/such", "does not exist"),
+    "an absent archive": ({"a": ""}, "no.zip", "does not exist"),
+    "something else": ({"a.csv": "a,b"}, "a.csv", "no description of a dataset"),
+    "VOCdevkit": (
+        {
+            **{f"VOC2007/JPEGImages/{k}.jpg": JPEG for k in "ab"},
+            **{f"VOC2007/Annotations/{k}.xml": VOC for k in "ab"},
+        },
+        "",
+        r"yolodata shard [^ ]*/VOC2007 OUT",
+    ),
+    "CVAT's XML": (
+        {"annotations.xml": "<?xml version='1.0'?>\n<annotations/>", "images/a.jpg": JPEG},
+        "",
+        "CVAT's own format.*Export the task again",
+    ),
+    "labelme": (
+        {"a.jpg": JPEG, "a.json": '{"version": "5", "shapes": [], "imagePath": "a.jpg"}'},
+        "",
+        "labelme.*Convert them",
+    ),
+    "a YAML of something else": (
+        {"compose.yaml": "services: {}"},
+        "compose.yaml",
+        r"'train' is missing.*\['services'\]",
+    ),
+    "a YAML with train alone": (
+        {"data.yaml": "train: images\nnames: [a]", "images/a.jpg": JPEG},
+        "",
+        "'val' is missing.*--split train",
+    ),
+    "CVAT, Ultralytics": (
+        {
+            "data.yaml": "path: .\ntrain: train.txt\nval: train.txt\nnames: {0: cat}",
+            "train.txt": "images/train/a.jpg\n",
+            **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
+        },
+        "",
+        r"'path: \.' starts in the working folder.*Leave 'path' out",
+    ),
+    "a list of another folder": (
+        {
+            "data.yaml": "train: train.txt\nval: train.txt\nnames: {0: cat}",
+            "train.txt": "images/train/a.jpg\n",
+            **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
+        },
+        "",
+        r"start in the working folder.*sed -i 's\|\^\|\./\|' .*train\.txt",
+    ),
+    "names that differ": (
+        {"train/_darknet.labels": "cat\ndog", "valid/_darknet.labels": "dog", "train/a.jpg": JPEG},
+        "",
+        r"differ: \['cat', 'dog'\] and \['dog'\]",
+    ),
+    "Label Studio without names": (
+        {"notes.json": "{}", **pairs("images/{}.jpg", "labels/{}.txt", "a")},
+        "",
+        r"names of the classes are missing",
+    ),
+    "names with a blank line": (
+        {"classes.txt": "cat\n\ndog", "images/a.jpg": JPEG},
+        "",
+        "line 2 is blank",
+    ),
+    "names in Latin-1": (
+        {"classes.txt": "ch\xe2t".encode("latin-1"), "images/a.jpg": JPEG},
+        "",
+        "must be UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(tmp_path: Path, case: str) -> None:
+    files, name, said = REFUSED[case]
+    build(tmp_path / "set", files)
+    with pytest.raises(DatasetError, match=f"(?s){said}"):
+        open_source(tmp_path / "set" / name)
+
+
+@pytest.mark.parametrize("before", ["", "data/", "set/"])
+def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
+    """What the message says to run is run, and then the dataset is packed."""
+    files = pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b")
+    build(tmp_path / "set", {**files, "data.yaml": "train: list.txt\nval: list.txt\nnames: [a]"})
+    lines = "".join(f"{before}images/train/{name}.jpg\n" for name in "ab")
+    build(tmp_path / "set", {"list.txt": lines})
+    with pytest.raises(DatasetError, match="Mend the list: ") as refusal:
+        open_source(tmp_path / "set")
+    subprocess.run(str(refusal.value).partition("Mend the list: ")[2], shell=True, check=True)
+    assert members(open_source(tmp_path / "set"))["train"] == ["a", "b"]
+
+
+def test_what_lies_beside_the_splits_is_listed(tmp_path: Path) -> None:
+    files, _ = PACKED["Roboflow, Darknet"]
+    data = "train = data/train\nvalid = data/nowhere.txt"
+    root = build(tmp_path / "set", {**files, **pairs("more/{}.jpg", "more/{}.txt", "e")})
+    assert [Path(path).name for path in open_source(root).left_out] == ["e.jpg"]
+    source = open_source(build(root, {"obj.data": data}))
+    assert members(source) == {"train": ["a", "b"]}
+    assert {Path(path).name for path in source.left_out} == {"c.jpg", "e.jpg"}
+    assert any("nowhere.txt', which" in note for note in source.notes)
+
+
+def test_an_archive_is_refused_with_the_command_that_packs_it(tmp_path: Path) -> None:
+    root = build(tmp_path / "my set", PACKED["Label Studio"][0])
+    for name, kind in (("a.zip", "zip"), ("b.tar.gz", "gztar"), ("c d.tar", "tar")):
+        file = tmp_path / name
+        made = shutil.make_archive(str(tmp_path / "made"), kind, root)
+        Path(made).rename(file)
+        for format in ("auto", "voc"):
+            with pytest.raises(DatasetError, match="is an archive") as refusal:
+                open_source(file, format=format)
+        (tmp_path / "box").mkdir(exist_ok=True)
+        (tmp_path / "box" / name).write_bytes(file.read_bytes())
+        with pytest.raises(DatasetError, match="is an archive"):
+            open_source(tmp_path / "box")
+        said = str(refusal.value)
+        assert said.endswith(" OUT")
+        unpack = "unzip -q" if kind == "zip" else "tar -xf"
+        assert unpack in said
+        assert " && yolodata shard " in said
+    odd = tmp_path / "odd"
+    with zipfile.ZipFile(odd, "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(DatasetError, match="unzip -q"):
+        open_source(odd)
+    with tarfile.open(odd, "w") as tar:
+        tar.add(__file__)
+    with pytest.raises(DatasetError, match="tar -xf"):
+        open_source(odd)
+
+
+def test_shards_are_no_source(tmp_path: Path) -> None:
+    root = build(tmp_path / "set", PACKED["labelImg"][0])
+    pack(root, tmp_path / "out", imgsz=32, progress=False)
+    for shards in (tmp_path / "out", tmp_path / "out" / "train"):
+        with pytest.raises(DatasetError, match=r"packed already.*yolodata info"):
+            open_source(shards)

@@ -1,0 +1,295 @@
+"""Nothing of a source vanishes: it is packed, or listed as left out with its reason, or refused."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_ingest_exports import JPEG, ROW, VOC, build
+
+from yolodata.errors import DatasetError
+from yolodata.ingest import open_source, pack
+from yolodata.ingest.sample import Source
+
+
+def voc(root: Path, names: str, **lists: str) -> Path:
+    """A VOC folder with a picture and an annotation for each name, and lists in ImageSets/Main."""
+    for name in names.split():
+        build(root, {f"JPEGImages/{name}.jpg": JPEG, f"Annotations/{name}.xml": VOC})
+    for name, text in lists.items():
+        build(root, {f"ImageSets/Main/{name}.txt": text.replace(" ", "\n")})
+    return root
+
+
+def stems(source: Source) -> dict[str, str]:
+    return {s: " ".join(Path(p).stem for p in i.paths) for s, i in source.splits.items()}
+
+
+LISTS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
+    # lists -> splits, and what is in no split
+    "trainval and test": ({"trainval": "a b", "test": "c"}, {"train": "a b", "test": "c"}, "d e"),
+    "train and trainval": (
+        {"train": "a", "trainval": "a b c"},
+        {"train": "a", "val": "b c"},
+        "d e",
+    ),
+    "val and trainval": ({"val": "a", "trainval": "a b c"}, {"train": "b c", "val": "a"}, "d e"),
+    "all four": (
+        {"train": "a", "val": "b", "trainval": "a b", "test": "c"},
+        {"train": "a", "val": "b", "test": "c"},
+        "d e",
+    ),
+    "trainval has more": (
+        {"train": "a", "val": "b", "trainval": "a b c"},
+        {"train": "a", "val": "b"},
+        "c d e",
+    ),
+    "trainval alone": ({"trainval": "a b c d e"}, {"train": "a b c d e"}, ""),
+    "test alone": ({"test": "c"}, {"test": "c"}, "a b d e"),
+    "train is empty": (
+        {"train": "", "trainval": "a b", "val": "b"},
+        {"train": "a", "val": "b"},
+        "c d e",
+    ),
+    "lists of classes": (
+        {"dog_train": "e -1", "dog_trainval": "e 1", "train": "a b", "val": "c"},
+        {"train": "a b", "val": "c"},
+        "d e",
+    ),
+    "lists of classes alone": ({"dog_train": "e -1"}, {"train": "a b c d e"}, ""),
+    "another spelling": ({"Train": "a b", "VALID": "c"}, {"train": "a b", "val": "c"}, "d e"),
+    "flags, suffixes, paths": (
+        {"train": "a.jpg JPEGImages/b.jpg ..\\JPEGImages\\c.JPG", "val": "/else/where/d e.xml"},
+        {"train": "a b c", "val": "d"},
+        "e",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_of_voc(tmp_path: Path, case: str) -> None:
+    lists, splits, rest = LISTS[case]
+    source = open_source(voc(tmp_path, "a b c d e", **lists))
+    assert stems(source) == splits
+    unlisted = {Path(path).stem: why for path, why in source.left_out.items()}
+    assert " ".join(sorted(unlisted)) == rest
+    assert set(unlisted.values()) <= {"in none of the lists of images"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfa\r\n\r\nb\r\n",
+        "a\nb\n".encode("utf-16"),
+        b"  a  1\n\tb -1\n",
+        b"a b c\nb",  # a name with spaces, which is no such image, begins with one that is
+        b"a\nb\na\n",
+        b"a\rb",
+    ],
+)
+def test_how_lists_are_written(tmp_path: Path, text: bytes) -> None:
+    root = voc(tmp_path, "a b c")
+    build(root, {"ImageSets/Main/train.txt": text})
+    assert stems(open_source(root)) == {"train": "a b"}
+
+
+def test_names_with_spaces(tmp_path: Path) -> None:
+    files = {}
+    for name in ("a", "a b", "c (1)"):
+        files |= {f"JPEGImages/{name}.jpg": JPEG, f"Annotations/{name}.xml": VOC}
+    root = build(tmp_path, {**files, "ImageSets/Main/train.txt": "a b\nc (1).jpg\n"})
+    source = open_source(root)
+    assert [Path(path).stem for path in source.splits["train"].paths] == ["a b", "c (1)"]
+    assert [Path(path).stem for path in source.left_out] == ["a"]
+
+
+def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:
+    root = voc(tmp_path, "a b c", train="a b")
+    build(root, {"ImageSets/train.txt": "b\r\na"})
+    assert stems(open_source(root)) == {"train": "a b"}
+    build(root, {"ImageSets/train.txt": "a\nc"})
+    with pytest.raises(DatasetError, match=r"differ.*Remove or rename one"):
+        open_source(root)
+    with pytest.raises(DatasetError, match=r"lists of images are empty"):
+        open_source(voc(tmp_path / "empty", "a", train="", val=""))
+    build(voc(tmp_path / "latin", "a"), {"ImageSets/Main/train.txt": b"\xe9"})
+    with pytest.raises(DatasetError, match=r"must be UTF-8"):
+        open_source(tmp_path / "latin")
+
+
+def test_what_is_absent_is_listed(tmp_path: Path) -> None:
+    source = open_source(voc(tmp_path, "a b", train="a x", val="a b", test="y z"))
+    assert stems(source) == {"train": "a", "val": "a b"}
+    assert source.splits["train"].unlisted == {"x": "listed for 'train', but no such image"}
+    assert set(source.left_out) == {"y", "z"}
+    assert any("listed for test is there" in note for note in source.notes)
+    with pytest.raises(DatasetError, match=r"none of the 2 images of 'test'"):
+        open_source(tmp_path, splits=["test"])
+
+
+def test_the_same_name_in_two_folders_never_shares_an_annotation(tmp_path: Path) -> None:
+    files = {f"images/{name}.jpg": JPEG for name in ("train/a", "val/a", "val/b")}
+    files |= {f"Annotations/{name}.xml": VOC % f"{name}.jpg".encode() for name in "ab"}
+    root = build(tmp_path, files)
+    report = pack(root, tmp_path / "out", imgsz=32, progress=False, splits=["val"]).splits["val"]
+    assert (report.images, report.objects) == (1, 1)
+    ((path, reason),) = report.left_out
+    assert path.endswith("val/a.jpg")
+    assert "may be that of" in reason
+    build(root, {"Annotations/val/a.xml": VOC.replace(b"dog", b"cat") % b"a.jpg"})
+    source = open_source(root)
+    labels = {
+        s: [i.raw_labels(k).text for k in range(len(i.paths))] for s, i in source.splits.items()
+    }
+    assert source.names == {0: "cat", 1: "dog"}
+    assert [text[:1] for text in (*labels["train"], *labels["val"]) if text] == [b"1", b"0", b"1"]
+
+
+def test_images_in_another_folder_than_that_which_is_read(tmp_path: Path) -> None:
+    root = build(voc(tmp_path, "a"), {"images/b.jpg": JPEG})
+    ((path, reason),) = open_source(root).left_out.items()
+    assert path.endswith("images/b.jpg")
+    assert "see --images" in reason
+
+
+def test_the_name_in_an_annotation_decides_between_two_suffixes(tmp_path: Path) -> None:
+    root = voc(tmp_path, "a")
+    build(root, {"JPEGImages/a.png": JPEG, "Annotations/a.xml": VOC % rb"C:\pictures\a.jpg"})
+    split = open_source(root).splits["train"]
+    assert split.raw_labels(0).text
+    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    assert report.images == 1
+    assert report.left_out[0][0].endswith("a.png")
+
+
+def test_what_no_split_of_a_yaml_names(tmp_path: Path) -> None:
+    """A folder of another split, what is listed twice, and what is listed and absent."""
+    files: dict[str, bytes | str] = {}
+    for folder in ("train", "valid", "test"):
+        files |= {f"{folder}/images/{folder}.jpg": JPEG, f"{folder}/labels/{folder}.txt": ROW}
+    data = "train: ../train/images\nval: ../valid/images\nnames: [a]"
+    source = open_source(build(tmp_path / "set", {**files, "data.yaml": data}))
+    assert [Path(path).name for path in source.left_out] == ["test.jpg"]
+    one, two = "./train/images/train.jpg\n./a.gif", "./train/images/train.jpg\n./no.jpg\n"
+    lists = {
+        "one.txt": one,
+        "two.txt": two,
+        "data.yaml": "test: absent\nval: test/images\nnames: [a]",
+    }
+    build(tmp_path / "set", lists)
+    with open(tmp_path / "set" / "data.yaml", "a") as file:
+        file.write("\ntrain: [one.txt, two.txt]")
+    source = open_source(tmp_path / "set")
+    assert [Path(path).name for path in source.splits["train"].paths] == [
+        "no.jpg",
+        *["train.jpg"] * 2,
+    ]
+    assert "'test: " in source.notes[0]
+    assert "1 images are listed more than once in train" in source.notes[1]
+    assert [Path(path).name for path in source.left_out] == ["valid.jpg"]
+    report = pack(tmp_path / "set", tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    left = {Path(path).name: reason for path, reason in report.left_out}
+    assert report.images == 2
+    assert "its suffix is not that of an image" in left["a.gif"]
+    assert "No such file" in left["no.jpg"]
+
+
+def test_images_that_share_a_label_file_are_said(tmp_path: Path) -> None:
+    files = {f"images/{name}": JPEG for name in ("a.jpg", "a.png", "b.jpg")}
+    files |= {"labels/a.txt": ROW, "data.yaml": b"train: images\nval: images\nnames: [a]"}
+    (note,) = [note for note in open_source(build(tmp_path, files)).notes if "suffixes" in note]
+    assert note.startswith("2 images have one name with several suffixes")
+    assert "a.png" in note
+
+
+def test_splits_that_were_not_asked_for_do_not_matter(tmp_path: Path) -> None:
+    data = {"data.yaml": "train: images\nval: no/such\nnames: [a]"}
+    source = open_source(build(tmp_path, {**data, "images/a.jpg": JPEG}), splits=["train"])
+    assert stems(source) == {"train": "a"}
+    lists = "train: one.txt\nval: two.txt\ntest: none.txt\nnames: [a]"
+    build(tmp_path, {"data.yaml": lists, "none.txt": "./images/no.jpg"})
+    build(
+        tmp_path, {"one.txt": "./images/a.jpg", "two.txt": "./images/b.jpg", "images/b.jpg": JPEG}
+    )
+    source = open_source(tmp_path)  # test is optional upstream, too
+    assert stems(source) == {"train": "a", "val": "b"}
+    assert "no test split: " in source.notes[0]
+    assert "none of the 1 images that are listed exists" in source.notes[0]
+    with pytest.raises(DatasetError, match="none of the 1 images"):
+        open_source(tmp_path, splits=["test"])
+    for split in ("train", "val"):
+        assert not open_source(tmp_path, splits=[split]).left_out
+    with pytest.raises(
+        DatasetError, match="To pack the other splits alone, name them with --split"
+    ):
+        open_source(build(tmp_path / "absent", {**data, "images/a.jpg": JPEG}))
+
+
+def yolo(root: Path, rng: random.Random) -> Path:
+    """A YOLO dataset with folders and lists, with all that goes wrong with them."""
+    files: dict[str, bytes | str] = {f"images/{k}/first.jpg": b"x" for k in ("train", "val")}
+    for k in range(rng.randint(4, 12)):
+        folder = rng.choice(("train", "val", "test", "extra", "train/deep"))
+        if rng.random() < 0.9:
+            suffix = rng.choice((".jpg", ".JPG", ".gif", ".png"))
+            files[f"images/{folder}/{k}{suffix}"] = b"x"
+        if rng.random() < 0.8:
+            files[f"labels/{folder}/{k}.txt"] = ROW
+    images = [name for name in files if name.startswith("images/")]
+    listed = [*rng.sample(images, rng.randint(1, len(images)))]
+    listed += ["images/no/where.jpg", *rng.sample([f"images/train/no{k}.jpg" for k in range(9)], 5)]
+    files["list.txt"] = "\n".join(f"./{name}" for name in listed)
+    train = rng.choice(("images/train", ["images/train", "list.txt"], "list.txt"))
+    val = rng.choice(("images/val", "list.txt", ["list.txt", "images/val", "images/val"]))
+    return build(root, {**files, "data.yaml": f"train: {train}\nval: {val}\nnames: [a, b]"})
+
+
+def random_voc(root: Path, rng: random.Random) -> Path:
+    """A VOC dataset with lists and folders, with all that goes wrong with them."""
+    names = [f"{k}" for k in range(rng.randint(4, 9))]
+    files: dict[str, bytes | str] = {"JPEGImages/z.jpg": b"x", "Annotations/z.xml": VOC}
+    for name in names:
+        for _ in range(rng.choice((1, 1, 1, 2))):
+            folder, notes = (rng.choice(("", "", "train/", "val/", "more/")) for _ in range(2))
+            if rng.random() < 0.9:
+                suffix = rng.choice((".jpg", ".jpg", ".png", ".gif"))
+                files[f"JPEGImages/{folder}{name}{suffix}"] = b"x"
+            if rng.random() < 0.9:
+                files[f"Annotations/{notes}{name}.xml"] = VOC
+    for name in rng.sample(("train", "val", "trainval", "test", "dog_val"), rng.randint(0, 4)):
+        some = rng.sample([*names, "nowhere"], rng.randint(0, len(names)))
+        files[f"ImageSets/Main/{name}.txt"] = "\n".join(["z", *some])
+    return build(root, files)
+
+
+@pytest.mark.parametrize("make", [yolo, random_voc])
+@pytest.mark.parametrize("seed", range(25))
+def test_every_file_is_accounted_for(
+    tmp_path: Path, make: Callable[[Path, random.Random], Path], seed: int
+) -> None:
+    root = make(tmp_path.resolve() / "set", random.Random(seed))
+    source = open_source(root)
+    splits = source.splits.values()
+    packed = {path for split in splits for path in split.paths}
+    labels = {file for split in splits for file in split.label_files()}
+    unlisted = {name for split in splits for name in split.unlisted}
+    assert packed.isdisjoint(source.left_out)
+    with_an_image = {Path(path).stem for path in source.left_out if not path.endswith(".gif")}
+    for path in map(str, root.rglob("*.*")):
+        kind = os.path.splitext(path)[1]
+        if kind in (".jpg", ".JPG", ".png", ".gif"):
+            assert path in packed or path in source.left_out or path in unlisted
+        elif "/labels/" in path or "/Annotations/" in path:
+            left = path in source.left_out or Path(path).stem in with_an_image
+            assert path in labels or left, path
+    for file in root.rglob("ImageSets/Main/*.txt"):
+        split = source.splits.get(file.stem)
+        if split is not None and file.stem != "dog_val":
+            there = {Path(path).stem for path in split.paths} | set(split.unlisted)
+            assert set(file.read_text().split()) <= there
+    for file in root.glob("list.txt"):
+        if "list.txt" in (root / "data.yaml").read_text():
+            assert {f"{root}/{line[2:]}" for line in file.read_text().split()} <= packed | unlisted

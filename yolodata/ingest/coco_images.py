@@ -1,0 +1,191 @@
+"""Where the images of a COCO file lie.
+
+The format says file names, not folders. Folders named after the file or its split come first, a
+folder that may hold the images of all splits last: where both have a file of that name, the one
+of the split is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from yolodata.errors import DatasetError
+from yolodata.ingest.split_names import split_of, splits_said
+
+_PREFIXES = ("instances_", "person_keypoints_", "lvis_v1_", "lvis_")
+_YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Folders that are searched for the images of a file, all at once.
+
+    Attributes:
+        folders: of them.
+        named: whether they are named after the file or its split.
+    """
+
+    folders: tuple[Path, ...]
+    named: bool
+
+
+class ImageFinder:
+    """Finds the images of one JSON file."""
+
+    def __init__(self, file: Path, split: str, given: Path | None) -> None:
+        self._file = file
+        self._split = split
+        self._given = given
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def find(self, images: Sequence[Any]) -> tuple[list[str | None], dict[str, str]] | None:
+        """Gives the path of each image; None if not a single one is there.
+
+        Args:
+            images: records of the JSON file. Those without a name, or no records, are passed over.
+
+        Returns:
+            a path for each record, absolute and perhaps of no file, or None for no name; and what
+            cannot be told: path -> reason.
+        """
+        names = [_spellings(image) for image in images]
+        last = Counter(spelled[-1] for spelled in names if spelled)
+        tried: list[str | None] = []
+        for depth in range(3):
+            spelled = [s[depth] if s else None for s in names]
+            if spelled == tried:
+                continue
+            tried = spelled
+            if depth == 2 and any(count > 1 for count in last.values()):
+                break  # names without their folders say several images
+            for place in self._places():
+                if depth == 2 and not (place.named or self._given) and self._says_split(names):
+                    continue
+                if any(self._in(place, name) for name in spelled if name):
+                    return self._paths(place, spelled)
+        return None
+
+    def error(self, images: Sequence[Any]) -> DatasetError:
+        """Says that no image is there, and where it was sought."""
+        names = [spelled[0] for spelled in map(_spellings, images) if spelled]
+        if not names:
+            return DatasetError(f"{self._file}: no image has a file_name or a coco_url.")
+        root = self._given or self._root
+        folders = [folder for place in self._places() for folder in place.folders]
+        below = [os.path.relpath(folder, root) for folder in folders if folder != root]
+        return DatasetError(
+            f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
+            f"sought in '{root}' and below it in {', '.join(below)}. Give their folder with "
+            "--images DIR, or pack only splits whose images are there, with --split."
+        )
+
+    @property
+    def _root(self) -> Path:
+        folder = self._file.absolute().parent
+        return folder.parent if folder.name.lower() == "annotations" else folder
+
+    def _places(self) -> list[_Place]:
+        root = self._root
+        bases = [self._given] if self._given else [root / "images", root, root / "data"]
+        stem = self._file.stem
+        for prefix in _PREFIXES:
+            stem = stem.removeprefix(prefix)
+        exact = [base / name for name in dict.fromkeys((stem, self._split)) for base in bases]
+        splits = {self._split} | splits_said(self._file.stem)
+        worded = [
+            folder
+            for base in bases
+            for folder in _folders_in(base)
+            if folder not in exact
+            and split_of(folder.name) in splits
+            and not _of_another_year(folder.name, self._file.stem)
+        ]
+        places = [_Place((folder,), True) for folder in exact]
+        if worded:
+            places.append(_Place(tuple(worded), True))
+        return places + [_Place((base,), False) for base in bases]
+
+    def _says_split(self, names: Sequence[Sequence[str]]) -> bool:
+        """Whether names, before they lose their folders, say the split."""
+        first = next((spelled[0] for spelled in names if spelled), "")
+        return any(split_of(part) for part in first.replace("\\", "/").split("/")[:-1])
+
+    def _in(self, place: _Place, name: str) -> list[str]:
+        found = [os.path.normpath(os.path.join(folder, name)) for folder in place.folders]
+        return [path for path in found if self._exists(path)]
+
+    def _exists(self, path: str) -> bool:
+        """Whether there is such a file; each folder is listed once."""
+        folder, name = os.path.split(path)
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(os.listdir(folder))
+            except (OSError, ValueError):
+                self._listed[folder] = frozenset()
+        return name in self._listed[folder]
+
+    def _paths(
+        self, place: _Place, names: Sequence[str | None]
+    ) -> tuple[list[str | None], dict[str, str]]:
+        place = _Place(tuple(folder.resolve() for folder in place.folders), place.named)
+        paths: list[str | None] = []
+        unclear: dict[str, str] = {}
+        for name in names:
+            if name is None:
+                paths.append(None)
+                continue
+            found = self._in(place, name)
+            path = found[0] if found else os.path.normpath(place.folders[0] / name)
+            if len(found) > 1 and len({os.path.realpath(other) for other in found}) > 1:
+                unclear[path] = (
+                    f"may also be {' or '.join(found[1:])}; name the folder --images DIR"
+                )
+            paths.append(path)
+        return paths, unclear
+
+
+def _of_another_year(folder: str, file: str) -> bool:
+    """Whether names hold years, as COCO's do, and not the same."""
+    years = [set(_YEAR.findall(name)) for name in (folder, file)]
+    return all(years) and years[0].isdisjoint(years[1])
+
+
+def _folders_in(base: Path) -> list[Path]:
+    try:
+        with os.scandir(base) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+    return [base / name for name in names]
+
+
+def _spellings(image: Any) -> tuple[str, ...]:
+    """What an image may be called, from what the file says to its last part alone.
+
+    Label tools on Windows write their separators; LVIS gives an address instead of a name.
+    """
+    if not isinstance(image, dict):
+        return ()
+    name, url = image.get("file_name"), image.get("coco_url")
+    if not (isinstance(name, str) and name):
+        if not (isinstance(url, str) and url):
+            return ()
+        try:
+            name = unquote(urlsplit(url).path)
+        except ValueError:
+            return ()
+        name = "/".join(PurePosixPath(name).parts[-2:]).lstrip("/")
+    try:
+        usable = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half a character, as no file is called
+        usable = False
+    slashes = name.replace("\\", "/")
+    last = slashes.rsplit("/", 1)[-1]
+    return (name, slashes, last) if usable and last not in ("", ".", "..") else ()

@@ -1,0 +1,178 @@
+"""What lies in the folders of a dataset and is packed by none of its splits."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+
+from yolodata.images.formats import IMAGE_SUFFIXES
+from yolodata.ingest.sample import SPLIT_WORDS
+
+_OTHER_PICTURES = frozenset((
+    "arw", "cr2", "cr3", "exr", "gif", "hdr", "ico", "j2k", "jfif", "jpe", "jpx", "jxl", "nef",
+    "pbm", "pgm", "pnm", "ppm", "psd", "raw", "svg", "tga",
+))  # fmt: skip
+_NO_LABELS = ("classes.", "obj.", "predefined_classes.", "readme.", "license", "requirements.")
+
+
+def suffix(path: str) -> str:
+    """Gives what stands behind the last dot, in lower case; all of the path without one."""
+    return path.rpartition(".")[-1].lower()
+
+
+def is_image(path: str) -> bool:
+    """Whether the name of a file is that of an image that is read."""
+    return suffix(path) in IMAGE_SUFFIXES
+
+
+def why_no_image(name: str) -> str | None:
+    """Says why a picture in a folder of images is none to upstream; None if it is no picture."""
+    if suffix(name) in _OTHER_PICTURES:
+        return f"pictures with the suffix .{suffix(name)} are not read"
+    if name.startswith(".") and is_image(name):
+        return "hidden files are not read"
+    return None
+
+
+def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
+
+    Links are followed, each folder is given once, hidden ones not at all.
+    """
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield here, sorted(names)
+
+
+def survey(
+    images: Sequence[str],
+    folders: Sequence[str],
+    lists: Iterable[str],
+    label_path: Callable[[str], str],
+) -> dict[str, str]:
+    """Finds images in no split, pictures of other formats and label files without an image.
+
+    Args:
+        images: those of all splits.
+        folders: folders to search. The folders beside them that are called like another split are
+            searched, too.
+        lists: text files that list images; they are no label files.
+        label_path: gives the label file of an image.
+
+    Returns:
+        path -> reason.
+    """
+    real = cache(os.path.realpath)
+    listed: dict[str, set[str]] = {}  # folder -> names
+    for path in images:
+        folder, _, name = path.rpartition(os.sep)
+        listed.setdefault(folder, set()).add(name)
+    packed: dict[str, set[str]] = {}  # the same, of real folders
+    for folder, names_there in listed.items():
+        packed.setdefault(real(folder), set()).update(names_there)
+    searched = outermost([*folders, *_siblings(folders)])
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    stems: dict[str, set[str]] = {}  # real folder of labels -> image names without suffix
+    for folder, names in _each_folder(listed, searched):
+        if real(folder) in seen:
+            continue
+        seen.add(real(folder))
+        there = packed.get(real(folder), set())
+        known = stems.setdefault(real(_labels_of(folder, label_path)), set())
+        there.intersection_update(names)
+        known.update(name.rpartition(".")[0] for name in there)
+        for name in names if len(there) < len(names) else ():
+            reason = why_no_image(name)
+            if reason is None and name not in there and is_image(name):
+                known.add(name.rpartition(".")[0])
+                reason = "in no folder and no list of a split"
+            if reason:
+                found[os.path.join(folder, name)] = reason
+    no_labels = {os.path.realpath(file) for file in lists}
+    label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
+    for folder, names in _each_folder(stems, label_folders):
+        known = stems.get(real(folder), set())
+        for name in names:
+            if name[:-4] in known or not name.lower().endswith(".txt"):
+                continue
+            path = os.path.join(folder, name)
+            if not name.lower().startswith(_NO_LABELS) and os.path.realpath(path) not in no_labels:
+                found[path] = "label file without an image"
+    return found
+
+
+def unnamed(images: Iterable[str], folders: Iterable[str], reason: str) -> dict[str, str]:
+    """Finds pictures in folders, not below them, that are none of these images.
+
+    Returns:
+        path -> `reason`, or why such a picture is never read.
+    """
+    known = set(images)
+    found: dict[str, str] = {}
+    for folder in folders:
+        for name in next(files_below(folder), ("", []))[1]:
+            path, never = os.path.join(folder, name), why_no_image(name)
+            if path not in known and (never or is_image(name)):
+                found[path] = never or reason
+    return found
+
+
+def _each_folder(folders: Iterable[str], trees: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Folders, and all below others, with the names of their files; some more than once."""
+    for tree in trees:
+        yield from files_below(tree)
+    for folder in folders:
+        if not any(_within(folder, tree) for tree in trees):
+            yield folder, next(files_below(folder), ("", []))[1]
+
+
+def outermost(folders: Sequence[str]) -> list[str]:
+    """Gives the folders that are in no other one of them."""
+    once = list(dict.fromkeys(folders))
+    return [folder for folder in once if not any(_within(folder, other) for other in once)]
+
+
+def _within(folder: str, other: str) -> bool:
+    return folder.startswith(f"{other}{os.sep}")
+
+
+def _siblings(folders: Sequence[str]) -> Iterator[str]:
+    """Folders that exist and are called like those of a split, but for the word of the split."""
+    for folder in folders:
+        parts = folder.split(os.sep)
+        for k in range(max(1, len(parts) - 2), len(parts)):  # images/train, train/images
+            for word in SPLIT_WORDS if parts[k] in SPLIT_WORDS else ():
+                other = os.sep.join((*parts[:k], word, *parts[k + 1 :]))
+                if os.path.isdir(other):
+                    yield other
+
+
+def _labels_of(folder: str, label_path: Callable[[str], str]) -> str:
+    return os.path.dirname(label_path(os.path.join(folder, "x.jpg")))
+
+
+def repetitions(images: Mapping[str, Sequence[str]]) -> list[str]:
+    """Says which images a split has more than once."""
+    notes = []
+    for split, paths in images.items():
+        twice = [path for path, count in Counter(paths).items() if count > 1]
+        if twice:
+            notes.append(
+                f"{len(twice)} images are listed more than once in {split}, and packed as often: "
+                f"{some(twice)}"
+            )
+    return notes
+
+
+def some(paths: Sequence[str], count: int = 3) -> str:
+    """Names the first of some files."""
+    return ", ".join(paths[:count]) + (", …" if len(paths) > count else "")

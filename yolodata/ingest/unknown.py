@@ -1,0 +1,208 @@
+"""What a source is that cannot be packed as it is, and the next command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from yolodata.errors import DatasetError
+from yolodata.ingest.survey import files_below, is_image
+
+_KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
+_CVAT = (
+    "CVAT's own format, which is not read. Export the task again, as 'Ultralytics YOLO Detection', "
+    "'COCO' or 'Pascal VOC'."
+)
+_ARCHIVES = (
+    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar",
+)  # fmt: skip
+_PARTS = (
+    "images",
+    "labels",
+    "annotations",
+    "jpegimages",
+    "imagesets",
+    "train",
+    "val",
+    "valid",
+    "test",
+)
+_LOOKED_AT = 50  # folders in a folder that is no dataset
+
+
+def refuse_other_files(path: Path) -> None:
+    """Passes a YAML or a JSON file, of which others say what is wrong.
+
+    Raises:
+        DatasetError: the file is another one; says which, and what to give instead.
+    """
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if suffix in (".yaml", ".yml", ".json", ".jsonl") or name.endswith(".json.gz"):
+        return
+    folder = shlex.quote(str(path.parent))
+    if name.endswith(_ARCHIVES) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        said = _archive(path)
+    elif is_image(name):
+        said = f"'{path}' is one image. Give {_KINDS}. It may be '{path.parent}'."
+    elif _begins(path, b"<annotations") and suffix == ".xml":
+        said = f"'{path}' is in {_CVAT}"
+    elif suffix == ".xml":
+        above = path.parent.name.lower() == "annotations"
+        folder = shlex.quote(str(path.parent.parent if above else path.parent))
+        said = (
+            f"'{path}' is one annotation. Give the folder that holds all of them and the images: "
+            f"yolodata shard {folder} OUT"
+        )
+    elif suffix in (".txt", ".names", ".data"):
+        said = (
+            f"'{path}' names images or classes, and is no dataset. Give the folder in which it is "
+            f"(yolodata shard {folder} OUT), or write a data.yaml with 'train: …', 'val: …' and "
+            "'names: […]' and give that."
+        )
+    elif suffix == ".ndjson":
+        said = (
+            f"'{path}' names images to download. Let Ultralytics convert it "
+            "(ultralytics.data.converter.convert_ndjson_to_yolo), and give the YAML that it writes."
+        )
+    else:
+        said = (
+            f"'{path}' is no description of a dataset; the name of a YAML must end in .yaml or "
+            f".yml. Give {_KINDS}."
+        )
+    raise DatasetError(said)
+
+
+def _archive(path: Path) -> str:
+    name = path.name
+    stem = name[: -len(next((end for end in _ARCHIVES[::-1] if name.lower().endswith(end)), ""))]
+    folder = path.with_name(stem or f"{name}-unpacked")
+    if folder.exists():
+        folder = path.with_name(f"{stem}-unpacked")
+    what, into = shlex.quote(str(path)), shlex.quote(str(folder))
+    if name.lower().endswith((".7z", ".rar")):
+        unpack = f"7z x {what} -o{into}"
+    elif name.lower().endswith(".zip") or zipfile.is_zipfile(path):
+        unpack = f"unzip -q {what} -d {into}"
+    else:
+        unpack = f"mkdir -p {into} && tar -xf {what} -C {into}"
+    return (
+        f"'{path}' is an archive, and shards are made of files. Unpack it first: {unpack} && "
+        f"yolodata shard {into} OUT"
+    )
+
+
+def near(path: Path) -> list[Path]:
+    """Gives the folders in which a dataset may be where a folder is none."""
+    below = [place for pattern in ("*", "*/*") for place in path.glob(pattern) if place.is_dir()]
+    above = [path.resolve().parent] if path.resolve().name.lower() in _PARTS else []
+    return [*above, *sorted(below)[:_LOOKED_AT]]
+
+
+def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
+    """Says what a folder lacks that holds no dataset, and what to do.
+
+    Args:
+        path: the folder, without YAML, COCO JSON or annotations of Pascal VOC.
+        datasets: those of the folders `near` it that look like datasets.
+
+    Returns:
+        None where a JSON file may be meant, which is not COCO.
+    """
+    if datasets:
+        others = "" if len(datasets) == 1 else f" ({len(datasets)} folders look like datasets)"
+        return DatasetError(
+            f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
+            f"{shlex.quote(str(datasets[0]))} OUT"
+        )
+    jsons = sorted(path.glob("*.json"))
+    if _begins(path / "annotations.xml", b"<annotations"):
+        return DatasetError(f"'{path / 'annotations.xml'}' is in {_CVAT}")
+    if jsons and _begins(jsons[0], b'"shapes"') and _begins(jsons[0], b'"imagePath"', 1 << 26):
+        return DatasetError(
+            f"'{path}' holds files of labelme, as '{jsons[0].name}', which are not read. Convert "
+            "them first, with labelme's labelme2coco or labelme2voc."
+        )
+    images, labels, archives = _content(path)
+    if jsons and not labels:
+        return None
+    if not images:
+        if archives:
+            return DatasetError(f"'{path}' holds no images. {_archive(Path(archives[0]))}")
+        holds = f"{len(labels)} label files, but no images" if labels else "no images"
+        empty = "is empty" if not any(path.iterdir()) else f"holds {holds}"
+        return DatasetError(f"'{path}' {empty}, and no description of a dataset. Give {_KINDS}.")
+    if labels:
+        return DatasetError(
+            f"'{path}' holds {len(images)} images and {len(labels)} label files, but the names of "
+            "the classes are missing. Write them into "
+            f"'{path / 'classes.txt'}', one a line, or write '{path / 'data.yaml'}':\n"
+            f"    train: {_relative(images[0], path)}\n    val: {_relative(images[-1], path)}\n"
+            f"    names: [{', '.join(f'name of class {k}' for k in range(_classes(labels)))}]"
+        )
+    classes = _class_folders(images, path)
+    if classes:
+        return DatasetError(
+            f"'{path}' looks like a dataset for classification: images in {len(classes)} folders, "
+            f"as {', '.join(classes[:3])}, without boxes. yolodata packs detection, segmentation, "
+            "poses and oriented boxes; train this one with Ultralytics: yolo classify train "
+            f"data={shlex.quote(str(path))}"
+        )
+    return DatasetError(
+        f"'{path}' holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "
+        f"COCO JSON, no XML, no label files. Give {_KINDS}."
+    )
+
+
+def _begins(file: Path, words: bytes, count: int = 1000) -> bool:
+    """Whether the first `count` bytes of a file hold some words."""
+    if not file.is_file():
+        return False
+    with open(file, "rb") as stream:
+        return words in stream.read(count)
+
+
+def _content(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Images, label files and archives in a folder."""
+    images: list[str] = []
+    labels: list[str] = []
+    archives: list[str] = []
+    for here, names in files_below(str(path)):
+        for name in names:
+            file = os.path.join(here, name)
+            if is_image(name):
+                images.append(file)
+            elif name.lower().endswith(_ARCHIVES):
+                archives.append(file)
+            elif name.lower().endswith(".txt") and _first_class(file) is not None:
+                labels.append(file)
+    return images, labels, archives
+
+
+def _first_class(file: str) -> int | None:
+    """The class of a label file's first row; None if it is none."""
+    try:
+        with open(file, encoding="utf-8-sig") as lines:
+            words = next(iter(lines), "").split()
+        return int(float(words[0])) if len(words) >= 5 and [float(word) for word in words] else None
+    except (OSError, ValueError, OverflowError):
+        return None
+
+
+def _classes(labels: list[str]) -> int:
+    """About how many classes label files use, at most ten."""
+    return min(10, 1 + max(_first_class(file) or 0 for file in labels[:100]))
+
+
+def _relative(image: str, root: Path) -> str:
+    return os.path.relpath(os.path.dirname(image), root)
+
+
+def _class_folders(images: list[str], root: Path) -> list[str]:
+    """Names of the folders of images, if they are several that are called like classes."""
+    folders = sorted({os.path.basename(os.path.dirname(image)) for image in images})
+    usual = {"images", "jpegimages", "train", "val", "valid", "test", root.name.lower()}
+    return folders if len(folders) > 1 and not usual & {name.lower() for name in folders} else []

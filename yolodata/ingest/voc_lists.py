@@ -1,0 +1,156 @@
+"""Lists of images in a Pascal VOC folder: which image belongs to which split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yolodata.errors import DatasetError
+from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
+from yolodata.ingest.split_names import split_of_folder
+from yolodata.ingest.survey import is_image
+from yolodata.ingest.text import read_text
+
+_LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".", "Annotations", "annotations")
+_BOTH = {"trainval": "trainval", "train_val": "trainval"}
+
+
+@dataclass
+class Membership:
+    """What lists say.
+
+    Attributes:
+        images: split -> relative paths of its images, in the order of the lists, each once.
+        absent: split -> names for which there is no image, or more than one -> reason.
+        notes: how splits were made of lists, and what lists repeat.
+        files: the lists that were read.
+    """
+
+    images: dict[str, list[str]] = field(default_factory=dict)
+    absent: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def read_lists(root: Path, images: Sequence[str]) -> Membership | None:
+    """Reads the lists that are called like a split: `train.txt`, `val.txt`, `trainval.txt`, ….
+
+    Lists of single classes (`dog_train.txt`) are none of them. Without a list for train or for
+    val, `trainval` gives what the other one has not.
+
+    Args:
+        root: the dataset.
+        images: paths relative to the folder of images.
+
+    Returns:
+        None where there are no such lists.
+
+    Raises:
+        DatasetError: a list is no text, all are empty, or two lists for one split differ.
+    """
+    files = _list_files(root)
+    if not files:
+        return None
+    found = Membership(files=[file for many in files.values() for file in many])
+    by_stem: dict[str, list[str]] = {}
+    for path in images:
+        by_stem.setdefault(Path(path).stem, []).append(path)
+    for name in (*SPLITS, "trainval"):
+        lines = _agreed(files.get(name, []), name, found)
+        if not lines:
+            continue
+        chosen: dict[str, None] = {}
+        for line in lines:
+            paths = _matching(line, by_stem, name)
+            if len(paths) == 1:
+                chosen[paths[0]] = None
+            else:
+                reason = f"may be {' or '.join(paths)}; rename one" if paths else "no such image"
+                found.absent.setdefault(name, {})[line] = f"listed for '{name}', but {reason}"
+        found.images[name] = list(chosen)
+    if not found.images:
+        raise DatasetError(
+            f"{root}: the lists of images are empty: {', '.join(map(str, found.files))}. Write one "
+            "name in each line, or remove the lists: then folders give the splits."
+        )
+    _use_both(found)
+    return found
+
+
+def _list_files(root: Path) -> dict[str, list[Path]]:
+    words = SPLIT_WORDS | _BOTH
+    files: dict[str, list[Path]] = {}
+    for place in _LIST_FOLDERS:
+        folder = root / place
+        for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+            word = words.get(file.stem.lower())
+            if word and file.suffix.lower() == ".txt":
+                files.setdefault(word, []).append(file)
+    return files
+
+
+def _agreed(files: Sequence[Path], split: str, found: Membership) -> list[str]:
+    """The lines of a split's lists, which must be the same; each once."""
+    texts = [read_text(file, "list of images") for file in files]
+    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
+    for file, some in zip(files, lines, strict=True):
+        if not some:
+            found.notes.append(f"the list '{file}' is empty")
+        elif len(set(some)) < len(some):
+            found.notes.append(f"{len(some) - len(set(some))} lines of '{file}' are repeated")
+    filled = [(file, some) for file, some in zip(files, lines, strict=True) if some]
+    for file, some in filled[1:]:
+        if set(some) != set(filled[0][1]):
+            raise DatasetError(
+                f"Two lists are for '{split}' and differ: '{filled[0][0]}' and '{file}'. Remove or "
+                "rename one of them."
+            )
+    return list(dict.fromkeys(filled[0][1])) if filled else []
+
+
+def _matching(line: str, by_stem: Mapping[str, list[str]], split: str) -> list[str]:
+    """Images that a line may mean: a name or a path, with or without suffix, and what follows."""
+    for word in (line, line.split()[0]):
+        path = word.replace("\\", "/")
+        name = path.rpartition(".")[0] if is_image(path) else path
+        paths = by_stem.get(name.rpartition("/")[2], [])
+        narrower = (
+            [other for other in paths if f"/{path}".endswith(f"/{other}")],
+            [other for other in paths if f"/{other}".endswith(f"/{path}")],
+            [other for other in paths if f"/{other}".rpartition(".")[0].endswith(f"/{name}")],
+            [other for other in paths if split_folder(other) == split],
+        )
+        for fewer in narrower if len(paths) > 1 else ():
+            paths = fewer or paths
+        if paths:
+            return paths
+    return []
+
+
+def split_folder(path: str) -> str | None:
+    """Gives the split after which a folder of a relative path is named, if one is."""
+    said = (split_of_folder(folder) for folder in path.split(os.sep)[:-1])
+    return next((split for split in said if split), None)
+
+
+def _use_both(found: Membership) -> None:
+    """Takes the images of `trainval` into train or val, where one of them has no list."""
+    both = found.images.pop("trainval", None)
+    absent = found.absent.pop("trainval", {})
+    if both is None:
+        return
+    missing = next((split for split in ("train", "val") if split not in found.images), None)
+    if missing is None:
+        return
+    other = "val" if missing == "train" else "train"
+    known = {*found.images.get(other, ()), *found.absent.get(other, ())}
+    rest = [path for path in both if path not in known]
+    reasons = {line: reason for line, reason in absent.items() if line not in known}
+    if not rest and not reasons:
+        return
+    less = f" without {other}" if other in found.images else ""
+    found.notes.append(f"{missing} is what the list trainval has{less}")
+    found.images[missing], found.absent[missing] = rest, reasons
+    found.images = {split: found.images[split] for split in SPLITS if split in found.images}

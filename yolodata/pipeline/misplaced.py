@@ -1,0 +1,109 @@
+"""Arguments that are given in the wrong place: the error says where they belong."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import wraps
+from pkgutil import resolve_name
+from typing import Any, ParamSpec, TypeVar
+
+from yolodata.errors import ArgumentError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Argument of the loaders -> the class of its value. Looked up when there is something to say.
+_GROUPS = {
+    "augment": "AugmentConfig",
+    "labels": "LabelOptions",
+    "epochs": "EpochOptions",
+    "ranks": "Ranks",
+    "device": "DeviceOptions",
+    "reading": "ReadOptions",
+}
+_LOADERS = ("Loader", "ValidationLoader")
+
+# What torch's DataLoader, its samplers and Ultralytics call it.
+_CALLED_HERE = {
+    "batch": "batch_size", "data": "shards", "dataset": "shards", "path": "shards",
+    "num_workers": "threads", "workers": "threads", "prefetch_factor": "prefetch",
+    "num_replicas": "world_size", "transform": "transforms", "augmentations": "transforms",
+}  # fmt: skip
+
+
+def says_where(init: Callable[P, None]) -> Callable[P, None]:
+    """Makes an `__init__` refuse what belongs elsewhere, and say where that is.
+
+    It raises ArgumentError for an argument that it does not have, and for one of a wrong kind where
+    a group of options belongs.
+    """
+    own = inspect.signature(init).parameters
+
+    @wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        name = init.__qualname__.removesuffix(".__init__")
+        for argument, value in kwargs.items():
+            if argument not in own:
+                raise ArgumentError(_misplaced(name, own, argument, value))
+            if name in _LOADERS and argument in _GROUPS and argument != "device":
+                _check_kind(argument, value)
+        init(*args, **kwargs)
+
+    return checked
+
+
+def options(made: type[T]) -> type[T]:
+    """Makes a dataclass say where an argument belongs that it does not have."""
+    made.__init__ = says_where(made.__init__)  # type: ignore[method-assign]
+    return made
+
+
+def _class(name: str) -> Any:
+    return resolve_name(f"yolodata:{name}")
+
+
+def _check_kind(argument: str, value: Any) -> None:
+    group = _class(_GROUPS[argument])
+    if value is None or isinstance(value, group):
+        return
+    names = [field.name for field in fields(group)]
+    given = next((name for name in (argument, "task") if name in names), names[0])
+    written = (
+        ", ".join(f"{name}={one!r}" for name, one in value.items())
+        if isinstance(value, Mapping)
+        else f"{given}={value!r}"
+    )
+    raise ArgumentError(
+        f"{argument} must be {group.__name__} or None, got {value!r}; give "
+        f"{argument}={group.__name__}({written})"
+    )
+
+
+def _misplaced(name: str, own: Mapping[str, Any], argument: str, value: Any) -> str:
+    """The message: which class has this argument, and how it is given to a loader."""
+    message = f"{name} has no argument {argument}"
+    has = {loader: set(inspect.signature(_class(loader)).parameters) for loader in _LOADERS}
+    has |= {kind: {field.name for field in fields(_class(kind))} for kind in _GROUPS.values()}
+    wanted = _CALLED_HERE.get(argument, argument)
+    if not any(wanted in names for names in has.values()):
+        close = get_close_matches(argument, set().union(*has.values()), 1)
+        if not close:
+            return f"{message}; there are {', '.join(one for one in own if one != 'self')}"
+        wanted = close[0]
+        message += f", but {wanted}"
+    written = f"{wanted}={value!r}"
+    if wanted in own:
+        return f"{message}; give {written}"
+    for group, kind in _GROUPS.items():
+        if wanted in has[kind]:
+            how = f"{group}={kind}({written})"
+            if group in own:
+                return f"{message}; give {how}"
+            if name in _LOADERS:
+                return f"{message}; only Loader takes it, as {how}: leave it out"
+            return f"{message}; it is of {kind}: Loader(..., {how})"
+    owner = next(loader for loader in _LOADERS if wanted in has[loader])
+    return f"{message}; it is of {owner}: {owner}(..., {written})"

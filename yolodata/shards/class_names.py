@@ -1,0 +1,62 @@
+"""Do splits agree on their classes? In shards a class is a number; its name is in dataset.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from yolodata.errors import DatasetError
+
+_SHOWN = 5  # classes that a message names
+_MOST = 20  # that it writes as a list to copy
+
+
+def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
+    """Checks that one class number has one name everywhere.
+
+    Args:
+        named: what is compared, by how a message calls it: class number to name.
+
+    Raises:
+        DatasetError: names the first two that differ, and the classes in which they do.
+    """
+    (first, names), *others = named.items()
+    for where, found in others:
+        if found != names:
+            raise DatasetError(
+                f"The classes of '{where}' are not those of '{first}': "
+                f"{difference(found, names)}. "
+                "A class is a number in shards, so splits that are used together must number "
+                "alike. Pack all splits with one call of `yolodata shard`, or, if they are COCO or "
+                f"VOC, each with the same --names{_together(names, found)} (and --overwrite, where "
+                "it is packed already)."
+            )
+
+
+def difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
+    """Says in which classes one list of names differs from another."""
+    parts = []
+    for what, some, rest in (("has", found, known), ("lacks", known, found)):
+        only = [name for name in some.values() if name not in set(rest.values())]
+        if only:
+            parts.append(f"it {what} {_listed(only)}")
+    moved = [
+        f"{k} is '{found[k]}', not '{known[k]}'"
+        for k in sorted(set(found) & set(known))
+        if found[k] != known[k]
+    ]
+    if moved:
+        parts.append(f"class {_listed(moved)}")
+    return "; ".join(parts)
+
+
+def _together(names: Mapping[int, str], more: Mapping[int, str]) -> str:
+    """All names as they are given on the command line, unless those are too many."""
+    union = dict.fromkeys((*names.values(), *more.values()))
+    return (
+        f" '{','.join(union)}'" if len(union) <= _MOST and not any("," in n for n in union) else ""
+    )
+
+
+def _listed(texts: list[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
