@@ -44,7 +44,7 @@ def visit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         ["bash", str(GPU / "visit.sh"), *arguments],
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
              **environment},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
 
 

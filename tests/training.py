@@ -91,7 +91,7 @@ def train(trainer: Any, values: dict[str, Any], callbacks: dict[str, Any] | None
 
 
 def yolodata_train(
-    values: dict[str, Any], env: dict[str, str], timeout: float = 300
+    values: dict[str, Any], env: dict[str, str], timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """The command line, which takes its processes with it when it takes too long."""
     given = {**os.environ, "OMP_NUM_THREADS": "1", **env}
