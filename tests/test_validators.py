@@ -184,6 +184,7 @@ def test_the_command_line(packed_once: Path, monkeypatch: Any, capsys: Any) -> N
         "data=shards device=0": "Invalid CUDA 'device=0'",
         "data=shards mode=train": "mode must be val",
         "data=shards yolodata.codec=png": "codec must be one of",
+        "data=shards yolodata.prefetch=2": "no setting prefetch of validation",
     }.items():
         assert main(["val", "model=tiny.pt", *how, *wrong.split()]) == 2
         assert said in capsys.readouterr().err

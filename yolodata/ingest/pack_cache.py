@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from yolodata.errors import ShardError
 from yolodata.files import remove_quietly, stored_bytes
-from yolodata.shards.data_yaml import DATA_YAML
+from yolodata.shards.data_yaml import DATA_YAML, is_of_shards
 from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.reader import read_meta
@@ -41,7 +41,6 @@ _OF_WORK = re.compile(
 )
 AS_FILES = "as-files"
 _COPY = re.compile(r"[0-9a-f]{16}-(raw|jpeg)|begun")
-_OURS = b"# Written by yolodata"  # how a data.yaml begins that is ours
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,8 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
     if unfinished and any(packed.splits.values()):
         return []
     note = folder / DATA_YAML
-    with contextlib.suppress(OSError):
-        if note.read_bytes().startswith(_OURS):
+    if is_of_shards(note):
+        with contextlib.suppress(OSError):
             note.unlink()
     _remove_copies(folder / AS_FILES)
     remove_quietly(folder / name for name in (LEFT_OUT, *LOCKS.values()))
