@@ -49,7 +49,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = prepare(tmp_path_factory.mktemp("ranks"))
     shm = set(os.listdir("/dev/shm"))
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(6)]
+        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(7)]
         ports = ",".join(str(each.getsockname()[1]) for each in sockets)
     values = arguments(
         folder, "frozen", epochs=4, multi_scale=0.0, val=False, resume="auto", nproc=2
@@ -156,10 +156,12 @@ def test_one_rank_is_asked_to_stop_and_both_do(ran: Any) -> None:
 
 def test_one_rank_is_asked_to_stop_in_validation_and_both_do(ran: Any) -> None:
     folder, *_ = ran
-    assert [(folder / f"asked-{rank}").read_text() for rank in range(2)] == ["75", "75"]
+    said = (folder / "asked-0.txt").read_text()
+    assert [(folder / f"asked-{rank}.status").read_text() for rank in range(2)] == ["75"] * 2, said
     [written] = (folder / "runs" / "asked" / "checkpoints").glob("*.ckpt")
     assert torch.load(written)["stage"] == "validate"
-    assert written.name.startswith(f"00000-{BATCHES:08d}")
+    where = "another rank was asked to stop: stopped while (validating|summing up the validation)"
+    assert re.search(f"{where}; resume=auto goes on from {written}", said)
 
 
 def test_torchruns_own_tracebacks_are_left_out(
