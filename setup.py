@@ -1,7 +1,7 @@
 """Builds the native core `yolodata._native` from `csrc/` (see CONTRIBUTING.md).
 
 Environment:
-    CXX: the C++ compiler; without it the first of c++, g++, clang++, g++-12, … that is new enough.
+    CXX: the C++ compiler; without it the first of c++, g++, g++-12, … that is new enough.
     YOLODATA_CUDA: auto (default: with CUDA if a compiler works), on (it must), off.
     YOLODATA_CUDA_ARCHS: GPU architectures, such as "80;90;120+PTX".
     YOLODATA_ASAN: 1 builds with the address and undefined-behaviour sanitizers.

@@ -77,6 +77,24 @@ def memory(values: dict[str, Any]) -> str:
     return _with_notes([lines], values, f"batches of {values['settings']['batch']}; n = 1")
 
 
+def training(values: dict[str, Any]) -> str:
+    """What benchmarks/training.py wrote."""
+    loaders = list(next(iter(values["final"].values())))
+    lines = [["mean of the last three epochs", *loaders, "p"]]
+    for name, groups in values["final"].items():
+        cells = [f"{s['mean']:.3f} ({s['min']:.3f} to {s['max']:.3f})" for s in groups.values()]
+        lines.append([name, *cells, f"{values['p_value'][name]:.2f}"])
+    settings, runs = values["settings"], values["runs"]
+    seeds = dict.fromkeys(sum(run["loader"] == loader for run in runs) for loader in loaders)
+    how = (
+        f"{settings['model']} from scratch on {values['dataset']}, imgsz {settings['imgsz']}, "
+        f"batch {settings['batch']}, {settings['epochs']} epochs; "
+        f"n = {' and '.join(map(str, seeds))} seeds; p: share of all regroupings of the runs "
+        "whose means differ as much"
+    )
+    return report.with_notes([lines], [*report.about_machine(values), how])
+
+
 def _with_notes(tables: list[list[list[str]]], values: dict[str, Any], how: str) -> str:
     note = values["settings"].get("note")
     return report.with_notes(
@@ -90,6 +108,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu-kernel": kernel,
     "gpu-decode": decode,
     "gpu-memory": memory,
+    "training": training,
 }
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""
 

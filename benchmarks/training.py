@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -43,7 +44,11 @@ def train_one(loader: str, seed: int, args: argparse.Namespace, folder: Path) ->
     if loader == "yolodata":
         import yolodata
 
-        extra["trainer"] = yolodata.DetectionTrainer.configure(folder=str(folder / "shards"))
+        shards = folder / f"shards-{seed}"
+        extra["trainer"] = yolodata.DetectionTrainer.configure(folder=str(shards))
+    else:
+        # Mosaic partners come from the whole dataset, as ours do; else from its last images.
+        extra["cache"] = "ram"
     YOLO(args.model).train(
         data=str(args.data), imgsz=args.imgsz, epochs=args.epochs, batch=args.batch, seed=seed,
         device=args.device, workers=2, amp=False, plots=False, pretrained=False, verbose=False,
@@ -115,6 +120,7 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=0.002)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--json", type=Path, help="runs are kept there, and not repeated")
     parser.add_argument("--one", nargs=2, metavar=("LOADER", "SEED"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="keep the run folders there")
@@ -123,29 +129,42 @@ def main() -> int:
         train_one(args.one[0], int(args.one[1]), args, args.folder)
         return 0
     values = begin(args)
-    with tempfile.TemporaryDirectory() as temporary:
+    there = {(run["loader"], run["seed"]) for run in values["runs"]}
+    wanted = [(loader, seed) for seed in range(args.seeds) for loader in LOADERS]
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(args.jobs) as pool:
         folder = (args.folder or Path(temporary)).resolve()
-        for seed, loader in itertools.product(range(args.seeds), LOADERS):
-            if any((run["loader"], run["seed"]) == (loader, seed) for run in values["runs"]):
-                continue
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", loader, str(seed)]
-            began = time.monotonic()
-            done = subprocess.run(
-                [*command, "--folder", str(folder)], capture_output=True, text=True
-            )
-            if done.returncode:
-                print(done.stdout[-3000:], done.stderr[-3000:], file=sys.stderr)
-                return 1
-            curves = read_curves(folder / f"{loader}-{seed}" / "results.csv")
-            values["runs"].append({
-                "loader": loader, "seed": seed, "date": results.today(),
-                "seconds": round(time.monotonic() - began, 1),
-                "commit": environment.versions().get("commit"), "curves": curves,
-            })  # fmt: skip
-            if args.json:
-                results.save(args.json, values)
-            print(f"{loader:12} seed {seed}: mAP50 {curves['mAP50'][-1]:.4f}", flush=True)
+        starts = [pool.submit(run, *pair, folder) for pair in wanted if pair not in there]
+        try:
+            for done in as_completed(starts):
+                values["runs"].append(made := done.result())
+                values["runs"].sort(key=lambda run: (run["seed"], run["loader"]))
+                if args.json:
+                    results.save(args.json, values)
+                last = made["curves"]["mAP50"][-1]
+                print(f"{made['loader']:12} seed {made['seed']}: mAP50 {last:.4f}", flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failed run, no others
     return report(values, args)
+
+
+def run(loader: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One run in a process of its own.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    began = time.monotonic()
+    more = ["--one", loader, str(seed), "--folder", str(folder)]
+    command = [sys.executable, __file__, *sys.argv[1:], *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{loader}, seed {seed}: {done.stdout[-3000:]} {done.stderr[-3000:]}")
+    return {
+        "loader": loader, "seed": seed, "date": results.today(),
+        "seconds": round(time.monotonic() - began, 1),
+        "commit": environment.versions().get("commit"),
+        "curves": read_curves(folder / f"{loader}-{seed}" / "results.csv"),
+    }  # fmt: skip
 
 
 def report(values: dict[str, Any], args: argparse.Namespace) -> int:

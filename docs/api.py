@@ -27,6 +27,7 @@ GROUPS = {
     "One sample": ("plan", "Recipe", "render", "labels"),
     "Training with Ultralytics": (
         "DetectionTrainer", "SegmentationTrainer", "PoseTrainer", "OBBTrainer",
+        "DetectionValidator", "SegmentationValidator", "PoseValidator", "OBBValidator",
     ),
     "Errors": ("YolodataError", "DatasetError", "ResourceError", "ShardError", "ConfigError"),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,12 @@ def gpu_problem() -> str | None:
 
 
 def pytest_configure() -> None:
-    """Hides Albumentations: where Ultralytics finds it, it changes pictures with it, and we too."""
+    """Hides Albumentations: where Ultralytics finds it, it changes pictures with it, and we too.
+
+    What trainers of tests pack is not listed in the user's cache.
+    """
+    cache = Path(tempfile.gettempdir()) / f"yolodata-tests-{os.getuid()}"
+    os.environ.setdefault("YOLODATA_CACHE", str(cache))
     sys.modules["albumentations"] = None  # type: ignore[assignment]
 
 

@@ -70,7 +70,7 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert charts.main(["--check", str(out)]) == 1
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md", "docs/parity.md"])
 def test_published_tables_are_those_of_the_results(page: str) -> None:
     assert script("tables").main(["--check", str(SCRIPTS.parent / page)]) == 0
 

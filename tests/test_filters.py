@@ -15,7 +15,7 @@ import pytest
 import torch
 from loading import grouped
 from test_device import shards, stream, twin
-from test_host_transforms import CACHES, SETTINGS, often, seen
+from test_host_transforms import SETTINGS, often, seen
 
 from yolodata import Loader
 from yolodata._native import Filter
@@ -128,7 +128,9 @@ def test_filters_that_cannot_be(make: Callable[[], Any], message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize(("codec", "cache"), CACHES)
+@pytest.mark.parametrize(  # tests/test_host_transforms.py has the others
+    ("codec", "cache"), [("raw", "none"), ("raw", "device"), ("jpeg", "host")]
+)
 def test_every_tier_gives_the_stream_of_the_cpu(
     albumentations, shards, twin, seen, codec, cache
 ) -> None:

@@ -16,6 +16,7 @@ from loading import damage, draw_dataset, grouped, packed
 from test_device import IMGSZ, RECIPE, as_output, shards, stream, twin
 from test_device_memory import Stubborn
 from test_segment import with_outlines
+from training import network
 
 from yolodata import AugmentConfig, Loader, YolodataError
 from yolodata.pipeline.albumentations import pool
@@ -234,7 +235,7 @@ def test_a_trainer_keeps_its_device(albumentations, twin, tmp_path, monkeypatch)
     from yolodata.ultralytics import trainer as trainers
 
     yaml = draw_dataset(tmp_path / "set", {"train": 60, "val": 4})
-    values = {**QUIET, "project": str(tmp_path), "imgsz": IMGSZ, "model": "yolo26n.yaml"}
+    values = {**QUIET, "project": str(tmp_path), "imgsz": IMGSZ, "model": network()}
     trainer: Any = DetectionTrainer(overrides={**values, "data": str(yaml), "epochs": 1})
     trainer.model = torch.nn.Conv2d(3, 8, 3)  # its order of memory is asked for
     said: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -95,6 +96,18 @@ PACKED: dict[str, tuple[dict[str, bytes | str], dict[str, list[str]]]] = {
         },
         {"train": ["a", "b"], "val": ["a"]},
     ),
+    "no YAML, folders of splits in other letters": (
+        {
+            **CLASSES,
+            **pairs("Train/images/{}.jpg", "Train/labels/{}.txt", "a b"),
+            **pairs("val2017/{}.jpg", "val2017/{}.txt", "c"),
+        },
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
+    "CVAT, YOLO 1.1, without lists": (
+        {name: data for name, data in DARKNET.items() if name not in ("train.txt", "valid.txt")},
+        {"train": ["a", "b"], "val": ["c"]},
+    ),
     "CVAT, YOLO 1.1": (DARKNET, {"train": ["a", "b"], "val": ["c"]}),
     "CVAT, YOLO 1.1 in data/": (
         {f"data/{name}": content for name, content in DARKNET.items()},
@@ -159,7 +172,8 @@ def test_packed(tmp_path: Path, case: str) -> None:
 
 def test_a_folder_without_a_yaml_is_packed(tmp_path: Path) -> None:
     files, _ = PACKED["Label Studio"]
-    root = build(tmp_path / "set", {**files, "labels/lost.txt": ROW, "images/anim.gif": b"x"})
+    more = {"labels/lost.txt": ROW, "images/anim.gif": b"x"}
+    root = build(tmp_path / "set", {**files, **more})
     report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
     assert (report.images, report.objects, report.left_out) == (3, 3, [])
     found = {Path(path).name: reason for path, reason in open_source(root).left_out.items()}
@@ -174,6 +188,11 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         {**CLASSES, "notes.json": "{}", "labels/a.txt": ROW},
         "",
         r"class names.*no images.*put them into 'images'",
+    ),
+    "CVAT, YOLO 1.1, without images": (
+        {name: data for name, data in DARKNET.items() if not name.endswith(".jpg")},
+        "",
+        r"none of the 2 images that are listed exists, as 'data/obj_train_data/a\.jpg'",
     ),
     "labels without names": (
         pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
@@ -239,7 +258,7 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
             **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
         },
         "",
-        r"'path: \.' starts in the working folder.*cd '.*set'",
+        r"'path: \.' starts in the working folder.*Leave 'path' out",
     ),
     "a list of another folder": (
         {
@@ -248,7 +267,17 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
             **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
         },
         "",
-        r"start in the working folder.*cd '.*set'",
+        r"start in the working folder.*sed -i 's\|\^\|\./\|' .*train\.txt",
+    ),
+    "names that differ": (
+        {"train/_darknet.labels": "cat\ndog", "valid/_darknet.labels": "dog", "train/a.jpg": JPEG},
+        "",
+        r"differ: \['cat', 'dog'\] and \['dog'\]",
+    ),
+    "Label Studio without names": (
+        {"notes.json": "{}", **pairs("images/{}.jpg", "labels/{}.txt", "a")},
+        "",
+        r"names of the classes are missing",
     ),
     "names with a blank line": (
         {"classes.txt": "cat\n\ndog", "images/a.jpg": JPEG},
@@ -269,6 +298,30 @@ def test_refused(tmp_path: Path, case: str) -> None:
     build(tmp_path / "set", files)
     with pytest.raises(DatasetError, match=f"(?s){said}"):
         open_source(tmp_path / "set" / name)
+
+
+@pytest.mark.parametrize("before", ["", "data/", "set/"])
+def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
+    """What the message says to run is run, and then the dataset is packed."""
+    files = pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b")
+    build(tmp_path / "set", {**files, "data.yaml": "train: list.txt\nval: list.txt\nnames: [a]"})
+    lines = "".join(f"{before}images/train/{name}.jpg\n" for name in "ab")
+    build(tmp_path / "set", {"list.txt": lines})
+    with pytest.raises(DatasetError, match="Mend the list: ") as refusal:
+        open_source(tmp_path / "set")
+    subprocess.run(str(refusal.value).partition("Mend the list: ")[2], shell=True, check=True)
+    assert members(open_source(tmp_path / "set"))["train"] == ["a", "b"]
+
+
+def test_what_lies_beside_the_splits_is_listed(tmp_path: Path) -> None:
+    files, _ = PACKED["Roboflow, Darknet"]
+    data = "train = data/train\nvalid = data/nowhere.txt"
+    root = build(tmp_path / "set", {**files, **pairs("more/{}.jpg", "more/{}.txt", "e")})
+    assert [Path(path).name for path in open_source(root).left_out] == ["e.jpg"]
+    source = open_source(build(root, {"obj.data": data}))
+    assert members(source) == {"train": ["a", "b"]}
+    assert {Path(path).name for path in source.left_out} == {"c.jpg", "e.jpg"}
+    assert any("nowhere.txt', which" in note for note in source.notes)
 
 
 def test_an_archive_is_refused_with_the_command_that_packs_it(tmp_path: Path) -> None:

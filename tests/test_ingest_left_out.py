@@ -148,6 +148,13 @@ def test_the_same_name_in_two_folders_never_shares_an_annotation(tmp_path: Path)
     assert [text[:1] for text in (*labels["train"], *labels["val"]) if text] == [b"1", b"0", b"1"]
 
 
+def test_images_in_another_folder_than_that_which_is_read(tmp_path: Path) -> None:
+    root = build(voc(tmp_path, "a"), {"images/b.jpg": JPEG})
+    ((path, reason),) = open_source(root).left_out.items()
+    assert path.endswith("images/b.jpg")
+    assert "see --images" in reason
+
+
 def test_the_name_in_an_annotation_decides_between_two_suffixes(tmp_path: Path) -> None:
     root = voc(tmp_path, "a")
     build(root, {"JPEGImages/a.png": JPEG, "Annotations/a.xml": VOC % rb"C:\pictures\a.jpg"})
@@ -190,14 +197,29 @@ def test_what_no_split_of_a_yaml_names(tmp_path: Path) -> None:
     assert "No such file" in left["no.jpg"]
 
 
+def test_images_that_share_a_label_file_are_said(tmp_path: Path) -> None:
+    files = {f"images/{name}": JPEG for name in ("a.jpg", "a.png", "b.jpg")}
+    files |= {"labels/a.txt": ROW, "data.yaml": b"train: images\nval: images\nnames: [a]"}
+    (note,) = [note for note in open_source(build(tmp_path, files)).notes if "suffixes" in note]
+    assert note.startswith("2 images have one name with several suffixes")
+    assert "a.png" in note
+
+
 def test_splits_that_were_not_asked_for_do_not_matter(tmp_path: Path) -> None:
     data = {"data.yaml": "train: images\nval: no/such\nnames: [a]"}
     source = open_source(build(tmp_path, {**data, "images/a.jpg": JPEG}), splits=["train"])
     assert stems(source) == {"train": "a"}
-    build(tmp_path, {"data.yaml": "train: one.txt\nval: two.txt\nnames: [a]"})
+    lists = "train: one.txt\nval: two.txt\ntest: none.txt\nnames: [a]"
+    build(tmp_path, {"data.yaml": lists, "none.txt": "./images/no.jpg"})
     build(
         tmp_path, {"one.txt": "./images/a.jpg", "two.txt": "./images/b.jpg", "images/b.jpg": JPEG}
     )
+    source = open_source(tmp_path)  # test is optional upstream, too
+    assert stems(source) == {"train": "a", "val": "b"}
+    assert "no test split: " in source.notes[0]
+    assert "none of the 1 images that are listed exists" in source.notes[0]
+    with pytest.raises(DatasetError, match="none of the 1 images"):
+        open_source(tmp_path, splits=["test"])
     for split in ("train", "val"):
         assert not open_source(tmp_path, splits=[split]).left_out
     with pytest.raises(

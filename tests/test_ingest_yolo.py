@@ -43,7 +43,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "absolute.txt": f"{base}/images/val/002.jpg\n{base}/images/val/000.jpg\n",
         "working_folder.txt": "images/train/001.jpg\nimages/val/001.jpg\n",
         "repeated.txt": "./images/train/001.jpg\n./images/train/001.jpg\n",
-        "odd.txt": "./images/a.gif\n\n  \n./images/train/001.jpg \n./x./images/002.jpg\n./b.jpg",
+        "odd.txt": "./images/a.gif\n\n  \n./images/train/001.jpg \n./x./images/002.jpg\n./b.jpg\n"
+        "./images/train/000.jpg",
         "no_images.txt": "./notes.txt\n",
         "nothing.txt": "",
         "latin.txt": b"./images/\xe9.jpg\n",

@@ -124,11 +124,11 @@ sys.exit(main(["shard", *sys.argv[1:3], "--imgsz", "32", "--workers", "1", "--qu
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_an_address_space_that_is_too_small(data: Path) -> None:
     large = data.parent / "images" / "val" / "large.png"
-    large.write_bytes(cv2.imencode(".png", np.zeros((8000, 8000, 3), np.uint8))[1].tobytes())
+    large.write_bytes(cv2.imencode(".png", np.zeros((7000, 7000), np.uint8))[1].tobytes())
     out, small = data.parent.parent / "out", data.parent / "images" / "val" / "000.jpg"
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(data), str(out), str(small)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
     )
     assert done.returncode == 2, done.stderr.decode()

@@ -182,7 +182,7 @@ def test_an_image_twice_in_an_epoch_is_noticed(ours: Any) -> None:
 def test_tests_of_two_samples_give_false_alarms_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
     found: dict[str, list[float]] = {"numbers": [], "whole": [], "range": [], "categories": []}
-    for _ in range(300):
+    for _ in range(100):
         a, b = random.uniform(0, 1, 200), random.uniform(0, 1, 700)
         found["numbers"].append(two_sample.compare_numbers(a, b)[0])
         found["range"].append(two_sample.range_p(a, b))
@@ -190,7 +190,7 @@ def test_tests_of_two_samples_give_false_alarms_as_often_as_they_say() -> None:
         found["whole"].append(two_sample.compare_numbers(*whole)[0])
         found["categories"].append(two_sample.compare_categories(*whole))
     for p in found.values():
-        assert np.mean(np.array(p) < 0.1) < 0.15
+        assert np.mean(np.array(p) < 0.1) < 0.2
     assert min(found["range"]) < 0.1  # and they can
     assert two_sample.compare_numbers(np.zeros(30), np.ones(30))[0] == 0.0
     assert two_sample.compare_numbers(np.ones(30), np.ones(40))[0] == 1.0

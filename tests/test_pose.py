@@ -14,6 +14,7 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     train,
     validated_both_ways,
 )
+from training import network
 from twin import stand_in
 
 import yolodata
@@ -136,7 +137,7 @@ def test_what_has_no_keypoints_is_refused(tmp_path: Path) -> None:
 def test_training_and_validation(people: Path, tmp_path: Path) -> None:
     """Trains and plots; validation gives upstream's figures to the last digit."""
     trainer, seen = train(
-        tmp_path, people, trainer=yolodata.PoseTrainer, model="yolo26n-pose.yaml", plots=True
+        tmp_path, people, trainer=yolodata.PoseTrainer, model=network("pose"), plots=True
     )
     assert len(seen) == 2
     assert isinstance(trainer.train_loader, yolodata.Loader)
@@ -152,5 +153,5 @@ def test_command_line_takes_the_models_task(people: Path, tmp_path: Path) -> Non
     values = {k: v for k, v in QUIET.items() if k != "exist_ok"}
     arguments = [f"{name}={value}" for name, value in values.items()]
     arguments += [f"data={people}", f"project={tmp_path / 'runs'}", "name=pose", "epochs=1"]
-    assert main(["train", "model=yolo26n-pose.yaml", *arguments]) == 0
+    assert main(["train", f"model={network('pose')}", *arguments]) == 0
     assert list((tmp_path / "set.yolodata").glob("data-raw-pose-64-*"))

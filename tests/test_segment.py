@@ -15,6 +15,7 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     train,
     validated_both_ways,
 )
+from training import network
 from twin import stand_in
 
 import yolodata
@@ -150,15 +151,11 @@ def test_what_cannot_serve_is_refused(shapes: Path, tmp_path: Path, task: str) -
 
 
 @pytest.mark.usefixtures("without_curves")
-@pytest.mark.parametrize(
-    ("task", "model", "loss"), [("segment", "seg", "seg_loss"), ("obb", "obb", "angle_loss")]
-)
-def test_training_and_validation(
-    shapes: Path, tmp_path: Path, task: str, model: str, loss: str
-) -> None:
+@pytest.mark.parametrize(("task", "loss"), [("segment", "seg_loss"), ("obb", "angle_loss")])
+def test_training_and_validation(shapes: Path, tmp_path: Path, task: str, loss: str) -> None:
     """Trains and plots; validation gives upstream's figures to the last digit."""
     trainer, seen = train(
-        tmp_path, shapes, trainer=TRAINERS[task], model=f"yolo26n-{model}.yaml", plots=True,
+        tmp_path, shapes, trainer=TRAINERS[task], model=network(task), plots=True,
         copy_paste=0.5, epochs=1,
     )  # fmt: skip
     assert seen
@@ -175,5 +172,5 @@ def test_command_line_takes_the_models_task(shapes: Path, tmp_path: Path) -> Non
     values = {k: v for k, v in QUIET.items() if k != "exist_ok"}
     arguments = [f"{name}={value}" for name, value in values.items()]
     arguments += [f"data={shapes}", f"project={tmp_path / 'runs'}", "name=seg", "epochs=1"]
-    assert main(["train", "model=yolo26n-seg.yaml", *arguments]) == 0
+    assert main(["train", f"model={network('segment')}", *arguments]) == 0
     assert list((tmp_path / "set.yolodata").glob("data-raw-64-*"))

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 import yolodata
+from yolodata.arguments import split_arguments
 from yolodata.cli import COMMANDS, main, parser_of
 from yolodata.documented import Setting, as_words, settings_of
 from yolodata.ingest import pack
 from yolodata.settings import ENVIRONMENT, groups
 from yolodata.train import TrainSettings
-from yolodata.train.cli import split_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = list(groups())

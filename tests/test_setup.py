@@ -107,7 +107,7 @@ def test_no_compiler(machine: Machine) -> None:
     [
         (GCC.format("9.4.0"), "c++ is g++ 9.4.0, and 12 or newer is needed"),
         (GCC.format("11.4.0"), "c++ is g++ 11.4.0, and 12 or newer is needed"),
-        (CLANG.format("14.0.6"), "c++ is clang++ 14.0.6, and 16 or newer is needed"),
+        (CLANG.format("16.0.6"), "c++ is clang version 16.0.6, and g++ 12 or newer is needed"),
         ("#!/bin/sh\necho cannot load libmpc.so >&2; exit 127\n", "cannot load libmpc.so"),
         ("#!/nothing/here\n", "c++ cannot be run"),
     ],

@@ -392,7 +392,7 @@ def test_verify_and_info_commands(tmp_path, capsys):
     shard_samples.pack(tmp_path / "val", 9, POSE)
     assert cli("info", tmp_path) == 0
     text = capsys.readouterr().out
-    assert "17, 4 without objects" in text
+    assert "17 of 20, 4 without objects" in text
     assert "3 × corrupt" in text
     assert "bird" in text
     assert cli("info", tmp_path, "--json", "--split", "val") == 0

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading import draw_dataset
+from training import network
 
 import yolodata
 from yolodata.errors import ConfigError
@@ -212,7 +213,7 @@ def test_a_run_is_recorded_and_the_loggers_are_told(
     monkeypatch.setattr(wb, "wb", types.SimpleNamespace(run=types.SimpleNamespace(log=log_wandb)))
     monkeypatch.setattr(wb, "model_info_for_loggers", lambda trainer: {})
     monkeypatch.setattr(mlflow, "mlflow", types.SimpleNamespace(log_metrics=log_mlflow))
-    model = YOLO("yolo26n.yaml")
+    model = YOLO(network())
     model.add_callback("on_train_start", lambda trainer: setattr(trainer, "_mlflow_active", True))
     # As Ultralytics does for the loggers that are installed.
     monkeypatch.setattr(
@@ -253,7 +254,7 @@ def test_a_run_is_recorded_and_the_loggers_are_told(
     assert len(rows(tmp_path / "b" / "steps.csv")) == 3
     assert len(rows(tmp_path / "a" / "steps.csv")) == 6
     off = yolodata.DetectionTrainer.configure(telemetry=False)
-    overrides = {"model": "yolo26n.yaml", "name": "c", "task": "detect", **places}
+    overrides = {"model": network(), "name": "c", "task": "detect", **places}
     assert "StepWatcher" not in str(off(overrides=overrides).callbacks)
     assert "StepWatcher" in str(yolodata.DetectionTrainer(overrides=overrides).callbacks)
     with pytest.raises(ConfigError, match="telemetry must be True or False, got 1"):
@@ -269,7 +270,7 @@ def test_a_resumed_run_has_every_step_once(tmp_path: Path, drawn: Path) -> None:
         seen.append(trainer.epoch)
 
     seen: list[int] = []
-    model = YOLO("yolo26n.yaml")
+    model = YOLO(network())
     model.add_callback("on_train_batch_start", power_cut)
     kind = yolodata.DetectionTrainer
     with pytest.raises(KeyboardInterrupt):
@@ -295,7 +296,7 @@ def test_a_trainer_of_ultralytics_is_recorded_too(tmp_path: Path, drawn: Path) -
             super().__init__(*args, **kwargs)
             attach(self)
 
-    YOLO("yolo26n.yaml").train(
+    YOLO(network()).train(
         data=str(drawn), trainer=Recorded, project=str(tmp_path), name="a", **{**QUIET, "epochs": 1}
     )
     found = rows(tmp_path / "a" / "steps.csv")

@@ -20,11 +20,11 @@ COMMANDS = """
 import sys
 from yolodata.cli import main
 data, out = sys.argv[1:]
-for line in (["shard", data, out, "--imgsz", "32"], ["info", out], ["verify", out, "--full"]):
-    assert main(line) == 0, line
-for words in ([], ["shard"], ["info"], ["labels"], ["view"], ["verify"], ["bench"], ["parity"]):
+for words in ("shard", data, out, "--imgsz", "32"), ("info", out), ("verify", out), ("settings",):
+    assert main(words) == 0, words
+for words in "", "shard", "info", "labels", "view", "verify", "cache", "train", "bench", "parity":
     try:
-        main([*words, "--help"])
+        main([*words.split(), "--help"])
     except SystemExit as end:
         assert not end.code
 """
@@ -70,7 +70,9 @@ def lacking(file: Path) -> Iterator[str]:
             and set(arg.value) <= set("rwaxbt+")
         ]
         builtin = isinstance(node.func, ast.Name) and name == "open"
-        text = name in ("read_text", "write_text", "TextIOWrapper", "FileHandler")
+        method = isinstance(node.func, ast.Attribute)
+        text = name in ("TextIOWrapper", "FileHandler")
+        text |= method and name in ("read_text", "write_text")
         text |= builtin and not any("b" in mode for mode in modes)
         text |= name in ("open", "fdopen", "NamedTemporaryFile") and any(
             "b" not in mode for mode in modes

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import shutil
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train import TrainSettings, trainer_for
+from yolodata.train import TrainSettings, signals, trainer_for
 from yolodata.train import trainer as trainer_module
 from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.object_store import ObjectStore
@@ -51,13 +53,28 @@ class Notes:
         if len(self.places) == self.at:
             self.act(trainer)
 
+    def step(self, trainer: Any) -> None:
+        if self.at == "step" and len(self.places) == 2 * BATCHES:
+            self.act(trainer)
+            time.sleep(10)  # as a compilation takes
+
     def validation(self, validator: Any) -> None:
-        if self.at == "validation" and len(self.places) == 2 * BATCHES:
+        at = {"validation": 2 * BATCHES, "evaluation": STEPS}.get(str(self.at))
+        if len(self.places) == at and (self.at == "validation" or not validator.training):
             self.act(validator)
+
+    def saving(self, trainer: Any) -> None:
+        if self.at == "saving" and len(self.places) == 2 * BATCHES:
+            self.act(trainer)
 
     @property
     def callbacks(self) -> dict[str, Any]:
-        return {"on_train_batch_end": self.batch, "on_val_batch_start": self.validation}
+        return {
+            "on_train_batch_start": self.step,
+            "on_train_batch_end": self.batch,
+            "on_val_batch_start": self.validation,
+            "on_model_save": self.saving,
+        }
 
 
 def final(trainer: Any) -> dict[str, torch.Tensor]:
@@ -103,11 +120,21 @@ def test_the_loop_is_upstreams(folder: Path, whole: tuple[Notes, Any]) -> None:
         (signal.SIGUSR1, 3),
         (signal.SIGINT, BATCHES),
         (signal.SIGTERM, "validation"),
+        (signal.SIGTERM, "saving"),
+        (signal.SIGTERM, "evaluation"),
+        (signal.SIGTERM, "step"),
     ],
 )
 def test_goes_on_where_a_signal_stopped_it(
-    folder: Path, whole: tuple[Notes, Any], number: signal.Signals, at: int | str
+    folder: Path,
+    whole: tuple[Notes, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    at: int | str,
 ) -> None:
+    monkeypatch.setattr(signals, "LATE", 0.2)
+    said: list[str] = []
+    monkeypatch.setattr(trainer_module.LOGGER, "info", lambda text="", *_: said.append(str(text)))
     name = f"stopped-{number.name}-{at}"
     values = arguments(folder, name, resume="auto")
     before = Notes(at, lambda _: os.kill(os.getpid(), number))
@@ -115,6 +142,18 @@ def test_goes_on_where_a_signal_stopped_it(
     with pytest.raises(Preempted) as stop:
         train(trainer_for("detect"), values, before.callbacks)
     assert stop.value.code == 75
+    newest = file.checkpoints_in(folder / "runs" / name / FOLDER)[0]
+    doing = {
+        "validation": "while validating",
+        "saving": "while saving",
+        "evaluation": "while validating the best model",
+        "step": "while waiting for data",
+    }
+    # The next update may be that of the next epoch: what is held at the end of this one is written.
+    where = doing.get(str(at), r"(after epoch 1, batch \d|while in callbacks)")
+    [end] = [line for line in said if ": stopped " in line]
+    pattern = f"{number.name}: stopped {where}; resume=auto goes on from {newest}."
+    assert re.search(pattern, end), end
     assert signal.getsignal(number) == handler
     after = Notes()
     done = train(trainer_for("detect"), values, after.callbacks)

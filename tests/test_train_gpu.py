@@ -304,9 +304,10 @@ def test_two_ranks_share_a_card(folder: Path, device: str, monkeypatch: pytest.M
     alone, ranks = notes(folder / "one", 9), [notes(folder / "two", rank) for rank in range(2)]
     assert len(alone) == len(ranks[0]) == 2 * BATCHES
     for one, *both in zip(alone, *ranks, strict=True):
-        fed, loss = together(both)
+        fed = together(both)
         assert fed[: len(one["fed"])] == one["fed"]
-        assert loss == pytest.approx(one["loss"], rel=1e-2)  # convolutions in TF32
+        for rank in both:  # convolutions in TF32
+            assert rank["loss"] == pytest.approx(one["loss"], rel=1e-2)
         assert both[0]["weights"] == both[1]["weights"]
     assert len({step["weights"] for step in ranks[0]}) > 2
 

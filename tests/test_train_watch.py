@@ -76,7 +76,8 @@ def test_who_is_lost(clock: list[float], monitor: Any) -> None:
     beat(monitor, 1, limit=None, number=4)
     assert lost().rank == 2
     assert "no sign of life" in lost().reason
-    monitor[1].set("done/2", "1")  # it ended well
+    left = {"rank": 2, "how": "done", "reason": ""}
+    monitor[1].set("left/2", json.dumps(left))  # it ended well
     assert lost() is None
     here = {"host": socket.gethostname(), "limit": None}
     beat(monitor, 1, number=5, **here)

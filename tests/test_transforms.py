@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from loading import digest, draw_dataset, grouped, packed, sample_digests
+from training import network
 
 import yolodata
 from yolodata import AugmentConfig, ConfigError, Loader, YolodataError, _native
@@ -199,7 +200,7 @@ def test_trainer_takes_them(albumentations: ModuleType, yaml: Path, tmp_path: Pa
     def trainer(transforms: list[Any]) -> Any:
         values = {**QUIET, "project": str(tmp_path), "augmentations": transforms, "imgsz": IMGSZ}
         made = yolodata.DetectionTrainer(
-            overrides={"model": "yolo26n.yaml", "data": str(yaml), "epochs": 1, **values}
+            overrides={"model": network(), "data": str(yaml), "epochs": 1, **values}
         )
         return made
 

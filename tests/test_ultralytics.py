@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from loading import draw_dataset, grouped, packed, upstream_dataset
+from training import network
 
 import yolodata
 from yolodata.cli import main
@@ -57,7 +58,7 @@ def train(tmp_path: Path, data: Path, name: str = "run", **settings: Any) -> Any
     from ultralytics import YOLO
 
     trainer = settings.pop("trainer", yolodata.DetectionTrainer)
-    model = YOLO(settings.pop("model", "yolo26n.yaml"))
+    model = YOLO(settings.pop("model", network()))
     seen: dict[str, list[str]] = {}
 
     def note(trainer: Any) -> None:
@@ -212,7 +213,7 @@ def test_a_resumed_run_goes_on_with_its_epoch_and_settings(tmp_path: Path, drawn
             raise Stop
 
     configured = yolodata.DetectionTrainer.configure(codec="jpeg", folder=str(tmp_path / "cache"))
-    model = YOLO("yolo26n.yaml")
+    model = YOLO(network())
     model.add_callback("on_train_epoch_start", stop)
     values = {**QUIET, "epochs": 3, "project": str(tmp_path / "runs"), "name": "stopped"}
     with pytest.raises(Stop):
@@ -277,7 +278,7 @@ def test_what_ours_cannot_do_goes_to_upstreams_loader(
 def _train_without_notes(tmp_path: Path, data: Path, settings: dict[str, Any]) -> Any:
     from ultralytics import YOLO
 
-    model = YOLO("yolo26n.yaml")
+    model = YOLO(network())
     values = {**QUIET, "epochs": 1, "project": str(tmp_path / "runs"), **settings}
     model.train(data=str(data), trainer=yolodata.DetectionTrainer, **values)
     return model.trainer, None
@@ -312,7 +313,7 @@ def test_settings_reach_processes_that_upstream_starts(tmp_path: Path) -> None:
     assert issubclass(again, yolodata.DetectionTrainer)
     trainer = yolodata.DetectionTrainer(
         overrides={
-            "model": "yolo26n.yaml",
+            "model": network(),
             "data": str(draw_dataset(tmp_path / "set", {"train": 3, "val": 2})),
             "yolodata": {"threads": 2},
             "device": "cpu",
@@ -344,7 +345,7 @@ def test_command_line(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture
     assert main(["train", f"data={drawn}"]) == 2
     assert "model" in capsys.readouterr().err
     arguments = [f"{name}={value}" for name, value in QUIET.items()]
-    arguments += ["model=yolo26n.yaml", f"data={drawn}", "epochs=1", f"project={tmp_path / 'runs'}"]
+    arguments += [f"model={network()}", f"data={drawn}", "epochs=1", f"project={tmp_path / 'runs'}"]
     assert main(["train", *arguments, f"yolodata.folder={tmp_path / 'cache'}"]) == 0
     assert list((tmp_path / "cache").rglob("dataset.json"))
 
@@ -389,7 +390,7 @@ class _OnATwinInHalf(_OnATwin):
         return done
 
 
-@pytest.mark.parametrize("cache", ["device", "none"])
+@pytest.mark.parametrize("cache", ["device"])  # tests/test_device.py has the others' streams
 def test_training_on_a_device_is_training_on_the_cpu(
     tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
@@ -425,8 +426,7 @@ def copies(layer: torch.nn.Module, picture: torch.Tensor) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("cache", ["device", "none"])
-@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("cache", "channels_last"), [("device", True), ("none", False)])
 def test_batches_come_as_the_first_convolution_wants_them(
     tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch, cache: str, channels_last: bool
 ) -> None:

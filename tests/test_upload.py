@@ -125,6 +125,134 @@ def test_large_files_arrive_in_parts_and_are_read_back(
     assert fetch(store, url, tmp_path / "back").read_bytes() == path.read_bytes()
 
 
+def run_files(folder: Path, epoch: int) -> dict[str, Path]:
+    """A run folder after an epoch; the best weights are the first one's."""
+    files = {"weights/last.pt": epoch, "weights/best.pt": 0, "results.csv": epoch, "labels.jpg": 0}
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"{name} of {content}".encode() * 1000)
+    return {name: folder / name for name in files}
+
+
+def fetched(store: S3Server, url: str, folder: Path) -> tuple[str, dict[str, bytes]]:
+    """The newest checkpoint, and the files that came with it."""
+    place = folder / "beside"
+    found = download_newest(
+        url, folder, beside=place, options=store.options, backoff=Backoff(**QUICK)
+    )
+    assert found is not None
+    paths = [path for path in place.rglob("*") if path.is_file()]
+    return found.name, {str(path.relative_to(place)): path.read_bytes() for path in paths}
+
+
+def test_files_beside_come_back_and_are_sent_once(
+    store: S3Server, url: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with uploader(store, url, keep=2) as up:
+        for epoch in range(4):
+            files = run_files(run, epoch)
+            up.put(checkpoint(tmp_path / "ckpt", epoch), files)
+            for name in ("results.csv", "labels.jpg"):  # written on while the thread uploads
+                files[name].write_bytes(b"later")
+            assert up.flush(30)
+    run_files(run, 3)
+    name, found = fetched(store, url, tmp_path / "back")
+    assert name == "00000-00000003.ckpt"
+    assert found == {name: path.read_bytes() for name, path in run_files(run, 3).items()}
+    sent = [line for line in store.requests if line.startswith("PUT")]
+    assert (
+        sum("best.pt" in line for line in sent) == sum("labels.jpg" in line for line in sent) == 1
+    )
+    assert sum("last.pt" in line for line in sent) == 4
+    # Two checkpoints, their manifests, two of what changes, one of what does not.
+    assert len(names(store, url)) == 2 + 2 + 2 * 2 + 2
+    with uploader(store, url, keep=1) as up:  # of another process, which knows them from there
+        up.put(checkpoint(tmp_path / "ckpt", 4), run_files(run, 4))
+    assert sum("best.pt" in line for line in store.requests if line.startswith("PUT")) == 1
+    assert len(names(store, url)) == 1 + 1 + 4
+
+
+def test_wherever_an_upload_ends_the_state_before_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: S3Server
+) -> None:
+    """Each write in turn is the last one; half of it arrives."""
+    writes = {name: getattr(MemoryFileSystem, name) for name in ("put_file", "pipe_file")}
+    left = 10**6
+
+    def cut(name: str) -> Any:
+        def write(self: Any, first: Any, second: Any, **given: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise PermissionError("the machine is gone")
+            writes[name](self, first, second, **given)
+            if left == 0:  # a store that shows what it has
+                path = second if name == "put_file" else first
+                data = self.cat_file(path)
+                self.store[self._strip_protocol(path)].seek(0)
+                self.store[self._strip_protocol(path)].truncate(len(data) // 2)
+
+        return write
+
+    for name in writes:
+        monkeypatch.setattr(MemoryFileSystem, name, cut(name))
+    store.options, kept = {}, store.options
+    try:
+        for ends in range(1, 20):
+            left, place = 10**6, f"memory://cut/{tmp_path.name}/{ends}"
+            before = run_files(tmp_path / "run", 0)
+            expected = {name: path.read_bytes() for name, path in before.items()}
+            with Uploader(place, keep=1) as up:
+                up.put(checkpoint(tmp_path / "ckpt", 0), before)
+            left = ends
+            with Uploader(place, keep=1, patience=0) as up:
+                up.put(checkpoint(tmp_path / "ckpt", 1), run_files(tmp_path / "run", 1))
+                arrived = up.flush(30)
+            left = 10**6
+            name, found = fetched(store, place, tmp_path / f"back{ends}")
+            if arrived:
+                assert name == "00000-00000001.ckpt"
+                break
+            assert (name, found) == ("00000-00000000.ckpt", expected)
+    finally:
+        store.options = kept
+    assert ends == 5  # two changed files, the checkpoint, its manifest: four writes, all cut once
+
+
+def test_a_damaged_file_beside_is_left_out(
+    store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with uploader(store, url) as up:
+        up.put(checkpoint(tmp_path / "ckpt", 0), run_files(tmp_path / "run", 0))
+    files = names(store, url)
+    [best], [last] = (
+        [name for name in files if name.endswith(end)] for end in ("best.pt", "last.pt")
+    )
+    store.files.pipe(f"{url}/{best}", b"x" * 1000)
+    store.files.rm(f"{url}/{last}")
+    with caplog.at_level(logging.WARNING, "yolodata"):
+        name, found = fetched(store, url, tmp_path / "back")
+    assert name == "00000-00000000.ckpt"
+    assert found.keys() == {"results.csv", "labels.jpg"}
+    assert sum("is left out" in line for line in caplog.messages) == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//x", ""])
+def test_files_beside_do_not_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    url = f"memory://beside/{tmp_path.name}"
+    with Uploader(url) as up:
+        up.put(checkpoint(tmp_path, 1), run_files(tmp_path / "run", 0))
+    place = ObjectStore(url)
+    [entry] = place.entries()
+    manifest = json.loads(place._fs.cat_file(place._path(f"{entry.stem}.json")))
+    manifest["beside"][0]["name"] = name
+    place._fs.pipe_file(place._path(f"{entry.stem}.json"), json.dumps(manifest).encode())
+    with pytest.raises(DamagedObject, match="no whole manifest"):
+        place.names_beside(entry)
+
+
 def test_an_outage_is_waited_for_and_reported_once(
     store: S3Server, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -62,8 +62,7 @@ def compare(yaml: Path, split: str, out: Path, imgsz: int, batch: int, **setting
                 assert mine["img"].is_contiguous()
 
 
-@pytest.mark.parametrize("codec", ["raw", "jpeg"])
-@pytest.mark.parametrize("imgsz", [96, 160])
+@pytest.mark.parametrize(("codec", "imgsz"), [("raw", 96), ("jpeg", 160)])
 def test_drawn_pictures(drawn: Path, codec: str, imgsz: int) -> None:
     out = packed(drawn, drawn.parent / f"{codec}{imgsz}", codec, imgsz)
     for batch in (1, 5, 64):
@@ -171,6 +170,27 @@ def test_ranks_take_what_upstream_gives_them(drawn: Path, batch: int, world_size
             assert len(ours) == len(theirs)
             for mine, batch_of_theirs in zip(ours, theirs, strict=True):
                 assert differences(mine, batch_of_theirs) == []
+
+
+def test_ranks_make_the_pictures_of_one_process(drawn: Path) -> None:
+    """With `shape_batch`, whatever the shapes of their own batches would be."""
+    out = drawn.parent / "ranks"
+    if not out.exists():
+        packed(drawn, out, "raw", 96)
+
+    def pictures(**given: Any) -> list[Any]:
+        with ValidationLoader(out, **grouped(threads=1, **given)) as loader:
+            return [picture.numpy() for batch in loader for picture in batch["img"]]
+
+    whole = pictures(batch_size=20)
+    parts = [{"batch_size": 10, "world_size": 2, "rank": rank} for rank in range(2)]
+    both = [picture for part in parts for picture in pictures(**part, shape_batch=20)]
+    assert len(both) == len(whole) == 37
+    assert all(np.array_equal(one, other) for one, other in zip(both, whole, strict=True))
+    without = [picture for part in parts for picture in pictures(**part)]
+    assert any(one.shape != other.shape for one, other in zip(without, whole, strict=True))
+    with pytest.raises(ConfigError, match="multiple of batch_size=10, got 8"):
+        pictures(**parts[0], shape_batch=8)
 
 
 def test_can_be_left_half_way(drawn: Path) -> None:

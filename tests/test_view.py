@@ -179,6 +179,19 @@ def test_keypoints_are_drawn_where_they_are(tmp_path: Path) -> None:
         assert drawn.sum() < 500  # and nothing else but two numbers
 
 
+def test_keypoints_without_visibility_are_filled(tmp_path: Path) -> None:
+    yaml = draw_dataset(tmp_path / "set", {"train": 1}, sides=(IMGSZ, IMGSZ + 1))
+    yaml.write_text(yaml.read_text() + "kpt_shape: [2, 2]\n")
+    (file,) = (yaml.parent / "labels").rglob("*.txt")
+    file.write_text("1 0.5 0.5 0.6 0.6 0.3 0.4 0.7 0.6\n")
+    shards = packed(yaml, tmp_path / "shards", "raw", IMGSZ, task="pose")
+    out = tmp_path / "look.png"
+    assert main(["view", str(shards), "--out", str(out)]) == 0
+    drawn = pictured(out)
+    for k, (x, y) in enumerate(((0.3, 0.4), (0.7, 0.6))):
+        assert tuple(drawn[round(y * IMGSZ), round(x * IMGSZ)][::-1]) == overlay.colour_of(k)
+
+
 @pytest.fixture
 def person(tmp_path: Path) -> Path:
     """A dataset of one person, whose 17 keypoints lie on a circle; the right shoulder (6) is not
@@ -258,6 +271,12 @@ def test_a_skeleton_that_cannot_be_drawn_is_refused(
     assert main(["view", str(shards), "--skeleton", str(file), "--out", str(out)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+    # Where nobody asked for it, the picture is drawn without.
+    person.write_text(yaml if yaml is not None else "")
+    assert main(["view", str(shards), "--out", str(out)]) == 0
+    noted = yaml is not None and "names" not in yaml
+    assert (message in capsys.readouterr().err) == noted
+    assert out.exists()
 
 
 def test_names_hide_no_names_and_no_small_objects(monkeypatch: pytest.MonkeyPatch) -> None:

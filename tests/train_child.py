@@ -6,8 +6,10 @@ it is read, the other runs are made; it then has the callbacks of that one, wher
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +23,9 @@ from training import arguments, first_update, train
 
 from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.watchdog import heartbeat
-from yolodata.train.watchdog.exit_codes import PEER_LOST, PeerLost, Preempted
+from yolodata.train.watchdog.exit_codes import PEER_LOST, STATUS, PeerLost, Preempted
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
@@ -67,12 +70,21 @@ def let_a_child_work(trainer: Any) -> None:
         (train_notes.NOTES / "waited").touch()
 
 
+def free_ports() -> list[str]:
+    """A port for the store of each run that is made apart, on both ranks the same."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in LOST]
+        ports = [str(each.getsockname()[1]) for each in sockets]
+    return list(ProcessGroup.join().share("ports", ports))
+
+
 def apart(name: str, mischief: str, port: str) -> int:
     """A run in a fork of each rank, which may be lost; returns its process."""
     process = os.fork()
     if process:
         return process
     os.environ.update(MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE="False")
+    os.environ.pop(STATUS)  # the launcher is told by its own run alone
     said = os.open(folder / f"{name}-{rank}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -106,9 +118,8 @@ LOST = {
     **SHORT,
 }
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
-ports = os.environ["PORTS"].split(",")
-forks = [apart(name, LOST[name], port) for name, port in zip(LOST, ports, strict=True)]
-run("two")
+forks = [apart(name, LOST[name], port) for name, port in zip(LOST, free_ports(), strict=True)]
+run("two", val=True)
 
 # One update from four batches of two ranks.
 first_update(folder, "parts", batch=4)

@@ -1,9 +1,10 @@
 """Callbacks for runs of `yolodata train`: every rank notes what it was fed and what it lost.
 
-One line a batch in NOTES/RANK.jsonl: epoch, batch of the epoch, a hash of each sample, the loss,
-and how many times gradients were reduced so far. Batch norm is frozen with FREEZE_BN=1. MISCHIEF
-says what goes wrong, as RANK:EPOCH:BATCH:WHAT, with WHAT one of kill, freeze, raise, a signal, or
-an event that hangs from then on.
+One line a batch in NOTES/RANK.jsonl: epoch, batch of the epoch, a hash of each sample, the loss and
+its mean over the epoch, the objects that the progress bar showed last, and how many times gradients
+were reduced so far. Batch norm is frozen with FREEZE_BN=1. MISCHIEF says what goes wrong, as
+RANK:EPOCH:BATCH:WHAT, with WHAT one of kill, freeze, raise, a signal, or an event that hangs from
+then on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NOTES = Path(os.environ.get("NOTES", "."))
 reduced = 0
 hanging = ""
 fed: list[str] = []
+shown: list[int] = []  # objects, in the progress bar
 
 
 def on_train_start(trainer: Any) -> None:
@@ -47,6 +49,8 @@ def on_train_start(trainer: Any) -> None:
                 module.eval()
 
     trainer.preprocess_batch = noting
+    show = trainer.loop._show_progress
+    trainer.loop._show_progress = lambda *given: (shown.append(given[-1]), show(*given))
     if os.environ.get("FREEZE_BN") == "1":
         trainer._model_train = frozen
     if hasattr(trainer.model, "register_comm_hook"):
@@ -86,6 +90,8 @@ def on_train_batch_end(trainer: Any) -> None:
         "batch": trainer.at.step,
         "fed": list(fed),
         "loss": {name: float(value) for name, value in trainer.loss_items.items()},
+        "mean": {name: float(value) for name, value in trainer.tloss.items()},
+        "shown": shown[-1] if shown else 0,
         "reduced": reduced,
         "weights": hashlib.sha1(weights).hexdigest(),
         "accumulate": trainer.accumulate,

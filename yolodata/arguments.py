@@ -12,6 +12,7 @@ the rules are the same everywhere:
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -135,7 +136,7 @@ class Parser(argparse.ArgumentParser):
     def _in_order(self, words: list[str]) -> list[str]:
         options: list[str] = []
         bare: list[str] = []
-        named: dict[str, str] = {}
+        named: dict[str, list[str]] = {}
         while words:
             word = words.pop(0)
             if word == "--":
@@ -150,7 +151,7 @@ class Parser(argparse.ArgumentParser):
                 found = self._unknown(name, value, dashed, words)
                 (bare if found == found.lstrip("-") else options).append(found)
             elif not action.option_strings:
-                named[action.dest] = self._value(action, value, words)
+                named.setdefault(action.dest, []).append(self._value(action, value, words))
             elif action.nargs == 0:
                 options += _flag(action, name, value, words)
             else:
@@ -199,16 +200,16 @@ class Parser(argparse.ArgumentParser):
             f"`{self.prog}` has no setting {name!r}{hint}; `{self.prog} --help` lists all"
         )
 
-    def _placed(self, bare: list[str], named: dict[str, str]) -> list[str]:
+    def _placed(self, bare: list[str], named: dict[str, list[str]]) -> list[str]:
         """Words without a name, and those whose name is of an argument without a flag, in order."""
         rest, placed = list(bare), list[str]()
         for action in self._actions:
             if action.option_strings:
                 continue
             if action.nargs in ("+", "*"):
-                found, rest = rest, []
+                found, rest = named.get(action.dest, []) + rest, []
             elif action.dest in named:
-                found = [named[action.dest]]
+                found = named[action.dest][-1:]
             else:
                 found, rest = rest[:1], rest[1:]
             if not found and action.nargs not in ("?", "*"):
@@ -295,3 +296,33 @@ def _names(action: argparse.Action) -> Iterator[str]:
         yield action.dest
     if isinstance(action, NamesAndValues):
         yield from action.names
+
+
+def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Returns upstream's arguments as texts, and the values of ours without their prefix.
+
+    Raises:
+        ConfigError: an argument is not of the form NAME=VALUE.
+    """
+    upstream: dict[str, str] = {}
+    ours: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.lstrip("-").partition("=")
+        if not equals or not name:
+            raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
+        if name.startswith("yolodata."):
+            ours[name.removeprefix("yolodata.")] = _value(text)
+        else:
+            upstream[name] = text
+    return upstream, ours
+
+
+def _value(text: str) -> Any:
+    """A Python literal, also true, false and none in any case; text otherwise."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -89,3 +89,13 @@ def file_checksum(file: BinaryIO) -> str:
     while block := file.read(_BLOCK):
         digest.update(block)
     return digest.hexdigest()
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(path, name)).st_size
+    return total

@@ -41,7 +41,7 @@ ENVIRONMENT = [
     Setting(
         "CXX",
         "the first that is new enough",
-        "installing, and DALI operators: the C++ compiler, g++ 12 or clang 16 or newer",
+        "installing, and DALI operators: the C++ compiler, g++ 12 or newer",
         "CXX=g++-13",
     ),
     Setting(
@@ -109,8 +109,9 @@ def groups() -> Iterator[Group]:
             yield Group(f"yolodata {command}", "`--name value` or `name=value`", settings)
     train = import_module("yolodata.train.settings").TrainSettings
     yield Group(
-        "yolodata train",
-        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value`; in Python "
+        "yolodata train, yolodata val",
+        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value` (`val`: folder, "
+        "codec, threads, workers, check and max_unreadable); in Python "
         "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `telemetry`",
         [as_words(setting, "yolodata.") for setting in settings_of(train)],
     )

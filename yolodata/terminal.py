@@ -39,3 +39,13 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
         for sign in error.object[error.start : error.end]
     )
     return text, error.end
+
+
+def size_text(nbytes: float) -> str:
+    """Says a number of bytes with its unit, a power of 1024: "1.5 GiB"."""
+    value, unit = float(nbytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -192,19 +193,31 @@ def _style(subset: Subset, skeleton: Path | None) -> Style:
             raise ConfigError("--skeleton is for poses, whose keypoints are drawn; leave it out")
         return Style(meta.names)
     count, dims = meta.kpt_shape
-    limbs = _skeleton(skeleton, count)
-    if skeleton is None:
-        packed = Path(str(meta.source.get("path", "")))
-        if packed.suffix in (".yaml", ".yml") and packed.is_file():
-            limbs = _skeleton(packed, count)
-    elif limbs is None:
-        raise ConfigError(f"{skeleton} has no 'skeleton: [[0, 1], ...]', for which it was given")
+    if skeleton is not None:
+        limbs = _skeleton(skeleton, count)
+        if limbs is None:
+            raise ConfigError(
+                f"{skeleton} has no 'skeleton: [[0, 1], ...]', for which it was given"
+            )
+    else:
+        limbs = _skeleton_packed(Path(str(meta.source.get("path", ""))), count)
     # Other keypoints than COCO's may be 17, too; then their mirror is another.
     coco = limbs is None and count == len(COCO_FLIP) and meta.flip_idx in (None, (), COCO_FLIP)
     return Style(meta.names, COCO_LIMBS if coco else limbs or (), coco, dims == 2)
 
 
-def _skeleton(file: Path | None, count: int) -> Limbs | None:
+def _skeleton_packed(file: Path, count: int) -> Limbs | None:
+    """The skeleton of the YAML that was packed, where it is one, is still there, and has one."""
+    if file.suffix not in (".yaml", ".yml") or not os.path.isfile(file):
+        return None
+    try:
+        return _skeleton(file, count)
+    except ConfigError as error:  # nobody asked for it
+        _note(str(error))
+        return None
+
+
+def _skeleton(file: Path, count: int) -> Limbs | None:
     """Pairs of keypoint numbers from 0 under `skeleton` of a dataset's YAML; None: it has none.
 
     Numbers from 1, as in COCO's files, are recognised by the last one.
@@ -212,8 +225,6 @@ def _skeleton(file: Path | None, count: int) -> Limbs | None:
     Raises:
         ConfigError: the file cannot be read, or they are no pairs of the `count` keypoints.
     """
-    if file is None:
-        return None
     import yaml
 
     try:

@@ -53,7 +53,8 @@ def save(path: Path, values: Document, **metadata: str) -> None:
     height = head + sum(_height(rows) for _, rows, _ in panels) + foot
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
     write = _Writer(figure, height)
-    write(_MARGIN, 0.3, "Training pictures made a second", size=13, weight="bold")
+    done = "trained" if values["benchmark"] == "train" else "made"
+    write(_MARGIN, 0.3, f"Training pictures {done} a second", size=13, weight="bold")
     write(_MARGIN, 0.53, report.how(values), color=MUTED)
     top = head
     widest: dict[str, float] = {}

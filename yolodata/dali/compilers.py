@@ -24,11 +24,11 @@ NVCC_FLAGS = ["-std=c++20", "-O3", "--fmad=false", "-DNDEBUG"]
 NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
 
-OLDEST = {"g++": 12, "clang++": 16}
-"""Versions that compile the core: g++ 11 cannot choose functions by processor (`YD_TARGETS`), and
-clang 14 refuses the AVX2 loops."""
+_OLDEST_GCC = 12
+"""g++ 11 does not choose functions by the processor's level (`YD_TARGETS`), and clang passes over
+`#pragma GCC target`, with which the AVX2 loops are written."""
 
-_CXX = ("c++", "g++", "clang++", "g++-12", "g++-13", "g++-14", "g++-15")
+_CXX = ("c++", "g++", "g++-12", "g++-13", "g++-14", "g++-15")
 _OLDEST_NVCC = 12  # the first that knows C++20
 _KERNEL = "#include <cstdint>\n__global__ void probe(std::uint32_t* x) { *x = 0; }\n"
 
@@ -63,10 +63,12 @@ def _cxx_problem(command: list[str]) -> str:
         return f"cannot be run ({error.strerror})"
     if done.returncode:
         return f"does not even tell its version: {_reason(done)}"
-    kind = "clang++" if "clang" in done.stdout else "g++"
-    found = re.search(r"(?:version|\)) (\d+)(?:\.\d+)+", done.stdout)
-    if found and int(found[1]) < OLDEST[kind]:
-        return f"is {kind} {found[0].split()[-1]}, and {OLDEST[kind]} or newer is needed"
+    clang = re.search(r"clang version \S+", done.stdout)
+    if clang:
+        return f"is {clang[0]}, and g++ {_OLDEST_GCC} or newer is needed"
+    found = re.search(r"\) (\d+)(?:\.\d+)+", done.stdout)
+    if found and int(found[1]) < _OLDEST_GCC:
+        return f"is g++ {found[0].split()[-1]}, and {_OLDEST_GCC} or newer is needed"
     return ""
 
 

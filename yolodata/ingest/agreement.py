@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from yolodata.errors import ShardError
 from yolodata.ingest.sample import SPLITS, Refused, Source, Split
-from yolodata.shards.class_names import check_same_classes
+from yolodata.shards.class_names import check_same_classes, difference
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta, splits
@@ -25,7 +27,8 @@ def numbered_alike(
     """Gives a source the class numbers of what `out` already holds.
 
     Splits that are packed one after the other agree in this way, though one of them may lack a
-    class, or list the classes in another order.
+    class, or list the classes in another order. A YAML says the classes of all its splits: one that
+    was packed of it and differs is out of date, and the notes of the source say so.
 
     Args:
         source: what is to be packed.
@@ -36,17 +39,29 @@ def numbered_alike(
     Raises:
         DatasetError: they cannot agree; says which names differ.
     """
-    others = {
-        str(out / split): meta.names
-        for split, meta in _others(out, replaced or list(source.splits)).items()
+    others = _others(out, replaced or list(source.splits))
+    here = os.path.abspath(source.origin)
+    named = {str(out / split): meta.names for split, meta in others.items()}
+    before = {
+        str(out / split)
+        for split, meta in others.items()
+        if source.kind == "yolo" and meta.source.get("path") == here
     }
-    if not others:
-        return source
-    names = list(next(iter(others.values())).values())
-    if reopen and names != list(source.names.values()) and set(source.names.values()) <= set(names):
-        source = reopen(names)
-    check_same_classes({**others, f"{source.origin}, {', '.join(source.splits)}": source.names})
-    return source
+    fixed = {where: names for where, names in named.items() if where not in before}
+    if fixed:
+        names = list(next(iter(fixed.values())).values())
+        known = list(source.names.values())
+        unique = len(set(names)) == len(names)
+        if reopen and unique and names != known and set(known) <= set(names):
+            source = reopen(names)
+        check_same_classes({**fixed, f"{source.origin}, {', '.join(source.splits)}": source.names})
+    notes = tuple(
+        f"'{where}' holds the classes that this source had before: "
+        f"{difference(named[where], source.names)}; pack it again before training"
+        for where in before
+        if named[where] != source.names
+    )
+    return replace(source, notes=source.notes + notes) if notes else source
 
 
 def shared_images(source: Source, out: Path) -> dict[str, list[tuple[str, str]]]:

@@ -12,7 +12,10 @@ whole file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.coco_categories import Categories, Id, as_id, number_classes, read_categories
-from yolodata.ingest.coco_files import CocoContent, CocoFile, choose_files
+from yolodata.ingest.coco_files import CocoContent, CocoFile, choose_files, read_category_list
 from yolodata.ingest.coco_images import ImageFinder
 from yolodata.ingest.rle import decode_rle
 from yolodata.ingest.sample import SPLITS, Float32, RawLabels, Refused, Source, Split
@@ -86,7 +89,10 @@ class _Image:
     def rows(self, rules: _RowRules) -> RawLabels:
         if self.unusable:
             raise Refused(self.unusable)
-        parts = [record.rows(rules) for record in self.records.values()]
+        try:
+            parts = [record.rows(rules) for record in self.records.values()]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Refused(f"its annotations cannot be used: {error}") from error
         sizes = dict.fromkeys((record.height, record.width) for record in self.records.values())
         found = [part for part in parts if part.text is not None]
         texts = [part.text for part in found if part.text]
@@ -202,7 +208,7 @@ class _Record:
             shape = [contour.ravel().tolist() for contour in found]
         if not isinstance(shape, list):
             return None
-        parts = [np.array(part).reshape(-1, 2) for part in shape if _usable(part)]
+        parts = [np.array(part, np.float64).reshape(-1, 2) for part in shape if _usable(part)]
         if not parts:
             return None
         whole = np.concatenate(join_parts(parts)) if len(parts) > 1 else parts[0]
@@ -273,8 +279,29 @@ def open_coco(
     Raises:
         DatasetError: names the file that cannot be used, and what to do.
     """
-    origin = Path(source)
-    given = Path(images) if images else None
+    with _without_collector():
+        return _open(Path(source), wanted, Path(images) if images else None, names, task)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """No search for cycles: a file makes millions of objects, without any, and each is walked."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _open(
+    origin: Path,
+    wanted: Sequence[str] | None,
+    given: Path | None,
+    names: Sequence[str] | None,
+    task: str,
+) -> Source:
 
     def has_images(file: CocoFile, split: str) -> bool:
         return ImageFinder(file.path, split, given).find(file.content.images) is not None
@@ -311,7 +338,7 @@ def open_coco(
                 + (", …" if len(strays) > 5 else "")
             )
         splits[split] = CocoSplit(file.path, known, unlisted, rules)
-    folders = {str(Path(path).parent) for split in splits.values() for path in split.paths}
+    folders = {os.path.dirname(path) for split in splits.values() for path in split.paths}
     return Source(
         str(origin),
         "coco",
@@ -325,17 +352,15 @@ def open_coco(
 
 
 def _categories(files: Mapping[str, CocoFile], read: Sequence[str]) -> dict[str, Categories]:
-    """Categories by file, in the order of splits; what is wrong with one matters if it is read."""
+    """Categories by file, in the order of splits; a file that is not read may be wrong."""
     found: dict[str, Categories] = {}
     for split in sorted(files, key=SPLITS.index):
-        path = files[split].path
-        # One that is not read is loaded anew, so that no one keeps its content.
-        file = files[split] if str(path) in read else CocoFile(path)
-        try:
-            found[str(path)] = read_categories(file.content.categories, path)
-        except DatasetError:
-            if str(path) in read:
-                raise
+        file = files[split]
+        if str(file.path) in read:
+            found[str(file.path)] = read_categories(file.content.categories, file.path)
+        else:
+            with suppress(DatasetError):
+                found[str(file.path)] = read_categories(read_category_list(file.path), file.path)
     return found
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from yolodata.ingest.split_names import says_nothing, split_of, split_of_folder
 _LISTS = ("images", "annotations", "categories")
 _DETECTION = ("instances_", "person_keypoints_")  # how COCO's own files begin
 _OTHER_TASKS = ("captions_", "stuff_", "panoptic_", "image_info_")  # nothing to detect in them
+_CATEGORIES = b'"categories"'
+_LONGEST_LIST = 16 << 20  # bytes in which a list of categories ends
 _ROBOFLOW = "_annotations.coco.json"
 _NOT_JSON = {
     b"\x1f\x8b": "is compressed with gzip; unpack it first: gunzip -k '{file}'",
@@ -66,6 +69,30 @@ class CocoFile:
                 "can be used, because none has a 'bbox'."
             )
         return content
+
+
+def read_category_list(file: Path) -> list[Any]:
+    """Reads the list "categories" of a file, without all the rest where that can be done.
+
+    Raises:
+        DatasetError: as `CocoFile.content`.
+    """
+    return _categories_alone(file) or CocoFile(file).content.categories
+
+
+def _categories_alone(file: Path) -> list[Any] | None:
+    """The list behind the only "categories" of a file; None if that is not to be found."""
+    try:
+        with open(file, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+            at = content.find(_CATEGORIES)
+            if at < 0 or at != content.rfind(_CATEGORIES):
+                return None
+            begin = at + len(_CATEGORIES)
+            text = content[begin : begin + _LONGEST_LIST].decode("utf-8", errors="ignore")
+        found, _ = json.JSONDecoder().raw_decode(text.lstrip(" \t\r\n:"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _read_json(file: Path) -> Any:
@@ -145,9 +172,11 @@ def choose_files(
     reasons = "".join(f" {reason}" for reason in chosen.left_out.values())
     absent = [split for split in wanted or () if split not in chosen.files]
     if absent:
+        example = f"'{unclear[0]}'" if unclear else "FILE"
         raise DatasetError(
-            f"{origin}: no '{absent[0]}'; there are annotations for {list(by_split)}.{reasons} Or "
-            f"give the path of a JSON file: yolodata shard FILE OUT --split {absent[0]}"
+            f"{origin}: no '{absent[0]}'; there are annotations for {list(by_split)}, and files "
+            f"that begin with {', '.join(_OTHER_TASKS)} hold no objects.{reasons} Give the path of "
+            f"a JSON file: yolodata shard {example} OUT --split {absent[0]}"
         )
     if not chosen.files:
         raise DatasetError(
@@ -190,7 +219,8 @@ def _by_split(origin: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     unclear: list[Path] = []
     found = sorted(origin.glob("*.json")) + sorted(origin.glob("annotations/*.json"))
     for file in found + sorted(origin.glob(f"*/{_ROBOFLOW}")):
-        if not file.name.startswith(_OTHER_TASKS):
+        hidden = file.name.startswith(".")  # macOS leaves ._instances_val2017.json
+        if not hidden and not file.name.removeprefix("lvis_v1_").startswith(_OTHER_TASKS):
             split = split_of(file.parent.name if file.name == _ROBOFLOW else file.stem)
             (by_split.setdefault(split, []) if split else unclear).append(file)
     return by_split, unclear

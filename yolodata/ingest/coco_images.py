@@ -21,7 +21,6 @@ from yolodata.ingest.split_names import split_of, splits_said
 
 _PREFIXES = ("instances_", "person_keypoints_", "lvis_v1_", "lvis_")
 _YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
-_SHOWN = 12  # folders that a message names
 
 
 @dataclass(frozen=True)
@@ -78,32 +77,35 @@ class ImageFinder:
         names = [spelled[0] for spelled in map(_spellings, images) if spelled]
         if not names:
             return DatasetError(f"{self._file}: no image has a file_name or a coco_url.")
+        root = self._given or self._root
         folders = [folder for place in self._places() for folder in place.folders]
-        shown = [str(folder) for folder in folders if folder.is_dir()][:_SHOWN]
-        absent = [str(folder) for folder in folders if not folder.is_dir()][:_SHOWN]
+        below = [os.path.relpath(folder, root) for folder in folders if folder != root]
         return DatasetError(
-            f"{self._file}: none of its {len(names)} images, as '{names[0]}', is in "
-            f"{', '.join(shown) or 'any folder'} (and there is no "
-            f"{' or '.join(absent) or 'other folder'}). Give their folder with --images DIR, or "
-            "pack only splits whose images are there, with --split."
+            f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
+            f"sought in '{root}' and below it in {', '.join(below)}. Give their folder with "
+            "--images DIR, or pack only splits whose images are there, with --split."
         )
 
+    @property
+    def _root(self) -> Path:
+        folder = self._file.absolute().parent
+        return folder.parent if folder.name.lower() == "annotations" else folder
+
     def _places(self) -> list[_Place]:
-        file = self._file.absolute()
-        root = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
+        root = self._root
         bases = [self._given] if self._given else [root / "images", root, root / "data"]
-        stem = file.stem
+        stem = self._file.stem
         for prefix in _PREFIXES:
             stem = stem.removeprefix(prefix)
         exact = [base / name for name in dict.fromkeys((stem, self._split)) for base in bases]
-        splits = {self._split} | splits_said(file.stem)
+        splits = {self._split} | splits_said(self._file.stem)
         worded = [
             folder
             for base in bases
             for folder in _folders_in(base)
             if folder not in exact
             and split_of(folder.name) in splits
-            and not _of_another_year(folder.name, file.stem)
+            and not _of_another_year(folder.name, self._file.stem)
         ]
         places = [_Place((folder,), True) for folder in exact]
         if worded:
@@ -141,7 +143,7 @@ class ImageFinder:
                 continue
             found = self._in(place, name)
             path = found[0] if found else os.path.normpath(place.folders[0] / name)
-            if len({os.path.realpath(other) for other in found}) > 1:
+            if len(found) > 1 and len({os.path.realpath(other) for other in found}) > 1:
                 unclear[path] = (
                     f"may also be {' or '.join(found[1:])}; name the folder --images DIR"
                 )
@@ -180,5 +182,10 @@ def _spellings(image: Any) -> tuple[str, ...]:
         except ValueError:
             return ()
         name = "/".join(PurePosixPath(name).parts[-2:]).lstrip("/")
+    try:
+        usable = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half a character, as no file is called
+        usable = False
     slashes = name.replace("\\", "/")
-    return (name, slashes, slashes.rsplit("/", 1)[-1])
+    last = slashes.rsplit("/", 1)[-1]
+    return (name, slashes, last) if usable and last not in ("", ".", "..") else ()

@@ -23,7 +23,7 @@ from yolodata.ingest.image_check import (
     unreadable,
 )
 from yolodata.ingest.labels import check_labels
-from yolodata.ingest.sample import TASKS, LabelRules, Labels, Refused, Split
+from yolodata.ingest.sample import TASKS, LabelRules, Labels, RawLabels, Refused, Split
 from yolodata.shards.chunks import Chunk
 from yolodata.shards.format import CODECS, aligned
 from yolodata.shards.sample import StoredSample
@@ -135,6 +135,17 @@ def prepare(
         for found in examined
     ]
     return [found if isinstance(found, Outcome) else _outcome(found) for found in stored]
+
+
+def try_decoding(path: str, settings: PackSettings) -> None:
+    """Calls every decoder on a file that packing calls; what they say of it does not matter."""
+    try:
+        checked = check_image(read_file(path), path)
+        background = check_labels(RawLabels(None), LabelRules(1))
+        size = resized_shape(*checked.label_shape, settings.imgsz)
+        _store(_Accepted(path, checked, background, size), settings, None)
+    except (Refused, ResourceError):
+        return
 
 
 def _examine(split: Split, index: int, rules: LabelRules, imgsz: int) -> _Accepted | Outcome:

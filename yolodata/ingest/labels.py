@@ -35,7 +35,8 @@ def boxes_of_polygons(points: Float32, starts: list[int]) -> Float32:
         starts: rows of `points` at which the n polygons begin.
     """
     low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
-    return np.concatenate(((low + high) / 2, high - low), 1)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        return np.concatenate(((low + high) / 2, high - low), 1)
 
 
 def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:

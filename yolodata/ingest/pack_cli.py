@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ConfigError
+from yolodata.shards.left_out import LEFT_OUT
+from yolodata.terminal import size_text
 
 if TYPE_CHECKING:
+    from yolodata.ingest.packing import PackReport
     from yolodata.ingest.sample import SplitReport
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -54,9 +58,10 @@ def add_parser(subparsers: Any) -> None:
     shard.add_argument("out", metavar="OUT", help="folder to write to")
     shard.add_argument(
         "--codec",
-        choices=("raw", "jpeg"),
+        choices=("raw", "jpeg", "auto"),
         default="raw",
-        help="decoded pixels, or the files as they are",
+        help="decoded pixels, or the files as they are; auto: pixels if they take no more than a "
+        "third of the room (default: raw)",
     )
     shard.add_argument(
         "--imgsz", type=int, default=640, help="longer side in pixels (default: 640)"
@@ -150,6 +155,7 @@ def run_shard(args: argparse.Namespace) -> int:
     )
     for split in report.splits.values():
         print(summary(split, report.out))
+    print(total(report))
     return 0
 
 
@@ -166,10 +172,9 @@ def run_labels(args: argparse.Namespace) -> int:
 def summary(report: SplitReport, out: Path) -> str:
     """Says what was packed, what was left out and why, in a few lines."""
     lines = [
-        f"{report.split}: {report.images} images ({report.backgrounds} without objects), "
-        f"{report.objects} objects, "
-        f"{len(report.left_out)} left out, {report.nbytes / (1 << 20):.1f} MiB in "
-        f"{out / report.split}"
+        f"{report.split}: {report.images:,} images ({report.backgrounds:,} without objects), "
+        f"{report.objects:,} objects, {len(report.left_out):,} images left out, "
+        f"{size_text(report.nbytes)} in {out / report.split}"
     ]
     if report.reused:
         lines[0] += "; already there, nothing to do"
@@ -182,18 +187,38 @@ def summary(report: SplitReport, out: Path) -> str:
         lines[0] += f"; {report.seconds:.1f} s{rate}"
         if report.resumed:
             lines[0] += f", continued after {report.resumed}"
-    for what, count in _grouped(note for _, note in report.notes):
-        lines.append(f"  note: {count} × {what}")
-    lines += [f"  left out: {path}: {reason}" for path, reason in report.left_out[:_SHOWN]]
-    if len(report.left_out) > _SHOWN:
-        lines.append(f"  … and {len(report.left_out) - _SHOWN} more, all listed in dataset.json")
-        lines += [
-            f"  left out: {n} × {what}"
-            for what, n in _grouped(reason for _, reason in report.left_out)
-        ]
+    lines += _counted("note", (note for _, note in report.notes))
+    lines += _listed("left out", report.left_out, "dataset.json")
     return "\n".join(lines)
 
 
-def _grouped(texts: Any) -> list[tuple[str, int]]:
-    """Texts that differ in numbers only are counted together."""
-    return Counter(re.sub(r"-?\d+(\.\d+)?", "#", text) for text in texts).most_common(_SHOWN)
+def total(report: PackReport) -> str:
+    """Adds all splits up, and says what belongs to none."""
+    splits = report.splits.values()
+    images, left_out = sum(s.images for s in splits), sum(len(s.left_out) for s in splits)
+    lines = [
+        f"in all: {images:,} images packed, {left_out:,} left out, {len(report.left_out):,} files "
+        f"in no split, {size_text(sum(s.nbytes for s in splits))}"
+    ]
+    lines += [f"  note: {note}" for note in report.notes]
+    lines += _listed("in no split", list(report.left_out.items()), LEFT_OUT)
+    return "\n".join(lines)
+
+
+def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[str]:
+    """The first entries one by one, and, if there are more, all of them by their reasons."""
+    lines = [f"  {what}: {path}: {reason}" for path, reason in entries[:_SHOWN]]
+    if len(entries) > _SHOWN:
+        lines.append(f"  … and {len(entries) - _SHOWN:,} more, all listed in {where}")
+        lines += _counted(f"{what}, all", (reason for _, reason in entries))
+    return lines
+
+
+def _counted(what: str, texts: Iterable[str]) -> list[str]:
+    """How often each text is there; those that differ in numbers only are counted together."""
+    counts = Counter(re.sub(r"-?\d+(\.\d+)?", "#", text) for text in texts).most_common()
+    lines = [f"  {what}: {count:,} × {text}" for text, count in counts[:_SHOWN]]
+    if len(counts) > _SHOWN:
+        rest = sum(count for _, count in counts[_SHOWN:])
+        lines.append(f"  {what}: {rest:,} × {len(counts) - _SHOWN} other reasons")
+    return lines

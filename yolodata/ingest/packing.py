@@ -6,10 +6,12 @@ the source's order, so that the bytes on disk do not depend on the number of wor
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,24 @@ from yolodata.errors import (
     YolodataError,
     lacking,
 )
+from yolodata.files import stored_bytes
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
+from yolodata.ingest.crashes import InWork, crashing, noted
+from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.sample import Source, SplitReport
+from yolodata.ingest.sample import Source, Split, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
-from yolodata.shards.format import DatasetMeta
+from yolodata.machine import usable_cores
+from yolodata.shards.data_yaml import write_data_yaml
+from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
+from yolodata.shards.left_out import LEFT_OUT, write_left_out
+from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
+from yolodata.shards.records import load_settings
 from yolodata.shards.sample import LeftOut, StoredSample
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, sweep
 
@@ -44,10 +55,14 @@ class PackReport:
     Attributes:
         out: the folder that was written to.
         splits: one report a split, in order.
+        left_out: files of the source that belong to no split: path -> reason.
+        notes: what else there is to know about the source, a sentence each.
     """
 
     out: Path
     splits: dict[str, SplitReport] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class _Run:
     """What all splits of one call share."""
 
     source: Source
+    out: Path
     settings: PackSettings
     shard_size: int
     workers: int | None
@@ -88,10 +104,14 @@ def pack(
     Args:
         source, splits, format, images, names: see `open_source`.
         out: folder to write to; made if needed.
-        codec, imgsz, reencode, task, single_cls: see `PackSettings`.
+        codec: "raw", "jpeg", or "auto": what `out` holds already; else raw if that takes no more
+            than a third of the room there, or else jpeg.
+        imgsz, reencode, task, single_cls: see `PackSettings`. With "auto", `reencode` counts where
+            jpeg is chosen.
         shard_size: bytes of pixels a shard file.
         workers: threads that decode; by default one for each core this process may use.
-        progress: show a bar with rate and remaining time.
+        progress: say on stderr how much will be packed, what it takes, and how much is free; show
+            a bar with rate and remaining time.
         overwrite: replace what `out` holds of another source or other settings.
 
     Returns:
@@ -100,11 +120,12 @@ def pack(
     Raises:
         DatasetError: the source cannot be used.
         ConfigError: settings are out of range or contradict each other.
-        ShardError: `out` holds something else, or cannot be written.
+        ShardError: `out` holds something else, cannot be written, or has no room.
         ResourceError: the machine lacks memory, threads or open files, or cannot read the source.
             What was packed is kept, and the same call continues.
     """
-    settings = PackSettings(codec, imgsz, reencode, task, single_cls)
+    auto = codec == "auto"
+    settings = PackSettings("jpeg" if auto else codec, imgsz, reencode, task, single_cls)
     if workers is not None:
         whole("workers", workers, 1)
 
@@ -118,13 +139,23 @@ def pack(
     _refuse_inside(target, found)
     reopen = opened if found.kind != "yolo" and names is None else None
     found = numbered_alike(found, target, reopen)
-    run = _Run(found, settings, shard_size, workers, progress, overwrite)
-    report = PackReport(target)
+    report = PackReport(target, left_out=dict(found.left_out), notes=found.notes)
+    if found.kind == "coco" and splits is None:  # else other splits may name them
+        named = {
+            path for split in found.splits.values() for path in (*split.paths, *split.unlisted)
+        }
+        reason = "in no annotation file that was read"
+        report.left_out |= unnamed(named, found.folders, reason)
     shared = shared_images(found, target)  # before anything is packed
     try:
-        for name in found.splits:
-            report.splits[name] = _pack_split(run, name, target / name)
-            report.splits[name].notes[:0] = shared[name]
+        if auto:
+            settings = _chosen(found, target, settings, progress)
+        run = _Run(found, target, settings, shard_size, workers, progress, overwrite)
+        _pack(run, report)
+        for name, notes in shared.items():
+            report.splits[name].notes[:0] = notes
+        _write_left_out(report)
+        write_data_yaml(target)
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
@@ -133,6 +164,19 @@ def pack(
             f"continues ({error})"
         ) from error
     return report
+
+
+def _write_left_out(report: PackReport) -> None:
+    try:
+        write_left_out(report.out, report.left_out)
+    except ShardError:  # a damaged one is replaced
+        (report.out / LEFT_OUT).unlink()
+        write_left_out(report.out, report.left_out)
+    except OSError as error:
+        if lacking(error):
+            raise
+        if not all(split.reused for split in report.splits.values()):  # else a folder to read only
+            raise storage_error(report.out, error) from error
 
 
 def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
@@ -166,24 +210,64 @@ def _refuse_inside(out: Path, source: Source) -> None:
             )
 
 
-def _pack_split(run: _Run, split: str, path: Path) -> SplitReport:
+def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:
+    """What `codec="auto"` means here. `settings` are those for jpeg."""
+    there = next(filter(None, (codec_of(out / split) for split in SPLITS)), None)
+    if there is not None:
+        codec, why = there, "as packed before"
+    else:
+        found = estimate(source.splits.values(), settings.imgsz, settings.reencode)
+        codec, why = choose_codec(found, room(out, source.splits))
+    if progress:
+        print(f"codec=auto is {codec}: {why}", file=sys.stderr)
+    return settings if codec == "jpeg" else replace(settings, codec=codec, reencode=None)
+
+
+def codec_of(path: Path) -> str | None:
+    """Gives the codec of a dataset directory, also of an unfinished one; None without any."""
+    with contextlib.suppress(ShardError):
+        return read_meta(path).codec
+    found = load_settings(path / WORK_FOLDER)
+    return None if found is None else str(found["meta"]["codec"])
+
+
+def _pack(run: _Run, report: PackReport) -> None:
+    """Packs all splits, after looking at what is there and whether the rest fits."""
+    metas = {split: describe(run.source, split, run.settings) for split in run.source.splits}
+    finished: dict[str, DatasetMeta] = {}
+    for split, meta in metas.items():
+        try:
+            found = read_meta(run.out / split)
+        except ShardError:
+            continue  # absent, unfinished or damaged: the writer decides
+        if not _differences(found, meta):
+            finished[split] = found
+        elif not run.overwrite:
+            raise ShardError(_refusal(run.out / split, found, meta))
+    todo = {name: split for name, split in run.source.splits.items() if name not in finished}
+    if todo:
+        amounts = estimate(todo.values(), run.settings.imgsz, run.settings.reencode)
+        text = announcement(todo, run.out, run.settings, amounts, room(run.out, todo))
+        if run.progress:
+            print(text, file=sys.stderr)
+    for split, meta in metas.items():
+        report.splits[split] = _pack_split(run, split, meta, finished.get(split))
+
+
+def _pack_split(
+    run: _Run, split: str, meta: DatasetMeta, finished: DatasetMeta | None
+) -> SplitReport:
     began = time.perf_counter()
-    meta = describe(run.source, split, run.settings)
+    path = run.out / split
     report = SplitReport(split)
-    try:
-        finished = read_meta(path)
-    except ShardError:
-        finished = None  # absent, unfinished or damaged: the writer decides
-    if finished is not None and not _differences(finished, meta):
+    if finished is not None:
         report.reused = True
         sweep(path)
-    elif finished is not None and not run.overwrite:
-        raise ShardError(_refusal(path, finished, meta))
     else:
         finished = _write_split(run, split, path, meta, report)
     report.images, report.objects = finished.images, finished.objects
     report.left_out = list(finished.left_out)
-    report.nbytes = finished.summary["shard_bytes"] + finished.summary["labels_bytes"]
+    report.nbytes = stored_bytes(path)
     with open_shards(path) as shards:
         report.backgrounds = int((np.diff(shards.object_offset) == 0).sum())
     report.seconds = time.perf_counter() - began
@@ -232,21 +316,28 @@ def _write_split(
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
+    suspects = noted(path / WORK_FOLDER)  # before the writer clears up
     with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
         writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
         todo = range(start, total)
-        with tqdm(
-            desc=split,
-            total=total,
-            initial=start,
-            unit="img",
-            disable=not run.progress,
-            dynamic_ncols=True,
-        ) as bar:
-            for results in in_order(images, rules, run.settings, todo, run.workers):
+        refused = _crashing(run, images, [image for image in suspects if image in todo])
+        with (
+            _in_work(path, run.workers, refused) as in_work,
+            tqdm(
+                desc=split,
+                total=total,
+                initial=start,
+                unit="img",
+                disable=not run.progress,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            for results in in_order(
+                images, rules, run.settings, todo, run.workers, refused, in_work
+            ):
                 files = images.paths[start : start + len(results.outcomes)]
                 items: list[StoredSample | LeftOut] = []
                 for file, outcome in zip(files, results.outcomes, strict=True):
@@ -266,3 +357,27 @@ def _write_split(
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
         return writer.finish()
+
+
+def _crashing(run: _Run, images: Split, suspects: list[int]) -> dict[int, str]:
+    """Which of the images that an earlier packer was at when it died are the reason, in words."""
+    if not suspects:
+        return {}
+    paths = {image: images.paths[image] for image in suspects}
+    if run.progress:
+        print(
+            f"an earlier run ended suddenly while {len(paths)} images were in work (the first is "
+            f"{paths[suspects[0]]}); trying each in a process of its own",
+            file=sys.stderr,
+        )
+    return crashing(paths, run.settings)
+
+
+@contextlib.contextmanager
+def _in_work(path: Path, workers: int | None, refused: Mapping[int, str]) -> Iterator[InWork]:
+    try:
+        notes = InWork(path / WORK_FOLDER, workers or len(usable_cores()), refused)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with contextlib.closing(notes):
+        yield notes

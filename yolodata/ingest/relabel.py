@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.files import stored_bytes
 from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
@@ -79,6 +81,7 @@ def relabel(
             reopen = opened if found.kind != "yolo" and names is None else None
             found = numbered_alike(found, root, reopen, splits or list(there))
             report.splits[split] = _relabel_split(found, split, dataset, settings)
+    write_data_yaml(root)  # names may have changed
     return report
 
 
@@ -104,7 +107,7 @@ def _relabel_split(
     report.images, report.objects = changed.images, changed.objects
     report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
     report.left_out = left_out
-    report.nbytes = changed.summary["shard_bytes"] + changed.summary["labels_bytes"]
+    report.nbytes = stored_bytes(dataset.path)
     report.seconds = time.perf_counter() - began
     return report
 

@@ -177,7 +177,7 @@ class SplitReport:
         backgrounds: stored images without objects.
         left_out: (path, reason) of every refused image, in the source's order.
         notes: (path, what was changed or dropped) of the images of this run.
-        nbytes: size of shards and labels, in bytes.
+        nbytes: size of all its files, in bytes.
         seconds: wall time.
         resumed: images that an earlier, interrupted run had done.
         reused: an equal, finished dataset was there and nothing was done.

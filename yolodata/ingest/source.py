@@ -13,7 +13,7 @@ from yolodata.ingest.sample import SPLITS, TASKS, Source
 from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
 from yolodata.ingest.voc import has_annotations, open_voc
 from yolodata.ingest.yolo import open_yolo
-from yolodata.ingest.yolo_folder import names_file, open_yolo_folder
+from yolodata.ingest.yolo_folder import names_files, open_yolo_folder
 
 _JSON = (".json", ".json.gz", ".jsonl")  # COCO's reader says what is wrong with others
 FORMATS = ("auto", "yolo", "coco", "voc")
@@ -100,7 +100,7 @@ def _open(
 
 def _is_yolo_folder(path: Path) -> bool:
     """Whether a folder has class names and no YAML of a dataset."""
-    return path.is_dir() and names_file(path) is not None and not dataset_yamls(path)
+    return path.is_dir() and bool(names_files(path)) and not dataset_yamls(path)
 
 
 def _path(source: str | Path | Mapping[str, Any]) -> Path:
@@ -155,9 +155,9 @@ def _folder_format(path: Path) -> str:
 
 def _signs(path: Path) -> dict[str, list[Path]]:
     """Files in a folder that tell a format."""
-    names, annotations = names_file(path), has_annotations(path)
+    names, annotations = names_files(path), has_annotations(path)
     signs = {
-        "yolo": dataset_yamls(path) or ([names] if names and not annotations else []),
+        "yolo": dataset_yamls(path) or ([] if annotations else names),
         "coco": [
             *(file for file in sorted(path.glob("*.json")) if _looks_like_coco(file)),
             *path.glob("annotations/*.json"),

@@ -41,5 +41,5 @@ def splits_said(name: str) -> set[str]:
 
 
 def says_nothing(name: str) -> bool:
-    """Whether a name does not even hold the letters of a split inside another word."""
-    return not any(split in name.lower() for split in SPLITS)
+    """Whether a name does not even hold the letters of a split, or of dev, inside a word."""
+    return not any(letters in name.lower() for letters in (*SPLITS, "dev"))

@@ -78,7 +78,7 @@ def survey(
     packed: dict[str, set[str]] = {}  # the same, of real folders
     for folder, names_there in listed.items():
         packed.setdefault(real(folder), set()).update(names_there)
-    searched = _outermost([*folders, *_siblings(folders)])
+    searched = outermost([*folders, *_siblings(folders)])
     found: dict[str, str] = {}
     seen: set[str] = set()
     stems: dict[str, set[str]] = {}  # real folder of labels -> image names without suffix
@@ -98,7 +98,7 @@ def survey(
             if reason:
                 found[os.path.join(folder, name)] = reason
     no_labels = {os.path.realpath(file) for file in lists}
-    label_folders = _outermost([_labels_of(folder, label_path) for folder in searched])
+    label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
     for folder, names in _each_folder(stems, label_folders):
         known = stems.get(real(folder), set())
         for name in names:
@@ -107,6 +107,22 @@ def survey(
             path = os.path.join(folder, name)
             if not name.lower().startswith(_NO_LABELS) and os.path.realpath(path) not in no_labels:
                 found[path] = "label file without an image"
+    return found
+
+
+def unnamed(images: Iterable[str], folders: Iterable[str], reason: str) -> dict[str, str]:
+    """Finds pictures in folders, not below them, that are none of these images.
+
+    Returns:
+        path -> `reason`, or why such a picture is never read.
+    """
+    known = set(images)
+    found: dict[str, str] = {}
+    for folder in folders:
+        for name in next(files_below(folder), ("", []))[1]:
+            path, never = os.path.join(folder, name), why_no_image(name)
+            if path not in known and (never or is_image(name)):
+                found[path] = never or reason
     return found
 
 
@@ -119,8 +135,8 @@ def _each_folder(folders: Iterable[str], trees: Iterable[str]) -> Iterator[tuple
             yield folder, next(files_below(folder), ("", []))[1]
 
 
-def _outermost(folders: Sequence[str]) -> list[str]:
-    """The folders that are in no other one of them."""
+def outermost(folders: Sequence[str]) -> list[str]:
+    """Gives the folders that are in no other one of them."""
     once = list(dict.fromkeys(folders))
     return [folder for folder in once if not any(_within(folder, other) for other in once)]
 

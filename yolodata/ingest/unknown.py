@@ -126,9 +126,9 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             f"'{path}' holds files of labelme, as '{jsons[0].name}', which are not read. Convert "
             "them first, with labelme's labelme2coco or labelme2voc."
         )
-    if jsons:
-        return None
     images, labels, archives = _content(path)
+    if jsons and not labels:
+        return None
     if not images:
         if archives:
             return DatasetError(f"'{path}' holds no images. {_archive(Path(archives[0]))}")

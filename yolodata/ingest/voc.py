@@ -14,7 +14,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 from yolodata.errors import DatasetError
@@ -24,10 +24,9 @@ from yolodata.ingest.survey import files_below, is_image, repetitions, some, why
 from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
 
-ANNOTATION_FOLDERS = ("Annotations", "annotations")
+_ANNOTATIONS = "Annotations"
+_IMAGES = ("JPEGImages", "images")
 _CVAT = "annotations.xml"  # in CVAT's own format, all in one file
-IMAGE_FOLDERS = ("JPEGImages", "images")
-NO_ANNOTATION = "no annotation file, so taken as background"
 
 
 class VocSplit(Split):
@@ -95,8 +94,9 @@ def open_voc(
     Args:
         source: the folder that holds `Annotations` (or `annotations`), or XML files beside images.
         wanted: splits to read. They come from lists of image names (`train.txt`, `val.txt`,
-            `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits` or `source`), else
-            from folders that are called like a split, else everything is "train".
+            `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits`, `source` or the
+            folder of the annotations), else from folders that are called like a split, else
+            everything is "train".
         images: folder of the images, by default `JPEGImages` or `images`, or where the XML files
             are.
         names: class names in order; objects of other classes are dropped. By default all names
@@ -148,19 +148,46 @@ def open_voc(
 
 
 def _find(root: Path, images: Path | None) -> _Files:
-    notes = next((root / name for name in ANNOTATION_FOLDERS if (root / name).is_dir()), None)
-    folder = images or next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
+    if not root.is_dir():
+        raise DatasetError(f"'{root}' is no folder, as Pascal VOC needs one.")
+    notes = named_folder(root, _ANNOTATIONS)
+    folder = images or (named_folder(root, *_IMAGES) if notes else root)
     if notes is None:
         _refuse_several(root)
-    if folder is None and notes is not None:
+    if folder is None:
         raise DatasetError(
-            f"Pascal VOC: no images in '{root}'; expected a folder {' or '.join(IMAGE_FOLDERS)}. "
+            f"Pascal VOC: no images in '{root}'; expected a folder {' or '.join(_IMAGES)}. "
             "Give their folder with --images."
         )
-    folder = (folder if notes is not None or images else root) or root
     if not folder.is_dir():
         raise DatasetError(f"The image folder '{folder}' does not exist.")
     folder, notes = folder.resolve(), (notes or folder).resolve()
+    annotations = {
+        os.path.relpath(path, notes)[:-4]: Path(path)
+        for here, names in files_below(str(notes))
+        for path in (
+            here,
+            *(os.path.join(here, name) for name in names),
+        )  # a folder may be called so
+        if path.lower().endswith(".xml") and not os.path.basename(path).startswith(".")
+    }
+    if not annotations:
+        raise DatasetError(
+            f"Pascal VOC: no annotations in '{root}'; expected XML files in a folder "
+            f"{_ANNOTATIONS}, or beside the images."
+        )
+    found, others = _pictures(folder)
+    if not found:
+        raise DatasetError(f"{root}: no images in '{folder}'. Give their folder with --images.")
+    for other in (named_folder(root, name) for name in _IMAGES if images is None):
+        if other and not other.resolve().is_relative_to(folder):
+            reason = f"in a folder beside '{folder}'; see --images"
+            others |= {str(other / path): reason for path in _pictures(other)[0]}
+    return _Files(folder, sorted(found), others, annotations)
+
+
+def _pictures(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Relative paths of the images in a folder; paths of other pictures -> why they are not."""
     found: list[str] = []
     others: dict[str, str] = {}
     for here, names in files_below(str(folder)):
@@ -170,20 +197,15 @@ def _find(root: Path, images: Path | None) -> _Files:
                 others[path] = reason
             elif is_image(name):
                 found.append(os.path.relpath(path, folder))
-    annotations: dict[str, Path] = {}
-    for here, names in files_below(str(notes)):
-        for path in (here, *(os.path.join(here, name) for name in names)):
-            base = os.path.basename(path)
-            if base.lower().endswith(".xml") and not base.startswith("."):
-                annotations[os.path.relpath(path, notes)[:-4]] = Path(path)
-    if not annotations:
-        raise DatasetError(
-            f"Pascal VOC: no annotations in '{root}'; expected XML files in a folder "
-            f"{' or '.join(ANNOTATION_FOLDERS)}, or beside the images."
-        )
-    if not found:
-        raise DatasetError(f"{root}: no images in '{folder}'. Give their folder with --images.")
-    return _Files(folder, sorted(found), others, annotations)
+    return found, others
+
+
+def named_folder(root: Path, *names: str) -> Path | None:
+    """Gives the folder in `root` that has the first of some names that one has, in any case."""
+    with os.scandir(root) as entries:
+        there = {entry.name.lower(): entry.path for entry in entries if entry.is_dir()}
+    found = (there[name.lower()] for name in names if name.lower() in there)
+    return next(map(Path, found), None)
 
 
 def _refuse_several(root: Path) -> None:
@@ -194,9 +216,8 @@ def _refuse_several(root: Path) -> None:
     """
     several = [
         path
-        for path in sorted(root.iterdir() if root.is_dir() else ())
-        if split_of_folder(path.name) is None
-        and any((path / name).is_dir() for name in ANNOTATION_FOLDERS)
+        for path in sorted(root.iterdir())
+        if path.is_dir() and split_of_folder(path.name) is None and named_folder(path, _ANNOTATIONS)
     ]
     if several:
         raise DatasetError(
@@ -210,15 +231,16 @@ def has_annotations(root: Path) -> list[Path]:
 
     They lie below `Annotations`, or beside images in the folder or in folders of splits.
     """
-    below = (f"{name}/**/*.xml" for name in ANNOTATION_FOLDERS)
-    words = [name for name in sorted(os.listdir(root)) if split_of_folder(name)]
-    beside = [
-        f"{place}{name}*.xml"
-        for place in ("", *(f"{word}/" for word in words))
-        for name in ("", *(f"{name}/" for name in (*ANNOTATION_FOLDERS, *IMAGE_FOLDERS)))
-    ]
-    files = (file for pattern in (*below, *beside) for file in root.glob(pattern))
-    return list(islice((file for file in files if file.name != _CVAT), 1))
+    splits = [path for path in sorted(root.iterdir()) if split_of_folder(path.name)]
+    for place in (root, *(path for path in splits if path.is_dir())):
+        notes = named_folder(place, _ANNOTATIONS)
+        images = named_folder(place, *_IMAGES)
+        looks = [folder.glob("*.[xX][mM][lL]") for folder in (place, images) if folder]
+        looks += [notes.rglob("*.[xX][mM][lL]")] if notes else []
+        for file in chain.from_iterable(looks[::-1]):
+            if file.name != _CVAT:
+                return [file]
+    return []
 
 
 def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str]:
@@ -277,8 +299,9 @@ def _first_rule(path: str, candidates: list[str]) -> tuple[int, list[str]]:
     folder, name = os.path.split(stem)
     head, last = os.path.split(folder)
     same = {stem}
-    if last in IMAGE_FOLDERS:
-        same |= {os.path.join(head, notes, name) for notes in ANNOTATION_FOLDERS}
+    if last.lower() in map(str.lower, _IMAGES):
+        notes = os.path.join(head, _ANNOTATIONS).lower()
+        same |= {key for key in candidates if os.path.dirname(key).lower() == notes}
     rules = (
         [key for key in candidates if key in same],
         [key for key in candidates if split and split_folder(key) == split],

@@ -13,7 +13,7 @@ from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
 from yolodata.ingest.text import read_text
 
-_LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".")
+_LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".", "Annotations", "annotations")
 _BOTH = {"trainval": "trainval", "train_val": "trainval"}
 
 

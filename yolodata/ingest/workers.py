@@ -10,13 +10,15 @@ threads pack 5,000 files a second: a bound that takes more than ten cores to rea
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import cv2
 
 from yolodata.ingest.convert import Outcome, PackSettings, prepare
+from yolodata.ingest.crashes import InWork
 from yolodata.ingest.sample import LabelRules, Split
 from yolodata.machine import usable_cores
 from yolodata.shards.chunks import Bytes, Chunk, memory
@@ -44,6 +46,8 @@ def in_order(
     settings: PackSettings,
     indices: range,
     workers: int | None = None,
+    refused: Mapping[int, str] | None = None,
+    in_work: InWork | None = None,
 ) -> Iterator[Results]:
     """Converts images on all cores, within a bounded memory.
 
@@ -53,18 +57,30 @@ def in_order(
         settings: what is made of them.
         indices: which of them.
         workers: threads, by default one for each core this process may use.
+        refused: images that are not looked at, with the reason.
+        in_work: where it is noted which images are in work; for as many workers.
 
     Yields:
         outcomes of some images at a time, in the order of `indices`. What the samples point to is
         valid until the next ones are asked for.
     """
     free: list[Bytes] = []
+    left_out = refused or {}
 
     def convert(images: range) -> Results:
-        if settings.codec != "raw":
-            return Results(prepare(split, images, rules, settings), None)
-        chunk = Chunk(free.pop() if free else memory(settings.chunk_nbytes))
-        return Results(prepare(split, images, rules, settings, chunk), chunk)
+        chunk = None
+        if settings.codec == "raw":
+            chunk = Chunk(free.pop() if free else memory(settings.chunk_nbytes))
+        with in_work.on(images) if in_work else nullcontext():
+            if left_out.keys().isdisjoint(images):
+                return Results(prepare(split, images, rules, settings, chunk), chunk)
+            others = [image for image in images if image not in left_out]
+            made = iter(prepare(split, others, rules, settings, chunk))
+            outcomes = [
+                Outcome(None, left_out[image]) if image in left_out else next(made)
+                for image in images
+            ]
+            return Results(outcomes, chunk)
 
     def stored(count: int) -> Iterator[Results]:
         """The next results, once all of them are there."""

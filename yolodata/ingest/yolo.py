@@ -9,7 +9,9 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from yolodata.ingest.dataset_yaml import (
     read_yaml,
 )
 from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
-from yolodata.ingest.survey import is_image, repetitions, survey
+from yolodata.ingest.survey import is_image, repetitions, some, survey
+
+_BARE = f"images{os.sep}"
 
 
 class YoloSplit(Split):
@@ -112,7 +116,7 @@ def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin:
     if beside and not root.is_absolute():
         todo = (
             f"'path: {root}' starts in the working folder, not at the YAML, beside which "
-            f"'{beside[0]}' is. Leave 'path' out, or run the command there: cd '{home.resolve()}'."
+            f"'{beside[0]}' is. Leave 'path' out, or write 'path: {home.resolve()}'."
         )
     else:
         todo = (
@@ -134,6 +138,7 @@ def listed_source(
     skeleton: Keypoints = (None, None),
     bases: Sequence[Path] = (),
     root: Path | None = None,
+    searched: Sequence[str] = (),
 ) -> Source:
     """Lists the images of all splits, and what else lies there.
 
@@ -145,7 +150,9 @@ def listed_source(
         skeleton: `kpt_shape` and `flip_idx`.
         bases: folders in which images of a list are looked for where they are not in the working
             folder.
-        root: folder of the dataset; folders `images` in it are searched for images in no split.
+        root: folder of the dataset; folders `images` in it that hold images of a split are searched
+            for others.
+        searched: folders that are searched, too.
 
     Raises:
         DatasetError: a wanted split has no images, or there is none.
@@ -155,9 +162,11 @@ def listed_source(
     for split, places in entries.items():
         try:
             splits[split] = _list_images(places, f"{origin}: {split}", bases)
-        except DatasetError:
-            if split in (wanted or SPLITS):
+        except DatasetError as error:
+            if split in (wanted or ("train", "val")):
                 raise
+            if not wanted:
+                said.append(f"there is no test split: {error}")
     if not splits:
         raise DatasetError(
             f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read. Give "
@@ -167,9 +176,21 @@ def listed_source(
     folders = [place for place in every if os.path.isdir(place)]
     lists = [place for place in every if not os.path.isdir(place)]
     images = [path for split in splits.values() for path in split.paths]
-    searched = [*folders, *(_image_trees(images, root.resolve()) if root else ())]
-    found = survey(images, searched, lists, label_path)
+    trees = _image_trees(images, root.resolve()) if root else ()
+    found = survey(images, [*folders, *searched, *trees], lists, label_path)
     asked = {split: splits[split] for split in wanted or splits}
+    bare = [path for split in asked.values() for path in split.paths if path.startswith(_BARE)]
+    if bare:
+        said.append(
+            f"label files of {len(bare)} images are looked for beside them, because nothing stands "
+            f"before 'images' in the list: {some(bare)}. Begin the lines with './'"
+        )
+    shared = _sharing({path for split in asked.values() for path in split.paths})
+    if shared:
+        said.append(
+            f"{len(shared)} images have one name with several suffixes, and so one label file, "
+            f"which labels all of them, as with Ultralytics: {some(shared)}"
+        )
     return Source(
         origin,
         "yolo",
@@ -180,6 +201,14 @@ def listed_source(
         found,
         (*said, *repetitions({split: images.paths for split, images in asked.items()})),
     )
+
+
+def _sharing(paths: Collection[str]) -> list[str]:
+    """The images that differ from another one in nothing but the suffix."""
+    counts = Counter(path.rpartition(".")[0] for path in paths)
+    if len(counts) == len(paths):
+        return []
+    return sorted(path for path in paths if counts[path.rpartition(".")[0]] > 1)
 
 
 def _image_trees(images: Sequence[str], root: Path) -> Iterator[str]:
@@ -245,7 +274,13 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
             f"{where}: no images in {', '.join(entries)}. Image files end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    return YoloSplit(sorted(path.replace("/", os.sep) for path in found), unlisted)
+    paths = sorted(path.replace("/", os.sep) for path in found)
+    if not any(os.path.exists(path) for path in paths):
+        raise DatasetError(
+            f"{where}: none of the {len(paths)} images that are listed exists, as '{paths[0]}'. "
+            "Put them there, or correct the list."
+        )
+    return YoloSplit(paths, unlisted)
 
 
 def _walk(folder: str) -> list[str]:
@@ -286,16 +321,21 @@ def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
     """Refuses a list none of whose images are where it is read from, if they are somewhere else.
 
     Raises:
-        DatasetError: with the folder in which the command would find them.
+        DatasetError: with the command that mends the list.
     """
-    if not images or any(os.path.exists(path) for path in images):
+    if not images or os.path.isabs(images[0]) or any(os.path.exists(path) for path in images):
         return
     first = images[0]
+    head, _, tail = first.partition(
+        "/"
+    )  # CVAT writes data/ before paths, where nothing is called so
     for folder in (file.parent, *file.parent.parents[:2]):
-        if not os.path.isabs(first) and (folder / first).exists():
-            raise DatasetError(
-                f"{where}: '{first}', listed in '{file}', does not exist. Paths in a list start in "
-                "the working folder, unless they begin with './', which is the list's own. They "
-                f"are in '{folder}': run the command there (cd '{folder}'), or begin the lines of "
-                "the list with './'."
-            )
+        for begins, rest in (("", first), (f"{head}/", tail)):
+            if rest and (folder / rest).exists():
+                start = "." if folder == file.parent else folder
+                mend = shlex.join(("sed", "-i", f"s|^{begins}|{start}/|", str(file)))
+                raise DatasetError(
+                    f"{where}: '{first}', listed in '{file}', does not exist. Paths in a list "
+                    "start in the working folder, unless they begin with './', which is the "
+                    f"list's own folder. This one is '{folder / rest}'. Mend the list: {mend}"
+                )

@@ -6,27 +6,29 @@ lists that are called like a split, else folders that are, else all is "train".
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
-from yolodata.ingest.survey import files_below, is_image
+from yolodata.ingest.split_names import split_of_folder
+from yolodata.ingest.survey import files_below, is_image, outermost
 from yolodata.ingest.text import read_text
 from yolodata.ingest.yolo import listed_source
 
 _NAME_FILES = (
     "classes.txt", "obj.names", "*.names", "labels/classes.txt", "images/classes.txt",
-    "data/classes.txt", "data/*.names", "*/_darknet.labels", "predefined_classes.txt",
+    "data/classes.txt", "data/*.names", "*/_darknet.labels",
 )  # fmt: skip
-_SPLIT_FOLDERS = ("images/{}", "{}/images", "obj_{}_data", "data/obj_{}_data", "{}")
-_OTHER_FOLDERS = ("images", "obj", "data/obj", ".")
+_CVAT = re.compile("^obj_(.+)_data$")  # what CVAT calls the folder of a split
 
 
-def names_file(root: Path) -> Path | None:
-    """Gives the file of class names of a YOLO folder without a YAML, None if there is none."""
+def names_files(root: Path) -> list[Path]:
+    """Gives the files of class names of a YOLO folder without a YAML."""
     found = (file for pattern in _NAME_FILES for file in sorted(root.glob(pattern)))
-    return next((file for file in found if file.is_file()), None)
+    return list(dict.fromkeys(file for file in found if file.is_file()))
 
 
 def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
@@ -40,37 +42,47 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
         DatasetError: there are no names, no images, or not those that were asked for.
     """
     root = root.resolve()
-    file = names_file(root)
-    if file is None:
+    files = names_files(root)
+    if not files:
         raise DatasetError(f"'{root}' has neither a YAML nor a file of class names, classes.txt.")
-    names = _names(file)
-    entries = _data_file(root) or _lists(root, file) or _folders(root)
+    names = _names(files)
+    notes = [f"no YAML; class names are those of '{files[0]}'"]
+    entries = _data_file(root, notes) or _lists(root, files[0].parent) or _folders(root)
     if not entries:
         raise DatasetError(
-            f"'{root}' has class names ('{file.name}'), but no images. Label Studio and CVAT "
+            f"'{root}' has class names ('{files[0].name}'), but no images. Label Studio and CVAT "
             "export images only when told to: put them into 'images', each named like its file in "
             "'labels', and run the command again."
         )
     missing = [split for split in wanted or () if split not in entries]
     if missing:
         raise DatasetError(f"{root}: no '{missing[0]}'; there are {list(entries)}.")
-    notes = [f"no YAML; class names are those of '{file}'"]
+    bases = (root, root.parent)
     return listed_source(
-        str(root), names, entries, wanted, notes, bases=(root, root.parent), root=root
+        str(root), names, entries, wanted, notes, bases=bases, searched=[str(root)]
     )
 
 
-def _names(file: Path) -> dict[int, str]:
-    lines = [line.strip() for line in read_text(file, "list of class names").splitlines()]
-    while lines and not lines[-1]:
-        lines.pop()
-    if not lines or not all(lines):
-        what = f"line {lines.index('') + 1} is blank" if lines else "it is empty"
-        raise DatasetError(f"'{file}' must hold one class name a line, but {what}; correct it.")
-    return dict(enumerate(lines))
+def _names(files: Sequence[Path]) -> dict[int, str]:
+    """The names, one a line, of files that have to agree."""
+    found: list[list[str]] = []
+    for file in files:
+        lines = [line.strip() for line in read_text(file, "list of class names").splitlines()]
+        while lines and not lines[-1]:
+            lines.pop()
+        if not lines or not all(lines):
+            what = f"line {lines.index('') + 1} is blank" if lines else "it is empty"
+            raise DatasetError(f"'{file}' must hold one class name a line, but {what}; correct it.")
+        if found and lines != found[0]:
+            raise DatasetError(
+                f"The class names in '{files[0]}' and '{file}' differ: {found[0][:9]} and "
+                f"{lines[:9]}. Labels are numbers of one list: renumber them, and remove the other."
+            )
+        found.append(lines)
+    return dict(enumerate(found[0]))
 
 
-def _data_file(root: Path) -> dict[str, list[str]]:
+def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
     """What Darknet's `obj.data` names: lines of `train = …` and `valid = …`."""
     for file in sorted((*root.glob("*.data"), *root.glob("data/*.data"))):
         entries: dict[str, list[str]] = {}
@@ -84,14 +96,16 @@ def _data_file(root: Path) -> dict[str, list[str]]:
             there = [path for path in paths if path.exists()]
             if there:
                 entries[SPLIT_WORDS[key]] = [str(there[0].resolve())]
+            else:
+                notes.append(f"'{value}', which '{file}' names for {key}, does not exist")
         if entries:
             return {split: entries[split] for split in SPLITS if split in entries}
     return {}
 
 
-def _lists(root: Path, names: Path) -> dict[str, list[str]]:
+def _lists(root: Path, beside: Path) -> dict[str, list[str]]:
     entries: dict[str, list[str]] = {}
-    for folder in dict.fromkeys((root, root / "data", names.parent)):
+    for folder in dict.fromkeys((root, root / "data", beside)):
         for file in sorted(folder.glob("*.txt")):
             split = SPLIT_WORDS.get(file.stem.lower())
             if split and any(is_image(line) for line in read_text(file, "list").splitlines()):
@@ -101,16 +115,11 @@ def _lists(root: Path, names: Path) -> dict[str, list[str]]:
 
 def _folders(root: Path) -> dict[str, list[str]]:
     entries: dict[str, list[str]] = {}
-    for pattern in _SPLIT_FOLDERS:
-        for word, split in SPLIT_WORDS.items():
-            folder = root / pattern.format(word)
-            if split not in entries and _has_images(folder):
-                entries[split] = [str(folder)]
-    if entries:
-        return {split: entries[split] for split in SPLITS if split in entries}
-    found = next((root / name for name in _OTHER_FOLDERS if _has_images(root / name)), None)
-    return {"train": [str(found.resolve())]} if found else {}
-
-
-def _has_images(folder: Path) -> bool:
-    return any(is_image(name) for _, names in files_below(str(folder)) for name in names)
+    for here, names in files_below(str(root)):
+        if any(is_image(name) for name in names):
+            folders = os.path.relpath(here, root).split(os.sep)
+            said = (split_of_folder(_CVAT.sub(r"\1", folder)) for folder in folders)
+            entries.setdefault(next(filter(None, said), ""), []).append(here)
+    if entries.keys() - {""}:
+        return {split: outermost(entries[split]) for split in SPLITS if split in entries}
+    return {"train": [str(root)]} if entries else {}

@@ -56,6 +56,9 @@ class ValidationLoader:
         stride: sides of a batch are multiples of it; the model's largest stride (`stride=64`).
         pad: margin around the longer side, in strides (`pad=0.0`).
         rect: False makes every batch square and keeps the dataset's order (`rect=False`).
+        shape_batch: pictures that have one shape, a multiple of `batch_size`, which None is. With
+            `batch_size * world_size`, ranks make the pictures that one process makes in batches of
+            this size, to the bit (`shape_batch=64`).
         labels: which images and objects take part, and as what; None is all, to detect
             (`labels=LabelOptions(task="segment")`).
         split: which split to open when `shards` is a folder of several (`split="val"`).
@@ -87,6 +90,7 @@ class ValidationLoader:
         stride: int = 32,
         pad: float = 0.5,
         rect: bool = True,
+        shape_batch: int | None = None,
         labels: LabelOptions | None = None,
         split: str | None = None,
         ranks: Ranks | None = None,
@@ -100,6 +104,13 @@ class ValidationLoader:
         Schedule(images, batch_size, ranks)  # checks these settings
         whole("stride", stride, 1)
         number("pad", pad, 0)
+        self._shape_batch = (
+            batch_size if shape_batch is None else whole("shape_batch", shape_batch, 1)
+        )
+        if self._shape_batch % batch_size:
+            raise ConfigError(
+                f"shape_batch must be a multiple of batch_size={batch_size}, got {shape_batch}"
+            )
         self.batch_size = min(batch_size, images)
         self.num_workers = self._reading.threads or usable_threads(ranks.world_size)
         self._prefetch = self._reading.prefetch or _PREFETCH
@@ -114,14 +125,17 @@ class ValidationLoader:
             height, width = dataset.label_height[:images], dataset.label_width[:images]
             order = letterbox.aspect_order(height, width)
             shapes = letterbox.batch_shapes(
-                height[order], width[order], batch_size, subset.imgsz, stride, pad
+                height[order], width[order], self._shape_batch, subset.imgsz, stride, pad
             )
             self._shapes = shapes  # type: ignore[assignment]
             self.dataset = DatasetView(
-                subset, order=order, batch_shapes=shapes, batch=np.arange(images) // batch_size
+                subset,
+                order=order,
+                batch_shapes=shapes,
+                batch=np.arange(images) // self._shape_batch,
             )
         else:
-            self._shapes = [(subset.imgsz,) * 2] * math.ceil(images / batch_size)
+            self._shapes = [(subset.imgsz,) * 2] * math.ceil(images / self._shape_batch)
             self.dataset = DatasetView(subset)
         self._order = order
         self._first, self._last = _contiguous(images, batch_size, ranks)
@@ -187,7 +201,7 @@ class ValidationLoader:
         return self._order[start : min(start + self.batch_size, self._last)]
 
     def _shape(self, start: int) -> Sequence[Any]:
-        return self._shapes[start // self.batch_size]
+        return self._shapes[start // self._shape_batch]
 
     def _place(self, image: int, shape: Sequence[Any]) -> Placement:
         subset = self._subset

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from yolodata.errors import DatasetError
 
 _SHOWN = 5  # classes that a message names
+_MOST = 20  # that it writes as a list to copy
 
 
 def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
@@ -23,15 +24,16 @@ def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
         if found != names:
             raise DatasetError(
                 f"The classes of '{where}' are not those of '{first}': "
-                f"{_difference(found, names)}. "
+                f"{difference(found, names)}. "
                 "A class is a number in shards, so splits that are used together must number "
-                "alike. Pack all splits with one call of `yolodata shard`. A COCO or VOC source is "
-                "numbered by the same list, too, with --names A,B,… (and --overwrite to replace "
-                "what is packed)."
+                "alike. Pack all splits with one call of `yolodata shard`, or, if they are COCO or "
+                f"VOC, each with the same --names{_together(names, found)} (and --overwrite, where "
+                "it is packed already)."
             )
 
 
-def _difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
+def difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
+    """Says in which classes one list of names differs from another."""
     parts = []
     for what, some, rest in (("has", found, known), ("lacks", known, found)):
         only = [name for name in some.values() if name not in set(rest.values())]
@@ -45,6 +47,14 @@ def _difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
     if moved:
         parts.append(f"class {_listed(moved)}")
     return "; ".join(parts)
+
+
+def _together(names: Mapping[int, str], more: Mapping[int, str]) -> str:
+    """All names as they are given on the command line, unless those are too many."""
+    union = dict.fromkeys((*names.values(), *more.values()))
+    return (
+        f" '{','.join(union)}'" if len(union) <= _MOST and not any("," in n for n in union) else ""
+    )
 
 
 def _listed(texts: list[str]) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ShardError
+from yolodata.files import stored_bytes
+from yolodata.shards.left_out import read_left_out
+from yolodata.terminal import size_text
 
 if TYPE_CHECKING:
     from yolodata.shards.verify import VerifyReport
 
 _SHOWN = 50  # problems that are printed
 _BAR = 30
+_CLASSES = 20  # that are shown
 
 
 def add_parser(subparsers: Any) -> None:
@@ -37,7 +42,14 @@ def add_parser(subparsers: Any) -> None:
         "info",
         help="what a packed dataset holds",
         description="What a packed dataset holds.",
-        examples=("yolodata info coco.shards", "yolodata info coco.shards split=val json=True"),
+        examples=(
+            "yolodata info coco.shards",
+            "yolodata info coco.shards --all",
+            "yolodata info coco.shards split=val json=True",
+        ),
+    )
+    info.add_argument(
+        "--all", action="store_true", help="every class, not only the 20 with the most objects"
     )
     info.set_defaults(run=run_info)
     for parser in (verify, info):
@@ -120,10 +132,16 @@ def _report_text(report: VerifyReport, full: bool) -> str:
 def run_info(args: argparse.Namespace) -> int:
     """Runs `yolodata info OUT`."""
     infos = [describe(path) for path in _folders(args).values()]
+    no_split = dict(Counter(read_left_out(Path(args.out)).values()).most_common())
+    for info in infos:
+        info["in_no_split"] = no_split
     if args.json:
         print(json.dumps(infos, indent=1))
     else:
-        print("\n\n".join(_info_text(info) for info in infos))
+        texts = [_info_text(info, args.all) for info in infos]
+        if no_split or len(infos) > 1:
+            texts.append(_total_text(infos, no_split))
+        print("\n\n".join(texts))
     return 0
 
 
@@ -149,6 +167,7 @@ def describe(path: Path) -> dict[str, Any]:
             "codec": meta.codec,
             "imgsz": meta.imgsz,
             **meta.summary,
+            "disk_bytes": stored_bytes(dataset.path),
             "backgrounds": int((objects == 0).sum()),
             "polygons": int((np.diff(dataset.polygon_offset) > 0).sum()),
             "kpt_shape": meta.kpt_shape,
@@ -159,38 +178,59 @@ def describe(path: Path) -> dict[str, Any]:
         }
 
 
-def _info_text(info: dict[str, Any]) -> str:
+def _info_text(info: dict[str, Any], every_class: bool) -> str:
     width, height = info["smallest"]
     size = (
         f"{width}x{height}"
         if info["smallest"] == info["largest"]
         else (f"{width}x{height} to {info['largest'][0]}x{info['largest'][1]}")
     )
+    left_out = sum(info["left_out"].values())
     lines = [
         f"{info['path']} ({info['split']})",
         f"  codec    {info['codec']}, imgsz {info['imgsz']}, originals of {size} pixels",
-        f"  images   {info['images']:,}, {info['backgrounds']:,} without objects",
+        f"  images   {info['images']:,} of {info['images'] + left_out:,}, "
+        f"{info['backgrounds']:,} without objects",
         f"  objects  {info['objects']:,}, {info['polygons']:,} with a polygon"
         + (f", keypoints {info['kpt_shape']}" if info["kpt_shape"] else ""),
-        f"  files    {_size(info['shard_bytes'])} in {info['shards']} shards, labels "
-        f"{_size(info['labels_bytes'])}",
-        f"  left out {sum(info['left_out'].values()):,}",
+        f"  files    {size_text(info['disk_bytes'])}: {info['shards']:,} shards "
+        f"{size_text(info['shard_bytes'])}, labels {size_text(info['labels_bytes'])}",
+        f"  left out {left_out:,}",
     ]
-    lines += [f"    {count} × {reason}" for reason, count in info["left_out"].items()]
-    lines.append(f"  classes  {len(info['classes'])}")
-    most = max(1, *(count for _, count in info["classes"]))
-    width = max(len(name) for name, _ in info["classes"])
+    lines += [f"    {count:,} × {reason}" for reason, count in info["left_out"].items()]
+    return "\n".join(lines + _class_lines(info["classes"], every_class))
+
+
+def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
+    """The classes with the most objects, or every class in the dataset's order."""
+    if every or len(classes) <= _CLASSES:
+        shown, lines = classes, [f"  classes  {len(classes):,}"]
+    else:
+        shown = sorted(classes, key=lambda item: -item[1])[:_CLASSES]
+        lines = [f"  classes  {len(classes):,}; the {_CLASSES} with the most objects (--all: all)"]
+    most = max(1, *(count for _, count in shown))
+    width = max(len(name) for name, _ in shown)
     lines += [
         f"    {name:{width}} {count:>9,} {'█' * round(_BAR * count / most)}".rstrip()
-        for name, count in info["classes"]
+        for name, count in shown
     ]
+    if len(shown) < len(classes):
+        rest = sum(count for _, count in classes) - sum(count for _, count in shown)
+        none = sum(not count for _, count in classes)
+        lines.append(
+            f"    {len(classes) - len(shown):,} other classes with {rest:,} objects; "
+            f"{none:,} classes have none"
+        )
+    return lines
+
+
+def _total_text(infos: list[dict[str, Any]], no_split: dict[str, int]) -> str:
+    """Adds all splits up, and says what belongs to none."""
+    left_out = sum(count for info in infos for count in info["left_out"].values())
+    lines = [
+        f"in all: {sum(info['images'] for info in infos):,} images, {left_out:,} left out, "
+        f"{sum(no_split.values()):,} files of the source in no split, "
+        f"{size_text(sum(info['disk_bytes'] for info in infos))}"
+    ]
+    lines += [f"    {count:,} × {reason}" for reason, count in no_split.items()]
     return "\n".join(lines)
-
-
-def _size(nbytes: int) -> str:
-    value, unit = float(nbytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
+from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.train.distributed.process_group import no_such_gpu
+from yolodata.train.signals import stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
+    FAILED,
     MISTAKE,
     PEER_LOST,
     PREEMPTED,
@@ -71,18 +73,20 @@ def run(args: argparse.Namespace) -> int:
     if processes > 1 and "WORLD_SIZE" not in os.environ:
         from yolodata.train.distributed.launch import launch
 
-        return launch(args.arguments, processes)
+        return launch(on_gpus_there(args.arguments), processes)
     try:
-        _train(args.arguments)
-    except Preempted:
-        leave_status(PREEMPTED)
+        with stopping_at_once():
+            _train(args.arguments)
+    except Preempted as stop:
+        leave_status(PREEMPTED, stop.why)
         raise
     except PeerLost as error:
         print(f"yolodata: {error}", file=sys.stderr)
-        leave_status(PEER_LOST)
+        leave_status(PEER_LOST, error.reason)
         return PEER_LOST
-    except YolodataError:
-        leave_status(MISTAKE)
+    except Exception as error:
+        code = MISTAKE if isinstance(error, YolodataError) else FAILED
+        leave_status(code, f"{type(error).__name__}: {error}")
         raise
     return 0
 
@@ -112,29 +116,14 @@ def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
     Raises:
         ConfigError: an argument is wrong, in Ultralytics' words or ours.
     """
-    from ultralytics import YOLO
-
     from yolodata.train.distributed.process_group import ProcessGroup
     from yolodata.train.trainer import trainer_for
+    from yolodata.ultralytics.command_line import open_model, refusals_as_errors
 
-    try:
-        with ProcessGroup.join().first_of_machine("model"):  # which may be downloaded
-            made = YOLO(model)
-    except FileNotFoundError as error:
-        raise ConfigError(f"model={model} cannot be read: {error}") from error
-    try:
+    with ProcessGroup.join().first_of_machine("model"):  # which may be downloaded
+        made = open_model(model)
+    with refusals_as_errors():
         made.train(trainer=trainer_for(made.task).configure(**ours), **upstream)
-    except (SyntaxError, TypeError, ValueError, RuntimeError) as error:
-        if _is_about_arguments(error):
-            raise ConfigError(str(error).strip()) from error
-        raise
-
-
-def _is_about_arguments(error: Exception) -> bool:
-    """Whether upstream refuses what it was given, in words that need no traceback."""
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    where = frame.f_globals.get("__name__"), frame.f_code.co_name
-    return where[0] == "ultralytics.cfg" or where == ("ultralytics.engine.trainer", "get_dataset")
 
 
 def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -167,6 +156,17 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
     return upstream, {**kept, **ours}
 
 
+def gpus_wanted(device: str) -> list[str]:
+    """Returns the GPUs that `device=` names, as Ultralytics reads it; none where it names others.
+
+    -1 is any that is idle.
+    """
+    for sign in ("cuda:", "(", ")", "[", "]", "'", '"', " "):
+        device = device.lower().replace(sign, "")
+    named = [part for part in device.split(",") if part]
+    return named if all(part == "-1" or part.isdecimal() for part in named) else []
+
+
 def processes_wanted(arguments: list[str]) -> int:
     """Returns how many processes the arguments ask for on this machine.
 
@@ -176,7 +176,7 @@ def processes_wanted(arguments: list[str]) -> int:
         ConfigError: `nproc` is no number of processes, or contradicts `device`.
     """
     given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
-    devices = len([part for part in given.get("device", "").strip("[]()").split(",") if part])
+    devices = len(gpus_wanted(given.get("device", "")))
     nproc = given.get("nproc")
     if nproc is None:
         return max(devices, 1)
@@ -187,6 +187,29 @@ def processes_wanted(arguments: list[str]) -> int:
     return int(nproc)
 
 
+def on_gpus_there(arguments: list[str]) -> list[str]:
+    """Returns the arguments of several processes, with GPUs chosen where the device is -1.
+
+    Raises:
+        ConfigError: a GPU is named that torch does not find.
+    """
+    given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
+    wanted = gpus_wanted(given.get("device", ""))
+    if not wanted:
+        return arguments
+    import torch
+
+    count = torch.cuda.device_count()
+    if (len(wanted) > count and "-1" in wanted) or any(int(gpu) >= count for gpu in wanted):
+        raise ConfigError(no_such_gpu(given["device"]))
+    if "-1" not in wanted:
+        return arguments
+    from ultralytics.utils.torch_utils import parse_device
+
+    others = [one for one in arguments if not one.lstrip("-").startswith("device=")]
+    return [*others, f"device={parse_device(','.join(wanted))}"]
+
+
 def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns upstream's arguments, and ours without their prefix.
 
@@ -195,40 +218,10 @@ def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         ConfigError: an argument is not of the form NAME=VALUE.
     """
-    from ultralytics.cfg import smart_value
+    from yolodata.ultralytics.command_line import read_values
 
     upstream, ours = split_arguments(arguments)
-    return {name: smart_value(text) for name, text in upstream.items()}, ours
-
-
-def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Returns upstream's arguments as texts, and the values of ours without their prefix.
-
-    Raises:
-        ConfigError: an argument is not of the form NAME=VALUE.
-    """
-    upstream: dict[str, str] = {}
-    ours: dict[str, Any] = {}
-    for argument in arguments:
-        name, equals, text = argument.lstrip("-").partition("=")
-        if not equals or not name:
-            raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
-        if name.startswith("yolodata."):
-            ours[name.removeprefix("yolodata.")] = _value(text)
-        else:
-            upstream[name] = text
-    return upstream, ours
-
-
-def _value(text: str) -> Any:
-    """A Python literal, also true, false and none in any case; text otherwise."""
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return read_values(upstream, "train"), ours
 
 
 def check_settings(arguments: list[str]) -> None:

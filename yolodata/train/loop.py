@@ -17,6 +17,7 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
+from yolodata.train.distributed.collectives import mean_items
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.oom import advice, dry_step, explained
 from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
@@ -38,6 +39,7 @@ class EpochLoop:
 
     Attributes:
         halved: how often the batch was halved because memory ended.
+        left_after: the batch after which training was left in good order, in words; else "".
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class EpochLoop:
         self._supervisor, self._heartbeat, self._saver = supervisor, supervisor.heartbeat, saver
         self._first_backward = True
         self.halved = 0
+        self.left_after = ""
         self._accumulate = 1  # batches an update, after the warm-up
         self._close_mosaic_at = 0
         self._mosaic_closed = False
@@ -187,9 +190,11 @@ class EpochLoop:
                 trainer.stop = trainer.stop or self._time_is_up()
             trainer.at = trainer.at.after_batch(updates)
             self._heartbeat.doing_now("in callbacks")
-            self._show_progress(bar, batch, done)
+            if self._process_group.rank == 0 and trainer.args.plots and done in trainer.plot_idx:
+                trainer.plot_training_samples(batch, done)
             trainer.run_callbacks("on_train_batch_end")
-            self._agree(done)
+            objects = self._agree(done, batch.get("cls", batch["img"]).shape[0])
+            self._show_progress(bar, batch, objects)
             if trainer.stop:
                 break
             self._supervisor.step(self._where())
@@ -236,6 +241,9 @@ class EpochLoop:
             loss = loss.sum() * self._process_group.size  # DDP takes the mean over ranks
             self._heartbeat.doing_now("in the backward pass")
             trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        criterion = unwrap_model(trainer.model).criterion
+        if not getattr(criterion, "covers_all_ranks", False):
+            items = mean_items(items, self._process_group)
         trainer.loss, trainer.loss_items = loss.detach(), items
         if not trainer.loss_names:
             trainer.loss_names = tuple(items)
@@ -269,31 +277,37 @@ class EpochLoop:
         with self._autocast():
             return self._forward(batch)[0]
 
-    def _show_progress(self, bar: Any, batch: dict[str, Any], done: int) -> None:
+    def _show_progress(self, bar: Any, batch: dict[str, Any], objects: int) -> None:
         trainer = self._trainer
         if self._process_group.rank != 0:
             return
         assert trainer.tloss is not None
-        objects = batch.get("cls", batch["img"]).shape[0]
         columns = [f"{trainer.epoch + 1}/{trainer.epochs}", f"{trainer._get_memory():.3g}G"]
         numbers = [*map(float, trainer.tloss.values()), objects, batch["img"].shape[-1]]
         text = ("%11s" * 2) % tuple(columns) + ("%11.4g" * len(numbers)) % tuple(numbers)
         watcher = trainer.step_watcher
         bar.set_description(f"{text}  {watcher.summary()}" if watcher is not None else text)
-        if trainer.args.plots and done in trainer.plot_idx:
-            trainer.plot_training_samples(batch, done)
 
     def _time_is_up(self) -> bool:
         hours, begun = self._trainer.args.time, self._trainer.train_time_start
         return hours is not None and hours > 0 and time.time() - begun > hours * 3600
 
-    def _agree(self, done: int) -> None:
-        """All ranks are at the same step, and do the same: go on, stop, write a checkpoint."""
-        trainer = self._trainer
+    def _agree(self, done: int, objects: int) -> int:
+        """All ranks are at the same step, and do the same: go on, stop, write a checkpoint.
+
+        Args:
+            done: batches before this one, since training began.
+            objects: in this rank's batch.
+
+        Returns:
+            the objects in the batches of all ranks.
+        """
+        trainer, ranks = self._trainer, self._process_group
         self._heartbeat.wait()
         wanted = self._supervisor.action(self._saver.due())
-        action, most, least, stop = self._process_group.largest(
-            [wanted, done, -done, int(trainer.stop)]
+        each = [objects if rank == ranks.rank else 0 for rank in range(ranks.size)]
+        action, most, least, stop, *each = ranks.largest(
+            [wanted, done, -done, int(trainer.stop), *each]
         )
         if most != -least:
             raise YolodataError(
@@ -303,22 +317,21 @@ class EpochLoop:
         trainer.stop = bool(stop)
         self._heartbeat.step_finished()
         if action == Action.CONTINUE or (trainer.at.pending and action != Action.STOP_NOW):
-            return
+            return sum(each)
         if trainer.exact:
             self._saver.write(wait=action >= Action.STOP)
         if action >= Action.STOP:
             self._leave_preempted()
+        return sum(each)
 
     def _leave_preempted(self) -> None:
         at = self._trainer.at
-        why = self._supervisor.stop.why or "another rank was asked to stop"
+        self.left_after = f"epoch {at.epoch + 1}, batch {at.step}"
         self._saver.drop()
         self._process_group.largest([0])  # nobody leaves before rank 0 has written
-        if self._process_group.rank == 0:
-            done = f"epoch {at.epoch + 1}, batch {at.step}"
-            LOGGER.info(f"\nyolodata: {why}: stopped after {done}; resume=auto goes on from there.")
+        self._supervisor.leave_preempted()
         self._process_group.stop()
-        raise Preempted(why)
+        raise Preempted(self._supervisor.stop.why or "another rank was asked to stop")
 
     # Memory ends.
 
@@ -405,6 +418,7 @@ class EpochLoop:
         trainer._clear_memory(0.5)
         self._heartbeat.wait()
         trainer.stop = bool(self._process_group.largest([int(trainer.stop)])[0])
+        vars(trainer.stopper).update(self._process_group.from_first(vars(trainer.stopper)))
         trainer.at = trainer.at.at_next_epoch(finished=trainer.stop)
         if trainer.args.save:
             self._saver.write()

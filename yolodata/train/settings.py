@@ -20,8 +20,8 @@ class TrainSettings(Settings):
         checkpoint_minutes: time between checkpoints within an epoch; 0 is only at its end
             (`checkpoint_minutes=2.0`).
         keep: checkpoints kept in the run folder, and at `upload` (`keep=5`).
-        upload: where checkpoints are copied to, any fsspec URL (s3://, gs://, a path); None is
-            nowhere (`upload="s3://bucket/runs"`).
+        upload: where checkpoints, weights, results, settings and plots are copied to, any fsspec
+            URL (s3://, gs://, a path); None is nowhere (`upload="s3://bucket/runs"`).
         stall: seconds that a step, or a batch of validation, may take before its rank counts as
             stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
             saving and other phases of unknown duration may take ten times as many (see
@@ -29,9 +29,9 @@ class TrainSettings(Settings):
         callbacks: a Python file whose functions are named after Ultralytics' events
             (`on_train_epoch_end(trainer)`, say); every rank runs them
             (`callbacks="callbacks.py"`).
-        whole_batch_loss: targets are counted over all ranks, so that the loss is that of one
-            process with the whole batch; False is Ultralytics' way, each rank's own count
-            (`whole_batch_loss=False`).
+        whole_batch_loss: targets are counted over all ranks, so that gradients are those of one
+            process with the whole batch; False is Ultralytics' way, each rank's own count. What is
+            logged is the loss of the whole batch in both cases (`whole_batch_loss=False`).
         scale_lr: what the learning rate is multiplied with where the batch is larger than `nbs`:
             "sqrt" or "linear" in batch / nbs, "none", or "auto": "sqrt" for optimisers of Adam's
             kind, "none" for SGD, whose steps grow by themselves (the loss is a sum over the batch)

@@ -6,12 +6,17 @@ take the machine away; torchrun passes SIGTERM and SIGINT on to the ranks.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from yolodata.train.watchdog.exit_codes import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 IMPATIENT = 3.0
@@ -22,18 +27,50 @@ URGENT = 4.0
 """Seconds after the signal from which no update is waited for."""
 
 
+LATE = 15.0
+"""Seconds after the signal from which a step's end is not waited for. Slurm, Kubernetes and
+torchrun kill after 30 s, and the last upload takes up to 8."""
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Ends the process with a word when it is asked to stop, where nothing is being trained.
+
+    Raises:
+        Preempted: a signal came. `StopRequest` takes the signals over while training runs.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if os.environ.get("RANK", "0") == "0":
+            print(f"yolodata: {name}: ended; nothing was being trained", file=sys.stderr)
+        raise Preempted(name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class StopRequest:
     """Whether this process was asked to stop.
 
     Args:
-        on_request: called once, in the main thread, when it is.
+        on_request: called in the main thread when it is, and again once that is `LATE`.
     """
 
     def __init__(self, on_request: Callable[[], None]) -> None:
         self._on_request = on_request
         self._before: dict[signal.Signals, Any] = {}
+        self._reminder: threading.Timer | None = None
         self.at: float | None = None
         self.why = ""
+        self.passed_on = ""  # what a signal means that this process sends to itself
 
     def __bool__(self) -> bool:
         return self.at is not None
@@ -43,6 +80,11 @@ class StopRequest:
         """Whether the time to be exact about where to stop is over."""
         return self.at is not None and time.monotonic() - self.at > URGENT
 
+    @property
+    def late(self) -> bool:
+        """Whether the time to finish a step is over."""
+        return self.at is not None and time.monotonic() - self.at >= LATE
+
     def install(self) -> None:
         """Installs the handlers; does nothing outside the main thread, where Python allows none."""
         if threading.current_thread() is threading.main_thread():
@@ -51,6 +93,8 @@ class StopRequest:
 
     def remove(self) -> None:
         """Puts the handlers back that were there before."""
+        if self._reminder is not None:
+            self._reminder.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -59,10 +103,21 @@ class StopRequest:
         """Asks this process to stop, as a signal would."""
         if self.at is None:
             self.at, self.why = time.monotonic(), why
+            self._reminder = threading.Timer(LATE, self._remind)
+            self._reminder.daemon = True
+            self._reminder.start()
             self._on_request()
+        elif self.late:
+            self._on_request()
+
+    def _remind(self) -> None:
+        """In a thread; only a signal can raise an exception in the main one."""
+        main = threading.main_thread().ident
+        if self._before and main is not None:
+            signal.pthread_kill(main, signal.SIGUSR1)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.at is not None and time.monotonic() - self.at > IMPATIENT
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.request(signal.Signals(number).name)
+        self.request(self.passed_on or signal.Signals(number).name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import random
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,18 +13,24 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg, get_save_dir
+from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
-from yolodata.errors import YolodataError
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.loader import Loader
+from yolodata.pipeline.validation import ValidationLoader
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
+from yolodata.train.checkpoint.continuation import continuation
 from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
+from yolodata.train.checkpoint.state import plain as plain_values
 from yolodata.train.distributed.collectives import broadcast_weights
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
+from yolodata.train.distributed.validation_loss import ValidationLoss
 from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
@@ -67,10 +74,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     @classmethod
     def _of_upstream(
-        cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+        cls,
+        what: str,
+        trainer: type[Any],
+        cfg: Any,
+        overrides: dict[str, Any],
+        callbacks: dict[str, Any] | None,
     ) -> Any:
-        check_fallback(task, overrides.get("resume"))
-        return super()._of_upstream(task, cfg, overrides, callbacks)
+        check_fallback(what, overrides.get("resume"))
+        return super()._of_upstream(what, trainer, cfg, overrides, callbacks)
 
     def __init__(
         self,
@@ -82,26 +94,36 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.process_group = ProcessGroup.join()
         overrides["device"] = self.process_group.device(overrides.get("device"))
         self.at, self.exact = Position(), False
+        self._checkpoint: dict[str, Any] | None = None
+        self._has_model = False
         self.saver: Saver | None = None
         self.loop: EpochLoop | None = None
         settings = self.settings.changed(overrides.get("yolodata") or {})
-        self._going_on = self._choose_run_folder(cfg, overrides, settings)
+        self.given: dict[str, Any] = {}
+        chosen = self._choose_run_folder(cfg, overrides, settings)
+        self._going_on, self._stage, self._optimizer = chosen
+        if self._stage == "done":
+            self._is_done(Path(overrides["save_dir"]))
+            return
         self.supervisor = Supervisor(self.process_group, settings.stall, self._last_words)
+        own = callbacks_of_file(settings.callbacks) if settings.callbacks else {}
         super().__init__(cfg, overrides, _callbacks)
+        self.given = self.given or plain_values(vars(self.args))
         if not self.process_group.alone:
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
             seed = self.args.seed + self.process_group.rank
             init_seeds(seed, deterministic=self.args.deterministic)
+            random.seed(self.args.seed)  # the sizes of `multi_scale` are those of one process
             self.ddp = False
             share_cores(self.process_group.local_size)
         self.add_callback("on_val_start", self._validation_begins)
         self.add_callback("on_val_batch_end", self._validation_batch_ends)
-        if self.settings.callbacks:
-            for event, function in callbacks_of_file(self.settings.callbacks).items():
-                self.add_callback(event, function)
+        for event, function in own.items():
+            self.add_callback(event, function)
 
     def _validation_begins(self, validator: Any) -> None:
-        self.supervisor.heartbeat.phase("validating", batches=True)
+        what = "validating the best model" if self.at.stage == "finished" else "validating"
+        self.supervisor.heartbeat.phase(what, batches=True)
 
     def _validation_batch_ends(self, validator: Any) -> None:
         self.supervisor.heartbeat.batch_finished()
@@ -112,32 +134,75 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _choose_run_folder(
         self, cfg: Any, overrides: dict[str, Any], settings: TrainSettings
-    ) -> Path | None:
-        """Returns the checkpoint to go on from, if any; rank 0 chooses it and the run folder."""
+    ) -> tuple[Path | None, str | None, str]:
+        """Returns the checkpoint to go on from, if any, at which stage, and its optimiser.
+
+        Rank 0 chooses it and the run folder.
+
+        Raises:
+            ConfigError: the run cannot go on with these arguments.
+        """
         resume = overrides.get("resume")
         named = Path(resume) if isinstance(resume, (str, Path)) and resume != "auto" else None
         ours = resume == "auto" or (named is not None and named.suffix == file.SUFFIX)
         if resume and not ours:
-            return None  # Ultralytics' own resume, from last.pt
+            return None, None, ""  # Ultralytics' own resume, from last.pt
         overrides.pop("resume", None)
-        found: Path | None = None
+        own = overrides.pop("yolodata", None)
+        args = get_cfg(cfg, overrides)  # it renames keys in place, once
+        overrides["yolodata"] = own
+        self.given = plain_values(vars(args))
+        chosen: list[Any] = [None] * 4
         if self.process_group.rank == 0:
-            if resume == "auto":
-                overrides["exist_ok"] = True
-            if named is not None:
-                overrides["save_dir"] = str(named.resolve().parent.parent)
-            upstreams = {name: overrides[name] for name in overrides if name != "yolodata"}
-            folder = get_save_dir(get_cfg(cfg, upstreams))
-            found = named.resolve() if named is not None else None
-            if resume == "auto":
-                found = run_folder.find_newest(folder, settings.upload)
-            if found is not None:
-                file.remove_newer(found)
-                LOGGER.info(f"yolodata: going on from {found}")
-            overrides["save_dir"] = str(folder)
-        chosen = [overrides.get("save_dir"), None if found is None else str(found)]
-        overrides["save_dir"], path = self.process_group.share("run folder", chosen)
-        return None if path is None else Path(path)
+            try:
+                chosen = self._find_checkpoint(args, resume, named, settings)
+            except YolodataError as error:  # which the other ranks would wait for
+                if self.process_group.alone:
+                    raise
+                chosen = [None, None, "refused", str(error)]
+        folder, path, stage, optimizer = self.process_group.share("run folder", chosen)
+        if stage == "refused":
+            raise ConfigError(optimizer)
+        overrides["save_dir"] = folder
+        return None if path is None else Path(path), stage, optimizer or ""
+
+    def _find_checkpoint(
+        self, args: Any, resume: Any, named: Path | None, settings: TrainSettings
+    ) -> list[Any]:
+        """Returns the run folder, and of the checkpoint in it path, stage and optimiser."""
+        if resume == "auto":
+            args.exist_ok = True
+        if named is not None:
+            args.save_dir = str(named.resolve().parent.parent)
+        folder = get_save_dir(args)
+        found = named.resolve() if named is not None else None
+        if resume == "auto":
+            found = run_folder.find_newest(folder, settings.upload)
+        if found is None:
+            return [str(folder), None, None, None]
+        state = file.read(found)
+        evaluated = run_folder.is_evaluated(found)
+        plan = continuation(state, self.given, folder, evaluated)
+        if plan.stage == "done":
+            run_folder.write_missing(folder, state)
+            LOGGER.info(f"yolodata: {plan.said}.")
+        else:
+            file.remove_newer(found)
+            LOGGER.info(f"yolodata: going on from {found}")
+            if plan.said:
+                LOGGER.info(f"yolodata: {plan.said}.")
+        return [str(folder), str(found), plan.stage, plan.optimizer]
+
+    def _is_done(self, folder: Path) -> None:
+        """Of a run that is finished nothing is set up; `YOLO.train` reads where its weights are."""
+        self.save_dir, self.wdir = folder, folder / "weights"
+        self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
+        self.validator = None
+
+    def train(self) -> None:
+        """Trains, unless the run is finished already."""
+        if self._stage != "done":
+            super().train()
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """Resumes as upstream does, unless the run goes on from a checkpoint of ours."""
@@ -154,34 +219,55 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     # Setup.
 
     def _do_train(self) -> None:
-        try:
-            with self.supervisor.supervise():
-                self._train_supervised()
-        except Exception:  # what was written is kept all the same; the others know already
-            with contextlib.suppress(YolodataError):
-                self._last_words()
-            if self.saver is not None:
-                self.saver.close(UPLOAD_AT_STOP)
-            raise
-        self.process_group.stop()
+        with self.supervisor.catch_signals():
+            try:
+                with self.supervisor.supervise():
+                    self._train_supervised()
+            except Exception:  # what was written is kept all the same; the others know already
+                with contextlib.suppress(YolodataError):
+                    self._last_words()
+                if self.saver is not None:
+                    self.saver.close(UPLOAD_AT_STOP)
+                raise
+            else:
+                self.process_group.stop()
+            finally:
+                close_loaders(self)
+                # Not before the others know why this rank leaves: their collectives break now.
+                if self.process_group.backend != "nccl":  # which would wait for what will not come
+                    self.process_group.stop()
 
     def _train_supervised(self) -> None:
         try:
             saver, loop = self._set_up()
             loop.run()
             saver.writer.wait()
+            saver.finish()
             saver.close(UPLOAD_AT_END)
             self.process_group.meet("end")
         except Preempted:
             with self.supervisor.undisturbed():
                 if self.saver is not None:
                     self.saver.flush()
+                    self._say_stopped()
                     self.saver.close(UPLOAD_AT_STOP)
+                else:
+                    self._say_stopped()
             raise
-        finally:
-            close_loaders(self)
-            if self.process_group.backend != "nccl":  # which would wait for what will not come
-                self.process_group.stop()
+
+    def _say_stopped(self) -> None:
+        """Says, on one rank, where the run was left and what is on disk."""
+        if self.process_group.rank != 0:
+            return
+        why = self.supervisor.stop.why or "another rank was asked to stop"
+        where = f"while {self.supervisor.heartbeat.doing}"
+        if self.loop is not None and self.loop.left_after:
+            where = f"after {self.loop.left_after}"
+        newest = None if self.saver is None else self.saver.newest
+        rest = "no checkpoint was written yet, so that the run begins anew"
+        if newest is not None:
+            rest = f"resume=auto goes on from {newest}"
+        LOGGER.info(f"\nyolodata: {why}: stopped {where}; {rest}.")
 
     def _set_up(self) -> tuple[Saver, EpochLoop]:
         phase, settings = self.supervisor.phase, self.settings
@@ -219,8 +305,16 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self._wrap_model()
         self.at = Position(self.start_epoch)
         if self._going_on is not None:
-            saver.resume(self._going_on)
+            saver.resume(self._going_on, self._stage)
+            self._write_missing_weights()
         return saver, loop
+
+    def _write_missing_weights(self) -> None:
+        """On a machine that has the checkpoint alone, writes `last.pt` from it."""
+        at_the_end_of_an_epoch = self.at.epoch > 0 and self.at.step == 0
+        if self.process_group.rank == 0 and at_the_end_of_an_epoch and not self.last.exists():
+            self.epoch = self.at.epoch - 1
+            self.save_model()
 
     def _last_words(self) -> None:
         """Before the process ends; in the monitor's thread if another rank is lost."""
@@ -228,10 +322,22 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             self.saver.writer.wait(timeout=10)
 
     def _prepare_data(self) -> None:
-        """Packs what is not packed, before the ranks are connected: it may take hours."""
+        """Packs what is not packed, before the ranks are connected: it may take hours.
+
+        The size of its pictures is a multiple of the model's stride, so there is a model first.
+        """
+        self.setup_model()
+        stride = max(int(self.model.stride.max()), 32)  # type: ignore[operator]
+        self.args.imgsz = check_imgsz(self.args.imgsz, stride=stride, floor=stride, max_dim=1)
         for mode in ("train", "val"):
             if self._fallback(mode) is None:
                 self._shards(mode)
+
+    def setup_model(self) -> Any:
+        """Returns upstream's checkpoint, if the model is one; makes the model when first called."""
+        if not self._has_model:
+            self._checkpoint, self._has_model = super().setup_model(), True
+        return self._checkpoint
 
     def _setup_ddp(self) -> None:
         """The ranks are connected already, by `ProcessGroup.start`."""
@@ -282,7 +388,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns upstream's optimiser; its learning rate is scaled for a batch above `nbs`."""
+        """Returns upstream's optimiser; its learning rate is scaled for a batch above `nbs`.
+
+        A run that goes on keeps its own, whatever `auto` would choose for another number of epochs.
+        """
+        if self._optimizer and str(self.args.optimizer).lower() == "auto":
+            # By the number of updates, above ten thousand or not.
+            kwargs["iterations"] = 1e9 if self._optimizer == "MuSGD" else 0
         optimizer = super().build_optimizer(*args, **kwargs)
         larger = self.batch_size * self.accumulate / self.args.nbs
         factor = lr_factor(type(optimizer).__name__, larger, self.settings.scale_lr)
@@ -296,6 +408,41 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """Returns how many batches of an epoch were trained on before it goes on."""
         return int(self.at.step)
 
+    # Validation.
+
+    def validation_shapes(self, batch_size: int) -> int:
+        """Returns the pictures that have one shape: all ranks' batch, as one process has it."""
+        return batch_size * self.process_group.size
+
+    def validate(self) -> tuple[dict[str, float], float | None]:
+        """Validates the average, as upstream does.
+
+        Returns:
+            metrics and fitness of one process that validates alone; the same on every rank.
+        """
+        if self.process_group.alone:
+            return super().validate()
+        average = unwrap_model(self.ema.ema)
+        loss = self._validation_loss(average)
+        average.criterion = loss
+        metrics, fitness = super().validate()
+        average.criterion = None  # the next validation makes another one
+        if loss.counted:
+            means = loss.means(len(self.test_loader.dataset))
+            if metrics is not None:
+                metrics.update(self.label_loss_items(means, prefix="val"))
+        found = self.process_group.from_first([metrics, fitness, self.best_fitness])
+        metrics, fitness, self.best_fitness = found
+        return metrics, fitness
+
+    def _validation_loss(self, model: torch.nn.Module) -> ValidationLoss:
+        """The criterion of a validation; with upstream's loader, each batch is one of its own."""
+        loader, ranks = self.test_loader, self.process_group
+        ours = isinstance(loader, ValidationLoader)
+        batch = int(loader.batch_size) * (ranks.size if ours else 1)
+        criterion = model.init_criterion()  # type: ignore[operator]
+        return ValidationLoss(criterion, ranks, next(iter(loader.sampler), 0), batch)
+
     # Its end.
 
     def save_model(self) -> bool:
@@ -304,31 +451,35 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             return bool(super().save_model())
 
     def final_eval(self) -> None:
-        """Evaluates the best weights, as upstream does.
+        """Evaluates the best weights, as upstream does; several ranks do it together.
 
-        Its own evaluation asks for CUDA where there are several ranks; ours takes over on CPUs.
+        Upstream's own asks for CUDA where there are several ranks, and for the file everywhere.
         """
-        if self.process_group.rank != 0:  # which makes the files smaller first
+        ranks = self.process_group
+        if ranks.rank != 0:  # which makes the files smaller first
             self.supervisor.heartbeat.wait()
-        if self.process_group.alone or self.device.type != "cpu":
-            super().final_eval()
+        else:
+            with self.supervisor.undisturbed():
+                run_folder.strip_weights(self)
+        if not ranks.from_first(self.best.exists()):
             return
-        if self.process_group.rank == 0 and self.last.exists():
-            from ultralytics.utils.torch_utils import strip_optimizer
-
-            kept = strip_optimizer(self.last)
-            if self.best.exists():
-                strip_optimizer(self.best, updates={"train_results": kept.get("train_results")})
-        self.process_group.meet("stripped")
-        if self.best.exists():
-            from ultralytics.nn.tasks import load_checkpoint
-
-            best, _ = load_checkpoint(self.best)
-            self.ema.ema.load_state_dict(best.float().state_dict())
-            metrics, _ = self.validate()
-            if self.process_group.rank == 0:
-                self.metrics = metrics
-                self.run_callbacks("on_fit_epoch_end")
+        LOGGER.info(f"\nValidating {self.best}...")
+        self.validator.args.plots = self.args.plots
+        self.validator.args.compile = False  # takes longer than it saves
+        if ranks.alone:
+            self.metrics = self.validator(model=self.best)
+        else:
+            average = unwrap_model(self.ema.ema).float()
+            if ranks.rank == 0:
+                best, _ = load_checkpoint(self.best)
+                average.load_state_dict(best.float().state_dict())
+            broadcast_weights(average)
+            self.metrics, _ = self.validate()
+            self.metrics = {k: v for k, v in self.metrics.items() if not k.startswith("val/")}
+        self.metrics.pop("fitness", None)
+        self.epoch += 1  # loggers have it beside the last epoch, not in its place
+        self.run_callbacks("on_fit_epoch_end")
+        self.epoch -= 1
 
 
 @functools.cache

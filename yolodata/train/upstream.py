@@ -31,6 +31,7 @@ class Arguments:
     mosaic: float
     multi_scale: float
     nbs: int
+    optimizer: str
     overlap_mask: bool
     plots: bool
     resume: Any

@@ -5,17 +5,22 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.ingest.pack_cache import home, remember
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.shards.class_names import check_same_classes
+from yolodata.shards.format import CODECS, SPLITS
+from yolodata.shards.left_out import LEFT_OUT
 from yolodata.ultralytics.settings import Settings
 
 log = logging.getLogger("yolodata")
@@ -26,29 +31,35 @@ def is_shards(path: str | Path) -> bool:
     return Path(path).is_dir() and bool(splits(path))
 
 
-def describe_shards(path: str | Path, split: str) -> dict[str, Any]:
+def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
     """What Ultralytics' `check_det_dataset` returns, for a folder of shards.
 
+    Args:
+        path: the folder.
+        needed: splits that have to be there.
+
     Raises:
-        DatasetError: the folder lacks the split to validate on, or the one to train on, or their
-            classes differ.
+        DatasetError: the folder lacks one of them, or their classes differ.
     """
-    found = splits(path)
-    for needed in ("train", split or "val"):
-        if needed not in found:
+    from ultralytics.nn.autobackend import check_class_names
+
+    root = Path(path).resolve()
+    found = splits(root)
+    for split in needed:
+        if split not in found:
             raise DatasetError(
-                f"{path} holds the splits {', '.join(found)}, but training needs '{needed}'; pack "
+                f"{path} holds the splits {', '.join(found)}, but '{split}' is needed; pack "
                 "it with `yolodata shard`, or name another one with split="
             )
-    used = dict.fromkeys(("train", split or "val"))
-    metas = {name: read_meta(found[name]) for name in used}
+    metas = {name: read_meta(found[name]) for name in dict.fromkeys(needed)}
     check_same_classes({str(found[name]): meta.names for name, meta in metas.items()})
-    meta = metas["train"]
+    meta = metas[needed[0]]
     data: dict[str, Any] = {
-        "path": Path(path).resolve(),
-        "names": dict(meta.names),
+        "path": root,
+        "names": check_class_names(dict(meta.names)),  # readable ones for ids of WordNet
         "nc": len(meta.names),
         "channels": 3,
+        **dict.fromkeys(("train", "val"), str(found[needed[0]])),  # upstream wants both named
         **{name: str(folder) for name, folder in found.items()},
     }
     if meta.kpt_shape is not None:
@@ -76,9 +87,8 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str
     beside = root.parent / f"{root.name}.yolodata"
     if os.access(beside if beside.exists() else root.parent, os.W_OK):
         return beside / name
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    log.warning("%s cannot be written to; packing into %s", root.parent, home / "yolodata")
-    return home / "yolodata" / common / name
+    log.warning("%s cannot be written to; packing into %s", root.parent, home())
+    return home() / common / name
 
 
 def _short_hash(text: str) -> str:
@@ -113,15 +123,20 @@ def packed(
     from yolodata.ingest import pack
     from yolodata.ingest.labels import UNNAMED
 
-    source, out = data["yaml_file"], cache_folder(data, imgsz, settings, task)
+    source = data["yaml_file"]
+    if settings.codec == "auto":
+        settings = _chosen(data, split, imgsz, settings, task, show)
+    out = cache_folder(data, imgsz, settings, task)
     if single_cls:
         if out.is_dir():
+            remember(out)
             with _lock(out, split):
                 meta = _current(source, out, split, single_cls=False)
                 if meta and not any(why.startswith(UNNAMED) for _, why in meta.left_out):
                     return _opened(out / split)
         out = out.with_name(f"{out.name}-single_cls")
     out.mkdir(parents=True, exist_ok=True)
+    remember(out)
     with _lock(out, split):
         if _current(source, out, split, single_cls) is None:
             log.info("packing %s of %s into %s", split, source, out / split)
@@ -137,9 +152,46 @@ def packed(
                 task=task,
                 overwrite=True,
             )
+            if report.left_out:
+                file, why = next(iter(report.left_out.items()))
+                log.warning(
+                    "%d files of %s belong to no split, all listed in %s; the first is %s: %s",
+                    len(report.left_out), source, out / LEFT_OUT, file, why,
+                )  # fmt: skip
             for name, reason in report.splits[split].left_out:
                 log.warning("%s: left out: %s", name, reason)
         return _opened(out / split)
+
+
+def _chosen(
+    data: dict[str, Any], split: str, imgsz: int, settings: Settings, task: str, show: bool
+) -> Settings:
+    """What `codec="auto"` means for this dataset: what is packed, or what there is room for.
+
+    All splits of a training are looked at together, so that they get the same, and by one process
+    after the other: once one has begun to pack, less is free.
+    """
+    from yolodata.ingest.estimate import choose_codec, estimate, room
+    from yolodata.ingest.packing import codec_of
+    from yolodata.ingest.source import open_source
+
+    kinds = {codec: replace(settings, codec=codec) for codec in CODECS}
+    places = {codec: cache_folder(data, imgsz, kind, task) for codec, kind in kinds.items()}
+    parent = places["raw"].parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with _lock(parent, "codec"):
+        for codec, place in places.items():
+            alike = (place, place.with_name(f"{place.name}-single_cls"))
+            if any(codec_of(folder / name) for folder in alike for name in SPLITS):
+                return kinds[codec]
+        used = dict.fromkeys(["train", "val", split])
+        source = open_source(
+            data["yaml_file"], splits=[name for name in used if name == split or data.get(name)]
+        )
+        codec, why = choose_codec(estimate(source.splits.values(), imgsz), room(parent, ()))
+        if show:
+            print(f"yolodata: codec=auto is {codec}: {why}", file=sys.stderr)
+    return kinds[codec]
 
 
 def _opened(path: Path) -> ShardDataset:

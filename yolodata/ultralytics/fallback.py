@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
@@ -16,6 +18,14 @@ TRAINERS = {
 }
 """Our trainers, by Ultralytics' name of the task."""
 
+VALIDATORS = {
+    "detect": "DetectionValidator",
+    "segment": "SegmentationValidator",
+    "pose": "PoseValidator",
+    "obb": "OBBValidator",
+}
+"""Our validators, likewise."""
+
 UPSTREAM_TRAINERS = {
     "classify": "ClassificationTrainer",
     "semantic": "SemanticSegmentationTrainer",
@@ -23,20 +33,111 @@ UPSTREAM_TRAINERS = {
 }
 """Upstream's own, of the tasks that we have no loader for."""
 
+FAMILIES = {
+    "RTDETRDecoder": ("RT-DETR", "ultralytics.models.rtdetr.train.RTDETRTrainer"),
+    "WorldDetect": ("YOLO-World", "ultralytics.models.yolo.world.WorldTrainer"),
+    "YOLOEDetect": ("YOLOE", "ultralytics.models.yolo.yoloe.YOLOETrainer"),
+    "YOLOESegment": ("YOLOE", "ultralytics.models.yolo.yoloe.YOLOESegTrainer"),
+    "YOLOESegment26": ("YOLOE", "ultralytics.models.yolo.yoloe.YOLOESegTrainer"),
+}
+"""Models that need batches or a model of their own: what they are, and upstream's trainer, by the
+name of their last layer."""
 
-def upstream_trainer(task: str) -> type[Any]:
-    """The class that trains a task of `UPSTREAM_TRAINERS`.
+UNTRAINABLE = {
+    "fastsam": "FastSAM", "mobile_sam": "SAM", "sam_": "SAM", "sam2": "SAM", "sam3": "SAM",
+    "yolo_nas": "YOLO-NAS",
+}  # fmt: skip
+"""Models that Ultralytics only predicts with, by how the names of their files begin."""
+
+
+def upstream_trainer(task: str, model: Any = None) -> tuple[str, type[Any]] | None:
+    """Who trains what our trainers do not: another task, or another family of models.
+
+    Args:
+        task: Ultralytics' name of it.
+        model: what is trained: a file, or a name that Ultralytics downloads; None is not known.
+
+    Returns:
+        what is trained, in words, and upstream's trainer of it; None: ours does.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: nobody does.
     """
+    check_trainable(model)
+    head = last_layer(model)
+    if head in FAMILIES:
+        family, place = FAMILIES[head]
+        module, _, trainer = place.rpartition(".")
+        return family, getattr(import_module(module), trainer)
+    if task in TRAINERS:
+        return None
     if task not in UPSTREAM_TRAINERS:
         allowed = ", ".join([*TRAINERS, *UPSTREAM_TRAINERS])
         raise ConfigError(f"task must be one of {allowed}, got {task!r}")
     from ultralytics.models import yolo
 
-    found: type[Any] = getattr(getattr(yolo, task), UPSTREAM_TRAINERS[task])
-    return found
+    return f"task={task}", getattr(getattr(yolo, task), UPSTREAM_TRAINERS[task])
+
+
+def check_trainable(model: Any) -> None:
+    """Refuses models that Ultralytics only predicts with, by their names: nothing is read.
+
+    Raises:
+        ConfigError: it is such a model, and no file of that name is there.
+    """
+    path = Path(str(model or ""))
+    for start, kind in UNTRAINABLE.items():
+        if path.name.lower().startswith(start) and not path.is_file():
+            raise ConfigError(
+                f"model={model} is {kind}, which Ultralytics predicts with and does not train; "
+                "give a YOLO model (model=yolo26n.yaml, say)"
+            )
+
+
+def last_layer(model: Any) -> str:
+    """The type of a model's last layer, which tells its family; "" where nothing can be read."""
+    from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
+
+    file = Path(str(model or ""))
+    if file.suffix in {".yaml", ".yml"}:
+        try:
+            return str(yaml_model_load(file)["head"][-1][2])
+        except (OSError, KeyError, IndexError, TypeError):
+            return ""  # upstream says what is wrong with it
+    if file.suffix != ".pt" or not file.is_file():
+        return ""
+    try:
+        layers = getattr(load_checkpoint(file)[0], "model", None)
+    except (OSError, KeyError, TypeError, AttributeError):
+        return ""
+    return "" if layers is None else type(layers[-1]).__name__
+
+
+def check_batch(batch: Any) -> None:
+    """Refuses what upstream's argument check lets through, and no loader can make.
+
+    Raises:
+        ConfigError: the batch size is a fraction above 1.
+    """
+    if isinstance(batch, float) and batch >= 1:
+        raise ConfigError(
+            "batch must be a whole number of images, -1 (what fits into the GPU's memory), or the "
+            f"share of it that is used, between 0 and 1, got {batch!r}"
+        )
+
+
+def check_classes(classes: list[int], count: int) -> None:
+    """Refuses numbers of classes that the dataset does not have.
+
+    Raises:
+        ConfigError: one is not below `count`.
+    """
+    unknown = [number for number in classes if number >= count]
+    if unknown:
+        raise ConfigError(
+            f"classes={classes} names {unknown}, which the dataset does not have; it has 0 to "
+            f"{count - 1}"
+        )
 
 
 def upstream_transforms(args: Any) -> Any:
@@ -69,4 +170,13 @@ def why_not(args: Any, data: dict[str, Any], transforms: Any = None) -> str | No
             composed(transforms)
         except ConfigError as error:
             return f"of augmentations=[...]: {error}"
+    return None
+
+
+def why_not_validated(args: Any, data: dict[str, Any]) -> str | None:
+    """Why upstream's own loader has to make the validation batches, in words; None: ours can."""
+    if data.get("channels", 3) != 3:
+        return f"images of {data['channels']} channels are not supported"
+    if not isinstance(args.imgsz, int):
+        return f"the model takes pictures of one shape alone, imgsz={args.imgsz}"
     return None

@@ -27,8 +27,9 @@ class Settings:
     Attributes:
         folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata
             (`folder="/data/shards"`).
-        codec: "raw" (pixels; fastest) or "jpeg" (the original files; about six times smaller)
-            (`codec="jpeg"`).
+        codec: "raw" (pixels; fastest), "jpeg" (the original files; about six times smaller), or
+            "auto": raw where all splits together take no more than a third of the free space, else
+            jpeg; what is packed already is used (`codec="jpeg"`).
         threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
             otherwise all cores but those that torch computes on, at least one (`threads=4`).
         cache: where decoded images live when a GPU trains: "device", "host", "none" or "auto"
@@ -44,7 +45,7 @@ class Settings:
     """
 
     folder: str | None = None
-    codec: str = "raw"
+    codec: str = "auto"
     threads: int | None = None
     cache: str = "auto"
     hw_decoder_load: float | str = "auto"
@@ -55,7 +56,7 @@ class Settings:
     telemetry: bool = True
 
     def __post_init__(self) -> None:
-        one_of("yolodata codec", self.codec, ("raw", "jpeg"))
+        one_of("yolodata codec", self.codec, ("raw", "jpeg", "auto"))
         if self.cache not in CACHES:
             raise ConfigError(
                 f"yolodata cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "

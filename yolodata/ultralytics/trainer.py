@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -10,30 +11,35 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from ultralytics.data.utils import get_split_fraction
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
+from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
+from yolodata.checks import wholes
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.machine import usable_threads
 from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
-from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
+from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
-from yolodata.shards import open as open_shards
-from yolodata.ultralytics.auto_pack import describe_shards, is_shards, packed
+from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
+from yolodata.ultralytics.auto_pack import describe_shards, is_shards
+from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import (
     TRAINERS,
+    check_batch,
+    check_classes,
     upstream_trainer,
     upstream_transforms,
     why_not,
 )
+from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import attach
+from yolodata.ultralytics.validator import BY_TASK
 from yolodata.ultralytics.versions import warn_of_untested_versions
 
 if TYPE_CHECKING:
@@ -70,25 +76,26 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         overrides: dict[str, Any] | None = None,
         _callbacks: dict[str, Any] | None = None,
     ) -> Any:
-        """Our trainer; upstream's own (of another type) for a task that we have no loader for.
+        """Our trainer; upstream's own (of another type) for what we have no loader for.
 
         Raises:
-            ConfigError: the model is for another of our trainers.
+            ConfigError: the model is for another of our trainers, or nobody trains it.
         """
         overrides = dict(overrides or {})
         task = overrides.get("task") or cls.for_task
+        upstreams = upstream_trainer(task, overrides.get("model"))
+        if upstreams is not None:
+            return cls._of_upstream(*upstreams, cfg, overrides, _callbacks)
         if task == cls.for_task:
             settings = cls._settings(overrides)
             # Upstream hands type(self) to the processes it starts for several GPUs.
             kind = cls if settings == cls.settings else cls.configure(**asdict(settings))
             return super().__new__(kind)
-        if task in TRAINERS:
-            right = cls.named.format(name=TRAINERS[task], task=task)
-            raise ConfigError(
-                f"this trainer is for task={cls.for_task}, and the model for task={task}; give "
-                f"trainer={right}"
-            )
-        return cls._of_upstream(task, cfg, overrides, _callbacks)
+        right = cls.named.format(name=TRAINERS[task], task=task)
+        raise ConfigError(
+            f"this trainer is for task={cls.for_task}, and the model for task={task}; give "
+            f"trainer={right}"
+        )
 
     @classmethod
     def _settings(cls, overrides: Mapping[str, Any]) -> Settings:
@@ -106,22 +113,27 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     @classmethod
     def _of_upstream(
-        cls, task: str, cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
+        cls,
+        what: str,
+        trainer: type[Any],
+        cfg: Any,
+        overrides: dict[str, Any],
+        callbacks: dict[str, Any] | None,
     ) -> Any:
-        """Upstream's own trainer of a task, made with these arguments."""
-        made, data = upstream_trainer(task), overrides.get("data")
+        """Upstream's own trainer of something, made with these arguments."""
+        data = overrides.get("data")
         if data and is_shards(data):
             raise ConfigError(
                 f"{data} is a folder of shards, and only yolodata's loader reads those, which "
-                f"does not serve task={task}; give the dataset itself"
+                f"does not serve {what}; give the dataset itself"
             )
         overrides.pop("yolodata", None)
         if RANK in {-1, 0}:
             LOGGER.warning(
-                f"yolodata: training with Ultralytics' own trainer and loader: task={task} is not "
+                f"yolodata: training with Ultralytics' own trainer and loader: {what} is not "
                 "supported yet, and settings of yolodata have no effect."
             )
-        return made(cfg, overrides, callbacks)
+        return made_in_run_folder(trainer, cfg, overrides, callbacks)
 
     def __init__(
         self,
@@ -131,13 +143,41 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     ) -> None:
         overrides = dict(overrides or {})
         overrides.pop("yolodata", None)  # they are part of the type
+        if "data" in overrides:
+            overrides["data"] = shards_of(overrides["data"])
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
         self._told: Loader | None = None
-        super().__init__(cfg, overrides, _callbacks)
-        if RANK in {-1, 0}:
-            self.settings.save(self.save_dir)
-        self.step_watcher = attach(self) if self.settings.telemetry else None
+        self._run_folder = RunFolder(cfg, overrides)
+        with self._run_folder.kept_if_begun():
+            super().__init__(cfg, overrides, _callbacks)
+            self._check_arguments()
+            if RANK in {-1, 0}:
+                self.settings.save(self.save_dir)
+            self.step_watcher = attach(self) if self.settings.telemetry else None
+
+    def _check_arguments(self) -> None:
+        """Refuses what our loader would, before anything is packed."""
+        check_batch(self.args.batch)
+        self.args.imgsz = check_imgsz(self.args.imgsz, max_dim=1)
+        if self._fallback("train") is None:
+            self._augmentation()
+            options = label_options(self.args, self.data, "train", self.for_task)
+            named = [] if self.args.single_cls else wholes("classes", options.classes or [])
+            check_classes(named, self.data["nc"])
+
+    def _augmentation(self) -> AugmentConfig:
+        given = {**vars(self.args), "augmentations": None}
+        for name, value in given.items():  # mosaic=False is 0 to upstream
+            given[name] = int(value) if isinstance(value, bool) else value
+        return AugmentConfig.from_ultralytics(given)
+
+    def train(self) -> None:
+        """Trains; a start that fails leaves no run folder behind."""
+        if self.ddp:  # processes that upstream starts have begun, or not; this one cannot know
+            self._run_folder.begun = True
+        with self._run_folder.kept_if_begun():
+            super().train()
 
     # Data.
 
@@ -146,31 +186,34 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if not is_shards(self.args.data):
             data: dict[str, Any] = super().get_dataset()
             return data
-        data = describe_shards(self.args.data, self.args.split)
+        data = describe_shards(self.args.data, ["train", self._split("val")])
+        if RANK in {-1, 0}:
+            self._say_where_files_are()
         if self.args.single_cls:
             LOGGER.info("Overriding class names with single class.")
             data["names"], data["nc"] = {0: "item"}, 1
         return data
 
+    def _say_where_files_are(self) -> None:
+        """Has upstream's own `val` find what is trained on, also in shards of older versions."""
+        try:
+            write_data_yaml(self.args.data)
+        except OSError as error:
+            LOGGER.warning(
+                f"yolodata: {self.args.data} has no {DATA_YAML}, and cannot be written to ({error})"
+                "; Ultralytics' own val() cannot read it, `yolodata val` can"
+            )
+
     def _split(self, mode: str) -> str:
         return "train" if mode == "train" else self.args.split or "val"
 
     def _shards(self, mode: str) -> ShardDataset:
-        split, imgsz = self._split(mode), int(self.args.imgsz)
-        key = (split, imgsz)
+        split = self._split(mode)
+        key = (split, int(self.args.imgsz))
         if key not in self._opened:
-            if is_shards(self.args.data):
-                self._opened[key] = open_shards(self.args.data, split=split)
-            else:
-                self._opened[key] = packed(
-                    self.data,
-                    split,
-                    imgsz,
-                    self.settings,
-                    single_cls=bool(self.args.single_cls),
-                    task="pose" if self.for_task == "pose" else "detect",  # others decide alike
-                    show=RANK in {-1, 0},
-                )
+            self._opened[key] = open_split(
+                self.args, self.data, split, self.settings, self.for_task
+            )
         return self._opened[key]
 
     def _fallback(self, mode: str) -> str | None:
@@ -211,18 +254,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     def _common(self, rank: int, mode: str) -> dict[str, Any]:
         world_size = max(self.world_size, 1) if rank != -1 else 1
-        # Of a dataset that was downloaded by its list (NDJSON), upstream took the share then.
-        complete, split = self.data.get("complete"), self._split(mode)
-        fraction = 1.0 if complete else get_split_fraction(self.args.fraction, split)
         return {
-            "labels": LabelOptions(
-                self.for_task,
-                self._classes(),
-                bool(self.args.single_cls),
-                fraction,
-                int(self.args.mask_ratio),
-                bool(self.args.overlap_mask),
-            ),
+            "labels": label_options(self.args, self.data, self._split(mode), self.for_task),
             "ranks": Ranks(max(rank, 0), world_size),
             "reading": ReadOptions(
                 self._threads(world_size),
@@ -232,16 +265,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             ),
         }
 
-    def _classes(self) -> list[int] | None:
-        classes = self.args.classes
-        return [classes] if isinstance(classes, int) else classes
-
     def _threads(self, world_size: int) -> int:
-        if self.settings.threads is not None:
-            return self.settings.threads
-        if self.device.type == "cpu":  # upstream sets workers=0 there; torch needs the cores
-            return max(1, usable_threads(world_size) // 4)
-        return max(1, min(int(self.args.workers), usable_threads(world_size)))
+        workers = int(self.args.workers)
+        return loader_threads(self.settings, self.device.type, workers, world_size)
 
     def _train_loader(self, shards: ShardDataset, batch_size: int, rank: int) -> Loader:
         if self.args.cache and RANK in {-1, 0}:
@@ -259,7 +285,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         loader = Loader(
             shards,
             batch_size,
-            augment=AugmentConfig.from_ultralytics({**vars(self.args), "augmentations": None}),
+            augment=self._augmentation(),
             seed=int(self.args.seed),
             epochs=EpochOptions(drop_last=bool(self.args.compile)),
             transforms=self._transforms,
@@ -319,22 +345,25 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             batch_size,
             imgsz=int(self.args.imgsz),
             stride=max(int(unwrap_model(self.model).stride.max()), 32),
+            shape_batch=self.validation_shapes(batch_size),
             device=DeviceOptions(pin_memory=self.device.type == "cuda"),
             **self._common(rank, "val"),
         )
 
-    def get_validator(self) -> Any:
-        """Upstream's validator; for a folder of shards it is given a YAML that says the same.
+    def validation_shapes(self, batch_size: int) -> int:
+        """Pictures of validation that have one shape; upstream's are those of a rank's batch."""
+        return batch_size
 
-        The last validation of a run reads the dataset's description again, from a YAML.
+    def get_validator(self) -> Any:
+        """Upstream's validator; for a folder of shards ours.
+
+        The last validation of a run reads the dataset's description again, as a YAML.
         """
-        validator = super().get_validator()
-        if is_shards(self.args.data):
-            file = self.save_dir / "data.yaml"
-            if RANK in {-1, 0}:
-                YAML.save(file, {**self.data, "path": str(self.data["path"])})
-            validator.args.data = str(file)
-        return validator
+        if not is_shards(self.args.data):
+            return super().get_validator()
+        return BY_TASK[self.for_task](
+            self.test_loader, self.save_dir, copy(self.args), self.callbacks
+        )
 
     # Where upstream's trainer has to tell or ask our loader.
 
@@ -348,6 +377,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         Upstream leaves the epoch to the order of iteration on a single device, which a resumed run
         would begin anew.
         """
+        if event == "on_train_start":
+            self._run_folder.begun = True
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)
         if event == "on_train_batch_end":
@@ -387,9 +418,9 @@ class DetectionTrainer(_Batches):
     run, because they are kept in the run folder.
 
     What our training loader cannot do (see `fallback.why_not`) is left to upstream's own, with one
-    warning. Given a model of a task that we have no loader for (`fallback.upstream_trainer`), the
-    class makes upstream's own trainer of it; given one of another task of ours, it raises
-    ConfigError.
+    warning. Given a model of a task or family that we have no loader for
+    (`fallback.upstream_trainer`), the class makes upstream's own trainer of it; given one of
+    another task of ours, it raises ConfigError.
     """
 
 

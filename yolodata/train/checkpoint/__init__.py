@@ -3,6 +3,8 @@
     state                the trainer's numbers, as plain data
     file, writer         on disk: whole or not there; written by a thread
     run_folder           beside Ultralytics' weights and table of results
+    continuation         which settings it may be taken up with
+    export               as weights that Ultralytics loads
     object_store         at a URL: whole or not there
     uploader             to a URL in the background, and back
     saver                when all this happens

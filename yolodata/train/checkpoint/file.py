@@ -20,7 +20,7 @@ from yolodata.files import file_checksum, publish, sync_file, temporary_file
 log = logging.getLogger("yolodata")
 
 SUFFIX = ".ckpt"
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"(?P<progress>\d{5}-\d{8})-(?P<checksum>[0-9a-f]{16})\.ckpt")
 
 

@@ -1,12 +1,13 @@
 """Files at an fsspec URL (`s3://`, `gs://`, a path, …): whole, or not there.
 
-    00000012-9f86d081884c7d65-last.pt    the file, under a name of its own
-    00000012-9f86d081884c7d65.json       its manifest (name, size, checksum), written last
+    00000012-9f86d081884c7d65-last.ckpt  the file, under a name of its own
+    00000011-60303ae22b998861-best.pt    a file beside it, which came with an earlier one already
+    00000012-9f86d081884c7d65.json       its manifest (names, sizes, checksums), written last
 
-A file counts once its manifest is there. The manifest is written once the file was read back and
-compared. So nothing has to be renamed, which object stores cannot do, and what was cut off half-way
-is never mistaken for a file. The number orders the files by when they were put; the checksum
-(XXH3-64 of the content) keeps writers from overwriting each other.
+A file counts once its manifest is there. The manifest is written once the file and those beside it
+were read back and compared. So nothing has to be renamed, which object stores cannot do, and what
+was cut off half-way is never mistaken for a file. The number orders the files by when they were
+put; the checksum (XXH3-64 of the content) keeps writers from overwriting each other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -110,7 +111,13 @@ class ObjectStore:
 
     # Writing.
 
-    def put(self, file: BinaryIO, name: str, sequence: int) -> int:
+    def put(
+        self,
+        file: BinaryIO,
+        name: str,
+        sequence: int,
+        beside: Mapping[str, BinaryIO] | None = None,
+    ) -> int:
         """Brings an open file there, reads it back, and writes its manifest.
 
         Safe to repeat after any failure, with the same number.
@@ -119,9 +126,11 @@ class ObjectStore:
             file: open for reading; its name may be gone from the disk.
             name: what `get` calls it.
             sequence: of `next_sequence`.
+            beside: open files that belong to it, by relative path. One that a newest manifest
+                names already is not sent again.
 
         Returns:
-            The file's bytes.
+            The bytes that were sent.
 
         Raises:
             DamagedObject: what arrived is something else.
@@ -129,30 +138,50 @@ class ObjectStore:
         """
         if self._has_folders:
             self._fs.makedirs(self._root, exist_ok=True)
-        file.seek(0)
-        checksum, size = file_checksum(file), file.tell()
-        entry = Entry(sequence, checksum)
-        there, manifest = f"{entry.stem}-{name}", f"{entry.stem}.json"
-        # By the handle, not by the name: the file may have been removed since.
-        self._fs.put_file(f"/proc/self/fd/{file.fileno()}", self._path(there), **self._put_options)
-        self._sync(there)
-        with self._fs.open(self._path(there), "rb", block_size=_PART) as arrived:
-            self._compare(there, arrived, size, checksum)
+        there = self._named() if beside else {}
+        sent, others = 0, []
+        for path, other in (beside or {}).items():
+            facts = _Facts.of(path, other, sequence)
+            known = there.get((facts.xxh3_64, facts.bytes, path.rpartition("/")[2]))
+            if known is None:
+                self._send(other, facts)
+                sent += facts.bytes
+            others.append(facts if known is None else replace(facts, file=known))
+        facts = _Facts.of(name, file, sequence)
+        self._send(file, facts)
+        manifest = f"{Entry(sequence, facts.xxh3_64).stem}.json"
         text = json.dumps(
             {
                 "version": 1,
-                "name": name,
-                "file": there,
-                "bytes": size,
-                "xxh3_64": checksum,
+                **asdict(facts),
                 "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "beside": [asdict(each) for each in others],
             }
         ).encode()
         self._fs.pipe_file(self._path(manifest), text)
         self._sync(manifest)
         if self._fs.cat_file(self._path(manifest)) != text:
             raise DamagedObject(f"{self._shown(manifest)} is not what was written")
-        return size
+        return sent + facts.bytes
+
+    def _send(self, file: BinaryIO, facts: _Facts) -> None:
+        """Brings a file there and reads it back."""
+        # By the handle, not by the name: the file may have been removed since.
+        source = f"/proc/self/fd/{file.fileno()}"
+        self._fs.put_file(source, self._path(facts.file), **self._put_options)
+        self._sync(facts.file)
+        with self._fs.open(self._path(facts.file), "rb", block_size=_PART) as arrived:
+            self._compare(facts, arrived)
+
+    def _named(self) -> dict[tuple[str, int, str], str]:
+        """Files of whole manifests, which were read back, by checksum, bytes and last name."""
+        found = {}
+        for entry in self.entries():
+            with contextlib.suppress(DamagedObject):
+                for facts in self._manifest(entry).all:
+                    key = (facts.xxh3_64, facts.bytes, facts.name.rpartition("/")[2])
+                    found[key] = facts.file
+        return found
 
     def keep_newest(self, keep: int) -> None:
         """Removes all but the newest files, and what interrupted writers left before them."""
@@ -161,9 +190,12 @@ class ObjectStore:
         for entry in entries[keep:]:  # first that it counts, then the file
             self._remove(f"{entry.stem}.json")
         kept = {entry.stem for entry in entries[:keep]}
+        named = set(self._named().values())
         for name in names:
             match = _FILE.fullmatch(name)
-            if match and name[:25] not in kept and entries and int(match[1]) < entries[0].sequence:
+            if not match or name[:25] in kept or name in named:
+                continue
+            if entries and int(match[1]) < entries[0].sequence:
                 self._remove(name)
 
     def _remove(self, name: str) -> None:
@@ -184,7 +216,15 @@ class ObjectStore:
         Raises:
             DamagedObject: its manifest is incomplete.
         """
-        return self._manifest(entry).name
+        return self._manifest(entry).main.name
+
+    def names_beside(self, entry: Entry) -> list[str]:
+        """Lists the relative paths of the files beside a file.
+
+        Raises:
+            DamagedObject: its manifest is incomplete.
+        """
+        return [facts.name for facts in self._manifest(entry).beside]
 
     def get(self, entry: Entry, folder: Path) -> Path:
         """Brings a file into a folder, under the name that it was put with.
@@ -193,20 +233,31 @@ class ObjectStore:
             DamagedObject: it, or its manifest, is incomplete or not what was put there.
             Exception: whatever the file systems raise.
         """
-        manifest = self._manifest(entry)
-        path = folder / manifest.name
+        return self._bring(self._manifest(entry).main, folder)
+
+    def get_beside(self, entry: Entry, name: str, folder: Path) -> Path:
+        """Brings a file beside a file (see `names_beside`) to its place in a folder.
+
+        Raises:
+            DamagedObject, Exception: as `get`.
+        """
+        [facts] = [facts for facts in self._manifest(entry).beside if facts.name == name]
+        return self._bring(facts, folder)
+
+    def _bring(self, facts: _Facts, folder: Path) -> Path:
+        path = folder / facts.name
         if path.is_file():
             with path.open("rb") as file:
-                if file_checksum(file) == entry.checksum:
+                if file_checksum(file) == facts.xxh3_64:
                     return path
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary_file(folder) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path.parent) as temporary:
             try:
-                self._fs.get_file(self._path(manifest.file), str(temporary))
+                self._fs.get_file(self._path(facts.file), str(temporary))
             except FileNotFoundError as error:
-                raise DamagedObject(f"{self._shown(manifest.file)} is not there") from error
+                raise DamagedObject(f"{self._shown(facts.file)} is not there") from error
             with temporary.open("rb") as file:
-                self._compare(manifest.file, file, manifest.bytes, entry.checksum)
+                self._compare(facts, file)
             sync_file(temporary)
             publish(temporary, path)
         return path
@@ -215,24 +266,22 @@ class ObjectStore:
         name = f"{entry.stem}.json"
         try:
             found = json.loads(self._fs.cat_file(self._path(name)))
-            if found["version"] != 1 or found["xxh3_64"] != entry.checksum:
-                raise ValueError(f"version {found['version']}, checksum {found['xxh3_64']}")
-            manifest = _Manifest(str(found["name"]), str(found["file"]), int(found["bytes"]))
-            # Names come from elsewhere, and must not lead out of the folder.
-            if manifest.name in ("", ".", "..") or set(manifest.name) & {"/", "\0"}:
-                raise ValueError(f"name {manifest.name!r}")
-            if manifest.file != f"{entry.stem}-{manifest.name}":
-                raise ValueError(f"file {manifest.file!r}")
+            main = _Facts.read(found)
+            if found["version"] != 1 or main.xxh3_64 != entry.checksum:
+                raise ValueError(f"version {found['version']}, checksum {main.xxh3_64}")
+            if "/" in main.name or main.file != f"{entry.stem}-{main.name}":
+                raise ValueError(f"file {main.file!r}")
+            beside = [_Facts.read(each) for each in found.get("beside", [])]
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise DamagedObject(f"{self._shown(name)} is no whole manifest ({error})") from error
-        return manifest
+        return _Manifest(main, beside)
 
-    def _compare(self, name: str, file: BinaryIO, size: int, checksum: str) -> None:
+    def _compare(self, facts: _Facts, file: BinaryIO) -> None:
         found = file_checksum(file)
-        if (file.tell(), found) != (size, checksum):
+        if (file.tell(), found) != (facts.bytes, facts.xxh3_64):
             raise DamagedObject(
-                f"{self._shown(name)} must have {size} bytes with the checksum {checksum}, got "
-                f"{file.tell()} with {found}"
+                f"{self._shown(facts.file)} must have {facts.bytes} bytes with the checksum "
+                f"{facts.xxh3_64}, got {file.tell()} with {found}"
             )
 
     # Names.
@@ -245,10 +294,46 @@ class ObjectStore:
 
 
 @dataclass(frozen=True)
-class _Manifest:
+class _Facts:
+    """A file: what it is called, which object it is, what is in it."""
+
     name: str
     file: str
     bytes: int
+    xxh3_64: str
+
+    @classmethod
+    def of(cls, name: str, file: BinaryIO, sequence: int) -> _Facts:
+        """Reads an open file."""
+        file.seek(0)
+        checksum, size = file_checksum(file), file.tell()
+        there = f"{Entry(sequence, checksum).stem}-{name.rpartition('/')[2]}"
+        return cls(name, there, size, checksum)
+
+    @classmethod
+    def read(cls, found: dict[str, Any]) -> _Facts:
+        """Checks a part of a manifest; ValueError where it is not one."""
+        facts = cls(
+            str(found["name"]), str(found["file"]), int(found["bytes"]), str(found["xxh3_64"])
+        )
+        # Names come from elsewhere, and must not lead out of the folder.
+        parts = facts.name.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise ValueError(f"name {facts.name!r}")
+        match = _FILE.fullmatch(facts.file)
+        if match is None or match[2] != facts.xxh3_64 or "/" in facts.file:
+            raise ValueError(f"file {facts.file!r}")
+        return facts
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    main: _Facts
+    beside: list[_Facts]
+
+    @property
+    def all(self) -> list[_Facts]:
+        return [self.main, *self.beside]
 
 
 def _entries(names: list[str]) -> list[Entry]:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import publish, remove_temporary, sync_file, temporary_file, write_durably
@@ -20,6 +20,9 @@ FOLDER = "checkpoints"
 """In the run folder; beside Ultralytics' `weights`."""
 
 _WRITING = ".writing"
+_NOT_UPLOADED = {"steps.csv"}  # grows with every step, and is of this machine
+_EVALUATED = "evaluated"
+"""Holds the name of the checkpoint that the evaluation of the best weights was made after."""
 
 
 class HasWeights(Protocol):
@@ -49,6 +52,20 @@ def weights_whole(trainer: HasWeights) -> Iterator[None]:
     folder.rmdir()
 
 
+def strip_weights(trainer: HasWeights) -> None:
+    """Takes out of the weights what only training needs, each file whole or as it was before."""
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    with weights_whole(trainer):
+        results = None
+        for name in (trainer.last.name, trainer.best.name):
+            source = trainer.wdir.parent / name
+            if source.exists():
+                updates = None if results is None else {"train_results": results}
+                stripped = strip_optimizer(source, trainer.wdir / name, updates)
+                results = stripped.get("train_results")
+
+
 def remove_unfinished_weights(folder: Path) -> None:
     """Removes what a process that was killed within `weights_whole` left."""
     shutil.rmtree(folder / _WRITING, ignore_errors=True)
@@ -57,7 +74,8 @@ def remove_unfinished_weights(folder: Path) -> None:
 def find_newest(run: Path, url: str | None) -> Path | None:
     """Returns the whole checkpoint that is furthest, of a run folder and its upload URL.
 
-    One at `url` is brought into the folder, if none there is as far.
+    One at `url` is brought into the folder, if none there is as far, and the files that were
+    uploaded with it are brought into the run folder.
 
     Raises:
         ConfigError: there is no file system for `url`.
@@ -76,7 +94,7 @@ def find_newest(run: Path, url: str | None) -> Path | None:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return download_newest(url, folder, wanted=further) or found
+        return download_newest(url, folder, wanted=further, beside=run) or found
     except ConfigError:
         raise
     except YolodataError as error:
@@ -86,12 +104,56 @@ def find_newest(run: Path, url: str | None) -> Path | None:
         return found
 
 
+def files_beside(run: Path) -> dict[str, Path]:
+    """Returns what is uploaded with a checkpoint, by its place in the run folder.
+
+    Weights, the table of results, settings, plots, and whether all is done.
+    """
+    patterns = ("weights/last.pt", "weights/best.pt", "*.csv", "*.yaml", "*.png", "*.jpg")
+    found = [path for pattern in patterns for path in sorted(run.glob(pattern))]
+    found += [path for path in [run / FOLDER / _EVALUATED] if path.is_file()]
+    return {str(path.relative_to(run)): path for path in found if path.name not in _NOT_UPLOADED}
+
+
+def write_missing(run: Path, state: dict[str, Any]) -> None:
+    """Writes the last weights and the table of results of a run's state, where they are missing."""
+    from yolodata.train.checkpoint.export import write_weights
+
+    if not (run / "results.csv").is_file():
+        write_results(run / "results.csv", state["results"])
+    last = run / "weights" / "last.pt"
+    if not last.is_file():
+        last.parent.mkdir(exist_ok=True)
+        write_weights(state, last)
+
+
 def keep_epochs(csv: Path, epochs: int) -> None:
     """Drops the rows of results.csv that the run will write again: those after `epochs`."""
     if not csv.is_file():
         return
     head, *rows = csv.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [row for row in rows if row.endswith("\n") and int(float(row.split(",")[0])) <= epochs]
-    with temporary_file(csv.parent) as temporary:
-        write_durably(temporary, "".join([head, *kept]).encode())
-        publish(temporary, csv)
+    write_results(csv, "".join([head, *kept]))
+
+
+def write_results(csv: Path, table: str) -> None:
+    """Writes results.csv, whole or not; nothing where there is no table yet."""
+    if table:
+        _write(csv, table.encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with temporary_file(path.parent) as temporary:
+        write_durably(temporary, data)
+        publish(temporary, path)
+
+
+def mark_evaluated(checkpoint: Path) -> None:
+    """Notes beside a checkpoint that all is done after it."""
+    _write(checkpoint.parent / _EVALUATED, checkpoint.name.encode())
+
+
+def is_evaluated(checkpoint: Path) -> bool:
+    """Whether all was done after this checkpoint."""
+    mark = checkpoint.parent / _EVALUATED
+    return mark.is_file() and mark.read_text() == checkpoint.name

@@ -66,6 +66,9 @@ class Saver:
         doing: is told what begins.
         undisturbed: within it, no request to stop interrupts.
 
+    Attributes:
+        newest: the last checkpoint that is on disk, or that the run went on from.
+
     Raises:
         ConfigError: there is no file system for `url`.
     """
@@ -87,10 +90,15 @@ class Saver:
         self.writer = Writer(folder, keep, self._written)
         self._uploader = None if url is None or ranks.rank != 0 else Uploader(url, keep=keep)
         self._held: dict[str, Any] | None = None
+        self.newest: Path | None = None
         self._last = time.monotonic()
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path, stage: str | None = None) -> None:
         """Puts the trainer where a checkpoint was written; its file may be on one machine alone.
+
+        Args:
+            path: the checkpoint.
+            stage: see `state.restore`.
 
         Raises:
             YolodataError: the file is damaged, or of another version.
@@ -101,11 +109,16 @@ class Saver:
         if missing:
             state = self.ranks.from_first(state)
         trainer = self.trainer
-        trainer.at = restore(trainer, state, self.ranks.rank)
+        trainer.at = restore(trainer, state, self.ranks.rank, stage)
         trainer.start_epoch = trainer.at.epoch
+        self.newest = path
         if self.ranks.rank == 0:
+            if not trainer.csv.is_file():
+                run_folder.write_results(trainer.csv, state["results"])
             run_folder.keep_epochs(trainer.csv, trainer.at.epoch)
             run_folder.remove_unfinished_weights(trainer.wdir)
+        if trainer.at.stage != state["stage"]:
+            self.write()
 
     def due(self) -> bool:
         """Whether a checkpoint within an epoch is due, by rank 0's clock.
@@ -156,6 +169,17 @@ class Saver:
             self.writer.put(self._held)
         self.writer.wait()
 
+    def finish(self) -> None:
+        """Notes that the run is done, and has its last files uploaded.
+
+        Raises:
+            YolodataError: the last checkpoint could not be written.
+        """
+        self.writer.wait()
+        if self.ranks.rank == 0 and self.newest is not None and self.newest.is_file():
+            run_folder.mark_evaluated(self.newest)
+            self._upload(self.newest)
+
     def close(self, patience: float) -> None:
         """Ends the upload; waits for `patience` seconds at most."""
         uploader, self._uploader = self._uploader, None
@@ -174,6 +198,10 @@ class Saver:
 
     def _written(self, path: Path) -> None:
         """In the writer's thread."""
+        self.newest = path
+        self._upload(path)
+
+    def _upload(self, path: Path) -> None:
         uploader = self._uploader
         if uploader is not None:
-            uploader.put(path)
+            uploader.put(path, run_folder.files_beside(path.parent.parent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch.utils._pytree import tree_map
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolodata.errors import ConfigError
 from yolodata.train.checkpoint.file import VERSION
 
 
@@ -46,11 +48,15 @@ class StatefulTrainer(Protocol):
 
     Attributes:
         exact: whether `train_loader` is yolodata's, with `state_dict` and `load_state_dict`.
+        given: the arguments of the run as they were given, plain.
     """
 
     exact: bool
+    given: dict[str, Any]
     device: torch.device
     args: Any
+    data: dict[str, Any]
+    csv: Path
     model: torch.nn.Module
     ema: Any
     optimizer: torch.optim.Optimizer
@@ -133,6 +139,12 @@ def capture(
         "version": VERSION,
         **asdict(position),
         **(tree_map(_copied, state) if copy else state),
+        "given": trainer.given,
+        "args": plain(vars(trainer.args)),
+        "network": plain(getattr(model, "student_model", model).yaml),
+        "names": {int(number): str(name) for number, name in trainer.data["names"].items()},
+        "results": trainer.csv.read_text() if trainer.csv.is_file() else "",
+        "optimizer_name": type(trainer.optimizer).__name__,
         "epochs": int(trainer.epochs),
         "elapsed": time.time() - trainer.train_time_start,
         "ema_updates": int(trainer.ema.updates),
@@ -154,13 +166,18 @@ def capture(
     }
 
 
-def restore(trainer: StatefulTrainer, state: dict[str, Any], rank: int) -> Position:
+def restore(
+    trainer: StatefulTrainer, state: dict[str, Any], rank: int, stage: str | None = None
+) -> Position:
     """Puts a trainer that was set up for the same run where a state was captured.
 
     Args:
-        trainer: its parts are those of the same model and data.
+        trainer: its parts are those of the same model and data; it may have another number of
+            epochs (Note [more epochs] in `continuation`).
         state: from `capture`; its tensors may be in host memory.
-        rank: whose random generators are taken.
+        rank: whose random generators are taken. A rank that was not there takes Python's, which
+            `multi_scale` draws from, of the first one.
+        stage: where the run goes on, if not at the state's own stage.
 
     Returns:
         Where the run goes on.
@@ -170,7 +187,14 @@ def restore(trainer: StatefulTrainer, state: dict[str, Any], rank: int) -> Posit
     """
     device = trainer.device
     model = unwrap_model(trainer.model)
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model={trainer.args.model} is another network than the state's "
+            f"({state['given']['model']}); give the run's own, or another name= for a new run: "
+            f"{error}"
+        ) from error
     trainer.ema.ema.load_state_dict(state["ema"])
     trainer.ema.updates = state["ema_updates"]
     for saved, group in zip(
@@ -186,6 +210,9 @@ def restore(trainer: StatefulTrainer, state: dict[str, Any], rank: int) -> Posit
     trainer.scheduler.last_epoch = state["scheduler"]
     for name, value in state["criterion"].items():
         setattr(model.criterion, name, value)
+    if trainer.epochs != state["epochs"] and hasattr(model.criterion, "update"):
+        model.criterion.updates -= 1
+        model.criterion.update()  # sets the weights of its parts, of the new number of epochs
     for name, parameter in model.named_parameters():
         waiting = state["gradients"].get(name)
         parameter.grad = None if waiting is None else waiting.to(device)
@@ -202,19 +229,42 @@ def restore(trainer: StatefulTrainer, state: dict[str, Any], rank: int) -> Posit
     trainer.train_time_start = time.time() - state["elapsed"]
     if rank < len(state["generators"]):
         set_random_state(state["generators"][rank], device)
-    return _placed(trainer, state)
+    else:
+        version, numbers, gauss = state["generators"][0]["python"]
+        random.setstate((version, tuple(numbers), gauss))
+    return _placed(trainer, state, stage)
 
 
-def _placed(trainer: StatefulTrainer, state: dict[str, Any]) -> Position:
+def _placed(trainer: StatefulTrainer, state: dict[str, Any], stage: str | None) -> Position:
     position = Position(*(state[name] for name in ("epoch", "step", "pending", "stage")))
+    if stage is not None and position.stage != "validate":
+        position = replace(position, stage=stage)
     if state["loader"] is None or not trainer.exact:
         return position
-    trainer.train_loader.load_state_dict(state["loader"])
+    loader, last = dict(state["loader"]), trainer.args.close_mosaic
+    if (trainer.epochs, last) != (state["epochs"], state["args"]["close_mosaic"]):
+        loader["mosaic_closed"] = bool(last) and position.epoch >= trainer.epochs - last
+    trainer.train_loader.load_state_dict(loader)
     if position.stage != "train" or state["batch"] == trainer.batch_size:
         return position
     # Another batch: steps are counted in its size from now on, images are what is exact.
     done = int(state["loader"]["position"])
     return replace(position, step=-(-done // trainer.batch_size))
+
+
+def plain(value: Any) -> Any:
+    """Returns a value as numbers, text, lists and dicts, which a checkpoint may hold."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, (int, str)) else str(key): plain(v) for key, v in value.items()
+        }
+    if isinstance(value, (list, tuple, range, set)):
+        return [plain(each) for each in value]
+    return str(value)
 
 
 def _copied(value: Any) -> Any:

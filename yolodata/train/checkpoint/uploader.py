@@ -2,6 +2,7 @@
 
     uploader = Uploader("s3://bucket/runs/a", keep=3)
     uploader.put(path)              # returns at once
+    uploader.put(path, {"weights/best.pt": best})    # with other files, whole together or not there
     uploader.close(timeout=60)
 
     path = download_newest("s3://bucket/runs/a", folder)
@@ -11,8 +12,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +27,7 @@ from typing import Any, BinaryIO
 import tenacity
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore
+from yolodata.train.checkpoint.object_store import DamagedObject, Entry, ObjectStore
 
 log = logging.getLogger("yolodata")
 
@@ -84,7 +88,12 @@ class Status:
 class _Job:
     name: str
     file: BinaryIO
+    beside: dict[str, BinaryIO]
     sequence: int = 0
+
+    def close(self) -> None:
+        for file in (self.file, *self.beside.values()):
+            file.close()
 
 
 class _Abandoned(Exception):
@@ -135,24 +144,30 @@ class Uploader:
 
     # The training's side.
 
-    def put(self, path: str | Path) -> None:
+    def put(self, path: str | Path, beside: Mapping[str, Path] | None = None) -> None:
         """Has a file uploaded; returns at once.
+
+        Args:
+            path: the file.
+            beside: files that belong to it, by relative path. They count once it does, and are
+                brought back with it. They are read now, but for weights (`.pt`), which are held
+                open as the file is.
 
         Raises:
             ConfigError: the uploader is closed.
         """
         path = Path(path)
         try:
-            job = _Job(path.name, path.open("rb"))
+            job = _Job(path.name, path.open("rb"), _opened(beside or {}))
         except OSError as error:
             self._give_up(path.name, error)
             return
         with self._changed:
             if self._closed:
-                job.file.close()
+                job.close()
                 raise ConfigError(f"the uploader of {self._store.url} is closed; make a new one")
             if self._waiting is not None:
-                self._waiting.file.close()
+                self._waiting.close()
                 self._status.replaced += 1
             self._waiting = job
             if self._thread is None:
@@ -186,7 +201,7 @@ class Uploader:
             self._closed = True
             left, self._waiting = self._waiting, None
             if left is not None:
-                left.file.close()
+                left.close()
             lost = left or self._current
             if lost is not None:
                 log.warning(
@@ -214,7 +229,7 @@ class Uploader:
                     return
                 job, self._waiting = self._waiting, None
                 self._current = job
-            with job.file:
+            with contextlib.closing(job):
                 arrived = self._deliver(job)
             with self._changed:
                 self._arrived, self._current = arrived, None
@@ -253,7 +268,7 @@ class Uploader:
 
     def _attempt(self, job: _Job) -> int:
         job.sequence = job.sequence or self._store.next_sequence()
-        return self._store.put(job.file, job.name, job.sequence)
+        return self._store.put(job.file, job.name, job.sequence, job.beside)
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -285,18 +300,37 @@ class Uploader:
             )  # fmt: skip
 
 
+def _opened(files: Mapping[str, Path]) -> dict[str, BinaryIO]:
+    """Opens files; of those that are written in place, a copy is taken."""
+    opened: dict[str, BinaryIO] = {}
+    for name, path in files.items():
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            file: BinaryIO = path.open("rb")
+            if path.suffix != ".pt":
+                with file:
+                    copy = tempfile.TemporaryFile()  # noqa: SIM115
+                    shutil.copyfileobj(file, copy)
+                copy.flush()
+                file = copy
+            opened[name] = file
+    return opened
+
+
 def download_newest(
     url: str | Path,
     folder: str | Path,
     *,
     wanted: Callable[[str], bool] = lambda name: True,
+    beside: Path | None = None,
     backoff: Backoff | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Path | None:
     """Brings the newest whole file of a URL into a folder, under the name that it was put with.
 
     Damaged and incomplete ones are named in the log of "yolodata" and passed over. One that is not
-    `wanted`, by its name, is left there, and older ones are not looked at.
+    `wanted`, by its name, is left there, and older ones are not looked at. The files that were put
+    beside it are brought into the folder `beside` before it, so that an interruption repeats them;
+    one of them that is damaged is named and left out.
 
     Returns:
         The file, whose checksum was compared; None where there is no whole one that is wanted.
@@ -320,6 +354,9 @@ def download_newest(
                 try:
                     if not wanted(attempts(store.name, entry)):
                         return None
+                    if beside is not None and not last:
+                        for name in attempts(store.names_beside, entry):
+                            _bring_beside(attempts, store, entry, name, beside)
                     return attempts(store.get, entry, folder)
                 except DamagedObject as error:
                     if last:
@@ -330,3 +367,16 @@ def download_newest(
             f"({type(error).__name__}: {error}); see to access and network, or resume without it"
         ) from error
     return None
+
+
+def _bring_beside(
+    attempts: tenacity.Retrying, store: ObjectStore, entry: Entry, name: str, folder: Path
+) -> None:
+    for last in (False, True):  # it may have been damaged on the way
+        try:
+            attempts(store.get_beside, entry, name, folder)
+        except DamagedObject as error:
+            if last:
+                log.warning("%s; %s is left out", error, name)
+        else:
+            return

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+from yolodata.train.distributed.process_group import ProcessGroup
 
 
 def broadcast_weights(model: torch.nn.Module) -> None:
@@ -31,3 +35,14 @@ def average_gradients(model: torch.nn.Module, ranks: int) -> None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
             parameter.grad /= ranks
+
+
+def mean_items(items: dict[str, torch.Tensor], process_group: ProcessGroup) -> dict[str, Any]:
+    """Returns the mean over ranks of the items of a loss."""
+    import torch.distributed as dist
+
+    if process_group.alone:
+        return items
+    values = torch.stack([value.detach().float().reshape(()) for value in items.values()])
+    dist.all_reduce(values)
+    return dict(zip(items, values / process_group.size, strict=True))

@@ -1,11 +1,12 @@
 """The loss as one process with the whole batch would compute it, and in single precision.
 
-Note [whole batch]. Ultralytics divides the box, class and distance losses by the sum of the target
-scores of the rank's own pictures. The mean over ranks of such quotients is not the quotient of the
-sums: two ranks do not train as one process with both batches does. Here a rank's losses are
-multiplied by (its sum) * ranks / (sum over ranks), so that their mean is the quotient of the sums.
-It costs one number to be added up over the ranks for each set of targets. The mask, keypoint and
-angle terms of other tasks have counts of their own and stay as they are.
+Note [whole batch]. Ultralytics divides each item of the loss by a count of the rank's own pictures
+(Note [counts] in `counted_loss`). So two ranks do not train as one process with both batches does,
+and what one rank shows is no loss of anything. Here a rank's items are multiplied by
+(its count) * ranks / (sum over ranks), so that the mean over ranks of their gradients is the
+gradient of the whole batch. The *value* of each item is that of the whole batch on every rank: what
+is logged needs no further sum. It costs one sum over the ranks, of 6 to 12 numbers, for each set of
+targets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from yolodata.train.distributed.counted_loss import CountedLoss, combine, kept, parts_of
 from yolodata.train.distributed.process_group import ProcessGroup
 
 
@@ -26,15 +28,22 @@ class GlobalLoss:
     Args:
         inner: what the model's `init_criterion` returned.
         process_group: the ranks.
-        whole_batch: see the module's note.
+        whole_batch: see the module's note; False leaves the gradients as Ultralytics has them, and
+            only the values are of the whole batch.
+
+    Attributes:
+        covers_all_ranks: whether the values are; not for criteria that are none of Ultralytics'.
     """
 
+    covers_all_ranks: bool
+
     def __init__(self, inner: Any, process_group: ProcessGroup, whole_batch: bool) -> None:
-        object.__setattr__(self, "inner", inner)
-        if whole_batch and not process_group.alone:
-            for part in (inner, *vars(inner).values()):
-                if hasattr(part, "get_assigned_targets_and_loss") and hasattr(part, "assigner"):
-                    _over_all_ranks(part, process_group)
+        own = vars(self)
+        own["inner"] = inner
+        parts = [] if process_group.alone else parts_of(inner)
+        own["covers_all_ranks"] = process_group.alone or bool(parts)
+        for part in parts:
+            part.loss = _OverAllRanks(part, process_group.size, whole_batch)
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> Any:
         """Returns the loss and its items, in single precision."""
@@ -44,11 +53,14 @@ class GlobalLoss:
         with torch.autocast(device, enabled=False):
             return self.inner(tree_map(_single, preds), batch)
 
+    def __deepcopy__(self, memo: Any) -> None:
+        """Returns None: a copy of the model (for its average, say) makes a criterion of its own."""
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+        return getattr(vars(self)["inner"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.inner, name, value)
+        setattr(vars(self)["inner"], name, value)
 
 
 def _single(value: Any) -> Any:
@@ -56,21 +68,24 @@ def _single(value: Any) -> Any:
     return value.float() if half else value
 
 
-def _over_all_ranks(part: Any, process_group: ProcessGroup) -> None:
-    """Makes a detection criterion divide by the target scores of all ranks."""
-    import torch.distributed as dist
+class _OverAllRanks:
+    """The loss of a part of a criterion, over the batches of all ranks."""
 
-    seen: list[torch.Tensor] = []
-    part.assigner.register_forward_hook(lambda module, given, out: seen.append(out[2].sum()))
-    own = part.get_assigned_targets_and_loss
+    def __init__(self, part: Any, ranks: int, whole_batch: bool) -> None:
+        self._counted = CountedLoss(part, whole_batch)
+        self._ranks, self._whole_batch = ranks, whole_batch
 
-    def whole(*args: Any, **kwargs: Any) -> Any:
-        seen.clear()
-        targets, loss, items = own(*args, **kwargs)
-        mine = seen[-1].float()
-        everyone = mine.clone()
-        dist.all_reduce(everyone)
-        share = mine.clamp(min=1) * process_group.size / everyone.clamp(min=1)
-        return targets, loss * share, {name: value * share for name, value in items.items()}
+    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        import torch.distributed as dist
 
-    part.get_assigned_targets_and_loss = whole
+        names = self._counted.names
+        loss, mine = self._counted(preds, batch)
+        everyones = mine.clone()
+        dist.all_reduce(everyones)
+        if self._whole_batch:
+            share = mine[1].clamp(min=1) * self._ranks / everyones[1].clamp(min=1)
+            loss = loss * torch.where(kept(names, everyones), share, 0.0)
+        items = combine(names, everyones)
+        # The gradient of the rank's part, and the value of all of them.
+        loss = loss - loss.detach() + items * len(batch["img"])
+        return loss, dict(zip(names, items, strict=True))

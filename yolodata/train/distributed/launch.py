@@ -13,7 +13,7 @@ from types import FrameType
 
 from yolodata.isolation import child_environment
 from yolodata.train.signals import SIGNALS
-from yolodata.train.watchdog.exit_codes import STATUS, status_left
+from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, status_left
 
 TORCHRUNS = ["SIGHUP", "SIGQUIT"]
 """Signals that torchrun passes on unless told otherwise, beside those that training handles.
@@ -24,7 +24,7 @@ torchrun dies on any other signal, SIGUSR1 among them, and its ranks go on witho
 
 def command(arguments: list[str], processes: int) -> list[str]:
     """Returns the command that starts `python -m yolodata.train` in so many processes."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    start = [sys.executable, "-m", "yolodata.train.distributed.torchrun", "--standalone"]
     if _passes_signals_on():
         start += ["--signals-to-handle", ",".join(TORCHRUNS + [s.name for s in SIGNALS])]
     start += [f"--nproc-per-node={processes}", "-m", "yolodata.train"]
@@ -44,7 +44,8 @@ def launch(arguments: list[str], processes: int) -> int:
     """Runs `python -m yolodata.train` with these arguments in so many processes.
 
     Returns:
-        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status.
+        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status;
+        `PREEMPTED` where they were asked to stop before they could say anything.
     """
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         status = Path(folder) / "status"
@@ -56,7 +57,13 @@ def launch(arguments: list[str], processes: int) -> int:
             start_new_session=True,
         )
 
+        asked: list[int] = []
+
         def pass_on(number: int, frame: FrameType | None) -> None:
+            if not asked:
+                name = signal.Signals(number).name
+                print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
+            asked.append(number)
             child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
 
         before = {number: signal.signal(number, pass_on) for number in SIGNALS}
@@ -68,4 +75,8 @@ def launch(arguments: list[str], processes: int) -> int:
         if code == 0:
             return 0
         left = status_left(status)
-        return code if left is None else left
+        if left is None:
+            return PREEMPTED if asked else code
+        code, reason = left
+        print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below what torchrun says
+        return code

@@ -96,6 +96,17 @@ class ProcessGroup:
         """Whether one process trains, and in no group."""
         return self.size == 1 and self.store is None
 
+    @property
+    def ranks_here(self) -> range:
+        """The ranks of this machine; launchers number them in a row."""
+        first = self.rank - self.local_rank
+        return range(first, first + self.local_size)
+
+    @property
+    def serves_store(self) -> bool:
+        """Whether the store is in this process, and ends with it."""
+        return _server is not None
+
     def connect(self) -> Store:
         """Connects to the store; a thread that waits on a connection blocks its other users."""
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -124,7 +135,7 @@ class ProcessGroup:
             asked: the user's `device=`, for all processes of this machine.
 
         Raises:
-            ConfigError: there are fewer devices than processes.
+            ConfigError: there are fewer devices than processes, or others than those named.
         """
         if self.alone:
             return asked
@@ -132,8 +143,10 @@ class ProcessGroup:
 
         named = str("" if asked is None else asked).lower()
         named = named.strip("[]()").replace(" ", "").replace("cuda:", "")
-        if named == "cpu" or not torch.cuda.is_available():
+        if named == "cpu" or not (named or torch.cuda.is_available()):
             return "cpu"
+        if not torch.cuda.is_available():
+            raise ConfigError(no_such_gpu(asked))
         indices = [index for index in named.split(",") if index]
         if not indices:
             indices = [str(index) for index in range(torch.cuda.device_count())]
@@ -253,6 +266,16 @@ class ProcessGroup:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.control)
         return [int(value) for value in tensor]
 
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the sum of what the ranks give, element by element; in host memory."""
+        if self.alone:
+            return values
+        import torch.distributed as dist
+
+        added = values.clone()
+        dist.all_reduce(added, group=self.control)
+        return added
+
     def gather(self, value: Any) -> list[Any]:
         """Returns what every rank gives, in their order, on every rank."""
         if self.alone:
@@ -272,6 +295,17 @@ class ProcessGroup:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+
+def no_such_gpu(asked: Any) -> str:
+    """Returns what is said of a `device=` that names GPUs which are not there."""
+    import torch
+
+    return (
+        f"device={asked} names GPUs that torch does not find: torch.cuda.device_count() is "
+        f"{torch.cuda.device_count()}, CUDA_VISIBLE_DEVICES is "
+        f"{os.environ.get('CUDA_VISIBLE_DEVICES')}; give device=cpu, or GPUs that are there"
+    )
 
 
 def share_cores(processes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from yolodata.errors import YolodataError
 
 STATUS = "YOLODATA_STATUS"
 """Names the file in which ranks leave their exit status: torchrun itself ends with 1 for all."""
+
+FAILED = 1
+"""An error of the program, with its traceback."""
 
 MISTAKE = 2
 """An error that yolodata explains; as for every subcommand."""
@@ -36,21 +40,37 @@ class Preempted(SystemExit):
 
 
 class PeerLost(YolodataError):
-    """Another rank of the run is lost, so that this one cannot go on."""
+    """Another rank of the run is lost, so that this one cannot go on.
+
+    Args:
+        rank: this one.
+        reason: which rank is lost, and why.
+    """
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(f"rank {rank} ends: {reason}")
+        self.reason = reason
 
 
-def leave_status(code: int) -> None:
-    """Tells `yolodata train`, if it started torchrun, how this process ends."""
+def leave_status(code: int, reason: str) -> None:
+    """Tells `yolodata train`, if it started torchrun, how this process ends, and why."""
     file = os.environ.get(STATUS)
     if file and Path(file).exists():
         with open(file, "a", encoding="utf-8") as handle:
-            handle.write(f"{code}\n")
+            handle.write(json.dumps([code, reason]) + "\n")
 
 
-def status_left(file: Path) -> int | None:
-    """Returns what the ranks left, or None.
+def status_left(file: Path) -> tuple[int, str] | None:
+    """Returns what the ranks left, or None: the exit status, and the first one's reason.
 
-    A lost rank counts more than an orderly stop; a mistake is why the others lost that rank.
+    A mistake is why the others lost that rank, whoever left first. Else a lost rank counts more
+    than an error, and that more than an orderly stop of other ranks.
     """
-    codes = [int(line) for line in file.read_text(encoding="utf-8").split()]
-    return MISTAKE if MISTAKE in codes else max(codes, default=None)
+    left = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if not left:
+        return None
+    reasons = dict(reversed(left))
+    if MISTAKE in reasons:
+        return MISTAKE, reasons[MISTAKE]
+    status = next(code for code in (PEER_LOST, FAILED, PREEMPTED) if code in reasons)
+    return status, left[0][1]

@@ -12,7 +12,7 @@ from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.signals import StopRequest
 from yolodata.train.watchdog.exit_codes import PeerLost, Preempted
 from yolodata.train.watchdog.heartbeat import Heartbeat
-from yolodata.train.watchdog.monitor import Monitor
+from yolodata.train.watchdog.monitor import Monitor, Verdict
 
 
 class Action(IntEnum):
@@ -30,8 +30,9 @@ class Action(IntEnum):
 class Supervisor:
     """Ends a run in an orderly way: when it is asked to stop, and when another rank is lost.
 
-    Within steps a request to stop waits for the step's end, where the ranks agree on it. Elsewhere
-    (setup, validation, plots) it interrupts at once, by `Preempted`.
+    Within steps a request to stop waits for the step's end, where the ranks agree on it, if that
+    comes soon (`signals.LATE`). Elsewhere (setup, validation, plots) it interrupts at once, by
+    `Preempted`.
 
     Args:
         process_group: the ranks.
@@ -50,14 +51,24 @@ class Supervisor:
         self._interruptible = False
 
     @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Catches requests to stop; torchrun also makes them to a rank that ends already."""
+        self.stop.install()
+        try:
+            yield
+        finally:
+            self.stop.remove()
+
+    @contextmanager
     def supervise(self) -> Iterator[None]:
-        """Catches signals and watches the other ranks, as long as this lasts.
+        """Watches the other ranks, as long as this lasts; they know why this one leaves it.
+
+        The connections to them are to be closed after it.
 
         Raises:
             Preempted: training was asked to stop.
             PeerLost: another rank is dead, stalled or failed; says which and why.
         """
-        self.stop.install()
         try:
             if not self.process_group.alone:
                 self.monitor = Monitor(
@@ -66,17 +77,26 @@ class Supervisor:
             self._interruptible = True
             yield
         except Preempted:
-            self._leave()
+            self.leave_preempted()
             raise
-        except Exception as error:
-            self._interruptible = False
+        except BaseException as error:
+            self._interruptible = self.heartbeat.in_step = False
             self._explain(error)
             raise
         else:
             self._leave()
         finally:
             self._interruptible = False
-            self.stop.remove()
+
+    def leave_preempted(self) -> None:
+        """Tells the other ranks that this one was asked to stop.
+
+        Raises:
+            PeerLost: it was asked because another one is lost.
+        """
+        lost = self._leave(f"rank {self.process_group.rank} was asked to stop")
+        if lost is not None:
+            raise PeerLost(self.process_group.rank, lost.reason)
 
     def phase(self, doing: str, *, unlimited: bool = False, batches: bool = False) -> None:
         """A phase begins that may be interrupted; see `Heartbeat.phase`."""
@@ -108,8 +128,9 @@ class Supervisor:
     def _on_request(self) -> None:
         if self.monitor is not None:
             self.monitor.announce_stop()
-        if self._interruptible:
+        if self._interruptible or (self.heartbeat.in_step and self.stop.late):
             self._interruptible = False
+            self.heartbeat.in_step = False  # left half-way
             raise Preempted(self.stop.why)
 
     def _asked_by_another(self) -> None:
@@ -118,26 +139,25 @@ class Supervisor:
             return  # the ranks agree at its end
         main = threading.main_thread()
         if signal.getsignal(signal.SIGUSR1) == self.stop._handle and main.ident is not None:
+            self.stop.passed_on = "another rank was asked to stop"
             signal.pthread_kill(main.ident, signal.SIGUSR1)
 
-    def _leave(self) -> None:
-        self._interruptible = False
-        if self.monitor is not None:
-            self.monitor.stop()
-            self.monitor = None
+    def _leave(self, preempted: str = "") -> Verdict | None:
+        self._interruptible = self.heartbeat.in_step = False
+        monitor, self.monitor = self.monitor, None
+        return None if monitor is None else monitor.stop(preempted)
 
-    def _explain(self, error: Exception) -> None:
+    def _explain(self, error: BaseException) -> None:
         """Says what is behind an error: a collective breaks when another rank is lost."""
         if self.monitor is None:
             return
-        monitor, rank = self.monitor, self.process_group.rank
-        if isinstance(error, RuntimeError):
-            reason = monitor.why(3.0 if self.stop else self.heartbeat.silence + 5)
-            if reason is not None:
-                self._leave()
-                raise PeerLost(f"rank {rank} ends: {reason}") from error
-            if self.stop:  # the others left in good order, this one was on its way to meet them
-                self._leave()
-                raise Preempted(self.stop.why) from error
-        monitor.failed(f"rank {rank} failed: {type(error).__name__}: {error}")
-        self._leave()
+        rank = self.process_group.rank
+        found = self.monitor.why() if isinstance(error, RuntimeError) else None
+        if found is None:
+            self.monitor.failed(f"rank {rank} failed: {type(error).__name__}: {error}")
+            self.monitor = None
+            return
+        self._leave(found.reason if found.how == "stopped" else "")
+        if found.how == "stopped":  # in good order; this one was on its way to meet it
+            raise Preempted(self.stop.why or found.reason) from error
+        raise PeerLost(rank, found.reason) from error

@@ -1,0 +1,270 @@
+"""What cannot be trained is said at once, in one message, and leaves no folder behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+import zlib
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from loading import draw_dataset, packed
+from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
+    QUIET,
+    _where_torchvision_cannot_be_imported,
+)
+from training import TINY
+
+import yolodata
+from yolodata.cli import main
+from yolodata.errors import ConfigError
+from yolodata.train import trainer_for
+
+ROOT = Path(__file__).resolve().parents[1]
+RTDETR = """
+nc: 3
+backbone:
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+head:
+  - [[2, 3, 4], 1, RTDETRDecoder, [nc, 64, 10, 2, 4, 1]]
+"""
+FAMILIES = {
+    "rt.yaml": "RTDETRTrainer",
+    "yolov8s-world.yaml": "WorldTrainer",
+    "yoloe-26n.yaml": "YOLOETrainer",
+    "yoloe-11s-seg.yaml": "YOLOESegTrainer",
+    "yoloe.pt": "YOLOETrainer",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small networks, and a dataset that nobody packed."""
+    root = tmp_path_factory.mktemp("start")
+    draw_dataset(root / "set", {"train": 6, "val": 3}, sides=(48, 65))
+    (root / "tiny.yaml").write_text(TINY)
+    (root / "rt.yaml").write_text(RTDETR)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def given(folder: Path, **values: Any) -> dict[str, Any]:
+    named = {"model": "tiny.yaml", "data": str(folder / "set" / "data.yaml"), "epochs": 1}
+    return {**QUIET, **named, "exist_ok": False, "project": str(folder / "runs"), **values}
+
+
+def words(folder: Path, *changed: str) -> list[str]:
+    return ["train", *(f"{name}={value}" for name, value in given(folder).items()), *changed]
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_other_families_are_upstreams(
+    folder: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, with one warning; nothing is packed."""
+    from ultralytics import YOLO
+    from ultralytics.utils import LOGGER
+
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "warning", said.append)
+    if model.endswith(".pt"):
+        YOLO("yoloe-26n.yaml").save(folder / model)
+    task = "segment" if "seg" in model else "detect"
+    for kind in (yolodata.DetectionTrainer, trainer_for(task)):
+        made = kind(overrides=given(folder, model=model, task=task, project=str(tmp_path)))
+        assert type(made).__name__ == FAMILIES[model]
+        assert type(made).__module__.startswith("ultralytics.")
+    assert sum("Ultralytics' own trainer" in text for text in said) == 2
+    assert not list(folder.glob("*.yolodata"))
+
+
+def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    how = ["model=rt.yaml", f"project={tmp_path}", "name=run", "epochs=1"]
+    assert main(words(folder, *how)) == 0
+    assert (tmp_path / "run" / "weights" / "last.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("model=sam_b.pt", "is SAM, which Ultralytics predicts with"),
+        ("model=FastSAM-s.pt", "is FastSAM, which Ultralytics predicts with"),
+        ("model=yolo_nas_s.pt", "is YOLO-NAS, which Ultralytics predicts with"),
+        ("model=set/data.yaml", "model=set/data.yaml cannot be read"),
+        ("device=0", "Invalid CUDA 'device=0' requested"),
+        ("device=cuda:0", "Invalid CUDA 'device=0' requested"),
+        ("device=0,1", "device=0,1 names GPUs that torch does not find"),
+        ("device=[0,1]", "names GPUs that torch does not find"),
+        ("device=-1,-1", "names GPUs that torch does not find"),
+        ("device=cpu,cpu", "Invalid CUDA 'device=cpu,cpu' requested"),
+        ("device=tpu", "device must be cpu, mps or GPUs"),
+        ("imgsz=64.5", "'imgsz=64.5' is of invalid type float"),
+        ("batch=2.5", "batch must be a whole number of images"),
+        ("classes=[7]", "classes=[7] names [7], which the dataset does not have"),
+        ("degrees=-10", "degrees must be 0 to 360, got -10"),
+        ("copy_paste_mode=nope", "copy_paste_mode must be flip or mixup"),
+        ("split=test", "'test:' images not found"),
+        ("mode=val", "mode must be train"),
+        ("epochs=", "epochs must have a value"),
+        ("cfg=nothere.yaml", "'nothere.yaml' does not exist"),
+    ],
+)
+def test_one_message_and_no_folder(
+    folder: Path, wrong: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    if "device" in wrong and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(words(folder, wrong)) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+    assert not list(folder.glob("*.yolodata"))
+
+
+def test_folders_that_were_there_or_have_begun_stay(folder: Path, tmp_path: Path) -> None:
+    class Failed(Exception):
+        pass
+
+    def fail(trainer: Any) -> None:
+        raise Failed
+
+    def start(event: str) -> None:
+        run = yolodata.DetectionTrainer(
+            overrides=given(folder, project=str(tmp_path / "a" / "runs"), name="run", exist_ok=True)
+        )
+        run.add_callback(event, fail)
+        with pytest.raises(Failed):
+            run.train()
+
+    start("on_pretrain_routine_end")
+    assert not list(tmp_path.iterdir())
+    start("on_train_epoch_start")
+    begun = sorted((tmp_path / "a" / "runs" / "run").iterdir())
+    assert begun
+    start("on_pretrain_routine_end")
+    assert sorted((tmp_path / "a" / "runs" / "run").iterdir()) == begun
+
+
+def test_several_datasets_one_after_the_other(folder: Path, tmp_path: Path) -> None:
+    """As upstream's own trainer does; folders of shards, named from here, among them."""
+    from ultralytics import YOLO
+
+    packed(folder / "set" / "data.yaml", tmp_path / "shards", "raw", 64)
+    named = os.path.relpath(tmp_path / "shards", folder)
+    values = given(folder, project=str(tmp_path / "runs"))
+    values["data"] = [values["data"], named]
+    found = YOLO(values.pop("model")).train(trainer=yolodata.DetectionTrainer, **values)
+    assert set(found) == {"set", "shards"}
+    assert all(found.values())
+
+
+# Every argument of upstream's.
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    """The script that writes docs/ultralytics-arguments.md."""
+    file = ROOT / "docs" / "ultralytics_arguments.py"
+    spec = importlib.util.spec_from_file_location("ultralytics_arguments", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(table: ModuleType) -> dict[str, list[str]]:
+    lines = table.PAGE.read_text().splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
+    return {line[0].strip("`"): line for line in cells}
+
+
+def test_the_page_has_every_argument(table: ModuleType) -> None:
+    """Run `python docs/ultralytics_arguments.py` when this fails."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    page, types = rows(table), table.types()
+    assert set(page) == set(types) == {*DEFAULT_CFG_DICT, "augmentations"}
+    for name, row in page.items():
+        for value in table.values_of(name, types[name]):
+            assert repr(value).replace("|", "\\|") in " | ".join(row), f"{name}={value!r}"
+
+
+def used() -> set[str]:
+    """Arguments that our trainers, or the augmentation, read."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    text = "".join(
+        file.read_text()
+        for room in ("ultralytics", "train")
+        for file in (ROOT / "yolodata" / room).rglob("*.py")
+    )
+    found = set(re.findall(r"\bargs\.(\w+)", text))
+    return (found | {field.name for field in fields(yolodata.AugmentConfig)}) & set(
+        DEFAULT_CFG_DICT
+    )
+
+
+def test_values_do_what_the_page_says(table: ModuleType) -> None:
+    """Of each argument that we read, one value, and one of both our trainers."""
+    page, types = rows(table), table.types()
+    names = sorted(used() - {"resume", "mode"})
+    assert {"imgsz", "batch", "mosaic", "fraction", "classes", "seed", "multi_scale"} <= set(names)
+    kinds = (yolodata.DetectionTrainer, trainer_for("detect"))
+    with table.prepared() as folder:
+        for name in names:
+            values = table.values_of(name, types[name])
+            drawn = zlib.crc32(name.encode())
+            value = values[drawn % len(values)]
+            found = table.outcomes(folder, name, value, ours=[kinds[drawn // 97 % 2]])
+            alone = page[name][3].partition("refuses ")[2]
+            theirs = bool(found[0].refused)
+            expected = ("refused",) if f"`{value!r}`" in alone else ("same",)
+            expected = ("same", "refused") if theirs else expected
+            assert table.verdict(found) in expected, f"{name}={value!r}: {table.verdict(found)}"
+            assert f"`{value!r}`" in page[name][2 if theirs else 1], f"{name}={value!r}"
+
+
+def test_the_comparison_notices(table: ModuleType) -> None:
+    same = table.Outcome("", {"pictures": (4, 3, 64, 64)})
+    assert table.verdict([same, same]) == "same"
+    assert "64" in table.verdict([same, table.Outcome("", {"pictures": (4, 3, 32, 32)})])
+    assert "TypeError" in table.verdict([same, table.Outcome("TypeError: int()", {})])
+    assert table.verdict([same, table.Outcome("ConfigError: x", {})]) == "refused"
+    both = [table.Outcome("ValueError: a", {}), table.Outcome("TypeError: b", {})]
+    assert "instead of" in table.verdict(both)
+
+
+def test_the_command_line_reads_values_as_upstreams(table: ModuleType) -> None:
+    from ultralytics.cfg import parse_key_value_pair
+
+    from yolodata.ultralytics.command_line import read_values
+
+    tried = 0
+    for name, kinds in table.types().items():
+        for value in table.values_of(name, kinds):
+            text = str(value).replace(" ", "")
+            if not text or name in ("cfg", "mode") or (name, value) == ("data", None):
+                continue
+            expected = dict([parse_key_value_pair(f"{name}={text}")])
+            assert read_values({name: text}, "train") == expected
+            tried += 1
+    assert tried > 500
+    with pytest.raises(ConfigError, match="must have a value"):
+        read_values({"epochs": ""}, "train")

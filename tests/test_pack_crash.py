@@ -1,0 +1,96 @@
+"""A picture that ends the process while it is decoded: the same command leaves it out, by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ingesting import write_yolo
+
+from yolodata import shards
+from yolodata.errors import ResourceError
+from yolodata.ingest import crashes
+from yolodata.ingest.convert import PackSettings
+from yolodata.shards.format import WORK_FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Decoders of this site die of a file that says so.
+SITE = """
+import os, signal, cv2, simplejpeg
+
+def deadly(decoder):
+    def decode(data, *rest, **more):
+        if b"KILL" in bytes(data):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return decoder(data, *rest, **more)
+    return decode
+
+simplejpeg.decode_jpeg = deadly(simplejpeg.decode_jpeg)
+cv2.imdecode = deadly(cv2.imdecode)
+"""
+
+
+def kill(file: Path) -> None:
+    """Puts the word into a comment of a JPEG file."""
+    data = file.read_bytes()
+    file.write_bytes(data[:2] + b"\xff\xfe\x00\x06KILL" + data[2:])
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
+    return tmp_path
+
+
+def test_the_same_command_leaves_out_what_crashes(site: Path) -> None:
+    data, out = write_yolo(site / "data", {"train": 10, "val": 2}), site / "out"
+    images = sorted((site / "data" / "images" / "train").iterdir())
+    for number in (3, 4):
+        kill(images[number])
+    line = ["-m", "yolodata", "shard", data, out, "--imgsz", "32", "--workers", "1"]
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run([sys.executable, *map(str, line)], capture_output=True)
+        return done.returncode, done.stderr.decode()
+
+    assert run()[0] == -signal.SIGSEGV
+    code, said = run()
+    assert code == 0
+    assert "000.jpg); trying each in a process of its own" in said
+    with shards.open(out, "train") as dataset:
+        assert len(dataset) == 8
+        expected = [(str(images[k]), "the decoder crashes on it (SIGSEGV)") for k in (3, 4)]
+        assert list(dataset.meta.left_out) == expected
+    assert not (out / "train" / WORK_FOLDER).exists()
+
+
+def test_images_that_were_only_in_work_stay(tmp_path: Path) -> None:
+    """Whoever is killed from outside leaves the same notes."""
+    write_yolo(tmp_path, {"train": 3, "val": 1})
+    files = sorted((tmp_path / "images" / "train").iterdir())
+    files[1].write_bytes(b"broken")
+    notes = crashes.InWork(tmp_path, 2)
+    with notes.on(range(2)):
+        assert crashes.noted(tmp_path) == [0, 1]
+        with notes.on(range(2, 3)):
+            assert crashes.noted(tmp_path) == [0, 1, 2]
+    assert crashes.noted(tmp_path) == []
+    notes.close()
+    paths = {number: str(file) for number, file in enumerate(files)}
+    assert crashes.crashing(paths, PackSettings(imgsz=32)) == {}
+
+
+def test_a_process_that_cannot_start_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('no numpy here')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    with pytest.raises(ResourceError, match="could not start: no numpy here"):
+        crashes.crashing({0: "x.jpg"}, PackSettings())

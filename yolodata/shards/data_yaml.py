@@ -1,0 +1,57 @@
+"""data.yaml beside the splits: how Ultralytics' own code finds its way into a folder of shards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yolodata.shards.reader import read_meta, splits
+
+DATA_YAML = "data.yaml"
+UNREAD = "as-files"
+"""What data.yaml names in each split's folder and is never there, so that Ultralytics always asks
+`download`, which it runs where pictures are missing."""
+
+_HEAD = """\
+# Written by yolodata, for Ultralytics' own validation: model.val(data=THIS FOLDER). The code under
+# `download` says where pictures and labels are: in the dataset that was packed, while that is
+# unchanged; else in files made of the shards. yolodata itself does not read this page.
+"""
+
+_DOWNLOAD = """\
+from yolodata.ultralytics.as_files import name_files
+name_files(yaml)
+"""
+
+
+def write_data_yaml(root: str | os.PathLike[str]) -> Path:
+    """Writes data.yaml into a folder of splits, if it says something else or is not there.
+
+    It names no place outside the folder, which may be moved.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ShardError: a split is damaged.
+    """
+    folder = Path(root)
+    found = splits(folder)
+    meta = read_meta(next(iter(found.values())))
+    places = {split: f"{split}/{UNREAD}" for split in found}
+    for needed in ("train", "val"):  # Ultralytics wants both named
+        places.setdefault(needed, next(iter(places.values())))
+    content: dict[str, Any] = {**places, "names": dict(meta.names)}
+    if meta.kpt_shape is not None:
+        content["kpt_shape"] = list(meta.kpt_shape)
+    if meta.flip_idx is not None:
+        content["flip_idx"] = list(meta.flip_idx)
+    text = _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text += "download: |\n" + "".join(f"  {line}\n" for line in _DOWNLOAD.splitlines())
+    file = folder / DATA_YAML
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        fresh = folder / f".{DATA_YAML}.{os.getpid()}"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(file)
+    return file

@@ -1,0 +1,47 @@
+"""left_out.json beside the splits: files of the source that belong to none of them, and why.
+
+What a split names and does not hold is in its dataset.json. Both together, and the images, are all
+that was found of a dataset.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from yolodata.errors import ShardError
+from yolodata.files import publish, temporary_file, write_durably
+
+LEFT_OUT = "left_out.json"
+
+
+def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
+    """Says in a folder of splits what belongs to none of them: path -> reason.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    if read_left_out(root) == dict(left_out):
+        return
+    with temporary_file(root) as file:
+        write_durably(file, (json.dumps(dict(left_out), indent=1) + "\n").encode())
+        publish(file, root / LEFT_OUT)
+
+
+def read_left_out(root: Path) -> dict[str, str]:
+    """Reads that; nothing where nothing is said.
+
+    Raises:
+        ShardError: the file is damaged.
+    """
+    file = root / LEFT_OUT
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ShardError(f"{file}: cannot be read ({error}); pack again, or remove it") from None
+    if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+        raise ShardError(f"{file}: must map paths to reasons; pack again, or remove it")
+    return content

@@ -1,0 +1,84 @@
+"""Weights as Ultralytics loads them, from the state of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolodata.errors import YolodataError
+from yolodata.files import publish, sync_file, temporary_file
+
+_NETWORKS = {
+    "detect": "DetectionModel",
+    "segment": "SegmentationModel",
+    "pose": "PoseModel",
+    "obb": "OBBModel",
+}
+_STUDENT = "student_model."  # of a run with distillation
+
+
+def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Returns what Ultralytics keeps in `last.pt` after training: the average, in half precision.
+
+    Args:
+        state: of `state.capture`.
+
+    Raises:
+        YolodataError: the network cannot be made with the Ultralytics that is installed.
+    """
+    import ultralytics
+    from ultralytics.nn import tasks
+
+    args, average = state["args"], state["ema"]
+    if any(name.startswith(_STUDENT) for name in average):
+        average = {
+            name.removeprefix(_STUDENT): value
+            for name, value in average.items()
+            if name.startswith(_STUDENT)
+        }
+    try:
+        network: Any = getattr(tasks, _NETWORKS[args["task"]])(state["network"], verbose=False)
+        network.load_state_dict(average)
+    except Exception as error:
+        raise YolodataError(
+            f"ultralytics {ultralytics.__version__} cannot make the network of the checkpoint "
+            f"({type(error).__name__}: {error}); install the version that trained it"
+        ) from error
+    network.names, network.args, network.task = state["names"], args, args["task"]
+    network.requires_grad_(False)
+    return {
+        "epoch": -1,
+        "model": network.half().eval(),
+        "train_args": args,
+        "train_metrics": {**state["metrics"], "fitness": state["fitness"]},
+        "train_results": _columns(state["results"]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+        **dict.fromkeys(("best_fitness", "stopper", "ema", "updates", "optimizer", "scaler")),
+    }
+
+
+def write_weights(state: dict[str, Any], path: Path) -> None:
+    """Writes `weights_of` a state to a file, whole or not.
+
+    Raises:
+        YolodataError: see `weights_of`.
+        OSError: the disk is full, say.
+    """
+    found = weights_of(state)
+    with temporary_file(path.parent) as temporary:
+        torch.save(found, temporary)
+        sync_file(temporary)
+        publish(temporary, path)
+
+
+def _columns(table: str) -> dict[str, list[float]]:
+    rows = list(csv.DictReader(io.StringIO(table)))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}

@@ -1,0 +1,52 @@
+"""torchrun, in words of ours: the ranks have said what happened, and its tracebacks are its own.
+
+python -m yolodata.train.distributed.torchrun --nproc-per-node=2 -m yolodata.train …
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+from yolodata.train.signals import SIGNALS
+from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
+
+
+def main() -> int:
+    """Runs torchrun with this process's arguments.
+
+    Returns:
+        0, or what torchrun itself would end with: 1, also where the ranks were asked to stop.
+    """
+    for number in SIGNALS:  # until torchrun has handlers of its own
+        signal.signal(number, _stop)
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        run.main(sys.argv[1:])
+    except SignalException:
+        return 1
+    except ChildFailedError as error:
+        for rank, failure in sorted(error.failures.items()):
+            if failure.exitcode not in (PREEMPTED, PEER_LOST, -signal.SIGTERM):
+                how = f"with exit status {failure.exitcode}"
+                if failure.exitcode < 0:
+                    how = f"by {signal.Signals(-failure.exitcode).name}"
+                print(f"yolodata: rank {rank} (process {failure.pid}) ended {how}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

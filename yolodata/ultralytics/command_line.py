@@ -1,0 +1,111 @@
+"""What a command line gives to Ultralytics: arguments, a model, and its refusals as one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dis import opname
+from pathlib import Path
+from typing import Any
+
+from yolodata.errors import ConfigError
+from yolodata.ultralytics.fallback import check_trainable, last_layer
+
+_SPEAKING = ("cfg", "data", "engine", "utils")
+"""Packages of Ultralytics that check what users give; what others raise is an internal error."""
+
+_ASSERTING = ("data.utils", "utils.checks")
+"""Modules that do so with `assert`, which others use for what cannot be."""
+
+
+def read_values(texts: Mapping[str, str], mode: str) -> dict[str, Any]:
+    """Ultralytics' arguments, as its own command line reads them.
+
+    Args:
+        texts: text by name.
+        mode: "train" or "val".
+
+    Raises:
+        ConfigError: a value is missing, `cfg` cannot be read, or another mode is asked for.
+    """
+    from ultralytics.cfg import smart_value
+    from ultralytics.utils import YAML, checks
+
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        if not text.strip():
+            raise ConfigError(f"{name} must have a value, as in {name}=VALUE, got none")
+        verbatim = name in ("name", "project") and text.lower() != "none"
+        values[name] = text if verbatim else smart_value(text.strip())
+    given = values.pop("cfg", None)
+    if given is not None:
+        with refusals_as_errors():
+            values = {**YAML.load(checks.check_yaml(given)), **values}
+        values.pop("cfg", None)
+    if values.pop("mode", mode) != mode:
+        raise ConfigError(f"mode must be {mode} here; for other modes there is `yolo MODE`")
+    device = str(values.get("device", "")).lower()
+    if device.startswith(("tpu", "intel", "vulkan")):
+        raise ConfigError(f"device must be cpu, mps or GPUs (0, or 0,1), got {device}")
+    if values.get("data", "") is None:
+        del values["data"]  # Ultralytics' own choice
+    return values
+
+
+def open_model(name: Any) -> Any:
+    """Ultralytics' object for a model file, or for a name that it downloads.
+
+    Raises:
+        ConfigError: it cannot be read, or is of a family that is only predicted with.
+    """
+    from ultralytics import RTDETR, YOLO
+
+    check_trainable(name)
+    named_so = "rtdetr" in Path(str(name)).stem.lower()  # as `yolo` chooses
+    kind = RTDETR if named_so or last_layer(name) == "RTDETRDecoder" else YOLO
+    try:
+        return kind(name)
+    except Exception as error:  # a file of any content may be given
+        raise ConfigError(
+            f"model={name} cannot be read: {error or type(error).__name__}; give a YOLO model "
+            "(model=yolo26n.yaml, or the .pt file of a run)"
+        ) from error
+
+
+@contextmanager
+def refusals_as_errors() -> Iterator[None]:
+    """Has what Ultralytics refuses, in words that need no traceback, raised as ConfigError.
+
+    What it raises on purpose is told from errors inside it by who raised: a `raise` in one of its
+    packages that check arguments. A package that it needs and lacks is said, too.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if error.name is None or not _raised_in(error):
+            raise
+        raise ConfigError(
+            f"Ultralytics needs the package {error.name} for this, which is not installed"
+        ) from error
+    except (SyntaxError, TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+        module = _raised_in(error)
+        asserted = isinstance(error, AssertionError)
+        allowed = module in _ASSERTING if asserted else module.partition(".")[0] in _SPEAKING
+        if not allowed or not str(error):
+            raise
+        raise ConfigError(str(error).strip()) from error
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module of Ultralytics that raised an error, or imported what is not there; else ""."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return ""
+    frame = last.tb_frame
+    root, _, rest = str(frame.f_globals.get("__name__")).partition(".")
+    operation = opname[frame.f_code.co_code[last.tb_lasti]]
+    if root != "ultralytics" or operation not in ("RAISE_VARARGS", "IMPORT_NAME", "IMPORT_FROM"):
+        return ""
+    return rest

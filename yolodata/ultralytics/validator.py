@@ -1,0 +1,200 @@
+"""`model.val(validator=yolodata.DetectionValidator)`: upstream's validator, our loader."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ultralytics.models import yolo
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
+
+from yolodata.errors import ConfigError
+from yolodata.pipeline.options import DeviceOptions, Ranks, ReadOptions
+from yolodata.pipeline.validation import ValidationLoader
+from yolodata.ultralytics.auto_pack import describe_shards, is_shards
+from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
+from yolodata.ultralytics.fallback import FAMILIES, VALIDATORS, why_not_validated
+from yolodata.ultralytics.run_folder import RunFolder
+from yolodata.ultralytics.settings import Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
+    """What our validators change in Ultralytics': where batches come from.
+
+    Subclasses name the task and add upstream's validator of it.
+    """
+
+    settings: ClassVar[Settings] = Settings()
+    for_task: ClassVar[str] = "detect"
+
+    @classmethod
+    def configure(cls, **values: Any) -> type[Self]:
+        """Returns this validator with settings of its own.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+        """
+        return type(cls.__name__, (cls,), {"settings": cls.settings.changed(values)})
+
+    def __init__(
+        self,
+        dataloader: Any = None,
+        save_dir: Path | None = None,
+        args: Any = None,
+        _callbacks: dict[str, Any] | None = None,
+    ) -> None:
+        if isinstance(args, dict):
+            args = {**args, "data": shards_of(args.get("data"))}
+            settings = self.settings.changed(args.pop("yolodata", None) or {})
+            self.settings = settings  # type: ignore[misc] # of this one, not of the class
+            task = args.get("task") or self.for_task
+            if task != self.for_task:
+                right = f"yolodata.{VALIDATORS[task]}" if task in VALIDATORS else "none"
+                raise ConfigError(
+                    f"this validator is for task={self.for_task}, and the model for task={task}; "
+                    f"give validator={right}"
+                )
+        self._shards: Any = None  # the folder of them that is validated on
+        self._run_folder: RunFolder | None = None
+        if save_dir is None and isinstance(args, dict):
+            self._run_folder = RunFolder(DEFAULT_CFG, args)
+        with self._start():
+            super().__init__(dataloader, save_dir, args, _callbacks)
+
+    def _start(self) -> Any:
+        return self._run_folder.kept_if_begun() if self._run_folder else nullcontext()
+
+    def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
+        """Validates; a start that fails leaves no run folder behind.
+
+        Raises:
+            ConfigError: the model, or an argument, is one that shards do not serve.
+        """
+        layers = getattr(model, "model", None)
+        head = type(layers[-1]).__name__ if layers is not None and len(layers) else ""
+        if head in FAMILIES:
+            raise ConfigError(
+                f"the model is {FAMILIES[head][0]}, which Ultralytics' own validator is for; leave "
+                "validator= out, and give the dataset itself as data="
+            )
+        with self._start(), self._described(trainer):
+            return super().__call__(trainer, model, **kwargs)
+
+    @contextmanager
+    def _described(self, trainer: Any) -> Iterator[None]:
+        """Has upstream read the description of a folder of shards from a YAML, as it reads all."""
+        given = self.args.data
+        if trainer is not None or not is_shards(given):
+            yield
+            return
+        data = describe_shards(given, [self.args.split or "val"])
+        with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
+            self._shards, self.args.data = given, str(Path(folder) / "data.yaml")
+            YAML.save(self.args.data, {**data, "path": str(data["path"])})
+            try:
+                yield
+            finally:
+                self.args.data = given
+
+    def run_callbacks(self, event: str) -> None:
+        """Runs upstream's callbacks."""
+        if event == "on_val_start" and self._run_folder is not None:
+            self._run_folder.begun = True
+        super().run_callbacks(event)
+
+    def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
+        """Our loader of the split that is validated on; upstream's where ours cannot serve."""
+        if self._shards is not None:  # upstream has read their description
+            self.args.data = self._shards
+        reason = why_not_validated(self.args, self.data)
+        if reason is not None:
+            if self._shards is not None:
+                raise ConfigError(
+                    f"{self._shards} is a folder of shards, and only yolodata's loader reads "
+                    f"those, but {reason}; or give the dataset's YAML"
+                )
+            LOGGER.warning(f"yolodata: validating with Ultralytics' own loader: {reason}.")
+            return super().get_dataloader(dataset_path, batch_size)
+        split = self.args.split or "val"
+        shards = open_split(self.args, self.data, split, self.settings, self.for_task)
+        loader = ValidationLoader(
+            shards,
+            batch_size,
+            imgsz=int(self.args.imgsz),
+            stride=int(self.stride),
+            rect=bool(self.args.rect),
+            labels=label_options(self.args, self.data, split, self.for_task),
+            ranks=Ranks(0, 1),
+            device=DeviceOptions(pin_memory=self.device.type == "cuda"),
+            reading=ReadOptions(
+                loader_threads(self.settings, self.device.type, int(self.args.workers), 1),
+                None,
+                self.settings.check,
+                self.settings.max_unreadable,
+            ),
+        )
+        if RANK in {-1, 0}:
+            LOGGER.info(
+                f"{colorstr('val: ')}{len(loader.dataset)} images from {shards.path} "
+                f"({shards.meta.codec} shards, {loader.num_workers} threads)"
+            )
+        return loader
+
+
+class DetectionValidator(_FromShards):
+    """Ultralytics' detection validator with batches from yolodata.
+
+        YOLO("best.pt").val(data="coco.shards", validator=yolodata.DetectionValidator)
+
+    `data` is a folder that `yolodata shard` wrote, or what Ultralytics takes, which is packed as
+    for `DetectionTrainer`. Metrics are upstream's on the original dataset, to the bit. Settings
+    (see `Settings`) are given by `configure`, or as an argument `yolodata={…}`.
+
+    Attributes:
+        settings: of this validator.
+    """
+
+
+class SegmentationValidator(_FromShards, yolo.segment.SegmentationValidator):  # type: ignore[misc]
+    """Ultralytics' segmentation validator with batches from yolodata.
+
+        YOLO("best.pt").val(data="coco.shards", validator=yolodata.SegmentationValidator)
+
+    As `DetectionValidator`.
+    """
+
+    for_task = "segment"
+
+
+class OBBValidator(_FromShards, yolo.obb.OBBValidator):  # type: ignore[misc]
+    """Ultralytics' validator of oriented boxes with batches from yolodata.
+
+        YOLO("best.pt").val(data="dota.shards", validator=yolodata.OBBValidator)
+
+    As `DetectionValidator`.
+    """
+
+    for_task = "obb"
+
+
+class PoseValidator(_FromShards, yolo.pose.PoseValidator):  # type: ignore[misc]
+    """Ultralytics' pose validator with batches from yolodata.
+
+        YOLO("best.pt").val(data="coco-pose.shards", validator=yolodata.PoseValidator)
+
+    As `DetectionValidator`.
+    """
+
+    for_task = "pose"
+
+
+BY_TASK: dict[str, type[_FromShards]] = {
+    kind.for_task: kind
+    for kind in (DetectionValidator, SegmentationValidator, OBBValidator, PoseValidator)
+}
