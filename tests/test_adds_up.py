@@ -98,7 +98,7 @@ def test_a_dataset_that_is_all_packed_leaves_no_list(tmp_path: Path) -> None:
     out.mkdir()
     (out / LEFT_OUT).write_text("damaged")
     assert main(["shard", str(yaml), str(out), "--imgsz", "32", "--quiet"]) == 0
-    assert not (out / LEFT_OUT).exists()
+    assert json.loads((out / LEFT_OUT).read_text()) == {}
     (out / LEFT_OUT).write_text("[]")
     assert main(["info", str(out)]) == 2
 

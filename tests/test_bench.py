@@ -223,7 +223,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     outputs = ["--json", str(folder / "out.json"), "--plot", str(folder / "out.png")]
     done = subprocess.run(
         [sys.executable, "-m", "yolodata.bench", *arguments, *outputs],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     return {"done": done, "folder": folder, "unchanged": before == tree(theirs)}
 

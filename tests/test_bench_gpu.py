@@ -361,7 +361,7 @@ def test_workers_rest_while_it_is_not_their_turn() -> None:
         return Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def becomes(wanted: bool) -> None:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while (state() == "T") != wanted:
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -394,7 +394,7 @@ def test_a_benchmark_that_is_stopped_keeps_its_rounds_and_leaves_nobody(
     def values() -> dict[str, Any]:
         return json.loads(file.read_text()) if file.exists() else {"rows": []}
 
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not any(row["img_s"]["samples"] for row in values()["rows"]):
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -403,7 +403,7 @@ def test_a_benchmark_that_is_stopped_keeps_its_rounds_and_leaves_nobody(
     for pid in measuring:
         os.kill(pid, signal.SIGSTOP)  # one that hangs, and notices nothing by itself
     getattr(process, ends)()
-    assert process.wait(30) == status
+    assert process.wait(120) == status
     assert not values()["complete"]
     try:
         while any(Path(f"/proc/{pid}").exists() for pid in measuring):
@@ -438,7 +438,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                  "--plot", str(out / "out.png")]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "yolodata.bench", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     return {"text": done.stdout, "values": json.loads((out / "out.json").read_text()), "out": out}

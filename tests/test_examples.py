@@ -131,7 +131,7 @@ def test_ranks_together_get_the_stream_of_one_process(
             "--folder", str(folder), "--record", "--stop-after", "7",
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)},
-        capture_output=True, text=True, timeout=180,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     together = [line for step in zip(*recorded(folder, 2), strict=True) for line in step]

@@ -17,7 +17,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the ranks of all scenarios said, and how they ended; they run beside each other."""
     folder = tmp_path_factory.mktemp("ends")
     done = subprocess.run(
-        [sys.executable, CHILD, folder], capture_output=True, text=True, timeout=240
+        [sys.executable, CHILD, folder], capture_output=True, text=True, timeout=600
     )
     assert (done.returncode, done.stderr) == (0, "")
     return folder

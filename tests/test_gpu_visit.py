@@ -44,7 +44,7 @@ def visit(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         ["bash", str(GPU / "visit.sh"), *arguments],
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
              **environment},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
 
 
@@ -177,22 +177,30 @@ def test_shell_is_sound() -> None:
 # The script itself, in small.
 
 
-def test_the_visit_in_small(tmp_path: Path) -> None:
-    """A stage that fails fails the script, and stops no other; a second call goes on."""
-    broken = tmp_path / "bin"
-    broken.mkdir()
-    fake = broken / "python3"
+def path_with(folder: Path, case: str) -> str:
+    """A PATH on which python3 does something else in some cases."""
+    folder.mkdir()
+    fake = folder / "python3"
     fake.write_text(
-        f'#!/bin/sh\ncase "$*" in *small_render*) echo broken; exit 3;; esac\n'
-        f'exec {shlex.quote(sys.executable)} "$@"\n'
+        f'#!/bin/sh\ncase "$*" in {case};; esac\nexec {shlex.quote(sys.executable)} "$@"\n'
     )
     fake.chmod(0o755)
+    return f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+IMPORTED = '-|"-c import sys, torch"*) exit 0'
+"""What is looked for first is there: it takes seconds to import."""
+
+
+def test_the_visit_in_small(tmp_path: Path) -> None:
+    """A stage that fails fails the script, and stops no other; a second call goes on."""
+    broken = path_with(tmp_path / "bin", "*small_render*) echo broken; exit 3")
     where = ["--cpu", "--kit", str(tmp_path / "none"), "--work", str(tmp_path / "work")]
     some = ["smoke", "data", "probe"]
     others = tmp_path / "work" / "results" / "gpu-raw.json"  # as if more stages had been run
     others.parent.mkdir(parents=True)
     others.write_text("{}")
-    done = visit(*where, *some, PATH=f"{broken}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    done = visit(*where, *some, PATH=broken)
     assert done.returncode == 1, done.stdout + done.stderr
     out = tmp_path / "work" / "out"
     assert "broken" in (out / "logs.txt").read_text()
@@ -208,7 +216,7 @@ def test_the_visit_in_small(tmp_path: Path) -> None:
     assert kernel["versions"]["torch"]
     assert [row["name"] for row in kernel["rows"]] == list(script("probe").ROWS)
     assert "| kernel alone, bfloat16 |" in report
-    done = visit(*where, "--files", "3", *some)
+    done = visit(*where, "--files", "3", *some, PATH=path_with(tmp_path / "again", IMPORTED))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "probe: passed" not in done.stdout  # it has passed before
     assert re.search(r"smoke +passed", (out / "report.txt").read_text())
@@ -219,7 +227,7 @@ def test_the_visit_in_small(tmp_path: Path) -> None:
 
 def test_a_budget_that_is_used_up_stops_stages(tmp_path: Path) -> None:
     done = visit("--cpu", "--kit", str(tmp_path), "--work", str(tmp_path / "work"),
-                 "--budget", "1", "smoke")  # fmt: skip
+                 "--budget", "1", "smoke", PATH=path_with(tmp_path / "bin", IMPORTED))  # fmt: skip
     assert "no time left" in (tmp_path / "work" / "out" / "report.txt").read_text()
     assert done.returncode == 0
 

@@ -13,6 +13,7 @@ import pytest
 from ingesting import jpeg, picture
 
 from yolodata import shards
+from yolodata.cli import main
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.agreement import numbered_alike
@@ -192,6 +193,11 @@ def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
     assert not open_source(tmp_path, splits=["train"]).left_out
     with pytest.raises(DatasetError, match=r"latest.json' OUT --split val"):
         open_source(tmp_path, splits=["val"])
+    for name in ("instances_val2014.json", "instances_val2017.json"):
+        (tmp_path / "annotations" / name).write_text('{"images": [')
+    assert list(open_source(tmp_path, splits=["train"]).splits) == ["train"]
+    with pytest.raises(DatasetError, match=r"val20.*ends in the middle"):
+        open_source(tmp_path)
 
 
 # Images.
@@ -209,6 +215,11 @@ def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
     report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False).splits["val"]
     assert not report.notes
     assert [Path(path).name for path, _ in report.left_out] == ["1.jpg"]
+    (tmp_path / "val" / "0.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"may be another split's, because there is '.*/val'"):
+        open_source(tmp_path)
+    (tmp_path / "val" / "notes.txt").touch()  # no folder of images: nothing speaks against images/
+    assert paths(open_source(tmp_path), "val", tmp_path) == ["images/0.jpg", "images/1.jpg"]
 
 
 def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> None:
@@ -289,6 +300,10 @@ def test_names_with_folders(tmp_path: Path, name: str, stored: str) -> None:
 
 
 def test_names_lose_their_folders_only_where_nothing_is_confused(tmp_path: Path) -> None:
+    file = coco(tmp_path / "result.json", ["a/0.jpg", "a/0.jpg"])  # a file under two ids
+    (tmp_path / "0.jpg").write_bytes(JPEG)
+    assert paths(open_source(file), "train", tmp_path) == ["0.jpg"]
+    (tmp_path / "0.jpg").unlink()
     file = coco(tmp_path / "result.json", ["a/0.jpg", "b/0.jpg"])
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.jpg").write_bytes(JPEG)
@@ -577,7 +592,9 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
         assert dataset.cls.tolist() == [1]
 
 
-def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
+def test_a_trainer_refuses_splits_of_other_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from yolodata.ultralytics.auto_pack import describe_shards
 
     for split, names in (("train", THREE), ("val", TWO)):
@@ -588,3 +605,6 @@ def test_a_trainer_refuses_splits_of_other_classes(tmp_path: Path) -> None:
         (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
     with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks emu"):
         describe_shards(tmp_path / "out", ["train", "val"])
+    assert main(["verify", str(tmp_path / "out")]) == 1
+    assert "it lacks emu" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "out"), "--split", "val"]) == 0

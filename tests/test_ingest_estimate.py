@@ -90,7 +90,7 @@ def test_what_a_pack_replaces_or_continues_counts_as_free(
 ) -> None:
     packed(data, tmp_path)
     free(0)
-    taken = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    taken = sum(file.stat().st_size for file in tmp_path.rglob("*/*") if file.is_file())
     assert room(tmp_path, ["train", "val"]) == taken
     assert room(tmp_path, ["test"]) == 0
     packed(data, tmp_path, single_cls=True, overwrite=True)

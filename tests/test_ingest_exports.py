@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from ingesting import jpeg, picture
+from ingesting import jpeg, picture, write_yolo
 
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
@@ -356,6 +356,12 @@ def test_an_archive_is_refused_with_the_command_that_packs_it(tmp_path: Path) ->
 def test_shards_are_no_source(tmp_path: Path) -> None:
     root = build(tmp_path / "set", PACKED["labelImg"][0])
     pack(root, tmp_path / "out", imgsz=32, progress=False)
-    for shards in (tmp_path / "out", tmp_path / "out" / "train"):
+    out = tmp_path / "out"
+    for shards in (out, out / "train", out / "train" / "dataset.json", out / "data.yaml"):
         with pytest.raises(DatasetError, match=r"packed already.*yolodata info"):
             open_source(shards)
+    source = write_yolo(tmp_path / "both", {"train": 2, "val": 1})
+    before = source.read_text()
+    pack(source, tmp_path / "both", imgsz=32, progress=False)  # shards beside their own source
+    assert source.read_text() == before
+    assert open_source(tmp_path / "both").origin == str(source)

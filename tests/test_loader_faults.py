@@ -219,7 +219,7 @@ def threads() -> int:
 
 
 def settles_at(count: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while threads() != count and time.monotonic() < deadline:
         time.sleep(0.05)
     return threads() == count

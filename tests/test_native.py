@@ -427,7 +427,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_forked_child_lets_go_of_an_engine() -> None:
     code = FORKED.format(tests=str(Path(__file__).parent))
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 7
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,10 @@ def test_clean_removes_ours_and_nothing_else(
     (second / "notes.txt").write_text("mine")
     (second / "train" / "model.pt").write_text("mine")
     (second / "test").symlink_to(by_hand)
+    copies = first / pack_cache.AS_FILES / "val"
+    (copies / "0123456789abcdef-raw" / "images").mkdir(parents=True)
+    (copies / "0123456789abcdef-raw" / "images" / "0.npy").write_bytes(b"made of shards")
+    (copies / ".lock").touch()
     sources = [tree_hash(tmp_path / name) for name in ("one", "two", "three")]
     capsys.readouterr()
     assert main(["cache", "clean"]) == 2  # nobody can be asked

@@ -64,6 +64,22 @@ def test_a_file_that_nobody_may_read_is_its_own_fault(
     assert [os.path.basename(path) for path, _ in packed(data)] == ["005.jpg"]
 
 
+def test_a_disk_that_goes_away(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, away = data.parent / "images", data.parent / "unmounted"
+
+    def opened(path: Any, *rest: Any, **more: Any) -> Any:
+        if str(path).endswith("train/004.jpg") and images.exists():
+            images.rename(away)
+        return builtins.open(path, *rest, **more)
+
+    monkeypatch.setattr(image_check, "open", opened, raising=False)
+    with pytest.raises(ResourceError, match="is its disk still mounted"):
+        packed(data)
+    monkeypatch.undo()
+    away.rename(images)
+    assert not packed(data)
+
+
 def test_a_label_file_that_the_machine_cannot_read(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

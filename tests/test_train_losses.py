@@ -234,3 +234,32 @@ def test_a_copy_of_the_model_makes_its_own_criterion(model: Any) -> None:
     assert copied.criterion is None
     assert isinstance(model.criterion.inner, (upstream.E2ELoss, upstream.v8DetectionLoss))
     model.criterion = None
+
+
+def test_the_network_of_a_checkpoint_is_made_again(model: Any) -> None:
+    """Of every task, from its description as plain values; `yolodata export` does so."""
+    from yolodata.train.checkpoint.export import weights_of
+    from yolodata.train.checkpoint.state import plain
+
+    names = {0: "a", 1: "b", 2: "c"}
+    task = {"Detect": "detect", "Segment": "segment", "Pose": "pose", "OBB": "obb"}
+    head = type(model.model[-1]).__name__.removesuffix("26")
+    state = {
+        "args": {"task": task[head]},
+        "network": plain(model.yaml),
+        "names": names,
+        "ema": model.state_dict(),
+        "metrics": {},
+        "fitness": None,
+        "results": "epoch,time\n1,2.5\n",
+    }
+    found = weights_of(state)
+    made = found["model"].state_dict()
+    assert all(
+        torch.equal(made[name], v.half() if v.is_floating_point() else v)
+        for name, v in model.state_dict().items()
+    )
+    assert (found["model"].names, found["train_results"]) == (
+        names,
+        {"epoch": [1.0], "time": [2.5]},
+    )

@@ -6,6 +6,8 @@ import contextlib
 import csv
 import os
 import re
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from training import (
 )
 
 from yolodata.train import trainer_for
+from yolodata.train.distributed import launch
 
 CHILD = Path(__file__).with_name("train_child.py")
 HANGS = r"rank 1 .* stalled: no progress for \d+ s, with a limit of \d+ s: it was "
@@ -145,6 +148,46 @@ def test_one_rank_is_asked_to_stop_and_both_do(ran: Any) -> None:
             [(s["epoch"], s["batch"], s["fed"], s["loss"]) for s in run] for run in (whole, parts)
         ]
         assert facts[0] == facts[1]
+
+
+def test_one_rank_is_asked_to_stop_in_validation_and_both_do(ran: Any) -> None:
+    folder, *_ = ran
+    assert [(folder / f"asked-{rank}").read_text() for rank in range(2)] == ["75", "75"]
+    [written] = (folder / "runs" / "asked" / "checkpoints").glob("*.ckpt")
+    assert torch.load(written)["stage"] == "validate"
+    assert written.name.startswith(f"00000-{BATCHES:08d}")
+
+
+def test_torchruns_own_tracebacks_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A rank that the system kills is named; one that was asked to stop has said so itself."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(75))\n"
+        "if os.environ['RANK'] == os.environ['KILLED']:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if os.environ['KILLED'] == 'none':\n"
+        f"    open({str(tmp_path)!r} + '/ready' + os.environ['RANK'], 'w')\n"
+        "time.sleep(60)\n"
+    )
+    start = launch.command([], 2)
+    monkeypatch.setattr(launch, "command", lambda *_: [*start[: start.index("-m", 2)], str(script)])
+    monkeypatch.setenv("KILLED", "1")
+    assert launch.launch([], 2) == 1
+    said = capfd.readouterr().err
+    assert re.fullmatch(r"yolodata: rank 1 \(process \d+\) ended by SIGKILL\n", said)
+
+    def ask() -> None:
+        while len(list(tmp_path.glob("ready*"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setenv("KILLED", "none")
+    threading.Thread(target=ask, daemon=True).start()
+    assert launch.launch([], 2) == 75
+    assert capfd.readouterr().err == "yolodata: SIGTERM: 2 processes are asked to stop\n"
 
 
 def test_unequal_data_ends_all_ranks(ran: Any) -> None:

@@ -303,7 +303,7 @@ def test_without_a_server_nothing_is_raised_and_nobody_waits(
     for number in range(3):
         start = time.perf_counter()
         up.put(checkpoint(tmp_path, number))
-        assert time.perf_counter() - start < 1
+        assert time.perf_counter() - start < 20  # of a patience of 60 s
     assert not up.close(timeout=1)
     status = up.status()
     assert (status.uploaded, status.waiting) == (0, None)
@@ -469,7 +469,7 @@ def test_a_store_that_hangs_holds_nobody_up(
         start = time.monotonic()
         up.put(checkpoint(tmp_path, 2))
         assert not up.close(timeout=0.2)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 20
         assert "00000-00000002.ckpt is not at" in caplog.text
 
 
@@ -487,7 +487,7 @@ def test_killed_in_the_middle_of_an_upload(store: S3Server, url: str, tmp_path: 
         assert began.wait(60)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    deadline = time.monotonic() + 10  # the server, on its own, still stores what it received
+    deadline = time.monotonic() + 60  # the server, on its own, still stores what it received
     while len(names(store, url)) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(names(store, url)) == 3  # a file without a manifest
@@ -521,7 +521,7 @@ def test_nothing_is_left_behind(store: S3Server, url: str, tmp_path: Path) -> No
         del up
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith("yolodata")}
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(os.listdir("/proc/self/fd")) > handles + 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(os.listdir("/proc/self/fd")) <= handles + 4  # fsspec keeps a loop of its own

@@ -63,8 +63,8 @@ def test_after_training_from_shards(tmp_path: Path, codec: str) -> None:
         assert metrics(YOLO(best).val, out, data=str(shards)) == expected
         assert metrics(YOLO(best).val, out, **named, **ours) == expected
         assert metrics(YOLO(best).val, out, data=str(shards / "data.yaml"), **ours) == expected
-        assert (shards / as_files.FOLDER).exists() == moved
-    broken = next((shards / as_files.FOLDER).rglob("*.npy" if codec == "raw" else "*.jpg"))
+        assert (shards / as_files.AS_FILES).exists() == moved
+    broken = next((shards / as_files.AS_FILES).rglob("*.npy" if codec == "raw" else "*.jpg"))
     broken.unlink()  # negative control: the files are what is read
     assert metrics(YOLO(best).val, out, data=str(shards)) != expected
 
@@ -184,6 +184,7 @@ def test_the_command_line(packed_once: Path, monkeypatch: Any, capsys: Any) -> N
         "data=shards device=0": "Invalid CUDA 'device=0'",
         "data=shards mode=train": "mode must be val",
         "data=shards yolodata.codec=png": "codec must be one of",
+        "data=shards yolodata.prefetch=2": "no setting prefetch of validation",
     }.items():
         assert main(["val", "model=tiny.pt", *how, *wrong.split()]) == 2
         assert said in capsys.readouterr().err

@@ -139,6 +139,12 @@ if rank == 0:
     shutil.copytree(folder / "runs" / "stopped", folder / "runs" / "halved")
 run("stopped", resume="auto")
 
+# One rank is asked to stop while both validate.
+try:
+    run("asked", "1:0:6:SIGTERM@on_val_batch_start", resume="auto", epochs=1, val=True)
+except Preempted as stop:
+    (folder / f"asked-{rank}").write_text(f"{stop.code}")
+
 # Ranks that do not see the same data.
 try:
     run("unequal", fraction=1.0 if rank == 0 else 0.5)

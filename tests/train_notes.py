@@ -3,8 +3,8 @@
 One line a batch in NOTES/RANK.jsonl: epoch, batch of the epoch, a hash of each sample, the loss and
 its mean over the epoch, the objects that the progress bar showed last, and how many times gradients
 were reduced so far. Batch norm is frozen with FREEZE_BN=1. MISCHIEF says what goes wrong, as
-RANK:EPOCH:BATCH:WHAT, with WHAT one of kill, freeze, raise, a signal, or an event that hangs from
-then on.
+RANK:EPOCH:BATCH:WHAT, with WHAT one of kill, freeze, raise, a signal, an event that hangs from then
+on, or SIGNAL@EVENT, a signal when it comes next.
 """
 
 from __future__ import annotations
@@ -67,8 +67,13 @@ def counting(state, bucket):  # torch reads annotations, and knows none of these
 
 
 def hang_in(event: str) -> None:
+    global hanging
     if hanging == event:
         time.sleep(600)
+    name, at, when = hanging.partition("@")
+    if at and when == event:
+        hanging = ""
+        os.kill(os.getpid(), getattr(signal, name))
 
 
 def on_train_batch_start(trainer: Any) -> None:
@@ -111,7 +116,7 @@ def misbehave(trainer: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
-    elif what.startswith("on_"):
+    elif "on_" in what:
         global hanging
         hanging = what
     elif what == "raise":

@@ -31,14 +31,17 @@ reg_max: 1
 """
 
 HEADS = {"detect": "Detect, [nc]", "segment": "Segment26, [nc, 16, 64]",
-         "pose": "Pose26, [nc, [3, 2]]", "obb": "OBB26, [nc, 1]"}  # fmt: skip
+         "pose": "Pose26, [nc, kpt_shape]", "obb": "OBB26, [nc, 1]"}  # fmt: skip
 
 
 @functools.cache
 def network(task: str = "detect", classes: int = 3) -> str:
     """A network of few layers for a task, as a file; upstream's smallest takes ten times longer."""
     file = Path(_folder().name) / f"tiny-{task}{'' if classes == 3 else classes}.yaml"
-    file.write_text(TINY.replace("nc: 3", f"nc: {classes}").replace("Detect, [nc]", HEADS[task]))
+    file.write_text(
+        TINY.replace("nc: 3", f"nc: {classes}").replace("Detect, [nc]", HEADS[task])
+        + "kpt_shape: [3, 2]\n"
+    )
     return str(file)
 
 
@@ -88,7 +91,7 @@ def train(trainer: Any, values: dict[str, Any], callbacks: dict[str, Any] | None
 
 
 def yolodata_train(
-    values: dict[str, Any], env: dict[str, str], timeout: float = 300
+    values: dict[str, Any], env: dict[str, str], timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """The command line, which takes its processes with it when it takes too long."""
     given = {**os.environ, "OMP_NUM_THREADS": "1", **env}

@@ -115,6 +115,17 @@ def groups() -> Iterator[Group]:
         "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `telemetry`",
         [as_words(setting, "yolodata.") for setting in settings_of(train)],
     )
+    validation = import_module("yolodata.ultralytics.settings")
+    yield Group(
+        "yolodata val",
+        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value`; in Python "
+        "`validator=yolodata.DetectionValidator.configure(name=value)`",
+        [
+            as_words(setting, "yolodata.")
+            for setting in settings_of(validation.Settings)
+            if setting.name in validation.OF_VALIDATION
+        ],
+    )
     augment = import_module("yolodata.pipeline.config").AugmentConfig
     yield Group(
         "augmentation",

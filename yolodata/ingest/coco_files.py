@@ -244,14 +244,16 @@ def _one_of(
 ) -> CocoFile | None:
     """The one file that can be used; one whose images are there before others."""
     usable: list[CocoFile] = []
+    broken: DatasetError | None = None
     for path in files:
         file = CocoFile(path)
         try:
             usable += [file] if file.content else []
         except DatasetError as error:
-            if len(files) == 1 and not isinstance(error, NotDetection):
-                raise
             chosen.left_out[str(path)] = str(error)
+            broken = broken if isinstance(error, NotDetection) else error
+    if broken and not usable:
+        raise broken
     if len(usable) > 1:
         there = [file for file in usable if has_images(file, split)]
         for file in usable:

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.split_names import split_of, splits_said
+from yolodata.ingest.survey import is_image
 
 _PREFIXES = ("instances_", "person_keypoints_", "lvis_v1_", "lvis_")
 _YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
@@ -56,7 +57,7 @@ class ImageFinder:
             cannot be told: path -> reason.
         """
         names = [_spellings(image) for image in images]
-        last = Counter(spelled[-1] for spelled in names if spelled)
+        last = Counter(name.rsplit("/", 1)[-1] for name in {s[1] for s in names if s})
         tried: list[str | None] = []
         for depth in range(3):
             spelled = [s[depth] if s else None for s in names]
@@ -66,8 +67,8 @@ class ImageFinder:
             if depth == 2 and any(count > 1 for count in last.values()):
                 break  # names without their folders say several images
             for place in self._places():
-                if depth == 2 and not (place.named or self._given) and self._says_split(names):
-                    continue
+                if not (place.named or self._given) and self._elsewhere(names, depth == 2):
+                    continue  # images of the same names there may be another split's
                 if any(self._in(place, name) for name in spelled if name):
                     return self._paths(place, spelled)
         return None
@@ -80,11 +81,24 @@ class ImageFinder:
         root = self._given or self._root
         folders = [folder for place in self._places() for folder in place.folders]
         below = [os.path.relpath(folder, root) for folder in folders if folder != root]
+        own = None if self._given else self._own_folder()
+        only = f" Images that lie elsewhere may be another split's, because there is '{own}'."
         return DatasetError(
             f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
-            f"sought in '{root}' and below it in {', '.join(below)}. Give their folder with "
-            "--images DIR, or pack only splits whose images are there, with --split."
+            f"sought in '{root}' and below it in {', '.join(below)}.{only if own else ''} Give "
+            "their folder with --images DIR, or pack only splits whose images are there, with "
+            "--split."
         )
+
+    def _own_folder(self) -> Path | None:
+        """A folder named after the file or its split, if it is empty or holds images."""
+        for place in self._places():
+            for folder in place.folders if place.named else ():
+                if folder.is_dir():
+                    names = self._names(str(folder))
+                    if not names or any(is_image(name) for name in names):
+                        return folder
+        return None
 
     @property
     def _root(self) -> Path:
@@ -112,10 +126,17 @@ class ImageFinder:
             places.append(_Place(tuple(worded), True))
         return places + [_Place((base,), False) for base in bases]
 
-    def _says_split(self, names: Sequence[Sequence[str]]) -> bool:
-        """Whether names, before they lose their folders, say the split."""
-        first = next((spelled[0] for spelled in names if spelled), "")
-        return any(split_of(part) for part in first.replace("\\", "/").split("/")[:-1])
+    def _elsewhere(self, names: Sequence[Sequence[str]], alone: bool) -> bool:
+        """Whether images are to lie in a folder of their split, and not in one for all.
+
+        Args:
+            names: of the images.
+            alone: whether they have lost their folders: then those have said the split, or not.
+        """
+        folders = next((spelled[1] for spelled in names if spelled), "").split("/")[:-1]
+        if alone:
+            return any(split_of(folder) for folder in folders)
+        return not folders and self._own_folder() is not None
 
     def _in(self, place: _Place, name: str) -> list[str]:
         found = [os.path.normpath(os.path.join(folder, name)) for folder in place.folders]
@@ -124,12 +145,15 @@ class ImageFinder:
     def _exists(self, path: str) -> bool:
         """Whether there is such a file; each folder is listed once."""
         folder, name = os.path.split(path)
+        return name in self._names(folder)
+
+    def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
             try:
                 self._listed[folder] = frozenset(os.listdir(folder))
             except (OSError, ValueError):
                 self._listed[folder] = frozenset()
-        return name in self._listed[folder]
+        return self._listed[folder]
 
     def _paths(
         self, place: _Place, names: Sequence[str | None]

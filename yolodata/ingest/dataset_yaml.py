@@ -11,6 +11,7 @@ from typing import Any
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.sample import SPLITS
+from yolodata.shards.data_yaml import is_of_shards
 
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "path": (str, Path),
@@ -86,7 +87,7 @@ def dataset_yamls(folder: Path, deep: bool = False) -> list[Path]:
 
 def _may_be_dataset(file: Path) -> bool:
     try:
-        return not _DATASET_KEYS.isdisjoint(read_yaml(file))
+        return not is_of_shards(file) and not _DATASET_KEYS.isdisjoint(read_yaml(file))
     except DatasetError:
         return True
 

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import BinaryIO
 
 from yolodata.errors import ShardError
 from yolodata.files import remove_quietly, stored_bytes
+from yolodata.shards.data_yaml import DATA_YAML, is_of_shards
 from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.reader import read_meta
@@ -37,7 +39,8 @@ _OF_WORK = re.compile(
     r"shard-\d{5,}\.safetensors|labels(-[0-9a-f]{16})?\.safetensors|dataset\.json"
     r"|(part-\d{5,}|settings)(\.new)?|lock|in-work"
 )
-_OURS = b"# Written by yolodata"  # how a data.yaml begins that is ours
+AS_FILES = "as-files"
+_COPY = re.compile(r"[0-9a-f]{16}-(raw|jpeg)|begun")
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,11 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
                 _remove_files(folder / split / WORK_FOLDER, _OF_WORK)
     if unfinished and any(packed.splits.values()):
         return []
-    note = folder / "data.yaml"
-    with contextlib.suppress(OSError):
-        if note.read_bytes().startswith(_OURS):
+    note = folder / DATA_YAML
+    if is_of_shards(note):
+        with contextlib.suppress(OSError):
             note.unlink()
+    _remove_copies(folder / AS_FILES)
     remove_quietly(folder / name for name in (LEFT_OUT, *LOCKS.values()))
     if not _removed(folder):
         return _foreign(folder)
@@ -219,6 +223,17 @@ def _remove_files(folder: Path, ours: re.Pattern[str]) -> None:
     if folder.is_symlink() or not folder.is_dir():
         return
     remove_quietly(file for file in list(folder.iterdir()) if ours.fullmatch(file.name))
+    _removed(folder)
+
+
+def _remove_copies(folder: Path) -> None:
+    """Removes files that were made of the shards; see `ultralytics.as_files`."""
+    for split in SPLITS:
+        for made in list((folder / split).glob("*")):
+            if made.is_dir() and not made.is_symlink() and _COPY.fullmatch(made.name):
+                shutil.rmtree(made, ignore_errors=True)
+        remove_quietly([folder / split / ".lock"])
+        _removed(folder / split)
     _removed(folder)
 
 

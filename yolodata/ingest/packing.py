@@ -39,7 +39,7 @@ from yolodata.ingest.workers import in_order
 from yolodata.machine import usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
-from yolodata.shards.left_out import LEFT_OUT, write_left_out
+from yolodata.shards.left_out import write_left_out
 from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
@@ -154,8 +154,7 @@ def pack(
         _pack(run, report)
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
-        _write_left_out(report)
-        write_data_yaml(target)
+        _write_notes(report)
     except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
@@ -166,14 +165,13 @@ def pack(
     return report
 
 
-def _write_left_out(report: PackReport) -> None:
+def _write_notes(report: PackReport) -> None:
+    """Writes what lies beside the splits."""
     try:
         write_left_out(report.out, report.left_out)
-    except ShardError:  # a damaged one is replaced
-        (report.out / LEFT_OUT).unlink()
-        write_left_out(report.out, report.left_out)
+        write_data_yaml(report.out)
     except OSError as error:
-        if lacking(error):
+        if isinstance(error, ShardError) or lacking(error):
             raise
         if not all(split.reused for split in report.splits.values()):  # else a folder to read only
             raise storage_error(report.out, error) from error
@@ -316,6 +314,7 @@ def _write_split(
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
+    folders = [folder for folder in run.source.folders if os.path.isdir(folder)]
     suspects = noted(path / WORK_FOLDER)  # before the writer clears up
     with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
@@ -342,6 +341,8 @@ def _write_split(
                 items: list[StoredSample | LeftOut] = []
                 for file, outcome in zip(files, results.outcomes, strict=True):
                     if outcome.sample is None:
+                        if not os.path.exists(file):
+                            _refuse_vanished(folders)
                         items.append(LeftOut(file, outcome.reason))
                         reasons.append(outcome.reason)
                         bar.set_postfix_str(f"{len(reasons)} left out", refresh=False)
@@ -357,6 +358,16 @@ def _write_split(
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
         return writer.finish()
+
+
+def _refuse_vanished(folders: Sequence[str]) -> None:
+    """Where a whole folder of images is gone, none of them is at fault."""
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise ResourceError(
+                f"'{folder}' is gone since this began; is its disk still mounted? No image was "
+                "left out for it, and the same command continues"
+            )
 
 
 def _crashing(run: _Run, images: Split, suspects: list[int]) -> dict[int, str]:

@@ -14,6 +14,7 @@ from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
 from yolodata.ingest.voc import has_annotations, open_voc
 from yolodata.ingest.yolo import open_yolo
 from yolodata.ingest.yolo_folder import names_files, open_yolo_folder
+from yolodata.shards.data_yaml import is_of_shards
 
 _JSON = (".json", ".json.gz", ".jsonl")  # COCO's reader says what is wrong with others
 FORMATS = ("auto", "yolo", "coco", "voc")
@@ -74,6 +75,8 @@ def _open(
 ) -> Source:
     if not isinstance(source, Mapping) and Path(source).is_file():
         refuse_other_files(Path(source))
+        if Path(source).name == "dataset.json" or is_of_shards(Path(source)):
+            _refuse_shards(Path(source).parent)
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":
         raise ConfigError(f"format must be 'yolo' for a dict, got {kind!r}")
@@ -129,13 +132,6 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
 
 
 def _folder_format(path: Path) -> str:
-    places = (path, *(path / split for split in SPLITS))
-    packed = next((place for place in places if _is_shards(place)), None)
-    if packed is not None:
-        raise DatasetError(
-            f"'{path}' is packed already: '{packed}' holds shards. Look at them with `yolodata "
-            f"info {path}`, or give the dataset of which they were made."
-        )
     signs = _signs(path)
     kinds = list(signs)
     if len(kinds) > 1:
@@ -146,6 +142,7 @@ def _folder_format(path: Path) -> str:
         )
     if kinds:
         return kinds[0]
+    _refuse_shards(path)
     if dataset_yamls(path, deep=True):
         return "yolo"
     if refusal := refuse_folder(path, [place for place in near(path) if _signs(place)]):
@@ -168,8 +165,14 @@ def _signs(path: Path) -> dict[str, list[Path]]:
     return {kind: files for kind, files in signs.items() if files}
 
 
-def _is_shards(path: Path) -> bool:
-    return (path / "dataset.json").is_file() and (path / "labels.safetensors").is_file()
+def _refuse_shards(path: Path) -> None:
+    places = (path, *(path / split for split in SPLITS))
+    packed = next((place for place in places if (place / "labels.safetensors").is_file()), None)
+    if packed is not None:
+        raise DatasetError(
+            f"'{path}' is packed already: '{packed}' holds shards. Look at them with `yolodata "
+            f"info {path}`, or give the dataset of which they were made."
+        )
 
 
 def _looks_like_coco(file: Path) -> bool:

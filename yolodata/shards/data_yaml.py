@@ -15,8 +15,9 @@ UNREAD = "as-files"
 """What data.yaml names in each split's folder and is never there, so that Ultralytics always asks
 `download`, which it runs where pictures are missing."""
 
-_HEAD = """\
-# Written by yolodata, for Ultralytics' own validation: model.val(data=THIS FOLDER). The code under
+_OURS = "# Written by yolodata"
+_HEAD = f"""\
+{_OURS}, for Ultralytics' own validation: model.val(data=THIS FOLDER). The code under
 # `download` says where pictures and labels are: in the dataset that was packed, while that is
 # unchanged; else in files made of the shards. yolodata itself does not read this page.
 """
@@ -27,10 +28,20 @@ name_files(yaml)
 """
 
 
+def is_of_shards(file: Path) -> bool:
+    """Whether a YAML was written beside shards, and is not one of a user's."""
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(len(_OURS)) == _OURS.encode()
+    except OSError:
+        return False
+
+
 def write_data_yaml(root: str | os.PathLike[str]) -> Path:
     """Writes data.yaml into a folder of splits, if it says something else or is not there.
 
-    It names no place outside the folder, which may be moved.
+    One that a user wrote, as that of the source, stays as it is. Ours names no place outside the
+    folder, which may be moved.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -50,6 +61,8 @@ def write_data_yaml(root: str | os.PathLike[str]) -> Path:
     text = _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     text += "download: |\n" + "".join(f"  {line}\n" for line in _DOWNLOAD.splitlines())
     file = folder / DATA_YAML
+    if file.exists() and not is_of_shards(file):
+        return file
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         fresh = folder / f".{DATA_YAML}.{os.getpid()}"
         fresh.write_text(text, encoding="utf-8")

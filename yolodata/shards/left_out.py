@@ -6,6 +6,7 @@ that was found of a dataset.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,9 @@ def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    if read_left_out(root) == dict(left_out):
-        return
+    with contextlib.suppress(ShardError):  # a damaged one is replaced
+        if read_left_out(root) == dict(left_out):
+            return
     with temporary_file(root) as file:
         write_durably(file, (json.dumps(dict(left_out), indent=1) + "\n").encode())
         publish(file, root / LEFT_OUT)

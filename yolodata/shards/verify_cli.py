@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolodata.errors import ShardError
+from yolodata.errors import DatasetError, ShardError
 from yolodata.files import stored_bytes
 from yolodata.shards.left_out import read_left_out
 from yolodata.terminal import size_text
@@ -98,12 +98,26 @@ def run_verify(args: argparse.Namespace) -> int:
                 bar.update(done - bar.n)
 
             reports.append(verify(path, args.full, progress, workers=args.workers))
+    _compare_classes(reports)
     if args.json:
         print(json.dumps([_report_dict(report, args.full) for report in reports], indent=1))
     else:
         for report in reports:
             print(_report_text(report, args.full))
     return 0 if all(report.ok for report in reports) else 1
+
+
+def _compare_classes(reports: list[VerifyReport]) -> None:
+    """Splits of one folder have to agree on their classes; that they do not is the last one's."""
+    from yolodata.shards.class_names import check_same_classes
+    from yolodata.shards.reader import read_meta
+
+    good = [report for report in reports if report.ok]
+    if good:
+        try:
+            check_same_classes({str(report.path): read_meta(report.path).names for report in good})
+        except DatasetError as error:
+            good[-1].problems.append(str(error))
 
 
 def _report_dict(report: VerifyReport, full: bool) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class StopRequest:
     def request(self, why: str) -> None:
         """Asks this process to stop, as a signal would."""
         if self.at is None:
-            self.at, self.why = time.monotonic(), why
+            self.at, self.why = time.monotonic(), self.why or why
             self._reminder = threading.Timer(LATE, self._remind)
             self._reminder.daemon = True
             self._reminder.start()

@@ -26,11 +26,9 @@ from ultralytics.utils import LOGGER
 
 from yolodata.errors import YolodataError
 from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.pack_cache import AS_FILES
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
-
-FOLDER = "as-files"
-"""In a folder of shards, where their files are."""
 
 
 def name_files(data: dict[str, Any]) -> None:
@@ -84,9 +82,9 @@ def files_of(root: Path, split: str) -> Path:
     """
     with open_shards(root, split=split) as shards:
         state = f"{shards.meta.labels.checksum}-{shards.meta.codec}"
-        home = root / FOLDER / split
+        home = root / AS_FILES / split
         home.mkdir(parents=True, exist_ok=True)
-        with (home / ".lock").open("w") as lock:
+        with (home / ".lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             done = home / state
             if not done.is_dir():
@@ -120,7 +118,7 @@ def _write_files(shards: ShardDataset, folder: Path) -> None:
         else:
             suffix = ".jpg" if shards.meta.source.get("reencode") else name.suffix
             _named(image, suffix).write_bytes(shards.sample(i).tobytes())
-        _named(label, ".txt").write_text(_label_text(shards, i))
+        _named(label, ".txt").write_text(_label_text(shards, i), encoding="utf-8")
 
 
 def _named(path: Path, suffix: str) -> Path:

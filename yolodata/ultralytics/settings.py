@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "yolodata.yaml"
 """Beside `args.yaml` in the run folder: `resume=True` finds the settings of the run there."""
 
+OF_VALIDATION = ("folder", "codec", "threads", "workers", "check", "max_unreadable")
+"""Settings that a validation has; the others are about training."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -91,6 +94,20 @@ class Settings:
         if isinstance(values.get("folder"), Path):
             values["folder"] = str(values["folder"])
         return replace(self, **values)
+
+    def changed_for_validation(self, values: Mapping[str, Any]) -> Self:
+        """These settings with some replaced, of those that a validation has.
+
+        Raises:
+            ConfigError: a name is unknown there, or a value is out of range.
+        """
+        others = sorted(set(values) - set(OF_VALIDATION))
+        if others:
+            raise ConfigError(
+                f"yolodata has no setting {', '.join(others)} of validation; there are "
+                f"{', '.join(OF_VALIDATION)}"
+            )
+        return self.changed(values)
 
     def save(self, run: Path) -> None:
         """Write the settings into a run folder."""

@@ -19,8 +19,8 @@ def add_parser(subparsers: Any) -> None:
         "data=coco.yaml split=val conf=0.001. data is a folder that `yolodata shard` wrote, or a "
         "dataset, which is packed as for training; without it, that of the model's training. "
         "Settings of yolodata are written yolodata.NAME=VALUE: folder, codec, threads, workers, "
-        "check, max_unreadable. Metrics are Ultralytics' own on the original dataset, to the last "
-        "bit.",
+        "check, max_unreadable; `yolodata settings 'yolodata val'` says more. Metrics are "
+        "Ultralytics' own on the original dataset, to the last bit.",
         examples=(
             "yolodata val model=runs/detect/train/weights/best.pt",
             "yolodata val model=best.pt data=coco.shards split=test",
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an argument is wrong, in Ultralytics' words or ours.
     """
     texts, ours = split_arguments(args.arguments)
-    Settings().changed(ours)
+    Settings().changed_for_validation(ours)
     from ultralytics.utils import LOGGER
 
     from yolodata.ultralytics.command_line import open_model, read_values, refusals_as_errors

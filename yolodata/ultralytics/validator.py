@@ -40,7 +40,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
         Raises:
             ConfigError: a setting is unknown or out of range.
         """
-        return type(cls.__name__, (cls,), {"settings": cls.settings.changed(values)})
+        return type(cls.__name__, (cls,), {"settings": cls.settings.changed_for_validation(values)})
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
     ) -> None:
         if isinstance(args, dict):
             args = {**args, "data": shards_of(args.get("data"))}
-            settings = self.settings.changed(args.pop("yolodata", None) or {})
-            self.settings = settings  # type: ignore[misc] # of this one, not of the class
+            changed = self.settings.changed_for_validation(args.pop("yolodata", None) or {})
+            self.settings = changed  # type: ignore[misc] # of this one, not of the class
             task = args.get("task") or self.for_task
             if task != self.for_task:
                 right = f"yolodata.{VALIDATORS[task]}" if task in VALIDATORS else "none"

@@ -156,4 +156,4 @@ def mark_evaluated(checkpoint: Path) -> None:
 def is_evaluated(checkpoint: Path) -> bool:
     """Whether all was done after this checkpoint."""
     mark = checkpoint.parent / _EVALUATED
-    return mark.is_file() and mark.read_text() == checkpoint.name
+    return mark.is_file() and mark.read_text(encoding="utf-8") == checkpoint.name

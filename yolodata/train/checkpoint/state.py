@@ -143,7 +143,7 @@ def capture(
         "args": plain(vars(trainer.args)),
         "network": plain(getattr(model, "student_model", model).yaml),
         "names": {int(number): str(name) for number, name in trainer.data["names"].items()},
-        "results": trainer.csv.read_text() if trainer.csv.is_file() else "",
+        "results": trainer.csv.read_text(encoding="utf-8") if trainer.csv.is_file() else "",
         "optimizer_name": type(trainer.optimizer).__name__,
         "epochs": int(trainer.epochs),
         "elapsed": time.time() - trainer.train_time_start,

@@ -138,6 +138,7 @@ class Supervisor:
         if self.heartbeat.in_step:
             return  # the ranks agree at its end
         main = threading.main_thread()
+        self.stop.why = self.stop.why or "another rank was asked to stop"
         if signal.getsignal(signal.SIGUSR1) == self.stop._handle and main.ident is not None:
             self.stop.passed_on = "another rank was asked to stop"
             signal.pthread_kill(main.ident, signal.SIGUSR1)
