@@ -276,9 +276,13 @@ def test_processes_that_want_it_at_once_compile_it_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"CXX": "no-such-compiler"}, "no C++ compiler 'no-such-compiler'; install g++ 12"),
-        ({"CXX": "", "PATH": ""}, "no C++ compiler 'g++'; install g++ 12"),
-        ({"CXX": "false", "YOLODATA_CUDA": "off"}, "cannot be compiled; it needs g++ 12 or newer"),
+        ({"CXX": "no-such-compiler"}, "no-such-compiler is not there; install one with `sudo apt"),
+        ({"CXX": "", "PATH": ""}, "but no C++ compiler was found; install one with `sudo apt"),
+        (
+            {"CXX": "c++ -include no-such-header.h", "YOLODATA_CUDA": "off"},
+            "cannot be compiled; it needs g++ 12 or newer",
+        ),
+        ({"CXX": "false", "YOLODATA_CUDA": "off"}, "false does not even tell its version"),
         ({"YOLODATA_CUDA": "maybe"}, "YOLODATA_CUDA must be auto, on or off, got 'maybe'"),
         ({"YOLODATA_CUDA_ARCHS": "new"}, "YOLODATA_CUDA_ARCHS must list architectures"),
     ],

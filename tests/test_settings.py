@@ -89,7 +89,8 @@ def test_every_variable_of_the_environment_is_listed() -> None:
     for pattern in ("setup.py", "yolodata/**/*.py", "tests/conftest.py", "csrc/**/*.cpp"):
         for file in ROOT.glob(pattern):
             found |= set(VARIABLE.findall(file.read_text()))
-    assert found == {setting.name for setting in ENVIRONMENT}
+    listed = {setting.name for setting in ENVIRONMENT}
+    assert found == {name for name in listed if name.startswith("YOLODATA_")}
 
 
 def test_a_class_that_does_not_describe_a_setting_is_noticed() -> None:

@@ -136,7 +136,7 @@ class Parser(argparse.ArgumentParser):
     def _in_order(self, words: list[str]) -> list[str]:
         options: list[str] = []
         bare: list[str] = []
-        named: dict[str, str] = {}
+        named: dict[str, list[str]] = {}
         while words:
             word = words.pop(0)
             if word == "--":
@@ -151,7 +151,7 @@ class Parser(argparse.ArgumentParser):
                 found = self._unknown(name, value, dashed, words)
                 (bare if found == found.lstrip("-") else options).append(found)
             elif not action.option_strings:
-                named[action.dest] = self._value(action, value, words)
+                named.setdefault(action.dest, []).append(self._value(action, value, words))
             elif action.nargs == 0:
                 options += _flag(action, name, value, words)
             else:
@@ -200,16 +200,16 @@ class Parser(argparse.ArgumentParser):
             f"`{self.prog}` has no setting {name!r}{hint}; `{self.prog} --help` lists all"
         )
 
-    def _placed(self, bare: list[str], named: dict[str, str]) -> list[str]:
+    def _placed(self, bare: list[str], named: dict[str, list[str]]) -> list[str]:
         """Words without a name, and those whose name is of an argument without a flag, in order."""
         rest, placed = list(bare), list[str]()
         for action in self._actions:
             if action.option_strings:
                 continue
             if action.nargs in ("+", "*"):
-                found, rest = rest, []
+                found, rest = named.get(action.dest, []) + rest, []
             elif action.dest in named:
-                found = [named[action.dest]]
+                found = named[action.dest][-1:]
             else:
                 found, rest = rest[:1], rest[1:]
             if not found and action.nargs not in ("?", "*"):

@@ -39,9 +39,21 @@ _CLASSES = {
 
 ENVIRONMENT = [
     Setting(
+        "CXX",
+        "the first that is new enough",
+        "installing, and DALI operators: the C++ compiler, g++ 12 or newer",
+        "CXX=g++-13",
+    ),
+    Setting(
+        "CUDA_HOME",
+        "that of nvcc in PATH, or the wheels'",
+        "installing, and DALI operators: the CUDA toolkit, version 12 or newer",
+        "CUDA_HOME=/usr/local/cuda-13",
+    ),
+    Setting(
         "YOLODATA_CUDA",
         "auto",
-        "installing: with CUDA if a compiler is found (auto), in any case (on), or without (off)",
+        "installing: with CUDA if a compiler works (auto), in any case (on), or without (off)",
         "YOLODATA_CUDA=off",
     ),
     Setting(
@@ -97,8 +109,9 @@ def groups() -> Iterator[Group]:
             yield Group(f"yolodata {command}", "`--name value` or `name=value`", settings)
     train = import_module("yolodata.train.settings").TrainSettings
     yield Group(
-        "yolodata train",
-        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value`; in Python "
+        "yolodata train, yolodata val",
+        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value` (`val`: folder, "
+        "codec, threads, workers, check and max_unreadable); in Python "
         "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `telemetry`",
         [as_words(setting, "yolodata.") for setting in settings_of(train)],
     )

@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from yolodata.dali.compilers import CXX_FLAGS, NVCC_FLAGS, Cuda, gencode
+from yolodata.dali.compilers import CXX_FLAGS, NVCC_FLAGS, Cuda, find_cxx, gencode
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 
@@ -144,7 +143,7 @@ def _build(
     # The slowest one first.
     for file in (source / _OPERATOR, kernel, *sorted(renderer)):
         if file.suffix == ".cu" and cuda:
-            command = [str(cuda.nvcc), *NVCC_FLAGS, *archs, *cuda.flags, f"-I{source}"]
+            command = [*cuda.command(compiler), *archs, f"-I{source}"]
         else:
             command = [*compiler, *CXX_FLAGS, *headers, *(dali if file.suffix == ".cc" else ())]
         jobs.append([*command, "-c", str(file), "-o", str(work / f"{file.name}.o")])
@@ -157,14 +156,10 @@ def _build(
 
 
 def _compiler() -> list[str]:
-    named = os.environ.get("CXX", "").split()
-    compiler = named or [next(filter(shutil.which, ("c++", "g++")), "g++")]
-    if shutil.which(compiler[0]) is None:
-        raise ConfigError(
-            f"the DALI operator is compiled on this machine, and there is no C++ compiler "
-            f"{compiler[0]!r}; install g++ 12 or newer, or name another one in CXX"
-        )
-    return compiler
+    try:
+        return find_cxx()
+    except ValueError as error:
+        raise ConfigError(f"the DALI operator is compiled on this machine, but {error}") from None
 
 
 def _cuda() -> Cuda | None:

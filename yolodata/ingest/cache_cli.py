@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
             "yolodata cache clean yes=True",
         ),
     )
-    cache.add_argument("action", choices=("ls", "clean"), metavar="ls|clean")
+    cache.add_argument("action", choices=("ls", "clean"), metavar="ls|clean", help="what to do")
     cache.add_argument(
         "folders",
         nargs="*",
