@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from yolodata.train.signals import SIGNALS
-from yolodata.train.watchdog.exit_codes import STATUS, status_left
+from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, status_left
 
 TORCHRUNS = ["SIGHUP", "SIGQUIT"]
 """Signals that torchrun passes on unless told otherwise, beside those that training handles.
@@ -70,5 +70,6 @@ def launch(arguments: list[str], processes: int) -> int:
         if left is None:
             return code
         code, reason = left
-        print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below what torchrun says
+        if code != PREEMPTED:  # which rank 0 has said
+            print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below torchrun's words
         return code
