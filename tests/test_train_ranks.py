@@ -42,6 +42,17 @@ def in_use() -> set[str]:
     return found
 
 
+def left_in_shared_memory(before: set[str]) -> set[str]:
+    """Files that came since, and stay: those of other work on this machine are gone some time."""
+    deadline = time.monotonic() + 60
+    while True:
+        files = {entry.name for entry in os.scandir("/dev/shm") if entry.is_file()}
+        left = files - before - in_use()
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(1)
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One start of the command line for all tests: what takes long is starting Python."""
@@ -53,7 +64,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ours = {"yolodata.stall": 12, "yolodata.callbacks": CHILD}
     done = yolodata_train({**values, **ours}, {"NOTES": str(folder)})
     ended = time.time()
-    return folder, done, ended, set(os.listdir("/dev/shm")) - shm - in_use()
+    return folder, done, ended, left_in_shared_memory(shm)
 
 
 @pytest.fixture(scope="module")
