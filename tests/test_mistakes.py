@@ -75,9 +75,13 @@ def test_a_mistake_of_one_of_several_processes_is_the_status_of_the_run(
     monkeypatch.setenv(STATUS, str(left))
     assert status_left(left) is None
     assert main(f"{TRAIN} data=nothere.yaml".split()) == 2
-    assert status_left(left) == 2
+    status, reason = status_left(left) or (0, "")
+    assert status == 2
+    assert "'nothere.yaml' does not exist" in reason
     leave_status(PEER_LOST)  # the other process, which waited for this one
-    assert status_left(left) == 2
+    status, reason = status_left(left) or (0, "")
+    assert status == 2
+    assert "'nothere.yaml' does not exist" in reason
 
 
 def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
