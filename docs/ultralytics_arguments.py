@@ -199,6 +199,7 @@ def begun(trainer: Any, folder: Path, **values: Any) -> Outcome:
             facts["arguments"] = {
                 name: value for name, value in vars(run.args).items() if name != "save_dir"
             }
+            facts["arguments"]["name"] = re.sub(r"-\d+$", "", run.args.name)  # the next free one
             for name in ("train_loader", "test_loader"):
                 loader = getattr(run, name)
                 facts[name] = len(loader), len(loader.dataset), loader.batch_size

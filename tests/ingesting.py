@@ -30,6 +30,24 @@ def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
+JPEG = jpeg(picture(1, 48, 64))
+ROW = b"0 .5 .5 .2 .2\n"
+VOC = (
+    b"<annotation><filename>%s</filename><size><width>64</width><height>48</height></size>"
+    b"<object><name>dog</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>30</ymax>"
+    b"</bndbox></object></annotation>"
+)
+
+
+def build(root: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Writes files below a folder: relative path -> content."""
+    for name, content in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return root
+
+
 def write_yolo(
     root: Path,
     splits: Mapping[str, int],

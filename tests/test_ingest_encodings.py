@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from test_ingest_exports import JPEG, ROW, VOC, build
+from ingesting import JPEG, ROW, VOC, build
 
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack

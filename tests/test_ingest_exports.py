@@ -7,32 +7,14 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from ingesting import jpeg, picture, write_yolo
+from ingesting import JPEG, ROW, VOC, build, write_yolo
 
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.sample import Source
-
-JPEG = jpeg(picture(1, 48, 64))
-ROW = b"0 .5 .5 .2 .2\n"
-VOC = (
-    b"<annotation><filename>%s</filename><size><width>64</width><height>48</height></size>"
-    b"<object><name>dog</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>30</ymax>"
-    b"</bndbox></object></annotation>"
-)
-
-
-def build(root: Path, files: Mapping[str, bytes | str]) -> Path:
-    """Writes files; a name that ends in .jpg and nothing else is a picture."""
-    for name, content in files.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
 
 
 def pairs(pattern: str, labels: str, names: str) -> dict[str, bytes]:

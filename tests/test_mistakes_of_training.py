@@ -241,6 +241,17 @@ def test_values_do_what_the_page_says(table: ModuleType) -> None:
             assert f"`{value!r}`" in page[name][2 if theirs else 1], f"{name}={value!r}"
 
 
+@pytest.mark.parametrize("imgsz", [[64], (64, 96), "64,64", "[64]", 100])
+def test_sizes_in_every_form(table: ModuleType, imgsz: Any) -> None:
+    """Also where pictures are packed before there is a model: for the size that it will have."""
+    with table.prepared() as root:
+        found = table.outcomes(root, "imgsz", imgsz, ours=[trainer_for("detect")])
+        assert table.verdict(found) == "same"
+        size = found[0].facts["arguments"]["imgsz"]
+        (packed_to,) = (root / "set.yolodata").glob("data-*")
+        assert f"-{size}-" in packed_to.name
+
+
 def test_the_comparison_notices(table: ModuleType) -> None:
     same = table.Outcome("", {"pictures": (4, 3, 64, 64)})
     assert table.verdict([same, same]) == "same"

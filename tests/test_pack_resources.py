@@ -64,6 +64,21 @@ def test_a_file_that_nobody_may_read_is_its_own_fault(
     assert [os.path.basename(path) for path, _ in packed(data)] == ["005.jpg"]
 
 
+def test_pillow_that_cannot_open_its_own_files(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It imports its readers of formats when it first needs them."""
+    picture = cv2.imencode(".png", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    (data.parent / "images" / "train" / "picture.png").write_bytes(picture)
+
+    def no_file(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(image_check, "open_picture", no_file)
+    with pytest.raises(ResourceError, match=r"picture\.png: too many files are open"):
+        packed(data)
+    monkeypatch.undo()
+    assert not packed(data)
+
+
 def test_a_disk_that_goes_away(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, away = data.parent / "images", data.parent / "unmounted"
 

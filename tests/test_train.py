@@ -165,6 +165,20 @@ def test_goes_on_where_a_signal_stopped_it(
     assert rows(done) == rows(last)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_training_ends_at_once(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted) as stop, signals.stopping_at_once():
+        signal.raise_signal(number)
+    assert stop.value.code == 75
+    assert capsys.readouterr().err == (
+        f"yolodata: {number.name}: ended; nothing was being trained\n"
+    )
+    assert signal.getsignal(number) == before
+
+
 def test_falls_back_past_a_damaged_checkpoint(
     folder: Path, whole: tuple[Notes, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

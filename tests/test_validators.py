@@ -127,6 +127,7 @@ def test_a_dataset_that_changed_or_is_no_yolo_dataset_becomes_files(tmp_path: Pa
     after = named(shards)["val"]
     assert after != before
     assert not Path(before).exists()
+    assert as_files.NO_FILES in named(shards)["train"]
     (text,) = [f for f in Path(after).parent.rglob("*.txt") if f.stem == label.stem]
     assert text.read_text() == "0 0.5 0.5 0.5 0.5\n"
 

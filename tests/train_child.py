@@ -25,7 +25,13 @@ from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.watchdog import heartbeat
-from yolodata.train.watchdog.exit_codes import PEER_LOST, STATUS, PeerLost, Preempted
+from yolodata.train.watchdog.exit_codes import (
+    PEER_LOST,
+    PREEMPTED,
+    STATUS,
+    PeerLost,
+    Preempted,
+)
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)
@@ -94,13 +100,16 @@ def apart(name: str, mischief: str, port: str) -> int:
             heartbeat.LONG = LONG
             if name == "busy":
                 noting.update(on_train_epoch_end=work_alone, on_fit_epoch_end=let_a_child_work)
-            run(name, mischief, {"stall": STALL}, batch=16, val=name == "validating")
+            validates = name in ("validating", "asked")
+            run(name, mischief, {"stall": STALL}, batch=16, val=validates)
         else:
             run(name, mischief, {"stall": 10.0, "checkpoint_minutes": 1e-9})
         status = 0
     except PeerLost as error:
         print(error)
         status = PEER_LOST
+    except Preempted:
+        status = PREEMPTED
     finally:
         os._exit(status)
 
@@ -110,6 +119,7 @@ SHORT = {
     "beginning": "1:0:0:on_train_batch_start",
     "validating": "1:0:0:on_val_batch_start",
     "busy": "1:1:1:on_train_epoch_end",
+    "asked": "1:0:2:SIGTERM@on_val_batch_start",
 }
 LOST = {
     "killed": "0:1:5:kill",
@@ -138,12 +148,6 @@ except Preempted as stop:
 if rank == 0:
     shutil.copytree(folder / "runs" / "stopped", folder / "runs" / "halved")
 run("stopped", resume="auto")
-
-# One rank is asked to stop while both validate.
-try:
-    run("asked", "1:0:6:SIGTERM@on_val_batch_start", resume="auto", epochs=1, val=True)
-except Preempted as stop:
-    (folder / f"asked-{rank}").write_text(f"{stop.code}")
 
 # Ranks that do not see the same data.
 try:

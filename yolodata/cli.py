@@ -61,13 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("yolodata: interrupted", file=sys.stderr)
         return 130
-    except (MemoryError, RuntimeError) as error:
+    except BrokenPipeError:  # the reader of our output (head, say) has gone
+        return 0
+    except Exception as error:
         if not lacking(error):
             raise
         print(f"yolodata: {lacking(error)} ({error})", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output (head, say) has gone
-        return 0
 
 
 def _run(words: list[str]) -> int:

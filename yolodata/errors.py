@@ -32,11 +32,12 @@ class ResourceError(YolodataError, RuntimeError):
     """The machine lacks memory, threads or open files, or cannot read a disk; no data is wrong."""
 
 
-# How torch, CUDA, OpenCV, cuBLAS, cuDNN, DALI and its decoders say that memory could not be had.
+# How torch, CUDA, OpenCV, cuBLAS, cuDNN, DALI, its decoders and the dynamic linker say that memory
+# could not be had.
 _NO_MEMORY = (
     "out of memory", "bad_alloc", "can't allocate", "cannot allocate", "cuda allocation failed",
     "alloc_failed", "allocator_failure", "cudnn_status_internal_error", "unable to find an engine",
-    "insufficient memory",
+    "insufficient memory", "failed to map segment",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import DatasetError, is_out_of_memory
+from yolodata.errors import DatasetError, is_out_of_memory, lacking
 from yolodata.images.jpeg import ordinary_jpeg
 from yolodata.images.resize import resize, resized_shape
 
@@ -129,9 +129,9 @@ def upright_shape(image: Image.Image, data: bytes, name: str) -> tuple[int, int]
             return width, height
         decoded = decode_image(np.frombuffer(data, np.uint8), None, name)
         return decoded.shape[0], decoded.shape[1]
-    except MemoryError:
-        raise
-    except Exception:  # upstream ignores unreadable EXIF data too
+    except Exception as error:  # upstream ignores unreadable EXIF data too
+        if lacking(error):
+            raise
         return height, width
 
 
@@ -163,7 +163,7 @@ def _decode_pillow(data: Bytes) -> Bytes | None:
         with open_picture(data.data) as file:
             upright = ImageOps.exif_transpose(file)
             return np.asarray(upright.convert("RGB"))[..., ::-1]
-    except MemoryError:
-        raise
-    except Exception:  # whatever a plugin raises: OpenCV may know the file
+    except Exception as error:  # whatever a plugin raises: OpenCV may know the file
+        if lacking(error):
+            raise
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
-from yolodata.errors import ResourceError, lacking
+from yolodata.errors import DatasetError, ResourceError, lacking
 from yolodata.images.decode import decode_image, decode_jpeg, upright_shape
 from yolodata.images.formats import IMAGE_SUFFIXES, open_picture, restored_jpeg
 from yolodata.images.jpeg import plain_jpeg
@@ -116,9 +116,11 @@ def check_image(data: bytes, path: str) -> CheckedImage:
             note = "JPEG without end marker restored"
             return CheckedImage(restored_jpeg(data), (height, width), jpeg, note=note)
         return CheckedImage(data, (height, width), jpeg)
-    except (Refused, MemoryError):
+    except Refused:
         raise
     except Exception as error:  # PIL raises nearly anything on damaged files
+        if lacking(error):
+            raise
         raise Refused(_reason(error, path)) from error
 
 
@@ -130,9 +132,9 @@ def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
     """
     try:
         return decode_image(np.frombuffer(data, np.uint8), imgsz, path)
-    except MemoryError:
-        raise
     except Exception as error:  # cv2.error and the reader's own error alike
+        if not isinstance(error, DatasetError) and lacking(error):
+            raise
         raise Refused(_reason(error, path)) from error
 
 

@@ -155,7 +155,7 @@ def pack(
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
         _write_notes(report)
-    except (MemoryError, OSError, RuntimeError) as error:
+    except Exception as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
         raise ResourceError(

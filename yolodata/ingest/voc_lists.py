@@ -83,11 +83,11 @@ def _list_files(root: Path) -> dict[str, list[Path]]:
     words = SPLIT_WORDS | _BOTH
     files: dict[str, list[Path]] = {}
     for place in _LIST_FOLDERS:
-        folder = root / place
-        for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-            word = words.get(file.stem.lower())
-            if word and file.suffix.lower() == ".txt":
-                files.setdefault(word, []).append(file)
+        names = os.listdir(root / place) if (root / place).is_dir() else ()
+        for name in sorted(name for name in names if name.lower().endswith(".txt")):
+            word = words.get(name[:-4].lower())
+            if word:
+                files.setdefault(word, []).append(root / place / name)
     return files
 
 

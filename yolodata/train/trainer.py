@@ -249,10 +249,9 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             with self.supervisor.undisturbed():
                 if self.saver is not None:
                     self.saver.flush()
-                    self._say_stopped()
+                self._say_stopped()
+                if self.saver is not None:
                     self.saver.close(UPLOAD_AT_STOP)
-                else:
-                    self._say_stopped()
             raise
 
     def _say_stopped(self) -> None:
@@ -263,7 +262,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         where = f"while {self.supervisor.heartbeat.doing}"
         if self.loop is not None and self.loop.left_after:
             where = f"after {self.loop.left_after}"
-        newest = None if self.saver is None else self.saver.newest
+        newest = self._going_on if self.saver is None else self.saver.newest or self._going_on
         rest = "no checkpoint was written yet, so that the run begins anew"
         if newest is not None:
             rest = f"resume=auto goes on from {newest}"

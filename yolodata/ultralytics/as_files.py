@@ -30,6 +30,11 @@ from yolodata.ingest.pack_cache import AS_FILES
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 
+NO_FILES = (
+    "yolodata makes no files of training shards; train with trainer=yolodata.DetectionTrainer, and "
+    "validate on them with `yolodata val split=train`"
+)
+
 
 def name_files(data: dict[str, Any]) -> None:
     """Names the pictures of each split; makes files of those that are nowhere else.
@@ -55,6 +60,8 @@ def name_files(data: dict[str, Any]) -> None:
             data[split] = source
         elif split in made:
             data[split] = str(files_of(root, split))
+        else:  # Ultralytics says that it finds nothing at …
+            data[split] = f"{root / split}: {NO_FILES}"
     for needed in ("train", "val"):
         if needed not in found:
             data[needed] = data[next(iter(found))]

@@ -78,5 +78,6 @@ def launch(arguments: list[str], processes: int) -> int:
         if left is None:
             return PREEMPTED if asked else code
         code, reason = left
-        print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below what torchrun says
+        if code != PREEMPTED:  # which rank 0 has said
+            print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below torchrun's words
         return code
