@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 from training import network
 
-from yolodata.bench import benchmark, rows
+from yolodata.bench import rows
 from yolodata.bench.subject import Row
+from yolodata.cli import parser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GPU = ROOT / "benchmarks" / "gpu"
@@ -94,9 +95,7 @@ def test_rows_and_arguments_exist(stages: dict[str, list[str]]) -> None:
         if "yolodata.bench" not in words:
             continue
         mine = words[words.index("yolodata.bench") + 1 :]
-        parser = argparse.ArgumentParser()
-        benchmark.add_arguments(parser)
-        args = parser.parse_args(mine)
+        args = parser_of("bench").parse_args(mine)
         names = trained if args.what == "train" else loaders
         for pattern in args.only:
             assert any(fnmatch.fnmatchcase(name, pattern) for name in names), pattern

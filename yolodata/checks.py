@@ -67,6 +67,6 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean …?" with the known name that looks most like a wrong one, or ""."""
+    """Returns " (did you mean …?)" with the known name that looks most like a wrong one, or ""."""
     found = get_close_matches(name, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""

@@ -78,6 +78,8 @@ def _run(words: list[str]) -> int:
             return 0
         command, words = words[0], ["--help"]
     if command in ("version", "--version", "-V"):
+        if words:
+            raise ConfigError(f"`yolodata version` takes nothing, got {words[0]!r}")
         print(f"yolodata {__version__}")
         return 0
     parser = parser_of(command)
