@@ -78,7 +78,7 @@ def test_a_mistake_of_one_of_several_processes_is_the_status_of_the_run(
     status, reason = status_left(left) or (0, "")
     assert status == 2
     assert "'nothere.yaml' does not exist" in reason
-    leave_status(PEER_LOST)  # the other process, which waited for this one
+    leave_status(PEER_LOST, "waited")  # the other process, which waited for this one
     status, reason = status_left(left) or (0, "")
     assert status == 2
     assert "'nothere.yaml' does not exist" in reason
