@@ -232,10 +232,10 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             else:
                 self.process_group.stop()
             finally:
-                close_loaders(self)
                 # Not before the others know why this rank leaves: their collectives break now.
                 if self.process_group.backend != "nccl":  # which would wait for what will not come
                     self.process_group.stop()
+                close_loaders(self)
 
     def _train_supervised(self) -> None:
         try:
