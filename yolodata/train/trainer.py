@@ -229,6 +229,10 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
                 if self.saver is not None:
                     self.saver.close(UPLOAD_AT_STOP)
                 raise
+            except Preempted as stop:
+                if stop.__cause__ is not None:  # a collective broke: another rank left before
+                    self._stop_in_order()
+                raise
             else:
                 self.process_group.stop()
             finally:
@@ -246,13 +250,17 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             saver.close(UPLOAD_AT_END)
             self.process_group.meet("end")
         except Preempted:
-            with self.supervisor.undisturbed():
-                if self.saver is not None:
-                    self.saver.flush()
-                self._say_stopped()
-                if self.saver is not None:
-                    self.saver.close(UPLOAD_AT_STOP)
+            self._stop_in_order()
             raise
+
+    def _stop_in_order(self) -> None:
+        """Writes the state at hand, says so, and has it uploaded."""
+        with self.supervisor.undisturbed():
+            if self.saver is not None:
+                self.saver.flush()
+            self._say_stopped()
+            if self.saver is not None:
+                self.saver.close(UPLOAD_AT_STOP)
 
     def _say_stopped(self) -> None:
         """Says, on one rank, where the run was left and what is on disk."""
