@@ -194,3 +194,10 @@ def test_real_annotations(real_data: Path, tmp_path: Path) -> None:
     assert sum("box without area" in note for note in notes) == 2
     with shards.open(tmp_path / "out", "test") as dataset:
         assert list(dataset.meta.names.values()) == ["Platelets", "RBC", "WBC"]
+
+
+def test_annotations_that_may_be_those_of_two_images_say_so(tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "set", {"0": xml(item("cat", (4, 4, 20, 20)))}, "images/train")
+    write_voc(root, {"0": xml(item("cat", (4, 4, 20, 20)))}, "images/val")
+    with pytest.raises(DatasetError, match=r"no label file .*0\.xml may be that of .*val/0\.jpg"):
+        pack(root, tmp_path / "out", progress=False)

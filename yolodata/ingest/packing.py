@@ -32,7 +32,7 @@ from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crashes import InWork, crashing, noted
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.sample import Source, Split, SplitReport
+from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
@@ -299,6 +299,18 @@ def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
     )
 
 
+def _why_unlabelled(images: Split) -> str:
+    """Says of the first image of a split why it has no label file."""
+    try:
+        images.raw_labels(0)
+    except Refused as refused:
+        return f"of the first, '{images.paths[0]}': {refused}."
+    return (
+        f"the first would be '{images.label_files()[0]}'. Labels lie in 'labels' beside the last "
+        "folder 'images'."
+    )
+
+
 def _write_split(
     run: _Run, split: str, path: Path, meta: DatasetMeta, report: SplitReport
 ) -> DatasetMeta:
@@ -308,9 +320,8 @@ def _write_split(
     total = len(images.paths)
     if split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
         raise DatasetError(
-            f"{run.source.origin}: no label file for any of {total} training images; the first "
-            f"would be '{images.label_files()[0]}'. Labels lie in 'labels' beside the last folder "
-            "'images'."
+            f"{run.source.origin}: no label file for any of {total} training images; "
+            f"{_why_unlabelled(images)}"
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
