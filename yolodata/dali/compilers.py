@@ -74,7 +74,9 @@ def _cxx_problem(command: list[str]) -> str:
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     said = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", env=said)
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", errors="replace", env=said
+    )
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
@@ -150,7 +152,7 @@ class Cuda:
             return f"it is version {release[1]}.{release[2]}; {_OLDEST_NVCC}.0 or newer is needed"
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "probe.cu"
-            source.write_text(_KERNEL)
+            source.write_text(_KERNEL, encoding="utf-8")
             target = source.with_suffix(".o")
             command = [*self.command(cxx), *archs, "-c", str(source), "-o", str(target)]
             try:
