@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+GPU = Path("/dev/nvidiactl")
+
 
 def gpu_problem() -> str | None:
     """Why no test can run on a GPU here; None when it can."""
@@ -22,6 +24,20 @@ def gpu_problem() -> str | None:
     if _native.cuda_build() == "none":
         return "yolodata was built without CUDA"
     return None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Has the whole suite run in several processes, one file in one; a chosen file in this one.
+
+    Not beside a GPU, whose memory some tests measure.
+    """
+    option = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    asked = getattr(option, "numprocesses", 0) is not None  # or there is no pytest-xdist
+    cores = min(len(os.sched_getaffinity(0)), 4)
+    if whole and not asked and not option.usepdb and cores > 1 and not GPU.exists():
+        option.numprocesses, option.dist = cores, "loadfile"
 
 
 def pytest_configure() -> None:

@@ -239,11 +239,11 @@ def graphs(monkeypatch) -> list[dict[str, Any]]:
         return pipeline_def(**{**options, "device_id": None})
 
     def noting(graph: Any, files: Any) -> None:
-        owner = owners.setdefault(id(graph), made[-1])
+        owner, _ = owners.setdefault(id(graph), (made[-1], graph))  # kept: its id stays its own
         owner["fed"].append([file.name for file in files])
         feed(graph, files)
 
-    owners: dict[int, dict[str, Any]] = {}
+    owners: dict[int, tuple[dict[str, Any], Any]] = {}
     monkeypatch.setattr(dali, "_existing", lambda device: torch.device("cuda", 0))
     monkeypatch.setattr(nvidia_dali.fn.decoders, "image", image)
     monkeypatch.setattr(nvidia_dali, "pipeline_def", on_the_cpu)

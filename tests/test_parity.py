@@ -276,7 +276,7 @@ def test_shards_are_compared_as_they_are(
     ("text", "arguments", "said"),
     [
         (None, [], "does not exist"),
-        ("val: x", [], "the key 'train' is missing"),
+        ("val: x\nnames: [a]", [], "the key 'train' is missing"),
         ("train: images/train\nval: images/none\nnames: [a]", [], "images/none' does not exist"),
         (GOOD, ["--task", "pose"], "task 'pose' needs 'kpt_shape"),
         (GOOD, ["--task", "segment"], "for task 'segment': "),

@@ -94,8 +94,10 @@ def open_yolo(
         asked = split in (wanted or SPLITS)
         if not data.get(split):
             if wanted and asked:
+                there = ", ".join(other for other in SPLITS if data.get(other))
                 raise DatasetError(
-                    f"{origin}: no '{split}'; given are {[s for s in SPLITS if data.get(s)]}."
+                    f"{origin}: the key '{split}' is missing; there are {there or 'no splits'}. "
+                    f"Add '{split}: FOLDER-OR-LIST', or choose another split."
                 )
             continue
         found = _resolve(root, data[split])
