@@ -255,7 +255,7 @@ def test_the_dataset_files_that_upstream_brings(
 def test_splits_that_are_asked_for(tmp_path: Path) -> None:
     file = write_yolo(tmp_path, {"train": 2, "val": 1})
     assert list(open_source(file, splits=["val"]).splits) == ["val"]
-    with pytest.raises(DatasetError, match="no 'test'"):
+    with pytest.raises(DatasetError, match="key 'test' is missing; there are train, val"):
         open_source(file, splits=["test"])
     with pytest.raises(ConfigError, match="split must be one of"):
         open_source(file, splits=["training"])
