@@ -26,18 +26,13 @@ def gpu_problem() -> str | None:
     return None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Has the whole suite run in several processes, one file in one; a chosen file in this one.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns how many processes run the tests; 0 is this one.
 
-    Not beside a GPU, whose memory some tests measure.
+    It is one beside a GPU, whose memory some tests measure.
     """
-    option = config.option
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    asked = getattr(option, "numprocesses", 0) is not None  # or there is no pytest-xdist
-    cores = min(len(os.sched_getaffinity(0)), 4)
-    if whole and not asked and not option.usepdb and cores > 1 and not GPU.exists():
-        option.numprocesses, option.dist = cores, "loadfile"
+    return 0 if GPU.exists() else min(len(os.sched_getaffinity(0)), 4)
 
 
 def pytest_configure() -> None:

@@ -217,7 +217,8 @@ P
 # shellcheck disable=SC2329 # bash -c calls it
 run_tests() { # EXPRESSION SECONDS: those whose names fit; 1 if one failed
   local test found name failed=0 here=()
-  test=(python3 -m pytest -q -p no:cacheprovider -m gpu -k "$1")
+  # Without pytest-xdist, which is not there.
+  test=(python3 -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib -m gpu -k "$1")
   mapfile -t found < <(grep -l 'mark\.gpu' tests/test_*.py) # others may need what is not there
   "${test[@]}" --collect-only "${found[@]}" >"$w/logs/collect-$3.log" 2>&1
   mapfile -t found < <(grep -oE '^tests/[a-z_/]+\.py' "$w/logs/collect-$3.log" | sort -u)
@@ -342,7 +343,7 @@ if [[ $device == cuda ]]; then
   stage peers 75 "${bench[@]}" --start-limit 45 --only gpu-copy-host --only "gpu-ultralytics-none-$cores" \
     --json "$w/results/gpu-peers.json"
   show peers '^Ultralytics,|^copy|FAILED|left out|waiting'
-  stage freed 60 python3 -m pytest -q -p no:cacheprovider -m gpu -k memory_is_freed tests/test_d*.py # nobody else may use memory
+  stage freed 60 python3 -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib -m gpu -k memory_is_freed tests/test_d*.py # nobody else may use memory
   show freed 'passed|failed|FAILED|^E  ' 8
 fi
 stage decode 75 python3 "$here/decode.py" "$photographs" "$w/data/jpeg/train" "$w/results/gpu-decode.json" --device "$device"
