@@ -1,0 +1,1 @@
+"""Faults that `benchmarks/doctor.py` injects, one file a group."""

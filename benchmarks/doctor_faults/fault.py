@@ -1,0 +1,56 @@
+"""What a fault is: how severe it is, how it is injected, and what mending it really brings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Case:
+    """A machine and a dataset with a fault, while it is injected.
+
+    Attributes:
+        arguments: what `yolodata doctor` is called with; seconds, seed and json are added.
+        prefix: words before the command (`taskset -c 0`, `ip netns exec NAME`, ...).
+        environment: variables to set.
+        probes: replaced probes of the hardware, by name, in plain JSON values; the report must then
+            say "fake".
+        truth: measures, without any code of the doctor, milliseconds of a step as it is, and with
+            the knob applied; None where the finding is not about time.
+    """
+
+    arguments: Sequence[str]
+    prefix: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    probes: Mapping[str, Any] = field(default_factory=dict)
+    truth: Callable[[], tuple[float, float]] | None = None
+
+
+class Fault(Protocol):
+    """One kind of fault.
+
+    Attributes:
+        cause: the `Finding.cause` that has to come first.
+        sections: of the doctor that run.
+        seconds: that the doctor is given.
+    """
+
+    cause: str
+    sections: tuple[str, ...]
+    seconds: float
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Draws a severity, in plain JSON values."""
+        ...
+
+    def inject(self, severity: Mapping[str, Any], folder: Path) -> AbstractContextManager[Case]:
+        """Injects the fault while the context lasts; writes only into the folder.
+
+        No name, path or variable that this sets may tell the doctor what was done.
+        """
+        ...

@@ -1,0 +1,96 @@
+"""What is examined: a dataset, a model, and Ultralytics' arguments for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from yolodata.checks import number, one_of, whole
+from yolodata.errors import ConfigError
+from yolodata.ultralytics.auto_pack import is_shards
+
+LOADERS = ("ultralytics", "yolodata")
+MODEL = "yolo26n.yaml"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is examined.
+
+    Attributes:
+        data: a dataset YAML, as Ultralytics takes it, or a folder of shards.
+        arguments: Ultralytics' arguments by name, as for `yolodata train`, values already read;
+            without `data`.
+        loader: whose loader is examined; "" is Ultralytics' own for a YAML, ours for shards.
+        step_ms: milliseconds for which the loop waits instead of training a model: it stands for
+            the step of a GPU that is not here. None trains the model.
+        seconds: about how long all experiments together may take.
+        seed: of every random choice of the doctor.
+
+    Raises:
+        ConfigError: something is not there, or out of range.
+    """
+
+    data: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    loader: str = ""
+    step_ms: float | None = None
+    seconds: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        number("seconds", self.seconds, 2, 3600)
+        whole("seed", self.seed, 0, 2**63 - 1)
+        if self.step_ms is not None:
+            number("step", self.step_ms, 0, 60_000)
+        if self.loader:
+            one_of("loader", self.loader, LOADERS)
+        if not Path(self.data).exists():
+            raise ConfigError(
+                f"{self.data} is not there; give a dataset YAML, a folder of shards or the folder "
+                "of a run"
+            )
+        if self.of_shards and self.loader == "ultralytics":
+            raise ConfigError(
+                f"loader=ultralytics reads image files, and {self.data} holds shards; give the "
+                "dataset YAML"
+            )
+
+    @property
+    def of_shards(self) -> bool:
+        """Whether the data are shards."""
+        return is_shards(self.data)
+
+    @property
+    def examined_loader(self) -> str:
+        """Whose loader is examined."""
+        return self.loader or ("yolodata" if self.of_shards else "ultralytics")
+
+    @cached_property
+    def train(self) -> Any:
+        """All of Ultralytics' arguments for training, with defaults, as a namespace.
+
+        Raises:
+            ConfigError: an argument is wrong, in Ultralytics' words.
+        """
+        from ultralytics.cfg import get_cfg
+        from ultralytics.utils import DEFAULT_CFG
+
+        from yolodata.ultralytics.command_line import refusals_as_errors
+
+        given = {"model": MODEL, **self.arguments, "data": self.data, "mode": "train"}
+        with refusals_as_errors():
+            return get_cfg(DEFAULT_CFG, given)
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step, of this process."""
+        return int(self.train.batch)
+
+    @property
+    def imgsz(self) -> int:
+        """Side of the pictures, in pixels."""
+        return int(self.train.imgsz)
