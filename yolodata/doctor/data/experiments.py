@@ -1,0 +1,207 @@
+"""The experiments: the loader as it is, then with one thing changed at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import psutil
+
+from yolodata.doctor.data import sample
+from yolodata.doctor.data.judgement import Measured
+from yolodata.doctor.data.pace import Feed, Pace, of_loader, of_step
+from yolodata.doctor.examination import Examination
+from yolodata.doctor.setup import Setup
+from yolodata.doctor.step import Step
+from yolodata.machine import ranks_here, usable_cores
+
+_OWN = 0.06  # share of the seconds for the step alone
+_COPY = 0.10
+_SHARES_MEMORY = 0.7  # of the memory that is free: a dataset below it stays in the page cache
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is other than it is.
+
+    Attributes:
+        name: "" is nothing.
+        workers: processes or threads; None is as it is.
+        cores: that the process runs on; None is as it is.
+        cold: files are dropped from memory first.
+    """
+
+    name: str = ""
+    workers: int | None = None
+    cores: frozenset[int] | None = None
+    cold: bool = False
+
+
+class Subject(Protocol):
+    """A loader that experiments are made with.
+
+    Attributes:
+        workers: as it is.
+        images: of the dataset.
+        nbytes: mean bytes of an image.
+        read_ms: milliseconds to read one from storage.
+        looks: of the images; None where they are stored as pixels.
+        jpeg_shards: see `Measured`.
+    """
+
+    workers: int
+    images: int
+    nbytes: float
+    read_ms: float
+    looks: sample.Looks | None
+    jpeg_shards: bool
+
+    def opened(self, change: Change) -> AbstractContextManager[Feed]:
+        """Opens the loader with something changed."""
+        ...
+
+    def changes(self) -> list[str]:
+        """Names of the ways to store pictures that are worth a try."""
+        ...
+
+
+class Experiments:
+    """Measures a loader, within the seconds of the section.
+
+    Args:
+        examination: gives the setup and the seconds.
+        subject: the loader.
+        step: that takes its batches.
+        batch: one that is there.
+    """
+
+    def __init__(
+        self, examination: Examination, subject: Subject, step: Step, batch: Mapping[str, Any]
+    ) -> None:
+        self._examination, self._subject, self._step = examination, subject, step
+        self._setup: Setup = examination.setup
+        self._own = of_step(step, batch, _OWN * examination.left)
+        self.not_done: list[str] = []
+
+    def run(self, quota: float | None) -> Measured:
+        """Runs all experiments that apply.
+
+        Args:
+            quota: processor time that the container may use, in cores; None is without limit.
+        """
+        subject = self._subject
+        cores = usable_cores()
+        memory = psutil.virtual_memory()
+        measured = Measured(
+            self._setup.examined_loader, self._own, read_ms=subject.read_ms,
+            image_bytes=subject.nbytes, batch=self._setup.batch, imgsz=self._setup.imgsz,
+            fits=subject.nbytes * subject.images < _SHARES_MEMORY * memory.available,
+            workers=subject.workers, cores=len(cores), quota=quota, looks=subject.looks,
+            jpeg_shards=subject.jpeg_shards,
+        )  # fmt: skip
+        planned = 6  # both as it is, two faults, decoded, ours
+        cold = self._pace("as it is, files not in memory", Change(cold=True), planned)
+        warm = self._pace("as it is, files in memory", Change(), planned - 1)
+        measured = replace(measured, cold=cold, warm=warm)
+        if measured.storage_is_slow:
+            measured = replace(measured, base="cold")
+        if not measured.starves:
+            return self._headroom(measured)
+        return self._one_by_one(measured, quota)
+
+    def _one_by_one(self, measured: Measured, quota: float | None) -> Measured:
+        """Changes one thing at a time; the most likely first, for the seconds may end."""
+        subject = self._subject
+        cold = measured.base == "cold"
+        usable = usable_cores()
+        wide = wider(usable)
+        changes: list[tuple[str, Change]] = []
+        if wide is not None:
+            changes.append((f"on all {len(wide)} cores", Change("cores", cores=wide, cold=cold)))
+        share = max(1, int(min(len(usable), quota or len(usable)) // ranks_here()))
+        if self._may_have_workers and subject.workers < share:
+            changes.append((f"{share} workers", Change("workers", workers=share, cold=cold)))
+        changes += [(f"pictures: {name}", Change(name)) for name in subject.changes()]
+        for number, (text, change) in enumerate(changes):
+            if self._examination.left <= 0 and number >= 2:
+                self.not_done.append(f"data: no time left to try: {text}; give more --seconds")
+                continue
+            pace = self._pace(text, change, len(changes) - number)
+            if pace is not None:
+                measured.changed[change.name] = pace
+        return replace(measured, cores_tried=len(wide) if wide else 0, workers_tried=share)
+
+    def _headroom(self, measured: Measured) -> Measured:
+        """Nothing waits: the rest of the seconds tells what other loaders would leave."""
+        for name in ("decoded", "yolodata", "raw"):
+            if name in self._subject.changes() and self._examination.left > 1.0:
+                pace = self._pace(f"pictures: {name}", Change(name), 2)
+                if pace is not None:
+                    measured.changed[name] = pace
+        return measured
+
+    @property
+    def _may_have_workers(self) -> bool:
+        """Upstream takes none where the processor trains."""
+        waits = self._setup.step_ms is not None
+        return (
+            waits or self._step.device.type == "cuda" or self._setup.examined_loader == "yolodata"
+        )
+
+    def _pace(self, text: str, change: Change, planned: int) -> Pace | None:
+        self._examination.say(f"data: {text}")
+        seconds = self._examination.left / max(planned, 1)
+        try:
+            with on_cores(change.cores), self._subject.opened(change) as feed:
+                return of_loader(feed, self._step, self._own.own_ms, 0.85 * seconds)
+        except OSError as error:  # no room for copies, no processes
+            self.not_done.append(f"data: {text}: {error}")
+            return None
+
+
+def wider(usable: tuple[int, ...]) -> frozenset[int] | None:
+    """All cores of the machine, where this process may take more than it has now; else None."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    everything = range(os.cpu_count() or 1)
+    try:
+        os.sched_setaffinity(0, everything)
+        found = frozenset(os.sched_getaffinity(0))
+    except OSError:
+        return None
+    finally:
+        os.sched_setaffinity(0, usable)
+    return found if len(found) > len(usable) else None
+
+
+@contextmanager
+def on_cores(cores: frozenset[int] | None) -> Iterator[None]:
+    """Runs this thread, and what it starts, on other cores for a while."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def parts_ms(measured: Measured) -> dict[str, float]:
+    """What each part adds to a step, in milliseconds: what the step would lose without it."""
+    parts = {"model": measured.own.own_ms}
+    now, warm = measured.now, measured.warm
+    if now is None or warm is None:
+        return parts
+    decoded = measured.changed.get("decoded") or measured.changed.get("raw")
+    parts["storage"] = max(0.0, measured.storage_ms) if measured.base == "cold" else 0.0
+    if decoded is None:
+        parts["loader"] = max(0.0, warm.step_ms - measured.own.own_ms)
+        return parts
+    parts["decode"] = max(0.0, warm.step_ms - decoded.step_ms)
+    parts["augment"] = max(0.0, min(decoded.step_ms, warm.step_ms) - measured.own.own_ms)
+    return parts
