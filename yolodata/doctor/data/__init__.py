@@ -44,7 +44,7 @@ def examine(examination: Examination) -> Outcome:
             with subject.opened(Change(workers=0)) as feed:
                 batch = _kept(next(feed.batches))
         experiments = Experiments(examination, subject, step, batch)
-        measured = experiments.run(_quota(examination))
+        measured = experiments.run()
     notes = list(experiments.not_done)
     if setup.train.rect:
         notes.append("data: rect=True was left out; pictures were made as without it")
@@ -81,10 +81,6 @@ def _kept(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value.clone() if hasattr(value, "clone") else value for name, value in batch.items()
     }
-
-
-def _quota(examination: Examination) -> float | None:
-    return None
 
 
 def _report(measured: Measured) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import psutil
+import torch
 
+from yolodata.cgroup import cpu_quota
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured
 from yolodata.doctor.data.pace import Feed, Pace, of_loader, of_step
 from yolodata.doctor.examination import Examination
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import Step
-from yolodata.machine import ranks_here, usable_cores
+from yolodata.machine import allowed_cores, available_memory, ranks_here, usable_cores
 
 _OWN = 0.06  # share of the seconds for the step alone
 _COPY = 0.10
@@ -83,22 +84,24 @@ class Experiments:
     ) -> None:
         self._examination, self._subject, self._step = examination, subject, step
         self._setup: Setup = examination.setup
-        self._own = of_step(step, batch, _OWN * examination.left)
         self.not_done: list[str] = []
+        seconds = _OWN * examination.left
+        self._copied: Pace | None = None
+        if step.device.type == "cuda":
+            self._copied = of_step(step, pinned(batch), seconds)
+            batch = on_device(batch, step.device)
+        else:
+            self.not_done.append("data: there is no GPU in use: nothing is copied to a device")
+        self._own = of_step(step, batch, seconds)
 
-    def run(self, quota: float | None) -> Measured:
-        """Runs all experiments that apply.
-
-        Args:
-            quota: processor time that the container may use, in cores; None is without limit.
-        """
+    def run(self) -> Measured:
+        """Runs all experiments that apply."""
         subject = self._subject
-        cores = usable_cores()
-        memory = psutil.virtual_memory()
+        cores, quota = usable_cores(), cpu_quota()
         measured = Measured(
-            self._setup.examined_loader, self._own, read_ms=subject.read_ms,
+            self._setup.examined_loader, self._own, copied=self._copied, read_ms=subject.read_ms,
             image_bytes=subject.nbytes, batch=self._setup.batch, imgsz=self._setup.imgsz,
-            fits=subject.nbytes * subject.images < _SHARES_MEMORY * memory.available,
+            fits=subject.nbytes * subject.images < _SHARES_MEMORY * available_memory(),
             workers=subject.workers, cores=len(cores), quota=quota, looks=subject.looks,
             jpeg_shards=subject.jpeg_shards,
         )  # fmt: skip
@@ -110,18 +113,19 @@ class Experiments:
             measured = replace(measured, base="cold")
         if not measured.starves:
             return self._headroom(measured)
-        return self._one_by_one(measured, quota)
+        return self._one_by_one(measured)
 
-    def _one_by_one(self, measured: Measured, quota: float | None) -> Measured:
+    def _one_by_one(self, measured: Measured) -> Measured:
         """Changes one thing at a time; the most likely first, for the seconds may end."""
         subject = self._subject
         cold = measured.base == "cold"
         usable = usable_cores()
-        wide = wider(usable)
+        allowed = frozenset(allowed_cores())
+        wide = allowed if len(allowed) > len(usable) else None
         changes: list[tuple[str, Change]] = []
         if wide is not None:
             changes.append((f"on all {len(wide)} cores", Change("cores", cores=wide, cold=cold)))
-        share = max(1, int(min(len(usable), quota or len(usable)) // ranks_here()))
+        share = max(1, int(min(len(usable), measured.quota or len(usable)) // ranks_here()))
         if self._may_have_workers and subject.workers < share:
             changes.append((f"{share} workers", Change("workers", workers=share, cold=cold)))
         changes += [(f"pictures: {name}", Change(name)) for name in subject.changes()]
@@ -162,19 +166,20 @@ class Experiments:
             return None
 
 
-def wider(usable: tuple[int, ...]) -> frozenset[int] | None:
-    """All cores of the machine, where this process may take more than it has now; else None."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    everything = range(os.cpu_count() or 1)
-    try:
-        os.sched_setaffinity(0, everything)
-        found = frozenset(os.sched_getaffinity(0))
-    except OSError:
-        return None
-    finally:
-        os.sched_setaffinity(0, usable)
-    return found if len(found) > len(usable) else None
+def pinned(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch in page-locked memory, as loaders hand it out for a GPU."""
+    return {
+        name: value.pin_memory() if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch that lies on the device."""
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 @contextmanager
@@ -194,6 +199,8 @@ def on_cores(cores: frozenset[int] | None) -> Iterator[None]:
 def parts_ms(measured: Measured) -> dict[str, float]:
     """What each part adds to a step, in milliseconds: what the step would lose without it."""
     parts = {"model": measured.own.own_ms}
+    if measured.copied is not None:
+        parts["copy"] = measured.copy_ms
     now, warm = measured.now, measured.warm
     if now is None or warm is None:
         return parts

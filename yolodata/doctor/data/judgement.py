@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from yolodata.doctor.data.pace import Pace
@@ -27,7 +28,8 @@ class Measured:
 
     Attributes:
         loader: "ultralytics" or "yolodata".
-        own: the step on a batch that never changes.
+        own: the step on a batch that never changes, which lies where the model is.
+        copied: the same with the batch in page-locked memory of the host; None without a GPU.
         cold: the loader as it is, on files that are not in memory.
         warm: the loader as it is, on files that are.
         changed: paces with one thing changed, by what was changed: "cores", "workers", "baseline",
@@ -50,6 +52,7 @@ class Measured:
 
     loader: str
     own: Pace
+    copied: Pace | None = None
     cold: Pace | None = None
     warm: Pace | None = None
     changed: dict[str, Pace] = field(default_factory=dict)
@@ -74,10 +77,11 @@ class Measured:
 
     @property
     def storage_ms(self) -> float:
-        """Milliseconds of a step that storage costs."""
+        """Milliseconds of a step that storage costs: no more than its reads take in turn."""
         if self.cold is None or self.warm is None:
             return 0.0
-        return self.cold.step_ms - self.warm.step_ms
+        reads = 1.3 * self.batch * self.read_ms if self.read_ms else math.inf
+        return min(self.cold.step_ms - self.warm.step_ms, reads)
 
     @property
     def storage_is_slow(self) -> bool:
@@ -85,6 +89,12 @@ class Measured:
         if self.cold is None:
             return False
         return self.storage_ms > self.cold.step_ms * (NOTICED_ONCE if self.fits else NOTICED)
+
+    @property
+    def copy_ms(self) -> float:
+        """Milliseconds of a step that copying the batch to the device costs."""
+        copied = self.copied.own_ms if self.copied else self.own.own_ms
+        return max(0.0, copied - self.own.own_ms)
 
     @property
     def starves(self) -> bool:
@@ -124,7 +134,7 @@ def judge(measured: Measured) -> list[Finding]:
     now = measured.now
     if now is None:
         return []
-    found = [*_storage(measured), *_faults(measured)]
+    found = [*_storage(measured), *_faults(measured), *_copy(measured)]
     lost = now.step_ms - now.own_ms
     explained = max((one.lost_ms or 0.0 for one in found), default=0.0)
     found += _loader(measured, unexplained=explained < lost * _EXPLAINS)
@@ -224,6 +234,29 @@ def _faults(m: Measured) -> list[Finding]:
         ),
     ]  # fmt: skip
     return [one for one in candidates if one]
+
+
+def _copy(m: Measured) -> list[Finding]:
+    """A batch that is made on the device does not travel there."""
+    if m.copied is None or m.loader == "yolodata" or m.copy_ms < NOTICED * m.copied.own_ms:
+        return []
+    return [
+        Finding(
+            "host_to_device",
+            "opportunity",
+            "The step waits while its batch is copied to the device",
+            f"{m.copied.own_ms:.1f} ms a step on a batch in page-locked memory of the host, "
+            f"{m.own.own_ms:.1f} ms on the same batch on the device",
+            Knob(
+                "Make the batches on the device: trainer=yolodata.DetectionTrainer",
+                {"yolodata.cache": "auto"},
+            ),
+            lost_ms=m.copy_ms,
+            step_ms=m.copied.own_ms,
+            gain=m.copied.own_ms / m.own.own_ms,
+            measured=True,
+        )
+    ]
 
 
 def _slow(

@@ -82,10 +82,9 @@ def of_step(step: Step, batch: Batch, seconds: float) -> Pace:
 def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
     """Measures the step with a loader.
 
-    What was prefetched while nobody trained would be faster than the loader is: it is dropped
-    first. Behind it the loader works as fast as it can. A step that only waits leaves it the
-    processor, so that its batches are drained without any step, and the step's time is the larger
-    of both; any other step is made.
+    A step that only waits leaves the loader the processor: its batches are drained without any
+    step, and the step's time is the larger of both. Any other step is made. What was prefetched
+    while nobody trained would be faster than the loader is, and is dropped first.
 
     Args:
         feed: the loader.
@@ -94,10 +93,11 @@ def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
         seconds: of the measurement, dropping included; exceeded where three steps take longer.
     """
     start = time.perf_counter()
-    for _ in range(max(feed.prefetched, 1)):
+    drains = isinstance(step, WaitingStep) and feed.producers > 0
+    # Whoever drains leaves nothing ready; but each producer's first batch took longer.
+    for _ in range(max(feed.producers if drains else feed.prefetched, 1)):
         next(feed.batches)
     left = seconds - (time.perf_counter() - start)
-    drains = isinstance(step, WaitingStep) and feed.producers > 0
     tree = ProcessTree()
     each: list[float] = []
     begin = last = time.perf_counter()

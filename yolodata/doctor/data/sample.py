@@ -19,6 +19,7 @@ from yolodata.ingest.yolo import label_path
 _COPIED = 48
 _ENOUGH_BYTES = 24 * 2**20  # copied, of at least `_FEWEST` images
 _FEWEST = 12
+_ALONE = 6  # images that are read one after the other
 _MOST = 100_000  # images of which upstream's loader is told
 _LARGE = 1.5  # times imgsz
 _QUALITY = 90  # of pictures that are made smaller
@@ -32,12 +33,12 @@ class Copies:
     Attributes:
         files: of the images.
         nbytes: bytes of each image.
-        seconds: that reading the originals took, one after the other as it were.
+        read_ms: milliseconds to read one of the originals, while nothing else reads.
     """
 
     files: list[Path]
     nbytes: list[int]
-    seconds: float
+    read_ms: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
     into = folder / "images"
     into.mkdir(parents=True, exist_ok=True)
     (folder / "labels").mkdir(exist_ok=True)
+    forget([images[i] for i in chosen])
     end = time.monotonic() + seconds
     read = 0
 
@@ -108,6 +110,10 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
             return None  # upstream would leave it out
         taken = time.perf_counter() - start
         read += len(data)
+        try:
+            open_picture(data).close()
+        except Exception:  # Pillow raises whatever it meets; upstream leaves the image out
+            return None
         file = into / f"{number:06d}{Path(source).suffix.lower()}"
         file.write_bytes(data)
         try:
@@ -117,9 +123,12 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         Path(label_path(str(file))).write_bytes(labels)
         return file, len(data), taken
 
+    alone = [one for one in map(take, range(min(count, _ALONE))) if one]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = [one for one in pool.map(take, range(count)) if one]
-    return Copies([f for f, _, _ in found], [n for _, n, _ in found], sum(s for _, _, s in found))
+        others = [one for one in pool.map(take, range(_ALONE, count)) if one]
+    read_ms = 1e3 * float(np.mean([s for _, _, s in alone])) if alone else 0.0
+    found = alone + others
+    return Copies([file for file, _, _ in found], [size for _, size, _ in found], read_ms)
 
 
 def look(files: Sequence[Path], imgsz: int) -> Looks:
@@ -128,11 +137,11 @@ def look(files: Sequence[Path], imgsz: int) -> Looks:
     sides = []
     for file in files:
         try:
-            with Image.open(file) as image:
+            with open_picture(file.read_bytes()) as image:
                 sides.append(max(image.size))
                 jpegs += image.format == "JPEG"
                 progressive += bool(image.info.get("progressive"))
-        except OSError:
+        except Exception:  # Pillow raises whatever it meets
             continue
         large += sides[-1] > _LARGE * imgsz
     return Looks(
@@ -182,7 +191,7 @@ def _converted(
         try:
             with open_picture(data) as image:
                 done = convert(image, target)
-        except (OSError, ValueError):
+        except Exception:
             done = False  # what cannot be read is left out by the loader, here as there
         if not done:
             target = folder / "images" / file.name

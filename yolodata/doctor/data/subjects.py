@@ -62,7 +62,7 @@ class FilesSubject:
         if not self._copies.files:
             raise DatasetError(f"{setup.data}: not one image of 'train' can be read")
         self.nbytes = float(np.mean(self._copies.nbytes))
-        self.read_ms = 1e3 * self._copies.seconds / len(self._copies.files)
+        self.read_ms = self._copies.read_ms
         self.looks: sample.Looks | None = sample.look(self._copies.files, setup.imgsz)
         self._ours = setup.examined_loader == "yolodata"
         self._threads = threads_of(setup, step)

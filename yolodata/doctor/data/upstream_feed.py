@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -115,12 +116,21 @@ def opened(
         device: of the consumer.
     """
     torch.manual_seed(setup.seed)
-    loader = build_dataloader(dataset, setup.batch, workers, shuffle=True, rank=-1, device=device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loader = build_dataloader(
+            dataset, setup.batch, workers, shuffle=True, rank=-1, device=device
+        )
     count = int(loader.num_workers)
     if count:
         loader.prefetch_factor = _PREFETCH
 
     def endless() -> Iterator[Batch]:
+        with warnings.catch_warnings():  # torch warns of more workers than cores
+            warnings.simplefilter("ignore")
+            batches = iter(loader)
+            yield next(batches)
+        yield from batches
         while True:
             yield from loader
 
