@@ -103,8 +103,14 @@ def _report(measured: Measured) -> dict[str, Any]:
         "throughput_images_s": {
             name: 1e3 * measured.batch / pace.step_ms for name, pace in known.items()
         },
+        "loader_alone_images_s": {
+            name: 1e3 * measured.batch / pace.alone_ms
+            for name, pace in known.items()
+            if pace.alone_ms
+        },
         "step_parts_ms": parts_ms(measured),
         "waiting_share": now.waiting if now else 0.0,
+        "jitter": now.jitter if now else 0.0,
         "read_ms": measured.read_ms,
         "image_bytes": measured.image_bytes,
         "fits_in_memory": measured.fits,

@@ -111,9 +111,12 @@ class Experiments:
         measured = replace(measured, cold=cold, warm=warm)
         if measured.storage_is_slow:
             measured = replace(measured, base="cold")
-        if not measured.starves:
-            return self._headroom(measured)
-        return self._one_by_one(measured)
+        if measured.starves:
+            measured = self._one_by_one(measured)
+        else:
+            self._headroom(measured)
+        self._scaling(measured)
+        return measured
 
     def _one_by_one(self, measured: Measured) -> Measured:
         """Changes one thing at a time; the most likely first, for the seconds may end."""
@@ -138,14 +141,28 @@ class Experiments:
                 measured.changed[change.name] = pace
         return replace(measured, cores_tried=len(wide) if wide else 0, workers_tried=share)
 
-    def _headroom(self, measured: Measured) -> Measured:
-        """Nothing waits: the rest of the seconds tells what other loaders would leave."""
+    def _headroom(self, measured: Measured) -> None:
+        """Nothing waits: what other loaders would leave."""
         for name in ("decoded", "yolodata", "raw"):
             if name in self._subject.changes() and self._examination.left > 1.0:
                 pace = self._pace(f"pictures: {name}", Change(name), 2)
                 if pace is not None:
                     measured.changed[name] = pace
-        return measured
+
+    def _scaling(self, measured: Measured) -> None:
+        """With the rest of the seconds: how the loader gets faster with its workers."""
+        if not self._may_have_workers:
+            return
+        counts = [2**power for power in range(8) if 2**power <= measured.cores]
+        if measured.cores not in counts:
+            counts.append(measured.cores)
+        for number, workers in enumerate(counts):
+            if self._examination.left < 1.5:
+                return
+            name = f"workers_{workers}"
+            pace = self._pace(name, Change(name, workers=workers), len(counts) - number)
+            if pace is not None:
+                measured.changed[name] = pace
 
     @property
     def _may_have_workers(self) -> bool:

@@ -12,6 +12,9 @@ from yolodata.doctor.finding import Finding, Kind, Knob
 NOTICED = 0.05
 """Share of a step from which a loss is one; machines differ by less from minute to minute."""
 
+_LEAST_MS = 1.0
+"""Milliseconds of a step from which a loss is one: handing a batch over takes some tenths."""
+
 NOTICED_ONCE = 0.15
 """The same for what is lost in the first epoch alone."""
 
@@ -144,7 +147,13 @@ def judge(measured: Measured) -> list[Finding]:
 def _storage(m: Measured) -> list[Finding]:
     if not m.storage_is_slow or m.cold is None or m.warm is None:
         return []
-    rate = m.image_bytes / 2**20 / (m.read_ms / 1e3) if m.read_ms else 0.0
+    size = m.image_bytes / 2**20
+    read = (
+        f"reading one image of {1024 * size:.0f} KiB takes {m.read_ms:.1f} ms "
+        f"({1e3 * size / m.read_ms:.0f} MiB/s)"
+        if m.read_ms
+        else f"a step reads about {m.batch * size:.1f} MiB"
+    )
     when = (
         "in the first epoch; later ones find the files in memory"
         if m.fits
@@ -156,8 +165,7 @@ def _storage(m: Measured) -> list[Finding]:
             "slow",
             f"Reading the images from storage holds the step up, {when}",
             f"{m.cold.step_ms:.1f} ms a step on files that are not in memory, "
-            f"{m.warm.step_ms:.1f} ms on the same loader with files that are; one read of an image "
-            f"of {m.image_bytes / 1024:.0f} KiB takes {m.read_ms:.1f} ms ({rate:.0f} MiB/s)",
+            f"{m.warm.step_ms:.1f} ms with the same loader on files that are; {read}",
             Knob(
                 "Copy the dataset to a local disk before training, or pack it there with "
                 "`yolodata shard`",
@@ -271,7 +279,7 @@ def _slow(
 ) -> Finding | None:
     """A finding, if a step would take noticeably less."""
     now = m.now
-    if now is None or after is None or now.step_ms - after < NOTICED * now.step_ms:
+    if now is None or after is None or not _is_loss(now.step_ms - after, now):
         return None
     evidence = (
         f"{now.step_ms:.1f} ms a step as it is, {after:.1f} ms {how}; the step on a batch that is "
@@ -281,6 +289,10 @@ def _slow(
         cause, "slow", title, evidence, knob, lost_ms=now.step_ms - after, step_ms=now.step_ms,
         gain=now.step_ms / after, measured=measured,
     )  # fmt: skip
+
+
+def _is_loss(lost_ms: float, now: Pace) -> bool:
+    return lost_ms >= max(NOTICED * now.step_ms, _LEAST_MS)
 
 
 def _loader(m: Measured, *, unexplained: bool) -> list[Finding]:
@@ -303,7 +315,7 @@ def _loader(m: Measured, *, unexplained: bool) -> list[Finding]:
         knob = Knob("Pack the dataset as raw pixels (codec=raw)", {"yolodata.codec": "raw"})
         how = "with raw shards of the same images, in memory"
     lost = now.step_ms - now.own_ms
-    if lost < NOTICED * now.step_ms:
+    if not _is_loss(lost, now):
         return []
     evidence = f"{now.step_ms:.1f} ms a step as it is, {now.own_ms:.1f} ms on a batch that is there"
     if after is None:

@@ -49,6 +49,7 @@ class Pace:
         batches: how many were measured.
         cpu_ms: milliseconds of processor time a batch, of all processes of the loader together.
         main_ms: of it, that of the thread that trains.
+        alone_ms: milliseconds a batch of the loader alone; None where that was not measured.
         each_ms: every step in turn, in milliseconds.
     """
 
@@ -57,12 +58,20 @@ class Pace:
     batches: int
     cpu_ms: float = 0.0
     main_ms: float = 0.0
+    alone_ms: float | None = None
     each_ms: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def waiting(self) -> float:
         """Share (0-1) of a step in which it waits for its batch."""
         return max(0.0, 1 - self.own_ms / self.step_ms)
+
+    @property
+    def jitter(self) -> float:
+        """The step that 95 of 100 are shorter than, by the median."""
+        if not self.each_ms:
+            return 1.0
+        return float(np.percentile(self.each_ms, 95) / max(np.median(self.each_ms), 1e-6))
 
 
 def of_step(step: Step, batch: Batch, seconds: float) -> Pace:
@@ -115,11 +124,12 @@ def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
     cpu, main = tree.seconds()
     cpu_ms, main_ms = 1e3 * cpu / count, 1e3 * main / count
     mean = 1e3 * (last - begin) / count
+    alone = mean if drains else None
     if drains:
         mean = max(own_ms + main_ms, mean)
     elif not isinstance(step, WaitingStep):
         main_ms = cpu_ms = 0.0  # most of it is the step's
-    return Pace(mean, own_ms, count, cpu_ms, main_ms, tuple(each))
+    return Pace(mean, own_ms, count, cpu_ms, main_ms, alone, tuple(each))
 
 
 class ProcessTree:

@@ -62,12 +62,19 @@ def pack_sample(
 
 
 def save_images(shards: ShardDataset, folder: Path, count: int, seed: int) -> None:
-    """Writes some images of JPEG shards as files, without labels, to pack them in another way."""
-    into = folder / "images"
-    into.mkdir(parents=True, exist_ok=True)
+    """Writes some images of JPEG shards, and their boxes, as files, to pack them in another way."""
+    images, labels = folder / "images", folder / "labels"
+    images.mkdir(parents=True, exist_ok=True)
+    labels.mkdir(exist_ok=True)
     chosen = np.random.default_rng(seed).choice(len(shards), min(count, len(shards)), replace=False)
-    for i in chosen:
-        (into / f"{i:08d}.jpg").write_bytes(shards.sample(int(i)).tobytes())
+    for i in map(int, chosen):
+        (images / f"{i:08d}.jpg").write_bytes(shards.sample(i).tobytes())
+        first, last = map(int, shards.object_offset[i : i + 2])
+        rows = [
+            f"{int(shards.cls[o])} " + " ".join(f"{value:.6f}" for value in shards.box[o])
+            for o in range(first, last)
+        ]
+        (labels / f"{i:08d}.txt").write_text("\n".join(rows))
 
 
 @contextmanager
