@@ -40,9 +40,9 @@ def add_parser(subparsers: Any) -> None:
         "status for a crash.",
         examples=(
             "yolodata doctor coco.yaml model=yolo26m.yaml batch=64 device=0",
-            "yolodata doctor coco.yaml --loader yolodata --json doctor.json",
+            "yolodata doctor coco.yaml --loader yolodata --json doctor.json --html doctor.html",
             "yolodata doctor coco.shards model=yolo26n.yaml seconds=20 only=machine only=data",
-            "yolodata doctor coco.yaml batch=16 step=12 seed=1",
+            "yolodata doctor coco.yaml batch=16 step=12 seed=1 apply=better.yaml",
             "yolodata doctor runs/detect/train",
         ),
     )
@@ -60,6 +60,11 @@ def add_parser(subparsers: Any) -> None:
         "(default: all)")  # fmt: skip
     add("--seed", type=int, help="of every random choice of the doctor (default: 0)")
     add("--json", type=Path, metavar="OUT.json", help="write all that was measured as JSON")
+    add("--html", type=Path, metavar="OUT.html", help="write the report as one HTML file, with "
+        "plots")  # fmt: skip
+    add("--apply", type=Path, metavar="OUT.yaml",
+        help="write the settings of the complaints, for `yolodata train cfg=OUT.yaml`; a file that "
+        "is there is not overwritten")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -69,24 +74,43 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: the data or an argument cannot be used, or a file cannot be written.
     """
-    from yolodata.doctor import report_text
+    from yolodata.doctor import apply, report_html, report_text
     from yolodata.doctor.report import as_json, write
 
+    if args.apply:
+        apply.refuse_to_overwrite(args.apply)
     rank = int(os.environ.get("RANK", 0))
-    made = _of_run(args) if _is_run(Path(args.data)) else _of_setup(args, rank == 0)
+    made, base = _of_run(args) if _is_run(Path(args.data)) else _of_setup(args, rank == 0)
     if rank != 0:
         return 0
     print(report_text.text(made))
     if args.json:
         write(args.json, as_json(made))
+    if args.html:
+        write(args.html, report_html.html(made))
+    if args.apply:
+        _apply(made, base, args.apply)
     return int(bool(made.complaints) and "WORLD_SIZE" not in os.environ)
+
+
+def _apply(made: Report, base: dict[str, Any], path: Path) -> None:
+    from yolodata.doctor import apply
+    from yolodata.doctor.report import write
+
+    if not any(finding.knob.settings for finding in made.findings):
+        print(f"\nNo finding has a setting; {path} is not written.")
+        return
+    apply.refuse_to_overwrite(path)  # it took a minute
+    write(path, apply.settings_file(made, base, path))
+    print(f"\nTo train with the settings above: yolodata train cfg={path}")
 
 
 def _is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in _OF_A_RUN)
 
 
-def _of_run(args: argparse.Namespace) -> Report:
+def _of_run(args: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
+    """The report of a run, and the arguments that it was started with."""
     given = [f"--{name}" for name in (*_OF_A_SETUP, "only") if getattr(args, name) is not None]
     given += [word.partition("=")[0] for word in args.arguments]
     if given:
@@ -99,18 +123,45 @@ def _of_run(args: argparse.Namespace) -> Report:
 
     begun = time.monotonic()
     found = examine_run(Path(args.data))
-    return Report({"run": args.data}, {"run": found}, time.monotonic() - begun)
+    made = Report({"run": args.data}, {"run": found}, time.monotonic() - begun)
+    return made, _arguments_of_run(Path(args.data))
 
 
-def _of_setup(args: argparse.Namespace, shows: bool) -> Report:
+def _arguments_of_run(folder: Path) -> dict[str, Any]:
+    """What the run's records say of its arguments that is no default, and of no other run."""
+    if not (folder / "args.yaml").is_file():
+        return {}
+    import yaml
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    from yolodata.train.settings import TrainSettings
+
+    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{folder / 'args.yaml'} does not hold the arguments of a run")
+    own = {"mode", "task", "save_dir", "name", "project", "resume", "exist_ok"}
+    given = {
+        name: value
+        for name, value in saved.items()
+        if name not in own and value != DEFAULT_CFG_DICT.get(name)
+    }
+    settings = TrainSettings.of_run(folder)
+    ours = {} if settings is None else settings.as_given()
+    return given | {f"yolodata.{name}": value for name, value in ours.items()}
+
+
+def _of_setup(args: argparse.Namespace, shows: bool) -> tuple[Report, dict[str, Any]]:
+    """The report of a set-up, and its arguments for training."""
     from yolodata.doctor.examination import SECTIONS, examine
     from yolodata.doctor.report import Report
+    from yolodata.doctor.setup import MODEL
 
     wanted = args.only or list(SECTIONS)
     for name in wanted:
         one_of("--only", name, list(SECTIONS))
     sections = [name for name in SECTIONS if name in wanted]
     setup = _setup(args)
+    _ = setup.train  # refuses wrong arguments now
     begun = time.monotonic()
     with _progress(setup.seconds, shows) as say:
         examination = examine(setup, sections, say=say)
@@ -124,7 +175,8 @@ def _of_setup(args: argparse.Namespace, shows: bool) -> Report:
         "sections": sections,
         "ranks": int(os.environ.get("WORLD_SIZE", 1)),
     }
-    return Report(examined, examination.outcomes, time.monotonic() - begun)
+    made = Report(examined, examination.outcomes, time.monotonic() - begun)
+    return made, {"model": MODEL, **setup.arguments, "data": setup.data}
 
 
 def _setup(args: argparse.Namespace) -> Setup:
@@ -144,7 +196,7 @@ def _setup(args: argparse.Namespace) -> Setup:
     devices = gpus_wanted(str(upstream.get("device", "")))
     if len(devices) > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
-            f"device={upstream['device']} takes {len(devices)} processes; start them with "
+            f"device={','.join(devices)} takes {len(devices)} processes; start them with "
             f"torchrun --nproc-per-node={len(devices)} -m yolodata doctor ..."
         )
     if Path(args.data).is_dir() and not is_shards(args.data):

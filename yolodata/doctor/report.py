@@ -97,6 +97,15 @@ def as_json(report: Report) -> str:
     return json.dumps(_finite(report.as_dict()), indent=1, allow_nan=False) + "\n"
 
 
+def spelled(text: object) -> str:
+    """Returns text that every file may hold: control characters, and bytes of a file name that is
+    not UTF-8, as escapes."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode()
+        for sign in str(text)
+    )
+
+
 def write(path: Path, text: str) -> None:
     """Writes a file; one that is there is replaced at once.
 
