@@ -12,6 +12,7 @@ import yaml
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.telemetry.step_range import profile_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,6 +45,9 @@ class Settings:
         workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        profile: steps whose trace torch's profiler writes into the run folder, a file for each
+            rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none
+            (`profile="100-105"`).
         telemetry: record every step in the run folder, see docs/telemetry.md (`telemetry=False`).
     """
 
@@ -56,6 +60,7 @@ class Settings:
     workers: int | None = None
     check: bool = False
     max_unreadable: float = 0.01
+    profile: str | int | None = None
     telemetry: bool = True
 
     def __post_init__(self) -> None:
@@ -76,6 +81,7 @@ class Settings:
                     f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
                 )
         number("yolodata max_unreadable", self.max_unreadable, 0, 1)
+        profile_range(self.profile)
 
     def changed(self, values: Mapping[str, Any]) -> Self:
         """These settings with some replaced.
