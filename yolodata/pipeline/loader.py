@@ -324,6 +324,8 @@ class Loader:
                 raise
             return self.on_out_of_memory(error)
         unreadable, share = self._open_backend().unreadable, self._reading.max_unreadable
+        if len(unreadable) > len(self._reported):
+            self.telemetry.count("unreadable", len(unreadable) - len(self._reported))
         report_unreadable(self._subset, unreadable, self._reported, share)
         collated = head.collated or self._collate(head.pending)
         self._prefetcher.pop()
