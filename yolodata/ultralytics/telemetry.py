@@ -48,11 +48,16 @@ def attach(
 
 
 class StepWatcher:
-    """Callbacks of one trainer."""
+    """Callbacks of one trainer.
+
+    Attributes:
+        hold: see `StepRecorder`; of the recorder that is made.
+    """
 
     def __init__(self, recorder: StepRecorder | None, listeners: Sequence[Listener] = ()) -> None:
         self._recorder = recorder
         self._listeners = listeners
+        self.hold = 0
         self._epoch_ended = self._validated = 0.0  # when; 0 is not yet
         self._shown: dict[str, float] = {}
         self._images = 0
@@ -68,6 +73,7 @@ class StepWatcher:
                 rank=max(RANK, 0),
                 listeners=self._listeners,
             )
+            self._recorder.hold = self.hold
         self._images = getattr(loader, "batch_size", None) or 0
         before = trainer.batches_done() if hasattr(trainer, "batches_done") else 0
         self._recorder.between(*self._since_epoch_ended())
@@ -93,6 +99,11 @@ class StepWatcher:
     def enter(self, part: str) -> str:
         """The loop does something else from here on; see `StepRecorder.enter`."""
         return "" if self._recorder is None else self._recorder.enter(part)
+
+    def late(self, step: int, all_reduce: float, straggler: float) -> None:
+        """An earlier step's waits for other ranks are known; see `StepRecorder.late`."""
+        if self._recorder is not None:
+            self._recorder.late(step, all_reduce, straggler)
 
     def summary(self) -> str:
         """Returns the last steps in a few words; "" before the first one."""
