@@ -102,9 +102,9 @@ class Loader:
             has no memory for, which is made when it is asked for again; None raises the error.
         cache: where decoded images are; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
-            vain), "decodes" and "hits" (uses of a decoded image that was in memory), "transformed"
-            samples (that `transforms` changed on the CPU; prepared ones) and "filtered" ones (that
-            they changed on a device); seconds of "plan", "render", "transform", "decode" and
+            vain), "unreadable" images (each once), "decodes" and "hits" (uses of a decoded image
+            that was in memory), "transformed" samples (that `transforms` changed on the CPU;
+            prepared ones) and "filtered" ones (that they changed on a device); seconds of "plan", "render", "transform", "decode" and
             "collate" (all threads together), of "storage" (in which threads stood still for bytes
             that were not in memory, where that is known; not part of the others), and "wait": of
             the consumer, from asking for a batch to getting it.

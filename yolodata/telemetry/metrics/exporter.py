@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("yolodata")
 
 FOLDER = "metrics"
-"""In the run folder: `totals.rankN.json`, and where a rank serves, `target.rankN.json`."""
+"""In the run folder: `totals.rankN.json`, and `target.rankN.json` of a rank on a free port."""
 
 _STARTED = ("steps", "images", "wait_seconds", "decode_images", "decode_seconds", "cache_hits",
             "bad_images", "skipped_steps", "checkpoints", "checkpoint_write_seconds",
@@ -197,7 +197,8 @@ class Exporter:
             thread.join()
 
         self._close.append(stop)
-        self._say_where(served)
+        if not address.port:  # a configuration names the others already
+            self._say_where(served)
         said = f"http://{served}/metrics"
         if address.host in (LOCALHOST, "localhost", "::1"):
             said += " for this machine alone (yolodata.metrics=0.0.0.0:PORT serves others)"
