@@ -70,7 +70,7 @@ def values(text: str) -> dict[str, float]:
 def exporter(tmp_path: Path) -> Iterator[Exporter]:
     folder = tmp_path / "project" / "name"
     folder.mkdir(parents=True)
-    made = Exporter(folder, device=CPU, versions={"torch": "2"})
+    made = Exporter(folder, device=CPU)
     yield made
     made.close()
 

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics import __version__ as ultralytics_version
 from ultralytics.utils import LOCAL_RANK, LOGGER, RANK, colorstr
 
-import yolodata
 from yolodata.telemetry.metrics.catalogue import key
 from yolodata.telemetry.metrics.destination import read_destination
 from yolodata.telemetry.metrics.exporter import Exporter
@@ -79,11 +77,6 @@ class MetricsWatcher:
             device=trainer.device,
             rank=max(RANK, 0),
             local_rank=max(LOCAL_RANK, 0),
-            versions={
-                "yolodata": yolodata.__version__,
-                "torch": str(torch.__version__),
-                "ultralytics": ultralytics_version,
-            },
         )
         saver = getattr(trainer, "saver", None)
         if saver is not None and saver.newest is not None:

@@ -18,8 +18,8 @@ STEP_SECONDS = (
 """Upper ends of the histogram's buckets; the last one has none."""
 
 
-BUILD_LABELS = ("yolodata", "torch", "ultralytics", "gpu")
-"""Of `build_info`: versions, and who tells about the GPU."""
+PACKAGES = ("yolodata", "torch", "ultralytics")
+"""Whose versions are labels of `build_info`."""
 
 
 class Metric(NamedTuple):
@@ -98,7 +98,7 @@ METRICS = (
     Metric("gpu_temperature_celsius", "gauge", "Temperature of the GPU.", "celsius"),
     Metric("gpu_power_watts", "gauge", "Power that the GPU draws.", "watts"),
     Metric("build_info", "gauge", "Always 1: versions, and who tells about the GPU.", "",
-           BUILD_LABELS),
+           (*PACKAGES, "gpu")),
 )  # fmt: skip
 """All of them. What does not exist somewhere (a GPU, /proc) is left out there."""
 

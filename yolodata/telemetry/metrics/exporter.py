@@ -11,11 +11,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.telemetry.metrics import levels
-from yolodata.telemetry.metrics.catalogue import BUILD_LABELS, bucket_of, key
+from yolodata.telemetry.metrics.catalogue import PACKAGES, bucket_of, key
 from yolodata.telemetry.metrics.destination import LOCALHOST, Address, TextFile
 from yolodata.telemetry.metrics.gpu import GpuLevels
 from yolodata.telemetry.metrics.totals import Totals
@@ -56,7 +57,6 @@ class Exporter:
         device: that the process trains on.
         rank: of the process.
         local_rank: on its machine; the first one tells about the machine.
-        versions: for `build_info`.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class Exporter:
         device: torch.device,
         rank: int = 0,
         local_rank: int = 0,
-        versions: Mapping[str, str] | None = None,
     ) -> None:
         folder = Path(folder).resolve()
         self._folder, self._rank, self._local_rank = folder, rank, local_rank
@@ -77,8 +76,7 @@ class Exporter:
         steps = folder / ("steps.csv" if rank == 0 else f"steps.rank{rank}.csv")
         self._totals = _resumed(folder / FOLDER / f"totals.rank{rank}.json", steps)
         self._gauges: dict[str, float] = {"start_timestamp_seconds": time.time()}
-        told = {**(versions or {}), "gpu": self._gpu.source}
-        self._gauges[key("build_info", *(told.get(name, "") for name in BUILD_LABELS))] = 1.0
+        self._gauges[key("build_info", *map(_version, PACKAGES), self._gpu.source)] = 1.0
         self._close: list[Callable[[], object]] = []
         if local_rank == 0:
             self._totals.follow(levels.network_received(), from_zero=False)
@@ -250,6 +248,13 @@ class Exporter:
 
         self._close.append(stop)
         return f"{path}, every {every:g} s"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # not installed, or a bare checkout
+        return ""
 
 
 def _of_step(row: StepRow) -> dict[str, float]:
