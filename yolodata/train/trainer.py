@@ -307,6 +307,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             url=settings.upload,
             doing=self.supervisor.heartbeat.phase,
             undisturbed=self.supervisor.undisturbed,
+            written=None if self.metrics_watcher is None else self.metrics_watcher.checkpoint,
         )
         self.loop = loop = EpochLoop(self, self.process_group, self.supervisor, saver, waits)
         wanted = self.device.type == "cuda" if settings.dry_step is None else settings.dry_step

@@ -65,6 +65,8 @@ class Saver:
         url: where they are uploaded to, if anywhere.
         doing: is told what begins.
         undisturbed: within it, no request to stop interrupts.
+        written: is told of each checkpoint that is on disk and the seconds that it took, by the
+            thread that writes.
 
     Attributes:
         newest: the last checkpoint that is on disk, or that the run went on from.
@@ -84,9 +86,11 @@ class Saver:
         url: str | None,
         doing: Callable[[str], object],
         undisturbed: Callable[[], AbstractContextManager[None]],
+        written: Callable[[Path, float], object] | None = None,
     ) -> None:
         self.trainer, self.ranks, self.minutes = trainer, ranks, minutes
         self._doing, self._undisturbed = doing, undisturbed
+        self._tell_written = written
         self.writer = Writer(folder, keep, self._written)
         self._uploader = None if url is None or ranks.rank != 0 else Uploader(url, keep=keep)
         self._held: dict[str, Any] | None = None
@@ -199,6 +203,8 @@ class Saver:
     def _written(self, path: Path) -> None:
         """In the writer's thread."""
         self.newest = path
+        if self._tell_written is not None:
+            self._tell_written(path, self.writer.seconds[-1])
         self._upload(path)
 
     def _upload(self, path: Path) -> None:
