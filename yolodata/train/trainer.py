@@ -21,6 +21,7 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.validation import ValidationLoader
+from yolodata.telemetry.journal import Journal
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.continuation import continuation
@@ -36,6 +37,7 @@ from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
 from yolodata.train.settings import TrainSettings
+from yolodata.train.start_note import StartNote
 from yolodata.train.upstream import ResumableTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
@@ -302,6 +304,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             self,
             self.process_group,
             folder=self.save_dir / run_folder.FOLDER,
+            journal=self._journal(),
             keep=settings.keep,
             minutes=settings.checkpoint_minutes,
             url=settings.upload,
@@ -321,6 +324,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             saver.resume(self._going_on, self._stage)
             self._write_missing_weights()
         return saver, loop
+
+    def _journal(self) -> Journal | None:
+        """On one rank, what notes starts and checkpoints."""
+        if not self.settings.telemetry or self.process_group.rank != 0:
+            return None
+        journal = Journal(self.save_dir)
+        note = StartNote(journal, self.process_group, self._going_on is not None)
+        self.add_callback("on_train_batch_end", note)
+        return journal
 
     def _write_missing_weights(self) -> None:
         """On a machine that has the checkpoint alone, writes `last.pt` from it."""
