@@ -47,7 +47,7 @@ def examine(examination: Examination) -> Outcome:
         measured = experiments.run()
     notes = list(experiments.not_done)
     if setup.train.rect:
-        notes.append("data: rect=True was left out; pictures were made as without it")
+        notes.append("rect=True was left out; pictures were made as without it")
     return Outcome(_report(measured), judge(measured), notes)
 
 

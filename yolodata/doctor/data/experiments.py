@@ -91,7 +91,7 @@ class Experiments:
             self._copied = of_step(step, pinned(batch), seconds)
             batch = on_device(batch, step.device)
         else:
-            self.not_done.append("data: there is no GPU in use: nothing is copied to a device")
+            self.not_done.append("there is no GPU in use: nothing is copied to a device")
         self._own = of_step(step, batch, seconds)
 
     def run(self) -> Measured:
@@ -134,7 +134,7 @@ class Experiments:
         changes += [(f"pictures: {name}", Change(name)) for name in subject.changes()]
         for number, (text, change) in enumerate(changes):
             if self._examination.left <= 0 and number >= 2:
-                self.not_done.append(f"data: no time left to try: {text}; give more --seconds")
+                self.not_done.append(f"no time left to try: {text}; give more --seconds")
                 continue
             pace = self._pace(text, change, len(changes) - number)
             if pace is not None:
@@ -179,7 +179,7 @@ class Experiments:
             with on_cores(change.cores), self._subject.opened(change) as feed:
                 return of_loader(feed, self._step, self._own.own_ms, 0.85 * seconds)
         except OSError as error:  # no room for copies, no processes
-            self.not_done.append(f"data: {text}: {error}")
+            self.not_done.append(f"{text}: {error}")
             return None
 
 

@@ -256,7 +256,7 @@ def _copy(m: Measured) -> list[Finding]:
             f"{m.copied.own_ms:.1f} ms a step on a batch in page-locked memory of the host, "
             f"{m.own.own_ms:.1f} ms on the same batch on the device",
             Knob(
-                "Make the batches on the device: trainer=yolodata.DetectionTrainer",
+                "Have yolodata's loader make the batches on the device (`yolodata train`)",
                 {"yolodata.cache": "auto"},
             ),
             lost_ms=m.copy_ms,
@@ -302,8 +302,7 @@ def _loader(m: Measured, *, unexplained: bool) -> list[Finding]:
     if m.loader == "ultralytics":
         after, title = m.without("yolodata"), "Ultralytics' loader is slower than the step"
         knob = Knob(
-            "Train with yolodata's loader on raw shards: `yolodata train`, or "
-            "trainer=yolodata.DetectionTrainer",
+            "Train with yolodata's loader on raw shards (`yolodata train`)",
             {"yolodata.codec": "raw"},
         )
         how = "with yolodata's loader on raw shards of the same images, in memory"

@@ -127,9 +127,21 @@ def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
     alone = mean if drains else None
     if drains:
         mean = max(own_ms + main_ms, mean)
+        each = _steps(each, own_ms + main_ms)
     elif not isinstance(step, WaitingStep):
         main_ms = cpu_ms = 0.0  # most of it is the step's
     return Pace(mean, own_ms, count, cpu_ms, main_ms, alone, tuple(each))
+
+
+def _steps(arrivals: list[float], own_ms: float) -> list[float]:
+    """Milliseconds of each step that takes its batch when that has arrived, or later."""
+    ready = end = 0.0
+    found = []
+    for between in arrivals:
+        ready += between
+        last, end = end, max(end, ready) + own_ms
+        found.append(end - last)
+    return found
 
 
 class ProcessTree:
