@@ -21,7 +21,8 @@ import yolodata
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Telemetry
 from yolodata.telemetry.rows import Rows
-from yolodata.telemetry.steps import COLUMNS, StepRecorder
+from yolodata.telemetry.step_row import COLUMNS
+from yolodata.telemetry.steps import StepRecorder
 from yolodata.ultralytics.settings import Settings
 
 CPU = torch.device("cpu")

@@ -225,6 +225,7 @@ void bind_engine(nb::module_& m) {
         nb::dict seconds;
         seconds["plan"] = job.plan_seconds();
         seconds["render"] = job.render_seconds();
+        if (const auto storage = job.storage_seconds()) seconds["storage"] = *storage;
         return seconds;
       });
 

@@ -73,7 +73,7 @@ class ModelStep:
             }  # fmt: skip
             # It compares two inferences, with weights that it would have to download.
             amp = patch("ultralytics.engine.trainer.check_amp", _on_gpu)
-            with refusals_as_errors(), amp, _quiet():
+            with refusals_as_errors(), amp, quiet():
                 self.trainer: Any = kind(overrides=overrides)
                 if made.ckpt:
                     self.trainer.model = made.model
@@ -168,7 +168,7 @@ def _on_gpu(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Ultralytics tells of the model that it builds; the doctor's output is its table."""
     level = LOGGER.level
     LOGGER.setLevel("ERROR")

@@ -77,7 +77,7 @@ class PendingBatch(Protocol):
         """Returns labels as `yolodata.pipeline.batch.assemble` takes them: arrays or tensors."""
 
     def seconds(self) -> dict[str, float]:
-        """Returns thread-seconds of "plan", "render" and, where there is any, "transform"."""
+        """Returns thread-seconds of "plan", "render" and, where there are any, other stages."""
 
 
 class Backend(Protocol):

@@ -143,10 +143,14 @@ def image_source(
     if shards.meta.codec != "raw":
         capacity = min(subset.images, window or 1024) + in_flight
         recycle = not smaller
-        return ImageSource(read, threads, capacity, refresh=window == 0, recycle=recycle)
+        return ImageSource(
+            read, threads, capacity, refresh=window == 0, recycle=recycle, mapped=shards.mapped
+        )
     if not shards.mapped:
-        return ImageSource(read, threads, in_flight, refresh=True)
-    return ImageSource(read, threads, capacity=1 << 16) if check or always or smaller else None
+        return ImageSource(read, threads, in_flight, refresh=True, mapped=False)
+    if check or always or smaller:
+        return ImageSource(read, threads, capacity=1 << 16, mapped=True)
+    return None
 
 
 def _resized(pixels: Bytes, size: tuple[int, int], new: tuple[int, int]) -> Bytes:

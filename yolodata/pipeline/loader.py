@@ -105,8 +105,9 @@ class Loader:
             vain), "decodes" and "hits" (uses of a decoded image that was in memory), "transformed"
             samples (that `transforms` changed on the CPU; prepared ones) and "filtered" ones (that
             they changed on a device); seconds of "plan", "render", "transform", "decode" and
-            "collate" (all threads together), and "wait": of the consumer, from asking for a batch
-            to getting it.
+            "collate" (all threads together), of "storage" (in which threads stood still for bytes
+            that were not in memory, where that is known; not part of the others), and "wait": of
+            the consumer, from asking for a batch to getting it.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.

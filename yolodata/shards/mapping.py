@@ -21,16 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.mounts import MOUNTS, mount_of
 from yolodata.shards.format import SHARD_HEADER
 
 Bytes = npt.NDArray[np.uint8]
 
-# fmt: off
-_NETWORK = frozenset((
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "glusterfs", "gpfs", "lustre", "ncpfs",
-    "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
-))
-# fmt: on
 _OPEN_FILES = 64  # descriptors that a PreadFiles keeps
 
 
@@ -212,21 +207,6 @@ class PreadFiles:
             self._open.clear()
 
 
-def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+def on_network(path: Path, mounts: Path = MOUNTS) -> bool:
     """Whether a folder is on a network or user-space file system; False where that is unknown."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return False
-    place = os.path.realpath(path)
-    best, kind = -1, ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields, types = before.split(), after.split()
-        if len(fields) < 5 or not types:
-            continue
-        mount = fields[4].encode().decode("unicode_escape")  # \040 is a space
-        inside = place == mount or place.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= best:  # a later mount hides an earlier one
-            best, kind = len(mount), types[0]
-    return kind in _NETWORK or kind == "fuse" or kind.startswith("fuse.")
+    return mount_of(path, mounts).where in ("network", "fuse")

@@ -31,6 +31,7 @@ from yolodata.train.distributed.collectives import broadcast_weights
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.train.distributed.validation_loss import ValidationLoss
+from yolodata.train.distributed.waits import CollectiveWaits
 from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
@@ -286,10 +287,14 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.process_group.start(self.device)
         phase("setting up", unlimited=True)
         self._setup_train()
+        recorded = settings.telemetry and not self.process_group.alone
+        waits = CollectiveWaits(self.device) if recorded else None
         model = unwrap_model(self.model)
         if not hasattr(model, "student_model"):  # distillation calls the criterion its own way
             inner = getattr(model, "criterion", None) or model.init_criterion()
-            model.criterion = GlobalLoss(inner, self.process_group, settings.whole_batch_loss)
+            model.criterion = GlobalLoss(
+                inner, self.process_group, settings.whole_batch_loss, waits
+            )
         self.exact = isinstance(self.train_loader, Loader)
         self.train_time_start = time.time()
         self.optimizer.zero_grad()
@@ -303,7 +308,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             doing=self.supervisor.heartbeat.phase,
             undisturbed=self.supervisor.undisturbed,
         )
-        self.loop = loop = EpochLoop(self, self.process_group, self.supervisor, saver)
+        self.loop = loop = EpochLoop(self, self.process_group, self.supervisor, saver, waits)
         wanted = self.device.type == "cuda" if settings.dry_step is None else settings.dry_step
         if self.exact and wanted:
             phase("trying the largest batch")

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 warn_of_untested_versions()
 
 _NO_BATCH = "no batch"  # key of the reason
+_OF_A_STEP = ("on_train_batch_start", "on_train_batch_end")
 
 
 class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
@@ -383,7 +384,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             self.train_loader.set_epoch(self.epoch)
         if event == "on_train_batch_end":
             self._say_preflight()
+        if event not in _OF_A_STEP or self.step_watcher is None:
+            super().run_callbacks(event)
+            return
+        before = self.step_watcher.enter("callbacks")
         super().run_callbacks(event)
+        self.step_watcher.enter(before)
 
     def _say_preflight(self) -> None:
         """Say once of each loader where a GPU's pictures come from, as soon as it is known."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from yolodata.machine import ranks_here
+from yolodata.machine import available_memory, ranks_here
 from yolodata.pipeline.albumentations.transforms import seeds
 from yolodata.pipeline.backend import (
     BackendSpec,
@@ -70,7 +69,7 @@ class GpuBackend:
         nbytes = decoded_bytes(subset)
         free, total = stream.mem_get_info()
         # The other ranks of this machine count on its memory too.
-        memory = FreeMemory(free, total, psutil.virtual_memory().available // ranks_here())
+        memory = FreeMemory(free, total, available_memory() // ranks_here())
         window = 0 if raw else nbytes * spec.capacity // max(subset.images, 1)
         staging = spec.in_flight * 3 * subset.imgsz**2
         choice = choose(spec.device.cache, codec, nbytes, memory, window, staging)

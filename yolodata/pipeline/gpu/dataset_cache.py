@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
+from yolodata.machine import available_memory
 from yolodata.pipeline.backend import wait_for
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.gpu.jpeg_decoder import RUNS
@@ -273,7 +273,7 @@ class _Filler:
             f"{chosen}: {speeds['map']} pictures/s are "
             f"rendered from the map, {speeds['copy']} from a copy"
         )
-        if faster and psutil.virtual_memory().available < ends[-1]:
+        if faster and available_memory() < ends[-1]:
             self.how += ", for which there is no room"
             return False
         return faster
