@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import random
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
@@ -29,6 +27,7 @@ from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
 from yolodata.train.checkpoint.state import plain as plain_values
 from yolodata.train.distributed.collectives import broadcast_weights
+from yolodata.train.distributed.data_parallel import data_parallel
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.train.distributed.validation_loss import ValidationLoss
@@ -47,10 +46,6 @@ from yolodata.ultralytics.fallback import TRAINERS
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
 after an error nobody waits long."""
-
-_OWN_BUFFERS: dict[str, Any] = {"broadcast_buffers": False}
-if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
-    _OWN_BUFFERS = {"forward_sync_buffers": False}  # its name from torch 2.13 on
 
 
 class DurableTrainer(plain._Batches, ResumableTrainer):
@@ -388,14 +383,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _wrap_model(self) -> None:
         if not self.process_group.alone:
-            self.model = DistributedDataParallel(
-                self.model,
-                device_ids=None if self.device.type == "cpu" else [self.device.index],
-                # Upstream's: what its heads leave unused differs from batch to batch.
-                find_unused_parameters=not self.args.compile,
-                static_graph=bool(self.args.compile),
-                **_OWN_BUFFERS,
-            )
+            self.model = data_parallel(self.model, self.device, bool(self.args.compile))
 
     def _agree_on_amp(self) -> None:
         """Has all ranks say whether half precision works; upstream asks rank 0 alone."""
