@@ -45,6 +45,7 @@ class Conditions:
             local one, with everything in the page cache.
         cores: on which the processes may run; empty is all.
         quota: processor seconds a second that they may take; 0 is any number.
+        loader_ms: milliseconds that the loader took for a batch when the step was chosen.
     """
 
     batch: int = 8
@@ -54,6 +55,7 @@ class Conditions:
     disk: tuple[float, float] | None = None
     cores: tuple[int, ...] = ()
     quota: float = 0.0
+    loader_ms: float = 0.0
 
     def arguments(self) -> list[str]:
         """What `yolodata doctor` is called with."""
@@ -62,17 +64,14 @@ class Conditions:
             f"workers={self.workers}", "--step", f"{self.step_ms:.1f}",
         ]  # fmt: skip
 
-    @property
-    def loader_ms(self) -> float:
-        """Milliseconds that the loader takes for a batch, measured once."""
-        return _loader_ms(replace(self, step_ms=0.0))
-
     def with_step(self, margin: float) -> Conditions:
         """The same with a step that takes `margin` times as long as the loader needs for a batch.
 
         Above 1 the loader keeps up.
         """
-        return replace(self, step_ms=round(margin * self.loader_ms, 1))
+        # A disturbance makes the loader slower, never faster.
+        loader_ms = min(step_ms(replace(self, step_ms=0.0), SECONDS / 2) for _ in range(ROUNDS))
+        return replace(self, step_ms=round(margin * loader_ms, 1), loader_ms=loader_ms)
 
     @contextmanager
     def held(self) -> Iterator[Held]:
@@ -215,11 +214,6 @@ def open_loader(conditions: Conditions) -> Any:
 def _endless(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-@cache
-def _loader_ms(conditions: Conditions) -> float:
-    return step_ms(conditions)
 
 
 def _prepare(conditions: Conditions) -> None:
