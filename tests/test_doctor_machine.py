@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from ingesting import build, write_yolo
 from yolodata import cgroup, machine
 from yolodata.doctor.examination import Examination, Outcome
 from yolodata.doctor.finding import Finding
-from yolodata.doctor.machine import cores, examine, gpu, memory, shared_memory, storage
+from yolodata.doctor.machine import (
+    cores,
+    examine,
+    gpu,
+    gpu_link,
+    gpu_state,
+    memory,
+    shared_memory,
+    storage,
+)
 from yolodata.doctor.setup import Setup
 from yolodata.errors import ConfigError
 from yolodata.mounts import Mount, mount_of
@@ -32,18 +42,17 @@ V1 = (
 )
 
 
-def version_2(root: Path, group: str = "/a/b", **files: str) -> Path:
-    """A machine with control groups of version 2; names of files have __ for /."""
-    told = {f"sys/fs/cgroup/{name.replace('__', '/')}": text for name, text in files.items()}
-    given = {"proc/self/mountinfo": V2, "proc/self/cgroup": f"0::{group}\n"}
-    return build(root, given | {name.replace("=", "."): text for name, text in told.items()})
+def version_2(root: Path, files: Mapping[str, str]) -> Path:
+    """A machine with control groups of version 2, and this process in the group /a/b."""
+    build(root, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    return build(root, {"proc/self/mountinfo": V2, "proc/self/cgroup": "0::/a/b\n"})
 
 
 def test_the_tightest_quota_of_version_2_counts(tmp_path: Path) -> None:
     stat = "usage_usec 9\nnr_periods 50\nnr_throttled {}\nthrottled_usec {}\n"
     root = version_2(
         tmp_path,
-        **{
+        {
             "a/b/cpu.max": "max 100000\n",
             "a/cpu.max": "150000 100000\n",
             "a/cpu.stat": stat.format(20, 2_500_000),
@@ -93,7 +102,7 @@ def test_version_1(tmp_path: Path, inside: bool) -> None:
 
 
 def test_without_limits_there_are_none(tmp_path: Path) -> None:
-    root = version_2(tmp_path / "v2", **{"a/b/cpu.max": "max 100000\n", "a/b/memory.max": "max\n"})
+    root = version_2(tmp_path / "v2", {"a/b/cpu.max": "max 100000\n", "a/b/memory.max": "max\n"})
     for place in (root, tmp_path / "nothing"):
         assert cgroup.cpu_quota(place) is None
         assert cgroup.throttling(place) is None
@@ -103,7 +112,7 @@ def test_without_limits_there_are_none(tmp_path: Path) -> None:
 
 def test_available_memory_is_within_the_limit(tmp_path: Path) -> None:
     limited = {"a/b/memory.max": "4096000\n", "a/b/memory.current": "96000\n"}
-    assert machine.available_memory(version_2(tmp_path, **limited)) == 4_000_000
+    assert machine.available_memory(version_2(tmp_path, limited)) == 4_000_000
     assert machine.available_memory(tmp_path / "nothing") > 4_000_000
 
 
@@ -224,7 +233,7 @@ def test_a_cache_that_a_container_has_no_memory_for(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory_of_machine)
     sample = storage.Sample(images=1_000_000, shapes=[(480, 640), (640, 480)])
     limited = {"a/b/memory.max": f"{2 * GIB}", "a/b/memory.current": f"{GIB}"}
-    root = version_2(tmp_path, **limited)
+    root = version_2(tmp_path, limited)
     cached = setup_of(data, cache="ram")
     needed = 1_000_000 * 3 * 64 * 48
     assert memory.ram_cache_bytes(cached, sample) == needed
@@ -278,12 +287,20 @@ AT_WORK = {
 }  # fmt: skip
 
 
-def with_gpu(data: Path, changes: Mapping[str, Any], **given: Any) -> Outcome:
-    """The outcome beside one GPU; what concerns all GPUs is in `machine`."""
-    around = {"driver": "580.1", "driver_cuda": "13.0", "torch_cuda": "12.8"}
-    around |= given.pop("machine", {})
-    probe = {"gpus": [HEALTHY | changes], **around}
-    return examine(Examination(setup_of(data, **given), {"nvml": probe}))
+def with_gpu(
+    data: Path,
+    changes: Mapping[str, Any],
+    around: Mapping[str, Any] | None = None,
+    nodes: Sequence[Mapping[str, Any]] = (),
+    **given: Any,
+) -> Outcome:
+    """The findings beside one GPU; `around` is what concerns all GPUs."""
+    known = {"driver": "580.1", "driver_cuda": "13.0", "torch_cuda": "12.8"} | (around or {})
+    seen = gpu.of_probe({"gpus": [HEALTHY | changes], **known})
+    # Copies of small batches would not be noticed.
+    setup = setup_of(data, **{"batch": 64, "imgsz": 640} | given)
+    state, link = gpu_state.examine(seen, setup, nodes), gpu_link.examine(seen, setup)
+    return Outcome({}, [*state.findings, *link.findings], link.not_done)
 
 
 @pytest.mark.parametrize(
@@ -312,61 +329,79 @@ def with_gpu(data: Path, changes: Mapping[str, Any], **given: Any) -> Outcome:
         ({"ecc_uncorrected": 2}, [("ecc", "risk")]),
         ({"repair_pending": True}, [("ecc", "risk")]),
         ({"kernels": False}, [("driver", "breaks")]),
-        ({"machine": {"driver_cuda": "11.8"}}, [("driver", "breaks")]),
-        ({"machine": {"torch_cuda": None}}, [("driver", "slow")]),
-        ({"machine": {"torch_cuda": "13.2"}}, []),  # newer builds run within a major version
     ],
 )
 def test_complaints_about_a_gpu(
     data: Path, changes: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
-    around = {"machine": changes["machine"]} if "machine" in changes else {}
-    changes = {name: value for name, value in changes.items() if name != "machine"}
-    # Copies of 100 kB would not be noticed.
-    outcome = with_gpu(data, changes, batch=64, imgsz=640, **around)
-    assert causes(outcome) == expected
+    assert causes(with_gpu(data, changes)) == expected
+    assert all(one.fake for one in with_gpu(data, changes).findings)
+    assert causes(with_gpu(data, changes, device="cpu")) == []
+
+
+@pytest.mark.parametrize(
+    ("around", "given", "expected"),
+    [
+        ({"driver_cuda": "11.8"}, {}, [("driver", "breaks")]),
+        ({"torch_cuda": "13.2"}, {}, []),  # newer builds run within a major version
+        ({"torch_cuda": None}, {}, [("driver", "slow")]),
+        ({"torch_cuda": None}, {"device": "0"}, [("driver", "breaks")]),
+        ({"torch_cuda": None}, {"device": "cpu"}, []),
+    ],
+)
+def test_drivers_and_builds_of_torch(
+    data: Path, around: dict[str, Any], given: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    assert causes(with_gpu(data, {}, around, **given)) == expected
+
+
+def test_what_is_faked_is_marked(data: Path) -> None:
+    probe = {"gpus": [HEALTHY | {"pcie_width": 4}], "driver_cuda": "13.0", "torch_cuda": "13.0"}
+    outcome = examine(Examination(setup_of(data, batch=64, imgsz=640), {"nvml": probe}))
     assert outcome.fake
-    assert all(finding.fake for finding in outcome.findings)
-    assert outcome.measured["gpus"][0]["name"] == "X"
-    if expected and not around and "kernels" not in changes:  # a run on the CPU uses none
-        assert causes(with_gpu(data, changes, batch=64, imgsz=640, device="cpu")) == []
-
-
-def narrow(data: Path, **given: Any) -> Finding | None:
-    found = with_gpu(data, {"pcie_width": 4}, batch=64, imgsz=640, **given).findings
-    return next(iter(found), None)
+    assert [(one.cause, one.fake) for one in outcome.findings] == [("pcie", True)]
+    (told,) = outcome.measured["gpus"]
+    assert told["throttle_reasons"] == ["gpu_idle"]
+    assert json.loads(json.dumps(outcome.measured))["gpus"][0] == told
+    # What was measured is a probe as well.
+    names = ("gpus", "driver", "driver_cuda", "torch_cuda", "p2p")
+    assert gpu.of_probe({name: outcome.measured[name] for name in names}) == gpu.of_probe(probe)
 
 
 def test_what_a_narrow_link_costs(data: Path) -> None:
+    def narrow(**given: Any) -> Finding | None:
+        found = with_gpu(data, {"pcie_width": 4}, **given).findings
+        return next(iter(found), None)
+
     # 78.6 MB over 6.85 or 27.4 GB/s.
-    found = narrow(data)
+    found = narrow()
     assert found is not None
     assert found.lost_ms == pytest.approx(11.48 - 2.87, abs=0.02)
     assert found.step_ms == pytest.approx(20 + 11.48, abs=0.02)
     assert found.gain == pytest.approx(31.48 / 22.87, abs=0.002)
     # Our loader copies while the step before computes.
-    assert narrow(data, loader="yolodata") is None
-    hidden = narrow(data, loader="yolodata", step=5.0)
+    assert narrow(loader="yolodata") is None
+    hidden = narrow(loader="yolodata", step=5.0)
     assert hidden is not None
     assert hidden.gain == pytest.approx(11.48 / 5, abs=0.005)
-    assert narrow(data, step=5000.0) is None  # hardly noticed
-    unknown = with_gpu(data, {"pcie_width": 4}, batch=64, imgsz=640, step=None)
+    assert narrow(step=5000.0) is None  # hardly noticed
+    unknown = with_gpu(data, {"pcie_width": 4}, step=None)
     assert unknown.findings[0].gain is None
     assert any("give --step" in line for line in unknown.not_done)
 
 
-def test_a_process_far_from_its_gpu(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_far_from_its_gpu(data: Path) -> None:
     mine = list(machine.usable_cores())
-    for node, expected in ((0, []), (1, [("numa", "risk")])):
-        nodes = [{"node": 0, "cores": mine}, {"node": 1, "cores": [max(mine) + 1]}]
-        monkeypatch.setattr(cores, "numa_nodes", lambda folder, found=nodes: found)
-        assert causes(with_gpu(data, {"numa_node": node})) == expected
+    nodes = [{"node": 0, "cores": mine}, {"node": 1, "cores": [max(mine) + 1]}]
+    assert causes(with_gpu(data, {"numa_node": 0}, nodes=nodes)) == []
+    assert causes(with_gpu(data, {"numa_node": 1}, nodes=nodes)) == [("numa", "risk")]
+    assert causes(with_gpu(data, {"numa_node": None}, nodes=nodes)) == []
 
 
-def test_a_probe_of_another_form_is_refused(data: Path) -> None:
+def test_a_probe_of_another_form_is_refused() -> None:
     for probe in ({"gpus": [{"pcie_widht": 4}]}, {"gpu": []}, {"gpus": [], "speed": 1}, 3):
         with pytest.raises(ConfigError, match="the probe 'nvml' must be a dict of gpus"):
-            examine(Examination(setup_of(data), {"nvml": probe}))
+            gpu.of_probe(probe)
 
 
 def test_the_ranks_of_torchrun_have_a_gpu_each(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,9 +490,7 @@ def test_what_nvml_does_not_say_is_none(data: Path, monkeypatch: pytest.MonkeyPa
     if not gpu_is_here():
         outcome = examine(Examination(setup_of(data)))
         assert not outcome.fake
-        assert {cause for cause, _ in causes(outcome)} == {"gpu_throttled", "ecc", "pcie"} - {
-            "pcie"
-        }
+        assert causes(outcome) == [("gpu_throttled", "slow"), ("ecc", "risk")]
     library.denied = True
     with pytest.raises(RuntimeError, match="Insufficient Permissions"):
         nvml.devices()
