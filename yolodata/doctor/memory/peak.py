@@ -63,6 +63,10 @@ class PeakModel:
         batch = max(int(room / self.per_picture), 1)
         return batch if self.need(batch) <= limit else batch - 1  # `need` rounds
 
+    def if_off_by(self, error: float) -> PeakModel:
+        """The model if passes take more, by this share; what is static was read off."""
+        return replace(self, overhead=self.overhead * (1 + error))
+
     def for_area(self, times: float) -> PeakModel:
         """The model for pictures of so many times the pixels."""
         return replace(self, per_picture=self.per_picture * times)
@@ -118,8 +122,8 @@ def search_largest(
         fits: tries a batch.
         in_time: whether there is time to try a batch; where there is not, the search ends.
     """
-    low = model.largest(limit / (1 + error))
-    high = model.largest(limit * (1 + error)) + 1
+    low = model.if_off_by(error).largest(limit)
+    high = model.if_off_by(-error).largest(limit) + 1
     tried: dict[int, bool] = {}
 
     def known(batch: int) -> bool | None:

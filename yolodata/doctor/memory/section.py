@@ -147,15 +147,16 @@ class Section:
             the side of the pictures to measure with: the set-up's, or a half or a quarter of it
             where that takes too long or too much.
         """
-        side = max(self._batches.side // 4 // 32 * 32, 32)
-        batch = self._batches(1, side)
+        side = min(max(self._batches.side // 4 // 32 * 32, 64), self._batches.side)
+        batch = self._batches(2, side)
         go_through(self._step, batch)
         self._step.trainer.optimizer_step()
         reading = self._device.passes(self._step, batch)
         begun = time.perf_counter()
         self._device.passes(self._step, batch)
-        self._seconds = (time.perf_counter() - begun) / side**2
-        self._tensors = reading.tensors / side**2
+        pixels = 2 * side**2
+        self._seconds = (time.perf_counter() - begun) / pixels
+        self._tensors = reading.tensors / pixels
         room = _FILLED * max(limit.bytes - self._device.static(), 0)
         for part in (1, 2):
             wanted = self._batches.side // part // 32 * 32
@@ -169,7 +170,8 @@ class Section:
         They may take more time where smaller ones would say nothing.
         """
         room = _FILLED * (limit.bytes - static)
-        chosen, size = None, 1
+        # Of one picture of 32 pixels, batch norm would see one value.
+        chosen, size = None, 1 if side >= 64 else 2
         while size <= _LARGEST and self._taken(side, size) <= room:
             telling = chosen is not None and self._taken(side, chosen[0]) >= _TELLING
             if telling and not self._in_time(side, size):

@@ -13,6 +13,7 @@ from yolodata.doctor.memory.loader import LoaderMemory
 from yolodata.doctor.memory.peak import MARGIN, PeakModel, Search
 
 _WORTH = 1.05  # times as fast, from which a change is told of
+_LARGE = 0.8  # of the largest batch that would do: one that does it better is taken
 _SAME = 0.05  # by which the batch of an update may differ and still is the same
 
 
@@ -51,7 +52,7 @@ class Measured:
 
     @property
     def margin(self) -> float:
-        """Share by which the need may be larger than predicted."""
+        """Share by which the passes may take more than predicted."""
         return max(self.error, MARGIN)
 
     @property
@@ -59,8 +60,16 @@ class Measured:
         """The largest batch that is sure to fit."""
         if self.search is not None and self.search.done:
             return self.search.largest
-        room = self.limit.bytes / (1 + self.margin) - self.loader
-        return self.model.largest(room)
+        return self._surely.largest(self.limit.bytes - self.loader)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the batch fits even if it takes as much more as the margin says."""
+        return self._surely.need(self.batch) + self.loader <= self.limit.bytes
+
+    @property
+    def _surely(self) -> PeakModel:
+        return self.model.if_off_by(self.margin)
 
 
 def judge(m: Measured) -> list[Finding]:
@@ -99,20 +108,23 @@ def judge_host(loader: LoaderMemory, own: int, limit: Limit, batch: int) -> list
     ]  # fmt: skip
 
 
-def accumulated(batch: int, nbs: int, most: int) -> tuple[int, int]:
-    """Returns a batch that fits, and how many of them make the update of the batch that does not.
+def accumulated(wanted: int, nbs: int, most: int) -> int | None:
+    """Returns the batch that fits and of which Ultralytics adds up the gradients of `wanted`.
 
     Args:
-        batch: the one that does not fit.
-        nbs: pictures an update, as Ultralytics accumulates them; at least `batch`.
-        most: the largest batch that fits; at least 1.
+        wanted: pictures of an update.
+        nbs: Ultralytics' argument: it adds up round(nbs / batch) batches, at least one.
+        most: the largest batch that fits.
+
+    Returns:
+        of the largest ones one that comes closest; None where none comes within 5 %.
     """
-    wanted = batch * max(round(nbs / batch), 1)
-    for smaller in range(most, 1, -1):
-        times = max(round(nbs / smaller), 1)
-        if abs(smaller * times - wanted) <= _SAME * wanted:
-            return smaller, times
-    return 1, wanted
+    missed = {
+        batch: abs(batch * max(round(nbs / batch), 1) - wanted) for batch in range(1, most + 1)
+    }
+    close = [batch for batch in missed if missed[batch] <= _SAME * wanted]
+    large = [batch for batch in close if batch >= _LARGE * close[-1]]
+    return min(large, key=lambda batch: (missed[batch], -batch), default=None)
 
 
 def _fit(m: Measured) -> list[Finding]:
@@ -121,7 +133,7 @@ def _fit(m: Measured) -> list[Finding]:
         fits = m.batch <= m.search.largest
         if fits:
             return []
-    if fits and m.need * (1 + m.margin) <= m.limit.bytes:
+    if fits and m.sure:
         return []
     evidence = (
         f"A step needs {_size(m.need)} for {m.batch} pictures: {_size(m.model.static)} always, "
@@ -133,7 +145,7 @@ def _fit(m: Measured) -> list[Finding]:
     )
     title = f"A batch of {m.batch} does not fit into memory."
     if fits:
-        title = f"A batch of {m.batch} leaves less than {m.margin:.0%} of memory free."
+        title = f"A batch of {m.batch} hardly fits into memory."
     return [
         Finding(
             "out_of_memory",
@@ -158,17 +170,21 @@ def _smaller(m: Measured) -> Knob:
         return Knob(
             f"Not one picture fits: take a smaller model, or set imgsz={side}.", {"imgsz": side}
         )
-    nbs = int(m.arguments["nbs"])
+    nbs, most = int(m.arguments["nbs"]), min(m.largest, m.batch)
+    wanted = m.batch * max(round(nbs / m.batch), 1)
     settings: dict[str, Any] = {}
-    if m.batch > nbs:
-        # Ultralytics scales weight decay with the pictures of an update in units of nbs.
-        decay = float(m.arguments["weight_decay"]) * m.batch / nbs
-        settings = {"nbs": m.batch, "weight_decay": decay}
-        nbs = m.batch
-    batch, times = accumulated(m.batch, nbs, min(m.largest, m.batch))
+    batch = accumulated(wanted, nbs, most)
+    if batch is None:
+        # Weight decay is scaled with the pictures of an update in units of nbs.
+        decay = float(m.arguments["weight_decay"]) * wanted / nbs
+        settings = {"nbs": wanted, "weight_decay": decay}
+        nbs = wanted
+        batch = accumulated(wanted, nbs, most) or 1
+    times = max(round(nbs / batch), 1)
+    words = ", ".join(f"{name}={value:g}" for name, value in {"batch": batch, **settings}.items())
     return Knob(
-        f"Set batch={batch}. Gradients of {times} batches are added up, so that an update still "
-        f"sees about {m.batch * max(round(nbs / m.batch), 1)} pictures.",
+        f"Set {words}. Gradients of {times} batches are added up: an update sees {batch * times} "
+        f"pictures, and did {wanted}.",
         {"batch": batch, **settings},
     )
 
