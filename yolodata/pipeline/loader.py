@@ -107,7 +107,9 @@ class Loader:
             prepared ones) and "filtered" ones (that they changed on a device); seconds of "plan",
             "render", "transform", "decode" and "collate" (all threads together), of "storage" (in
             which threads stood still for bytes that were not in memory, where that is known; not
-            part of the others), and "wait": of the consumer, from asking for a batch to getting it.
+            part of the others), on a device of "copy" and "kernel" (rendering) and of "device_wait"
+            (in which the consumer's stream had nothing to do until a batch was there), a few
+            batches later, and "wait": of the consumer, from asking for a batch to getting it.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.

@@ -67,7 +67,8 @@ def read_steps(path: Path) -> list[StepRow]:
         OSError: the file cannot be read.
     """
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if line.endswith("\n")]  # the last one may be half a row
+        # The last one may be half a row; a machine that lost its power leaves zeros.
+        lines = [line for line in file if line.endswith("\n") and "\0" not in line]
     rows = []
     for values in csv.DictReader(lines):
         row = _row(values)

@@ -26,6 +26,7 @@ from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOp
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
+from yolodata.telemetry.step_range import profile_range
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import (
@@ -37,6 +38,7 @@ from yolodata.ultralytics.fallback import (
     why_not,
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
+from yolodata.ultralytics.profile import attach_profiler
 from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
@@ -157,6 +159,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             if RANK in {-1, 0}:
                 self.settings.save(self.save_dir)
             self.metrics_watcher, self.step_watcher = self._watchers()
+            steps = profile_range(self.settings.profile)
+            if steps is not None:
+                attach_profiler(self, steps)
 
     def _watchers(self) -> tuple[MetricsWatcher | None, StepWatcher | None]:
         """Returns what watches the run, as far as settings ask for it."""
