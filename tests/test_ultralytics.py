@@ -17,7 +17,7 @@ import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.options import DeviceOptions
-from yolodata.train.cli import read_arguments
+from yolodata.ultralytics.command_line import read_arguments
 from yolodata.ultralytics.fallback import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
 
@@ -336,7 +336,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_command_line(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     upstream, ours = read_arguments(
-        ["model=a.yaml", "epochs=3", "yolodata.codec=jpeg", "amp=False"]
+        ["model=a.yaml", "epochs=3", "yolodata.codec=jpeg", "amp=False"], "train"
     )
     assert upstream == {"model": "a.yaml", "epochs": 3, "amp": False}
     assert ours == {"codec": "jpeg"}

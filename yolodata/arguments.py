@@ -148,8 +148,11 @@ class Parser(argparse.ArgumentParser):
                 continue
             action = self._action(name)
             if action is None:
-                found = self._unknown(name, value, dashed, words)
-                (bare if found == found.lstrip("-") else options).append(found)
+                taker, found = self._unknown(name, value, dashed, words)
+                if taker.option_strings:
+                    options.append(f"{taker.option_strings[-1]}={found}")
+                else:
+                    named.setdefault(taker.dest, []).append(found)
             elif not action.option_strings:
                 named.setdefault(action.dest, []).append(self._value(action, value, words))
             elif action.nargs == 0:
@@ -181,8 +184,10 @@ class Parser(argparse.ArgumentParser):
         _check(action, value)
         return value
 
-    def _unknown(self, name: str, value: str | None, dashed: bool, words: list[str]) -> str:
-        """A name that is no option's, as whoever takes names expects it."""
+    def _unknown(
+        self, name: str, value: str | None, dashed: bool, words: list[str]
+    ) -> tuple[argparse.Action, str]:
+        """Who takes a name that is no option's, and the word that it takes."""
         name = name.replace("-", "_")
         for action in self._actions:
             collects = isinstance(action, NamesAndValues) and name in action.names
@@ -190,8 +195,7 @@ class Parser(argparse.ArgumentParser):
                 if value is None:  # a flag, or a value follows
                     follows = words and (_NEGATIVE.fullmatch(words[0]) or not _split(words[0])[0])
                     value = words.pop(0) if follows else "True"
-                option = f"{action.option_strings[-1]}=" if collects else ""
-                return f"{option}{name}={value}"
+                return action, f"{name}={value}"
         known = [name for action in self._actions for name in _names(action)]
         hint = nearest(name, known)
         if not hint and not dashed:

@@ -28,7 +28,9 @@ COMMANDS = {
         "write weights that Ultralytics loads, from a checkpoint",
     ),
     "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
+    "doctor": ("yolodata.doctor.cli", "find out why training is slow, fails or learns badly"),
     "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
+    "cost": ("yolodata.cost.cli", "say what training costs, in hours and money"),
     "settings": ("yolodata.settings", "list all settings: name, default, meaning, example"),
 }
 

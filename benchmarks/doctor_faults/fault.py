@@ -22,6 +22,8 @@ class Case:
             say "fake".
         truth: measures, without any code of the doctor, milliseconds of a step as it is, and with
             the knob applied; None where the finding is not about time.
+        truths: as `truth`, by cause, where several faults are injected (the one whose mending
+            brings most has to come first) or where the knob's settings, its argument, decide.
     """
 
     arguments: Sequence[str]
@@ -29,17 +31,21 @@ class Case:
     environment: Mapping[str, str] = field(default_factory=dict)
     probes: Mapping[str, Any] = field(default_factory=dict)
     truth: Callable[[], tuple[float, float]] | None = None
+    truths: Callable[[Mapping[str, Any]], Mapping[str, tuple[float, float]]] | None = None
 
 
 class Fault(Protocol):
     """One kind of fault.
 
     Attributes:
-        cause: the `Finding.cause` that has to come first.
+        name: of the fault, one of its kind in all files.
+        cause: the `Finding.cause` that has to come first; "" where no complaint may come, "*" where
+            `Case.truths` tells.
         sections: of the doctor that run.
         seconds: that the doctor is given.
     """
 
+    name: str
     cause: str
     sections: tuple[str, ...]
     seconds: float

@@ -91,8 +91,11 @@ void Job::run(std::size_t task) {
           3 * static_cast<std::size_t>(recipe.width) * static_cast<std::size_t>(recipe.height);
       Sources sources = find_sources(recipe, request_.pixels);
       set_masks(sample.plan, sources);
+      const StorageWait storage;
       render_cpu(recipe, sources, request_.out + task * bytes);
-      render_ns_ += nanoseconds_since(start);
+      const std::int64_t took = nanoseconds_since(start), waited = storage.of(took);
+      render_ns_ += took - waited;
+      storage_ns_ += waited;
     } else if (request_.render_tasks != nullptr) {
       const Recipe& recipe = sample.plan.recipe;
       request_.render_tasks[task] = {recipe, find_sources(recipe, request_.pixels)};

@@ -10,9 +10,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
+#include "engine/storage_wait.h"
 #include "plan/label_table.h"
 #include "plan/labels.h"
 #include "plan/plan.h"
@@ -60,6 +62,12 @@ class Job {
   }
   double plan_seconds() const { return 1e-9 * static_cast<double>(plan_ns_.load()); }
   double render_seconds() const { return 1e-9 * static_cast<double>(render_ns_.load()); }
+  // In which rendering stood still for pages of mapped files; not part of `render_seconds`. Nothing
+  // where the system does not tell, or nothing is rendered here.
+  std::optional<double> storage_seconds() const {
+    if (request_.out == nullptr || !StorageWait::known()) return std::nullopt;
+    return 1e-9 * static_cast<double>(storage_ns_.load());
+  }
 
  private:
   friend class Engine;
@@ -70,7 +78,7 @@ class Job {
   Request request_;
   std::size_t count_;
   std::atomic<std::size_t> next_{0};
-  std::atomic<std::int64_t> plan_ns_{0}, render_ns_{0};
+  std::atomic<std::int64_t> plan_ns_{0}, render_ns_{0}, storage_ns_{0};
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::size_t finished_ = 0;

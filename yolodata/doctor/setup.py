@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -87,8 +88,19 @@ class Setup:
 
     @property
     def batch(self) -> int:
-        """Pictures a step, of this process."""
-        return int(self.train.batch)
+        """Pictures a step, of this process.
+
+        Raises:
+            ConfigError: Ultralytics is to choose it.
+        """
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        batch = self.train.batch
+        if batch < 1 or batch != int(batch) or batch % ranks:
+            raise ConfigError(
+                f"batch must be a whole number of pictures, the same for each of {ranks} "
+                f"process(es), got {batch}; give batch={16 * ranks}, say"
+            )
+        return int(batch) // ranks
 
     @property
     def imgsz(self) -> int:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import autocast
+from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.doctor.setup import Setup
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards
@@ -73,7 +73,7 @@ class ModelStep:
             }  # fmt: skip
             # It compares two inferences, with weights that it would have to download.
             amp = patch("ultralytics.engine.trainer.check_amp", _on_gpu)
-            with refusals_as_errors(), amp, _quiet():
+            with refusals_as_errors(), amp, quiet():
                 self.trainer: Any = kind(overrides=overrides)
                 if made.ckpt:
                     self.trainer.model = made.model
@@ -88,7 +88,12 @@ class ModelStep:
         trainer = self.trainer
         kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
         with autocast(kind, device=self.device.type):
-            found = trainer.model(trainer.preprocess_batch(dict(batch)))
+            prepared = trainer.preprocess_batch(dict(batch))
+            if trainer.args.compile:  # only the network is compiled
+                predictions = trainer.model(prepared["img"])
+                found = unwrap_model(trainer.model).loss(prepared, predictions)
+            else:
+                found = trainer.model(prepared)
         return found[0].sum()  # type: ignore[no-any-return]
 
     def __call__(self, batch: Mapping[str, Any]) -> float:
@@ -168,7 +173,7 @@ def _on_gpu(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Ultralytics tells of the model that it builds; the doctor's output is its table."""
     level = LOGGER.level
     LOGGER.setLevel("ERROR")

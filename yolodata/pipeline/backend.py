@@ -77,7 +77,7 @@ class PendingBatch(Protocol):
         """Returns labels as `yolodata.pipeline.batch.assemble` takes them: arrays or tensors."""
 
     def seconds(self) -> dict[str, float]:
-        """Returns thread-seconds of "plan", "render" and, where there is any, "transform"."""
+        """Returns thread-seconds of "plan", "render" and, where there are any, other stages."""
 
 
 class Backend(Protocol):
@@ -183,6 +183,7 @@ class BackendSpec:
             check=self.check,
             window=self.window,
             in_flight=self.in_flight,
+            telemetry=self.telemetry,
             always=self.transforms is not None,
             shrink=self.shrink,
         )

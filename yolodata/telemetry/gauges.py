@@ -22,12 +22,14 @@ class Levels:
         rss: bytes of memory that this process sees, mapped shards in the page cache included.
         private: bytes that belong to it alone.
         device: bytes of the GPU's memory that torch holds.
+        read: bytes that the system read from disks for this process since it began.
     """
 
     gpu_busy: float | None = None
     rss: int = 0
     private: int = 0
     device: int | None = None
+    read: int | None = None
 
 
 class Gauges:
@@ -54,4 +56,10 @@ class Gauges:
 
             held = torch.cuda.memory_reserved(self._device)
         shared = getattr(memory, "shared", 0)
-        return Levels(self._gpu.busy(), memory.rss, memory.rss - shared, held)
+        return Levels(self._gpu.busy(), memory.rss, memory.rss - shared, held, self._bytes_read())
+
+    def _bytes_read(self) -> int | None:
+        try:
+            return int(self._process.io_counters().read_bytes)
+        except Exception:  # no such counter on this system, or none that may be read
+            return None

@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(arguments: list[str]) -> None:
     """Trains as the arguments, and those of the run that is resumed, say."""
-    upstream, ours = of_run(*read_arguments(arguments))
+    from yolodata.ultralytics.command_line import read_arguments
+
+    upstream, ours = of_run(*read_arguments(arguments, "train"))
     upstream.pop("nproc", None)
     model = upstream.pop("model", None)
     if upstream.get("resume") is True and model is None:
@@ -208,20 +210,6 @@ def on_gpus_there(arguments: list[str]) -> list[str]:
 
     others = [one for one in arguments if not one.lstrip("-").startswith("device=")]
     return [*others, f"device={parse_device(','.join(wanted))}"]
-
-
-def read_arguments(arguments: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns upstream's arguments, and ours without their prefix.
-
-    Upstream's values are read as it reads them.
-
-    Raises:
-        ConfigError: an argument is not of the form NAME=VALUE.
-    """
-    from yolodata.ultralytics.command_line import read_values
-
-    upstream, ours = split_arguments(arguments)
-    return read_values(upstream, "train"), ours
 
 
 def check_settings(arguments: list[str]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.collectives import mean_items
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.distributed.waits import CollectiveWaits
 from yolodata.train.oom import advice, dry_step, explained
 from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
@@ -36,6 +38,7 @@ class EpochLoop:
         process_group: the ranks.
         supervisor: is told what begins.
         saver: writes checkpoints.
+        waits: of this rank for the others, which are recorded; None records none.
 
     Attributes:
         halved: how often the batch was halved because memory ended.
@@ -48,8 +51,9 @@ class EpochLoop:
         process_group: ProcessGroup,
         supervisor: Supervisor,
         saver: Saver,
+        waits: CollectiveWaits | None = None,
     ) -> None:
-        self._trainer, self._process_group = trainer, process_group
+        self._trainer, self._process_group, self._waits = trainer, process_group, waits
         self._supervisor, self._heartbeat, self._saver = supervisor, supervisor.heartbeat, saver
         self._first_backward = True
         self.halved = 0
@@ -69,6 +73,8 @@ class EpochLoop:
         self._accumulate = trainer.accumulate
         trainer.epoch_time = None
         trainer.epoch_time_start = time.time()
+        if self._waits is not None and trainer.step_watcher is not None:
+            trainer.step_watcher.hold = self._waits.lag + 1
         trainer.run_callbacks("on_train_start")
         self._log_start()
         self._close_mosaic_at = trainer.epochs - trainer.args.close_mosaic
@@ -168,6 +174,8 @@ class EpochLoop:
             self._warm_up(done, batches)
             updates = trainer.at.pending + 1 >= trainer.accumulate
             problem = ""
+            if self._waits is not None:
+                self._waits.begin()
             try:
                 batch = self._learn(batch, updates)
             except RuntimeError as error:
@@ -191,10 +199,12 @@ class EpochLoop:
             trainer.at = trainer.at.after_batch(updates)
             self._heartbeat.doing_now("in callbacks")
             if self._process_group.rank == 0 and trainer.args.plots and done in trainer.plot_idx:
-                trainer.plot_training_samples(batch, done)
+                with self._recorded_as("callbacks"):
+                    trainer.plot_training_samples(batch, done)
             trainer.run_callbacks("on_train_batch_end")
             objects = self._agree(done, batch.get("cls", batch["img"]).shape[0])
-            self._show_progress(bar, batch, objects)
+            with self._recorded_as("callbacks"):
+                self._show_progress(bar, batch, objects)
             if trainer.stop:
                 break
             self._supervisor.step(self._where())
@@ -240,7 +250,11 @@ class EpochLoop:
                 loss, items = self._forward(batch)
             loss = loss.sum() * self._process_group.size  # DDP takes the mean over ranks
             self._heartbeat.doing_now("in the backward pass")
+            if self._waits is not None:
+                self._waits.watch(loss)
             trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if self._waits is not None:
+                self._waits.summed()
         criterion = unwrap_model(trainer.model).criterion
         if not getattr(criterion, "covers_all_ranks", False):
             items = mean_items(items, self._process_group)
@@ -288,6 +302,17 @@ class EpochLoop:
         watcher = trainer.step_watcher
         bar.set_description(f"{text}  {watcher.summary()}" if watcher is not None else text)
 
+    @contextmanager
+    def _recorded_as(self, part: str) -> Iterator[None]:
+        """What a step's record counts the block to; see `StepRecorder.enter`."""
+        watcher = self._trainer.step_watcher
+        if watcher is None:
+            yield
+            return
+        before = watcher.enter(part)
+        yield
+        watcher.enter(before)
+
     def _time_is_up(self) -> bool:
         hours, begun = self._trainer.args.time, self._trainer.train_time_start
         return hours is not None and hours > 0 and time.time() - begun > hours * 3600
@@ -306,9 +331,8 @@ class EpochLoop:
         self._heartbeat.wait()
         wanted = self._supervisor.action(self._saver.due())
         each = [objects if rank == ranks.rank else 0 for rank in range(ranks.size)]
-        action, most, least, stop, *each = ranks.largest(
-            [wanted, done, -done, int(trainer.stop), *each]
-        )
+        mine = [wanted, done, -done, int(trainer.stop), *each]
+        action, most, least, stop, *each = self._largest(mine, done + 1)
         if most != -least:
             raise YolodataError(
                 f"the ranks are at different steps, {-least} to {most}; was the loop of a rank "
@@ -319,10 +343,24 @@ class EpochLoop:
         if action == Action.CONTINUE or (trainer.at.pending and action != Action.STOP_NOW):
             return sum(each)
         if trainer.exact:
-            self._saver.write(wait=action >= Action.STOP)
+            with self._recorded_as("save"):
+                self._saver.write(wait=action >= Action.STOP)
         if action >= Action.STOP:
             self._leave_preempted()
         return sum(each)
+
+    def _largest(self, mine: list[int], step: int) -> list[int]:
+        """The largest of what all ranks say; what they waited for goes with it."""
+        waits, watcher = self._waits, self._trainer.step_watcher
+        if waits is None:
+            return self._process_group.largest(mine)
+        offered = waits.offer(step)
+        with waits.agreeing():
+            found = self._process_group.largest([*mine, *offered])
+        known = waits.settle(found[len(mine) :])
+        if known is not None and watcher is not None:
+            watcher.late(*known)
+        return found[: len(mine)]
 
     def _leave_preempted(self) -> None:
         at = self._trainer.at

@@ -8,6 +8,7 @@ from dis import opname
 from pathlib import Path
 from typing import Any
 
+from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError
 from yolodata.ultralytics.fallback import check_trainable, last_layer
 
@@ -16,6 +17,26 @@ _SPEAKING = ("cfg", "data", "engine", "utils")
 
 _ASSERTING = ("data.utils", "utils.checks")
 """Modules that do so with `assert`, which others use for what cannot be."""
+
+
+def read_arguments(arguments: list[str], mode: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Words of a command line: Ultralytics' arguments, and settings of ours without their prefix.
+
+    Both may stand in the file of `cfg=`, where the words `yolodata.NAME: value` are ours, too. A
+    word beside the file comes before what the file says.
+
+    Args:
+        arguments: NAME=VALUE.
+        mode: "train" or "val".
+
+    Raises:
+        ConfigError: a word is not of this form, or as `read_values` has it.
+    """
+    texts, ours = split_arguments(arguments)
+    values = read_values(texts, mode)
+    prefix = "yolodata."
+    of_file = {name: values.pop(name) for name in list(values) if name.startswith(prefix)}
+    return values, {name.removeprefix(prefix): v for name, v in of_file.items()} | ours
 
 
 def read_values(texts: Mapping[str, str], mode: str) -> dict[str, Any]:

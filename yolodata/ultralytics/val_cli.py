@@ -42,15 +42,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: an argument is wrong, in Ultralytics' words or ours.
     """
-    texts, ours = split_arguments(args.arguments)
-    Settings().changed_for_validation(ours)
+    Settings().changed_for_validation(split_arguments(args.arguments)[1])
     from ultralytics.utils import LOGGER
 
-    from yolodata.ultralytics.command_line import open_model, read_values, refusals_as_errors
+    from yolodata.ultralytics.command_line import open_model, read_arguments, refusals_as_errors
     from yolodata.ultralytics.fallback import FAMILIES, last_layer
     from yolodata.ultralytics.validator import BY_TASK
 
-    values = read_values(texts, "val")
+    values, ours = read_arguments(args.arguments, "val")
     name = values.pop("model", None)
     if name is None:
         raise ConfigError("model must be given, got none; give model=RUN/weights/best.pt, say")

@@ -11,6 +11,7 @@ targets.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from yolodata.train.distributed.counted_loss import CountedLoss, combine, kept, parts_of
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.distributed.waits import LOSS, CollectiveWaits
 
 
 class GlobalLoss:
@@ -37,13 +39,19 @@ class GlobalLoss:
 
     covers_all_ranks: bool
 
-    def __init__(self, inner: Any, process_group: ProcessGroup, whole_batch: bool) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        process_group: ProcessGroup,
+        whole_batch: bool,
+        waits: CollectiveWaits | None = None,
+    ) -> None:
         own = vars(self)
         own["inner"] = inner
         parts = [] if process_group.alone else parts_of(inner)
         own["covers_all_ranks"] = process_group.alone or bool(parts)
         for part in parts:
-            part.loss = _OverAllRanks(part, process_group.size, whole_batch)
+            part.loss = _OverAllRanks(part, process_group.size, whole_batch, waits)
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> Any:
         """Returns the loss and its items, in single precision."""
@@ -71,8 +79,11 @@ def _single(value: Any) -> Any:
 class _OverAllRanks:
     """The loss of a part of a criterion, over the batches of all ranks."""
 
-    def __init__(self, part: Any, ranks: int, whole_batch: bool) -> None:
+    def __init__(
+        self, part: Any, ranks: int, whole_batch: bool, waits: CollectiveWaits | None
+    ) -> None:
         self._counted = CountedLoss(part, whole_batch)
+        self._waits = waits
         self._ranks, self._whole_batch = ranks, whole_batch
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -81,7 +92,8 @@ class _OverAllRanks:
         names = self._counted.names
         loss, mine = self._counted(preds, batch)
         everyones = mine.clone()
-        dist.all_reduce(everyones)
+        with nullcontext() if self._waits is None else self._waits.of(LOSS):
+            dist.all_reduce(everyones)
         if self._whole_batch:
             share = mine[1].clamp(min=1) * self._ranks / everyones[1].clamp(min=1)
             loss = loss * torch.where(kept(names, everyones), share, 0.0)

@@ -1,0 +1,235 @@
+"""The doctor's section on data: from paces to causes, and what an examination leaves untouched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from yolodata.doctor.data import sample
+from yolodata.doctor.data.judgement import Measured, judge
+from yolodata.doctor.data.others import Others
+from yolodata.doctor.data.pace import Pace, of_loader
+from yolodata.doctor.examination import Outcome, examine
+from yolodata.doctor.finding import Finding, ranked
+from yolodata.doctor.setup import Setup
+from yolodata.doctor.step import WaitingStep
+from yolodata.errors import ConfigError, YolodataError
+
+OWN = Pace(100.0, 100.0, 10)
+LOOKS = sample.Looks(progressive=1.0, longer_side=3840.0, large=1.0)
+
+
+def pace(step_ms: float, **values: float) -> Pace:
+    return replace(Pace(step_ms, 100.0, 10), **values)
+
+
+def measured(now: float, *, cold: float | None = None, **changed: float) -> Measured:
+    """A loader of Ultralytics' as it is, and with things changed."""
+    return Measured(
+        "ultralytics", OWN, cold=pace(now if cold is None else cold), warm=pace(now),
+        changed={name: pace(ms) for name, ms in changed.items()}, read_ms=50.0, batch=16,
+        workers=2, workers_tried=4, cores=2, cores_tried=4, looks=LOOKS,
+    )  # fmt: skip
+
+
+def worst_first(m: Measured) -> list[Finding]:
+    return ranked(judge(m))
+
+
+def test_a_loader_that_keeps_up_is_no_complaint_whatever_would_be_faster() -> None:
+    found = worst_first(measured(102.0, cold=103.0, yolodata=100.0, small=100.0, workers=100.0))
+    assert not [one for one in found if one.complaint], found
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ("cores", "cores"),
+        ("workers", "workers"),
+        ("baseline", "progressive_jpeg"),
+        ("small", "large_images"),
+    ],
+)
+def test_what_is_changed_with_effect_is_the_cause(changed: str, cause: str) -> None:
+    """Another loader would bring more each time, and is no fault of this one."""
+    found = worst_first(measured(200.0, **{changed: 125.0}, yolodata=100.0))
+    assert found[0].cause == cause
+    assert found[0].kind == "slow"
+    assert found[0].gain == pytest.approx(1.6)
+    assert found[0].lost_ms == pytest.approx(75.0)
+    assert [one.cause for one in found if one.complaint] == [cause]
+
+
+@pytest.mark.parametrize("changed", ["cores", "workers", "baseline", "small"])
+def test_what_is_changed_without_effect_is_not_the_cause(changed: str) -> None:
+    found = worst_first(measured(200.0, **{changed: 196.0}, yolodata=100.0))
+    assert [one.cause for one in found] == ["cpu_loader"]
+    assert found[0].complaint
+    assert found[0].gain == pytest.approx(2.0)
+
+
+def test_the_larger_of_two_losses_comes_first() -> None:
+    found = worst_first(measured(200.0, cold=400.0, workers=150.0))
+    assert [one.cause for one in found][:2] == ["storage", "workers"]
+    found = worst_first(measured(200.0, cold=240.0, workers=110.0))
+    assert [one.cause for one in found][:2] == ["workers", "storage"]
+
+
+def test_storage_costs_no_more_than_its_reads_take() -> None:
+    """A difference that reads cannot explain is one of the moment, not of the disk."""
+    slow = measured(100.0, cold=200.0)
+    assert worst_first(slow)[0].cause == "storage"
+    assert worst_first(slow)[0].gain == pytest.approx(2.0)
+    assert not worst_first(replace(slow, read_ms=0.1))
+
+
+def test_a_loss_of_the_first_epoch_alone_has_to_be_larger() -> None:
+    slow = measured(100.0, cold=110.0)
+    assert not worst_first(slow)
+    every = worst_first(replace(slow, fits=False))
+    assert every[0].cause == "storage"
+    assert not every[0].first_epoch
+
+
+def test_a_quota_is_judged_by_the_processor_time_that_batches_take() -> None:
+    throttled = pace(300.0, cpu_ms=240.0, main_ms=4.0)
+    m = replace(measured(300.0), cold=throttled, warm=throttled, quota=0.8)
+    found = worst_first(m)
+    assert found[0].cause == "quota"
+    assert found[0].gain == pytest.approx(300 / 120, rel=0.02)  # 240 ms on two cores
+    assert not found[0].measured
+    assert "quota" not in [one.cause for one in worst_first(replace(m, quota=2.0))]
+
+
+def test_others_on_the_same_cores_are_named() -> None:
+    busy = replace(measured(102.0), others=1.5)
+    assert [one.cause for one in worst_first(busy)] == ["busy_machine"]
+    assert not worst_first(replace(busy, others=0.2))
+
+
+def test_a_loop_in_another_process_is_others_and_one_in_this_is_not() -> None:
+    spin = "import time\nend = time.time() + 0.6\nwhile time.time() < end: pass"
+    counted = Others()
+    with subprocess.Popen([sys.executable, "-c", spin]):
+        time.sleep(0.4)
+        foreign = counted.cores()  # it runs still
+    own = counted.cores()  # it is a child that has ended
+    assert foreign > own
+
+
+@dataclass
+class Queue:
+    """A loader whose first batches were made before anybody asked."""
+
+    ready: int
+    made_ms: float
+    producers: int = 0
+
+    def __post_init__(self) -> None:
+        self.prefetched = self.ready
+        self.batches = self._endless()
+
+    def _endless(self) -> Iterator[dict[str, Any]]:
+        slow = WaitingStep(self.made_ms)
+        for number in range(10_000):
+            if number >= self.ready:
+                slow({})
+            yield {}
+
+    def close(self) -> None: ...
+
+
+def test_what_was_prefetched_does_not_make_a_loader_faster() -> None:
+    found = of_loader(Queue(ready=20, made_ms=20.0), WaitingStep(1.0), 1.0, 0.05)
+    assert found.step_ms > 20.0
+    assert found.waiting > 0.9
+
+
+def test_a_step_that_waits_hides_what_others_make_meanwhile() -> None:
+    found = of_loader(Queue(0, made_ms=2.0, producers=2), WaitingStep(30.0), 30.0, 0.02)
+    assert 30.0 <= found.step_ms < 32.0
+    assert found.batches % 2 == 0
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Twelve drawn pictures of 96 x 64, half of them progressive JPEG files."""
+    rng = np.random.default_rng(0)
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    for number in range(12):
+        corners = rng.integers(0, 256, (2, 3, 3), np.uint8)
+        picture = Image.fromarray(corners).resize((96, 64), Image.Resampling.BICUBIC)
+        picture.save(images / f"{number}.jpg", progressive=number % 2 == 0)
+        (labels / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    file = tmp_path / "data.yaml"
+    file.write_text(
+        yaml.safe_dump({"path": str(tmp_path), "train": "images", "val": "images", "names": ["a"]})
+    )
+    return file
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.stat().st_size)
+        for file in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("loader", ["ultralytics", "yolodata"])
+def test_an_examination_measures_and_leaves_the_dataset_alone(dataset: Path, loader: str) -> None:
+    before = files(dataset.parent)
+    arguments = {"batch": 4, "imgsz": 64, "workers": 1}
+    setup = Setup(str(dataset), arguments, loader, step_ms=1.0, seconds=2.0)
+    outcome: Outcome = examine(setup, ["data"]).outcomes["data"]
+    assert files(dataset.parent) == before
+    paces = outcome.measured["step_ms"]
+    assert {"constant_batch", "as_is", "as_is_cold"} <= paces.keys()
+    assert all(ms >= 1.0 for ms in paces.values())
+    assert outcome.measured["timeline"]["step_ms"]
+    if loader == "ultralytics":
+        assert outcome.measured["looks"]["progressive"] == 0.5
+
+
+def test_pictures_stored_in_another_way_are_the_same_pictures(
+    dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("stored")
+    paths = sorted(str(path) for path in (dataset.parent / "images").glob("*.jpg"))
+    copies = sample.copy(paths, folder / "copies", seed=0, seconds=5.0)
+    assert len(copies.files) == 12
+    baseline = sample.as_baseline(copies.files, folder / "baseline")
+    assert sample.look(copies.files, 64).progressive == 0.5
+    assert sample.look(baseline, 64).progressive == 0.0
+    for file, other in zip(copies.files, baseline, strict=True):
+        # The quantisation stays, so that decoding and encoding once more changes little.
+        difference = cv2.absdiff(cv2.imread(str(file)), cv2.imread(str(other)))
+        assert difference.mean() < 2.0
+    small = sample.as_small(copies.files, folder / "small", 48)
+    assert {cv2.imread(str(file)).shape[:2] for file in small} == {(32, 48)}
+    assert sample.look(copies.files, 48).large == 1.0
+
+
+def test_mistakes_are_said_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not there; give a dataset YAML"):
+        Setup(str(tmp_path / "no.yaml"))
+    with pytest.raises(ConfigError, match="batch must be a whole number of pictures"):
+        _ = Setup(str(dataset), {"batch": -1}).batch
+    with pytest.raises(ConfigError, match="loader must be one of"):
+        Setup(str(dataset), loader="torch")
+    for file in (dataset.parent / "images").iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(YolodataError):
+        examine(Setup(str(dataset), {"imgsz": 64}, step_ms=1.0, seconds=2.0), ["data"])
