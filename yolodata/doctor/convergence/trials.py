@@ -54,7 +54,7 @@ LADDER = 4
 """So many times at most."""
 SHORT = 5
 """Steps up to which a warm-up counts as missing."""
-AS_WELL = 1.2
+AS_WELL = 1.5
 """Times the last loss of a lower rate that the same rate with warm-up may end with."""
 
 
