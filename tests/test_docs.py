@@ -18,7 +18,7 @@ import yolodata
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     page
-    for folder in ("", "docs", "yolodata", "csrc", "benchmarks", "tests", "examples")
+    for folder in ("", "docs", "yolodata", "csrc", "benchmarks", "tests", "examples", "deploy")
     for page in (ROOT / folder).glob("*.md" if folder in ("", "docs") else "**/*.md")
 )
 NAMED = ("docs/architecture.md", "docs/life-of-a-batch.md", "docs/glossary.md")

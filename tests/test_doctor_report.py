@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 import types
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +214,30 @@ def test_settings_of_complaints_are_applied_the_worse_first() -> None:
         "lr0": 1e-5,
     }  # fmt: skip
     assert "# amp: true" in written
+
+
+def causes(tree: ast.AST) -> Iterator[str]:
+    """What stands in the place of a cause: cause="x", or "x" before a kind."""
+    kinds = {"breaks", "slow", "risk", "opportunity"}
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        words = [a.value if isinstance(a, ast.Constant) else None for a in call.args]
+        yield from (a for a, b in pairwise(words) if b in kinds and isinstance(a, str))
+        named = {k.arg: k.value for k in call.keywords}.get("cause")
+        if isinstance(named, ast.Constant):
+            yield str(named.value)
+
+
+def test_the_table_of_causes_has_a_row_for_each() -> None:
+    """A row of docs/doctor.md: what it means, how it is found, the knob."""
+    root = Path(__file__).resolve().parents[1]
+    heads = re.findall(r"^\| (`[^|]*) \|", (root / "docs" / "doctor.md").read_text(), re.M)
+    told = {name for head in heads for name in re.findall(r"`(\w+)`", head)}
+    files = (root / "yolodata" / "doctor").rglob("*.py")
+    found = {cause for file in files for cause in causes(ast.parse(file.read_text()))}
+    assert len(found) > 20
+    assert not found - told
 
 
 # The command.

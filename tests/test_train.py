@@ -20,6 +20,7 @@ from training import BATCHES, arguments, prepare, train
 
 import yolodata
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.telemetry.journal import read_journal
 from yolodata.train import TrainSettings, signals, trainer_for
 from yolodata.train import trainer as trainer_module
 from yolodata.train.checkpoint import file
@@ -163,6 +164,13 @@ def test_goes_on_where_a_signal_stopped_it(
     expected = final(last)
     assert all(torch.equal(value, expected[name]) for name, value in final(done).items())
     assert rows(done) == rows(last)
+    events = read_journal(done.save_dir)
+    starts = [event for event in events if event["event"] == "start"]
+    assert [start["resumed"] for start in starts] == [False] + [True] * bool(after.places)
+    assert all(start["after_s"] > 0 and start["ranks"] == 1 for start in starts)
+    written = [event for event in events if event["event"] == "checkpoint"]
+    assert len(written) >= 3  # ends of epochs, and where it was stopped
+    assert all(each["write_s"] > 0 and each["mib"] > 0 for each in written)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -26,6 +26,7 @@ MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "nvidia-ml-py": "pynvml",
+    "prometheus-client": "prometheus_client",
     "nvidia-dali-cuda120": "nvidia",
     "pi-heif": "pi_heif",
     "typing-extensions": "typing_extensions",

@@ -134,6 +134,13 @@ class TwinStream:
         with self._lock:
             return TwinEvent(self, self.done + len(self._todo))
 
+    def now(self) -> TwinEvent:
+        return self.record_event()
+
+    def seconds(self, begun: TwinEvent, ended: TwinEvent) -> float | None:
+        """A millisecond for each piece of work."""
+        return 1e-3 * (ended.at - begun.at) if self.done >= ended.at else None
+
     def empty_cache(self) -> None:
         self.record_event().synchronize()
         self.on_empty_cache()
@@ -160,15 +167,17 @@ class TwinEvent:
     """See `yolodata.pipeline.gpu.stream.Event`."""
 
     def __init__(self, stream: TwinStream, at: int) -> None:
-        self._stream, self._at = stream, at
+        self._stream, self.at = stream, at
 
     def query(self) -> bool:
         self._stream.go_on()
-        return self._stream.done >= self._at
+        return self._stream.done >= self.at
 
     def synchronize(self) -> None:
-        self._stream.go_on(self._at)
+        self._stream.go_on(self.at)
 
-    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None:
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> tuple[TwinEvent, TwinEvent]:
         assert list(tensors)
+        before = TwinEvent(self._stream, min(self._stream.done, self.at))
         self.synchronize()
+        return before, self

@@ -27,6 +27,7 @@ from .slow_disk import slow
 
 WORKERS = 8  # Ultralytics' default; it takes no more than there are cores
 IMGSZ = 640  # that of the pictures: nothing is to be gained from resizing them
+LIGHT = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
 IMAGES = Path("images") / "train"  # beside the YAML
 SECONDS = 3.0  # of a measurement
 ROUNDS = 2
@@ -40,39 +41,46 @@ class Conditions:
         batch: pictures a step.
         step_ms: milliseconds that the step takes once it has its batch.
         workers: Ultralytics' argument.
+        light: a recipe without mosaic and colours, so that decoding is most of the work.
         pictures: how they are stored.
         disk: latency in milliseconds and megabytes a second of the disk they lie on; None is the
             local one, with everything in the page cache.
         cores: on which the processes may run; empty is all.
         quota: processor seconds a second that they may take; 0 is any number.
+        loader_ms: milliseconds that the loader took for a batch when the step was chosen.
     """
 
     batch: int = 8
     step_ms: float = 0.0
     workers: int = WORKERS
+    light: bool = False
     pictures: Pictures = field(default_factory=Pictures)
     disk: tuple[float, float] | None = None
     cores: tuple[int, ...] = ()
     quota: float = 0.0
+    loader_ms: float = 0.0
 
     def arguments(self) -> list[str]:
         """What `yolodata doctor` is called with."""
         return [
             str(dataset(self.pictures)), f"batch={self.batch}", f"imgsz={IMGSZ}",
-            f"workers={self.workers}", "--step", f"{self.step_ms:.1f}",
+            f"workers={self.workers}", *(f"{name}={value}" for name, value in self.recipe.items()),
+            "--step", f"{self.step_ms:.1f}",
         ]  # fmt: skip
 
     @property
-    def loader_ms(self) -> float:
-        """Milliseconds that the loader takes for a batch, measured once."""
-        return _loader_ms(replace(self, step_ms=0.0))
+    def recipe(self) -> dict[str, float]:
+        """Arguments of the augmentation."""
+        return LIGHT if self.light else {}
 
     def with_step(self, margin: float) -> Conditions:
         """The same with a step that takes `margin` times as long as the loader needs for a batch.
 
         Above 1 the loader keeps up.
         """
-        return replace(self, step_ms=round(margin * self.loader_ms, 1))
+        # A disturbance makes the loader slower, never faster.
+        loader_ms = min(step_ms(replace(self, step_ms=0.0), SECONDS / 2) for _ in range(ROUNDS))
+        return replace(self, step_ms=round(margin * loader_ms, 1), loader_ms=loader_ms)
 
     @contextmanager
     def held(self) -> Iterator[Held]:
@@ -200,7 +208,7 @@ def open_loader(conditions: Conditions) -> Any:
     path = str(dataset(conditions.pictures))
     overrides = {
         "task": "detect", "mode": "train", "data": path, "imgsz": IMGSZ,
-        "batch": conditions.batch, "workers": conditions.workers,
+        "batch": conditions.batch, "workers": conditions.workers, **conditions.recipe,
     }  # fmt: skip
     data = check_det_dataset(path, autodownload=False)
     images = build_yolo_dataset(
@@ -215,11 +223,6 @@ def open_loader(conditions: Conditions) -> Any:
 def _endless(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-@cache
-def _loader_ms(conditions: Conditions) -> float:
-    return step_ms(conditions)
 
 
 def _prepare(conditions: Conditions) -> None:

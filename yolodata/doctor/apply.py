@@ -10,7 +10,7 @@ import yaml
 
 from yolodata.doctor.finding import Finding
 from yolodata.doctor.report import Report, spelled
-from yolodata.doctor.report_text import KINDS, gain
+from yolodata.doctor.report_text import KINDS, gain, sentence
 from yolodata.errors import ConfigError
 
 
@@ -65,9 +65,10 @@ def _lines(report: Report, base: Mapping[str, Any], path: Path) -> Iterator[str]
         if not mine:
             continue
         predicted = gain(finding)
-        said = f" Predicted: {' as fast, '.join(predicted)}." if predicted else ""
+        said = sentence(_one_line(finding.title))
+        said += f" Predicted: {' as fast, '.join(predicted)}." if predicted else ""
         yield ""
-        yield f"# {finding.cause} ({KINDS[finding.kind]}): {_one_line(finding.title)}{said}"
+        yield f"# {finding.cause} ({KINDS[finding.kind]}): {said}"
         for name, value in mine.items():
             yield ("" if finding.complaint else "# ") + _line(name, value)
 

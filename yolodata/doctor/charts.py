@@ -1,7 +1,7 @@
 """Plots of the report, as SVG: no library, no script, colours by the style of the page.
 
 Each function returns one `<svg>` element, or "" where there is too little to draw. Texts are
-escaped. The classes `c0` to `c6` are colours of series; `ink`, `faint` and `line` are of text, of
+escaped. The classes `c0` to `c9` are colours of series; `ink`, `faint` and `line` are of text, of
 what is less important, and of axes.
 """
 
@@ -18,7 +18,10 @@ _LEFT, _RIGHT = 56, 12
 _POINTS = 360
 """Points of a line: more than that lie in the same pixel."""
 
-PARTS = ("storage", "decode", "augment", "copy", "model", "reduce")
+PARTS = (
+    "storage", "decode", "augment", "copy", "model", "reduce", "slower ranks", "callbacks",
+    "launch",
+)  # fmt: skip
 """Parts of a step that have a colour of their own, in its order; others share the last one."""
 
 
@@ -66,7 +69,7 @@ def dots(measured: Mapping[str, float], ceilings: Mapping[str, float], unit: str
     rows += [(name, value, True) for name, value in ceilings.items() if value > 0]
     if not rows:
         return ""
-    names = 210
+    names = 220
     low, high = _decades([value for _, value, _ in rows])
     bottom = 26 * len(rows) + 6
 
@@ -86,9 +89,8 @@ def dots(measured: Mapping[str, float], ceilings: Mapping[str, float], unit: str
         kind = "hollow" if hollow else "c0"
         drawn.append(f'<circle cx="{x(value):.1f}" cy="{y}" r="6" class="{kind}"/>')
         drawn.append(_text(x(value) + 11, y + 4, figure(value)))
-    drawn.append(
-        _text(WIDTH, bottom + 34, f"{unit}, logarithmic; hollow: a ceiling", "faint", "end")
-    )
+    said = f"{unit}, logarithmic" + ("; hollow: a ceiling" if ceilings else "")
+    drawn.append(_text(WIDTH, bottom + 34, said, "faint", "end"))
     return _svg(bottom + 40, drawn, f"{unit}, against ceilings")
 
 

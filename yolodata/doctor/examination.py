@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Examination:
     def left(self) -> float:
         """Seconds left for the section that runs; never below 0."""
         return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def reports(self) -> bool:
+        """Whether this process says what was found; of the ranks of torchrun, the first does."""
+        return int(os.environ.get("RANK", 0)) == 0
 
     def findings(self) -> list[Finding]:
         """All findings so far, worst first."""

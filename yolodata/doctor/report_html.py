@@ -24,11 +24,11 @@ _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2024; --faint: #5b636b; --line: #dfe3e7;
   --card: #f6f7f9; --bad: #b3261e;
   --c0: #0b6bbf; --c1: #d98b00; --c2: #00876c; --c3: #b8609a; --c4: #8a94a0; --c5: #d1541b;
-  --c6: #6f5bd0; }
+  --c6: #6f5bd0; --c7: #a8763e; --c8: #3b8f3b; --c9: #c2c8ce; }
 @media screen and (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e8eaed;
   --faint: #a2abb4; --line: #333a41; --card: #1d2226; --bad: #ff8a80;
   --c0: #4aa3ee; --c1: #f0ad3a; --c2: #2fb99b; --c3: #da8cc0; --c4: #7d8894;
-  --c5: #f07f4a; --c6: #9d8cf0; } }
+  --c5: #f07f4a; --c6: #9d8cf0; --c7: #cf9c63; --c8: #62b862; --c9: #4a535c; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 880px; padding: 24px 20px 60px; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
@@ -54,7 +54,8 @@ svg .ink { fill: var(--ink); } svg .faint { fill: var(--faint); }
 svg .line { stroke: var(--line); } svg .hollow { fill: none; stroke: var(--c5); stroke-width: 2; }
 svg .stroke0 { fill: none; stroke: var(--c0); stroke-width: 1.6; }
 .c0 { fill: var(--c0); } .c1 { fill: var(--c1); } .c2 { fill: var(--c2); } .c3 { fill: var(--c3); }
-.c4 { fill: var(--c4); } .c5 { fill: var(--c5); } .c6 { fill: var(--c6); }
+.c4 { fill: var(--c4); } .c5 { fill: var(--c5); } .c6 { fill: var(--c6); } .c7 { fill: var(--c7); }
+.c8 { fill: var(--c8); } .c9 { fill: var(--c9); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 td, th { text-align: left; vertical-align: top; padding: 3px 10px 3px 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
@@ -111,7 +112,7 @@ def _body(report: Report) -> Iterator[str]:
     for name, outcome in report.outcomes.items():
         if rows := list(_flat("", outcome.measured)):
             yield _folded(name + (", fake" if outcome.fake else ""), rows)
-    yield _folded("machine", list(_flat("", report.machine)))
+    yield _folded("this machine", list(_flat("", report.machine)))
     yield _folded("versions", list(_flat("", report.versions)))
 
 
@@ -120,14 +121,14 @@ def _finding(finding: Finding) -> str:
     settings = "".join(f" <code>{escaped(word)}</code>" for word in words)
     facts = {
         "lost": escaped(", ".join(lost(finding))),
-        "evidence": escaped(finding.evidence),
-        "do this": escaped(do) + settings,
+        "evidence": _prose(finding.evidence),
+        "do this": _prose(do) + settings,
         "predicted": escaped(" as fast, ".join(gain(finding))),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{said}</dd>" for name, said in facts.items() if said)
     kind = KINDS[finding.kind] + (", fake" if finding.fake else "")
     return (
-        f"<div class='finding {finding.kind}'><h3>{escaped(finding.title)} "
+        f"<div class='finding {finding.kind}'><h3>{_prose(finding.title)} "
         f"<span class='tag'>{escaped(finding.cause)}, {kind}</span></h3>"
         f"<dl class='facts'>{listed}</dl></div>"
     )
@@ -156,7 +157,8 @@ def _step(measured: Mapping[str, Any]) -> str:
 
 
 def _roofline(measured: Mapping[str, Any]) -> str:
-    speeds = _numbers(measured["throughput_images_s"])
+    named = {_SPEEDS.get(n, n): speed for n, speed in measured["throughput_images_s"].items()}
+    speeds = _numbers(named)
     ceilings = _numbers(measured.get("ceilings_images_s") or {})
     return charts.dots(speeds, ceilings, "images a second")
 
@@ -187,6 +189,29 @@ _PLOTS: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
      "box_sizes_px", _boxes),
 ]  # fmt: skip
 """Title, caption, the name in `Outcome.measured` without which there is none, who draws it."""
+
+
+_SPEEDS = {
+    "constant_batch": "a batch that never changes",
+    "as_is": "as it is",
+    "as_is_cold": "as it is, files not in memory",
+    "workers": "more workers",
+    "cores": "more cores",
+    "baseline": "baseline JPEG files",
+    "small": "images stored at imgsz",
+    "decoded": "images in memory, decoded",
+    "raw": "raw shards",
+    "yolodata": "yolodata's loader",
+}
+"""What speeds of the data section are called; others by their names."""
+
+
+def _prose(text: str) -> str:
+    """Text for HTML; what is between two backticks is code."""
+    parts = escaped(text).split("`")
+    if len(parts) % 2 == 0:
+        return "`".join(parts)
+    return "".join(f"<code>{p}</code>" if n % 2 else p for n, p in enumerate(parts))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

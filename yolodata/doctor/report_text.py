@@ -59,17 +59,22 @@ def summary(report: Report) -> str:
     worst, wait = complaints[0], waiting(report)
     on_gpu = "gpu" in report.machine and report.examined.get("arguments", {}).get("device") != "cpu"
     who = "The GPU" if on_gpu else "The training step"
-    said = worst.title
+    said = title = sentence(worst.title)
     if worst.kind == "breaks":
-        said = f"This run will end, or its result is worthless. {worst.title}"
+        said = f"This run will end, or its result is worthless. {title}"
     elif worst.share is not None and wait is not None and wait >= 0.01:
-        said = f"{who} waits {wait:.0%} of each step. What costs most of it: {worst.title}"
+        said = f"{who} waits {wait:.0%} of each step. What costs most of it: {title}"
     elif worst.share is not None:
-        said = f"{worst.share:.0%} of each step is lost. {worst.title}"
+        said = f"{worst.share:.0%} of each step is lost. {title}"
     more = len(complaints) - 1
     return said + (
         f" There {'is' if more == 1 else 'are'} {_count(more, 'more complaint')}." * bool(more)
     )
+
+
+def sentence(title: str) -> str:
+    """Returns a title with the stop that it may lack, for what follows it."""
+    return title if title.endswith((".", "!", "?")) else f"{title}."
 
 
 def waiting(report: Report) -> float | None:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import autocast
+from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata.doctor.setup import Setup
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards
@@ -88,7 +88,12 @@ class ModelStep:
         trainer = self.trainer
         kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
         with autocast(kind, device=self.device.type):
-            found = trainer.model(trainer.preprocess_batch(dict(batch)))
+            prepared = trainer.preprocess_batch(dict(batch))
+            if trainer.args.compile:  # only the network is compiled
+                predictions = trainer.model(prepared["img"])
+                found = unwrap_model(trainer.model).loss(prepared, predictions)
+            else:
+                found = trainer.model(prepared)
         return found[0].sum()  # type: ignore[no-any-return]
 
     def __call__(self, batch: Mapping[str, Any]) -> float:

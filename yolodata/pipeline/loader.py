@@ -102,12 +102,14 @@ class Loader:
             has no memory for, which is made when it is asked for again; None raises the error.
         cache: where decoded images are; known once a batch was asked for.
         telemetry: counts "batches" and "samples" handed out, "discarded" batches (prepared in
-            vain), "decodes" and "hits" (uses of a decoded image that was in memory), "transformed"
-            samples (that `transforms` changed on the CPU; prepared ones) and "filtered" ones (that
-            they changed on a device); seconds of "plan", "render", "transform", "decode" and
-            "collate" (all threads together), of "storage" (in which threads stood still for bytes
-            that were not in memory, where that is known; not part of the others), and "wait": of
-            the consumer, from asking for a batch to getting it.
+            vain), "unreadable" images (each once), "decodes" and "hits" (uses of a decoded image
+            that was in memory), "transformed" samples (that `transforms` changed on the CPU;
+            prepared ones) and "filtered" ones (that they changed on a device); seconds of "plan",
+            "render", "transform", "decode" and "collate" (all threads together), of "storage" (in
+            which threads stood still for bytes that were not in memory, where that is known; not
+            part of the others), on a device of "copy" and "kernel" (rendering) and of "device_wait"
+            (in which the consumer's stream had nothing to do until a batch was there), a few
+            batches later, and "wait": of the consumer, from asking for a batch to getting it.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.
@@ -325,6 +327,8 @@ class Loader:
                 raise
             return self.on_out_of_memory(error)
         unreadable, share = self._open_backend().unreadable, self._reading.max_unreadable
+        if len(unreadable) > len(self._reported):
+            self.telemetry.count("unreadable", len(unreadable) - len(self._reported))
         report_unreadable(self._subset, unreadable, self._reported, share)
         collated = head.collated or self._collate(head.pending)
         self._prefetcher.pop()

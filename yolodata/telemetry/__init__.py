@@ -4,6 +4,7 @@ stages   seconds by stage and events by name, of any thread
 steps    a row for every training step
 gauges   what can be read off this process and its GPU at any moment
 nvml     NVIDIA's management library
+metrics  all of it for Prometheus
 """
 
 from __future__ import annotations

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import random
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
@@ -21,6 +19,7 @@ from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.validation import ValidationLoader
+from yolodata.telemetry.journal import Journal
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.continuation import continuation
@@ -28,6 +27,7 @@ from yolodata.train.checkpoint.saver import Saver
 from yolodata.train.checkpoint.state import Position
 from yolodata.train.checkpoint.state import plain as plain_values
 from yolodata.train.distributed.collectives import broadcast_weights
+from yolodata.train.distributed.data_parallel import data_parallel
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.train.distributed.validation_loss import ValidationLoss
@@ -36,6 +36,7 @@ from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
 from yolodata.train.settings import TrainSettings
+from yolodata.train.start_note import StartNote
 from yolodata.train.upstream import ResumableTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
@@ -45,10 +46,6 @@ from yolodata.ultralytics.fallback import TRAINERS
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
 after an error nobody waits long."""
-
-_OWN_BUFFERS: dict[str, Any] = {"broadcast_buffers": False}
-if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
-    _OWN_BUFFERS = {"forward_sync_buffers": False}  # its name from torch 2.13 on
 
 
 class DurableTrainer(plain._Batches, ResumableTrainer):
@@ -302,11 +299,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             self,
             self.process_group,
             folder=self.save_dir / run_folder.FOLDER,
+            journal=self._journal(),
             keep=settings.keep,
             minutes=settings.checkpoint_minutes,
             url=settings.upload,
             doing=self.supervisor.heartbeat.phase,
             undisturbed=self.supervisor.undisturbed,
+            written=None if self.metrics_watcher is None else self.metrics_watcher.checkpoint,
         )
         self.loop = loop = EpochLoop(self, self.process_group, self.supervisor, saver, waits)
         wanted = self.device.type == "cuda" if settings.dry_step is None else settings.dry_step
@@ -320,6 +319,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             saver.resume(self._going_on, self._stage)
             self._write_missing_weights()
         return saver, loop
+
+    def _journal(self) -> Journal | None:
+        """On one rank, what notes starts and checkpoints."""
+        if not self.settings.telemetry or self.process_group.rank != 0:
+            return None
+        journal = Journal(self.save_dir)
+        note = StartNote(journal, self.process_group, self._going_on is not None)
+        self.add_callback("on_train_batch_end", note)
+        return journal
 
     def _write_missing_weights(self) -> None:
         """On a machine that has the checkpoint alone, writes `last.pt` from it."""
@@ -375,14 +383,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _wrap_model(self) -> None:
         if not self.process_group.alone:
-            self.model = DistributedDataParallel(
-                self.model,
-                device_ids=None if self.device.type == "cpu" else [self.device.index],
-                # Upstream's: what its heads leave unused differs from batch to batch.
-                find_unused_parameters=not self.args.compile,
-                static_graph=bool(self.args.compile),
-                **_OWN_BUFFERS,
-            )
+            self.model = data_parallel(self.model, self.device, bool(self.args.compile))
 
     def _agree_on_amp(self) -> None:
         """Has all ranks say whether half precision works; upstream asks rank 0 alone."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from yolodata.train.checkpoint.state import Position
+from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.telemetry import StepWatcher
 
 
@@ -143,8 +144,10 @@ class ResumableTrainer(UltralyticsTrainer):
         at: where the run is.
         exact: whether checkpoints within an epoch are possible: with yolodata's loader.
         step_watcher: tells how the last steps went; None with `telemetry=False`.
+        metrics_watcher: tells Prometheus; None without the setting `metrics`.
     """
 
     at: Position
     exact: bool
     step_watcher: StepWatcher | None
+    metrics_watcher: MetricsWatcher | None

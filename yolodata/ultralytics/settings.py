@@ -12,6 +12,8 @@ import yaml
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.telemetry.metrics.destination import read_destination
+from yolodata.telemetry.step_range import profile_range
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,7 +46,14 @@ class Settings:
         workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        profile: steps whose trace torch's profiler writes into the run folder, a file for each
+            rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none
+            (`profile="100-105"`).
         telemetry: record every step in the run folder, see docs/telemetry.md (`telemetry=False`).
+        metrics: where Prometheus finds metrics of each rank, see docs/monitoring.md: a port (of the
+            first rank of this machine; the next one of the next rank) or "auto" (a free one), both
+            for this machine alone or, with an interface (`"0.0.0.0:9401"`), for others; or a file
+            that ends in .prom, for node-exporter; None has none (`metrics=9401`).
     """
 
     folder: str | None = None
@@ -56,7 +65,9 @@ class Settings:
     workers: int | None = None
     check: bool = False
     max_unreadable: float = 0.01
+    profile: str | int | None = None
     telemetry: bool = True
+    metrics: int | str | None = None
 
     def __post_init__(self) -> None:
         one_of("yolodata codec", self.codec, ("raw", "jpeg", "auto"))
@@ -76,6 +87,14 @@ class Settings:
                     f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
                 )
         number("yolodata max_unreadable", self.max_unreadable, 0, 1)
+        profile_range(self.profile)
+        if self.metrics is not None:
+            read_destination(self.metrics)
+            if not self.telemetry:
+                raise ConfigError(
+                    f"yolodata metrics={self.metrics} needs telemetry=True, got telemetry=False; "
+                    "steps are recorded for both"
+                )
 
     def changed(self, values: Mapping[str, Any]) -> Self:
         """These settings with some replaced.

@@ -26,6 +26,7 @@ from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOp
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
+from yolodata.telemetry.step_range import profile_range
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import (
@@ -36,9 +37,11 @@ from yolodata.ultralytics.fallback import (
     upstream_transforms,
     why_not,
 )
+from yolodata.ultralytics.metrics import MetricsWatcher
+from yolodata.ultralytics.profile import attach_profiler
 from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
 from yolodata.ultralytics.settings import Settings
-from yolodata.ultralytics.telemetry import attach
+from yolodata.ultralytics.telemetry import StepWatcher, attach
 from yolodata.ultralytics.validator import BY_TASK
 from yolodata.ultralytics.versions import warn_of_untested_versions
 
@@ -155,7 +158,21 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             self._check_arguments()
             if RANK in {-1, 0}:
                 self.settings.save(self.save_dir)
-            self.step_watcher = attach(self) if self.settings.telemetry else None
+            self.metrics_watcher, self.step_watcher = self._watchers()
+            steps = profile_range(self.settings.profile)
+            if steps is not None:
+                attach_profiler(self, steps)
+
+    def _watchers(self) -> tuple[MetricsWatcher | None, StepWatcher | None]:
+        """Returns what watches the run, as far as settings ask for it."""
+        if not self.settings.telemetry:
+            return None, None
+        if self.settings.metrics is None:
+            return None, attach(self)
+        metrics = MetricsWatcher(self.settings.metrics)
+        steps = attach(self, listeners=[metrics.add_step])
+        metrics.attach(self)
+        return metrics, steps
 
     def _check_arguments(self) -> None:
         """Refuses what our loader would, before anything is packed."""

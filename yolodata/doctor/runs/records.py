@@ -15,6 +15,7 @@ import numpy.typing as npt
 import yaml
 
 from yolodata.errors import ConfigError
+from yolodata.telemetry.step_range import profile_range
 from yolodata.telemetry.step_row import COLUMNS, StepRow, read_steps
 from yolodata.telemetry.steps import FILE
 from yolodata.train.checkpoint.run_folder import FOLDER
@@ -131,15 +132,25 @@ class Run:
         """Steps of a rank as they are once the run is under way.
 
         Those after the first epoch, if there are enough; without the first ones of a process, of
-        an epoch, and those that wrote a checkpoint.
+        an epoch, those that wrote a checkpoint, and those that were profiled.
         """
         steps = self.leading if rank is None else self.steps[rank]
-        usual = ~steps.first & ~(steps.each("save_ms") > 0)
+        usual = ~steps.first & ~(steps.each("save_ms") > 0) & ~self._profiled(steps)
         later = usual & (steps["epoch"] > steps["epoch"][0])
         for mask in (later, usual):
             if mask.sum() >= ENOUGH:
                 return steps.where(mask)
         return steps.where(usual) if usual.any() else steps
+
+    def _profiled(self, steps: Steps) -> npt.NDArray[np.bool_]:
+        """Which steps a profiler disturbed: those of its trace, and the one that wrote it."""
+        try:
+            found = profile_range((self.settings or {}).get("profile"))
+        except ConfigError:  # of another version
+            found = None
+        if found is None:
+            return np.zeros(len(steps), bool)
+        return (steps["step"] >= found.first - 1) & (steps["step"] <= found.last + 1)
 
 
 def read_run(folder: Path) -> Run:

@@ -39,6 +39,7 @@ class GpuBatch:
 
     image: torch.Tensor
     unreadable: frozenset[int] = frozenset()
+    _stage = "kernel"  # what `_render` has the device do
 
     def __init__(self, context: GpuContext, count: int) -> None:
         self._context = context
@@ -73,7 +74,10 @@ class GpuBatch:
             self._begin(True)
             self._enqueue()
         assert self._labels is not None
-        self._finished().make_consumer_wait([self.image, self._labels.memory])
+        times = self._context.times
+        waited = self._finished().make_consumer_wait([self.image, self._labels.memory])
+        times.add("device_wait", *waited)
+        times.count()
 
     def _finished(self) -> Event:
         """Returns when the pictures are finished; waits for threads that still enqueue some."""
@@ -157,10 +161,14 @@ class GpuBatch:
         for name, values in labels.items():
             at = places[name][0]
             np.copyto(host[at : at + values.nbytes].view(values.dtype), values.ravel())
+        times, begun = self._context.times, stream.now()
         stream.copy(memory[:end], uploaded)
+        copied = stream.now()
         self._labels = GpuLabels(uploaded, places)
         self.image = self._render(uploaded)
         self._event = stream.record_event()
+        times.add("copy", begun, copied)
+        times.add(self._stage, copied, stream.now())
         self._memory = None  # not before: the tasks in it are needed should anything have failed
         staging.give(memory, self._event)
 
@@ -366,6 +374,8 @@ class RenderedOnCpu(GpuBatch):
         rendering: the batch of a CPU backend, into page-locked memory.
         count: B, pictures.
     """
+
+    _stage = "copy"
 
     def __init__(self, context: GpuContext, rendering: PendingBatch, count: int) -> None:
         super().__init__(context, count)

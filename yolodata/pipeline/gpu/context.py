@@ -12,6 +12,7 @@ from yolodata.pipeline.albumentations.pool import TransformPool
 from yolodata.pipeline.gpu.device_transforms import DeviceTransforms
 from yolodata.pipeline.gpu.host_transforms import HostTransformJob, HostTransforms
 from yolodata.pipeline.gpu.stream import Event, Output, StagingPool, Stream, render_task_bytes
+from yolodata.pipeline.gpu.timing import DeviceTimes
 from yolodata.pipeline.image_cache import ImageCache, Lease
 from yolodata.telemetry import Telemetry
 
@@ -32,12 +33,13 @@ class GpuContext:
         stream: of the device.
         output: what pictures are made as.
         threads: native threads that plan; None where CPU threads render.
-        telemetry: counts transformed samples.
+        telemetry: counts transformed samples, and adds up the device's seconds.
         images: decoded images, where they are read when needed.
         pool: applies the transforms that a device cannot; None without transforms.
 
     Attributes:
         staging: page-locked memory for uploads.
+        times: what batches cost the device.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class GpuContext:
 
         self.stream, self.output = stream, output
         self.staging = StagingPool(stream)
+        self.times = DeviceTimes(stream, telemetry)
         self._engine = None if threads is None else _native.Engine(threads)
         self._images = images
         self._pool = pool

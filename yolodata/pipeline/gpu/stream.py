@@ -35,8 +35,12 @@ class Event(Protocol):
     def synchronize(self) -> None:
         """Blocks the host until then."""
 
-    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Makes the consumer's current stream wait until then, and own `tensors` from there on."""
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> tuple[Any, Any]:
+        """Makes the consumer's current stream wait until then, and own `tensors` from there on.
+
+        Returns:
+            the moments of that stream before and after waiting; see `Stream.seconds`.
+        """
 
 
 class Stream(Protocol):
@@ -102,6 +106,15 @@ class Stream(Protocol):
 
     def record_event(self) -> Event:
         """Records an event after everything enqueued so far."""
+
+    def now(self) -> Any:
+        """Returns the moment at which everything enqueued so far has happened."""
+
+    def seconds(self, begun: Any, ended: Any) -> float | None:
+        """Returns the seconds between two moments of a stream of the device.
+
+        None while the second has not come; nobody waits for it.
+        """
 
     def mem_get_info(self) -> tuple[int, int]:
         """Returns free and total bytes of the device; free counts what torch could give back."""
@@ -292,6 +305,14 @@ class CudaStream:
         """See `Stream`."""
         return CudaEvent(self.torch_stream)
 
+    def now(self) -> Any:
+        """See `Stream`."""
+        return _moment(self.torch_stream)
+
+    def seconds(self, begun: Any, ended: Any) -> float | None:
+        """See `Stream`."""
+        return 1e-3 * float(begun.elapsed_time(ended)) if ended.query() else None
+
     def mem_get_info(self) -> tuple[int, int]:
         """See `Stream`."""
         import torch
@@ -325,15 +346,26 @@ class CudaEvent:
         """See `Event`."""
         self._event.synchronize()
 
-    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> None:
+    def make_consumer_wait(self, tensors: Iterable[torch.Tensor]) -> tuple[Any, Any]:
         """See `Event`."""
         import torch
 
         # The one place where the training stream waits for the loader.
         consumer = torch.cuda.current_stream(self._stream.device)
+        before = _moment(consumer)
         consumer.wait_event(self._event)
         for tensor in tensors:  # or its memory could be given out again while still in use there
             tensor.record_stream(consumer)
+        return before, _moment(consumer)
+
+
+def _moment(stream: Any) -> Any:
+    """An event of a CUDA stream that knows when it was; costs the host a few microseconds."""
+    import torch
+
+    event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(stream)
+    return event
 
 
 def open_stream(device: torch.device) -> Stream:

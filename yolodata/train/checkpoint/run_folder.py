@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import publish, remove_temporary, sync_file, temporary_file, write_durably
+from yolodata.telemetry import journal
 from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.uploader import download_newest
 
@@ -20,7 +21,7 @@ FOLDER = "checkpoints"
 """In the run folder; beside Ultralytics' `weights`."""
 
 _WRITING = ".writing"
-_NOT_UPLOADED = {"steps.csv"}  # grows with every step, and is of this machine
+_NOT_UPLOADED = {"steps.csv", journal.FILE}  # they grow all the time, and are of this machine
 _EVALUATED = "evaluated"
 """Holds the name of the checkpoint that the evaluation of the best weights was made after."""
 

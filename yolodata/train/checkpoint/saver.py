@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from yolodata.telemetry.journal import Journal
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.state import (
     Position,
@@ -60,11 +61,14 @@ class Saver:
         trainer: whose state it is.
         ranks: all of them call `resume`, `write` and `hold` together.
         folder: for checkpoints.
+        journal: gets a line of each checkpoint; None has none.
         keep: how many stay, in the folder and at `url`.
         minutes: time between checkpoints within an epoch; 0 has none there.
         url: where they are uploaded to, if anywhere.
         doing: is told what begins.
         undisturbed: within it, no request to stop interrupts.
+        written: is told of each checkpoint that is on disk and the seconds that it took, by the
+            thread that writes.
 
     Attributes:
         newest: the last checkpoint that is on disk, or that the run went on from.
@@ -79,17 +83,22 @@ class Saver:
         ranks: Ranks,
         *,
         folder: Path,
+        journal: Journal | None = None,
         keep: int,
         minutes: float,
         url: str | None,
         doing: Callable[[str], object],
         undisturbed: Callable[[], AbstractContextManager[None]],
+        written: Callable[[Path, float], object] | None = None,
     ) -> None:
         self.trainer, self.ranks, self.minutes = trainer, ranks, minutes
         self._doing, self._undisturbed = doing, undisturbed
+        self._tell_written = written
         self.writer = Writer(folder, keep, self._written)
         self._uploader = None if url is None or ranks.rank != 0 else Uploader(url, keep=keep)
         self._held: dict[str, Any] | None = None
+        self._journal = journal
+        self._waited: float | None = None  # the step, in seconds, for the copy of the newest state
         self.newest: Path | None = None
         self._last = time.monotonic()
 
@@ -142,8 +151,11 @@ class Saver:
         self._doing("writing a checkpoint")
         with self._undisturbed():
             self.drop()
+            begun = time.perf_counter()
             state = self._captured(copy=True)
             if state is not None:
+                self.writer.wait()  # which `put` would do; that line is of the one before
+                self._waited = time.perf_counter() - begun
                 self.writer.put(state)
                 self._last = time.monotonic()
                 if wait:
@@ -166,6 +178,8 @@ class Saver:
             YolodataError: it could not be written.
         """
         if self._held is not None:
+            self.writer.wait()
+            self._waited = None
             self.writer.put(self._held)
         self.writer.wait()
 
@@ -199,6 +213,15 @@ class Saver:
     def _written(self, path: Path) -> None:
         """In the writer's thread."""
         self.newest = path
+        if self._tell_written is not None:
+            self._tell_written(path, self.writer.seconds[-1])
+        if self._journal is not None:
+            self._journal.add(
+                "checkpoint",
+                step_waits_s=None if self._waited is None else round(self._waited, 4),
+                write_s=round(self.writer.seconds[-1], 4),
+                mib=round(path.stat().st_size / 2**20, 2),
+            )
         self._upload(path)
 
     def _upload(self, path: Path) -> None:

@@ -158,11 +158,12 @@ class ProcessGroup:
             )
         return indices[self.local_rank]
 
-    def start(self, device: torch.device) -> None:
+    def start(self, device: torch.device, timeout: timedelta = TIMEOUT) -> None:
         """Connects the ranks (see `backend_of`), and a second time with gloo for what is agreed.
 
         Args:
             device: that this rank trains on.
+            timeout: of every collective.
 
         Raises:
             ConfigError: some ranks are on GPUs, and some on CPUs.
@@ -184,10 +185,10 @@ class ProcessGroup:
             store=PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
-            timeout=TIMEOUT,
+            timeout=timeout,
             device_id=device if self.backend == "nccl" else None,
         )
-        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        group = dist.new_group(backend="gloo", timeout=timeout)
         assert not isinstance(group, int)  # what ranks outside the group get
         self.control = group
 

@@ -1,0 +1,1 @@
+"""What training costs: hours and money, from what was measured and a user's prices."""

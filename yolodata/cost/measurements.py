@@ -1,0 +1,203 @@
+"""What was measured: by a run, by `yolodata bench train`, by `yolodata doctor`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from yolodata.cost.interruptions import Pauses
+from yolodata.errors import ConfigError
+from yolodata.telemetry.journal import read_journal
+
+CPU = "cpu"
+"""The name of what trains without a GPU, in prices too."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How fast a type of GPU trained something.
+
+    Attributes:
+        gpu: its name, as torch says it, or `CPU`.
+        gpus: that trained together; processes without a GPU.
+        gpus_a_machine: of them in one machine.
+        images_s: pictures a second of all of them.
+        source: file or folder, and what of it.
+        what: model, size and batch, as far as the source says.
+        covers: what of an epoch `images_s` covers.
+        images: of an epoch; None where the source does not say.
+        epochs: of a run; None where the source does not say.
+        pauses: of checkpoints and restarts; None where they were not measured.
+        lacking: why `pauses` is None, or what stands for what was not measured; "" else.
+        claim: who claims it, where nobody measured it; "" else.
+    """
+
+    gpu: str
+    gpus: int
+    gpus_a_machine: int
+    images_s: float
+    source: str
+    what: str
+    covers: str
+    images: float | None = None
+    epochs: int | None = None
+    pauses: Pauses | None = None
+    lacking: str = ""
+    claim: str = ""
+
+
+def measurements(path: Path) -> list[Measurement]:
+    """Reads what a file or a folder holds.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no measured training.
+    """
+    if path.is_dir():
+        return [of_run(path)]
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}; give the folder of a run, or the JSON of `yolodata "
+            "bench train` or `yolodata doctor`"
+        ) from None
+    if isinstance(values, dict) and values.get("benchmark") == "train":
+        return list(_of_bench(path, values))
+    if isinstance(values, dict) and "findings" in values and "sections" in values:
+        return [_of_doctor(path, values)]
+    kind = values.get("benchmark", "something else") if isinstance(values, dict) else "a list"
+    raise ConfigError(
+        f"{path} holds no training steps but {kind}; give the folder of a run, or the JSON of "
+        "`yolodata bench train` or `yolodata doctor`"
+    )
+
+
+def of_run(folder: Path) -> Measurement:
+    """Reads a run: whole epochs of its records, with validation, saving and all else.
+
+    Raises:
+        ConfigError: it has no records, or no epoch of it is whole.
+    """
+    arguments = _arguments(folder)
+    events = read_journal(folder)
+    starts = [event for event in events if event["event"] == "start"]
+    if not starts:
+        raise ConfigError(
+            f"{folder} has no journal.jsonl with a start, so that nobody knows on what it trained; "
+            "train with `yolodata train` (and without yolodata.telemetry=False)"
+        )
+    start = starts[-1]
+    ranks = int(start["ranks"])
+    images, seconds = _epochs(folder, ranks)
+    pauses, lacking = _pauses(events)
+    what = ", ".join(f"{name} {arguments[name]}" for name in ("model", "imgsz", "batch")
+                     if name in arguments)  # fmt: skip
+    epochs = arguments.get("epochs")
+    return Measurement(
+        gpu=str(start["gpu"] or CPU), gpus=ranks, gpus_a_machine=int(start["ranks_a_machine"]),
+        images_s=images / seconds, source=str(folder), what=what,
+        covers="whole epochs, with validation", images=images,
+        epochs=epochs if isinstance(epochs, int) else None, pauses=pauses, lacking=lacking,
+    )  # fmt: skip
+
+
+def _arguments(folder: Path) -> dict[str, Any]:
+    path = folder / "args.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{folder} is no folder of a run: args.yaml: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold the arguments of a run")
+    return values
+
+
+def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
+    """Pictures and seconds of an epoch, of all ranks: medians over those that are whole.
+
+    An epoch lasts from the end of the last step before it to the end of its own last step, so that
+    the validation of the one before is in it. The first has none before it, and the last of a run
+    that goes on is not over. An interruption makes one epoch long, and the median does not see it.
+    """
+    rows: dict[int, list[tuple[float, int]]] = {}
+    try:
+        with (folder / "steps.csv").open(newline="", encoding="utf-8", errors="replace") as file:
+            for row in csv.DictReader(line for line in file if line.endswith("\n")):
+                step = float(row["time"]), int(row["images"])
+                rows.setdefault(int(row["epoch"]), []).append(step)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder} has no records of steps: steps.csv: {error!r}") from None
+    lengths = [len(steps) for steps in rows.values()]
+    whole = [epoch for epoch in sorted(rows) if len(rows[epoch]) == max(lengths)]
+    found = [
+        (ranks * sum(images for _, images in rows[epoch]), rows[epoch][-1][0] - rows[before][-1][0])
+        for before, epoch in pairwise(sorted(rows))
+        if epoch in whole and epoch == before + 1
+    ]
+    if not found:
+        raise ConfigError(
+            f"{folder} has no whole epoch after the first, which reads the data for the first "
+            "time; train for two epochs at least"
+        )
+    images, seconds = (median(each) for each in zip(*found, strict=True))
+    return images, max(seconds, 1e-9)
+
+
+def _pauses(events: list[dict[str, Any]]) -> tuple[Pauses | None, str]:
+    """What checkpoints and restarts took, and what is to be said of it."""
+    written = [event for event in events if event["event"] == "checkpoint"]
+    waits = [event["step_waits_s"] for event in written if event["step_waits_s"] is not None]
+    if not waits:
+        return None, "the run wrote no checkpoint"
+    starts = [event for event in events if event["event"] == "start"]
+    resumed = [event["after_s"] for event in starts if event["resumed"]]
+    restart = median(resumed or [event["after_s"] for event in starts])
+    said = "" if resumed else "it was never resumed; its first start stands for a restart"
+    return Pauses(median(waits), median(event["write_s"] for event in written), restart), said
+
+
+def _of_bench(path: Path, values: Mapping[str, Any]) -> Iterator[Measurement]:
+    settings, gpu = values.get("settings") or {}, (values.get("machine") or {}).get("gpu")
+    on_gpu = str(settings.get("device", "")).startswith("cuda")
+    if on_gpu and not gpu:
+        raise ConfigError(f"{path} does not say on which GPU it was measured")
+    name = str(gpu["name"]) if on_gpu and gpu else CPU
+    what = ", ".join(f"{n} {settings[n]}" for n in ("model", "imgsz", "batch") if n in settings)
+    for row in values.get("rows", ()):
+        speed = (row.get("img_s") or {}).get("median")
+        if row.get("kind") == "fixed" or not speed:
+            continue  # a batch that never changes trains nothing; or the row failed
+        yield Measurement(
+            name, 1, 1, float(speed), f"{path.name}: {row['name']}", what,
+            "training steps alone", lacking="a benchmark writes no checkpoints; give a run, too",
+        )  # fmt: skip
+
+
+def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
+    examined = values.get("examined") or {}
+    if values.get("fake"):
+        raise ConfigError(f"{path} is fake: probes of the hardware were replaced; nothing is known")
+    if examined.get("step_ms") is not None:
+        raise ConfigError(f"{path} was made with --step, which waits instead of training")
+    measured = ((values.get("sections") or {}).get("data") or {}).get("measured") or {}
+    speed = (measured.get("throughput_images_s") or {}).get("as_is")
+    if not speed:
+        raise ConfigError(f"{path} has no speed of training; run the doctor with its data section")
+    arguments, ranks = examined.get("arguments") or {}, int(examined.get("ranks", 1))
+    alone = "" if ranks == 1 else f", by one process of {ranks}"
+    gpu = (values.get("machine") or {}).get("gpu")
+    name = str(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
+    what = ", ".join(f"{n} {arguments[n]}" for n in ("model", "imgsz", "batch") if n in arguments)
+    return Measurement(
+        name, 1, 1, float(speed), path.name, what,
+        f"training steps alone, with the loader of {examined.get('loader')}{alone}",
+        lacking="the doctor writes no checkpoints; give a run, too",
+    )  # fmt: skip

@@ -1,0 +1,182 @@
+"""Which ranks, links and ways of reducing cost time, from what was measured; no clock in here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.ranks.sweep import Sweep
+
+LEAST = 1.15
+"""A gain below this is not claimed: two ranks of one machine differ by as much without a cause."""
+SLOW_LINK = 2.0
+"""A link is slow if the same sums take so many times as long as they could."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured, in milliseconds.
+
+    Attributes:
+        alone: steps without exchange; of each, the time of every rank.
+        together: steps as training makes them.
+        at_once: steps that send all gradients in one piece after the backward pass.
+        buckets: bytes that travel at once, in their order.
+        tensors: gradients of the model.
+        link: sums over all ranks.
+        possible: the same sums as they could be; None where that is not known.
+        possible_by: in words, where `possible` comes from.
+        beside: steps whose gradients go to a rank of the same machine; empty where not measured.
+        beside_sums: the same sums between ranks of one machine.
+    """
+
+    alone: Sequence[Sequence[float]]
+    together: Sequence[float]
+    at_once: Sequence[float]
+    buckets: Sequence[int]
+    tensors: int
+    link: Sweep
+    possible: Sweep | None = None
+    possible_by: str = ""
+    beside: Sequence[float] = ()
+    beside_sums: Sweep | None = None
+
+    @property
+    def step(self) -> float:
+        """Of a step as it is."""
+        return statistics.median(self.together)
+
+    @property
+    def own(self) -> list[float]:
+        """Of a step of each rank by itself."""
+        return [statistics.median(times) for times in zip(*self.alone, strict=True)]
+
+    @property
+    def waiting(self) -> list[float]:
+        """For which each rank waits in a step, for others and for the link."""
+        return [max(0.0, self.step - own) for own in self.own]
+
+    @property
+    def sent_at_once(self) -> float:
+        """Of a step that sends all gradients in one piece after the backward pass."""
+        return statistics.median(self.at_once)
+
+    @property
+    def reducing(self) -> float:
+        """By which exchange makes a step longer than that of the slowest rank."""
+        slowest = statistics.median(max(ranks) for ranks in self.alone)
+        return max(0.0, self.step - slowest)
+
+
+def judge(figures: Figures) -> Iterator[Finding]:
+    """Finds a slow rank, a slow link, a serial reduction."""
+    for finding in (_slow_rank(figures), _slow_link(figures), _serial(figures)):
+        if finding is not None:
+            yield finding
+
+
+def _slow_rank(f: Figures) -> Finding | None:
+    own = f.own
+    slow = max(range(len(own)), key=lambda rank: own[rank])
+    others = statistics.median(own[:slow] + own[slow + 1 :])
+    behind = [ranks[slow] - statistics.median([*ranks[:slow], *ranks[slow + 1 :]])
+              for ranks in f.alone]  # fmt: skip
+    lost = min(statistics.median(behind), f.step - others)
+    # It is the same rank, not one now and another then.
+    if lost <= 0 or own[slow] < LEAST * others or not _lasting(behind):
+        return None
+    after = f.step - lost
+    if f.step < LEAST * after:
+        return None
+    return Finding(
+        "slow_rank",
+        "slow",
+        f"Rank {slow} is slower than the others, which wait for it in every step",
+        f"a step by itself takes rank {slow} {own[slow]:.1f} ms, the others {others:.1f} ms; a "
+        f"step of all takes {f.step:.1f} ms, of which {max(f.waiting):.1f} ms are waiting. "
+        f"Calculated: at the pace of the others, {after:.1f} ms",
+        Knob(
+            f"Look at what else runs where rank {slow} runs (cores, quota, clocks of its GPU), or "
+            "leave that place out",
+            {},
+        ),
+        lost_ms=lost,
+        step_ms=f.step,
+        gain=f.step / after,
+    )
+
+
+def _slow_link(f: Figures) -> Finding | None:
+    if f.possible is None:
+        return None
+    now = sum(f.link.ms(size) for size in f.buckets)
+    possible = sum(f.possible.ms(size) for size in f.buckets)
+    if now < SLOW_LINK * possible:
+        return None
+    if f.beside and f.beside_sums is not None:
+        # The step of a machine's own ranks, and what the rate of the link adds to it.
+        slower = possible - sum(f.beside_sums.ms(size) for size in f.buckets)
+        after = statistics.median(f.beside) + max(0.0, slower)
+        how = f"measured over such a link: {after:.1f} ms"
+    else:
+        # While gradients are made, others travel. What of them does not fit in there makes the
+        # step longer; the last bucket always does, as it is ready last.
+        hidden = max(0.0, now - f.reducing)
+        left = max(f.possible.ms(f.buckets[-1]), possible - hidden)
+        after = f.step - f.reducing + left
+        how = f"calculated: {after:.1f} ms, of which {left:.1f} ms for exchange"
+    if f.step < LEAST * after:
+        return None
+    total = sum(f.buckets)
+    return Finding(
+        "slow_link",
+        "slow",
+        "The link between the ranks is slow",
+        f"gradients ({total / 1e6:.1f} MB in {len(f.buckets)} buckets) take {now:.1f} ms "
+        f"({total / now / 1e3:,.0f} MB/s), and could take {possible:.1f} ms ({f.possible_by}); "
+        f"a step takes {f.step:.1f} ms, {how}",
+        Knob(
+            "Give the ranks a faster link: look at what limits it (its rate, the interface that "
+            "was chosen, other traffic), or put the ranks on one machine",
+            {},
+        ),
+        lost_ms=f.step - after,
+        step_ms=f.step,
+        gain=f.step / after,
+        measured=bool(f.beside),
+    )
+
+
+def _serial(f: Figures) -> Finding | None:
+    """Whatever the way: if one piece after the backward pass is quicker, it is the wrong one."""
+    after = f.sent_at_once
+    later = [a - b for a, b in zip(f.together, f.at_once, strict=False)]
+    if f.step < LEAST * after or not _lasting(later):
+        return None
+    return Finding(
+        "serial_reduce",
+        "slow",
+        "Gradients are reduced one after the other",
+        f"{len(f.buckets)} reductions a step for {f.tensors} gradients; a step takes "
+        f"{f.step:.1f} ms, and {after:.1f} ms with all gradients in one piece after the backward "
+        "pass, where nothing overlaps (measured)",
+        Knob(
+            "Let DistributedDataParallel send gradients in its own buckets (bucket_cap_mb=25), "
+            "without a communication hook and without torch.nn.DataParallel",
+            {},
+        ),
+        lost_ms=f.step - after,
+        step_ms=f.step,
+        gain=f.step / after,
+        measured=True,
+    )
+
+
+def _lasting(differences: Sequence[float]) -> bool:
+    """Whether a difference is there in nearly all rounds, and larger than they differ."""
+    usual = statistics.median(differences)
+    spread = statistics.median(abs(one - usual) for one in differences)
+    there = sum(one > 0.3 * usual for one in differences)
+    return usual > 3 * spread and there >= 0.8 * len(differences)
