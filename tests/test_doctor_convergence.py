@@ -13,7 +13,7 @@ from loading import draw_dataset, packed
 
 from yolodata.doctor.convergence import examine
 from yolodata.doctor.convergence.labels import read_files
-from yolodata.doctor.convergence.schedule import judge_schedule, schedule_of
+from yolodata.doctor.convergence.schedule import devices, judge_schedule, schedule_of
 from yolodata.doctor.convergence.trials import STEPS, Trial, judge_half, judge_trials, search
 from yolodata.doctor.examination import Examination, Outcome
 from yolodata.doctor.finding import Finding
@@ -68,7 +68,9 @@ def test_nothing_is_said_of_a_good_dataset(drawn: Path, tmp_path: Path) -> None:
     assert [text.partition(":")[0] for text in outcome.not_done] == ["learning rate"]
     train = outcome.measured["labels"]["train"]
     assert train["images"] == train["read"] == 24
-    assert sum(train["sides"]) == train["objects"] == sum(train["by_class"].values()) > 24
+    sizes = outcome.measured["box_sizes_px"]
+    assert len(sizes["edges"]) == len(sizes["counts"]) + 1
+    assert sum(sizes["counts"]) == train["objects"] == sum(train["by_class"].values()) > 24
     shards = packed(drawn / "data.yaml", tmp_path / "shards", "raw", 64)
     of_shards = examined(shards)
     assert not of_shards.findings
@@ -221,6 +223,7 @@ def test_a_validation_split_without_images_is_said_in_one_line(data: Path) -> No
 def schedule(data: Path, images: int = 205, ranks: int = 1, **arguments: Any) -> Any:
     setup = Setup(str(data), arguments)
     made = schedule_of(setup, images, 3, ranks)
+    assert (devices("0,1"), devices([2]), devices("cpu")) == (["0", "1"], ["2"], [])
     return made, [(found.cause, found.kind) for found in judge_schedule(setup, made)]
 
 

@@ -94,7 +94,7 @@ class Settings:
     rates: Mapping[str, tuple[float, float]]
     warmup: tuple[float, float]
     sections: tuple[str, ...] = ("convergence",)
-    seconds: float = 30.0
+    seconds: float = 60.0
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws optimizer, rate (evenly by its logarithm), warm-up and dataset."""
@@ -120,7 +120,7 @@ class Overlap:
     name: str = "overlap"
     cause: str = "overlap"
     sections: tuple[str, ...] = ("convergence",)
-    seconds: float = 30.0
+    seconds: float = 60.0
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws the share of val that is replaced, and the dataset."""
