@@ -1,6 +1,7 @@
 """What recording steps and uploading checkpoints cost the training loop.
 
-Times the calls that a recorded step makes (Ultralytics' callbacks included), and `Uploader.put`.
+Times the calls that a recorded step makes (Ultralytics' callbacks included) in a process that is
+alone, and in one of several ranks (without what travels between them), and `Uploader.put`.
 Then takes steps of a fixed kind (Python, and a small product of matrices) in slices, in turns
 without an upload and with one that never ends: to a folder, and to moto's S3 server in another
 process, which shares the cores.
@@ -28,6 +29,7 @@ from ultralytics.utils.callbacks import get_default_callbacks
 from yolodata.bench import results
 from yolodata.telemetry import Telemetry
 from yolodata.train.checkpoint.uploader import Uploader
+from yolodata.train.distributed.waits import LOSS, CollectiveWaits
 from yolodata.ultralytics.telemetry import attach
 
 SERVER = """
@@ -57,6 +59,65 @@ class _Loop:
             function(self)
 
 
+class _Step:
+    """A step in which nothing happens but what is recorded of it.
+
+    Args:
+        folder: of the run.
+        recorded: whether it is.
+        ranks: whether it is one of several ranks, whose waits are recorded, too; it then has a
+            backward pass, of one product.
+    """
+
+    def __init__(self, folder: Path, recorded: bool, ranks: bool) -> None:
+        self._loop = loop = _Loop(folder)
+        self._watcher = attach(loop) if recorded else None
+        self._waits = CollectiveWaits(loop.device) if recorded and ranks else None
+        self._weight = torch.ones(8, requires_grad=True) if ranks else None
+        self._done = 0
+        loop.run_callbacks("on_train_epoch_start")
+
+    def __call__(self) -> None:
+        """Makes the calls of `EpochLoop`, and of yolodata's trainers, in their order."""
+        waits, watcher = self._waits, self._watcher
+        self._callbacks("on_train_batch_start")
+        if waits is not None:
+            waits.begin()
+            for _ in range(2):  # the loss of a network with two heads
+                with waits.of(LOSS):
+                    pass
+        if self._weight is not None:
+            loss = (self._weight * 2).sum()
+            if waits is not None:
+                waits.watch(loss)
+            loss.backward()
+        if waits is not None:
+            waits.summed()
+        self._callbacks("on_train_batch_end")
+        self._done += 1
+        if waits is not None and watcher is not None:
+            offered = waits.offer(self._done)
+            with waits.agreeing():
+                pass
+            known = waits.settle(offered)
+            if known is not None:
+                watcher.late(*known)
+        if watcher is not None:  # the progress bar
+            watcher.enter(watcher.enter("callbacks"))
+
+    def _callbacks(self, event: str) -> None:
+        if self._watcher is None:
+            self._loop.run_callbacks(event)
+            return
+        before = self._watcher.enter("callbacks")
+        self._loop.run_callbacks(event)
+        self._watcher.enter(before)
+
+    def close(self) -> None:
+        """Writes the last rows."""
+        self._loop.run_callbacks("teardown")
+
+
 class _Batches:
     """As much of a loader as the recorder sees, with the counters of a real one."""
 
@@ -73,31 +134,48 @@ class _Batches:
         return 1 << 20
 
 
-def recorded_step(steps: int, folder: Path) -> dict[str, float]:
-    """Microseconds that a recorded step costs more than one without; `cpu_mean` of its thread."""
-    bare, loop = _Loop(folder), _Loop(folder)
-    attach(loop)
-    found: dict[str, list[float]] = {"bare": [], "recorded": []}
-    cpu = {"bare": 0.0, "recorded": 0.0}
-    loop.run_callbacks("on_train_epoch_start")
-    for _ in range(steps):
-        for name, one in (("bare", bare), ("recorded", loop)):
-            start, work = time.perf_counter(), time.thread_time()
-            one.run_callbacks("on_train_batch_start")
-            one.run_callbacks("on_train_batch_end")
-            cpu[name] += 1e6 * (time.thread_time() - work) / steps
-            found[name].append(1e6 * (time.perf_counter() - start))
-    loop.run_callbacks("teardown")
-    rows = (folder / "steps.csv").read_text().count("\n") - 1
-    assert rows == steps, f"{rows} rows for {steps} steps"
-    extra = np.array(found["recorded"]) - statistics.median(found["bare"])
-    return {
-        "median": float(np.median(extra)),
-        "mean": float(extra.mean()),
-        "cpu_mean": cpu["recorded"] - cpu["bare"],
-        "p99": float(np.percentile(extra, 99)),
-        "max": float(extra.max()),
+def recorded_step(steps: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Microseconds that a recorded step costs more than one without, in turns with that.
+
+    Returns:
+        of a process that is alone, and of one of several ranks: quantiles of single steps, and
+        `cpu`, time of the processor: median and quartiles over 20 slices of the steps.
+    """
+    made = {
+        (name, recorded): _Step(folder / name, recorded, name != "alone")
+        for name in ("alone", "of_several_ranks")
+        for recorded in (False, True)
     }
+    turns = list(made.items())
+    found: dict[tuple[str, bool], list[float]] = {kind: [] for kind in made}
+    cpu: dict[tuple[str, bool], list[float]] = {kind: [] for kind in made}
+    for _ in range(20):
+        spent = dict.fromkeys(made, 0.0)
+        for _ in range(steps // 20):
+            turns.append(turns.pop(0))
+            for kind, step in turns:
+                start, work = time.perf_counter(), time.thread_time()
+                step()
+                spent[kind] += time.thread_time() - work
+                found[kind].append(1e6 * (time.perf_counter() - start))
+        for kind, seconds in spent.items():
+            cpu[kind].append(1e6 * seconds / (steps // 20))
+    results = {}
+    for name in ("alone", "of_several_ranks"):
+        made[name, True].close()
+        rows = (folder / name / "steps.csv").read_text().count("\n") - 1
+        assert rows == steps // 20 * 20, f"{rows} rows for {steps} steps"
+        extra = np.array(found[name, True]) - statistics.median(found[name, False])
+        more = np.array(cpu[name, True]) - np.array(cpu[name, False])
+        results[name] = {
+            "median": float(np.median(extra)),
+            "p99": float(np.percentile(extra, 99)),
+            "max": float(extra.max()),
+            "cpu_median": float(np.median(more)),
+            "cpu_quartile_1": float(np.percentile(more, 25)),
+            "cpu_quartile_3": float(np.percentile(more, 75)),
+        }
+    return results
 
 
 def slice_of_steps(seconds: float) -> float:
@@ -159,9 +237,15 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--mib", type=int, default=40, help="size of a checkpoint")
+    parser.add_argument("--no-uploads", action="store_true", help="only what a recorded step costs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = results.about("background") | {"steps": args.steps}
+    if args.no_uploads:
+        with tempfile.TemporaryDirectory() as name:
+            result["recorded_step_us"] = recorded_step(args.steps, Path(name))
+        print(json.dumps(result, indent=2))
+        return 0
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
