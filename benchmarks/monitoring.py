@@ -168,8 +168,9 @@ class Prometheus:
     def ready(self) -> bool:
         """Whether it answers."""
         try:
-            return bool(self.ask("query", query="1"))
-        except urllib.error.URLError:
+            with urllib.request.urlopen(self._url.replace("api/v1", "-/ready"), timeout=30):
+                return True
+        except urllib.error.URLError:  # or 503 while it starts
             return False
 
     def ask(self, path: str, **query: str) -> Any:

@@ -27,6 +27,7 @@ from .slow_disk import slow
 
 WORKERS = 8  # Ultralytics' default; it takes no more than there are cores
 IMGSZ = 640  # that of the pictures: nothing is to be gained from resizing them
+LIGHT = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
 IMAGES = Path("images") / "train"  # beside the YAML
 SECONDS = 3.0  # of a measurement
 ROUNDS = 2
@@ -40,6 +41,7 @@ class Conditions:
         batch: pictures a step.
         step_ms: milliseconds that the step takes once it has its batch.
         workers: Ultralytics' argument.
+        light: a recipe without mosaic and colours, so that decoding is most of the work.
         pictures: how they are stored.
         disk: latency in milliseconds and megabytes a second of the disk they lie on; None is the
             local one, with everything in the page cache.
@@ -51,6 +53,7 @@ class Conditions:
     batch: int = 8
     step_ms: float = 0.0
     workers: int = WORKERS
+    light: bool = False
     pictures: Pictures = field(default_factory=Pictures)
     disk: tuple[float, float] | None = None
     cores: tuple[int, ...] = ()
@@ -61,8 +64,14 @@ class Conditions:
         """What `yolodata doctor` is called with."""
         return [
             str(dataset(self.pictures)), f"batch={self.batch}", f"imgsz={IMGSZ}",
-            f"workers={self.workers}", "--step", f"{self.step_ms:.1f}",
+            f"workers={self.workers}", *(f"{name}={value}" for name, value in self.recipe.items()),
+            "--step", f"{self.step_ms:.1f}",
         ]  # fmt: skip
+
+    @property
+    def recipe(self) -> dict[str, float]:
+        """Arguments of the augmentation."""
+        return LIGHT if self.light else {}
 
     def with_step(self, margin: float) -> Conditions:
         """The same with a step that takes `margin` times as long as the loader needs for a batch.
@@ -172,6 +181,7 @@ def step_ms(conditions: Conditions, seconds: float = SECONDS) -> float:
 
 
 def _measure(pipe: Any, conditions: Conditions, held: Held, seconds: float) -> None:
+    os.setsid()  # the processor is shared out by session, and the doctor has one of its own
     held.enter()
     loader = open_loader(conditions)
     batches = _endless(loader)
@@ -199,7 +209,7 @@ def open_loader(conditions: Conditions) -> Any:
     path = str(dataset(conditions.pictures))
     overrides = {
         "task": "detect", "mode": "train", "data": path, "imgsz": IMGSZ,
-        "batch": conditions.batch, "workers": conditions.workers,
+        "batch": conditions.batch, "workers": conditions.workers, **conditions.recipe,
     }  # fmt: skip
     data = check_det_dataset(path, autodownload=False)
     images = build_yolo_dataset(

@@ -14,7 +14,7 @@ PERIOD = 100_000  # microseconds, the kernel's default
 
 @contextmanager
 def quota_group(cores: float) -> Iterator[Path]:
-    """Makes a group below the root, of control groups of version 1 or 2.
+    """Makes a group below the root, of control groups of version 1 or 2; of version 1, below ours.
 
     Args:
         cores: processor seconds a second.
@@ -25,7 +25,7 @@ def quota_group(cores: float) -> Iterator[Path]:
     quota = round(cores * PERIOD)
     name = f"job-{uuid.uuid4().hex[:8]}"
     version_1 = (ROOT / "cpu" / "cpu.cfs_quota_us").exists()
-    group = ROOT / "cpu" / name if version_1 else ROOT / name
+    group = ROOT / "cpu" / _ours() / name if version_1 else ROOT / name
     group.mkdir()
     try:
         if version_1:
@@ -36,6 +36,15 @@ def quota_group(cores: float) -> Iterator[Path]:
         yield group
     finally:
         _remove(group)
+
+
+def _ours() -> str:
+    """The group of this process, of version 1, as a path below the root of groups."""
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if "cpu" in controllers.split(","):
+            return group.lstrip("/")
+    return ""
 
 
 def _remove(group: Path) -> None:

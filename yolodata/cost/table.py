@@ -79,7 +79,8 @@ def _cells(one: Estimate) -> tuple[str, ...]:
 
 
 def _money(value: float) -> str:
-    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+    digits = 2 if value >= 0.1 or value <= 0 else 1 - math.floor(math.log10(value))
+    return f"{value:,.{digits}f}"
 
 
 def _name(one: Estimate) -> str:

@@ -220,7 +220,11 @@ def _progress(seconds: float, shows: bool) -> Iterator[Callable[[str], None]]:
     begun = time.monotonic()
     bar_format = "{percentage:3.0f}%|{bar:20}| {elapsed} {desc}"
     with tqdm(
-        total=seconds, bar_format=bar_format, disable=None if shows else True, leave=False
+        total=seconds,
+        bar_format=bar_format,
+        disable=None if shows else True,
+        leave=False,
+        dynamic_ncols=True,
     ) as bar:
 
         def say(text: str) -> None:

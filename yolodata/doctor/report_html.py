@@ -185,7 +185,7 @@ _PLOTS: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
     ("Steps over time", "Each step, and how much of it was waiting for data.", "timeline",
      _timeline),
     ("All-reduce", "Bandwidth of the bus by size.", "all_reduce", _reduce),
-    ("Sizes of boxes", f"Root of the area, after resizing; {TINY_PX} pixels and less are marked.",
+    ("Sizes of boxes", f"Shorter side, after resizing; {TINY_PX} pixels and less are marked.",
      "box_sizes_px", _boxes),
 ]  # fmt: skip
 """Title, caption, the name in `Outcome.measured` without which there is none, who draws it."""

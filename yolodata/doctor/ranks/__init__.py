@@ -64,6 +64,7 @@ def examine(examination: Examination) -> Outcome:
                 "of them run, and that the interface between them lets them connect"
             ) from error
         finally:
+            step.close()
             group.stop()
 
 
@@ -161,6 +162,7 @@ def _plain(
         "waiting_ms": figures.waiting,
         "reducing_ms": figures.reducing,
         "at_once_ms": figures.sent_at_once,
+        "beside_ms": list(figures.beside),
         "buckets_bytes": list(figures.buckets),
         "gradients": figures.tensors,
         "all_reduce": figures.link.rows(group.size),

@@ -28,6 +28,8 @@ class Figures:
         link: sums over all ranks.
         possible: the same sums as they could be; None where that is not known.
         possible_by: in words, where `possible` comes from.
+        beside: steps whose gradients go to a rank of the same machine; empty where not measured.
+        beside_sums: the same sums between ranks of one machine.
     """
 
     alone: Sequence[Sequence[float]]
@@ -38,6 +40,8 @@ class Figures:
     link: Sweep
     possible: Sweep | None = None
     possible_by: str = ""
+    beside: Sequence[float] = ()
+    beside_sums: Sweep | None = None
 
     @property
     def step(self) -> float:
@@ -111,12 +115,18 @@ def _slow_link(f: Figures) -> Finding | None:
     possible = sum(f.possible.ms(size) for size in f.buckets)
     if now < SLOW_LINK * possible:
         return None
-    # While gradients are made, others travel. What of them does not fit in there makes the step
-    # longer; the last bucket always does, as it is ready last.
-    hidden = max(0.0, now - f.reducing)
-    left = max(f.possible.ms(f.buckets[-1]), possible - hidden)
-    lost = f.reducing - left
-    after = f.step - lost
+    if f.beside and f.beside_sums is not None:
+        # The step of a machine's own ranks, and what the rate of the link adds to it.
+        slower = possible - sum(f.beside_sums.ms(size) for size in f.buckets)
+        after = statistics.median(f.beside) + max(0.0, slower)
+        how = f"measured over such a link: {after:.1f} ms"
+    else:
+        # While gradients are made, others travel. What of them does not fit in there makes the
+        # step longer; the last bucket always does, as it is ready last.
+        hidden = max(0.0, now - f.reducing)
+        left = max(f.possible.ms(f.buckets[-1]), possible - hidden)
+        after = f.step - f.reducing + left
+        how = f"calculated: {after:.1f} ms, of which {left:.1f} ms for exchange"
     if f.step < LEAST * after:
         return None
     total = sum(f.buckets)
@@ -126,15 +136,16 @@ def _slow_link(f: Figures) -> Finding | None:
         "The link between the ranks is slow",
         f"gradients ({total / 1e6:.1f} MB in {len(f.buckets)} buckets) take {now:.1f} ms "
         f"({total / now / 1e3:,.0f} MB/s), and could take {possible:.1f} ms ({f.possible_by}); "
-        f"exchange makes a step {f.reducing:.1f} ms longer. Calculated: {left:.1f} ms",
+        f"a step takes {f.step:.1f} ms, {how}",
         Knob(
             "Give the ranks a faster link: look at what limits it (its rate, the interface that "
             "was chosen, other traffic), or put the ranks on one machine",
             {},
         ),
-        lost_ms=lost,
+        lost_ms=f.step - after,
         step_ms=f.step,
         gain=f.step / after,
+        measured=bool(f.beside),
     )
 
 

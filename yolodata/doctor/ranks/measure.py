@@ -12,15 +12,15 @@ import torch
 from yolodata.doctor.ranks.judge import Figures
 from yolodata.doctor.ranks.links import Links
 from yolodata.doctor.ranks.step import RankStep
-from yolodata.doctor.ranks.sweep import Sweep, sizes_of, sweep, sweep_here
+from yolodata.doctor.ranks.sweep import Sweep, sizes_of, sweep, sweep_beside
 from yolodata.train.distributed.process_group import ProcessGroup
 
 ROUND = 0.2
 """Seconds of each kind of step in a round."""
-ROUNDS = 4
+ROUNDS = 3
 """So many are made, however long they take: fewer would say nothing of noise."""
-SHARES = (0.65, 0.2, 0.1)
-"""Of the time: steps, sums over the link, sums beside it."""
+SHARES = (0.7, 0.25)
+"""Of the time: steps, sums over the link."""
 
 
 def measure(
@@ -53,12 +53,15 @@ def measure(
     }
     if any(group.gather(crowded)):
         kinds["fair"] = lambda: _with_threads(step.together, fair_threads)
+    apart = group.size > group.local_size and step.device.type == "cpu"
+    if apart and all(group.gather(step.join_neighbour())):
+        kinds["beside"] = step.beside
     say("steps of each rank, and of all")
     rounds = _rounds(group, kinds, SHARES[0] * seconds)
     say("sums over ranks, by size")
     sizes = sizes_of(step.buckets)
     link = sweep(group, step.device, sizes, SHARES[1] * seconds)
-    possible, by = _possible(group, step.device, links, sizes, SHARES[2] * seconds)
+    beside, possible, by = _possible(group, step.device, links, sizes)
     figures = Figures(
         [times for one in rounds["alone"] for times in one],
         [_of_step(one) for one in rounds["together"]],
@@ -68,6 +71,8 @@ def measure(
         link,
         possible,
         by,
+        [_of_slowest(one) for one in rounds.get("beside", [])],
+        beside,
     )
     if "fair" not in rounds:
         return figures, None
@@ -99,6 +104,11 @@ def _of_step(steps: list[list[float]]) -> float:
     return statistics.mean(statistics.mean(ranks) for ranks in steps)
 
 
+def _of_slowest(steps: list[list[float]]) -> float:
+    """Milliseconds of a step of one round if ranks went in step."""
+    return statistics.mean(max(ranks) for ranks in steps)
+
+
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -115,30 +125,29 @@ def _with_threads(step: Callable[[], float], count: int) -> float:
 
 
 def _possible(
-    group: ProcessGroup, device: torch.device, links: Links, sizes: list[int], seconds: float
-) -> tuple[Sweep | None, str]:
-    """What sums could take: beside each other on a machine, at the rate that the link has."""
+    group: ProcessGroup, device: torch.device, links: Links, sizes: list[int]
+) -> tuple[Sweep | None, Sweep | None, str]:
+    """What sums take beside each other on a machine; what they could, at the rate of the link."""
     machines = group.size > group.local_size
     if not machines and device.type == "cpu":
-        return None, ""  # they are beside each other
-    here = None
+        return None, None, ""  # they are beside each other
+    mine = None
     if device.type == "cuda" or group.local_rank == 0:
-        here = sweep_here(device, sizes, group.size, seconds)
-    found = [one for one in group.gather(here) if one is not None]
-    rates = [rate for rate in group.gather(links.rate) if rate] if machines else []
-    rate = min(rates, default=0.0)
-    measured = min((len(one.times) for one in found), default=0)
-    if not rate and not measured:
-        return None, ""
-    carried = 2 * (group.size - 1) / group.size
-    times = []
-    for size in sizes:
-        beside = statistics.median(one.ms(size) for one in found) if measured else 0.0
-        times.append((size, max(beside, carried * size * 8 / rate / 1e3 if rate else 0.0)))
-    said = []
-    if measured:
-        said.append("measured through page-locked memory" if device.type == "cuda" else
-                    "measured between two ranks of one machine")  # fmt: skip
-    if rate:
-        said.append(f"the link says {rate:,.0f} Mbit/s")
-    return Sweep(tuple(times)), ", ".join(said)
+        mine = sweep_beside(device, sizes, group.size)
+    found = [one for one in group.gather(mine) if one is not None]
+    rates = group.gather(links.rate) if machines else []
+    rate = min((rate for rate in rates if rate), default=0.0)
+    if not found:
+        return None, None, ""
+    beside = [(size, statistics.median(one.ms(size) for one in found)) for size in sorted(sizes)]
+    said = (
+        "measured through page-locked memory"
+        if device.type == "cuda"
+        else ("measured between two ranks of one machine")
+    )
+    if not rate:
+        return Sweep(tuple(beside)), Sweep(tuple(beside)), said
+    wire = 2 * (group.size - 1) / group.size * 8 / rate / 1e3  # ms a byte
+    possible = [(size, max(ms, wire * size)) for size, ms in beside]
+    said += f", the link says {rate:,.0f} Mbit/s"
+    return Sweep(tuple(beside)), Sweep(tuple(possible)), said

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from yolodata.doctor.ranks.neighbour import Neighbour
 from yolodata.doctor.ranks.waiting import WaitingNetwork
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep, drawn_batch
@@ -58,19 +59,23 @@ class RankStep:
             self._batch, self._update = batch, step.trainer.optimizer_step
         share_cores(group.local_size)
         self._parallel: Any = None
+        self._local: Any = None
+        self._neighbour: Neighbour | None = None
 
     def connect(self) -> None:
         """Wraps the model as training does, and makes the first steps; the group is started."""
-        self._parallel = data_parallel(self.network, self.device, self._compiled)
-        if isinstance(self.network, WaitingNetwork):
-            self._loss = self._parallel
-        else:
-            self._step.trainer.model = self._parallel
-            self._loss = self._forward
-        for _ in range(3):  # DDP may sort its buckets after the first
+        self._use(data_parallel(self.network, self.device, self._compiled))
+        for _ in range(2):  # DDP may sort its buckets after the first
             self.together()
-        for _ in range(2):
-            self.alone()
+        self.alone()
+
+    def _use(self, parallel: Any) -> None:
+        self._parallel = parallel
+        if isinstance(self.network, WaitingNetwork):
+            self._loss = parallel
+        else:
+            self._step.trainer.model = parallel
+            self._loss = self._forward
 
     def _forward(self) -> torch.Tensor:
         step = self._step
@@ -100,6 +105,33 @@ class RankStep:
     def at_once(self) -> float:
         """Makes a step that sends all gradients after the backward pass; returns milliseconds."""
         return self._timed(self._parallel.no_sync(), self._send)
+
+    def join_neighbour(self) -> bool:
+        """Makes `beside` possible; False where there is no loopback interface, or DDP refuses."""
+        # The other wrapping takes no notice of backward passes that it has not begun.
+        self._local = data_parallel(self.network, self.device, self._compiled)
+        try:
+            self._neighbour = neighbour = Neighbour()
+            self._local.register_comm_hook(
+                None, lambda state, bucket: neighbour.mean(bucket.buffer())
+            )
+        except RuntimeError:  # one hook is there already
+            return False
+        return True
+
+    def beside(self) -> float:
+        """Makes a step whose gradients go to a neighbour of this machine; returns milliseconds."""
+        usual = self._parallel
+        self._use(self._local)
+        try:
+            return self.together()
+        finally:
+            self._use(usual)
+
+    def close(self) -> None:
+        """Ends the neighbour."""
+        if self._neighbour is not None:
+            self._neighbour.close()
 
     def _send(self) -> None:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
