@@ -58,11 +58,10 @@ class NewBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Runs the operator and counts what it returns."""
-        given = storages(tree_leaves((args, kwargs)))
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if not isinstance(tensor, torch.Tensor):
-                continue
+        kwargs = kwargs or {}
+        given = storages(_tensors((*args, *kwargs.values())))
+        result = func(*args, **kwargs)
+        for tensor in _tensors((result,)):
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
             if key in given or key in self._known:
@@ -75,6 +74,15 @@ class NewBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _freed(self, key: int) -> None:
         self.now -= self._known.pop(key, 0)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Tensors among what operators take and return: themselves, or in lists of them."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 @contextmanager
