@@ -92,7 +92,7 @@ def _ranks(device: Any) -> int:
 
 
 def _facts(dataset: Dataset, imgsz: int) -> dict[str, Any]:
-    """Figures of each split, for JSON; `sides` is the histogram of boxes."""
+    """Figures of each split, for JSON; `sides` is the histogram of boxes, `box_sizes_px` train's."""
     splits = {}
     for split, labels in dataset.splits.items():
         sides = labels.sides(imgsz)
@@ -108,7 +108,9 @@ def _facts(dataset: Dataset, imgsz: int) -> dict[str, Any]:
             "side_edges_px": edges,
             "sides": np.histogram(sides, edges)[0].tolist(),
         }
-    return {"labels": splits}
+    train = splits["train"]
+    drawn = {"edges": train["side_edges_px"], "counts": train["sides"]}
+    return {"labels": splits, "box_sizes_px": drawn}
 
 
 def _trials(
