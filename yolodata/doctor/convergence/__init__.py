@@ -92,7 +92,7 @@ def _ranks(device: Any) -> int:
 
 
 def _facts(dataset: Dataset, imgsz: int) -> dict[str, Any]:
-    """Figures of each split, for JSON; `sides` is the histogram of boxes, `box_sizes_px` train's."""
+    """Figures of each split, for JSON; `box_sizes_px` is the histogram of train's boxes."""
     splits = {}
     for split, labels in dataset.splits.items():
         sides = labels.sides(imgsz)
