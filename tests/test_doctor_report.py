@@ -93,6 +93,12 @@ def test_the_worst_is_said_first_with_what_it_costs_and_what_brings() -> None:
     assert "fake" not in said
 
 
+def test_the_share_that_a_section_says_comes_before_that_of_its_plot() -> None:
+    told = {**MEASURED, "waiting_share": 0.25}
+    made = Report({"data": "a"}, {"data": Outcome(told, [STORAGE])}, 1.0, "now", {}, {})
+    assert summary(made).startswith("Training waits 25% of each step.")
+
+
 def test_what_breaks_a_run_is_no_matter_of_waiting() -> None:
     assert summary(report(STORAGE, RATE)).startswith(
         "This run will end, or its result is worthless. The loss becomes NaN. There is 1 more"
