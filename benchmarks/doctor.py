@@ -73,7 +73,8 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
 
     Args:
         row: "error", "findings" (the first three), "complaints" (causes), "truth" (milliseconds
-            "before" and "after", by cause) and "failed" (why the truth is not known).
+            "before" and "after", by cause), "broken" (see `Case.broken`) and "failed" (why the
+            truth is not known).
         cause: of its fault, see `Fault.cause`.
     """
     if row.get("failed"):
@@ -83,14 +84,14 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
     if not cause:
         if true is not None and true > HEALTHY:
             return Verdict(f"a step takes {true:.2f} times as long as in a healthy set-up")
-        return Verdict(cause=not row["error"] and not row["complaints"])
+        return Verdict(cause=not row["error"] and not row["complaints"] and not row.get("broken"))
     if true is not None and true < LEAST:
         return Verdict(f"mending brings no more than {true:.2f}")
     expected = {cause} if cause != "*" else {n for n, gain in gains.items() if gain >= TIED * true}
     named = next((one for one in row["findings"] if one["cause"] in expected), None)
     right = bool(named) and named is row["findings"][0]
     if true is None:
-        return Verdict(cause=right)
+        return Verdict(cause=right and not row.get("broken"))
     predicted = named["gain"] if named else None
     if named:
         true = gains.get(named["cause"], true)
@@ -185,18 +186,22 @@ def _child(
 
 def truth(case: Case, row: Mapping[str, Any]) -> Row:
     """Measures what mending brings; "" is the cause where only one fault was injected."""
+    settings = row["findings"][0]["settings"] if row["findings"] else {}
+    broken = ""
     try:
-        if case.truths:
-            found = case.truths(row["findings"][0]["settings"] if row["findings"] else {})
-        else:
-            found = {"": case.truth()} if case.truth else {}
+        found = case.truths(settings) if case.truths else {}
+        if case.truth:
+            found = {"": case.truth()}
+        if case.broken:
+            broken = case.broken(settings)
     except Exception:  # of whatever kind: the next runs go on
-        return {"truth": {}, "failed": traceback.format_exc(limit=-3)}
+        return {"truth": {}, "broken": "", "failed": traceback.format_exc(limit=-3)}
     return {
         "truth": {
             cause: {"before": round(before, 3), "after": round(after, 3)}
             for cause, (before, after) in found.items()
         },
+        "broken": broken,
         "failed": "",
     }
 
@@ -253,7 +258,7 @@ def told(row: Mapping[str, Any], verdict: Verdict) -> str:
     words = "void" if verdict.void else "right" if verdict.cause else "WRONG"
     if verdict.gain is not None:
         words += ", gain right" if verdict.gain else ", gain WRONG"
-    why = verdict.void or row["error"]
+    why = verdict.void or row["error"] or row.get("broken")
     return (
         f"{row['fault']} {row['seed']}: {words}; says {found or 'nothing'}; truth {gains or 'none'}"
         + (f"; {why}" if why else "")
