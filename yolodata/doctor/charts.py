@@ -117,7 +117,8 @@ def histogram(edges: Sequence[float], counts: Sequence[int], unit: str, below: f
     for number, edge in enumerate(edges):
         if number % each == 0:
             at = _LEFT + number * wide
-            drawn.append(_text(at, height + 26, figure(edge), "faint", "middle"))
+            anchor = "end" if number == len(counts) else "middle"
+            drawn.append(_text(at, height + 26, figure(edge), "faint", anchor))
     drawn.append(_text(WIDTH - _RIGHT, height + 44, unit, "faint", "end"))
     return _svg(height + 50, drawn, f"histogram, {unit}")
 
