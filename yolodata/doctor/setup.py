@@ -93,16 +93,29 @@ class Setup:
         Raises:
             ConfigError: Ultralytics is to choose it.
         """
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
-        batch = self.train.batch
+        return self.batch_of_all // _ranks()
+
+    @property
+    def batch_of_all(self) -> int:
+        """Pictures a step, of all processes together.
+
+        Raises:
+            ConfigError: Ultralytics is to choose it.
+        """
+        ranks, batch = _ranks(), self.train.batch
         if batch < 1 or batch != int(batch) or batch % ranks:
             raise ConfigError(
                 f"batch must be a whole number of pictures, the same for each of {ranks} "
                 f"process(es), got {batch}; give batch={16 * ranks}, say"
             )
-        return int(batch) // ranks
+        return int(batch)
 
     @property
     def imgsz(self) -> int:
         """Side of the pictures, in pixels."""
         return int(self.train.imgsz)
+
+
+def _ranks() -> int:
+    """Processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", 1))
