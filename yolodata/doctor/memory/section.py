@@ -44,7 +44,7 @@ def examine(examination: Examination) -> Outcome:
     setup = examination.setup
     if setup.step_ms is not None:
         return Outcome(not_done=["a wait stands for the step; there is no model to measure"])
-    examination.say("memory: building the model")
+    examination.say("building the model")
     data = described(setup)
     # Its batches would be of a random size; the largest is calculated.
     step = ModelStep(replace(setup, arguments={**setup.arguments, "multi_scale": 0.0}))
@@ -93,7 +93,7 @@ class Section:
     def outcome(self) -> Outcome:
         """Measures and judges."""
         device, setup = self._device, self._setup
-        self._examination.say("memory: batches of few pictures")
+        self._examination.say("batches of few pictures")
         limit = device.limit()
         side = self._warm_up(limit)
         static = device.static()
@@ -117,7 +117,7 @@ class Section:
         takes = loader.bytes if loader and on_host else 0
         search = None
         if device.can_try:
-            self._examination.say("memory: the largest batch")
+            self._examination.say("the largest batch")
             search = self._search(model, limit, error, seconds, largest_side)
         measured = Measured(
             setup.batch, model, takes, limit, error, how,
@@ -220,7 +220,7 @@ class Section:
         return search
 
     def _loader(self) -> LoaderMemory | None:
-        self._examination.say("memory: the loader")
+        self._examination.say("the loader")
         try:
             seconds = _LOADER * self._examination.left
             return loader_memory(self._setup, self._data, self._step, seconds)
@@ -243,7 +243,7 @@ class Section:
                 "precision and in the order (N, C, H, W) on a CPU"
             )
             return None, []
-        self._examination.say("memory: precision, memory order, compiling")
+        self._examination.say("precision, memory order, compiling")
         images = min(measured.batch, measured.largest)
         if images < 1:
             return None, []
@@ -264,7 +264,7 @@ class Section:
             if self._examination.left < needed:
                 self._not_done.append(f"{text} was not tried; there was no time")
                 continue
-            self._examination.say(f"memory: {text}")
+            self._examination.say(f"{text}")
             try:
                 if "batch" in settings:
                     other = self._batches(settings["batch"])
