@@ -236,6 +236,15 @@ class Engine:
     ) -> Job: ...
     def close(self) -> None: ...
 
+def wait_for_pages(
+    bytes: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+) -> int:
+    """
+    Brings mapped bytes into memory; returns for how many nanoseconds this thread waited.
+    """
+
 RENDER_TASK_BYTES: int = 3808
 
 def render_cuda(

@@ -237,6 +237,14 @@ void bind_engine(nb::module_& m) {
       .def("submit_plan", &submit_plan, "table"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a)
       .def("submit_render", &submit_render, "recipes"_a, "images"_a, "pointers"_a, "out"_a)
       .def("close", &Engine::close, nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "wait_for_pages",
+      [](const Column<std::uint8_t>& bytes) {
+        const nb::gil_scoped_release release;
+        return wait_for_pages(bytes.data(), bytes.size());
+      },
+      "bytes"_a,
+      "Brings mapped bytes into memory; returns for how many nanoseconds this thread waited.");
 }
 
 }  // namespace yolodata

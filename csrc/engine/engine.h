@@ -65,7 +65,7 @@ class Job {
   // In which rendering stood still for pages of mapped files; not part of `render_seconds`. Nothing
   // where the system does not tell, or nothing is rendered here.
   std::optional<double> storage_seconds() const {
-    if (request_.out == nullptr || !StorageWait::kKnown) return std::nullopt;
+    if (request_.out == nullptr || !StorageWait::known()) return std::nullopt;
     return 1e-9 * static_cast<double>(storage_ns_.load());
   }
 

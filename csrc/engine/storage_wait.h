@@ -1,48 +1,30 @@
-// How long a thread stands still because pages of a mapped file are read from storage.
+// How long a thread stands still for bytes of a mapped file that are not in memory.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-
-#if defined(__linux__)
-#include <sys/resource.h>
-#include <time.h>
-#endif
 
 namespace yolodata {
 
-// Of the thread that makes it, from then on. A page that is not in memory is a major fault, and the
-// thread gets no processor time until it is there. Without such a fault all time counts as work:
-// the thread may only have lost its processor to another one.
+// Of the thread that makes it, from then on.
+//
+// A thread whose page is still to be read gives its processor away by itself. So of the time since,
+// that counts in which the thread neither ran nor waited for a processor; and none at all where it
+// never gave its processor away. Faults do not tell: since Linux 6.4, to wait for a page that a
+// read-ahead has begun to bring is a minor one.
 class StorageWait {
  public:
-#if defined(__linux__)
-  static constexpr bool kKnown = true;
-  StorageWait() : faults_(faults()), processor_ns_(processor_ns()) {}
+  StorageWait();
+  std::int64_t of(std::int64_t wall_ns) const;  // nanoseconds of waiting in the `wall_ns` since
 
-  // Nanoseconds of waiting in the `wall_ns` since.
-  std::int64_t of(std::int64_t wall_ns) const {
-    if (faults() == faults_) return 0;
-    const std::int64_t idle_ns = wall_ns - (processor_ns() - processor_ns_);
-    return idle_ns > 0 ? idle_ns : 0;
-  }
+  static bool known();  // whether the system tells
 
  private:
-  static std::int64_t faults() {
-    rusage usage{};
-    getrusage(RUSAGE_THREAD, &usage);
-    return usage.ru_majflt;
-  }
-  static std::int64_t processor_ns() {
-    timespec now{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return std::int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
-  }
-
-  std::int64_t faults_, processor_ns_;
-#else
-  static constexpr bool kKnown = false;
-  std::int64_t of(std::int64_t) const { return 0; }
-#endif
+  std::int64_t switches_, running_ns_, queued_ns_;
 };
+
+// Reads a byte of each page of [bytes, bytes + count), so that all of them are in memory; returns
+// how many nanoseconds the thread waited for that.
+std::int64_t wait_for_pages(const std::uint8_t* bytes, std::size_t count);
 
 }  // namespace yolodata

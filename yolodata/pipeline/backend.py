@@ -183,6 +183,7 @@ class BackendSpec:
             check=self.check,
             window=self.window,
             in_flight=self.in_flight,
+            telemetry=self.telemetry,
             always=self.transforms is not None,
             shrink=self.shrink,
         )

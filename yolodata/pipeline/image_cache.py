@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from yolodata.errors import is_out_of_memory
 from yolodata.telemetry import Telemetry
-from yolodata.telemetry.storage_wait import StorageWait
 
 Bytes = npt.NDArray[np.uint8]
 FILL = 114  # grey of padding, and of an image that cannot be read
@@ -40,8 +39,6 @@ class ImageSource:
         chunk: images of one call at most.
         refresh: every use, not only the first one, makes an image young again.
         recycle: `read` uses memory again.
-        mapped: `read` takes the bytes from mapped files, or calls the system for them, in its own
-            thread; None: others read them, and nobody knows how long they wait for storage.
         close: stops what `read` needs.
     """
 
@@ -51,7 +48,6 @@ class ImageSource:
     chunk: int = 1
     refresh: bool = False
     recycle: bool = False
-    mapped: bool | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -83,8 +79,7 @@ class ImageCache:
 
     Args:
         source: how images are read.
-        telemetry: counts "decodes" and "hits", and adds up seconds of "decode" and, where that is
-            known, of "storage".
+        telemetry: counts "decodes" and "hits", and adds up seconds of "decode".
 
     Attributes:
         unreadable: images that cannot be read, and why.
@@ -254,8 +249,7 @@ class ImageCache:
             self._read(images)
 
     def _read(self, images: list[int]) -> None:
-        mapped, start = self._source.mapped, time.perf_counter()
-        storage = None if mapped is None else StorageWait(mapped)
+        start = time.perf_counter()
         with self._lock:
             memory = [self._free.pop() for _ in images[: len(self._free)]]
         try:
@@ -264,12 +258,7 @@ class ImageCache:
             self._fail(images, error.with_traceback(None))  # whose frames hold images
             return
         finally:
-            took = time.perf_counter() - start
-            waited = None if storage is None else storage.of(took)
-            if waited is None:
-                self._telemetry.add("decode", took)
-            else:
-                self._telemetry.record({"decode": took - waited, "storage": waited}, {})
+            self._telemetry.add("decode", time.perf_counter() - start)
         self._store(images, pictures)
 
     def _store(self, images: list[int], pictures: Sequence[tuple[Any, str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from yolodata.errors import ShardError, lacking
 from yolodata.pipeline.image_cache import FILL, Bytes, ImageSource
 from yolodata.pipeline.subset import Subset
+from yolodata.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset
@@ -103,6 +105,7 @@ def image_source(
     check: bool,
     window: int,
     in_flight: int,
+    telemetry: Telemetry,
     always: bool = False,
     shrink: Mapping[int, tuple[int, int]] | None = None,
 ) -> ImageSource | None:
@@ -114,6 +117,8 @@ def image_source(
         check: compare samples with their checksums.
         window: images that may be asked for again, 0 for any image of the dataset.
         in_flight: images of the batches being prepared.
+        telemetry: adds up seconds of "storage", and takes them from "decode", which whoever calls
+            `read` counts.
         always: never None; pixels that are in memory are handed out as they are.
         shrink: (height, width) that some images are resized to, as upstream does.
     """
@@ -129,9 +134,18 @@ def image_source(
             pixels = decode_into(shards, image, size(image), imgsz, memory, check)
         return _resized(pixels, size(image), smaller[image]) if image in smaller else pixels
 
+    def waits_for_bytes(image: int) -> float:
+        """Brings the stored bytes into memory; returns the seconds that this took."""
+        from yolodata import _native
+
+        return 1e-9 * _native.wait_for_pages(shards.sample(image))
+
     def read(images: list[int], memory: list[Bytes]) -> list[tuple[Bytes, str]]:
         (image,) = images
+        waited, begun, ran = 0.0, time.perf_counter(), time.thread_time()
         try:
+            if shards.mapped:
+                waited = waits_for_bytes(image)
             return [(pixels_of(image, memory[0] if memory else None), "")]
         except Exception as error:  # any broken file: the run goes on without it
             if lacking(error):
@@ -139,18 +153,18 @@ def image_source(
             height, width = smaller.get(image, size(image))
             grey = np.full(height * width * 3, FILL, np.uint8)
             return [(grey, str(error) or type(error).__name__)]
+        finally:
+            if not shards.mapped:  # read by calls, in which this thread does not run
+                waited = max(0.0, time.perf_counter() - begun - (time.thread_time() - ran))
+            telemetry.record({"storage": waited, "decode": -waited}, {})
 
     if shards.meta.codec != "raw":
         capacity = min(subset.images, window or 1024) + in_flight
         recycle = not smaller
-        return ImageSource(
-            read, threads, capacity, refresh=window == 0, recycle=recycle, mapped=shards.mapped
-        )
+        return ImageSource(read, threads, capacity, refresh=window == 0, recycle=recycle)
     if not shards.mapped:
-        return ImageSource(read, threads, in_flight, refresh=True, mapped=False)
-    if check or always or smaller:
-        return ImageSource(read, threads, capacity=1 << 16, mapped=True)
-    return None
+        return ImageSource(read, threads, in_flight, refresh=True)
+    return ImageSource(read, threads, capacity=1 << 16) if check or always or smaller else None
 
 
 def _resized(pixels: Bytes, size: tuple[int, int], new: tuple[int, int]) -> Bytes:
