@@ -1,7 +1,8 @@
 """What recording steps, serving metrics and uploading checkpoints cost the training loop.
 
-Times the calls that a recorded step makes (Ultralytics' callbacks included), without and with
-metrics, and `Uploader.put`. Adds up what all threads compute more for steps of 20 ms while metrics
+Times the calls that a recorded step makes (Ultralytics' callbacks included) in a process that is
+alone, without and with metrics, and in one of several ranks (without what travels between them),
+and `Uploader.put`. Adds up what all threads compute more for steps of 20 ms while metrics
 are asked for.
 Then takes steps of a fixed kind (Python, and a small product of matrices) in slices, in turns
 without an upload and with one that never ends: to a folder, and to moto's S3 server in another
@@ -31,6 +32,7 @@ from ultralytics.utils.callbacks import get_default_callbacks
 from yolodata.bench import results
 from yolodata.telemetry import Telemetry
 from yolodata.train.checkpoint.uploader import Uploader
+from yolodata.train.distributed.waits import LOSS, CollectiveWaits
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.telemetry import attach
 
@@ -43,6 +45,9 @@ server.start()
 print("http://%s:%s" % server.get_host_and_port(), flush=True)
 sys.stdin.read()
 """
+
+
+KINDS = ("alone", "metrics", "of_several_ranks")
 
 
 class _Loop:
@@ -64,6 +69,69 @@ class _Loop:
             function(self)
 
 
+class _Step:
+    """A step in which nothing happens but what is recorded of it.
+
+    Args:
+        folder: of the run.
+        recorded: whether it is.
+        ranks: whether it is one of several ranks, whose waits are recorded, too; it then has a
+            backward pass, of one product.
+        metrics: whether they are served, too.
+    """
+
+    def __init__(self, folder: Path, recorded: bool, ranks: bool, metrics: bool) -> None:
+        self._loop = loop = _Loop(folder)
+        self._watcher: Any = None
+        if recorded:
+            self._watcher = attach_metrics(loop)[1] if metrics else attach(loop)
+        self._waits = CollectiveWaits(loop.device) if recorded and ranks else None
+        self._weight = torch.ones(8, requires_grad=True) if ranks else None
+        self._done = 0
+        loop.run_callbacks("on_train_start")
+        loop.run_callbacks("on_train_epoch_start")
+
+    def __call__(self) -> None:
+        """Makes the calls of `EpochLoop`, and of yolodata's trainers, in their order."""
+        waits, watcher = self._waits, self._watcher
+        self._callbacks("on_train_batch_start")
+        if waits is not None:
+            waits.begin()
+            for _ in range(2):  # the loss of a network with two heads
+                with waits.of(LOSS):
+                    pass
+        if self._weight is not None:
+            loss = (self._weight * 2).sum()
+            if waits is not None:
+                waits.watch(loss)
+            loss.backward()
+        if waits is not None:
+            waits.summed()
+        self._callbacks("on_train_batch_end")
+        self._done += 1
+        if waits is not None and watcher is not None:
+            offered = waits.offer(self._done)
+            with waits.agreeing():
+                pass
+            known = waits.settle(offered)
+            if known is not None:
+                watcher.late(*known)
+        if watcher is not None:  # the progress bar
+            watcher.enter(watcher.enter("callbacks"))
+
+    def _callbacks(self, event: str) -> None:
+        if self._watcher is None:
+            self._loop.run_callbacks(event)
+            return
+        before = self._watcher.enter("callbacks")
+        self._loop.run_callbacks(event)
+        self._watcher.enter(before)
+
+    def close(self) -> None:
+        """Writes the last rows."""
+        self._loop.run_callbacks("teardown")
+
+
 class _Batches:
     """As much of a loader as the recorder sees, with the counters of a real one."""
 
@@ -81,41 +149,50 @@ class _Batches:
 
 
 def recorded_step(steps: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Microseconds that the thread which trains pays for a step, beyond one without callbacks.
+    """Microseconds that a recorded step costs more than one without, in turns with that.
 
     Returns:
-        of a step that is recorded, and of one that metrics are told of, too: median, mean, 99th
-        percentile and largest; `cpu_mean` is what the thread computed.
+        of a process that is alone, of one that serves metrics, and of one of several ranks:
+        quantiles of single steps, and
+        `cpu`, time of the processor: median and quartiles over 20 slices of the steps.
     """
-    loops = {"bare": _Loop(folder), "recorded": _Loop(folder / "a"), "metrics": _Loop(folder / "b")}
-    attach(loops["recorded"])
-    attach_metrics(loops["metrics"])
-    found: dict[str, list[float]] = {name: [] for name in loops}
-    cpu = dict.fromkeys(loops, 0.0)
-    for loop in loops.values():
-        loop.run_callbacks("on_train_start")
-        loop.run_callbacks("on_train_epoch_start")
-    for _ in range(steps):
-        for name, loop in loops.items():
-            start, work = time.perf_counter(), time.thread_time()
-            loop.run_callbacks("on_train_batch_start")
-            loop.run_callbacks("on_train_batch_end")
-            cpu[name] += 1e6 * (time.thread_time() - work) / steps
-            found[name].append(1e6 * (time.perf_counter() - start))
-    result = {}
-    for name in ("recorded", "metrics"):
-        loops[name].run_callbacks("teardown")
-        rows = (loops[name].save_dir / "steps.csv").read_text().count("\n") - 1
-        assert rows == steps, f"{rows} rows for {steps} steps"
-        extra = np.array(found[name]) - statistics.median(found["bare"])
-        result[name] = {
+    made = {
+        (name, recorded): _Step(
+            folder / f"{name}-{recorded}", recorded, name == "of_several_ranks", name == "metrics"
+        )
+        for name in KINDS
+        for recorded in (False, True)
+    }
+    turns = list(made.items())
+    found: dict[tuple[str, bool], list[float]] = {kind: [] for kind in made}
+    cpu: dict[tuple[str, bool], list[float]] = {kind: [] for kind in made}
+    for _ in range(20):
+        spent = dict.fromkeys(made, 0.0)
+        for _ in range(steps // 20):
+            turns.append(turns.pop(0))
+            for kind, step in turns:
+                start, work = time.perf_counter(), time.thread_time()
+                step()
+                spent[kind] += time.thread_time() - work
+                found[kind].append(1e6 * (time.perf_counter() - start))
+        for kind, seconds in spent.items():
+            cpu[kind].append(1e6 * seconds / (steps // 20))
+    results = {}
+    for name in KINDS:
+        made[name, True].close()
+        rows = (folder / f"{name}-True" / "steps.csv").read_text().count("\n") - 1
+        assert rows == steps // 20 * 20, f"{rows} rows for {steps} steps"
+        extra = np.array(found[name, True]) - statistics.median(found[name, False])
+        more = np.array(cpu[name, True]) - np.array(cpu[name, False])
+        results[name] = {
             "median": float(np.median(extra)),
-            "mean": float(extra.mean()),
-            "cpu_mean": cpu[name] - cpu["bare"],
             "p99": float(np.percentile(extra, 99)),
             "max": float(extra.max()),
+            "cpu_median": float(np.median(more)),
+            "cpu_quartile_1": float(np.percentile(more, 25)),
+            "cpu_quartile_3": float(np.percentile(more, 75)),
         }
-    return result
+    return results
 
 
 SCRAPER = """
@@ -138,17 +215,17 @@ def step_with_metrics(milliseconds: float, rounds: int, folder: Path) -> dict[st
     """
     loops = {"recorded": _Loop(folder / "c"), "metrics": _Loop(folder / "d")}
     attach(loops["recorded"])
-    watching = attach_metrics(loops["metrics"])
+    watching, _ = attach_metrics(loops["metrics"])
     for loop in loops.values():
         loop.run_callbacks("on_train_start")
         loop.run_callbacks("on_train_epoch_start")
     targets = json.loads((folder / "d" / "metrics" / "target.rank0.json").read_text())
     url = f"http://{targets[0]['targets'][0]}/metrics\n"
     steps = max(1, round(1e3 / milliseconds))  # a second of them
-    a, start = torch.rand(256, 256), time.perf_counter()
+    a, start = torch.rand(256, 256), time.thread_time()  # not what other processes take
     for _ in range(100):
         a = (a @ a).clamp(0, 1)
-    products = max(1, round(milliseconds / (10 * (time.perf_counter() - start))))
+    products = max(1, round(milliseconds / (10 * (time.thread_time() - start))))
     scraper = subprocess.Popen(
         [sys.executable, "-c", SCRAPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -197,12 +274,12 @@ def step_with_metrics(milliseconds: float, rounds: int, folder: Path) -> dict[st
     }
 
 
-def attach_metrics(loop: _Loop) -> MetricsWatcher:
-    """Has the steps of a loop recorded, and served on a free port."""
+def attach_metrics(loop: _Loop) -> tuple[MetricsWatcher, Any]:
+    """Has the steps of a loop recorded, and served on a free port; returns both watchers."""
     watching = MetricsWatcher("auto")
-    attach(loop, listeners=[watching.add_step])
+    steps = attach(loop, listeners=[watching.add_step])
     watching.attach(loop)
-    return watching
+    return watching, steps
 
 
 def slice_of_steps(seconds: float) -> float:

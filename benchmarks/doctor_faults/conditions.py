@@ -181,6 +181,7 @@ def step_ms(conditions: Conditions, seconds: float = SECONDS) -> float:
 
 
 def _measure(pipe: Any, conditions: Conditions, held: Held, seconds: float) -> None:
+    os.setsid()  # the processor is shared out by session, and the doctor has one of its own
     held.enter()
     loader = open_loader(conditions)
     batches = _endless(loader)

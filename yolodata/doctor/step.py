@@ -114,7 +114,7 @@ class _WithoutData:
     def get_dataset(self) -> dict[str, Any]:
         """The names of the classes, and where the images are."""
         if is_shards(self.args.data):
-            return describe_shards(self.args.data, ())
+            return describe_shards(self.args.data, ("train",))
         from ultralytics.data.utils import check_det_dataset
 
         with refusals_as_errors():

@@ -149,17 +149,16 @@ def read_files(
         DatasetError: the dataset cannot be used.
     """
     asked = "pose" if task == "pose" else "detect"
-    source = open_source(data, splits=["train"], format="yolo", task=asked)
-    opened: dict[str, Split] = {"train": source.splits["train"]}
     not_done = []
     try:
-        other = open_source(data, splits=[val], format="yolo", task=asked)
-        opened["val"] = other.splits[val]
+        source = open_source(data, splits=["train", val], format="yolo", task=asked)
     except DatasetError as error:
+        source = open_source(data, splits=["train"], format="yolo", task=asked)
         not_done.append(f"validation images: {error}")
-    found = Dataset(
-        source.names, {}, {split: one.paths for split, one in opened.items()}, not_done=not_done
-    )
+    names = {"train": "train", val: "val"}
+    opened = {names[split]: one for split, one in source.splits.items()}
+    paths: dict[str, Sequence[str]] = {split: one.paths for split, one in opened.items()}
+    found = Dataset(source.names, {}, paths, not_done=not_done)
     rules = source.rules(task, single_cls)
     for split, one in opened.items():
         share = seconds / 3 if split == "val" else seconds * 2 / 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -93,6 +94,11 @@ def schedule_of(setup: Setup, images: int, classes: int, ranks: int) -> Schedule
         name, lr, auto, batch, ranks, batches, epochs, accumulate, nominal, max(0, warmup),
         _updates(warmup, accumulate), 0.0 if auto else float(args.warmup_bias_lr),
     )  # fmt: skip
+
+
+def devices(given: Any) -> list[str]:
+    """Numbers of the GPUs that `device=` names, in any form that upstream takes."""
+    return re.findall(r"\d+", str("" if given is None else given))
 
 
 def _taken(fraction: Any, images: int) -> int:

@@ -29,7 +29,7 @@ import torch
 from ultralytics.utils import LOGGER
 
 from yolodata.doctor.convergence.labels import Dataset
-from yolodata.doctor.convergence.schedule import Schedule
+from yolodata.doctor.convergence.schedule import Schedule, devices
 from yolodata.doctor.finding import Finding, Knob
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep
@@ -54,7 +54,7 @@ LADDER = 4
 """So many times at most."""
 SHORT = 5
 """Steps up to which a warm-up counts as missing."""
-AS_WELL = 1.2
+AS_WELL = 1.5
 """Times the last loss of a lower rate that the same rate with warm-up may end with."""
 
 
@@ -128,7 +128,7 @@ class Bench:
         device: where it trains.
 
     Raises:
-        ConfigError: the model, an argument, or labels for this task cannot be used.
+        YolodataError: the model, an argument, or labels for this task cannot be used.
     """
 
     def __init__(
@@ -138,8 +138,10 @@ class Bench:
             **setup.arguments, "imgsz": SIDE, "batch": PICTURES, "optimizer": schedule.optimizer,
             "lr0": schedule.lr, "compile": False, "multi_scale": 0.0,
             "amp": setup.train.amp if half else False,
-            "device": str(setup.train.device or "").split(",")[0],  # one of several
         }  # fmt: skip
+        several = devices(setup.train.device)
+        if len(several) > 1:
+            arguments["device"] = several[0]
         with _seeded(setup.seed):
             self._step = ModelStep(replace(setup, arguments=arguments))
         trainer = self._trainer = self._step.trainer

@@ -97,6 +97,7 @@ def _report(measured: Measured) -> dict[str, Any]:
         "workers": measured.workers,
         "cores": measured.cores,
         "quota_cores": measured.quota,
+        "other_processes_cores": measured.others,
         "step_ms": {name: pace.step_ms for name, pace in known.items()},
         "cpu_ms": {name: pace.cpu_ms for name, pace in known.items()},
         "batches": {name: pace.batches for name, pace in known.items()},
