@@ -188,7 +188,8 @@ _PLOTS: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
      _timeline),
     ("All-reduce", "Bandwidth of the bus by size; hollow: what the link would allow.",
      "all_reduce", _reduce),
-    ("Sizes of boxes", f"Shorter side, after resizing; {TINY_PX} pixels and less are marked.",
+    ("Sizes of boxes",
+     f"Shorter side of the boxes of train at imgsz; up to {TINY_PX} pixels are marked.",
      "box_sizes_px", _boxes),
 ]  # fmt: skip
 """Title, caption, the name in `Outcome.measured` without which there is none, who draws it."""
