@@ -76,7 +76,9 @@ def report(*findings: Finding, **sections: Outcome) -> Report:
 
 
 def test_the_worst_is_said_first_with_what_it_costs_and_what_brings() -> None:
-    made = report(AMP, WORKERS, OVERLAP, STORAGE, ranks=Outcome(not_done=["there is one rank"]))
+    made = report(
+        AMP, WORKERS, OVERLAP, STORAGE, ranks=Outcome(not_done=["ranks: there is one rank"])
+    )
     assert summary(made) == (
         "The GPU waits 62% of each step. What costs most of it: The storage delivers too slowly. "
         "There are 2 more complaints."
@@ -89,7 +91,7 @@ def test_the_worst_is_said_first_with_what_it_costs_and_what_brings() -> None:
     assert "yolodata.codec=raw" in said
     assert said.count("workers=4") == 1  # it is in the sentence already
     assert said.index("Opportunities") > said.index("Complaints")
-    assert "ranks: there is one rank" in said
+    assert "  ranks: there is one rank" in said.splitlines()
     assert "fake" not in said
 
 
