@@ -106,7 +106,7 @@ class Broken:
     def inject(self, severity: dict[str, Any], folder: Path) -> Iterator[Any]:
         if self.cause == "shm":
             raise PermissionError("only root may")
-        yield Namespace(truth=lambda: (200.0, 100.0), truths=None, facts={"ms": 7})
+        yield Namespace(truth=lambda: (200.0, 100.0), truths=None, broken=None, facts={"ms": 7})
 
 
 def test_runs_accumulate(

@@ -99,9 +99,6 @@ def examine(setup: Setup, queue: Queue, shm: Path = SHM) -> Outcome:
         "shm_needed_bytes": queue.nbytes,
         "shm_workers": queue.workers,
     }
-    if setup.batch < 1 and setup.examined_loader == "ultralytics":
-        line = f"/dev/shm: batch={setup.train.batch} is chosen when training begins; give a number"
-        return Outcome(measured, not_done=[line])
     found = finding(queue, free, problem)
     return Outcome(measured, [found] if found else [])
 
