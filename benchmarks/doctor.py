@@ -6,14 +6,16 @@ is right when the cause comes first, and when the predicted gain (step before / 
 within 20 % of the true one. Healthy set-ups must get no complaint. Runs accumulate in a file:
 invoked again, it goes on with seeds that were not used, and judges all runs from their figures.
 
-    python benchmarks/doctor.py --runs 20 --minutes 50 --json benchmarks/results/doctor-data.json
+    python benchmarks/doctor.py --runs 20 --minutes 50 --json benchmarks/results/doctor.json
     python benchmarks/doctor.py --runs 2 --only storage --tuning --json /tmp/doctor.json
-    python benchmarks/doctor.py --json benchmarks/results/doctor-data.json --runs 0    # the table
+    python benchmarks/doctor.py --runs 5 --only "* and another" --json X.json    # two at once
+    python benchmarks/doctor.py --runs 0 --json benchmarks/results/doctor.json    # the table
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import random
@@ -117,6 +119,7 @@ def run(fault: Fault, name: str, seed: int) -> Row:
         except Exception as error:  # of whatever kind: other faults go on
             raise CannotInject(f"{type(error).__name__}: {error}") from error
         start = time.monotonic()
+        row["facts"] = dict(case.facts)
         row |= examined(fault, case, rng.getrandbits(31))
         middle = time.monotonic()
         row |= truth(case, row)
@@ -313,22 +316,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, required=True, help="runs are added to it")
     parser.add_argument("--runs", type=int, default=20, help="more runs of each (default: 20)")
-    parser.add_argument("--only", action="append", metavar="FAULT", help="may be repeated")
+    parser.add_argument("--only", action="append", metavar="FAULT", help="a pattern, as of files; "
+                        "may be repeated")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no run that ends later")
     parser.add_argument("--tuning", action="store_true", help="seeds for choosing limits, not for "
                         "checking them")  # fmt: skip
     args = parser.parse_args()
     known = all_faults()
-    for name in args.only or ():
-        if name not in known:
-            parser.error(f"no fault is named {name}; there are: {', '.join(known)}")
+    patterns = args.only or ["*"]
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            parser.error(f"no fault is named {pattern}; there are: {', '.join(known)}")
+    asked = {
+        name: fault
+        for name, fault in known.items()
+        if any(fnmatch.fnmatch(name, p) for p in patterns)
+    }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # faults are undone
     if args.json.exists():
         document = json.loads(args.json.read_text(encoding="utf-8"))
     else:
         document = results.about("doctor") | {"invocations": [], "not_run": {}, "rows": []}
     if args.runs:
-        asked = {name: fault for name, fault in known.items() if name in (args.only or known)}
         campaign(document, args.json, asked, args)
     print(summary(document, known, "tuning" if args.tuning else "checking"))
     verdicts = [judge(row, known[row["fault"]].cause) for row in document["rows"]]

@@ -17,6 +17,7 @@ from ingesting import build, write_yolo
 
 from yolodata import cgroup, machine
 from yolodata.doctor.examination import Examination, Outcome
+from yolodata.doctor.examination import examine as run_sections
 from yolodata.doctor.finding import Finding
 from yolodata.doctor.machine import (
     cores,
@@ -214,16 +215,30 @@ def test_shared_memory_that_is_too_small() -> None:
 
 
 def test_no_shared_memory_at_all(data: Path, tmp_path: Path) -> None:
-    setup = setup_of(data, workers=1)
-    queue = shared_memory.queue_of(setup, 40)
-    outcome = shared_memory.examine(setup, queue, tmp_path / "absent")
+    queue = shared_memory.queue_of(setup_of(data, workers=1), 40)
+    outcome = shared_memory.examine(queue, tmp_path / "absent")
     assert causes(outcome) == [("shm", "breaks")]
     assert "No such file" in outcome.findings[0].evidence
-    nothing = shared_memory.Queue()
-    assert causes(shared_memory.examine(setup, nothing, tmp_path / "absent")) == []
-    chosen_later = setup_of(data, batch=-1)
-    queue = shared_memory.queue_of(chosen_later, 40)
-    assert "batch=-1" in shared_memory.examine(chosen_later, queue).not_done[0]
+    assert causes(shared_memory.examine(shared_memory.Queue(), tmp_path / "absent")) == []
+
+
+def test_the_doctor_opens_no_loader_that_would_hang(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def statvfs(path: Any) -> Any:
+        found = real(path)
+        full = types.SimpleNamespace(f_blocks=9, f_bavail=1, f_frsize=4096)
+        return full if path == shared_memory.SHM else found
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    setup = Setup(str(data), {"batch": 4, "imgsz": 64, "workers": 1}, step_ms=20.0, seconds=2.0)
+    found = run_sections(setup, ["machine", "data"])
+    assert [one.cause for one in found.findings() if one.kind == "breaks"] == ["shm"]
+    lines = [line for line in found.outcomes["data"].not_done if "would hang" in line]
+    assert lines[0].startswith("as it is")
+    assert "1 workers need 0 MiB of /dev/shm" in lines[0]
 
 
 def test_a_cache_that_a_container_has_no_memory_for(

@@ -27,7 +27,6 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from training import network
 
-import yolodata
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Telemetry
 from yolodata.telemetry.metrics import gpu, levels
@@ -141,8 +140,10 @@ def test_the_loader_and_the_machine_are_read(exporter: Exporter, tmp_path: Path)
     assert found["decode_seconds"] == 0.25
     counters.count("hits")
     assert exporter.read()["cache_hits"] == 6
-    exporter.follow(Telemetry())  # another loader begins from 0
-    assert exporter.read()["cache_hits"] == 6
+    another = Telemetry()  # of another loader, which begins from 0
+    another.count("hits", 2)
+    exporter.follow(another)
+    assert exporter.read()["cache_hits"] == 8
     page = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert found["host_memory_bytes"] == page
     assert 0 < found["private_memory_bytes"] <= found["resident_memory_bytes"]
@@ -379,39 +380,47 @@ def test_damaged_totals_begin_anew_and_a_full_disk_is_said_once(
 def test_a_run_tells_its_losses_and_metrics(tmp_path: Path) -> None:
     from ultralytics import YOLO
 
+    from yolodata.train.trainer import trainer_for
+
     drawn = draw_dataset(tmp_path / "set", {"train": 6, "val": 4}, sides=(48, 65))
-    file = tmp_path / "a.prom"
-    kept: list[str] = []
+    file, found = tmp_path / "a.prom", {}
 
     def look(trainer: Any) -> None:
         trainer.metrics_watcher._next = 0.0  # at every step
-        exporter = trainer.metrics_watcher._exporter
-        if exporter is not None and trainer.epoch == 1:
-            trainer.step_watcher._recorder.flush()
-            trainer.step_watcher._recorder._tell()
-            kept.append(str(exporter.read()))
-            kept_values.update(exporter.read())
+        found.update(trainer.metrics_watcher._exporter.read())
 
-    kept_values: dict[str, float] = {}
     model = YOLO(network())
     model.add_callback("on_train_batch_end", look)
-    model.add_callback("on_train_batch_start", look)
     model.train(
-        data=str(drawn), trainer=yolodata.DetectionTrainer.configure(metrics=str(file)), imgsz=64,
+        data=str(drawn), trainer=trainer_for("detect").configure(metrics=str(file)), imgsz=64,
         batch=4, device="cpu", amp=False, plots=False, verbose=False, workers=0, epochs=2,
         optimizer="SGD", project=str(tmp_path), name="run",
     )  # fmt: skip
     assert not file.exists()
-    found = kept_values
     assert {"loss/box_loss", "loss/cls_loss", "map/0.5/box", "map/0.5:0.95/box"} <= set(found)
     assert "validation_loss/box_loss" in found
     assert found["loss/box_loss"] > 0
     assert (found["epoch"], found["epochs"], found["gradient_scale"]) == (2, 2, 1)
-    assert found["steps"] >= 2
-    assert found["checkpoints"] == 1
-    assert found["checkpoint_size_bytes"] > 1000
     totals = json.loads((tmp_path / "run" / "metrics" / "totals.rank0.json").read_text())
     assert (totals["steps"], totals["images"], totals["checkpoints"]) == (4, 12, 2)
+    assert totals["checkpoint_write_seconds"] > 0
+    assert totals["step_part_seconds/callbacks"] > 0
+
+
+def test_weights_are_the_checkpoint_of_a_trainer_without_one(
+    exporter: Exporter, tmp_path: Path
+) -> None:
+    (tmp_path / "last.pt").write_bytes(b"12345")
+    watching = MetricsWatcher("auto")
+    watching._exporter = exporter
+    trainer = SimpleNamespace(last=tmp_path / "last.pt")
+    watching.saved(trainer)
+    found = exporter.read()
+    assert (found["checkpoints"], found["checkpoint_size_bytes"]) == (1, 5)
+    assert found["checkpoint_timestamp_seconds"] == (tmp_path / "last.pt").stat().st_mtime
+    trainer.saver = object()  # it tells its own
+    watching.saved(trainer)
+    assert exporter.read()["checkpoints"] == 1
 
 
 def test_halvings_of_the_scale_are_skipped_steps() -> None:

@@ -26,6 +26,7 @@ class Case:
             brings most has to come first) or where the knob's settings, its argument, decide.
         broken: of a finding that is not about time: tries what its knob's settings promise, without
             any code of the doctor; returns what is wrong with it, "" if nothing is.
+        facts: what was made of the severity, in plain JSON values, for the record.
     """
 
     arguments: Sequence[str]
@@ -35,6 +36,7 @@ class Case:
     truth: Callable[[], tuple[float, float]] | None = None
     truths: Callable[[Mapping[str, Any]], Mapping[str, tuple[float, float]]] | None = None
     broken: Callable[[Mapping[str, Any]], str] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Fault(Protocol):

@@ -258,8 +258,8 @@ def _others(m: Measured) -> list[Finding]:
             "busy_machine",
             "risk",
             "Other processes use the cores that training needs",
-            f"they kept {m.others:.1f} of {m.cores} cores busy while this was measured: figures are "
-            "worse than they could be, and vary",
+            f"they kept {m.others:.1f} of {m.cores} cores busy while this was measured: figures "
+            "are worse than they could be, and vary",
             Knob("End what else runs here, or give it cores of its own, and ask again", {}),
         )
     ]

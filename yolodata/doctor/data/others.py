@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-from yolodata.machine import usable_cores
+from yolodata.machine import ranks_here, usable_cores
 
 _IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests' time is in user's too
 
@@ -22,8 +22,11 @@ class Others:
     def cores(self) -> float:
         """Returns how many of the cores that we may use were busy with others, in the mean.
 
-        Children of ours that still run count as others: ask when they have ended.
+        Children of ours that still run count as others: ask when they have ended. Beside other
+        ranks nobody knows who is another: 0.
         """
+        if ranks_here() > 1:
+            return 0.0
         seconds = max(time.monotonic() - self._begun, 1e-6)
         others = (self._all() - self._busy) - (_own() - self._own)
         return max(0.0, others / seconds)

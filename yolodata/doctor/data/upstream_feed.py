@@ -14,8 +14,10 @@ import torch
 from ultralytics.data.build import build_dataloader, build_yolo_dataset
 
 from yolodata.doctor.data.pace import Batch
+from yolodata.doctor.machine.shared_memory import Queue, require
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import quiet
+from yolodata.machine import ranks_here
 from yolodata.ultralytics.command_line import refusals_as_errors
 
 _PREFETCH = 2  # batches a worker; upstream's 4 would only take longer to drop
@@ -114,6 +116,9 @@ def opened(
         setup: gives the batch size, and the seed of the order.
         workers: processes, as upstream is told; it takes no more than the machine has cores.
         device: of the consumer.
+
+    Raises:
+        OSError: shared memory does not hold the batches of the workers.
     """
     torch.manual_seed(setup.seed)
     with warnings.catch_warnings():
@@ -123,6 +128,8 @@ def opened(
         )
     count = int(loader.num_workers)
     if count:
+        pictures = setup.batch * 3 * setup.imgsz**2
+        require(Queue(count, pictures, ranks_here(), device.type == "cuda", _PREFETCH))
         loader.prefetch_factor = _PREFETCH
 
     def endless() -> Iterator[Batch]:

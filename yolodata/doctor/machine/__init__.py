@@ -23,7 +23,7 @@ def examine(examination: Examination) -> Outcome:
     parts.append(storage.examine(setup, sample))
     examination.say("memory")
     queue = shared_memory.queue_of(setup, sample.images)
-    parts.append(shared_memory.examine(setup, queue))
+    parts.append(shared_memory.examine(queue))
     parts.append(memory.examine(setup, sample, queue.nbytes))
     examination.say("GPU")
     probe = examination.probes.get("nvml")

@@ -6,7 +6,7 @@ there, and one more, which the loop holds. Where batches are page-locked (a GPU 
 takes them out again at once: then as many as there are workers may be there at a time, in the worst
 case all of them still. Where the space ends, older versions of torch end with "Bus error". With
 2.14 the worker says "unable to allocate shared memory", its batch is lost, and the loop waits for
-ever.
+ever. Where the loop is the faster one, that happens when it pauses: validation is such a pause.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Queue:
         batch_bytes: of one batch of pictures; labels are small beside them.
         ranks: that share the machine.
         pinned: a thread takes batches out of shared memory as soon as they are there.
+        prefetch: batches that a worker makes ahead.
     """
 
     workers: int = 0
     batch_bytes: int = 0
     ranks: int = 1
     pinned: bool = False
+    prefetch: int = PREFETCH
 
     @property
     def nbytes(self) -> int:
@@ -53,7 +55,7 @@ class Queue:
 
     def of(self, workers: int) -> int:
         """The same with another number of workers."""
-        return self.ranks * self.batch_bytes * (workers * PREFETCH + 1) if workers else 0
+        return self.ranks * self.batch_bytes * (workers * self.prefetch + 1) if workers else 0
 
     @property
     def certain(self) -> int:
@@ -70,7 +72,7 @@ def queue_of(setup: Setup, images: int) -> Queue:
         setup: workers, batch, size of the pictures.
         images: of the training split; 0 is unknown.
     """
-    if setup.examined_loader != "ultralytics" or setup.batch < 1:
+    if setup.examined_loader != "ultralytics":
         return Queue()
     gpus = 0 if str(setup.train.device) in ("cpu", "mps") else torch.cuda.device_count()
     batches = math.ceil(images / setup.batch) if images else 2
@@ -83,7 +85,7 @@ def queue_of(setup: Setup, images: int) -> Queue:
     return Queue(workers, pictures, ranks_here(), pinned=bool(gpus))
 
 
-def examine(setup: Setup, queue: Queue, shm: Path = SHM) -> Outcome:
+def examine(queue: Queue, shm: Path = SHM) -> Outcome:
     """Compares the queue with what is free."""
     try:
         status = os.statvfs(shm)
@@ -99,11 +101,23 @@ def examine(setup: Setup, queue: Queue, shm: Path = SHM) -> Outcome:
         "shm_needed_bytes": queue.nbytes,
         "shm_workers": queue.workers,
     }
-    if setup.batch < 1 and setup.examined_loader == "ultralytics":
-        line = f"/dev/shm: batch={setup.train.batch} is chosen when training begins; give a number"
-        return Outcome(measured, not_done=[line])
     found = finding(queue, free, problem)
     return Outcome(measured, [found] if found else [])
+
+
+def require(queue: Queue, shm: Path = SHM) -> None:
+    """Makes sure that a loader can be opened here, which would hang.
+
+    Raises:
+        OSError: shared memory does not hold the queue.
+    """
+    status = os.statvfs(shm)
+    free = status.f_bavail * status.f_frsize
+    if queue.certain > free:
+        raise OSError(
+            f"{queue.workers} workers need {queue.certain / _MIB:.0f} MiB of {shm}, where "
+            f"{free / _MIB:.0f} MiB are free, and would hang"
+        )
 
 
 def finding(queue: Queue, free: int, problem: str = "") -> Finding | None:
@@ -122,8 +136,9 @@ def finding(queue: Queue, free: int, problem: str = "") -> Finding | None:
     each = queue.batch_bytes / _MIB
     ranks = f", {queue.ranks} ranks" if queue.ranks > 1 else ""
     evidence = (
-        f"{free / _MIB:.0f} MiB of /dev/shm are free{where}. {queue.workers} workers x {PREFETCH} "
-        f"batches and one in use, of {each:.1f} MiB each{ranks}: {queue.nbytes / _MIB:.0f} MiB."
+        f"{free / _MIB:.0f} MiB of /dev/shm are free{where}. {queue.workers} workers x "
+        f"{queue.prefetch} batches and one in use, of {each:.1f} MiB each{ranks}: "
+        f"{queue.nbytes / _MIB:.0f} MiB."
     )
     breaks = queue.certain > free
     if not breaks:

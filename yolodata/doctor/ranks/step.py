@@ -52,7 +52,7 @@ class RankStep:
             step = ModelStep(mine)
             for one in step.trainer.optimizer.param_groups:
                 one["lr"] = 0.0
-            batch = drawn_batch(mine, max(1, setup.batch // group.size))
+            batch = drawn_batch(mine)
             self._step: Any = step
             self.network, self.device = step.trainer.model, step.device
             self._compiled = bool(setup.train.compile)
