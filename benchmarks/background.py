@@ -1,14 +1,12 @@
-"""What recording steps, serving metrics and uploading checkpoints cost the training loop.
+"""What recording steps and uploading checkpoints cost the training loop.
 
-Times the calls that a recorded step makes (Ultralytics' callbacks included), without and with
-metrics, and `Uploader.put`. Adds up what all threads compute more for steps of 20 ms while metrics
-are asked for.
+Times the calls that a recorded step makes (Ultralytics' callbacks included) in a process that is
+alone, and in one of several ranks (without what travels between them), and `Uploader.put`.
 Then takes steps of a fixed kind (Python, and a small product of matrices) in slices, in turns
 without an upload and with one that never ends: to a folder, and to moto's S3 server in another
 process, which shares the cores.
 
     python benchmarks/background.py --json benchmarks/results/background.json
-    python benchmarks/background.py --recording --json benchmarks/results/recording.json
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from ultralytics.utils.callbacks import get_default_callbacks
 from yolodata.bench import results
 from yolodata.telemetry import Telemetry
 from yolodata.train.checkpoint.uploader import Uploader
-from yolodata.ultralytics.metrics import MetricsWatcher
+from yolodata.train.distributed.waits import LOSS, CollectiveWaits
 from yolodata.ultralytics.telemetry import attach
 
 SERVER = """
@@ -50,11 +48,8 @@ class _Loop:
 
     def __init__(self, folder: Path) -> None:
         self.callbacks = get_default_callbacks()
-        folder.mkdir(parents=True, exist_ok=True)
         self.save_dir, self.device, self.epoch, self.metrics = folder, torch.device("cpu"), 0, {}
-        self.train_loader, self.epochs = _Batches(), 1
-        self.tloss = {name: torch.tensor(1.0) for name in ("box_loss", "cls_loss", "dfl_loss")}
-        self.scaler = torch.amp.GradScaler("cuda", enabled=False)
+        self.train_loader = _Batches()
 
     def add_callback(self, event: str, function: Any) -> None:
         self.callbacks[event].append(function)
@@ -62,6 +57,65 @@ class _Loop:
     def run_callbacks(self, event: str) -> None:
         for function in self.callbacks[event]:
             function(self)
+
+
+class _Step:
+    """A step in which nothing happens but what is recorded of it.
+
+    Args:
+        folder: of the run.
+        recorded: whether it is.
+        ranks: whether it is one of several ranks, whose waits are recorded, too; it then has a
+            backward pass, of one product.
+    """
+
+    def __init__(self, folder: Path, recorded: bool, ranks: bool) -> None:
+        self._loop = loop = _Loop(folder)
+        self._watcher = attach(loop) if recorded else None
+        self._waits = CollectiveWaits(loop.device) if recorded and ranks else None
+        self._weight = torch.ones(8, requires_grad=True) if ranks else None
+        self._done = 0
+        loop.run_callbacks("on_train_epoch_start")
+
+    def __call__(self) -> None:
+        """Makes the calls of `EpochLoop`, and of yolodata's trainers, in their order."""
+        waits, watcher = self._waits, self._watcher
+        self._callbacks("on_train_batch_start")
+        if waits is not None:
+            waits.begin()
+            for _ in range(2):  # the loss of a network with two heads
+                with waits.of(LOSS):
+                    pass
+        if self._weight is not None:
+            loss = (self._weight * 2).sum()
+            if waits is not None:
+                waits.watch(loss)
+            loss.backward()
+        if waits is not None:
+            waits.summed()
+        self._callbacks("on_train_batch_end")
+        self._done += 1
+        if waits is not None and watcher is not None:
+            offered = waits.offer(self._done)
+            with waits.agreeing():
+                pass
+            known = waits.settle(offered)
+            if known is not None:
+                watcher.late(*known)
+        if watcher is not None:  # the progress bar
+            watcher.enter(watcher.enter("callbacks"))
+
+    def _callbacks(self, event: str) -> None:
+        if self._watcher is None:
+            self._loop.run_callbacks(event)
+            return
+        before = self._watcher.enter("callbacks")
+        self._loop.run_callbacks(event)
+        self._watcher.enter(before)
+
+    def close(self) -> None:
+        """Writes the last rows."""
+        self._loop.run_callbacks("teardown")
 
 
 class _Batches:
@@ -81,128 +135,47 @@ class _Batches:
 
 
 def recorded_step(steps: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Microseconds that the thread which trains pays for a step, beyond one without callbacks.
+    """Microseconds that a recorded step costs more than one without, in turns with that.
 
     Returns:
-        of a step that is recorded, and of one that metrics are told of, too: median, mean, 99th
-        percentile and largest; `cpu_mean` is what the thread computed.
+        of a process that is alone, and of one of several ranks: quantiles of single steps, and
+        `cpu`, time of the processor: median and quartiles over 20 slices of the steps.
     """
-    loops = {"bare": _Loop(folder), "recorded": _Loop(folder / "a"), "metrics": _Loop(folder / "b")}
-    attach(loops["recorded"])
-    attach_metrics(loops["metrics"])
-    found: dict[str, list[float]] = {name: [] for name in loops}
-    cpu = dict.fromkeys(loops, 0.0)
-    for loop in loops.values():
-        loop.run_callbacks("on_train_start")
-        loop.run_callbacks("on_train_epoch_start")
-    for _ in range(steps):
-        for name, loop in loops.items():
-            start, work = time.perf_counter(), time.thread_time()
-            loop.run_callbacks("on_train_batch_start")
-            loop.run_callbacks("on_train_batch_end")
-            cpu[name] += 1e6 * (time.thread_time() - work) / steps
-            found[name].append(1e6 * (time.perf_counter() - start))
-    result = {}
-    for name in ("recorded", "metrics"):
-        loops[name].run_callbacks("teardown")
-        rows = (loops[name].save_dir / "steps.csv").read_text().count("\n") - 1
-        assert rows == steps, f"{rows} rows for {steps} steps"
-        extra = np.array(found[name]) - statistics.median(found["bare"])
-        result[name] = {
+    made = {
+        (name, recorded): _Step(folder / name, recorded, name != "alone")
+        for name in ("alone", "of_several_ranks")
+        for recorded in (False, True)
+    }
+    turns = list(made.items())
+    found: dict[tuple[str, bool], list[float]] = {kind: [] for kind in made}
+    cpu: dict[tuple[str, bool], list[float]] = {kind: [] for kind in made}
+    for _ in range(20):
+        spent = dict.fromkeys(made, 0.0)
+        for _ in range(steps // 20):
+            turns.append(turns.pop(0))
+            for kind, step in turns:
+                start, work = time.perf_counter(), time.thread_time()
+                step()
+                spent[kind] += time.thread_time() - work
+                found[kind].append(1e6 * (time.perf_counter() - start))
+        for kind, seconds in spent.items():
+            cpu[kind].append(1e6 * seconds / (steps // 20))
+    results = {}
+    for name in ("alone", "of_several_ranks"):
+        made[name, True].close()
+        rows = (folder / name / "steps.csv").read_text().count("\n") - 1
+        assert rows == steps // 20 * 20, f"{rows} rows for {steps} steps"
+        extra = np.array(found[name, True]) - statistics.median(found[name, False])
+        more = np.array(cpu[name, True]) - np.array(cpu[name, False])
+        results[name] = {
             "median": float(np.median(extra)),
-            "mean": float(extra.mean()),
-            "cpu_mean": cpu[name] - cpu["bare"],
             "p99": float(np.percentile(extra, 99)),
             "max": float(extra.max()),
+            "cpu_median": float(np.median(more)),
+            "cpu_quartile_1": float(np.percentile(more, 25)),
+            "cpu_quartile_3": float(np.percentile(more, 75)),
         }
-    return result
-
-
-SCRAPER = """
-import sys, urllib.request
-for line in sys.stdin:
-    print(len(urllib.request.urlopen(line.strip()).read()), flush=True)
-"""
-
-
-def step_with_metrics(milliseconds: float, rounds: int, folder: Path) -> dict[str, Any]:
-    """What metrics add to steps of so many milliseconds, over all threads of the process.
-
-    Slices of steps take turns, recorded alone and with metrics. In those with metrics another
-    process asks for them once a second, fifteen times as often as the configuration that we ship.
-
-    Returns:
-        of each round the microseconds that a step with metrics computes more (`cpu_us`: callbacks,
-        and all threads but the one that trains), and its time by the time of the others (`times`);
-        `share` is the median of `cpu_us` by so many milliseconds.
-    """
-    loops = {"recorded": _Loop(folder / "c"), "metrics": _Loop(folder / "d")}
-    attach(loops["recorded"])
-    watching = attach_metrics(loops["metrics"])
-    for loop in loops.values():
-        loop.run_callbacks("on_train_start")
-        loop.run_callbacks("on_train_epoch_start")
-    targets = json.loads((folder / "d" / "metrics" / "target.rank0.json").read_text())
-    url = f"http://{targets[0]['targets'][0]}/metrics\n"
-    steps = max(1, round(1e3 / milliseconds))  # a second of them
-    a, start = torch.rand(256, 256), time.perf_counter()
-    for _ in range(100):
-        a = (a @ a).clamp(0, 1)
-    products = max(1, round(milliseconds / (10 * (time.perf_counter() - start))))
-    scraper = subprocess.Popen(
-        [sys.executable, "-c", SCRAPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert scraper.stdin is not None
-    assert scraper.stdout is not None
-    cpu, times, took = [], [], []
-    for number in range(rounds):
-        used, passed = {}, {}
-        for name in sorted(loops, reverse=bool(number % 2)):
-            loop, told = loops[name], 0.0
-            others = time.process_time() - time.thread_time()
-            begun = time.perf_counter()
-            for step in range(2 * steps):
-                if name == "metrics" and step % steps == 0:
-                    scraper.stdin.write(url)
-                    scraper.stdin.flush()
-                work = time.thread_time()
-                loop.run_callbacks("on_train_batch_start")
-                told += time.thread_time() - work
-                for _ in range(products):
-                    a = (a @ a).clamp(0, 1)
-                work = time.thread_time()
-                loop.run_callbacks("on_train_batch_end")
-                told += time.thread_time() - work
-            passed[name] = (time.perf_counter() - begun) / (2 * steps)
-            others = time.process_time() - time.thread_time() - others
-            used[name] = 1e6 * (others + told) / (2 * steps)
-        cpu.append(used["metrics"] - used["recorded"])
-        times.append(passed["metrics"] / passed["recorded"])
-        took.append(1e3 * passed["recorded"])
-    scraper.stdin.close()
-    scraped = [int(line) for line in scraper.stdout]
-    scraper.wait()
-    assert len(scraped) == 2 * rounds, f"{len(scraped)} scrapes in {rounds} rounds"
-    exported = watching._exporter.read()
-    for loop in loops.values():
-        loop.run_callbacks("teardown")
-    assert exported["steps"] > steps, exported["steps"]
-    return {
-        "step_ms": statistics.median(took),
-        "scrapes_a_second": 1.0,
-        "bytes_a_scrape": scraped[-1],
-        "cpu_us": results.spread(cpu),
-        "times": results.spread(times),
-        "share": statistics.median(cpu) / (1e3 * milliseconds),
-    }
-
-
-def attach_metrics(loop: _Loop) -> MetricsWatcher:
-    """Has the steps of a loop recorded, and served on a free port."""
-    watching = MetricsWatcher("auto")
-    attach(loop, listeners=[watching.add_step])
-    watching.attach(loop)
-    return watching
+    return results
 
 
 def slice_of_steps(seconds: float) -> float:
@@ -257,25 +230,6 @@ def while_uploading(
     }
 
 
-def uploads(rounds: int, mib: int, folder: Path) -> dict[str, Any]:
-    """What uploads to a folder and to an S3 server cost steps."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with server:
-        endpoint = server.stdout.readline().strip()
-        options = {"endpoint_url": endpoint, "key": "k", "secret": "s",
-                   "client_kwargs": {"region_name": "eu-west-1"}}  # fmt: skip
-        S3FileSystem(**options).mkdir("runs")
-        rest = (rounds, mib, folder)
-        found = {
-            "upload_to_folder": while_uploading(str(folder / "far"), {}, *rest),
-            "upload_to_s3": while_uploading("s3://runs/a", options, *rest),
-        }
-        server.stdin.close()
-    return found
-
-
 def main() -> int:
     """Measures, prints, saves."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -283,16 +237,29 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--mib", type=int, default=40, help="size of a checkpoint")
-    parser.add_argument("--recording", action="store_true", help="recording and metrics alone")
+    parser.add_argument("--no-uploads", action="store_true", help="only what a recorded step costs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = results.about("background") | {"steps": args.steps}
-    with tempfile.TemporaryDirectory() as name:
+    if args.no_uploads:
+        with tempfile.TemporaryDirectory() as name:
+            result["recorded_step_us"] = recorded_step(args.steps, Path(name))
+        print(json.dumps(result, indent=2))
+        return 0
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with tempfile.TemporaryDirectory() as name, server:
         folder = Path(name)
+        endpoint = server.stdout.readline().strip()
+        options = {"endpoint_url": endpoint, "key": "k", "secret": "s",
+                   "client_kwargs": {"region_name": "eu-west-1"}}  # fmt: skip
+        S3FileSystem(**options).mkdir("runs")
         result["recorded_step_us"] = recorded_step(args.steps, folder)
-        result["metrics"] = step_with_metrics(20.0, args.rounds, folder)
-        if not args.recording:
-            result |= uploads(args.rounds, args.mib, folder)
+        rest = (args.rounds, args.mib, folder)
+        result["upload_to_folder"] = while_uploading(str(folder / "far"), {}, *rest)
+        result["upload_to_s3"] = while_uploading("s3://runs/a", options, *rest)
+        server.stdin.close()
     print(json.dumps(result, indent=2))
     if args.json:
         results.save(args.json, result)

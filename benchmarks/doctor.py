@@ -6,14 +6,16 @@ is right when the cause comes first, and when the predicted gain (step before / 
 within 20 % of the true one. Healthy set-ups must get no complaint. Runs accumulate in a file:
 invoked again, it goes on with seeds that were not used, and judges all runs from their figures.
 
-    python benchmarks/doctor.py --runs 20 --minutes 50 --json benchmarks/results/doctor-data.json
+    python benchmarks/doctor.py --runs 20 --minutes 50 --json benchmarks/results/doctor.json
     python benchmarks/doctor.py --runs 2 --only storage --tuning --json /tmp/doctor.json
-    python benchmarks/doctor.py --json benchmarks/results/doctor-data.json --runs 0    # the table
+    python benchmarks/doctor.py --runs 5 --only "* and another" --json X.json    # two at once
+    python benchmarks/doctor.py --runs 0 --json benchmarks/results/doctor.json    # the table
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import random
@@ -73,7 +75,8 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
 
     Args:
         row: "error", "findings" (the first three), "complaints" (causes), "truth" (milliseconds
-            "before" and "after", by cause) and "failed" (why the truth is not known).
+            "before" and "after", by cause), "broken" (see `Case.broken`) and "failed" (why the
+            truth is not known).
         cause: of its fault, see `Fault.cause`.
     """
     if row.get("failed"):
@@ -83,14 +86,14 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
     if not cause:
         if true is not None and true > HEALTHY:
             return Verdict(f"a step takes {true:.2f} times as long as in a healthy set-up")
-        return Verdict(cause=not row["error"] and not row["complaints"])
+        return Verdict(cause=not row["error"] and not row["complaints"] and not row.get("broken"))
     if true is not None and true < LEAST:
         return Verdict(f"mending brings no more than {true:.2f}")
     expected = {cause} if cause != "*" else {n for n, gain in gains.items() if gain >= TIED * true}
     named = next((one for one in row["findings"] if one["cause"] in expected), None)
     right = bool(named) and named is row["findings"][0]
     if true is None:
-        return Verdict(cause=right)
+        return Verdict(cause=right and not row.get("broken"))
     predicted = named["gain"] if named else None
     if named:
         true = gains.get(named["cause"], true)
@@ -116,6 +119,7 @@ def run(fault: Fault, name: str, seed: int) -> Row:
         except Exception as error:  # of whatever kind: other faults go on
             raise CannotInject(f"{type(error).__name__}: {error}") from error
         start = time.monotonic()
+        row["facts"] = dict(case.facts)
         row |= examined(fault, case, rng.getrandbits(31))
         middle = time.monotonic()
         row |= truth(case, row)
@@ -185,18 +189,22 @@ def _child(
 
 def truth(case: Case, row: Mapping[str, Any]) -> Row:
     """Measures what mending brings; "" is the cause where only one fault was injected."""
+    settings = row["findings"][0]["settings"] if row["findings"] else {}
+    broken = ""
     try:
-        if case.truths:
-            found = case.truths(row["findings"][0]["settings"] if row["findings"] else {})
-        else:
-            found = {"": case.truth()} if case.truth else {}
+        found = case.truths(settings) if case.truths else {}
+        if case.truth:
+            found = {"": case.truth()}
+        if case.broken:
+            broken = case.broken(settings)
     except Exception:  # of whatever kind: the next runs go on
-        return {"truth": {}, "failed": traceback.format_exc(limit=-3)}
+        return {"truth": {}, "broken": "", "failed": traceback.format_exc(limit=-3)}
     return {
         "truth": {
             cause: {"before": round(before, 3), "after": round(after, 3)}
             for cause, (before, after) in found.items()
         },
+        "broken": broken,
         "failed": "",
     }
 
@@ -253,7 +261,7 @@ def told(row: Mapping[str, Any], verdict: Verdict) -> str:
     words = "void" if verdict.void else "right" if verdict.cause else "WRONG"
     if verdict.gain is not None:
         words += ", gain right" if verdict.gain else ", gain WRONG"
-    why = verdict.void or row["error"]
+    why = verdict.void or row["error"] or row.get("broken")
     return (
         f"{row['fault']} {row['seed']}: {words}; says {found or 'nothing'}; truth {gains or 'none'}"
         + (f"; {why}" if why else "")
@@ -308,22 +316,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, required=True, help="runs are added to it")
     parser.add_argument("--runs", type=int, default=20, help="more runs of each (default: 20)")
-    parser.add_argument("--only", action="append", metavar="FAULT", help="may be repeated")
+    parser.add_argument("--only", action="append", metavar="FAULT", help="a pattern, as of files; "
+                        "may be repeated")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no run that ends later")
     parser.add_argument("--tuning", action="store_true", help="seeds for choosing limits, not for "
                         "checking them")  # fmt: skip
     args = parser.parse_args()
     known = all_faults()
-    for name in args.only or ():
-        if name not in known:
-            parser.error(f"no fault is named {name}; there are: {', '.join(known)}")
+    patterns = args.only or ["*"]
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            parser.error(f"no fault is named {pattern}; there are: {', '.join(known)}")
+    asked = {
+        name: fault
+        for name, fault in known.items()
+        if any(fnmatch.fnmatch(name, p) for p in patterns)
+    }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # faults are undone
     if args.json.exists():
         document = json.loads(args.json.read_text(encoding="utf-8"))
     else:
         document = results.about("doctor") | {"invocations": [], "not_run": {}, "rows": []}
     if args.runs:
-        asked = {name: fault for name, fault in known.items() if name in (args.only or known)}
         campaign(document, args.json, asked, args)
     print(summary(document, known, "tuning" if args.tuning else "checking"))
     verdicts = [judge(row, known[row["fault"]].cause) for row in document["rows"]]

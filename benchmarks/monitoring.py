@@ -6,6 +6,7 @@ What must hold:
 - Prometheus evaluates all rules without an error;
 - every expression of the dashboard, of the recording rules, and of the alerts (without their
   comparison) returns a number while the run goes on;
+- the textfile collector of a real node-exporter reads what a rank writes;
 - after SIGKILL at random moments and `resume=auto`, no counter of a rank ever went back
   (`resets()` is 0), and each is one series; `yolodata_step`, which is where the run is and no
   counter, did go back: so the question can be answered with yes.
@@ -43,10 +44,14 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
+import torch
 import yaml
 from preemption import NETWORK
 
 from yolodata.bench import results
+from yolodata.telemetry.metrics.destination import TextFile
+from yolodata.telemetry.metrics.exporter import Exporter
+from yolodata.telemetry.step_row import StepRow
 
 MONITORING = Path(__file__).resolve().parents[1] / "deploy" / "monitoring"
 PROGRAMS = ("prometheus", "promtool", "prometheus-node-exporter")
@@ -223,6 +228,21 @@ def check(tool: list[str], **options: Any) -> str:
     return (done.stdout + done.stderr).strip()
 
 
+def by_textfile(prometheus: Prometheus, files: Path) -> dict[str, float]:
+    """Writes one step as a batch node would; returns what came through node-exporter."""
+    exporter = Exporter(files / "run", device=torch.device("cpu"))
+    exporter.add_step(StepRow(1, 1, time.time(), 16, 20.0, 5.0, 800.0))
+    assert exporter.start(TextFile(files / "run.prom"))
+    asked = {"images": 'yolodata_images_total{job="node"}',
+             "wait_seconds": 'yolodata_wait_seconds_total{job="node"}',
+             "errors": "node_textfile_scrape_error"}  # fmt: skip
+    wait_for("the text file", lambda: prometheus.values(asked["images"]), 60)
+    found = {name: prometheus.values(expression)[0][1] for name, expression in asked.items()}
+    exporter.close()
+    assert not (files / "run.prom").exists()
+    return found
+
+
 def steps_of(prometheus: Prometheus) -> float:
     """Steps that both ranks have taken, as far as Prometheus has seen."""
     seen = f'max_over_time(yolodata_steps_total{{run="{RUN}"}}[1h])'  # also while nobody runs
@@ -283,6 +303,8 @@ def judge(result: dict[str, Any]) -> list[str]:
     wrong = [f"no number: {name}" for name, n in result["expressions"].items() if not n]
     wrong += [f"rule {name}: {health}" for name, health in result["rules"].items()
               if health != "ok"]  # fmt: skip
+    if result["textfile"] != {"images": 16.0, "wait_seconds": 0.005, "errors": 0.0}:
+        wrong.append(f"by the text file: {result['textfile']}")
     resumed = result["resumed"]
     wrong += [f"a counter fell: {each}" for each in resumed["fell"]]
     wrong += [f"no series of {name}" for name, count in resumed["series"].items() if not count]
@@ -303,7 +325,10 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         config = write_config(folder, node, dcgm, args.interval)
         server = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'db'}",
                   f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
-        exporter = ["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{node}"]
+        files = folder / "textfiles"
+        files.mkdir()
+        exporter = ["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{node}",
+                    f"--collector.textfile.directory={files}"]  # fmt: skip
         shipped = MONITORING / "prometheus"
         result: dict[str, Any] = {
             "promtool": {
@@ -315,6 +340,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         }  # fmt: skip
         with started(exporter, log), started(server, log):
             wait_for("Prometheus", prometheus.ready, 60)
+            result["textfile"] = by_textfile(prometheus, files)
             with started(command, folder / "train.log", env=environment):
                 validated = f'yolodata_map{{run="{RUN}"}}'
                 wait_for("a validation", lambda: prometheus.values(validated), 300)

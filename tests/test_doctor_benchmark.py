@@ -106,7 +106,7 @@ class Broken:
     def inject(self, severity: dict[str, Any], folder: Path) -> Iterator[Any]:
         if self.cause == "shm":
             raise PermissionError("only root may")
-        yield Namespace(truth=lambda: (200.0, 100.0), truths=None)
+        yield Namespace(truth=lambda: (200.0, 100.0), truths=None, broken=None, facts={"ms": 7})
 
 
 def test_runs_accumulate(
@@ -136,6 +136,7 @@ def test_runs_accumulate(
     assert [(one["seeds"], one["seed"]) for one in document["rows"]] == [
         ("checking", doctor.CHECKING[0]), ("checking", doctor.CHECKING[1]), ("tuning", 0),
     ]  # fmt: skip
+    assert document["rows"][0]["facts"] == {"ms": 7}
     assert [one["invocation"] for one in document["rows"]] == [0, 0, 1]
     text = doctor.summary(document, faults, "checking")
     assert "2 of 2" in text

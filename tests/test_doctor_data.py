@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from PIL import Image
 
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
+from yolodata.doctor.data.others import Others
 from yolodata.doctor.data.pace import Pace, of_loader
 from yolodata.doctor.examination import Outcome, examine
 from yolodata.doctor.finding import Finding, ranked
@@ -106,6 +110,22 @@ def test_a_quota_is_judged_by_the_processor_time_that_batches_take() -> None:
     assert found[0].gain == pytest.approx(300 / 120, rel=0.02)  # 240 ms on two cores
     assert not found[0].measured
     assert "quota" not in [one.cause for one in worst_first(replace(m, quota=2.0))]
+
+
+def test_others_on_the_same_cores_are_named() -> None:
+    busy = replace(measured(102.0), others=1.5)
+    assert [one.cause for one in worst_first(busy)] == ["busy_machine"]
+    assert not worst_first(replace(busy, others=0.2))
+
+
+def test_a_loop_in_another_process_is_others_and_one_in_this_is_not() -> None:
+    spin = "import time\nend = time.time() + 0.6\nwhile time.time() < end: pass"
+    counted = Others()
+    with subprocess.Popen([sys.executable, "-c", spin]):
+        time.sleep(0.4)
+        foreign = counted.cores()  # it runs still
+    own = counted.cores()  # it is a child that has ended
+    assert foreign > own
 
 
 @dataclass

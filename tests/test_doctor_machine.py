@@ -221,9 +221,6 @@ def test_no_shared_memory_at_all(data: Path, tmp_path: Path) -> None:
     assert "No such file" in outcome.findings[0].evidence
     nothing = shared_memory.Queue()
     assert causes(shared_memory.examine(setup, nothing, tmp_path / "absent")) == []
-    chosen_later = setup_of(data, batch=-1)
-    queue = shared_memory.queue_of(chosen_later, 40)
-    assert "batch=-1" in shared_memory.examine(chosen_later, queue).not_done[0]
 
 
 def test_a_cache_that_a_container_has_no_memory_for(

@@ -76,7 +76,9 @@ def report(*findings: Finding, **sections: Outcome) -> Report:
 
 
 def test_the_worst_is_said_first_with_what_it_costs_and_what_brings() -> None:
-    made = report(AMP, WORKERS, OVERLAP, STORAGE, ranks=Outcome(not_done=["there is one rank"]))
+    made = report(
+        AMP, WORKERS, OVERLAP, STORAGE, ranks=Outcome(not_done=["ranks: there is one rank"])
+    )
     assert summary(made) == (
         "The GPU waits 62% of each step. What costs most of it: The storage delivers too slowly. "
         "There are 2 more complaints."
@@ -89,8 +91,14 @@ def test_the_worst_is_said_first_with_what_it_costs_and_what_brings() -> None:
     assert "yolodata.codec=raw" in said
     assert said.count("workers=4") == 1  # it is in the sentence already
     assert said.index("Opportunities") > said.index("Complaints")
-    assert "ranks: there is one rank" in said
+    assert "  ranks: there is one rank" in said.splitlines()
     assert "fake" not in said
+
+
+def test_the_share_that_a_section_says_comes_before_that_of_its_plot() -> None:
+    told = {**MEASURED, "waiting_share": 0.25}
+    made = Report({"data": "a"}, {"data": Outcome(told, [STORAGE])}, 1.0, "now", {}, {})
+    assert summary(made).startswith("Training waits 25% of each step.")
 
 
 def test_what_breaks_a_run_is_no_matter_of_waiting() -> None:
@@ -329,7 +337,9 @@ def test_the_settings_train(section: Section, drawn: Path, tmp_path: Path, capsy
         ("{yaml} only=date", "--only must be one of data, got 'date'"),
         ("{yaml} seconds=0", "seconds must be 2 to 3600"),
         ("{yaml} bacth=3", "bacth"),
-        ("{yaml} yolodata.threads=3", "tries yolodata's settings by itself, got threads"),
+        ("{yaml} yolodata.threads=0", "yolodata threads must be at least 1, got 0"),
+        ("{yaml} yolodata.thread=3", "did you mean 'threads'"),
+        ("{yaml} yolodata.threads=3 loader=ultralytics", "takes no settings of yolodata, got thr"),
         ("{yaml} device=0,1", "device=0,1 takes 2 processes; start them with torchrun"),
         ("{folder}", "is a folder that holds no shards and none of args.yaml, steps.csv"),
         ("nothere.yaml", "nothere.yaml is not there"),

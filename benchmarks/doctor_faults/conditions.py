@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -146,7 +146,7 @@ def injected(as_is: Conditions, mended: Mapping[str, Repair]) -> Iterator[Case]:
             found = {cause: (before, ms) for cause, ms in zip(mended, after, strict=True)}
             return found or {"": (before, as_is.step_ms)}
 
-        yield Case(as_is.arguments(), held.prefix(), truths=truths)
+        yield Case(as_is.arguments(), held.prefix(), truths=truths, facts=asdict(as_is))
 
 
 def in_turns(ways: Sequence[Conditions], rounds: int = ROUNDS) -> list[float]:
@@ -181,6 +181,7 @@ def step_ms(conditions: Conditions, seconds: float = SECONDS) -> float:
 
 
 def _measure(pipe: Any, conditions: Conditions, held: Held, seconds: float) -> None:
+    os.setsid()  # the processor is shared out by session, and the doctor has one of its own
     held.enter()
     loader = open_loader(conditions)
     batches = _endless(loader)

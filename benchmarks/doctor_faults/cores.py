@@ -15,7 +15,7 @@ class Cores(DataFault):
     """Affinity to fewer cores than the machine has."""
 
     cause = "cores"
-    margin = (1.1, 1.35)  # two cores to one is not much
+    margin = (1.05, 1.3)  # half of two cores is not much less
 
     def how_bad(self, rng: random.Random) -> dict[str, Any]:
         """Which cores are left, at most half of those that workers would use."""

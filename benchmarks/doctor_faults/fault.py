@@ -24,6 +24,9 @@ class Case:
             the knob applied; None where the finding is not about time.
         truths: as `truth`, by cause, where several faults are injected (the one whose mending
             brings most has to come first) or where the knob's settings, its argument, decide.
+        broken: of a finding that is not about time: tries what its knob's settings promise, without
+            any code of the doctor; returns what is wrong with it, "" if nothing is.
+        facts: what was made of the severity, in plain JSON values, for the record.
     """
 
     arguments: Sequence[str]
@@ -32,6 +35,8 @@ class Case:
     probes: Mapping[str, Any] = field(default_factory=dict)
     truth: Callable[[], tuple[float, float]] | None = None
     truths: Callable[[Mapping[str, Any]], Mapping[str, tuple[float, float]]] | None = None
+    broken: Callable[[Mapping[str, Any]], str] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Fault(Protocol):

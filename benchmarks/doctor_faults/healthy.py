@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +21,38 @@ from .fault import Case
 MARGIN = (1.6, 2.6)
 
 
-@dataclass(frozen=True)
+VARIANTS = {
+    "plain": Conditions(),
+    "far disk": Conditions(disk=(1.0, 300.0)),
+    "few cores": Conditions(cores=tuple(usable()[: max(1, len(usable()) // 2)])),
+    "quota": Conditions(quota=0.7 * len(usable())),
+    "progressive": Conditions(pictures=Pictures(progressive=1.0)),
+    "large": Conditions(pictures=Pictures(width=1280)),
+}
+
+
 class Healthy:
-    """A set-up that loses nothing.
+    """A set-up that loses nothing."""
 
-    Attributes:
-        name: of it.
-        conditions: of it, but for batch and step.
-    """
-
-    name: str
-    conditions: Conditions
-    cause: str = ""
-    sections: tuple[str, ...] = ("data",)
-    seconds: float = 10.0
+    name = "healthy"
+    cause = ""
+    sections = ("data",)
+    seconds = 10.0
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
-        """Draws batch and margin."""
-        return {"batch": rng.choice((4, 6, 8)), "margin": round(rng.uniform(*MARGIN), 2)}
+        """Draws what it looks like, batch and margin."""
+        return {
+            "looks": rng.choice(sorted(VARIANTS)),
+            "batch": rng.choice((4, 6, 8)),
+            "margin": round(rng.uniform(*MARGIN), 2),
+        }
 
     @contextmanager
     def inject(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
         """Has nothing to inject but the set-up."""
-        conditions = replace(self.conditions, batch=severity["batch"])
-        conditions = conditions.with_step(severity["margin"])
-        with injected(conditions, {}) as case:
+        conditions = replace(VARIANTS[severity["looks"]], batch=severity["batch"])
+        with injected(conditions.with_step(severity["margin"]), {}) as case:
             yield case
 
 
-FAULTS = [
-    Healthy("healthy", Conditions()),
-    Healthy("healthy far disk", Conditions(disk=(1.0, 300.0))),
-    Healthy("healthy few cores", Conditions(cores=tuple(usable()[: max(1, len(usable()) // 2)]))),
-    Healthy("healthy quota", Conditions(quota=0.7 * len(usable()))),
-    Healthy("healthy progressive", Conditions(pictures=Pictures(progressive=1.0))),
-    Healthy("healthy large", Conditions(pictures=Pictures(width=1280))),
-]
+FAULTS = [Healthy()]

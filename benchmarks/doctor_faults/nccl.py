@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.doctor_faults.fault import Case
-from benchmarks.doctor_faults.ranks import RANKS, arguments, step_ms, torchrun
+from .fault import Case
+from .ranks import RANKS, arguments, step_ms, torchrun
 
 # Variable -> (values, the machine on which they hurt).
 _PCIE = {"gpus": 4, "peer_access": False, "interfaces": {"lo": 0, "eth0": 10000}, "used": "eth0"}

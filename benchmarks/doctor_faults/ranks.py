@@ -17,7 +17,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from benchmarks.doctor_faults.fault import Case
+from .fault import Case
 
 RANKS = 2
 SIDE, BATCH = 64, 4

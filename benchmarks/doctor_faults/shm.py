@@ -6,9 +6,11 @@ ends where the doctor says so: torch's loader, with drawn severities, and with r
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ from .fault import Case
 
 PREFETCH = 4  # batches that Ultralytics has each worker make ahead
 IMAGES = 256
+_PATIENCE_S = 60  # for six steps of a second
 
 _LOADER = """
 import sys, time, torch
@@ -84,8 +87,18 @@ def _goes_through(severity: Mapping[str, Any], share: float) -> bool:
     workers = min(severity["workers"], os.cpu_count() or 1)
     sizes = map(str, (severity["batch"], severity["imgsz"], workers, PREFETCH))
     command = [*_with_shm(severity, share), sys.executable, "-c", _LOADER, *sizes]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode == 0 and "went through" in done.stdout
+    # With torch 2.14 the worker's batch is lost, and the loop waits for it for ever.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        told, _ = process.communicate(timeout=_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too
+    return b"went through" in told
 
 
 FAULTS = [SharedMemory()]

@@ -117,7 +117,8 @@ def histogram(edges: Sequence[float], counts: Sequence[int], unit: str, below: f
     for number, edge in enumerate(edges):
         if number % each == 0:
             at = _LEFT + number * wide
-            drawn.append(_text(at, height + 26, figure(edge), "faint", "middle"))
+            anchor = "end" if number == len(counts) else "middle"
+            drawn.append(_text(at, height + 26, figure(edge), "faint", anchor))
     drawn.append(_text(WIDTH - _RIGHT, height + 44, unit, "faint", "end"))
     return _svg(height + 50, drawn, f"histogram, {unit}")
 
@@ -164,18 +165,25 @@ def timeline(seconds: Sequence[float], step_ms: Sequence[float], wait_ms: Sequen
     return _svg(height + 52, drawn, "time of steps")
 
 
-def curve(points: Iterable[tuple[float, float]], x_unit: str, y_unit: str) -> str:
+def curve(
+    points: Iterable[tuple[float, float]],
+    x_unit: str,
+    y_unit: str,
+    bound: Iterable[tuple[float, float]] = (),
+) -> str:
     """Returns values over sizes on a logarithmic axis.
 
     Args:
         points: size (above 0) and value, in any order.
         x_unit, y_unit: of them.
+        bound: the same of what would be possible, drawn hollow.
     """
     points = sorted((x, y) for x, y in points if x > 0)
     if len(points) < 2:
         return ""
     height = 180
-    ticks = _ticks(0, max(max(y for _, y in points), 1e-9))
+    bound = sorted((x, y) for x, y in bound if points[0][0] <= x <= points[-1][0])
+    ticks = _ticks(0, max(*(y for _, y in [*points, *bound]), 1e-9))
     low, high = math.log10(points[0][0]), math.log10(points[-1][0])
     span = max(high - low, 1e-9)
 
@@ -188,6 +196,9 @@ def curve(points: Iterable[tuple[float, float]], x_unit: str, y_unit: str) -> st
     drawn.append(f'<polyline points="{_points(places)}" class="stroke0"/>')
     for across, down in places:
         drawn.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" class="c0"/>')
+    for x, y in bound:
+        across, down = at(x, y)
+        drawn.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" class="hollow"/>')
     each = math.ceil(len(points) / 9)
     for (x, _), (across, _) in list(zip(points, places, strict=True))[::each]:
         drawn.append(_text(across, height + 26, _bytes(x), "faint", "middle"))

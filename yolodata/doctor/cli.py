@@ -168,7 +168,7 @@ def _of_setup(args: argparse.Namespace, shows: bool) -> tuple[Report, dict[str, 
     examined = {
         "data": setup.data,
         "loader": setup.examined_loader,
-        "arguments": dict(setup.arguments),
+        "arguments": dict(setup.arguments) | _named(setup),
         "step_ms": setup.step_ms,
         "seconds": setup.seconds,
         "seed": setup.seed,
@@ -176,7 +176,12 @@ def _of_setup(args: argparse.Namespace, shows: bool) -> tuple[Report, dict[str, 
         "ranks": int(os.environ.get("WORLD_SIZE", 1)),
     }
     made = Report(examined, examination.outcomes, time.monotonic() - begun)
-    return made, {"model": MODEL, **setup.arguments, "data": setup.data}
+    return made, {"model": MODEL, **setup.arguments, **_named(setup), "data": setup.data}
+
+
+def _named(setup: Setup) -> dict[str, Any]:
+    """Settings of yolodata, as arguments name them."""
+    return {f"yolodata.{name}": value for name, value in setup.settings.items()}
 
 
 def _setup(args: argparse.Namespace) -> Setup:
@@ -187,11 +192,6 @@ def _setup(args: argparse.Namespace) -> Setup:
     from yolodata.ultralytics.command_line import read_arguments
 
     upstream, ours = read_arguments(args.arguments, "train")
-    if ours:
-        raise ConfigError(
-            f"the doctor tries yolodata's settings by itself, got {', '.join(sorted(ours))}; give "
-            "them to `yolodata train`"
-        )
     upstream.pop("data", None)  # of the file of cfg=; DATA comes before it
     devices = gpus_wanted(str(upstream.get("device", "")))
     if len(devices) > 1 and "WORLD_SIZE" not in os.environ:
@@ -209,7 +209,7 @@ def _setup(args: argparse.Namespace) -> Setup:
         for option, name in _OF_A_SETUP.items()
         if getattr(args, option) is not None
     }
-    return Setup(args.data, upstream, **given)
+    return Setup(args.data, upstream, settings=ours, **given)
 
 
 @contextmanager

@@ -64,7 +64,11 @@ class Report:
     @property
     def not_done(self) -> list[tuple[str, str]]:
         """What could not be measured: section and reason."""
-        return [(name, why) for name, one in self.outcomes.items() for why in one.not_done]
+        return [
+            (name, why.removeprefix(f"{name}: "))
+            for name, one in self.outcomes.items()
+            for why in one.not_done
+        ]
 
     @property
     def fake(self) -> bool:

@@ -175,7 +175,9 @@ def _timeline(measured: Mapping[str, Any]) -> str:
 
 def _reduce(measured: Mapping[str, Any]) -> str:
     points = [(each["bytes"], each["bus_gb_s"]) for each in measured["all_reduce"]]
-    return charts.curve(points, "size of one all-reduce", "GB/s on the bus")
+    possible = measured.get("all_reduce_possible") or ()
+    bound = [(each["bytes"], each["bus_gb_s"]) for each in possible]
+    return charts.curve(points, "size of one all-reduce", "GB/s on the bus", bound)
 
 
 _PLOTS: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
@@ -184,8 +186,10 @@ _PLOTS: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
      _roofline),
     ("Steps over time", "Each step, and how much of it was waiting for data.", "timeline",
      _timeline),
-    ("All-reduce", "Bandwidth of the bus by size.", "all_reduce", _reduce),
-    ("Sizes of boxes", f"Shorter side, after resizing; {TINY_PX} pixels and less are marked.",
+    ("All-reduce", "Bandwidth of the bus by size; hollow: what the link would allow.",
+     "all_reduce", _reduce),
+    ("Sizes of boxes",
+     f"Shorter side of the boxes of train at imgsz; up to {TINY_PX} pixels are marked.",
      "box_sizes_px", _boxes),
 ]  # fmt: skip
 """Title, caption, the name in `Outcome.measured` without which there is none, who draws it."""

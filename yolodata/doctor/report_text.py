@@ -58,7 +58,7 @@ def summary(report: Report) -> str:
         return said
     worst, wait = complaints[0], waiting(report)
     on_gpu = "gpu" in report.machine and report.examined.get("arguments", {}).get("device") != "cpu"
-    who = "The GPU" if on_gpu else "The training step"
+    who = "The GPU" if on_gpu else "Training"
     said = title = sentence(worst.title)
     if worst.kind == "breaks":
         said = f"This run will end, or its result is worthless. {title}"
@@ -80,6 +80,9 @@ def sentence(title: str) -> str:
 def waiting(report: Report) -> float | None:
     """The share (0-1) of the time that steps waited for data; None where nothing says it."""
     for outcome in report.outcomes.values():
+        for name in ("waiting_share", "wait_share"):
+            if outcome.measured.get(name) is not None:
+                return float(outcome.measured[name])
         timeline = outcome.measured.get("timeline") or {}
         waited, steps = timeline.get("wait_ms"), timeline.get("step_ms")
         if waited and steps and sum(steps) > 0:

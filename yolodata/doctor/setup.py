@@ -11,6 +11,7 @@ from typing import Any
 
 from yolodata.checks import number, one_of, whole
 from yolodata.errors import ConfigError
+from yolodata.train.settings import TrainSettings
 from yolodata.ultralytics.auto_pack import is_shards
 
 LOADERS = ("ultralytics", "yolodata")
@@ -25,7 +26,10 @@ class Setup:
         data: a dataset YAML, as Ultralytics takes it, or a folder of shards.
         arguments: Ultralytics' arguments by name, as for `yolodata train`, values already read;
             without `data`.
-        loader: whose loader is examined; "" is Ultralytics' own for a YAML, ours for shards.
+        settings: of yolodata, without their prefix, as for `yolodata train`; of them threads,
+            prefetch, cache and hw_decoder_load are those of the loader that is examined.
+        loader: whose loader is examined; "" is ours for shards, or with settings of yolodata, and
+            else Ultralytics' own.
         step_ms: milliseconds for which the loop waits instead of training a model: it stands for
             the step of a GPU that is not here. None trains the model.
         seconds: about how long all experiments together may take.
@@ -41,8 +45,10 @@ class Setup:
     step_ms: float | None = None
     seconds: float = 60.0
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _ = self.ours  # refuses what is unknown
         number("seconds", self.seconds, 2, 3600)
         whole("seed", self.seed, 0, 2**63 - 1)
         if self.step_ms is not None:
@@ -53,6 +59,10 @@ class Setup:
             raise ConfigError(
                 f"{self.data} is not there; give a dataset YAML, a folder of shards or the folder "
                 "of a run"
+            )
+        if self.settings and self.loader == "ultralytics":
+            raise ConfigError(
+                f"loader=ultralytics takes no settings of yolodata, got {', '.join(self.settings)}"
             )
         if self.of_shards and self.loader == "ultralytics":
             raise ConfigError(
@@ -68,7 +78,17 @@ class Setup:
     @property
     def examined_loader(self) -> str:
         """Whose loader is examined."""
-        return self.loader or ("yolodata" if self.of_shards else "ultralytics")
+        ours = self.of_shards or bool(self.settings)
+        return self.loader or ("yolodata" if ours else "ultralytics")
+
+    @cached_property
+    def ours(self) -> TrainSettings:
+        """All settings of yolodata.
+
+        Raises:
+            ConfigError: one is unknown, or out of range.
+        """
+        return TrainSettings().changed(self.settings)
 
     @cached_property
     def train(self) -> Any:
@@ -93,16 +113,29 @@ class Setup:
         Raises:
             ConfigError: Ultralytics is to choose it.
         """
-        ranks = int(os.environ.get("WORLD_SIZE", 1))
-        batch = self.train.batch
+        return self.batch_of_all // _ranks()
+
+    @property
+    def batch_of_all(self) -> int:
+        """Pictures a step, of all processes together.
+
+        Raises:
+            ConfigError: Ultralytics is to choose it.
+        """
+        ranks, batch = _ranks(), self.train.batch
         if batch < 1 or batch != int(batch) or batch % ranks:
             raise ConfigError(
                 f"batch must be a whole number of pictures, the same for each of {ranks} "
                 f"process(es), got {batch}; give batch={16 * ranks}, say"
             )
-        return int(batch) // ranks
+        return int(batch)
 
     @property
     def imgsz(self) -> int:
         """Side of the pictures, in pixels."""
         return int(self.train.imgsz)
+
+
+def _ranks() -> int:
+    """Processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", 1))

@@ -250,7 +250,7 @@ class EpochLoop:
                 loss, items = self._forward(batch)
             loss = loss.sum() * self._process_group.size  # DDP takes the mean over ranks
             self._heartbeat.doing_now("in the backward pass")
-            if self._waits is not None:
+            if self._waits is not None and together:
                 self._waits.watch(loss)
             trainer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             if self._waits is not None:

@@ -70,14 +70,14 @@ def schedule_of(setup: Setup, images: int, classes: int, ranks: int) -> Schedule
     """Works out the schedule of a run.
 
     Args:
-        setup: its arguments; a batch that is chosen by memory counts as 16.
+        setup: its arguments.
         images: of the train split.
         classes: names of the dataset.
         ranks: processes that train.
     """
     args = setup.train
     images = max(1, _taken(args.fraction, images))
-    batch = setup.batch if setup.batch > 0 else 16
+    batch = setup.batch_of_all
     epochs, nominal = max(1, int(args.epochs)), max(1, int(args.nbs))
     batches = math.ceil(images / batch)
     accumulate = min(max(round(nominal / batch), 1), batches * epochs)

@@ -97,6 +97,7 @@ def _report(measured: Measured) -> dict[str, Any]:
         "workers": measured.workers,
         "cores": measured.cores,
         "quota_cores": measured.quota,
+        "other_processes_cores": measured.others,
         "step_ms": {name: pace.step_ms for name, pace in known.items()},
         "cpu_ms": {name: pace.cpu_ms for name, pace in known.items()},
         "batches": {name: pace.batches for name, pace in known.items()},
@@ -109,6 +110,7 @@ def _report(measured: Measured) -> dict[str, Any]:
             if pace.alone_ms
         },
         "step_parts_ms": parts_ms(measured),
+        "ceilings_images_s": _ceilings(measured),
         "waiting_share": now.waiting if now else 0.0,
         "jitter": now.jitter if now else 0.0,
         "read_ms": measured.read_ms,
@@ -117,6 +119,21 @@ def _report(measured: Measured) -> dict[str, Any]:
         "looks": asdict(looks) if looks else None,
         "timeline": _timeline(measured),
     }
+
+
+def _ceilings(measured: Measured) -> dict[str, float]:
+    """Images a second that single parts allow, whatever the others do."""
+    found = {"model": 1e3 * measured.batch / measured.own.own_ms}
+    if measured.read_ms:
+        found["storage, one read at a time"] = 1e3 / measured.read_ms
+    warm, decoded = measured.warm, measured.changed.get("decoded")
+    if warm is not None and decoded is not None:
+        decoding = (warm.cpu_ms - decoded.cpu_ms) / measured.batch
+        if decoding > 0.05:  # below it is the noise of both
+            found["decoding, all cores"] = 1e3 * measured.cores / decoding
+    if measured.copy_ms:
+        found["copy to the device"] = 1e3 * measured.batch / measured.copy_ms
+    return found
 
 
 def _timeline(measured: Measured) -> dict[str, list[float]]:

@@ -13,6 +13,7 @@ import torch
 from yolodata.cgroup import cpu_quota
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured
+from yolodata.doctor.data.others import Others
 from yolodata.doctor.data.pace import Feed, Pace, of_loader, of_step
 from yolodata.doctor.examination import Examination
 from yolodata.doctor.setup import Setup
@@ -82,6 +83,7 @@ class Experiments:
     def __init__(
         self, examination: Examination, subject: Subject, step: Step, batch: Mapping[str, Any]
     ) -> None:
+        self._others = Others()
         self._examination, self._subject, self._step = examination, subject, step
         self._setup: Setup = examination.setup
         self.not_done: list[str] = []
@@ -116,7 +118,7 @@ class Experiments:
         else:
             self._headroom(measured)
         self._scaling(measured)
-        return measured
+        return replace(measured, others=self._others.cores())
 
     def _one_by_one(self, measured: Measured) -> Measured:
         """Changes one thing at a time; the most likely first, for the seconds may end."""

@@ -21,6 +21,9 @@ NOTICED_ONCE = 0.15
 _EXPLAINS = 0.25
 """Share of what is lost from which a fault explains it, and the loader as such is not to blame."""
 
+_BUSY = 0.25
+"""Share of the cores that others may use without a word."""
+
 WORTHWHILE = 1.10
 """Gain from which a change is worth a word though nothing is wrong."""
 
@@ -49,6 +52,7 @@ class Measured:
         cores: that this process may use.
         cores_tried: of the pace "cores".
         quota: processor time that the container may use, in cores; None is without limit.
+        others: cores that other processes kept busy meanwhile, of those that this one may use.
         looks: of the images.
         jpeg_shards: the shards hold JPEG files.
     """
@@ -70,6 +74,7 @@ class Measured:
     cores: int = 1
     cores_tried: int = 0
     quota: float | None = None
+    others: float = 0.0
     looks: Looks | None = None
     jpeg_shards: bool = False
 
@@ -137,7 +142,7 @@ def judge(measured: Measured) -> list[Finding]:
     now = measured.now
     if now is None:
         return []
-    found = [*_storage(measured), *_faults(measured), *_copy(measured)]
+    found = [*_storage(measured), *_faults(measured), *_copy(measured), *_others(measured)]
     lost = now.step_ms - now.own_ms
     explained = max((one.lost_ms or 0.0 for one in found), default=0.0)
     found += _loader(measured, unexplained=explained < lost * _EXPLAINS)
@@ -242,6 +247,22 @@ def _faults(m: Measured) -> list[Finding]:
         ),
     ]  # fmt: skip
     return [one for one in candidates if one]
+
+
+def _others(m: Measured) -> list[Finding]:
+    """Other processes on the same cores; what they cost is not known until they are gone."""
+    if m.others < _BUSY * m.cores:
+        return []
+    return [
+        Finding(
+            "busy_machine",
+            "risk",
+            "Other processes use the cores that training needs",
+            f"they kept {m.others:.1f} of {m.cores} cores busy while this was measured: figures "
+            "are worse than they could be, and vary",
+            Knob("End what else runs here, or give it cores of its own, and ask again", {}),
+        )
+    ]
 
 
 def _copy(m: Measured) -> list[Finding]:

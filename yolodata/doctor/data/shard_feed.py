@@ -21,8 +21,6 @@ from yolodata.pipeline.schedule import reuse_window
 from yolodata.shards import ShardDataset
 from yolodata.ultralytics.dataset import label_options
 
-_PREFETCH = 4
-
 
 @dataclass
 class ShardFeed:
@@ -94,10 +92,13 @@ def opened(
     labels = label_options(setup.train, {}, "train", task)
     if isinstance(shards, Path):  # a sample is too small to be shared out again
         labels = LabelOptions(task, labels.classes, labels.single_cls)
+    ours = setup.ours
+    cache = "auto" if device.type == "cpu" else ours.cache
     loader = Loader(
         dataset, setup.batch, augment=AugmentConfig.from_ultralytics(vars(setup.train)),
-        labels=labels, seed=setup.seed, device=DeviceOptions(device),
-        reading=ReadOptions(threads, _PREFETCH),
+        labels=labels, seed=setup.seed,
+        device=DeviceOptions(device, cache, ours.hw_decoder_load),
+        reading=ReadOptions(threads, ours.prefetch),
     )  # fmt: skip
 
     def endless() -> Iterator[Batch]:
@@ -108,7 +109,7 @@ def opened(
     pictures = window["streams"] * window["window"] if dataset.meta.codec == "jpeg" else 0
     # Decoded pictures are kept for a window, which fills in the beginning.
     feed = ShardFeed(
-        endless(), max(_PREFETCH, min(-(-pictures // setup.batch), 8)), threads, loader
+        endless(), max(ours.prefetch, min(-(-pictures // setup.batch), 8)), threads, loader
     )
     try:
         yield feed

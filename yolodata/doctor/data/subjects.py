@@ -20,7 +20,6 @@ from yolodata.ingest.yolo import open_yolo
 from yolodata.machine import ranks_here
 from yolodata.shards import open as open_shards
 from yolodata.ultralytics.dataset import loader_threads
-from yolodata.ultralytics.settings import Settings
 
 _COLD = 2000  # images that are dropped from memory
 _SIDE_OF_PROGRESSIVE = 0.3  # share of images from which it is worth a try
@@ -179,4 +178,4 @@ class ShardsSubject:
 def threads_of(setup: Setup, step: Step) -> int:
     """Native threads of our loader as our trainer would choose them; a wait stands for a GPU."""
     kind = "cuda" if isinstance(step, WaitingStep) else step.device.type
-    return loader_threads(Settings(), kind, int(setup.train.workers), ranks_here())
+    return loader_threads(setup.ours, kind, int(setup.train.workers), ranks_here())

@@ -40,7 +40,7 @@ def examine(seen: Gpus, setup: Setup) -> Outcome:
     lines: list[str] = []
     for gpu in seen.used(setup):
         rates = link_rates(gpu)
-        if rates is None or setup.batch < 1:
+        if rates is None:
             continue
         step, why = _compute_ms(setup, fake=seen.fake)
         if why:

@@ -4,8 +4,9 @@ Note [how much a queue takes]. Ultralytics' workers make `prefetch` batches each
 asked for, and put them into shared memory. Where the loop is slower than the loader all of them are
 there, and one more, which the loop holds. Where batches are page-locked (a GPU trains) a thread
 takes them out again at once: then as many as there are workers may be there at a time, in the worst
-case all of them still. Where the space ends, the worker dies: torch says "unable to allocate shared
-memory" or "Bus error".
+case all of them still. Where the space ends, older versions of torch end with "Bus error". With
+2.14 the worker says "unable to allocate shared memory", its batch is lost, and the loop waits for
+ever.
 """
 
 from __future__ import annotations
@@ -98,9 +99,6 @@ def examine(setup: Setup, queue: Queue, shm: Path = SHM) -> Outcome:
         "shm_needed_bytes": queue.nbytes,
         "shm_workers": queue.workers,
     }
-    if setup.batch < 1 and setup.examined_loader == "ultralytics":
-        line = f"/dev/shm: batch={setup.train.batch} is chosen when training begins; give a number"
-        return Outcome(measured, not_done=[line])
     found = finding(queue, free, problem)
     return Outcome(measured, [found] if found else [])
 
@@ -130,7 +128,7 @@ def finding(queue: Queue, free: int, problem: str = "") -> Finding | None:
     return Finding(
         cause="shm",
         kind="breaks" if breaks else "risk",
-        title="Shared memory does not hold the batches of the workers, which die then.",
+        title="Shared memory does not hold the batches of the workers: the run dies, or hangs.",
         evidence=evidence,
         knob=Knob(
             f"Give /dev/shm {wanted} MiB (docker run --shm-size={wanted}m; Kubernetes: an emptyDir "

@@ -43,19 +43,17 @@ def examine(examination: Examination) -> Outcome:
     """
     setup = examination.setup
     if setup.step_ms is not None:
-        return Outcome(
-            not_done=["memory: a wait stands for the step; there is no model to measure"]
-        )
-    examination.say("memory: building the model")
+        return Outcome(not_done=["a wait stands for the step; there is no model to measure"])
+    examination.say("building the model")
     data = described(setup)
     # Its batches would be of a random size; the largest is calculated.
     step = ModelStep(replace(setup, arguments={**setup.arguments, "multi_scale": 0.0}))
     try:
         device = device_of(step.device, examination.probes)
     except OSError as error:
-        return Outcome(not_done=[f"memory: this system does not say what a process takes: {error}"])
+        return Outcome(not_done=[f"this system does not say what a process takes: {error}"])
     if device is None:
-        return Outcome(not_done=[f"memory: no way to measure memory of {step.device.type}"])
+        return Outcome(not_done=[f"no way to measure memory of {step.device.type}"])
     return Section(examination, data, step, device).outcome()
 
 
@@ -95,7 +93,7 @@ class Section:
     def outcome(self) -> Outcome:
         """Measures and judges."""
         device, setup = self._device, self._setup
-        self._examination.say("memory: batches of few pictures")
+        self._examination.say("batches of few pictures")
         limit = device.limit()
         side = self._warm_up(limit)
         static = device.static()
@@ -119,7 +117,7 @@ class Section:
         takes = loader.bytes if loader and on_host else 0
         search = None
         if device.can_try:
-            self._examination.say("memory: the largest batch")
+            self._examination.say("the largest batch")
             search = self._search(model, limit, error, seconds, largest_side)
         measured = Measured(
             setup.batch, model, takes, limit, error, how,
@@ -218,18 +216,16 @@ class Section:
         with self._device.capped():
             search = search_largest(model, limit.bytes, max(error, 0.02), fits, in_time)
         if not search.done:
-            self._not_done.append(
-                "memory: the largest batch is calculated; there was no time to try it"
-            )
+            self._not_done.append("the largest batch is calculated; there was no time to try it")
         return search
 
     def _loader(self) -> LoaderMemory | None:
-        self._examination.say("memory: the loader")
+        self._examination.say("the loader")
         try:
             seconds = _LOADER * self._examination.left
             return loader_memory(self._setup, self._data, self._step, seconds)
         except (YolodataError, OSError) as error:
-            self._not_done.append(f"memory: what the loader takes was not measured: {error}")
+            self._not_done.append(f"what the loader takes was not measured: {error}")
             return None
 
     def _host_findings(self, loader: LoaderMemory | None) -> list[Finding]:
@@ -243,11 +239,11 @@ class Section:
         """Tries what else could be set, where the device has it."""
         if self._device.name == "cpu":
             self._not_done.append(
-                "memory: amp and channels_last were not tried; Ultralytics trains in single "
+                "amp and channels_last were not tried; Ultralytics trains in single "
                 "precision and in the order (N, C, H, W) on a CPU"
             )
             return None, []
-        self._examination.say("memory: precision, memory order, compiling")
+        self._examination.say("precision, memory order, compiling")
         images = min(measured.batch, measured.largest)
         if images < 1:
             return None, []
@@ -266,9 +262,9 @@ class Section:
             # Two steps in turns, of which one may take longer, and what comes before them.
             needed = changes.COMPILING if cause == "compile" else 40 * ms / 1e3
             if self._examination.left < needed:
-                self._not_done.append(f"memory: {text} was not tried; there was no time")
+                self._not_done.append(f"{text} was not tried; there was no time")
                 continue
-            self._examination.say(f"memory: {text}")
+            self._examination.say(f"{text}")
             try:
                 if "batch" in settings:
                     other = self._batches(settings["batch"])
@@ -279,7 +275,7 @@ class Section:
                     )
             except changes.UNUSABLE as error:
                 why = str(error).splitlines()[0] if str(error) else "it does not fit"
-                self._not_done.append(f"memory: {text} was not tried: {why}")
+                self._not_done.append(f"{text} was not tried: {why}")
                 continue
             found.append(change)
         return ms, found
@@ -297,7 +293,7 @@ class Section:
 
     def _nothing_fits(self, limit: Limit, static: int, held: Mapping[str, int]) -> Outcome:
         self._not_done.append(
-            f"memory: {limit.what} {limit.bytes / 2**20:.0f} MiB, {static / 2**20:.0f} MiB are "
+            f"{limit.what} {limit.bytes / 2**20:.0f} MiB, {static / 2**20:.0f} MiB are "
             "taken before the first batch; batches were not tried in what is left"
         )
         return Outcome(

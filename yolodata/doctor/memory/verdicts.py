@@ -13,7 +13,7 @@ from yolodata.doctor.memory.loader import LoaderMemory
 from yolodata.doctor.memory.peak import MARGIN, PeakModel, Search
 
 _WORTH = 1.05  # times as fast, from which a change is told of
-_LARGE = 0.8  # of the largest batch that would do: one that does it better is taken
+_LARGE = 0.9  # of the largest batch that would do: one that does it better is taken
 _SAME = 0.05  # by which the batch of an update may differ and still is the same
 
 

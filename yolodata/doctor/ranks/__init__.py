@@ -52,10 +52,13 @@ def examine(examination: Examination) -> Outcome:
     step = RankStep(examination.setup, group)
     with tempfile.TemporaryDirectory(prefix="yolodata-nccl-") as folder, logging_to(Path(folder)):
         try:
+            not_done = _without_checks()
             group.start(step.device, timedelta(seconds=patience))
             step.connect()
             logs = group.gather(read_logs(Path(folder)))
-            return _examine(examination, group, step, links, parse_nccl_log("\n".join(logs)), ends)
+            choice = parse_nccl_log("\n".join(logs))
+            found = _examine(examination, group, step, links, choice, ends)
+            return dataclasses.replace(found, not_done=not_done)
         except RuntimeError as error:
             if isinstance(error, YolodataError):
                 raise
@@ -81,6 +84,22 @@ def _meet(group: ProcessGroup, seconds: float) -> None:
                     f"within {seconds:.0f} s; look what it says, or whether it runs at all"
                 )
             time.sleep(0.05)
+
+
+def _without_checks() -> list[str]:
+    """Turns off what TORCH_DISTRIBUTED_DEBUG=DETAIL does: torch 2.14 with gloo crashes of it."""
+    from torch.distributed import (  # type: ignore[attr-defined]
+        DebugLevel,
+        get_debug_level,
+        set_debug_level,
+    )
+
+    if get_debug_level() != DebugLevel.DETAIL:
+        return []
+    set_debug_level(DebugLevel.OFF)
+    return [
+        "TORCH_DISTRIBUTED_DEBUG=DETAIL was off for the ranks' steps; what it costs is not known"
+    ]
 
 
 def _alone(examination: Examination, links: Links) -> Outcome:

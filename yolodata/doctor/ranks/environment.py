@@ -158,7 +158,10 @@ def _no_cache(value: str, at: Place) -> Judged:
 def _detail(value: str, at: Place) -> Judged:
     if value.strip().upper() != "DETAIL" or at.ranks < 2:
         return None
-    return "slow", "before every collective the ranks compare what each of them is about to do"
+    return "slow", (
+        "before every collective the ranks compare what each of them is about to do (and torch "
+        "2.14 with gloo crashes where DistributedDataParallel begins)"
+    )
 
 
 def _threads(value: str, at: Place) -> Judged:

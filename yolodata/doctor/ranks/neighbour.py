@@ -27,9 +27,8 @@ class Neighbour:
         self._thread.start()
         self._pair = self._connect(0)
 
-    def send(self, state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-        """Gives the mean of a bucket over the two ranks: a communication hook of DDP's."""
-        gradients = bucket.buffer()
+    def mean(self, gradients: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+        """Returns the mean over the two ranks, once it is there; in the tensor's own memory."""
         self._sizes.put(gradients.numel())
         work = self._pair.allreduce([gradients])
         mean: torch.futures.Future[torch.Tensor] = work.get_future().then(

@@ -52,7 +52,7 @@ class RankStep:
             step = ModelStep(mine)
             for one in step.trainer.optimizer.param_groups:
                 one["lr"] = 0.0
-            batch = drawn_batch(mine, max(1, setup.batch // group.size))
+            batch = drawn_batch(mine)
             self._step: Any = step
             self.network, self.device = step.trainer.model, step.device
             self._compiled = bool(setup.train.compile)
@@ -111,8 +111,10 @@ class RankStep:
         # The other wrapping takes no notice of backward passes that it has not begun.
         self._local = data_parallel(self.network, self.device, self._compiled)
         try:
-            self._neighbour = Neighbour()
-            self._local.register_comm_hook(None, self._neighbour.send)
+            self._neighbour = neighbour = Neighbour()
+            self._local.register_comm_hook(
+                None, lambda state, bucket: neighbour.mean(bucket.buffer())
+            )
         except RuntimeError:  # one hook is there already
             return False
         return True

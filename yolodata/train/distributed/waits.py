@@ -84,11 +84,11 @@ class CollectiveWaits:
         for the other ranks when its last gradient is there, which is after this.
         """
 
-        def queue(gradient: torch.Tensor) -> None:
-            engine: Any = torch.autograd.Variable._execution_engine
-            engine.queue_callback(self._gradients_are_there)
+        loss.register_hook(self._queue)  # type: ignore[no-untyped-call]
 
-        loss.register_hook(queue)  # type: ignore[no-untyped-call]
+    def _queue(self, gradient: torch.Tensor) -> None:
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(self._gradients_are_there)
 
     def _gradients_are_there(self) -> None:
         self._alone = self._clock.now()

@@ -1,0 +1,244 @@
+"""What the doctor says of ranks: from given figures, from NCCL's log, and from two that run."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import network
+from ultralytics import YOLO
+
+from yolodata.doctor.finding import Finding
+from yolodata.doctor.ranks.environment import Place, judge_environment
+from yolodata.doctor.ranks.judge import Figures, judge
+from yolodata.doctor.ranks.links import Links, selected
+from yolodata.doctor.ranks.nccl_log import parse_nccl_log
+from yolodata.doctor.ranks.sweep import Sweep
+
+MB = 2**20
+QUICK = Sweep(((4096, 0.1), (MB, 1.0), (9 * MB, 9.0)))
+HEALTHY = Figures(
+    alone=[[100.0, 103.0], [104.0, 99.0], [101.0, 102.0], [99.0, 101.0]],
+    together=[108.0, 112.0, 110.0],
+    at_once=[112.0, 114.0, 113.0],
+    buckets=[8 * MB, MB],
+    tensors=366,
+    link=QUICK,
+)
+
+
+def only(figures: Figures) -> Finding:
+    found = list(judge(figures))
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_healthy_run_gets_no_complaint() -> None:
+    assert not list(judge(HEALTHY))
+    assert not list(judge(replace(HEALTHY, possible=QUICK)))
+
+
+def test_the_slow_rank_is_named_with_the_pace_of_the_others() -> None:
+    # Rank 2 of four needs 180 ms, the others 100; with the exchange a step takes 190 and would 110.
+    alone = [[100.0 + i, 99.0, 180.0 - i, 101.0] for i in range(5)]
+    found = only(replace(HEALTHY, alone=alone, together=[190.0] * 3, at_once=[190.0] * 3))
+    assert (found.cause, found.kind) == ("slow_rank", "slow")
+    assert found.title.startswith("Rank 2 ")
+    assert found.gain == pytest.approx(190 / 112, rel=0.02)
+    # The same rank, but in four of six rounds alone: something else ran there for a while.
+    alone = [[180.0 if i < 4 else 100.0, 100.0] for i in range(6)]
+    assert not list(judge(replace(HEALTHY, alone=alone, together=[190.0] * 3, at_once=[190.0] * 3)))
+
+
+def test_a_slow_link_is_told_from_one_that_does_what_it_can() -> None:
+    slow = Sweep(((4096, 1.0), (MB, 40.0), (9 * MB, 360.0)))
+    figures = replace(HEALTHY, link=slow, together=[450.0] * 3, at_once=[460.0] * 3)
+    found = only(replace(figures, possible=QUICK))
+    assert found.cause == "slow_link"
+    assert not found.measured
+    # 102 ms alone; of 9 ms that remain, only the last bucket, 1 ms, has nothing to hide behind.
+    assert found.gain == pytest.approx(450 / 103, rel=0.02)
+    found = only(replace(figures, possible=QUICK, beside=[120.0] * 3, beside_sums=QUICK))
+    assert found.measured
+    assert found.gain == pytest.approx(450 / 120)
+    assert not list(judge(replace(figures, possible=slow)))  # its rate allows no more
+    assert not list(judge(figures))  # nobody knows what it could do
+
+
+def test_a_serial_reduction_is_told_by_one_piece_being_quicker() -> None:
+    figures = replace(HEALTHY, together=[400.0, 390.0, 410.0], buckets=[MB // 4] * 36)
+    found = only(figures)
+    assert (found.cause, found.measured) == ("serial_reduce", True)
+    assert found.gain == pytest.approx(400 / 113)
+    assert "36 reductions" in found.evidence
+    assert not list(judge(replace(figures, at_once=[395.0, 405.0, 400.0])))
+
+
+def test_a_sweep_lies_between_its_points() -> None:
+    assert QUICK.ms(1) == 0.1
+    assert QUICK.ms(5 * MB) == pytest.approx(5.0)
+    assert QUICK.ms(18 * MB) == pytest.approx(18.0)
+    row = Sweep(((1_000_000, 2.0),)).rows(4)[0]
+    assert row["algorithm_gb_s"] == pytest.approx(0.5)
+    assert row["bus_gb_s"] == pytest.approx(0.75)
+
+
+PCIE = Links(2, False, {}, {"lo": 0.0, "eth0": 10_000.0, "docker0": 0.0}, "eth0")
+NVLINK = replace(PCIE, peer_access=True)
+NODES = replace(NVLINK, infiniband={"mlx5_0": 100_000.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "place", "kind"),
+    [
+        ("NCCL_SHM_DISABLE", "1", Place(2, 2, True, PCIE, 16), "slow"),
+        ("NCCL_SHM_DISABLE", "1", Place(2, 2, True, replace(PCIE, peer_access=None), 16), "risk"),
+        ("NCCL_SHM_DISABLE", "1", Place(2, 2, True, NVLINK, 16), None),  # P2P is used
+        ("NCCL_SHM_DISABLE", "0", Place(2, 2, True, PCIE, 16), None),
+        ("NCCL_SHM_DISABLE", "1", Place(2, 2, False, PCIE, 16), None),  # gloo connects CPUs
+        ("NCCL_SHM_DISABLE", "1", Place(1, 1, True, PCIE, 16), None),
+        ("NCCL_P2P_DISABLE", "1", Place(2, 2, True, NVLINK, 16), "slow"),
+        ("NCCL_P2P_DISABLE", "1", Place(2, 2, True, PCIE, 16), None),  # there is none
+        ("NCCL_P2P_LEVEL", "LOC", Place(2, 2, True, NVLINK, 16), "slow"),
+        ("NCCL_P2P_LEVEL", "SYS", Place(2, 2, True, NVLINK, 16), None),
+        ("NCCL_IB_DISABLE", "1", Place(4, 2, True, NODES, 16), "slow"),
+        ("NCCL_IB_DISABLE", "1", Place(2, 2, True, NODES, 16), None),  # one machine
+        ("NCCL_IB_DISABLE", "1", Place(4, 2, True, NVLINK, 16), None),  # no InfiniBand
+        ("NCCL_SOCKET_IFNAME", "ib0", Place(2, 2, True, NVLINK, 16), "breaks"),
+        ("NCCL_SOCKET_IFNAME", "lo", Place(4, 2, True, NVLINK, 16), "breaks"),
+        ("NCCL_SOCKET_IFNAME", "docker", Place(4, 2, True, NVLINK, 16), "risk"),
+        ("NCCL_SOCKET_IFNAME", "eth", Place(4, 2, True, NVLINK, 16), None),
+        ("NCCL_BUFFSIZE", "65536", Place(2, 2, True, NVLINK, 16), "risk"),
+        ("NCCL_BUFFSIZE", "8388608", Place(2, 2, True, NVLINK, 16), None),
+        ("NCCL_ALGO", "Tree", Place(2, 2, True, NVLINK, 16), "risk"),
+        ("NCCL_DEBUG", "TRACE", Place(2, 2, True, NVLINK, 16), "slow"),
+        ("NCCL_DEBUG", "INFO", Place(2, 2, True, NVLINK, 16), None),
+        ("CUDA_LAUNCH_BLOCKING", "1", Place(1, 1, True, Links(1), 16), "slow"),
+        ("CUDA_LAUNCH_BLOCKING", "1", Place(1, 1, False, Links(), 16), None),
+        ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1", Place(1, 1, True, Links(1), 16), "slow"),
+        ("TORCH_DISTRIBUTED_DEBUG", "DETAIL", Place(2, 2, False, Links(), 2), "slow"),
+        ("TORCH_DISTRIBUTED_DEBUG", "OFF", Place(2, 2, False, Links(), 2), None),
+        ("OMP_NUM_THREADS", "8", Place(2, 2, False, Links(), 4), "slow"),
+        ("OMP_NUM_THREADS", "2", Place(2, 2, False, Links(), 4), None),
+        ("OMP_NUM_THREADS", "8", Place(2, 2, True, Links(2), 4), None),
+        ("PATH", "/bin", Place(2, 2, True, NVLINK, 16), None),
+    ],
+)
+def test_variables_are_named_where_they_hurt(
+    name: str, value: str, place: Place, kind: str | None
+) -> None:
+    found = list(judge_environment({name: value}, place, None, None))
+    assert [one.kind for one in found] == ([kind] if kind else [])
+    assert all(one.cause == "nccl_environment" and name in one.title for one in found)
+
+
+def test_threads_that_were_measured_not_to_hurt_are_not_named() -> None:
+    variables, place = {"OMP_NUM_THREADS": "8"}, Place(2, 2, False, Links(), 4)
+    assert not list(judge_environment(variables, place, 100.0, 1.01))
+    (found,) = judge_environment(variables, place, 100.0, 1.6)
+    assert (found.gain, found.measured, found.lost_ms) == (1.6, True, pytest.approx(37.5))
+
+
+def test_names_of_interfaces_are_prefixes_unless_exact() -> None:
+    there = {"lo": 0.0, "eth0": 0.0, "eth10": 0.0}
+    assert selected("eth", there) == ["eth0", "eth10"]
+    assert selected("=eth0", there) == ["eth0"]
+    assert selected("^lo,eth1", there) == ["eth0"]
+    assert selected("^=eth0", there) == ["lo", "eth10"]
+
+
+LOG = """\
+node-a:41:41 [0] NCCL INFO NCCL_SHM_DISABLE set by environment to 1.
+node-a:41:41 [0] NCCL INFO Bootstrap : Using eth0:10.0.0.5<0>
+NCCL version 2.27.3+cuda12.9
+node-a:41:77 [0] NCCL INFO NET/IB : No device found.
+node-a:41:77 [0] NCCL INFO NET/Socket : Using [0]eth0:10.0.0.5<0> [1]eth1:10.1.0.5<0>
+node-a:41:77 [0] NCCL INFO Using network Socket
+node-a:41:77 [0] NCCL INFO Channel 00/02 :    0   1   2   3
+node-a:41:77 [0] NCCL INFO Trees [0] 1/-1/-1->0->-1 [1] 1/-1/-1->0->-1
+an unrelated line of the program: via P2P
+node-a:41:77 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/IPC/read
+node-a:41:77 [0] NCCL INFO Channel 01/0 : 0[0] -> 1[1] via P2P/IPC/read
+node-a:42:78 [1] NCCL INFO Channel 00 : 1[c7000] -> 0[ca000] via SHM/direct/direct
+node-a:42:78 [1] NCCL INFO Channel 00/0 : 1[1] -> 2[0] [send] via NET/Socket/1
+node-b:51:91 [0] NCCL INFO Channel 00/0 : 2[0] -> 3[1] [send] via NET/IB/0/GDRDMA
+node-a:42:78 [1] NCCL WARN Call to ibv_create_qp failed
+node-a:41:77 [0] NCCL INFO Connected all rings
+"""
+
+
+def test_nccl_s_choice_is_read_from_its_log() -> None:
+    choice = parse_nccl_log(LOG)
+    assert choice.version == "2.27.3+cuda12.9"
+    assert choice.transports == {"P2P": 2, "SHM": 1, "NET/Socket": 1, "NET/IB": 1}
+    assert choice.connections[1, 2] == "NET/Socket"
+    assert choice.channels == 2
+    assert (choice.network, choice.interfaces) == ("Socket", ("eth0", "eth1"))
+    assert (choice.rings, choice.trees) == (True, True)
+    assert choice.environment == {"NCCL_SHM_DISABLE": "1"}
+    assert choice.warnings == ("Call to ibv_create_qp failed",)
+    # Ranks 2 and 3 are on one machine, and the network carries their data.
+    assert choice.through_network(range(2, 4)) == [(2, 3)]
+    assert choice.through_network(range(2)) == []
+    assert parse_nccl_log("") == parse_nccl_log("Traceback: NCCL error")
+
+
+CHILD = """
+import json, sys
+from yolodata.doctor.examination import examine
+from yolodata.doctor.setup import Setup
+
+given = {"model": sys.argv[2], "device": "cpu", "imgsz": 32, "batch": 4}
+setup = Setup(sys.argv[1], given, step_ms=8.0, seconds=2.0)
+done = examine(setup, ["ranks"])
+if done.reports:
+    print(json.dumps(done.outcomes["ranks"].measured))
+"""
+
+
+def test_two_ranks_measure_together(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: [a]\n")
+    model = network()
+    gradients = [parameter.numel() for parameter in YOLO(model).model.parameters()]
+    (tmp_path / "child.py").write_text(CHILD)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(2):  # what torchrun sets
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2,
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}  # fmt: skip
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, str(tmp_path / "child.py"), str(data), model],
+                env={**os.environ, **{name: str(value) for name, value in place.items()},
+                     "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )  # fmt: skip
+    outputs = [rank.communicate(timeout=240) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert "{" not in outputs[1][0]  # rank 0 alone says what was found
+    said: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])
+    assert (said["ranks"], said["backend"]) == (2, "gloo")
+    assert said["gradients"] == len(gradients)
+    assert sum(said["buckets_bytes"]) == 4 * sum(gradients)
+    assert len(said["alone_ms"]) == len(said["waiting_ms"]) == 2
+    # It waited for so long, and for the other one.
+    assert min(said["alone_ms"]) >= 8
+    assert said["step_ms"] >= 8
+    sizes = [row["bytes"] for row in said["all_reduce"]]
+    assert {4096, max(said["buckets_bytes"])} <= set(sizes)
+    assert all(row["ms"] > 0 and row["bus_gb_s"] > 0 for row in said["all_reduce"])
