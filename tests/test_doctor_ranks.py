@@ -125,9 +125,8 @@ NODES = replace(NVLINK, infiniband={"mlx5_0": 100_000.0})
         ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1", Place(1, 1, True, Links(1), 16), "slow"),
         ("TORCH_DISTRIBUTED_DEBUG", "DETAIL", Place(2, 2, False, Links(), 2), "slow"),
         ("TORCH_DISTRIBUTED_DEBUG", "OFF", Place(2, 2, False, Links(), 2), None),
-        ("OMP_NUM_THREADS", "8", Place(2, 2, False, Links(), 4), "slow"),
-        ("OMP_NUM_THREADS", "2", Place(2, 2, False, Links(), 4), None),
-        ("OMP_NUM_THREADS", "8", Place(2, 2, True, Links(2), 4), None),
+        ("OMP_NUM_THREADS", "16", Place(1, 1, False, Links(), 4), "slow"),
+        ("OMP_NUM_THREADS", "4", Place(1, 1, False, Links(), 4), None),
         ("PATH", "/bin", Place(2, 2, True, NVLINK, 16), None),
     ],
 )
@@ -139,11 +138,17 @@ def test_variables_are_named_where_they_hurt(
     assert all(one.cause == "nccl_environment" and name in one.title for one in found)
 
 
-def test_threads_that_were_measured_not_to_hurt_are_not_named() -> None:
-    variables, place = {"OMP_NUM_THREADS": "8"}, Place(2, 2, False, Links(), 4)
+@pytest.mark.parametrize("value", ["8", "1"])
+def test_threads_of_ranks_are_named_where_they_were_measured_to_hurt(value: str) -> None:
+    variables, place = {"OMP_NUM_THREADS": value}, Place(2, 2, False, Links(), 4)
     assert not list(judge_environment(variables, place, 100.0, 1.01))
+    assert not list(judge_environment(variables, place, 100.0, None))
     (found,) = judge_environment(variables, place, 100.0, 1.6)
     assert (found.gain, found.measured, found.lost_ms) == (1.6, True, pytest.approx(37.5))
+    assert "OMP_NUM_THREADS=2" in found.knob.text
+    on_gpus = replace(place, cuda=True)
+    assert not list(judge_environment(variables, on_gpus, 100.0, 1.6))
+    assert not list(judge_environment({"OMP_NUM_THREADS": "2"}, place, 100.0, 1.6))
 
 
 def test_names_of_interfaces_are_prefixes_unless_exact() -> None:
@@ -228,7 +233,11 @@ def test_two_ranks_measure_together(tmp_path: Path) -> None:
                 text=True,
             )
         )  # fmt: skip
-    outputs = [rank.communicate(timeout=240) for rank in ranks]
+    try:
+        outputs = [rank.communicate(timeout=240) for rank in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert "{" not in outputs[1][0]  # rank 0 alone says what was found
     said: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])

@@ -43,9 +43,9 @@ def examine(examination: Examination) -> Outcome:
     group = ProcessGroup.join()
     if group.alone:
         return _alone(examination, links)
-    patience = examination.setup.seconds + PATIENCE
+    patience, left = examination.setup.seconds + PATIENCE, examination.left
     _meet(group, patience)
-    ends = time.monotonic() + examination.left
+    ends = time.monotonic() + left
     examination.say("the step of each rank")
     from yolodata.doctor.ranks.step import RankStep
 
@@ -130,9 +130,8 @@ def _examine(
     cores = len(usable_cores())
     # Starting has taken its time; what is measured in less says nothing.
     seconds = group.from_first(max(3.0, ends - time.monotonic()))
-    fair = max(1, cores // group.local_size)
-    figures, gain = measure(group, step, links, seconds, fair, examination.say)
     place = Place(group.size, group.local_size, step.device.type == "cuda", links, cores)
+    figures, gain = measure(group, step, links, seconds, place.fair_threads, examination.say)
     told = group.gather(list(judge_environment(os.environ, place, figures.step, gain)))
     local = [finding for ranks in told for finding in ranks]
     findings = [*judge(figures), *_once(local), *_detours(choice, group)]

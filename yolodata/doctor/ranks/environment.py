@@ -33,6 +33,11 @@ class Place:
         """Whether there are several machines."""
         return self.ranks > self.here
 
+    @property
+    def fair_threads(self) -> int:
+        """Threads of each rank that share no core."""
+        return max(1, self.cores // self.here)
+
 
 Judged = tuple[Literal["breaks", "slow", "risk"], str] | None
 _DEFAULT_BUFFER = 4 * 2**20  # bytes; NCCL_BUFFSIZE
@@ -168,11 +173,15 @@ def _threads(value: str, at: Place) -> Judged:
     count = _whole(value)
     if count is None or at.cuda:
         return None
-    fair = max(1, at.cores // at.here)
-    if count >= 2 * fair:
+    if count >= 2 * at.fair_threads:
         return "slow", (
             f"{at.here} ranks with {count} threads each take turns on {at.cores} cores; "
-            f"{fair} a rank is what fits"
+            f"{at.fair_threads} a rank is what fits"
+        )
+    if at.ranks > 1 and 2 * count <= at.fair_threads:
+        return "slow", (
+            f"{at.here} ranks with {count} threads each leave most of {at.cores} cores idle; "
+            f"{at.fair_threads} a rank is what fits (torchrun sets 1 where nothing is set)"
         )
     return None
 
@@ -220,8 +229,8 @@ def judge_environment(
             continue
         kind, why = judged
         gain = threads_gain if name == "OMP_NUM_THREADS" else None
-        if gain is not None and gain < 1.05:
-            continue  # measured: it does not hurt here
+        if name == "OMP_NUM_THREADS" and place.ranks > 1 and (gain is None or gain < 1.05):
+            continue  # it can be measured, and does not hurt here
         lost = step_ms * (1 - 1 / gain) if gain and step_ms else None
         evidence = f"{name}={variables[name]}: {why}"
         if gain is not None:
@@ -249,7 +258,7 @@ _VERDICTS = {
 
 def _remedy(name: str, place: Place) -> str:
     if name == "OMP_NUM_THREADS":
-        return f"Set OMP_NUM_THREADS={max(1, place.cores // place.here)} for each rank"
+        return f"Set OMP_NUM_THREADS={place.fair_threads} for each rank"
     if name == "NCCL_SOCKET_IFNAME":
         return "Unset NCCL_SOCKET_IFNAME, or name the fastest interface that leads to the others"
     return f"Unset {name}"

@@ -43,15 +43,16 @@ def measure(
 
     Returns:
         What was measured, the same on every rank; and how many times as fast a step is with
-        `fair_threads`, None where no rank has more.
+        `fair_threads`, None where all have about as many.
     """
-    crowded = step.device.type == "cpu" and torch.get_num_threads() >= 2 * fair_threads
+    threads = torch.get_num_threads()
+    unfair = threads >= 2 * fair_threads or 2 * threads <= fair_threads
     kinds: dict[str, Callable[[], float]] = {
         "alone": step.alone,
         "together": step.together,
         "at_once": step.at_once,
     }
-    if any(group.gather(crowded)):
+    if any(group.gather(step.device.type == "cpu" and unfair)):
         kinds["fair"] = lambda: _with_threads(step.together, fair_threads)
     apart = group.size > group.local_size and step.device.type == "cpu"
     if apart and all(group.gather(step.join_neighbour())):
