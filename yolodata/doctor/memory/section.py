@@ -104,6 +104,9 @@ class Section:
         readings = [device.passes(self._step, self._batches(size, side)) for size in sizes]
         seconds = readings[-1].seconds / readings[-1].batch
         first, second, third = readings
+        ranks = setup.batch_of_all // setup.batch
+        if ranks > 1:  # gradients travel in buckets of their own
+            static += held["gradients"]
         model = fit(first, second, static, device.update(self._step))
         error = fit_error(model, third)
         model = replace(model, overhead=third.taken / third.tensors)  # the larger, the less chance
@@ -122,7 +125,7 @@ class Section:
         measured = Measured(
             setup.batch, model, takes, limit, error, how,
             {name: getattr(setup.train, name) for name in ("nbs", "weight_decay", "imgsz")},
-            search,
+            search, ranks=ranks,
         )  # fmt: skip
         step_ms, tried = self._changes(measured, side)
         measured = replace(measured, step_ms=step_ms, changes=tried)
