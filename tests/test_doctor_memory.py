@@ -259,7 +259,8 @@ def test_a_gpu_that_refuses_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -
     step: Any = SimpleNamespace(
         forward=forward, device=torch.device("cpu"),
         trainer=SimpleNamespace(
-            model=torch.nn.Linear(2, 2), scaler=torch.amp.GradScaler("cpu", enabled=False),
+            args=SimpleNamespace(compile=False), model=torch.nn.Linear(2, 2),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
             optimizer=SimpleNamespace(zero_grad=lambda: gradients.append(None)),
         ),
     )  # fmt: skip
