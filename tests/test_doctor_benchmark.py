@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -68,6 +67,8 @@ def test_cause_and_gain(
 def test_what_is_not_about_time_has_no_gain(doctor: ModuleType) -> None:
     verdict = doctor.judge(row(finding("overlap", kind="risk")), "overlap")
     assert (verdict.cause, verdict.gain) == (True, None)
+    refuted = row(finding("out_of_memory", kind="breaks")) | {"broken": "batch=8 was killed"}
+    assert not doctor.judge(refuted, "out_of_memory").cause
 
 
 def test_healthy(doctor: ModuleType) -> None:
@@ -106,7 +107,8 @@ class Broken:
     def inject(self, severity: dict[str, Any], folder: Path) -> Iterator[Any]:
         if self.cause == "shm":
             raise PermissionError("only root may")
-        yield Namespace(truth=lambda: (200.0, 100.0), truths=None, broken=None, facts={"ms": 7})
+        case = import_module("doctor_faults.fault").Case
+        yield case([], truth=lambda: (200.0, 100.0), facts={"ms": 7})
 
 
 def test_runs_accumulate(

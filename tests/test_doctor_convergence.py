@@ -96,9 +96,10 @@ def test_files_of_one_size_are_compared_by_content(data: Path) -> None:
     """Also where the budget ended before their contents were read for their labels."""
     from yolodata.doctor.convergence.copies import find_copies
 
-    content = bytearray(image(data, 0).read_bytes())
-    shutil.copyfile(image(data, 0), image(data, 1))
-    content[30] ^= 1  # far from the end
+    content = bytearray(image(data, 0).read_bytes() + bytes(5000))
+    image(data, 0).write_bytes(content)
+    image(data, 1).write_bytes(content)
+    content[30] ^= 1  # far from the end, which is compared first
     image(data, 2).write_bytes(content)
     dataset = read_files(str(data), "detect", False, 0, 60)
     dataset.digests.clear()
