@@ -259,7 +259,8 @@ def test_a_gpu_that_refuses_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -
     step: Any = SimpleNamespace(
         forward=forward, device=torch.device("cpu"),
         trainer=SimpleNamespace(
-            model=torch.nn.Linear(2, 2), scaler=torch.amp.GradScaler("cpu", enabled=False),
+            args=SimpleNamespace(compile=False), model=torch.nn.Linear(2, 2),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
             optimizer=SimpleNamespace(zero_grad=lambda: gradients.append(None)),
         ),
     )  # fmt: skip
@@ -308,15 +309,19 @@ def test_the_smaller_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert host_limit({"memory_limit_bytes": 60}) == Limit(60, "the control group allows", True)
     monkeypatch.setattr(limit.cgroup, "memory_free", lambda: 90)
     assert host_limit({}) == Limit(100, "the control group allows")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert host_limit({}).bytes == 55
 
 
 # What is said.
 
 
+ARGUMENTS = {"nbs": 64, "weight_decay": 0.0005, "imgsz": 640}
+
+
 def measured(limit: float, batch: int = 64, **values: Any) -> Measured:
     model = PeakModel(static=1e9, fixed=0, per_picture=1e8)
-    arguments = {"nbs": 64, "weight_decay": 0.0005, "imgsz": 640}
-    known = {"loader": 0, "error": 0.01, "how": "", "arguments": arguments, **values}
+    known = {"loader": 0, "error": 0.01, "how": "", "arguments": ARGUMENTS, **values}
     return Measured(batch, model, limit=Limit(round(limit), "there is"), **known)
 
 
@@ -353,6 +358,9 @@ def test_an_update_still_sees_as_many_pictures(batch: int) -> None:
         scaled = chosen["weight_decay"] * pictures / chosen["nbs"]
         assert scaled == pytest.approx(decay * wanted / nbs, rel=0.05)
     assert accumulated(64, 64, 37) == 32
+    assert accumulated(64, 64, 18, ranks=2) == 32
+    (both,) = judge(measured(5e9, batch=32 * 2, ranks=2, arguments={**ARGUMENTS, "nbs": 128}))
+    assert both.knob.settings == {"batch": 64}  # 38 fit in each; 128 an update
     assert accumulated(48, 64, 24) is None
 
 

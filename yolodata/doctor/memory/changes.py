@@ -47,7 +47,7 @@ class Change:
 
 
 def candidates(step: ModelStep) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Returns (cause, settings) by text, of all that is otherwise than it is; for CUDA devices."""
+    """Returns (cause, settings) by text, of all that is otherwise than it is, on a GPU."""
     args = step.trainer.args
     precision = "bf16" if args.amp == "bf16" else "fp16" if step.trainer.amp else "fp32"
     amp = {"fp16": True, "bf16": "bf16", "fp32": False}
@@ -56,8 +56,7 @@ def candidates(step: ModelStep) -> dict[str, tuple[str, dict[str, Any]]]:
     }
     other = not channels_last(step.trainer.model)
     found[f"channels_last={other}"] = ("channels_last", {"channels_last": other})
-    if not args.compile:
-        found["compile=True"] = ("compile", {"compile": True})
+    found["compile=True"] = ("compile", {"compile": True})
     return found
 
 

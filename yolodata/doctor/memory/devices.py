@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -199,7 +199,10 @@ def go_through(step: ModelStep, batch: Mapping[str, Any]) -> None:
 
 
 def _twice(step: ModelStep, batch: Mapping[str, Any]) -> tuple[int, float]:
-    with saved_for_backward(step.trainer.model) as saved:
+    saved: dict[int, int] = {}
+    with ExitStack() as stack:
+        if not step.trainer.args.compile:  # hooks would change what is compiled
+            saved = stack.enter_context(saved_for_backward(step.trainer.model))
         go_through(step, batch)
     torch.cuda.synchronize(step.device)
     begun = time.perf_counter()

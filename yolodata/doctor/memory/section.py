@@ -46,8 +46,7 @@ def examine(examination: Examination) -> Outcome:
         return Outcome(not_done=["a wait stands for the step; there is no model to measure"])
     examination.say("building the model")
     data = described(setup)
-    # Its batches would be of a random size; the largest is calculated.
-    step = ModelStep(replace(setup, arguments={**setup.arguments, "multi_scale": 0.0}))
+    step = ModelStep(_plain(setup))
     try:
         device = device_of(step.device, examination.probes)
     except OSError as error:
@@ -55,6 +54,14 @@ def examine(examination: Examination) -> Outcome:
     if device is None:
         return Outcome(not_done=[f"no way to measure memory of {step.device.type}"])
     return Section(examination, data, step, device).outcome()
+
+
+def _plain(setup: Setup) -> Setup:
+    """The set-up with batches of one size, of which the largest is calculated, and not compiled.
+
+    Compiled again for each size, it would take minutes, and nothing could be counted in it.
+    """
+    return replace(setup, arguments={**setup.arguments, "multi_scale": 0.0, "compile": False})
 
 
 def device_of(device: torch.device, probes: Mapping[str, Any]) -> Device | None:
@@ -86,6 +93,8 @@ class Section:
         self._step, self._device = step, device
         self._batches = Batches(self._setup, data)
         self._not_done: list[str] = []
+        if self._setup.train.compile:
+            self._not_done.append("compile=True was left out; all was measured without it")
         # Of one picture, for each of its pixels.
         self._seconds = 0.0  # two passes
         self._tensors = 0.0  # bytes
@@ -104,6 +113,9 @@ class Section:
         readings = [device.passes(self._step, self._batches(size, side)) for size in sizes]
         seconds = readings[-1].seconds / readings[-1].batch
         first, second, third = readings
+        ranks = setup.batch_of_all // setup.batch
+        if ranks > 1:  # gradients travel in buckets of their own
+            static += held["gradients"]
         model = fit(first, second, static, device.update(self._step))
         error = fit_error(model, third)
         model = replace(model, overhead=third.taken / third.tensors)  # the larger, the less chance
@@ -122,7 +134,7 @@ class Section:
         measured = Measured(
             setup.batch, model, takes, limit, error, how,
             {name: getattr(setup.train, name) for name in ("nbs", "weight_decay", "imgsz")},
-            search,
+            search, ranks=ranks,
         )  # fmt: skip
         step_ms, tried = self._changes(measured, side)
         measured = replace(measured, step_ms=step_ms, changes=tried)
@@ -253,6 +265,8 @@ class Section:
         step(batch)
         ms = 1e3 * (time.perf_counter() - begun)
         tries = [(name, *what) for name, what in changes.candidates(step).items()]
+        if self._setup.train.compile:
+            tries = [one for one in tries if one[1] != "compile"]
         tries += [
             (f"batch={size}", cause, {"batch": size})
             for cause, size in (("batch", 2 * images), ("accumulation", images // 2))
@@ -271,7 +285,7 @@ class Section:
                     change = changes.try_batch(cause, step, self._device, batch, other)
                 else:
                     change = changes.try_settings(
-                        cause, settings, self._setup, step, self._device, batch
+                        cause, settings, _plain(self._setup), step, self._device, batch
                     )
             except changes.UNUSABLE as error:
                 why = str(error).splitlines()[0] if str(error) else "it does not fit"

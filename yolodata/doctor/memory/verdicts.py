@@ -22,7 +22,7 @@ class Measured:
     """What was measured, or follows from it.
 
     Attributes:
-        batch: pictures a step.
+        batch: pictures a step, of this process.
         model: of the peak, for the size at which training goes through most memory.
         loader: bytes of the loader, where it takes them of the same memory; else 0.
         limit: what training may have.
@@ -32,6 +32,7 @@ class Measured:
         arguments: batch, nbs, weight_decay and imgsz of training.
         step_ms: of a step as it is, where changes were measured.
         changes: that were tried.
+        ranks: processes that train together.
     """
 
     batch: int
@@ -44,6 +45,7 @@ class Measured:
     search: Search | None = None
     step_ms: float | None = None
     changes: Sequence[Change] = field(default_factory=tuple)
+    ranks: int = 1
 
     @property
     def need(self) -> int:
@@ -108,19 +110,21 @@ def judge_host(loader: LoaderMemory, own: int, limit: Limit, batch: int) -> list
     ]  # fmt: skip
 
 
-def accumulated(wanted: int, nbs: int, most: int) -> int | None:
+def accumulated(wanted: int, nbs: int, most: int, ranks: int = 1) -> int | None:
     """Returns the batch that fits and of which Ultralytics adds up the gradients of `wanted`.
 
     Args:
         wanted: pictures of an update.
         nbs: Ultralytics' argument: it adds up round(nbs / batch) batches, at least one.
-        most: the largest batch that fits.
+        most: the largest batch of a process that fits.
+        ranks: processes; Ultralytics' batch is that of all.
 
     Returns:
         of the largest ones one that comes closest; None where none comes within 5 %.
     """
     missed = {
-        batch: abs(batch * max(round(nbs / batch), 1) - wanted) for batch in range(1, most + 1)
+        batch: abs(batch * max(round(nbs / batch), 1) - wanted)
+        for batch in range(ranks, ranks * most + 1, ranks)
     }
     close = [batch for batch in missed if missed[batch] <= _SAME * wanted]
     large = [batch for batch in close if batch >= _LARGE * close[-1]]
@@ -170,16 +174,16 @@ def _smaller(m: Measured) -> Knob:
         return Knob(
             f"Not one picture fits: take a smaller model, or set imgsz={side}.", {"imgsz": side}
         )
-    nbs, most = int(m.arguments["nbs"]), min(m.largest, m.batch)
-    wanted = m.batch * max(round(nbs / m.batch), 1)
+    nbs, most, ranks = int(m.arguments["nbs"]), min(m.largest, m.batch), m.ranks
+    wanted = ranks * m.batch * max(round(nbs / (ranks * m.batch)), 1)
     settings: dict[str, Any] = {}
-    batch = accumulated(wanted, nbs, most)
+    batch = accumulated(wanted, nbs, most, ranks)
     if batch is None:
         # Weight decay is scaled with the pictures of an update in units of nbs.
         decay = float(m.arguments["weight_decay"]) * wanted / nbs
         settings = {"nbs": wanted, "weight_decay": decay}
         nbs = wanted
-        batch = accumulated(wanted, nbs, most) or 1
+        batch = accumulated(wanted, nbs, most, ranks) or ranks
     times = max(round(nbs / batch), 1)
     words = ", ".join(f"{name}={value:g}" for name, value in {"batch": batch, **settings}.items())
     return Knob(
@@ -209,7 +213,10 @@ def _faster(m: Measured) -> list[Finding]:
 
 
 def _opportunity(m: Measured, change: Change) -> Finding:
-    words = " and ".join(f"{name}={value}" for name, value in change.settings.items())
+    settings = dict(change.settings)
+    if change.name == "batch":  # Ultralytics' is that of all processes
+        settings["batch"] = change.batch * m.ranks
+    words = " and ".join(f"{name}={value}" for name, value in settings.items())
     evidence = (
         f"With {words}, {change.batch} pictures took {change.ms:.1f} ms; in turns with the set-up "
         f"as it is, pictures a second were {change.gain:.2f} times as many (at least "
@@ -220,7 +227,7 @@ def _opportunity(m: Measured, change: Change) -> Finding:
     lost = m.step_ms * (1 - 1 / change.gain) if m.step_ms else None
     return Finding(
         change.name, "opportunity", _TITLES[change.name], evidence,
-        Knob(f"Set {words}.", dict(change.settings)), lost, m.step_ms, change.gain,
+        Knob(f"Set {words}.", settings), lost, m.step_ms, change.gain,
         measured=True, fake=m.limit.fake,
     )  # fmt: skip
 
