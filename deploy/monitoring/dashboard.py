@@ -40,7 +40,7 @@ def rate(name: str) -> str:
     return f"rate(yolodata_{name}{RATE})"
 
 
-WAITED = f"{rate('wait_seconds_total')} / {rate('step_seconds_sum')}"
+WAITED = f"yolodata:wait:ratio_rate5m{RUN}"
 
 
 def _queries(panel: timeseries.Panel | stat.Panel, targets: Targets) -> None:
