@@ -35,8 +35,8 @@ def healthy(seed: int = 0, epochs: int = EPOCHS, batches: int = BATCHES) -> list
             straggler_ms=float(random.exponential(0.5)), callbacks_ms=1.0,
             validate_ms=500.0 * begins, save_ms=100.0 * begins,
         )  # fmt: skip
-        if step <= 3 or begins:
-            row.step_ms *= 4  # it compiles, and the loader begins
+        if step <= 3 or begins:  # it compiles, and the loader begins
+            row.step_ms *= 50 if step <= 3 else 4
         rows.append(row)
     return rows
 
@@ -76,7 +76,7 @@ def add(column: str, ms: float) -> Change:
 
 def every(number: int, change: Change) -> Change:
     def rarely(row: StepRow) -> None:
-        if row.step % number == 7:
+        if row.step % number == 7 % number:
             change(row)
 
     return rarely
@@ -112,6 +112,7 @@ FAULTS: dict[str, tuple[Change, str, float | None]] = {
     "decoding": (wait("decode_ms", 20), "decode", 60 / 40),
     "rendering": (wait("render_ms", 60), "cores", 100 / 50),
     "copies": (add("device_wait_ms", 10), "host_to_device", None),
+    "decoding in bursts": (every(10, wait("decode_ms", 200)), "decode", None),
     "callbacks": (add("callbacks_ms", 10), "callbacks", 50 / 40),
     "launch": (starve, "launch", None),
     "stalls": (every(50, wait("decode_ms", 400)), "jitter", 48 / 40),
@@ -157,6 +158,18 @@ def test_a_healthy_run_has_no_complaint(tmp_path: Path, seed: int) -> None:
     assert found.measured["running"]
     parts = found.measured["step_parts_ms"]
     assert sum(parts.values()) == pytest.approx(found.measured["step_ms"], abs=0.01)
+
+
+def test_a_profile_is_no_loss(tmp_path: Path) -> None:
+    """It slows its steps, and the next one, in which it is written."""
+    rows = healthy()
+    for row in rows:
+        if 200 <= row.step <= 206:
+            row.step_ms += 200 + 3000 * (row.step == 206)
+    folder = write(tmp_path / "run", rows)
+    assert [finding.cause for finding in complaints(folder)] == ["jitter"]
+    (folder / "yolodata.yaml").write_text("profile: 200-205\n")
+    assert complaints(folder) == []
 
 
 def test_two_losses_come_in_their_order(tmp_path: Path) -> None:

@@ -138,8 +138,15 @@ def test_parts_of_a_step_and_what_lay_between(tmp_path: Path) -> None:
     time.sleep(0.01)
     recorder.enter("")
     step(recorder)
+    recorder.enter("callbacks")
+    time.sleep(0.05)  # between epochs, which is no part of a step
+    recorder.enter("")
+    recorder.between(0.0, 0.0)
+    recorder.begin(1, 2)
+    step(recorder)
     recorder.close()
-    first, second = read_steps(recorder.path)
+    first, second, third = read_steps(recorder.path)
+    assert third.callbacks_ms <= third.step_ms < 50
     assert 30 <= first.callbacks_ms <= first.step_ms
     assert (first.validate_ms, first.save_ms) == (500, 250)
     assert 20 <= second.callbacks_ms <= second.step_ms - 10

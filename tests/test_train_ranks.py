@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import train_notes
@@ -26,6 +27,8 @@ from training import (
     yolodata_train,
 )
 
+from yolodata.doctor.runs import examine_run
+from yolodata.telemetry.step_row import read_steps
 from yolodata.train import trainer_for
 from yolodata.train.distributed import launch
 
@@ -117,6 +120,22 @@ def test_two_ranks_log_what_one_process_logs(ran: Any, alone: list[dict[str, Any
     shown = [[step["shown"] for step in notes(ran[0] / "two")], [s["shown"] for s in alone]]
     assert shown[0] == shown[1]
     assert any(shown[0])
+
+
+def test_the_late_rank_is_known_and_named(ran: Any) -> None:
+    """Rank 1 is 50 ms late in each step of the last epoch; both know it, by steps.csv alone."""
+    folder = ran[0] / "runs" / "two"
+    files = [folder / "steps.csv", folder / "steps.rank1.csv"]
+    late = [np.median([row.straggler_ms for row in read_steps(f) if row.epoch == 4]) for f in files]
+    usual = [np.median([row.straggler_ms for row in read_steps(f) if row.epoch < 4]) for f in files]
+    assert late[0] - usual[0] == pytest.approx(50, abs=25)
+    assert late[1] < 25
+    for file in files:
+        for row in read_steps(file):
+            parts = (row.wait_ms, row.callbacks_ms, row.all_reduce_ms, row.straggler_ms)
+            assert all(part is not None and 0 <= part <= row.step_ms for part in parts)
+    found = {finding.cause: finding.title for finding in examine_run(folder).findings}
+    assert "rank 0" not in found.get("slow_rank", "")
 
 
 def test_gradients_travel_only_before_an_update(ran: Any) -> None:

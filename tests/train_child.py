@@ -129,7 +129,18 @@ LOST = {
 }
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
 forks = [apart(name, LOST[name], port) for name, port in zip(LOST, free_ports(), strict=True)]
+LATE = 0.05  # seconds that rank 1 is late in the steps of the last epoch
+
+
+def late(trainer: Any) -> None:
+    train_notes.on_train_batch_start(trainer)
+    if rank == 1 and trainer.epoch == 3:
+        time.sleep(LATE)
+
+
+noting["on_train_batch_start"] = late
 run("two", val=True)
+noting["on_train_batch_start"] = train_notes.on_train_batch_start
 
 # One update from four batches of two ranks.
 first_update(folder, "parts", batch=4)
