@@ -124,6 +124,11 @@ def test_a_step_is_counted_where_it_belongs(exporter: Exporter) -> None:
         assert shown[f"yolodata_step_seconds_bucket/{end}"] == count
     assert shown["yolodata_step_part_seconds_total/straggler"] == pytest.approx(0.004)
     assert "yolodata_step_part_seconds_total/save" not in shown
+    assert "yolodata_device_wait_seconds_total" not in shown  # there is no GPU
+    exporter.add_step(row(5, device_wait_ms=7.0, copy_ms=5.0, render_ms=2.0))
+    parts = {n: v for n, v in exporter.read().items() if n.startswith("step_part")}
+    assert sum(parts.values()) == pytest.approx(0.004 + 0.007)  # each time counts once
+    assert exporter.read()["device_wait_seconds"] == 0.007
     assert (shown["yolodata_step"], shown["yolodata_epoch"]) == (4, 1)
     assert shown["yolodata_last_step_timestamp_seconds"] == 1004
 

@@ -40,7 +40,7 @@ def rate(name: str) -> str:
     return f"rate(yolodata_{name}{RATE})"
 
 
-WAITED = f"{rate('wait_seconds_total')} / {rate('step_seconds_sum')}"
+WAITED = f"yolodata:wait:ratio_rate5m{RUN}"
 
 
 def _queries(panel: timeseries.Panel | stat.Panel, targets: Targets) -> None:
@@ -98,7 +98,7 @@ def number(
     steps += [Threshold(value=value, color=colour) for value, colour in limits]
     thresholds = dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
     panel = stat.Panel().title(title).unit(unit).datasource(SOURCE).thresholds(thresholds)
-    panel.span(4).height(4)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).span(4).height(4)
     _queries(panel, [(expression, "{{run}}")])
     return panel
 

@@ -266,6 +266,8 @@ def _of_step(row: StepRow) -> dict[str, float]:
         "step_seconds/sum": seconds,
         bucket_of(seconds): 1.0,
     }
+    if row.device_wait_ms is not None:
+        amounts["device_wait_seconds"] = row.device_wait_ms / 1e3
     for name in _PARTS:
         spent = getattr(row, name)
         if spent is not None:
@@ -275,9 +277,9 @@ def _of_step(row: StepRow) -> dict[str, float]:
 
 _PARTS = tuple(
     name for name in StepRow.__dataclass_fields__
-    if name.endswith("_ms") and name not in ("step_ms", "wait_ms")
+    if name.endswith("_ms") and name not in ("step_ms", "wait_ms", "device_wait_ms")
 )  # fmt: skip
-"""Columns that say what a step's time went to."""
+"""Columns that say what a step's time went to; the two waits are sums of some of them."""
 
 
 def _resumed(path: Path, steps: Path) -> Totals:
