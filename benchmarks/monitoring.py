@@ -225,7 +225,8 @@ def check(tool: list[str], **options: Any) -> str:
     done = subprocess.run(["promtool", *tool], capture_output=True, text=True, **options)
     if done.returncode:
         raise SystemExit(f"promtool {' '.join(tool)}: {done.stdout}{done.stderr}")
-    return (done.stdout + done.stderr).strip()
+    said = (done.stdout + done.stderr).strip()
+    return said.replace(f"{MONITORING}/", "")  # no place of this machine
 
 
 def by_textfile(prometheus: Prometheus, files: Path) -> dict[str, float]:
