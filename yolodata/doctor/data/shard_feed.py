@@ -72,7 +72,7 @@ def save_images(shards: ShardDataset, folder: Path, count: int, seed: int) -> No
             f"{int(shards.cls[o])} " + " ".join(f"{value:.6f}" for value in shards.box[o])
             for o in range(first, last)
         ]
-        (labels / f"{i:08d}.txt").write_text("\n".join(rows))
+        (labels / f"{i:08d}.txt").write_text("\n".join(rows), encoding="utf-8")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def status() -> dict[str, int]:
         OSError: this system has no such file.
     """
     found = {}
-    for line in _STATUS.read_text().splitlines():
+    for line in _STATUS.read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if value.endswith(" kB"):
             found[name] = int(value.split()[0]) * 1024
@@ -59,7 +59,7 @@ def peak_of_process() -> Iterator[Taken]:
     """
     give_back()
     before = anonymous_bytes()
-    _RESET.write_text("5")  # the peak (VmHWM) is what there is now
+    _RESET.write_text("5", encoding="utf-8")  # the peak (VmHWM) is what there is now
     taken = Taken()
     yield taken
     sizes = status()
