@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
-# Where a new augmentation could have to be known. Not: what measures (bench, doctor), what compares with
-# upstream (parity, but for its kinds, which the table names), and tests of one thing.
+# Where a new augmentation could have to be known. Not: what measures (bench, doctor), what compares
+# with upstream (parity, but for its kinds, which the table names), and tests of one thing.
 SEARCHED = [
     *(file for file in (ROOT / "csrc").rglob("*.*") if file.suffix in {".h", ".cpp", ".cu", ".cc"}),
     *(ROOT / "yolodata").rglob("*.py"),
