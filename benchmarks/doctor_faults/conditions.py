@@ -118,7 +118,11 @@ class Held:
         if self.group:
             (self.group / "cgroup.procs").write_text(str(os.getpid()), encoding="utf-8")
         if self.cores:
+            import torch
+
             os.sched_setaffinity(0, self.cores)
+            # As in a process that begins on these cores: more threads would take turns.
+            torch.set_num_threads(len(self.cores))
 
 
 Repair = Callable[[Conditions, Mapping[str, Any]], Conditions]

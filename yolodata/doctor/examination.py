@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -88,15 +89,20 @@ def examine(
         setup: what is examined.
         sections: of `SECTIONS`, in its order.
         probes: see `Examination`.
-        say: is told what is measured.
+        say: is told what is measured, behind the name of the section.
 
     Raises:
         ConfigError: the data, the model or an argument cannot be used.
     """
-    examination = Examination(setup, probes or {}, say=say)
+    examination = Examination(setup, probes or {})
     total = sum(SECTIONS[name][1] for name in sections)
     for name in sections:
         module, share = SECTIONS[name]
+        examination.say = partial(_say, say, name)
         examination.deadline = time.monotonic() + setup.seconds * share / total
         examination.outcomes[name] = import_module(module).examine(examination)
     return examination
+
+
+def _say(say: Callable[[str], None], section: str, text: str) -> None:
+    say(f"{section}: {text}")

@@ -28,7 +28,7 @@ def examine(examination: Examination) -> Outcome:
         DatasetError: the dataset cannot be read.
     """
     setup = examination.setup
-    examination.say("data: reading a sample")
+    examination.say("reading a sample")
     data = described(setup)
     step: Step = ModelStep(setup) if setup.step_ms is None else WaitingStep(setup.step_ms)
     task = step.trainer.args.task if isinstance(step, ModelStep) else task_of(setup)

@@ -175,7 +175,7 @@ class Experiments:
         )
 
     def _pace(self, text: str, change: Change, planned: int) -> Pace | None:
-        self._examination.say(f"data: {text}")
+        self._examination.say(text)
         seconds = self._examination.left / max(planned, 1)
         try:
             with on_cores(change.cores), self._subject.opened(change) as feed:
