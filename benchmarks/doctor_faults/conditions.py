@@ -176,6 +176,9 @@ def step_ms(conditions: Conditions, seconds: float = SECONDS) -> float:
             return float(parent.recv())
         except EOFError:
             raise RuntimeError(f"a measurement failed; conditions: {conditions}") from None
+        except BaseException:  # this process is asked to end
+            process.kill()
+            raise
         finally:
             process.join()
 
