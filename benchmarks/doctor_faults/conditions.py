@@ -180,6 +180,9 @@ def step_ms(conditions: Conditions, seconds: float = SECONDS) -> float:
             return float(parent.recv())
         except EOFError:
             raise RuntimeError(f"a measurement failed; conditions: {conditions}") from None
+        except BaseException:  # this process is asked to end
+            process.kill()
+            raise
         finally:
             process.join()
 
@@ -237,10 +240,13 @@ def _prepare(conditions: Conditions) -> None:
 
 @cache
 def _scanned(pictures: Pictures) -> None:
+    path = dataset(pictures)  # made here: a child would make one of its own
     process = multiprocessing.get_context("fork").Process(
         target=open_loader, args=(Conditions(pictures=pictures),)
     )
     process.start()
     process.join()
     if process.exitcode:
-        raise RuntimeError(f"Ultralytics cannot read the drawn dataset {dataset(pictures)}")
+        raise RuntimeError(f"Ultralytics cannot read the drawn dataset {path}")
+    if not (path.parent / "labels" / "train.cache").exists():
+        raise RuntimeError(f"Ultralytics kept no cache of the labels of {path}")

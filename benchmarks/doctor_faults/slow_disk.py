@@ -54,21 +54,20 @@ def slow(folder: Path, latency_ms: float, mb_s: float) -> Iterator[None]:
     try:
         options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
         _call("mount", b"disk", os.fsencode(folder), b"fuse", READ_ONLY, options)
-        server = None
-        try:
-            server = subprocess.Popen(
-                [sys.executable, __file__, str(device), str(source), str(latency_ms), str(mb_s)],
-                pass_fds=(device, source),
-            )
-            yield
-        finally:
-            _call("umount2", os.fsencode(folder), DETACH)
-            if server:
-                server.terminate()
-                server.wait()
+        server = subprocess.Popen(
+            [sys.executable, __file__, str(device), str(source), str(latency_ms), str(mb_s)],
+            pass_fds=(device, source),
+        )
     finally:
+        # The server alone has them: if it ends, reads fail, and nobody waits for an answer.
         os.close(source)
         os.close(device)
+    try:
+        yield
+    finally:
+        _call("umount2", os.fsencode(folder), DETACH)
+        server.terminate()
+        server.wait()
 
 
 @cache
