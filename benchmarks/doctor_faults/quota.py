@@ -12,9 +12,13 @@ from .data_fault import DataFault, Severity, busy_cores
 
 
 class Quota(DataFault):
-    """A quota below what the loader needs."""
+    """A quota below what the loader needs.
+
+    The kernel grants it in periods of 100 ms, and batches arrive in bursts: few of them tell little.
+    """
 
     cause = "quota"
+    seconds = 30.0
 
     def how_bad(self, rng: random.Random) -> dict[str, Any]:
         """How many times as long as the step a batch takes with the quota."""
