@@ -14,7 +14,7 @@ from .data_fault import DataFault, Severity, busy_cores
 class Quota(DataFault):
     """A quota below what the loader needs.
 
-    The kernel grants it in periods of 100 ms, and batches arrive in bursts: few of them tell little.
+    The kernel grants it in periods of 100 ms, and batches arrive in bursts: few tell little.
     """
 
     cause = "quota"
