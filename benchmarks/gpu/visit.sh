@@ -37,7 +37,7 @@ out=${out:-$w/out}
 checks=(smoke memcheck racecheck tests data)
 training=(resume-fp16 resume-bf16 ddp oom trains)
 all=("${checks[@]}" probe probe-also raw few theirs profile train-m jpeg "${training[@]}" memory peers freed decode ncu
-  train-n)
+  doctor doctor-ours train-n)
 wanted=("${@:-${all[@]}}")
 for name in "${wanted[@]}"; do
   [[ " ${all[*]} " == *" $name "* ]] || { echo "visit.sh: no stage $name; stages are ${all[*]}" >&2; exit 2; }
@@ -255,6 +255,7 @@ bench=(python3 -m yolodata.bench --keep "$w/data" --rounds 3 --seconds 0.5)
 train=(python3 -m yolodata.bench train --keep "$w/data" --device "$device")
 n=(--model yolo26n.yaml --batch 128 --amp --rounds 3 --steps 10)
 memory=()
+doctor_of=(batch=128 --seconds 45)
 right=120 # seconds of what is only right or wrong
 if [[ $device == cpu ]]; then
   images=8 many=16 imgsz=64 cores=2 right=240
@@ -262,6 +263,7 @@ if [[ $device == cpu ]]; then
   bench=(python3 -m yolodata.bench --keep "$w/data" --rounds 1 --seconds 0.05 --batch 2 --gpu-batch 2)
   n=(--model yolo26n.yaml --batch 2 --rounds 1 --steps 1)
   memory=(--batch 2)
+  doctor_of=(batch=2 imgsz=64 --seconds 8)
 fi
 export w images many imgsz
 bench+=(--images "$images" --many "$many" --imgsz "$imgsz")
@@ -353,6 +355,15 @@ if [[ $device == cuda ]]; then
     --section SchedulerStats --section WarpStateStats --section InstructionStats --section MemoryWorkloadAnalysis \
     --section ComputeWorkloadAnalysis "${probe[@]}" - --launches 24 --only gpu-kernel-uint8
   show ncu 'Duration|Throughput|Achieved Occ|Executed Ipc|Issue Slots|Executed Instr|Spilling Req|Hit Rate|Active Warps' 24
+fi
+# What the doctor says of a set-up with Ultralytics' loader, and with ours; 1 is that it complains.
+doctor=(bash -c '"$@"; (($? < 2))' doctor python3 -m yolodata doctor)
+doctor_of=(model=yolo26n.yaml "device=${device/cuda/0}" "${doctor_of[@]}" --only machine --only data --only memory)
+stage doctor 75 "${doctor[@]}" "$w/data/set/data.yaml" "${doctor_of[@]}" --json "$w/results/gpu-doctor-theirs.json"
+show doctor 'waits|complain|measured|calculated|:' 40
+stage doctor-ours 75 "${doctor[@]}" "$w/data/raw" "${doctor_of[@]}" --json "$w/results/gpu-doctor-ours.json"
+show doctor-ours 'waits|complain|measured|calculated|:' 40
+if [[ $device == cuda ]]; then
   stage train-n 90 "${train[@]}" "${n[@]}" --rounds 5 --steps 16 --start-limit 60 --cores "$cores" --only "fixed-$cores" \
     --only "yolodata-*-$cores" --json "$w/results/gpu-train-n.json"
   show train-n '^yolodata,|never|FAILED|GiB'
