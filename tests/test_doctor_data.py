@@ -203,6 +203,18 @@ def test_an_examination_measures_and_leaves_the_dataset_alone(dataset: Path, loa
         assert outcome.measured["looks"]["progressive"] == 0.5
 
 
+def test_the_codec_that_is_asked_for_is_examined(dataset: Path) -> None:
+    arguments, settings = {"batch": 4, "imgsz": 64}, {"codec": "jpeg", "threads": 1}
+    setup = Setup(str(dataset), arguments, step_ms=1.0, seconds=2.0, settings=settings)
+    assert setup.examined_loader == "yolodata"
+    outcome = examine(setup, ["data"]).outcomes["data"]
+    assert outcome.measured["workers"] == 1
+    paces = outcome.measured["step_ms"]
+    assert "raw" in paces  # what there is to gain from
+    with pytest.raises(ConfigError, match="takes no settings of yolodata"):
+        Setup(str(dataset), arguments, "ultralytics", settings=settings)
+
+
 def test_pictures_stored_in_another_way_are_the_same_pictures(
     dataset: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -35,7 +35,7 @@ def quota_group(cores: float) -> Iterator[Path]:
             (group / "cpu.max").write_text(f"{quota} {PERIOD}", encoding="utf-8")
         yield group
     finally:
-        _remove(group)
+        remove(group)
 
 
 def _ours() -> str:
@@ -47,7 +47,7 @@ def _ours() -> str:
     return ""
 
 
-def _remove(group: Path) -> None:
+def remove(group: Path) -> None:
     """Removes a group once the last process of it has ended."""
     end = time.monotonic() + 10
     while True:

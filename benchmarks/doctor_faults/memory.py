@@ -12,7 +12,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .cpu_quota import remove
 from .datasets import dataset
 from .fault import Case
 
@@ -61,19 +61,7 @@ def memory_group(limit: int) -> Iterator[tuple[str, ...]]:
         (group / name).write_text(str(limit), encoding="utf-8")
         yield ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
     finally:
-        _remove(group)
-
-
-def _remove(group: Path) -> None:
-    end = time.monotonic() + 10
-    while True:
-        try:
-            group.rmdir()
-            return
-        except OSError:  # its last process is ending
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+        remove(group)
 
 
 @dataclass(frozen=True)

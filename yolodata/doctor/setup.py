@@ -26,8 +26,8 @@ class Setup:
         data: a dataset YAML, as Ultralytics takes it, or a folder of shards.
         arguments: Ultralytics' arguments by name, as for `yolodata train`, values already read;
             without `data`.
-        settings: of yolodata, without their prefix, as for `yolodata train`; of them threads,
-            prefetch, cache and hw_decoder_load are those of the loader that is examined.
+        settings: of yolodata, without their prefix, as for `yolodata train`; of them codec,
+            threads, prefetch, cache and hw_decoder_load are those of the loader that is examined.
         loader: whose loader is examined; "" is ours for shards, or with settings of yolodata, and
             else Ultralytics' own.
         step_ms: milliseconds for which the loop waits instead of training a model: it stands for

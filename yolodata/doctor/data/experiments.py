@@ -51,7 +51,6 @@ class Subject(Protocol):
         nbytes: mean bytes of an image.
         read_ms: milliseconds to read one from storage.
         looks: of the images; None where they are stored as pixels.
-        jpeg_shards: see `Measured`.
     """
 
     workers: int
@@ -59,7 +58,6 @@ class Subject(Protocol):
     nbytes: float
     read_ms: float
     looks: sample.Looks | None
-    jpeg_shards: bool
 
     def opened(self, change: Change) -> AbstractContextManager[Feed]:
         """Opens the loader with something changed."""
@@ -105,7 +103,6 @@ class Experiments:
             image_bytes=subject.nbytes, batch=self._setup.batch, imgsz=self._setup.imgsz,
             fits=subject.nbytes * subject.images < _SHARES_MEMORY * available_memory(),
             workers=subject.workers, cores=len(cores), quota=quota, looks=subject.looks,
-            jpeg_shards=subject.jpeg_shards,
         )  # fmt: skip
         planned = 6  # both as it is, two faults, decoded, ours
         cold = self._pace("as it is, files not in memory", Change(cold=True), planned)

@@ -54,7 +54,6 @@ class Measured:
         quota: processor time that the container may use, in cores; None is without limit.
         others: cores that other processes kept busy meanwhile, of those that this one may use.
         looks: of the images.
-        jpeg_shards: the shards hold JPEG files.
     """
 
     loader: str
@@ -76,7 +75,6 @@ class Measured:
     quota: float | None = None
     others: float = 0.0
     looks: Looks | None = None
-    jpeg_shards: bool = False
 
     @property
     def now(self) -> Pace | None:

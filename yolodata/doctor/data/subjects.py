@@ -41,8 +41,6 @@ class FilesSubject:
         DatasetError: the dataset has no image that can be read.
     """
 
-    jpeg_shards = False
-
     def __init__(
         self,
         setup: Setup,
@@ -64,6 +62,7 @@ class FilesSubject:
         self.read_ms = self._copies.read_ms
         self.looks: sample.Looks | None = sample.look(self._copies.files, setup.imgsz)
         self._ours = setup.examined_loader == "yolodata"
+        self._shards: dict[str, Path] = {}  # of the sample, by codec
         self._threads = threads_of(setup, step)
         # As upstream does, which leaves the processor to a model that trains on it.
         waits = isinstance(step, WaitingStep) or step.device.type == "cuda"
@@ -79,7 +78,7 @@ class FilesSubject:
     def changes(self) -> list[str]:
         """See `Subject`."""
         if self._ours:
-            return []
+            return ["raw"] if self._setup.ours.codec == "jpeg" else []
         found = []
         if self.looks and self.looks.progressive > _SIDE_OF_PROGRESSIVE:
             found.append("baseline")
@@ -94,7 +93,9 @@ class FilesSubject:
             if self._ours or change.name == "yolodata":
                 threads = change.workers if self._ours and change.workers else self._threads
                 feed: Feed = stack.enter_context(
-                    shard_feed.opened(self._packed, self._setup, self._task, threads, self._device)
+                    shard_feed.opened(
+                        self._packed(change), self._setup, self._task, threads, self._device
+                    )
                 )
             else:
                 workers = self.workers if change.workers is None else change.workers
@@ -124,12 +125,16 @@ class FilesSubject:
         sample.forget(files)
         return files
 
-    @cached_property
-    def _packed(self) -> Path:
-        return shard_feed.pack_sample(
-            self._folder / "copies", self._data, self._folder / "shards", self._setup, self._task,
-            "raw",
-        )  # fmt: skip
+    def _packed(self, change: Change) -> Path:
+        """Shards of the sample: raw ones, unless our loader as it is was asked for JPEG files."""
+        jpeg = self._ours and change.name != "raw" and self._setup.ours.codec == "jpeg"
+        codec = "jpeg" if jpeg else "raw"
+        if codec not in self._shards:
+            self._shards[codec] = shard_feed.pack_sample(
+                self._folder / "copies", self._data, self._folder / codec, self._setup,
+                self._task, codec,
+            )  # fmt: skip
+        return self._shards[codec]
 
 
 class ShardsSubject:
@@ -149,12 +154,11 @@ class ShardsSubject:
         self._shards = open_shards(setup.data, split="train")
         self.images = len(self._shards)
         self.nbytes = float(np.mean(self._shards.nbytes))
-        self.jpeg_shards = self._shards.meta.codec == "jpeg"
         self.workers = threads_of(setup, step)
 
     def changes(self) -> list[str]:
         """See `Subject`."""
-        return ["raw"] if self.jpeg_shards else []
+        return ["raw"] if self._shards.meta.codec == "jpeg" else []
 
     @contextmanager
     def opened(self, change: Change) -> Iterator[Feed]:
