@@ -19,14 +19,15 @@ from yolodata.shards.format import WORK_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Decoders of this site die of a file that says so.
+# Decoders of this site die of a file that says so, in the thread that decodes: a signal to the
+# process could reach another thread, and decoding would go on for a moment.
 SITE = """
-import os, signal, cv2, simplejpeg
+import signal, cv2, simplejpeg
 
 def deadly(decoder):
     def decode(data, *rest, **more):
         if b"KILL" in bytes(data):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         return decoder(data, *rest, **more)
     return decode
 
