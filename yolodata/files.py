@@ -1,10 +1,12 @@
-"""Files that survive a crash: complete writes, durable renames, checksums."""
+"""Files that survive a crash: complete writes, durable renames, checksums; and careful opening."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +14,13 @@ from typing import BinaryIO
 Buffer = bytes | bytearray | memoryview
 
 _BLOCK = 4 << 20  # bytes read at a time
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write_all(fd: int, data: Buffer, at: int | None = None) -> None:
@@ -24,6 +33,53 @@ def write_all(fd: int, data: Buffer, at: int | None = None) -> None:
             done = os.pwrite(fd, view, at)
             at += done
         view = view[done:]
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Opens a file for reading, without waiting, whatever the path leads to.
+
+    A FIFO would be waited for, a device may never end. Links are followed: what is only read may
+    lie anywhere.
+
+    Returns:
+        its descriptor.
+
+    Raises:
+        OSError: there is no such file, or it is no regular one.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    regular(fd, path)
+    return fd
+
+
+def regular(fd: int, path: str | os.PathLike[str]) -> os.stat_result:
+    """Says what is known of an open file, which must be a regular one; closes it if it is not.
+
+    Raises:
+        OSError: what it is instead.
+    """
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode):
+        return found
+    os.close(fd)
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+    raise OSError(number, f"must be a file, is {kind}", os.fspath(path))
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Reads a file of at most `limit` bytes; see `open_regular`.
+
+    Raises:
+        OSError: there is no such file, it is no regular one, or it is larger (EFBIG).
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(
+                errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
+            )
+        return file.read(limit)
 
 
 def sync_file(path: Path) -> None:

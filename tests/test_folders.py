@@ -1,0 +1,91 @@
+"""Writing into a folder that somebody may have planted links in, and opening what never ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from yolodata.files import open_regular, read_regular
+from yolodata.folders import Folder
+
+WRITE = os.O_WRONLY | os.O_CREAT
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A file outside, which no one may touch."""
+    file = tmp_path / "mine"
+    file.write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    return file
+
+
+def test_links_in_a_folder_are_not_followed(mine: Path) -> None:
+    path = mine.parent / "folder"
+    (path / "link").symlink_to(mine)
+    (path / "dangling").symlink_to(mine.parent / "new")
+    (path / "away").symlink_to(mine.parent)
+    (path / "hard").hardlink_to(mine)
+    with Folder.at(path) as folder:
+        for name in ("link", "dangling"):
+            with pytest.raises(OSError, match=r"is a link, .* not followed: remove it"):
+                folder.open(name, WRITE)
+        with pytest.raises(OSError, match="is a link, and a folder"):
+            folder.folder("away", create=True)
+        with pytest.raises(OSError, match="second name"):
+            folder.open("hard", WRITE)
+        folder.replace("link", b"new")
+        folder.remove("dangling")
+        assert folder.names() == ["away", "hard", "link"]
+        assert folder.read("link", 3) == b"new"
+        with pytest.raises(OSError, match="more than 2 bytes"):
+            folder.read("link", 2)
+    assert mine.read_bytes() == b"mine"
+    assert sorted(os.listdir(mine.parent)) == ["folder", "mine"]
+
+
+def test_a_folder_that_is_exchanged_meanwhile_stays_the_one_that_was_opened(mine: Path) -> None:
+    path = mine.parent / "folder"
+    with Folder.at(path) as folder:
+        path.rename(mine.parent / "aside")
+        path.symlink_to(mine.parent)
+        folder.remove("mine")
+        folder.replace("new", b"")
+    assert mine.exists()
+    assert (mine.parent / "aside" / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_folders_of_others_are_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with Folder.at(tmp_path) as folder, pytest.raises(PermissionError, match="user 12345"):
+        folder.check_ours()
+    assert os.listdir(tmp_path) == []
+
+
+def test_folders_that_everybody_may_write_to_are_refused(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Folder.at(tmp_path / "made", create=True) as folder:
+            folder.check_ours()
+            os.chmod(folder.path, 0o777)
+            with pytest.raises(PermissionError, match="everybody may write there"):
+                folder.check_ours()
+    finally:
+        os.umask(before)
+
+
+def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, what in ((tmp_path / "fifo", "FIFO"), (Path("/dev/zero"), "device")):
+        with pytest.raises(OSError, match=f"must be a file, is a {what}"):
+            open_regular(path)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OSError, match="at most 1000 are allowed"):
+        read_regular(tmp_path / "sparse", 1000)
+    (tmp_path / "link").symlink_to(tmp_path / "small")
+    (tmp_path / "small").write_bytes(b"read")
+    assert read_regular(tmp_path / "link", 4) == b"read"
