@@ -11,6 +11,14 @@ namespace {
 
 constexpr int kShift = 16;
 constexpr std::int64_t kOne = std::int64_t{1} << kShift;
+constexpr std::int32_t kFar = 1 << 29;  // pixels; differences of such places are still integers
+
+// A place cut down to whole pixels. One beyond all integers is far on the negative side, as it is
+// for upstream (NumPy's cast), and so is one that is no number.
+std::int32_t whole_pixels(float place) {
+  if (!(place > -2147483648.0f && place < 2147483648.0f)) return -kFar;
+  return std::clamp(static_cast<std::int32_t>(place), -kFar, kFar);
+}
 
 // Sorts by row and then by column: rows are counted, because each has few items.
 template <typename T, typename Column>
@@ -99,8 +107,7 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
   points_.clear();
   crossings_.clear();
   for (std::size_t i = 0; i < outline.size(); i += 2) {
-    const Point point{static_cast<std::int32_t>(outline[i]),
-                      static_cast<std::int32_t>(outline[i + 1])};
+    const Point point{whole_pixels(outline[i]), whole_pixels(outline[i + 1])};
     if (points_.empty() || points_.back().x != point.x || points_.back().y != point.y)
       points_.push_back(point);
   }
