@@ -18,6 +18,7 @@ import shard_samples
 
 import yolodata.shards as shards
 from yolodata.errors import ShardError
+from yolodata.shards import recovery
 
 HERE = Path(__file__).parent
 
@@ -170,6 +171,49 @@ def test_resume_says_what_is_there(tmp_path):
     shard_samples.pack(tmp_path / "clean")
     for name, data in shard_samples.contents(tmp_path / "clean").items():
         assert (tmp_path / name).read_bytes() == data
+
+
+def test_complete_shards_are_compared_if_they_changed(folder, monkeypatch):
+    """By their time or their inode; whoever only copied them loses nothing."""
+    shard_samples.pack(folder / "clean")
+    clean = shard_samples.contents(folder / "clean")
+    compared = []
+    header = recovery.shard_header
+    monkeypatch.setattr(recovery, "shard_header", lambda end: compared.append(end) or header(end))
+
+    def resumed(change):
+        out = folder / "out"
+        with shards.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+            shard_samples.feed(writer, 13)
+        change([out / f"shard-{i:05d}.safetensors" for i in range(2)])
+        compared.clear()
+        with shards.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+            found = writer.resume().samples, len(compared)
+        shard_samples.pack(out)
+        assert shard_samples.contents(out) == clean
+        shutil.rmtree(out)
+        return found
+
+    def flip(number, at):
+        def change(files):
+            with files[number].open("r+b") as file:
+                file.seek(at)
+                byte = file.read(1)[0]
+                file.seek(at)
+                file.write(bytes([byte ^ 4]))
+
+        return change
+
+    def copy(files):
+        for file in files:
+            shutil.copyfile(file, folder / "copy")
+            (folder / "copy").replace(file)
+
+    assert resumed(lambda _: None) == (11, 0)
+    last = 4096 * 6 - 1  # a zero behind the last sample
+    assert [resumed(flip(0, at)) for at in (20, 4096, last)] == [(0, 1)] * 3
+    assert [resumed(flip(1, at)) for at in (20, 4096, last)] == [(5, 1)] * 3
+    assert resumed(copy) == (11, 2)
 
 
 def test_damaged_records_cost_time_only(folder, monkeypatch):
