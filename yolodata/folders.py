@@ -194,7 +194,10 @@ class Folder:
     def rename(self, name: str, new: str, to: Folder | None = None) -> None:
         """Gives a file another name, durably, here or in another folder of the file system."""
         to = to or self
-        os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+        try:
+            os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(to.path / new)) from None
         to.sync()
 
     def stat(self, name: str) -> os.stat_result | None:

@@ -18,8 +18,8 @@ from yolodata.shards.format import WORK_FOLDER
 
 LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What lies there is not what may lie there. The error says what to do, or what it is.
-_IN_THE_WAY = (errno.ELOOP, errno.EMLINK, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EINVAL)
+_SAID = (errno.ELOOP, errno.EMLINK, errno.EPERM)  # by `Folder`, with what to do
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EINVAL)
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
@@ -30,8 +30,9 @@ def storage_error(where: Path, error: OSError) -> ShardError:
     if isinstance(error, ShardError):
         return error
     why = error.strerror or str(error)
-    if error.errno in _IN_THE_WAY and error.filename is not None:
-        result = ShardError(f"{error.filename}: {why}")
+    if error.filename is not None and error.errno in _SAID + _IN_THE_WAY:
+        hint = "" if error.errno in _SAID else "; remove it"
+        result = ShardError(f"{error.filename}: {why}{hint}")
     else:
         room = "make room and " if error.errno in _FULL else ""
         result = ShardError(
