@@ -31,7 +31,7 @@ def storage_error(where: Path, error: OSError) -> ShardError:
         return error
     why = error.strerror or str(error)
     if error.filename is not None and error.errno in _SAID + _IN_THE_WAY:
-        hint = "" if error.errno in _SAID else "; remove it"
+        hint = "" if error.errno in _SAID else "; remove it, or choose another folder"
         result = ShardError(f"{error.filename}: {why}{hint}")
     else:
         room = "make room and " if error.errno in _FULL else ""

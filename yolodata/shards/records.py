@@ -120,7 +120,7 @@ def _load_part(work: Folder, name: str, keypoints: int | None) -> Part | None:
         layout = totals.layout(keypoints)
         if layout.nbytes - len(layout.header) != len(data):
             return None
-        file = content["file"]
+        file = content.get("file")
         return Part(
             content["shard"],
             content["end"],
