@@ -31,14 +31,15 @@ from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMet
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.lock import file_lock, storage_error
 from yolodata.shards.reader import read_meta
-from yolodata.shards.recovery import OF_DATASET, OF_WORK
+from yolodata.shards.recovery import OF_DATASET, OF_WORK, TEMPORARY
 
 LIST = "packed.txt"
 CODEC_LOCK = ".codec.lock"
 LOCKS = {split: f".{split}.lock" for split in SPLITS}
 AS_FILES = "as-files"
 COPY_LOCK = ".lock"
-_COPY = re.compile(r"[0-9a-f]{16}-(raw|jpeg)|begun")
+COPY = re.compile(r"[0-9a-f]{16}-(raw|jpeg)|begun")
+"""Names of folders in `as-files/SPLIT`."""
 COPY_DEPTH = 3
 """Folders in one another in a copy: itself, `images` or `labels`, and one an image."""
 _LIST_LIMIT = 1 << 24  # bytes
@@ -239,7 +240,7 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
         if is_of_shards(packed.folder / DATA_YAML):
             ours.append(DATA_YAML)
         _remove_copies(folder)
-        _remove_quietly(folder, ours)
+        _remove_quietly(folder, (*ours, *filter(TEMPORARY.fullmatch, folder.names())))
     with Folder.at(packed.folder.parent) as common:
         if not _removed(common, packed.folder.name):
             return _foreign(packed.folder)
@@ -296,7 +297,7 @@ def _remove_copies(folder: Folder) -> None:
             with _opened(copies, split) as made:
                 if made is None:
                     continue
-                for name in filter(_COPY.fullmatch, made.names()):
+                for name in filter(COPY.fullmatch, made.names()):
                     with contextlib.suppress(OSError):
                         made.remove_tree(name, COPY_DEPTH)
                 _remove_quietly(made, [COPY_LOCK])

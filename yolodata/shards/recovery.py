@@ -46,10 +46,13 @@ from yolodata.shards.records import Part
 
 _REPLACE = "have it replaced (overwrite=True, on the command line --overwrite)"
 _DATASET = r"(shard-\d{5,}|labels(-[0-9a-f]{16})?)\.safetensors|dataset\.json"
-_TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
-OF_DATASET = re.compile(f"{_DATASET}|{_TEMPORARY}")
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""What a process that was killed left of `Folder.temporary`."""
+OF_DATASET = re.compile(f"{_DATASET}|{TEMPORARY.pattern}")
 """Names of what is written into a dataset's folder; nothing else in it is ever removed."""
-OF_WORK = re.compile(rf"{_DATASET}|{_TEMPORARY}|(part-\d{{5,}}|settings)(\.new)?|in-work|{LOCK}")
+OF_WORK = re.compile(
+    rf"{_DATASET}|{TEMPORARY.pattern}|(part-\d{{5,}}|settings)(\.new)?|in-work|{LOCK}"
+)
 """The same for the folder `.packing` in it."""
 OF_LABELS = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _PARTS = re.compile(r"part-\d{5,}")

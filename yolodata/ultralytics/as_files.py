@@ -26,7 +26,7 @@ from ultralytics.utils import LOGGER
 from yolodata.errors import YolodataError
 from yolodata.folders import Folder
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.pack_cache import AS_FILES, COPY_DEPTH, COPY_LOCK
+from yolodata.ingest.pack_cache import AS_FILES, COPY, COPY_DEPTH, COPY_LOCK
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.shards.lock import file_lock
@@ -35,6 +35,9 @@ NO_FILES = (
     "yolodata makes no files of training shards; train with trainer=yolodata.DetectionTrainer, and "
     "validate on them with `yolodata val split=train`"
 )
+
+
+_LONGEST = 240  # bytes of a file name, of the 255 that there may be
 
 
 def name_files(data: dict[str, Any]) -> None:
@@ -106,11 +109,11 @@ def files_of(root: Path, split: str) -> Path:
 
 def _make_files(shards: ShardDataset, home: Folder, state: str) -> None:
     """Makes files of all images in the folder `state`, which replaces all that were made before."""
-    for name in home.names():
+    for name in filter(COPY.fullmatch, home.names()):
         found = home.stat(name)
         if found is not None and stat.S_ISDIR(found.st_mode):
             home.remove_tree(name, COPY_DEPTH)
-        elif name != COPY_LOCK:
+        else:
             home.remove(name)
     LOGGER.info(
         f"yolodata: making files of {len(shards)} images of {shards.meta.split} in "
@@ -130,23 +133,30 @@ def _write_files(shards: ShardDataset, folder: Folder) -> None:
         folder.folder("labels", create=True) as texts,
     ):
         for i in range(len(shards)):
-            name, place = Path(shards.name(i)), f"{i:0{digits}d}"
+            place, (stem, suffix) = f"{i:0{digits}d}", _file_name(shards, i)
             with (
                 images.folder(place, create=True) as image,
                 texts.folder(place, create=True) as text,
             ):
                 if shards.meta.codec == "raw":
                     size = int(shards.label_width[i]), int(shards.label_height[i])
-                    with _new(image, f"{name.stem}.png") as file:
+                    with _new(image, f"{stem}.png") as file:
                         Image.new("1", size).save(file, "PNG")
-                    with _new(image, f"{name.stem}.npy") as file:
+                    with _new(image, f"{stem}.npy") as file:
                         np.save(file, shards.image(i)[..., ::-1])
                 else:
-                    suffix = ".jpg" if shards.meta.source.get("reencode") else name.suffix
-                    with _new(image, name.stem + suffix) as file:
+                    with _new(image, stem + suffix) as file:
                         file.write(shards.sample(i).data)
-                with _new(text, f"{name.stem}.txt") as file:
+                with _new(text, f"{stem}.txt") as file:
                     file.write(_label_text(shards, i).encode())
+
+
+def _file_name(shards: ShardDataset, image: int) -> tuple[str, str]:
+    """Stem and suffix of an image's file; those of the source, if a file can be called so."""
+    name = Path(shards.name(image))
+    suffix = ".jpg" if shards.meta.source.get("reencode") else name.suffix
+    whole = os.fsencode(name.stem + suffix)
+    return ("image", ".jpg") if b"\0" in whole or len(whole) > _LONGEST else (name.stem, suffix)
 
 
 def _new(folder: Folder, name: str) -> BinaryIO:

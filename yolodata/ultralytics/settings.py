@@ -11,7 +11,6 @@ import yaml
 
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
-from yolodata.folders import Folder
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
 from yolodata.telemetry.metrics.destination import read_destination
 from yolodata.telemetry.step_range import profile_range
@@ -131,8 +130,9 @@ class Settings:
 
     def save(self, run: Path) -> None:
         """Write the settings into a run folder."""
-        with Folder.at(run) as folder:
-            folder.replace(SETTINGS_FILE, yaml.safe_dump(asdict(self), sort_keys=False).encode())
+        (run / SETTINGS_FILE).write_text(
+            yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8"
+        )
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
