@@ -156,9 +156,9 @@ def _compiled(folder: Folder) -> str:
                 )
                 made = _build(compiler, cuda, archs, source, Path(work)).read_bytes()
                 folder.remove_temporary()
-                with folder.temporary(mode=0o700) as (temporary, file):
-                    write_all(file.fileno(), made)
-                    os.fsync(file.fileno())
+                with folder.temporary(mode=0o700) as (temporary, written):
+                    write_all(written.fileno(), made)
+                    os.fsync(written.fileno())
                     folder.rename(temporary, plugin)
     except OSError as error:
         raise _unusable(folder.path, error) from error
