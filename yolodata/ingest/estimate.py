@@ -166,10 +166,12 @@ def _total(sample: Sequence[int], count: int) -> Amount:
 
 
 def _file_size(path: str) -> int:
+    """Bytes on disk; 0 for what will be left out."""
     try:
-        return aligned(os.stat(path).st_size)
+        size = os.stat(path).st_size
     except (OSError, ValueError):
         return 0
+    return aligned(size) if size <= most_bytes() else 0
 
 
 def _shape(path: str) -> tuple[int, int]:
