@@ -18,6 +18,7 @@ import numpy.typing as npt
 from yolodata._native import jpeg_header
 
 _ENTRIES = 4096  # of a TIFF directory, or boxes of a file, that are looked at
+_CHUNK = struct.Struct(">I4s")
 _CHUNKS = 1 << 20  # of a PNG file: as they are written, for 8 GiB
 _INTEGERS = {
     1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 13: "I", 16: "Q", 17: "Q", 18: "Q"
@@ -78,15 +79,13 @@ def _png(view: memoryview) -> Header | None:
     # OpenCV takes as much memory as a chunk states, also where the file has long ended. Of a file
     # that is cut off, the last chunk may be missing: no more than all samples take uncompressed.
     longest = len(view) + 16 * width * height + (1 << 20)
-    at = 8
+    at, last = 8, len(view) - 8
     for _ in range(_CHUNKS):
-        if len(view) - at < 8:
+        if at > last or kind == b"IEND":
             return Header(height, width)
-        length, kind = struct.unpack_from(">I4s", view, at)
+        length, kind = _CHUNK.unpack_from(view, at)
         if at + length > longest:
             return None
-        if kind == b"IEND":
-            return Header(height, width)
         at += 12 + length
     return None
 

@@ -57,10 +57,17 @@ def why_not_decoded(header: Header, most: int | None = None) -> str:
         most: pixels it may have, if that is known better than by `most_pixels`.
     """
     height, width, scans, nbytes = header
-    size, limit = f"{width} x {height} pixels", most_pixels()
-    if most is not None and height * width > most:
+    pixels, limit = height * width, most_pixels()
+    if (
+        pixels <= (limit if most is None else min(most, limit))
+        and nbytes <= _BYTES * limit
+        and not too_many_scans(height, width, scans)
+    ):
+        return ""
+    size = f"{width} x {height} pixels"
+    if most is not None and pixels > most:
         return f"its file states {size}, where {most:,} pixels were packed; pack the dataset again"
-    if height * width > limit:
+    if pixels > limit:
         return (
             f"{size}; at most {limit:,} pixels are decoded: cut it into tiles, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS, of which this is twice"
@@ -70,12 +77,10 @@ def why_not_decoded(header: Header, most: int | None = None) -> str:
             f"{size} take {nbytes:,} bytes of memory; at most {_BYTES * limit:,} are used: save it "
             "with fewer or smaller samples a pixel"
         )
-    if too_many_scans(height, width, scans):
-        return (
-            f"{scans} scans of {size}; at most {MOST_SCANS} scans, and {MOST_SCANNED:,} pixels in "
-            "all scans, are decoded: save it with fewer (`jpegtran` makes one of them)"
-        )
-    return ""
+    return (
+        f"{scans} scans of {size}; at most {MOST_SCANS} scans, and {MOST_SCANNED:,} pixels in "
+        "all scans, are decoded: save it with fewer (`jpegtran` makes one of them)"
+    )
 
 
 class _Room:
