@@ -120,6 +120,24 @@ def test_no_memory_is_taken_for_what_a_file_has_not() -> None:
         decode_image(np.frombuffer(data, np.uint8), None, name)
 
 
+def test_avif_is_never_opencvs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may decode a larger picture than the file states: 8,000 x 8,000 of 61 x 47."""
+    file, grey = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (512, 512), (9, 99, 200)).save(file, "AVIF")
+    data = bytearray(file.getvalue())
+    struct.pack_into(">II", data, data.index(b"ispe") + 8, WIDTH, HEIGHT)
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV decodes"))
+    picture = decode_image(np.frombuffer(data, np.uint8), None, "x.jpg", HEIGHT * WIDTH)
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    # The one kind that both decode differently is left out, with what to do.
+    Image.new("L", (WIDTH, HEIGHT), 60).save(grey, "AVIF", range="limited")
+    narrow = np.frombuffer(grey.getvalue(), np.uint8)
+    with pytest.raises(DatasetError, match=r"rename it to \.avif"):
+        decode_image(narrow, None, "x.jpg")
+    assert decode_image(narrow, None, "x.avif").shape == (HEIGHT, WIDTH, 3)
+
+
 @pytest.mark.usefixtures("no_decoder")
 @pytest.mark.parametrize(
     "data",

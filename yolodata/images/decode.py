@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import DatasetError, is_out_of_memory, lacking
-from yolodata.images.headers import Header, read_header
+from yolodata.images.headers import Header, is_iso_media, is_narrow_grey, read_header
 from yolodata.images.jpeg import ordinary_jpeg
 from yolodata.images.limits import memory_for, most_pixels, why_not_decoded
 from yolodata.images.resize import resize, resized_shape
@@ -149,6 +149,18 @@ def _decode(data: Bytes, suffix: str, name: str, most: int | None) -> npt.NDArra
     import cv2
 
     image: npt.NDArray[Any] | None = None
+    if is_iso_media(data):
+        # Never OpenCV: it may decode larger pictures than the file states, without a limit. Both
+        # give the same bits but for grey pictures of a narrow range, whose range OpenCV ignores,
+        # and it turns none upright.
+        if header := read_header(data):
+            _check(header, name)  # `most` is compared with what is left when the file is opened
+        if suffix not in _PILLOW and is_narrow_grey(data):
+            raise DatasetError(
+                f"{name}: a grey AVIF file, whose values need not be all from 0 to 255, must be "
+                "named as one; rename it to .avif"
+            )
+        return _decode_pillow(data, name, most, turn=suffix in _PILLOW)
     if suffix in _PILLOW:
         image = _decode_pillow(data, name, most)
     if image is None:
@@ -170,13 +182,13 @@ def _decode(data: Bytes, suffix: str, name: str, most: int | None) -> npt.NDArra
     return image
 
 
-def _check(header: Header, name: str, most: int | None) -> None:
+def _check(header: Header, name: str, most: int | None = None) -> None:
     reason = why_not_decoded(header, most)
     if reason:
         raise DatasetError(f"{name}: {reason}")
 
 
-def _decode_pillow(data: Bytes, name: str, most: int | None) -> Bytes | None:
+def _decode_pillow(data: Bytes, name: str, most: int | None, turn: bool = True) -> Bytes | None:
     from PIL import ImageOps
 
     from yolodata.images.formats import open_picture
@@ -196,7 +208,7 @@ def _decode_pillow(data: Bytes, name: str, most: int | None) -> Bytes | None:
         _check(header, name, most)
         try:
             with memory_for(header.height * header.width):
-                upright = ImageOps.exif_transpose(file)
+                upright = ImageOps.exif_transpose(file) if turn else file
                 return np.asarray(upright.convert("RGB"))[..., ::-1]
         except Exception as error:
             if lacking(error):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from yolodata._native import jpeg_header
 
 _ENTRIES = 4096  # of a TIFF directory, or boxes of a file, that are looked at
-_CHUNK = struct.Struct(">I4s")
+_CHUNK = _BOX = struct.Struct(">I4s")
 _CHUNKS = 1 << 20  # of a PNG file: as they are written, for 8 GiB
 _INTEGERS = {
     1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 13: "I", 16: "Q", 17: "Q", 18: "Q"
@@ -64,7 +64,25 @@ def read_header(data: npt.NDArray[np.uint8] | bytes) -> Header | None:
                 return read(view)
             except (struct.error, IndexError, OverflowError):  # it is cut off
                 return None
-    return _iso_media(view) if start[4:8] == b"ftyp" else None
+    return _iso_media(view) if is_iso_media(data) else None
+
+
+def is_iso_media(data: npt.NDArray[np.uint8] | bytes) -> bool:
+    """Whether a file is AVIF, HEIF or the like, by its first bytes."""
+    return bytes(data[4:8]) == b"ftyp"
+
+
+def is_narrow_grey(data: npt.NDArray[np.uint8] | bytes) -> bool:
+    """Whether an AVIF file is grey, and not said to use all values from 0 to 255."""
+    view = np.frombuffer(data, np.uint8).data
+    grey, full = [], False
+    for kind, begin, end in _all_boxes(view):
+        box = bytes(view[begin : min(end, begin + 11)])
+        if kind == b"av1C" and len(box) >= 3:
+            grey.append(bool(box[2] & 0x10))
+        elif kind == b"colr" and box.startswith(b"nclx") and len(box) == 11:
+            full = bool(box[10] & 0x80)
+    return bool(grey) and all(grey) and not full  # of a colour picture, only the alpha is grey
 
 
 def _jpeg(view: memoryview) -> Header | None:
@@ -202,10 +220,14 @@ def _all_boxes(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
 def _boxes(view: memoryview, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind, first byte and end of what is in each box."""
     for _ in range(_ENTRIES):
-        if end - at < 16:
+        if end - at < 8:
             return
-        size, kind, large = struct.unpack_from(">I4sQ", view, at)
-        begin, size = (at + 16, large) if size == 1 else (at + 8, size or end - at)
+        begin = at + 8
+        size, kind = _BOX.unpack_from(view, at)
+        if size == 1 and end - at >= 16:
+            begin += 8
+            (size,) = struct.unpack_from(">Q", view, at + 8)
+        size = size or end - at  # the last one
         if size < begin - at:
             return
         yield kind, begin, min(at + size, end)
