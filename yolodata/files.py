@@ -79,7 +79,7 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
             raise OSError(
                 errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
             )
-        return file.read(limit)
+        return file.read(size)
 
 
 def sync_file(path: Path) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from yolodata.errors import ShardError
-from yolodata.files import publish, temporary_file, write_durably
+from yolodata.files import read_regular
+from yolodata.folders import Folder
 
 LEFT_OUT = "left_out.json"
+_LIMIT = 1 << 30  # bytes: a path and a reason for some million files
 
 
 def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
@@ -26,9 +28,9 @@ def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
     with contextlib.suppress(ShardError):  # a damaged one is replaced
         if read_left_out(root) == dict(left_out):
             return
-    with temporary_file(root) as file:
-        write_durably(file, (json.dumps(dict(left_out), indent=1) + "\n").encode())
-        publish(file, root / LEFT_OUT)
+    with Folder.at(root) as folder:
+        folder.check_ours()
+        folder.replace(LEFT_OUT, (json.dumps(dict(left_out), indent=1) + "\n").encode())
 
 
 def read_left_out(root: Path) -> dict[str, str]:
@@ -39,7 +41,7 @@ def read_left_out(root: Path) -> dict[str, str]:
     """
     file = root / LEFT_OUT
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_regular(file, _LIMIT))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

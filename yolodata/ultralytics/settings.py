@@ -11,6 +11,7 @@ import yaml
 
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
+from yolodata.folders import Folder
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
 from yolodata.telemetry.metrics.destination import read_destination
 from yolodata.telemetry.step_range import profile_range
@@ -130,9 +131,8 @@ class Settings:
 
     def save(self, run: Path) -> None:
         """Write the settings into a run folder."""
-        (run / SETTINGS_FILE).write_text(
-            yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8"
-        )
+        with Folder.at(run) as folder:
+            folder.replace(SETTINGS_FILE, yaml.safe_dump(asdict(self), sort_keys=False).encode())
 
     @classmethod
     def of_run(cls, run: Path) -> Self | None:
