@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 from yolodata.errors import DatasetError, YolodataError
 from yolodata.ingest.outlines import join_parts
 from yolodata.ingest.packing import PackReport, pack
-from yolodata.ingest.sample import Source
 from yolodata.ingest.source import open_source
 from yolodata.shards.reader import open as open_shards
 

@@ -60,7 +60,8 @@ def decode_into(
         1-D uint8 buffer that starts with height * width RGB triples and may be longer.
 
     Raises:
-        ShardError: the image cannot be decoded, or has another size.
+        ShardError: the image has another size.
+        DatasetError: it cannot be decoded, or states more pixels than were packed.
     """
     import cv2
 
@@ -74,10 +75,11 @@ def decode_into(
     if memory is None or memory.nbytes < need:
         memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
     target = memory[:need].reshape(height, width, 3)
-    picture = decode_jpeg(data, target, _spare())
+    most = shards.most_pixels(image)
+    picture = decode_jpeg(data, target, _spare(), most=most)
     turn = picture is None
     if picture is None:
-        picture = decode_image(data, imgsz, name)
+        picture = decode_image(data, imgsz, name, most)
     if resized_shape(picture.shape[0], picture.shape[1], imgsz) != size:
         raise ShardError(
             f"{name}: decoded to {picture.shape[:2]}, which does not become {size} at "

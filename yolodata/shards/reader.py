@@ -183,6 +183,13 @@ class ShardDataset:
         if not 0 <= i < self.meta.images:
             raise IndexError(f"image must be 0 to {self.meta.images - 1}, got {i}")
 
+    def most_pixels(self, i: int) -> int:
+        """Gives how many pixels the file of image i may state: those of the original.
+
+        A file that was made smaller when packing has fewer.
+        """
+        return int(self.orig_height[i]) * int(self.orig_width[i])
+
     def image(self, i: int) -> Bytes:
         """Picture i: uint8 (height[i], width[i], 3), RGB; raw pictures are views of the map.
 
@@ -194,7 +201,7 @@ class ShardDataset:
         if self.meta.codec == "raw":
             return data.reshape(shape)
         try:
-            image = decode_image(data, self.meta.imgsz, self.name(i))
+            image = decode_image(data, self.meta.imgsz, self.name(i), self.most_pixels(i))
         except DatasetError as error:
             raise ShardError(f"{self.locate(i)}: {error}; run `yolodata verify --full`") from None
         if image.shape != shape:
