@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from yolodata.errors import ShardError
-from yolodata.files import publish, temporary_file, write_durably
+from yolodata.files import publish, read_regular, temporary_file, write_durably
+from yolodata.shards.json_text import MAX_BYTES, parse_json
 
 LEFT_OUT = "left_out.json"
 
@@ -39,10 +40,10 @@ def read_left_out(root: Path) -> dict[str, str]:
     """
     file = root / LEFT_OUT
     try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
+        content = parse_json(read_regular(file, MAX_BYTES), str(file))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack again, or remove it") from None
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
         raise ShardError(f"{file}: must map paths to reasons; pack again, or remove it")

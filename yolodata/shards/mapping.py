@@ -8,12 +8,13 @@ and nothing here ever does; on a network file system a server can. Files there a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.files import open_regular
 from yolodata.mounts import MOUNTS, mount_of
 from yolodata.shards.format import SHARD_HEADER
 
 Bytes = npt.NDArray[np.uint8]
 
 _OPEN_FILES = 64  # descriptors that a PreadFiles keeps
+_LARGE = 1 << 30  # bytes that are read in a second
 
 
 class _Map:
@@ -83,10 +86,10 @@ def open_checked(path: Path, nbytes: int) -> int:
     """Opens a file for reading; its size must be `nbytes`.
 
     Raises:
-        ShardError: missing, unreadable, or of another size.
+        ShardError: missing, unreadable, no regular file, or of another size.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError as error:
         raise ShardError(
             f"{path}: cannot be opened: {error.strerror}; restore the file or pack again"
@@ -106,21 +109,28 @@ def size_error(path: Path, size: int, nbytes: int) -> ShardError:
     )
 
 
-def map_file(path: Path, nbytes: int) -> Bytes:
-    """Maps all bytes of a file, read-only.
+@contextlib.contextmanager
+def opened(path: Path, nbytes: int) -> Iterator[int]:
+    """Yields the descriptor of a file of `nbytes` bytes; see `open_checked`."""
+    fd = open_checked(path, nbytes)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def map_file(fd: int, path: Path, nbytes: int) -> Bytes:
+    """Maps the `nbytes` bytes of an open file, read-only.
 
     Raises:
-        ShardError: missing, unreadable, of another size, or cannot be mapped.
+        ShardError: it cannot be mapped.
     """
-    fd = open_checked(path, nbytes)
     try:
         return np.asarray(_Map(fd, nbytes)) if nbytes else np.empty(0, np.uint8)
     except OSError as error:
         raise ShardError(
             f"{path}: cannot be mapped: {error.strerror}; open the dataset with io='pread'"
         ) from None
-    finally:
-        os.close(fd)
 
 
 def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
@@ -148,19 +158,26 @@ def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
     return out
 
 
-def read_file(path: Path, nbytes: int) -> Bytes:
-    """Reads all bytes of a file into read-only memory.
+def read_file(fd: int, path: Path, nbytes: int) -> Bytes:
+    """Reads the `nbytes` bytes of an open file into read-only memory.
 
     Raises:
-        ShardError: missing, unreadable, or of another size.
+        ShardError: the file ends before, or cannot be read.
     """
-    fd = open_checked(path, nbytes)
-    try:
-        data = read_at(fd, path, 0, nbytes)
-    finally:
-        os.close(fd)
+    data = read_at(fd, path, 0, nbytes)
     data.setflags(write=False)
     return data
+
+
+def is_hollow(fd: int) -> bool:
+    """Whether nearly all of a large file are holes, which take hours to read and no disk to make.
+
+    Labels cannot be packed so tightly by a file system that compresses: their checksums and boxes
+    are as good as random. A file system that counts no blocks says nothing.
+    """
+    found = os.fstat(fd)
+    stored = 512 * found.st_blocks
+    return found.st_size > _LARGE and 0 < stored < found.st_size // 64
 
 
 class _Descriptor:

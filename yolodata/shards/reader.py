@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.files import read_regular
 from yolodata.images.decode import decode_image
 from yolodata.shards.check import Checker
 from yolodata.shards.format import (
@@ -21,12 +23,16 @@ from yolodata.shards.format import (
     DatasetMeta,
     aligned,
 )
+from yolodata.shards.json_text import MAX_BYTES
 from yolodata.shards.layout import LabelsLayout, parse_labels_header, shard_header
 from yolodata.shards.mapping import (
     Bytes,
     PreadFiles,
+    is_hollow,
     map_file,
     on_network,
+    opened,
+    read_at,
     read_file,
     size_error,
     will_need,
@@ -73,7 +79,7 @@ class ShardDataset:
     def __init__(self, path: str | os.PathLike[str], *, io: str = "auto") -> None:
         if io not in ("auto", "mmap", "pread"):
             raise ConfigError(f"io must be 'auto', 'mmap' or 'pread', got {io!r}")
-        self.path = Path(os.path.abspath(path))
+        self.path = _directory(path)
         self.mapped = io == "mmap" or (io == "auto" and not on_network(self.path))
         self._open(None)
 
@@ -84,15 +90,23 @@ class ShardDataset:
             self.meta = read_meta(self.path)
             labels = self.path / self.meta.labels.file
             # New labels have a new name: who has read the old dataset.json looks again.
-            if labels.exists() or read_meta(self.path) == self.meta:
+            if os.path.exists(labels) or read_meta(self.path) == self.meta:
                 break
-        entry, where = self.meta.labels, str(labels)
-        data = (map_file if self.mapped else read_file)(labels, entry.nbytes)
-        layout = parse_labels_header(data[:_HEADER_READ].tobytes(), len(data), self.meta, where)
+        nbytes, where = self.meta.labels.nbytes, str(labels)
+        self._check_shard_files()
+        with opened(labels, nbytes) as fd:
+            # Counts are compared with the file's size before memory or time is spent on them.
+            head = read_at(fd, labels, 0, min(nbytes, _HEADER_READ)).tobytes()
+            layout = parse_labels_header(head, nbytes, self.meta, where)
+            if is_hollow(fd):
+                raise ShardError(
+                    f"{where}: has {nbytes} bytes, nearly all of them holes; restore the file or "
+                    "pack again"
+                )
+            data = (map_file if self.mapped else read_file)(fd, labels, nbytes)
+            status = os.fstat(fd)
         self._layout: LabelsLayout = layout
         arrays = {name: column.view(data) for name, column in layout.columns.items()}
-        self._check_shard_files()
-        status = os.stat(labels)
         self._identity = (self.meta, status.st_ino, status.st_size, status.st_mtime_ns)
         if checked != self._identity:
             Checker(where, self.meta, layout.columns, arrays).structure()
@@ -118,13 +132,15 @@ class ShardDataset:
         for entry in self.meta.shards:
             file = self.path / entry.file
             try:
-                size = os.stat(file).st_size
+                found = os.stat(file)
             except OSError as error:
                 raise ShardError(
                     f"{file}: {error.strerror}; restore the file or pack again"
                 ) from None
-            if size != entry.nbytes:
-                raise size_error(file, size, entry.nbytes)
+            if not stat.S_ISREG(found.st_mode):
+                raise ShardError(f"{file}: is no file; restore the file or pack again")
+            if found.st_size != entry.nbytes:
+                raise size_error(file, found.st_size, entry.nbytes)
 
     def __len__(self) -> int:
         return self.meta.images
@@ -222,7 +238,8 @@ class ShardDataset:
                 f"{file}: is read with pread, not mapped, so it has no address; use sample(), or "
                 "open the dataset with io='mmap'"
             )
-        whole = map_file(file, entry.nbytes)
+        with opened(file, entry.nbytes) as fd:
+            whole = map_file(fd, file, entry.nbytes)
         check_shard_header(file, whole[:SHARD_HEADER], entry.nbytes)
         return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
 
@@ -253,6 +270,15 @@ class ShardDataset:
         """
         where = str(self.path / self.meta.labels.file)
         Checker(where, self.meta, self._layout.columns, self._arrays).values()
+
+    def check_finite(self, values: npt.NDArray[np.float32]) -> None:
+        """Checks points of polygons or keypoints that were taken from here, of any shape.
+
+        Raises:
+            ShardError: one is infinite or no number; names its column, row and byte.
+        """
+        if not np.isfinite(values).all():
+            self.check_values()
 
     def close(self) -> None:
         """Lets go of shards; their memory is unmapped when the last view of it is gone."""
@@ -290,7 +316,7 @@ def open(
         ShardError: there is no such dataset, or it is damaged.
     """
     root = Path(path)
-    if (root / DATASET_FILE).exists():
+    if _is_dataset(root):
         dataset = ShardDataset(root, io=io)
         if split is not None and dataset.meta.split != split:
             raise ShardError(
@@ -313,12 +339,23 @@ def open(
 def splits(root: str | os.PathLike[str]) -> dict[str, Path]:
     """Finds the finished datasets below a folder: split name to directory, train first."""
     folders = {split: Path(root) / split for split in SPLITS}
-    return {split: path for split, path in folders.items() if (path / DATASET_FILE).exists()}
+    return {split: path for split, path in folders.items() if _is_dataset(path)}
 
 
 def unfinished(path: Path) -> bool:
     """Whether a directory holds a pack that was begun and not finished."""
-    return not (path / DATASET_FILE).exists() and (path / WORK_FOLDER).exists()
+    return not _is_dataset(path) and os.path.exists(path / WORK_FOLDER)
+
+
+def _directory(path: str | os.PathLike[str]) -> Path:
+    found = Path(os.path.abspath(path))
+    if "\0" in str(found):
+        raise ShardError(f"{str(found)!r}: no path has a NUL; give a directory's")
+    return found
+
+
+def _is_dataset(path: Path) -> bool:
+    return os.path.exists(path / DATASET_FILE)  # False for a path that cannot be one, too
 
 
 def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
@@ -327,10 +364,10 @@ def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
     Raises:
         ShardError: missing or damaged.
     """
-    folder = Path(path)
+    folder = _directory(path)
     file = folder / DATASET_FILE
     try:
-        text = file.read_bytes()
+        text = read_regular(file, MAX_BYTES)
     except OSError as error:
         if unfinished(folder):
             raise ShardError(
