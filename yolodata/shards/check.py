@@ -28,6 +28,7 @@ from yolodata.shards.layout import Column
 
 Array = npt.NDArray[Any]
 _ROWS = 1 << 17
+_QUOTED = 200  # characters
 
 
 class Checker:
@@ -183,9 +184,11 @@ class Checker:
     def _fail(self, name: str, row: int, allowed: str, got: Any) -> None:
         column = self._columns[name]
         byte = column.begin + row * (column.end - column.begin) // max(column.shape[0], 1)
+        values = " ".join(str(got).split())  # a row of keypoints takes many lines
+        values = values if len(values) <= _QUOTED else values[:_QUOTED] + "…"
         raise ShardError(
-            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got {got}; "
-            "the file is damaged, pack again"
+            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got "
+            f"{values}; the file is damaged, pack again"
         )
 
 
