@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from yolodata.shards.layout import LabelsLayout
 from yolodata.shards.left_out import read_left_out
 from yolodata.shards.verify import verify
 from yolodata.shards.verify_cli import describe
+from yolodata.train.watchdog.exit_codes import MISTAKE, STATUS, status_left
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
@@ -188,7 +190,7 @@ def test_what_is_no_number_is_an_error_when_it_is_used(tmp_path, column, task, v
     columns[column].reshape(-1)[7] = value
     hostile_shards.reseal(path, columns)
     labels = LabelOptions(task=task)
-    words = rf"labels\.safetensors: column {column}.* must be finite"
+    words = rf"labels\.safetensors: .*column {column}.* must be finite"
     loaders = [Loader(path, 4, labels=labels)]
     if column == "keypoints" or task == "segment":
         loaders.append(ValidationLoader(path, 4, labels=labels, split="train"))
@@ -255,3 +257,59 @@ def test_info_of_a_dataset_without_images(tmp_path):
     hostile_shards.reseal(tmp_path, empty)
     assert describe(tmp_path)["smallest"] is None
     assert verify(tmp_path, full=True).ok
+
+
+# A shard that becomes shorter while it is mapped.
+
+CUT_OFF = """
+import mmap, os, signal, sys, tempfile
+from pathlib import Path
+from yolodata.shards import ShardDataset
+from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.watchdog.supervisor import Supervisor
+how, folder = sys.argv[1], Path(sys.argv[2])
+signal.signal(signal.SIGBUS, signal.SIG_DFL)
+with Supervisor(ProcessGroup.join(), 60.0, lambda: None).catch_signals():
+    dataset = ShardDataset(folder, io="mmap")
+    data = dataset.sample(4)
+    if how == "other":
+        file = open(folder / "dataset.json", "r+b")
+        data = mmap.mmap(file.fileno(), 0)
+    else:
+        file = open(folder / "shard-00000.safetensors", "r+b")
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGBUS)
+    file.truncate(0 if how == "other" else 8192)
+    if how == "late":
+        del dataset
+    else:
+        print(data[0], dataset.shard_data(0)[-4096])
+if how == "late":
+    print(data[0])
+"""
+
+
+@pytest.mark.parametrize("how", ["shard", "other", "killed", "late"])
+def test_a_file_that_is_cut_off_is_named(tmp_path, how):
+    """Only of a map of ours, only while training runs, and only of a fault."""
+    shard_samples.pack(tmp_path, 5, shard_size=1 << 20)
+    status = tmp_path / "status"
+    status.touch()
+    done = subprocess.run(
+        [sys.executable, "-c", CUT_OFF, how, str(tmp_path)],
+        env={**ENVIRONMENT, STATUS: str(status)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if how == "shard":
+        assert done.returncode == MISTAKE
+        words = f"{tmp_path}/shard-00000.safetensors: was cut off while it was read"
+        assert done.stderr.startswith(f"yolodata: {words}: it ends at byte 8192, byte 20480"), done
+        code, reason = status_left(status)
+        assert code == MISTAKE
+        assert reason.startswith(words)
+    else:
+        assert done.returncode == -signal.SIGBUS, done
+        assert "cut off" not in done.stderr
+        assert status_left(status) is None

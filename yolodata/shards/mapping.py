@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata import _native
 from yolodata.errors import ShardError
 from yolodata.files import open_regular
 from yolodata.mounts import MOUNTS, mount_of
@@ -40,7 +41,7 @@ class _Map:
 
     _libc: Any = None
 
-    def __init__(self, fd: int, nbytes: int) -> None:
+    def __init__(self, fd: int, path: Path, nbytes: int) -> None:
         if _Map._libc is None:
             libc = ctypes.CDLL(None, use_errno=True)
             libc.mmap.restype = ctypes.c_void_p
@@ -56,12 +57,15 @@ class _Map:
             libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
             _Map._libc = libc
         self._nbytes = nbytes
-        self._munmap = _Map._libc.munmap
+        self._munmap, self._forget = _Map._libc.munmap, _native.forget_map
         self._address = _Map._libc.mmap(None, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
         if self._address in (None, ctypes.c_void_p(-1).value):
             self._address = None
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+        # Never text that is not UTF-8; a path with other bytes is told in escapes.
+        told = os.path.abspath(path).encode("utf-8", "backslashreplace").decode()
+        _native.note_map(self._address, nbytes, told)
         self.__array_interface__ = {
             "version": 3,
             "typestr": "|u1",
@@ -71,6 +75,7 @@ class _Map:
 
     def __del__(self) -> None:
         if getattr(self, "_address", None) is not None:
+            self._forget(self._address)
             self._munmap(self._address, self._nbytes)
 
 
@@ -126,7 +131,7 @@ def map_file(fd: int, path: Path, nbytes: int) -> Bytes:
         ShardError: it cannot be mapped.
     """
     try:
-        return np.asarray(_Map(fd, nbytes)) if nbytes else np.empty(0, np.uint8)
+        return np.asarray(_Map(fd, path, nbytes)) if nbytes else np.empty(0, np.uint8)
     except OSError as error:
         raise ShardError(
             f"{path}: cannot be mapped: {error.strerror}; open the dataset with io='pread'"
@@ -222,6 +227,27 @@ class PreadFiles:
         """Lets go of all descriptors."""
         with self._lock:
             self._open.clear()
+
+
+@contextlib.contextmanager
+def explaining_cut_off(status: int, told: str = "") -> Iterator[None]:
+    """Names a file that is cut off while it is mapped and read, before that ends the process.
+
+    Args:
+        status: what the process then ends with.
+        told: a file that gets a line of JSON, [status, reason]; "" for none.
+    """
+    file = -1
+    if told:
+        with contextlib.suppress(OSError):
+            file = os.open(told, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    before = _native.explain_cut_off(status, file)
+    try:
+        yield
+    finally:
+        _native.explain_cut_off(*before)
+        if file >= 0:
+            os.close(file)
 
 
 def on_network(path: Path, mounts: Path = MOUNTS) -> bool:
