@@ -26,9 +26,7 @@ from yolodata.shards.columns import Columns, columns_to_bytes
 from yolodata.shards.layout import LabelsLayout
 
 LIMIT = 8 << 30  # bytes of address space
-META = DatasetMeta(
-    "raw", 32, {0: "cat", 1: "dog", 2: "bird"}, kpt_shape=(3, 2), flip_idx=(0, 2, 1)
-)
+META = DatasetMeta("raw", 32, {0: "cat", 1: "dog", 2: "bird"}, kpt_shape=(3, 2), flip_idx=(0, 2, 1))
 NUMBERS = (0, 1, 2, 63, 4096, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 48, (1 << 63) - 4096)
 FLOATS = (
     float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1.0, -1.0, 2.5, -7.0, 1e4, -1e4, 1e9,

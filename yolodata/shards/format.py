@@ -174,8 +174,8 @@ class DatasetMeta:
         version = content.get("format_version")
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise ShardError(
-                f"{where}: format_version must be {FORMAT_VERSION}, got {quoted(version)}; pack again, "
-                "or use the yolodata that wrote it"
+                f"{where}: format_version must be {FORMAT_VERSION}, got {quoted(version)}; pack "
+                "again, or use the yolodata that wrote it"
             )
         stated = content.pop("checksum", None)
         try:

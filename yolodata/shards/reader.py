@@ -29,6 +29,7 @@ from yolodata.shards.mapping import (
     Bytes,
     PreadFiles,
     is_hollow,
+    is_of_others,
     map_file,
     on_network,
     opened,
@@ -54,7 +55,7 @@ class ShardDataset:
     Attributes:
         path: the directory.
         meta: what dataset.json says.
-        mapped: whether files are mapped (`io="mmap"`) or read (`io="pread"`).
+        mapped: whether shards are mapped (`io="mmap"`) or read (`io="pread"`).
         shard, offset, nbytes: uint32 (N,), uint64 (N,), uint64 (N,): shard number, first byte in
             that shard's tensor (a multiple of 4096) and size of each sample.
         height, width: uint32 (N,), pixels, after resizing the longer side to `meta.imgsz`.
@@ -70,7 +71,8 @@ class ShardDataset:
 
     Args:
         path: a directory with a dataset.json.
-        io: "mmap", "pread", or "auto": pread on network file systems, mmap elsewhere.
+        io: "mmap", "pread", or "auto": pread on network and user-space file systems, and for
+            picture files in shards that another user could cut off; mmap elsewhere.
 
     Raises:
         ShardError: something is missing or damaged; names the file and the byte or column.
@@ -80,7 +82,7 @@ class ShardDataset:
         if io not in ("auto", "mmap", "pread"):
             raise ConfigError(f"io must be 'auto', 'mmap' or 'pread', got {io!r}")
         self.path = _directory(path)
-        self.mapped = io == "mmap" or (io == "auto" and not on_network(self.path))
+        self._io = io
         self._open(None)
 
     def _open(self, checked: _Identity | None) -> None:
@@ -93,7 +95,10 @@ class ShardDataset:
             if os.path.exists(labels) or read_meta(self.path) == self.meta:
                 break
         nbytes, where = self.meta.labels.nbytes, str(labels)
-        self._check_shard_files()
+        of_others = self._check_shard_files()
+        local = self._io == "mmap" or (self._io == "auto" and not on_network(self.path))
+        # Note [maps that others can cut off] in mapping.py
+        self.mapped = local and (self._io == "mmap" or self.meta.codec == "raw" or not of_others)
         with opened(labels, nbytes) as fd:
             # Counts are compared with the file's size before memory or time is spent on them.
             head = read_at(fd, labels, 0, min(nbytes, _HEADER_READ)).tobytes()
@@ -103,7 +108,7 @@ class ShardDataset:
                     f"{where}: has {nbytes} bytes, nearly all of them holes; restore the file or "
                     "pack again"
                 )
-            data = (map_file if self.mapped else read_file)(fd, labels, nbytes)
+            data = (map_file if local else read_file)(fd, labels, nbytes)
             status = os.fstat(fd)
         self._layout: LabelsLayout = layout
         arrays = {name: column.view(data) for name, column in layout.columns.items()}
@@ -128,7 +133,9 @@ class ShardDataset:
         self.polygon: npt.NDArray[np.float32] = arrays["polygon"]
         self.keypoints: npt.NDArray[np.float32] | None = arrays.get("keypoints")
 
-    def _check_shard_files(self) -> None:
+    def _check_shard_files(self) -> bool:
+        """Checks their sizes; says whether another user could cut one of them off."""
+        of_others = False
         for entry in self.meta.shards:
             file = self.path / entry.file
             try:
@@ -141,6 +148,8 @@ class ShardDataset:
                 raise ShardError(f"{file}: is no file; restore the file or pack again")
             if found.st_size != entry.nbytes:
                 raise size_error(file, found.st_size, entry.nbytes)
+            of_others = of_others or is_of_others(found)
+        return of_others
 
     def __len__(self) -> int:
         return self.meta.images
@@ -292,10 +301,10 @@ class ShardDataset:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "mapped": self.mapped, "checked": self._identity}
+        return {"path": self.path, "io": self._io, "checked": self._identity}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path, self.mapped = state["path"], state["mapped"]
+        self.path, self._io = state["path"], state["io"]
         self._open(state["checked"])  # the very same files are not checked a second time
 
 

@@ -120,9 +120,11 @@ def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
     if not sample.name:
         raise _wrong(sample.name, "the name is empty")
     if len(sample.name) > MAX_NAME // 4:  # four bytes a character at most
-        size = len(sample.name.encode("utf-8", "surrogateescape"))
-        if size > MAX_NAME:
-            raise _wrong(sample.name[:100] + "…", f"the name has {size} bytes, not {MAX_NAME}")
+        length = len(sample.name.encode("utf-8", "surrogateescape"))
+        if length > MAX_NAME:
+            raise _wrong(
+                sample.name[:100] + "…", f"the name has {length} bytes, at most {MAX_NAME} fit"
+            )
 
 
 def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:
