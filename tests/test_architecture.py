@@ -31,7 +31,7 @@ ARROWS = {
     "isolation": set(),
     "_native": set(),
     "images": {"_native"},
-    "shards": {"images"},
+    "shards": {"images", "_native"},
     "ingest": {"images", "shards", "_native"},
     "pipeline": {"images", "shards", "_native"},
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},

@@ -89,7 +89,10 @@ def _run(words: list[str]) -> int:
         args = parser.parse_args(words)
     except SystemExit as end:  # argparse has printed the help
         return int(end.code or 0)
-    return int(args.run(args) or 0)
+    from yolodata.shards.mapping import explaining_cut_off
+
+    with explaining_cut_off(2):
+        return int(args.run(args) or 0)
 
 
 def overview() -> str:

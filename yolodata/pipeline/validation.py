@@ -238,6 +238,7 @@ class ValidationLoader:
         }
         if subset.keypoints is not None:
             labels["keypoints"] = np.concatenate(keypoints)
+            subset.shards.check_finite(labels["keypoints"])
         if subset.mask_ratio or subset.oriented:
             labels = self._drawn(images, shape, unreadable, labels)
         return labels
