@@ -26,6 +26,7 @@ ARROWS = {
     "cgroup": set(),
     "machine": set(),
     "mounts": set(),
+    "redaction": set(),
     "telemetry": set(),
     "terminal": set(),
     "isolation": set(),
@@ -88,6 +89,7 @@ EVERYWHERE = {
     "isolation",
     "machine",
     "mounts",
+    "redaction",
     "telemetry",
     "terminal",
 }

@@ -11,19 +11,13 @@ from typing import Any, Protocol
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import publish, remove_temporary, sync_file, temporary_file, write_durably
-from yolodata.telemetry import journal
-from yolodata.train.checkpoint import file
+from yolodata.train.checkpoint import arrivals, file
 from yolodata.train.checkpoint.uploader import download_newest
 
 log = logging.getLogger("yolodata")
 
-FOLDER = "checkpoints"
-"""In the run folder; beside Ultralytics' `weights`."""
-
+FOLDER = arrivals.FOLDER
 _WRITING = ".writing"
-_NOT_UPLOADED = {"steps.csv", journal.FILE}  # they grow all the time, and are of this machine
-_EVALUATED = "evaluated"
-"""Holds the name of the checkpoint that the evaluation of the best weights was made after."""
 
 
 class HasWeights(Protocol):
@@ -95,7 +89,8 @@ def find_newest(run: Path, url: str | None) -> Path | None:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return download_newest(url, folder, wanted=further, beside=run) or found
+        expected = arrivals.OfARun()
+        return download_newest(url, folder, wanted=further, beside=run, expected=expected) or found
     except ConfigError:
         raise
     except YolodataError as error:
@@ -108,12 +103,14 @@ def find_newest(run: Path, url: str | None) -> Path | None:
 def files_beside(run: Path) -> dict[str, Path]:
     """Returns what is uploaded with a checkpoint, by its place in the run folder.
 
-    Weights, the table of results, settings, plots, and whether all is done.
+    Weights, the table of results, settings, plots, and whether all is done. No links: they may lead
+    to what nobody means to upload.
     """
-    patterns = ("weights/last.pt", "weights/best.pt", "*.csv", "*.yaml", "*.png", "*.jpg")
+    patterns = ("weights/*.pt", "*", f"{FOLDER}/*")
     found = [path for pattern in patterns for path in sorted(run.glob(pattern))]
-    found += [path for path in [run / FOLDER / _EVALUATED] if path.is_file()]
-    return {str(path.relative_to(run)): path for path in found if path.name not in _NOT_UPLOADED}
+    found = [path for path in found if path.is_file() and not path.is_symlink()]
+    names = {str(path.relative_to(run)): path for path in found}
+    return {name: path for name, path in names.items() if arrivals.belongs_beside(name)}
 
 
 def write_missing(run: Path, state: dict[str, Any]) -> None:
@@ -151,10 +148,10 @@ def _write(path: Path, data: bytes) -> None:
 
 def mark_evaluated(checkpoint: Path) -> None:
     """Notes beside a checkpoint that all is done after it."""
-    _write(checkpoint.parent / _EVALUATED, checkpoint.name.encode())
+    _write(checkpoint.parent / arrivals.EVALUATED, checkpoint.name.encode())
 
 
 def is_evaluated(checkpoint: Path) -> bool:
     """Whether all was done after this checkpoint."""
-    mark = checkpoint.parent / _EVALUATED
+    mark = checkpoint.parent / arrivals.EVALUATED
     return mark.is_file() and mark.read_text(encoding="utf-8") == checkpoint.name
