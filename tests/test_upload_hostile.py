@@ -251,7 +251,7 @@ def test_compressed_checkpoints_are_not_unpacked(far: Path, tmp_path: Path) -> N
 def test_thousands_of_objects_are_passed_over(
     far: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number in range(2000):
+    for number in range(500):
         (far / f"{number + 10:08d}-{number:016x}.json").write_bytes(b"[" * 50)
         (far / f"{number:04d}").touch()
     begun = time.monotonic()
@@ -260,7 +260,7 @@ def test_thousands_of_objects_are_passed_over(
     assert found is not None
     assert found.name.startswith("00002")
     assert 1 <= len(caplog.messages) < 10
-    assert any("1995 more" in line for line in caplog.messages)
+    assert any("495 more" in line for line in caplog.messages)
 
 
 def test_hostile_manifests_do_not_have_whole_ones_removed(far: Path, tmp_path: Path) -> None:

@@ -10,10 +10,16 @@ outside of URLs, too.
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, unquote
+
+from yolodata.errors import ConfigError
 
 HIDDEN = "***"
 
@@ -21,6 +27,7 @@ HIDDEN = "***"
 # within repetitions have limits, so that a long text takes no longer than it is long.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/{1,2}"
 _URL = re.compile(rf"({_SCHEME})((?:(?!::{_SCHEME})[^\s'\"<>\\])+)")
+_QUERY = re.compile(r"([?&])([\w.%-]{1,60}=[^\s'\"<>&\\]+)")  # of a URL without its beginning
 _CONTAINER = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT is a place
 _HARMLESS = {
     "alt", "dl", "download", "export", "format", "id", "raw", "ref", "region", "v", "version",
@@ -46,15 +53,71 @@ def redacted(text: object, secrets: Iterable[str] = ()) -> str:
         secrets: texts that are hidden wherever they are (see `secrets_of`).
     """
     shown = _URL.sub(_without_secrets, str(text))
+    shown = _QUERY.sub(lambda match: match[1] + _parameter(match[2]), shown)
     shown = _NAMED.sub(_named, shown)
     for secret in sorted(secrets, key=len, reverse=True):
         shown = shown.replace(secret, HIDDEN)
     return shown
 
 
-def has_secrets(text: object) -> bool:
-    """Whether `redacted` would hide something."""
-    return redacted(text) != str(text)
+def stored(value: Any) -> Any:
+    """Returns a value that is kept, without the secrets of URLs in it.
+
+    Other texts stay as they are: they are used again. Of lists and mappings, all parts are cleaned.
+    """
+    if isinstance(value, str):
+        return _URL.sub(_without_secrets, value)
+    if isinstance(value, Mapping):
+        return {stored(name): stored(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [stored(each) for each in value]
+    return value
+
+
+def refuse_secrets(arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments of Ultralytics that are URLs with secrets in them.
+
+    It writes its arguments into args.yaml, the log, weights, and what loggers send elsewhere.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, str) and stored(value) != value:
+            raise ConfigError(
+                f"{name} is a URL with a secret in it ({stored(value)}), which Ultralytics would "
+                f"write into args.yaml, logs and weights; download it, and give {name}=PATH"
+            )
+
+
+def hide_secrets() -> None:
+    """Has tracebacks, and what libraries log without a handler, shown without secrets.
+
+    For programs, which own their streams; a library leaves them alone.
+    """
+    sys.excepthook = _show
+    handler = logging.lastResort
+    if handler is not None and not any(isinstance(each, _Redacting) for each in handler.filters):
+        handler.addFilter(_Redacting())
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(
+        redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr
+    )
+
+
+class _Redacting(logging.Filter):
+    """Changes records, and takes all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Takes secrets out of a record."""
+        record.msg, record.args = redacted(record.getMessage()), ()
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            record.exc_text = redacted(
+                "".join(traceback.format_exception(*record.exc_info))
+            ).strip()
+        return True
 
 
 def secrets_of(url: str, options: Mapping[str, Any] | None = None) -> frozenset[str]:
@@ -105,14 +168,18 @@ def _without_secrets(match: re.Match[str]) -> str:
     login, place, query = _parts(scheme, rest)
     shown = scheme + (f"{HIDDEN}@" if login else "") + place
     if "?" in rest:
-        shown += "?" + re.sub(r"[^&;]+", _parameter, query)
+        shown += "?" + _parameters(query)
     if mark:
-        shown += mark + (re.sub(r"[^&;]+", _parameter, fragment) if "=" in fragment else fragment)
+        shown += mark + (_parameters(fragment) if "=" in fragment else fragment)
     return shown
 
 
-def _parameter(match: re.Match[str]) -> str:
-    name, equals, value = match[0].partition("=")
+def _parameters(query: str) -> str:
+    return re.sub(r"[^&;]+", lambda match: _parameter(match[0]), query)
+
+
+def _parameter(text: str) -> str:
+    name, equals, value = text.partition("=")
     if not equals:  # `?SECRET`, maybe
         return name if _is_harmless("", name) else HIDDEN
     return f"{name}={value if _is_harmless(name, value) else HIDDEN}"

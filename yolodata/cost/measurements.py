@@ -15,6 +15,7 @@ import yaml
 
 from yolodata.cost.interruptions import Pauses
 from yolodata.errors import ConfigError
+from yolodata.redaction import stored
 from yolodata.telemetry.journal import read_journal
 
 CPU = "cpu"
@@ -98,7 +99,7 @@ def of_run(folder: Path) -> Measurement:
     ranks = int(start["ranks"])
     images, seconds = _epochs(folder, ranks)
     pauses, lacking = _pauses(events)
-    what = ", ".join(f"{name} {arguments[name]}" for name in ("model", "imgsz", "batch")
+    what = ", ".join(f"{name} {stored(arguments[name])}" for name in ("model", "imgsz", "batch")
                      if name in arguments)  # fmt: skip
     epochs = arguments.get("epochs")
     return Measurement(
@@ -195,7 +196,9 @@ def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
     alone = "" if ranks == 1 else f", by one process of {ranks}"
     gpu = (values.get("machine") or {}).get("gpu")
     name = str(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
-    what = ", ".join(f"{n} {arguments[n]}" for n in ("model", "imgsz", "batch") if n in arguments)
+    what = ", ".join(
+        f"{n} {stored(arguments[n])}" for n in ("model", "imgsz", "batch") if n in arguments
+    )
     return Measurement(
         name, 1, 1, float(speed), path.name, what,
         f"training steps alone, with the loader of {examined.get('loader')}{alone}",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yolodata.checks import number, one_of, whole
 from yolodata.errors import ConfigError
+from yolodata.redaction import HIDDEN, redacted
 from yolodata.train.checkpoint.object_store import ObjectStore
 from yolodata.train.learning_rate import SCALES
 from yolodata.ultralytics.settings import Settings
@@ -67,7 +68,12 @@ class TrainSettings(Settings):
             if not isinstance(self.upload, str) or not self.upload:
                 raise ConfigError(
                     "yolodata upload must be a path or a URL (s3://BUCKET/FOLDER, say), got "
-                    f"{self.upload!r}"
+                    f"{redacted(repr(self.upload))}"
+                )
+            if HIDDEN in self.upload:
+                raise ConfigError(
+                    f"yolodata upload is {self.upload}, a URL without its secret, because none is "
+                    "stored in a run folder; give yolodata.upload=URL again"
                 )
             try:
                 ObjectStore(self.upload)  # is its file system installed? connects to nothing

@@ -12,6 +12,7 @@ import yaml
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.redaction import stored
 from yolodata.telemetry.metrics.destination import read_destination
 from yolodata.telemetry.step_range import profile_range
 
@@ -129,20 +130,24 @@ class Settings:
         return self.changed(values)
 
     def save(self, run: Path) -> None:
-        """Write the settings into a run folder."""
+        """Write the settings into a run folder, without the secrets of URLs."""
         (run / SETTINGS_FILE).write_text(
-            yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8"
+            yaml.safe_dump(stored(asdict(self)), sort_keys=False), encoding="utf-8"
         )
 
     @classmethod
-    def of_run(cls, run: Path) -> Self | None:
-        """The settings that a run was made with, or None."""
+    def of_run(cls, run: Path, given: Mapping[str, Any] | None = None) -> Self | None:
+        """The settings that a run was made with, or None; those that are given now come before.
+
+        Raises:
+            ConfigError: one had a secret in it, which was not stored, and is not given now.
+        """
         file = run / SETTINGS_FILE
         if not file.is_file():
             return None
         known = {field.name for field in fields(cls)}  # `yolodata train` has more of them
         saved = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return cls().changed({name: saved[name] for name in saved if name in known})
+        return cls().changed({n: saved[n] for n in saved if n in known} | dict(given or {}))
 
     def as_given(self) -> dict[str, Any]:
         """The settings that are not the default ones, as `changed` takes them."""
