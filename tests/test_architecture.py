@@ -38,6 +38,8 @@ ARROWS = {
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},
     "overlay": set(),
+    "plain_yaml": {"files"},
+    "outputs": {"folders"},
     "view": {"shards", "pipeline", "overlay", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
     "bench": {
@@ -89,6 +91,8 @@ EVERYWHERE = {
     "isolation",
     "machine",
     "mounts",
+    "outputs",
+    "plain_yaml",
     "redaction",
     "telemetry",
     "terminal",

@@ -208,7 +208,6 @@ def test_checkpoints_of_other_content_are_passed_over(
     rubbish += [(tmp_path / name).read_bytes() for name in ("code", "legacy")]
     for wrong in (
         {"epoch": 4},
-        {"version": 1},
         {"model": [1]},
         {"given": None},
         {"generators": []},
@@ -355,7 +354,7 @@ def test_only_files_of_a_run_come_beside_and_no_code(
     assert not ran.exists()
     left_out = [line for line in caplog.messages if "left out" in line]
     assert len(left_out) == 8
-    assert "code" in next(line for line in left_out if "best.pt" in line)
+    assert "no part of a network" in next(line for line in left_out if "best.pt" in line)
 
 
 def test_weights_of_a_run_come_beside(far: Path, tmp_path: Path) -> None:
@@ -433,7 +432,7 @@ def test_one_object_that_may_not_be_read_is_passed_over(
     assert found is not None
     assert found.name.startswith("00001")
     refused = "000"  # all of them: that is no empty place
-    with pytest.raises(YolodataError, match="cannot be read"):
+    with pytest.raises(YolodataError, match=r"no checkpoint that can be read.*Access denied"):
         find_newest(tmp_path / "other run", url)
 
 
@@ -505,3 +504,17 @@ def test_names_of_a_script_are_checked_when_they_are_put(tmp_path: Path) -> None
     assert up.status().failed == 1
     assert ObjectStore(tmp_path / "far").entries() == []
     assert download_newest(tmp_path / "far", tmp_path / "back") is None
+
+
+def test_a_checkpoint_of_another_version_is_no_reason_to_begin_anew(
+    far: Path, tmp_path: Path
+) -> None:
+    """A run of an older yolodata would remove it at last; an older whole one is taken, though."""
+    plant(far, *content_of(tmp_path, 3, version=99))
+    found = find_newest(tmp_path / "run", str(far))
+    assert found is not None
+    assert found.name.startswith("00002")
+    for path in far.glob("00000001-*"):
+        path.unlink()
+    with pytest.raises(YolodataError, match=r"no checkpoint that can be read.*version 99"):
+        find_newest(tmp_path / "other", str(far))

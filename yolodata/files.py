@@ -82,6 +82,30 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         return file.read(limit)
 
 
+def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20) -> Iterator[bytes]:
+    """Reads the lines of a file of at most `limit` bytes; those above `longest` are left out.
+
+    Yields:
+        lines with their ends; the last one may have none.
+
+    Raises:
+        OSError: as `read_regular`.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(
+                errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
+            )
+        while line := file.readline(longest):
+            whole = len(line) < longest or line.endswith(b"\n")
+            if whole:
+                yield line
+            while not whole:
+                rest = file.readline(longest)
+                whole = len(rest) < longest or rest.endswith(b"\n")
+
+
 def sync_file(path: Path) -> None:
     """Make durable what was written to a file, by whomever."""
     fd = os.open(path, os.O_RDONLY)

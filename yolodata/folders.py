@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from yolodata.files import Buffer, regular, write_all
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY = ".{}.tmp"
+_LEFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 class Folder:
@@ -59,6 +61,17 @@ class Folder:
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o775)
         return cls(os.open(path, _DIRECTORY), path)
+
+    @classmethod
+    def inside(cls, path: str | os.PathLike[str], *, create: bool = False) -> Folder:
+        """Opens a directory that lies in one which the user named: it must be no link itself.
+
+        Raises:
+            OSError: as `at` and `folder`.
+        """
+        path = Path(os.path.abspath(path))
+        with cls.at(path.parent, create=create) as parent:
+            return parent.folder(path.name, create=create)
 
     def folder(self, name: str, *, create: bool = False) -> Folder:
         """Opens a directory in this one.
@@ -175,21 +188,38 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.fd)
 
-    def replace(self, name: str, data: Buffer) -> None:
-        """Gives a file new content, durably: whoever reads it finds the old or the new one whole.
+    def replace(self, name: str, data: Buffer, *, durable: bool = True) -> None:
+        """Gives a file new content: whoever reads it finds the old or the new one whole.
 
         What has the name is not written to. A link of that name is replaced, not followed.
+
+        Args:
+            name: of the file.
+            data: all of its content.
+            durable: it is on the disk when this returns; False: the system writes it when it likes,
+                and after a power cut an older one may be there.
         """
         with self.temporary() as (temporary, file):
             write_all(file.fileno(), data)
-            os.fsync(file.fileno())
-            self.rename(temporary, name)
+            if durable:
+                os.fsync(file.fileno())
+            self.rename(temporary, name, durable=durable)
 
-    def rename(self, name: str, new: str, to: Folder | None = None) -> None:
-        """Gives a file another name, durably, here or in another folder of the file system."""
+    def rename(
+        self, name: str, new: str, to: Folder | None = None, *, durable: bool = True
+    ) -> None:
+        """Gives a file another name, here or in another folder of the file system."""
         to = to or self
         os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
-        to.sync()
+        if durable:
+            to.sync()
+
+    def remove_temporary(self) -> None:
+        """Removes what processes that were killed left of `temporary`, and nothing else."""
+        for name in self.names():
+            if _LEFT.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    self.remove(name)
 
     def stat(self, name: str) -> os.stat_result | None:
         """What is known of a name, of a link itself; None where nothing has it."""

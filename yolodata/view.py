@@ -19,6 +19,7 @@ import numpy.typing as npt
 from yolodata.arguments import NamesAndValues
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
+from yolodata.outputs import write_output
 from yolodata.overlay import (
     COCO_FLIP,
     COCO_LIMBS,
@@ -171,14 +172,7 @@ def _write(file: Path, sheet: Picture) -> None:
         raise ConfigError(
             f"{file.suffix} has no room for {size}; give a smaller --count, or --out with .png"
         )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.tobytes())
-    except OSError as error:
-        raise ConfigError(
-            f"--out {file} cannot be written: {error.strerror or error}; give a file in a "
-            "folder that exists or can be made"
-        ) from None
+    write_output(file, data.tobytes(), "--out")
 
 
 def _style(subset: Subset, skeleton: Path | None) -> Style:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import BinaryIO
 
-from yolodata.errors import YolodataError
-from yolodata.train.checkpoint import contents, file
+from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.manifest import is_name
+from yolodata.train.checkpoint.object_store import RefusedObject
 from yolodata.train.checkpoint.uploader import Expectations
+from yolodata.train.checkpoint.weights import more_than_weights
 
 FOLDER = "checkpoints"
 """In the run folder; beside Ultralytics' `weights`."""
@@ -20,7 +22,6 @@ EVALUATED = "evaluated"
 _BESIDE = re.compile(
     rf"weights/(last|best)\.pt|(?!\.|steps\.csv$)[^/]+\.(csv|yaml|png|jpg)|{FOLDER}/{EVALUATED}"
 )
-_NAME = re.compile(r"([0-9]{5})-([0-9]{8})-([0-9a-f]{16})\.ckpt")
 
 
 def belongs_beside(name: str) -> bool:
@@ -38,27 +39,31 @@ class OfARun(Expectations):
 
     def wrong_name(self, name: str, checksum: str) -> str | None:
         """A checkpoint's has the checksum in it."""
-        found = _NAME.fullmatch(name)
-        if found is None or found[3] != checksum:
+        if file.checksum_in(name) != checksum:
             return f"its name must be EPOCH-STEP-{checksum}{file.SUFFIX}"
         return None
 
-    def wrong_content(self, name: str, file: BinaryIO) -> str | None:
-        """A checkpoint's is a state, of the epoch and step in its name."""
-        found = _NAME.fullmatch(name)
-        try:
-            state = contents.read_state(file)
-        except YolodataError as error:
-            return str(error)
-        place = (state["epoch"], state["step"])
-        if found is None or place != (int(found[1]), int(found[2])):
-            return f"it is of epoch {place[0]}, step {place[1]}"
-        return None
+    def wrong_content(self, name: str, opened: BinaryIO) -> str | None:
+        """A checkpoint's is a state, of the epoch and step in its name.
+
+        Raises:
+            RefusedObject: it is of another version of yolodata.
+        """
+        file.check_torch()
+        wrong, state = file.examined(name, opened)
+        if wrong is None and state.get("version") != file.VERSION:
+            raise RefusedObject(
+                f"{name} is of version {state.get('version')!r:.20}, and not {file.VERSION}: "
+                "another yolodata wrote it"
+            )
+        return wrong
 
     def wrong_beside(self, name: str) -> str | None:
         """It is one that a run uploads."""
         return None if belongs_beside(name) else "no such file is uploaded with a checkpoint"
 
-    def wrong_content_beside(self, name: str, file: BinaryIO) -> str | None:
+    def wrong_content_beside(self, name: str, opened: BinaryIO) -> str | None:
         """Weights hold no code."""
-        return contents.wrong_weights(file) if name.endswith(".pt") else None
+        if not name.endswith(".pt"):
+            return None
+        return more_than_weights(Path(f"/proc/self/fd/{opened.fileno()}"))

@@ -1,128 +1,20 @@
-"""What is in a checkpoint that anybody may have written: tensors and plain values, or an error.
+"""What a state must hold to be one of a run, whoever wrote it.
 
-Nothing here trusts the author of a file. Its code is not run (`weights_only=True`), it is not
-unpacked to more than its size, and its parts have the types that a run needs. Whoever forges a
-state that is well formed can still have a run go on from it.
+A checkpoint file may have come from anywhere, with a right checksum. Its parts have the types that
+a run needs, or it is passed over. Whoever forges a state that is well formed can still have a run
+go on from it.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import re
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from yolodata.errors import YolodataError, is_out_of_memory
-from yolodata.train.checkpoint.file import VERSION
-
 _WHOLE = 1 << 40  # counts of a run are below
 _VALUES = 5_000_000  # plain values in a state; ours have two thousand a rank
-_PICKLE = re.compile(r"[^/]+/data\.pkl")
-
-
-def read_state(file: BinaryIO) -> dict[str, Any]:
-    """Returns the state in an open checkpoint file; tensors are in host memory.
-
-    Raises:
-        YolodataError: the file holds something else, or is of another version.
-    """
-    _check_archive(file)
-    try:
-        file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        said = str(error).strip().partition("\n")[0][:200]
-        kind = type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):
-            said, kind = "it holds code, or objects other than tensors and plain values", "refused"
-        raise YolodataError(f"it is no checkpoint ({kind}: {said})") from None
-    if not isinstance(state, dict):
-        raise YolodataError(f"it holds a {type(state).__name__}, and no state of a run")
-    if state.get("version") != VERSION:
-        raise YolodataError(
-            f"its version must be {VERSION}, got {str(state.get('version'))[:20]}; resume with the "
-            "yolodata that wrote it"
-        )
-    wrong = _wrong_part(state)
-    if wrong:
-        raise YolodataError(f"its {wrong} is not that of a run")
-    return state
-
-
-def _check_archive(file: BinaryIO) -> None:
-    """Refuses what would be larger in memory than it is on disk.
-
-    torch writes archives without compression, and would read others.
-
-    Raises:
-        YolodataError: it is such a one, or none.
-    """
-    check_torch()
-    file.seek(0)
-    size = os.fstat(file.fileno()).st_size
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise YolodataError(f"it is no file of torch's ({error})") from None
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > size:
-        raise YolodataError("it would be larger in memory than on disk, which ours are not")
-    if sum(_PICKLE.fullmatch(entry.filename) is not None for entry in entries) != 1:
-        raise YolodataError("it is no file of torch's")
-
-
-def check_torch(version: str | None = None) -> None:
-    """Refuses a torch whose `weights_only=True` can be made to run code (CVE-2025-32434).
-
-    Args:
-        version: of torch; None is the installed one.
-
-    Raises:
-        YolodataError: it is older than 2.6.
-    """
-    version = str(torch.__version__) if version is None else version
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if (major, minor) < (2, 6):
-        raise YolodataError(
-            f"checkpoints are read with torch 2.6 or newer, got {version}, which runs code that a "
-            "file brings (CVE-2025-32434); update torch"
-        )
-
-
-def wrong_weights(file: BinaryIO) -> str | None:
-    """Says what is wrong with an open file of Ultralytics' weights; None if it is safe to load.
-
-    Only Ultralytics' and torch's own classes of networks may be in it.
-    """
-    from ultralytics.nn.tasks import torch_safe_load
-
-    try:
-        _check_archive(file)
-        with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
-            # By the handle, under a name that upstream takes for weights.
-            named = Path(folder) / "weights.pt"
-            named.symlink_to(f"/proc/self/fd/{file.fileno()}")
-            torch_safe_load(named, safe_only=True)
-    except YolodataError as error:
-        return str(error)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        said = str(error).strip().partition("\n")[0][:200]
-        return f"it holds code, or is no file of weights ({type(error).__name__}: {said})"
-    return None
-
-
-# The parts of a state.
+_DEEPEST = 30
 
 
 def _whole(value: Any) -> bool:
@@ -213,8 +105,8 @@ _STATE: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _wrong_part(state: dict[str, Any]) -> str | None:
-    """The part of a state that is missing or of another type; None where all are right."""
+def wrong_part(state: dict[str, Any]) -> str | None:
+    """Says which part of a state is missing or of another type; None where all are right."""
     return _misfit(state, _STATE) or (None if _is_small(state) else "number of values")
 
 
@@ -231,7 +123,7 @@ def _is_small(state: dict[str, Any]) -> bool:
             waiting.pop()
             continue
         left -= 1
-        if left < 0 or len(waiting) > 30:
+        if left < 0 or len(waiting) > _DEEPEST:
             return False
         if isinstance(value, Mapping):
             waiting.append(iter(value.values()))

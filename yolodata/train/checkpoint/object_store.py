@@ -52,7 +52,7 @@ class DamagedObject(YolodataError):
 
 
 class RefusedObject(DamagedObject):
-    """An object may not be read, so that nobody knows what it is."""
+    """An object may be what was put there, but cannot be read by us."""
 
 
 class ObjectStore:

@@ -335,13 +335,13 @@ class Expectations:
     def wrong_name(self, name: str, checksum: str) -> str | None:
         """Of a file's name, beside the checksum of its content (XXH3-64, 16 digits)."""
 
-    def wrong_content(self, name: str, file: BinaryIO) -> str | None:
+    def wrong_content(self, name: str, opened: BinaryIO) -> str | None:
         """Of what is in a file, whose size and checksum are right."""
 
     def wrong_beside(self, name: str) -> str | None:
         """Of the relative path of a file beside it."""
 
-    def wrong_content_beside(self, name: str, file: BinaryIO) -> str | None:
+    def wrong_content_beside(self, name: str, opened: BinaryIO) -> str | None:
         """Of what is in a file beside it, whose size and checksum are right."""
 
 
@@ -421,8 +421,11 @@ class _Download:
                 if passed_over <= _NAMED:
                     log.warning("%s; looking for an older one", error)
         else:
-            if refused is not None:  # it may be whole
-                raise PermissionError(refused)
+            if refused is not None:  # it may be whole, and a run that began anew would replace it
+                raise YolodataError(
+                    f"{self.store.shown} has no checkpoint that can be read: {refused}; see to "
+                    "access, give another upload URL, or resume without it"
+                )
             found = None
         if passed_over > _NAMED:
             log.warning("%s: %d more are not whole", self.store.shown, passed_over - _NAMED)
