@@ -11,6 +11,8 @@ import torch
 from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.state import random_state
 
+GIVEN = {"epochs": 9, "time": None, "patience": 100}
+
 
 def state(epoch: int, step: int = 0, **changes: Any) -> dict[str, Any]:
     """The state of a run, of a network with one weight."""
@@ -28,7 +30,7 @@ def state(epoch: int, step: int = 0, **changes: Any) -> dict[str, Any]:
         "gradients": {},
         "tloss": None,
         "loss": torch.zeros(()),
-        "given": {"epochs": 9, "time": None, "patience": 100},
+        "given": GIVEN,
         "args": {"task": "detect", "close_mosaic": 0},
         "network": {},
         "names": {0: "thing"},

@@ -22,7 +22,8 @@ class TrainSettings(Settings):
             (`checkpoint_minutes=2.0`).
         keep: checkpoints kept in the run folder, and at `upload` (`keep=5`).
         upload: where checkpoints, weights, results, settings and plots are copied to, any fsspec
-            URL (s3://, gs://, a path); None is nowhere (`upload="s3://bucket/runs"`).
+            URL (s3://, gs://, a path), which is stored without secrets in it; None is nowhere
+            (`upload="s3://bucket/runs"`).
         stall: seconds that a step, or a batch of validation, may take before its rank counts as
             stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
             saving and other phases of unknown duration may take ten times as many (see

@@ -73,7 +73,7 @@ _STATE: dict[str, Callable[[Any], bool]] = {
     "gradients": _tensors,
     "tloss": _optional(_tensors),
     "loss": lambda value: value is None or _number(value) or isinstance(value, torch.Tensor),
-    "given": _named,
+    "given": _parts(time=_optional(_number), patience=_optional(_number)),
     "args": _parts(task=_text, close_mosaic=_number),
     "network": lambda value: isinstance(value, dict),
     "names": lambda value: isinstance(value, dict) and all(map(_text, value.values())),
