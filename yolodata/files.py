@@ -149,11 +149,6 @@ def publish(temporary: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
-def remove_temporary(folder: Path) -> None:
-    """Remove what processes that were killed left of `temporary_file`."""
-    remove_quietly(folder.glob(".*.tmp"))
-
-
 def remove_quietly(files: Iterable[Path]) -> None:
     """Remove files that nobody needs; what cannot be removed stays."""
     for file in files:

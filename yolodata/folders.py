@@ -57,8 +57,8 @@ class Folder:
         path = Path(os.path.abspath(path))
         if create:
             # Never for everybody to write to, whatever the umask: `check_ours` would refuse it.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError):  # of a file, opening says that it is none
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir(mode=0o775)
         return cls(os.open(path, _DIRECTORY), path)
 
