@@ -26,6 +26,7 @@ ARROWS = {
     "cgroup": set(),
     "machine": set(),
     "mounts": set(),
+    "redaction": set(),
     "telemetry": set(),
     "terminal": set(),
     "isolation": set(),
@@ -92,6 +93,7 @@ EVERYWHERE = {
     "mounts",
     "outputs",
     "plain_yaml",
+    "redaction",
     "telemetry",
     "terminal",
 }

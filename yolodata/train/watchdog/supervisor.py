@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from yolodata.redaction import redacted
 from yolodata.shards.mapping import explaining_cut_off
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.signals import StopRequest
@@ -162,7 +163,8 @@ class Supervisor:
         rank = self.process_group.rank
         found = self.monitor.why() if isinstance(error, RuntimeError) else None
         if found is None:
-            self.monitor.failed(f"rank {rank} failed: {type(error).__name__}: {error}")
+            said = redacted(f"{type(error).__name__}: {error}")
+            self.monitor.failed(f"rank {rank} failed: {said}")
             self.monitor = None
             return
         self._leave(found.reason if found.how == "stopped" else "")
