@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError, is_out_of_memory
-from yolodata.machine import usable_threads
+from yolodata.machine import give_back_memory, usable_threads
 from yolodata.pipeline import resume_state
 from yolodata.pipeline.albumentations.transforms import composed, described
 from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
@@ -418,7 +418,7 @@ class Loader(NotCopied):
             )
             self._backend = open_backend(spec)
             self.cache, self._why = self._backend.cache, self._backend.cache_reason
-            self._close_backend = finalize(self, self._prefetcher.close, self._backend.close)
+            self._close_backend = finalize(self, _close, self._prefetcher, self._backend)
         return self._backend
 
     def unreadable(self) -> dict[str, str]:
@@ -441,6 +441,11 @@ class Loader(NotCopied):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(prefetcher: Prefetcher, backend: Backend) -> None:
+    prefetcher.close(backend.close)
+    give_back_memory()
 
 
 def check_device(device: DeviceOptions) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from yolodata.checks import number, whole
 from yolodata.errors import ConfigError
-from yolodata.machine import usable_threads
+from yolodata.machine import give_back_memory, usable_threads
 from yolodata.pipeline import letterbox
 from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
@@ -330,7 +330,7 @@ class ValidationLoader(NotCopied):
             )
             self._backend = open_backend(spec)
             self.cache = self._backend.cache
-            self._close_backend = finalize(self, self._backend.close)
+            self._close_backend = finalize(self, _close, self._backend)
         return self._backend
 
     def reset(self) -> None:
@@ -350,6 +350,11 @@ class ValidationLoader(NotCopied):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(backend: Backend) -> None:
+    backend.close()
+    give_back_memory()
 
 
 def _contiguous(images: int, batch_size: int, ranks: Ranks) -> tuple[int, int]:
