@@ -287,6 +287,8 @@ def soak(
     samples: list[Held] = []
     counts: Counter[str] = Counter()
     peak = 0
+    gc.collect()
+    gc.freeze()  # what is there already is not searched after each turn
     kinds = turns.kinds()
     upcoming: list[str] = []
     while True:

@@ -370,14 +370,17 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def test_any_sequence(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Loaders, "reference", reference, raising=False)
-    run(
-        Loaders,
-        settings=settings(
-            max_examples=EXAMPLES or 25,
-            stateful_step_count=30,
-            derandomize=not EXAMPLES,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    chosen = settings(
+        max_examples=EXAMPLES or 25,
+        stateful_step_count=30,
+        derandomize=not EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
+    gc.collect()
+    gc.freeze()  # torch's objects alone take a collection a tenth of a second
+    try:
+        run(Loaders, settings=chosen)
+    finally:
+        gc.unfreeze()
