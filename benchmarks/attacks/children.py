@@ -27,7 +27,8 @@ HANG = 10.0  # seconds that a trial may take
 ADDRESS_SPACE = 8 << 30  # bytes of a child; more would endanger other processes of the machine
 FILE_SIZE = 8 << 30  # bytes
 RAISED = 70  # exit status of a child that ended with an exception (EX_SOFTWARE)
-_BEAT = struct.Struct("dq")  # when the trial began, trials so far
+_BEAT = struct.Struct("dqq500p500p")
+"""When the trial began, trials so far, the peak of memory, what is tried, what had that peak."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Ended:
         said: what it wrote to stdout and stderr.
         result: what the action returned, if JSON can hold it.
         trials: how many it had begun.
+        tried: what the last one was.
+        largest: what the one with the peak of memory was.
     """
 
     status: int
@@ -53,6 +56,8 @@ class Ended:
     said: str
     result: Any
     trials: int
+    tried: str
+    largest: str
 
     @property
     def how(self) -> str:
@@ -67,26 +72,41 @@ class Ended:
 
 
 class _Beat:
-    """The current trial of a process and its children, seen from outside."""
+    """The current trial of a process, seen from outside."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _BEAT.size)
-        self.set(0)
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), 0, 0, b"", b"")
 
-    def set(self, trials: int) -> None:
-        _BEAT.pack_into(self._memory, 0, time.monotonic(), trials)
+    def next(self, what: str) -> None:
+        """Says what is tried now, and remembers what took the most memory before."""
+        self.end()
+        _, trials, peak, _, largest = _BEAT.unpack_from(self._memory)
+        text = what.encode("utf-8", "backslashreplace")
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), trials + 1, peak, text, largest)
 
-    def get(self) -> tuple[float, int]:
-        began, trials = _BEAT.unpack_from(self._memory)
-        return began, trials
+    def end(self) -> None:
+        """Looks whether what was tried has the peak of memory."""
+        began, trials, peak, what, largest = _BEAT.unpack_from(self._memory)
+        for whom in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+            now = resource.getrusage(whom).ru_maxrss
+            if now > peak:
+                peak, largest = now, what
+        _BEAT.pack_into(self._memory, 0, began, trials, peak, what, largest)
+
+    def get(self) -> tuple[float, int, str, str]:
+        """Gives when the trial began, the trials so far, what is tried, what had the peak."""
+        began, trials, _, *texts = _BEAT.unpack_from(self._memory)
+        what, largest = (text.decode("utf-8", "replace") for text in texts)
+        return began, trials, what, largest
 
 
 _beat = _Beat()
 
 
-def trial() -> None:
+def trial(what: str = "") -> None:
     """Says that a trial begins: `HANG` counts from here."""
-    _beat.set(_beat.get()[1] + 1)
+    _beat.next(what)
 
 
 def in_child(
@@ -137,6 +157,8 @@ def in_child(
         said=words,
         result=json.loads(text) if text else None,
         trials=beat.get()[1],
+        tried=beat.get()[2],
+        largest=beat.get()[3],
     )
 
 
@@ -183,6 +205,7 @@ def _child(action: Callable[[], Any], said: int, result: int, group: bool) -> No
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         value = action()
+        _beat.end()
         status = value if isinstance(value, int) else 0
         if value is not None and not isinstance(value, int):
             os.write(result, json.dumps(value).encode())

@@ -42,17 +42,16 @@ def attack(random: Random, folder: Path) -> Verdict:
     place = folder / "dataset"
     lay_out(clean, place)
     for _ in range(CASE - UNFINISHED):
-        trial()
         verdict.tried += 1
         name = random.choice(sorted(clean))
         data, what = damaged(random, clean[name])
+        trial(f"{name}: {what}")
         (place / name).write_bytes(data)
         _finished(place, whole, name, data, f"{name}: {what}", verdict)
         if verdict.findings:
             return verdict
         (place / name).write_bytes(clean[name])
     for _ in range(UNFINISHED):
-        trial()
         verdict.tried += 1
         _continued(random, folder / "unfinished", verdict)
         if verdict.findings:
@@ -114,6 +113,7 @@ def _continued(random: Random, folder: Path, verdict: Verdict) -> None:
     name = random.choice([n for n in sorted(files) if os.path.basename(n) != "lock"])
     data, what = damaged(random, files[name])
     what = f"unfinished, {name}: {what}"
+    trial(what)
     lay_out({**files, name: data}, folder / "out")
     ended = run_command(list(words), folder)
     if not ended_well(verdict, ended, what) or ended.status:

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from types import ModuleType
 
-from .children import HANG, RAISED, Ended, in_child
+from .children import RAISED, Ended, in_child
 from .verdict import Finding, Verdict
 
 GIB = 1 << 30
@@ -75,17 +75,17 @@ def _verdict(ended: Ended) -> Verdict:
     if ended.result:
         verdict.tried = ended.result["tried"]
         verdict.findings = [Finding(**each) for each in ended.result["findings"]]
+    said = f"trial {ended.trials}, {ended.tried}: {ended.how}"
     if ended.hung:
-        verdict.found("hang", f"trial {ended.trials}: longer than {HANG:.0f} s: {ended.how}")
+        verdict.found("hang", said)
     elif ended.signal:
-        verdict.found("signal", f"trial {ended.trials}: {ended.how}")
+        verdict.found("signal", said)
     elif ended.status == RAISED:
-        wrong = "memory" if "MemoryError" in ended.said else "attack"
-        verdict.found(wrong, f"trial {ended.trials}: {ended.how}")
+        verdict.found("memory" if "MemoryError" in ended.said else "attack", said)
     elif not ended.result:
-        verdict.found("attack", f"trial {ended.trials}: {ended.how}")
+        verdict.found("attack", said)
     if ended.peak > memory_limit() + _own_peak():
-        verdict.found("memory", f"{ended.peak / GIB:.2f} GiB")
+        verdict.found("memory", f"{ended.peak / GIB:.2f} GiB: {ended.largest}")
     return verdict
 
 

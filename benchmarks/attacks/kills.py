@@ -98,7 +98,7 @@ def _kill(random: Random, folder: Path, verdict: Verdict) -> None:
         # A command that ended before its signal says nothing: it is tried again, sooner.
         longest = 1.1 * clean.seconds
         for _ in range(50):
-            trial()
+            trial(what)
             after = random.uniform(0, longest)
             sent = random.choice((signal.SIGKILL,) * 4 + (signal.SIGTERM,))
             ended = run_command(list(clean.words), folder, kill_after=after, kill_with=sent)
@@ -118,7 +118,7 @@ def _kill(random: Random, folder: Path, verdict: Verdict) -> None:
         _half_valid(folder / "out", clean, what, verdict)
         if verdict.findings:
             return
-    trial()
+    trial(f"{what}, then completed")
     ended = run_command(list(clean.words), folder)
     if not ended_well(verdict, ended, f"{what}, then completed", allowed=(0,)):
         return

@@ -46,13 +46,13 @@ def attack(random: Random, folder: Path) -> Verdict:
     )
     data = encoded(picture(1), "JPEG")
     for k in range(CASE):
-        trial()
+        trial(f"{task}, {k}.txt")
         text = mutated(random, task)
         (images / f"{k}.jpg").write_bytes(data)
         (labels / f"{k}.txt").write_bytes(text)
         _both(text, task, f"{task}, {k}.txt", verdict)
     verdict.tried += CASE
-    trial()
+    trial(f"{task}: packing")
     words = ["shard", "data.yaml", "out", "--imgsz", "64", "--workers", "1", "--quiet", "--split",
              "train", "--task", "pose" if task == "pose" else "detect"]  # fmt: skip
     if ended_well(verdict, run_command(words, folder), task, allowed=(0, 2)):
@@ -81,7 +81,7 @@ def mutated(random: Random, task: str) -> bytes:
             row[random.randrange(len(row))] = random.choice(_TOKENS)
         elif how == "less":
             del row[random.randrange(len(row)) :]
-            row = row or ["0"]
+            row += [] if row else ["0"]  # an empty row is none
         elif how == "more":
             row += [random.choice(_TOKENS)] * random.choice((1, 2, 6, 3000))
         elif how == "double":

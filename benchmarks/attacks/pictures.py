@@ -95,14 +95,14 @@ def attack(random: Random, folder: Path) -> Verdict:
     # A good one, so that there is always a dataset.
     (images / "good.jpg").write_bytes(seeds()["baseline.jpg"])
     for codec in ("raw", "jpeg"):
-        trial()
+        trial(f"packing: {codec}")
         out = folder / f"out-{codec}"
         ended = run_command(
             ["shard", "data.yaml", out.name, "--codec", codec, *_OPTIONS], folder, seconds=20
         )
         if not ended_well(verdict, ended, codec, allowed=(0,)):
             break
-        trial()
+        trial(f"reading: {codec}")
         _read(out / "train", CASE + 1, codec, verdict)
     verdict.tried += CASE
     if verdict.findings:

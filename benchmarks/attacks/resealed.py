@@ -47,7 +47,6 @@ def attack(random: Random, folder: Path) -> Verdict:
     """Makes datasets, and reads them."""
     verdict = Verdict()
     for _ in range(CASE):
-        trial()
         verdict.tried += 1
         task, codec = random.choice(DATASETS)
         out = folder / "dataset"
@@ -110,14 +109,16 @@ def _read(out: Path, task: str, what: str, verdict: Verdict) -> None:
         if len(report.problems) > 1000:
             raise ValueError(f"{len(report.problems)} problems")
 
+    trial(f"{what}: verify")
     tries("verify", verified)
+    trial(f"{what}: reading")
     works = [tries(io, lambda io=io: read(io)) for io in ("mmap", "pread")]
     if whole and not all(works):
         verdict.found("undetected", f"{what}: verify says that it is whole, and it cannot be read")
     if not os.path.exists(out / "huge"):
-        trial()
+        trial(f"{what}: a batch")
         tries("a batch", batch)
-    trial()
+    trial(f"{what}: info")
     ended_well(verdict, run_command(["info", str(out)], out.parent), f"{what}: info")
 
 
