@@ -245,6 +245,7 @@ def main() -> int:
     shim.load()  # begins anew, with the library loaded before all others
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     os.environ["YOLODATA_CACHE"] = tempfile.mkdtemp(prefix="attack-cache-")
+    os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
     if args.findings is None:
         args.findings = Path(tempfile.gettempdir()) / "attack-findings"
     if args.seed is None:

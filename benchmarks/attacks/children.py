@@ -94,6 +94,11 @@ class _Beat:
                 peak, largest = now, what
         _BEAT.pack_into(self._memory, 0, began, trials, peak, what, largest)
 
+    def wait(self) -> None:
+        """Has the time of the trial begin anew."""
+        _, *rest = _BEAT.unpack_from(self._memory)
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), *rest)
+
     def get(self) -> tuple[float, int, str, str]:
         """Gives when the trial began, the trials so far, what is tried, what had the peak."""
         began, trials, _, *texts = _BEAT.unpack_from(self._memory)
@@ -136,7 +141,7 @@ def in_child(
         if pid == 0:
             _child(action, said.fileno(), result.fileno(), group)
         _beat = own
-        hung = _watch(pid, beat, seconds, began, kill_after, kill_with)
+        hung = _watch(pid, beat, own, seconds, began, kill_after, kill_with)
         if hung:
             _kill(pid, group)
         _, status, usage = os.wait4(pid, 0)
@@ -163,9 +168,18 @@ def in_child(
 
 
 def _watch(
-    pid: int, beat: _Beat, seconds: float, began: float, kill_after: float | None, kill_with: int
+    pid: int,
+    beat: _Beat,
+    own: _Beat,
+    seconds: float,
+    began: float,
+    kill_after: float | None,
+    kill_with: int,
 ) -> bool:
-    """Waits for the end of a child; whether a trial of it takes too long."""
+    """Waits for the end of a child; whether a trial of it takes too long.
+
+    Whoever waits here does not hang: `own` says so to the process above.
+    """
     fd = os.pidfd_open(pid)
     try:
         poll = select.poll()
@@ -175,6 +189,7 @@ def _watch(
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, kill_with)
         while not poll.poll(200):
+            own.wait()
             if time.monotonic() - max(began, beat.get()[0]) > seconds:
                 return True
         return False

@@ -8,7 +8,8 @@ from .children import Ended
 from .verdict import Verdict
 
 LINES = 60  # that a command may say: a summary lists twenty images a split
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# A progress bar goes back to the beginning of its line.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LACKING = re.compile("memory does not suffice|MemoryError|bad_alloc")
 
 
