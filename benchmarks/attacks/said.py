@@ -20,6 +20,7 @@ def ended_well(
     *,
     allowed: tuple[int, ...] = (0, 1, 2),
     memory: bool = False,
+    lines: int = LINES,
 ) -> bool:
     """Adds what is wrong with the end of a command to a verdict; whether nothing is.
 
@@ -29,6 +30,7 @@ def ended_well(
         what: the trial.
         allowed: exit status.
         memory: it may lack memory.
+        lines: that it may say; decoders say some of each damaged picture.
     """
     before = len(verdict.findings)
     said = f"{what}: {ended.how}"
@@ -41,7 +43,7 @@ def ended_well(
         verdict.found("memory" if lacking else "traceback", said)
     elif _LACKING.search(ended.said) and not memory:
         verdict.found("memory", said)
-    elif ended.said.count("\n") > LINES or len(ended.said) > 200 * LINES:
+    elif ended.said.count("\n") > lines or len(ended.said) > 200 * lines:
         verdict.found("traceback", f"{what}: {len(ended.said)} characters: {ended.said[:1500]}")
     elif found := _CONTROL.search(ended.said):
         verdict.found("traceback", f"{what}: says the control character {found[0]!r}: {said[-800:]}")
