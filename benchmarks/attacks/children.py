@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HANG = 10.0  # seconds that a trial may take
+HANG = 10.0  # seconds that a trial may take, on a processor or waiting for anything else
 ADDRESS_SPACE = 8 << 30  # bytes of a child; more would endanger other processes of the machine
 FILE_SIZE = 8 << 30  # bytes
 RAISED = 70  # exit status of a child that ended with an exception (EX_SOFTWARE)
-_BEAT = struct.Struct("dqq500p500p")
-"""When the trial began, trials so far, the peak of memory, what is tried, what had that peak."""
+_BEAT = struct.Struct("ddqq500p500p")
+"""When the trial began, how long the process had waited for a processor by then, trials so far, the
+peak of memory, what is tried, what had that peak."""
 
 
 @dataclass(frozen=True)
@@ -76,34 +77,52 @@ class _Beat:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _BEAT.size)
-        _BEAT.pack_into(self._memory, 0, time.monotonic(), 0, 0, b"", b"")
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), 0.0, 0, 0, b"", b"")
 
     def next(self, what: str) -> None:
         """Says what is tried now, and remembers what took the most memory before."""
         self.end()
-        _, trials, peak, _, largest = _BEAT.unpack_from(self._memory)
+        _, _, trials, peak, _, largest = _BEAT.unpack_from(self._memory)
         text = what.encode("utf-8", "backslashreplace")
-        _BEAT.pack_into(self._memory, 0, time.monotonic(), trials + 1, peak, text, largest)
+        now = time.monotonic(), waited("self")
+        _BEAT.pack_into(self._memory, 0, *now, trials + 1, peak, text, largest)
 
     def end(self) -> None:
         """Looks whether what was tried has the peak of memory."""
-        began, trials, peak, what, largest = _BEAT.unpack_from(self._memory)
+        *began, trials, peak, what, largest = _BEAT.unpack_from(self._memory)
         for whom in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
             now = resource.getrusage(whom).ru_maxrss
             if now > peak:
                 peak, largest = now, what
-        _BEAT.pack_into(self._memory, 0, began, trials, peak, what, largest)
+        _BEAT.pack_into(self._memory, 0, *began, trials, peak, what, largest)
 
     def wait(self) -> None:
         """Has the time of the trial begin anew."""
         _, *rest = _BEAT.unpack_from(self._memory)
         _BEAT.pack_into(self._memory, 0, time.monotonic(), *rest)
 
-    def get(self) -> tuple[float, int, str, str]:
-        """Gives when the trial began, the trials so far, what is tried, what had the peak."""
-        began, trials, _, *texts = _BEAT.unpack_from(self._memory)
+    def seconds(self, pid: int) -> float:
+        """Gives how long the trial takes, without the time in which others had the processor."""
+        began, before, *_ = _BEAT.unpack_from(self._memory)
+        return time.monotonic() - began - max(waited(pid) - before, 0.0)
+
+    def get(self) -> tuple[int, str, str]:
+        """Gives the trials so far, what is tried, what had the peak."""
+        _, _, trials, _, *texts = _BEAT.unpack_from(self._memory)
         what, largest = (text.decode("utf-8", "replace") for text in texts)
-        return began, trials, what, largest
+        return trials, what, largest
+
+
+def waited(pid: int | str) -> float:
+    """Gives the seconds for which a process, the thread of it that waited longest, was ready to run
+    and had no processor; 0 where the system does not say so."""
+    longest = 0.0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, IndexError):
+                text = Path(f"/proc/{pid}/task/{task}/schedstat").read_text(encoding="ascii")
+                longest = max(longest, int(text.split()[1]) / 1e9)
+    return longest
 
 
 _beat = _Beat()
@@ -141,7 +160,7 @@ def in_child(
         if pid == 0:
             _child(action, said.fileno(), result.fileno(), group)
         _beat = own
-        hung = _watch(pid, beat, own, seconds, began, kill_after, kill_with)
+        hung = _watch(pid, beat, own, seconds, kill_after, kill_with)
         if hung:
             _kill(pid, group)
         _, status, usage = os.wait4(pid, 0)
@@ -161,9 +180,9 @@ def in_child(
         peak=usage.ru_maxrss << 10,
         said=words,
         result=json.loads(text) if text else None,
-        trials=beat.get()[1],
-        tried=beat.get()[2],
-        largest=beat.get()[3],
+        trials=beat.get()[0],
+        tried=beat.get()[1],
+        largest=beat.get()[2],
     )
 
 
@@ -172,7 +191,6 @@ def _watch(
     beat: _Beat,
     own: _Beat,
     seconds: float,
-    began: float,
     kill_after: float | None,
     kill_with: int,
 ) -> bool:
@@ -190,7 +208,7 @@ def _watch(
                 signal.pidfd_send_signal(fd, kill_with)
         while not poll.poll(200):
             own.wait()
-            if time.monotonic() - max(began, beat.get()[0]) > seconds:
+            if beat.seconds(pid) > seconds:
                 return True
         return False
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from types import ModuleType
 
-from .children import RAISED, Ended, in_child
+from .children import HANG, RAISED, Ended, in_child
 from .verdict import Finding, Verdict
 
 GIB = 1 << 30
@@ -41,6 +41,7 @@ def run_case(
     seed: str,
     findings: Path | None = None,
     plant: Callable[[], None] | None = None,
+    seconds: float = HANG,
 ) -> tuple[Verdict, int]:
     """Runs one case.
 
@@ -49,6 +50,7 @@ def run_case(
         seed: of its random numbers.
         findings: folder to which the input of a failed case is copied, below a name of its own.
         plant: breaks the product, in the child alone.
+        seconds: that a trial may take.
 
     Returns:
         The verdict, and the peak of memory in bytes.
@@ -61,7 +63,7 @@ def run_case(
                 plant()
             return asdict(module.attack(Random(seed), folder))
 
-        ended = in_child(action)
+        ended = in_child(action, seconds=seconds)
         verdict = _verdict(ended)
         if verdict.findings and findings is not None:
             _keep(folder, findings / f"{module.__name__.rpartition('.')[2]}-{seed}", verdict)
@@ -85,7 +87,9 @@ def _verdict(ended: Ended) -> Verdict:
     elif not ended.result:
         verdict.found("attack", said)
     if ended.peak > memory_limit() + _own_peak():
-        verdict.found("memory", f"{ended.peak / GIB:.2f} GiB: {ended.largest}")
+        # What a child was at when it was ended, it could not measure.
+        which = ended.tried if ended.hung or ended.signal else ended.largest
+        verdict.found("memory", f"{ended.peak / GIB:.2f} GiB: {which}")
     return verdict
 
 
