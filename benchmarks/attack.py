@@ -4,7 +4,7 @@
     python benchmarks/attack.py --minutes 5 --kinds kills,flips --findings /tmp/found --json X.json
     python benchmarks/attack.py --cases 2 --seed 1 --json X.json          # so many cases of each
     python benchmarks/attack.py --control --seed 1 --json X.json          # planted faults are found
-    python benchmarks/attack.py --kinds flips --case SEED --findings /tmp/found      # one case again
+    python benchmarks/attack.py --kinds flips --case SEED --findings /tmp/found    # one case again
     python benchmarks/attack.py --minutes 0 --json benchmarks/results/attack.json    # the table
 
 The kind that is furthest from its goal comes next, for some seconds. A case has a seed, which says

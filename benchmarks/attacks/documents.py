@@ -18,7 +18,7 @@ import yaml
 
 from .children import run_command, trial
 from .drawn import NAMES, encoded, picture
-from .mutate import WORDS, damaged
+from .mutate import damaged
 from .resealed import _hostile_node, hostile_value
 from .said import ended_well
 from .verdict import Verdict
@@ -128,7 +128,7 @@ _BOMBS: tuple[bytes, ...] = (
     b"train: images/train\nval: images/train\nnc: 100000000\n",
     b"train: images/train\nval: images/train\nnames: {100000000: a}\n",
     b"train: !!python/object/apply:os.system [touch /tmp/attacked]\nnames: [a]\n",
-    b"train: [[[images/train]]]\nval: images/train\nnames: ['a\\0b', \"\\x1b[2J\", \"\\ud800\"]\n",
+    b'train: [[[images/train]]]\nval: images/train\nnames: [\'a\\0b\', "\\x1b[2J", "\\ud800"]\n',
     b'train: "images/\\0train"\nval: images/train\nnames: [a]\n',
     b"train: " + b"a/" * 20_000 + b"\nval: images/train\nnames: [a]\n",
     b"train: /dev/zero\nval: /dev/stdin\nnames: [a]\n",
@@ -189,7 +189,18 @@ def _coco_shapes(random: Random, folder: Path) -> tuple[str, str]:
     """COCO outlines and masks that are large, or lie about their size."""
     data = _coco(folder)
     one = data["annotations"][0]
-    kind = random.choice(("parts", "points", "many parts", "rle", "counts", "text", "text", "short"))
+    kind = random.choice(
+        (
+            "parts",
+            "points",
+            "many parts",
+            "rle",
+            "counts",
+            "text",
+            "text",
+            "short",
+        )
+    )
     if kind == "parts":
         count = random.choice((1000, 30_000))
         one["segmentation"] = [[random.uniform(0, 60) for _ in range(2 * count)] for _ in range(2)]
@@ -216,7 +227,8 @@ def _coco_text(random: Random, folder: Path) -> tuple[str, str]:
     """COCO annotations that are damaged text."""
     text = json.dumps(_coco(folder)).encode()
     if random.random() < 0.3:
-        part = random.choice((b"[" * 100_000, b'{"a":' * 50_000, b"9" * 5000, b"1e999", b"NaN", b"\0"))
+        parts = (b"[" * 100_000, b'{"a":' * 50_000, b"9" * 5000, b"1e999", b"NaN", b"\0")
+        part = random.choice(parts)
         at = random.randrange(len(text))
         text, what = text[:at] + part + text[at:], f"{part[:6]!r} × {len(part)} at byte {at}"
     else:
@@ -225,11 +237,11 @@ def _coco_text(random: Random, folder: Path) -> tuple[str, str]:
     return f"COCO text: {what}", "source"
 
 
+_OF_XML = ("", "damaged", "value", "entity", "external", "deep", "long", "UTF-16")
+_OF_FILES = ("file", "file", "FIFO", "FIFO label", "loop", "folder", "zero", "giant")
 _ENTITIES = (
     b'<!DOCTYPE a [<!ENTITY a "xxxxxxxxxx">'
-    + b"".join(
-        b'<!ENTITY %c "%s">' % (k, b"&%c;" % (k - 1) * 10) for k in range(98, 107)
-    )
+    + b"".join(b'<!ENTITY %c "%s">' % (k, b"&%c;" % (k - 1) * 10) for k in range(98, 107))
     + b"]>"
 )
 
@@ -247,7 +259,7 @@ def _voc(random: Random, folder: Path) -> tuple[str, str]:
             "</size><object><name>dog</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax>"
             "<ymax>30</ymax></bndbox></object></annotation>"
         ).encode()
-        how = random.choice(("", "damaged", "value", "entity", "external", "deep", "long", "UTF-16"))
+        how = random.choice(_OF_XML)
         if how == "damaged":
             xml, _ = damaged(random, xml)
         elif how == "value":
@@ -272,7 +284,8 @@ def _voc(random: Random, folder: Path) -> tuple[str, str]:
         said.append(how)
         (folder / "Annotations" / f"{k}.xml").write_bytes(xml)
     if random.random() < 0.3:
-        listed += "\n" + random.choice(("../../etc/passwd", "\0", "a" * 5000, "/", "\x1b[31m", "0 1 1"))
+        lines = ("../../etc/passwd", "\0", "a" * 5000, "/", "\x1b[31m", "0 1 1")
+        listed += "\n" + random.choice(lines)
     (folder / "ImageSets" / "Main" / "train.txt").write_text(listed)
     return f"VOC: {', '.join(said)}", "source"
 
@@ -281,8 +294,8 @@ def _lists(random: Random, folder: Path) -> tuple[str, str]:
     """A list of images with hostile lines."""
     data = _yolo(folder)
     lines = [f"./images/train/{k}.jpg" for k in range(_IMAGES)]
-    hostile = ["\0.jpg", "a" * 5000 + ".jpg", "/dev/zero.jpg", "../" * 2000 + "x.jpg", "\x1b[2J.jpg",
-               "\udcff.jpg", ".", "/", "", "http://x/y.jpg", "./images/train", "*" * 50, "[" * 50,
+    hostile = ["\0.jpg", "a" * 5000 + ".jpg", "/dev/zero.jpg", "../" * 2000 + "x.jpg",
+               "\x1b[2J.jpg", "\udcff.jpg", ".", "/", "", "http://x/y.jpg", "./images/train", "*" * 50, "[" * 50,
                "\u202egpj", "./images/train/0.jpg", "//" * 1000]  # fmt: skip
     lines += random.choices(hostile, k=random.choice((1, 3, 2000)))
     random.shuffle(lines)
@@ -303,7 +316,7 @@ def _names_of_files(random: Random, folder: Path) -> tuple[str, str]:
                               b"a" * 200, b" ", b"%s%n", b"'; rm -rf ~", "ä".encode()))  # fmt: skip
         image = os.fsencode(images) + b"/" + name + b".jpg"
         label = os.fsencode(labels) + b"/" + name + b".txt"
-        how = random.choice(("file", "file", "FIFO", "FIFO label", "loop", "folder", "zero", "giant"))
+        how = random.choice(_OF_FILES)
         if os.path.lexists(image) or os.path.lexists(label):
             continue
         if how == "FIFO":
@@ -337,7 +350,8 @@ def _names_of_files(random: Random, folder: Path) -> tuple[str, str]:
 
 
 _KINDS: tuple[Callable[[Random, Path], tuple[str, str]], ...] = (
-    _yaml_values, _yaml_bombs, _coco_values, _coco_shapes, _coco_text, _voc, _lists, _names_of_files,
+    _yaml_values, _yaml_bombs, _coco_values, _coco_shapes, _coco_text, _voc, _lists,
+    _names_of_files,
 )  # fmt: skip
 
 

@@ -18,8 +18,9 @@ GOAL = 20_000
 CASE = 40
 TASKS = ("detect", "segment", "pose")
 _TOKENS = (
-    "nan", "inf", "-inf", "1e400", "1e-400", "-0", "-0.0", "0x1p3", "1_0", "１", "٣", "", "+1", "1.",
-    ".", "-", "e5", "1e", "1,5", "9" * 400, "0." + "3" * 400, "1.01", "1.0100001", "-0.01", "-0.010001",
+    "nan", "inf", "-inf", "1e400", "1e-400", "-0", "-0.0", "0x1p3", "1_0", "１", "٣", "", "+1",
+    "1.", ".", "-", "e5", "1e", "1,5", "9" * 400, "0." + "3" * 400, "1.01", "1.0100001",
+    "-0.01", "-0.010001",
     "2147483648", "4294967296", "18446744073709551616", "1e38", "3.5e38", "\0", "a" * 5000,
     "\x1b[31m", "0.99999999999", "\ufeff0", "True", "None", "2", "3", "2.5", "-1", "1e-45",
 )  # fmt: skip
@@ -67,7 +68,8 @@ def mutated(random: Random, task: str) -> bytes:
     columns = {"detect": 5, "segment": 11, "pose": 11}[task]
     rows = []
     for _ in range(random.choice((0, 1, 1, 2, 5))):
-        values = [f"{random.uniform(0.1, 0.4):.{random.choice((1, 6, 17))}g}" for _ in range(columns)]
+        digits = random.choice((1, 6, 17))
+        values = [f"{random.uniform(0.1, 0.4):.{digits}g}" for _ in range(columns)]
         values[0] = str(random.randrange(len(NAMES)))
         if task == "pose":
             values[7::3] = ["2"] * len(values[7::3])

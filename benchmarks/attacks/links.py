@@ -85,7 +85,7 @@ def _words(*words: str) -> Callable[[Path], int]:
 
 
 def _trainer(folder: Path) -> int:
-    """What a trainer does before it begins: packs beside the dataset, under a name that all know."""
+    """What a trainer does first: it packs beside the dataset, under a name that anybody knows."""
     from yolodata.errors import YolodataError
     from yolodata.ultralytics.auto_pack import packed as pack_for_trainer
     from yolodata.ultralytics.settings import Settings
@@ -157,7 +157,7 @@ class _Trace:
 
 def warm() -> None:
     """Imports, and traces every command."""
-    import yolodata.view
+    import yolodata.view  # noqa: F401
     from yolodata.ingest import cache_cli, pack_cli, packing, relabel  # noqa: F401
     from yolodata.shards import verify_cli  # noqa: F401
     from yolodata.ultralytics import auto_pack, settings  # noqa: F401

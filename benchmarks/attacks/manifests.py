@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from .children import run_command, trial  # noqa: F401
+from .children import trial
 from .drawn import changes, state
 from .mutate import damaged
 from .resealed import _hostile_node
@@ -25,7 +25,8 @@ CASE = 20
 _NAMES = ("00000-00000001.ckpt", "00000-00000002.ckpt", "00001-00000003.ckpt")
 _STRANGE = ("..", "../x.ckpt", "/etc/passwd", ".", "", "a/../../x", "\x1b[31m.ckpt", "\0", "~",
             "99999-99999999-0000000000000000.ckpt", "a" * 5000, "x\ny.ckpt", "\ud800.ckpt",
-            "..\\x", "-rf", "CON", ".packing", "best.pt/../../../x", "weights", "a/b/c.ckpt")  # fmt: skip
+            "..\\x", "-rf", "CON", ".packing", "best.pt/../../../x", "weights",
+            "a/b/c.ckpt")  # fmt: skip
 
 
 def warm() -> None:
@@ -94,7 +95,8 @@ def _one(random: Random, folder: Path, verdict: Verdict) -> None:
         verdict.found("outside", f"{what}: {said}")
     if found is None:
         if spoiled < len(put):
-            verdict.found("half valid", f"{what}: none is found, and {len(put) - spoiled} are whole")
+            whole = len(put) - spoiled
+            verdict.found("half valid", f"{what}: none is found, and {whole} are whole")
         return
     if found.is_symlink() or found.parent.resolve() != back.resolve():
         verdict.found("outside", f"{what}: {found}")
@@ -128,7 +130,7 @@ def _newest(there: Path) -> tuple[Path, Any]:
     return there / "gone", None
 
 
-# Attacks: each spoils what is there; returns what it did, and how many of the newest files it spoils.
+# Attacks: each spoils what is there; returns what it did, and how many of the newest it spoils.
 
 
 def _values(random: Random, there: Path, victim: Path) -> tuple[str, int]:

@@ -331,8 +331,8 @@ def _deep_json(random: Random, files: dict[str, bytes], out: Path) -> str:
     """dataset.json that no program made."""
     text = files["dataset.json"]
     place = random.randrange(len(text))
-    part = random.choice((b"[" * 100_000, b'{"a":' * 50_000, b"9" * 400, b"9" * 100_000, b'"\\u0000"',
-                          b'"' + b"a" * 5_000_000 + b'"', b"1e99999", b"\xed\xa0\x80"))  # fmt: skip
+    part = random.choice((b"[" * 100_000, b'{"a":' * 50_000, b"9" * 400, b"9" * 100_000,
+                          b'"\\u0000"', b'"' + b"a" * 5_000_000 + b'"', b"1e99999", b"\xed\xa0\x80"))  # fmt: skip
     lay_out({**files, "dataset.json": text[:place] + part + text[place:]}, out)
     return f"dataset.json: {part[:8]!r} × {len(part)} at byte {place}"
 

@@ -46,5 +46,6 @@ def ended_well(
     elif ended.said.count("\n") > lines or len(ended.said) > 200 * lines:
         verdict.found("traceback", f"{what}: {len(ended.said)} characters: {ended.said[:1500]}")
     elif found := _CONTROL.search(ended.said):
-        verdict.found("traceback", f"{what}: says the control character {found[0]!r}: {said[-800:]}")
+        verdict.found("traceback", f"{what}: says the control character {found[0]!r}: {said[-800:]}"
+                      )  # fmt: skip
     return len(verdict.findings) == before

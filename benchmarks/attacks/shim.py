@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import subprocess
 import sys
@@ -110,6 +109,6 @@ def logged(below: Path, log: Path) -> Iterator[None]:
 
 
 def read_log(log: Path) -> list[tuple[str, str]]:
-    """Gives what `logged` wrote: ("r", path) opened to be read, "w" written to, "m" a new folder."""
+    """Gives what `logged` wrote: ("r", path) opened to be read, "w" changed, "m" a new folder."""
     lines = os.fsdecode(log.read_bytes()).split("\0")
     return [(line[0], os.path.normpath(line[2:])) for line in lines if line]

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from attacks import children, drawn, judge  # noqa: E402
-from attacks.said import ended_well  # noqa: E402
-from attacks.verdict import Verdict  # noqa: E402
+from attacks import children, drawn, judge
+from attacks.said import ended_well
+from attacks.verdict import Verdict
 
 
 def good(random: Random, folder: Path) -> Verdict:
