@@ -295,7 +295,8 @@ def _lists(random: Random, folder: Path) -> tuple[str, str]:
     data = _yolo(folder)
     lines = [f"./images/train/{k}.jpg" for k in range(_IMAGES)]
     hostile = ["\0.jpg", "a" * 5000 + ".jpg", "/dev/zero.jpg", "../" * 2000 + "x.jpg",
-               "\x1b[2J.jpg", "\udcff.jpg", ".", "/", "", "http://x/y.jpg", "./images/train", "*" * 50, "[" * 50,
+               "\x1b[2J.jpg", "\udcff.jpg", ".", "/", "", "http://x/y.jpg", "./images/train",
+               "*" * 50, "[" * 50,
                "\u202egpj", "./images/train/0.jpg", "//" * 1000]  # fmt: skip
     lines += random.choices(hostile, k=random.choice((1, 3, 2000)))
     random.shuffle(lines)

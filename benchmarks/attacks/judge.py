@@ -66,7 +66,12 @@ def run_case(
         ended = in_child(action, seconds=seconds)
         verdict = _verdict(ended)
         if verdict.findings and findings is not None:
-            _keep(folder, findings / f"{module.__name__.rpartition('.')[2]}-{seed}", verdict)
+            kept = findings / f"{module.__name__.rpartition('.')[2]}-{seed}"
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.mkdir(parents=True)
+            copy(folder, kept)
+            words = "\n\n".join(f"{each.wrong}: {each.said}" for each in verdict.findings)
+            (kept / "FOUND.txt").write_text(words + "\n", encoding="utf-8", errors="replace")
         return verdict, ended.peak
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,12 +104,8 @@ def _own_peak() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _keep(folder: Path, kept: Path, verdict: Verdict) -> None:
-    """Copies the input of a case, holes as holes, with what was found."""
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
+def copy(folder: Path, to: Path) -> None:
+    """Copies what is in a folder into another one, as it is: links, FIFOs, holes."""
     subprocess.run(
-        ["cp", "-a", "--sparse=always", f"{folder}/.", str(kept)], check=False, capture_output=True
+        ["cp", "-a", "--sparse=always", f"{folder}/.", str(to)], check=False, capture_output=True
     )
-    words = "\n\n".join(f"{each.wrong}: {each.said}" for each in verdict.findings)
-    (kept / "FOUND.txt").write_text(words + "\n", encoding="utf-8", errors="backslashreplace")

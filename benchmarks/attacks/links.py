@@ -22,6 +22,7 @@ import yaml
 from . import shim
 from .children import Ended, in_child, run_command, trial
 from .drawn import PACK, changes, contents, lay_out, once, packed, source, state
+from .judge import copy
 from .said import ended_well
 from .verdict import Verdict
 
@@ -163,6 +164,7 @@ def warm() -> None:
     from yolodata.ultralytics import auto_pack, settings  # noqa: F401
 
     packed("detect", "jpeg")
+    _states()
     for name in COMMANDS:
         _trace(name)
 
@@ -170,8 +172,8 @@ def warm() -> None:
 @functools.cache
 def _states() -> dict[str, dict[str, bytes]]:
     """Output folders of a finished and of an unfinished pack, and of one by a trainer."""
-    place = once() / "links-states"
-    source(place / "source", images=24)
+    place = _place()
+    shutil.copytree(_source(), place / "source")
     whole = run_command(list(_SHARD), place)
     made = {"packed": contents(place / "out")}
     _run(_trainer, place)
@@ -184,6 +186,14 @@ def _states() -> dict[str, dict[str, bytes]]:
             return {**made, "unfinished": found}
         (place / "out").mkdir(exist_ok=True)
     raise RuntimeError(f"no pack was unfinished: {whole.how}")
+
+
+def _place() -> Path:
+    """Makes the one folder that all commands run in, empty: datasets say where they come from."""
+    place = once() / "links"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    return place
 
 
 def _lay_out(command: _Command, folder: Path) -> None:
@@ -211,8 +221,7 @@ def _source() -> Path:
 @functools.cache
 def _trace(name: str) -> _Trace:
     command = COMMANDS[name]
-    folder = once() / f"links-trace-{name.replace(' ', '-').replace(',', '')}"
-    folder.mkdir()
+    folder = _place()
     _lay_out(command, folder)
     log = once() / "links-log"
     log.unlink(missing_ok=True)
@@ -249,11 +258,11 @@ def attack(random: Random, folder: Path) -> Verdict:
     """Plants, and runs commands."""
     verdict = Verdict()
     for _ in range(CASE):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        place = _place()
         verdict.tried += 1
-        _plant(random, folder, verdict)
+        _plant(random, place, verdict)
         if verdict.findings:
+            copy(place, folder)
             break
     return verdict
 
@@ -265,6 +274,9 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
     said = []
     for _ in range(random.choice((1, 1, 1, 2))):
         path = random.choice(trace.paths)
+        # Ultralytics has read the YAML before a trainer packs.
+        if command.run is _trainer and path == "source/data.yaml":
+            continue
         kind = random.choice(_PLANTED)
         # A folder that the user names may be a link: it is the user's own.
         if path in command.writes and kind.startswith("link to a"):
