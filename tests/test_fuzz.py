@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_samples import pack
 
-from yolodata import AugmentConfig, Recipe, plan, render, shards
+from yolodata import Recipe, render
 
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.insert(0, str(FUZZ))
@@ -58,9 +57,6 @@ def test_gains_whose_products_are_no_integers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("zoom", [1e-42, 1e39])
-def test_a_zoom_that_cannot_be_turned_round_is_refused(zoom: float, tmp_path: Path) -> None:
+def test_a_zoom_that_cannot_be_turned_round_is_refused(zoom: float) -> None:
     with pytest.raises(ValueError, match="cannot be inverted"):
         Recipe.from_dict(_recipe(matrix=[zoom, 0, 0, 0, zoom, 0, 0, 0, 1]))
-    pack(tmp_path / "shards", 2)
-    with shards.open(tmp_path / "shards") as dataset, pytest.raises(ValueError, match="inverted"):
-        plan(AugmentConfig(imgsz=32, scale=(zoom, zoom)), dataset)
