@@ -13,10 +13,7 @@ so that the next run goes on from there. An input that ends a target, breaks a p
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -26,6 +23,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from yolodata.bench import results
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -148,10 +147,10 @@ def main() -> int:
     if threads := [name for name in targets if name in THREADS]:
         build(threads, RACES, [], HERE / "threads")
     seconds = max(int(60 * args.minutes / len(targets)), 1)
-    results = []
+    done = []
     for name in targets:
-        results.append(race(name, seconds) if name in THREADS else fuzz(name, seconds))
-        last = results[-1]
+        done.append(race(name, seconds) if name in THREADS else fuzz(name, seconds))
+        last = done[-1]
         print(
             f"{name:14} {last.runs:>10,} inputs, {last.coverage:>5} reached, "
             f"{len(last.findings)} findings",
@@ -160,13 +159,9 @@ def main() -> int:
         for path in last.findings:
             print(f"    {path}")
     if args.json is not None:
-        facts = {
-            "date": datetime.date.today().isoformat(),
-            "machine": platform.processor() or platform.machine(),
-            "targets": [asdict(result) for result in results],
-        }
-        args.json.write_text(json.dumps(facts, indent=1) + "\n")
-    return int(any(result.findings for result in results))
+        about = results.about("fuzz", minutes=args.minutes)
+        results.save(args.json, about | {"targets": [asdict(one) for one in done]})
+    return int(any(result.findings for result in done))
 
 
 if __name__ == "__main__":
