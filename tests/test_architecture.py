@@ -37,6 +37,8 @@ ARROWS = {
     "ultralytics": {"shards", "ingest", "pipeline", "_native"},
     "dali": {"pipeline", "_native"},
     "overlay": set(),
+    "plain_yaml": {"files"},
+    "outputs": {"folders"},
     "view": {"shards", "pipeline", "overlay", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
     "bench": {
@@ -88,6 +90,8 @@ EVERYWHERE = {
     "isolation",
     "machine",
     "mounts",
+    "outputs",
+    "plain_yaml",
     "telemetry",
     "terminal",
 }

@@ -210,7 +210,7 @@ def test_falls_back_past_a_damaged_checkpoint(
     data = bytearray(kept[1].read_bytes())
     data[len(data) // 2] ^= 1
     kept[1].write_bytes(data)
-    (kept[0].parent / ".1-2.tmp").write_bytes(b"what a killed process leaves")
+    (kept[0].parent / f".{'0' * 16}.tmp").write_bytes(b"what a killed process leaves")
     after = Notes()
     with caplog.at_level(logging.INFO, "yolodata"):
         done = train(settings, values, after.callbacks)

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,6 +82,30 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         return file.read(size)
 
 
+def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20) -> Iterator[bytes]:
+    """Reads the lines of a file of at most `limit` bytes; those above `longest` are left out.
+
+    Yields:
+        lines with their ends; the last one may have none.
+
+    Raises:
+        OSError: as `read_regular`.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(
+                errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
+            )
+        while line := file.readline(longest):
+            whole = len(line) < longest or line.endswith(b"\n")
+            if whole:
+                yield line
+            while not whole:
+                rest = file.readline(longest)
+                whole = len(rest) < longest or rest.endswith(b"\n")
+
+
 def sync_file(path: Path) -> None:
     """Make durable what was written to a file, by whomever."""
     fd = os.open(path, os.O_RDONLY)
@@ -94,16 +118,6 @@ def sync_file(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Make renames and removals in a folder durable."""
     sync_file(path)
-
-
-def write_durably(path: Path, data: Buffer) -> None:
-    """Create or overwrite a file and sync it; it may be half written after a crash."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -123,18 +137,6 @@ def publish(temporary: Path, final: Path) -> None:
     """Give a synced file its final name, durably."""
     os.replace(temporary, final)
     sync_folder(final.parent)
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what processes that were killed left of `temporary_file`."""
-    remove_quietly(folder.glob(".*.tmp"))
-
-
-def remove_quietly(files: Iterable[Path]) -> None:
-    """Remove files that nobody needs; what cannot be removed stays."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 def file_checksum(file: BinaryIO) -> str:

@@ -25,6 +25,8 @@ from yolodata.files import Buffer, regular, write_all
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY = ".{}.tmp"
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""Names that `Folder.temporary` gives."""
 
 
 class Folder:
@@ -56,10 +58,21 @@ class Folder:
         path = Path(os.path.abspath(path))
         if create:
             # Never for everybody to write to, whatever the umask: `check_ours` would refuse it.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError):  # of a file, opening says that it is none
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir(mode=0o775)
         return cls(os.open(path, _DIRECTORY), path)
+
+    @classmethod
+    def inside(cls, path: str | os.PathLike[str], *, create: bool = False) -> Folder:
+        """Opens a directory that lies in one which the user named: it must be no link itself.
+
+        Raises:
+            OSError: as `at` and `folder`.
+        """
+        path = Path(os.path.abspath(path))
+        with cls.at(path.parent, create=create) as parent:
+            return parent.folder(path.name, create=create)
 
     def folder(self, name: str, *, create: bool = False) -> Folder:
         """Opens a directory in this one.
@@ -175,30 +188,44 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.fd)
 
-    def replace(self, name: str, data: Buffer, by: Folder | None = None) -> None:
-        """Gives a file new content, durably: whoever reads it finds the old or the new one whole.
+    def replace(
+        self, name: str, data: Buffer, *, durable: bool = True, by: Folder | None = None
+    ) -> None:
+        """Gives a file new content: whoever reads it finds the old or the new one whole.
 
         What has the name is not written to. A link of that name is replaced, not followed.
 
         Args:
             name: of the file.
-            data: its content.
+            data: all of its content.
+            durable: it is on the disk when this returns; False: the system writes it when it likes,
+                and after a power cut an older one may be there.
             by: a folder of the same file system to write the new file in; this one by default.
         """
         by = by or self
         with by.temporary() as (temporary, file):
             write_all(file.fileno(), data)
-            os.fsync(file.fileno())
-            by.rename(temporary, name, self)
+            if durable:
+                os.fsync(file.fileno())
+            by.rename(temporary, name, self, durable=durable)
 
-    def rename(self, name: str, new: str, to: Folder | None = None) -> None:
-        """Gives a file another name, durably, here or in another folder of the file system."""
+    def rename(
+        self, name: str, new: str, to: Folder | None = None, *, durable: bool = True
+    ) -> None:
+        """Gives a file another name, here or in another folder of the file system."""
         to = to or self
         try:
             os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(to.path / new)) from None
-        to.sync()
+        if durable:
+            to.sync()
+
+    def remove_temporary(self) -> None:
+        """Removes what processes that were killed left of `temporary`, and nothing else."""
+        for name in filter(TEMPORARY.fullmatch, self.names()):
+            with contextlib.suppress(OSError):
+                self.remove(name)
 
     def stat(self, name: str) -> os.stat_result | None:
         """What is known of a name, of a link itself; None where nothing has it."""

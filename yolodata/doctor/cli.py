@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from yolodata.arguments import ANY_NAME
 from yolodata.checks import one_of
 from yolodata.errors import ConfigError
+from yolodata.plain_yaml import read_settings
 
 if TYPE_CHECKING:
     from yolodata.doctor.report import Report
@@ -131,14 +132,11 @@ def _arguments_of_run(folder: Path) -> dict[str, Any]:
     """What the run's records say of its arguments that is no default, and of no other run."""
     if not (folder / "args.yaml").is_file():
         return {}
-    import yaml
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     from yolodata.train.settings import TrainSettings
 
-    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
-    if not isinstance(saved, dict):
-        raise ConfigError(f"{folder / 'args.yaml'} does not hold the arguments of a run")
+    saved = read_settings(folder / "args.yaml")
     own = {"mode", "task", "save_dir", "name", "project", "resume", "exist_ok"}
     given = {
         name: value

@@ -146,11 +146,10 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
             f"resume must be auto, a run folder, or a {SUFFIX} or .pt file in one, got {resume!r}, "
             "where there is no run"
         )
-    import yaml
-
+    from yolodata.plain_yaml import read_settings
     from yolodata.train.settings import TrainSettings
 
-    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
+    saved = read_settings(folder / "args.yaml")
     settings = TrainSettings.of_run(folder)
     kept = {} if settings is None else settings.as_given()
     goes_on = str(named) if named.suffix == SUFFIX else "auto"

@@ -42,6 +42,7 @@ from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.fallback import TRAINERS
+from yolodata.ultralytics.run_folder import refuse_links
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
@@ -173,6 +174,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         if named is not None:
             args.save_dir = str(named.resolve().parent.parent)
         folder = get_save_dir(args)
+        refuse_links(folder)
         found = named.resolve() if named is not None else None
         if resume == "auto":
             found = run_folder.find_newest(folder, settings.upload)
@@ -181,6 +183,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         state = file.read(found)
         evaluated = run_folder.is_evaluated(found)
         plan = continuation(state, self.given, folder, evaluated)
+        run_folder.set_aside_foreign_weights(folder / "weights")
         if plan.stage == "done":
             run_folder.write_missing(folder, state)
             LOGGER.info(f"yolodata: {plan.said}.")

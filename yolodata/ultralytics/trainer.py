@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from ultralytics.cfg import get_save_dir
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
@@ -39,7 +40,7 @@ from yolodata.ultralytics.fallback import (
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
-from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
+from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
 from yolodata.ultralytics.validator import BY_TASK
@@ -189,6 +190,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         for name, value in given.items():  # mosaic=False is 0 to upstream
             given[name] = int(value) if isinstance(value, bool) else value
         return AugmentConfig.from_ultralytics(given)
+
+    def check_resume(self, overrides: dict[str, Any]) -> None:
+        """Resumes as upstream does; its run folder may be another one than the arguments name."""
+        super().check_resume(overrides)
+        if self.resume:
+            refuse_links(get_save_dir(self.args))
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""

@@ -5,6 +5,7 @@
     run_folder           beside Ultralytics' weights and table of results
     continuation         which settings it may be taken up with
     export               as weights that Ultralytics loads
+    weights              whether a file of those holds nothing else
     object_store         at a URL: whole or not there
     uploader             to a URL in the background, and back
     saver                when all this happens
