@@ -95,6 +95,30 @@ def training(values: dict[str, Any]) -> str:
     return report.with_notes([lines], [*report.about_machine(values), how])
 
 
+def attack(values: dict[str, Any]) -> str:
+    """What benchmarks/attack.py wrote."""
+    lines = [
+        ["attack", "tried", "of", "findings", "peak, MiB", "longest case", "planted faults found"]
+    ]
+    for kind, row in values["kinds"].items():
+        wrong = ", ".join(f"{count} {name}" for name, count in row["wrong"].items() if count)
+        controls = row["controls"].values()
+        lines.append([
+            kind.replace("_", " "), f"{row['tried']:,}", f"{row['goal']:,}",
+            f"not run: {row['not_run']}" if row["not_run"] else wrong or "0",
+            f"{row['peak_mib']:,.0f}", f"{row['longest_case_s']:.1f} s",
+            f"{sum(after is not None for after in controls)} of {len(controls)}",
+        ])  # fmt: skip
+    calls = values["calls"]
+    dates = sorted({call["date"] for call in calls})
+    commits = sorted({str(call["versions"].get("commit")) for call in calls})
+    how = (
+        f"{len(calls)} calls of benchmarks/attack.py, {dates[0]} to {dates[-1]}, of commits "
+        f"{', '.join(commits)}; a case has several trials"
+    )
+    return report.with_notes([lines], [*report.about_machine(values), how])
+
+
 def _with_notes(tables: list[list[list[str]]], values: dict[str, Any], how: str) -> str:
     note = values["settings"].get("note")
     return report.with_notes(
@@ -109,6 +133,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu-decode": decode,
     "gpu-memory": memory,
     "training": training,
+    "attack": attack,
 }
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""
 

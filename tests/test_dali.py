@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_images_decode import KINDS, encoded
+from test_images_limits import HEIGHT, WIDTH, stating, with_scans
 
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.images.decode import decode_image
@@ -418,3 +419,16 @@ def test_on_a_gpu_damage_stays_alone_and_pictures_stay() -> None:
     assert held[3].fallback
     assert held[4].fallback
     assert held[4].pixels.is_cuda
+
+
+def test_what_is_too_large_never_reaches_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dali.DaliDecoder, "_build", lambda *_: pytest.fail("DALI decodes"))
+    decoder = dali.DaliDecoder(64)
+    files = [stating("jpg", 9000, 9000)[1], stating("jpg", 16000, 16000)[1], with_scans(101)]
+    arrays = [np.frombuffer(file, np.uint8) for file in files]
+    sizes = [(64, 64), (64, 64), resized_shape(HEIGHT, WIDTH, 64)]
+    found = decoder.decode(arrays, ["x.jpg"] * 3, sizes, [64 * 64, None, None])
+    reasons = ("where 4,096 pixels were packed", "at most 178,956,970", "at most 100 scans")
+    for one, reason in zip(found, reasons, strict=True):
+        assert one.pixels is None
+        assert reason in one.reason

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -276,7 +277,7 @@ def test_the_newest_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run, url = tmp_path / "run", tmp_path / "elsewhere"
 
     def made(place: Path, epoch: int, step: int) -> Path:
-        return file.write(place / FOLDER, {"epoch": epoch, "step": step})
+        return checkpoints.write(place / FOLDER, epoch, step)
 
     mine = made(run, 1, 3)
     with Uploader(url) as uploader:

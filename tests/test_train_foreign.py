@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import checkpoints
 import pytest
 import torch
 from training import network
@@ -26,7 +27,7 @@ from yolodata.train.checkpoint.writer import Writer
 from yolodata.train.watchdog.exit_codes import STATUS, leave_status
 from yolodata.ultralytics.run_folder import refuse_links
 
-STATE = {"version": file.VERSION, "epoch": 1, "step": 2, "results": "epoch\n1\n", "ema": {}}
+STATE = checkpoints.state(1, 2, results="epoch\n1\n")
 
 
 @pytest.fixture

@@ -73,13 +73,20 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     Raises:
         OSError: there is no such file, it is no regular one, or it is larger (EFBIG).
     """
-    with os.fdopen(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
         if size > limit:
             raise OSError(
                 errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
             )
-        return file.read(size)
+        # As many bytes as there are, and not `limit`: so many would be set aside for each file.
+        data = os.read(fd, min(size + 1, limit))
+        while more := os.read(fd, min(limit - len(data), _BLOCK)):  # short, growing, of no size
+            data += more
+        return data
+    finally:
+        os.close(fd)
 
 
 def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20) -> Iterator[bytes]:

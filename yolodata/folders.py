@@ -189,7 +189,7 @@ class Folder:
                 os.unlink(name, dir_fd=self.fd)
 
     def replace(
-        self, name: str, data: Buffer, *, durable: bool = True, by: Folder | None = None
+        self, name: str, data: Buffer, by: Folder | None = None, *, durable: bool = True
     ) -> None:
         """Gives a file new content: whoever reads it finds the old or the new one whole.
 
@@ -197,10 +197,10 @@ class Folder:
 
         Args:
             name: of the file.
-            data: all of its content.
+            data: its content.
+            by: a folder of the same file system to write the new file in; this one by default.
             durable: it is on the disk when this returns; False: the system writes it when it likes,
                 and after a power cut an older one may be there.
-            by: a folder of the same file system to write the new file in; this one by default.
         """
         by = by or self
         with by.temporary() as (temporary, file):

@@ -25,7 +25,7 @@ def read_plain_yaml(path: Path) -> dict[str, Any]:
         ValueError: it holds something else.
     """
     try:
-        found = yaml.load(read_regular(path, _LIMIT).decode(), _Loader)  # noqa: S506: a SafeLoader
+        found = yaml.load(read_regular(path, _LIMIT).decode(), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from None
     except RecursionError:

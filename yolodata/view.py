@@ -300,7 +300,7 @@ def _stored(subset: Subset, image: int) -> Shown:
     offsets = shards.polygon_offset[rows.start : rows.stop + 1].astype(np.int64).tolist()
     for start, stop in pairwise(offsets):
         if stop > start:
-            polygons.append(shards.polygon[start:stop])
+            polygons.append(_drawable(shards, shards.polygon[start:stop]))
     shape = picture.shape[:2]
     masks = _masks(polygons, shape) if subset.mask_ratio else None
     size = f"{picture.shape[1]} x {picture.shape[0]}"
@@ -308,9 +308,15 @@ def _stored(subset: Subset, image: int) -> Shown:
     cls, boxes = subset.cls[rows], subset.box[rows]
     if subset.oriented:
         boxes = oriented_boxes([p * np.array(shape[::-1], np.float32) for p in polygons], shape)
-    keypoints = None if subset.keypoints is None else subset.keypoints[rows]
-    labelled = Labelled(picture, cls, boxes, polygons, masks, keypoints)
+    keypoints = None if subset.keypoints is None else _drawable(shards, subset.keypoints[rows])
+    labelled = Labelled(picture, cls, _drawable(shards, boxes), polygons, masks, keypoints)
     return Shown(f"index {title}", caption, labelled, None)
+
+
+def _drawable(shards: ShardDataset, values: Float32) -> Float32:
+    """Fractions of the picture, cut down to what OpenCV's whole pixels can hold."""
+    shards.check_finite(values)
+    return np.clip(values, -16, 16)
 
 
 def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from yolodata.cost.interruptions import Pauses
 from yolodata.errors import ConfigError
 from yolodata.files import read_regular
 from yolodata.plain_yaml import read_plain_yaml
+from yolodata.redaction import stored
 from yolodata.telemetry.journal import read_journal
 from yolodata.telemetry.step_row import read_steps
 
@@ -100,7 +101,7 @@ def of_run(folder: Path) -> Measurement:
     ranks = int(start["ranks"])
     images, seconds = _epochs(folder, ranks)
     pauses, lacking = _pauses(events)
-    what = ", ".join(f"{name} {arguments[name]}" for name in ("model", "imgsz", "batch")
+    what = ", ".join(f"{name} {stored(arguments[name])}" for name in ("model", "imgsz", "batch")
                      if name in arguments)  # fmt: skip
     epochs = arguments.get("epochs")
     return Measurement(
@@ -191,7 +192,9 @@ def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
     alone = "" if ranks == 1 else f", by one process of {ranks}"
     gpu = (values.get("machine") or {}).get("gpu")
     name = str(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
-    what = ", ".join(f"{n} {arguments[n]}" for n in ("model", "imgsz", "batch") if n in arguments)
+    what = ", ".join(
+        f"{n} {stored(arguments[n])}" for n in ("model", "imgsz", "batch") if n in arguments
+    )
     return Measurement(
         name, 1, 1, float(speed), path.name, what,
         f"training steps alone, with the loader of {examined.get('loader')}{alone}",

@@ -14,6 +14,7 @@ from yolodata.arguments import ANY_NAME
 from yolodata.checks import one_of
 from yolodata.errors import ConfigError
 from yolodata.plain_yaml import read_settings
+from yolodata.redaction import refuse_secrets, stored
 
 if TYPE_CHECKING:
     from yolodata.doctor.report import Report
@@ -143,7 +144,7 @@ def _arguments_of_run(folder: Path) -> dict[str, Any]:
         for name, value in saved.items()
         if name not in own and value != DEFAULT_CFG_DICT.get(name)
     }
-    settings = TrainSettings.of_run(folder)
+    settings = TrainSettings.of_run(folder, {"upload": None})  # a URL belongs to one run
     ours = {} if settings is None else settings.as_given()
     return given | {f"yolodata.{name}": value for name, value in ours.items()}
 
@@ -179,7 +180,7 @@ def _of_setup(args: argparse.Namespace, shows: bool) -> tuple[Report, dict[str, 
 
 def _named(setup: Setup) -> dict[str, Any]:
     """Settings of yolodata, as arguments name them."""
-    return {f"yolodata.{name}": value for name, value in setup.settings.items()}
+    return {f"yolodata.{name}": stored(value) for name, value in setup.settings.items()}
 
 
 def _setup(args: argparse.Namespace) -> Setup:
@@ -190,6 +191,7 @@ def _setup(args: argparse.Namespace) -> Setup:
     from yolodata.ultralytics.command_line import read_arguments
 
     upstream, ours = read_arguments(args.arguments, "train")
+    refuse_secrets({"data": args.data})
     upstream.pop("data", None)  # of the file of cfg=; DATA comes before it
     devices = gpus_wanted(str(upstream.get("device", "")))
     if len(devices) > 1 and "WORLD_SIZE" not in os.environ:

@@ -37,7 +37,7 @@ from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
-from yolodata.machine import usable_cores
+from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import write_left_out
@@ -163,6 +163,8 @@ def pack(
             f"{target}: {lacking(error)}. No image was left out for it, and the same command "
             f"continues ({error})"
         ) from error
+    finally:
+        give_back_memory()  # a trainer that packs goes on in this process
     return report
 
 

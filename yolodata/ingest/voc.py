@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.limits import CLASSES, checked_names
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import files_below, is_image, repetitions, some, why_no_image
@@ -247,7 +248,7 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
     if given and len(set(given)) != len(given):
         raise DatasetError(f"A class is named twice: {list(given)}.")
     if given:
-        return list(given)
+        return checked_names(given, root)
     names: set[str] = set()
     broken: list[str] = []
     for file in files.annotations.values():
@@ -255,10 +256,12 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
             names |= class_names(read_annotation(file))
         except (Refused, OSError) as error:  # reported when the image is packed
             broken.append(str(error))
+        if len(names) > CLASSES:
+            break
     if not names:
         why = f"; {len(broken)} cannot be read, as: {broken[0]}" if broken else ""
         raise DatasetError(f"{root}: no class names: no annotation holds an object{why}.")
-    return sorted(names)
+    return checked_names(sorted(names), root)
 
 
 def _annotations_of(files: _Files) -> dict[str, Path | str | None]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from yolodata.errors import ShardError
 from yolodata.files import read_regular
 from yolodata.folders import Folder
+from yolodata.shards.json_text import MAX_BYTES, parse_json
 
 LEFT_OUT = "left_out.json"
-_LIMIT = 1 << 30  # bytes: a path and a reason for some million files
 
 
 def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
@@ -41,10 +41,10 @@ def read_left_out(root: Path) -> dict[str, str]:
     """
     file = root / LEFT_OUT
     try:
-        content = json.loads(read_regular(file, _LIMIT))
-    except FileNotFoundError:
+        content = parse_json(read_regular(file, MAX_BYTES), str(file))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack again, or remove it") from None
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
         raise ShardError(f"{file}: must map paths to reasons; pack again, or remove it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import time
 from pathlib import Path
@@ -171,11 +172,12 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """Returns the run folder, and of the checkpoint in it path, stage and optimiser."""
         if resume == "auto":
             args.exist_ok = True
-        if named is not None:
-            args.save_dir = str(named.resolve().parent.parent)
+        # As it is written: a link among the checkpoints would lead to another run folder.
+        found = None if named is None else Path(os.path.abspath(named))
+        if found is not None:
+            args.save_dir = str(found.parent.parent)
         folder = get_save_dir(args)
         refuse_links(folder)
-        found = named.resolve() if named is not None else None
         if resume == "auto":
             found = run_folder.find_newest(folder, settings.upload)
         if found is None:

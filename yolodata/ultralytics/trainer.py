@@ -25,6 +25,7 @@ from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
+from yolodata.redaction import refuse_secrets
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
 from yolodata.telemetry.step_range import profile_range
@@ -87,6 +88,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             ConfigError: the model is for another of our trainers, or nobody trains it.
         """
         overrides = dict(overrides or {})
+        refuse_secrets(overrides)
         task = overrides.get("task") or cls.for_task
         upstreams = upstream_trainer(task, overrides.get("model"))
         if upstreams is not None:
@@ -111,7 +113,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """
         given: Mapping[str, Any] = overrides.get("yolodata") or {}
         kind = type(cls.settings)
-        resumed = _settings_of_resumed(kind, overrides.get("resume"), overrides.get("model"))
+        named = overrides.get("resume"), overrides.get("model")
+        resumed = _settings_of_resumed(kind, *named, given)
         if given or (resumed is not None and cls.settings == kind()):
             return (resumed or cls.settings).changed(given)
         return cls.settings
@@ -504,13 +507,18 @@ def _no_batch(error: Exception) -> dict[str, Any]:
     return {"img": torch.empty(0, 3, 0, 0), _NO_BATCH: error.with_traceback(None)}
 
 
-def _settings_of_resumed(kind: type[Settings], resume: Any, model: Any) -> Settings | None:
-    """Settings of the run that is resumed: `resume` or `model` names its checkpoint."""
+def _settings_of_resumed(
+    kind: type[Settings], resume: Any, model: Any, given: Mapping[str, Any]
+) -> Settings | None:
+    """Settings of the run that is resumed, but for those that are given now.
+
+    `resume` or `model` names its checkpoint.
+    """
     if not resume:
         return None
     for named in (resume, model):
         if isinstance(named, (str, Path)) and Path(named).suffix == ".pt":
-            found = kind.of_run(Path(named).resolve().parent.parent)
+            found = kind.of_run(Path(named).resolve().parent.parent, given)
             if found is not None:
                 return found
     return None

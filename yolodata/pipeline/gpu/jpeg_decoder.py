@@ -54,7 +54,9 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
 from yolodata.images.decode import decode_image
+from yolodata.images.headers import Header
 from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.limits import why_not_decoded
 from yolodata.images.resize import resized_shape
 from yolodata.pipeline.options import check_hw_decoder_load
 
@@ -91,6 +93,7 @@ class _File:
     name: str
     size: tuple[int, int]
     shape: tuple[int, int] = (0, 0)  # before it is resized
+    most: int | None = None  # pixels that the file may state
 
 
 class DaliDecoder:
@@ -155,6 +158,7 @@ class DaliDecoder:
         files: Sequence[Bytes],
         names: Sequence[str],
         sizes: Sequence[tuple[int, int]],
+        most: Sequence[int | None] | None = None,
     ) -> list[Decoded]:
         """Decodes any number of files.
 
@@ -162,6 +166,7 @@ class DaliDecoder:
             files: uint8 (n,) each, the bytes of a file; read-only is fine, nothing is copied.
             names: their paths; the suffix decides about formats that are no JPEG.
             sizes: (height, width) that each picture must have.
+            most: pixels that each file may state, as for `decode_image`.
 
         Returns:
             one `Decoded` a file, in order. The pictures stay valid whatever is decoded later, and
@@ -172,11 +177,14 @@ class DaliDecoder:
         given: list[_File] = []
         done: dict[int, Decoded] = {}
         ordinary: list[int] = []
-        for i, (data, name, size) in enumerate(zip(files, names, sizes, strict=True)):
+        limits = most or [None] * len(files)
+        for i, (data, name, size, limit) in enumerate(
+            zip(files, names, sizes, limits, strict=True)
+        ):
             shape = ordinary_jpeg(data) if _ends(data) else None
-            given.append(_File(data, name, (size[0], size[1]), shape or (0, 0)))
-            if shape is None:
-                done[i] = self._by_opencv(given[i])
+            given.append(_File(data, name, (size[0], size[1]), shape or (0, 0), limit))
+            if shape is None or why_not_decoded(Header(*shape), limit):
+                done[i] = self._by_opencv(given[i])  # which says why, where it does not
             elif resized_shape(*shape, self._imgsz) != given[i].size:
                 done[i] = Decoded(None, _wrong_size(given[i], shape, self._imgsz))
             else:
@@ -336,7 +344,7 @@ class DaliDecoder:
         import torch
 
         try:
-            picture = decode_image(file.data, self._imgsz, file.name)
+            picture = decode_image(file.data, self._imgsz, file.name, file.most)
         except DatasetError as error:
             return Decoded(None, str(error), fallback=True)
         if picture.shape[:2] != file.size:

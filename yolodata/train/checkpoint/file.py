@@ -21,6 +21,7 @@ import torch
 from yolodata.errors import ConfigError, YolodataError, is_out_of_memory
 from yolodata.files import file_checksum, open_regular
 from yolodata.folders import Folder
+from yolodata.train.checkpoint.contents import wrong_part
 
 log = logging.getLogger("yolodata")
 
@@ -76,18 +77,45 @@ def _examined(path: Path) -> tuple[str | None, dict[str, Any]]:
     """What is wrong with a file, and its content."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            wrong = _damage(path, file)
-            return (wrong, {}) if wrong else _loaded(file)
+            return examined(path.name, file)
     except OSError as error:
         return f"it cannot be read ({error})", {}
 
 
+def examined(name: str, file: BinaryIO) -> tuple[str | None, dict[str, Any]]:
+    """Returns what is wrong with an open file of this name (None: it is whole), and its state.
+
+    A state of another version is whole.
+    """
+    wrong, state = _damage(name, file), dict[str, Any]()
+    if wrong is None:
+        wrong, state = _loaded(file)
+    if wrong is None and state.get("version") == VERSION:
+        part = wrong_part(state)
+        if part is not None:
+            wrong = f"its {part} is not that of a run"
+        elif f"{state['epoch']:05d}-{state['step']:08d}" != progress(name):
+            wrong = f"it is of epoch {state['epoch']}, step {state['step']}"
+    return wrong, {} if wrong else state
+
+
+def larger_in_memory(file: BinaryIO) -> bool:
+    """Whether an archive holds more than its size: torch packs nothing, and would unpack all.
+
+    Raises:
+        zipfile.BadZipFile, ValueError, …: it is no archive.
+    """
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    return packed or sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size
+
+
 def _loaded(file: BinaryIO) -> tuple[str | None, dict[str, Any]]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            # torch packs nothing; what is packed can be a thousand times larger than the file.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                return "its content is compressed, which torch never does", {}
+        if larger_in_memory(file):
+            return "its content is compressed, which torch never does", {}
         file.seek(0)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a made-up file makes of the reader
@@ -119,17 +147,24 @@ def damage(path: Path) -> str | None:
     """Says what is wrong with a checkpoint file; None if it is whole."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            return _damage(path, file)
+            return _damage(path.name, file)
     except OSError as error:
         return f"it cannot be read ({error})"
 
 
-def _damage(path: Path, file: BinaryIO) -> str | None:
-    name = _NAME.fullmatch(path.name)
-    if name is None:
+def _damage(name: str, file: BinaryIO) -> str | None:
+    expected = checksum_in(name)
+    if expected is None:
         return f"its name must be EPOCH-STEP-CHECKSUM{SUFFIX}"
+    file.seek(0)
     found = file_checksum(file)
-    return None if found == name["checksum"] else f"its checksum is {found}: it is cut or damaged"
+    return None if found == expected else f"its checksum is {found}: it is cut or damaged"
+
+
+def checksum_in(name: str) -> str | None:
+    """Returns the checksum in the name of a checkpoint; None where it is none."""
+    found = _NAME.fullmatch(name)
+    return found["checksum"] if found else None
 
 
 def progress(name: str) -> str:

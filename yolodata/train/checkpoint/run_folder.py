@@ -16,22 +16,16 @@ from typing import Any, Protocol
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import read_regular, sync_file
 from yolodata.folders import Folder
-from yolodata.telemetry import journal
-from yolodata.train.checkpoint import file
+from yolodata.train.checkpoint import arrivals, file
 from yolodata.train.checkpoint.uploader import download_newest
 from yolodata.train.checkpoint.weights import more_than_weights
 
 log = logging.getLogger("yolodata")
 
-FOLDER = "checkpoints"
-"""In the run folder; beside Ultralytics' `weights`."""
-
+FOLDER = arrivals.FOLDER
 _WRITING = re.compile(r"\.[0-9a-f]{16}\.writing")
 _WEIGHTS = re.compile(r"(last|best|epoch[0-9]+)\.pt")
 _TABLE = 256 << 20  # bytes of results.csv that are read: it has a line an epoch
-_NOT_UPLOADED = {"steps.csv", journal.FILE}  # they grow all the time, and are of this machine
-_EVALUATED = "evaluated"
-"""Holds the name of the checkpoint that the evaluation of the best weights was made after."""
 
 
 class HasWeights(Protocol):
@@ -150,7 +144,8 @@ def find_newest(run: Path, url: str | None) -> Path | None:
 
     Folder.inside(folder, create=True).close()
     try:
-        return download_newest(url, folder, wanted=further, beside=run) or found
+        expected = arrivals.OfARun()
+        return download_newest(url, folder, wanted=further, beside=run, expected=expected) or found
     except ConfigError:
         raise
     except YolodataError as error:
@@ -166,14 +161,10 @@ def files_beside(run: Path) -> dict[str, Path]:
     Weights, the table of results, settings, plots, and whether all is done. Links stay at home:
     they may lead to anything.
     """
-    patterns = ("weights/last.pt", "weights/best.pt", "*.csv", "*.yaml", "*.png", "*.jpg")
+    patterns = ("weights/*.pt", "*", f"{FOLDER}/*")
     found = [path for pattern in patterns for path in sorted(run.glob(pattern))]
-    found += [run / FOLDER / _EVALUATED]
-    return {
-        str(path.relative_to(run)): path
-        for path in found
-        if path.name not in _NOT_UPLOADED and _is_file(path)
-    }
+    names = {str(path.relative_to(run)): path for path in found if _is_file(path)}
+    return {name: path for name, path in names.items() if arrivals.belongs_beside(name)}
 
 
 def _is_file(path: Path) -> bool:
@@ -226,12 +217,12 @@ def _write(path: Path, data: bytes) -> None:
 def mark_evaluated(checkpoint: Path) -> None:
     """Notes beside a checkpoint that all is done after it."""
     with Folder.inside(checkpoint.parent) as folder:
-        folder.replace(_EVALUATED, checkpoint.name.encode())
+        folder.replace(arrivals.EVALUATED, checkpoint.name.encode())
 
 
 def is_evaluated(checkpoint: Path) -> bool:
     """Whether all was done after this checkpoint."""
     try:
-        return read_regular(checkpoint.parent / _EVALUATED, 100) == checkpoint.name.encode()
+        return read_regular(checkpoint.parent / arrivals.EVALUATED, 100) == checkpoint.name.encode()
     except OSError:
         return False

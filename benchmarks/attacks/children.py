@@ -1,0 +1,266 @@
+"""Forked children: warm, limited, watched.
+
+The process that forks has imported everything already, has one thread, and does nothing else, so
+that a child costs some milliseconds and not a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import mmap
+import os
+import resource
+import select
+import signal
+import struct
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HANG = 10.0  # seconds that a trial may take, on a processor or waiting for anything else
+ADDRESS_SPACE = 8 << 30  # bytes of a child; more would endanger other processes of the machine
+FILE_SIZE = 8 << 30  # bytes
+RAISED = 70  # exit status of a child that ended with an exception (EX_SOFTWARE)
+_BEAT = struct.Struct("ddqq500p500p")
+"""When the trial began, how long the process had waited for a processor by then, trials so far, the
+peak of memory, what is tried, what had that peak."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended.
+
+    Attributes:
+        status: its exit status, -1 after a signal.
+        signal: what ended it, 0 if none did.
+        hung: it was ended because a trial took longer than it may.
+        seconds: wall time.
+        peak: bytes of memory, the largest of it and of its children.
+        said: what it wrote to stdout and stderr.
+        result: what the action returned, if JSON can hold it.
+        trials: how many it had begun.
+        tried: what the last one was.
+        largest: what the one with the peak of memory was.
+    """
+
+    status: int
+    signal: int
+    hung: bool
+    seconds: float
+    peak: int
+    said: str
+    result: Any
+    trials: int
+    tried: str
+    largest: str
+
+    @property
+    def how(self) -> str:
+        """How it ended, and the end of what it said."""
+        if self.hung:
+            how = f"hung for {self.seconds:.1f} s"
+        elif self.signal:
+            how = f"ended by {signal.Signals(self.signal).name}"
+        else:
+            how = f"exit status {self.status}"
+        return f"{how}: {self.said.strip()[-1500:]}"
+
+
+class _Beat:
+    """The current trial of a process, seen from outside."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _BEAT.size)
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), 0.0, 0, 0, b"", b"")
+
+    def next(self, what: str) -> None:
+        """Says what is tried now, and remembers what took the most memory before."""
+        self.end()
+        _, _, trials, peak, _, largest = _BEAT.unpack_from(self._memory)
+        text = what.encode("utf-8", "backslashreplace")
+        now = time.monotonic(), waited("self")
+        _BEAT.pack_into(self._memory, 0, *now, trials + 1, peak, text, largest)
+
+    def end(self) -> None:
+        """Looks whether what was tried has the peak of memory."""
+        *began, trials, peak, what, largest = _BEAT.unpack_from(self._memory)
+        for whom in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+            now = resource.getrusage(whom).ru_maxrss
+            if now > peak:
+                peak, largest = now, what
+        _BEAT.pack_into(self._memory, 0, *began, trials, peak, what, largest)
+
+    def wait(self) -> None:
+        """Has the time of the trial begin anew."""
+        _, *rest = _BEAT.unpack_from(self._memory)
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), *rest)
+
+    def seconds(self, pid: int) -> float:
+        """Gives how long the trial takes, without the time in which others had the processor."""
+        began, before, *_ = _BEAT.unpack_from(self._memory)
+        return time.monotonic() - began - max(waited(pid) - before, 0.0)
+
+    def get(self) -> tuple[int, str, str]:
+        """Gives the trials so far, what is tried, what had the peak."""
+        _, _, trials, _, *texts = _BEAT.unpack_from(self._memory)
+        what, largest = (text.decode("utf-8", "replace") for text in texts)
+        return trials, what, largest
+
+
+def waited(pid: int | str) -> float:
+    """Gives the seconds for which a process, the thread of it that waited longest, was ready to run
+    and had no processor; 0 where the system does not say so."""
+    longest = 0.0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, IndexError):
+                text = Path(f"/proc/{pid}/task/{task}/schedstat").read_text(encoding="ascii")
+                longest = max(longest, int(text.split()[1]) / 1e9)
+    return longest
+
+
+_beat = _Beat()
+
+
+def trial(what: str = "") -> None:
+    """Says that a trial begins: `HANG` counts from here."""
+    _beat.next(what)
+
+
+def in_child(
+    action: Callable[[], Any],
+    *,
+    seconds: float = HANG,
+    kill_after: float | None = None,
+    kill_with: int = signal.SIGKILL,
+    group: bool = True,
+) -> Ended:
+    """Runs something in a fork of this process.
+
+    Args:
+        action: what the child does; an exception ends it with `RAISED` and a traceback.
+        seconds: how long a trial of it may take (see `trial`); the whole, if it begins none.
+        kill_after: seconds after which it gets a signal.
+        kill_with: that signal.
+        group: it is the head of a process group, which is killed at the end. What a case starts
+            stays in the case's group, so that it ends with it.
+    """
+    global _beat
+    own, _beat = _beat, _Beat()
+    beat = _beat
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as result:
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            _child(action, said.fileno(), result.fileno(), group)
+        _beat = own
+        hung = _watch(pid, beat, own, seconds, kill_after, kill_with)
+        if hung:
+            _kill(pid, group)
+        _, status, usage = os.wait4(pid, 0)
+        if group:
+            _kill(pid, group)
+        took = time.monotonic() - began
+        code = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        words = said.read(1 << 20).decode("utf-8", "backslashreplace")
+        result.seek(0)
+        text = result.read()
+    return Ended(
+        status=max(code, -1),
+        signal=0 if hung else max(-code, 0),
+        hung=hung,
+        seconds=took,
+        peak=usage.ru_maxrss << 10,
+        said=words,
+        result=json.loads(text) if text else None,
+        trials=beat.get()[0],
+        tried=beat.get()[1],
+        largest=beat.get()[2],
+    )
+
+
+def _watch(
+    pid: int,
+    beat: _Beat,
+    own: _Beat,
+    seconds: float,
+    kill_after: float | None,
+    kill_with: int,
+) -> bool:
+    """Waits for the end of a child; whether a trial of it takes too long.
+
+    Whoever waits here does not hang: `own` says so to the process above.
+    """
+    fd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, kill_with)
+        while not poll.poll(200):
+            own.wait()
+            if beat.seconds(pid) > seconds:
+                return True
+        return False
+    finally:
+        os.close(fd)
+
+
+def _kill(pid: int, group: bool) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if group:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _child(action: Callable[[], Any], said: int, result: int, group: bool) -> None:
+    """Never returns."""
+    status = RAISED
+    try:
+        if group:
+            os.setpgid(0, 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        faulthandler.enable(file=2)
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        value = action()
+        _beat.end()
+        status = value if isinstance(value, int) else 0
+        if value is not None and not isinstance(value, int):
+            os.write(result, json.dumps(value).encode())
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
+    finally:
+        import sys
+
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(status)
+
+
+def run_command(words: list[str], folder: Path, **options: Any) -> Ended:
+    """Runs `yolodata WORDS` in a child, in a folder."""
+    from yolodata import cli
+
+    def action() -> int:
+        os.chdir(folder)
+        return cli.main(words)
+
+    return in_child(action, group=False, **options)

@@ -1,0 +1,65 @@
+"""The images in a folder and below it, as Ultralytics finds them: links are followed.
+
+Note [links]. A picture that two links reach is found twice, as with Ultralytics. A folder is not
+entered again below itself: where a link leads back to a folder on the way, Ultralytics finds every
+picture forty times, because the system then stops following links. Folders of links to folders of
+links give more ways than anybody can walk, so that they end in an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+from yolodata.errors import DatasetError
+from yolodata.ingest.limits import FOLDERS_AGAIN
+
+_Id = tuple[int, int]  # of a folder: device and inode
+
+
+def files_of_split(folder: str) -> Iterator[str]:
+    """Gives what has a dot in its name, in a folder and all below; hidden ones are passed over.
+
+    Raises:
+        DatasetError: links lead to the same folders again and again.
+    """
+    visited: set[_Id] = set()
+    again = 0
+    todo: list[tuple[str, frozenset[_Id]]] = [(folder, frozenset())]
+    while todo:
+        here, way = todo.pop()
+        number = _number(here)
+        if number is None or number in way:
+            continue
+        again += number in visited
+        if again > FOLDERS_AGAIN:
+            raise DatasetError(
+                f"'{folder}': links lead to the same folders more than {FOLDERS_AGAIN} times, as "
+                f"to '{here}'. Remove links, or list the images in a text file."
+            )
+        visited.add(number)
+        below = way | {number}
+        with suppress(OSError), os.scandir(here) as entries:  # one that may not be read is empty
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if "." in entry.name:
+                    yield entry.path
+                if _is_folder(entry):
+                    todo.append((entry.path, below))
+
+
+def _number(folder: str) -> _Id | None:
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
