@@ -18,7 +18,7 @@ def _half(file: Path) -> None:
 def test_a_temporary_file_stays_only_under_its_final_name(tmp_path: Path) -> None:
     final = tmp_path / "final"
     with files.temporary_file(tmp_path) as temporary:
-        files.write_durably(temporary, b"whole")
+        temporary.write_bytes(b"whole")
         files.publish(temporary, final)
     with pytest.raises(OSError, match="full"), files.temporary_file(tmp_path) as temporary:
         _half(temporary)

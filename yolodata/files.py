@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,16 +127,6 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
-def write_durably(path: Path, data: Buffer) -> None:
-    """Create or overwrite a file and sync it; it may be half written after a crash."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @contextlib.contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
     """Yields a name of its own, `.….tmp`, in a folder; a file of that name is removed at the end.
@@ -154,13 +144,6 @@ def publish(temporary: Path, final: Path) -> None:
     """Give a synced file its final name, durably."""
     os.replace(temporary, final)
     sync_folder(final.parent)
-
-
-def remove_quietly(files: Iterable[Path]) -> None:
-    """Remove files that nobody needs; what cannot be removed stays."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 def file_checksum(file: BinaryIO) -> str:

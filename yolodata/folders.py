@@ -25,7 +25,8 @@ from yolodata.files import Buffer, regular, write_all
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY = ".{}.tmp"
-_LEFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""Names that `Folder.temporary` gives."""
 
 
 class Folder:
@@ -222,10 +223,9 @@ class Folder:
 
     def remove_temporary(self) -> None:
         """Removes what processes that were killed left of `temporary`, and nothing else."""
-        for name in self.names():
-            if _LEFT.fullmatch(name):
-                with contextlib.suppress(OSError):
-                    self.remove(name)
+        for name in filter(TEMPORARY.fullmatch, self.names()):
+            with contextlib.suppress(OSError):
+                self.remove(name)
 
     def stat(self, name: str) -> os.stat_result | None:
         """What is known of a name, of a link itself; None where nothing has it."""

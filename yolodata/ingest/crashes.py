@@ -35,6 +35,7 @@ _RANGE = struct.Struct("<qq")  # numbers of the images that a worker is at, from
 _NOTED = 8  # images of a range: no worker is at more
 _LIMIT = 1 << 16  # bytes of the file, for some thousand workers
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+_BEGIN = b"yolodata begins with the next image"
 _TRIES = 3  # of an image, where the process is ended from outside
 
 
@@ -109,7 +110,7 @@ def crashing(paths: Mapping[int, str], settings: PackSettings) -> dict[int, str]
                 env={**os.environ, **child_environment()},
                 capture_output=True,
             )
-        begun = len(done.stdout.split())
+        begun = done.stdout.split(b"\n").count(_BEGIN)  # a decoder may print something, too
         if done.returncode == 0:
             break
         said = done.stderr.decode(errors="replace").strip()[-500:]
@@ -161,7 +162,7 @@ def _main() -> None:
     codec, imgsz, reencode = sys.argv[1:]
     settings = PackSettings(codec, int(imgsz), int(reencode) if reencode else None)
     for path in sys.stdin.buffer.read().split(b"\0"):
-        print("begin", flush=True)
+        os.write(1, b"\n" + _BEGIN + b"\n")
         try_decoding(os.fsdecode(path), settings)
 
 

@@ -31,7 +31,7 @@ from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMet
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.lock import file_lock, storage_error
 from yolodata.shards.reader import read_meta
-from yolodata.shards.recovery import OF_DATASET, OF_WORK, TEMPORARY
+from yolodata.shards.recovery import OF_DATASET, OF_WORK
 
 LIST = "packed.txt"
 CODEC_LOCK = ".codec.lock"
@@ -104,8 +104,7 @@ def open_common(folder: Path, *, create: bool = False) -> Folder:
     Raises:
         OSError: there is none, there is something else, or others can change what is in it.
     """
-    with Folder.at(folder.parent, create=create) as above:
-        common = above.folder(folder.name, create=create)
+    common = Folder.inside(folder, create=create)
     if create:
         common.check_ours()
     return common
@@ -240,7 +239,8 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
         if is_of_shards(packed.folder / DATA_YAML):
             ours.append(DATA_YAML)
         _remove_copies(folder)
-        _remove_quietly(folder, (*ours, *filter(TEMPORARY.fullmatch, folder.names())))
+        _remove_quietly(folder, ours)
+        folder.remove_temporary()
     with Folder.at(packed.folder.parent) as common:
         if not _removed(common, packed.folder.name):
             return _foreign(packed.folder)

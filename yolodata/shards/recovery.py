@@ -27,7 +27,7 @@ import xxhash
 
 from yolodata.errors import ShardError
 from yolodata.files import sync_folder
-from yolodata.folders import Folder
+from yolodata.folders import TEMPORARY, Folder
 from yolodata.shards import records
 from yolodata.shards.chunks import PageFile
 from yolodata.shards.columns import Totals
@@ -46,8 +46,6 @@ from yolodata.shards.records import Part
 
 _REPLACE = "have it replaced (overwrite=True, on the command line --overwrite)"
 _DATASET = r"(shard-\d{5,}|labels(-[0-9a-f]{16})?)\.safetensors|dataset\.json"
-TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
-"""What a process that was killed left of `Folder.temporary`."""
 OF_DATASET = re.compile(f"{_DATASET}|{TEMPORARY.pattern}")
 """Names of what is written into a dataset's folder; nothing else in it is ever removed."""
 OF_WORK = re.compile(

@@ -92,7 +92,7 @@ def _replace(
             entry = replace(entry, file=f"labels-{entry.checksum}.safetensors")
             work.rename(temporary, entry.file, folder)
     meta = meta.with_results(images=totals.images, objects=totals.objects, labels=entry)
-    folder.replace(DATASET_FILE, meta.to_json(), work)
+    folder.replace(DATASET_FILE, meta.to_json(), by=work)
     with contextlib.suppress(OSError):
         folder.remove_all(OF_LABELS, {entry.file})
     return meta

@@ -316,7 +316,7 @@ class ShardWriter:
             labels=entry,
             left_out=tuple(self._left_out),
         )
-        self._folder.replace(DATASET_FILE, meta.to_json(), self._work)
+        self._folder.replace(DATASET_FILE, meta.to_json(), by=self._work)
         return meta
 
     def close(self) -> None:
