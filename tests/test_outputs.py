@@ -51,9 +51,18 @@ def test_an_output_replaces_a_link_and_a_stream_is_written_to(
     link = plant(tmp_path / "out" / "a.json")
     write_output(link, b"{}")
     assert (link.is_symlink(), link.read_bytes()) == (False, b"{}")
-    write_output(Path("/dev/stdout"), b"to a stream")
-    assert capfd.readouterr().out == "to a stream"
+    print("before")
+    write_output(Path("/dev/stdout"), b"to a stream\n")
+    write_output(Path("/dev/null"), b"to a device")
+    print("after")
+    assert capfd.readouterr().out == "before\nto a stream\nafter\n"
     assert Path("/dev/stdout").is_symlink()
+    assert Path("/dev/null").is_char_device()
+    reads, writes = os.pipe()
+    write_output(Path(f"/dev/fd/{writes}"), b"{}")
+    assert os.read(reads, 9) == b"{}"
+    os.close(reads)
+    os.close(writes)
     (tmp_path / "folder").symlink_to(tmp_path / "out")  # the user's own
     write_output(tmp_path / "folder" / "b.json", b"[]")
     assert sorted(os.listdir(tmp_path / "out")) == ["a.json", "b.json"]

@@ -232,7 +232,8 @@ def _yaml(path: Path, missing: list[str]) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        missing.append(f"{path.name}: {str(error).splitlines()[0]}")
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        missing.append(f"{path.name}: {str(why).splitlines()[0]}")
         return None
 
 
