@@ -432,3 +432,24 @@ def test_what_is_too_large_never_reaches_dali(monkeypatch: pytest.MonkeyPatch) -
     for one, reason in zip(found, reasons, strict=True):
         assert one.pixels is None
         assert reason in one.reason
+
+
+def test_large_files_share_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run takes the memory of all its files, whatever `batch_size` is."""
+    feed, runs = dali._feed, []
+
+    def counted(graph: Any, files: Any) -> None:
+        runs.append(len(files))
+        feed(graph, files)
+
+    monkeypatch.setattr(dali, "RUN_PIXELS", 2 * 40 * 50)
+    monkeypatch.setattr(dali, "_feed", counted)
+    decoder = dali.DaliDecoder(50, batch_size=4)
+    shapes = [(40, 50)] * 3 + [(50, 50)] * 2 + [(20, 50)] * 6
+    files = [jpeg(*shape, seed=i) for i, shape in enumerate(shapes)]
+    found = decoder.decode(files, ["x.jpg"] * len(files), shapes)
+    assert runs == [2, 1, 1, 2, 4, 1]
+    for one, file in zip(found, files, strict=True):
+        assert not one.fallback
+        np.testing.assert_array_equal(one.pixels.numpy(), expected(file, 50, "x.jpg"))
+    decoder.close()

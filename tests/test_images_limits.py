@@ -245,7 +245,7 @@ def test_what_is_too_large_is_left_out_by_name(tmp_path: Path, codec: str) -> No
 def test_large_pictures_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from yolodata.images import limits
 
-    monkeypatch.setattr(limits, "available_memory", lambda: 100 * limits._LARGE)  # three, not four
+    monkeypatch.setattr(limits, "available_memory", lambda: 130 * limits._LARGE)  # three, not four
     most = running = 0
     changed, full = threading.Condition(), threading.Event()
 

@@ -119,7 +119,9 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         jpeg = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
             note = "JPEG without end marker restored"
-            return CheckedImage(restored_jpeg(data), (height, width), jpeg, note=note)
+            with memory_for(height * width):
+                restored = restored_jpeg(data)
+            return CheckedImage(restored, (height, width), jpeg, note=note)
         return CheckedImage(data, (height, width), jpeg)
     except Refused:
         raise

@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import sys
 from collections import deque
@@ -67,6 +68,7 @@ log = logging.getLogger("yolodata")
 
 Bytes = npt.NDArray[np.uint8]
 RUNS = 3  # at once: one is with CPU threads, one on the device, one is handed over
+RUN_PIXELS = 1 << 30  # before they are resized: 64 photographs of 16 million
 _INPUTS = ("files", "sizes", "differs")  # of a graph; the last: whether it has to be resized
 _END = b"\xff\xd9"  # marker; inside a scan these bytes cannot occur
 _TAIL = 64  # some writers pad behind the end
@@ -220,8 +222,7 @@ class DaliDecoder:
             return idle.get()
 
         try:
-            for first in range(0, len(ordinary), self._batch_size):
-                chunk = ordinary[first : first + self._batch_size]
+            for chunk in _chunks(ordinary, given, self._batch_size):
                 flying.append((take(), chunk))
                 graph = flying[-1][0] or self._build()
                 flying[-1] = (graph, chunk)
@@ -403,6 +404,21 @@ def _existing(device: str | torch.device) -> torch.device:
 def _ends(data: Bytes) -> bool:
     """Returns whether a JPEG file is whole; decoders differ in what they make up for the rest."""
     return _END in data[-_TAIL:].tobytes()
+
+
+def _chunks(images: Sequence[int], given: Sequence[_File], most: int) -> Iterator[list[int]]:
+    """Splits images into runs of so many, or fewer where they are large."""
+    chunk: list[int] = []
+    pixels = 0
+    for i in images:
+        size = math.prod(given[i].shape)
+        if chunk and (len(chunk) == most or pixels + size > RUN_PIXELS):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(i)
+        pixels += size
+    if chunk:
+        yield chunk
 
 
 def _feed(graph: Any, files: Sequence[_File]) -> None:
