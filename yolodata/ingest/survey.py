@@ -9,6 +9,7 @@ from functools import cache
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
+from yolodata.ingest.walk import files_below
 
 _OTHER_PICTURES = frozenset((
     "arw", "cr2", "cr3", "exr", "gif", "hdr", "ico", "j2k", "jfif", "jpe", "jpx", "jxl", "nef",
@@ -34,22 +35,6 @@ def why_no_image(name: str) -> str | None:
     if name.startswith(".") and is_image(name):
         return "hidden files are not read"
     return None
-
-
-def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
-
-    Links are followed, each folder is given once, hidden ones not at all.
-    """
-    seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield here, sorted(names)
 
 
 def survey(

@@ -21,9 +21,10 @@ from yolodata.errors import DatasetError
 from yolodata.ingest.limits import CLASSES, checked_names
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.split_names import split_of_folder
-from yolodata.ingest.survey import files_below, is_image, repetitions, some, why_no_image
+from yolodata.ingest.survey import is_image, repetitions, some, why_no_image
 from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
+from yolodata.ingest.walk import files_below
 
 _ANNOTATIONS = "Annotations"
 _IMAGES = ("JPEGImages", "images")
