@@ -333,7 +333,7 @@ def test_outlines_of_many_points() -> None:
     angle = np.linspace(0, 2 * np.pi, 30_000, endpoint=False)
     one = np.stack([100 + 90 * np.cos(angle), 100 + 90 * np.sin(angle)], 1)
     with bounded(1 << 29):
-        assert outlines.closest(one, one[::-1] + [200, 0]) == (0, 14_999)
+        assert outlines.closest(one, one[::-1] + np.array([200, 0])) == (0, 14_999)
 
 
 def test_outlines_that_cost_too_much(tmp_path: Path) -> None:

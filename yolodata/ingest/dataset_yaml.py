@@ -119,7 +119,7 @@ def _loader() -> type[Any]:
 
     base: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    class Loader(base):
+    class Loader(base):  # type: ignore[misc]
         merged = 0
 
         def flatten_mapping(self, node: Any) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
-from yolodata.ingest.walk import files_below
+from yolodata.ingest.walk import RealPaths, files_below
 
 _OTHER_PICTURES = frozenset((
     "arw", "cr2", "cr3", "exr", "gif", "hdr", "ico", "j2k", "jfif", "jpe", "jpx", "jxl", "nef",
@@ -55,7 +54,7 @@ def survey(
     Returns:
         path -> reason.
     """
-    real = cache(os.path.realpath)
+    real = RealPaths()
     listed: dict[str, set[str]] = {}  # folder -> names
     for path in images:
         folder, _, name = path.rpartition(os.sep)

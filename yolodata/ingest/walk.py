@@ -18,6 +18,31 @@ from yolodata.ingest.limits import FOLDERS_AGAIN
 _Id = tuple[int, int]  # of a folder: device and inode
 
 
+class RealPaths:
+    """`os.path.realpath` of many folders, asking the system once for each, however deep it is."""
+
+    def __init__(self) -> None:
+        self._known = {os.sep: os.sep}
+
+    def __call__(self, path: str) -> str:
+        """Gives the path without links."""
+        plain = os.path.isabs(path) and os.path.normpath(path) == path
+        if not plain or path.startswith(2 * os.sep):
+            return os.path.realpath(path)
+        names: list[str] = []
+        here = path
+        while here not in self._known:
+            here, name = os.path.split(here)
+            names.append(name)
+        real = self._known[here]
+        for name in reversed(names):
+            here, real = os.path.join(here, name), os.path.join(real, name)
+            if os.path.islink(real):
+                real = os.path.realpath(real)
+            self._known[here] = real
+        return real
+
+
 def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
 
