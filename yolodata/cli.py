@@ -11,7 +11,7 @@ from yolodata.arguments import Parser
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.redaction import hide_secrets, redacted
-from yolodata.terminal import spell_out
+from yolodata.terminal import printable, spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except YolodataError as error:
-        print(f"yolodata: {redacted(error)}", file=sys.stderr)
+        print("yolodata: " + printable(redacted(error), keep="\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("yolodata: interrupted", file=sys.stderr)

@@ -15,6 +15,7 @@ from yolodata.files import read_regular
 from yolodata.ingest.limits import (
     CLASSES,
     KEYPOINTS,
+    PATH_LENGTH,
     YAML_BYTES,
     YAML_DEPTH,
     YAML_VALUES,
@@ -118,7 +119,7 @@ def _loader() -> type[Any]:
 
     base: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    class Loader(base):
+    class Loader(base):  # type: ignore[misc]
         merged = 0
 
         def flatten_mapping(self, node: Any) -> None:
@@ -278,7 +279,7 @@ def check_keys(data: dict[str, Any], origin: str, wanted: Sequence[str] | None) 
 
 def _may_be_path(text: str) -> bool:
     try:
-        return b"\0" not in os.fsencode(text)
+        return b"\0" not in os.fsencode(text) and len(text) <= PATH_LENGTH
     except UnicodeEncodeError:  # half a character
         return False
 

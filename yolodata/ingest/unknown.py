@@ -9,7 +9,8 @@ from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.files import open_regular
-from yolodata.ingest.survey import files_below, is_image
+from yolodata.ingest.survey import is_image
+from yolodata.ingest.walk import files_below
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (

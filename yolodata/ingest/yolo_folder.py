@@ -15,8 +15,9 @@ from yolodata.errors import DatasetError
 from yolodata.ingest.limits import checked_names
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
 from yolodata.ingest.split_names import split_of_folder
-from yolodata.ingest.survey import files_below, is_image, outermost
+from yolodata.ingest.survey import is_image, outermost
 from yolodata.ingest.text import read_list, read_text
+from yolodata.ingest.walk import files_below
 from yolodata.ingest.yolo import listed_source
 
 _NAME_FILES = (
