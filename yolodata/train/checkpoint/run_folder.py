@@ -143,6 +143,7 @@ def find_newest(run: Path, url: str | None) -> Path | None:
         return found is None or file.progress(name) > file.progress(found.name)
 
     Folder.inside(folder, create=True).close()
+    _remove_left(run)
     try:
         expected = arrivals.OfARun()
         return download_newest(url, folder, wanted=further, beside=run, expected=expected) or found
@@ -153,6 +154,14 @@ def find_newest(run: Path, url: str | None) -> Path | None:
             raise
         log.warning("%s. Without it, the newest here is taken: %s", error, found)
         return found
+
+
+def _remove_left(run: Path) -> None:
+    """Removes what a download that was killed left beside the checkpoints."""
+    with contextlib.suppress(OSError), Folder.at(run) as folder:
+        folder.remove_temporary()
+        with folder.folder("weights") as weights:
+            weights.remove_temporary()
 
 
 def files_beside(run: Path) -> dict[str, Path]:
