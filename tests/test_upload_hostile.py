@@ -21,7 +21,8 @@ from yolodata.errors import YolodataError
 from yolodata.files import file_checksum
 from yolodata.train.checkpoint.manifest import Entry, Manifest
 from yolodata.train.checkpoint.object_store import ObjectStore
-from yolodata.train.checkpoint.run_folder import FOLDER, find_newest
+from yolodata.train.checkpoint.places import LocalPlace
+from yolodata.train.checkpoint.run_folder import FOLDER, files_beside, find_newest
 from yolodata.train.checkpoint.uploader import Backoff, Uploader, download_newest
 
 
@@ -487,6 +488,63 @@ def test_downloaded_files_keep_the_umask(far: Path, tmp_path: Path) -> None:
     assert found is not None
     for path in (found, tmp_path / "run" / "results.csv"):
         assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_manifest_that_is_misread_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of those that are kept, once, on the way."""
+    far = tmp_path / "far"
+    with Uploader(far, keep=3) as up:
+        for epoch in (1, 2, 3):
+            up.put(checkpoints.write(tmp_path / "other", epoch))
+            assert up.flush(30)
+    read = LocalPlace.head
+
+    def misread(self: LocalPlace, name: str, limit: int) -> bytes:
+        return b"?" if name.startswith("00000003") else read(self, name, limit)
+
+    monkeypatch.setattr(LocalPlace, "head", misread)
+    with Uploader(far, keep=3) as up:
+        up.put(checkpoints.write(tmp_path / "other", 4))
+    monkeypatch.undo()
+    assert {path.name[26:31] for path in far.glob("*.ckpt")} >= {"00002", "00003", "00004"}
+    assert len(list(far.glob("*.json"))) == len(list(far.glob("*.ckpt"))) == 4
+
+
+def test_strange_manifests_are_read_once(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(99999000, 99999100):
+        (far / f"{number}-{number:016x}.json").write_bytes(b"[")
+    read, asked = LocalPlace.head, []
+
+    def counted(self: LocalPlace, name: str, limit: int) -> bytes:
+        asked.append(name)
+        return read(self, name, limit)
+
+    monkeypatch.setattr(LocalPlace, "head", counted)
+    with Uploader(far) as up:
+        for epoch in (3, 4, 5):
+            up.put(checkpoints.write(tmp_path / "other", epoch))
+            assert up.flush(30)
+    assert sum(name.startswith("99999") for name in asked) == 100
+
+
+def test_large_files_do_not_come_beside(far: Path, tmp_path: Path) -> None:
+    run = tmp_path / "here"
+    run.mkdir()
+    for name in ("results.csv", "labels.jpg"):
+        (run / name).write_bytes(b"x")
+    os.truncate(run / "labels.jpg", 300 << 20)
+    assert set(files_beside(run)) == {"results.csv"}
+    [fact] = beside(far, {"args.yaml": b"x"})
+    plant(far, *content_of(tmp_path, 3), beside=[{**fact, "bytes": 300 << 20}])
+    os.truncate(far / fact["file"], 300 << 20)
+    found = find_newest(tmp_path / "run", str(far))
+    assert found is not None
+    assert found.name.startswith("00003")
+    assert inside(tmp_path / "run") == {FOLDER, f"{FOLDER}/{found.name}"}
 
 
 def test_what_a_killed_download_left_is_removed(far: Path, tmp_path: Path) -> None:
