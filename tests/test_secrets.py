@@ -183,7 +183,7 @@ def test_arguments_of_scripts_hold_none(folder: Path) -> None:
 def test_what_others_print_in_our_commands_shows_none() -> None:
     """Errors that nobody foresaw, and loggers of libraries."""
     code = f"""
-import logging, sys
+import logging, sys, threading
 from yolodata import cli
 def fail(words):
     logging.getLogger("gcsfs.retry").warning("trying %s again", {URL!r})
@@ -191,13 +191,18 @@ def fail(words):
         raise OSError({URL!r})
     except OSError:
         logging.getLogger("gcsfs").exception("no")
+    thread = threading.Thread(target=broken)
+    thread.start()
+    thread.join()
     raise RuntimeError("cannot reach {URL}")
+def broken():
+    raise OSError({URL!r})
 cli._run = fail
 sys.exit(cli.main(["train"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.count(SHOWN) == 3
+    assert done.stderr.count(SHOWN) == 4
     assert "Traceback" in done.stderr
     assert "in fail" in done.stderr
     assert_none(done.stderr.replace(code, ""))

@@ -434,11 +434,13 @@ def test_damaged_and_incomplete_files_are_passed_over(
     escape["name"] = "../escaped.ckpt"
     escape["file"] = f"{manifests[1][:25]}-../escaped.ckpt"
     files.pipe(f"{url}/{manifests[1]}", json.dumps(escape).encode())
+    files.pipe(f"{url}/00000009-{'0' * 16}.json", b"")  # no part of which can be asked for
     with caplog.at_level(logging.WARNING, "yolodata"):
         back = fetch(store, url, tmp_path / "back")
     assert back is not None
     assert back.name == "00000-00000000.ckpt"
     told = [r.message for r in caplog.records if "looking for an older one" in r.message]
+    assert "it has 0 bytes" in told.pop(0)
     assert [("checksum" in m, "manifest" in m, "not there" in m) for m in told] == [
         (True, False, False), (False, True, False), (False, False, True), (False, True, False),
     ]  # fmt: skip

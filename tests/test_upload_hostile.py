@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from yolodata.errors import YolodataError
 from yolodata.files import file_checksum
+from yolodata.train.checkpoint.manifest import Entry, Manifest
 from yolodata.train.checkpoint.object_store import ObjectStore
-from yolodata.train.checkpoint.run_folder import FOLDER, find_newest
+from yolodata.train.checkpoint.places import LocalPlace
+from yolodata.train.checkpoint.run_folder import FOLDER, files_beside, find_newest
 from yolodata.train.checkpoint.uploader import Backoff, Uploader, download_newest
 
 
@@ -186,6 +189,45 @@ def test_manifests_that_lie_are_passed_over(
     assert inside(tmp_path / "run") == {FOLDER, f"{FOLDER}/{found.name}"}
     assert len([line for line in caplog.messages if "older one" in line]) <= 1
     assert all(line.isprintable() for line in caplog.messages)
+
+
+def test_whatever_a_manifest_says_is_read_or_refused_in_a_line() -> None:
+    entry = Entry(5, "0" * 16)
+    facts = {"file": f"{entry.stem}-a", "bytes": 3, "xxh3_64": "0" * 16}
+    whole = json.dumps({"version": 1, "name": "a", **facts, "beside": [{"name": "b/a", **facts}]})
+    assert len(Manifest.decode(whole.encode(), entry).all) == 2
+    draw, refused = random.Random(20), 0
+    signs = (
+        b"\\u0000",
+        b"\\ud800",
+        b"..",
+        b"/",
+        b"9" * 30,
+        b"1e999",
+        b"null",
+        b"[",
+        b"{",
+        b'"',
+        b"\n",
+    )
+    for _ in range(3000):
+        text = bytearray(whole.encode())
+        for _ in range(draw.randint(1, 5)):
+            begin = draw.randrange(len(text) + 1)
+            cut = begin + draw.choice((0, 0, 1, 9))
+            text[begin:cut] = draw.choice((*signs, draw.randbytes(3), b""))
+        said = ""
+        try:
+            found = Manifest.decode(bytes(text), entry)
+        except ValueError as error:
+            said = str(error)
+            refused += 1
+        else:
+            assert all(each.name.isprintable() for each in found.all)
+            assert not any({"", ".", ".."} & {*each.name.split("/")} for each in found.all)
+        assert said.isprintable()
+        assert len(said) < 300
+    assert refused > 2500
 
 
 def test_what_is_whole_is_taken(far: Path, tmp_path: Path) -> None:
@@ -446,6 +488,73 @@ def test_downloaded_files_keep_the_umask(far: Path, tmp_path: Path) -> None:
     assert found is not None
     for path in (found, tmp_path / "run" / "results.csv"):
         assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_manifest_that_is_misread_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of those that are kept, once, on the way."""
+    far = tmp_path / "far"
+    with Uploader(far, keep=3) as up:
+        for epoch in (1, 2, 3):
+            up.put(checkpoints.write(tmp_path / "other", epoch))
+            assert up.flush(30)
+    read = LocalPlace.head
+
+    def misread(self: LocalPlace, name: str, limit: int) -> bytes:
+        return b"?" if name.startswith("00000003") else read(self, name, limit)
+
+    monkeypatch.setattr(LocalPlace, "head", misread)
+    with Uploader(far, keep=3) as up:
+        up.put(checkpoints.write(tmp_path / "other", 4))
+    monkeypatch.undo()
+    assert {path.name[26:31] for path in far.glob("*.ckpt")} >= {"00002", "00003", "00004"}
+    assert len(list(far.glob("*.json"))) == len(list(far.glob("*.ckpt"))) == 4
+
+
+def test_strange_manifests_are_read_once(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(99999000, 99999100):
+        (far / f"{number}-{number:016x}.json").write_bytes(b"[")
+    read, asked = LocalPlace.head, []
+
+    def counted(self: LocalPlace, name: str, limit: int) -> bytes:
+        asked.append(name)
+        return read(self, name, limit)
+
+    monkeypatch.setattr(LocalPlace, "head", counted)
+    with Uploader(far) as up:
+        for epoch in (3, 4, 5):
+            up.put(checkpoints.write(tmp_path / "other", epoch))
+            assert up.flush(30)
+    assert sum(name.startswith("99999") for name in asked) == 100
+
+
+def test_large_files_do_not_come_beside(far: Path, tmp_path: Path) -> None:
+    run = tmp_path / "here"
+    run.mkdir()
+    for name in ("results.csv", "labels.jpg"):
+        (run / name).write_bytes(b"x")
+    os.truncate(run / "labels.jpg", 300 << 20)
+    assert set(files_beside(run)) == {"results.csv"}
+    [fact] = beside(far, {"args.yaml": b"x"})
+    plant(far, *content_of(tmp_path, 3), beside=[{**fact, "bytes": 300 << 20}])
+    os.truncate(far / fact["file"], 300 << 20)
+    found = find_newest(tmp_path / "run", str(far))
+    assert found is not None
+    assert found.name.startswith("00003")
+    assert inside(tmp_path / "run") == {FOLDER, f"{FOLDER}/{found.name}"}
+
+
+def test_what_a_killed_download_left_is_removed(far: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for place in (run, run / "weights", run / FOLDER):
+        place.mkdir(parents=True)
+        (place / f".{'0' * 16}.tmp").touch()
+        (place / ".mine.tmp").touch()
+    find_newest(run, str(far))
+    assert sorted(path.name for path in run.rglob("*.tmp")) == [".mine.tmp"] * 3
 
 
 def test_links_in_the_run_folder_are_not_followed(far: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -96,6 +97,7 @@ def hide_secrets() -> None:
     For programs, which own their streams; a library leaves them alone.
     """
     sys.excepthook = _show
+    threading.excepthook = _show_of_thread
     handler = logging.lastResort
     if handler is not None and not any(isinstance(each, _Redacting) for each in handler.filters):
         handler.addFilter(_Redacting())
@@ -105,6 +107,13 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     print(
         redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr
     )
+
+
+def _show_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_type is not SystemExit and found.exc_value is not None:
+        name = found.thread.name if found.thread else "?"
+        print(f"Exception in thread {name}:", file=sys.stderr)
+        _show(found.exc_type, found.exc_value, found.exc_traceback)
 
 
 class _Redacting(logging.Filter):

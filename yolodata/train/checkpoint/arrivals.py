@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from yolodata.train.checkpoint import file
-from yolodata.train.checkpoint.manifest import is_name
+from yolodata.train.checkpoint.manifest import LARGEST, is_name
 from yolodata.train.checkpoint.object_store import RefusedObject
 from yolodata.train.checkpoint.uploader import Expectations
 from yolodata.train.checkpoint.weights import more_than_weights
@@ -18,15 +18,22 @@ FOLDER = "checkpoints"
 EVALUATED = "evaluated"
 """Holds the name of the checkpoint that the evaluation of the best weights was made after."""
 
+_LARGEST = 256 << 20  # bytes of a table, a plot, settings
 # Not what grows all the time (steps.csv), and no hidden files.
 _BESIDE = re.compile(
     rf"weights/(last|best)\.pt|(?!\.|steps\.csv$)[^/]+\.(csv|yaml|png|jpg)|{FOLDER}/{EVALUATED}"
 )
 
 
-def belongs_beside(name: str) -> bool:
-    """Whether a file of a run folder, by its relative path, is uploaded with a checkpoint."""
-    return is_name(name) and _BESIDE.fullmatch(name) is not None
+def belongs_beside(name: str, size: int) -> bool:
+    """Whether a file of a run folder is uploaded with a checkpoint.
+
+    Args:
+        name: its relative path.
+        size: in bytes.
+    """
+    largest = LARGEST if name.endswith(".pt") else _LARGEST
+    return is_name(name) and _BESIDE.fullmatch(name) is not None and size <= largest
 
 
 class OfARun(Expectations):
@@ -58,9 +65,9 @@ class OfARun(Expectations):
             )
         return wrong
 
-    def wrong_beside(self, name: str) -> str | None:
+    def wrong_beside(self, name: str, size: int) -> str | None:
         """It is one that a run uploads."""
-        return None if belongs_beside(name) else "no such file is uploaded with a checkpoint"
+        return None if belongs_beside(name, size) else "no such file is uploaded with a checkpoint"
 
     def wrong_content_beside(self, name: str, opened: BinaryIO) -> str | None:
         """Weights hold no code."""

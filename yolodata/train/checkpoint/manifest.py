@@ -22,7 +22,7 @@ LAST = 99_999_999
 LONGEST = 1 << 20
 """Bytes of the longest manifest that is read; ours have 200 a file."""
 
-LARGEST = 64 << 30
+LARGEST = 16 << 30
 """Bytes of the largest file that is brought."""
 
 _CHECKSUM = re.compile(r"[0-9a-f]{16}")

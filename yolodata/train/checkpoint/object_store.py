@@ -107,6 +107,8 @@ class ObjectStore:
         self._sizes: dict[str, int] = {}  # of the last listing
         self._read_back: set[str] = set()  # objects that this process has compared
         self._own: list[Entry] = []  # what this process has put
+        # Manifests that were read: their size, and what they say if they are whole.
+        self._known: dict[Entry, tuple[int, Manifest | None]] = {}
 
     def redacted(self, text: object) -> str:
         """A text, an error of the file system say, without the secrets of URL and options."""
@@ -145,10 +147,14 @@ class ObjectStore:
     def _whole(self) -> Iterator[tuple[Entry, Manifest]]:
         """Whole manifests whose file is there, of the right size; the newest first."""
         for entry in self.entries():
-            with contextlib.suppress(DamagedObject):
-                found = self.manifest(entry)
-                if self._has(found.main):
-                    yield entry, found
+            size = self._sizes[entry.manifest]
+            if self._known.get(entry, (None, None))[0] != size:
+                self._known[entry] = size, None
+                with contextlib.suppress(DamagedObject):
+                    self._known[entry] = size, self.manifest(entry)
+            found = self._known[entry][1]
+            if found is not None and self._has(found.main):
+                yield entry, found
 
     def _has(self, facts: Facts) -> bool:
         return self._sizes.get(facts.file) == facts.bytes
@@ -218,6 +224,9 @@ class ObjectStore:
         self._send(file, facts)
         text = Manifest(facts, tuple(others)).encode()
         entry = Entry(sequence, facts.xxh3_64)
+        if len(text) > LONGEST:
+            raise ConfigError(f"{len(others)} files beside {name} are too many for a manifest")
+        self._known.pop(entry, None)
         self._place.put_bytes(entry.manifest, text)
         if self._place.head(entry.manifest, LONGEST) != text:
             raise DamagedObject(f"{self._shown(entry.manifest)} is not what was written")
@@ -259,20 +268,20 @@ class ObjectStore:
     def keep_newest(self, keep: int) -> None:
         """Removes all but the newest whole files, and what interrupted writers left before them.
 
-        Names of another pattern, and manifests behind the newest whole one, stay.
+        Names of another pattern stay, and so does all that is newer than the oldest that is kept.
         """
         whole = list(self._whole())
         if not whole:
             return
         kept = {entry for entry, _ in whole[:keep]} | set(self._own[-keep:])
-        newest = whole[0][0]
+        oldest = min(kept)
         for entry in filter(None, map(Entry.of, self._sizes)):  # first that it counts, then it
-            if entry not in kept and entry <= newest:
+            if entry < oldest:
                 self._place.remove(entry.manifest)
         named = {facts.file for entry, found in whole if entry in kept for facts in found.all}
         for name in self._sizes:
             match = OBJECT.fullmatch(name)
-            if match and name not in named and int(match[1]) < newest.sequence:
+            if match and name not in named and int(match[1]) < oldest.sequence:
                 self._place.remove(name)
 
     # Reading.

@@ -143,6 +143,7 @@ def find_newest(run: Path, url: str | None) -> Path | None:
         return found is None or file.progress(name) > file.progress(found.name)
 
     Folder.inside(folder, create=True).close()
+    _remove_left(run)
     try:
         expected = arrivals.OfARun()
         return download_newest(url, folder, wanted=further, beside=run, expected=expected) or found
@@ -155,6 +156,14 @@ def find_newest(run: Path, url: str | None) -> Path | None:
         return found
 
 
+def _remove_left(run: Path) -> None:
+    """Removes what a download that was killed left beside the checkpoints."""
+    with contextlib.suppress(OSError), Folder.at(run) as folder:
+        folder.remove_temporary()
+        with folder.folder("weights") as weights:
+            weights.remove_temporary()
+
+
 def files_beside(run: Path) -> dict[str, Path]:
     """Returns what is uploaded with a checkpoint, by its place in the run folder.
 
@@ -163,15 +172,16 @@ def files_beside(run: Path) -> dict[str, Path]:
     """
     patterns = ("weights/*.pt", "*", f"{FOLDER}/*")
     found = [path for pattern in patterns for path in sorted(run.glob(pattern))]
-    names = {str(path.relative_to(run)): path for path in found if _is_file(path)}
-    return {name: path for name, path in names.items() if arrivals.belongs_beside(name)}
+    names = {str(path.relative_to(run)): path for path in found}
+    return {name: path for name, path in names.items() if _is_uploaded(name, path)}
 
 
-def _is_file(path: Path) -> bool:
+def _is_uploaded(name: str, path: Path) -> bool:
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        known = path.lstat()
     except OSError:
         return False
+    return stat.S_ISREG(known.st_mode) and arrivals.belongs_beside(name, known.st_size)
 
 
 def write_missing(run: Path, state: dict[str, Any]) -> None:

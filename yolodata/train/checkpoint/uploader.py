@@ -338,8 +338,8 @@ class Expectations:
     def wrong_content(self, name: str, opened: BinaryIO) -> str | None:
         """Of what is in a file, whose size and checksum are right."""
 
-    def wrong_beside(self, name: str) -> str | None:
-        """Of the relative path of a file beside it."""
+    def wrong_beside(self, name: str, size: int) -> str | None:
+        """Of the relative path and the bytes of a file beside it."""
 
     def wrong_content_beside(self, name: str, opened: BinaryIO) -> str | None:
         """Of what is in a file beside it, whose size and checksum are right."""
@@ -452,7 +452,7 @@ class _Download:
     def _bring_beside(self, facts: Facts) -> None:
         assert self.beside is not None
         try:
-            self._refuse(facts, self.expected.wrong_beside(facts.name))
+            self._refuse(facts, self.expected.wrong_beside(facts.name, facts.bytes))
             path = self.beside / facts.name
             if _is_here(path, facts):
                 return
