@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from yolodata.files import read_regular
 from yolodata.images.formats import open_picture
+from yolodata.images.headers import read_header
+from yolodata.images.limits import most_bytes, why_not_decoded
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.yolo import label_path
 
@@ -105,11 +108,14 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         source = images[chosen[number]]
         start = time.perf_counter()
         try:
-            data = Path(source).read_bytes()
+            data = read_regular(source, most_bytes())
         except OSError:
             return None  # upstream would leave it out
         taken = time.perf_counter() - start
         read += len(data)
+        header = read_header(data)
+        if header is not None and why_not_decoded(header):
+            return None  # packing leaves it out
         try:
             open_picture(data).close()
         except Exception:  # Pillow raises whatever it meets; upstream leaves the image out
