@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from yolodata.files import read_regular
+from yolodata.files import open_regular, read_regular
 from yolodata.images.formats import open_picture
 from yolodata.images.headers import read_header
 from yolodata.images.limits import most_bytes, why_not_decoded
@@ -73,7 +73,7 @@ def forget(files: Sequence[str | Path]) -> None:
         return
     for file in files:
         try:
-            descriptor = os.open(file, os.O_RDONLY)
+            descriptor = open_regular(file)
         except OSError:
             continue
         try:
@@ -123,7 +123,7 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         file = into / f"{number:06d}{Path(source).suffix.lower()}"
         file.write_bytes(data)
         try:
-            labels = Path(label_path(source)).read_bytes()
+            labels = read_regular(label_path(source), most_bytes())
         except OSError:
             labels = b""
         Path(label_path(str(file))).write_bytes(labels)
