@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from test_images_limits import stating, with_scans
 
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
@@ -213,6 +215,20 @@ def test_the_codec_that_is_asked_for_is_examined(dataset: Path) -> None:
     assert "raw" in paces  # what there is to gain from
     with pytest.raises(ConfigError, match="takes no settings of yolodata"):
         Setup(str(dataset), arguments, "ultralytics", settings=settings)
+
+
+def test_what_packing_leaves_out_is_not_copied(dataset: Path, tmp_path: Path) -> None:
+    """Decoding it might take all memory, or for ever."""
+    images = dataset.parent / "images"
+    for k, kind in enumerate(("jpg", "png", "tif")):
+        name, data = stating(kind, 16000, 16001)
+        (images / f"z{k}{name}").write_bytes(data)
+    (images / "scans.jpg").write_bytes(with_scans(101))
+    os.mkfifo(images / "pipe.jpg")
+    os.mkfifo(dataset.parent / "labels" / "3.txt.pipe")
+    (dataset.parent / "labels" / "3.txt.pipe").replace(dataset.parent / "labels" / "3.txt")
+    copies = sample.copy([str(p) for p in images.iterdir()], tmp_path / "copies", 0, seconds=5.0)
+    assert len(copies.files) == 12
 
 
 def test_pictures_stored_in_another_way_are_the_same_pictures(

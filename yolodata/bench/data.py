@@ -20,7 +20,7 @@ import numpy as np
 from yolodata.bench import coco, drawing
 from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
-from yolodata.files import file_checksum
+from yolodata.files import file_checksum, open_regular
 from yolodata.folders import Folder
 from yolodata.ingest import open_source, pack
 from yolodata.machine import usable_cores
@@ -235,9 +235,9 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
     pixels, objects = [], []
     for file in files:
         try:
-            with Image.open(file) as image:
+            with os.fdopen(open_regular(file), "rb") as opened, Image.open(opened) as image:
                 pixels.append(image.width * image.height)
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             continue  # packing will say why it is left out
         labels = folder / "labels" / "train" / f"{file.stem}.txt"
         rows = labels.read_bytes().splitlines() if labels.exists() else ()

@@ -200,6 +200,8 @@ def _decode_pillow(data: Bytes, name: str, most: int | None, turn: bool = True) 
             raise
         return None
     with file:
+        if not turn and file.format != "AVIF":
+            return None  # nor does OpenCV read any other
         # Of HEIF, Pillow's plugin tells the size after what the file says to cut off. Only a JPEG
         # file that is named like this can have scans.
         header = Header(file.height, file.width)

@@ -7,9 +7,9 @@ size of the file, so the header is asked first.
   too, because Pillow refuses them. Whoever raises Pillow's limit raises this one, up to OpenCV's
   own of 2^30. Reading shards, also what was packed: see `most` of `decode_image`.
 - Scans: a progressive JPEG file may go over its picture again and again, for a few bytes each time.
-  libjpeg-turbo advises its users to set a limit; libtiff's is 100. libjpeg writes 10, mozjpeg up to
-  about 20. The pixels of all scans are limited, too: 2^31, so that the largest picture may have
-  12 scans. A scan without content takes 3 ns a pixel, which makes 6 s.
+  libjpeg-turbo advises its users to set a limit; libtiff's is 100. libjpeg writes 10. The pixels of
+  all scans are limited, too: 2^31, so that the largest picture may have 12 scans. A scan without
+  content took 3 to 5 ns a pixel, which makes 6 to 10 s.
 - Memory: decoding takes up to 20 bytes a pixel (3 for ordinary JPEG files, 6 for PNG and WebP, 9
   for progressive JPEG, 17 for TIFF of 16 bits, 19 for AVIF: pictures of 40 million pixels). Large
   ones are decoded one after the other where the machine has no room for several.

@@ -14,6 +14,8 @@ from PIL import Image
 
 from yolodata.files import open_regular, read_regular
 from yolodata.images.formats import open_picture
+from yolodata.images.headers import read_header
+from yolodata.images.limits import most_bytes, why_not_decoded
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.yolo import label_path
 
@@ -25,7 +27,6 @@ _MOST = 100_000  # images of which upstream's loader is told
 _LARGE = 1.5  # times imgsz
 _QUALITY = 90  # of pictures that are made smaller
 _READERS = 8
-_LONGEST = 1 << 30  # bytes of a file that is copied
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,14 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         source = images[chosen[number]]
         start = time.perf_counter()
         try:
-            data = read_regular(source, _LONGEST)
+            data = read_regular(source, most_bytes())
         except OSError:
             return None  # upstream would leave it out, or never come to an end
         taken = time.perf_counter() - start
         read += len(data)
+        header = read_header(data)
+        if header is not None and why_not_decoded(header):
+            return None  # packing leaves it out
         try:
             open_picture(data).close()
         except Exception:  # Pillow raises whatever it meets; upstream leaves the image out
@@ -119,7 +123,7 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         file = into / f"{number:06d}{Path(source).suffix.lower()}"
         file.write_bytes(data)
         try:
-            labels = read_regular(label_path(source), _LONGEST)
+            labels = read_regular(label_path(source), most_bytes())
         except OSError:
             labels = b""
         Path(label_path(str(file))).write_bytes(labels)

@@ -20,6 +20,7 @@ from yolodata.errors import DatasetError, ShardError
 from yolodata.files import open_regular
 from yolodata.images.decode import decode_image
 from yolodata.images.formats import open_picture
+from yolodata.images.limits import most_bytes
 from yolodata.mounts import Mount, mount_of
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def _of_files(setup: Setup, rng: random.Random, found: Sample) -> list[Place]:
     images = open_source(setup.data, splits=["train"]).splits["train"].paths
     found.images = len(images)
     files = rng.sample(images, min(PLACES, len(images)))
-    return [Place(file, 0, os.stat(file).st_size) for file in files]
+    places = [Place(file, 0, os.stat(file).st_size) for file in files]
+    return [place for place in places if 0 < place.nbytes <= most_bytes()]  # as packing
 
 
 def _read(places: Sequence[Place], until: float, found: Sample, decode: bool) -> None:
