@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <numeric>
 
 #include "plan/label_table.h"
@@ -16,14 +17,19 @@ constexpr std::int64_t kOne = std::int64_t{1} << kShift;
 
 // Limits that no outline of things comes near: all pixels of a picture of 4096 x 4096 pixels, and
 // sixteen times around them.
-constexpr std::size_t kMostRuns = std::size_t{1} << 24;
+constexpr std::int64_t kMostRuns = std::int64_t{1} << 24;
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 28;
 
 // Cut down to a whole pixel. Labels may have any finite number, and perspective any at all: what is
 // this far outside may be anywhere there, but sums and products of it must fit into integers.
 std::int32_t whole_pixel(float at) {
   constexpr float kFar = 1 << 28;
-  return std::isnan(at) ? 0 : static_cast<std::int32_t>(std::clamp(at, -kFar, kFar));
+  return static_cast<std::int32_t>(std::min(std::max(-kFar, at), kFar));  // NaN: -kFar
+}
+
+[[noreturn]] void fail_crossing(const std::string& where, std::size_t points) {
+  throw LabelError(where + ": column polygon: outlines of one picture cross it too often (" +
+                   std::to_string(points) + " points in one of them); pack simpler ones");
 }
 
 // Sorts by row and then by column: rows are counted, because each has few items.
@@ -118,6 +124,9 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
       points_.push_back(point);
   }
   if (points_.empty()) return;
+  // Each step along an edge makes one run or crossing at most.
+  const std::int64_t most = std::min(
+      kMostSteps, steps_ + kMostRuns - std::min<std::int64_t>(std::ssize(runs), kMostRuns));
   Point a = points_.back();
   for (const Point b : points_) {
     Point from = a, to = b;  // as far as the picture goes
@@ -136,11 +145,7 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
         crossings_.push_back({y, from.x * kOne + (y - from.y) * step});
       steps_ += std::max(std::min(bottom, height_) - std::max(top, 0), 0);
     }
-    ++steps_;
-    if (runs.size() > kMostRuns || crossings_.size() > kMostRuns || steps_ > kMostSteps)
-      throw LabelError(where_ + ": column polygon: outlines of one picture cross it too often (" +
-                       std::to_string(outline.size() / 2) +
-                       " points in one of them); pack simpler ones");
+    if (++steps_ > most) fail_crossing(where_, outline.size() / 2);
     a = b;
   }
   sort_rows(crossings_, [](const Crossing& crossing) { return crossing.x; });
