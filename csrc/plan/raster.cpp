@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <numeric>
 
 #include "plan/label_table.h"
@@ -16,14 +17,22 @@ constexpr std::int64_t kOne = std::int64_t{1} << kShift;
 
 // Limits that no outline of things comes near: all pixels of a picture of 4096 x 4096 pixels, and
 // sixteen times around them.
-constexpr std::size_t kMostRuns = std::size_t{1} << 24;
+constexpr std::int64_t kMostRuns = std::int64_t{1} << 24;
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 28;
 
-// Cut down to a whole pixel. Labels may have any finite number, and perspective any at all: what is
-// this far outside may be anywhere there, but sums and products of it must fit into integers.
-std::int32_t whole_pixel(float at) {
-  constexpr float kFar = 1 << 28;
-  return std::isnan(at) ? 0 : static_cast<std::int32_t>(std::clamp(at, -kFar, kFar));
+// Labels may have any finite number, and perspective any at all. What is this far outside may be
+// anywhere there, but sums and products of whole pixels must fit into integers.
+constexpr float kFar = 1 << 28;
+
+bool is_far(std::span<const float> outline) {
+  std::uint32_t far = 0;
+  for (const float at : outline) far |= std::abs(at) <= kFar ? 0u : 1u;  // a NaN is, too
+  return far != 0;
+}
+
+[[noreturn]] void fail_crossing(const std::string& where, std::size_t points) {
+  throw LabelError(where + ": column polygon: outlines of one picture cross it too often (" +
+                   std::to_string(points) + " points in one of them); pack simpler ones");
 }
 
 // Sorts by row and then by column: rows are counted, because each has few items.
@@ -112,21 +121,37 @@ void Raster::line(Point a, Point b, std::vector<Run>& runs) const {
 void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
   points_.clear();
   crossings_.clear();
-  for (std::size_t i = 0; i < outline.size(); i += 2) {
-    const Point point{whole_pixel(outline[i]), whole_pixel(outline[i + 1])};
-    if (points_.empty() || points_.back().x != point.x || points_.back().y != point.y)
-      points_.push_back(point);
-  }
+  const auto add = [&](auto whole_pixel) {
+    for (std::size_t i = 0; i < outline.size(); i += 2) {
+      const Point point{whole_pixel(outline[i]), whole_pixel(outline[i + 1])};
+      if (points_.empty() || points_.back().x != point.x || points_.back().y != point.y)
+        points_.push_back(point);
+    }
+  };
+  if (is_far(outline))
+    add([](float at) { return static_cast<std::int32_t>(std::min(std::max(-kFar, at), kFar)); });
+  else
+    add([](float at) { return static_cast<std::int32_t>(at); });
   if (points_.empty()) return;
+  // Each step along an edge makes a run and a crossing at most.
+  std::int64_t left = std::min(kMostSteps - steps_, kMostRuns - std::ssize(runs));
+  steps_ += left;
+  left -= std::ssize(points_);
+  if (left < 0) fail_crossing(where_, outline.size() / 2);
   Point a = points_.back();
   for (const Point b : points_) {
     Point from = a, to = b;  // as far as the picture goes
     const bool is_step = std::abs(b.x - a.x) <= 1 && std::abs(b.y - a.y) <= 1;
-    if (is_step && inside(a) && inside(b))
+    if (is_step && inside(a) && inside(b)) {
       runs.push_back({b.y, b.x, b.x + 1});  // the other end belongs to the edge before
-    else if ((inside(a) && inside(b)) || clip(from, to)) {
-      line(from, to, runs);
-      steps_ += std::max(std::abs(to.x - from.x), std::abs(to.y - from.y));
+    } else {
+      const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
+      left -= std::max(std::min(bottom, height_) - std::max(top, 0), 0);
+      if ((inside(a) && inside(b)) || clip(from, to)) {
+        left -= std::abs(to.x - from.x);
+        line(from, to, runs);
+      }
+      if (left < 0) fail_crossing(where_, outline.size() / 2);
     }
     if (a.y != b.y) {
       if (from.y == to.y) from.y = a.y, to.y = b.y;
@@ -134,15 +159,10 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
       const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
       for (std::int32_t y = std::max(top, 0); y < std::min(bottom, height_); ++y)
         crossings_.push_back({y, from.x * kOne + (y - from.y) * step});
-      steps_ += std::max(std::min(bottom, height_) - std::max(top, 0), 0);
     }
-    ++steps_;
-    if (runs.size() > kMostRuns || crossings_.size() > kMostRuns || steps_ > kMostSteps)
-      throw LabelError(where_ + ": column polygon: outlines of one picture cross it too often (" +
-                       std::to_string(outline.size() / 2) +
-                       " points in one of them); pack simpler ones");
     a = b;
   }
+  steps_ -= left;
   sort_rows(crossings_, [](const Crossing& crossing) { return crossing.x; });
   for (std::size_t i = 0; i + 1 < crossings_.size(); i += 2)
     emit(crossings_[i].y, (crossings_[i].x + kOne - 1) >> kShift,
