@@ -258,7 +258,7 @@ def test_files_of_shards_follow_no_link(
     outside.plant(folder / "out" / place, kind)
     try:
         as_files.files_of(folder / "out", "val")
-    except OSError as error:
+    except ShardError as error:
         assert "remove it" in str(error)  # noqa: PT017 - some are replaced instead
     outside.check(place)
 
@@ -272,7 +272,7 @@ def test_times_of_linked_arrays_stay(folder: Path, outside: Outside) -> None:
     as_files.files_of(folder / "out", "val")
     outside.check("array")
     outside.plant(array.parent, "folder")
-    with pytest.raises(OSError, match="is a link"):
+    with pytest.raises(ShardError, match="is a link"):
         as_files.files_of(folder / "out", "val")
     outside.check("folder of an array")
 

@@ -20,8 +20,10 @@ import xxhash
 
 import yolodata.shards as shards
 from yolodata.errors import ShardError
+from yolodata.folders import Folder
 from yolodata.ingest.packing import codec_of
 from yolodata.shards import recovery
+from yolodata.shards.writer import sweep
 
 HERE = Path(__file__).parent
 
@@ -217,6 +219,21 @@ def test_complete_shards_are_compared_if_they_changed(folder, monkeypatch):
     assert [resumed(flip(0, at)) for at in (20, 4096, last)] == [(0, 1)] * 3
     assert [resumed(flip(1, at)) for at in (20, 4096, last)] == [(5, 1)] * 3
     assert resumed(copy) == (11, 2)
+
+
+def test_what_cannot_be_removed_at_the_end_is_said(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with shards.ShardWriter(folder, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+        shard_samples.feed(writer, 13)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", refuse)
+            with pytest.raises(ShardError, match="Cannot allocate memory"):
+                writer.finish()
+    assert len(shards.open(folder)) == 11
+    sweep(Folder.at(folder))
+    assert not (folder / ".packing").exists()
 
 
 def test_damaged_records_cost_time_only(folder, monkeypatch):

@@ -109,8 +109,11 @@ def _unfinished() -> tuple[tuple[str, ...], dict[str, bytes], tuple[dict[str, by
 def _continued(random: Random, folder: Path, verdict: Verdict) -> None:
     words, clean, states = _unfinished()
     files = random.choice(states)
-    # What it holds is random, and nothing depends on it.
-    name = random.choice([n for n in sorted(files) if os.path.basename(n) != "lock"])
+    # What a lock holds is random, and nothing depends on it. A split that is finished is left alone
+    # by who continues; `_finished` damages such.
+    whole = {os.path.dirname(n) for n in files if os.path.basename(n) == "dataset.json"}
+    names = [n for n in sorted(files) if n.partition("/")[0] not in whole]
+    name = random.choice([n for n in names if os.path.basename(n) != "lock"])
     data, what = damaged(random, files[name])
     what = f"unfinished, {name}: {what}"
     trial(what)

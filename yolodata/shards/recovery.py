@@ -13,7 +13,6 @@ that are in memory (AMD EPYC, median of seven), but many cores pack faster than 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
@@ -126,10 +125,15 @@ def begin(lock: Lock, meta: DatasetMeta, shard_size: int, overwrite: bool) -> Re
 
 
 def end_work(lock: Lock) -> None:
-    """Removes what is of no use beside a finished dataset, and frees the lock."""
-    with contextlib.suppress(OSError):
+    """Removes what is of no use beside a finished dataset, and frees the lock.
+
+    Raises:
+        OSError: something cannot be removed; the dataset is whole all the same.
+    """
+    try:
         lock.work.remove_all(OF_WORK, {LOCK})
-    lock.remove()
+    finally:
+        lock.remove()
 
 
 def _difference(found: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -295,10 +295,10 @@ class ShardWriter:
             )
         try:
             meta = self._complete()
+            self._closed = True
+            end_work(self._lock)
         except OSError as error:
             raise self._broken(error) from error
-        self._closed = True
-        end_work(self._lock)
         self._release()
         return meta
 

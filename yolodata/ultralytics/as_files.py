@@ -29,7 +29,7 @@ from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.pack_cache import AS_FILES, COPY, COPY_DEPTH, COPY_LOCK
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
-from yolodata.shards.lock import file_lock
+from yolodata.shards.lock import file_lock, storage_error
 
 NO_FILES = (
     "yolodata makes no files of training shards; train with trainer=yolodata.DetectionTrainer, and "
@@ -90,10 +90,21 @@ def files_of(root: Path, split: str) -> Path:
 
     Other processes that want the same wait for the one that makes it. What was made of other
     labels or pixels goes away.
+
+    Raises:
+        ShardError: the shards are damaged, or files cannot be written beside them.
     """
-    with open_shards(root, split=split) as shards, Folder.at(root) as above:
+    with open_shards(root, split=split) as shards:
+        try:
+            return _files_of(shards, root, split)
+        except OSError as error:
+            raise storage_error(root, error) from error
+
+
+def _files_of(shards: ShardDataset, root: Path, split: str) -> Path:
+    state = f"{shards.meta.labels.checksum}-{shards.meta.codec}"
+    with Folder.at(root) as above:
         above.check_ours()
-        state = f"{shards.meta.labels.checksum}-{shards.meta.codec}"
         with (
             above.folder(AS_FILES, create=True) as copies,
             copies.folder(split, create=True) as home,
