@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import shutil
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import yaml
 
@@ -119,6 +121,72 @@ def _as_files(folder: Path) -> int:
     return 0
 
 
+def _run_folder(folder: Path) -> int:
+    """What a training run writes and reads itself; `refuse_links` is for what Ultralytics writes.
+
+    Returns:
+        1 where something was not written, or not believed, and that was said.
+    """
+    import torch
+
+    from yolodata.errors import YolodataError
+    from yolodata.telemetry import journal
+    from yolodata.telemetry.metrics.totals import Totals
+    from yolodata.telemetry.rows import Rows
+    from yolodata.telemetry.step_row import COLUMNS, StepRow, read_steps
+    from yolodata.train.checkpoint import file, run_folder
+    from yolodata.ultralytics.settings import Settings
+
+    run, warned = folder / "out", _Warned()
+    logging.getLogger("yolodata").addHandler(warned)
+    journal.time = SimpleNamespace(time=float)  # what is written is the same each time
+    at = {"epoch": 1, "step": 2, "state": torch.zeros(8)}
+    trainer = SimpleNamespace(
+        wdir=run / "weights", last=run / "weights" / "last.pt", best=run / "weights" / "best.pt"
+    )
+    try:
+        Settings.of_run(run)
+        Rows(run / "steps.csv", COLUMNS).append(StepRow(1, 1, 1.0, 1, 1.0, 1.0, 1.0).line())
+        journal.Journal(run).add("start")
+        totals = Totals(run / "metrics" / "totals.rank0.json")
+        totals.add({"steps": 1})
+        totals.save()
+        read_steps(run / "steps.csv")
+        journal.read_journal(run)
+        made = file.write(run / "checkpoints", at)
+        run_folder.mark_evaluated(made)
+        run_folder.is_evaluated(made)
+        run_folder.find_newest(run, None)
+        run_folder.remove_unfinished_weights(run / "weights")
+        with run_folder.weights_whole(trainer):
+            torch.save(at, trainer.last)
+        run_folder.write_results(run / "results.csv", "epoch\n1\n")
+        run_folder.keep_epochs(run / "results.csv", 0)
+        run_folder.files_beside(run)
+        Settings().save(run)
+    except (YolodataError, OSError) as error:
+        print(f"yolodata: {error}", file=sys.stderr)
+        return 2
+    return int(warned.said)
+
+
+class _Warned(logging.Handler):
+    """Knows whether something was logged that is more than information."""
+
+    said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = self.said or record.levelno >= logging.WARNING
+
+
+def _started(folder: Path) -> None:
+    (folder / "out").mkdir()
+
+
+def _ran(folder: Path) -> None:
+    lay_out(_states()["ran"], folder / "out")
+
+
 _SHARD = ("shard", "source/data.yaml", "out", *PACK)
 _TRAINERS = ("source.yolodata", "cache")
 COMMANDS: dict[str, _Command] = {
@@ -137,6 +205,8 @@ COMMANDS: dict[str, _Command] = {
     "cache ls": _Command(_words("cache", "ls", "source.yolodata"), _packed_by_trainer, _TRAINERS),
     "cache clean": _Command(_words("cache", "clean", "source.yolodata", "--yes"),
                             _packed_by_trainer, _TRAINERS),
+    "a run begins": _Command(_run_folder, _started),
+    "a run goes on": _Command(_run_folder, _ran),
     "as files": _Command(_as_files, _packed_as_files),
 }  # fmt: skip
 
@@ -158,6 +228,7 @@ class _Trace:
 
 def warm() -> None:
     """Imports, and traces every command."""
+    import yolodata.train.checkpoint.run_folder
     import yolodata.view  # noqa: F401
     from yolodata.ingest import cache_cli, pack_cli, packing, relabel  # noqa: F401
     from yolodata.shards import verify_cli  # noqa: F401
@@ -178,8 +249,13 @@ def _states() -> dict[str, dict[str, bytes]]:
     made = {"packed": contents(place / "out")}
     _run(_trainer, place)
     made["by a trainer"] = contents(place / "source.yolodata")
+    shutil.rmtree(place / "out")
+    _started(place)
+    _run(_run_folder, place)
+    made["ran"] = contents(place / "out")
+    shutil.rmtree(place / "out")
     for k in range(400):
-        shutil.rmtree(place / "out")
+        shutil.rmtree(place / "out", ignore_errors=True)
         run_command(list(_SHARD), place, kill_after=whole.seconds * (0.3 + 0.6 * (k % 40) / 40))
         found = contents(place / "out")
         if any(".packing/part" in name for name in found):
@@ -278,8 +354,8 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
         if command.run is _trainer and path == "source/data.yaml":
             continue
         kind = random.choice(_PLANTED)
-        # A folder that the user names may be a link: it is the user's own.
-        if path in command.writes and kind.startswith("link to a"):
+        # A folder that the user names may be a link, or empty: it is the user's own.
+        if path in command.writes and (kind.startswith("link to a") or kind == "folder"):
             continue
         if _put(folder, folder / path, kind):
             said.append(f"{path} is a {kind}")
