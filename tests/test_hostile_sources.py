@@ -496,7 +496,7 @@ def test_half_characters(tmp_path: Path) -> None:
         ["view", str(out), "--out", str(tmp_path / "view.jpg")],
     ]
     code = (
-        f"from yolodata.cli import main\nfor words in {commands}:\n assert main(words) == 0, words"
+        f"from yolodata.cli import main\nfor words in {commands}: assert main(words) == 0, words"
     )
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
