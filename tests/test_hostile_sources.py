@@ -356,7 +356,7 @@ def test_label_files(tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {f"images/{k}.jpg": JPEG for k in "abcdef"}
     files |= {
         "labels/a.txt": b"1 " * (1 << 20),
-        "labels/b.txt": b"1\n" * (1 << 20),
+        "labels/b.txt": b"1\n" * 1_000_001,
         "labels/c.txt": b"9" * (1 << 20),
         "labels/d.txt": b"x" * (1 << 20),
         "labels/e.txt": ROW + b" " * (17 << 20),
@@ -370,10 +370,11 @@ def test_label_files(tmp_path: Path) -> None:
     left = {Path(path).stem: reason for path, reason in report.splits["train"].left_out}
     assert set(left) == set("abcde")
     assert max(map(len, left.values())) < 500
+    assert "1000001 label rows" in left["b"]
 
 
 def test_label_files_without_end_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words of one take some 60 times their bytes, on as many threads as there are."""
+    """The words of one take forty times its bytes, and threads are many."""
     at_once, most = [0], [0]
     whole = labels.labels_of_any
 
@@ -495,9 +496,7 @@ def test_half_characters(tmp_path: Path) -> None:
         ["labels", str(out), data],
         ["view", str(out), "--out", str(tmp_path / "view.jpg")],
     ]
-    code = (
-        f"from yolodata.cli import main\nfor words in {commands}: assert main(words) == 0, words"
-    )
+    code = f"from yolodata.cli import main\nfor words in {commands}: assert main(words) == 0, words"
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr.decode()
