@@ -20,7 +20,7 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
-from yolodata.ingest import labels, outlines, yolo
+from yolodata.ingest import labels, outlines, voc, yolo
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
@@ -435,6 +435,16 @@ def test_xml(tmp_path: Path, case: str) -> None:
     ((name, reason),) = said.splits["train"].left_out
     assert name.endswith("a.jpg")
     assert len(reason) < 500
+
+
+def test_annotations_of_one_name() -> None:
+    """As many images as annotations, all of one name: their pairs are not all looked at."""
+    names = [f"d{k}/a" for k in range(20_000)]
+    annotations = {f"x{name}": Path(f"x{name}.xml") for name in names}
+    files = voc._Files(Path("/"), [f"{name}.jpg" for name in names], {}, annotations)
+    with bounded():
+        whose = voc._annotations_of(files)
+    assert all(isinstance(of, str) and len(of) < 200 for of in whose.values())
 
 
 def test_a_loop_of_links_gives_every_picture_once(tmp_path: Path) -> None:
