@@ -461,6 +461,26 @@ def test_a_loop_of_links_gives_every_picture_once(tmp_path: Path) -> None:
     assert open_source(root).splits["train"].paths == before
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+def test_links_to_themselves_lie_beside(tmp_path: Path, kind: str) -> None:
+    source = build(tmp_path / "set", SOURCES[kind])
+    for folder in [source, *(path for path in source.rglob("*") if path.is_dir())]:
+        for name in ("loop", "loop.jpg", "loop.txt"):
+            (folder / name).symlink_to(name)
+    assert len(open_source(source).splits["train"].paths) >= 2
+
+
+def test_paths_no_system_takes(tmp_path: Path) -> None:
+    """A part of a path may have 255 bytes: a longer one is absent, as any other."""
+    long = "x" * 300
+    source = build(tmp_path, {**SOURCES["names"], "obj.data": f"valid = {long}\n"})
+    (source / "train.txt").write_text(f"images/a.jpg\n{long}/b.jpg\n")
+    assert len(open_source(source).splits["train"].paths) == 2
+    (source / "d.yaml").write_text(YAML.replace("val: images", f"val: {long}"))
+    with pytest.raises(DatasetError, match="does not exist"):
+        open_source(source / "d.yaml")
+
+
 def test_links_that_multiply(tmp_path: Path) -> None:
     """Folders of links to the next folder: 2**30 ways to one picture."""
     root = build(tmp_path / "set", {"images/a.jpg": JPEG, "data.yaml": YAML, "f30/b.jpg": JPEG})

@@ -206,7 +206,7 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str]]:
 def named_folder(root: Path, *names: str) -> Path | None:
     """Gives the folder in `root` that has the first of some names that one has, in any case."""
     with os.scandir(root) as entries:
-        there = {entry.name.lower(): entry.path for entry in entries if entry.is_dir()}
+        there = {entry.name.lower(): entry.path for entry in entries if os.path.isdir(entry.path)}
     found = (there[name.lower()] for name in names if name.lower() in there)
     return next(map(Path, found), None)
 
