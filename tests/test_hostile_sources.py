@@ -211,6 +211,8 @@ LEFT_OUT_COCO: dict[str, tuple[dict[str, Any], str]] = {
         "cannot be used",
     ),
     "unknown category of a long name": ({"note": {**NOTE, "category_id": "x" * 5000}}, "category"),
+    "box of long words": ({"note": {**NOTE, "bbox": ["x" * 5000] * 4}}, "cannot be used"),
+    "size in long words": ({"width": "x" * 5000}, "width"),
     "long id": ({"note": {**NOTE, "id": "x" * 100_000, "bbox": 7}}, "cannot be used"),
 }
 LEFT_OUT_MASKS = {
@@ -540,6 +542,7 @@ def test_names_that_act_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixt
     clear = "\x1b[2J\x9b\u202e"
     source = build(tmp_path / "set", {**SOURCES["yaml"], f"images/{clear}\n.jpg": b""})
     assert main(["shard", str(source), str(tmp_path / "out"), "--imgsz", "64", "--quiet"]) == 0
+    assert main(["info", str(tmp_path / "out")]) == 0
     assert main(["shard", str(tmp_path / clear), str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
     for text in said:

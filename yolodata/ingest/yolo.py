@@ -95,6 +95,7 @@ def open_yolo(
     """
     if isinstance(source, Mapping):
         data, origin = dict(source), str(source.get("yaml_file") or source.get("path") or "a dict")
+        origin = origin if len(origin) <= PATH_LENGTH else "a dict"
         home = Path(str(source.get("yaml_file") or "")).parent
         notes: list[str] = []
     else:
