@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ import pytest
 from bounded import bounded
 from ingesting import JPEG, ROW, VOC, build, upstream_files
 
+from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
-from yolodata.ingest import outlines
+from yolodata.ingest import labels, outlines, voc, yolo
 from yolodata.ingest.packing import PackReport, pack
+from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
 from yolodata.shards.reader import open as open_shards
 
@@ -207,6 +211,8 @@ LEFT_OUT_COCO: dict[str, tuple[dict[str, Any], str]] = {
         "cannot be used",
     ),
     "unknown category of a long name": ({"note": {**NOTE, "category_id": "x" * 5000}}, "category"),
+    "box of long words": ({"note": {**NOTE, "bbox": ["x" * 5000] * 4}}, "cannot be used"),
+    "size in long words": ({"width": "x" * 5000}, "width"),
     "long id": ({"note": {**NOTE, "id": "x" * 100_000, "bbox": 7}}, "cannot be used"),
 }
 LEFT_OUT_MASKS = {
@@ -276,7 +282,7 @@ BAD_COCO = {
         "category",
     ),
     "integer that Python does not read": (f'{{"images": [{"9" * 5000}]}}', "JSON"),
-    "NULs behind it": (json.dumps(coco()) + "\0" * 100, "in the middle"),
+    "nothing but NULs behind it": (json.dumps(coco()) + "\0" * 100, "in the middle"),
 }
 
 
@@ -336,10 +342,10 @@ def test_outlines_of_many_points() -> None:
         assert outlines.closest(one, one[::-1] + np.array([200, 0])) == (0, 14_999)
 
 
-def test_outlines_that_cost_too_much(tmp_path: Path) -> None:
+def test_outlines_that_cost_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two parts in which every pair is nearly the closest: a rim and its middle."""
-    count = 150_000
-    angle = np.linspace(0, 2 * np.pi, count)
+    monkeypatch.setattr(outlines, "OUTLINE_PAIRS", 1 << 24)
+    angle = np.linspace(0, 2 * np.pi, 10_000)
     rim = np.stack([32 + 20 * np.cos(angle), 24 + 20 * np.sin(angle)], 1).ravel().tolist()
     small = np.stack([32 + 1e-9 * np.cos(angle), 24 + 1e-9 * np.sin(angle)], 1).ravel().tolist()
     images, reasons = left_out(tmp_path, coco({**NOTE, "segmentation": [rim, small]}))
@@ -348,39 +354,71 @@ def test_outlines_that_cost_too_much(tmp_path: Path) -> None:
 
 
 def test_label_files(tmp_path: Path) -> None:
-    """Millions of words, a line without end, and more bytes than a label file may have."""
-    files: dict[str, bytes | str] = {f"images/{k}.jpg": JPEG for k in "abcde"}
+    """Many words, a line without end, and more bytes than a label file may have."""
+    files: dict[str, bytes | str] = {f"images/{k}.jpg": JPEG for k in "abcdef"}
     files |= {
-        "labels/a.txt": b"1 " * (8 << 20),
-        "labels/b.txt": b"1\n" * (8 << 20),
-        "labels/c.txt": b"9" * (16 << 20),
-        "labels/d.txt": ROW + b" " * (17 << 20),
-        "labels/e.txt": ROW,
-        "data.yaml": YAML.replace("val: images", "val: images/e.jpg"),
+        "labels/a.txt": b"1 " * (1 << 20),
+        "labels/b.txt": b"1\n" * 1_000_001,
+        "labels/c.txt": b"9" * (1 << 20),
+        "labels/d.txt": b"x" * (1 << 20),
+        "labels/e.txt": ROW + b" " * (17 << 20),
+        "labels/f.txt": ROW,
+        "data.yaml": YAML.replace("val: images", "val: f.txt"),
+        "f.txt": "./images/f.jpg",
     }
-    source = build(tmp_path / "set", {**files, "e.txt": "./images/e.jpg"})
-    (source / "data.yaml").write_text(YAML.replace("val: images", "val: e.txt"))
-    with bounded(seconds=60):
+    source = build(tmp_path / "set", files)
+    with bounded():
         report = pack(source, tmp_path / "out", progress=False, imgsz=64, splits=["train"])
-    left = {Path(path).stem for path, _ in report.splits["train"].left_out}
-    assert left == set("abcd")
+    left = {Path(path).stem: reason for path, reason in report.splits["train"].left_out}
+    assert set(left) == set("abcde")
+    assert max(map(len, left.values())) < 500
+    assert "1000001 label rows" in left["b"]
 
 
-def test_lists(tmp_path: Path) -> None:
-    """A list of more lines than any dataset has images."""
-    build(tmp_path, {**PICTURES, "data.yaml": YAML.replace("val: images", "val: v.txt")})
-    (tmp_path / "v.txt").write_bytes(b"\n" * (30 << 20) + b"x.jpg")
-    with bounded(), pytest.raises(DatasetError, match=r"none of|lines"):
-        open_source(tmp_path / "data.yaml")
-    (tmp_path / "v.txt").write_bytes(b"x\n" * (30 << 20))
-    with bounded(), pytest.raises(DatasetError, match="lines"):
-        open_source(tmp_path / "data.yaml")
+def test_label_files_without_end_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of one take forty times its bytes, and threads are many."""
+    at_once, most = [0], [0]
+    whole = labels.labels_of_any
+
+    def watched(*args: Any) -> Any:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        try:
+            time.sleep(0.02)
+            return whole(*args)
+        finally:
+            at_once[0] -= 1
+
+    monkeypatch.setattr(labels, "labels_of_any", watched)
+    raw = RawLabels(b"7 .5 .5 .2 .2\n" * 100_000)
+
+    def check(_: int) -> None:
+        with pytest.raises(Refused):
+            labels.check_labels(raw, LabelRules(1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, range(4)))
+    assert most == [1]
+
+
+def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of more lines than any dataset has images, and lines longer than a path may be."""
+    source = build(tmp_path, {**PICTURES, "data.yaml": YAML.replace("val: images", "val: v.txt")})
+    (tmp_path / "v.txt").write_text("./images/a.jpg\n" + "x" * 100_000 + ".jpg")
+    ((name, reason),) = open_source(source).splits["val"].unlisted.items()
+    assert len(name) < 100
+    assert "longer" in reason
+    monkeypatch.setattr(yolo, "LIST_LINES", 1000)
+    for line in ("x\n", "\r"):
+        (tmp_path / "v.txt").write_bytes(line.encode() * 1001 + b"x.jpg")
+        with pytest.raises(DatasetError, match="1001 lines"):
+            open_source(tmp_path / "data.yaml")
 
 
 BAD_XML = {
-    "nested": b"<a>" * 2_000_000,
-    "nested and closed": b"<a>" * 1_000_000 + b"</a>" * 1_000_000,
-    "many elements": b"<annotation>" + b"<a/>" * 3_000_000 + b"</annotation>",
+    "nested": b"<a>" * 300_000,
+    "nested and closed": b"<a>" * 200_000 + b"</a>" * 200_000,
+    "many elements": b"<annotation>" + b"<a/>" * 300_000 + b"</annotation>",
     "entities": b'<!DOCTYPE a [<!ENTITY x "y"><!ENTITY z "&x;&x;">]><a>&z;</a>',
     "more bytes than an XML may have": VOC % b"a.jpg" + b" " * (17 << 20),
     "difficult of many digits": (VOC % b"a.jpg").replace(
@@ -401,6 +439,16 @@ def test_xml(tmp_path: Path, case: str) -> None:
     assert len(reason) < 500
 
 
+def test_annotations_of_one_name() -> None:
+    """As many images as annotations, all of one name: their pairs are not all looked at."""
+    names = [f"d{k}/a" for k in range(20_000)]
+    annotations = {f"x{name}": Path(f"x{name}.xml") for name in names}
+    files = voc._Files(Path("/"), [f"{name}.jpg" for name in names], {}, annotations)
+    with bounded():
+        whose = voc._annotations_of(files)
+    assert all(isinstance(of, str) and len(of) < 200 for of in whose.values())
+
+
 def test_a_loop_of_links_gives_every_picture_once(tmp_path: Path) -> None:
     """A picture that two links reach is there twice, as Ultralytics has it; a loop adds none."""
     root = build(tmp_path / "set", {"images/a.jpg": JPEG, "images/deep/b.jpg": JPEG})
@@ -413,6 +461,26 @@ def test_a_loop_of_links_gives_every_picture_once(tmp_path: Path) -> None:
     (root / "images" / "deep" / "up").symlink_to(root)
     (root / "images" / "deep" / "self").symlink_to(".")
     assert open_source(root).splits["train"].paths == before
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_links_to_themselves_lie_beside(tmp_path: Path, kind: str) -> None:
+    source = build(tmp_path / "set", SOURCES[kind])
+    for folder in [source, *(path for path in source.rglob("*") if path.is_dir())]:
+        for name in ("loop", "loop.jpg", "loop.txt"):
+            (folder / name).symlink_to(name)
+    assert len(open_source(source).splits["train"].paths) >= 2
+
+
+def test_paths_no_system_takes(tmp_path: Path) -> None:
+    """A part of a path may have 255 bytes: a longer one is absent, as any other."""
+    long = "x" * 300
+    source = build(tmp_path, {**SOURCES["names"], "obj.data": f"valid = {long}\n"})
+    (source / "train.txt").write_text(f"images/a.jpg\n{long}/b.jpg\n")
+    assert len(open_source(source).splits["train"].paths) == 2
+    (source / "d.yaml").write_text(YAML.replace("val: images", f"val: {long}"))
+    with pytest.raises(DatasetError, match="does not exist"):
+        open_source(source / "d.yaml")
 
 
 def test_links_that_multiply(tmp_path: Path) -> None:
@@ -451,22 +519,33 @@ def test_half_characters(tmp_path: Path) -> None:
     """Lone surrogates in names of classes: packed, printed, and written as what they are."""
     content = coco(categories=[{"id": 1, "name": HALF}])
     build(tmp_path / "set", {**PICTURES, "train.json": json.dumps(content)})
-    out = tmp_path / "out"
-    for words in (
-        ["shard", str(tmp_path / "set"), str(out), "--imgsz", "64"],
+    out, data = tmp_path / "out", str(tmp_path / "set")
+    commands = [
+        ["shard", data, str(out), "--imgsz", "64"],
         ["info", str(out)],
         ["info", str(out), "--json"],
         ["verify", str(out)],
-        ["labels", str(out), str(tmp_path / "set")],
-        ["view", str(out / "train"), "--out", str(tmp_path / "view.jpg"), "--index", "0"],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "yolodata", *words],
-            capture_output=True,
-            timeout=60,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"},
-        )
-        assert done.returncode == 0, (words, done.stderr.decode())
-        done.stdout.decode("utf-8")
+        ["labels", str(out), data],
+        ["view", str(out), "--out", str(tmp_path / "view.jpg")],
+    ]
+    code = f"from yolodata.cli import main\nfor words in {commands}: assert main(words) == 0, words"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert r"a\ud800b\udcffc" in done.stdout.decode("utf-8")
     with open_shards(out / "train") as shards:
         assert shards.meta.names == {0: r"a\ud800b\udcffc"}
+
+
+def test_names_that_act_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's name may clear the screen; what is printed spells it out, in errors, too."""
+    clear = "\x1b[2J\x9b\u202e"
+    source = build(tmp_path / "set", {**SOURCES["yaml"], f"images/{clear}\n.jpg": b""})
+    assert main(["shard", str(source), str(tmp_path / "out"), "--imgsz", "64", "--quiet"]) == 0
+    assert main(["info", str(tmp_path / "out")]) == 0
+    assert main(["shard", str(tmp_path / clear), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    for text in said:
+        assert not set(clear[:1] + clear[4:]) & set(text)
+        assert r"\x1b[2J\x9b\u202e" in text
+    assert r"\n.jpg: the file is empty" in said.out

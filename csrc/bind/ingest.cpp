@@ -20,6 +20,7 @@ namespace {
 nb::object ordinary_labels(const nb::bytes& text, std::size_t classes, std::size_t keypoints,
                            std::size_t dims) {
   require(keypoints == 0 || dims >= 2, "a keypoint needs x and y");
+  require(keypoints < 1 << 16 && dims < 1 << 16, "a row has at most 2**32 numbers");
   const std::size_t columns = keypoints ? 5 + keypoints * dims : 0;
   auto found = ordinary_rows({text.c_str(), text.size()}, classes, columns, dims);
   if (!found) return nb::none();

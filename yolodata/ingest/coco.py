@@ -93,7 +93,7 @@ class _Image:
         try:
             parts = [record.rows(rules) for record in self.records.values()]
         except (TypeError, ValueError, OverflowError) as error:
-            raise Refused(f"its annotations cannot be used: {error}") from error
+            raise Refused(f"its annotations cannot be used: {_said(error)}") from error
         sizes = dict.fromkeys((record.height, record.width) for record in self.records.values())
         found = [part for part in parts if part.text is not None]
         texts = [part.text for part in found if part.text]
@@ -201,7 +201,7 @@ class _Record:
             try:
                 found = contours(shape["counts"], self.height, self.width)
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise Refused(f"{_named(note)}: not a run-length mask: {error}") from error
+                raise Refused(f"{_named(note)}: not a run-length mask: {_said(error)}") from error
             shape = [contour.ravel().tolist() for contour in found]
         if not isinstance(shape, list):
             return None
@@ -213,6 +213,11 @@ class _Record:
         except ValueError as error:
             raise Refused(f"{_named(note)}: {error}") from error
         return [float(v) for v in (whole / np.array([self.width, self.height])).reshape(-1)]
+
+
+def _said(error: Exception) -> str:
+    """What an error says, which may repeat all of a text that it was raised for."""
+    return f"{type(error).__name__} {error}"[:200]
 
 
 def _named(note: Annotation) -> str:
@@ -364,7 +369,7 @@ def _images(
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             image.unusable = (
                 f"its record in {file.name} needs id, width and height: {shortened(record)} "
-                f"({type(error).__name__} {error})"
+                f"({_said(error)})"
             )
             continue
         same = image.records.setdefault(number, _Record(width, height))
@@ -405,7 +410,7 @@ def _annotate(
                 raise ValueError("bbox must be [x, y, width, height]")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             image.unusable = (
-                f"{_named(note)} cannot be used: {type(error).__name__} {error}. It needs a known "
+                f"{_named(note)} cannot be used: {_said(error)}. It needs a known "
                 "category_id and a bbox of four numbers"
             )
     return strays

@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 
 from yolodata._native import ordinary_labels
+from yolodata.ingest.limits import OBJECTS
 from yolodata.ingest.sample import Float32, LabelRules, Labels, RawLabels, Refused
 
 UPPER = 1.01  # coordinates up to one per cent outside the picture are tolerated
@@ -27,8 +28,14 @@ UNNAMED = "class without a name: "
 
 
 def read_rows(text: bytes) -> list[list[str]]:
-    """Splits label text into rows of words; a byte-order mark and blank lines are ignored."""
+    """Splits label text into rows of words; a byte-order mark and blank lines are ignored.
+
+    Raises:
+        UnicodeDecodeError: it is no text.
+        Refused: there are more than `OBJECTS`.
+    """
     lines = text.decode("utf-8-sig").strip().splitlines()
+    _check_count(len(lines))
     return [words for words in (line.split() for line in lines) if words]
 
 
@@ -60,9 +67,15 @@ def check_labels(raw: RawLabels, rules: LabelRules) -> Labels:
         return _background(rules, "missing", raw.notes)
     labels = labels_of_most(raw.text, rules, raw.notes)
     if labels is not None:
+        _check_count(len(labels.cls))
         return labels
     with _one_large if len(raw.text) > _LARGE else nullcontext():  # its words take much memory
         return labels_of_any(raw.text, raw, rules)
+
+
+def _check_count(rows: int) -> None:
+    if rows > OBJECTS:
+        raise Refused(f"{rows} label rows; at most {OBJECTS} are allowed")
 
 
 def labels_of_most(text: bytes, rules: LabelRules, notes: tuple[str, ...]) -> Labels | None:

@@ -14,6 +14,8 @@ from yolodata.errors import DatasetError
 
 LABEL_BYTES = 16 << 20
 """Of a label file, or of an XML annotation: those of one image."""
+OBJECTS = 1_000_000
+"""Rows of a label file."""
 YAML_BYTES = 16 << 20
 YAML_VALUES = 250_000
 """Keys, values and list entries of a YAML, those that merges (`<<`) repeat included."""

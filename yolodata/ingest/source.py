@@ -9,6 +9,7 @@ from typing import Any
 from yolodata.errors import ConfigError, DatasetError, ResourceError, lacking
 from yolodata.ingest.dataset_yaml import dataset_yamls
 from yolodata.ingest.json_file import found_in
+from yolodata.ingest.limits import PATH_LENGTH, shortened
 from yolodata.ingest.sample import SPLITS, TASKS, Source
 from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
 from yolodata.ingest.voc import has_annotations, open_voc
@@ -57,9 +58,9 @@ def open_source(
     except MemoryError as error:
         raise ResourceError(f"'{source}' cannot be read: {lacking(error)}") from error
     except OSError as error:
-        raise DatasetError(
-            f"'{error.filename or source}' cannot be read: {error.strerror or error}."
-        ) from error
+        what = str(error.filename or source)
+        what = f"'{what}'" if len(what) <= PATH_LENGTH else shortened(what)
+        raise DatasetError(f"{what} cannot be read: {error.strerror or error}.") from error
     except RecursionError:
         raise DatasetError(
             f"'{source}' has folders in folders, too deep to be a dataset."

@@ -206,7 +206,7 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str]]:
 def named_folder(root: Path, *names: str) -> Path | None:
     """Gives the folder in `root` that has the first of some names that one has, in any case."""
     with os.scandir(root) as entries:
-        there = {entry.name.lower(): entry.path for entry in entries if entry.is_dir()}
+        there = {entry.name.lower(): entry.path for entry in entries if os.path.isdir(entry.path)}
     found = (there[name.lower()] for name in names if name.lower() in there)
     return next(map(Path, found), None)
 
@@ -268,14 +268,14 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
 
 def _annotations_of(files: _Files) -> dict[str, Path | str | None]:
     """The XML file of each image, None without one, or why it is not known which it is."""
-    by_stem: dict[str, list[str]] = {}
+    by_stem: dict[str, _Namesakes] = {}
     for key in files.annotations:
-        by_stem.setdefault(os.path.basename(key), []).append(key)
+        by_stem.setdefault(os.path.basename(key), _Namesakes()).add(key)
     whose: dict[str, Path | str | None] = {}
     claims: dict[str, list[tuple[int, str]]] = {}  # key of an annotation -> rule and image
     for path in files.images:
-        candidates = by_stem.get(os.path.basename(path).rpartition(".")[0], [])
-        rule, keys = _first_rule(path, candidates)
+        stem = os.path.basename(path).rpartition(".")[0]
+        rule, keys = _first_rule(path, by_stem[stem]) if stem in by_stem else (0, [])
         if len(keys) == 1:
             claims.setdefault(keys[0], []).append((rule, path))
         several = some([str(files.annotations[key]) for key in keys[: _NAMED + 1]])
@@ -299,20 +299,34 @@ def _annotations_of(files: _Files) -> dict[str, Path | str | None]:
     return whose
 
 
-def _first_rule(path: str, candidates: list[str]) -> tuple[int, list[str]]:
+class _Namesakes:
+    """Annotations of one name, by what the rules ask for; there may be as many as images."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.by_folder: dict[str, list[str]] = {}  # in lower case
+        self.by_split: dict[str | None, list[str]] = {}
+
+    def add(self, key: str) -> None:
+        """Takes in an annotation."""
+        self.keys.append(key)
+        self.by_folder.setdefault(os.path.dirname(key).lower(), []).append(key)
+        self.by_split.setdefault(split_folder(key), []).append(key)
+
+
+def _first_rule(path: str, candidates: _Namesakes) -> tuple[int, list[str]]:
     """The annotations of this name that the first rule finds which finds any, and its number."""
     stem, split = path.rpartition(".")[0], split_folder(path)
     folder, name = os.path.split(stem)
     head, last = os.path.split(folder)
-    same = {stem}
+    same = [key for key in candidates.by_folder.get(folder.lower(), []) if key == stem]
     if last.lower() in map(str.lower, _IMAGES):
-        notes = os.path.join(head, _ANNOTATIONS).lower()
-        same |= {key for key in candidates if os.path.dirname(key).lower() == notes}
+        same += candidates.by_folder.get(os.path.join(head, _ANNOTATIONS).lower(), [])
     rules = (
-        [key for key in candidates if key in same],
-        [key for key in candidates if split and split_folder(key) == split],
-        [key for key in candidates if key == name],
-        candidates if split is None else [],
+        same,
+        candidates.by_split.get(split, []) if split else [],
+        [key for key in candidates.by_folder.get("", []) if key == name],
+        candidates.keys if split is None else [],
     )
     return next(((rule, keys) for rule, keys in enumerate(rules) if keys), (0, []))
 

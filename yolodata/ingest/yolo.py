@@ -95,6 +95,7 @@ def open_yolo(
     """
     if isinstance(source, Mapping):
         data, origin = dict(source), str(source.get("yaml_file") or source.get("path") or "a dict")
+        origin = origin if len(origin) <= PATH_LENGTH else "a dict"
         home = Path(str(source.get("yaml_file") or "")).parent
         notes: list[str] = []
     else:
@@ -130,7 +131,7 @@ def open_yolo(
 def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin: str) -> str:
     """Says that an entry of the YAML does not exist, and where it is if that is easily found."""
     values = given if isinstance(given, list) else [given]
-    beside = [str(value) for value in values if (home / value).exists()]
+    beside = [str(value) for value in values if os.path.exists(home / value)]
     if beside and not root.is_absolute():
         todo = (
             f"'path: {root}' starts in the working folder, not at the YAML, beside which "
@@ -249,10 +250,10 @@ def _datasets_folder() -> Path:
 
 def _root(data: dict[str, Any], home: Path, origin: str) -> Path:
     path = Path(data.get("path") or home)
-    if path.exists() or path.is_absolute():
+    if os.path.exists(path) or path.is_absolute():
         return path
     datasets = _datasets_folder()
-    if (datasets / path).exists():
+    if os.path.exists(datasets / path):
         return (datasets / path).resolve()
     raise DatasetError(
         f"{origin}: 'path: {path}' is neither in '{Path.cwd()}' nor in Ultralytics' datasets "
@@ -267,7 +268,7 @@ def _resolve(root: Path, value: str | list[str]) -> list[str]:
     if isinstance(value, list):
         return [str((root / entry).resolve()) for entry in value]
     path = (root / value).resolve()
-    if not path.exists() and value.startswith("../"):
+    if not os.path.exists(path) and value.startswith("../"):
         path = (root / value[3:]).resolve()
     return [str(path)]
 
@@ -334,7 +335,7 @@ def _listed(line: str, file: Path, bases: Sequence[Path]) -> str:
     if not bases or not line.strip() or os.path.exists(line):
         return line
     places = (base / tail for base in bases for tail in (line, line.partition("/")[2]) if tail)
-    return next((str(place) for place in places if place.exists()), line)
+    return next((str(place) for place in places if os.path.exists(place)), line)
 
 
 def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
@@ -351,7 +352,7 @@ def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
     )  # CVAT writes data/ before paths, where nothing is called so
     for folder in (file.parent, *file.parent.parents[:2]):
         for begins, rest in (("", first), (f"{head}/", tail)):
-            if rest and (folder / rest).exists():
+            if rest and os.path.exists(folder / rest):
                 start = "." if folder == file.parent else folder
                 mend = shlex.join(("sed", "-i", f"s|^{begins}|{start}/|", str(file)))
                 raise DatasetError(

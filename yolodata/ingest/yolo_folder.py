@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.ingest.limits import checked_names
+from yolodata.ingest.limits import checked_names, shortened
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image, outermost
@@ -95,11 +95,11 @@ def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
             places = (root, root.parent, file.parent)
             tails = (value, value.partition("/")[2])
             paths = [place / tail for place in places for tail in tails if tail]
-            there = [path for path in paths if path.exists()]
+            there = [path for path in paths if os.path.exists(path)]
             if there:
                 entries[SPLIT_WORDS[key]] = [str(there[0].resolve())]
             else:
-                notes.append(f"'{value}', which '{file}' names for {key}, does not exist")
+                notes.append(f"{shortened(value)}, which '{file}' names for {key}, does not exist")
         if entries:
             return {split: entries[split] for split in SPLITS if split in entries}
     return {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from yolodata.errors import DatasetError, ShardError
 from yolodata.files import stored_bytes
 from yolodata.shards.left_out import read_left_out
-from yolodata.terminal import size_text
+from yolodata.terminal import printable, size_text
 
 if TYPE_CHECKING:
     from yolodata.shards.verify import VerifyReport
@@ -105,7 +105,7 @@ def run_verify(args: argparse.Namespace) -> int:
         print(json.dumps([_report_dict(report, args.full) for report in reports], indent=1))
     else:
         for report in reports:
-            print(_report_text(report, args.full))
+            print(printable(_report_text(report, args.full), keep="\n"))
     return 0 if all(report.ok for report in reports) else 1
 
 
@@ -157,7 +157,7 @@ def run_info(args: argparse.Namespace) -> int:
         texts = [_info_text(info, args.all) for info in infos]
         if no_split or len(infos) > 1:
             texts.append(_total_text(infos, no_split))
-        print("\n\n".join(texts))
+        print(printable("\n\n".join(texts), keep="\n"))
     return 0
 
 
