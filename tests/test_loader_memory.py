@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from loading import draw_dataset, packed
 from yolodata import AugmentConfig, Loader, ReadOptions, ValidationLoader
 from yolodata.doctor.memory.process import anonymous_bytes
 from yolodata.machine import fresh_memory, give_back_memory
+from yolodata.shards import open as open_shards
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc_trim")
 MB = 1 << 20
@@ -58,6 +61,12 @@ def test_memory_of_a_thread_goes_back_when_it_is_forgotten() -> None:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = draw_dataset(tmp_path_factory.mktemp("source"), {"train": 24, "val": 8})
     return packed(source, source.parent / "jpeg", "jpeg", 640)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    source = draw_dataset(tmp_path_factory.mktemp("both"), {"train": 9})
+    return {codec: packed(source, source.parent / codec, codec, 64) for codec in ("raw", "jpeg")}
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
@@ -108,3 +117,32 @@ def test_what_others_allocated_for_a_loader_goes_back_too(
     yaml = draw_dataset(shards.parent / "more", {"train": 2})
     packed(yaml, shards.parent / "more-raw", "raw", 64)
     assert ends == ["ingest.packing"]
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+@pytest.mark.parametrize("made", [Loader, ValidationLoader])
+def test_a_closed_loader_holds_no_shard(
+    both: dict[str, Path], codec: str, io: str, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither map nor descriptor, although it is still there, unless the dataset was given open."""
+    monkeypatch.setattr("yolodata.shards.reader.on_network", lambda path: io == "pread")
+    shard = str(both[codec] / "train" / "shard-")
+
+    def holds() -> bool:
+        maps = Path("/proc/self/maps").read_text()
+        open_files = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
+        return shard in maps or any(file.startswith(shard) for file in open_files)
+
+    loader = made(both[codec], 8, split="train")
+    batch = next(iter(loader))
+    before = batch["img"].clone()
+    assert holds()
+    loader.close()
+    assert not holds()
+    assert loader.dataset.labels[0]["im_file"] == loader.dataset.im_files[0]  # still readable
+    assert (batch["img"] == before).all()
+    with open_shards(both[codec], split="train") as given:
+        with made(given, 8) as loader:
+            next(iter(loader))
+        assert holds()
