@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -24,6 +27,7 @@ def script(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
@@ -94,3 +98,58 @@ def test_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["parts_us"]["settle"] > 0
     assert result["parts_us"]["wait for the batch"] > 0
     assert result["threads_cpu_ms"] > 0
+
+
+def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every turn once, and what the whole writes."""
+    soak = script("soak")
+    out = tmp_path / "out.json"
+    turns: list[Any] = []
+
+    def all_turns(taken: Any, *arguments: Any) -> Any:
+        turns.extend(taken.kinds())
+        for turn in taken.kinds().values():
+            turn()
+        return run(taken, *arguments)
+
+    run = soak.soak
+    monkeypatch.setattr(soak, "soak", all_turns)
+    monkeypatch.setattr(soak, "os", SimpleNamespace(**{**vars(os), "nice": lambda _: 0}))
+    arguments = ["--minutes", 0.0001, "--settle", 0, "--images", 4, "--json", out]
+    monkeypatch.setattr(sys, "argv", ["soak.py", *map(str, arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert soak.main() == 0
+    finally:
+        gc.unfreeze()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    result = json.loads(out.read_text())
+    assert sum(result["turns"].values()) == len(result["samples"]["private"]) == 1
+    assert result["left"] == {"descriptors": 0, "threads": 0, "processes": 0, "shm": []}
+    assert result["growth"] is result["met"] is None  # one sample says nothing
+    assert result["peak_private"] >= result["samples"]["private"][0] > 1 << 20
+    assert len(turns) == 8
+
+
+def test_soak_judges_memory_by_its_slope() -> None:
+    soak = script("soak")
+
+    def after(percent: float, minutes: float = 480, noise: float = 0.001) -> dict[str, float]:
+        """Of a process of 300 MB that grows so much an hour, up and down by `noise`."""
+        samples = []
+        for i in range(200):
+            at = 10 + i * minutes / 200
+            size = 300e6 * (1 + percent / 100 * (at - 10) / 60) * (1 + noise * (-1) ** i)
+            samples.append(soak.Held(at, int(size), 7, 3, 0))
+        return soak.growth(samples)
+
+    assert after(0.5)["percent_per_hour"] == pytest.approx(0.5, abs=0.01)
+    assert after(-2)["percent_per_hour"] == pytest.approx(-2, abs=0.01)
+    nothing = {"descriptors": 0, "threads": 0, "processes": 0, "shm": []}
+    assert soak.judged(after(0.5), nothing) is True
+    assert soak.judged(after(1.5), nothing) is False
+    assert soak.judged(after(0.5, minutes=10, noise=0.05), nothing) is None  # too short to tell
+    for name, value in (("descriptors", 1), ("shm", ["yolodata-1"])):
+        assert soak.judged(after(0.5), {**nothing, name: value}) is False
+    assert soak.growth([]) is soak.judged(None, nothing) is None

@@ -1,9 +1,9 @@
 """Whatever is done with loaders, in any order: the stream is the pure function, nothing is left.
 
 A model of each loader (its place, its iterations) says what comes next; `plan`, `render` and
-`labels` of single samples say what that looks like. Hypothesis draws what is done, and shortens
-what fails. `YOLODATA_MODEL_EXAMPLES=2000` draws as many new sequences; without it they are always
-the same few.
+`labels` of single samples say what that looks like. Hypothesis draws what is done: always the same
+few sequences, or, with `YOLODATA_MODEL_EXAMPLES=2000`, as many new ones, of which it shortens what
+fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
@@ -376,6 +376,7 @@ def test_any_sequence(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> 
         derandomize=not EXAMPLES,
         deadline=None,
         database=None,
+        phases=(Phase.generate, Phase.shrink) if EXAMPLES else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
     gc.collect()
@@ -384,3 +385,14 @@ def test_any_sequence(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> 
         run(Loaders, settings=chosen)
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_state_brings_its_seed(reference: Reference, codec: str) -> None:
+    """What was prepared for the very same place of another stream is thrown away."""
+    one, other = (Loader(reference.paths[codec], 4, augment=AUGMENT, seed=s) for s in (0, 1))
+    with one, other:
+        following = iter(one)
+        assert seen(next(following)) != seen(next(iter(other)))
+        other.load_state_dict(one.state_dict())
+        assert seen(next(iter(other))) == seen(next(following))

@@ -135,6 +135,7 @@ class Loader(NotCopied):
         reading: ReadOptions | None = None,
     ) -> None:
         dataset = open_shards(shards, split)
+        self._own_shards = None if dataset is shards else dataset
         labels, epochs = labels or LabelOptions(), epochs or EpochOptions()
         ranks, self._reading = ranks or Ranks(), reading or ReadOptions()
         self.augment = augment or AugmentConfig(imgsz=dataset.meta.imgsz)
@@ -418,7 +419,9 @@ class Loader(NotCopied):
             )
             self._backend = open_backend(spec)
             self.cache, self._why = self._backend.cache, self._backend.cache_reason
-            self._close_backend = finalize(self, _close, self._prefetcher, self._backend)
+            self._close_backend = finalize(
+                self, _close, self._prefetcher, self._backend, self._own_shards
+            )
         return self._backend
 
     def unreadable(self) -> dict[str, str]:
@@ -427,7 +430,10 @@ class Loader(NotCopied):
         return {self._subset.shards.name(i): found[i] for i in sorted(found)}
 
     def close(self) -> None:
-        """Stops the threads and frees the memory; batches handed out stay valid."""
+        """Stops the threads, frees the memory, lets go of shards that it opened itself.
+
+        Batches handed out stay valid.
+        """
         if self._closed or os.getpid() != self._owner.process:
             return
         with self._owner:
@@ -443,8 +449,10 @@ class Loader(NotCopied):
         self.close()
 
 
-def _close(prefetcher: Prefetcher, backend: Backend) -> None:
+def _close(prefetcher: Prefetcher, backend: Backend, own_shards: ShardDataset | None) -> None:
     prefetcher.close(backend.close)
+    if own_shards is not None:
+        own_shards.close()
     give_back_memory()
 
 

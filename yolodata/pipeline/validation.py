@@ -100,6 +100,7 @@ class ValidationLoader(NotCopied):
         reading: ReadOptions | None = None,
     ) -> None:
         dataset = open_shards(shards, split, "val")
+        self._own_shards = None if dataset is shards else dataset
         ranks, self._reading = ranks or Ranks(), reading or ReadOptions()
         if imgsz is not None:
             imgsz = whole("imgsz", imgsz, *SIDES, " pixels")
@@ -331,14 +332,17 @@ class ValidationLoader(NotCopied):
             )
             self._backend = open_backend(spec)
             self.cache = self._backend.cache
-            self._close_backend = finalize(self, _close, self._backend)
+            self._close_backend = finalize(self, _close, self._backend, self._own_shards)
         return self._backend
 
     def reset(self) -> None:
         """Does nothing; upstream's loaders have it."""
 
     def close(self) -> None:
-        """Stops the threads and frees the memory; batches handed out stay valid."""
+        """Stops the threads, frees the memory, lets go of shards that it opened itself.
+
+        Batches handed out stay valid.
+        """
         if self._closed or os.getpid() != self._owner.process:
             return
         with self._owner:
@@ -353,8 +357,10 @@ class ValidationLoader(NotCopied):
         self.close()
 
 
-def _close(backend: Backend) -> None:
+def _close(backend: Backend, own_shards: ShardDataset | None) -> None:
     backend.close()
+    if own_shards is not None:
+        own_shards.close()
     give_back_memory()
 
 

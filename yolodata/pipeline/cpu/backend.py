@@ -60,6 +60,7 @@ class CpuBackend:
         self._images: ImageCache | None = None
         self._discarded: list[PendingBatch] = []
         self._closed = False
+        self._maps: list[Bytes] = []
         source = spec.image_source()
         if source is not None:
             self._planner = _native.Engine(1)
@@ -189,6 +190,7 @@ class CpuBackend:
             self._images.forget()
         self._discarded.clear()
         self._buffers.clear()
+        self._maps.clear()
 
 
 class _MappedBatch:
