@@ -88,7 +88,9 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         "polygon": rng.random((int(polygon_offset[-1]), 2), dtype=np.float32),
     }  # fmt: skip
     labels = path / "labels.safetensors"
-    labels_bytes = write_labels(labels, [columns], Totals.of(columns), None)
+    with labels.open("w+b", buffering=0) as file:
+        labels_bytes = write_labels(file, [columns], Totals.of(columns), None)
+        entry = labels_entry(file, labels_bytes, labels.name)
     entries = []
     for s in range(int(shard[-1]) + 1):
         last = min((s + 1) * per_shard, images) - 1
@@ -99,7 +101,7 @@ def make(path: Path, images: int, points: float, seed: int) -> int:
         entries.append(ShardEntry(shard_name(s), SHARD_HEADER + tensor))
     meta = DatasetMeta(
         "raw", IMGSZ, {i: f"class {i}" for i in range(80)}, images=images, objects=m,
-        shards=tuple(entries), labels=labels_entry(labels, labels_bytes, labels.name),
+        shards=tuple(entries), labels=entry,
     )  # fmt: skip
     (path / "dataset.json").write_bytes(meta.to_json())
     return labels_bytes

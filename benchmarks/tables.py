@@ -119,6 +119,39 @@ def attack(values: dict[str, Any]) -> str:
     return report.with_notes([lines], [*report.about_machine(values), how])
 
 
+def soak(values: dict[str, Any]) -> str:
+    """What benchmarks/soak.py wrote."""
+    grown, left = values["growth"], values["left"]
+    private = values["samples"]["private"]
+    lines = [
+        ["hours", "turns", "private memory at the end", "at most", "growth, % an hour", "left"],
+        [
+            f"{values['lasted_minutes'] / 60:.1f}", f"{sum(values['turns'].values()):,}",
+            f"{private[-1] / 1e6:,.0f} MB", f"{values['peak_private'] / 1e6:,.0f} MB",
+            "not known" if grown is None
+            else f"{grown['percent_per_hour']:+.2f} (error {grown['error']:.2f})",
+            ", ".join(f"{len(v) if isinstance(v, list) else v} {k}" for k, v in left.items()),
+        ],
+    ]  # fmt: skip
+    how = (
+        f"growth: after {values['settle_minutes']:g} minutes, at most {values['limit']:g} are "
+        f"allowed; {values['asked_minutes']:g} minutes were asked for"
+    )
+    return report.with_notes([lines], [*report.about_machine(values), how])
+
+
+def fuzz(values: dict[str, Any]) -> str:
+    """What tests/fuzz/run.py wrote."""
+    lines = [["target", "inputs", "edges reached", "minutes", "findings"]]
+    for row in values["targets"]:
+        reached = f"{row['coverage']:,}" if row["coverage"] else ""
+        lines.append([
+            f"`{row['target']}`", f"{row['runs']:,}", reached, f"{row['seconds'] / 60:.1f}",
+            f"{len(row['findings'])}",
+        ])  # fmt: skip
+    return report.with_notes([lines], report.about_machine(values))
+
+
 def _with_notes(tables: list[list[list[str]]], values: dict[str, Any], how: str) -> str:
     note = values["settings"].get("note")
     return report.with_notes(
@@ -134,6 +167,8 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu-memory": memory,
     "training": training,
     "attack": attack,
+    "soak": soak,
+    "fuzz": fuzz,
 }
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""
 

@@ -515,6 +515,17 @@ def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "diary.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty"):
         data.prepare(wanted, tmp_path / "other", {"files"}, said.append)
+    for name in ("set", "long"):  # one that came with a dataset
+        (tmp_path / name / "came").mkdir(parents=True)
+        (tmp_path / name / "came" / "bench.json").write_bytes((keep / "bench.json").read_bytes())
+        (tmp_path / name / "came" / name).symlink_to(tmp_path / "other")
+        with pytest.raises(ConfigError, match=f"{name} is a link.* --keep an empty folder"):
+            data.prepare(wanted, tmp_path / name / "came", {"files"}, said.append)
+    (tmp_path / "set" / "came" / "set").unlink()
+    (tmp_path / "set" / "came" / "bench.json").write_text("[" * 60_000)
+    with pytest.raises(ConfigError, match=r"cannot be used .*; give --keep another one"):
+        data.prepare(wanted, tmp_path / "set" / "came", {"files"}, said.append)
+    assert os.listdir(tmp_path / "other") == ["diary.txt"]
 
 
 def test_other_tasks_are_measured_on_drawn_outlines(tmp_path: Path) -> None:

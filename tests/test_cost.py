@@ -93,11 +93,12 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "args.yaml").write_text("model: m.yaml\nimgsz: 64\nbatch: 20\nepochs: 10\n")
-    lines = ["step,epoch,time,images,step_ms,wait_ms"]
+    lines = ["step,epoch,time,images,step_ms,wait_ms,images_s"]
     for epoch in range(1, 6):
         for step in range(1, 51):
             late = 5000 * (epoch > 3)  # an interruption within epoch 4
-            lines.append(f"{step + 50 * epoch},{epoch},{1e6 + epoch * 100 + step + late},10,1000,0")
+            time = 1e6 + epoch * 100 + step + late
+            lines.append(f"{step + 50 * epoch},{epoch},{time},10,1000,0,10")
     (folder / "steps.csv").write_text("\n".join(lines) + "\n99,5,1000")
     journal = Journal(folder)
     start = {"ranks": 2, "ranks_a_machine": 2, "gpu": "NVIDIA X1"}

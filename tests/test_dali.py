@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_images_decode import KINDS, encoded
+from test_images_limits import HEIGHT, WIDTH, stating, with_scans
 
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.images.decode import decode_image
@@ -418,3 +419,37 @@ def test_on_a_gpu_damage_stays_alone_and_pictures_stay() -> None:
     assert held[3].fallback
     assert held[4].fallback
     assert held[4].pixels.is_cuda
+
+
+def test_what_is_too_large_never_reaches_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dali.DaliDecoder, "_build", lambda *_: pytest.fail("DALI decodes"))
+    decoder = dali.DaliDecoder(64)
+    files = [stating("jpg", 9000, 9000)[1], stating("jpg", 16000, 16000)[1], with_scans(101)]
+    arrays = [np.frombuffer(file, np.uint8) for file in files]
+    sizes = [(64, 64), (64, 64), resized_shape(HEIGHT, WIDTH, 64)]
+    found = decoder.decode(arrays, ["x.jpg"] * 3, sizes, [64 * 64, None, None])
+    reasons = ("where 4,096 pixels were packed", "at most 178,956,970", "at most 100 scans")
+    for one, reason in zip(found, reasons, strict=True):
+        assert one.pixels is None
+        assert reason in one.reason
+
+
+def test_large_files_share_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run takes the memory of all its files, whatever `batch_size` is."""
+    feed, runs = dali._feed, []
+
+    def counted(graph: Any, files: Any) -> None:
+        runs.append(len(files))
+        feed(graph, files)
+
+    monkeypatch.setattr(dali, "RUN_PIXELS", 2 * 40 * 50)
+    monkeypatch.setattr(dali, "_feed", counted)
+    decoder = dali.DaliDecoder(50, batch_size=4)
+    shapes = [(40, 50)] * 3 + [(50, 50)] * 2 + [(20, 50)] * 6
+    files = [jpeg(*shape, seed=i) for i, shape in enumerate(shapes)]
+    found = decoder.decode(files, ["x.jpg"] * len(files), shapes)
+    assert runs == [2, 1, 1, 2, 4, 1]
+    for one, file in zip(found, files, strict=True):
+        assert not one.fallback
+        np.testing.assert_array_equal(one.pixels.numpy(), expected(file, 50, "x.jpg"))
+    decoder.close()

@@ -249,18 +249,14 @@ def test_without_a_cuda_compiler_it_renders_on_the_cpu(fn) -> None:
 
 def test_processes_that_want_it_at_once_compile_it_once(tmp_path: Path) -> None:
     """With a compiler that takes its time and makes nothing but the files it is asked for."""
-    compiler, told, cache = tmp_path / "g++", tmp_path / "told", tmp_path / "cache"
-    compiler.write_text(
-        '#!/bin/sh\ncase "$*" in -v) exit;; *-shared*) sleep 1; echo linked >> '
-        + f"'{told}';; esac\n"
-        'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo x > "$2"; shift; done\n'
-    )
-    compiler.chmod(0o755)
+    told, cache = tmp_path / "told", tmp_path / "cache"
     code = (
-        "import pathlib, yolodata.dali.operators as o;"
-        f"print(o._compiled(pathlib.Path({str(cache)!r})).is_file())"
+        "import pathlib, yolodata.dali.operators as o\n"
+        f"with o._private(pathlib.Path({str(cache)!r})) as folder:\n"
+        "    print((folder.path / o._compiled(folder)).is_file())"
     )
-    environment = {**os.environ, "CXX": str(compiler), "YOLODATA_CUDA": "off"}
+    compiler = compiler_of_nothing(tmp_path / "g++", f"sleep 1; echo linked >> '{told}'")
+    environment = {**os.environ, "CXX": compiler, "YOLODATA_CUDA": "off"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
@@ -270,7 +266,63 @@ def test_processes_that_want_it_at_once_compile_it_once(tmp_path: Path) -> None:
     assert [process.communicate(timeout=600)[0].strip() for process in processes] == ["True"] * 3
     assert told.read_text().split() == ["linked"]
     assert len(list(cache.glob("*.so"))) == 1
-    assert not list(cache.glob(".building*"))
+    assert len(list(cache.iterdir())) == 2  # with the lock
+
+
+def compiler_of_nothing(file: Path, links: str = ":") -> str:
+    """Writes a compiler that makes nothing but the files it is asked for."""
+    file.write_text(
+        f'#!/bin/sh\ncase "$*" in -v) exit;; *-shared*) {links};; esac\n'
+        'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo x > "$2"; shift; done\n'
+    )
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_only_code_of_ours_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is loaded runs with the user's rights: nobody else may have put it there."""
+    monkeypatch.setenv("CXX", compiler_of_nothing(tmp_path / "g++"))
+    monkeypatch.setenv("YOLODATA_CUDA", "off")
+    loaded: list[bytes] = []
+
+    def load(path: str) -> None:
+        loaded.append(Path(path).read_bytes())
+
+    monkeypatch.setattr("nvidia.dali.plugin_manager.load_library", load)
+
+    def load_from(cache: Path) -> Path:
+        monkeypatch.setattr("yolodata.dali.operators._loaded", None)
+        return operators.load(cache)
+
+    plugin = load_from(tmp_path / "cache")
+    assert plugin.parent.stat().st_mode & 0o777 == plugin.stat().st_mode & 0o777 == 0o700
+    theirs = tmp_path / "theirs.so"
+    theirs.write_bytes(b"theirs")
+    plugin.unlink()
+    plugin.symlink_to(theirs)
+    assert load_from(tmp_path / "cache") == plugin
+    plugin.write_bytes(b"theirs")
+    plugin.chmod(0o777)
+    load_from(tmp_path / "cache")
+    assert loaded == [b"x\n"] * 3
+    lock = tmp_path / "cache" / ".lock"
+    lock.unlink()
+    lock.symlink_to(theirs)
+    plugin.unlink()
+    with pytest.raises(ConfigError, match="is a link"):
+        load_from(tmp_path / "cache")
+    assert theirs.read_bytes() == b"theirs"
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o770)
+    for name, why in (("link", "is a link"), ("open", "its group may write there")):
+        with pytest.raises(ConfigError, match=f"{why}.* closed to others"):
+            load_from(tmp_path / name)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "cache", 12345, -1)
+        with pytest.raises(ConfigError, match=r"belongs to user 12345.* closed to others"):
+            load_from(tmp_path / "cache")
+    assert len(loaded) == 3
 
 
 @pytest.mark.parametrize(

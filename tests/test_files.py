@@ -18,22 +18,9 @@ def _half(file: Path) -> None:
 def test_a_temporary_file_stays_only_under_its_final_name(tmp_path: Path) -> None:
     final = tmp_path / "final"
     with files.temporary_file(tmp_path) as temporary:
-        files.write_durably(temporary, b"whole")
+        temporary.write_bytes(b"whole")
         files.publish(temporary, final)
     with pytest.raises(OSError, match="full"), files.temporary_file(tmp_path) as temporary:
         _half(temporary)
     assert os.listdir(tmp_path) == ["final"]
     assert final.read_bytes() == b"whole"
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        with files.temporary_file(tmp_path) as temporary:
-            temporary.write_bytes(b"half")
-            os._exit(0)
-    os.waitpid(child, 0)
-    (tmp_path / "mine").touch()
-    assert len(os.listdir(tmp_path)) == 2
-    files.remove_temporary(tmp_path)
-    assert os.listdir(tmp_path) == ["mine"]

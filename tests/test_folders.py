@@ -89,3 +89,29 @@ def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "small")
     (tmp_path / "small").write_bytes(b"read")
     assert read_regular(tmp_path / "link", 4) == b"read"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        with Folder.at(tmp_path) as folder, folder.temporary():
+            os._exit(0)
+    os.waitpid(child, 0)
+    for name in ("mine", ".mine.tmp", f".{'0' * 16}.tmp.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / f".{'0' * 16}.tmp").mkdir()
+    assert len(os.listdir(tmp_path)) == 5
+    with Folder.at(tmp_path) as folder:
+        folder.remove_temporary()
+        assert folder.names() == [f".{'0' * 16}.tmp", f".{'0' * 16}.tmp.txt", ".mine.tmp", "mine"]
+
+
+def test_a_folder_inside_one_is_no_link(mine: Path) -> None:
+    path = mine.parent / "folder"
+    with Folder.inside(path / "new" / "made", create=True) as folder:
+        folder.replace("file", b"", durable=False)
+    (path / "away").symlink_to(mine.parent)
+    with pytest.raises(OSError, match="is a link, and a folder"):
+        Folder.inside(path / "away", create=True)
+    with Folder.inside(path / "away" / "folder") as folder:  # below a link that is the user's own
+        assert folder.names() == ["away", "new"]

@@ -63,6 +63,12 @@ def encoded(kind: str, size=(61, 47)) -> tuple[str, bytes]:
     if kind == "jpg named avif":
         color.save(file, "JPEG")
         return "x.avif", file.getvalue()
+    if kind.startswith("avif named jpg"):
+        exif = Image.Exif()
+        exif[274] = 6
+        image = Image.fromarray(rgba) if kind.endswith("alpha") else color
+        image.save(file, "AVIF", exif=exif)
+        return "x.jpg", file.getvalue()
     modes = {"grey": "L", "bits": "1", "palette": "P", "cmyk": "CMYK", "alpha": "RGBA"}
     mode, suffix = kind.rsplit(" ", 1)
     if mode in modes:
@@ -93,7 +99,8 @@ def encoded(kind: str, size=(61, 47)) -> tuple[str, bytes]:
 
 KINDS = [
     *("jpg", "bmp", "png", "webp", "tif", "gif", "jp2", "avif"),
-    *("wrongly named", "png named tif", "jpg named avif"),
+    *("wrongly named", "png named tif", "jpg named avif", "avif named jpg"),
+    "avif named jpg, with alpha",
     *("grey jpg", "grey png", "grey tif", "bits png", "palette png", "cmyk jpg", "cmyk tif"),
     *("alpha png", "alpha tif", "alpha webp", "16 grey png", "16 grey tif", "16 color png"),
     *("16 color tif", "16 alpha png", "16 alpha tif", "pages tif", "grey pages tif"),

@@ -16,8 +16,8 @@ from ingesting import jpeg, picture, tree_hash, upstream_verdict
 from yolodata import shards
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
-from yolodata.ingest.coco import join_parts
 from yolodata.ingest.labels import check_labels
+from yolodata.ingest.outlines import join_parts
 from yolodata.ingest.rle import decode_rle, unpack_counts
 from yolodata.ingest.sample import Refused
 

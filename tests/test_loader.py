@@ -364,8 +364,12 @@ def test_settings_are_checked(shards: Path) -> None:
     for settings, message in (
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"rank": 2, "world_size": 2}, "rank must be 0 to 1"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"prefetch": 0}, "prefetch must be at least 1"),
+        ({"threads": 0}, "threads must be 1 to 1024, got 0"),
+        ({"threads": 10**6}, "threads must be 1 to 1024, got 1000000"),
+        ({"prefetch": 0}, "prefetch must be 1 to 256, got 0"),
+        ({"prefetch": 10**9}, "prefetch must be 1 to 256, got 1000000000"),
+        ({"world_size": 10**9}, "world_size must be 1 to 1000000, got 1000000000"),
+        ({"fraction": 10**400}, "fraction must be a finite number"),
         ({"seed": -1}, "seed must be 0 to"),
         ({"fraction": 0}, "fraction must be"),
         ({"fraction": 1.5}, "fraction=1.5 is above 1"),
@@ -389,7 +393,12 @@ def test_settings_are_checked(shards: Path) -> None:
         ({"classes": 3}, "classes must be a list"),
         ({"fraction": "x"}, "fraction must be a finite number"),
         ({"threads": 1.5}, "threads must be a whole number"),
-        ({"pad": -1}, "pad must be at least 0"),
+        ({"pad": -1}, "pad must be 0 to 32768, got -1"),
+        ({"pad": 1e9}, "pad must be 0 to 32768, got 1e.09"),
+        ({"pad": 1500}, f"make pictures of up to {1502 * 32} pixels a side .* at most 32768 are"),
+        ({"stride": 10**6}, "stride must be 1 to 32768 pixels, got 1000000"),
+        ({"imgsz": -64}, "imgsz must be 10 to 16384 pixels, got -64"),
+        ({"imgsz": 64.0}, "imgsz must be a whole number, got 64.0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -404,9 +413,32 @@ def test_settings_are_checked(shards: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             yolodata.plan(AUGMENT, dataset, **place)
+    for pair in ((0, 0), (2, 1), (0, 1e-6), (0.5, 1e30), (1, float("inf")), (0, 10**400)):
+        with pytest.raises(ConfigError, match=r"scale must be a (finite )?number"):
+            AugmentConfig(scale=pair)
+    with pytest.raises(ConfigError, match=r"scale as a pair needs \(min, max\), got \(1, 2, 3\)"):
+        AugmentConfig(scale=(1, 2, 3))
     for value in (9.0, True, 5):
         with pytest.raises(ConfigError, match="mosaic_grid must be 4 or 9"):
             AugmentConfig(mosaic_grid=value)
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+@pytest.mark.parametrize("value", ["one", "", "-1", "1.5", "1" * 5000])
+def test_ranks_of_the_environment_are_checked(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"variable {name} must be a whole number, got '"):
+        Ranks.from_env()
+
+
+def test_batches_are_at_most_the_dataset(shards: Path) -> None:
+    everything = {"batch_size": 10**30, "split": "train"}
+    with make(shards, **everything) as loader, ValidationLoader(shards, **everything) as validation:
+        for one in (loader, validation):
+            assert one.batch_size == IMAGES
+            assert [len(batch["im_file"]) for batch in one] == [IMAGES]
 
 
 def test_numbers_of_numpy_are_numbers(shards: Path) -> None:

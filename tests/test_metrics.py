@@ -28,6 +28,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from training import network
 
 from yolodata.errors import ConfigError
+from yolodata.folders import Folder
 from yolodata.telemetry import Telemetry
 from yolodata.telemetry.metrics import gpu, levels
 from yolodata.telemetry.metrics.catalogue import METRICS, PREFIX, key
@@ -302,15 +303,17 @@ def test_a_text_file_is_always_whole(
     file = tmp_path / "files" / "a.prom"
     file.parent.mkdir()
     seen: list[list[str]] = []
-    replace = Path.replace
+    rename = Folder.rename
 
-    def watched(self: Path, target: Path) -> Path:
-        seen.append(sorted(path.name for path in file.parent.glob("*.prom")))
-        assert self.read_text().endswith("\n")
-        assert "yolodata_build_info" in self.read_text()
-        return replace(self, target)
+    def watched(self: Folder, name: str, new: str, *to: Any, durable: bool = True) -> None:
+        if new == file.name:
+            seen.append(sorted(path.name for path in file.parent.glob("*.prom")))
+            text = self.read(name, 1 << 20).decode()
+            assert text.endswith("\n")
+            assert "yolodata_build_info" in text
+        rename(self, name, new, *to, durable=durable)
 
-    monkeypatch.setattr(Path, "replace", watched)
+    monkeypatch.setattr(Folder, "rename", watched)
     exporter.start(TextFile(file), every=0.01)
     exporter.add_step(row(1))
     while values(file.read_text())["yolodata_steps_total"] != 1:

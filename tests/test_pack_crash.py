@@ -13,21 +13,29 @@ from ingesting import write_yolo
 
 from yolodata import shards
 from yolodata.errors import ResourceError
+from yolodata.folders import Folder
 from yolodata.ingest import crashes
 from yolodata.ingest.convert import PackSettings
 from yolodata.shards.format import WORK_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Decoders of this site die of a file that says so, in the thread that decodes: a signal to the
-# process could reach another thread, and decoding would go on for a moment.
+# Decoders of this site read where nothing is when a file says so. Where a file lists signals, their
+# process is sent one of these at each call.
 SITE = """
-import signal, cv2, simplejpeg
+import ctypes, os, pathlib, cv2, simplejpeg
+
+signals = pathlib.Path(__file__).with_name("signals")
 
 def deadly(decoder):
     def decode(data, *rest, **more):
         if b"KILL" in bytes(data):
-            signal.raise_signal(signal.SIGSEGV)
+            ctypes.string_at(0)
+        if signals.exists():
+            left = signals.read_text().split()
+            signals.write_text(" ".join(left[1:]))
+            if left:
+                os.kill(os.getpid(), int(left[0]))
         return decoder(data, *rest, **more)
     return decode
 
@@ -79,15 +87,34 @@ def test_images_that_were_only_in_work_stay(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"train": 3, "val": 1})
     files = sorted((tmp_path / "images" / "train").iterdir())
     files[1].write_bytes(b"broken")
-    notes = crashes.InWork(tmp_path, 2)
+    work = Folder.at(tmp_path)
+    notes = crashes.InWork(work, 2)
     with notes.on(range(2)):
-        assert crashes.noted(tmp_path) == [0, 1]
+        assert crashes.noted(work) == [0, 1]
         with notes.on(range(2, 3)):
-            assert crashes.noted(tmp_path) == [0, 1, 2]
-    assert crashes.noted(tmp_path) == []
+            assert crashes.noted(work) == [0, 1, 2]
+    assert crashes.noted(work) == []
     notes.close()
     paths = {number: str(file) for number, file in enumerate(files)}
     assert crashes.crashing(paths, PackSettings(imgsz=32)) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_who_is_ended_from_outside_tries_again(site: Path, number: signal.Signals) -> None:
+    """As the system does it where memory is short; what only looks like a crash is none either."""
+    write_yolo(site, {"train": 3, "val": 1})
+    files = sorted((site / "images" / "train").iterdir())
+    kill(files[2])
+    paths = {image: str(file) for image, file in enumerate(files)}
+    signals, settings = site / "site" / "signals", PackSettings(imgsz=32)
+    deadly = number == signal.SIGKILL
+    signals.write_text(f"0 {number} {number if deadly else 0}")  # at the second image, twice
+    assert crashes.crashing(paths, settings) == {2: "the decoder crashes on it (SIGSEGV)"}
+    assert signals.read_text() == ("" if deadly else "0")
+    if deadly:
+        signals.write_text(f"0 {number} {number} {number}")
+        with pytest.raises(ResourceError, match=rf"001\.jpg.*3 times \({number.name}\).*No image"):
+            crashes.crashing(paths, settings)
 
 
 def test_a_process_that_cannot_start_is_said(

@@ -18,6 +18,7 @@ import pytest
 from ingesting import write_yolo
 
 from yolodata.errors import ResourceError
+from yolodata.files import read_regular
 from yolodata.ingest import image_check, pack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,13 +36,15 @@ def packed(data: Path, **changes: Any) -> list[tuple[str, str]]:
     return [entry for split in report.splits.values() for entry in split.left_out]
 
 
-def failing(number: int, suffix: str) -> Callable[..., Any]:
-    """`open` that the system refuses one file."""
+def failing(
+    number: int, suffix: str, call: Callable[..., Any] = builtins.open
+) -> Callable[..., Any]:
+    """`open`, or what reads a whole file, that the system refuses one file."""
 
     def opened(path: Any, *rest: Any, **more: Any) -> Any:
         if str(path).endswith(suffix):
             raise OSError(number, os.strerror(number), path)
-        return builtins.open(path, *rest, **more)
+        return call(path, *rest, **more)
 
     return opened
 
@@ -50,7 +53,8 @@ def failing(number: int, suffix: str) -> Callable[..., Any]:
 def test_a_file_that_the_machine_cannot_read(
     data: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    monkeypatch.setattr(image_check, "open", failing(number, "train/005.jpg"), raising=False)
+    refused = failing(number, "train/005.jpg", read_regular)
+    monkeypatch.setattr(image_check, "read_regular", refused)
     with pytest.raises(ResourceError, match=r"train/005\.jpg"):
         packed(data)
     monkeypatch.undo()
@@ -60,7 +64,8 @@ def test_a_file_that_the_machine_cannot_read(
 def test_a_file_that_nobody_may_read_is_its_own_fault(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_check, "open", failing(errno.EACCES, "train/005.jpg"), raising=False)
+    refused = failing(errno.EACCES, "train/005.jpg", read_regular)
+    monkeypatch.setattr(image_check, "read_regular", refused)
     assert [os.path.basename(path) for path, _ in packed(data)] == ["005.jpg"]
 
 
@@ -85,9 +90,9 @@ def test_a_disk_that_goes_away(data: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def opened(path: Any, *rest: Any, **more: Any) -> Any:
         if str(path).endswith("train/004.jpg") and images.exists():
             images.rename(away)
-        return builtins.open(path, *rest, **more)
+        return read_regular(path, *rest, **more)
 
-    monkeypatch.setattr(image_check, "open", opened, raising=False)
+    monkeypatch.setattr(image_check, "read_regular", opened)
     with pytest.raises(ResourceError, match="is its disk still mounted"):
         packed(data)
     monkeypatch.undo()

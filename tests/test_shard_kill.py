@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shard_samples
+import xxhash
 
 import yolodata.shards as shards
 from yolodata.errors import ShardError
+from yolodata.ingest.packing import codec_of
+from yolodata.shards import recovery
 
 HERE = Path(__file__).parent
 
@@ -172,6 +176,49 @@ def test_resume_says_what_is_there(tmp_path):
         assert (tmp_path / name).read_bytes() == data
 
 
+def test_complete_shards_are_compared_if_they_changed(folder, monkeypatch):
+    """By their time or their inode; whoever only copied them loses nothing."""
+    shard_samples.pack(folder / "clean")
+    clean = shard_samples.contents(folder / "clean")
+    compared = []
+    header = recovery.shard_header
+    monkeypatch.setattr(recovery, "shard_header", lambda end: compared.append(end) or header(end))
+
+    def resumed(change):
+        out = folder / "out"
+        with shards.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+            shard_samples.feed(writer, 13)
+        change([out / f"shard-{i:05d}.safetensors" for i in range(2)])
+        compared.clear()
+        with shards.ShardWriter(out, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+            found = writer.resume().samples, len(compared)
+        shard_samples.pack(out)
+        assert shard_samples.contents(out) == clean
+        shutil.rmtree(out)
+        return found
+
+    def flip(number, at):
+        def change(files):
+            with files[number].open("r+b") as file:
+                file.seek(at)
+                byte = file.read(1)[0]
+                file.seek(at)
+                file.write(bytes([byte ^ 4]))
+
+        return change
+
+    def copy(files):
+        for file in files:
+            shutil.copyfile(file, folder / "copy")
+            (folder / "copy").replace(file)
+
+    assert resumed(lambda _: None) == (11, 0)
+    last = 4096 * 6 - 1  # a zero behind the last sample
+    assert [resumed(flip(0, at)) for at in (20, 4096, last)] == [(0, 1)] * 3
+    assert [resumed(flip(1, at)) for at in (20, 4096, last)] == [(5, 1)] * 3
+    assert resumed(copy) == (11, 2)
+
+
 def test_damaged_records_cost_time_only(folder, monkeypatch):
     """Flipped bits in the records or the unfinished shards: packing goes on from before them."""
     shard_samples.pack(folder / "clean")
@@ -190,3 +237,93 @@ def test_damaged_records_cost_time_only(folder, monkeypatch):
         file.write_bytes(data)
         shard_samples.pack(out)
         assert shard_samples.contents(out) == clean
+
+
+def sealed(content, data=b""):
+    """A record as a packer writes it, with the checksum that belongs to it."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    record = text + b"\n" + data
+    return xxhash.xxh3_64_hexdigest(record).encode() + b"\n" + record
+
+
+NONE = dict.fromkeys(("images", "objects", "points", "name_bytes"), 0)
+EMPTY = {"shard": 0, "end": 0, "closed": False, "left_out": [], "totals": NONE, "file": None}
+OFFSETS = bytes(3 * 8)  # of the columns that have one row more than there are images or objects
+
+
+def test_hostile_records_cost_time_only(folder, monkeypatch):
+    """Their checksums are right, what they say is not: packing goes on from before them."""
+    shard_samples.pack(folder / "clean")
+    clean = shard_samples.contents(folder / "clean")
+    monkeypatch.setattr(shards.writer, "RECORD_SECONDS", 0.0)
+    with shards.ShardWriter(
+        folder / "half", shard_samples.META, shard_samples.SHARD_SIZE
+    ) as writer:
+        shard_samples.feed(writer, 13)
+    parts = sorted((folder / "half" / ".packing").glob("part-*"))
+    text, _, columns = parts[0].read_bytes()[17:].partition(b"\n")
+    known = json.loads(text)
+    count = known["totals"]["images"]
+    far, long = bytearray(columns), bytearray(columns)  # the first two columns
+    far[: 8 * count] = np.full(count, 1 << 40, "<u8").tobytes()
+    long[8 * count : 16 * count] = np.full(count, 1 << 40, "<u8").tobytes()
+    hostile = [
+        sealed(b"[" * 100_000),
+        sealed(b"9" * 5000),
+        sealed([]),
+        sealed({}),
+        sealed({**EMPTY, "totals": {**NONE, "images": 1 << 60}}),
+        sealed({**EMPTY, "totals": {**NONE, "images": "1"}}, OFFSETS),
+        sealed({**EMPTY, "totals": 5}),
+        sealed({**EMPTY, "end": -4096}, OFFSETS),
+        sealed({**EMPTY, "end": 4096}, OFFSETS),
+        sealed({**EMPTY, "shard": 3}, OFFSETS),
+        sealed({**EMPTY, "left_out": 7}, OFFSETS),
+        sealed({**EMPTY, "left_out": [["only a name"]]}, OFFSETS),
+        sealed({**EMPTY, "file": 5}, OFFSETS),
+        sealed({**known, "end": 1 << 40}, columns),
+        sealed({**known, "closed": True}, columns),
+        sealed({**known, "closed": True, "end": 1 << 40}, bytes(long)),
+        sealed(known, bytes(far)),
+        sealed(known, bytes(long)),
+        sealed(known, columns[:-1]),
+    ]
+    out = folder / "out"
+    for number, data in enumerate(hostile):
+        for place in (parts[0], parts[-1]):
+            shutil.copytree(folder / "half", out)
+            (out / ".packing" / place.name).write_bytes(data)
+            shard_samples.pack(out)
+            assert shard_samples.contents(out) == clean, number
+            shutil.rmtree(out)
+
+
+def test_what_is_no_record_is_none(folder):
+    """A FIFO is not waited for, a sparse giant is not read."""
+    shard_samples.pack(folder / "clean")
+    work = folder / "out" / ".packing"
+    for name in ("settings", "part-00000"):
+        for make in (os.mkfifo, lambda path: os.truncate(path, 1 << 40)):
+            work.mkdir(parents=True)
+            if make is not os.mkfifo:
+                (work / name).touch()
+            make(work / name)
+            shard_samples.pack(folder / "out")
+            assert shard_samples.contents(folder / "out") == shard_samples.contents(
+                folder / "clean"
+            )
+            shutil.rmtree(folder / "out")
+    (work / "settings").mkdir(parents=True)
+    with pytest.raises(ShardError, match=r"\.packing/settings.*directory"):
+        shard_samples.pack(folder / "out")
+
+
+def test_settings_that_are_none_are_replaced(folder):
+    for number, content in enumerate(
+        ([], {}, {"meta": 5}, {"meta": {"codec": "x"}}, b"[" * 99_999)
+    ):
+        out = folder / str(number)
+        (out / ".packing").mkdir(parents=True)
+        (out / ".packing" / "settings").write_bytes(sealed(content))
+        shard_samples.pack(out)
+        assert codec_of(out) == "raw"

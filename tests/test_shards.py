@@ -192,7 +192,7 @@ BAD_SAMPLES = [
     ({"height": 31}, "size must be"),
     ({"orig_width": 0}, "original size"),
     ({"label_width": 0}, "label size"),
-    ({"data": b""}, "no bytes"),
+    ({"data": b""}, "must have 1 to"),
     ({"data": bytes(100)}, "raw pixels must have"),
     ({"name": ""}, "name is empty"),
     ({"cls": np.array([0, 3, 0], np.float32)}, "whole numbers from 0 to 2"),

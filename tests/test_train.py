@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -210,7 +211,7 @@ def test_falls_back_past_a_damaged_checkpoint(
     data = bytearray(kept[1].read_bytes())
     data[len(data) // 2] ^= 1
     kept[1].write_bytes(data)
-    (kept[0].parent / ".1-2.tmp").write_bytes(b"what a killed process leaves")
+    (kept[0].parent / f".{'0' * 16}.tmp").write_bytes(b"what a killed process leaves")
     after = Notes()
     with caplog.at_level(logging.INFO, "yolodata"):
         done = train(settings, values, after.callbacks)
@@ -276,7 +277,7 @@ def test_the_newest_of_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run, url = tmp_path / "run", tmp_path / "elsewhere"
 
     def made(place: Path, epoch: int, step: int) -> Path:
-        return file.write(place / FOLDER, {"epoch": epoch, "step": step})
+        return checkpoints.write(place / FOLDER, epoch, step)
 
     mine = made(run, 1, 3)
     with Uploader(url) as uploader:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def texts() -> str:
-    """All texts in the package's source but docstrings; … stands for what is put into one."""
+    """All texts in the source but docstrings; … stands for what is put into one."""
     found = []
     for file in (ROOT / "yolodata").rglob("*.py"):
         nodes = list(ast.walk(ast.parse(file.read_text())))
@@ -21,6 +21,8 @@ def texts() -> str:
                 found.append("".join(part if isinstance(part, str) else "…" for part in parts))
             elif isinstance(node, ast.Constant) and id(node) not in docstrings:
                 found.append(str(node.value))
+    for file in (ROOT / "csrc").rglob("*.cpp"):
+        found += re.findall(r'"([^"\n]+)"', file.read_text())
     return "\n".join(found)
 
 

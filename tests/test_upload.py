@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import os
@@ -91,7 +92,7 @@ def test_what_was_put_comes_back_and_the_last_ones_are_kept(
     assert os.listdir(back.parent) == [back.name]
     place_ = ObjectStore(url, options)
     assert [entry.sequence for entry in place_.entries()] == [4, 3]
-    assert len(place_._names()) == 4  # two files, two manifests
+    assert len(place_._place.sizes()) == 4  # two files, two manifests
     # A later process, whose file has the same name, goes on counting.
     with Uploader(url, keep=2, options=options) as up:
         up.put(checkpoint(tmp_path / "run", 0))
@@ -246,11 +247,11 @@ def test_files_beside_do_not_lead_out_of_the_folder(name: str, tmp_path: Path) -
         up.put(checkpoint(tmp_path, 1), run_files(tmp_path / "run", 0))
     place = ObjectStore(url)
     [entry] = place.entries()
-    manifest = json.loads(place._fs.cat_file(place._path(f"{entry.stem}.json")))
+    manifest = json.loads(place._place.head(entry.manifest, 10_000))
     manifest["beside"][0]["name"] = name
-    place._fs.pipe_file(place._path(f"{entry.stem}.json"), json.dumps(manifest).encode())
+    place._place.put_bytes(entry.manifest, json.dumps(manifest).encode())
     with pytest.raises(DamagedObject, match="no whole manifest"):
-        place.names_beside(entry)
+        place.manifest(entry)
 
 
 def test_an_outage_is_waited_for_and_reported_once(
@@ -400,18 +401,17 @@ def test_a_newer_file_replaces_the_waiting_one(store: S3Server, url: str, tmp_pa
 def test_what_is_damaged_on_the_way_is_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get, fetched = MemoryFileSystem.get_file, []
+    opened, fetched = MemoryFileSystem.open, []
 
-    def damaging(self: MemoryFileSystem, source: str, target: str) -> None:
-        get(self, source, target)
-        if not fetched:
-            Path(target).write_bytes(b"?" + Path(target).read_bytes()[1:])
-        fetched.append(source)
+    def damaging(self: MemoryFileSystem, path: str, *args: Any, **given: Any) -> Any:
+        data = opened(self, path, *args, **given).read()
+        fetched.append(path)
+        return io.BytesIO(data if len(fetched) > 1 else b"?" + data[1:])
 
-    monkeypatch.setattr(MemoryFileSystem, "get_file", damaging)
     url = f"memory://damaged/{tmp_path.name}"
     with Uploader(url) as up:
         up.put(checkpoint(tmp_path / "run", 1))
+    monkeypatch.setattr(MemoryFileSystem, "open", damaging)
     back = download_newest(url, tmp_path / "back")
     assert back.read_bytes() == (tmp_path / "run" / back.name).read_bytes()
     assert len(fetched) == 2
@@ -434,11 +434,13 @@ def test_damaged_and_incomplete_files_are_passed_over(
     escape["name"] = "../escaped.ckpt"
     escape["file"] = f"{manifests[1][:25]}-../escaped.ckpt"
     files.pipe(f"{url}/{manifests[1]}", json.dumps(escape).encode())
+    files.pipe(f"{url}/00000009-{'0' * 16}.json", b"")  # no part of which can be asked for
     with caplog.at_level(logging.WARNING, "yolodata"):
         back = fetch(store, url, tmp_path / "back")
     assert back is not None
     assert back.name == "00000-00000000.ckpt"
     told = [r.message for r in caplog.records if "looking for an older one" in r.message]
+    assert "it has 0 bytes" in told.pop(0)
     assert [("checksum" in m, "manifest" in m, "not there" in m) for m in told] == [
         (True, False, False), (False, True, False), (False, False, True), (False, True, False),
     ]  # fmt: skip
@@ -452,11 +454,11 @@ def test_names_do_not_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
         up.put(checkpoint(tmp_path, 1))
     place = ObjectStore(url)
     [entry] = place.entries()
-    manifest = json.loads(place._fs.cat_file(place._path(f"{entry.stem}.json")))
+    manifest = json.loads(place._place.head(entry.manifest, 10_000))
     manifest |= {"name": name, "file": f"{entry.stem}-{name}"}
-    place._fs.pipe_file(place._path(f"{entry.stem}.json"), json.dumps(manifest).encode())
+    place._place.put_bytes(entry.manifest, json.dumps(manifest).encode())
     with pytest.raises(DamagedObject, match="no whole manifest"):
-        place.get(entry, tmp_path / "back")
+        place.manifest(entry)
 
 
 def test_a_store_that_hangs_holds_nobody_up(

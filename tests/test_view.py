@@ -252,7 +252,7 @@ def test_limbs_join_known_keypoints(person: Path, more: str, limbs: overlay.Limb
     [
         ("skeleton: [[0, 17]]", "must be pairs of the keypoints 0 to 16"),
         ("skeleton: [[0, 1, 2]]", "must be pairs"),
-        ("skeleton: arms", "got arms"),
+        ("skeleton: arms", "got 'arms'"),
         ("skeleton: [[0, true]]", "must be pairs"),
         ("names: [a]", "has no 'skeleton"),
         ("{", "cannot be read for its skeleton"),

@@ -35,6 +35,7 @@ class LabelTable:
         flip_idx: object | None = None,
         outline_points: int = 0,
         oriented: bool = False,
+        where: str = "",
     ) -> None: ...
     def __len__(self) -> int: ...
 
@@ -245,6 +246,18 @@ def wait_for_pages(
     Brings mapped bytes into memory; returns for how many nanoseconds this thread waited.
     """
 
+def note_map(address: int, nbytes: int, path: str) -> None:
+    """Says which file is mapped, for `explain_cut_off`."""
+
+def forget_map(address: int) -> None:
+    """To be called before memory is unmapped."""
+
+def explain_cut_off(status: int, file: int) -> tuple[int, int]:
+    """
+    Has a file named, and the process end with `status`, where SIGBUS would end it because the
+    file was cut off; returns the arguments of the call before. -1, -1 ends that.
+    """
+
 RENDER_TASK_BYTES: int = 3808
 
 def render_cuda(
@@ -389,4 +402,4 @@ def ordinary_labels(
 ) -> (
     tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], list[int]] | None
 ): ...
-def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> tuple[int, int, bool] | None: ...
+def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> tuple[int, int, int, bool, bool] | None: ...

@@ -11,6 +11,17 @@ from typing import Any
 
 from yolodata.errors import ConfigError
 
+_SHOWN = 200  # characters of a value in a message
+
+
+def shown(value: Any) -> str:
+    """Returns `repr(value)` for a message: the beginning of it, whatever the value is."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end; a number of thousands of digits
+        text = f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
 
 def whole(name: str, value: Any, least: int, most: int | None = None, where: str = "") -> int:
     """The value as an int.
@@ -29,7 +40,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None, where: str
             raise TypeError
         found = operator.index(value)
     except TypeError:
-        raise ConfigError(f"{name} must be a whole number, got {value!r}") from None
+        raise ConfigError(f"{name} must be a whole number, got {shown(value)}") from None
     if found < least or (most is not None and found > most):
         if most is None:
             allowed = f"at least {least}"
@@ -37,22 +48,27 @@ def whole(name: str, value: Any, least: int, most: int | None = None, where: str
             power = most.bit_length()
             end = f"2**{power} - 1" if power >= 32 and most == (1 << power) - 1 else f"{most}"
             allowed = f"{least} to {end}{where}"
-        raise ConfigError(f"{name} must be {allowed}, got {found}")
+        raise ConfigError(f"{name} must be {allowed}, got {shown(found)}")
     return found
 
 
 def wholes(name: str, values: Any) -> list[int]:
     """The values as a list of ints; ConfigError where they are something else."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise ConfigError(f"{name} must be a list of whole numbers, got {values!r}")
+        raise ConfigError(f"{name} must be a list of whole numbers, got {shown(values)}")
     return [whole(f"each of {name}", value, 0) for value in values]
 
 
 def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
     """The value as a float; ConfigError where it is no finite number, or out of range."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a finite number, got {value!r}")
-    found = float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError
+        found = float(value)
+    except (TypeError, OverflowError):  # a whole number of hundreds of digits
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(f"{name} must be a finite number, got {shown(value)}")
     if not least <= found <= most:
         allowed = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
         raise ConfigError(f"{name} must be {allowed}, got {found:g}")
@@ -62,7 +78,7 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     """The value, if it is one of those allowed; ConfigError otherwise."""
     if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
     return str(value)
 
 

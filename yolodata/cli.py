@@ -10,7 +10,8 @@ from yolodata import __version__
 from yolodata.arguments import Parser
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError, YolodataError, lacking
-from yolodata.terminal import spell_out
+from yolodata.redaction import hide_secrets, redacted
+from yolodata.terminal import printable, spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -55,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     that yolodata explains, 130 an interruption.
     """
     spell_out()
+    hide_secrets()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except YolodataError as error:
-        print(f"yolodata: {error}", file=sys.stderr)
+        print("yolodata: " + printable(redacted(error), keep="\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("yolodata: interrupted", file=sys.stderr)
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not lacking(error):
             raise
-        print(f"yolodata: {lacking(error)} ({error})", file=sys.stderr)
+        print(f"yolodata: {lacking(error)} ({redacted(error)})", file=sys.stderr)
         return 2
 
 
@@ -89,7 +91,10 @@ def _run(words: list[str]) -> int:
         args = parser.parse_args(words)
     except SystemExit as end:  # argparse has printed the help
         return int(end.code or 0)
-    return int(args.run(args) or 0)
+    from yolodata.shards.mapping import explaining_cut_off
+
+    with explaining_cut_off(2):
+        return int(args.run(args) or 0)
 
 
 def overview() -> str:

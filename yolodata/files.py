@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,13 +73,44 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     Raises:
         OSError: there is no such file, it is no regular one, or it is larger (EFBIG).
     """
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise OSError(
+                errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
+            )
+        # As many bytes as there are, and not `limit`: so many would be set aside for each file.
+        data = os.read(fd, min(size + 1, limit))
+        while more := os.read(fd, min(limit - len(data), _BLOCK)):  # short, growing, of no size
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20) -> Iterator[bytes]:
+    """Reads the lines of a file of at most `limit` bytes; those above `longest` are left out.
+
+    Yields:
+        lines with their ends; the last one may have none.
+
+    Raises:
+        OSError: as `read_regular`.
+    """
     with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise OSError(
                 errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
             )
-        return file.read(limit)
+        while line := file.readline(longest):
+            whole = len(line) < longest or line.endswith(b"\n")
+            if whole:
+                yield line
+            while not whole:
+                rest = file.readline(longest)
+                whole = len(rest) < longest or rest.endswith(b"\n")
 
 
 def sync_file(path: Path) -> None:
@@ -94,16 +125,6 @@ def sync_file(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Make renames and removals in a folder durable."""
     sync_file(path)
-
-
-def write_durably(path: Path, data: Buffer) -> None:
-    """Create or overwrite a file and sync it; it may be half written after a crash."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -123,18 +144,6 @@ def publish(temporary: Path, final: Path) -> None:
     """Give a synced file its final name, durably."""
     os.replace(temporary, final)
     sync_folder(final.parent)
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what processes that were killed left of `temporary_file`."""
-    remove_quietly(folder.glob(".*.tmp"))
-
-
-def remove_quietly(files: Iterable[Path]) -> None:
-    """Remove files that nobody needs; what cannot be removed stays."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 def file_checksum(file: BinaryIO) -> str:

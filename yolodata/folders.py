@@ -14,9 +14,10 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,8 @@ from yolodata.files import Buffer, regular, write_all
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY = ".{}.tmp"
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+"""Names that `Folder.temporary` gives."""
 
 
 class Folder:
@@ -55,10 +58,21 @@ class Folder:
         path = Path(os.path.abspath(path))
         if create:
             # Never for everybody to write to, whatever the umask: `check_ours` would refuse it.
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileExistsError):  # of a file, opening says that it is none
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir(mode=0o775)
         return cls(os.open(path, _DIRECTORY), path)
+
+    @classmethod
+    def inside(cls, path: str | os.PathLike[str], *, create: bool = False) -> Folder:
+        """Opens a directory that lies in one which the user named: it must be no link itself.
+
+        Raises:
+            OSError: as `at` and `folder`.
+        """
+        path = Path(os.path.abspath(path))
+        with cls.at(path.parent, create=create) as parent:
+            return parent.folder(path.name, create=create)
 
     def folder(self, name: str, *, create: bool = False) -> Folder:
         """Opens a directory in this one.
@@ -152,12 +166,11 @@ class Folder:
         Raises:
             OSError: as `open`; or it is larger (EFBIG).
         """
-        fd = self.open(name, os.O_RDONLY)
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise OSError(errno.EFBIG, f"has more than {limit} bytes", str(self.path / name))
-        return data
+        with os.fdopen(self.open(name, os.O_RDONLY), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise OSError(errno.EFBIG, f"has more than {limit} bytes", str(self.path / name))
+            return file.read(size)
 
     @contextlib.contextmanager
     def temporary(self, mode: int = 0o666) -> Iterator[tuple[str, BinaryIO]]:
@@ -175,21 +188,44 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.fd)
 
-    def replace(self, name: str, data: Buffer) -> None:
-        """Gives a file new content, durably: whoever reads it finds the old or the new one whole.
+    def replace(
+        self, name: str, data: Buffer, by: Folder | None = None, *, durable: bool = True
+    ) -> None:
+        """Gives a file new content: whoever reads it finds the old or the new one whole.
 
         What has the name is not written to. A link of that name is replaced, not followed.
-        """
-        with self.temporary() as (temporary, file):
-            write_all(file.fileno(), data)
-            os.fsync(file.fileno())
-            self.rename(temporary, name)
 
-    def rename(self, name: str, new: str, to: Folder | None = None) -> None:
-        """Gives a file another name, durably, here or in another folder of the file system."""
+        Args:
+            name: of the file.
+            data: its content.
+            by: a folder of the same file system to write the new file in; this one by default.
+            durable: it is on the disk when this returns; False: the system writes it when it likes,
+                and after a power cut an older one may be there.
+        """
+        by = by or self
+        with by.temporary() as (temporary, file):
+            write_all(file.fileno(), data)
+            if durable:
+                os.fsync(file.fileno())
+            by.rename(temporary, name, self, durable=durable)
+
+    def rename(
+        self, name: str, new: str, to: Folder | None = None, *, durable: bool = True
+    ) -> None:
+        """Gives a file another name, here or in another folder of the file system."""
         to = to or self
-        os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
-        to.sync()
+        try:
+            os.replace(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(to.path / new)) from None
+        if durable:
+            to.sync()
+
+    def remove_temporary(self) -> None:
+        """Removes what processes that were killed left of `temporary`, and nothing else."""
+        for name in filter(TEMPORARY.fullmatch, self.names()):
+            with contextlib.suppress(OSError):
+                self.remove(name)
 
     def stat(self, name: str) -> os.stat_result | None:
         """What is known of a name, of a link itself; None where nothing has it."""
@@ -208,8 +244,26 @@ class Folder:
         Raises:
             OSError: it is a directory, or may not be removed.
         """
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path / name)) from None
+
+    def remove_all(self, ours: re.Pattern[str], keep: Collection[str] = ()) -> None:
+        """Removes the files, and links, of a pattern of names.
+
+        Args:
+            ours: what a whole name must match.
+            keep: names that stay all the same.
+
+        Raises:
+            OSError: as `remove`.
+        """
+        for name in self.names():
+            if ours.fullmatch(name) and name not in keep:
+                self.remove(name)
 
     def remove_folder(self, name: str) -> None:
         """Removes an empty directory.
@@ -218,6 +272,28 @@ class Folder:
             OSError: it is not empty, not a directory, or may not be removed.
         """
         os.rmdir(name, dir_fd=self.fd)
+
+    def remove_tree(self, name: str, depth: int) -> None:
+        """Removes a directory with all that is in it, links themselves.
+
+        Args:
+            name: of the directory.
+            depth: how many directories lie in one another there at most.
+
+        Raises:
+            OSError: it is a link or something else, is deeper, or may not be removed.
+        """
+        with self.folder(name) as inner:
+            for entry in inner.names():
+                found = inner.stat(entry)
+                if found is None or not stat.S_ISDIR(found.st_mode):
+                    inner.remove(entry)
+                elif depth > 1:
+                    inner.remove_tree(entry, depth - 1)
+                else:
+                    why = "lies deeper than anything of ours; remove it"
+                    raise OSError(errno.ENOTEMPTY, why, str(inner.path / entry))
+        self.remove_folder(name)
 
     def sync(self) -> None:
         """Makes renames and removals in this directory durable."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolodata import cgroup
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def usable_cores() -> tuple[int, ...]:
@@ -49,6 +56,31 @@ def available_memory(root: Path = cgroup.ROOT) -> int:
     free = int(psutil.virtual_memory().available)
     limited = cgroup.memory_free(root)
     return free if limited is None else min(free, limited)
+
+
+def give_back_memory() -> None:
+    """Gives memory that was freed, and that the allocator kept, back to the system.
+
+    Note [freed is not given back]. Batches and images are freed in any order, by several threads,
+    each with a heap of its own. glibc keeps what lies between pieces in use, which this gives back,
+    and up to 64 MB at the top of the heap of each thread, also of one that has ended, which nothing
+    gives back. So large memory of threads is taken from the system itself: `fresh_memory`. Other
+    allocators than glibc's have no such function; nothing happens there.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def fresh_memory(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Takes zeroed memory uint8 (nbytes,) from the system, which has it back when it is forgotten.
+
+    For what is large and used again: the system makes each page when it is first touched.
+    """
+    import numpy as np
+
+    pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.uint8, nbytes)
 
 
 def ranks_here(world_size: int = 1) -> int:

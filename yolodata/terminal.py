@@ -1,4 +1,4 @@
-"""Output that every terminal can show.
+"""Output that every terminal can show, and that does nothing to it.
 
 A terminal need not know `×` (`PYTHONIOENCODING=ascii`), and no terminal knows the bytes of a file
 name that is not UTF-8. Python then raises in the middle of a line, after hours of packing maybe.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import re
 import sys
 
 _SIGNS = {
     "×": "x", "…": "...", "·": "*", "–": "-", "—": "-", "─": "-", "█": "#", "µ": "u", "±": "+-",
     "°": "deg",
 }  # fmt: skip
+_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # signs that move or turn
 _HANDLER = "yolodata.spell_out"
 
 
@@ -39,6 +41,18 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
         for sign in error.object[error.start : error.end]
     )
     return text, error.end
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Spells out control characters: a file's name may hold what clears or colours a terminal.
+
+    Args:
+        text: for people, of names that others chose.
+        keep: signs that stay as they are, such as the end of a line.
+    """
+    return _ACTS.sub(
+        lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], str(text)
+    )
 
 
 def size_text(nbytes: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import reprlib
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from yolodata.arguments import NamesAndValues
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
+from yolodata.files import read_regular
+from yolodata.outputs import write_output
 from yolodata.overlay import (
     COCO_FLIP,
     COCO_LIMBS,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from yolodata.shards import ShardDataset
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_LONGEST = 4 << 20  # bytes of a YAML that is read for its skeleton
 _MOST = 400  # pictures of a sheet
 Float32 = npt.NDArray[np.float32]
 
@@ -171,14 +175,7 @@ def _write(file: Path, sheet: Picture) -> None:
         raise ConfigError(
             f"{file.suffix} has no room for {size}; give a smaller --count, or --out with .png"
         )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data.tobytes())
-    except OSError as error:
-        raise ConfigError(
-            f"--out {file} cannot be written: {error.strerror or error}; give a file in a "
-            "folder that exists or can be made"
-        ) from None
+    write_output(file, data.tobytes(), "--out")
 
 
 def _style(subset: Subset, skeleton: Path | None) -> Style:
@@ -228,8 +225,8 @@ def _skeleton(file: Path, count: int) -> Limbs | None:
     import yaml
 
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        data = yaml.safe_load(read_regular(file, _LONGEST))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read for its skeleton: {error}") from None
     found = data.get("skeleton") if isinstance(data, dict) else None
     if found is None:
@@ -239,13 +236,14 @@ def _skeleton(file: Path, count: int) -> Limbs | None:
         if isinstance(found, list)
         else [[]]
     )
-    numbers = [number for pair in pairs for number in pair]
-    whole_pairs = all(len(pair) == 2 for pair in pairs) and all(type(n) is int for n in numbers)
+    of_two = all(len(pair) == 2 for pair in pairs)
+    numbers = [number for pair in pairs for number in pair] if of_two else []
+    whole_pairs = of_two and all(type(number) is int for number in numbers)
     first = 1 if whole_pairs and count in numbers and 0 not in numbers else 0
     if not whole_pairs or not all(0 <= n - first < count for n in numbers):
         raise ConfigError(
             f"{file}: 'skeleton' must be pairs of the keypoints 0 to {count - 1}, such as "
-            f"[[0, 1], [1, 2]], got {str(found)[:200]}; correct the YAML"
+            f"[[0, 1], [1, 2]], got {reprlib.repr(found)}; correct the YAML"
         )
     return tuple((a - first, b - first) for a, b in pairs)
 
@@ -302,7 +300,7 @@ def _stored(subset: Subset, image: int) -> Shown:
     offsets = shards.polygon_offset[rows.start : rows.stop + 1].astype(np.int64).tolist()
     for start, stop in pairwise(offsets):
         if stop > start:
-            polygons.append(shards.polygon[start:stop])
+            polygons.append(_drawable(shards, shards.polygon[start:stop]))
     shape = picture.shape[:2]
     masks = _masks(polygons, shape) if subset.mask_ratio else None
     size = f"{picture.shape[1]} x {picture.shape[0]}"
@@ -310,9 +308,15 @@ def _stored(subset: Subset, image: int) -> Shown:
     cls, boxes = subset.cls[rows], subset.box[rows]
     if subset.oriented:
         boxes = oriented_boxes([p * np.array(shape[::-1], np.float32) for p in polygons], shape)
-    keypoints = None if subset.keypoints is None else subset.keypoints[rows]
-    labelled = Labelled(picture, cls, boxes, polygons, masks, keypoints)
+    keypoints = None if subset.keypoints is None else _drawable(shards, subset.keypoints[rows])
+    labelled = Labelled(picture, cls, _drawable(shards, boxes), polygons, masks, keypoints)
     return Shown(f"index {title}", caption, labelled, None)
+
+
+def _drawable(shards: ShardDataset, values: Float32) -> Float32:
+    """Fractions of the picture, cut down to what OpenCV's whole pixels can hold."""
+    shards.check_finite(values)
+    return np.clip(values, -16, 16)
 
 
 def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

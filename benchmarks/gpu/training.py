@@ -225,7 +225,7 @@ def resume(args: argparse.Namespace) -> bool:
     codes += [Run(args.folder, "cut", "resume", [*common, "resume=auto"]).end(), whole.end()]
     if codes != [75, 0, 0]:
         return False
-    a, b = (torch.load(run.notes / "0.pt") for run in (whole, cut))
+    a, b = (torch.load(run.notes / "0.pt", weights_only=True) for run in (whole, cut))
     finite = all(bool(v.float().isfinite().all()) for v in b.values())
     other = sum(x != y for x, y in zip(whole.losses(), cut.losses(), strict=False))
     say(
@@ -277,7 +277,7 @@ def ddp(args: argparse.Namespace) -> bool:
     saved = [plain.notes / "0.pt", nccl.notes / "0.pt", both.notes / "0.pt", both.notes / "1.pt"]
     if not all(file.exists() for file in saved):
         return False
-    alone, by_nccl, first, second = (torch.load(file) for file in saved)
+    alone, by_nccl, first, second = (torch.load(file, weights_only=True) for file in saved)
     between = apart(first, second)
     say(
         f"largest difference of a weight: between the two ranks {between:.3g}; to the process "

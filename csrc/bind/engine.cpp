@@ -1,7 +1,9 @@
 #include "bind/engine.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <memory>
@@ -14,6 +16,7 @@
 #include "bind/arrays.h"
 #include "bind/label_table.h"
 #include "bind/labels.h"
+#include "engine/cut_off.h"
 #include "engine/engine.h"
 #include "plan/plan.h"
 #include "plan/plan_config.h"
@@ -245,6 +248,18 @@ void bind_engine(nb::module_& m) {
       },
       "bytes"_a,
       "Brings mapped bytes into memory; returns for how many nanoseconds this thread waited.");
+  m.def("note_map", &note_map, "address"_a, "nbytes"_a, "path"_a,
+        "Says which file is mapped, for `explain_cut_off`.");
+  m.def("forget_map", &forget_map, "address"_a, "To be called before memory is unmapped.");
+  m.def(
+      "explain_cut_off",
+      [](int status, int file) {
+        const CutOff before = explain_cut_off({status, file});
+        return std::pair{before.status, before.file};
+      },
+      "status"_a, "file"_a,
+      "Has a file named, and the process end with `status`, where SIGBUS would end it because the\n"
+      "file was cut off; returns the arguments of the call before. -1, -1 ends that.");
 }
 
 }  // namespace yolodata

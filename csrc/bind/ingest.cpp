@@ -32,11 +32,12 @@ nb::object ordinary_labels(const nb::bytes& text, std::size_t classes, std::size
   return nb::make_tuple(std::move(cls), std::move(box), std::move(rest), std::move(found->ends));
 }
 
-// (height, width, plain), or None; see read_jpeg_header.
+// (height, width, scans, ordinary, plain), or None; see read_jpeg_header.
 nb::object jpeg_header(
     const nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& data) {
   const auto found = read_jpeg_header(data.data(), data.size());
-  return found ? nb::object(nb::make_tuple(found->height, found->width, found->plain)) : nb::none();
+  if (!found) return nb::none();
+  return nb::make_tuple(found->height, found->width, found->scans, found->ordinary, found->plain);
 }
 
 }  // namespace
@@ -48,7 +49,7 @@ void bind_ingest(nb::module_& m) {
                 "list[int]] | None"));
   m.def("jpeg_header", &jpeg_header, "data"_a,
         nb::sig("def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> "
-                "tuple[int, int, bool] | None"));
+                "tuple[int, int, int, bool, bool] | None"));
 }
 
 }  // namespace yolodata

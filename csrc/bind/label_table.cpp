@@ -1,6 +1,10 @@
 #include "bind/label_table.h"
 
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <exception>
+#include <utility>
 
 using namespace nanobind::literals;
 
@@ -10,9 +14,10 @@ std::shared_ptr<OwnedLabelTable> make_label_table(
     const Column<std::uint32_t>& height, const Column<std::uint32_t>& width,
     const Column<std::uint64_t>& object_offset, const Column<float>& cls, const Table<float>& box,
     const nb::object& polygon_offset, const nb::object& polygon, const nb::object& keypoints,
-    const nb::object& flip_idx, std::int32_t outline_points, bool oriented) {
+    const nb::object& flip_idx, std::int32_t outline_points, bool oriented, std::string where) {
   auto table = std::make_shared<OwnedLabelTable>();
   LabelTable& view = table->view;
+  view.where = std::move(where);
   const std::size_t images = height.shape(0), objects = cls.shape(0);
   require(width.shape(0) == images && object_offset.shape(0) == images + 1,
           "height and width need one entry an image, object_offset one more");
@@ -72,11 +77,19 @@ std::shared_ptr<OwnedLabelTable> make_label_table(
 }
 
 void bind_label_table(nb::module_& m) {
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const LabelError& error) {
+      PyErr_SetString(nb::module_::import_("yolodata.errors").attr("ShardError").ptr(),
+                      error.what());
+    }
+  });
   nb::class_<OwnedLabelTable>(m, "LabelTable",
                               "The label table of a dataset; keeps its arrays alive.")
       .def(nb::new_(&make_label_table), "height"_a, "width"_a, "object_offset"_a, "cls"_a, "box"_a,
            "polygon_offset"_a = nb::none(), "polygon"_a = nb::none(), "keypoints"_a = nb::none(),
-           "flip_idx"_a = nb::none(), "outline_points"_a = 0, "oriented"_a = false)
+           "flip_idx"_a = nb::none(), "outline_points"_a = 0, "oriented"_a = false, "where"_a = "")
       .def("__len__", [](const OwnedLabelTable& table) { return table.view.images; });
 }
 

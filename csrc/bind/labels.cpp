@@ -144,7 +144,7 @@ nb::dict letterbox_masks(const OwnedLabelTable& table, const Positions& images,
       std::vector<Object> objects =
           letterbox_objects(table.view, images.data()[i], placement(placements, i)).list;
       const auto first = static_cast<std::int64_t>(order.size());
-      masks[i] = draw_masks(objects, width, height, {mask_ratio, overlap_mask});
+      masks[i] = draw_masks(objects, width, height, {mask_ratio, overlap_mask}, table.view.where);
       for (const Object& object : objects) order.push_back(first + object.number);
     }
   }

@@ -72,7 +72,8 @@ void take(const nb::dict& values, const char* name, HsvJitter& hsv) {
   for (const double draw : draws)
     if (!std::isfinite(draw) || std::abs(draw) > 1e6)
       throw std::invalid_argument(std::string("the recipe's '") + name +
-                                  "' draws must be finite numbers");
+                                  "' draws must be numbers from -1000000 to 1000000, got " +
+                                  std::to_string(draw));
   hsv = hsv_jitter({draws[0], draws[1], draws[2]});
 }
 

@@ -66,7 +66,7 @@ bool paste(Plan& plan, int onto, int from, double share, const LabelTable& table
       std::nearbyint(share * static_cast<double>(chosen.size()))));  // ties to even, as Python's
   if (chosen.empty()) return false;
   Paste paste{onto, {}, {}};
-  Raster raster(width, height);
+  Raster raster(width, height, table.where);
   std::vector<Run> runs;
   for (const Object* object : chosen) {
     paste.objects.push_back({object->tile, object->number});

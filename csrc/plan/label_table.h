@@ -3,8 +3,15 @@
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
+#include <string>
 
 namespace yolodata {
+
+// Labels of which nothing can be made: says which file and column, and what to do.
+struct LabelError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 struct LabelTable {
   std::int64_t images;
@@ -22,6 +29,7 @@ struct LabelTable {
   const float* keypoints = nullptr;  // [objects, keypoint_count, 3] x, y in 0..1, visibility
   std::int32_t keypoint_count = 0;
   const std::int32_t* flip_idx = nullptr;  // [keypoint_count] which one a mirrored one becomes
+  std::string where = {};                  // the labels are from, for messages
 
   std::span<const float> keypoints_of(std::uint64_t object) const {
     const auto size = 3 * static_cast<std::size_t>(keypoint_count);

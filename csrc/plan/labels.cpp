@@ -40,7 +40,7 @@ Labels labels(const Plan& plan, const LabelTable& table, const MaskConfig& masks
   std::vector<Object> objects = picture_objects(plan, table).list;
   for (Object& object : objects) flip(object, recipe, table.flip_idx);
   Labels result;
-  if (masks.ratio > 0) result.masks = draw_masks(objects, recipe.width, recipe.height, masks);
+  if (masks.ratio > 0) result.masks = draw_masks(objects, recipe.width, recipe.height, masks, table.where);
   const float width = static_cast<float>(recipe.width), height = static_cast<float>(recipe.height);
   result.cls.reserve(objects.size());
   result.box_size = table.oriented ? 5 : 4;

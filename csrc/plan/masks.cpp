@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "plan/label_table.h"
 #include "plan/raster.h"
 
 namespace yolodata {
@@ -39,11 +39,11 @@ std::vector<std::size_t> by_area(const std::vector<Shape>& shapes) {
 }  // namespace
 
 Masks draw_masks(std::vector<Object>& objects, std::int32_t width, std::int32_t height,
-                 const MaskConfig& config) {
+                 const MaskConfig& config, const std::string& where) {
   if (objects.size() > std::numeric_limits<std::uint16_t>::max())
-    throw std::runtime_error("a picture shows " + std::to_string(objects.size()) +
-                             " objects; masks can number 65535");
-  Raster raster(width, height);
+    throw LabelError(where + ": a picture shows " + std::to_string(objects.size()) +
+                     " objects; masks can number 65535");
+  Raster raster(width, height, where);
   Shrink shrink(width, height, config.ratio);
   std::vector<Shape> shapes;
   shapes.reserve(objects.size());
@@ -61,6 +61,11 @@ Masks draw_masks(std::vector<Object>& objects, std::int32_t width, std::int32_t 
   const std::size_t size =
       static_cast<std::size_t>(masks.width) * static_cast<std::size_t>(masks.height);
   const std::vector<std::size_t> order = by_area(shapes);
+  constexpr std::size_t kMostValues = std::size_t{1} << 29;  // a gigabyte
+  if (!config.overlap && objects.size() > kMostValues / size)
+    throw LabelError(where + ": a picture shows " + std::to_string(objects.size()) +
+                     " objects; a mask for each (overlap_mask=False) takes too much memory, use "
+                     "overlap_mask=True");
   masks.classes.resize(size);
   if (config.overlap) {
     std::vector<Object> sorted;

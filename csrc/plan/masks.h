@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "plan/objects.h"
@@ -22,8 +23,9 @@ struct Masks {
 };
 
 // Draws the objects of a picture. Overlapping ones are put in the order of their numbers, from
-// large to small. Throws std::runtime_error for more objects than numbers.
+// large to small. `where` they are from, for messages. Throws LabelError for more objects than
+// numbers, or than maps that fit into a gigabyte.
 Masks draw_masks(std::vector<Object>& objects, std::int32_t width, std::int32_t height,
-                 const MaskConfig& config);
+                 const MaskConfig& config, const std::string& where);
 
 }  // namespace yolodata

@@ -1,10 +1,12 @@
 #include "plan/objects.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <iterator>
 #include <limits>
 #include <span>
+#include <string>
 #include <utility>
 
 #include "core/polygon.h"
@@ -100,6 +102,42 @@ std::vector<float> place(std::span<const float> outline, const Tile& tile, const
   return points;
 }
 
+// The most objects with an outline, and points of all outlines, of one canvas: 256 MiB of floats. A
+// single long outline gives as many points to each of the others.
+constexpr std::size_t kMostOutlines = 65535, kMostPoints = std::size_t{1} << 25;
+
+void limit_points(const LabelTable& table, std::size_t outlines, std::size_t points) {
+  if (points > kMostPoints || outlines > kMostOutlines)
+    throw LabelError(table.where + ": column polygon: " + std::to_string(outlines) +
+                     " outlines of one picture would take " + std::to_string(points) +
+                     " points; at most " + std::to_string(kMostOutlines) + " outlines and " +
+                     std::to_string(kMostPoints) + " points can be drawn, pack simpler ones");
+}
+
+// Labels are checked for what is no number when they are used, not when a dataset is opened:
+// polygons may be larger than all other labels together.
+void require_finite(const LabelTable& table, const char* column, const float* values,
+                    std::size_t count) {
+  constexpr std::uint32_t kExponent = 0x7F800000;  // all ones: infinite, or no number
+  std::uint32_t wrong = 0;
+  for (std::size_t i = 0; i < count; ++i)
+    wrong |= (std::bit_cast<std::uint32_t>(values[i]) & kExponent) == kExponent ? 1u : 0u;
+  if (wrong != 0)
+    throw LabelError(table.where + ": column " + column +
+                     " must be finite; the file is damaged, pack again (`yolodata verify` names "
+                     "the byte)");
+}
+
+void require_finite(const LabelTable& table, std::int64_t image) {
+  const std::uint64_t first = table.object_offset[image], last = table.object_offset[image + 1];
+  if (table.has_outlines()) {
+    const std::uint64_t from = table.polygon_offset[first], to = table.polygon_offset[last];
+    require_finite(table, "polygon", table.polygon + 2 * from, 2 * (to - from));
+  }
+  const std::size_t size = table.keypoints_of(first).size();  // none: an empty span
+  require_finite(table, "keypoints", table.keypoints + size * first, size * (last - first));
+}
+
 // Points that upstream gives the outlines of an image: the wanted number, or one more than the
 // longest of them has.
 std::size_t points_of(const LabelTable& table, std::int64_t image) {
@@ -161,6 +199,7 @@ Objects tile_objects(const Layer& layer, int which, const LabelTable& table, con
   const Tile& tile = layer.tiles[which];
   const bool refined = table.outline_points > 0;
   const std::uint64_t first = table.object_offset[tile.image];
+  require_finite(table, tile.image);
   Objects objects;
   for (std::uint64_t o = first; o < table.object_offset[tile.image + 1]; ++o) {
     Object object{table.cls[o], place(table.box + 4 * o, tile),
@@ -235,7 +274,10 @@ void Objects::add(Objects others) {
 }
 
 Objects letterbox_objects(const LabelTable& table, std::int64_t image, const Letterbox& box) {
+  require_finite(table, image);
   Objects objects{{}, points_of(table, image)};
+  const std::uint64_t count = table.object_offset[image + 1] - table.object_offset[image];
+  limit_points(table, count, count * objects.points);
   const float size[2] = {static_cast<float>(box.width), static_cast<float>(box.height)};
   const float corner[2] = {static_cast<float>(box.left), static_cast<float>(box.top)};
   const std::uint64_t first = table.object_offset[image];
@@ -284,8 +326,14 @@ Objects canvas_objects(const Plan& plan, int which, const LabelTable& table) {
   if (refined)  // all at once: outlines that are refined in two steps have other points
     for (int t = 0; t < layer.tile_count; ++t)
       objects.points = std::max(objects.points, points_of(table, layer.tiles[t].image));
-  for (int t = 0; t < layer.tile_count; ++t)
-    objects.add(tile_objects(layer, t, table, mosaic ? &canvas : nullptr));
+  std::size_t points = 0;
+  for (int t = 0; t < layer.tile_count; ++t) {
+    Objects shown = tile_objects(layer, t, table, mosaic ? &canvas : nullptr);
+    for (const Object& object : shown.list) points += object.outline.size() / 2;
+    objects.add(std::move(shown));
+    const std::size_t count = objects.list.size();
+    limit_points(table, refined ? count : 0, refined ? count * objects.points : points);
+  }
   if (table.oriented) {  // cutting needs the outline
     for (Object& object : objects.list) {
       draw_outline(object, layer, table, objects.points);

@@ -40,11 +40,13 @@ void begin_as_opencv(Vertices& hull) {
   hull = from_right;
 }
 
-// Corners of the convex hull in order (Andrew's monotone chain).
+// Corners of the convex hull in order (Andrew's monotone chain). Points that perspective sends to
+// infinity have no order, and are left out.
 Vertices hull_of(std::span<const float> points) {
   Vertices sorted;
   for (std::size_t i = 0; i < points.size(); i += 2)
-    sorted.push_back({points[i], points[i + 1], static_cast<int>(i)});
+    if (std::isfinite(points[i]) && std::isfinite(points[i + 1]))
+      sorted.push_back({points[i], points[i + 1], static_cast<int>(i)});
   const auto key = [](const Vertex& v) { return std::tie(v.x, v.y); };
   std::sort(sorted.begin(), sorted.end(),
             [&](const Vertex& a, const Vertex& b) { return key(a) < key(b); });
@@ -191,7 +193,8 @@ class Calipers {
 
 OrientedBox rectangle_around(const Vertices& hull) {
   constexpr double kPi = std::numbers::pi;
-  OrientedBox best{hull[0].x, hull[0].y, 0, 0, 0};
+  OrientedBox best{};
+  if (hull.size() == 1) best = {hull[0].x, hull[0].y, 0, 0, 0};
   if (hull.size() > 2) {
     best = Calipers(hull).smallest();
   } else if (hull.size() == 2) {

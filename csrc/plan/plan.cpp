@@ -35,6 +35,7 @@ namespace {
 // does: products that fall on whole numbers (ten times 0.1) depend on the last bit.
 float gain(double exact) {
   const float nearest = static_cast<float>(exact);
+  if (!(exact >= 0)) return nearest;  // for `validate` to refuse
   if (disagreements(exact, nearest) == 0) return nearest;
   for (const float towards : {0.0f, 2.0f * nearest + 1.0f}) {
     const float candidate = std::nextafter(nearest, towards);
@@ -353,23 +354,28 @@ void invert(Layer& layer) {
   const double determinant = m[0] * (m[4] * m[8] - m[5] * m[7]) -
                              m[1] * (m[3] * m[8] - m[5] * m[6]) +
                              m[2] * (m[3] * m[7] - m[4] * m[6]);
-  if (determinant == 0 || !std::isfinite(determinant))
+  const auto fail = [] {
     throw std::invalid_argument(
         "the matrix of a layer cannot be inverted; give a 3x3 matrix that "
         "maps the canvas onto the picture with a determinant other than 0");
+  };
+  if (determinant == 0 || !std::isfinite(determinant)) fail();
   const double adjugate[9] = {
       m[4] * m[8] - m[5] * m[7], m[2] * m[7] - m[1] * m[8], m[1] * m[5] - m[2] * m[4],
       m[5] * m[6] - m[3] * m[8], m[0] * m[8] - m[2] * m[6], m[2] * m[3] - m[0] * m[5],
       m[3] * m[7] - m[4] * m[6], m[1] * m[6] - m[0] * m[7], m[0] * m[4] - m[1] * m[3]};
-  for (int i = 0; i < 9; ++i) layer.inverse[i] = static_cast<float>(adjugate[i] / determinant);
+  for (int i = 0; i < 9; ++i) {
+    layer.inverse[i] = static_cast<float>(adjugate[i] / determinant);
+    if (!std::isfinite(layer.inverse[i])) fail();
+  }
 }
 
 HsvJitter hsv_jitter(const double (&draws)[3]) {
   HsvJitter jitter{};
   std::copy(draws, draws + 3, jitter.draws);
   jitter.enabled = 1;
-  const int turn = static_cast<int>(std::floor(draws[0] * 180.0)) % 180;
-  jitter.hue_shift = turn < 0 ? turn + 180 : turn;
+  const double turn = std::fmod(std::floor(draws[0] * 180.0), 180.0);
+  jitter.hue_shift = static_cast<int>(turn < 0 ? turn + 180.0 : turn);
   jitter.saturation = gain(draws[1] + 1.0);
   jitter.value = gain(draws[2] + 1.0);
   return jitter;

@@ -5,12 +5,26 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "plan/label_table.h"
+
 namespace yolodata {
 
 namespace {
 
 constexpr int kShift = 16;
 constexpr std::int64_t kOne = std::int64_t{1} << kShift;
+
+// Limits that no outline of things comes near: all pixels of a picture of 4096 x 4096 pixels, and
+// sixteen times around them.
+constexpr std::size_t kMostRuns = std::size_t{1} << 24;
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 28;
+
+// Cut down to a whole pixel. Labels may have any finite number, and perspective any at all: what is
+// this far outside may be anywhere there, but sums and products of it must fit into integers.
+std::int32_t whole_pixel(float at) {
+  constexpr float kFar = 1 << 28;
+  return std::isnan(at) ? 0 : static_cast<std::int32_t>(std::clamp(at, -kFar, kFar));
+}
 
 // Sorts by row and then by column: rows are counted, because each has few items.
 template <typename T, typename Column>
@@ -99,8 +113,7 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
   points_.clear();
   crossings_.clear();
   for (std::size_t i = 0; i < outline.size(); i += 2) {
-    const Point point{static_cast<std::int32_t>(outline[i]),
-                      static_cast<std::int32_t>(outline[i + 1])};
+    const Point point{whole_pixel(outline[i]), whole_pixel(outline[i + 1])};
     if (points_.empty() || points_.back().x != point.x || points_.back().y != point.y)
       points_.push_back(point);
   }
@@ -111,15 +124,23 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
     const bool is_step = std::abs(b.x - a.x) <= 1 && std::abs(b.y - a.y) <= 1;
     if (is_step && inside(a) && inside(b))
       runs.push_back({b.y, b.x, b.x + 1});  // the other end belongs to the edge before
-    else if ((inside(a) && inside(b)) || clip(from, to))
+    else if ((inside(a) && inside(b)) || clip(from, to)) {
       line(from, to, runs);
+      steps_ += std::max(std::abs(to.x - from.x), std::abs(to.y - from.y));
+    }
     if (a.y != b.y) {
       if (from.y == to.y) from.y = a.y, to.y = b.y;
       const std::int64_t step = (std::int64_t{to.x} - from.x) * kOne / (to.y - from.y);
       const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
       for (std::int32_t y = std::max(top, 0); y < std::min(bottom, height_); ++y)
         crossings_.push_back({y, from.x * kOne + (y - from.y) * step});
+      steps_ += std::max(std::min(bottom, height_) - std::max(top, 0), 0);
     }
+    ++steps_;
+    if (runs.size() > kMostRuns || crossings_.size() > kMostRuns || steps_ > kMostSteps)
+      throw LabelError(where_ + ": column polygon: outlines of one picture cross it too often (" +
+                       std::to_string(outline.size() / 2) +
+                       " points in one of them); pack simpler ones");
     a = b;
   }
   sort_rows(crossings_, [](const Crossing& crossing) { return crossing.x; });

@@ -6,8 +6,11 @@
 // rule, where edges cross it in 16.16 fixed point. Self-crossing polygons have holes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace yolodata {
@@ -20,9 +23,13 @@ struct Run {
 // Fills polygons of pictures of one size.
 class Raster {
  public:
-  Raster(std::int32_t width, std::int32_t height) : width_(width), height_(height) {}
+  // `where` the polygons are from, for messages.
+  Raster(std::int32_t width, std::int32_t height, std::string where)
+      : width_(width), height_(height), where_(std::move(where)) {}
 
-  // Appends the runs of a polygon (x, y pairs) to `runs`, in any order and overlapping.
+  // Appends the runs of a polygon (x, y pairs) to `runs`, in any order and overlapping. Throws
+  // LabelError where edges that cross the picture again and again would take memory or time without
+  // end.
   void fill(std::span<const float> outline, std::vector<Run>& runs);
 
  private:
@@ -40,6 +47,8 @@ class Raster {
   void emit(std::int32_t y, std::int64_t x1, std::int64_t x2, std::vector<Run>& runs) const;
 
   std::int32_t width_, height_;
+  std::string where_;
+  std::int64_t steps_ = 0;  // along edges, of all polygons
   std::vector<Point> points_;
   std::vector<Crossing> crossings_;
 };

@@ -10,6 +10,8 @@ namespace yolodata {
 
 namespace {
 
+constexpr float kGreatestGain = 1000001.0f;  // of HsvJitter; its product with a byte is an integer
+
 // See LayerSources::mask.
 void check_mask(const std::vector<std::int32_t>& mask, std::int32_t width, std::int32_t height) {
   const auto fail = [] {
@@ -54,9 +56,9 @@ void validate(const Recipe& recipe) {
   }
   if (recipe.finish.hsv.enabled &&
       (recipe.finish.hsv.hue_shift < 0 || recipe.finish.hsv.hue_shift >= 180 ||
-       !(recipe.finish.hsv.saturation >= 0) || !(recipe.finish.hsv.value >= 0) ||
-       !std::isfinite(recipe.finish.hsv.saturation) || !std::isfinite(recipe.finish.hsv.value)))
-    fail("hsv draws must be finite; saturation and value draws must be -1 or more");
+       !(recipe.finish.hsv.saturation >= 0 && recipe.finish.hsv.saturation <= kGreatestGain) ||
+       !(recipe.finish.hsv.value >= 0 && recipe.finish.hsv.value <= kGreatestGain)))
+    fail("hsv draws must be finite; saturation and value draws must be -1 to 1000000");
   for (int i = 0; i < recipe.layer_count; ++i) {
     const Layer& layer = recipe.layers[i];
     if (layer.tile_count < 1 || layer.tile_count > kMaxTiles)

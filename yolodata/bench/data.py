@@ -21,11 +21,15 @@ from yolodata.bench import coco, drawing
 from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.files import file_checksum
+from yolodata.folders import Folder
 from yolodata.ingest import open_source, pack
 from yolodata.machine import usable_cores
 from yolodata.shards import reader
 
 Say = Callable[[str], None]
+
+_NOTE = "bench.json"
+"""In the folder of `--keep`: what it was filled for."""
 
 MANY = 3072
 """Pictures of the longer dataset.
@@ -97,7 +101,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     _claim(folder, wanted)
     note = plain / "source.json"  # written last
     if not note.exists():
-        shutil.rmtree(plain, ignore_errors=True)
+        _begin_anew(plain)
         images = MANY
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
@@ -123,19 +127,39 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
 
 
 def _claim(folder: Path, wanted: Wanted) -> None:
-    """Make sure that a folder is empty, or was filled for the same purpose."""
+    """Make sure that a folder is ours, and is empty or was filled for the same purpose."""
     purpose = {**vars(wanted), "data": str(wanted.data.resolve()) if wanted.data else None}
-    note = folder / "bench.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not note.exists():
-        if any(folder.iterdir()):
-            raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
-        note.write_text(json.dumps(purpose), encoding="utf-8")
-    elif (found := json.loads(note.read_text(encoding="utf-8"))) != purpose:
+    try:
+        with Folder.at(folder, create=True) as place:
+            place.check_ours()
+            if not place.names():
+                place.replace(_NOTE, json.dumps(purpose).encode())
+            elif place.stat(_NOTE) is None:
+                raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
+            found = json.loads(place.read(_NOTE, 1 << 16))
+            linked = [name for name in place.names() if (place.path / name).is_symlink()]
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{folder} cannot be used ({error}); give --keep another one") from None
+    if linked:
+        raise ConfigError(
+            f"{folder / linked[0]} is a link, and is not written through; give --keep an empty "
+            "folder"
+        )
+    if found != purpose:
         raise ConfigError(
             f"{folder} was filled for {found}, now it is to hold {purpose}; "
             "give --keep an empty folder"
         )
+
+
+def _begin_anew(folder: Path) -> None:
+    """Makes an empty folder in the one of `_claim`, in the place of what was left unfinished."""
+    with Folder.at(folder.parent) as place:
+        if place.stat(folder.name) is not None:
+            shutil.rmtree(folder)
+        os.mkdir(folder.name, dir_fd=place.fd)
 
 
 def _copy(data: Path, wanted: Wanted, folder: Path) -> int:
@@ -166,7 +190,7 @@ def _repeat(plain: Path, long: Path, repeats: int) -> None:
     """
     if (long / "data.yaml").exists():  # written last
         return
-    shutil.rmtree(long, ignore_errors=True)
+    _begin_anew(long)
     for folder in drawing.make_folders(long):
         for path in (plain / folder.relative_to(long)).iterdir():
             for turn in range(repeats):

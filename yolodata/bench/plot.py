@@ -6,12 +6,14 @@ long a name or an error bar is. Everything is placed in inches.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.bench import report
 from yolodata.errors import ConfigError
+from yolodata.outputs import write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,11 +79,12 @@ def write_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:
         ConfigError: matplotlib does not know the format, or the file cannot be written.
     """
     kept = {"Software": None, **metadata} if path.suffix.lower() == ".png" else None
+    drawn = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DPI, metadata=kept)
-    except (ValueError, OSError) as error:
+        figure.savefig(drawn, dpi=DPI, metadata=kept, format=path.suffix[1:].lower() or "png")
+    except ValueError as error:
         raise ConfigError(f"--plot {path}: {error}") from None
+    write_output(path, drawn.getbuffer(), "--plot")
 
 
 class _Writer:

@@ -13,6 +13,7 @@ from typing import Any
 
 from yolodata import environment
 from yolodata.bench.rounds import Measured
+from yolodata.outputs import write_output
 
 Document = dict[str, Any]
 
@@ -75,11 +76,12 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
 
 
 def save(path: Path, values: Document) -> None:
-    """Write as JSON; a file that is there is replaced at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    new.replace(path)
+    """Write as JSON; a file that is there is replaced at once.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    write_output(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def spread(samples: Sequence[float]) -> Document:

@@ -10,6 +10,7 @@ from typing import Any
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
+from yolodata.outputs import write_output
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,16 +68,8 @@ def run(args: argparse.Namespace) -> int:
     width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
     print(table(found, prices, lacking, width))
     if args.json:
-        _write(args.json, {
+        write_output(args.json, (json.dumps({
             "currency": prices.currency, "date": prices.date, "source": prices.source,
             "estimates": [one.as_dict() for one in found], "not_measured": lacking,
-        })  # fmt: skip
+        }, indent=1) + "\n").encode())  # fmt: skip
     return 0
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None

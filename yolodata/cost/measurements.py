@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +10,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
 from yolodata.cost.interruptions import Pauses
 from yolodata.errors import ConfigError
+from yolodata.files import read_regular
+from yolodata.plain_yaml import read_plain_yaml
+from yolodata.redaction import stored
 from yolodata.telemetry.journal import read_journal
+from yolodata.telemetry.step_row import read_steps
+
+_LIMIT = 256 << 20  # bytes of a JSON: results of benchmarks have some 10,000
 
 CPU = "cpu"
 """The name of what trains without a GPU, in prices too."""
@@ -63,8 +66,8 @@ def measurements(path: Path) -> list[Measurement]:
     if path.is_dir():
         return [of_run(path)]
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(read_regular(path, _LIMIT))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} cannot be read: {error}; give the folder of a run, or the JSON of `yolodata "
             "bench train` or `yolodata doctor`"
@@ -98,7 +101,7 @@ def of_run(folder: Path) -> Measurement:
     ranks = int(start["ranks"])
     images, seconds = _epochs(folder, ranks)
     pauses, lacking = _pauses(events)
-    what = ", ".join(f"{name} {arguments[name]}" for name in ("model", "imgsz", "batch")
+    what = ", ".join(f"{name} {stored(arguments[name])}" for name in ("model", "imgsz", "batch")
                      if name in arguments)  # fmt: skip
     epochs = arguments.get("epochs")
     return Measurement(
@@ -110,14 +113,10 @@ def of_run(folder: Path) -> Measurement:
 
 
 def _arguments(folder: Path) -> dict[str, Any]:
-    path = folder / "args.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return read_plain_yaml(folder / "args.yaml")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is no folder of a run: args.yaml: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold the arguments of a run")
-    return values
 
 
 def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
@@ -129,12 +128,10 @@ def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
     """
     rows: dict[int, list[tuple[float, int]]] = {}
     try:
-        with (folder / "steps.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-            for row in csv.DictReader(line for line in file if line.endswith("\n")):
-                step = float(row["time"]), int(row["images"])
-                rows.setdefault(int(row["epoch"]), []).append(step)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder} has no records of steps: steps.csv: {error!r}") from None
+        for row in read_steps(folder / "steps.csv"):
+            rows.setdefault(row.epoch, []).append((row.time, row.images))
+    except OSError as error:
+        raise ConfigError(f"{folder} has no records of steps: steps.csv: {error}") from None
     lengths = [len(steps) for steps in rows.values()]
     whole = [epoch for epoch in sorted(rows) if len(rows[epoch]) == max(lengths)]
     found = [
@@ -195,7 +192,9 @@ def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
     alone = "" if ranks == 1 else f", by one process of {ranks}"
     gpu = (values.get("machine") or {}).get("gpu")
     name = str(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
-    what = ", ".join(f"{n} {arguments[n]}" for n in ("model", "imgsz", "batch") if n in arguments)
+    what = ", ".join(
+        f"{n} {stored(arguments[n])}" for n in ("model", "imgsz", "batch") if n in arguments
+    )
     return Measurement(
         name, 1, 1, float(speed), path.name, what,
         f"training steps alone, with the loader of {examined.get('loader')}{alone}",

@@ -11,6 +11,9 @@ import yaml
 
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
+from yolodata.files import read_regular
+
+_LIMIT = 1 << 20  # bytes
 
 _FILE = ("currency", "date", "source", "gpus")
 _GPU = ("on_demand", "spot", "per", "gpus", "interruptions_per_hour", "replacement_minutes")
@@ -84,8 +87,8 @@ def read_prices(path: Path) -> Prices:
         ConfigError: it cannot be read, or a word or a value in it is wrong.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = yaml.safe_load(read_regular(path, _LIMIT))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as prices: {error}; {_EXAMPLE}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must have {', '.join(_FILE)}, got {values!r:.80}; {_EXAMPLE}")

@@ -4,16 +4,22 @@ DALI has no binary interface that lasts: a plugin works with the very version th
 It is therefore compiled when it is first asked for, which takes about 20 seconds on two cores, and
 kept in a cache folder under a name made of everything it depends on.
 
+Note [code of ours]. What is loaded runs with all rights of the user. So the folder must be the
+user's own and open to nobody else, and the file in it too, and neither may be a link. The file is
+loaded through the descriptor of the folder that was checked.
+
 `YOLODATA_CUDA` (auto, on, off) and `YOLODATA_CUDA_ARCHS` mean what they mean to the package's own
 build.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +31,8 @@ from typing import Any
 
 from yolodata.dali.compilers import CXX_FLAGS, NVCC_FLAGS, Cuda, find_cxx, gencode
 from yolodata.errors import ConfigError
+from yolodata.files import write_all
+from yolodata.folders import Folder
 from yolodata.machine import usable_cores
 
 log = logging.getLogger("yolodata")
@@ -38,15 +46,15 @@ def load(cache: str | Path | None = None) -> Path:
     """Make `fn.yolodata.render` known to DALI; compiles it if this DALI has not seen it yet.
 
     Args:
-        cache: folder of compiled plugins; None is `dali` in $YOLODATA_CACHE, or else in
-            ~/.cache/yolodata.
+        cache: folder of compiled plugins, which nobody else may write to; None is `dali` in
+            $YOLODATA_CACHE, or else in ~/.cache/yolodata.
 
     Returns:
         the plugin's file.
 
     Raises:
         ConfigError: DALI, a C++ compiler or CUDA's run time is missing, the folder cannot be
-            written, or compiling fails.
+            written or is not the user's alone, or compiling fails.
     """
     global _loaded
     if _loaded is None:
@@ -57,9 +65,10 @@ def load(cache: str | Path | None = None) -> Path:
                 f"DALI cannot be imported ({error}); install nvidia-dali-cuda120, or another build "
                 "of it"
             ) from None
-        plugin = _compiled(_cache_folder(cache))
-        plugin_manager.load_library(str(plugin))
-        _loaded = plugin
+        with _private(_cache_folder(cache)) as folder:
+            plugin = _compiled(folder)
+            plugin_manager.load_library(f"/proc/self/fd/{folder.fd}/{plugin}")
+            _loaded = folder.path / plugin
     return _loaded
 
 
@@ -85,8 +94,45 @@ def _source_folder() -> Path:
     )
 
 
-def _compiled(folder: Path) -> Path:
-    """The plugin's file for this DALI, compiler and source; made if it is not there."""
+@contextmanager
+def _private(path: Path) -> Iterator[Folder]:
+    """The folder of plugins, made if it is not there, checked to be the user's alone."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        folder = Folder.inside(path)
+        folder.check_ours()
+        if os.fstat(folder.fd).st_mode & stat.S_IWGRP:
+            raise PermissionError(errno.EPERM, "its group may write there", str(path))
+    except OSError as error:
+        raise _unusable(path, error) from error
+    with folder:
+        yield folder
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the DALI operator cannot be kept in '{path}' ({error}): it is code, so its folder must "
+        "be your own and closed to others (0700); name a folder that can be written to in "
+        "YOLODATA_CACHE"
+    )
+
+
+def _is_ours(folder: Folder, plugin: str) -> bool:
+    """Whether a plugin is there that nobody else could have put there, or changed."""
+    try:
+        fd = folder.open(plugin, os.O_RDONLY)
+    except OSError:  # none, or a link: what is compiled replaces it
+        return False
+    found = os.fstat(fd)
+    os.close(fd)
+    owners = {0, os.geteuid(), os.fstat(folder.fd).st_uid}
+    return found.st_uid in owners and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _compiled(folder: Folder) -> str:
+    """The plugin's name for this DALI, compiler and source; made if it is not there."""
     import nvidia.dali
 
     compiler, cuda, archs = _compiler(), _cuda(), _archs()
@@ -99,32 +145,36 @@ def _compiled(folder: Path) -> Path:
         depends.update(file.name.encode() + file.read_bytes())
     # Builds of DALI for different CUDA versions bear the same number.
     dali = f"{nvidia.dali.__version__}-cuda{nvidia.dali.__cuda_version__}"
-    plugin = folder / f"render-dali{dali}-{depends.hexdigest()[:16]}.so"
-    if plugin.is_file():
+    plugin = f"render-dali{dali}-{depends.hexdigest()[:16]}.so"
+    if _is_ours(folder, plugin):
         return plugin
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as work:
-            if not plugin.is_file():  # or another process made it meanwhile
+        with _alone(folder), tempfile.TemporaryDirectory(prefix="yolodata-dali-") as work:
+            if not _is_ours(folder, plugin):  # or another process made it meanwhile
                 log.warning(
                     "compiling yolodata's DALI operator for DALI %s; this happens once", dali
                 )
-                os.replace(_build(compiler, cuda, archs, source, Path(work)), plugin)
+                made = _build(compiler, cuda, archs, source, Path(work)).read_bytes()
+                folder.remove_temporary()
+                with folder.temporary(mode=0o700) as (temporary, written):
+                    write_all(written.fileno(), made)
+                    os.fsync(written.fileno())
+                    folder.rename(temporary, plugin)
     except OSError as error:
-        raise ConfigError(
-            f"the DALI operator cannot be kept in '{folder}' ({error}); name a folder that can be "
-            "written to in YOLODATA_CACHE"
-        ) from error
+        raise _unusable(folder.path, error) from error
     return plugin
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Folder) -> Iterator[None]:
     """One process at a time: the ranks of a training run would all compile the same."""
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
+    lock = folder.open(".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
         with suppress(OSError):  # file systems without locks: each compiles, the last one stays
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _build(

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from yolodata.arguments import ANY_NAME
 from yolodata.checks import one_of
 from yolodata.errors import ConfigError
+from yolodata.plain_yaml import read_settings
+from yolodata.redaction import refuse_secrets, stored
 
 if TYPE_CHECKING:
     from yolodata.doctor.report import Report
@@ -131,21 +133,18 @@ def _arguments_of_run(folder: Path) -> dict[str, Any]:
     """What the run's records say of its arguments that is no default, and of no other run."""
     if not (folder / "args.yaml").is_file():
         return {}
-    import yaml
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     from yolodata.train.settings import TrainSettings
 
-    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
-    if not isinstance(saved, dict):
-        raise ConfigError(f"{folder / 'args.yaml'} does not hold the arguments of a run")
+    saved = read_settings(folder / "args.yaml")
     own = {"mode", "task", "save_dir", "name", "project", "resume", "exist_ok"}
     given = {
         name: value
         for name, value in saved.items()
         if name not in own and value != DEFAULT_CFG_DICT.get(name)
     }
-    settings = TrainSettings.of_run(folder)
+    settings = TrainSettings.of_run(folder, {"upload": None})  # a URL belongs to one run
     ours = {} if settings is None else settings.as_given()
     return given | {f"yolodata.{name}": value for name, value in ours.items()}
 
@@ -181,7 +180,7 @@ def _of_setup(args: argparse.Namespace, shows: bool) -> tuple[Report, dict[str, 
 
 def _named(setup: Setup) -> dict[str, Any]:
     """Settings of yolodata, as arguments name them."""
-    return {f"yolodata.{name}": value for name, value in setup.settings.items()}
+    return {f"yolodata.{name}": stored(value) for name, value in setup.settings.items()}
 
 
 def _setup(args: argparse.Namespace) -> Setup:
@@ -192,6 +191,7 @@ def _setup(args: argparse.Namespace) -> Setup:
     from yolodata.ultralytics.command_line import read_arguments
 
     upstream, ours = read_arguments(args.arguments, "train")
+    refuse_secrets({"data": args.data})
     upstream.pop("data", None)  # of the file of cfg=; DATA comes before it
     devices = gpus_wanted(str(upstream.get("device", "")))
     if len(devices) > 1 and "WORLD_SIZE" not in os.environ:

@@ -13,8 +13,7 @@ from typing import Any
 from yolodata import __version__, environment
 from yolodata.doctor.examination import Outcome
 from yolodata.doctor.finding import Finding, ranked
-from yolodata.errors import ConfigError
-from yolodata.files import publish, temporary_file
+from yolodata.outputs import write_output
 
 SCHEMA = 1
 """Of the JSON; rises when a name changes its meaning or goes."""
@@ -116,16 +115,7 @@ def write(path: Path, text: str) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(path.parent) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-            publish(temporary, path)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {error.strerror or error}; give a file in a folder that "
-            "exists or can be made"
-        ) from None
+    write_output(path, text.encode("utf-8"))
 
 
 def _finite(value: Any) -> Any:

@@ -1,13 +1,15 @@
 """The headers of JPEG files: which files need no special care, and how large their pictures are.
 
 Opening a file with Pillow takes a thirtieth of the time of decoding it, and most files need nothing
-that Pillow knows. One native walk through the segments before the first scan answers two questions:
+that Pillow knows. One native walk through the segments answers two questions:
 
 - *Ordinary*: does every decoder treat the file alike? It holds no EXIF data, which could turn the
-  picture.
+  picture, and its header has neither gaps nor more than 256 KiB.
 - *Plain*: would Pillow accept it, with the size that its frame says? It is a JFIF header, tables,
   one frame of 8 bits and 1 or 3 components, a scan, and an end marker; nothing else. Files with
   ICC profiles, Adobe markers or comments are ordinary and not plain.
+
+A file with more scans than are decoded (`limits`) is neither.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata._native import jpeg_header
+from yolodata.images.limits import too_many_scans
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -27,7 +30,10 @@ def plain_jpeg(data: Bytes | bytes) -> tuple[int, int] | None:
     treats such a file alike: it is grey or, as JFIF says, YCbCr, and is not turned.
     """
     header = jpeg_header(data)
-    return (header[0], header[1]) if header is not None and header[2] else None
+    if header is None:
+        return None
+    height, width, scans, _, plain = header
+    return (height, width) if plain and not too_many_scans(height, width, scans) else None
 
 
 def ordinary_jpeg(data: Bytes | bytes) -> tuple[int, int] | None:
@@ -38,7 +44,8 @@ def ordinary_jpeg(data: Bytes | bytes) -> tuple[int, int] | None:
     """
     import simplejpeg
 
-    if jpeg_header(data) is None:
+    header = jpeg_header(data)
+    if header is None or not header[3] or too_many_scans(*header[:3]):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)

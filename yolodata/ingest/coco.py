@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +26,9 @@ from yolodata.errors import DatasetError
 from yolodata.ingest.coco_categories import Categories, Id, as_id, number_classes, read_categories
 from yolodata.ingest.coco_files import CocoContent, CocoFile, choose_files, read_category_list
 from yolodata.ingest.coco_images import ImageFinder
-from yolodata.ingest.rle import decode_rle
+from yolodata.ingest.limits import SIDE, checked_names, shortened
+from yolodata.ingest.outlines import join_parts
+from yolodata.ingest.rle import contours
 from yolodata.ingest.sample import SPLITS, Float32, RawLabels, Refused, Source, Split
 
 Annotation = Mapping[str, Any]
@@ -189,8 +190,7 @@ class _Record:
         if not keypoints:
             return points
         if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
-            given = f"{values!r:.60}"
-            raise Refused(f"annotation {note.get('id')}: keypoints are no list of numbers: {given}")
+            raise Refused(f"{_named(note)}: keypoints are no list of numbers: {shortened(values)}")
         if len(values) == 3 * keypoints:
             points[:] = np.array(values).reshape(-1, 3) / np.array([self.width, self.height, 1])
         return points
@@ -199,20 +199,24 @@ class _Record:
         shape = note.get("segmentation")
         if isinstance(shape, dict) and shape.get("size") == [self.height, self.width]:
             try:
-                mask = decode_rle(shape["counts"], self.height, self.width)
+                found = contours(shape["counts"], self.height, self.width)
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise Refused(
-                    f"annotation {note.get('id')}: not a run-length mask: {error}"
-                ) from error
-            found = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+                raise Refused(f"{_named(note)}: not a run-length mask: {error}") from error
             shape = [contour.ravel().tolist() for contour in found]
         if not isinstance(shape, list):
             return None
         parts = [np.array(part, np.float64).reshape(-1, 2) for part in shape if _usable(part)]
         if not parts:
             return None
-        whole = np.concatenate(join_parts(parts)) if len(parts) > 1 else parts[0]
+        try:
+            whole = np.concatenate(join_parts(parts)) if len(parts) > 1 else parts[0]
+        except ValueError as error:
+            raise Refused(f"{_named(note)}: {error}") from error
         return [float(v) for v in (whole / np.array([self.width, self.height])).reshape(-1)]
+
+
+def _named(note: Annotation) -> str:
+    return f"annotation {shortened(note.get('id'))}"
 
 
 def _usable(part: object) -> bool:
@@ -222,35 +226,6 @@ def _usable(part: object) -> bool:
         and len(part) % 2 == 0
         and all(isinstance(value, (int, float)) for value in part)
     )
-
-
-def join_parts(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Joins the parts of one object, (k, 2) arrays in pixels, into one closed line.
-
-    Neighbours in the list are connected at their closest points: a walk forward through all parts,
-    which leaves each at the point nearest to the next, and a walk back over what was skipped.
-
-    Returns:
-        the pieces of the line, in order, as upstream's `merge_multi_segment` gives them.
-    """
-    leave: list[list[int]] = [[] for _ in parts]
-    for k in range(1, len(parts)):
-        squared = ((parts[k - 1][:, None, :] - parts[k][None, :, :]) ** 2).sum(-1)
-        here, there = np.unravel_index(np.argmin(squared), squared.shape)
-        leave[k - 1].append(int(here))
-        leave[k].append(int(there))
-    closed: list[NDArray[Any]] = []
-    span: list[int] = []
-    for part, ends in zip(parts, leave, strict=True):
-        if len(ends) == 2 and ends[0] > ends[1]:  # walk a middle part the other way round
-            part, ends = part[::-1], [len(part) - 1 - end for end in ends]
-        part = np.roll(part, -ends[0], axis=0)
-        closed.append(np.concatenate([part, part[:1]]))
-        span.append(ends[-1] - ends[0])
-    last = len(parts) - 1
-    forward = [line if k in (0, last) else line[: span[k] + 1] for k, line in enumerate(closed)]
-    backward = [closed[k][span[k] :] for k in range(last - 1, 0, -1)]
-    return forward + backward
 
 
 def open_coco(
@@ -342,7 +317,7 @@ def _open(
     return Source(
         str(origin),
         "coco",
-        dict(enumerate(numbers.names)),
+        dict(enumerate(checked_names(numbers.names, origin))),
         splits,
         (keypoints, 3) if keypoints else None,
         None,
@@ -372,8 +347,9 @@ def _images(
     owner: dict[Id, str] = {}
     for k, (record, path) in enumerate(zip(content.images, paths, strict=True)):
         if path is None:
-            what = f"{record!r:.80}"
-            unlisted[f"image {k} of {file}"] = f"it needs a file_name, or a coco_url: {what}"
+            unlisted[f"image {k} of {file}"] = (
+                f"it needs a file_name of a file, or a coco_url: {shortened(record)}"
+            )
             continue
         if path in unlisted:
             continue
@@ -383,9 +359,11 @@ def _images(
             width, height = int(record["width"]), int(record["height"])
             if width <= 0 or height <= 0:
                 raise ValueError("a side has no pixels")
+            if max(width, height) > SIDE:
+                raise ValueError(f"a side has more than {SIDE} pixels")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             image.unusable = (
-                f"its record in {file.name} needs id, width and height: {record!r:.120} "
+                f"its record in {file.name} needs id, width and height: {shortened(record)} "
                 f"({type(error).__name__} {error})"
             )
             continue
@@ -394,8 +372,8 @@ def _images(
         if first != path or (same.width, same.height) != (width, height):
             for one in (image, images[first]):
                 one.unusable = (
-                    f"the id {number} stands for several images of {file.name}: {first} and "
-                    f"{path}, so that it is unclear whose objects they are"
+                    f"the id {shortened(number)} stands for several images of {file.name}: {first} "
+                    f"and {path}, so that it is unclear whose objects they are"
                 )
     return images
 
@@ -414,20 +392,20 @@ def _annotate(
         try:
             image, record = by_id[as_id(note["image_id"])]
         except (KeyError, TypeError, ValueError):
-            strays.append(f"{note.get('image_id') if isinstance(note, dict) else note!r:.40}")
+            strays.append(shortened(note.get("image_id") if isinstance(note, dict) else note))
             continue
         record.annotations.append(note)
         if note.get("iscrowd"):
             continue
         try:
             if as_id(note["category_id"]) not in classes:
-                raise ValueError(f"no category has the id {note['category_id']!r}")
+                raise ValueError(f"no category has the id {shortened(note['category_id'])}")
             box = [float(value) for value in note["bbox"]]
             if len(box) != 4:
                 raise ValueError("bbox must be [x, y, width, height]")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             image.unusable = (
-                f"annotation {note.get('id')} cannot be used: {type(error).__name__} {error}. It "
-                "needs a known category_id and a bbox of four numbers"
+                f"{_named(note)} cannot be used: {type(error).__name__} {error}. It needs a known "
+                "category_id and a bbox of four numbers"
             )
     return strays

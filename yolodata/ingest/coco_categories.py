@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.limits import CLASSES, KEYPOINTS, checked_names, shortened
 
 Id = int | float | str
+
+_SHOWN = 100  # names that a command is written with
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class ClassNumbers:
 def as_id(value: Any) -> Id:
     """Gives an id as it is compared: "7", 7 and 7.0 are the same.
 
+    Integers above 64 bits become texts: Python finds equal hashes for as many of those as a file
+    likes, and a table of them would be as slow as a list.
+
     Raises:
         TypeError: it is neither a number nor a text.
     """
@@ -53,37 +59,46 @@ def as_id(value: Any) -> Id:
         whole = value.isdecimal() and len(value) < 20 and str(int(value)) == value
         return int(value) if whole else value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        raise TypeError(f"an id must be a number or a text, got {value!r:.40}")
-    return value
+        raise TypeError(f"an id must be a number or a text, got {shortened(value)}")
+    return str(value) if isinstance(value, int) and value.bit_length() > 64 else value
 
 
 def read_categories(listed: Sequence[Any], file: Path) -> Categories:
     """Reads the list "categories" of one file.
 
     Raises:
-        DatasetError: one has no id or name, or two have the same id.
+        DatasetError: one has no id or name, two have the same id, or there is too much of
+            something.
     """
     names: dict[Id, str] = {}
     keypoints = 0
+    if len(listed) > CLASSES:
+        raise DatasetError(f"{file}: {len(listed)} categories; at most {CLASSES} are allowed.")
     for category in listed:
         try:
             number, name = as_id(category["id"]), category["name"]
             points = category.get("keypoints") or []
-            if name is None or not isinstance(points, list):
+            if not isinstance(name, (str, int, float)) or not isinstance(points, list):
                 raise TypeError
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             raise DatasetError(
                 f"{file}: a category needs id and name, and keypoints, if any, as a list of their "
-                f"names: {category!r:.200}."
+                f"names: {shortened(category)}."
             ) from None
+        if len(points) > KEYPOINTS:
+            raise DatasetError(
+                f"{file}: a category has {len(points)} keypoints; at most {KEYPOINTS} are allowed."
+            )
         if number in names:
             raise DatasetError(
-                f"{file}: two categories have the id {number}: {names[number]} and {name}. Give "
+                f"{file}: two categories have the id {shortened(number)}: "
+                f"{shortened(names[number])} and {shortened(name)}. Give "
                 "each an id of its own."
             )
         names[number] = str(name)
         keypoints = max(keypoints, len(points))
-    return Categories(names, keypoints)
+    checked = checked_names(list(names.values()), file)
+    return Categories(dict(zip(names, checked, strict=True)), keypoints)
 
 
 def number_classes(
@@ -132,10 +147,11 @@ def _numbered(files: Mapping[str, Mapping[Id, str]]) -> ClassNumbers:
     names = [largest[number] for number in sorted(largest, key=_rank)]
     unique = all(len(set(found.values())) == len(found) for found in files.values())
     if not unique or any(set(found.values()) - set(names) for found in files.values()):
-        union = dict.fromkeys(name for found in files.values() for name in found.values())
+        union = list(dict.fromkeys(name for found in files.values() for name in found.values()))
+        more = ",…" if len(union) > _SHOWN else ""
         raise DatasetError(
             f"The files do not agree on their categories: {contradiction}. If equal names mean "
-            f"equal classes, number them by name: --names {','.join(union)}"
+            f"equal classes, number them by name: --names {','.join(union[:_SHOWN])}{more}"
         )
     return _by_name(files, names)
 
@@ -160,8 +176,10 @@ def _contradiction(files: Mapping[str, Mapping[Id, str]]) -> str | None:
             known, where = by_id.setdefault(number, (name, file))
             if known != name:
                 return f"id {number} is '{known}' in {where} and '{name}' in {file}"
-        for name in set(found.values()):
-            ids = {number for number, other in found.items() if other == name}
+        named: dict[str, set[Id]] = {}
+        for number, name in found.items():
+            named.setdefault(name, set()).add(number)
+        for name, ids in named.items():
             before, where = by_name.setdefault(name, (ids, file))
             if not (ids <= before or before <= ids):
                 return f"'{name}' has the id {before} in {where} and {ids} in {file}"

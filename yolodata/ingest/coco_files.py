@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.json_file import found_in, read_json, read_part
 from yolodata.ingest.sample import SPLITS
 from yolodata.ingest.split_names import says_nothing, split_of, split_of_folder
 
@@ -20,12 +20,6 @@ _OTHER_TASKS = ("captions_", "stuff_", "panoptic_", "image_info_")  # nothing to
 _CATEGORIES = b'"categories"'
 _LONGEST_LIST = 16 << 20  # bytes in which a list of categories ends
 _ROBOFLOW = "_annotations.coco.json"
-_NOT_JSON = {
-    b"\x1f\x8b": "is compressed with gzip; unpack it first: gunzip -k '{file}'",
-    b"PK\x03\x04": "is a ZIP archive; unpack it first: unzip '{file}'",
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file; fetch it: git lfs pull",
-    b"<": "is a web page or XML, not JSON; download the file itself",
-}
 
 
 class NotDetection(DatasetError):
@@ -54,7 +48,7 @@ class CocoFile:
             NotDetection: it is no COCO file, or one for another task.
             DatasetError: it is no JSON.
         """
-        data = _read_json(self.path)
+        data = read_json(self.path)
         for key in _LISTS:
             if not isinstance(data, dict) or not isinstance(data.get(key), list):
                 raise NotDetection(
@@ -83,41 +77,15 @@ def read_category_list(file: Path) -> list[Any]:
 def _categories_alone(file: Path) -> list[Any] | None:
     """The list behind the only "categories" of a file; None if that is not to be found."""
     try:
-        with open(file, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
-            at = content.find(_CATEGORIES)
-            if at < 0 or at != content.rfind(_CATEGORIES):
-                return None
-            begin = at + len(_CATEGORIES)
-            text = content[begin : begin + _LONGEST_LIST].decode("utf-8", errors="ignore")
+        places = found_in(file, _CATEGORIES)[_CATEGORIES]
+        if len(places) != 1:
+            return None
+        raw = read_part(file, places[0] + len(_CATEGORIES), _LONGEST_LIST)
+        text = raw.decode("utf-8", errors="ignore")
         found, _ = json.JSONDecoder().raw_decode(text.lstrip(" \t\r\n:"))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, list) else None
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"'{file}' cannot be read: {error.strerror or error}.") from None
-    for magic, what in _NOT_JSON.items():
-        if raw.startswith(magic):
-            raise DatasetError(f"'{file}' {what.format(file=file)}.")
-    if not raw.strip():
-        raise DatasetError(f"'{file}' is empty. Download or export it again.")
-    try:
-        return json.loads(raw)
-    except UnicodeDecodeError as error:
-        why = f"{error}; convert it to UTF-8, as with iconv"
-    except RecursionError:
-        why = "lists in lists, too deep to be a dataset"
-    except ValueError as error:
-        why = str(error)
-        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            why += "; COCO is one JSON object, not one a line"
-        elif not raw.rstrip(b"\0 \t\r\n").endswith((b"}", b"]")):
-            why += "; the file ends in the middle: download or export it again"
-    raise DatasetError(f"'{file}' is not readable JSON: {why}.")
 
 
 @dataclass

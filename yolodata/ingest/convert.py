@@ -28,6 +28,8 @@ from yolodata.shards.chunks import Chunk
 from yolodata.shards.format import CODECS, aligned
 from yolodata.shards.sample import StoredSample
 
+_HELD = 256 << 20  # bytes of files that wait for being decoded
+
 
 @dataclass(frozen=True)
 class PackSettings:
@@ -117,7 +119,8 @@ def prepare(
     """Reads, checks and converts some images; what a worker does. Never raises for a broken image.
 
     First all are checked, then all decoded, then all put together. Decoding pushes Python code out
-    of the processor's caches, and whatever runs between two decodes takes twice as long.
+    of the processor's caches, and whatever runs between two decodes takes twice as long. Only where
+    their files are large, some are done before the others are read.
 
     Args:
         split: the source's images.
@@ -129,12 +132,26 @@ def prepare(
     Raises:
         ResourceError: the machine lacks memory or open files, or cannot read.
     """
-    examined = [_examine(split, index, rules, settings.imgsz) for index in indices]
-    stored = [
-        found if isinstance(found, Outcome) else _store(found, settings, chunk)
-        for found in examined
-    ]
-    return [found if isinstance(found, Outcome) else _outcome(found) for found in stored]
+    outcomes: list[Outcome] = []
+    examined: list[_Accepted | Outcome] = []
+
+    def finish() -> None:
+        stored = [
+            found if isinstance(found, Outcome) else _store(found, settings, chunk)
+            for found in examined
+        ]
+        examined.clear()
+        outcomes.extend(f if isinstance(f, Outcome) else _outcome(f) for f in stored)
+
+    held = 0
+    for index in indices:
+        examined.append(found := _examine(split, index, rules, settings.imgsz))
+        held += 0 if isinstance(found, Outcome) else len(found.checked.data)
+        if held > _HELD:
+            finish()
+            held = 0
+    finish()
+    return outcomes
 
 
 def try_decoding(path: str, settings: PackSettings) -> None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
-import reprlib
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
+from yolodata.files import read_regular
+from yolodata.ingest.limits import (
+    CLASSES,
+    KEYPOINTS,
+    PATH_LENGTH,
+    YAML_BYTES,
+    YAML_DEPTH,
+    YAML_VALUES,
+    checked_names,
+    shortened,
+)
 from yolodata.ingest.sample import SPLITS
 from yolodata.shards.data_yaml import is_of_shards
 
@@ -25,38 +37,51 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
 _DATASET_KEYS = frozenset(("train", "val", "validation", "test", "names", "nc"))
 _NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
-_short = reprlib.Repr()
-_short.maxstring = 80
-_short.maxlevel = 3
+_MERGE = "tag:yaml.org,2002:merge"
+_MERGES = 100  # of one mapping
+_DIGITS = 20  # of an integer, sign and prefix included
 
 Keypoints = tuple[tuple[int, int] | None, tuple[int, ...] | None]
+
+
+class _TooMuch(Exception):
+    """A YAML holds more than one may; the only argument says of what."""
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Parses a dataset YAML.
 
     Raises:
-        DatasetError: the syntax is wrong (in the parser's own words), or it is no mapping.
+        DatasetError: the syntax is wrong (in the parser's own words), it is no mapping, or it
+            holds more than a YAML may.
     """
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise DatasetError(
             f"'{file}': the name of a dataset YAML must end in .yaml or .yml; rename the file"
         )
     try:
-        text = file.read_bytes().decode("utf-8", errors="ignore")
+        text = read_regular(file, YAML_BYTES).decode("utf-8", errors="ignore")
     except OSError as error:
         raise DatasetError(
             f"'{file}' cannot be read: {error.strerror or error}; correct it"
         ) from None
     try:
-        data = _parse(text)
-    except Exception as error:  # a YAMLError, or what a constructor raised for an odd value
         try:
-            data = _parse(_NOT_IN_YAML.sub("", text))
-        except Exception:
-            raise DatasetError(
-                f"YAML syntax error in '{file}': {error or type(error).__name__}. Correct the file."
-            ) from None
+            data = _parse(text)
+        except _TooMuch:
+            raise
+        except Exception as error:  # a YAMLError, or what a constructor raised for an odd value
+            try:
+                data = _parse(_NOT_IN_YAML.sub("", text))
+            except _TooMuch:
+                raise
+            except Exception:
+                said = str(error) or type(error).__name__
+                raise DatasetError(
+                    f"YAML syntax error in '{file}': {said[:1000]}. Correct the file."
+                ) from None
+    except _TooMuch as error:
+        raise DatasetError(f"'{file}' is no description of a dataset: it has {error}") from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -70,7 +95,55 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     import yaml
 
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loader = _loader()
+    values = depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        values += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if values > YAML_VALUES:
+            raise _TooMuch(f"more than {YAML_VALUES} values")
+        if depth > YAML_DEPTH:
+            raise _TooMuch(f"lists in lists, more than {YAML_DEPTH} deep")
+    return yaml.load(text, Loader=loader)
+
+
+@cache
+def _loader() -> type[Any]:
+    """PyYAML's safe loader, for files that want to be expensive.
+
+    An alias costs nothing, since PyYAML makes no copy. A merge does, and merges of merges make of
+    a kilobyte as many entries as one likes.
+    """
+    import yaml
+
+    base: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> None:
+            merges = [value for key, value in node.value if key.tag == _MERGE]
+            if len(merges) > _MERGES:
+                raise _TooMuch(f"a mapping with more than {_MERGES} merges (<<)")
+            for value in merges:
+                several = isinstance(value, yaml.SequenceNode)
+                for part in value.value if several else [value]:
+                    if isinstance(part, yaml.MappingNode):
+                        self.flatten_mapping(part)
+                        self.merged += 1 + len(part.value)
+                        if self.merged > YAML_VALUES:
+                            raise _TooMuch(f"merges (<<) of more than {YAML_VALUES} values")
+            super().flatten_mapping(node)
+
+        def integer(self, node: Any) -> Any:
+            # Longer ones stay texts. Nothing here needs them, Python refuses to write those of many
+            # digits, and as keys they can be chosen so that all have one hash.
+            text = self.construct_scalar(node)
+            return self.construct_yaml_int(node) if len(text) <= _DIGITS else text
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.integer)
+    return Loader
 
 
 def dataset_yamls(folder: Path, deep: bool = False) -> list[Path]:
@@ -144,7 +217,7 @@ def _named_yaml(name: Path) -> Path | None:
 def ignored_bytes(file: Path) -> list[str]:
     """Says, in a sentence, that bytes of a YAML were ignored; nothing if none were."""
     try:
-        file.read_bytes().decode("utf-8")
+        read_regular(file, YAML_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         return [
             f"'{file}' is not UTF-8 (byte {error.start}); such bytes were ignored, also in names, "
@@ -188,12 +261,27 @@ def check_keys(data: dict[str, Any], origin: str, wanted: Sequence[str] | None) 
             raise DatasetError(
                 f"{origin}: '{key}' must list paths only, got {shortened(value)}; correct the YAML"
             )
+    for key in ("path", "train", "val", "test"):
+        value = data.get(key) or []
+        for entry in value if isinstance(value, list) else [value]:
+            if not _may_be_path(os.fspath(entry)):
+                raise DatasetError(
+                    f"{origin}: '{key}' must be a path, got {shortened(entry)}, which no file can "
+                    "be called; correct the YAML"
+                )
     channels = data.get("channels", 3)
     if channels != 3:
         raise DatasetError(
             f"{origin}: 'channels: {shortened(channels)}' is not supported; shards hold 3. "
             "Train this dataset with Ultralytics' own loader."
         )
+
+
+def _may_be_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text) and len(text) <= PATH_LENGTH
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
@@ -216,36 +304,38 @@ def class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
             raise DatasetError(
                 f"{origin}: 'nc' must be a whole number, got {shortened(data['nc'])}; correct it"
             ) from None
+    for count in (nc or 0, len(names or ())):
+        if count > CLASSES:
+            raise DatasetError(f"{origin}: {count} classes; at most {CLASSES} are allowed.")
     if names is None:
         names = [f"class_{k}" for k in range(nc or 0)]
     elif nc is not None and len(names) != nc:
         raise DatasetError(
             f"{origin}: 'nc' must be the number of 'names' ({len(names)}), got {nc}; correct it"
         )
+    values = names if isinstance(names, list) else list(names.values())
     try:
-        named = (
-            dict(enumerate(names))
-            if isinstance(names, list)
-            else {int(k): v for k, v in names.items()}
-        )
-    except (TypeError, ValueError):
+        numbers = range(len(names)) if isinstance(names, list) else [int(k) for k in names]
+    except (TypeError, ValueError, OverflowError):
         raise DatasetError(
             f"{origin}: the keys of 'names' must be class numbers, got "
             f"{shortened(list(names))}; correct the YAML"
         ) from None
-    if not named:
+    if not numbers:
         raise DatasetError(f"{origin}: no classes. 'names' needs at least one.")
-    if sorted(named) != list(range(len(named))):
+    known = all(0 <= number < len(names) for number in numbers)  # others may all have one hash
+    named = dict(zip(numbers, values, strict=True)) if known else {}
+    if not known or sorted(named) != list(range(len(named))):
         raise DatasetError(
-            f"{origin}: {len(named)} 'names' must be numbered 0 to {len(named) - 1}, got "
-            f"{sorted(named)[:10]}; correct the YAML"
+            f"{origin}: {len(names)} 'names' must be numbered 0 to {len(names) - 1}, got "
+            f"{shortened(sorted(numbers)[:10])}; correct the YAML"
         )
-    nested = [value for value in named.values() if isinstance(value, (list, dict, set))]
+    nested = [value for value in named.values() if isinstance(value, (list, tuple, dict, set))]
     if nested:
         raise DatasetError(
             f"{origin}: every one of 'names' must be a text, got {shortened(nested[0])}; correct it"
         )
-    return {k: str(named[k]) for k in range(len(named))}
+    return dict(enumerate(checked_names([str(named[k]) for k in range(len(named))], origin)))
 
 
 def keypoints(data: dict[str, Any], origin: str) -> Keypoints:
@@ -260,12 +350,12 @@ def keypoints(data: dict[str, Any], origin: str) -> Keypoints:
     if (
         len(shape) != 2
         or not all(isinstance(x, int) for x in shape)
-        or shape[0] < 0
+        or not 0 <= shape[0] <= KEYPOINTS
         or shape[1] not in (0, 2, 3)
     ):
         raise DatasetError(
-            f"{origin}: 'kpt_shape' must be [number of keypoints, 2 for x y or 3 for x y visible], "
-            f"got {shortened(list(shape))}; correct the YAML"
+            f"{origin}: 'kpt_shape' must be [number of keypoints up to {KEYPOINTS}, 2 for x y or 3 "
+            f"for x y visible], got {shortened(list(shape))}; correct the YAML"
         )
     if not shape[0] or not shape[1]:
         return None, None
@@ -277,8 +367,3 @@ def keypoints(data: dict[str, Any], origin: str) -> Keypoints:
             f"{shortened(list(flip))}; correct the YAML"
         )
     return (shape[0], shape[1]), tuple(flip) if flip else None
-
-
-def shortened(value: Any) -> str:
-    """Gives what a YAML holds in a form for messages, however large or nested it is."""
-    return _short.repr(value)

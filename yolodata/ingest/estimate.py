@@ -21,8 +21,9 @@ import cv2
 import numpy as np
 
 from yolodata.errors import DatasetError, ShardError
-from yolodata.files import stored_bytes
+from yolodata.files import open_regular, read_regular, stored_bytes
 from yolodata.images.decode import decode_image
+from yolodata.images.limits import most_bytes
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.sample import Split
@@ -165,10 +166,12 @@ def _total(sample: Sequence[int], count: int) -> Amount:
 
 
 def _file_size(path: str) -> int:
+    """Bytes on disk; 0 for what will be left out."""
     try:
-        return aligned(os.stat(path).st_size)
+        size = os.stat(path).st_size
     except (OSError, ValueError):
         return 0
+    return aligned(size) if size <= most_bytes() else 0
 
 
 def _shape(path: str) -> tuple[int, int]:
@@ -176,7 +179,7 @@ def _shape(path: str) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
             return image.height, image.width
     except Exception:  # Pillow raises nearly anything on damaged files; packing will say why
         return 0, 0
@@ -188,8 +191,7 @@ def _bytes_per_pixel(paths: Sequence[str], imgsz: int, quality: int) -> Amount |
     ends = time.monotonic() + ENCODE_SECONDS
     for path in paths:
         try:
-            with open(path, "rb") as file:
-                data = np.frombuffer(file.read(), np.uint8)
+            data = np.frombuffer(read_regular(path, most_bytes()), np.uint8)
             picture = decode_image(data, imgsz, path)
         except (OSError, DatasetError, MemoryError):
             continue  # packing will say why

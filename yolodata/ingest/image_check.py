@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
 from yolodata.errors import DatasetError, ResourceError, lacking
+from yolodata.files import read_regular
 from yolodata.images.decode import decode_image, decode_jpeg, upright_shape
 from yolodata.images.formats import IMAGE_SUFFIXES, open_picture, restored_jpeg
+from yolodata.images.headers import read_header
 from yolodata.images.jpeg import plain_jpeg
+from yolodata.images.limits import memory_for, most_bytes, why_not_decoded
 from yolodata.ingest.sample import Refused
 
 Picture = NDArray[np.uint8]
@@ -27,7 +30,7 @@ SMALLEST = 10  # pixels, of either side
 # What the system says of one file. Anything else (EIO, ESTALE, …) may be true of all of them.
 _OF_THE_FILE = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO,
+    errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.EFBIG,
 )  # fmt: skip
 _FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
 _JPEG = (".jpg", ".jpeg")
@@ -55,15 +58,14 @@ class CheckedImage(NamedTuple):
 
 
 def read_file(path: str) -> bytes:
-    """Reads all bytes of a file.
+    """Reads all bytes of a picture file, of which there may be `most_bytes()`.
 
     Raises:
-        Refused: it is not there, is no file, or may not be read.
+        Refused: it is not there, is no file, is larger, or may not be read.
         ResourceError: the machine cannot read it at the moment.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        return read_regular(path, most_bytes())
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
         raise unreadable(error, path, "cannot be read") from error
 
@@ -92,14 +94,17 @@ def check_image(data: bytes, path: str) -> CheckedImage:
     """Decides on one image file as upstream does, from its bytes.
 
     Raises:
-        Refused: no image, damaged, of an unsupported format, with a side under 10 pixels, or of
-            more pixels than Pillow allows against decompression bombs.
+        Refused: no image, damaged, of an unsupported format, with a side under 10 pixels, or larger
+            than is decoded (see `yolodata.images.limits`).
     """
     if not data:
         raise Refused("the file is empty")
     size = plain_jpeg(data) if path.lower().endswith(_JPEG) else None
     if size is not None and min(size) >= SMALLEST:
         return CheckedImage(data, size, True, True)
+    header = read_header(data)  # before anything is decoded
+    if header is not None and (reason := why_not_decoded(header)):
+        raise Refused(reason)
     try:
         image = open_picture(data)
         image.verify()
@@ -114,7 +119,9 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         jpeg = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
             note = "JPEG without end marker restored"
-            return CheckedImage(restored_jpeg(data), (height, width), jpeg, note=note)
+            with memory_for(height * width):
+                restored = restored_jpeg(data)
+            return CheckedImage(restored, (height, width), jpeg, note=note)
         return CheckedImage(data, (height, width), jpeg)
     except Refused:
         raise
@@ -165,7 +172,8 @@ def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
         Refused: it cannot be decoded.
     """
     if checked.jpeg:  # brightness alone takes the same entropy decoder through every scan
-        grey = cv2.imdecode(np.frombuffer(checked.data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        with memory_for(checked.label_shape[0] * checked.label_shape[1]):
+            grey = cv2.imdecode(np.frombuffer(checked.data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is not None:
             return grey.shape[0], grey.shape[1]
     height, width = decode(checked.data, path).shape[:2]

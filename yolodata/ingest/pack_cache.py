@@ -5,8 +5,9 @@ or into the user's cache (ultralytics/auto_pack.py). Each such folder holds one 
 by which it is told from what `yolodata shard` wrote, and is named in a list in the user's cache. A
 folder that the list has lost is found by a search of the folder that it lies in.
 
-Files are removed by name, one by one. Whatever is not known to be ours stays, and so does the
-folder that it lies in.
+Files are removed by name, one by one, through folders that are held open (`folders.Folder`), so
+that no link in them is followed. Whatever is not known to be ours stays, and so does the folder
+that it lies in.
 """
 
 from __future__ import annotations
@@ -16,31 +17,32 @@ import errno
 import fcntl
 import os
 import re
-import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from yolodata.errors import ShardError
-from yolodata.files import remove_quietly, stored_bytes
+from yolodata.files import stored_bytes
+from yolodata.folders import Folder
 from yolodata.shards.data_yaml import DATA_YAML, is_of_shards
 from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT
+from yolodata.shards.lock import file_lock, storage_error
 from yolodata.shards.reader import read_meta
+from yolodata.shards.recovery import OF_DATASET, OF_WORK
 
 LIST = "packed.txt"
 CODEC_LOCK = ".codec.lock"
 LOCKS = {split: f".{split}.lock" for split in SPLITS}
-_OF_SPLIT = re.compile(
-    r"shard-\d{5,}\.safetensors|labels(-[0-9a-f]{16})?\.safetensors|dataset\.json|\.[0-9a-f]+\.tmp"
-)
-_OF_WORK = re.compile(
-    r"shard-\d{5,}\.safetensors|labels(-[0-9a-f]{16})?\.safetensors|dataset\.json"
-    r"|(part-\d{5,}|settings)(\.new)?|lock|in-work"
-)
 AS_FILES = "as-files"
-_COPY = re.compile(r"[0-9a-f]{16}-(raw|jpeg)|begun")
+COPY_LOCK = ".lock"
+COPY = re.compile(r"[0-9a-f]{16}-(raw|jpeg)|begun")
+"""Names of folders in `as-files/SPLIT`."""
+COPY_DEPTH = 3
+"""Folders in one another in a copy: itself, `images` or `labels`, and one an image."""
+_LIST_LIMIT = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -91,31 +93,63 @@ def home() -> Path:
         raise FileNotFoundError(errno.ENOENT, str(error)) from None
 
 
+def open_common(folder: Path, *, create: bool = False) -> Folder:
+    """Opens the folder that what trainers pack of a dataset lies in.
+
+    Args:
+        folder: its path. The last name is ours, and is not followed if it is a link; what is before
+            it was named by a user.
+        create: make it; then nobody else may be able to change what is in it.
+
+    Raises:
+        OSError: there is none, there is something else, or others can change what is in it.
+    """
+    common = Folder.inside(folder, create=create)
+    if create:
+        common.check_ours()
+    return common
+
+
+def open_kept(folder: Path, *, create: bool = False) -> Folder:
+    """Opens a folder that a trainer packs into, in the same way."""
+    with open_common(folder.parent, create=create) as common:
+        kept = common.folder(folder.name, create=create)
+    if create:
+        kept.check_ours()
+    return kept
+
+
 def remember(folder: Path) -> None:
     """Puts a folder on the list; where the list cannot be written, a search has to find it."""
-    with contextlib.suppress(OSError):
-        home().mkdir(parents=True, exist_ok=True)
-        line = os.fsencode(os.path.abspath(folder))
-        with _list() as file:
-            if line not in file.read().split(b"\n"):
+    with contextlib.suppress(OSError), Folder.at(home(), create=True) as place:
+        line = os.fsencode(os.path.realpath(folder))
+        with _list(place) as file:
+            if line not in _lines(file):
                 file.write(line + b"\n")
 
 
 def _forget(folders: Iterable[Path]) -> None:
     gone = {os.fsencode(folder) for folder in folders}
-    with contextlib.suppress(OSError), _list() as file:
-        kept = [line for line in file.read().split(b"\n") if line and line not in gone]
+    if not gone:
+        return
+    with contextlib.suppress(OSError), Folder.at(home()) as place, _list(place) as file:
+        kept = [line for line in _lines(file) if line not in gone]
         file.seek(0)
         file.truncate()
         file.write(b"".join(line + b"\n" for line in kept))
 
 
 @contextlib.contextmanager
-def _list() -> Iterator[BinaryIO]:
-    with open(home() / LIST, "a+b") as file:
+def _list(place: Folder) -> Iterator[BinaryIO]:
+    place.check_ours()
+    with os.fdopen(place.open(LIST, os.O_RDWR | os.O_CREAT | os.O_APPEND), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
         yield file
+
+
+def _lines(file: BinaryIO) -> list[bytes]:
+    file.seek(0)
+    return [line for line in file.read(_LIST_LIMIT).split(b"\n") if line]
 
 
 def find(folders: Iterable[Path] = ()) -> list[Packed]:
@@ -124,11 +158,11 @@ def find(folders: Iterable[Path] = ()) -> list[Packed]:
     Args:
         folders: where to look, and below; by default what is on the list or in the user's cache.
     """
-    given = [Path(os.path.abspath(folder)) for folder in folders]
+    given = [Path(os.path.realpath(folder)) for folder in folders]
     roots = list(given)
     if not given:
         with contextlib.suppress(OSError):
-            roots = [home()]
+            roots = [Path(os.path.realpath(home()))]
     found: set[Path] = set()
     for root in roots:
         for path, inner, names in os.walk(root):
@@ -136,8 +170,8 @@ def find(folders: Iterable[Path] = ()) -> list[Packed]:
                 found.add(Path(path))
                 inner.clear()
     listed = []
-    with contextlib.suppress(OSError), _list() as file:
-        listed = [Path(os.fsdecode(line)) for line in file.read().split(b"\n") if line]
+    with contextlib.suppress(OSError), Folder.at(home()) as place, _list(place) as file:
+        listed = [Path(os.fsdecode(line)) for line in _lines(file)]
     _forget(path for path in listed if not _is_ours(path))
     found |= {
         path for path in listed if not given or any(root in (path, *path.parents) for root in given)
@@ -145,8 +179,17 @@ def find(folders: Iterable[Path] = ()) -> list[Packed]:
     return [_look(path) for path in sorted(found) if _is_ours(path)]
 
 
-def _is_ours(folder: Path) -> bool:
-    return any((folder / lock).is_file() for lock in LOCKS.values())
+def _is_ours(path: Path) -> bool:
+    try:
+        with open_kept(path) as folder:
+            return any(_is_file(folder, lock) for lock in LOCKS.values())
+    except OSError:
+        return False
+
+
+def _is_file(folder: Folder, name: str) -> bool:
+    found = folder.stat(name)
+    return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def _look(folder: Path) -> Packed:
@@ -175,71 +218,104 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
     Raises:
         ShardError: a trainer packs into it at this moment; nothing of that split was removed.
     """
-    folder = packed.folder
-    for split, meta in packed.splits.items():
-        with _held(folder / LOCKS[split]):
-            if meta is None or not unfinished:
-                _remove_split(folder / split)
-            else:
-                _remove_files(folder / split / WORK_FOLDER, _OF_WORK)
-    if unfinished and any(packed.splits.values()):
-        return []
-    note = folder / DATA_YAML
-    if is_of_shards(note):
-        with contextlib.suppress(OSError):
-            note.unlink()
-    _remove_copies(folder / AS_FILES)
-    remove_quietly(folder / name for name in (LEFT_OUT, *LOCKS.values()))
-    if not _removed(folder):
-        return _foreign(folder)
-    _forget([folder])
-    if os.listdir(folder.parent) == [CODEC_LOCK]:
-        remove_quietly([folder.parent / CODEC_LOCK])
-    _removed(folder.parent)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(open_kept(packed.folder))
+        except OSError as error:
+            raise storage_error(packed.folder, error) from error
+        for split, meta in packed.splits.items():
+            with _held(folder, LOCKS[split]), _opened(folder, split) as path:
+                if path is not None:
+                    if meta is None or not unfinished:
+                        with contextlib.suppress(OSError):  # a part is never taken for a dataset
+                            path.remove(DATASET_FILE)
+                        _clear(path, WORK_FOLDER, OF_WORK)
+                        _clear(folder, split, OF_DATASET)
+                    else:
+                        _clear(path, WORK_FOLDER, OF_WORK)
+        if unfinished and any(packed.splits.values()):
+            return []
+        ours = [LEFT_OUT, *LOCKS.values()]
+        if is_of_shards(packed.folder / DATA_YAML):
+            ours.append(DATA_YAML)
+        _remove_copies(folder)
+        _remove_quietly(folder, ours)
+        folder.remove_temporary()
+    with Folder.at(packed.folder.parent) as common:
+        if not _removed(common, packed.folder.name):
+            return _foreign(packed.folder)
+        _forget([packed.folder])
+        if common.names() == [CODEC_LOCK]:
+            _remove_quietly(common, [CODEC_LOCK])
+    with contextlib.suppress(OSError):
+        packed.folder.parent.rmdir()
     return []
 
 
 @contextlib.contextmanager
-def _held(lock: Path) -> Iterator[None]:
+def _held(folder: Folder, lock: str) -> Iterator[None]:
     """Holds the lock of a split, as a trainer does that packs it."""
-    with lock.open("ab") as handle:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_lock(folder, lock, wait=False))
         except BlockingIOError:
             raise ShardError(
-                f"{lock.parent}: a trainer is packing into it; wait for it, or end it"
+                f"{folder.path}: a trainer is packing into it; wait for it, or end it"
             ) from None
+        except OSError as error:
+            raise storage_error(folder.path, error) from error
         yield
 
 
-def _remove_split(path: Path) -> None:
-    remove_quietly([path / DATASET_FILE])  # first, so that a part is never taken for a dataset
-    _remove_files(path / WORK_FOLDER, _OF_WORK)
-    _remove_files(path, _OF_SPLIT)
-
-
-def _remove_files(folder: Path, ours: re.Pattern[str]) -> None:
-    """Removes files of ours and then the folder, if nothing else is in it. Follows no links."""
-    if folder.is_symlink() or not folder.is_dir():
+@contextlib.contextmanager
+def _opened(folder: Folder, name: str) -> Iterator[Folder | None]:
+    """A folder in another one; None where there is none, or a link."""
+    try:
+        inner = folder.folder(name)
+    except OSError:
+        yield None
         return
-    remove_quietly(file for file in list(folder.iterdir()) if ours.fullmatch(file.name))
-    _removed(folder)
+    with inner:
+        yield inner
 
 
-def _remove_copies(folder: Path) -> None:
+def _clear(folder: Folder, name: str, ours: re.Pattern[str]) -> None:
+    """Removes files of ours in a folder, and then it, if nothing else is in it."""
+    with _opened(folder, name) as inner:
+        if inner is None:
+            return
+        _remove_quietly(inner, filter(ours.fullmatch, inner.names()))
+    _removed(folder, name)
+
+
+def _remove_copies(folder: Folder) -> None:
     """Removes files that were made of the shards; see `ultralytics.as_files`."""
-    for split in SPLITS:
-        for made in list((folder / split).glob("*")):
-            if made.is_dir() and not made.is_symlink() and _COPY.fullmatch(made.name):
-                shutil.rmtree(made, ignore_errors=True)
-        remove_quietly([folder / split / ".lock"])
-        _removed(folder / split)
-    _removed(folder)
+    with _opened(folder, AS_FILES) as copies:
+        if copies is None:
+            return
+        for split in SPLITS:
+            with _opened(copies, split) as made:
+                if made is None:
+                    continue
+                for name in filter(COPY.fullmatch, made.names()):
+                    with contextlib.suppress(OSError):
+                        made.remove_tree(name, COPY_DEPTH)
+                _remove_quietly(made, [COPY_LOCK])
+            _removed(copies, split)
+    _removed(folder, AS_FILES)
 
 
-def _removed(folder: Path) -> bool:
-    with contextlib.suppress(OSError):  # something is in it
-        folder.rmdir()
+def _remove_quietly(folder: Folder, names: Iterable[str]) -> None:
+    """Removes files that nobody needs; what cannot be removed stays."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            folder.remove(name)
+
+
+def _removed(folder: Folder, name: str) -> bool:
+    """Removes a folder in another one, if nothing is in it; whether it did."""
+    with contextlib.suppress(OSError):
+        folder.remove_folder(name)
         return True
     return False
 

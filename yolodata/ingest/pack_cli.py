@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ConfigError
 from yolodata.shards.left_out import LEFT_OUT
-from yolodata.terminal import size_text
+from yolodata.terminal import printable, size_text
 
 if TYPE_CHECKING:
     from yolodata.ingest.packing import PackReport
@@ -200,14 +200,14 @@ def total(report: PackReport) -> str:
         f"in all: {images:,} images packed, {left_out:,} left out, {len(report.left_out):,} files "
         f"in no split, {size_text(sum(s.nbytes for s in splits))}"
     ]
-    lines += [f"  note: {note}" for note in report.notes]
+    lines += [f"  note: {printable(note)}" for note in report.notes]
     lines += _listed("in no split", list(report.left_out.items()), LEFT_OUT)
     return "\n".join(lines)
 
 
 def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[str]:
     """The first entries one by one, and, if there are more, all of them by their reasons."""
-    lines = [f"  {what}: {path}: {reason}" for path, reason in entries[:_SHOWN]]
+    lines = [f"  {what}: {printable(f'{path}: {reason}')}" for path, reason in entries[:_SHOWN]]
     if len(entries) > _SHOWN:
         lines.append(f"  … and {len(entries) - _SHOWN:,} more, all listed in {where}")
         lines += _counted(f"{what}, all", (reason for _, reason in entries))
@@ -217,7 +217,7 @@ def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[s
 def _counted(what: str, texts: Iterable[str]) -> list[str]:
     """How often each text is there; those that differ in numbers only are counted together."""
     counts = Counter(re.sub(r"-?\d+(\.\d+)?", "#", text) for text in texts).most_common()
-    lines = [f"  {what}: {count:,} × {text}" for text, count in counts[:_SHOWN]]
+    lines = [f"  {what}: {count:,} × {printable(text)}" for text, count in counts[:_SHOWN]]
     if len(counts) > _SHOWN:
         rest = sum(count for _, count in counts[_SHOWN:])
         lines.append(f"  {what}: {rest:,} × {len(counts) - _SHOWN} other reasons")

@@ -27,6 +27,7 @@ from yolodata.errors import (
     lacking,
 )
 from yolodata.files import stored_bytes
+from yolodata.folders import Folder
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crashes import InWork, crashing, noted
@@ -36,7 +37,7 @@ from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import unnamed
 from yolodata.ingest.workers import in_order
-from yolodata.machine import usable_cores
+from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import write_left_out
@@ -162,6 +163,8 @@ def pack(
             f"{target}: {lacking(error)}. No image was left out for it, and the same command "
             f"continues ({error})"
         ) from error
+    finally:
+        give_back_memory()  # a trainer that packs goes on in this process
     return report
 
 
@@ -225,8 +228,10 @@ def codec_of(path: Path) -> str | None:
     """Gives the codec of a dataset directory, also of an unfinished one; None without any."""
     with contextlib.suppress(ShardError):
         return read_meta(path).codec
-    found = load_settings(path / WORK_FOLDER)
-    return None if found is None else str(found["meta"]["codec"])
+    with contextlib.suppress(OSError), Folder.at(path) as folder:
+        found = load_settings(folder.folder(WORK_FOLDER))
+        return None if found is None else str(found["meta"]["codec"])
+    return None
 
 
 def _pack(run: _Run, report: PackReport) -> None:
@@ -260,9 +265,10 @@ def _pack_split(
     report = SplitReport(split)
     if finished is not None:
         report.reused = True
-        sweep(path)
+        with contextlib.suppress(OSError), Folder.at(run.out) as out, out.folder(split) as folder:
+            sweep(folder)
     else:
-        finished = _write_split(run, split, path, meta, report)
+        finished = _write_split(run, split, meta, report)
     report.images, report.objects = finished.images, finished.objects
     report.left_out = list(finished.left_out)
     report.nbytes = stored_bytes(path)
@@ -311,9 +317,17 @@ def _why_unlabelled(images: Split) -> str:
     )
 
 
-def _write_split(
-    run: _Run, split: str, path: Path, meta: DatasetMeta, report: SplitReport
-) -> DatasetMeta:
+def _folder(out: Path, split: str) -> Folder:
+    """The folder of a split, made if needed, if nobody else can change what is in it."""
+    try:
+        with Folder.at(out, create=True) as folder:
+            folder.check_ours()
+            return folder.folder(split, create=True)
+    except OSError as error:
+        raise storage_error(out, error) from error
+
+
+def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) -> DatasetMeta:
     from tqdm import tqdm
 
     images = run.source.splits[split]
@@ -326,8 +340,11 @@ def _write_split(
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
     folders = [folder for folder in run.source.folders if os.path.isdir(folder)]
-    suspects = noted(path / WORK_FOLDER)  # before the writer clears up
-    with ShardWriter(path, meta, run.shard_size, overwrite=run.overwrite) as writer:
+    folder = _folder(run.out, split)
+    suspects: list[int] = []
+    with contextlib.suppress(OSError), folder.folder(WORK_FOLDER) as work:
+        suspects = noted(work)  # before the writer clears up
+    with ShardWriter(folder, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
         writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
@@ -335,7 +352,7 @@ def _write_split(
         todo = range(start, total)
         refused = _crashing(run, images, [image for image in suspects if image in todo])
         with (
-            _in_work(path, run.workers, refused) as in_work,
+            _in_work(folder, run.workers, refused) as in_work,
             tqdm(
                 desc=split,
                 total=total,
@@ -396,10 +413,11 @@ def _crashing(run: _Run, images: Split, suspects: list[int]) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def _in_work(path: Path, workers: int | None, refused: Mapping[int, str]) -> Iterator[InWork]:
+def _in_work(folder: Folder, workers: int | None, refused: Mapping[int, str]) -> Iterator[InWork]:
     try:
-        notes = InWork(path / WORK_FOLDER, workers or len(usable_cores()), refused)
+        with folder.folder(WORK_FOLDER) as work:
+            notes = InWork(work, workers or len(usable_cores()), refused)
     except OSError as error:
-        raise storage_error(path, error) from error
+        raise storage_error(folder.path, error) from error
     with contextlib.closing(notes):
         yield notes

@@ -10,12 +10,14 @@ from typing import Any
 
 from yolodata.errors import DatasetError, ShardError
 from yolodata.files import stored_bytes
+from yolodata.folders import Folder
 from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.data_yaml import write_data_yaml
+from yolodata.shards.lock import storage_error
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
@@ -95,8 +97,14 @@ def _relabel_split(
     left_out = list(source.splits[split].unlisted.items())
     annotations = _annotations(source, split, dataset, settings, left_out, report)
     found = list(annotations)  # left_out is complete only after all of them
+    try:
+        with Folder.at(dataset.path.parent) as out:
+            out.check_ours()
+            folder = out.folder(dataset.path.name)
+    except OSError as error:
+        raise storage_error(dataset.path, error) from error
     changed = replace_labels(
-        dataset.path,
+        folder,
         found,
         names=meta.names,
         kpt_shape=meta.kpt_shape,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-from yolodata.errors import ConfigError, DatasetError
+from yolodata.errors import ConfigError, DatasetError, ResourceError, lacking
 from yolodata.ingest.dataset_yaml import dataset_yamls
+from yolodata.ingest.json_file import found_in
 from yolodata.ingest.sample import SPLITS, TASKS, Source
 from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
 from yolodata.ingest.voc import has_annotations, open_voc
@@ -43,6 +43,7 @@ def open_source(
     Raises:
         DatasetError: the source cannot be used.
         ConfigError: the arguments are wrong, or contradict each other.
+        ResourceError: the machine lacks memory.
     """
     if task not in TASKS:
         raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -53,10 +54,16 @@ def open_source(
             raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     try:
         found = _open(source, splits, format, images, names, task)
+    except MemoryError as error:
+        raise ResourceError(f"'{source}' cannot be read: {lacking(error)}") from error
     except OSError as error:
         raise DatasetError(
             f"'{error.filename or source}' cannot be read: {error.strerror or error}."
         ) from error
+    except RecursionError:
+        raise DatasetError(
+            f"'{source}' has folders in folders, too deep to be a dataset."
+        ) from None
     if task == "pose" and found.kpt_shape is None:
         raise DatasetError(
             f"{found.origin}: task 'pose' needs 'kpt_shape: [number of keypoints, 2 or 3]' in the "
@@ -178,7 +185,6 @@ def _refuse_shards(path: Path) -> None:
 def _looks_like_coco(file: Path) -> bool:
     """Whether a JSON file holds the words of COCO's lists; it is not parsed."""
     try:
-        with open(file, "rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
-            return content.find(b'"images"') >= 0 and content.find(b'"annotations"') >= 0
-    except (OSError, ValueError):
+        return all(found_in(file, b'"images"', b'"annotations"').values())
+    except OSError:
         return True  # reading it says what is wrong

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
+from yolodata.ingest.walk import RealPaths, files_below
 
 _OTHER_PICTURES = frozenset((
     "arw", "cr2", "cr3", "exr", "gif", "hdr", "ico", "j2k", "jfif", "jpe", "jpx", "jxl", "nef",
@@ -36,22 +36,6 @@ def why_no_image(name: str) -> str | None:
     return None
 
 
-def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
-
-    Links are followed, each folder is given once, hidden ones not at all.
-    """
-    seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield here, sorted(names)
-
-
 def survey(
     images: Sequence[str],
     folders: Sequence[str],
@@ -70,7 +54,7 @@ def survey(
     Returns:
         path -> reason.
     """
-    real = cache(os.path.realpath)
+    real = RealPaths()
     listed: dict[str, set[str]] = {}  # folder -> names
     for path in images:
         folder, _, name = path.rpartition(os.sep)

@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.files import read_regular
+from yolodata.ingest.limits import LIST_BYTES, LIST_LINES, TEXT_BYTES
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins like the mark of UTF-16, so it is looked for first
@@ -48,10 +50,30 @@ def read_text(file: Path, what: str) -> str:
     """Reads a text file; `what` it is, for the message.
 
     Raises:
-        DatasetError: it cannot be read, or is not UTF-8 (or UTF-16 with a byte-order mark).
+        DatasetError: it cannot be read, is not UTF-8 (or UTF-16 with a byte-order mark), or is
+            larger than `TEXT_BYTES`.
     """
+    return _read(file, what, TEXT_BYTES)
+
+
+def read_list(file: Path) -> list[str]:
+    """Reads the lines of a list of images.
+
+    Raises:
+        DatasetError: as `read_text`; it is larger than `LIST_BYTES`, or has more than `LIST_LINES`.
+    """
+    text = _read(file, "list of images", LIST_BYTES)
+    lines = text.count("\n") + text.count("\r")
+    if lines > LIST_LINES:
+        raise DatasetError(
+            f"The list of images '{file}' has {lines} lines; at most {LIST_LINES} are read."
+        )
+    return text.splitlines()
+
+
+def _read(file: Path, what: str, limit: int) -> str:
     try:
-        return decode_text(file.read_bytes())
+        return decode_text(read_regular(file, limit))
     except OSError as error:
         raise DatasetError(
             f"The {what} '{file}' cannot be read: {error.strerror or error}; correct it."

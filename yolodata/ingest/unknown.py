@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import tarfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.ingest.survey import files_below, is_image
+from yolodata.files import open_regular
+from yolodata.ingest.survey import is_image
+from yolodata.ingest.walk import files_below
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
@@ -20,6 +20,8 @@ _CVAT = (
 _ARCHIVES = (
     ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar",
 )  # fmt: skip
+_ZIP = (b"PK\3\4", b"PK\5\6")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
 _PARTS = (
     "images",
     "labels",
@@ -44,7 +46,7 @@ def refuse_other_files(path: Path) -> None:
     if suffix in (".yaml", ".yml", ".json", ".jsonl") or name.endswith(".json.gz"):
         return
     folder = shlex.quote(str(path.parent))
-    if name.endswith(_ARCHIVES) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+    if name.endswith(_ARCHIVES) or _is_archive(path):
         said = _archive(path)
     elif is_image(name):
         said = f"'{path}' is one image. Give {_KINDS}. It may be '{path.parent}'."
@@ -85,7 +87,7 @@ def _archive(path: Path) -> str:
     what, into = shlex.quote(str(path)), shlex.quote(str(folder))
     if name.lower().endswith((".7z", ".rar")):
         unpack = f"7z x {what} -o{into}"
-    elif name.lower().endswith(".zip") or zipfile.is_zipfile(path):
+    elif name.lower().endswith(".zip") or _head(path, 4) in _ZIP:
         unpack = f"unzip -q {what} -d {into}"
     else:
         unpack = f"mkdir -p {into} && tar -xf {what} -C {into}"
@@ -159,10 +161,25 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
 
 def _begins(file: Path, words: bytes, count: int = 1000) -> bool:
     """Whether the first `count` bytes of a file hold some words."""
-    if not file.is_file():
-        return False
-    with open(file, "rb") as stream:
-        return words in stream.read(count)
+    return words in _head(file, count)
+
+
+def _head(file: Path | str, count: int) -> bytes:
+    """The first bytes of a file; none where it is no file, or cannot be read."""
+    try:
+        fd = open_regular(file)
+    except (OSError, ValueError):  # ValueError: no file can have this name
+        return b""
+    try:
+        return os.read(fd, count)
+    finally:
+        os.close(fd)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file of any name begins like an archive."""
+    head = _head(path, 512)
+    return head.startswith((*_ZIP, *_COMPRESSED)) or head[257:262] == b"ustar"
 
 
 def _content(path: Path) -> tuple[list[str], list[str], list[str]]:
@@ -185,10 +202,10 @@ def _content(path: Path) -> tuple[list[str], list[str], list[str]]:
 def _first_class(file: str) -> int | None:
     """The class of a label file's first row; None if it is none."""
     try:
-        with open(file, encoding="utf-8-sig") as lines:
-            words = next(iter(lines), "").split()
+        line = _head(file, 1 << 16).partition(b"\n")[0]
+        words = line.decode("utf-8-sig").split()
         return int(float(words[0])) if len(words) >= 5 and [float(word) for word in words] else None
-    except (OSError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         return None
 
 

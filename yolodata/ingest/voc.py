@@ -14,18 +14,21 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.limits import CLASSES, checked_names
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.split_names import split_of_folder
-from yolodata.ingest.survey import files_below, is_image, repetitions, some, why_no_image
+from yolodata.ingest.survey import is_image, repetitions, some, why_no_image
 from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
+from yolodata.ingest.walk import files_below
 
 _ANNOTATIONS = "Annotations"
 _IMAGES = ("JPEGImages", "images")
+_NAMED = 3  # files that a message names
 _CVAT = "annotations.xml"  # in CVAT's own format, all in one file
 
 
@@ -247,7 +250,7 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
     if given and len(set(given)) != len(given):
         raise DatasetError(f"A class is named twice: {list(given)}.")
     if given:
-        return list(given)
+        return checked_names(given, root)
     names: set[str] = set()
     broken: list[str] = []
     for file in files.annotations.values():
@@ -255,10 +258,12 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
             names |= class_names(read_annotation(file))
         except (Refused, OSError) as error:  # reported when the image is packed
             broken.append(str(error))
+        if len(names) > CLASSES:
+            break
     if not names:
         why = f"; {len(broken)} cannot be read, as: {broken[0]}" if broken else ""
         raise DatasetError(f"{root}: no class names: no annotation holds an object{why}.")
-    return sorted(names)
+    return checked_names(sorted(names), root)
 
 
 def _annotations_of(files: _Files) -> dict[str, Path | str | None]:
@@ -273,7 +278,7 @@ def _annotations_of(files: _Files) -> dict[str, Path | str | None]:
         rule, keys = _first_rule(path, candidates)
         if len(keys) == 1:
             claims.setdefault(keys[0], []).append((rule, path))
-        several = some([str(files.annotations[key]) for key in keys])
+        several = some([str(files.annotations[key]) for key in keys[: _NAMED + 1]])
         whose[path] = f"several annotations may be its own: {several}" if keys else None
     for key, images in claims.items():
         file = files.annotations[key]
@@ -283,11 +288,12 @@ def _annotations_of(files: _Files) -> dict[str, Path | str | None]:
             named = _named_in(file)
             best = [path for path in best if os.path.basename(path) == named]
         for _, path in images:
-            others = [str(files.folder / other) for _, other in images if other != path]
+            others = islice((other for _, other in images if other != path), _NAMED + 1)
             whose[path] = (
                 file
                 if best == [path]
-                else f"annotation {file.name} may be that of {some(others)}; put annotations into "
+                else f"annotation {file.name} may be that of "
+                f"{some([str(files.folder / other) for other in others])}; put annotations into "
                 "folders like those of the images, or give images different names"
             )
     return whose

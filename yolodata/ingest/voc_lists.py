@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.limits import PATH_LENGTH, shortened
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
-from yolodata.ingest.text import read_text
+from yolodata.ingest.text import read_list
 
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".", "Annotations", "annotations")
 _BOTH = {"trainval": "trainval", "train_val": "trainval"}
@@ -68,6 +69,7 @@ def read_lists(root: Path, images: Sequence[str]) -> Membership | None:
                 chosen[paths[0]] = None
             else:
                 reason = f"may be {' or '.join(paths)}; rename one" if paths else "no such image"
+                line = line if len(line) <= PATH_LENGTH else shortened(line)
                 found.absent.setdefault(name, {})[line] = f"listed for '{name}', but {reason}"
         found.images[name] = list(chosen)
     if not found.images:
@@ -93,8 +95,7 @@ def _list_files(root: Path) -> dict[str, list[Path]]:
 
 def _agreed(files: Sequence[Path], split: str, found: Membership) -> list[str]:
     """The lines of a split's lists, which must be the same; each once."""
-    texts = [read_text(file, "list of images") for file in files]
-    lines = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
+    lines = [[line.strip() for line in read_list(file) if line.strip()] for file in files]
     for file, some in zip(files, lines, strict=True):
         if not some:
             found.notes.append(f"the list '{file}' is empty")

@@ -8,11 +8,14 @@ instead of being kept with size 0, and a missing `difficult` means 0.
 
 from __future__ import annotations
 
+import errno
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from yolodata.files import read_regular
+from yolodata.ingest.limits import LABEL_BYTES, NAME_LENGTH
 from yolodata.ingest.sample import RawLabels, Refused
 from yolodata.ingest.text import decode_xml
 
@@ -22,12 +25,15 @@ def read_annotation(file: Path) -> ElementTree.Element:
 
     Raises:
         OSError: it cannot be read.
-        Refused: it is not well-formed, of an unknown encoding, or declares entities: expanding
-            those can take any amount of memory, or read other files.
+        Refused: it is no file, too large, not well-formed, of an unknown encoding, or declares
+            entities: expanding those can take any amount of memory, or read other files.
     """
-    if file.is_dir():
-        raise Refused(f"annotation {file.name} cannot be used: it is a folder")
-    data = file.read_bytes()
+    try:
+        data = read_regular(file, LABEL_BYTES)
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.EINVAL, errno.EFBIG):
+            raise Refused(f"annotation {file.name} cannot be used: it {error.strerror}") from None
+        raise
     try:
         if not data.strip():
             raise ValueError("the file is empty")
@@ -45,8 +51,9 @@ def annotated_name(root: ElementTree.Element) -> str:
 
 
 def class_names(root: ElementTree.Element) -> set[str]:
-    """Gives the names of all its objects."""
-    return {(item.findtext("name") or "").strip() for item in root.iter("object")} - {""}
+    """Gives the names of all its objects; one that is too long is refused with its image."""
+    names = {(item.findtext("name") or "").strip() for item in root.iter("object")} - {""}
+    return {name for name in names if len(name) <= NAME_LENGTH}
 
 
 def label_rows(root: ElementTree.Element, file: Path, classes: Mapping[str, int]) -> RawLabels:
@@ -81,6 +88,10 @@ def _rows(
     difficult = other = 0
     for item in root.iter("object"):
         name = _text(item, "name")
+        if len(name) > NAME_LENGTH:
+            raise ValueError(
+                f"<name> has {len(name)} characters, at most {NAME_LENGTH} are allowed"
+            )
         if name not in classes:
             other += 1
         elif _is_difficult(item):

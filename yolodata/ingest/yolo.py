@@ -6,7 +6,7 @@ directory and then against Ultralytics' datasets folder, the splits against `pat
 
 from __future__ import annotations
 
-import glob
+import errno
 import json
 import os
 import shlex
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
+from yolodata.files import read_regular
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.dataset_yaml import (
     Keypoints,
@@ -26,8 +27,17 @@ from yolodata.ingest.dataset_yaml import (
     keypoints,
     read_yaml,
 )
-from yolodata.ingest.sample import SPLITS, RawLabels, Source, Split
+from yolodata.ingest.limits import (
+    LABEL_BYTES,
+    LIST_BYTES,
+    LIST_LINES,
+    PATH_LENGTH,
+    TEXT_BYTES,
+    shortened,
+)
+from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.survey import is_image, repetitions, some, survey
+from yolodata.ingest.walk import files_of_split
 
 _BARE = f"images{os.sep}"
 
@@ -40,12 +50,18 @@ class YoloSplit(Split):
         self.unlisted = unlisted
 
     def raw_labels(self, index: int) -> RawLabels:
-        """Reads the label file of image `index`; an absent one means background."""
+        """Reads the label file of image `index`; an absent one means background.
+
+        Raises:
+            OSError: it cannot be read.
+            Refused: it is larger than a label file may be.
+        """
         label_file = label_path(self.paths[index])
         try:
-            with open(label_file, "rb", buffering=0) as file:
-                return RawLabels(file.read())
-        except OSError:
+            return RawLabels(read_regular(label_file, LABEL_BYTES))
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise Refused(f"label file {error.strerror}") from None
             if os.path.isfile(label_file):
                 raise
             if os.path.lexists(label_file):  # a folder, or a link to nowhere: none to upstream
@@ -226,8 +242,8 @@ def _datasets_folder() -> Path:
     config = os.getenv("YOLO_CONFIG_DIR") or os.getenv("XDG_CONFIG_HOME") or "~/.config"
     settings = Path(config).expanduser() / "Ultralytics" / "settings.json"
     try:
-        return Path(json.loads(settings.read_text(encoding="utf-8"))["datasets_dir"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads(read_regular(settings, TEXT_BYTES))["datasets_dir"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Path.cwd() / "datasets"
 
 
@@ -262,11 +278,13 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
     unlisted: dict[str, str] = {}
     for entry in entries:
         if os.path.isdir(entry):
-            found += (p for p in _walk(entry) if is_image(p))
+            found += (path for path in files_of_split(entry) if is_image(path))
             continue
         listed = _read_list(Path(entry), where, bases)
         for path in listed:
-            if is_image(path):
+            if len(path) > PATH_LENGTH:
+                unlisted[shortened(path)] = f"listed in {entry}, but longer than a path may be"
+            elif is_image(path):
                 found.append(path)
             elif path.strip():
                 unlisted[path] = f"listed in {entry}, but its suffix is not that of an image"
@@ -285,15 +303,10 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
     return YoloSplit(paths, unlisted)
 
 
-def _walk(folder: str) -> list[str]:
-    """Files with a dot in their name, in all folders below; no hidden ones, links followed."""
-    return glob.glob(os.path.join(glob.escape(folder), "**", "*.*"), recursive=True)
-
-
 def _read_list(file: Path, where: str, bases: Sequence[Path]) -> list[str]:
     """Lines of an image list; './' means the list's own folder, else the working directory."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_regular(file, LIST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{where}: the image list '{file}' must be UTF-8 text, got {error}; save it as UTF-8"
@@ -306,6 +319,11 @@ def _read_list(file: Path, where: str, bases: Sequence[Path]) -> list[str]:
         raise DatasetError(
             f"{where}: the image list '{file}' must be UTF-8 text, got NUL bytes, as UTF-16 has; "
             "save it as UTF-8"
+        )
+    lines = text.count("\n") + text.count("\r")
+    if lines > LIST_LINES:
+        raise DatasetError(
+            f"{where}: the image list '{file}' has {lines} lines; at most {LIST_LINES} are read"
         )
     return [_listed(line, file, bases) for line in text.strip().splitlines()]
 

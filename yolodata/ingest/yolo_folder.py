@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.ingest.limits import checked_names
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
 from yolodata.ingest.split_names import split_of_folder
-from yolodata.ingest.survey import files_below, is_image, outermost
-from yolodata.ingest.text import read_text
+from yolodata.ingest.survey import is_image, outermost
+from yolodata.ingest.text import read_list, read_text
+from yolodata.ingest.walk import files_below
 from yolodata.ingest.yolo import listed_source
 
 _NAME_FILES = (
@@ -79,7 +81,7 @@ def _names(files: Sequence[Path]) -> dict[int, str]:
                 f"{lines[:9]}. Labels are numbers of one list: renumber them, and remove the other."
             )
         found.append(lines)
-    return dict(enumerate(found[0]))
+    return dict(enumerate(checked_names(found[0], files[0])))
 
 
 def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
@@ -108,7 +110,7 @@ def _lists(root: Path, beside: Path) -> dict[str, list[str]]:
     for folder in dict.fromkeys((root, root / "data", beside)):
         for file in sorted(folder.glob("*.txt")):
             split = SPLIT_WORDS.get(file.stem.lower())
-            if split and any(is_image(line) for line in read_text(file, "list").splitlines()):
+            if split and any(map(is_image, read_list(file))):
                 entries.setdefault(split, []).append(str(file))
     return {split: entries[split] for split in SPLITS if split in entries}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
+from yolodata.outputs import write_output
 from yolodata.pipeline.options import TASKS
 
 _SAMPLES, _DRAWS, _LEAST_DRAWS = 200, 2000, 1000
@@ -111,8 +112,7 @@ def run(args: argparse.Namespace) -> int:
             "limits": tally.all_limits(), "failed": [sentence for _, sentence in failed],
             "machine": machine(), "versions": versions(), **figures,
         }  # fmt: skip
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_output(args.json, (json.dumps(result, indent=2) + "\n").encode())
     return 1 if failed and not blind else 0
 
 

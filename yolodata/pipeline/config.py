@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from yolodata.checks import number, whole
+from yolodata.checks import number, shown, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.misplaced import options
 
 if TYPE_CHECKING:
     from yolodata._native import PlanConfig
+
+SIDES = (10, 16384)
+"""Least and greatest `imgsz`."""
+
+ZOOMS = (0.01, 100.0)
+"""Between these is the greatest zoom of `scale` as a pair; beyond, nothing can be seen."""
 
 INSTEAD = {
     "augmentations": "give Albumentations' transforms to Loader(transforms=…)",
@@ -34,8 +40,8 @@ class AugmentConfig:
             (`degrees=10.0`).
         translate: shift is uniform in plus or minus this share of `imgsz`, 0 to 1
             (`translate=0.2`).
-        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to 1; or in an explicit (min, max)
-            (`scale=0.9`).
+        scale: zoom is uniform in 1 - scale to 1 + scale, 0 to 1; or in an explicit (min, max),
+            max 0.01 to 100 (`scale=0.9`).
         shear: uniform in plus or minus this many degrees, 0 to below 90 (`shear=2.0`).
         perspective: uniform in plus or minus this, 0 to 1; 0.001 is a lot
             (`perspective=0.0005`).
@@ -77,7 +83,7 @@ class AugmentConfig:
     copy_paste_mode: str = "flip"
 
     def __post_init__(self) -> None:
-        whole("imgsz", self.imgsz, 10, 16384, " pixels")
+        whole("imgsz", self.imgsz, *SIDES, " pixels")
         if not isinstance(self.mosaic_grid, int) or self.mosaic_grid not in (4, 9):
             raise ConfigError(f"mosaic_grid must be 4 or 9, got {self.mosaic_grid!r}")
         for name, limit in _LIMITS.items():
@@ -87,10 +93,10 @@ class AugmentConfig:
                 f"copy_paste_mode must be flip or mixup, got {self.copy_paste_mode!r}"
             )
         low, high = self.scale_range
-        if not (0 <= low <= high and high > 0):
+        if not (0 <= low <= high and ZOOMS[0] <= high <= ZOOMS[1]):
             raise ConfigError(
-                "scale must be a number from 0 to 1, or a pair (min, max) with "
-                f"0 <= min <= max and max above 0, got {self.scale!r}"
+                "scale must be a number from 0 to 1, or a pair (min, max) with 0 <= min <= max and "
+                f"max from {ZOOMS[0]:g} to {ZOOMS[1]:g}, got {shown(self.scale)}"
             )
 
     @property
@@ -98,7 +104,7 @@ class AugmentConfig:
         """Least and greatest zoom."""
         if isinstance(self.scale, (tuple, list)):
             if len(self.scale) != 2:
-                raise ConfigError(f"scale as a pair needs (min, max), got {self.scale!r}")
+                raise ConfigError(f"scale as a pair needs (min, max), got {shown(self.scale)}")
             return number("scale", self.scale[0]), number("scale", self.scale[1])
         gain = number("scale", self.scale, 0)
         return 1.0 - gain, 1.0 + gain

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolodata.errors import ShardError, lacking
+from yolodata.machine import fresh_memory
 from yolodata.pipeline.image_cache import FILL, Bytes, ImageSource
 from yolodata.pipeline.subset import Subset
 from yolodata.telemetry import Telemetry
@@ -60,7 +61,8 @@ def decode_into(
         1-D uint8 buffer that starts with height * width RGB triples and may be longer.
 
     Raises:
-        ShardError: the image cannot be decoded, or has another size.
+        ShardError: the image has another size.
+        DatasetError: it cannot be decoded, or states more pixels than were packed.
     """
     import cv2
 
@@ -72,12 +74,13 @@ def decode_into(
     height, width = size
     need = height * width * 3
     if memory is None or memory.nbytes < need:
-        memory = np.empty(max(need, imgsz * imgsz * 3), np.uint8)
+        memory = fresh_memory(max(need, imgsz * imgsz * 3))
     target = memory[:need].reshape(height, width, 3)
-    picture = decode_jpeg(data, target, _spare())
+    most = shards.most_pixels(image)
+    picture = decode_jpeg(data, target, _spare(), most=most)
     turn = picture is None
     if picture is None:
-        picture = decode_image(data, imgsz, name)
+        picture = decode_image(data, imgsz, name, most)
     if resized_shape(picture.shape[0], picture.shape[1], imgsz) != size:
         raise ShardError(
             f"{name}: decoded to {picture.shape[:2]}, which does not become {size} at "
@@ -94,7 +97,7 @@ def _spare() -> Bytes:
     """Returns memory of this thread for an image to be resized: fresh memory is slow."""
     memory: Bytes | None = getattr(_threads, "memory", None)
     if memory is None:
-        memory = _threads.memory = np.empty(_SPARE, np.uint8)
+        memory = _threads.memory = fresh_memory(_SPARE)
     return memory
 
 

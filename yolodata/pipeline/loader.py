@@ -15,16 +15,17 @@ import numpy.typing as npt
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError, is_out_of_memory
-from yolodata.machine import usable_threads
+from yolodata.machine import give_back_memory, usable_threads
 from yolodata.pipeline import resume_state
 from yolodata.pipeline.albumentations.transforms import composed, described
 from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, training_batch
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.fork_safety import check_process, finalize
+from yolodata.pipeline.fork_safety import finalize
 from yolodata.pipeline.loader_facade import DatasetView, EpochSampler, weakly
 from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
+from yolodata.pipeline.owner import NotCopied, Owner
 from yolodata.pipeline.prefetch import Collated, Prefetcher
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule, window_of
 from yolodata.pipeline.subset import Subset, open_shards
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _PREFETCH = 4
 
 
-class Epoch:
+class Epoch(NotCopied):
     """One iteration over a loader; the loader, whose method `following` is, knows where it is."""
 
     def __init__(self, following: Callable[[Epoch], Batch]) -> None:
@@ -54,12 +55,10 @@ class Epoch:
 
     def __next__(self) -> Batch:
         """Returns the next batch of the epoch."""
-        if self.ended:
-            raise StopIteration
         return self._following(self)
 
 
-class Loader:
+class Loader(NotCopied):
     """Endless epochs of augmented training batches from a shard dataset.
 
     Iterating gives one epoch of batches (see `yolodata.pipeline.batch.assemble` for the dict, which
@@ -69,7 +68,7 @@ class Loader:
 
     Each iteration goes on to the next epoch; `set_epoch` chooses one. Native threads make batches,
     `prefetch` of them before they are asked for, across the end of an epoch too. A loader belongs
-    to one process and is used by one thread at a time.
+    to one process and is used by one thread at a time; a second one gets a ConfigError.
 
     An image that cannot be read becomes grey, without objects. It is named once in the log of
     "yolodata" and listed by `unreadable()`; the run goes on.
@@ -177,7 +176,7 @@ class Loader:
         self._backend: Backend | None = None
         self._close_backend: weakref.finalize[Any, Any] | None = None
         self._closed = False
-        self._pid = os.getpid()
+        self._owner = Owner()
         self._reported: set[int] = set()
         self.telemetry = Telemetry()
 
@@ -237,10 +236,11 @@ class Loader:
         Naming the epoch that `load_state_dict` restored keeps the position in it.
         """
         epoch = whole("epoch", epoch, 0, MAX_EPOCH)
-        self._prefetcher.settle()
-        if not (self._resumed and epoch == self._epoch):
-            self._epoch, self._position, self._resumed = epoch, 0, False
-        self._active = None
+        with self._owner:
+            self._prefetcher.settle()
+            if not (self._resumed and epoch == self._epoch):
+                self._epoch, self._position, self._resumed = epoch, 0, False
+            self._active = None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the consumer is: plain data, the same on every rank, small enough for JSON.
@@ -248,32 +248,35 @@ class Loader:
         Counts batches that were handed out, not prefetched ones. Taken between two batches,
         loading it gives the batches that would have followed; exactly, if `hw_decoder_load` is 0.
         """
-        if self._fingerprint is None:
-            self._fingerprint = resume_state.dataset_fingerprint(self._subset)
-        return {
-            "version": 1,
-            "seed": self.seed,
-            "epoch": self._epoch,
-            "position": self._position,
-            "mosaic_closed": self._mosaic_closed,
-            "dataset": dict(self._fingerprint),
-            "settings": resume_state.plain(self._settings),
-        }
+        with self._owner:
+            if self._fingerprint is None:
+                self._fingerprint = resume_state.dataset_fingerprint(self._subset)
+            return {
+                "version": 1,
+                "seed": self.seed,
+                "epoch": self._epoch,
+                "position": self._position,
+                "mosaic_closed": self._mosaic_closed,
+                "dataset": dict(self._fingerprint),
+                "settings": resume_state.plain(self._settings),
+            }
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, under this or another world or batch size.
 
         Raises:
-            ConfigError: the state is of another dataset or of other settings; names what differs.
+            ConfigError: this is no state, or one of another dataset or of other settings; names
+                what is wrong or differs. Nothing has changed then.
         """
-        resume_state.compare(values, self.state_dict())
-        self._prefetcher.settle()
-        self.seed = int(values["seed"])
-        self._epoch, self._position = int(values["epoch"]), int(values["position"])
-        self._mosaic_closed = bool(values["mosaic_closed"])
-        self._resumed = True
-        self._active = None
-        self._discard()
+        with self._owner:
+            place = resume_state.place_of(values, self.state_dict(), self._subset)
+            self._prefetcher.settle()
+            self.seed = place.seed
+            self._epoch, self._position = place.epoch, place.position
+            self._mosaic_closed = place.mosaic_closed
+            self._resumed = True
+            self._active = None
+            self._discard()
 
     def close_mosaic(self) -> None:
         """Turns off mosaic, copy-paste, mixup and cutmix in every batch handed out from now on.
@@ -281,28 +284,36 @@ class Loader:
         Prefetched batches are thrown away and made anew. With `close_mosaic_epoch`, which
         throws nothing away, this need not be called.
         """
-        if not self._mosaic_closed:
-            self._prefetcher.settle()
-            self._mosaic_closed = True
-            self._discard()
+        with self._owner:
+            if not self._mosaic_closed:
+                self._prefetcher.settle()
+                self._mosaic_closed = True
+                self._discard()
 
     def reset(self) -> None:
         """Throws prefetched batches away; the position in the stream stays."""
-        self._prefetcher.settle()
-        self._discard()
+        with self._owner:
+            self._prefetcher.settle()
+            self._discard()
 
     # Batches.
 
     def __iter__(self) -> Iterator[Batch]:
         """Returns one epoch of batches; it begins when the first one is asked for."""
-        self._usable()
+        with self._owner:
+            self._refuse_closed()
         return Epoch(self._next)
 
     def _next(self, caller: Epoch) -> Batch:
+        with self._owner:
+            if caller.ended:
+                raise StopIteration
+            return self._next_batch(caller)
+
+    def _next_batch(self, caller: Epoch) -> Batch:
         # Time in which a device whose loss is looked at in every step has nothing to do.
         asked = time.perf_counter()
-        if self._closed:
-            self._usable()  # says so
+        self._refuse_closed()
         self._prefetcher.settle()
         if caller.token is not self._active:
             if caller.begun:
@@ -314,8 +325,9 @@ class Loader:
         head = self._prefetcher.at(self._epoch, self._position)
         if head is None:
             if self._schedule.ends(self._position):
-                self._epoch, self._position, self._active = self._epoch + 1, 0, None
-                caller.ended = True
+                if self._epoch < MAX_EPOCH:  # or else the place stays at the end of everything
+                    self._epoch, self._position = self._epoch + 1, 0
+                caller.ended, self._active = True, None
                 raise StopIteration
             self._fill()
             head = self._prefetcher.at(self._epoch, self._position)
@@ -342,6 +354,11 @@ class Loader:
 
     def _begin(self, caller: Epoch) -> None:
         if self._position and not self._resumed:  # the last iteration was given up half-way
+            if self._epoch == MAX_EPOCH:
+                raise ConfigError(
+                    "epoch 2**32 - 1 is the last one; choose another with set_epoch, or another "
+                    "seed for a new stream"
+                )
             self._epoch, self._position = self._epoch + 1, 0
         self._resumed = False
         self._active = caller.token
@@ -383,10 +400,9 @@ class Loader:
 
     # Life and death.
 
-    def _usable(self) -> None:
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise ConfigError("the loader is closed; make a new one")
-        check_process(self._pid)
 
     def _open_backend(self) -> Backend:
         if self._backend is None:
@@ -402,7 +418,7 @@ class Loader:
             )
             self._backend = open_backend(spec)
             self.cache, self._why = self._backend.cache, self._backend.cache_reason
-            self._close_backend = finalize(self, self._prefetcher.close, self._backend.close)
+            self._close_backend = finalize(self, _close, self._prefetcher, self._backend)
         return self._backend
 
     def unreadable(self) -> dict[str, str]:
@@ -412,18 +428,24 @@ class Loader:
 
     def close(self) -> None:
         """Stops the threads and frees the memory; batches handed out stay valid."""
-        if self._closed or os.getpid() != self._pid:
+        if self._closed or os.getpid() != self._owner.process:
             return
-        self._closed = True
-        self._active = None
-        if self._close_backend is not None:
-            self._close_backend()
+        with self._owner:
+            self._closed = True
+            self._active = None
+            if self._close_backend is not None:
+                self._close_backend()
 
     def __enter__(self) -> Loader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(prefetcher: Prefetcher, backend: Backend) -> None:
+    prefetcher.close(backend.close)
+    give_back_memory()
 
 
 def check_device(device: DeviceOptions) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from yolodata.checks import number, one_of, whole, wholes
+from yolodata.checks import number, one_of, shown, whole, wholes
 from yolodata.errors import ConfigError
 from yolodata.pipeline.misplaced import options
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TASKS = ("detect", "segment", "pose", "obb")
 CACHES = ("auto", "device", "host", "none")
 OUTPUTS = ("uint8", "float16", "bfloat16")
+MAX_RANKS = 1_000_000
+MAX_THREADS = 1024  # of the native engine
+MAX_PREFETCH = 256  # batches: each is memory
 
 
 @options
@@ -72,13 +75,27 @@ class Ranks:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        last = whole("world_size", self.world_size, 1) - 1
+        last = whole("world_size", self.world_size, 1, MAX_RANKS) - 1
         whole("rank", self.rank, 0, last, f" for world_size={self.world_size}")
 
     @classmethod
     def from_env(cls) -> Ranks:
-        """Returns what torchrun says (RANK and WORLD_SIZE); one process without it."""
-        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        """Returns what torchrun says (RANK and WORLD_SIZE); one process without it.
+
+        Raises:
+            ConfigError: they are no numbers, or contradict each other.
+        """
+
+        def said(name: str, default: str) -> int:
+            value = os.environ.get(name, default)
+            if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+                raise ConfigError(
+                    f"the environment variable {name} must be a whole number, got {shown(value)}; "
+                    "torchrun sets it, unset it to train in one process"
+                )
+            return int(value)
+
+        return cls(said("RANK", "0"), said("WORLD_SIZE", "1"))
 
 
 @options
@@ -114,10 +131,10 @@ class ReadOptions:
     """How samples are read and prepared.
 
     Args:
-        threads: native threads; None shares the machine's cores among its ranks
+        threads: native threads, up to 1024; None shares the machine's cores among its ranks
             (`threads=4`).
-        prefetch: batches ready or in the making before they are asked for; None is 4 in training
-            and 2 in validation (`prefetch=8`).
+        prefetch: batches ready or in the making before they are asked for, up to 256; None is 4 in
+            training and 2 in validation (`prefetch=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of the images that may be unreadable before the run stops
             (`max_unreadable=0.0`).
@@ -132,9 +149,9 @@ class ReadOptions:
     max_unreadable: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("threads", "prefetch"):
+        for name, most in (("threads", MAX_THREADS), ("prefetch", MAX_PREFETCH)):
             if getattr(self, name) is not None:
-                whole(name, getattr(self, name), 1)
+                whole(name, getattr(self, name), 1, most)
         number("max_unreadable", self.max_unreadable, 0, 1)
 
 

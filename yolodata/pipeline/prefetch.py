@@ -22,7 +22,7 @@ import numpy.typing as npt
 from yolodata.pipeline.backend import PendingBatch
 from yolodata.pipeline.batch import Batch
 from yolodata.pipeline.fork_safety import check_process, finalize
-from yolodata.pipeline.schedule import Schedule
+from yolodata.pipeline.schedule import MAX_EPOCH, Schedule
 
 Submit = Callable[[int, int, npt.NDArray[np.int64]], PendingBatch]
 """(epoch, start, positions (B,)) to a batch in the making."""
@@ -66,7 +66,8 @@ class Prefetcher:
     """
 
     def __init__(self, schedule: Schedule, prefetch: int, epochs: int | None) -> None:
-        self._schedule, self._prefetch, self._epochs = schedule, prefetch, epochs
+        self._schedule, self._prefetch = schedule, prefetch
+        self._last_epoch = MAX_EPOCH if epochs is None else min(epochs - 1, MAX_EPOCH)
         self._steps: deque[Prefetched] = deque()
         self._handed_out: list[Prefetched] = []
         self._thread = BackgroundThread()
@@ -91,7 +92,7 @@ class Prefetcher:
         while len(self._steps) < self._prefetch:
             step = self._schedule.batch(position)
             if step is None:
-                if self._epochs is not None and epoch + 1 >= self._epochs:
+                if epoch >= self._last_epoch:
                     break
                 epoch, position = epoch + 1, 0
                 continue

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from yolodata.checks import shown, whole
 from yolodata.errors import ConfigError
+from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
 from yolodata.pipeline.subset import Subset
+
+_NAMED = 20  # differences in one message
 
 
 def plain(values: Any) -> Any:
@@ -40,32 +45,73 @@ def dataset_fingerprint(subset: Subset) -> dict[str, Any]:
     }
 
 
-def compare(saved: dict[str, Any], mine: dict[str, Any]) -> None:
-    """Checks that a saved state belongs to a loader.
+@dataclass(frozen=True)
+class Place:
+    """Where in which stream a saved state goes on."""
+
+    seed: int
+    epoch: int
+    position: int
+    mosaic_closed: bool
+
+
+def place_of(saved: Any, mine: dict[str, Any], subset: Subset) -> Place:
+    """Returns where a saved state goes on, after checking that it belongs to a loader.
+
+    Args:
+        saved: what somebody says is a state.
+        mine: the state of the loader.
+        subset: its images.
 
     Raises:
-        ConfigError: it does not; every difference is named.
+        ConfigError: it is no state, or that of another dataset or of other settings; every
+            difference is named.
     """
+    give = "give what Loader.state_dict returned"
+    if not isinstance(saved, dict):
+        raise ConfigError(f"a state is a dict; {give}, got {shown(saved)}")
     missing = sorted(set(mine) - set(saved))
     if missing:
+        raise ConfigError(f"the state lacks {missing}; {give}, got {shown(list(saved))}")
+    version = saved["version"]
+    if type(version) is not int or version != mine["version"]:
         raise ConfigError(
-            f"the state lacks {missing}; give what Loader.state_dict returned, got {sorted(saved)}"
-        )
-    if saved["version"] != mine["version"]:
-        raise ConfigError(
-            f"the state has version {saved['version']}, this yolodata reads {mine['version']}; "
+            f"the state has version {shown(version)}, this yolodata reads {mine['version']}; "
             "resume with the version that wrote it"
         )
     differences = [
-        f"  {name}: {old!r} in the state, {new!r} in this loader"
+        f"  {name}: {shown(old)} in the state, {shown(new)} in this loader"
         for group in ("dataset", "settings")
-        for name, old, new in _leaves(group, plain(saved[group]), plain(mine[group]))
+        for name, old, new in _leaves(group, _plain_part(saved, group), plain(mine[group]))
     ]
     if differences:
+        more = len(differences) - _NAMED
+        if more > 0:
+            differences[_NAMED:] = [f"  and {more} more"]
         raise ConfigError(
             "the state was saved with another dataset or other settings, so the stream cannot go "
             "on; make the loader with the same ones, or start a new run:\n" + "\n".join(differences)
         )
+    closed = saved["mosaic_closed"]
+    if not isinstance(closed, bool):
+        raise ConfigError(f"mosaic_closed must be True or False, got {shown(closed)}; {give}")
+    where = f" for the {subset.images} images of {subset.shards.path}"
+    return Place(
+        whole("seed", saved["seed"], 0, MAX_SEED),
+        whole("epoch", saved["epoch"], 0, MAX_EPOCH),
+        whole("position", saved["position"], 0, subset.images, where),
+        closed,
+    )
+
+
+def _plain_part(saved: dict[str, Any], group: str) -> Any:
+    try:
+        return plain(saved[group])
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        raise ConfigError(
+            f"what the state says under {group!r} is no plain data, got {shown(saved[group])}; "
+            "give what Loader.state_dict returned"
+        ) from None
 
 
 def _leaves(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:

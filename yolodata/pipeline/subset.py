@@ -163,8 +163,13 @@ class Subset:
                 self._flip_idx(),
                 self._outline_points,
                 self.oriented,
+                self._where,
             )
         return self._index
+
+    @property
+    def _where(self) -> str:
+        return str(self.shards.path / self.shards.meta.labels.file)
 
     @property
     def oriented(self) -> bool:
@@ -226,6 +231,7 @@ class Subset:
             self._flip_idx(),
             self._outline_points,
             self.oriented,
+            self._where,
         )
 
 

@@ -15,17 +15,18 @@ import numpy as np
 
 from yolodata.checks import number, whole
 from yolodata.errors import ConfigError
-from yolodata.machine import usable_threads
+from yolodata.machine import give_back_memory, usable_threads
 from yolodata.pipeline import letterbox
 from yolodata.pipeline.backend import Backend, BackendSpec, PendingBatch
 from yolodata.pipeline.batch import Batch, assemble, original_shapes
-from yolodata.pipeline.fork_safety import check_process, finalize
+from yolodata.pipeline.config import SIDES
+from yolodata.pipeline.fork_safety import finalize
 from yolodata.pipeline.letterbox import Placement
 from yolodata.pipeline.loader import check_device, open_backend
 from yolodata.pipeline.loader_facade import DatasetView
 from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, Ranks, ReadOptions
-from yolodata.pipeline.schedule import Schedule
+from yolodata.pipeline.owner import NotCopied, Owner
 from yolodata.pipeline.subset import Subset, open_shards
 from yolodata.pipeline.unreadable import report_unreadable
 from yolodata.telemetry import Telemetry
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     from yolodata.shards.reader import ShardDataset
 
 _PREFETCH = 2
+_MAX_SIDE = 1 << 15  # pixels of a batch
 
 
-class ValidationLoader:
+class ValidationLoader(NotCopied):
     """Every image once, unaugmented, in batches of similar aspect ratio.
 
     Order, shapes, padding and labels are those of upstream's validation loader: images are sorted
@@ -99,19 +101,25 @@ class ValidationLoader:
     ) -> None:
         dataset = open_shards(shards, split, "val")
         ranks, self._reading = ranks or Ranks(), reading or ReadOptions()
+        if imgsz is not None:
+            imgsz = whole("imgsz", imgsz, *SIDES, " pixels")
         self._subset = subset = Subset(dataset, labels, imgsz=imgsz)
         images = subset.images
-        Schedule(images, batch_size, ranks)  # checks these settings
-        whole("stride", stride, 1)
-        number("pad", pad, 0)
-        self._shape_batch = (
-            batch_size if shape_batch is None else whole("shape_batch", shape_batch, 1)
-        )
-        if self._shape_batch % batch_size:
+        batch_size = whole("batch_size", batch_size, 1)
+        shape_batch = batch_size if shape_batch is None else whole("shape_batch", shape_batch, 1)
+        if shape_batch % batch_size:
             raise ConfigError(
                 f"shape_batch must be a multiple of batch_size={batch_size}, got {shape_batch}"
             )
-        self.batch_size = min(batch_size, images)
+        self._shape_batch, self.batch_size = min(shape_batch, images), min(batch_size, images)
+        largest = whole("stride", stride, 1, _MAX_SIDE, " pixels")
+        largest *= math.ceil(subset.imgsz / stride + number("pad", pad, 0, _MAX_SIDE))
+        if rect and largest > _MAX_SIDE:
+            raise ConfigError(
+                f"stride={stride} and pad={pad} make pictures of up to {largest} pixels a side for "
+                f"imgsz={subset.imgsz}, at most {_MAX_SIDE} are made; use smaller ones, such as "
+                "stride=32 and pad=0.5"
+            )
         self.num_workers = self._reading.threads or usable_threads(ranks.world_size)
         self._prefetch = self._reading.prefetch or _PREFETCH
         self._device = DeviceOptions.of(device)
@@ -138,13 +146,13 @@ class ValidationLoader:
             self._shapes = [(subset.imgsz,) * 2] * math.ceil(images / self._shape_batch)
             self.dataset = DatasetView(subset)
         self._order = order
-        self._first, self._last = _contiguous(images, batch_size, ranks)
+        self._first, self._last = _contiguous(images, self.batch_size, ranks)
         self.sampler = range(self._first, self._last)
         self._shrunk = self._too_large()
         self._backend: Backend | None = None
         self._close_backend: weakref.finalize[Any, Any] | None = None
         self._closed = False
-        self._pid = os.getpid()
+        self._owner = Owner()
         self._reported: set[int] = set()
         self.telemetry = Telemetry()
 
@@ -168,34 +176,41 @@ class ValidationLoader:
         return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
-        check_process(self._pid)
-        backend, share = self._open_backend(), self._reading.max_unreadable
+        with self._owner:
+            backend = self._open_backend()
         starts = deque(range(self._first, self._last, self.batch_size))
         prefetched: deque[tuple[int, PendingBatch]] = deque()
         try:
             while starts or prefetched:
-                while starts and len(prefetched) <= self._prefetch:
-                    start = starts.popleft()
-                    prefetched.append((start, self._submit(backend, start)))
-                for _, pending in prefetched:
-                    pending.start()
-                start, pending = prefetched[0]
-                with self.telemetry.time("wait"):
-                    pending.wait()
-                prefetched.popleft()
-                report_unreadable(self._subset, backend.unreadable, self._reported, share)
-                with self.telemetry.time("collate"):
-                    batch = self._collate(start, pending)
-                for stage, seconds in pending.seconds().items():
-                    self.telemetry.add(stage, seconds)
-                self.telemetry.count("batches")
-                self.telemetry.count("samples", len(batch["im_file"]))
-                del pending
+                with self._owner:
+                    batch = self._next_batch(backend, starts, prefetched)
                 yield batch
         finally:
-            if os.getpid() == self._pid:  # also called when a forked child forgets this
+            if os.getpid() == self._owner.process:  # also called when a forked child forgets this
                 for _, pending in prefetched:
                     backend.discard(pending)
+
+    def _next_batch(
+        self, backend: Backend, starts: deque[int], prefetched: deque[tuple[int, PendingBatch]]
+    ) -> Batch:
+        while starts and len(prefetched) <= self._prefetch:
+            start = starts.popleft()
+            prefetched.append((start, self._submit(backend, start)))
+        for _, pending in prefetched:
+            pending.start()
+        start, pending = prefetched[0]
+        with self.telemetry.time("wait"):
+            pending.wait()
+        prefetched.popleft()
+        share = self._reading.max_unreadable
+        report_unreadable(self._subset, backend.unreadable, self._reported, share)
+        with self.telemetry.time("collate"):
+            batch = self._collate(start, pending)
+        for stage, seconds in pending.seconds().items():
+            self.telemetry.add(stage, seconds)
+        self.telemetry.count("batches")
+        self.telemetry.count("samples", len(batch["im_file"]))
+        return batch
 
     def _images(self, start: int) -> letterbox.Int64:
         return self._order[start : min(start + self.batch_size, self._last)]
@@ -238,6 +253,7 @@ class ValidationLoader:
         }
         if subset.keypoints is not None:
             labels["keypoints"] = np.concatenate(keypoints)
+            subset.shards.check_finite(labels["keypoints"])
         if subset.mask_ratio or subset.oriented:
             labels = self._drawn(images, shape, unreadable, labels)
         return labels
@@ -315,7 +331,7 @@ class ValidationLoader:
             )
             self._backend = open_backend(spec)
             self.cache = self._backend.cache
-            self._close_backend = finalize(self, self._backend.close)
+            self._close_backend = finalize(self, _close, self._backend)
         return self._backend
 
     def reset(self) -> None:
@@ -323,7 +339,9 @@ class ValidationLoader:
 
     def close(self) -> None:
         """Stops the threads and frees the memory; batches handed out stay valid."""
-        if not self._closed and os.getpid() == self._pid:
+        if self._closed or os.getpid() != self._owner.process:
+            return
+        with self._owner:
             self._closed = True
             if self._close_backend is not None:
                 self._close_backend()
@@ -333,6 +351,11 @@ class ValidationLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(backend: Backend) -> None:
+    backend.close()
+    give_back_memory()
 
 
 def _contiguous(images: int, batch_size: int, ranks: Ranks) -> tuple[int, int]:

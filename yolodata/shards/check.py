@@ -16,11 +16,19 @@ import numpy.typing as npt
 
 from yolodata.errors import ShardError
 from yolodata.images.resize import resized_shapes
-from yolodata.shards.format import MAX_SIDE, PAGE, SHARD_HEADER, DatasetMeta
+from yolodata.shards.format import (
+    MAX_NAME,
+    MAX_SAMPLE,
+    MAX_SIDE,
+    PAGE,
+    SHARD_HEADER,
+    DatasetMeta,
+)
 from yolodata.shards.layout import Column
 
 Array = npt.NDArray[Any]
 _ROWS = 1 << 17
+_QUOTED = 200  # characters
 
 
 class Checker:
@@ -51,9 +59,6 @@ class Checker:
             ShardError: the labels file, the column, the row and its byte.
         """
         arrays, meta = self._arrays, self._meta
-        self._offsets("name_offset", arrays["name"].shape[0])
-        self._offsets("object_offset", meta.objects)
-        self._offsets("polygon_offset", arrays["polygon"].shape[0])
         for name in ("orig_height", "orig_width", "label_height", "label_width"):
             self._rows(
                 name,
@@ -62,6 +67,10 @@ class Checker:
             )
         self._sizes()
         self._places()
+        self._offsets("name_offset", arrays["name"].shape[0])
+        self._offsets("object_offset", meta.objects)
+        self._offsets("polygon_offset", arrays["polygon"].shape[0])
+        self._names()
         self._rows("cls", f"a whole number below {len(meta.names)}", self._bad_classes)
         self._rows("box", "finite", partial(_not_finite, arrays["box"]))
 
@@ -99,6 +108,16 @@ class Checker:
                 row = begin + 1 + int(bad.argmax())
                 self._fail(name, row, f"at least {values[row - 1]}, the entry before", values[row])
 
+    def _names(self) -> None:
+        ends = self._arrays["name_offset"]
+        for begin in range(0, len(ends) - 1, _ROWS):
+            block = ends[begin : begin + _ROWS + 1]
+            bad = block[1:] - block[:-1] - np.uint64(1) >= np.uint64(MAX_NAME)  # 0 wraps around
+            if bad.any():
+                row = begin + 1 + int(bad.argmax())
+                allowed = f"1 to {MAX_NAME} more than the entry before, {ends[row - 1]}"
+                self._fail("name_offset", row, allowed, ends[row])
+
     def _sizes(self) -> None:
         """height and width follow from the original size and imgsz, as upstream resizes."""
         arrays, imgsz = self._arrays, self._meta.imgsz
@@ -121,7 +140,11 @@ class Checker:
         self._rows(
             "offset", f"a multiple of {PAGE}", lambda r: (offset[r] & np.uint64(PAGE - 1)) != 0
         )
-        self._rows("nbytes", "at least 1", lambda r: nbytes[r] == 0)
+        self._rows(
+            "nbytes",
+            f"from 1 to {MAX_SAMPLE}",
+            lambda r: nbytes[r] - np.uint64(1) >= np.uint64(MAX_SAMPLE),  # 0 wraps around
+        )
         self._rows("offset", "inside its shard", lambda r: offset[r] > tensor[shard[r]])
         self._rows(
             "nbytes",
@@ -161,9 +184,11 @@ class Checker:
     def _fail(self, name: str, row: int, allowed: str, got: Any) -> None:
         column = self._columns[name]
         byte = column.begin + row * (column.end - column.begin) // max(column.shape[0], 1)
+        values = " ".join(str(got).split())  # a row of keypoints takes many lines
+        values = values if len(values) <= _QUOTED else values[:_QUOTED] + "…"
         raise ShardError(
-            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got {got}; "
-            "the file is damaged, pack again"
+            f"{self._where}: byte {byte}: column {name}, row {row} must be {allowed}, got "
+            f"{values}; the file is damaged, pack again"
         )
 
 

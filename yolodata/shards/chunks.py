@@ -15,12 +15,12 @@ import errno
 import fcntl
 import mmap
 import os
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from yolodata.files import write_all
+from yolodata.folders import Folder
 from yolodata.shards.format import SHARD_HEADER, aligned
 from yolodata.shards.layout import shard_header
 
@@ -73,15 +73,15 @@ class Chunk:
 class PageFile:
     """A file that is written in whole pages, past the page cache where its file system can."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, folder: Folder, name: str) -> None:
         self._fd = -1
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT
         try:
-            self._fd = os.open(path, flags | _DIRECT, 0o666)
+            self._fd = folder.open(name, flags | _DIRECT)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._fd = os.open(path, flags, 0o666)
+            self._fd = folder.open(name, flags)
 
     def write(self, data: Bytes, at: int) -> None:
         """Writes whole pages of memory to whole pages of the file, from byte `at`."""
@@ -101,9 +101,17 @@ class PageFile:
         page[:] = np.frombuffer(shard_header(nbytes), np.uint8)
         self.write(page, 0)
 
+    def truncate(self, nbytes: int) -> None:
+        """Cuts off what is behind a shard's tensor of `nbytes` bytes."""
+        os.ftruncate(self._fd, SHARD_HEADER + nbytes)
+
     def sync(self) -> None:
         """Waits until everything is on the disk."""
         os.fsync(self._fd)
+
+    def stat(self) -> os.stat_result:
+        """What is known of the file."""
+        return os.fstat(self._fd)
 
     def close(self) -> None:
         """Closes the file."""

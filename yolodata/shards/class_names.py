@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from yolodata.errors import DatasetError
+from yolodata.shards.json_text import quoted
 
 _SHOWN = 5  # classes that a message names
 _MOST = 20  # that it writes as a list to copy
@@ -36,11 +37,12 @@ def difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
     """Says in which classes one list of names differs from another."""
     parts = []
     for what, some, rest in (("has", found, known), ("lacks", known, found)):
-        only = [name for name in some.values() if name not in set(rest.values())]
+        others = set(rest.values())
+        only = [quoted(name) for name in some.values() if name not in others]
         if only:
             parts.append(f"it {what} {_listed(only)}")
     moved = [
-        f"{k} is '{found[k]}', not '{known[k]}'"
+        f"{k} is {quoted(found[k])}, not {quoted(known[k])}"
         for k in sorted(set(found) & set(known))
         if found[k] != known[k]
     ]

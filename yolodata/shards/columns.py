@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -121,12 +120,12 @@ def columns_from_bytes(data: npt.NDArray[np.uint8], layout: LabelsLayout) -> Col
 
 
 def write_labels(
-    path: Path, blocks: Iterable[Columns], totals: Totals, keypoints: int | None
+    file: BinaryIO, blocks: Iterable[Columns], totals: Totals, keypoints: int | None
 ) -> int:
     """Writes and syncs a labels file.
 
     Args:
-        path: the file, which is overwritten.
+        file: an empty one, open for writing.
         blocks: columns of consecutive rows, in order; they add up to `totals`.
         totals: what all blocks hold.
         keypoints: K of kpt_shape, or None.
@@ -139,33 +138,30 @@ def write_labels(
     """
     layout = totals.layout(keypoints)
     places = {name: column.begin for name, column in layout.columns.items()}
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    fd = file.fileno()
 
     def add(name: str, values: npt.NDArray[Any]) -> None:
         data = values.tobytes()
         write_all(fd, data, places[name])
         places[name] += len(data)
 
-    try:
-        write_all(fd, layout.header, 0)
-        for name in _OFFSETS:
-            add(name, np.zeros(1, "<u8"))
-        before = Totals()
-        for block in blocks:
-            for name in layout.columns:
-                values = block[name]
-                if name in _OFFSETS:
-                    values = values[1:] + np.uint64(getattr(before, _OFFSETS[name]))
-                add(name, values)
-            before += Totals.of(block)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    write_all(fd, layout.header, 0)
+    for name in _OFFSETS:
+        add(name, np.zeros(1, "<u8"))
+    before = Totals()
+    for block in blocks:
+        for name in layout.columns:
+            values = block[name]
+            if name in _OFFSETS:
+                values = values[1:] + np.uint64(getattr(before, _OFFSETS[name]))
+            add(name, values)
+        before += Totals.of(block)
+    os.fsync(fd)
     assert before == totals, "the blocks are those that were counted"
     return layout.nbytes
 
 
-def labels_entry(path: Path, nbytes: int, name: str) -> LabelsEntry:
-    """Gives size and checksum of a finished labels file, to be called `name`."""
-    with path.open("rb") as file:
-        return LabelsEntry(name, nbytes, file_checksum(file))
+def labels_entry(file: BinaryIO, nbytes: int, name: str) -> LabelsEntry:
+    """Gives size and checksum of a finished labels file, open for reading, to be called `name`."""
+    file.seek(0)
+    return LabelsEntry(name, nbytes, file_checksum(file))

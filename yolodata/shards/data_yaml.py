@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from yolodata.files import open_regular
+from yolodata.folders import Folder
 from yolodata.shards.reader import read_meta, splits
 
 DATA_YAML = "data.yaml"
@@ -31,7 +34,7 @@ name_files(yaml)
 def is_of_shards(file: Path) -> bool:
     """Whether a YAML was written beside shards, and is not one of a user's."""
     try:
-        with open(file, "rb") as stream:
+        with os.fdopen(open_regular(file), "rb") as stream:
             return stream.read(len(_OURS)) == _OURS.encode()
     except OSError:
         return False
@@ -41,14 +44,13 @@ def write_data_yaml(root: str | os.PathLike[str]) -> Path:
     """Writes data.yaml into a folder of splits, if it says something else or is not there.
 
     One that a user wrote, as that of the source, stays as it is. Ours names no place outside the
-    folder, which may be moved.
+    folder, which may be moved. A link to one of ours is replaced by a file.
 
     Raises:
         OSError: the folder cannot be written to.
         ShardError: a split is damaged.
     """
-    folder = Path(root)
-    found = splits(folder)
+    found = splits(root)
     meta = read_meta(next(iter(found.values())))
     places = {split: f"{split}/{UNREAD}" for split in found}
     for needed in ("train", "val"):  # Ultralytics wants both named
@@ -60,11 +62,15 @@ def write_data_yaml(root: str | os.PathLike[str]) -> Path:
         content["flip_idx"] = list(meta.flip_idx)
     text = _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     text += "download: |\n" + "".join(f"  {line}\n" for line in _DOWNLOAD.splitlines())
-    file = folder / DATA_YAML
-    if file.exists() and not is_of_shards(file):
+    data = text.encode()
+    with Folder.at(root) as folder:
+        there = folder.stat(DATA_YAML)
+        file = folder.path / DATA_YAML
+        if there is not None and not is_of_shards(file) and file.exists():
+            return file
+        with contextlib.suppress(OSError):
+            if folder.read(DATA_YAML, len(data)) == data:
+                return file
+        folder.check_ours()
+        folder.replace(DATA_YAML, data)
         return file
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        fresh = folder / f".{DATA_YAML}.{os.getpid()}"
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(file)
-    return file

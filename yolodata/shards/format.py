@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from yolodata.errors import ShardError
+from yolodata.shards.json_text import MAX_BYTES, parse_json, quoted
 
 FORMAT_VERSION = 1
 PAGE = 4096  # samples begin at multiples of it: they are written and mapped in whole pages
@@ -29,6 +30,9 @@ _SHARD_NAME = "shard-{:05d}.safetensors"
 _LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _HEX = re.compile(r"[0-9a-f]{16}")
 MAX_SIDE = 1 << 20  # pixels of an image
+MAX_IMGSZ = 1 << 14  # pixels of a stored picture's side
+MAX_SAMPLE = 1 << 30  # bytes of a sample
+MAX_NAME = 1 << 12  # bytes of a path
 
 
 def aligned(nbytes: int) -> int:
@@ -141,10 +145,21 @@ class DatasetMeta:
         }
 
     def to_json(self) -> bytes:
-        """Gives the bytes of dataset.json: the same for the same facts, on every machine."""
+        """Gives the bytes of dataset.json: the same for the same facts, on every machine.
+
+        Raises:
+            ShardError: no reader would take so many.
+        """
         content = self.to_dict()
         content["checksum"] = content_checksum(content)
-        return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        text = (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        if len(text) > MAX_BYTES:
+            raise ShardError(
+                f"dataset.json would have {len(text)} bytes, at most {MAX_BYTES} are allowed: "
+                f"{len(self.names)} class names, {len(self.left_out)} images left out; mend the "
+                "source, or pack it in parts"
+            )
+        return text
 
     @staticmethod
     def from_json(text: bytes, where: str) -> DatasetMeta:
@@ -153,29 +168,24 @@ class DatasetMeta:
         Raises:
             ShardError: `where` and what is wrong with it.
         """
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ShardError(
-                f"{where}: not valid JSON at byte {error.pos}: {error.msg}; the file is damaged, "
-                "pack again"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise ShardError(f"{where}: not valid JSON: {error}; pack again") from None
+        content = parse_json(text, where)
         if not isinstance(content, dict):
             raise ShardError(f"{where}: must hold a JSON object, holds {type(content).__name__}")
         version = content.get("format_version")
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise ShardError(
-                f"{where}: format_version must be {FORMAT_VERSION}, got {version!r}; pack again, "
-                "or use the yolodata that wrote it"
+                f"{where}: format_version must be {FORMAT_VERSION}, got {quoted(version)}; pack "
+                "again, or use the yolodata that wrote it"
             )
         stated = content.pop("checksum", None)
-        actual = content_checksum(content)
+        try:
+            actual = content_checksum(content)
+        except ValueError as error:
+            raise ShardError(f"{where}: not valid JSON: {error}; pack again") from None
         if stated != actual:
             raise ShardError(
-                f"{where}: its content has checksum {actual}, but it states {stated!r}: the file "
-                "was edited or damaged; pack again (to change labels, use `yolodata labels`)"
+                f"{where}: its content has checksum {actual}, but it states {quoted(stated)}: the "
+                "file was edited or damaged; pack again (to change labels, use `yolodata labels`)"
             )
         return _checked_meta(content, where)
 
@@ -203,31 +213,31 @@ class DatasetMeta:
 
 def content_checksum(content: Mapping[str, Any]) -> str:
     """Gives xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
 
 
 def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
     def wrong(key: str, allowed: str) -> ShardError:
-        got = repr(content.get(key))
-        got = got if len(got) <= 200 else got[:200] + "…"
+        got = quoted(content.get(key))
         return ShardError(f"{where}: {key} must be {allowed}, got {got}; pack again")
 
     expected = set(DatasetMeta("raw", 1, {}).to_dict())
     if set(content) != expected:
         missing, unknown = expected - set(content), set(content) - expected
         raise ShardError(
-            f"{where}: missing keys {sorted(missing)}, unknown keys {sorted(unknown)}; pack again"
+            f"{where}: missing keys {sorted(missing)}, unknown keys {quoted(sorted(unknown))}; "
+            "pack again"
         )
     if content["codec"] not in CODECS:
         raise wrong("codec", f"one of {CODECS}")
-    if not is_count(content["imgsz"], 1, MAX_SIDE):
-        raise wrong("imgsz", f"an integer from 1 to {MAX_SIDE}")
+    if not is_count(content["imgsz"], 1, MAX_IMGSZ):
+        raise wrong("imgsz", f"an integer from 1 to {MAX_IMGSZ}")
     names = content["names"]
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise wrong("names", "a list of at least one class name")
-    if not isinstance(content["split"], str):
-        raise wrong("split", "a text")
+    if content["split"] not in SPLITS:
+        raise wrong("split", f"one of {SPLITS}")
     shape, flip = content["kpt_shape"], content["flip_idx"]
     if shape is not None and not (
         isinstance(shape, list)
@@ -253,9 +263,12 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
         raise wrong("shards", "a list of {file, nbytes}")
     for i, shard in enumerate(shards):
         if shard["file"] != shard_name(i):
-            raise wrong("shards", f"{shard_name(i)} at place {i} (is {shard['file']!r})")
+            raise wrong("shards", f"{shard_name(i)} at place {i} (is {quoted(shard['file'])})")
         if shard["nbytes"] % PAGE:
             raise wrong("shards", f"files of whole {PAGE}-byte pages ({shard['file']} is not)")
+    pages = sum(shard["nbytes"] // PAGE - SHARD_HEADER // PAGE for shard in shards)
+    if content["images"] > pages:
+        raise wrong("images", f"at most {pages}: its shards have so many pages for pictures")
     labels = content["labels"]
     if not (
         _is_entry(labels, 0, "checksum")

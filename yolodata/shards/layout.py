@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from yolodata.errors import ShardError
 from yolodata.shards.format import FORMAT_VERSION, SHARD_HEADER, DatasetMeta, is_count
+from yolodata.shards.json_text import parse_json, quoted
 
 _DTYPES = {"U8": "u1", "U32": "<u4", "F32": "<f4", "U64": "<u8"}
 _ITEMSIZE = {"U8": 1, "U32": 4, "F32": 4, "U64": 8}
@@ -122,18 +123,18 @@ def parse_labels_header(head: bytes, nbytes: int, meta: DatasetMeta, where: str)
     """
     length = header_length(head, nbytes, where)
     try:
-        header = json.loads(head[8:length])
+        header = parse_json(head[8:length], f"{where}: bytes 8 to {length}")
         points = header["polygon"]["shape"][0]
         name_bytes = header["name"]["shape"][0]
-    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ShardError(
             f"{where}: bytes 8 to {length} are not the safetensors header of a labels file "
             f"({type(error).__name__}: {error}); pack again"
         ) from None
     if not (is_count(points, 0, nbytes) and is_count(name_bytes, 0, nbytes)):
         raise ShardError(
-            f"{where}: the header claims {points!r} polygon points and {name_bytes!r} bytes of "
-            f"names in a file of {nbytes} bytes; pack again"
+            f"{where}: the header claims {quoted(points)} polygon points and {quoted(name_bytes)} "
+            f"bytes of names in a file of {nbytes} bytes; pack again"
         )
     layout = LabelsLayout.of(meta.images, meta.objects, points, name_bytes, meta.keypoints)
     if head[:length] != layout.header:
@@ -147,7 +148,7 @@ def parse_labels_header(head: bytes, nbytes: int, meta: DatasetMeta, where: str)
             if header.get(name) != want:
                 raise ShardError(
                     f"{where}: column {name} must be {want} for {meta.images} images and "
-                    f"{meta.objects} objects, got {header.get(name)}; pack again"
+                    f"{meta.objects} objects, got {quoted(header.get(name))}; pack again"
                 )
         pairs = zip(head[:length], layout.header, strict=False)
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(layout.header))

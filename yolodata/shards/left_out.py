@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from yolodata.errors import ShardError
-from yolodata.files import publish, temporary_file, write_durably
+from yolodata.files import read_regular
+from yolodata.folders import Folder
+from yolodata.shards.json_text import MAX_BYTES, parse_json
 
 LEFT_OUT = "left_out.json"
 
@@ -26,9 +28,9 @@ def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
     with contextlib.suppress(ShardError):  # a damaged one is replaced
         if read_left_out(root) == dict(left_out):
             return
-    with temporary_file(root) as file:
-        write_durably(file, (json.dumps(dict(left_out), indent=1) + "\n").encode())
-        publish(file, root / LEFT_OUT)
+    with Folder.at(root) as folder:
+        folder.check_ours()
+        folder.replace(LEFT_OUT, (json.dumps(dict(left_out), indent=1) + "\n").encode())
 
 
 def read_left_out(root: Path) -> dict[str, str]:
@@ -39,10 +41,10 @@ def read_left_out(root: Path) -> dict[str, str]:
     """
     file = root / LEFT_OUT
     try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
+        content = parse_json(read_regular(file, MAX_BYTES), str(file))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise ShardError(f"{file}: cannot be read ({error}); pack again, or remove it") from None
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
         raise ShardError(f"{file}: must map paths to reasons; pack again, or remove it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.files import read_regular
 from yolodata.images.decode import decode_image
 from yolodata.shards.check import Checker
 from yolodata.shards.format import (
@@ -21,12 +23,17 @@ from yolodata.shards.format import (
     DatasetMeta,
     aligned,
 )
+from yolodata.shards.json_text import MAX_BYTES
 from yolodata.shards.layout import LabelsLayout, parse_labels_header, shard_header
 from yolodata.shards.mapping import (
     Bytes,
     PreadFiles,
+    is_hollow,
+    is_of_others,
     map_file,
     on_network,
+    opened,
+    read_at,
     read_file,
     size_error,
     will_need,
@@ -48,7 +55,7 @@ class ShardDataset:
     Attributes:
         path: the directory.
         meta: what dataset.json says.
-        mapped: whether files are mapped (`io="mmap"`) or read (`io="pread"`).
+        mapped: whether shards are mapped (`io="mmap"`) or read (`io="pread"`).
         shard, offset, nbytes: uint32 (N,), uint64 (N,), uint64 (N,): shard number, first byte in
             that shard's tensor (a multiple of 4096) and size of each sample.
         height, width: uint32 (N,), pixels, after resizing the longer side to `meta.imgsz`.
@@ -64,7 +71,8 @@ class ShardDataset:
 
     Args:
         path: a directory with a dataset.json.
-        io: "mmap", "pread", or "auto": pread on network file systems, mmap elsewhere.
+        io: "mmap", "pread", or "auto": pread on network and user-space file systems, and for
+            picture files in shards that another user could cut off; mmap elsewhere.
 
     Raises:
         ShardError: something is missing or damaged; names the file and the byte or column.
@@ -73,8 +81,8 @@ class ShardDataset:
     def __init__(self, path: str | os.PathLike[str], *, io: str = "auto") -> None:
         if io not in ("auto", "mmap", "pread"):
             raise ConfigError(f"io must be 'auto', 'mmap' or 'pread', got {io!r}")
-        self.path = Path(os.path.abspath(path))
-        self.mapped = io == "mmap" or (io == "auto" and not on_network(self.path))
+        self.path = _directory(path)
+        self._io = io
         self._open(None)
 
     def _open(self, checked: _Identity | None) -> None:
@@ -84,15 +92,26 @@ class ShardDataset:
             self.meta = read_meta(self.path)
             labels = self.path / self.meta.labels.file
             # New labels have a new name: who has read the old dataset.json looks again.
-            if labels.exists() or read_meta(self.path) == self.meta:
+            if os.path.exists(labels) or read_meta(self.path) == self.meta:
                 break
-        entry, where = self.meta.labels, str(labels)
-        data = (map_file if self.mapped else read_file)(labels, entry.nbytes)
-        layout = parse_labels_header(data[:_HEADER_READ].tobytes(), len(data), self.meta, where)
+        nbytes, where = self.meta.labels.nbytes, str(labels)
+        of_others = self._check_shard_files()
+        local = self._io == "mmap" or (self._io == "auto" and not on_network(self.path))
+        # Note [maps that others can cut off] in mapping.py
+        self.mapped = local and (self._io == "mmap" or self.meta.codec == "raw" or not of_others)
+        with opened(labels, nbytes) as fd:
+            # Counts are compared with the file's size before memory or time is spent on them.
+            head = read_at(fd, labels, 0, min(nbytes, _HEADER_READ)).tobytes()
+            layout = parse_labels_header(head, nbytes, self.meta, where)
+            if is_hollow(fd):
+                raise ShardError(
+                    f"{where}: has {nbytes} bytes, nearly all of them holes; restore the file or "
+                    "pack again"
+                )
+            data = (map_file if local else read_file)(fd, labels, nbytes)
+            status = os.fstat(fd)
         self._layout: LabelsLayout = layout
         arrays = {name: column.view(data) for name, column in layout.columns.items()}
-        self._check_shard_files()
-        status = os.stat(labels)
         self._identity = (self.meta, status.st_ino, status.st_size, status.st_mtime_ns)
         if checked != self._identity:
             Checker(where, self.meta, layout.columns, arrays).structure()
@@ -114,17 +133,23 @@ class ShardDataset:
         self.polygon: npt.NDArray[np.float32] = arrays["polygon"]
         self.keypoints: npt.NDArray[np.float32] | None = arrays.get("keypoints")
 
-    def _check_shard_files(self) -> None:
+    def _check_shard_files(self) -> bool:
+        """Checks their sizes; says whether another user could cut one of them off."""
+        of_others = False
         for entry in self.meta.shards:
             file = self.path / entry.file
             try:
-                size = os.stat(file).st_size
+                found = os.stat(file)
             except OSError as error:
                 raise ShardError(
                     f"{file}: {error.strerror}; restore the file or pack again"
                 ) from None
-            if size != entry.nbytes:
-                raise size_error(file, size, entry.nbytes)
+            if not stat.S_ISREG(found.st_mode):
+                raise ShardError(f"{file}: is no file; restore the file or pack again")
+            if found.st_size != entry.nbytes:
+                raise size_error(file, found.st_size, entry.nbytes)
+            of_others = of_others or is_of_others(found)
+        return of_others
 
     def __len__(self) -> int:
         return self.meta.images
@@ -183,6 +208,13 @@ class ShardDataset:
         if not 0 <= i < self.meta.images:
             raise IndexError(f"image must be 0 to {self.meta.images - 1}, got {i}")
 
+    def most_pixels(self, i: int) -> int:
+        """Gives how many pixels the file of image i may state: those of the original.
+
+        A file that was made smaller when packing has fewer.
+        """
+        return int(self.orig_height[i]) * int(self.orig_width[i])
+
     def image(self, i: int) -> Bytes:
         """Picture i: uint8 (height[i], width[i], 3), RGB; raw pictures are views of the map.
 
@@ -194,7 +226,7 @@ class ShardDataset:
         if self.meta.codec == "raw":
             return data.reshape(shape)
         try:
-            image = decode_image(data, self.meta.imgsz, self.name(i))
+            image = decode_image(data, self.meta.imgsz, self.name(i), self.most_pixels(i))
         except DatasetError as error:
             raise ShardError(f"{self.locate(i)}: {error}; run `yolodata verify --full`") from None
         if image.shape != shape:
@@ -222,7 +254,8 @@ class ShardDataset:
                 f"{file}: is read with pread, not mapped, so it has no address; use sample(), or "
                 "open the dataset with io='mmap'"
             )
-        whole = map_file(file, entry.nbytes)
+        with opened(file, entry.nbytes) as fd:
+            whole = map_file(fd, file, entry.nbytes)
         check_shard_header(file, whole[:SHARD_HEADER], entry.nbytes)
         return self._maps.setdefault(s, whole[SHARD_HEADER:])  # the first thread's map stays
 
@@ -254,6 +287,15 @@ class ShardDataset:
         where = str(self.path / self.meta.labels.file)
         Checker(where, self.meta, self._layout.columns, self._arrays).values()
 
+    def check_finite(self, values: npt.NDArray[np.float32]) -> None:
+        """Checks points of polygons or keypoints that were taken from here, of any shape.
+
+        Raises:
+            ShardError: one is infinite or no number; names its column, row and byte.
+        """
+        if not np.isfinite(values).all():
+            self.check_values()
+
     def close(self) -> None:
         """Lets go of shards; their memory is unmapped when the last view of it is gone."""
         self._maps.clear()
@@ -266,10 +308,10 @@ class ShardDataset:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "mapped": self.mapped, "checked": self._identity}
+        return {"path": self.path, "io": self._io, "checked": self._identity}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path, self.mapped = state["path"], state["mapped"]
+        self.path, self._io = state["path"], state["io"]
         self._open(state["checked"])  # the very same files are not checked a second time
 
 
@@ -290,7 +332,7 @@ def open(
         ShardError: there is no such dataset, or it is damaged.
     """
     root = Path(path)
-    if (root / DATASET_FILE).exists():
+    if _is_dataset(root):
         dataset = ShardDataset(root, io=io)
         if split is not None and dataset.meta.split != split:
             raise ShardError(
@@ -313,12 +355,23 @@ def open(
 def splits(root: str | os.PathLike[str]) -> dict[str, Path]:
     """Finds the finished datasets below a folder: split name to directory, train first."""
     folders = {split: Path(root) / split for split in SPLITS}
-    return {split: path for split, path in folders.items() if (path / DATASET_FILE).exists()}
+    return {split: path for split, path in folders.items() if _is_dataset(path)}
 
 
 def unfinished(path: Path) -> bool:
     """Whether a directory holds a pack that was begun and not finished."""
-    return not (path / DATASET_FILE).exists() and (path / WORK_FOLDER).exists()
+    return not _is_dataset(path) and os.path.exists(path / WORK_FOLDER)
+
+
+def _directory(path: str | os.PathLike[str]) -> Path:
+    found = Path(os.path.abspath(path))
+    if "\0" in str(found):
+        raise ShardError(f"{str(found)!r}: no path has a NUL; give a directory's")
+    return found
+
+
+def _is_dataset(path: Path) -> bool:
+    return os.path.exists(path / DATASET_FILE)  # False for a path that cannot be one, too
 
 
 def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
@@ -327,10 +380,10 @@ def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
     Raises:
         ShardError: missing or damaged.
     """
-    folder = Path(path)
+    folder = _directory(path)
     file = folder / DATASET_FILE
     try:
-        text = file.read_bytes()
+        text = read_regular(file, MAX_BYTES)
     except OSError as error:
         if unfinished(folder):
             raise ShardError(

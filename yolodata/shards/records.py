@@ -5,25 +5,31 @@
 
 A file holds xxh3_64 of all that follows (16 hexadecimal digits), a newline, a JSON object, a
 newline and, in a part, the columns of its rows. It is written under another name, synced and
-renamed.
+renamed. One that is no such file counts as absent, whatever it is.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from yolodata.files import publish, write_durably
+from yolodata.folders import Folder
 from yolodata.shards.columns import Columns, Totals, columns_from_bytes, columns_to_bytes
+from yolodata.shards.format import CODECS, is_count
 
-_SETTINGS = "settings"
+SETTINGS = "settings"
 _PART = "part-{:05d}"
+_LIMIT = 1 << 30  # bytes of a file: rows of a few seconds, or a text an image that is left out
+_DIGITS = 16
+_NO_RECORD = (
+    errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.EFBIG,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Part:
         closed: whether the shard is complete.
         left_out: (name, reason) of images that were left out.
         columns: of the samples.
+        file: inode and time of change, in nanoseconds, of a shard that is complete; nobody has
+            written to a file that still has both.
     """
 
     shard: int
@@ -43,30 +51,32 @@ class Part:
     closed: bool
     left_out: tuple[tuple[str, str], ...]
     columns: Columns
+    file: tuple[int, int] | None = None
 
 
-def settings_file(work: Path) -> Path:
-    """Where the settings of an unfinished pack are."""
-    return work / _SETTINGS
+def part_name(number: int) -> str:
+    """File name of part `number`."""
+    return _PART.format(number)
 
 
-def part_file(work: Path, number: int) -> Path:
-    """Where part `number` is."""
-    return work / _PART.format(number)
-
-
-def save_settings(work: Path, settings: dict[str, Any]) -> None:
+def save_settings(work: Folder, settings: dict[str, Any]) -> None:
     """Stores the settings, durably."""
-    _save(settings_file(work), settings)
+    _save(work, SETTINGS, settings)
 
 
-def load_settings(work: Path) -> dict[str, Any] | None:
+def load_settings(work: Folder) -> dict[str, Any] | None:
     """Reads the settings; None where there are none, or they are damaged."""
-    found = _load(settings_file(work))
-    return None if found is None else found[0]
+    found = _load(work, SETTINGS)
+    if found is None:
+        return None
+    settings, _ = found
+    meta = settings.get("meta")
+    if not isinstance(meta, dict) or meta.get("codec") not in CODECS:
+        return None
+    return settings if is_count(settings.get("shard_size"), 1, 1 << 63) else None
 
 
-def save_part(work: Path, number: int, part: Part, keypoints: int | None) -> None:
+def save_part(work: Folder, number: int, part: Part, keypoints: int | None) -> None:
     """Stores a part, durably.
 
     Args:
@@ -84,40 +94,63 @@ def save_part(work: Path, number: int, part: Part, keypoints: int | None) -> Non
         "closed": part.closed,
         "left_out": part.left_out,
         "totals": vars(Totals.of(part.columns)),
+        "file": part.file,
     }
-    _save(part_file(work, number), content, columns_to_bytes(part.columns, keypoints))
+    _save(work, part_name(number), content, columns_to_bytes(part.columns, keypoints))
 
 
-def load_parts(work: Path, keypoints: int | None) -> Iterator[Part]:
+def load_parts(work: Folder, keypoints: int | None) -> Iterator[Part]:
     """Reads the parts in order, up to the first that is absent or damaged."""
     number = 0
-    while (found := _load(part_file(work, number))) is not None:
-        content, data = found
-        layout = Totals(**content["totals"]).layout(keypoints)
-        yield Part(
-            content["shard"],
-            content["end"],
-            content["closed"],
-            tuple((name, reason) for name, reason in content["left_out"]),
-            columns_from_bytes(np.frombuffer(data, np.uint8), layout),
-        )
+    while (part := _load_part(work, part_name(number), keypoints)) is not None:
+        yield part
         number += 1
 
 
-def _save(file: Path, content: dict[str, Any], data: bytes = b"") -> None:
-    record = json.dumps(content, sort_keys=True).encode() + b"\n" + data
-    temporary = file.with_suffix(".new")
-    write_durably(temporary, xxhash.xxh3_64_hexdigest(record).encode() + b"\n" + record)
-    publish(temporary, file)
-
-
-def _load(file: Path) -> tuple[dict[str, Any], bytes] | None:
+def _load_part(work: Folder, name: str, keypoints: int | None) -> Part | None:
+    found = _load(work, name)
+    if found is None:
+        return None
+    content, data = found
     try:
-        whole = file.read_bytes()
-    except FileNotFoundError:
+        totals = Totals(**content["totals"])
+        counts = (content["shard"], content["end"], *vars(totals).values())
+        if not all(is_count(value, 0, 1 << 63) for value in counts):
+            return None
+        layout = totals.layout(keypoints)
+        if layout.nbytes - len(layout.header) != len(data):
+            return None
+        file = content.get("file")
+        return Part(
+            content["shard"],
+            content["end"],
+            bool(content["closed"]),
+            tuple((str(name), str(reason)) for name, reason in content["left_out"]),
+            columns_from_bytes(np.frombuffer(data, np.uint8), layout),
+            None if file is None else (file[0], file[1]),
+        )
+    except (KeyError, IndexError, TypeError, ValueError):
         return None
-    stated, _, record = whole.partition(b"\n")
-    if stated != xxhash.xxh3_64_hexdigest(record).encode():
+
+
+def _save(work: Folder, name: str, content: dict[str, Any], data: bytes = b"") -> None:
+    record = json.dumps(content, sort_keys=True).encode() + b"\n" + data
+    work.replace(name, xxhash.xxh3_64_hexdigest(record).encode() + b"\n" + record)
+
+
+def _load(work: Folder, name: str) -> tuple[dict[str, Any], memoryview] | None:
+    try:
+        whole = work.read(name, _LIMIT)
+    except OSError as error:
+        if error.errno in _NO_RECORD:
+            return None
+        raise
+    record = memoryview(whole)[_DIGITS + 1 :]
+    if whole[:_DIGITS] != xxhash.xxh3_64_hexdigest(record).encode():
         return None
-    text, _, data = record.partition(b"\n")
-    return json.loads(text), data
+    end = whole.find(b"\n", _DIGITS + 1)
+    try:
+        content = json.loads(whole[_DIGITS + 1 : end])
+    except (ValueError, RecursionError):
+        return None
+    return (content, memoryview(whole)[end + 1 :]) if isinstance(content, dict) else None

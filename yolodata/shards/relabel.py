@@ -7,6 +7,7 @@ file is removed after that. Who has it open keeps it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ShardError
-from yolodata.files import publish, remove_quietly, write_durably
+from yolodata.folders import Folder
 from yolodata.shards.columns import (
     Columns,
     Row,
@@ -24,23 +25,24 @@ from yolodata.shards.columns import (
     labels_entry,
     write_labels,
 )
-from yolodata.shards.format import DATASET_FILE, LABELS_FILE, WORK_FOLDER, DatasetMeta
+from yolodata.shards.format import DATASET_FILE, DatasetMeta
 from yolodata.shards.lock import Lock, storage_error
 from yolodata.shards.reader import ShardDataset
+from yolodata.shards.recovery import OF_LABELS, end_work
 from yolodata.shards.sample import Annotation, check_labels
 
 _TOGETHER = 4096  # rows
 
 
 def replace_labels(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Folder,
     annotations: Iterable[Annotation | None],
     **changes: Any,
 ) -> DatasetMeta:
     """Gives a dataset new labels.
 
     Args:
-        path: a dataset directory.
+        path: a dataset directory. Links are followed to it, never in it.
         annotations: one for each image, in the dataset's order; None removes the image from the
             dataset (its bytes stay in the shard, unused).
         changes: new values of `names`, `kpt_shape`, `flip_idx`, `source` and `left_out`; what is
@@ -56,45 +58,43 @@ def replace_labels(
     unknown = set(changes) - {"names", "kpt_shape", "flip_idx", "source", "left_out"}
     if unknown:
         raise TypeError(f"replace_labels() cannot change {sorted(unknown)}")
-    folder = Path(os.path.abspath(path))
-    if not (folder / DATASET_FILE).exists():
-        raise ShardError(f"{folder}: has no {DATASET_FILE}; give a finished dataset directory")
+    where = path.path if isinstance(path, Folder) else Path(os.path.abspath(path))
+    if not (where / DATASET_FILE).exists():
+        raise ShardError(f"{where}: has no {DATASET_FILE}; give a finished dataset directory")
     try:
-        lock = Lock(folder / WORK_FOLDER / "lock")
+        lock = Lock(path if isinstance(path, Folder) else Folder.at(path))
         try:
-            with ShardDataset(folder) as dataset:
+            with ShardDataset(where) as dataset:
                 meta = dataset.meta.with_results(**changes).check()
-                return _replace(dataset, annotations, meta)
+                return _replace(lock, dataset, annotations, meta)
         finally:
-            remove_quietly(file for file in lock.path.parent.iterdir() if file != lock.path)
-            lock.remove()
-    except ShardError:
-        raise
+            end_work(lock)
     except OSError as error:
-        raise storage_error(folder, error) from error
+        raise storage_error(where, error) from error
 
 
 def _replace(
-    dataset: ShardDataset, annotations: Iterable[Annotation | None], meta: DatasetMeta
+    lock: Lock,
+    dataset: ShardDataset,
+    annotations: Iterable[Annotation | None],
+    meta: DatasetMeta,
 ) -> DatasetMeta:
-    folder = dataset.path
-    work = folder / WORK_FOLDER
+    folder, work = lock.folder, lock.work
     blocks = list(_blocks(_new_rows(dataset, annotations, meta), meta.keypoints))
     totals = sum(map(Totals.of, blocks), Totals())
     if not totals.images:
-        raise ShardError(f"{folder}: no image would be left; the labels stay as they were")
-    temporary = work / LABELS_FILE
-    nbytes = write_labels(temporary, blocks, totals, meta.keypoints)
+        raise ShardError(f"{folder.path}: no image would be left; the labels stay as they were")
     old = dataset.meta.labels
-    entry = labels_entry(temporary, nbytes, old.file)
-    if entry != old:
-        entry = replace(entry, file=f"labels-{entry.checksum}.safetensors")
-        publish(temporary, folder / entry.file)
+    with work.temporary() as (temporary, file):
+        nbytes = write_labels(file, blocks, totals, meta.keypoints)
+        entry = labels_entry(file, nbytes, old.file)
+        if entry != old:
+            entry = replace(entry, file=f"labels-{entry.checksum}.safetensors")
+            work.rename(temporary, entry.file, folder)
     meta = meta.with_results(images=totals.images, objects=totals.objects, labels=entry)
-    write_durably(work / DATASET_FILE, meta.to_json())
-    publish(work / DATASET_FILE, folder / DATASET_FILE)
-    labels = folder.glob("labels*.safetensors")
-    remove_quietly(file for file in labels if file.name != entry.file)
+    folder.replace(DATASET_FILE, meta.to_json(), by=work)
+    with contextlib.suppress(OSError):
+        folder.remove_all(OF_LABELS, {entry.file})
     return meta
 
 

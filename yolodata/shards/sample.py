@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from yolodata.errors import ShardError
 from yolodata.images.resize import resized_shape
-from yolodata.shards.format import MAX_SIDE, DatasetMeta
+from yolodata.shards.format import MAX_NAME, MAX_SAMPLE, MAX_SIDE, DatasetMeta
 
 Float32 = npt.NDArray[np.float32]
 
@@ -110,8 +110,8 @@ def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
             f"size must be {size}, what {original} becomes at imgsz={meta.imgsz}, got "
             f"{(sample.height, sample.width)}",
         )
-    if not nbytes:
-        raise _wrong(sample.name, "there are no bytes to store")
+    if not 0 < nbytes <= MAX_SAMPLE:
+        raise _wrong(sample.name, f"must have 1 to {MAX_SAMPLE} bytes to store, has {nbytes}")
     if meta.codec == "raw" and nbytes != sample.height * sample.width * 3:
         raise _wrong(
             sample.name,
@@ -119,6 +119,12 @@ def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
         )
     if not sample.name:
         raise _wrong(sample.name, "the name is empty")
+    if len(sample.name) > MAX_NAME // 4:  # four bytes a character at most
+        length = len(sample.name.encode("utf-8", "surrogateescape"))
+        if length > MAX_NAME:
+            raise _wrong(
+                sample.name[:100] + "…", f"the name has {length} bytes, at most {MAX_NAME} fit"
+            )
 
 
 def check_labels(labels: Annotation, meta: DatasetMeta, name: str) -> None:

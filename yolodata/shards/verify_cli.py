@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _SHOWN = 50  # problems that are printed
 _BAR = 30
 _CLASSES = 20  # that are shown
+_LONGEST = 200  # characters of a text that is shown
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,15 +66,15 @@ def _folders(args: argparse.Namespace) -> dict[str, Path]:
     from yolodata.shards.reader import unfinished
 
     root = Path(args.out)
-    if (root / DATASET_FILE).exists() or unfinished(root):
-        name = root.resolve().name
+    if os.path.exists(root / DATASET_FILE) or unfinished(root):
+        name = os.path.basename(os.path.realpath(root))
         if args.split not in (None, name):
             raise ShardError(
                 f"{root}: is one dataset, --split {args.split} chooses from a folder of several; "
                 "leave it out, or give the folder above"
             )
         return {name: root}
-    found = {s: root / s for s in SPLITS if (root / s).is_dir()}
+    found = {s: root / s for s in SPLITS if os.path.isdir(root / s)}
     if args.split is not None:
         return {args.split: root / args.split}
     if not found:
@@ -174,7 +176,8 @@ def describe(path: Path) -> dict[str, Any]:
         counts = np.bincount(dataset.cls.astype(np.int64), minlength=len(meta.names))
         objects = np.diff(dataset.object_offset)
         area = dataset.orig_height.astype(np.float64) * dataset.orig_width
-        smallest, largest = int(area.argmin()), int(area.argmax())
+        extremes = [int(area.argmin()), int(area.argmax())] if len(area) else []
+        sizes = [[int(dataset.orig_width[i]), int(dataset.orig_height[i])] for i in extremes]
         return {
             "path": str(dataset.path),
             "split": meta.split,
@@ -185,20 +188,16 @@ def describe(path: Path) -> dict[str, Any]:
             "backgrounds": int((objects == 0).sum()),
             "polygons": int((np.diff(dataset.polygon_offset) > 0).sum()),
             "kpt_shape": meta.kpt_shape,
-            "smallest": [int(dataset.orig_width[smallest]), int(dataset.orig_height[smallest])],
-            "largest": [int(dataset.orig_width[largest]), int(dataset.orig_height[largest])],
+            "smallest": sizes[0] if sizes else None,
+            "largest": sizes[1] if sizes else None,
             "classes": [[meta.names[i], int(counts[i])] for i in range(len(meta.names))],
             "source": meta.source,
         }
 
 
 def _info_text(info: dict[str, Any], every_class: bool) -> str:
-    width, height = info["smallest"]
-    size = (
-        f"{width}x{height}"
-        if info["smallest"] == info["largest"]
-        else (f"{width}x{height} to {info['largest'][0]}x{info['largest'][1]}")
-    )
+    sizes = ["x".join(map(str, info[which])) for which in ("smallest", "largest") if info[which]]
+    size = " to ".join(dict.fromkeys(sizes)) or "no"
     left_out = sum(info["left_out"].values())
     lines = [
         f"{info['path']} ({info['split']})",
@@ -211,7 +210,7 @@ def _info_text(info: dict[str, Any], every_class: bool) -> str:
         f"{size_text(info['shard_bytes'])}, labels {size_text(info['labels_bytes'])}",
         f"  left out {left_out:,}",
     ]
-    lines += [f"    {count:,} × {reason}" for reason, count in info["left_out"].items()]
+    lines += [f"    {count:,} × {_cut(reason)}" for reason, count in info["left_out"].items()]
     return "\n".join(lines + _class_lines(info["classes"], every_class))
 
 
@@ -223,6 +222,7 @@ def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
         shown = sorted(classes, key=lambda item: -item[1])[:_CLASSES]
         lines = [f"  classes  {len(classes):,}; the {_CLASSES} with the most objects (--all: all)"]
     most = max(1, *(count for _, count in shown))
+    shown = [[_cut(name), count] for name, count in shown]
     width = max(len(name) for name, _ in shown)
     lines += [
         f"    {name:{width}} {count:>9,} {'█' * round(_BAR * count / most)}".rstrip()
@@ -238,6 +238,10 @@ def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
     return lines
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
 def _total_text(infos: list[dict[str, Any]], no_split: dict[str, int]) -> str:
     """Adds all splits up, and says what belongs to none."""
     left_out = sum(count for info in infos for count in info["left_out"].values())
@@ -246,5 +250,5 @@ def _total_text(infos: list[dict[str, Any]], no_split: dict[str, int]) -> str:
         f"{sum(no_split.values()):,} files of the source in no split, "
         f"{size_text(sum(info['disk_bytes'] for info in infos))}"
     ]
-    lines += [f"    {count:,} × {reason}" for reason, count in no_split.items()]
+    lines += [f"    {count:,} × {_cut(reason)}" for reason, count in no_split.items()]
     return "\n".join(lines)

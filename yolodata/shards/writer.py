@@ -31,7 +31,7 @@ import numpy as np
 import xxhash
 
 from yolodata.errors import ShardError
-from yolodata.files import publish, remove_quietly, write_durably
+from yolodata.folders import Folder
 from yolodata.shards.chunks import Bytes, Chunk, PageFile, memory
 from yolodata.shards.columns import Row, Totals, columns_of, labels_entry, write_labels
 from yolodata.shards.format import (
@@ -47,7 +47,7 @@ from yolodata.shards.format import (
 )
 from yolodata.shards.lock import Lock, storage_error
 from yolodata.shards.records import Part, load_parts, save_part
-from yolodata.shards.recovery import begin
+from yolodata.shards.recovery import begin, end_work
 from yolodata.shards.sample import LeftOut, StoredSample, check_samples
 
 DEFAULT_SHARD_SIZE = 512 << 20
@@ -75,7 +75,7 @@ class ShardWriter:
     without `finish` keeps what was stored, to be continued.
 
     Args:
-        path: the directory; made if needed.
+        path: the directory; made if needed. Links are followed to it, never in it.
         meta: codec, imgsz, names, split, kpt_shape, flip_idx and source; the rest is filled in.
         shard_size: a shard is closed before its tensor would exceed this many bytes.
         overwrite: replace a finished dataset, or an unfinished one with other settings.
@@ -86,7 +86,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Folder,
         meta: DatasetMeta,
         shard_size: int = DEFAULT_SHARD_SIZE,
         *,
@@ -94,22 +94,23 @@ class ShardWriter:
     ) -> None:
         if shard_size < PAGE:
             raise ShardError(f"shard_size must be at least {PAGE} bytes, got {shard_size}")
-        self.path = Path(os.path.abspath(path))
+        self.path = path.path if isinstance(path, Folder) else Path(os.path.abspath(path))
         self.meta = meta.check()
         self._shard_size = shard_size
-        self._work = self.path / WORK_FOLDER
         self._file: PageFile | None = None  # of the current shard
         self._closed = False
         try:
-            self._lock = Lock(self._work / "lock")
+            self._folder = path if isinstance(path, Folder) else Folder.at(path, create=True)
+            self._lock = Lock(self._folder)
         except OSError as error:
-            raise self._error(error) from error
+            raise storage_error(self.path, error) from error
+        self._work = self._lock.work
         try:
-            state = begin(self.path, self.meta, shard_size, overwrite)
+            state = begin(self._lock, self.meta, shard_size, overwrite)
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):
-                raise self._error(error) from error
+                raise storage_error(self.path, error) from error
             raise
         self._resumed = Progress(state.totals.images, tuple(state.left_out))
         self._parts, self._totals = state.parts, state.totals
@@ -214,7 +215,7 @@ class ShardWriter:
 
     def _current(self) -> PageFile:
         if self._file is None:
-            self._file = PageFile(self._work / shard_name(self._shard))
+            self._file = PageFile(self._work, shard_name(self._shard))
         return self._file
 
     def _record(self, *, closed: bool) -> None:
@@ -247,13 +248,17 @@ class ShardWriter:
         rows: list[Row],
     ) -> None:
         """Syncs a shard, then says durably what is in it, then gives it its name if it is whole."""
+        known = None
         try:
             if file is not None:
                 if closed:
                     file.write_header(end)
                 file.sync()
+                if closed:
+                    found = file.stat()
+                    known = found.st_ino, found.st_mtime_ns
             columns = columns_of(rows, self.meta.keypoints)
-            part = Part(shard, end, closed, left_out, columns)
+            part = Part(shard, end, closed, left_out, columns, known)
             save_part(self._work, self._parts, part, self.meta.keypoints)
             self._parts += 1
             self._totals += Totals.of(columns)
@@ -262,7 +267,7 @@ class ShardWriter:
                 file.close()
         if closed:
             name = shard_name(shard)
-            publish(self._work / name, self.path / name)
+            self._work.rename(name, name, self._folder)
             self._entries.append(ShardEntry(name, SHARD_HEADER + end))
 
     def _wait(self) -> None:
@@ -293,17 +298,17 @@ class ShardWriter:
         except OSError as error:
             raise self._broken(error) from error
         self._closed = True
-        _sweep(self._lock)
+        end_work(self._lock)
         self._release()
         return meta
 
     def _complete(self) -> DatasetMeta:
         keypoints = self.meta.keypoints
         blocks = (part.columns for part in load_parts(self._work, keypoints))
-        labels = self._work / LABELS_FILE
-        nbytes = write_labels(labels, blocks, self._totals, keypoints)
-        entry = labels_entry(labels, nbytes, LABELS_FILE)
-        publish(labels, self.path / LABELS_FILE)
+        with self._work.temporary() as (name, file):
+            nbytes = write_labels(file, blocks, self._totals, keypoints)
+            entry = labels_entry(file, nbytes, LABELS_FILE)
+            self._work.rename(name, LABELS_FILE, self._folder)
         meta = self.meta.with_results(
             images=self._totals.images,
             objects=self._totals.objects,
@@ -311,8 +316,7 @@ class ShardWriter:
             labels=entry,
             left_out=tuple(self._left_out),
         )
-        write_durably(self._work / DATASET_FILE, meta.to_json())
-        publish(self._work / DATASET_FILE, self.path / DATASET_FILE)
+        self._folder.replace(DATASET_FILE, meta.to_json(), by=self._work)
         return meta
 
     def close(self) -> None:
@@ -347,10 +351,7 @@ class ShardWriter:
 
     def _broken(self, error: OSError) -> ShardError:
         self._release()
-        return self._error(error)
-
-    def _error(self, error: OSError) -> ShardError:
-        return error if isinstance(error, ShardError) else storage_error(self.path, error)
+        return storage_error(self.path, error)
 
 
 def _checksum(sample: StoredSample) -> int:
@@ -359,18 +360,11 @@ def _checksum(sample: StoredSample) -> int:
     return xxhash.xxh3_64_intdigest(memoryview(sample.data).cast("B"))
 
 
-def sweep(path: str | os.PathLike[str]) -> None:
+def sweep(folder: Folder) -> None:
     """Removes what a packer that was killed at its very end left beside the finished dataset.
 
     Nothing is done where another process writes, or where nothing may be written.
     """
-    work = Path(path) / WORK_FOLDER
-    if not work.is_dir():
-        return
-    with contextlib.suppress(OSError):  # a ShardError is one
-        _sweep(Lock(work / "lock"))
-
-
-def _sweep(lock: Lock) -> None:
-    remove_quietly(file for file in lock.path.parent.iterdir() if file != lock.path)
-    lock.remove()
+    if folder.stat(WORK_FOLDER) is not None:
+        with contextlib.suppress(OSError):  # a ShardError is one
+            end_work(Lock(folder))

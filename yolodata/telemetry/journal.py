@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
+
+from yolodata.files import read_lines, write_all
+from yolodata.folders import Folder
 
 log = logging.getLogger("yolodata")
 
 FILE = "journal.jsonl"
 """In the run folder; docs/telemetry.md says what the lines mean."""
 
+_LIMIT = 256 << 20  # bytes that are read: a line has about 200
+
 
 class Journal:
     """Adds lines; may be told by any thread.
 
-    Nothing is raised where the disk does not take a line: it is lost, which is said once.
+    Nothing is raised where the disk does not take a line, or where a link has the journal's name:
+    the line is lost, which is said once.
 
     Args:
         folder: of the run.
@@ -36,8 +43,12 @@ class Journal:
         """
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
         try:
-            with self.path.open("ab", buffering=0) as file:  # one write: lines do not mix
-                file.write(line.encode())
+            with Folder.at(self.path.parent) as folder:
+                fd = folder.open(FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            try:
+                write_all(fd, line.encode())  # one write: lines do not mix
+            finally:
+                os.close(fd)
         except OSError as error:
             if not self._said:
                 self._said = True
@@ -50,16 +61,16 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     Lines that were cut off are left out, and so is what was before the run last began anew.
 
     Raises:
-        OSError: the file is there, and cannot be read.
+        OSError: the file is there, and cannot be read, or has more than 256 MiB.
     """
     path = folder / FILE
     if not path.exists():
         return []
     found: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_lines(path, _LIMIT):
         try:
-            values = json.loads(line)
-        except ValueError:
+            values = json.loads(line.decode("utf-8", errors="replace"))
+        except (ValueError, RecursionError):
             continue
         if not isinstance(values, dict) or "event" not in values:
             continue

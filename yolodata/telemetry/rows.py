@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from yolodata.folders import Folder
+
 log = logging.getLogger("yolodata")
+
+_LONGEST = 1 << 16  # bytes of a row, or of a head
 
 
 class Rows:
     """Appends rows whose numbers (in the first column) rise.
 
-    A file with other columns is moved aside. Nothing is raised where the disk does not take it: the
-    rows are lost, which is said once.
+    A file with other columns is moved aside. Nothing is raised where the disk does not take it, or
+    where a link has its name: the rows are lost, which is said once.
 
     Args:
         path: of the file; its folder is made.
@@ -31,7 +36,8 @@ class Rows:
     def keep(self, last: int) -> None:
         """Drops all rows with numbers above `last`, and whatever was cut off half-way."""
         try:
-            self._open().truncate(self._end_of(last))
+            file = self._open()
+            file.truncate(self._end_of(file, last))
         except OSError as error:
             self._lost(error)
 
@@ -50,39 +56,42 @@ class Rows:
 
     def _open(self) -> BinaryIO:
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._move_others_aside()
-            # Unbuffered: what was appended is in the file when the process is killed.
-            self._file = self.path.open("ab", buffering=0)
-            assert self._file is not None
-            if self.path.stat().st_size == 0:
-                self._file.write(self._head)
+            with Folder.at(self.path.parent, create=True) as folder:
+                self._file = self._taken_up(folder)
         return self._file
 
-    def _move_others_aside(self) -> None:
-        if not self.path.is_file():
-            return
-        with self.path.open("rb") as file:
-            head = file.readline()
-        if head == self._head:
-            return
-        if self._head.startswith(head):  # killed while it wrote the head
-            self.path.write_bytes(b"")
-            return
+    def _taken_up(self, folder: Folder) -> BinaryIO:
+        """The file, at least with its head; one with other columns is moved aside."""
+        name = self.path.name
+        while True:
+            # Unbuffered: what was appended is in the file when the process is killed.
+            fd = folder.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            file = os.fdopen(fd, "r+b", buffering=0)
+            head = os.pread(fd, _LONGEST, 0)
+            if head.startswith(self._head):
+                return file
+            if self._head.startswith(head):  # a new file, or killed while it wrote the head
+                file.truncate(0)
+                file.write(self._head)
+                return file
+            file.close()
+            self._move_aside(folder)
+
+    def _move_aside(self, folder: Folder) -> None:
         number = 1
-        while (aside := self.path.with_suffix(f".{number}{self.path.suffix}")).exists():
+        while folder.stat((aside := self.path.with_suffix(f".{number}{self.path.suffix}")).name):
             number += 1
-        self.path.rename(aside)
+        folder.rename(self.path.name, aside.name, durable=False)
         log.warning("%s has other columns than this version writes: kept as %s", self.path, aside)
 
-    def _end_of(self, last: int) -> int:
+    def _end_of(self, file: BinaryIO, last: int) -> int:
         end = len(self._head)
-        with self.path.open("rb") as file:
-            file.seek(end)
-            for line in file:
+        with open(file.fileno(), "rb", closefd=False) as rows:
+            rows.seek(end)
+            while line := rows.readline(_LONGEST):
                 values = line.split(b",")
                 whole = line.endswith(b"\n") and len(values) == self._columns
-                if not whole or not values[0].isdigit() or int(values[0]) > last:
+                if not whole or not values[0].isdigit() or int(values[0][:20]) > last:
                     break
                 end += len(line)
         return end

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from yolodata.files import read_lines
+
+_LIMIT = 2 << 30  # bytes of steps.csv: about 10 million steps
 
 
 @dataclass(slots=True)
@@ -64,17 +68,27 @@ def read_steps(path: Path) -> list[StepRow]:
     Columns of another version are left out, and those that it lacks are None.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or has more than 2 GiB.
     """
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        # The last one may be half a row; a machine that lost its power leaves zeros.
-        lines = [line for line in file if line.endswith("\n") and "\0" not in line]
     rows = []
-    for values in csv.DictReader(lines):
+    for values in csv.DictReader(whole_lines(path), quoting=csv.QUOTE_NONE):
         row = _row(values)
         if row is not None:
             rows.append(row)
     return rows
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """Reads the lines of steps.csv that are whole.
+
+    Raises:
+        OSError: as `read_steps`.
+    """
+    for line in read_lines(path, _LIMIT, longest=1 << 16):
+        row = line.rstrip(b"\r\n")
+        # The last one may be half a row; a machine that lost its power leaves zeros.
+        if line.endswith(b"\n") and b"\0" not in row and b"\r" not in row:
+            yield row.decode("utf-8", errors="replace") + "\n"
 
 
 def _row(values: dict[str, str]) -> StepRow | None:
@@ -91,6 +105,6 @@ def _number(name: str, text: str | None) -> float | None:
     if not text:
         return None
     value = int(text) if name in _WHOLE else float(text)
-    if not math.isfinite(value):
+    if not abs(value) < 1 << 63:
         raise ValueError(f"{name} is {text}")
     return value

@@ -10,6 +10,7 @@ from typing import Any
 
 from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.redaction import redacted
 from yolodata.train.distributed.process_group import no_such_gpu
 from yolodata.train.signals import stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         return PEER_LOST
     except Exception as error:
         code = MISTAKE if isinstance(error, YolodataError) else FAILED
-        leave_status(code, f"{type(error).__name__}: {error}")
+        leave_status(code, redacted(f"{type(error).__name__}: {error}"))
         raise
     return 0
 
@@ -146,12 +147,11 @@ def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, An
             f"resume must be auto, a run folder, or a {SUFFIX} or .pt file in one, got {resume!r}, "
             "where there is no run"
         )
-    import yaml
-
+    from yolodata.plain_yaml import read_settings
     from yolodata.train.settings import TrainSettings
 
-    saved = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
-    settings = TrainSettings.of_run(folder)
+    saved = read_settings(folder / "args.yaml")
+    settings = TrainSettings.of_run(folder, ours)
     kept = {} if settings is None else settings.as_given()
     goes_on = str(named) if named.suffix == SUFFIX else "auto"
     upstream = {**saved, **upstream, "resume": goes_on, "save_dir": str(folder)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yolodata.checks import number, one_of, whole
 from yolodata.errors import ConfigError
+from yolodata.redaction import HIDDEN, redacted
 from yolodata.train.checkpoint.object_store import ObjectStore
 from yolodata.train.learning_rate import SCALES
 from yolodata.ultralytics.settings import Settings
@@ -21,7 +22,8 @@ class TrainSettings(Settings):
             (`checkpoint_minutes=2.0`).
         keep: checkpoints kept in the run folder, and at `upload` (`keep=5`).
         upload: where checkpoints, weights, results, settings and plots are copied to, any fsspec
-            URL (s3://, gs://, a path); None is nowhere (`upload="s3://bucket/runs"`).
+            URL (s3://, gs://, a path), which is stored without secrets in it; None is nowhere
+            (`upload="s3://bucket/runs"`).
         stall: seconds that a step, or a batch of validation, may take before its rank counts as
             stalled; ten times the longest one so far, if that is more. The first ones, callbacks,
             saving and other phases of unknown duration may take ten times as many (see
@@ -67,7 +69,12 @@ class TrainSettings(Settings):
             if not isinstance(self.upload, str) or not self.upload:
                 raise ConfigError(
                     "yolodata upload must be a path or a URL (s3://BUCKET/FOLDER, say), got "
-                    f"{self.upload!r}"
+                    f"{redacted(repr(self.upload))}"
+                )
+            if HIDDEN in self.upload:
+                raise ConfigError(
+                    f"yolodata upload is {self.upload}, a URL without its secret, because none is "
+                    "stored in a run folder; give yolodata.upload=URL again"
                 )
             try:
                 ObjectStore(self.upload)  # is its file system installed? connects to nothing

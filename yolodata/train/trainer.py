@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import time
 from pathlib import Path
@@ -42,6 +43,7 @@ from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.fallback import TRAINERS
+from yolodata.ultralytics.run_folder import refuse_links
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
@@ -170,10 +172,12 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """Returns the run folder, and of the checkpoint in it path, stage and optimiser."""
         if resume == "auto":
             args.exist_ok = True
-        if named is not None:
-            args.save_dir = str(named.resolve().parent.parent)
+        # As it is written: a link among the checkpoints would lead to another run folder.
+        found = None if named is None else Path(os.path.abspath(named))
+        if found is not None:
+            args.save_dir = str(found.parent.parent)
         folder = get_save_dir(args)
-        found = named.resolve() if named is not None else None
+        refuse_links(folder)
         if resume == "auto":
             found = run_folder.find_newest(folder, settings.upload)
         if found is None:
@@ -181,6 +185,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         state = file.read(found)
         evaluated = run_folder.is_evaluated(found)
         plan = continuation(state, self.given, folder, evaluated)
+        run_folder.set_aside_foreign_weights(folder / "weights")
         if plan.stage == "done":
             run_folder.write_missing(folder, state)
             LOGGER.info(f"yolodata: {plan.said}.")

@@ -12,11 +12,10 @@ blank: only its size is read, which decides the order and the shapes of batches.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -25,15 +24,20 @@ from ultralytics.nn.autobackend import check_class_names
 from ultralytics.utils import LOGGER
 
 from yolodata.errors import YolodataError
+from yolodata.folders import Folder
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.pack_cache import AS_FILES
+from yolodata.ingest.pack_cache import AS_FILES, COPY, COPY_DEPTH, COPY_LOCK
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
+from yolodata.shards.lock import file_lock
 
 NO_FILES = (
     "yolodata makes no files of training shards; train with trainer=yolodata.DetectionTrainer, and "
     "validate on them with `yolodata val split=train`"
 )
+
+
+_LONGEST = 240  # bytes of a file name, of the 255 that there may be
 
 
 def name_files(data: dict[str, Any]) -> None:
@@ -87,57 +91,94 @@ def files_of(root: Path, split: str) -> Path:
     Other processes that want the same wait for the one that makes it. What was made of other
     labels or pixels goes away.
     """
-    with open_shards(root, split=split) as shards:
+    with open_shards(root, split=split) as shards, Folder.at(root) as above:
+        above.check_ours()
         state = f"{shards.meta.labels.checksum}-{shards.meta.codec}"
-        home = root / AS_FILES / split
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / ".lock").open("w", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            done = home / state
-            if not done.is_dir():
-                for old in home.iterdir():
-                    if old.is_dir():
-                        shutil.rmtree(old)
-                LOGGER.info(
-                    f"yolodata: making files of {len(shards)} images of {split} in {done}, for "
-                    "Ultralytics' own loader; `yolodata val` reads the shards themselves"
-                )
-                begun = home / "begun"
-                _write_files(shards, begun)
-                begun.rename(done)
-            _keep_arrays_newer(done)
-        return done / "images"
+        with (
+            above.folder(AS_FILES, create=True) as copies,
+            copies.folder(split, create=True) as home,
+            file_lock(home, COPY_LOCK),
+        ):
+            found = home.stat(state)
+            if found is None or not stat.S_ISDIR(found.st_mode):
+                _make_files(shards, home, state)
+            with home.folder(state) as done:
+                _keep_arrays_newer(done)
+                return done.path / "images"
 
 
-def _write_files(shards: ShardDataset, folder: Path) -> None:
+def _make_files(shards: ShardDataset, home: Folder, state: str) -> None:
+    """Makes files of all images in the folder `state`, which replaces all that were made before."""
+    for name in filter(COPY.fullmatch, home.names()):
+        found = home.stat(name)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            home.remove_tree(name, COPY_DEPTH)
+        else:
+            home.remove(name)
+    LOGGER.info(
+        f"yolodata: making files of {len(shards)} images of {shards.meta.split} in "
+        f"{home.path / state}, for Ultralytics' own loader; `yolodata val` reads the shards "
+        "themselves"
+    )
+    with home.folder("begun", create=True) as begun:
+        _write_files(shards, begun)
+    home.rename("begun", state)
+
+
+def _write_files(shards: ShardDataset, folder: Folder) -> None:
     """Writes images, and labels beside them; names sort as the shards do, and keep their stems."""
     digits = len(str(len(shards)))
-    for i in range(len(shards)):
-        name = Path(shards.name(i))
-        place = Path(f"{i:0{digits}d}") / name.stem
-        image, label = folder / "images" / place, folder / "labels" / place
-        image.parent.mkdir(parents=True)
-        label.parent.mkdir(parents=True)
-        if shards.meta.codec == "raw":
-            size = int(shards.label_width[i]), int(shards.label_height[i])
-            Image.new("1", size).save(_named(image, ".png"))
-            np.save(_named(image, ".npy"), shards.image(i)[..., ::-1])
-        else:
-            suffix = ".jpg" if shards.meta.source.get("reencode") else name.suffix
-            _named(image, suffix).write_bytes(shards.sample(i).tobytes())
-        _named(label, ".txt").write_text(_label_text(shards, i), encoding="utf-8")
+    with (
+        folder.folder("images", create=True) as images,
+        folder.folder("labels", create=True) as texts,
+    ):
+        for i in range(len(shards)):
+            place, (stem, suffix) = f"{i:0{digits}d}", _file_name(shards, i)
+            with (
+                images.folder(place, create=True) as image,
+                texts.folder(place, create=True) as text,
+            ):
+                if shards.meta.codec == "raw":
+                    size = int(shards.label_width[i]), int(shards.label_height[i])
+                    with _new(image, f"{stem}.png") as file:
+                        Image.new("1", size).save(file, "PNG")
+                    with _new(image, f"{stem}.npy") as file:
+                        np.save(file, shards.image(i)[..., ::-1])
+                else:
+                    with _new(image, stem + suffix) as file:
+                        file.write(shards.sample(i).data)
+                with _new(text, f"{stem}.txt") as file:
+                    file.write(_label_text(shards, i).encode())
 
 
-def _named(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)  # a stem may hold dots
+def _file_name(shards: ShardDataset, image: int) -> tuple[str, str]:
+    """Stem and suffix of an image's file; those of the source, if a file can be called so."""
+    name = Path(shards.name(image))
+    suffix = ".jpg" if shards.meta.source.get("reencode") else name.suffix
+    whole = os.fsencode(name.stem + suffix)
+    return ("image", ".jpg") if b"\0" in whole or len(whole) > _LONGEST else (name.stem, suffix)
 
 
-def _keep_arrays_newer(folder: Path) -> None:
+def _new(folder: Folder, name: str) -> BinaryIO:
+    return os.fdopen(folder.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
+
+
+def _keep_arrays_newer(copy: Folder) -> None:
     """Ultralytics passes by an array that is older than its image, as a copied folder may be."""
-    for array in (folder / "images").glob("*/*.npy"):
-        image = array.with_suffix(".png").stat().st_mtime_ns
-        if array.stat().st_mtime_ns < image:
-            os.utime(array, ns=(image, image))
+    with copy.folder("images") as images:
+        for place in images.names():
+            with images.folder(place) as folder:
+                for name in folder.names():
+                    array = folder.stat(name)
+                    image = folder.stat(f"{name.removesuffix('.npy')}.png")
+                    if (
+                        name.endswith(".npy")
+                        and array is not None
+                        and image is not None
+                        and array.st_mtime_ns < image.st_mtime_ns
+                    ):
+                        times = image.st_mtime_ns, image.st_mtime_ns
+                        os.utime(name, ns=times, dir_fd=folder.fd, follow_symlinks=False)
 
 
 def _label_text(shards: ShardDataset, image: int) -> str:

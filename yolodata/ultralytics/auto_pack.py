@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,21 @@ from typing import Any
 import xxhash
 
 from yolodata.errors import DatasetError, ShardError
-from yolodata.ingest.pack_cache import home, remember
+from yolodata.folders import Folder
+from yolodata.ingest.pack_cache import (
+    CODEC_LOCK,
+    LOCKS,
+    home,
+    open_common,
+    open_kept,
+    remember,
+)
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.format import CODECS, SPLITS
 from yolodata.shards.left_out import LEFT_OUT
+from yolodata.shards.lock import file_lock, storage_error
 from yolodata.ultralytics.settings import Settings
 
 log = logging.getLogger("yolodata")
@@ -74,6 +83,9 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str
 
     Beside it, or else in a common folder, where datasets of one name may meet. YAML files of one
     name (folds, say) may describe the same dataset differently. Each has a folder of its own.
+
+    The folder beside has a name that anybody knows. So it may have come with the dataset, as a link
+    to anywhere, or lie where others can change it; it is not used then.
     """
     yaml_file = Path(data["yaml_file"]).resolve()
     root = Path(data.get("path") or yaml_file.parent).resolve()
@@ -85,10 +97,31 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str
     if settings.folder is not None:
         return Path(settings.folder).expanduser() / common / name
     beside = root.parent / f"{root.name}.yolodata"
-    if os.access(beside if beside.exists() else root.parent, os.W_OK):
+    why = _unusable(beside)
+    if not why:
         return beside / name
-    log.warning("%s cannot be written to; packing into %s", root.parent, home())
+    _say_once(f"{beside} {why}; packing into {home()}, or where the setting folder says")
     return home() / common / name
+
+
+def _unusable(folder: Path) -> str:
+    """Why nothing can be packed into a folder, which need not exist; "" where nothing is wrong."""
+    try:
+        with Folder.at(folder.parent) as parent:
+            if parent.stat(folder.name) is None:
+                writable = os.access(folder.parent, os.W_OK)
+            else:
+                with parent.folder(folder.name) as found:
+                    found.check_ours()
+                writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if writable else "cannot be written to"
+
+
+@functools.cache
+def _say_once(warning: str) -> None:
+    log.warning("%s", warning)
 
 
 def _short_hash(text: str) -> str:
@@ -129,15 +162,14 @@ def packed(
     out = cache_folder(data, imgsz, settings, task)
     if single_cls:
         if out.is_dir():
-            remember(out)
             with _lock(out, split):
+                remember(out)
                 meta = _current(source, out, split, single_cls=False)
                 if meta and not any(why.startswith(UNNAMED) for _, why in meta.left_out):
                     return _opened(out / split)
         out = out.with_name(f"{out.name}-single_cls")
-    out.mkdir(parents=True, exist_ok=True)
-    remember(out)
     with _lock(out, split):
+        remember(out)
         if _current(source, out, split, single_cls) is None:
             log.info("packing %s of %s into %s", split, source, out / split)
             report = pack(
@@ -178,8 +210,7 @@ def _chosen(
     kinds = {codec: replace(settings, codec=codec) for codec in CODECS}
     places = {codec: cache_folder(data, imgsz, kind, task) for codec, kind in kinds.items()}
     parent = places["raw"].parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with _lock(parent, "codec"):
+    with _held(parent, lambda: open_common(parent, create=True), CODEC_LOCK):
         for codec, place in places.items():
             alike = (place, place.with_name(f"{place.name}-single_cls"))
             if any(codec_of(folder / name) for folder in alike for name in SPLITS):
@@ -225,8 +256,16 @@ def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMet
     return read_meta(out / split)
 
 
+def _lock(out: Path, split: str) -> AbstractContextManager[None]:
+    return _held(out, lambda: open_kept(out, create=True), LOCKS[split])
+
+
 @contextmanager
-def _lock(out: Path, split: str) -> Iterator[None]:
-    with (out / f".{split}.lock").open("w", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _held(path: Path, opened: Callable[[], Folder], lock: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(opened())
+            stack.enter_context(file_lock(folder, lock))
+        except OSError as error:
+            raise storage_error(path, error) from error
         yield

@@ -10,6 +10,7 @@ from typing import Any
 
 from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError
+from yolodata.redaction import refuse_secrets
 from yolodata.ultralytics.fallback import check_trainable, last_layer
 
 _SPEAKING = ("cfg", "data", "engine", "utils")
@@ -47,7 +48,8 @@ def read_values(texts: Mapping[str, str], mode: str) -> dict[str, Any]:
         mode: "train" or "val".
 
     Raises:
-        ConfigError: a value is missing, `cfg` cannot be read, or another mode is asked for.
+        ConfigError: a value is missing, or a URL with a secret; `cfg` cannot be read, or another
+            mode is asked for.
     """
     from ultralytics.cfg import smart_value
     from ultralytics.utils import YAML, checks
@@ -63,6 +65,7 @@ def read_values(texts: Mapping[str, str], mode: str) -> dict[str, Any]:
         with refusals_as_errors():
             values = {**YAML.load(checks.check_yaml(given)), **values}
         values.pop("cfg", None)
+    refuse_secrets(values)
     if values.pop("mode", mode) != mode:
         raise ConfigError(f"mode must be {mode} here; for other modes there is `yolo MODE`")
     device = str(values.get("device", "")).lower()

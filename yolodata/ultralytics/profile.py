@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from ultralytics.utils import LOGGER, RANK
 
 from yolodata.errors import ConfigError
+from yolodata.files import write_all
+from yolodata.folders import Folder
 from yolodata.telemetry.step_range import StepRange
 
 
@@ -113,12 +116,23 @@ class StepProfiler:
         profiler.stop()
         path = folder / f"profile.rank{max(RANK, 0)}.json.gz"
         try:
-            profiler.export_chrome_trace(str(path))
+            _export(profiler, path)
         except (OSError, RuntimeError) as error:  # no reason to end training
             LOGGER.warning(f"yolodata: the profile cannot be written to {path}: {error}")
             return
         first, last = self._steps
         LOGGER.info(f"yolodata: steps {first}-{last} are in {path}; https://ui.perfetto.dev")
+
+
+def _export(profiler: Any, path: Path) -> None:
+    """Writes a trace; torch knows only names, and would follow a link that has the file's."""
+    with tempfile.TemporaryDirectory(prefix="yolodata-") as made, Folder.at(path.parent) as run:
+        trace = Path(made) / path.name
+        profiler.export_chrome_trace(str(trace))
+        with trace.open("rb") as content, run.temporary() as (temporary, file):
+            while block := content.read(1 << 20):
+                write_all(file.fileno(), block)
+            run.rename(temporary, path.name, durable=False)
 
 
 def _owner(function: Any) -> Any:

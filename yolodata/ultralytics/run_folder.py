@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import get_cfg, get_save_dir
+
+from yolodata.errors import ConfigError
+
+_WRITTEN_INTO = {"weights", "checkpoints", "metrics"}
 
 
 class RunFolder:
@@ -20,10 +26,12 @@ class RunFolder:
 
     Raises:
         SyntaxError, TypeError, ValueError: an argument is wrong, in Ultralytics' words.
+        ConfigError: the folder is there, with links in it (see `refuse_links`).
     """
 
     def __init__(self, cfg: Any, overrides: dict[str, Any]) -> None:
         folder = get_save_dir(get_cfg(cfg, overrides))
+        refuse_links(folder)
         self.path: Path = folder
         self._new = [path for path in (folder, *folder.parents) if not path.exists()]
         self.begun = False
@@ -49,6 +57,30 @@ class RunFolder:
                 path.rmdir()
             except OSError:  # another run is in it
                 return
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a run folder with links, or with something else that is neither file nor folder.
+
+    Ultralytics writes to names that everybody knows, and follows what is there. Links to folders
+    that nobody writes into may stay.
+
+    Raises:
+        ConfigError: what there is.
+    """
+    for place in (folder, folder / "weights"):
+        for name in sorted(os.listdir(place)) if place.is_dir() else ():
+            path = place / name
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                continue
+            if stat.S_ISLNK(mode) and path.is_dir() and name not in _WRITTEN_INTO:
+                continue
+            what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+            raise ConfigError(
+                f"{path} is {what}, and the run would write through it into something else; "
+                "remove it, or give another name="
+            )
 
 
 def made_in_run_folder(

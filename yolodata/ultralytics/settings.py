@@ -11,7 +11,10 @@ import yaml
 
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
+from yolodata.folders import Folder
 from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.plain_yaml import read_settings
+from yolodata.redaction import stored
 from yolodata.telemetry.metrics.destination import read_destination
 from yolodata.telemetry.step_range import profile_range
 
@@ -129,20 +132,34 @@ class Settings:
         return self.changed(values)
 
     def save(self, run: Path) -> None:
-        """Write the settings into a run folder."""
-        (run / SETTINGS_FILE).write_text(
-            yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8"
-        )
+        """Write the settings into a run folder, without the secrets of URLs.
+
+        Raises:
+            ConfigError: the disk is full, say.
+        """
+        try:
+            with Folder.at(run) as folder:
+                text = yaml.safe_dump(stored(asdict(self)), sort_keys=False)
+                folder.replace(SETTINGS_FILE, text.encode())
+        except OSError as error:
+            raise ConfigError(
+                f"{run / SETTINGS_FILE} cannot be written: {error.strerror or error}; make room, "
+                "or give another project="
+            ) from error
 
     @classmethod
-    def of_run(cls, run: Path) -> Self | None:
-        """The settings that a run was made with, or None."""
-        file = run / SETTINGS_FILE
-        if not file.is_file():
+    def of_run(cls, run: Path, given: Mapping[str, Any] | None = None) -> Self | None:
+        """The settings that a run was made with, or None; those that are given now come before.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds something else. Or a setting had a secret
+                in it, which was not stored, and is not given now.
+        """
+        if not (run / SETTINGS_FILE).exists():
             return None
         known = {field.name for field in fields(cls)}  # `yolodata train` has more of them
-        saved = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        return cls().changed({name: saved[name] for name in saved if name in known})
+        saved = read_settings(run / SETTINGS_FILE)
+        return cls().changed({n: saved[n] for n in saved if n in known} | dict(given or {}))
 
     def as_given(self) -> dict[str, Any]:
         """The settings that are not the default ones, as `changed` takes them."""

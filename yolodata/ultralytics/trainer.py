@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from ultralytics.cfg import get_save_dir
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
@@ -24,6 +25,7 @@ from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
+from yolodata.redaction import refuse_secrets
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
 from yolodata.telemetry.step_range import profile_range
@@ -39,7 +41,7 @@ from yolodata.ultralytics.fallback import (
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
-from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
+from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
 from yolodata.ultralytics.validator import BY_TASK
@@ -86,6 +88,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             ConfigError: the model is for another of our trainers, or nobody trains it.
         """
         overrides = dict(overrides or {})
+        refuse_secrets(overrides)
         task = overrides.get("task") or cls.for_task
         upstreams = upstream_trainer(task, overrides.get("model"))
         if upstreams is not None:
@@ -110,7 +113,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """
         given: Mapping[str, Any] = overrides.get("yolodata") or {}
         kind = type(cls.settings)
-        resumed = _settings_of_resumed(kind, overrides.get("resume"), overrides.get("model"))
+        named = overrides.get("resume"), overrides.get("model")
+        resumed = _settings_of_resumed(kind, *named, given)
         if given or (resumed is not None and cls.settings == kind()):
             return (resumed or cls.settings).changed(given)
         return cls.settings
@@ -189,6 +193,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         for name, value in given.items():  # mosaic=False is 0 to upstream
             given[name] = int(value) if isinstance(value, bool) else value
         return AugmentConfig.from_ultralytics(given)
+
+    def check_resume(self, overrides: dict[str, Any]) -> None:
+        """Resumes as upstream does; its run folder may be another one than the arguments name."""
+        super().check_resume(overrides)
+        if self.resume:
+            refuse_links(get_save_dir(self.args))
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
@@ -497,13 +507,18 @@ def _no_batch(error: Exception) -> dict[str, Any]:
     return {"img": torch.empty(0, 3, 0, 0), _NO_BATCH: error.with_traceback(None)}
 
 
-def _settings_of_resumed(kind: type[Settings], resume: Any, model: Any) -> Settings | None:
-    """Settings of the run that is resumed: `resume` or `model` names its checkpoint."""
+def _settings_of_resumed(
+    kind: type[Settings], resume: Any, model: Any, given: Mapping[str, Any]
+) -> Settings | None:
+    """Settings of the run that is resumed, but for those that are given now.
+
+    `resume` or `model` names its checkpoint.
+    """
     if not resume:
         return None
     for named in (resume, model):
         if isinstance(named, (str, Path)) and Path(named).suffix == ".pt":
-            found = kind.of_run(Path(named).resolve().parent.parent)
+            found = kind.of_run(Path(named).resolve().parent.parent, given)
             if found is not None:
                 return found
     return None

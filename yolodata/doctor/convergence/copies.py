@@ -15,6 +15,7 @@ import xxhash
 from yolodata.doctor.convergence.labels import Dataset
 from yolodata.doctor.finding import Finding, Knob
 from yolodata.errors import ResourceError
+from yolodata.files import open_regular
 from yolodata.ingest.image_check import read_file
 from yolodata.ingest.sample import Refused
 
@@ -119,7 +120,7 @@ def _equal_files(dataset: Dataset, ends: float) -> tuple[list[list[Place]], int]
 
     def tail(place: Place) -> Hashable:
         path = paths[place[0]][place[1]]
-        with open(path, "rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             return file.read()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from yolodata.files import open_regular, read_regular
 from yolodata.images.formats import open_picture
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.yolo import label_path
@@ -24,6 +25,7 @@ _MOST = 100_000  # images of which upstream's loader is told
 _LARGE = 1.5  # times imgsz
 _QUALITY = 90  # of pictures that are made smaller
 _READERS = 8
+_LONGEST = 1 << 30  # bytes of a file that is copied
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def forget(files: Sequence[str | Path]) -> None:
         return
     for file in files:
         try:
-            descriptor = os.open(file, os.O_RDONLY)
+            descriptor = open_regular(file)
         except OSError:
             continue
         try:
@@ -105,9 +107,9 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         source = images[chosen[number]]
         start = time.perf_counter()
         try:
-            data = Path(source).read_bytes()
+            data = read_regular(source, _LONGEST)
         except OSError:
-            return None  # upstream would leave it out
+            return None  # upstream would leave it out, or never come to an end
         taken = time.perf_counter() - start
         read += len(data)
         try:
@@ -117,7 +119,7 @@ def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copi
         file = into / f"{number:06d}{Path(source).suffix.lower()}"
         file.write_bytes(data)
         try:
-            labels = Path(label_path(source)).read_bytes()
+            labels = read_regular(label_path(source), _LONGEST)
         except OSError:
             labels = b""
         Path(label_path(str(file))).write_bytes(labels)

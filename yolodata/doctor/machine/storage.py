@@ -17,6 +17,7 @@ from yolodata.doctor.examination import Outcome
 from yolodata.doctor.finding import Finding, Knob
 from yolodata.doctor.setup import Setup
 from yolodata.errors import DatasetError, ShardError
+from yolodata.files import open_regular
 from yolodata.images.decode import decode_image
 from yolodata.images.formats import open_picture
 from yolodata.mounts import Mount, mount_of
@@ -128,7 +129,7 @@ def _read(places: Sequence[Place], until: float, found: Sample, decode: bool) ->
     for count, place in enumerate(places):
         if count >= 4 and time.monotonic() > until:
             break
-        fd = os.open(place.file, os.O_RDONLY)
+        fd = open_regular(place.file)
         try:
             _drop(fd, place)
             begun = time.perf_counter()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ultralytics.data.utils import img2label_paths
 
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import drawn_batch
+from yolodata.files import read_regular
 from yolodata.ingest.yolo import open_yolo
 from yolodata.shards import open as open_shards
 
@@ -89,7 +89,7 @@ def _counts(setup: Setup, data: Mapping[str, Any]) -> npt.NDArray[np.int64]:
     lines = []
     for file in img2label_paths([images[i] for i in chosen]):
         try:
-            lines.append(sum(map(bool, Path(file).read_bytes().split(b"\n"))))
+            lines.append(sum(map(bool, read_regular(file, 1 << 30).split(b"\n"))))
         except OSError:  # an image without objects
             lines.append(0)
     return np.array(lines, np.int64)

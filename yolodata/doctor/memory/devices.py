@@ -12,10 +12,11 @@ import torch
 
 from yolodata.doctor.memory.limit import Limit, host_limit
 from yolodata.doctor.memory.peak import Reading
-from yolodata.doctor.memory.process import anonymous_bytes, give_back, peak_of_process
+from yolodata.doctor.memory.process import anonymous_bytes, peak_of_process
 from yolodata.doctor.memory.tensors import NewBytes, saved_for_backward
 from yolodata.doctor.step import ModelStep
 from yolodata.errors import is_out_of_memory
+from yolodata.machine import give_back_memory
 
 SHARE = 0.95
 """Of the free memory of a GPU, what is tried at most: its other users keep some."""
@@ -87,7 +88,7 @@ class CpuDevice:
     def static(self) -> int:
         """What the process has, of which the doctor itself is a part."""
         gc.collect()
-        give_back()
+        give_back_memory()
         return anonymous_bytes()
 
     def passes(self, step: ModelStep, batch: Mapping[str, Any]) -> Reading:

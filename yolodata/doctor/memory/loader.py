@@ -14,9 +14,10 @@ import psutil
 from yolodata.doctor.data.experiments import Change, Subject
 from yolodata.doctor.data.pace import Feed
 from yolodata.doctor.data.subjects import FilesSubject, ShardsSubject
-from yolodata.doctor.memory.process import anonymous_bytes, give_back
+from yolodata.doctor.memory.process import anonymous_bytes
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep
+from yolodata.machine import give_back_memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def loader_memory(
         else:
             subject = FilesSubject(setup, data, task, step, Path(folder), seconds / 4)
         end = time.monotonic() + seconds * 3 / 4
-        give_back()
+        give_back_memory()
         before = anonymous_bytes()
         with subject.opened(Change()) as feed:
             made = 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from yolodata.machine import give_back_memory
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -36,13 +37,6 @@ def anonymous_bytes() -> int:
     return sizes["RssAnon"] + sizes["RssShmem"]
 
 
-def give_back() -> None:
-    """Gives memory that was freed back to the system, so that what is taken next is seen."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
-
-
 @dataclass
 class Taken:
     """Bytes that the process took at its peak beyond what it had; 0 while it is measured."""
@@ -57,7 +51,7 @@ def peak_of_process() -> Iterator[Taken]:
     Raises:
         OSError: this system has no peak that can be begun anew.
     """
-    give_back()
+    give_back_memory()
     before = anonymous_bytes()
     _RESET.write_text("5", encoding="utf-8")  # the peak (VmHWM) is what there is now
     taken = Taken()

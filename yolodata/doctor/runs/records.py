@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from yolodata.errors import ConfigError
+from yolodata.files import read_lines
+from yolodata.plain_yaml import read_plain_yaml
 from yolodata.telemetry.step_range import profile_range
-from yolodata.telemetry.step_row import COLUMNS, StepRow, read_steps
+from yolodata.telemetry.step_row import COLUMNS, StepRow, read_steps, whole_lines
 from yolodata.telemetry.steps import FILE
 from yolodata.train.checkpoint.run_folder import FOLDER
 from yolodata.ultralytics.settings import SETTINGS_FILE
+
+_LIMIT = 1 << 28  # bytes of results.csv: it has a line an epoch
 
 Floats = npt.NDArray[np.float64]
 
@@ -206,8 +209,7 @@ _TOLD_OF = {
 
 def _rows(path: Path) -> list[StepRow]:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            head = file.readline()
+        head = next(whole_lines(path), "")
         names = head.strip().split(",")
         if head.endswith("\n") and not {"step", "time", "step_ms", "wait_ms"} <= {*names}:
             raise ConfigError(
@@ -226,19 +228,19 @@ def _rows(path: Path) -> list[StepRow]:
 
 def _yaml(path: Path, missing: list[str]) -> dict[str, Any] | None:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_plain_yaml(path)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        missing.append(f"{path.name}: {str(error).splitlines()[0]}")
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        missing.append(f"{path.name}: {str(why).splitlines()[0]}")
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _lines(path: Path, missing: list[str]) -> int:
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            return max(0, sum(1 for row in csv.reader(file) if row) - 1)
+        lines = (line.decode("utf-8", errors="replace") for line in read_lines(path, _LIMIT))
+        return max(0, sum(1 for row in csv.reader(lines) if row) - 1)
     except FileNotFoundError:
         return 0
     except (OSError, csv.Error) as error:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.machine import fresh_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,7 +45,7 @@ class BufferPool:
     ) -> None:
         self._spare = spare
         self._pin = pin_memory
-        self._allocate = allocate or (lambda nbytes: np.empty(nbytes, np.uint8))
+        self._allocate = allocate or fresh_memory
         self._idle: deque[Bytes] = deque()  # the longest idle first; any thread appends
 
     def take(self, count: int, height: int, width: int) -> torch.Tensor:

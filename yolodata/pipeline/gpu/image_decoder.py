@@ -92,6 +92,7 @@ class ImageDecoder:
             list(data.values()),
             [shards.name(image) for image in data],
             [self._size(image) for image in data],
+            [shards.most_pixels(image) for image in data],
         )
         found = {}
         for image, picture in zip(data, decoded, strict=True):

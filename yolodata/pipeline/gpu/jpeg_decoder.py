@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import sys
 from collections import deque
@@ -54,7 +55,9 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
 from yolodata.images.decode import decode_image
+from yolodata.images.headers import Header
 from yolodata.images.jpeg import ordinary_jpeg
+from yolodata.images.limits import why_not_decoded
 from yolodata.images.resize import resized_shape
 from yolodata.pipeline.options import check_hw_decoder_load
 
@@ -65,6 +68,7 @@ log = logging.getLogger("yolodata")
 
 Bytes = npt.NDArray[np.uint8]
 RUNS = 3  # at once: one is with CPU threads, one on the device, one is handed over
+RUN_PIXELS = 1 << 30  # before they are resized: 64 photographs of 16 million
 _INPUTS = ("files", "sizes", "differs")  # of a graph; the last: whether it has to be resized
 _END = b"\xff\xd9"  # marker; inside a scan these bytes cannot occur
 _TAIL = 64  # some writers pad behind the end
@@ -91,6 +95,7 @@ class _File:
     name: str
     size: tuple[int, int]
     shape: tuple[int, int] = (0, 0)  # before it is resized
+    most: int | None = None  # pixels that the file may state
 
 
 class DaliDecoder:
@@ -155,6 +160,7 @@ class DaliDecoder:
         files: Sequence[Bytes],
         names: Sequence[str],
         sizes: Sequence[tuple[int, int]],
+        most: Sequence[int | None] | None = None,
     ) -> list[Decoded]:
         """Decodes any number of files.
 
@@ -162,6 +168,7 @@ class DaliDecoder:
             files: uint8 (n,) each, the bytes of a file; read-only is fine, nothing is copied.
             names: their paths; the suffix decides about formats that are no JPEG.
             sizes: (height, width) that each picture must have.
+            most: pixels that each file may state, as for `decode_image`.
 
         Returns:
             one `Decoded` a file, in order. The pictures stay valid whatever is decoded later, and
@@ -172,11 +179,14 @@ class DaliDecoder:
         given: list[_File] = []
         done: dict[int, Decoded] = {}
         ordinary: list[int] = []
-        for i, (data, name, size) in enumerate(zip(files, names, sizes, strict=True)):
+        limits = most or [None] * len(files)
+        for i, (data, name, size, limit) in enumerate(
+            zip(files, names, sizes, limits, strict=True)
+        ):
             shape = ordinary_jpeg(data) if _ends(data) else None
-            given.append(_File(data, name, (size[0], size[1]), shape or (0, 0)))
-            if shape is None:
-                done[i] = self._by_opencv(given[i])
+            given.append(_File(data, name, (size[0], size[1]), shape or (0, 0), limit))
+            if shape is None or why_not_decoded(Header(*shape), limit):
+                done[i] = self._by_opencv(given[i])  # which says why, where it does not
             elif resized_shape(*shape, self._imgsz) != given[i].size:
                 done[i] = Decoded(None, _wrong_size(given[i], shape, self._imgsz))
             else:
@@ -212,8 +222,7 @@ class DaliDecoder:
             return idle.get()
 
         try:
-            for first in range(0, len(ordinary), self._batch_size):
-                chunk = ordinary[first : first + self._batch_size]
+            for chunk in _chunks(ordinary, given, self._batch_size):
                 flying.append((take(), chunk))
                 graph = flying[-1][0] or self._build()
                 flying[-1] = (graph, chunk)
@@ -336,7 +345,7 @@ class DaliDecoder:
         import torch
 
         try:
-            picture = decode_image(file.data, self._imgsz, file.name)
+            picture = decode_image(file.data, self._imgsz, file.name, file.most)
         except DatasetError as error:
             return Decoded(None, str(error), fallback=True)
         if picture.shape[:2] != file.size:
@@ -395,6 +404,21 @@ def _existing(device: str | torch.device) -> torch.device:
 def _ends(data: Bytes) -> bool:
     """Returns whether a JPEG file is whole; decoders differ in what they make up for the rest."""
     return _END in data[-_TAIL:].tobytes()
+
+
+def _chunks(images: Sequence[int], given: Sequence[_File], most: int) -> Iterator[list[int]]:
+    """Splits images into runs of so many, or fewer where they are large."""
+    chunk: list[int] = []
+    pixels = 0
+    for i in images:
+        size = math.prod(given[i].shape)
+        if chunk and (len(chunk) == most or pixels + size > RUN_PIXELS):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(i)
+        pixels += size
+    if chunk:
+        yield chunk
 
 
 def _feed(graph: Any, files: Sequence[_File]) -> None:

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolodata.folders import Folder
 from yolodata.telemetry.metrics import levels
 from yolodata.telemetry.metrics.catalogue import PACKAGES, bucket_of, key
 from yolodata.telemetry.metrics.destination import LOCALHOST, Address, TextFile
@@ -212,14 +212,17 @@ class Exporter:
         instance = f"{self._run}:{self._rank}"
         target = [{"targets": [str(reached)], "labels": {"instance": instance}}]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_name(f".{path.name}.tmp")
-            new.write_text(json.dumps(target) + "\n", encoding="utf-8")
-            os.replace(new, path)
+            with Folder.inside(path.parent, create=True) as folder:
+                folder.replace(path.name, (json.dumps(target) + "\n").encode(), durable=False)
         except OSError as error:
             log.warning("metrics: %s cannot be written: %s", path, error)
             return
-        self._close.append(lambda: path.unlink(missing_ok=True))
+
+        def remove() -> None:
+            with Folder.inside(path.parent) as folder:
+                folder.remove(path.name)
+
+        self._close.append(remove)
 
     def _write_files(self, path: Path, every: float) -> str:
         from yolodata.telemetry.metrics.exposition import write_text_file
@@ -244,7 +247,8 @@ class Exporter:
         def stop() -> None:
             ended.set()
             thread.join()
-            path.unlink(missing_ok=True)
+            with Folder.at(path.parent) as folder:
+                folder.remove(path.name)
 
         self._close.append(stop)
         return f"{path}, every {every:g} s"

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import generate_latest
 
+from yolodata.folders import Folder
 from yolodata.telemetry.metrics import catalogue
 from yolodata.telemetry.metrics.catalogue import METRICS, PREFIX, STEP_SECONDS
 
@@ -54,14 +55,10 @@ def write_text_file(path: Path, registry: CollectorRegistry) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    # Not named .prom: the textfile collector reads every such file in the folder.
-    new = path.with_name(f".{path.name}.tmp")
-    try:
-        new.write_bytes(generate_latest(registry))
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
+    page = generate_latest(registry)
+    # Its temporary name is no .prom: the textfile collector reads every such file in the folder.
+    with Folder.at(path.parent) as folder:
+        folder.replace(path.name, page, durable=False)
 
 
 class _Collector:

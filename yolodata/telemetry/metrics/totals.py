@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from yolodata.files import read_regular
+from yolodata.folders import Folder
+
 log = logging.getLogger("yolodata")
+
+_LIMIT = 1 << 20  # bytes of a file; it has about 4,000
 
 
 class Totals:
@@ -70,10 +75,8 @@ class Totals:
 
     def _write(self, values: dict[str, float]) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_name(f".{self.path.name}.tmp")
-            new.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(new, self.path)
+            with Folder.inside(self.path.parent, create=True) as folder:
+                folder.replace(self.path.name, json.dumps(values).encode(), durable=False)
         except OSError as error:
             if not self._said:
                 self._said = True
@@ -84,10 +87,16 @@ class Totals:
 
     def _load(self) -> dict[str, float]:
         try:
-            read = json.loads(self.path.read_text(encoding="utf-8"))
-            return {str(key): float(value) for key, value in read.items()}
+            read = json.loads(read_regular(self.path, _LIMIT))
+            found = {str(key): float(value) for key, value in read.items()}
+            wrong = [key for key, value in found.items() if not 0 <= value < math.inf]
+            if wrong:
+                raise ValueError(f"{wrong[0]!r} is {found[wrong[0]]}, which no counter can be")
+            return found
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (
+            OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
+        ) as error:  # fmt: skip
             log.warning("metrics: %s cannot be read, counters begin anew: %s", self.path, error)
             return {}

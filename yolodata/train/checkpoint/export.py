@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from yolodata.errors import YolodataError
-from yolodata.files import publish, sync_file, temporary_file
+from yolodata.folders import Folder
 
 _NETWORKS = {
     "detect": "DetectionModel",
@@ -19,6 +22,8 @@ _NETWORKS = {
     "pose": "PoseModel",
     "obb": "OBBModel",
 }
+_LAYERS = {"nn": "torch.nn", "torchvision.ops": "torchvision.ops"}
+_ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z][A-Za-z0-9]*\([A-Za-z0-9_=., +-]*\)")
 _STUDENT = "student_model."  # of a run with distillation
 
 
@@ -42,6 +47,7 @@ def weights_of(state: dict[str, Any]) -> dict[str, Any]:
             if name.startswith(_STUDENT)
         }
     try:
+        _check_network(state["network"])
         network: Any = getattr(tasks, _NETWORKS[args["task"]])(state["network"], verbose=False)
         network.load_state_dict(average)
     except Exception as error:
@@ -65,6 +71,34 @@ def weights_of(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_network(description: dict[str, Any]) -> None:
+    """Checks that a description names layers alone.
+
+    Ultralytics evaluates the activation, and calls whatever of its module has a layer's name; the
+    checkpoint may have come from anywhere.
+
+    Raises:
+        ValueError: it names something else.
+    """
+    from ultralytics.nn import tasks
+
+    activation = description.get("activation")
+    if activation and not _ACTIVATION.fullmatch(str(activation)):
+        raise ValueError(f"the activation {activation!r:.80} is none of torch.nn")
+    for layer in [*description["backbone"], *description["head"]]:
+        name = str(layer[2])
+        kind, _, attribute = name.rpartition(".")
+        place = vars(tasks) if not kind else vars(import_module(_LAYERS[kind]))
+        found = place.get(attribute)
+        # A whole model is described by a text again.
+        if (
+            not isinstance(found, type)
+            or not issubclass(found, torch.nn.Module)
+            or issubclass(found, tasks.BaseModel)
+        ):
+            raise ValueError(f"{name!r:.80} is no layer")
+
+
 def write_weights(state: dict[str, Any], path: Path) -> None:
     """Writes `weights_of` a state to a file, whole or not.
 
@@ -73,10 +107,11 @@ def write_weights(state: dict[str, Any], path: Path) -> None:
         OSError: the disk is full, say.
     """
     found = weights_of(state)
-    with temporary_file(path.parent) as temporary:
-        torch.save(found, temporary)
-        sync_file(temporary)
-        publish(temporary, path)
+    with Folder.at(path.parent) as folder, folder.temporary() as (temporary, file):
+        with open(file.fileno(), "wb", closefd=False) as buffered:
+            torch.save(found, buffered)
+        os.fsync(file.fileno())
+        folder.rename(temporary, path.name)
 
 
 def _columns(table: str) -> dict[str, list[float]]:

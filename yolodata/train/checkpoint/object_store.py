@@ -8,27 +8,41 @@ A file counts once its manifest is there. The manifest is written once the file 
 were read back and compared. So nothing has to be renamed, which object stores cannot do, and what
 was cut off half-way is never mistaken for a file. The number orders the files by when they were
 put; the checksum (XXH3-64 of the content) keeps writers from overwriting each other.
+
+Others may have written there, too. What is not whole counts for nothing: it is no newest file, and
+has nothing of ours removed or left unsent (see `manifest` for what is believed).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from yolodata.errors import ConfigError, YolodataError
-from yolodata.files import file_checksum, publish, sync_file, sync_folder, temporary_file
+import xxhash
 
-_MANIFEST = re.compile(r"(\d{8})-([0-9a-f]{16})\.json")
-_FILE = re.compile(r"(\d{8})-([0-9a-f]{16})-.+")
-_PART = 16 << 20  # bytes that are sent, or asked for, in one request
+from yolodata.errors import ConfigError, YolodataError
+from yolodata.files import write_all
+from yolodata.redaction import redacted, secrets_of
+from yolodata.terminal import size_text
+from yolodata.train.checkpoint.manifest import (
+    LAST,
+    LONGEST,
+    MANIFEST,
+    OBJECT,
+    Entry,
+    Facts,
+    Manifest,
+)
+from yolodata.train.checkpoint.places import PART, LocalPlace, Place, RemotePlace
+
+_NEAR = 1000  # numbers that writers were given and left, at most
+_BLOCK = 4 << 20  # bytes that are compared at a time
 # Four parts at a time: s3fs would hold ten parts of 50 MiB in memory.
-_PUT: Mapping[str, dict[str, Any]] = {"s3": {"chunksize": _PART, "max_concurrency": 4}}
+_PUT: Mapping[str, dict[str, Any]] = {"s3": {"chunksize": PART, "max_concurrency": 4}}
 _NO_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"}
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
@@ -37,22 +51,8 @@ class DamagedObject(YolodataError):
     """An object is not what was put there."""
 
 
-@dataclass(frozen=True, order=True)
-class Entry:
-    """A file, as far as the name of its manifest tells.
-
-    Attributes:
-        sequence: later files have larger ones.
-        checksum: XXH3-64 of the content, 16 hexadecimal digits.
-    """
-
-    sequence: int
-    checksum: str
-
-    @property
-    def stem(self) -> str:
-        """What the names of the file and of its manifest begin with."""
-        return f"{self.sequence:08d}-{self.checksum}"
+class RefusedObject(DamagedObject):
+    """An object may be what was put there, but cannot be read by us."""
 
 
 class ObjectStore:
@@ -63,6 +63,9 @@ class ObjectStore:
         options: for fsspec's file system, beside those of fsspec's own configuration
             (`FSSPEC_S3_ENDPOINT_URL=…`, say).
 
+    Attributes:
+        shown: the URL for messages, without the secrets in it.
+
     Raises:
         ConfigError: no file system is known or installed for this URL.
     """
@@ -70,44 +73,113 @@ class ObjectStore:
     def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
         from fsspec.core import url_to_fs
 
-        self.url = str(url)
-        protocol = self.url.partition("://")[0] if "://" in self.url else "file"
+        url = str(url)
+        self._secrets = secrets_of(url, options)
+        self.shown = self.redacted(url).rstrip("/")
+        protocol = url.partition("://")[0] if "://" in url else "file"
         # A listing is asked for to see what is new; a file system of our own ends with us.
         ours = {"use_listings_cache": False, "skip_instance_cache": True}
         try:
-            self._fs, root = url_to_fs(self.url, **{**ours, **(options or {})})
+            fs, root = url_to_fs(url, **{**ours, **(options or {})})
         except ImportError as error:
             extra = _EXTRAS.get(protocol)
             install = f"; pip install 'yolodata[{extra}]'" if extra else ""
-            raise ConfigError(f"{self.url} cannot be opened: {error}{install}") from error
+            raise ConfigError(
+                f"{self.shown} cannot be opened: {self.redacted(error)}{install}"
+            ) from None
         except ValueError as error:
             raise ConfigError(
                 "the URL must be a path or one that fsspec knows (s3://BUCKET/FOLDER, "
-                f"gs://BUCKET/FOLDER, …), got {self.url!r}: {error}"
-            ) from error
-        self._root = root.rstrip("/")
-        self._on_disk = protocol in ("file", "local")
-        self._has_folders = protocol not in _NO_FOLDERS
-        self._put_options = _PUT.get(protocol, {})
+                f"gs://BUCKET/FOLDER, …), got {self.shown!r}: {self.redacted(error)}"
+            ) from None
+        except Exception as error:  # some connect at once
+            raise ConfigError(f"{self.shown} cannot be opened: {self.said(error)}") from None
+        root = root.rstrip("/")
+        self._place: Place
+        if protocol in ("file", "local"):
+            self._place = LocalPlace(Path(root or "/"))
+        else:
+            has_folders, put_options = protocol not in _NO_FOLDERS, _PUT.get(protocol, {})
+            self._place = RemotePlace(
+                fs, root, has_folders=has_folders, put_options=put_options
+            )  # fmt: skip
         self._last_sequence = 0
+        self._sizes: dict[str, int] = {}  # of the last listing
+        self._read_back: set[str] = set()  # objects that this process has compared
+        self._own: list[Entry] = []  # what this process has put
+        # Manifests that were read: their size, and what they say if they are whole.
+        self._known: dict[Entry, tuple[int, Manifest | None]] = {}
+
+    def redacted(self, text: object) -> str:
+        """A text, an error of the file system say, without the secrets of URL and options."""
+        return redacted(text, self._secrets)
+
+    def said(self, error: BaseException | None) -> str:
+        """What kind an error is and what it says, without secrets, in printable characters."""
+        text = self.redacted(f"{type(error).__name__}: {error}")
+        return "".join(sign if sign.isprintable() else " " for sign in text)[:1000]
 
     # What is there.
 
     def entries(self) -> list[Entry]:
-        """Lists all files that have a manifest, the newest first."""
-        return _entries(self._names())
+        """Lists all files that have a manifest, whole or not, the newest first."""
+        self._sizes = self._place.sizes()
+        return sorted(filter(None, map(Entry.of, self._sizes)), reverse=True)
+
+    def manifest(self, entry: Entry) -> Manifest:
+        """Reads the manifest of a file.
+
+        Raises:
+            DamagedObject: there is no whole one.
+            Exception: whatever the file system raises.
+        """
+        try:
+            size = self._sizes.get(entry.manifest, 0)
+            if not 0 < size <= LONGEST:  # not asked for: stores refuse to give a part of nothing
+                raise ValueError(f"it has {size} bytes, must have 1 to {LONGEST}")
+            with self._reading(entry.manifest):
+                data = self._place.head(entry.manifest, LONGEST)
+            return Manifest.decode(data, entry)
+        except ValueError as error:
+            name = self._shown(entry.manifest)
+            raise DamagedObject(f"{name} is no whole manifest ({error})") from None
+
+    def _whole(self) -> Iterator[tuple[Entry, Manifest]]:
+        """Whole manifests whose file is there, of the right size; the newest first."""
+        for entry in self.entries():
+            size = self._sizes[entry.manifest]
+            if self._known.get(entry, (None, None))[0] != size:
+                self._known[entry] = size, None
+                with contextlib.suppress(DamagedObject):
+                    self._known[entry] = size, self.manifest(entry)
+            found = self._known[entry][1]
+            if found is not None and self._has(found.main):
+                yield entry, found
+
+    def _has(self, facts: Facts) -> bool:
+        return self._sizes.get(facts.file) == facts.bytes
 
     def next_sequence(self) -> int:
-        """Returns a number above all that are there, and above those given before."""
-        found = [m for n in self._names() if (m := _MANIFEST.fullmatch(n) or _FILE.fullmatch(n))]
-        self._last_sequence = max([self._last_sequence, *(int(m[1]) for m in found)]) + 1
-        return self._last_sequence
+        """Returns a number above those that are there, and above those given before.
 
-    def _names(self) -> list[str]:
-        self._fs.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            return [p.rstrip("/").rpartition("/")[2] for p in self._fs.ls(self._root, detail=False)]
-        return []
+        A name far above the newest whole file's counts for nothing: the numbers would end.
+
+        Raises:
+            ConfigError: there is none left.
+        """
+        newest = next((entry.sequence for entry, _ in self._whole()), 0)
+        found = [
+            m for name in self._sizes if (m := MANIFEST.fullmatch(name) or OBJECT.fullmatch(name))
+        ]
+        near = [number for m in found if (number := int(m[1])) <= newest + _NEAR]
+        number = max([self._last_sequence, newest, *near]) + 1
+        if number > LAST:
+            raise ConfigError(
+                f"{self.shown} has a file with the last number, {LAST}, so that none can follow; "
+                "give another upload URL, or remove that file and its manifest"
+            )
+        self._last_sequence = number
+        return number
 
     # Writing.
 
@@ -124,218 +196,156 @@ class ObjectStore:
 
         Args:
             file: open for reading; its name may be gone from the disk.
-            name: what `get` calls it.
+            name: what it is called where it is brought to.
             sequence: of `next_sequence`.
             beside: open files that belong to it, by relative path. One that a newest manifest
-                names already is not sent again.
+                names already is not sent again, once it was read back from there.
 
         Returns:
             The bytes that were sent.
 
         Raises:
+            ConfigError: a file cannot have this name, or is too large.
             DamagedObject: what arrived is something else.
             Exception: whatever the file system raises.
         """
-        if self._has_folders:
-            self._fs.makedirs(self._root, exist_ok=True)
         there = self._named() if beside else {}
         sent, others = 0, []
         for path, other in (beside or {}).items():
-            facts = _Facts.of(path, other, sequence)
-            known = there.get((facts.xxh3_64, facts.bytes, path.rpartition("/")[2]))
-            if known is None:
+            facts = self._facts(path, other, sequence)
+            known = there.get(_key(facts))
+            if known is not None and self._is_there(replace(facts, file=known)):
+                facts = replace(facts, file=known)
+            else:
                 self._send(other, facts)
                 sent += facts.bytes
-            others.append(facts if known is None else replace(facts, file=known))
-        facts = _Facts.of(name, file, sequence)
+            others.append(facts)
+        facts = self._facts(name, file, sequence)
         self._send(file, facts)
-        manifest = f"{Entry(sequence, facts.xxh3_64).stem}.json"
-        text = json.dumps(
-            {
-                "version": 1,
-                **asdict(facts),
-                "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "beside": [asdict(each) for each in others],
-            }
-        ).encode()
-        self._fs.pipe_file(self._path(manifest), text)
-        self._sync(manifest)
-        if self._fs.cat_file(self._path(manifest)) != text:
-            raise DamagedObject(f"{self._shown(manifest)} is not what was written")
+        text = Manifest(facts, tuple(others)).encode()
+        entry = Entry(sequence, facts.xxh3_64)
+        if len(text) > LONGEST:
+            raise ConfigError(f"{len(others)} files beside {name} are too many for a manifest")
+        self._known.pop(entry, None)
+        self._place.put_bytes(entry.manifest, text)
+        if self._place.head(entry.manifest, LONGEST) != text:
+            raise DamagedObject(f"{self._shown(entry.manifest)} is not what was written")
+        self._own.append(entry)
         return sent + facts.bytes
 
-    def _send(self, file: BinaryIO, facts: _Facts) -> None:
+    def _facts(self, name: str, file: BinaryIO, sequence: int) -> Facts:
+        try:
+            return Facts.of(name, file, sequence)
+        except ValueError as error:
+            raise ConfigError(f"a file cannot be uploaded: its {error}") from None
+
+    def _send(self, file: BinaryIO, facts: Facts) -> None:
         """Brings a file there and reads it back."""
-        # By the handle, not by the name: the file may have been removed since.
-        source = f"/proc/self/fd/{file.fileno()}"
-        self._fs.put_file(source, self._path(facts.file), **self._put_options)
-        self._sync(facts.file)
-        with self._fs.open(self._path(facts.file), "rb", block_size=_PART) as arrived:
-            self._compare(facts, arrived)
+        self._place.put(facts.file, file)
+        self.check(facts)
+        self._read_back.add(facts.file)
+
+    def _is_there(self, facts: Facts) -> bool:
+        """Whether an object is what its manifest says; it is read once by each process."""
+        if facts.file not in self._read_back:
+            try:
+                self.check(facts)
+            except DamagedObject:
+                return False
+            self._read_back.add(facts.file)
+        return True
 
     def _named(self) -> dict[tuple[str, int, str], str]:
-        """Files of whole manifests, which were read back, by checksum, bytes and last name."""
-        found = {}
-        for entry in self.entries():
-            with contextlib.suppress(DamagedObject):
-                for facts in self._manifest(entry).all:
-                    key = (facts.xxh3_64, facts.bytes, facts.name.rpartition("/")[2])
-                    found[key] = facts.file
-        return found
+        """Objects of whole manifests by checksum, bytes and last name."""
+        manifests = [found for _, found in self._whole()]
+        return {
+            _key(facts): facts.file
+            for found in manifests
+            for facts in found.all
+            if self._has(facts)
+        }
 
     def keep_newest(self, keep: int) -> None:
-        """Removes all but the newest files, and what interrupted writers left before them."""
-        names = self._names()
-        entries = _entries(names)
-        for entry in entries[keep:]:  # first that it counts, then the file
-            self._remove(f"{entry.stem}.json")
-        kept = {entry.stem for entry in entries[:keep]}
-        named = set(self._named().values())
-        for name in names:
-            match = _FILE.fullmatch(name)
-            if not match or name[:25] in kept or name in named:
-                continue
-            if entries and int(match[1]) < entries[0].sequence:
-                self._remove(name)
+        """Removes all but the newest whole files, and what interrupted writers left before them.
 
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(name))
-
-    def _sync(self, name: str) -> None:
-        """On a disk of this machine, what was written is not there before it was synced."""
-        if self._on_disk:
-            sync_file(Path(self._path(name)))
-            sync_folder(Path(self._root))
+        Names of another pattern stay, and so does all that is newer than the oldest that is kept.
+        """
+        whole = list(self._whole())
+        if not whole:
+            return
+        kept = {entry for entry, _ in whole[:keep]} | set(self._own[-keep:])
+        oldest = min(kept)
+        for entry in filter(None, map(Entry.of, self._sizes)):  # first that it counts, then it
+            if entry < oldest:
+                self._place.remove(entry.manifest)
+        named = {facts.file for entry, found in whole if entry in kept for facts in found.all}
+        for name in self._sizes:
+            match = OBJECT.fullmatch(name)
+            if match and name not in named and int(match[1]) < oldest.sequence:
+                self._place.remove(name)
 
     # Reading.
 
-    def name(self, entry: Entry) -> str:
-        """Returns the name that a file was put with.
+    def fetch(self, facts: Facts, file: BinaryIO) -> None:
+        """Brings an object into a file that is open for writing, in the place of what it has.
 
         Raises:
-            DamagedObject: its manifest is incomplete.
-        """
-        return self._manifest(entry).main.name
-
-    def names_beside(self, entry: Entry) -> list[str]:
-        """Lists the relative paths of the files beside a file.
-
-        Raises:
-            DamagedObject: its manifest is incomplete.
-        """
-        return [facts.name for facts in self._manifest(entry).beside]
-
-    def get(self, entry: Entry, folder: Path) -> Path:
-        """Brings a file into a folder, under the name that it was put with.
-
-        Raises:
-            DamagedObject: it, or its manifest, is incomplete or not what was put there.
+            DamagedObject: it is not what its manifest says.
+            YolodataError: the disk has no room for it.
             Exception: whatever the file systems raise.
         """
-        return self._bring(self._manifest(entry).main, folder)
+        free = os.fstatvfs(file.fileno())
+        room = free.f_bavail * free.f_frsize
+        if facts.bytes > room:
+            self.check(facts)  # a lie is no reason to give up
+            raise YolodataError(
+                f"{self._shown(facts.file)} needs {size_text(facts.bytes)}, and {size_text(room)} "
+                "are free; make room, or give another project="
+            )
+        file.seek(0)
+        file.truncate()
+        self._compare(facts, file)
 
-    def get_beside(self, entry: Entry, name: str, folder: Path) -> Path:
-        """Brings a file beside a file (see `names_beside`) to its place in a folder.
+    def check(self, facts: Facts) -> None:
+        """Reads an object and compares it.
 
         Raises:
-            DamagedObject, Exception: as `get`.
+            DamagedObject: it is not what its manifest says.
+            Exception: whatever the file system raises.
         """
-        [facts] = [facts for facts in self._manifest(entry).beside if facts.name == name]
-        return self._bring(facts, folder)
+        self._compare(facts, None)
 
-    def _bring(self, facts: _Facts, folder: Path) -> Path:
-        path = folder / facts.name
-        if path.is_file():
-            with path.open("rb") as file:
-                if file_checksum(file) == facts.xxh3_64:
-                    return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(path.parent) as temporary:
-            try:
-                self._fs.get_file(self._path(facts.file), str(temporary))
-            except FileNotFoundError as error:
-                raise DamagedObject(f"{self._shown(facts.file)} is not there") from error
-            with temporary.open("rb") as file:
-                self._compare(facts, file)
-            sync_file(temporary)
-            publish(temporary, path)
-        return path
-
-    def _manifest(self, entry: Entry) -> _Manifest:
-        name = f"{entry.stem}.json"
-        try:
-            found = json.loads(self._fs.cat_file(self._path(name)))
-            main = _Facts.read(found)
-            if found["version"] != 1 or main.xxh3_64 != entry.checksum:
-                raise ValueError(f"version {found['version']}, checksum {main.xxh3_64}")
-            if "/" in main.name or main.file != f"{entry.stem}-{main.name}":
-                raise ValueError(f"file {main.file!r}")
-            beside = [_Facts.read(each) for each in found.get("beside", [])]
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise DamagedObject(f"{self._shown(name)} is no whole manifest ({error})") from error
-        return _Manifest(main, beside)
-
-    def _compare(self, facts: _Facts, file: BinaryIO) -> None:
-        found = file_checksum(file)
-        if (file.tell(), found) != (facts.bytes, facts.xxh3_64):
+    def _compare(self, facts: Facts, target: BinaryIO | None) -> None:
+        digest, left = xxhash.xxh3_64(), facts.bytes
+        with self._reading(facts.file), self._place.open(facts.file) as file:
+            while block := file.read(min(_BLOCK, left + 1)):  # an object may have no end
+                digest.update(block)
+                left -= len(block)
+                if left < 0:
+                    break
+                if target is not None:
+                    write_all(target.fileno(), block)
+        found = digest.hexdigest()
+        if left or found != facts.xxh3_64:
+            size = "more" if left < 0 else str(facts.bytes - left)
             raise DamagedObject(
                 f"{self._shown(facts.file)} must have {facts.bytes} bytes with the checksum "
-                f"{facts.xxh3_64}, got {file.tell()} with {found}"
+                f"{facts.xxh3_64}, got {size} with {found}"
             )
 
-    # Names.
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Says of an object that cannot be read, and never will, that it is damaged."""
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise DamagedObject(f"{self._shown(name)} is not there") from None
+        except PermissionError as error:
+            raise RefusedObject(f"{self._shown(name)} ({self.said(error)})") from None
 
     def _shown(self, name: str) -> str:
-        return f"{self.url.rstrip('/')}/{name}"
+        return f"{self.shown}/{name}"
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """A file: what it is called, which object it is, what is in it."""
-
-    name: str
-    file: str
-    bytes: int
-    xxh3_64: str
-
-    @classmethod
-    def of(cls, name: str, file: BinaryIO, sequence: int) -> _Facts:
-        """Reads an open file."""
-        file.seek(0)
-        checksum, size = file_checksum(file), file.tell()
-        there = f"{Entry(sequence, checksum).stem}-{name.rpartition('/')[2]}"
-        return cls(name, there, size, checksum)
-
-    @classmethod
-    def read(cls, found: dict[str, Any]) -> _Facts:
-        """Checks a part of a manifest; ValueError where it is not one."""
-        facts = cls(
-            str(found["name"]), str(found["file"]), int(found["bytes"]), str(found["xxh3_64"])
-        )
-        # Names come from elsewhere, and must not lead out of the folder.
-        parts = facts.name.split("/")
-        if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise ValueError(f"name {facts.name!r}")
-        match = _FILE.fullmatch(facts.file)
-        if match is None or match[2] != facts.xxh3_64 or "/" in facts.file:
-            raise ValueError(f"file {facts.file!r}")
-        return facts
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    main: _Facts
-    beside: list[_Facts]
-
-    @property
-    def all(self) -> list[_Facts]:
-        return [self.main, *self.beside]
-
-
-def _entries(names: list[str]) -> list[Entry]:
-    found = [m for name in names if (m := _MANIFEST.fullmatch(name))]
-    return sorted((Entry(int(m[1]), m[2]) for m in found), reverse=True)
+def _key(facts: Facts) -> tuple[str, int, str]:
+    return facts.xxh3_64, facts.bytes, facts.name.rpartition("/")[2]

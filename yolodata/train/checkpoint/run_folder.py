@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
+import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.files import publish, remove_temporary, sync_file, temporary_file, write_durably
-from yolodata.telemetry import journal
-from yolodata.train.checkpoint import file
+from yolodata.files import read_regular, sync_file
+from yolodata.folders import Folder
+from yolodata.train.checkpoint import arrivals, file
 from yolodata.train.checkpoint.uploader import download_newest
+from yolodata.train.checkpoint.weights import more_than_weights
 
 log = logging.getLogger("yolodata")
 
-FOLDER = "checkpoints"
-"""In the run folder; beside Ultralytics' `weights`."""
-
-_WRITING = ".writing"
-_NOT_UPLOADED = {"steps.csv", journal.FILE}  # they grow all the time, and are of this machine
-_EVALUATED = "evaluated"
-"""Holds the name of the checkpoint that the evaluation of the best weights was made after."""
+FOLDER = arrivals.FOLDER
+_WRITING = re.compile(r"\.[0-9a-f]{16}\.writing")
+_WEIGHTS = re.compile(r"(last|best|epoch[0-9]+)\.pt")
+_TABLE = 256 << 20  # bytes of results.csv that are read: it has a line an epoch
 
 
 class HasWeights(Protocol):
@@ -36,27 +38,30 @@ class HasWeights(Protocol):
 
 @contextmanager
 def weights_whole(trainer: HasWeights) -> Iterator[None]:
-    """Has upstream write its weights into a folder beside theirs; moves them when complete."""
+    """Has upstream write its weights into a new folder beside theirs; moves them when complete."""
     place, last, best = trainer.wdir, trainer.last, trainer.best
-    folder = place / _WRITING
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer.wdir, trainer.last, trainer.best = folder, folder / last.name, folder / best.name
-    try:
-        yield
-    finally:
-        trainer.wdir, trainer.last, trainer.best = place, last, best
-    written = list(folder.iterdir())
-    for path in written:
-        sync_file(path)
-    for path in written:
-        publish(path, place / path.name)
-    folder.rmdir()
+    with Folder.inside(place, create=True) as weights:
+        made = f".{secrets.token_hex(8)}.writing"
+        os.mkdir(made, 0o700, dir_fd=weights.fd)
+        with weights.folder(made) as folder:
+            path = place / made
+            trainer.wdir, trainer.last, trainer.best = path, path / last.name, path / best.name
+            try:
+                yield
+                for name in folder.names():
+                    sync_file(path / name)
+                for name in folder.names():
+                    folder.rename(name, name, to=weights)
+            finally:
+                trainer.wdir, trainer.last, trainer.best = place, last, best
+                _remove_unfinished(weights, made)
 
 
 def strip_weights(trainer: HasWeights) -> None:
     """Takes out of the weights what only training needs, each file whole or as it was before."""
     from ultralytics.utils.torch_utils import strip_optimizer
 
+    set_aside_foreign_weights(trainer.wdir)
     with weights_whole(trainer):
         results = None
         for name in (trainer.last.name, trainer.best.name):
@@ -68,8 +73,50 @@ def strip_weights(trainer: HasWeights) -> None:
 
 
 def remove_unfinished_weights(folder: Path) -> None:
-    """Removes what a process that was killed within `weights_whole` left."""
-    shutil.rmtree(folder / _WRITING, ignore_errors=True)
+    """Removes what a process that was killed within `weights_whole` left.
+
+    Raises:
+        OSError: the folder is a link.
+    """
+    with Folder.inside(folder, create=True) as weights:
+        for name in weights.names():
+            if _WRITING.fullmatch(name):
+                _remove_unfinished(weights, name)
+
+
+def _remove_unfinished(weights: Folder, made: str) -> None:
+    """Removes a folder of `weights_whole`; what else is in it stays."""
+    with contextlib.suppress(OSError):
+        with weights.folder(made) as folder:
+            for name in folder.names():
+                if _WEIGHTS.fullmatch(name):
+                    folder.remove(name)
+        weights.remove_folder(made)
+
+
+def set_aside_foreign_weights(folder: Path) -> None:
+    """Renames weights that would run code of somebody else when Ultralytics opens them.
+
+    The folder may have come from elsewhere, and so may weights at an upload URL.
+
+    Args:
+        folder: of the weights.
+
+    Raises:
+        OSError: the folder is a link.
+    """
+    if not os.path.lexists(folder):
+        return
+    with Folder.inside(folder) as weights:
+        for name in ("last.pt", "best.pt"):
+            wrong = more_than_weights(folder / name) if weights.stat(name) else None
+            if wrong is not None:
+                aside = f"{name}.refused"
+                weights.rename(name, aside)
+                log.warning(
+                    "%s is not used, %s: opening it would run what its author wrote. It is kept "
+                    "as %s", folder / name, wrong, folder / aside,
+                )  # fmt: skip
 
 
 def find_newest(run: Path, url: str | None) -> Path | None:
@@ -81,11 +128,13 @@ def find_newest(run: Path, url: str | None) -> Path | None:
     Raises:
         ConfigError: there is no file system for `url`.
         YolodataError: the folder has none, and `url` cannot be read.
+        OSError: the folder of checkpoints is a link.
     """
     folder = run / FOLDER
     found = None
-    if folder.is_dir():
-        remove_temporary(folder)
+    if os.path.lexists(folder):
+        with Folder.inside(folder) as checkpoints:
+            checkpoints.remove_temporary()
         found = file.newest_whole(folder)
     if url is None:
         return found
@@ -93,9 +142,11 @@ def find_newest(run: Path, url: str | None) -> Path | None:
     def further(name: str) -> bool:
         return found is None or file.progress(name) > file.progress(found.name)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    Folder.inside(folder, create=True).close()
+    _remove_left(run)
     try:
-        return download_newest(url, folder, wanted=further, beside=run) or found
+        expected = arrivals.OfARun()
+        return download_newest(url, folder, wanted=further, beside=run, expected=expected) or found
     except ConfigError:
         raise
     except YolodataError as error:
@@ -105,15 +156,32 @@ def find_newest(run: Path, url: str | None) -> Path | None:
         return found
 
 
+def _remove_left(run: Path) -> None:
+    """Removes what a download that was killed left beside the checkpoints."""
+    with contextlib.suppress(OSError), Folder.at(run) as folder:
+        folder.remove_temporary()
+        with folder.folder("weights") as weights:
+            weights.remove_temporary()
+
+
 def files_beside(run: Path) -> dict[str, Path]:
     """Returns what is uploaded with a checkpoint, by its place in the run folder.
 
-    Weights, the table of results, settings, plots, and whether all is done.
+    Weights, the table of results, settings, plots, and whether all is done. Links stay at home:
+    they may lead to anything.
     """
-    patterns = ("weights/last.pt", "weights/best.pt", "*.csv", "*.yaml", "*.png", "*.jpg")
+    patterns = ("weights/*.pt", "*", f"{FOLDER}/*")
     found = [path for pattern in patterns for path in sorted(run.glob(pattern))]
-    found += [path for path in [run / FOLDER / _EVALUATED] if path.is_file()]
-    return {str(path.relative_to(run)): path for path in found if path.name not in _NOT_UPLOADED}
+    names = {str(path.relative_to(run)): path for path in found}
+    return {name: path for name, path in names.items() if _is_uploaded(name, path)}
+
+
+def _is_uploaded(name: str, path: Path) -> bool:
+    try:
+        known = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(known.st_mode) and arrivals.belongs_beside(name, known.st_size)
 
 
 def write_missing(run: Path, state: dict[str, Any]) -> None:
@@ -124,7 +192,7 @@ def write_missing(run: Path, state: dict[str, Any]) -> None:
         write_results(run / "results.csv", state["results"])
     last = run / "weights" / "last.pt"
     if not last.is_file():
-        last.parent.mkdir(exist_ok=True)
+        Folder.inside(last.parent, create=True).close()
         write_weights(state, last)
 
 
@@ -132,9 +200,17 @@ def keep_epochs(csv: Path, epochs: int) -> None:
     """Drops the rows of results.csv that the run will write again: those after `epochs`."""
     if not csv.is_file():
         return
-    head, *rows = csv.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [row for row in rows if row.endswith("\n") and int(float(row.split(",")[0])) <= epochs]
-    write_results(csv, "".join([head, *kept]))
+    table = read_regular(csv, _TABLE).decode("utf-8", errors="replace")
+    head, *rows = table.splitlines(keepends=True) or [""]
+    write_results(csv, "".join([head, *(row for row in rows if _within(row, epochs))]))
+
+
+def _within(row: str, epochs: int) -> bool:
+    """Whether a row is whole, and of one of the first epochs."""
+    try:
+        return row.endswith("\n") and float(row.split(",")[0]) < epochs + 1
+    except ValueError:
+        return False
 
 
 def write_results(csv: Path, table: str) -> None:
@@ -144,17 +220,19 @@ def write_results(csv: Path, table: str) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with temporary_file(path.parent) as temporary:
-        write_durably(temporary, data)
-        publish(temporary, path)
+    with Folder.at(path.parent) as folder:
+        folder.replace(path.name, data)
 
 
 def mark_evaluated(checkpoint: Path) -> None:
     """Notes beside a checkpoint that all is done after it."""
-    _write(checkpoint.parent / _EVALUATED, checkpoint.name.encode())
+    with Folder.inside(checkpoint.parent) as folder:
+        folder.replace(arrivals.EVALUATED, checkpoint.name.encode())
 
 
 def is_evaluated(checkpoint: Path) -> bool:
     """Whether all was done after this checkpoint."""
-    mark = checkpoint.parent / _EVALUATED
-    return mark.is_file() and mark.read_text(encoding="utf-8") == checkpoint.name
+    try:
+        return read_regular(checkpoint.parent / arrivals.EVALUATED, 100) == checkpoint.name.encode()
+    except OSError:
+        return False

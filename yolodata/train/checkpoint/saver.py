@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.telemetry.journal import Journal
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.state import (
@@ -110,7 +111,7 @@ class Saver:
             stage: see `state.restore`.
 
         Raises:
-            YolodataError: the file is damaged, or of another version.
+            YolodataError: the file is damaged, or of another version, or its state does not fit.
             ConfigError: the state is of another dataset or of other augmentation.
         """
         missing = self.ranks.largest([int(not path.is_file())])[0]
@@ -118,7 +119,18 @@ class Saver:
         if missing:
             state = self.ranks.from_first(state)
         trainer = self.trainer
-        trainer.at = restore(trainer, state, self.ranks.rank, stage)
+        try:
+            trainer.at = restore(trainer, state, self.ranks.rank, stage)
+        except YolodataError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            said = f"{type(error).__name__}: {str(error)[:200]}"
+            raise YolodataError(
+                f"{path} cannot be resumed from: its state does not fit this run ({said}); name "
+                "another checkpoint, or another name= for a new run"
+            ) from error
         trainer.start_epoch = trainer.at.epoch
         self.newest = path
         if self.ranks.rank == 0:

@@ -13,12 +13,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import random
 import shutil
+import stat
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,17 +30,24 @@ from typing import Any, BinaryIO
 import tenacity
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train.checkpoint.object_store import DamagedObject, Entry, ObjectStore
+from yolodata.files import file_checksum
+from yolodata.folders import Folder
+from yolodata.train.checkpoint.manifest import Entry, Facts, Manifest
+from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore, RefusedObject
 
 log = logging.getLogger("yolodata")
 
 _ATTEMPTS = 6  # of a download, which somebody waits for
 # Trying again at once does not help; the next checkpoint is another try.
-_LASTING = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_LASTING = (
+    PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError, YolodataError,
+)  # fmt: skip
+_NAMED = 5  # files that are passed over and named, of thousands maybe
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, _LASTING)
+    lasting = isinstance(error, _LASTING) and not isinstance(error, DamagedObject)
+    return isinstance(error, Exception) and not lasting
 
 
 class Backoff(tenacity.wait_exponential):
@@ -165,7 +175,7 @@ class Uploader:
         with self._changed:
             if self._closed:
                 job.close()
-                raise ConfigError(f"the uploader of {self._store.url} is closed; make a new one")
+                raise ConfigError(f"the uploader of {self._store.shown} is closed; make a new one")
             if self._waiting is not None:
                 self._waiting.close()
                 self._status.replaced += 1
@@ -206,7 +216,7 @@ class Uploader:
             if lost is not None:
                 log.warning(
                     "%s is not at %s: time was up after %g s",
-                    lost.name, self._store.url, timeout or 0.0,
+                    lost.name, self._store.shown, timeout or 0.0,
                 )  # fmt: skip
             self._changed.notify_all()
         if self._thread is not None:
@@ -286,7 +296,7 @@ class Uploader:
         self._report(name, error, "trying again")
 
     def _report(self, what: str, error: BaseException | None, consequence: str) -> None:
-        said = f"{type(error).__name__}: {error}"
+        said = self._store.said(error)
         with self._changed:
             self._status.errors += 1
             self._status.last_error = said
@@ -296,7 +306,7 @@ class Uploader:
         if not known:
             log.warning(
                 "upload to %s: %s: %s; %s. Training goes on; this cause is not named again",
-                self._store.url, what, said, consequence,
+                self._store.shown, what, said, consequence,
             )  # fmt: skip
 
 
@@ -316,21 +326,43 @@ def _opened(files: Mapping[str, Path]) -> dict[str, BinaryIO]:
     return opened
 
 
+class Expectations:
+    """What is expected of files that are downloaded; each method says what is wrong, or None.
+
+    A file that is not as expected counts as damaged. This class expects nothing.
+    """
+
+    def wrong_name(self, name: str, checksum: str) -> str | None:
+        """Of a file's name, beside the checksum of its content (XXH3-64, 16 digits)."""
+
+    def wrong_content(self, name: str, opened: BinaryIO) -> str | None:
+        """Of what is in a file, whose size and checksum are right."""
+
+    def wrong_beside(self, name: str, size: int) -> str | None:
+        """Of the relative path and the bytes of a file beside it."""
+
+    def wrong_content_beside(self, name: str, opened: BinaryIO) -> str | None:
+        """Of what is in a file beside it, whose size and checksum are right."""
+
+
 def download_newest(
     url: str | Path,
     folder: str | Path,
     *,
     wanted: Callable[[str], bool] = lambda name: True,
     beside: Path | None = None,
+    expected: Expectations | None = None,
     backoff: Backoff | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Path | None:
     """Brings the newest whole file of a URL into a folder, under the name that it was put with.
 
-    Damaged and incomplete ones are named in the log of "yolodata" and passed over. One that is not
-    `wanted`, by its name, is left there, and older ones are not looked at. The files that were put
-    beside it are brought into the folder `beside` before it, so that an interruption repeats them;
-    one of them that is damaged is named and left out.
+    Damaged and incomplete ones, and such as are not `expected`, are passed over; the log of
+    "yolodata" names the first of them. A whole one that is not `wanted`, by its name, is left
+    there, and older ones are not looked at. The files that were put beside it are brought into the
+    folder `beside` once it is known to be whole, and before it gets its name, so that an
+    interruption repeats them; one of them that is damaged, or not as expected, is named and left
+    out.
 
     Returns:
         The file, whose checksum was compared; None where there is no whole one that is wanted.
@@ -338,45 +370,144 @@ def download_newest(
     Raises:
         ConfigError: there is no file system for the URL.
         YolodataError: the URL cannot be read, after several attempts: nobody knows what is there.
+            Or the disk has no room for the file.
     """
-    store, folder = ObjectStore(url, options), Path(folder)
+    store = ObjectStore(url, options)
+
+    def report(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("%s: %s; trying again", store.shown, store.said(error))
+
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_may_pass)
         & tenacity.retry_if_not_exception_type(DamagedObject),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=backoff or Backoff(),
-        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+        before_sleep=report,
         reraise=True,
     )
+    download = _Download(store, attempts, Path(folder), beside, expected or Expectations(), wanted)
     try:
-        for entry in attempts(store.entries):
-            for last in (False, True):  # it may have been damaged on the way
-                try:
-                    if not wanted(attempts(store.name, entry)):
-                        return None
-                    if beside is not None and not last:
-                        for name in attempts(store.names_beside, entry):
-                            _bring_beside(attempts, store, entry, name, beside)
-                    return attempts(store.get, entry, folder)
-                except DamagedObject as error:
-                    if last:
-                        log.warning("%s; looking for an older one", error)
+        return download.newest()
+    except YolodataError:
+        raise
     except Exception as error:
         raise YolodataError(
-            f"{url} cannot be read, so that its newest checkpoint is not known "
-            f"({type(error).__name__}: {error}); see to access and network, or resume without it"
-        ) from error
-    return None
+            f"{store.shown} cannot be read, so that its newest checkpoint is not known "
+            f"({store.said(error)}); see to access and network, or resume without it"
+        ) from None
 
 
-def _bring_beside(
-    attempts: tenacity.Retrying, store: ObjectStore, entry: Entry, name: str, folder: Path
-) -> None:
-    for last in (False, True):  # it may have been damaged on the way
-        try:
-            attempts(store.get_beside, entry, name, folder)
-        except DamagedObject as error:
-            if last:
-                log.warning("%s; %s is left out", error, name)
+@dataclass(frozen=True)
+class _Download:
+    """See `download_newest`."""
+
+    store: ObjectStore
+    attempts: tenacity.Retrying
+    folder: Path
+    beside: Path | None
+    expected: Expectations
+    wanted: Callable[[str], bool]
+
+    def newest(self) -> Path | None:
+        passed_over, refused = 0, None
+        for entry in self.attempts(self.store.entries):
+            try:
+                found = self._bring(entry)
+                break
+            except DamagedObject as error:
+                passed_over += 1
+                refused = error if isinstance(error, RefusedObject) else refused
+                if passed_over <= _NAMED:
+                    log.warning("%s; looking for an older one", error)
         else:
-            return
+            if refused is not None:  # it may be whole, and a run that began anew would replace it
+                raise YolodataError(
+                    f"{self.store.shown} has no checkpoint that can be read: {refused}; see to "
+                    "access, give another upload URL, or resume without it"
+                )
+            found = None
+        if passed_over > _NAMED:
+            log.warning("%s: %d more are not whole", self.store.shown, passed_over - _NAMED)
+        return found
+
+    def _bring(self, entry: Entry) -> Path | None:
+        manifest: Manifest = self._twice(self.store.manifest, entry)
+        main = manifest.main
+        self._refuse(main, self.expected.wrong_name(main.name, main.xxh3_64))
+        path: Path = self.folder / main.name
+        if not self.wanted(main.name):
+            if not _is_here(path, main):  # whoever lies must not end the search
+                self._twice(self.store.check, main)
+            return None
+        with Folder.at(self.folder, create=True) as folder, folder.temporary() as (name, file):
+            self._twice(self.store.fetch, main, file)
+            self._refuse(main, self.expected.wrong_content(main.name, file))
+            os.fsync(file.fileno())
+            for facts in manifest.beside if self.beside is not None else ():
+                self._bring_beside(facts)
+            folder.rename(name, main.name)
+        return path
+
+    def _bring_beside(self, facts: Facts) -> None:
+        assert self.beside is not None
+        try:
+            self._refuse(facts, self.expected.wrong_beside(facts.name, facts.bytes))
+            path = self.beside / facts.name
+            if _is_here(path, facts):
+                return
+            with (
+                _inside(self.beside, facts.name) as folder,
+                folder.temporary() as (name, file),
+            ):
+                self._twice(self.store.fetch, facts, file)
+                self._refuse(facts, self.expected.wrong_content_beside(facts.name, file))
+                os.fsync(file.fileno())
+                folder.rename(name, path.name)
+        except (DamagedObject, _NotHere) as error:
+            log.warning("%s; %s is left out", error, facts.name)
+
+    def _twice(self, call: Callable[..., Any], *given: Any) -> Any:
+        """Once more where something is damaged: it may have been on the way."""
+        try:
+            return self.attempts(call, *given)
+        except RefusedObject:
+            raise
+        except DamagedObject:
+            return self.attempts(call, *given)
+
+    def _refuse(self, facts: Facts, wrong: str | None) -> None:
+        if wrong is not None:
+            raise DamagedObject(f"{self.store.shown}/{facts.file} is not used: {wrong}")
+
+
+class _NotHere(Exception):
+    """A file has no place in a folder of ours."""
+
+
+@contextlib.contextmanager
+def _inside(path: Path, name: str) -> Iterator[Folder]:
+    """The folder in which a file of a relative path lies; links are not followed."""
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = opened.enter_context(Folder.at(path, create=True))
+            for part in name.split("/")[:-1]:
+                folder = opened.enter_context(folder.folder(part, create=True))
+            known = folder.stat(name.rpartition("/")[2])
+            if known is not None and stat.S_ISDIR(known.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "is a folder", str(path / name))
+        except OSError as error:
+            raise _NotHere(str(error)) from None
+        yield folder
+
+
+def _is_here(path: Path, facts: Facts) -> bool:
+    """Whether a file has this content already."""
+    with (
+        contextlib.suppress(OSError),
+        Folder.at(path.parent) as folder,
+        os.fdopen(folder.open(path.name, os.O_RDONLY), "rb") as file,
+    ):
+        size = os.fstat(file.fileno()).st_size
+        return size == facts.bytes and file_checksum(file) == facts.xxh3_64
+    return False

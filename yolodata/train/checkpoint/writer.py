@@ -67,8 +67,7 @@ class Writer:
         try:
             path = file.write(self.folder, state)
             older = [other for other in file.checkpoints_in(self.folder) if other != path]
-            for other in older[self.keep - 1 :]:
-                other.unlink(missing_ok=True)
+            file.remove(older[self.keep - 1 :])
         except Exception as error:
             self._problem = error
             return

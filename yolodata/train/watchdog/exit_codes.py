@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from yolodata.errors import YolodataError
+from yolodata.files import read_regular
+from yolodata.folders import Folder
+
+_LONGEST = 16 << 20  # bytes: a line of each rank
 
 STATUS = "YOLODATA_STATUS"
 """Names the file in which ranks leave their exit status: torchrun itself ends with 1 for all."""
@@ -55,9 +60,12 @@ class PeerLost(YolodataError):
 def leave_status(code: int, reason: str) -> None:
     """Tells `yolodata train`, if it started torchrun, how this process ends, and why."""
     file = os.environ.get(STATUS)
-    if file and Path(file).exists():
-        with open(file, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps([code, reason]) + "\n")
+    if not file:
+        return
+    with contextlib.suppress(OSError), Folder.at(Path(file).parent) as folder:
+        fd = folder.open(Path(file).name, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(fd, "ab", buffering=0) as handle:
+            handle.write(json.dumps([code, reason]).encode() + b"\n")
 
 
 def status_left(file: Path) -> tuple[int, str] | None:
@@ -66,7 +74,7 @@ def status_left(file: Path) -> tuple[int, str] | None:
     A mistake is why the others lost that rank, whoever left first. Else a lost rank counts more
     than an error, and that more than an orderly stop of other ranks.
     """
-    left = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    left = [json.loads(line) for line in read_regular(file, _LONGEST).splitlines()]
     if not left:
         return None
     reasons = dict(reversed(left))

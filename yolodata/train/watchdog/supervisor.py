@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from yolodata.redaction import redacted
+from yolodata.shards.mapping import explaining_cut_off
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.signals import StopRequest
-from yolodata.train.watchdog.exit_codes import PeerLost, Preempted
+from yolodata.train.watchdog.exit_codes import MISTAKE, STATUS, PeerLost, Preempted
 from yolodata.train.watchdog.heartbeat import Heartbeat
 from yolodata.train.watchdog.monitor import Monitor, Verdict
 
@@ -52,10 +55,15 @@ class Supervisor:
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
-        """Catches requests to stop; torchrun also makes them to a rank that ends already."""
+        """Catches requests to stop; torchrun also makes them to a rank that ends already.
+
+        A shard that is cut off while it is read is named, which else SIGBUS would end without a
+        word; the process ends with `MISTAKE`.
+        """
         self.stop.install()
         try:
-            yield
+            with explaining_cut_off(MISTAKE, os.environ.get(STATUS, "")):
+                yield
         finally:
             self.stop.remove()
 
@@ -155,7 +163,8 @@ class Supervisor:
         rank = self.process_group.rank
         found = self.monitor.why() if isinstance(error, RuntimeError) else None
         if found is None:
-            self.monitor.failed(f"rank {rank} failed: {type(error).__name__}: {error}")
+            said = redacted(f"{type(error).__name__}: {error}")
+            self.monitor.failed(f"rank {rank} failed: {said}")
             self.monitor = None
             return
         self._leave(found.reason if found.how == "stopped" else "")

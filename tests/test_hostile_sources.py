@@ -1,0 +1,472 @@
+"""Nothing in a source dataset can hang, fill memory, or end in anything but an error of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bounded import bounded
+from ingesting import JPEG, ROW, VOC, build, upstream_files
+
+from yolodata.errors import DatasetError, YolodataError
+from yolodata.ingest import outlines
+from yolodata.ingest.packing import PackReport, pack
+from yolodata.ingest.source import open_source
+from yolodata.shards.reader import open as open_shards
+
+YAML = "train: images\nval: images\nnames: [a]\n"
+CATEGORIES = [{"id": 1, "name": "dog"}]
+SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
+NOTE = {
+    "id": 7,
+    "image_id": 1,
+    "category_id": 1,
+    "bbox": [10, 10, 20, 20],
+    "segmentation": [SQUARE],
+}
+
+
+def coco(note: Any = None, categories: Any = CATEGORIES, **image: Any) -> dict[str, Any]:
+    """A COCO file of two images, the second of which has one good annotation."""
+    record = {"file_name": "a.jpg", "width": 64, "height": 48, "id": 1, **image}
+    return {
+        "images": [record, {"file_name": "b.jpg", "width": 64, "height": 48, "id": 2}],
+        "annotations": [NOTE if note is None else note, {**NOTE, "image_id": 2}],
+        "categories": categories,
+    }
+
+
+PICTURES = {"images/a.jpg": JPEG, "images/b.jpg": JPEG}
+SOURCES: dict[str, dict[str, bytes | str]] = {
+    "yaml": {
+        **PICTURES,
+        "labels/a.txt": ROW,
+        "labels/b.txt": ROW,
+        "data.yaml": YAML.replace("val: images", "val: val.txt"),
+        "val.txt": "./images/a.jpg\n./images/b.jpg\n",
+    },
+    "names": {
+        **PICTURES,
+        "labels/a.txt": ROW,
+        "labels/b.txt": ROW,
+        "classes.txt": "dog\n",
+        "train.txt": "images/a.jpg\nimages/b.jpg\n",
+        "obj.data": "train = train.txt\n",
+    },
+    "coco": {**PICTURES, "train.json": json.dumps(coco())},
+    "voc": {
+        "JPEGImages/a.jpg": JPEG,
+        "JPEGImages/b.jpg": JPEG,
+        "Annotations/a.xml": VOC % b"a.jpg",
+        "Annotations/b.xml": VOC % b"b.jpg",
+        "ImageSets/Main/train.txt": "a\nb\n",
+    },
+}
+MINE = [(kind, name) for kind, files in SOURCES.items() for name in files if "b." not in name]
+
+
+def fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def device(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def sparse(file: Path) -> None:
+    with file.open("wb") as stream:
+        stream.truncate(1 << 40)
+
+
+def packed(source: Path, out: Path) -> PackReport | str:
+    """What packing does within bounds, or what its error says."""
+    try:
+        with bounded():
+            return pack(source, out, progress=False, workers=1, imgsz=64)
+    except YolodataError as error:
+        said = str(error)
+    assert len(said) < 2000
+    assert "memory" not in said
+    return said
+
+
+@pytest.mark.parametrize("plant", [fifo, device, sparse])
+@pytest.mark.parametrize(("kind", "name"), MINE)
+def test_what_is_no_ordinary_file(
+    tmp_path: Path, kind: str, name: str, plant: Callable[[Path], None]
+) -> None:
+    """A FIFO, a device or a sparse giant in the place of any file of a source."""
+    source = build(tmp_path / "set", SOURCES[kind])
+    (source / name).unlink()
+    plant(source / name)
+    said = packed(source, tmp_path / "out")
+    if isinstance(said, str):  # one error, which names the file, or what is missing without it
+        assert name not in PICTURES
+        return
+    listed = {path for split in said.splits.values() for path, _ in split.left_out}
+    noted = {path for split in said.splits.values() for path, _ in split.notes}
+    image = str(source / name.replace("labels", "images").replace("txt", "jpg"))
+    if "Annotations" in name or "JPEGImages" in name:
+        image = str(source / "JPEGImages" / "a.jpg")
+    if name.endswith(("a.jpg", "a.txt", "a.xml")):
+        assert image in listed | noted
+        assert (image in listed) == (plant is sparse or not name.startswith("labels"))
+
+
+@pytest.mark.parametrize("plant", [fifo, device, sparse])
+@pytest.mark.parametrize("name", ["x", "x.yaml", "x.json", "x.xml", "x.txt", "x.zip", "x.jpg"])
+def test_a_source_that_is_no_ordinary_file(
+    tmp_path: Path, name: str, plant: Callable[[Path], None]
+) -> None:
+    plant(tmp_path / name)
+    with bounded(), pytest.raises(DatasetError) as refusal:
+        open_source(tmp_path / name)
+    assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize("plant", [fifo, device, sparse])
+def test_folders_of_what_is_no_ordinary_file(tmp_path: Path, plant: Callable[[Path], None]) -> None:
+    """What tells a folder's kind looks into files of any name."""
+    for name in ("a.json", "a.txt", "labels.txt", "annotations.xml", "a.jpg", "a.zip", "a.xml"):
+        plant(tmp_path / name)
+    with bounded(), pytest.raises(DatasetError):
+        open_source(tmp_path)
+
+
+MANY = "[" + ",".join(["x"] * 300_000) + "]"
+BAD_YAML = {
+    "classes without end": ("train: images\nval: images\nnc: 100000000", "100000"),
+    "more names than classes may be": (YAML + f"names: {MANY}", "values"),
+    "merged often": (
+        "a: &a {"
+        + ",".join(f"k{k}: 1" for k in range(20_000))
+        + "}\nb:\n"
+        + "- {<<: *a}\n" * 20_000
+        + YAML,
+        "values",
+    ),
+    "nested": (YAML + f"x: {'[' * 300}{']' * 300}", "deep"),
+    "integer": (YAML + f"nc: {'9' * 400}", "nc"),
+    "hexadecimal": (YAML + f"nc: 0x{'f' * 100_000}", "nc"),
+    "sixties": (YAML + "nc: 1" + ":1" * 200_000, "nc"),
+    "keys that collide": (
+        "train: images\nval: images\nnames:\n"
+        + "".join(f"  {k * (2**61 - 1)}: x\n" for k in range(50_000)),
+        "names",
+    ),
+    "keypoints": (YAML + "kpt_shape: [1000000000, 3]\nflip_idx: [0]", "kpt_shape"),
+    "keypoints of many digits": (YAML + f"kpt_shape: [{'9' * 400}, 3]", "kpt_shape"),
+    "long name": (YAML + f"names: [{'x' * 5000}]", "5000 characters"),
+    "NUL in a path": (YAML + 'train: "images\\0"', "images"),
+    "NUL in the root": (YAML + 'path: "/a\\0b"', "path"),
+    "NUL in a list": (YAML + 'train: ["images", "\\0"]', "train"),
+    "long path": (YAML + f"train: {'x' * 5000}", "must be a path"),
+    "larger than a YAML may be": (YAML + "#" * (17 << 20), "bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_YAML)
+def test_yaml(tmp_path: Path, case: str) -> None:
+    text, said = BAD_YAML[case]
+    build(tmp_path, {**PICTURES, "data.yaml": text})
+    with bounded(), pytest.raises(DatasetError, match=said) as refusal:
+        open_source(tmp_path / "data.yaml")
+    assert len(str(refusal.value)) < 2000
+
+
+def test_yaml_as_it_may_be(tmp_path: Path) -> None:
+    """What the limits must not refuse: anchors, merges, 20,000 names of any script."""
+    names = "".join(f"  {k}: 猫{k}\n" for k in range(20_000))
+    text = f"base: &b {{train: images, val: images}}\n<<: *b\nnames:\n{names}nc: 2e4\n"
+    build(tmp_path, {**PICTURES, "data.yaml": text})
+    assert len(open_source(tmp_path / "data.yaml").names) == 20_000
+
+
+DEEP = "[" * 900 + "]" * 900
+HUGE = 10**400
+LEFT_OUT_COCO: dict[str, tuple[dict[str, Any], str]] = {
+    "size of many digits": ({"width": HUGE}, "width"),
+    "size of many digits, as text": ({"width": "9" * 5000}, "width"),
+    "size without end": ({"width": 1e999}, "width"),
+    "size of no pixels": ({"width": 0.5}, "width"),
+    "box of many digits": ({"note": {**NOTE, "bbox": [HUGE, 1, 2, 3]}}, "cannot be used"),
+    "outline of many digits": ({"note": {**NOTE, "segmentation": [[HUGE] * 6]}}, "cannot be used"),
+    "keypoints of many digits": (
+        {
+            "note": {**NOTE, "keypoints": [HUGE] * 6},
+            "categories": [{"id": 1, "name": "dog", "keypoints": ["a", "b"]}],
+        },
+        "cannot be used",
+    ),
+    "unknown category of a long name": ({"note": {**NOTE, "category_id": "x" * 5000}}, "category"),
+    "long id": ({"note": {**NOTE, "id": "x" * 100_000, "bbox": 7}}, "cannot be used"),
+}
+LEFT_OUT_MASKS = {
+    "made-up size": ({"size": [1 << 20, 1 << 20], "counts": [1 << 40]}, 1 << 20),
+    "made-up size, packed": ({"size": [1 << 17, 1 << 17], "counts": "PPPPPPPPP1"}, 1 << 17),
+    "packed number without end": ({"size": [48, 64], "counts": "o" * 3_000_000}, None),
+    "runs of many digits": ({"size": [48, 64], "counts": [HUGE, 1]}, None),
+    "runs that wrap around": ({"size": [48, 64], "counts": [2**63 - 1, 2**63 - 1, 3074]}, None),
+}
+
+
+def left_out(tmp_path: Path, content: dict[str, Any] | str) -> tuple[int, list[tuple[str, str]]]:
+    """How many images are packed, and what is left out."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    build(tmp_path / "set", {**PICTURES, "train.json": text})
+    with bounded():
+        report = pack(tmp_path / "set", tmp_path / "out", progress=False, workers=1, imgsz=64)
+    return report.splits["train"].images, report.splits["train"].left_out
+
+
+@pytest.mark.parametrize("case", [*LEFT_OUT_COCO, *LEFT_OUT_MASKS])
+def test_coco_images_that_are_left_out(tmp_path: Path, case: str) -> None:
+    """One bad record takes out its image alone, with a short reason."""
+    if case in LEFT_OUT_COCO:
+        content, said = LEFT_OUT_COCO[case]
+        content = coco(**content)
+    else:
+        mask, side = LEFT_OUT_MASKS[case]
+        size = {} if side is None else {"width": side, "height": side}
+        content, said = coco({**NOTE, "segmentation": mask}, **size), "run"
+    images, reasons = left_out(tmp_path, content)
+    assert images == 1
+    ((name, reason),) = reasons
+    assert name.endswith("a.jpg")
+    assert said in reason
+    assert len(reason) < 500
+
+
+@pytest.mark.parametrize("where", ["record", "note", "id"])
+def test_coco_deep(tmp_path: Path, where: str) -> None:
+    """As deep as the parser allows is still too deep for repr()."""
+    for depth in (900, 970, 5_000):
+        text = json.dumps(coco())
+        deep = "[" * depth + "]" * depth
+        new = {
+            "record": text.replace('"width": 64', f'"width": {deep}', 1),
+            "note": text.replace('"bbox": [10, 10, 20, 20]', f'"bbox": {deep}', 1),
+            "id": text.replace('"image_id": 1', f'"image_id": {deep}', 1),
+        }[where]
+        build(tmp_path / str(depth), {**PICTURES, "train.json": new})
+        said = packed(tmp_path / str(depth), tmp_path / f"out{depth}")
+        assert isinstance(said, PackReport) or "too deep" in said
+
+
+BAD_COCO = {
+    "categories without end": (
+        json.dumps(coco(categories=[{"id": k, "name": str(k)} for k in range(100_001)])),
+        "100000",
+    ),
+    "keypoints without end": (
+        json.dumps(coco(categories=[{"id": 1, "name": "a", "keypoints": ["x"] * 100_000}])),
+        "keypoints",
+    ),
+    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "5000 characters"),
+    "name that is a list": (
+        json.dumps(coco(categories=[{"id": 1, "name": "@"}])).replace('"@"', DEEP),
+        "category",
+    ),
+    "integer that Python does not read": (f'{{"images": [{"9" * 5000}]}}', "JSON"),
+    "NULs behind it": (json.dumps(coco()) + "\0" * 100, "in the middle"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COCO)
+def test_coco_that_is_refused(tmp_path: Path, case: str) -> None:
+    text, said = BAD_COCO[case]
+    build(tmp_path, {**PICTURES, "train.json": text})
+    with bounded(), pytest.raises(DatasetError, match=said) as refusal:
+        open_source(tmp_path / "train.json")
+    assert len(str(refusal.value)) < 2000
+
+
+def test_coco_many_categories(tmp_path: Path) -> None:
+    """As many as there may be; the ids of two files are compared in time that grows with them."""
+    many = [{"id": k, "name": f"c{k}"} for k in range(30_000)]
+    text = json.dumps(coco(categories=many))
+    build(tmp_path, {**PICTURES, "train.json": text, "val.json": text})
+    with bounded():
+        assert len(open_source(tmp_path).names) == 30_000
+
+
+def test_coco_ids_of_any_size(tmp_path: Path) -> None:
+    """Ids above 64 bits are ids; equal hashes of them would make a table a list."""
+    step = 2**61 - 1
+    content = coco()
+    content["images"] += [
+        {"file_name": f"{k}.jpg", "width": 64, "height": 48, "id": k * step}
+        for k in range(8, 20_000)
+    ]
+    content["annotations"] += [{**NOTE, "image_id": k * step} for k in range(8, 20_000)]
+    build(tmp_path, {**PICTURES, "train.json": json.dumps(content)})
+    with bounded():
+        source = open_source(tmp_path)
+    assert len(source.splits["train"].paths) == 19_994
+    assert not source.left_out
+
+
+def test_the_closest_points_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block as all at once: of equal pairs the first, as upstream's argmin says."""
+    rng = np.random.default_rng(3)
+    for k in range(100):
+        size, scale = rng.integers(1, 200, 2), rng.choice([3, 20, 1000])
+        one, other = (np.round(rng.random((n, 2)) * scale, k % 3) for n in size)
+        other += [rng.integers(0, 3) * scale, 0]
+        expected = outlines.closest(one, other)
+        with monkeypatch.context() as patch:
+            patch.setattr(outlines, "_AT_ONCE", 0)
+            patch.setattr(outlines, "_BLOCK", 7)
+            assert outlines.closest(one, other) == expected
+
+
+def test_outlines_of_many_points() -> None:
+    """Two parts of 30,000 points; as one array of distances they take 13 GiB."""
+    angle = np.linspace(0, 2 * np.pi, 30_000, endpoint=False)
+    one = np.stack([100 + 90 * np.cos(angle), 100 + 90 * np.sin(angle)], 1)
+    with bounded(1 << 29):
+        assert outlines.closest(one, one[::-1] + np.array([200, 0])) == (0, 14_999)
+
+
+def test_outlines_that_cost_too_much(tmp_path: Path) -> None:
+    """Two parts in which every pair is nearly the closest: a rim and its middle."""
+    count = 150_000
+    angle = np.linspace(0, 2 * np.pi, count)
+    rim = np.stack([32 + 20 * np.cos(angle), 24 + 20 * np.sin(angle)], 1).ravel().tolist()
+    small = np.stack([32 + 1e-9 * np.cos(angle), 24 + 1e-9 * np.sin(angle)], 1).ravel().tolist()
+    images, reasons = left_out(tmp_path, coco({**NOTE, "segmentation": [rim, small]}))
+    assert images == 1
+    assert "points" in reasons[0][1]
+
+
+def test_label_files(tmp_path: Path) -> None:
+    """Millions of words, a line without end, and more bytes than a label file may have."""
+    files: dict[str, bytes | str] = {f"images/{k}.jpg": JPEG for k in "abcde"}
+    files |= {
+        "labels/a.txt": b"1 " * (8 << 20),
+        "labels/b.txt": b"1\n" * (8 << 20),
+        "labels/c.txt": b"9" * (16 << 20),
+        "labels/d.txt": ROW + b" " * (17 << 20),
+        "labels/e.txt": ROW,
+        "data.yaml": YAML.replace("val: images", "val: images/e.jpg"),
+    }
+    source = build(tmp_path / "set", {**files, "e.txt": "./images/e.jpg"})
+    (source / "data.yaml").write_text(YAML.replace("val: images", "val: e.txt"))
+    with bounded(seconds=60):
+        report = pack(source, tmp_path / "out", progress=False, imgsz=64, splits=["train"])
+    left = {Path(path).stem for path, _ in report.splits["train"].left_out}
+    assert left == set("abcd")
+
+
+def test_lists(tmp_path: Path) -> None:
+    """A list of more lines than any dataset has images."""
+    build(tmp_path, {**PICTURES, "data.yaml": YAML.replace("val: images", "val: v.txt")})
+    (tmp_path / "v.txt").write_bytes(b"\n" * (30 << 20) + b"x.jpg")
+    with bounded(), pytest.raises(DatasetError, match=r"none of|lines"):
+        open_source(tmp_path / "data.yaml")
+    (tmp_path / "v.txt").write_bytes(b"x\n" * (30 << 20))
+    with bounded(), pytest.raises(DatasetError, match="lines"):
+        open_source(tmp_path / "data.yaml")
+
+
+BAD_XML = {
+    "nested": b"<a>" * 2_000_000,
+    "nested and closed": b"<a>" * 1_000_000 + b"</a>" * 1_000_000,
+    "many elements": b"<annotation>" + b"<a/>" * 3_000_000 + b"</annotation>",
+    "entities": b'<!DOCTYPE a [<!ENTITY x "y"><!ENTITY z "&x;&x;">]><a>&z;</a>',
+    "more bytes than an XML may have": VOC % b"a.jpg" + b" " * (17 << 20),
+    "difficult of many digits": (VOC % b"a.jpg").replace(
+        b"<name>dog", b"<difficult>" + b"9" * 5000 + b"</difficult><name>dog"
+    ),
+    "size of many digits": (VOC % b"a.jpg").replace(b"64", b"9" * 400),
+    "long name": (VOC % b"a.jpg").replace(b"dog", b"x" * 5000),
+}
+
+
+@pytest.mark.parametrize("case", BAD_XML)
+def test_xml(tmp_path: Path, case: str) -> None:
+    source = build(tmp_path / "set", {**SOURCES["voc"], "Annotations/a.xml": BAD_XML[case]})
+    said = packed(source, tmp_path / "out")
+    assert isinstance(said, PackReport)
+    ((name, reason),) = said.splits["train"].left_out
+    assert name.endswith("a.jpg")
+    assert len(reason) < 500
+
+
+def test_a_loop_of_links_gives_every_picture_once(tmp_path: Path) -> None:
+    """A picture that two links reach is there twice, as Ultralytics has it; a loop adds none."""
+    root = build(tmp_path / "set", {"images/a.jpg": JPEG, "images/deep/b.jpg": JPEG})
+    (root / "images" / "twice").symlink_to(root / "images" / "deep")
+    build(root, {"data.yaml": f"train: {root}/images\nval: {root}/images\nnames: [a]\n"})
+    before = open_source(root).splits["train"].paths
+    assert before == upstream_files({"train": str(root / "images")}, "train")
+    assert len(before) == 3
+    (root / "images" / "loop").symlink_to(root / "images")
+    (root / "images" / "deep" / "up").symlink_to(root)
+    (root / "images" / "deep" / "self").symlink_to(".")
+    assert open_source(root).splits["train"].paths == before
+
+
+def test_links_that_multiply(tmp_path: Path) -> None:
+    """Folders of links to the next folder: 2**30 ways to one picture."""
+    root = build(tmp_path / "set", {"images/a.jpg": JPEG, "data.yaml": YAML, "f30/b.jpg": JPEG})
+    for k in range(30):
+        (root / f"f{k}").mkdir(exist_ok=True)
+        for name in ("x", "y"):
+            (root / f"f{k}" / name).symlink_to(root / f"f{k + 1}")
+    (root / "images" / "in").symlink_to(root / "f0")
+    with bounded(), pytest.raises(DatasetError, match="links"):
+        open_source(root)
+
+
+def test_folders_without_end(tmp_path: Path) -> None:
+    """Deeper than Python recurses."""
+    root = build(tmp_path / "set", {"images/a.jpg": JPEG, "labels/a.txt": ROW, "data.yaml": YAML})
+    here = os.open(root / "images", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    with bounded():
+        for source in (root / "data.yaml", root, root / "images"):
+            said = nullcontext() if source.name != "images" else pytest.raises(DatasetError)
+            with said:
+                assert len(open_source(source).splits["train"].paths) == 1
+
+
+HALF = "a\ud800b\udcffc"
+
+
+def test_half_characters(tmp_path: Path) -> None:
+    """Lone surrogates in names of classes: packed, printed, and written as what they are."""
+    content = coco(categories=[{"id": 1, "name": HALF}])
+    build(tmp_path / "set", {**PICTURES, "train.json": json.dumps(content)})
+    out = tmp_path / "out"
+    for words in (
+        ["shard", str(tmp_path / "set"), str(out), "--imgsz", "64"],
+        ["info", str(out)],
+        ["info", str(out), "--json"],
+        ["verify", str(out)],
+        ["labels", str(out), str(tmp_path / "set")],
+        ["view", str(out / "train"), "--out", str(tmp_path / "view.jpg"), "--index", "0"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "yolodata", *words],
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"},
+        )
+        assert done.returncode == 0, (words, done.stderr.decode())
+        done.stdout.decode("utf-8")
+    with open_shards(out / "train") as shards:
+        assert shards.meta.names == {0: r"a\ud800b\udcffc"}

@@ -1,0 +1,273 @@
+"""Pictures that would take too much memory or time: no decoder is called for them."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from ingesting import write_yolo
+from PIL import Image, ImageFile
+from test_images_decode import encoded
+
+import yolodata.shards as shards
+from yolodata.errors import DatasetError, ShardError
+from yolodata.images import decode as decoders
+from yolodata.images.decode import decode_image, decode_jpeg
+from yolodata.ingest import pack
+from yolodata.ingest.image_check import check_image, decode_rgb
+from yolodata.ingest.sample import Refused
+from yolodata.pipeline.image_reader import decode_into
+from yolodata.shards.verify import verify
+
+HEIGHT, WIDTH = 47, 61  # of the files of `encoded`
+KINDS = ("jpg", "exif-6-jpg", "cmyk jpg", "png", "bmp", "webp", "tif", "jp2", "avif")
+
+
+def stating(kind: str, height: int, width: int) -> tuple[str, bytes]:
+    """A small file whose header states another size: name and bytes."""
+    name, file = encoded(kind)
+    data = bytearray(file)
+    suffix = name.rpartition(".")[2]
+    if suffix == "jpg":
+        struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, height, width)
+    elif suffix == "png":
+        struct.pack_into(">II", data, 16, width, height)
+        struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    elif suffix == "bmp":
+        struct.pack_into("<ii", data, 18, width, height)
+    elif suffix == "webp":
+        struct.pack_into("<HH", data, 26, width, height)
+    elif suffix == "tif":
+        for tag, side in ((256, width), (257, height)):
+            struct.pack_into("<I", data, data.index(struct.pack("<HHI", tag, 4, 1)) + 8, side)
+    elif suffix == "jp2":
+        struct.pack_into(">II", data, data.index(b"\xff\x4f\xff\x51") + 8, width, height)
+    elif suffix == "avif":
+        struct.pack_into(">II", data, data.index(b"ispe") + 8, width, height)
+    return name, bytes(data)
+
+
+def with_scans(count: int, size: tuple[int, int] = (WIDTH, HEIGHT), **options: Any) -> bytes:
+    """A progressive JPEG file whose last scan is there until it has so many."""
+    file = io.BytesIO()
+    Image.new("L", size, 128).save(file, "JPEG", progressive=True, **options)
+    data = file.getvalue()
+    begins = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    return data[:-2] + data[begins[-1] : -2] * (count - len(begins)) + b"\xff\xd9"
+
+
+@pytest.fixture
+def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*_: Any, **__: Any) -> None:
+        pytest.fail("a decoder was called")
+
+    for module, name in (
+        (cv2, "imdecode"),
+        (cv2, "imdecodemulti"),
+        (simplejpeg, "decode_jpeg"),
+        (ImageFile.ImageFile, "load"),
+    ):
+        monkeypatch.setattr(module, name, called)
+
+
+@pytest.mark.usefixtures("no_decoder")
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_picture_over_the_limit_is_decoded(kind: str) -> None:
+    name, data = stating(kind, 16000, 16001)
+    array = np.frombuffer(data, np.uint8)
+    assert decode_jpeg(array) is None
+    with pytest.raises(DatasetError, match=f"{name}: 16001 x 16000 pixels; at most 178,956,970"):
+        decode_image(array, 640, name)
+    with pytest.raises(Refused, match=r"^16001 x 16000 pixels; at most 178,956,970"):
+        check_image(data, name)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_is_raised_with_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, data = stating("tif", 16000, 16001)
+    for limit in (16000 * 8001, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert check_image(data, name).label_shape == (16000, 16001)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2)  # and lowered
+    with pytest.raises(DatasetError, match="at most 2,866 pixels"):
+        decode_image(np.frombuffer(encoded("jpg")[1], np.uint8), None, "x.jpg")
+
+
+@pytest.mark.usefixtures("no_decoder")
+def test_no_memory_is_taken_for_what_a_file_has_not() -> None:
+    """OpenCV takes as much as a PNG's chunk or a TIFF's samples state."""
+    name, file = encoded("png")
+    data = bytearray(file)
+    at = data.index(b"IDAT") - 4
+    struct.pack_into(">I", data, at, 3 << 30)
+    with pytest.raises(DatasetError, match="not a picture"):
+        decode_image(np.frombuffer(data, np.uint8), None, name)
+    name, file = stating("tif", 9000, 9000)
+    data = bytearray(file)
+    at = data.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    struct.pack_into("<H", data, at, 60_000)
+    with pytest.raises(DatasetError, match="bytes of memory; at most"):
+        decode_image(np.frombuffer(data, np.uint8), None, name)
+
+
+def test_avif_is_never_opencvs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may decode a larger picture than the file states: 8,000 x 8,000 of 61 x 47."""
+    file, grey = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (512, 512), (9, 99, 200)).save(file, "AVIF")
+    data = bytearray(file.getvalue())
+    struct.pack_into(">II", data, data.index(b"ispe") + 8, WIDTH, HEIGHT)
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV decodes"))
+    picture = decode_image(np.frombuffer(data, np.uint8), None, "x.jpg", HEIGHT * WIDTH)
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    # The one kind that both decode differently is left out, with what to do.
+    Image.new("L", (WIDTH, HEIGHT), 60).save(grey, "AVIF", range="limited")
+    narrow = np.frombuffer(grey.getvalue(), np.uint8)
+    with pytest.raises(DatasetError, match=r"rename it to \.avif"):
+        decode_image(narrow, None, "x.jpg")
+    assert decode_image(narrow, None, "x.avif").shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.usefixtures("no_decoder")
+@pytest.mark.parametrize(
+    "data",
+    [with_scans(101), with_scans(101, exif=Image.Exif()), with_scans(40, (9000, 9000))],
+    ids=["many", "with EXIF data", "of a large picture"],
+)
+def test_no_file_with_too_many_scans_is_decoded(data: bytes) -> None:
+    array = np.frombuffer(data, np.uint8)
+    assert decode_jpeg(array) is None
+    for name in ("x.jpg", "x.avif", "x.tif"):
+        with pytest.raises(DatasetError, match=r"scans of .* pixels; at most 100 scans"):
+            decode_image(array, None, name)
+        with pytest.raises(Refused, match=r"scans of .* pixels; at most 100 scans"):
+            check_image(data, name)
+        with pytest.raises(Refused, match=r"scans of .* pixels; at most 100 scans"):
+            check_image(data[:-2], name)  # which would be restored
+
+
+def test_as_many_scans_as_are_allowed() -> None:
+    data = with_scans(100)
+    checked = check_image(data, "x.jpg")
+    assert checked.plain
+    want = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_rgb(checked, "x.jpg"), want[..., ::-1])
+    np.testing.assert_array_equal(decode_image(np.frombuffer(data, np.uint8), None, "x"), want)
+
+
+@pytest.mark.parametrize("kind", ["pages tif", "grey pages tif", "animated webp"])
+def test_one_page_is_decoded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the memory of one: a file may have thousands."""
+    decode, counts = cv2.imdecodemulti, []
+
+    def counted(*args: Any) -> Any:
+        good, pages = decode(*args)
+        counts.append(len(pages))
+        return good, pages
+
+    data = np.frombuffer(encoded(kind)[1], np.uint8)
+    assert len(decode(data, cv2.IMREAD_UNCHANGED)[1]) > 1
+    want = decode(data, cv2.IMREAD_COLOR)[1][0]
+    monkeypatch.setattr(cv2, "imdecodemulti", counted)
+    np.testing.assert_array_equal(decode_image(data, None, "x.tif"), want)
+    assert counts == [1]
+
+
+def packed(folder: Path, name: str, data: bytes, height: int, width: int) -> Any:
+    """A shard dataset of one file, that says it has this size; imgsz 64."""
+    none = np.zeros((0, 4), np.float32)
+    h, w = decoders.resized_shape(height, width, 64)
+    with shards.ShardWriter(folder, shards.DatasetMeta("jpeg", 64, {0: "a"})) as writer:
+        sample = shards.StoredSample(
+            data, h, w, height, width, height, width, name, none[:, 0], none
+        )
+        writer.append(sample)
+        writer.finish()
+    return shards.open(folder)
+
+
+@pytest.mark.usefixtures("no_decoder")
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_are_not_decoded_beyond_what_they_say(tmp_path: Path, kind: str) -> None:
+    """Neither a larger file than was packed, nor one of which the columns say the same."""
+    small, large = (9000, 9000), (16000, 16001)
+    for (columns, states), reason in {
+        ((HEIGHT, WIDTH), small): "states 9000 x 9000 pixels, where 2,867 pixels were packed",
+        (large, large): "16001 x 16000 pixels; at most 178,956,970",
+    }.items():
+        name, data = stating(kind, *states)
+        dataset = packed(tmp_path / reason[:5], name, data, *columns)
+        with pytest.raises(ShardError, match=reason):
+            dataset.image(0)
+        size = int(dataset.height[0]), int(dataset.width[0])
+        with pytest.raises(DatasetError, match=reason):
+            decode_into(dataset, 0, size, 64, None, False)
+        (problem,) = verify(dataset.path, full=True).problems
+        assert reason in problem
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_what_is_too_large_is_left_out_by_name(tmp_path: Path, codec: str) -> None:
+    data = write_yolo(tmp_path / "source", {"train": 3, "val": 1})
+    images = tmp_path / "source/images/train"
+    want = {}
+    for k, kind in enumerate(KINDS):
+        name, file = stating(kind, 16000, 16001)
+        path = images / f"{k}{name}"
+        path.write_bytes(file)
+        want[str(path)] = "16001 x 16000 pixels; at most 178,956,970"
+    (images / "scans.jpg").write_bytes(with_scans(101))
+    want[str(images / "scans.jpg")] = "101 scans"
+    os.mkfifo(images / "pipe.jpg")
+    want[str(images / "pipe.jpg")] = "must be a file, is a FIFO"
+    with (images / "sparse.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    want[str(images / "sparse.jpg")] = "cannot be read: has 1099511627776 bytes, at most"
+    pack(data, tmp_path / "out", codec=codec, imgsz=64)
+    dataset = shards.open(tmp_path / "out/train")
+    assert len(dataset) == 3
+    left_out = dict(dataset.meta.left_out)
+    assert left_out.keys() == want.keys()
+    for name, reason in want.items():
+        assert reason in left_out[name]
+
+
+def test_large_pictures_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from yolodata.images import limits
+
+    monkeypatch.setattr(limits, "available_memory", lambda: 130 * limits._LARGE)  # three, not four
+    most = running = 0
+    changed, full = threading.Condition(), threading.Event()
+
+    def decode() -> None:
+        nonlocal most, running
+        with limits.memory_for(limits._LARGE + 1):
+            with changed:
+                running += 1
+                most = max(most, running)
+                if running == 3:
+                    full.set()
+            full.wait(10)
+            with limits.memory_for(limits._LARGE):  # small ones never wait
+                pass
+            with changed:
+                running -= 1
+
+    threads = [threading.Thread(target=decode) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert (most, running) == (3, 0)
+    with limits.memory_for(1 << 40):  # one alone is always tried
+        pass

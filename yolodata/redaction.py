@@ -1,0 +1,203 @@
+"""Texts without the secrets of the URLs in them: for logs, errors, and everything that is kept.
+
+    s3://KEY:SECRET@bucket/runs?token=abcdefgh  ->  s3://***@bucket/runs?token=***
+
+Whoever prints or stores a text that may hold a URL, his own or one that a library has put into its
+error, passes it through `redacted` first. What can be a secret is hidden: who is before the `@`,
+values behind the `?` but for short and harmless ones, and values that are named like a secret
+outside of URLs, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from yolodata.errors import ConfigError
+
+HIDDEN = "***"
+
+# Up to what cannot be in a URL, or the next one of a chain (`filecache::s3://…`). Repetitions
+# within repetitions have limits, so that a long text takes no longer than it is long.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/{1,2}"
+_URL = re.compile(rf"({_SCHEME})((?:(?!::{_SCHEME})[^\s'\"<>\\])+)")
+_QUERY = re.compile(r"([?&])([\w.%-]{1,60}=[^\s'\"<>&\\]+)")  # of a URL without its beginning
+_CONTAINER = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT is a place
+_HARMLESS = {
+    "alt", "dl", "download", "export", "format", "id", "raw", "ref", "region", "v", "version",
+    "versionid",
+}  # fmt: skip
+_SECRET = (
+    "password|passwd|secret|token|signature|credential|api[_-]?key|access[_-]?key|account[_-]?key|"
+    r"private[_-]?key|authorization|\bsas|\bsig|\bx-amz-"
+)
+_NAMED = re.compile(
+    rf"(?i)((?:{_SECRET})[\w.-]{{0,40}}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
+    r"((?:(?:basic|bearer) )?[^\s'\"&,;<>)]+)"
+)
+_SECRET_NAME = re.compile(rf"(?i){_SECRET}|\bkey\b|\busername\b|\buser\b")
+_SHORTEST = 5  # characters; shorter texts are everywhere
+
+
+def redacted(text: object, secrets: Iterable[str] = ()) -> str:
+    """Returns a text without secrets.
+
+    Args:
+        text: anything, as `str` shows it.
+        secrets: texts that are hidden wherever they are (see `secrets_of`).
+    """
+    shown = _URL.sub(_without_secrets, str(text))
+    shown = _QUERY.sub(lambda match: match[1] + _parameter(match[2]), shown)
+    shown = _NAMED.sub(_named, shown)
+    for secret in sorted(secrets, key=len, reverse=True):
+        shown = shown.replace(secret, HIDDEN)
+    return shown
+
+
+def stored(value: Any) -> Any:
+    """Returns a value that is kept, without the secrets of URLs in it.
+
+    Other texts stay as they are: they are used again. Of lists and mappings, all parts are cleaned.
+    """
+    if isinstance(value, str):
+        return _URL.sub(_without_secrets, value)
+    if isinstance(value, Mapping):
+        return {stored(name): stored(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [stored(each) for each in value]
+    return value
+
+
+def refuse_secrets(arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments of Ultralytics that are URLs with secrets in them.
+
+    It writes its arguments into args.yaml, the log, weights, and what loggers send elsewhere.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, str) and stored(value) != value:
+            raise ConfigError(
+                f"{name} is a URL with a secret in it ({stored(value)}), which Ultralytics would "
+                f"write into args.yaml, logs and weights; download it, and give {name}=PATH"
+            )
+
+
+def hide_secrets() -> None:
+    """Has tracebacks, and what libraries log without a handler, shown without secrets.
+
+    For programs, which own their streams; a library leaves them alone.
+    """
+    sys.excepthook = _show
+    threading.excepthook = _show_of_thread
+    handler = logging.lastResort
+    if handler is not None and not any(isinstance(each, _Redacting) for each in handler.filters):
+        handler.addFilter(_Redacting())
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(
+        redacted("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr
+    )
+
+
+def _show_of_thread(found: threading.ExceptHookArgs) -> None:
+    if found.exc_type is not SystemExit and found.exc_value is not None:
+        name = found.thread.name if found.thread else "?"
+        print(f"Exception in thread {name}:", file=sys.stderr)
+        _show(found.exc_type, found.exc_value, found.exc_traceback)
+
+
+class _Redacting(logging.Filter):
+    """Changes records, and takes all."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Takes secrets out of a record."""
+        record.msg, record.args = redacted(record.getMessage()), ()
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            record.exc_text = redacted(
+                "".join(traceback.format_exception(*record.exc_info))
+            ).strip()
+        return True
+
+
+def secrets_of(url: str, options: Mapping[str, Any] | None = None) -> frozenset[str]:
+    """Returns what is secret in a URL and in options of fsspec, each as it is and decoded.
+
+    An error of a library may show them alone, without the URL.
+    """
+    found: set[str] = set()
+    for match in _URL.finditer(url):
+        login, _, query = _parts(match[1], match[2])
+        found.update(part for part in login.split(":", 1)[-1:] if part)
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if not _is_harmless(name, value):
+                found.add(value)
+    found.update(_secret_options(options or {}))
+    found |= {unquote(secret) for secret in found}
+    return frozenset(secret for secret in found if len(secret) >= _SHORTEST)
+
+
+def _secret_options(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secret_options(value)
+        elif isinstance(value, str) and _SECRET_NAME.search(str(name)):
+            yield value
+
+
+def _parts(scheme: str, rest: str) -> tuple[str, str, str]:
+    """Login, what is between it and the question mark, and what is behind that."""
+    place, _, query = rest.partition("?")
+    login, at, after = place.rpartition("@")
+    if not at:
+        return "", place, query
+    # A slash ends the host. A secret with a slash in it, as AWS makes them, has a colon before.
+    if "/" in login and ":" not in login.partition("/")[0]:
+        first, at, behind = place.partition("/")[0].rpartition("@")
+        if not at:
+            return "", place, query
+        login, after = first, behind + place[place.index("/") :]
+    if scheme.partition(":")[0].lower() in _CONTAINER and ":" not in login:
+        return "", place, query
+    return login, after, query
+
+
+def _without_secrets(match: re.Match[str]) -> str:
+    scheme, rest = match[1], match[2]
+    rest, mark, fragment = rest.partition("#")
+    login, place, query = _parts(scheme, rest)
+    shown = scheme + (f"{HIDDEN}@" if login else "") + place
+    if "?" in rest:
+        shown += "?" + _parameters(query)
+    if mark:
+        shown += mark + (_parameters(fragment) if "=" in fragment else fragment)
+    return shown
+
+
+def _parameters(query: str) -> str:
+    return re.sub(r"[^&;]+", lambda match: _parameter(match[0]), query)
+
+
+def _parameter(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if not equals:  # `?SECRET`, maybe
+        return name if _is_harmless("", name) else HIDDEN
+    return f"{name}={value if _is_harmless(name, value) else HIDDEN}"
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    return name.lower() in _HARMLESS or len(value) < _SHORTEST
+
+
+def _named(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    return match[0] if len(value) < _SHORTEST else f"{name}{HIDDEN}"
