@@ -114,15 +114,20 @@ class _Beat:
 
 
 def waited(pid: int | str) -> float:
-    """Gives the seconds for which a process, the thread of it that waited longest, was ready to run
-    and had no processor; 0 where the system does not say so."""
-    longest = 0.0
+    """Gives the seconds for which a process was ready to run and had no processor.
+
+    Of its threads, the one that waited longest counts; processes that it started, and may wait for,
+    are added. It is 0 where the system does not say so.
+    """
+    longest = children = 0.0
     with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
+        for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError, IndexError):
-                text = Path(f"/proc/{pid}/task/{task}/schedstat").read_text(encoding="ascii")
-                longest = max(longest, int(text.split()[1]) / 1e9)
-    return longest
+                waits = (task / "schedstat").read_text(encoding="ascii").split()[1]
+                longest = max(longest, int(waits) / 1e9)
+                started = (task / "children").read_text(encoding="ascii").split()
+                children += sum(map(waited, started))
+    return longest + children
 
 
 _beat = _Beat()

@@ -180,9 +180,13 @@ def _in_place() -> None:
 
 
 def _early() -> None:
-    """A shard counts as complete before it is: its bytes come later."""
+    """A shard gets its name before its bytes, and is taken for complete by its size."""
     import os
     import time
+
+    from .flips import _only_sizes
+
+    _only_sizes()
 
     rename = os.replace
 

@@ -416,11 +416,13 @@ def _put(folder: Path, path: Path, kind: str) -> bool:
 def _follows() -> None:
     """Links in a folder that is written to are followed."""
     os.O_NOFOLLOW = 0
-    from yolodata import folders
-
     stat = os.stat
-    os.stat = lambda path, **options: stat(path, **{**options, "follow_symlinks": True})
-    folders._DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+    def following(path, *, dir_fd=None, follow_symlinks=True):  # type: ignore[no-untyped-def]
+        # What the attack itself looks at has no descriptor.
+        return stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks or dir_fd is not None)
+
+    os.stat = following
 
 
 def _waits() -> None:
