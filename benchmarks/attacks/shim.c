@@ -1,6 +1,6 @@
-/* Loaded before the C library: writes down which paths a process opens or changes, fails or shortens
- * its reads and writes, and refuses memory. It does nothing before it is armed, by calls from the
- * process itself (shim.py).
+/* Loaded before the C library: writes down which paths a process opens or changes, fails or
+ * shortens its reads and writes, and refuses memory. It does nothing before it is armed, by calls
+ * from the process itself (shim.py).
  *
  * Only files below a prefix count. All counters are of this process, and atomic: commands have
  * threads. Calls that the C library makes inside itself are not seen. */
@@ -20,20 +20,25 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { READ = 1, WRITE = 2, SYNC = 4, NAME = 8 };  /* groups of calls; NAME: open to write, rename, … */
+enum {
+  READ = 1,
+  WRITE = 2,
+  SYNC = 4,
+  NAME = 8
+}; /* groups of calls; NAME: open to write, rename, … */
 
 static char prefix[PATH_MAX];
 static int log_fd = -1;
-static int groups;                      /* which calls fail */
-static _Atomic long left;               /* calls until the first failure */
-static int error_number, for_ever;      /* what fails, and whether all later calls do */
-static _Atomic uint64_t shorten;        /* state of the generator of short lengths; 0: whole lengths */
-static int shortened;                   /* groups that are shortened */
-static _Atomic long seen;               /* calls of the groups, since they were armed */
+static int groups;                 /* which calls fail */
+static _Atomic long left;          /* calls until the first failure */
+static int error_number, for_ever; /* what fails, and whether all later calls do */
+static _Atomic uint64_t shorten;   /* state of the generator of short lengths; 0: whole lengths */
+static int shortened;              /* groups that are shortened */
+static _Atomic long seen;          /* calls of the groups, since they were armed */
 
-static _Atomic long memory_left = -1;   /* allocations until one fails; negative: none does */
+static _Atomic long memory_left = -1; /* allocations until one fails; negative: none does */
 static _Atomic long memory_seen;
-static size_t memory_least;             /* bytes that an allocation has to have to count */
+static size_t memory_least; /* bytes that an allocation has to have to count */
 
 void shim_log(int fd, const char* below) {
   snprintf(prefix, sizeof prefix, "%s", below);
@@ -70,7 +75,7 @@ void shim_off(void) {
 long shim_seen(void) { return seen; }
 long shim_memory_seen(void) { return memory_seen; }
 
-#define REAL(name) \
+#define REAL(name)               \
   static __typeof__(&name) real; \
   if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
@@ -83,8 +88,10 @@ static void path_of(int dir, const char* name, char* out) {
     return;
   }
   char link[64], base[PATH_MAX];
-  if (dir == AT_FDCWD) snprintf(link, sizeof link, "/proc/self/cwd");
-  else snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
+  if (dir == AT_FDCWD)
+    snprintf(link, sizeof link, "/proc/self/cwd");
+  else
+    snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
   const ssize_t size = readlink(link, base, sizeof base - 1);
   base[size < 0 ? 0 : size] = 0;
   if (snprintf(out, PATH_MAX, "%s/%s", base, name) >= PATH_MAX) out[PATH_MAX - 1] = 0;
@@ -135,40 +142,42 @@ static int named(char how, int dir, const char* name) {
   return how != 'r' && fails(NAME);
 }
 
-static char opened(int flags) { return flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) ? 'w' : 'r'; }
+static char opened(int flags) {
+  return flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC) ? 'w' : 'r';
+}
 
-#define OPEN(name, dir, path_args, call_args) \
-  int name path_args { \
-    REAL(name); \
-    mode_t mode = 0; \
-    if (flags & (O_CREAT | O_TMPFILE)) { \
-      va_list more; \
-      va_start(more, flags); \
-      mode = va_arg(more, mode_t); \
-      va_end(more); \
-    } \
+#define OPEN(name, dir, path_args, call_args)       \
+  int name path_args {                              \
+    REAL(name);                                     \
+    mode_t mode = 0;                                \
+    if (flags & (O_CREAT | O_TMPFILE)) {            \
+      va_list more;                                 \
+      va_start(more, flags);                        \
+      mode = va_arg(more, mode_t);                  \
+      va_end(more);                                 \
+    }                                               \
     if (named(opened(flags), dir, path)) return -1; \
-    return real call_args; \
+    return real call_args;                          \
   }
 OPEN(open, AT_FDCWD, (const char* path, int flags, ...), (path, flags, mode))
 OPEN(open64, AT_FDCWD, (const char* path, int flags, ...), (path, flags, mode))
 OPEN(openat, dir, (int dir, const char* path, int flags, ...), (dir, path, flags, mode))
 OPEN(openat64, dir, (int dir, const char* path, int flags, ...), (dir, path, flags, mode))
 
-#define STREAM(name) \
-  FILE* name(const char* path, const char* mode) { \
-    REAL(name); \
+#define STREAM(name)                                                          \
+  FILE* name(const char* path, const char* mode) {                            \
+    REAL(name);                                                               \
     if (named(strpbrk(mode, "wa+") ? 'w' : 'r', AT_FDCWD, path)) return NULL; \
-    return real(path, mode); \
+    return real(path, mode);                                                  \
   }
 STREAM(fopen)
 STREAM(fopen64)
 
 #define NAMED(name, how, dir, path, args, call) \
-  int name args { \
-    REAL(name); \
-    if (named(how, dir, path)) return -1; \
-    return real call; \
+  int name args {                               \
+    REAL(name);                                 \
+    if (named(how, dir, path)) return -1;       \
+    return real call;                           \
   }
 NAMED(mkdir, 'm', AT_FDCWD, path, (const char* path, mode_t mode), (path, mode))
 NAMED(mkdirat, 'm', dir, path, (int dir, const char* path, mode_t mode), (dir, path, mode))
@@ -186,14 +195,14 @@ NAMED(symlinkat, 'w', dir, to, (const char* from, int dir, const char* to), (fro
 NAMED(truncate, 'w', AT_FDCWD, path, (const char* path, off_t size), (path, size))
 NAMED(chmod, 'w', AT_FDCWD, path, (const char* path, mode_t mode), (path, mode))
 
-#define MOVED(name, group, args, call) \
-  ssize_t name args { \
-    REAL(name); \
+#define MOVED(name, group, args, call)          \
+  ssize_t name args {                           \
+    REAL(name);                                 \
     if ((groups | shortened) && fd_below(fd)) { \
-      if (fails(group)) return -1; \
-      size = shorter(group, size); \
-    } \
-    return real call; \
+      if (fails(group)) return -1;              \
+      size = shorter(group, size);              \
+    }                                           \
+    return real call;                           \
   }
 MOVED(read, READ, (int fd, void* data, size_t size), (fd, data, size))
 MOVED(pread, READ, (int fd, void* data, size_t size, off_t at), (fd, data, size, at))
@@ -202,11 +211,11 @@ MOVED(write, WRITE, (int fd, const void* data, size_t size), (fd, data, size))
 MOVED(pwrite, WRITE, (int fd, const void* data, size_t size, off_t at), (fd, data, size, at))
 MOVED(pwrite64, WRITE, (int fd, const void* data, size_t size, off64_t at), (fd, data, size, at))
 
-#define SYNCED(name, args, call) \
-  int name args { \
-    REAL(name); \
+#define SYNCED(name, args, call)                          \
+  int name args {                                         \
+    REAL(name);                                           \
     if (groups && fd_below(fd) && fails(SYNC)) return -1; \
-    return real call; \
+    return real call;                                     \
   }
 SYNCED(fsync, (int fd), (fd))
 SYNCED(fdatasync, (int fd), (fd))
@@ -231,7 +240,8 @@ static int refused(size_t size) {
 
 void* malloc(size_t size) { return refused(size) ? NULL : __libc_malloc(size); }
 void* calloc(size_t count, size_t size) {
-  return size && count < SIZE_MAX / size && refused(count * size) ? NULL : __libc_calloc(count, size);
+  return size && count < SIZE_MAX / size && refused(count * size) ? NULL
+                                                                  : __libc_calloc(count, size);
 }
 void* realloc(void* data, size_t size) { return refused(size) ? NULL : __libc_realloc(data, size); }
 void* aligned_alloc(size_t alignment, size_t size) {
