@@ -516,7 +516,7 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(train, out, imgsz=64, progress=False)
     with pytest.raises(
-        DatasetError, match=r"has cow; it lacks dog, emu.*--names 'cat,dog,emu,cow'"
+        DatasetError, match=r"has 'cow'; it lacks 'dog', 'emu'.*--names 'cat,dog,emu,cow'"
     ):
         pack(val, out, imgsz=64, progress=False)
     assert set(packed_names(out)) == {"train"}
@@ -570,7 +570,7 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
     (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
     changed = open_source(tmp_path / "a" / "data.yaml", splits=["val"])
     (note,) = numbered_alike(changed, out, None).notes
-    assert "out/train' holds the classes that this source had before: it lacks emu" in note
+    assert "out/train' holds the classes that this source had before: it lacks 'emu'" in note
     for split in ("train", "val"):
         relabel(out, tmp_path / "a" / "data.yaml", splits=[split])
     assert packed_names(out) == dict.fromkeys(("train", "val"), data["names"])
@@ -603,8 +603,8 @@ def test_a_trainer_refuses_splits_of_other_classes(
         pack(file, tmp_path / "each" / split, imgsz=64, progress=False)
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
-    with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks emu"):
+    with pytest.raises(DatasetError, match=r"out/val' are not those of .*out/train.*lacks 'emu'"):
         describe_shards(tmp_path / "out", ["train", "val"])
     assert main(["verify", str(tmp_path / "out")]) == 1
-    assert "it lacks emu" in capsys.readouterr().out
+    assert "it lacks 'emu'" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "out"), "--split", "val"]) == 0

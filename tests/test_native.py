@@ -189,7 +189,7 @@ def recipe_with(**changes: Any) -> dict[str, Any]:
         ({"mixup": {"layer": 0, "ratio": 2.0}}, "0..1"),
         ({"cutmix": {"layer": 0, "area": [0, 0, 9, 8]}}, "area"),
         ({"hsv": [0.0, -1.5, 0.0]}, "-1"),
-        ({"hsv": [float("nan"), 0.0, 0.0]}, "finite"),
+        ({"hsv": [float("nan"), 0.0, 0.0]}, "1000000, got nan"),
         ({"tile": {"x2": 9}}, "canvas"),
         ({"tile": {"x0": 1}}, "shows more"),
         ({"tile": {"height": 7}}, "shows more"),
