@@ -87,6 +87,7 @@ BAD_VALUES = [
     ("orig_height", 1, 0, 0, "from 1 to"),
     ("orig_width", 1, (1 << 32) - 1, 0, "from 1 to"),
     ("label_height", 1, 0, 0, "from 1 to"),
+    ("label_height", 1, 1 << 20, 0, "at most 1073741824 with label_width"),
     ("label_width", 1, 1 << 30, 0, "from 1 to"),
     ("cls", 2, 3.0, 0, "below 3"),
     ("cls", 2, -1.0, 0, "below 3"),

@@ -52,7 +52,10 @@ def decode_rle(counts: str | bytes | list[int], height: int, width: int) -> NDAr
     given = counts if isinstance(counts, list) else unpack_counts(counts)
     if len(given) > MASK_RUNS:
         raise ValueError(f"{len(given)} run lengths; at most {MASK_RUNS} are allowed")
-    runs = np.asarray(given, np.int64)
+    try:
+        runs = np.asarray(given, np.int64)
+    except OverflowError:
+        raise ValueError("a run length has more than 63 bits") from None
     if runs.ndim != 1 or (runs < 0).any() or (runs > height * width).any():
         raise ValueError(f"a run length is negative or no number, or above {height} x {width}")
     if runs.sum() != height * width:

@@ -18,6 +18,7 @@ from yolodata.errors import ShardError
 from yolodata.images.resize import resized_shapes
 from yolodata.shards.format import (
     MAX_NAME,
+    MAX_PIXELS,
     MAX_SAMPLE,
     MAX_SIDE,
     PAGE,
@@ -128,6 +129,13 @@ class Checker:
         rule = f"what an original of orig_height x orig_width becomes at imgsz={imgsz}"
         self._rows("height", rule, lambda rows: arrays["height"][rows] != sizes(rows)[0])
         self._rows("width", rule, lambda rows: arrays["width"][rows] != sizes(rows)[1])
+        for name in ("orig", "label"):
+            height, width = arrays[f"{name}_height"], arrays[f"{name}_width"]
+            self._rows(
+                f"{name}_height",
+                f"at most {MAX_PIXELS} with {name}_width, in pixels",
+                lambda r, h=height, w=width: h[r].astype(np.uint64) * w[r] > MAX_PIXELS,
+            )
 
     def _places(self) -> None:
         """Samples lie in the tensors of existing shards, aligned, in order, without overlap."""

@@ -30,6 +30,7 @@ _SHARD_NAME = "shard-{:05d}.safetensors"
 _LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _HEX = re.compile(r"[0-9a-f]{16}")
 MAX_SIDE = 1 << 20  # pixels of an image
+MAX_PIXELS = 1 << 30  # OpenCV's own limit
 MAX_IMGSZ = 1 << 14  # pixels of a stored picture's side
 MAX_SAMPLE = 1 << 30  # bytes of a sample
 MAX_NAME = 1 << 12  # bytes of a path

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from yolodata.errors import ShardError
 from yolodata.images.resize import resized_shape
-from yolodata.shards.format import MAX_NAME, MAX_SAMPLE, MAX_SIDE, DatasetMeta
+from yolodata.shards.format import MAX_NAME, MAX_PIXELS, MAX_SAMPLE, MAX_SIDE, DatasetMeta
 
 Float32 = npt.NDArray[np.float32]
 
@@ -97,12 +97,18 @@ def check_samples(
             _check_values(sample.labels, meta, sample.name)
 
 
+def _check_size(size: tuple[int, int], what: str, name: str) -> None:
+    height, width = size
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS):
+        raise _wrong(
+            name, f"{what} size must be 1 to {MAX_SIDE} pixels a side and {MAX_PIXELS} in all, "
+            f"got {size}"
+        )  # fmt: skip
+
+
 def _check_form(sample: StoredSample, nbytes: int, meta: DatasetMeta) -> None:
     original = (sample.orig_height, sample.orig_width)
-    if not (0 < original[0] <= MAX_SIDE and 0 < original[1] <= MAX_SIDE):
-        raise _wrong(
-            sample.name, f"original size must be 1 to {MAX_SIDE} pixels a side, got {original}"
-        )
+    _check_size(original, "original", sample.name)
     size = resized_shape(*original, meta.imgsz)
     if (sample.height, sample.width) != size:
         raise _wrong(
@@ -150,8 +156,7 @@ def _check_labels_form(labels: Annotation, meta: DatasetMeta, name: str) -> None
     elif labels.keypoints is not None:
         raise _wrong(name, "has keypoints, but the dataset has no kpt_shape")
     label_size = (labels.label_height, labels.label_width)
-    if not (0 < label_size[0] <= MAX_SIDE and 0 < label_size[1] <= MAX_SIDE):
-        raise _wrong(name, f"label size must be 1 to {MAX_SIDE} pixels a side, got {label_size}")
+    _check_size(label_size, "label", name)
     if labels.polygons is None:
         return
     if len(labels.polygons) != n:
