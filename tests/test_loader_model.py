@@ -354,6 +354,7 @@ class Loaders(RuleBasedStateMachine):
         end = time.monotonic() + 10
         while held() != self.before and time.monotonic() < end:
             time.sleep(0.01)
+            gc.collect()  # what the thread that prepared batches held until now
         assert held() == self.before
 
 

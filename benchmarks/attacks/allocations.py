@@ -13,6 +13,7 @@ from random import Random
 
 from . import kills, shim
 from .children import in_child, run_command, trial
+from .disk_faults import _without_work
 from .drawn import contents, lay_out, packed
 from .kills import _difference, _half_valid, _undisturbed
 from .said import ended_well
@@ -79,7 +80,7 @@ def _writing(random: Random, folder: Path, verdict: Verdict) -> None:
     if not ended_well(verdict, ended, what, allowed=(0, 2), memory=True):
         return
     _half_valid(folder / "out", clean, what, verdict)
-    if ended.status == 0 and (wrong := _difference(contents(folder / "out"), clean.after)):
+    if ended.status == 0 and (wrong := _difference(_without_work(folder), clean.after)):
         verdict.found("undetected", f"{what}: status 0, but {wrong}: {ended.said[-800:]}")
     if verdict.findings:
         return

@@ -179,9 +179,11 @@ def _newer(random: Random, there: Path, victim: Path) -> tuple[str, int]:
 def _strange_beside(random: Random, there: Path, victim: Path) -> tuple[str, int]:
     """The newest manifest has a file beside it that leads elsewhere."""
     file, content = _newest(there)
-    if not content or not content.get("beside"):
+    beside = (content or {}).get("beside")
+    others = [one for one in beside if isinstance(one, dict)] if isinstance(beside, list) else []
+    if not others:
         return "manifest: gone", 1
-    other = random.choice(content["beside"])
+    other = random.choice(others)
     name = random.choice((*_STRANGE, "../victim/precious", "../../victim/precious"))
     other["name"] = name
     file.write_text(json.dumps(content))
