@@ -105,7 +105,8 @@ def test_a_label_file_that_the_machine_cannot_read(
 ) -> None:
     from yolodata.ingest import yolo
 
-    monkeypatch.setattr(yolo, "open", failing(errno.EMFILE, "train/006.txt"), raising=False)
+    refused = failing(errno.EMFILE, "train/006.txt", read_regular)
+    monkeypatch.setattr(yolo, "read_regular", refused)
     with pytest.raises(ResourceError, match=r"train/006\.jpg.*ulimit -n"):
         packed(data)
     monkeypatch.undo()
