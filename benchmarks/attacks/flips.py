@@ -97,7 +97,8 @@ def _unfinished() -> tuple[tuple[str, ...], dict[str, bytes], tuple[dict[str, by
         shutil.rmtree(place / "out", ignore_errors=True)
         run_command(list(words), place, kill_after=whole.seconds * (0.2 + 0.8 * (k % 40) / 40))
         files = contents(place / "out")
-        if any("train/.packing/" in name for name in files) and "train/dataset.json" not in files:
+        begun = any("train/.packing/" in name and not name.endswith("lock") for name in files)
+        if begun and "train/dataset.json" not in files:
             left.append(files)
         if len(left) == 8:
             break
