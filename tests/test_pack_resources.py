@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from ingesting import write_yolo
 
-from yolodata.errors import ResourceError
+from yolodata.errors import DatasetError, ResourceError
 from yolodata.files import read_regular
 from yolodata.ingest import image_check, pack
 
@@ -172,3 +172,26 @@ def test_an_address_space_that_is_too_small(data: Path) -> None:
     assert b"large.png: memory does not suffice" in done.stderr
     assert b"Traceback" not in done.stderr
     assert not packed(data)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM, errno.EIO])
+def test_a_folder_that_cannot_be_read(
+    data: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Its images are missing: that is said where it is the folder's own fault, else an error."""
+    (data.parent / "images" / "train" / "more").mkdir()
+    scandir = os.scandir
+
+    def refused(path: Any = ".") -> Any:
+        if str(path).endswith("train/more"):
+            raise OSError(number, os.strerror(number), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    if number == errno.EACCES:
+        [(path, reason)] = packed(data)
+        assert path.endswith("train/more")
+        assert reason == "the folder cannot be read: Permission denied"
+    else:
+        with pytest.raises((DatasetError, ResourceError), match="train/more"):
+            packed(data)

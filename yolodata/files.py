@@ -113,6 +113,11 @@ def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20)
                 whole = len(rest) < longest or rest.endswith(b"\n")
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """Follows all links of a path, which need not lead anywhere; `Path.resolve` fails at loops."""
+    return Path(os.path.realpath(path))
+
+
 def sync_file(path: Path) -> None:
     """Make durable what was written to a file, by whomever."""
     fd = os.open(path, os.O_RDONLY)

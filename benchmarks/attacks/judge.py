@@ -24,10 +24,10 @@ def memory_limit() -> int:
 
 
 def picture_limit() -> int:
-    """Gives the bytes that the largest picture takes that packing accepts, decoded to RGB."""
-    from PIL import Image
+    """Gives the bytes that decoding takes at most, as docs/datasets.md has it."""
+    from yolodata.images.limits import most_pixels
 
-    return 3 * int(2 * (Image.MAX_IMAGE_PIXELS or 0))
+    return 20 * most_pixels()
 
 
 def scratch() -> str | None:

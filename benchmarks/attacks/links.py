@@ -390,8 +390,9 @@ def _put(folder: Path, path: Path, kind: str) -> bool:
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.is_dir():
-            if "source" in path.parts:
-                return False  # a source without its folder is another one
+            # A source without its folder is another one; so is what was in an emptied folder.
+            if "source" in path.parts or (kind == "folder" and any(path.iterdir())):
+                return False
             shutil.rmtree(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

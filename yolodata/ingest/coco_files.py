@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolodata.errors import DatasetError
+from yolodata.files import resolved
 from yolodata.ingest.json_file import found_in, read_json, read_part
 from yolodata.ingest.sample import SPLITS
 from yolodata.ingest.split_names import says_nothing, split_of, split_of_folder
@@ -166,7 +167,7 @@ def _split_of_one(file: Path, wanted: Sequence[str] | None) -> str:
         )
     if wanted:
         return wanted[0]
-    found = split_of(file.stem) or split_of_folder(file.resolve().parent.name)
+    found = split_of(file.stem) or split_of_folder(resolved(file).parent.name)
     if found is None and not says_nothing(file.stem):
         raise DatasetError(_question([file]))
     return found or "train"

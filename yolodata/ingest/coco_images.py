@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from yolodata.errors import DatasetError
+from yolodata.files import resolved
 from yolodata.ingest.split_names import split_of, splits_said
 from yolodata.ingest.survey import is_image
 
@@ -158,7 +159,7 @@ class ImageFinder:
     def _paths(
         self, place: _Place, names: Sequence[str | None]
     ) -> tuple[list[str | None], dict[str, str]]:
-        place = _Place(tuple(folder.resolve() for folder in place.folders), place.named)
+        place = _Place(tuple(resolved(folder) for folder in place.folders), place.named)
         paths: list[str | None] = []
         unclear: dict[str, str] = {}
         for name in names:

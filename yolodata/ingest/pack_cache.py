@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import stat
@@ -33,7 +34,10 @@ from yolodata.shards.lock import file_lock, storage_error
 from yolodata.shards.reader import read_meta
 from yolodata.shards.recovery import OF_DATASET, OF_WORK
 
+log = logging.getLogger("yolodata")
+
 LIST = "packed.txt"
+_PLANTED = (errno.ELOOP, errno.EMLINK, errno.EPERM, errno.EINVAL)  # of `Folder`: not a file of ours
 CODEC_LOCK = ".codec.lock"
 LOCKS = {split: f".{split}.lock" for split in SPLITS}
 AS_FILES = "as-files"
@@ -121,11 +125,17 @@ def open_kept(folder: Path, *, create: bool = False) -> Folder:
 
 def remember(folder: Path) -> None:
     """Puts a folder on the list; where the list cannot be written, a search has to find it."""
-    with contextlib.suppress(OSError), Folder.at(home(), create=True) as place:
-        line = os.fsencode(os.path.realpath(folder))
-        with _list(place) as file:
+    try:
+        with Folder.at(home(), create=True) as place, _list(place) as file:
+            line = os.fsencode(os.path.realpath(folder))
             if line not in _lines(file):
                 file.write(line + b"\n")
+    except OSError as error:
+        if error.errno in _PLANTED:
+            log.warning(
+                "the list of packed folders is not written: '%s' %s. `yolodata cache ls %s` finds "
+                "this one", error.filename, error.strerror, folder.parent,
+            )  # fmt: skip
 
 
 def _forget(folders: Iterable[Path]) -> None:

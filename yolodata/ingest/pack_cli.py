@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ConfigError
+from yolodata.ingest.limits import PATH_LENGTH
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.terminal import printable, size_text
 
@@ -207,7 +208,10 @@ def total(report: PackReport) -> str:
 
 def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[str]:
     """The first entries one by one, and, if there are more, all of them by their reasons."""
-    lines = [f"  {what}: {printable(f'{path}: {reason}')}" for path, reason in entries[:_SHOWN]]
+    lines = [
+        f"  {what}: {printable(f'{path[:PATH_LENGTH]}: {reason}')}"
+        for path, reason in entries[:_SHOWN]
+    ]
     if len(entries) > _SHOWN:
         lines.append(f"  … and {len(entries) - _SHOWN:,} more, all listed in {where}")
         lines += _counted(f"{what}, all", (reason for _, reason in entries))

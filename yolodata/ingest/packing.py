@@ -26,7 +26,7 @@ from yolodata.errors import (
     YolodataError,
     lacking,
 )
-from yolodata.files import stored_bytes
+from yolodata.files import resolved, stored_bytes
 from yolodata.folders import Folder
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings
@@ -202,9 +202,9 @@ def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
 
 
 def _refuse_inside(out: Path, source: Source) -> None:
-    resolved = out.resolve()
+    real = resolved(out)
     for folder in source.folders:
-        if resolved == Path(folder) or Path(folder) in resolved.parents:
+        if real == Path(folder) or Path(folder) in real.parents:
             raise ConfigError(
                 f"The output '{out}' must not lie in the image folder '{folder}' of the source, "
                 "which every later scan would search; choose a folder beside it"

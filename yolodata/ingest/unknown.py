@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.files import open_regular
+from yolodata.files import open_regular, resolved
 from yolodata.ingest.survey import is_image
 from yolodata.ingest.walk import files_below
 
@@ -100,7 +100,7 @@ def _archive(path: Path) -> str:
 def near(path: Path) -> list[Path]:
     """Gives the folders in which a dataset may be where a folder is none."""
     below = [place for pattern in ("*", "*/*") for place in path.glob(pattern) if place.is_dir()]
-    above = [path.resolve().parent] if path.resolve().name.lower() in _PARTS else []
+    above = [resolved(path).parent] if resolved(path).name.lower() in _PARTS else []
     return [*above, *sorted(below)[:_LOOKED_AT]]
 
 

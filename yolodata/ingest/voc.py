@@ -18,6 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.files import resolved
 from yolodata.ingest.limits import CLASSES, checked_names
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.split_names import split_of_folder
@@ -164,7 +165,7 @@ def _find(root: Path, images: Path | None) -> _Files:
         )
     if not folder.is_dir():
         raise DatasetError(f"The image folder '{folder}' does not exist.")
-    folder, notes = folder.resolve(), (notes or folder).resolve()
+    folder, notes = resolved(folder), resolved(notes or folder)
     annotations = {
         os.path.relpath(path, notes)[:-4]: Path(path)
         for here, names in files_below(str(notes))
@@ -183,7 +184,7 @@ def _find(root: Path, images: Path | None) -> _Files:
     if not found:
         raise DatasetError(f"{root}: no images in '{folder}'. Give their folder with --images.")
     for other in (named_folder(root, name) for name in _IMAGES if images is None):
-        if other and not other.resolve().is_relative_to(folder):
+        if other and not resolved(other).is_relative_to(folder):
             reason = f"in a folder beside '{folder}'; see --images"
             others |= {str(other / path): reason for path in _pictures(other)[0]}
     return _Files(folder, sorted(found), others, annotations)

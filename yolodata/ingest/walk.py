@@ -4,18 +4,24 @@ Note [links]. A picture that two links reach is found twice, as with Ultralytics
 entered again below itself: where a link leads back to a folder on the way, Ultralytics finds every
 picture forty times, because the system then stops following links. Folders of links to folders of
 links give more ways than anybody can walk, so that they end in an error.
+
+Note [what is not there]. A folder that is gone, or a link to nothing, has no images. One that may
+not be read is said. All other failures, of memory, descriptors or a disk, are errors: the images
+that they hide would be missing from the dataset.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.limits import FOLDERS_AGAIN
 
 _Id = tuple[int, int]  # of a folder: device and inode
+_REFUSED = (errno.EACCES, errno.EPERM)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, *_REFUSED)
 
 
 class RealPaths:
@@ -46,7 +52,10 @@ class RealPaths:
 def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
 
-    Each folder is given once, hidden ones not at all.
+    Each folder is given once, hidden ones and those that may not be read not at all.
+
+    Raises:
+        OSError: the machine cannot read one.
     """
     seen: set[_Id] = set()
     todo = [folder]
@@ -62,19 +71,26 @@ def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
             with os.scandir(here) as entries:
                 for entry in entries:
                     (folders if _is_folder(entry) else names).append(entry.name)
-        except OSError:  # it may not be read
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
             continue
         yield here, sorted(names)
         below = [name for name in sorted(folders, reverse=True) if not name.startswith(".")]
         todo += [os.path.join(here, name) for name in below]
 
 
-def files_of_split(folder: str) -> Iterator[str]:
+def files_of_split(folder: str, unread: dict[str, str]) -> Iterator[str]:
     """Gives the files of a folder and all below as Ultralytics finds them: each with a dot in its
     name, none that is hidden; a folder twice where two links lead to it.
 
+    Args:
+        folder: where to begin.
+        unread: folders that may not be read are added, with the reason.
+
     Raises:
         DatasetError: links lead to the same folders again and again.
+        OSError: the machine cannot read one.
     """
     visited: set[_Id] = set()
     again = 0
@@ -92,20 +108,28 @@ def files_of_split(folder: str) -> Iterator[str]:
             )
         visited.add(number)
         below = way | {number}
-        with suppress(OSError), os.scandir(here) as entries:  # one that may not be read is empty
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if "." in entry.name:
-                    yield entry.path
-                if _is_folder(entry):
-                    todo.append((entry.path, below))
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if "." in entry.name:
+                        yield entry.path
+                    if _is_folder(entry):
+                        todo.append((entry.path, below))
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            if error.errno in _REFUSED:
+                unread[here] = f"the folder cannot be read: {error.strerror}"
 
 
 def _number(folder: str) -> _Id | None:
     try:
         found = os.stat(folder)
-    except OSError:
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
         return None
     return found.st_dev, found.st_ino
 
@@ -113,5 +137,7 @@ def _number(folder: str) -> _Id | None:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
         return False

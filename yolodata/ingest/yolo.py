@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
-from yolodata.files import read_regular
+from yolodata.files import read_regular, resolved
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.dataset_yaml import (
     Keypoints,
@@ -135,7 +135,7 @@ def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin:
     if beside and not root.is_absolute():
         todo = (
             f"'path: {root}' starts in the working folder, not at the YAML, beside which "
-            f"'{beside[0]}' is. Leave 'path' out, or write 'path: {home.resolve()}'."
+            f"'{beside[0]}' is. Leave 'path' out, or write 'path: {resolved(home)}'."
         )
     else:
         todo = (
@@ -195,7 +195,7 @@ def listed_source(
     folders = [place for place in every if os.path.isdir(place)]
     lists = [place for place in every if not os.path.isdir(place)]
     images = [path for split in splits.values() for path in split.paths]
-    trees = _image_trees(images, root.resolve()) if root else ()
+    trees = _image_trees(images, resolved(root)) if root else ()
     found = survey(images, [*folders, *searched, *trees], lists, label_path)
     asked = {split: splits[split] for split in wanted or splits}
     bare = [path for split in asked.values() for path in split.paths if path.startswith(_BARE)]
@@ -254,7 +254,7 @@ def _root(data: dict[str, Any], home: Path, origin: str) -> Path:
         return path
     datasets = _datasets_folder()
     if os.path.exists(datasets / path):
-        return (datasets / path).resolve()
+        return resolved(datasets / path)
     raise DatasetError(
         f"{origin}: 'path: {path}' is neither in '{Path.cwd()}' nor in Ultralytics' datasets "
         f"folder '{datasets}'. "
@@ -266,10 +266,10 @@ def _root(data: dict[str, Any], home: Path, origin: str) -> Path:
 
 def _resolve(root: Path, value: str | list[str]) -> list[str]:
     if isinstance(value, list):
-        return [str((root / entry).resolve()) for entry in value]
-    path = (root / value).resolve()
+        return [str(resolved(root / entry)) for entry in value]
+    path = resolved(root / value)
     if not os.path.exists(path) and value.startswith("../"):
-        path = (root / value[3:]).resolve()
+        path = resolved(root / value[3:])
     return [str(path)]
 
 
@@ -279,7 +279,7 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
     unlisted: dict[str, str] = {}
     for entry in entries:
         if os.path.isdir(entry):
-            found += (path for path in files_of_split(entry) if is_image(path))
+            found += (path for path in files_of_split(entry, unlisted) if is_image(path))
             continue
         listed = _read_list(Path(entry), where, bases)
         for path in listed:

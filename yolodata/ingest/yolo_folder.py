@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
+from yolodata.files import resolved
 from yolodata.ingest.limits import checked_names, shortened
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
 from yolodata.ingest.split_names import split_of_folder
@@ -43,7 +44,7 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
     Raises:
         DatasetError: there are no names, no images, or not those that were asked for.
     """
-    root = root.resolve()
+    root = resolved(root)
     files = names_files(root)
     if not files:
         raise DatasetError(f"'{root}' has neither a YAML nor a file of class names, classes.txt.")
@@ -97,7 +98,7 @@ def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
             paths = [place / tail for place in places for tail in tails if tail]
             there = [path for path in paths if os.path.exists(path)]
             if there:
-                entries[SPLIT_WORDS[key]] = [str(there[0].resolve())]
+                entries[SPLIT_WORDS[key]] = [str(resolved(there[0]))]
             else:
                 notes.append(f"{shortened(value)}, which '{file}' names for {key}, does not exist")
         if entries:

@@ -7,7 +7,6 @@ file is removed after that. Who has it open keeps it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -93,8 +92,7 @@ def _replace(
             work.rename(temporary, entry.file, folder)
     meta = meta.with_results(images=totals.images, objects=totals.objects, labels=entry)
     folder.replace(DATASET_FILE, meta.to_json(), by=work)
-    with contextlib.suppress(OSError):
-        folder.remove_all(OF_LABELS, {entry.file})
+    folder.remove_all(OF_LABELS, {entry.file})
     return meta
 
 

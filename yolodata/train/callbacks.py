@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ultralytics.utils.callbacks import default_callbacks
 
 from yolodata.errors import ConfigError
+from yolodata.files import resolved
 
 
 def callbacks_of_file(path: str) -> dict[str, Callable[[Any], None]]:
@@ -19,7 +19,7 @@ def callbacks_of_file(path: str) -> dict[str, Callable[[Any], None]]:
     Raises:
         ConfigError: the file has none, or one that looks like an event and is not.
     """
-    file = Path(path).resolve()
+    file = resolved(path)
     spec = importlib.util.spec_from_file_location(f"yolodata_callbacks_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"yolodata callbacks must be a Python file, got {path}")

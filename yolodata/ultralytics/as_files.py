@@ -24,6 +24,7 @@ from ultralytics.nn.autobackend import check_class_names
 from ultralytics.utils import LOGGER
 
 from yolodata.errors import YolodataError
+from yolodata.files import resolved
 from yolodata.folders import Folder
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.pack_cache import AS_FILES, COPY, COPY_DEPTH, COPY_LOCK
@@ -52,7 +53,7 @@ def name_files(data: dict[str, Any]) -> None:
         OSError: files have to be made, and cannot be written.
         ShardError: the shards are damaged.
     """
-    root = Path(data["yaml_file"]).resolve().parent
+    root = resolved(data["yaml_file"]).parent
     found = splits(root)
     made = [split for split in found if split != "train"] or list(found)
     for split, folder in found.items():

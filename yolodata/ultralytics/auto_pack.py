@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from yolodata.errors import DatasetError, ShardError
+from yolodata.files import resolved
 from yolodata.folders import Folder
 from yolodata.ingest.pack_cache import (
     CODEC_LOCK,
@@ -52,7 +53,7 @@ def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
     """
     from ultralytics.nn.autobackend import check_class_names
 
-    root = Path(path).resolve()
+    root = resolved(path)
     found = splits(root)
     for split in needed:
         if split not in found:
@@ -87,8 +88,8 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str
     The folder beside has a name that anybody knows. So it may have come with the dataset, as a link
     to anywhere, or lie where others can change it; it is not used then.
     """
-    yaml_file = Path(data["yaml_file"]).resolve()
-    root = Path(data.get("path") or yaml_file.parent).resolve()
+    yaml_file = resolved(data["yaml_file"])
+    root = resolved(data.get("path") or yaml_file.parent)
     name = f"{yaml_file.stem}-{settings.codec}"
     name += "" if task == "detect" else f"-{task}"
     name += f"-{imgsz}" if settings.codec == "raw" else ""

@@ -20,6 +20,7 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 
 from yolodata.checks import wholes
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.files import resolved
 from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
@@ -518,7 +519,7 @@ def _settings_of_resumed(
         return None
     for named in (resume, model):
         if isinstance(named, (str, Path)) and Path(named).suffix == ".pt":
-            found = kind.of_run(Path(named).resolve().parent.parent, given)
+            found = kind.of_run(resolved(named).parent.parent, given)
             if found is not None:
                 return found
     return None

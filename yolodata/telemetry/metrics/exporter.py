@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolodata.files import resolved
 from yolodata.folders import Folder
 from yolodata.telemetry.metrics import levels
 from yolodata.telemetry.metrics.catalogue import PACKAGES, bucket_of, key
@@ -67,7 +68,7 @@ class Exporter:
         rank: int = 0,
         local_rank: int = 0,
     ) -> None:
-        folder = Path(folder).resolve()
+        folder = resolved(folder)
         self._folder, self._rank, self._local_rank = folder, rank, local_rank
         self._run, self._host = f"{folder.parent.name}/{folder.name}", socket.gethostname()
         self._gpu = GpuLevels(device)
