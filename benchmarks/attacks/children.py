@@ -167,6 +167,9 @@ def in_child(
         _beat = own
         hung = _watch(pid, beat, own, seconds, kill_after, kill_with)
         if hung:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)  # so that faulthandler says where it was
+            time.sleep(0.5)
             _kill(pid, group)
         _, status, usage = os.wait4(pid, 0)
         if group:

@@ -371,7 +371,11 @@ def _directory(path: str | os.PathLike[str]) -> Path:
 
 
 def _is_dataset(path: Path) -> bool:
-    return os.path.exists(path / DATASET_FILE)  # False for a path that cannot be one, too
+    try:
+        os.lstat(path / DATASET_FILE)  # a link to nothing is a damaged one, and no unfinished pack
+    except (OSError, ValueError):  # also of a path that cannot be one
+        return False
+    return True
 
 
 def read_meta(path: str | os.PathLike[str]) -> DatasetMeta:
