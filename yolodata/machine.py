@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolodata import cgroup
+
+_HUGE = 4 << 20  # bytes of memory that is worth huge pages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +83,9 @@ def fresh_memory(nbytes: int) -> npt.NDArray[np.uint8]:
     import numpy as np
 
     pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # advice, which NumPy gives for its own memory, too
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, np.uint8, nbytes)
 
 

@@ -69,7 +69,9 @@ class Ended:
             how = f"ended by {signal.Signals(self.signal).name}"
         else:
             how = f"exit status {self.status}"
-        return f"{how}: {self.said.strip()[-1500:]}"
+        said = self.said.strip()
+        stacks = said.find("Fatal Python error")  # of faulthandler: all threads
+        return f"{how}: {said[stacks : stacks + 8000] if stacks >= 0 else said[-1500:]}"
 
 
 class _Beat:
