@@ -67,7 +67,9 @@ def _unfinished(folder: Path) -> None:
 def _relabelled(folder: Path) -> None:
     _packed(folder)
     for k in range(0, 8, 2):
-        (folder / "source" / "labels" / "train" / f"{k}.txt").write_text("1 .5 .5 .3 .3\n")
+        file = folder / "source" / "labels" / "train" / f"{k}.txt"
+        file.write_text("1 .5 .5 .3 .3\n")
+        os.utime(file, (1e9, 1e9))  # a part of the dataset's identity
 
 
 def _packed_by_trainer(folder: Path) -> None:
@@ -347,7 +349,7 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
     name = random.choice(sorted(COMMANDS))
     command, trace = COMMANDS[name], _trace(name)
     _lay_out(command, folder)
-    said = []
+    said, planted = [], []
     for _ in range(random.choice((1, 1, 1, 2))):
         path = random.choice(trace.paths)
         # Ultralytics has read the YAML before a trainer packs.
@@ -359,6 +361,7 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
             continue
         if _put(folder, folder / path, kind):
             said.append(f"{path} is a {kind}")
+            planted.append(path)
     what = f"{name}: {', '.join(said)}"
     trial(what)
     writes = tuple(folder / each for each in command.writes)
@@ -376,7 +379,12 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
         and "there already" not in name
     ):
         after = _output(command, folder)
-        lost = [n for n, data in trace.after.items() if after.get(n, data) != data]
+        # What was counted so far is gone where something else lies in its place, and a list that
+        # is not written is said.
+        gone = {path for path in planted if "/totals.rank" in path}
+        gone |= {"cache/packed.txt"} if "is not written" in ended.said else set()
+        found = {n for n, data in trace.after.items() if after.get(n, data) != data}
+        lost = sorted(found - gone)
         if lost:
             verdict.found("half valid", f"{what}: status 0, but {lost} differ: {ended.how}")
 
