@@ -383,6 +383,7 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
         # is not written is said.
         gone = {path for path in planted if "/totals.rank" in path}
         gone |= {"cache/packed.txt"} if "is not written" in ended.said else set()
+        gone |= {"out/data.yaml"} if {"out/train", "out/val"} & {*planted} else set()
         found = {n for n, data in trace.after.items() if after.get(n, data) != data}
         lost = sorted(found - gone)
         if lost:
