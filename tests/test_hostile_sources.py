@@ -505,11 +505,14 @@ def test_folders_without_end(tmp_path: Path) -> None:
         os.close(here)
         here = below
     os.close(here)
-    with bounded():
-        for source in (root / "data.yaml", root, root / "images"):
-            said = nullcontext() if source.name != "images" else pytest.raises(DatasetError)
-            with said:
-                assert len(open_source(source).splits["train"].paths) == 1
+    try:
+        with bounded():
+            for source in (root / "data.yaml", root, root / "images"):
+                said = nullcontext() if source.name != "images" else pytest.raises(DatasetError)
+                with said:
+                    assert len(open_source(source).splits["train"].paths) == 1
+    finally:  # pytest, too, recurses into what a test leaves
+        subprocess.run(["rm", "-rf", root], check=True)
 
 
 HALF = "a\ud800b\udcffc"

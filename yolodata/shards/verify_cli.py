@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 50  # problems that are printed
 _BAR = 30
+_WIDEST = 40  # letters of a class name
 _CLASSES = 20  # that are shown
 _LONGEST = 200  # characters of a text that is shown
 
@@ -214,6 +215,11 @@ def _info_text(info: dict[str, Any], every_class: bool) -> str:
     return "\n".join(lines + _class_lines(info["classes"], every_class))
 
 
+def _class_name(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 1]}…"
+
+
 def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
     """The classes with the most objects, or every class in the dataset's order."""
     if every or len(classes) <= _CLASSES:
@@ -222,7 +228,7 @@ def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
         shown = sorted(classes, key=lambda item: -item[1])[:_CLASSES]
         lines = [f"  classes  {len(classes):,}; the {_CLASSES} with the most objects (--all: all)"]
     most = max(1, *(count for _, count in shown))
-    shown = [[_cut(name), count] for name, count in shown]
+    shown = [[_class_name(name), count] for name, count in shown]
     width = max(len(name) for name, _ in shown)
     lines += [
         f"    {name:{width}} {count:>9,} {'█' * round(_BAR * count / most)}".rstrip()
