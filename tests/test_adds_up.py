@@ -127,3 +127,18 @@ def test_info_shows_the_classes_with_the_most_objects(
     (info,) = json.loads(capsys.readouterr().out)
     assert len(info["classes"]) == 30
     assert sum(int(words[1]) for words in listed) == info["objects"]
+
+
+def test_info_shows_names_of_any_length_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = write_yolo(tmp_path / "set", {"train": 2}, names=2)
+    content = yaml.read_text().replace("- c1", '- "two\\nlines \\e[31m' + "x" * 900 + '"')
+    yaml.write_text(content + "val: images/train\n")
+    out = str(tmp_path / "out")
+    assert main(["shard", str(yaml), out, "--imgsz", "32", "--quiet", "--split", "train"]) == 0
+    capsys.readouterr()
+    assert main(["info", out]) == 0
+    said = capsys.readouterr().out
+    assert r"    two\nlines \x1b[31mxxx" in said
+    assert max(map(len, said.splitlines())) < 200
