@@ -16,12 +16,18 @@ import select
 import signal
 import struct
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
+
+# tqdm's own lock is one of all forks: that one of them was killed with it would stop the others.
+tqdm.set_lock(threading.RLock())
 
 HANG = 10.0  # seconds that a trial may take, on a processor or waiting for anything else
 ADDRESS_SPACE = 8 << 30  # bytes of a child; more would endanger other processes of the machine
