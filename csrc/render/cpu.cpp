@@ -90,9 +90,12 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
   LayerRows base(recipe, sources, 0, 0, width);
   std::optional<LayerRows> mixup, cutmix;
   if (recipe.mixup_layer != kNoLayer) mixup.emplace(recipe, sources, recipe.mixup_layer, 0, width);
-  const std::int32_t x1 = recipe.finish.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
-  const std::int32_t x2 = recipe.finish.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
-  if (recipe.cutmix_layer != kNoLayer) cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
+  std::int32_t x1 = 0, x2 = 0;  // of the cut in the finished picture, if there is one
+  if (recipe.cutmix_layer != kNoLayer) {
+    x1 = recipe.finish.fliplr ? width - recipe.cut_x2 : recipe.cut_x1;
+    x2 = recipe.finish.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
+    cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
+  }
   const std::size_t plane = columns * static_cast<std::size_t>(height);
   for (std::int32_t y = 0; y < height; ++y) {
     const std::int32_t line = unflip(y, height, recipe.finish.flipud);
