@@ -115,3 +115,18 @@ def test_a_folder_inside_one_is_no_link(mine: Path) -> None:
         Folder.inside(path / "away", create=True)
     with Folder.inside(path / "away" / "folder") as folder:  # below a link that is the user's own
         assert folder.names() == ["away", "new"]
+
+
+def _fill_half(folder: Folder) -> None:
+    with folder.temporary() as (_, file):
+        file.write(b"half")
+        raise OSError("the disk is full")
+
+
+def test_a_temporary_file_stays_only_under_its_final_name(tmp_path: Path) -> None:
+    with Folder.at(tmp_path) as folder:
+        folder.replace("final", b"whole")
+        with pytest.raises(OSError, match="full"):
+            _fill_half(folder)
+        assert folder.names() == ["final"]
+        assert folder.read("final", 5) == b"whole"

@@ -1,11 +1,10 @@
-"""Files that survive a crash: complete writes, durable renames, checksums; and careful opening."""
+"""Files that are opened with care, written whole and synced; checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,25 +129,6 @@ def sync_file(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Make renames and removals in a folder durable."""
     sync_file(path)
-
-
-@contextlib.contextmanager
-def temporary_file(folder: Path) -> Iterator[Path]:
-    """Yields a name of its own, `.….tmp`, in a folder; a file of that name is removed at the end.
-
-    `publish` takes the file out of its reach.
-    """
-    path = folder / f".{secrets.token_hex(8)}.tmp"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, final: Path) -> None:
-    """Give a synced file its final name, durably."""
-    os.replace(temporary, final)
-    sync_folder(final.parent)
 
 
 def file_checksum(file: BinaryIO) -> str:
