@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.state import random_state
 
 GIVEN = {"epochs": 9, "time": None, "patience": 100}
+
+
+class Code:
+    """Makes a folder when somebody loads it as a pickle."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
 
 
 def state(epoch: int, step: int = 0, **changes: Any) -> dict[str, Any]:

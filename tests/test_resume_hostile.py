@@ -22,16 +22,6 @@ from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.run_folder import FOLDER
 
 
-class Code:
-    """Makes a folder when somebody loads it as a pickle."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A folder that looks like a run."""
@@ -70,7 +60,7 @@ def deep(times: int) -> list[Any]:
 
 
 STATES: dict[str, Callable[[Path], Any]] = {
-    "code": lambda ran: {**checkpoints.state(3), "results": Code(ran)},
+    "code": lambda ran: {**checkpoints.state(3), "results": checkpoints.Code(ran)},
     "a list": lambda ran: [1, 2],
     "nothing": lambda ran: None,
     "empty": lambda ran: {},
@@ -157,7 +147,7 @@ def test_code_in_a_checkpoint_is_not_run_by_the_command(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ran = tmp_path / "ran"
-    for content in (saved(tmp_path, Code(ran)), pickle.dumps(Code(ran))):
+    for content in (saved(tmp_path, checkpoints.Code(ran)), pickle.dumps(checkpoints.Code(ran))):
         path = placed(run, content)
         assert main(["train", f"resume={path}"]) == 2
         assert "cannot be resumed from" in capfd.readouterr().err

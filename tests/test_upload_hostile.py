@@ -26,16 +26,6 @@ from yolodata.train.checkpoint.run_folder import FOLDER, files_beside, find_newe
 from yolodata.train.checkpoint.uploader import Backoff, Uploader, download_newest
 
 
-class Code:
-    """Writes a file when somebody loads it as a pickle."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.fixture
 def far(tmp_path: Path) -> Path:
     """An upload folder with one whole checkpoint, of epoch 2."""
@@ -244,8 +234,8 @@ def test_checkpoints_of_other_content_are_passed_over(
 ) -> None:
     """Names and checksums are right: code, rubbish, another epoch, a state that lacks parts."""
     run, ran = tmp_path / "run", tmp_path / "ran"
-    rubbish = [b"", b"PK\3\4" + b"x" * 100, pickle.dumps(Code(ran))]
-    torch.save(Code(ran), tmp_path / "code")
+    rubbish = [b"", b"PK\3\4" + b"x" * 100, pickle.dumps(checkpoints.Code(ran))]
+    torch.save(checkpoints.Code(ran), tmp_path / "code")
     torch.save(checkpoints.state(3), tmp_path / "legacy", _use_new_zipfile_serialization=False)
     rubbish += [(tmp_path / name).read_bytes() for name in ("code", "legacy")]
     for wrong in (
@@ -374,7 +364,7 @@ def test_only_files_of_a_run_come_beside_and_no_code(
     far: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ran = tmp_path / "ran"
-    torch.save({"model": Code(ran)}, tmp_path / "code.pt")
+    torch.save({"model": checkpoints.Code(ran)}, tmp_path / "code.pt")
     files = {
         "results.csv": b"epoch\n",
         "args.yaml": b"task: detect\n",
