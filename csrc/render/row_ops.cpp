@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "core/simd.h"
+#include "render/instruction_set.h"
 #include "render/row_ops_avx2.h"
 
 namespace yolodata {
@@ -13,10 +13,8 @@ namespace yolodata {
 namespace {
 
 #if defined(__x86_64__)
-// YOLODATA_PORTABLE=1 in the environment chooses the loops of other processors, for comparison.
 bool has_avx2() {
-  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                          std::getenv("YOLODATA_PORTABLE") == nullptr;
+  static const bool has = instruction_set() != InstructionSet::kPortable;
   return has;
 }
 #endif
@@ -165,20 +163,6 @@ void mix_rows(const Planes& row, const Planes& other, double ratio, int count) {
     const std::uint8_t* __restrict__ const others = other.channel[c];
     for (int i = YD_AVX2(mix_bytes(bytes, others, ratio, count)); i < count; ++i)
       bytes[i] = static_cast<std::uint8_t>(mix(bytes[i], others[i], ratio));
-  }
-}
-
-void jitter_row(const Planes& row, const HsvJitter& hsv, int count) {
-  const HsvJitter local = hsv;  // as in map_row
-  std::uint8_t* __restrict__ const red = row.channel[0];
-  std::uint8_t* __restrict__ const green = row.channel[1];
-  std::uint8_t* __restrict__ const blue = row.channel[2];
-  const Rgb fill = jitter(local, {kFill, kFill, kFill});
-  for (int i = YD_AVX2(jitter_row(row, local, fill, count)); i < count; ++i) {
-    const Rgb pixel = jitter(local, {red[i], green[i], blue[i]});
-    red[i] = static_cast<std::uint8_t>(pixel.r);
-    green[i] = static_cast<std::uint8_t>(pixel.g);
-    blue[i] = static_cast<std::uint8_t>(pixel.b);
   }
 }
 

@@ -41,9 +41,8 @@ void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t st
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int first, int last, std::int64_t prefetch, std::uint32_t* words);
 
-// These do whole blocks.
+// Does whole blocks.
 void mix_rows(const Planes& row, const Planes& other, double ratio, int count);
-void jitter_row(const Planes& row, const HsvJitter& hsv, int count);
 
 // Copies a channel of a row to where the picture is.
 void store_row(const std::uint8_t* channel, int count, std::uint8_t* out);
