@@ -1,0 +1,15 @@
+// Which bodies of the loops of row_ops.h run.
+#pragma once
+
+namespace yolodata {
+
+enum class InstructionSet { kPortable, kAvx2, kNeon };
+
+// The best one that this processor has, or the one that the environment names: YOLODATA_SIMD is
+// portable (what the compiler makes of C++), avx2 (x86-64, with FMA) or neon (arm64). All give the
+// same bytes. Throws std::invalid_argument for another name, and for one that does not run here.
+InstructionSet instruction_set();
+
+const char* name_of(InstructionSet set);
+
+}  // namespace yolodata
