@@ -60,11 +60,12 @@ void resample_row_by(const Planes& line, const Columns& given, const std::uint8_
       continue;
     }
     const float32x4_t weight = vld1q_f32(columns.weight + i);
-    for (int c = 0; c < 3; ++c) {
-      const uint32x4_t pairs = How::load(line.channel[c], columns, i);
-      vst1q_f32(out + c * columns.count + i, blend(vcvtq_f32_u32(vandq_u32(pairs, lefts)),
-                                                   vcvtq_f32_u32(vshrq_n_u32(pairs, 16)), weight));
-    }
+    uint32x4_t pairs[3];  // of all channels, before a store that might have changed them
+    for (int c = 0; c < 3; ++c) pairs[c] = How::load(line.channel[c], columns, i);
+    for (int c = 0; c < 3; ++c)
+      vst1q_f32(out + c * columns.count + i,
+                blend(vcvtq_f32_u32(vandq_u32(pairs[c], lefts)),
+                      vcvtq_f32_u32(vshrq_n_u32(pairs[c], 16)), weight));
   }
 }
 
