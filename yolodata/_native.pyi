@@ -7,6 +7,7 @@ import numpy
 from numpy.typing import NDArray
 
 def cuda_build() -> str: ...
+def instruction_set() -> str: ...
 
 class LabelTable:
     """The label table of a dataset; keeps its arrays alive."""

@@ -81,10 +81,11 @@ ENVIRONMENT = [
         "YOLODATA_CACHE=/scratch/yolodata",
     ),
     Setting(
-        "YOLODATA_PORTABLE",
-        "unset",
-        "any value renders with the loops for processors without AVX2; same bits, slower",
-        "YOLODATA_PORTABLE=1",
+        "YOLODATA_SIMD",
+        "the fastest that runs",
+        "what the loops of rendering on CPUs are written with: portable, avx2 or avx512 (x86-64), "
+        "or neon (arm64); same bits, for comparison",
+        "YOLODATA_SIMD=portable",
     ),
     Setting(
         "YOLODATA_REQUIRE_GPU",

@@ -10,6 +10,7 @@
 #include "bind/plan_config.h"
 #include "bind/random.h"
 #include "bind/recipe.h"
+#include "render/instruction_set.h"
 #include "render/render.h"
 
 NB_MODULE(_native, m) {
@@ -17,6 +18,7 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a loader that is open when the interpreter ends is no leak
   m.doc() = "Native core of yolodata: plan and render.";
   m.def("cuda_build", &cuda_build);
+  m.def("instruction_set", [] { return name_of(instruction_set()); });
   bind_label_table(m);
   bind_plan_config(m);
   bind_recipe(m);

@@ -7,28 +7,35 @@
 #include "core/simd.h"
 #include "render/instruction_set.h"
 #include "render/row_ops_avx2.h"
+#include "render/row_ops_neon.h"
 
 namespace yolodata {
 
-namespace {
-
+// Loops that are written for this kind of processor. YD_SIMD calls one if it is chosen, and
+// otherwise does nothing.
 #if defined(__x86_64__)
-bool has_avx2() {
+namespace simd = avx2;
+#elif defined(__aarch64__)
+namespace simd = neon;
+#endif
+#if defined(__x86_64__) || defined(__aarch64__)
+static bool has_simd() {
   static const bool has = instruction_set() != InstructionSet::kPortable;
   return has;
 }
+#define YD_SIMD(call) (has_simd() ? simd::call : 0)
+#else
+#define YD_SIMD(call) 0
 #endif
 
-}  // namespace
-
+// The same where compilers do as well for arm64.
 #if defined(__x86_64__)
-// Calls the AVX2 loop where the processor has it, and otherwise does nothing.
-#define YD_AVX2(call) (has_avx2() ? avx2::call : 0)
+#define YD_AVX2(call) YD_SIMD(call)
 #else
 #define YD_AVX2(call) 0
 #endif
 
-void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
+void split_pixels(const std::uint8_t* pixels, int count, [[maybe_unused]] std::ptrdiff_t prefetch,
                   const Planes& out) {
   std::uint8_t* __restrict__ const red = out.channel[0];
   std::uint8_t* __restrict__ const green = out.channel[1];
@@ -79,7 +86,7 @@ void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
 
 void resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
                   float* out) {
-  for (int i = YD_AVX2(resample_row(line, columns, empty, out)); i < columns.count; i += kBlock) {
+  for (int i = YD_SIMD(resample_row(line, columns, empty, out)); i < columns.count; i += kBlock) {
     if (empty[i / kBlock]) continue;
     const std::int32_t* const left = columns.left + i;
     const float* const weight = columns.weight + i;
@@ -100,7 +107,7 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
   constexpr float kShift = 12582912.0f;  // see round_int
   const float clear = 0.5f - tolerance;
   std::int32_t* const begin = doubtful;
-  for (int i = YD_AVX2(blend_rows(top, bottom, apart, weight, count, out)); i < count; i += kBlock)
+  for (int i = YD_SIMD(blend_rows(top, bottom, apart, weight, count, out)); i < count; i += kBlock)
     for (int c = 0; c < 3; ++c) {
       const float* __restrict__ const a = top + c * apart + i;
       const float* __restrict__ const b = bottom + c * apart + i;
@@ -122,9 +129,10 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
 }
 
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
-#if defined(__x86_64__)
-  if (has_avx2()) return avx2::interpolate_run(image, stride, points, first, last, prefetch, words);
+                     int first, int last, [[maybe_unused]] std::int64_t prefetch,
+                     std::uint32_t* words) {
+#if defined(__x86_64__) || defined(__aarch64__)
+  if (has_simd()) return simd::interpolate_run(image, stride, points, first, last, prefetch, words);
 #endif
   for (int i = first; i < last; ++i) {
     const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
@@ -173,7 +181,7 @@ void store_row(const std::uint8_t* channel, int count, std::uint8_t* out) {
 
 void finish_picture() {
 #if defined(__x86_64__)
-  if (has_avx2()) avx2::finish();
+  if (has_simd()) simd::finish();
 #endif
 }
 

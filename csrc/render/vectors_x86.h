@@ -18,7 +18,7 @@ struct Repeated {
   alignas(64) T values[64 / sizeof(T)];
 };
 template <typename T, int kValue>
-Repeated<T, kValue> repeated;  // not const: see above
+constinit Repeated<T, kValue> repeated;  // not const: see above
 
 // x * factor as a float, of an integer x in the low bits of a float from 2^23 on: the product with
 // `factor`, less that of 2^23, is rounded once.
@@ -32,8 +32,8 @@ struct Factor {
   alignas(64) float factor[16];
   float shift[16];
 };
-inline Factor unit_factor{1.0f / 255.0f};
-inline Factor sixths_factor{6.0f / 180.0f};
+inline constinit Factor unit_factor{1.0f / 255.0f};
+inline constinit Factor sixths_factor{6.0f / 180.0f};
 
 // How a gain is multiplied by: see Note [gains in 16 bits]. One that needs its table is 1 here.
 inline std::int32_t whole_of(const ByteMap& map) { return map.is_table ? 1 : map.whole; }

@@ -457,7 +457,16 @@ def _close(prefetcher: Prefetcher, backend: Backend, own_shards: ShardDataset | 
 
 
 def check_device(device: DeviceOptions) -> None:
-    """Raises ConfigError if there is no such device, before anything is read."""
+    """Raises ConfigError if there is no such device, before anything is read.
+
+    Also if YOLODATA_SIMD is nothing that the processor has: its threads take part on any device.
+    """
+    from yolodata import _native
+
+    try:
+        _native.instruction_set()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not device.on_cpu:
         from yolodata.pipeline.gpu import stream
 

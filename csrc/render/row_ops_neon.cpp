@@ -1,0 +1,133 @@
+// The loops of row_ops.cpp for arm64, written out where compilers do badly. vfmaq is `fused` of
+// shade.h, vcvtn its round_int.
+#if defined(__aarch64__)
+
+#include "render/row_ops_neon.h"
+
+#include <arm_neon.h>
+
+#include <cstring>
+
+namespace yolodata::neon {
+namespace {
+
+inline float32x4_t blend(float32x4_t a, float32x4_t b, float32x4_t weight) {
+  return vfmaq_f32(a, weight, vsubq_f32(b, a));
+}
+
+// The low bytes of sixteen numbers.
+inline uint8x16_t low_bytes(const uint32x4_t (&part)[4]) {
+  const auto low_halves = [](uint32x4_t a, uint32x4_t b) {
+    return vuzp1q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b));
+  };
+  return vuzp1q_u8(vreinterpretq_u8_u16(low_halves(part[0], part[1])),
+                   vreinterpretq_u8_u16(low_halves(part[2], part[3])));
+}
+
+}  // namespace
+
+namespace {
+
+// How resample_row gets the neighbours of four columns, each as a dword with the left one in its
+// low byte and the right one 16 bits up.
+struct Together {  // from a register with all of them; numbers beyond its sixteen pick a zero
+  static uint32x4_t load(const std::uint8_t* bytes, const Columns& columns, int i) {
+    const uint8x16_t around = vld1q_u8(bytes + columns.start[i / 4]);
+    return vreinterpretq_u32_u8(vqtbl1q_u8(around, vld1q_u8(columns.picks + 4 * i)));
+  }
+};
+
+struct Apart {
+  static uint32x4_t load(const std::uint8_t* bytes, const Columns& columns, int i) {
+    std::uint64_t pairs = 0;
+    for (int k = 0; k < 4; ++k) {
+      std::uint16_t pair;
+      std::memcpy(&pair, bytes + columns.left[i + k], sizeof pair);
+      pairs |= std::uint64_t{pair} << 16 * k;
+    }
+    return vreinterpretq_u32_u16(vmovl_u8(vcreate_u8(pairs)));
+  }
+};
+
+template <typename How>
+void resample_row_by(const Planes& line, const Columns& given, const std::uint8_t* empty,
+                     float* out) {
+  const Columns columns = given;  // as in map_row
+  const uint32x4_t lefts = vdupq_n_u32(0xffff);
+  for (int i = 0; i < columns.count; i += 4) {
+    if (i % kBlock == 0 && *empty++) {
+      i += kBlock - 4;
+      continue;
+    }
+    const float32x4_t weight = vld1q_f32(columns.weight + i);
+    uint32x4_t pairs[3];  // of all channels, before a store that might have changed them
+    for (int c = 0; c < 3; ++c) pairs[c] = How::load(line.channel[c], columns, i);
+    for (int c = 0; c < 3; ++c)
+      vst1q_f32(out + c * columns.count + i,
+                blend(vcvtq_f32_u32(vandq_u32(pairs[c], lefts)),
+                      vcvtq_f32_u32(vshrq_n_u32(pairs[c], 16)), weight));
+  }
+}
+
+}  // namespace
+
+int resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
+                 float* out) {
+  if (columns.together == Columns::kApart)
+    resample_row_by<Apart>(line, columns, empty, out);
+  else
+    resample_row_by<Together>(line, columns, empty, out);
+  return columns.count;
+}
+
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               const Planes& out) {
+  const float32x4_t down = vdupq_n_f32(weight);
+  for (int c = 0; c < 3; ++c, top += apart, bottom += apart)
+    for (int i = 0; i < count; i += 16) {
+      uint32x4_t part[4];
+      for (int k = 0; k < 4; ++k)
+        part[k] =
+            vcvtnq_u32_f32(blend(vld1q_f32(top + i + 4 * k), vld1q_f32(bottom + i + 4 * k), down));
+      vst1q_u8(out.channel[c] + i, low_bytes(part));
+    }
+  return count;
+}
+
+// Eight bytes hold a pixel and its right neighbour; those of both rows are in a register. Each of
+// the four pixels becomes three floats, and a zero.
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
+  constexpr std::uint8_t kNone = 255;
+  const auto from = [](std::uint8_t first_byte) {
+    std::uint8_t picks[16];
+    for (int k = 0; k < 16; ++k)
+      picks[k] = k % 4 == 0 && k < 12 ? static_cast<std::uint8_t>(first_byte + k / 4) : kNone;
+    return vld1q_u8(picks);
+  };
+  const uint8x16_t top_left = from(0), top_right = from(3), left = from(8), right = from(11);
+  constexpr std::uint8_t kLowBytes[16] = {0,     4,     8,     12,    kNone, kNone, kNone, kNone,
+                                          kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone};
+  const uint8x16_t low_bytes = vld1q_u8(kLowBytes);
+  const std::int32_t* const xs = points.x;
+  const std::int32_t* const ys = points.y;
+  const float* const wxs = points.wx;
+  const float* const wys = points.wy;
+  for (int i = first; i < last; ++i) {
+    const std::uint8_t* const p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
+    if (i % 4 == 0) __builtin_prefetch(p + prefetch);
+    const uint8x16_t four = vcombine_u8(vld1_u8(p), vld1_u8(p + stride));
+    const auto pixel = [four](uint8x16_t picks) {
+      return vcvtq_f32_u32(vreinterpretq_u32_u8(vqtbl1q_u8(four, picks)));
+    };
+    const float32x4_t across = vdupq_n_f32(wxs[i]);
+    const float32x4_t top = blend(pixel(top_left), pixel(top_right), across);
+    const float32x4_t bottom = blend(pixel(left), pixel(right), across);
+    const uint32x4_t value = vcvtnq_u32_f32(blend(top, bottom, vdupq_n_f32(wys[i])));
+    words[i] =
+        vgetq_lane_u32(vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(value), low_bytes)), 0);
+  }
+}
+
+}  // namespace yolodata::neon
+#endif

@@ -1,0 +1,19 @@
+// Loops of row_ops.h for arm64, of which every processor has NEON and fused multiply-add. Only
+// those that compilers do badly: from row_ops.cpp they make as good a split_pixels (ld3),
+// split_words, map_row and mix_rows as could be written here. Those that return an int did so many
+// pixels; row_ops.cpp does the rest.
+#pragma once
+
+#include <cstdint>
+
+#include "render/row_types.h"
+
+namespace yolodata::neon {
+
+int resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty, float* out);
+int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
+               const Planes& out);
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int first, int last, std::int64_t prefetch, std::uint32_t* words);
+
+}  // namespace yolodata::neon
