@@ -23,6 +23,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT / "tests" / "native" / "row_ops.cpp",
         RENDER / "instruction_set.cpp",
         *RENDER.glob("row_ops*.cpp"),
+        *RENDER.glob("*jitter*.cpp"),
     ]
     command = [*find_cxx(), *CXX_FLAGS, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(made)]
     subprocess.run(command, check=True)
@@ -34,7 +35,7 @@ def run(program: Path, instruction_set: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([program], env=env, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.parametrize("instruction_set", ["portable", "avx2", "neon"])
+@pytest.mark.parametrize("instruction_set", ["portable", "avx2", "avx512", "neon"])
 def test_every_loop_gives_the_bytes_of_shade(program: Path, instruction_set: str) -> None:
     done = run(program, instruction_set)
     if "must be one that this processor runs" in done.stderr:
@@ -44,7 +45,7 @@ def test_every_loop_gives_the_bytes_of_shade(program: Path, instruction_set: str
 
 
 def test_the_fastest_is_chosen() -> None:
-    best = {"x86_64": ("avx2", "portable"), "aarch64": ("neon",)}[os.uname().machine]
+    best = {"x86_64": ("avx512", "avx2", "portable"), "aarch64": ("neon",)}[os.uname().machine]
     assert "YOLODATA_SIMD" in os.environ or _native.instruction_set() in best
 
 
