@@ -42,17 +42,6 @@ void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch
   }
 }
 
-void split_words(const std::uint32_t* words, int count, const Planes& out) {
-  std::uint8_t* __restrict__ const red = out.channel[0];
-  std::uint8_t* __restrict__ const green = out.channel[1];
-  std::uint8_t* __restrict__ const blue = out.channel[2];
-  for (int i = YD_AVX2(split_words(words, count, out)); i < count; ++i) {
-    red[i] = static_cast<std::uint8_t>(words[i]);
-    green[i] = static_cast<std::uint8_t>(words[i] >> 8);
-    blue[i] = static_cast<std::uint8_t>(words[i] >> 16);
-  }
-}
-
 void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
   constexpr std::int32_t kReach = kPicked - 2;  // from the first left neighbour to the last
   columns.start = start;
@@ -123,24 +112,11 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
   return static_cast<int>(doubtful - begin);
 }
 
-void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
+void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
+             const Points& points) {
 #if defined(__x86_64__)
-  if (has_avx2()) return avx2::interpolate_run(image, stride, points, first, last, prefetch, words);
+  if (has_avx2()) return avx2::map_row(layer, x, y, step, count, points);
 #endif
-  for (int i = first; i < last; ++i) {
-    const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
-    std::uint32_t word = 0;
-    for (int c = 0; c < 3; ++c)
-      word |= static_cast<std::uint32_t>(interpolate(p[c], p[c + 3], p[c + stride],
-                                                     p[c + 3 + stride], points.wx[i], points.wy[i]))
-              << (8 * c);
-    words[i] = word;
-  }
-}
-
-YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step,
-                        int count, const Points& points) {
   const Layer local = layer;  // so that the compiler knows the stores below cannot change it
   std::int32_t* __restrict__ xs = points.x;
   std::int32_t* __restrict__ ys = points.y;
@@ -156,6 +132,31 @@ YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std:
     ys[i] = iy;
     wxs[i] = point.x - static_cast<float>(ix);
     wys[i] = point.y - static_cast<float>(iy);
+  }
+}
+
+int find_end(const Points& points, int first, int count, const Region& region) {
+#if defined(__x86_64__)
+  if (has_avx2()) return avx2::find_end(points, first, count, region);
+#endif
+  const auto is_inside = [&](std::int32_t x, std::int32_t y) {
+    return x >= region.x1 && x < region.x2 && y >= region.y1 && y < region.y2;
+  };
+  while (first < count && is_inside(points.x[first], points.y[first])) ++first;
+  return first;
+}
+
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int count, std::int64_t prefetch, const Planes& out) {
+#if defined(__x86_64__)
+  if (has_avx2()) return avx2::interpolate_run(image, stride, points, count, prefetch, out);
+#endif
+  for (int i = 0; i < count; ++i) {
+    const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
+    const Rgb pixel = interpolate(p, p + stride, points.wx[i], points.wy[i]);
+    out.channel[0][i] = static_cast<std::uint8_t>(pixel.r);
+    out.channel[1][i] = static_cast<std::uint8_t>(pixel.g);
+    out.channel[2][i] = static_cast<std::uint8_t>(pixel.b);
   }
 }
 
