@@ -88,16 +88,11 @@ def test_half_a_pixel_off_is_noticed() -> None:
     assert (_native.render(Recipe.from_dict(recipe), images) != good).mean() > 0.2
 
 
-@pytest.mark.parametrize("draws", [[0.0, 0.0, 0.0], [0.015, 0.7, -0.4], [-0.4, -0.9, 0.9]])
-def test_every_colour_is_jittered_as_opencv_does(draws: list[float]) -> None:
-    steps = np.concatenate([np.arange(0, 256, 3), [1, 254]]).astype(np.uint8)
-    r, g, b = np.meshgrid(steps, steps, steps, indexing="ij")
-    colours = np.stack([r, g, b], -1).reshape(-1, 3)
-    side = 512
-    rows = -(-len(colours) // side)
-    picture = np.resize(colours, (rows, side, 3)).astype(np.uint8)
+def one_to_one(picture: np.ndarray, draws: list[float]) -> dict[str, Any]:
+    """A recipe that changes nothing but colours."""
+    rows, side = picture.shape[:2]
     tile = {"image": 0, "x0": 0, "y0": 0, "x1": 0, "y1": 0, "x2": side, "y2": rows}
-    recipe = {
+    return {
         "size": [rows, side],
         "layers": [
             {
@@ -111,10 +106,43 @@ def test_every_colour_is_jittered_as_opencv_does(draws: list[float]) -> None:
         "mixup": None, "cutmix": None, "hsv": draws,
         "flipud": False, "fliplr": False, "bgr": False,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("draws", [[0.0, 0.0, 0.0], [0.015, 0.7, -0.4], [-0.4, -0.9, 0.9]])
+def test_every_colour_is_jittered_as_opencv_does(draws: list[float]) -> None:
+    steps = np.concatenate([np.arange(0, 256, 3), [1, 254]]).astype(np.uint8)
+    r, g, b = np.meshgrid(steps, steps, steps, indexing="ij")
+    colours = np.stack([r, g, b], -1).reshape(-1, 3)
+    side = 512
+    rows = -(-len(colours) // side)
+    picture = np.resize(colours, (rows, side, 3)).astype(np.uint8)
+    recipe = one_to_one(picture, draws)
     ours = _native.render(Recipe.from_dict(recipe), {0: picture}).transpose(1, 2, 0)
     difference = np.abs(ours.astype(int) - reference.jitter(picture, draws))
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.998
+
+
+COLOURS = np.random.default_rng(5).integers(0, 256, (1 << 18, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "draws",
+    [
+        [0.013, 0.37, -0.13],
+        [-0.4, -0.9, 0.9],
+        [0.2, 0.3, -0.1],  # 1.3 as a float needs its table: Note [gains in 16 bits]
+    ],
+)
+def test_every_kind_of_colour_is_jittered_as_the_reference_does(draws: list[float]) -> None:
+    """Dark colours and small ranges have branches of their own: all of those below 48."""
+    dark = np.stack(np.meshgrid(*[np.arange(48, dtype=np.uint8)] * 3), -1).reshape(-1, 3)
+    side = 608  # no whole number of the widest vectors
+    colours = np.concatenate([dark, COLOURS, COLOURS // 16 + np.uint8(230)])
+    picture = np.resize(colours, (-(-len(colours) // side), side, 3))
+    recipe = Recipe.from_dict(one_to_one(picture, draws))
+    fast, slow = (_native.render(recipe, {0: picture}, reference=slow) for slow in (False, True))
+    assert np.array_equal(fast, slow)
 
 
 PORTABLE = """

@@ -83,8 +83,8 @@ ENVIRONMENT = [
     Setting(
         "YOLODATA_SIMD",
         "the fastest that runs",
-        "what the loops of rendering on CPUs are written with: portable, avx2 (x86-64) or neon "
-        "(arm64); same bits, for comparison",
+        "what the loops of rendering on CPUs are written with: portable, avx2 or avx512 (x86-64), "
+        "or neon (arm64); same bits, for comparison",
         "YOLODATA_SIMD=portable",
     ),
     Setting(

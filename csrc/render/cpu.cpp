@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "render/colour_jitter.h"
 #include "render/render.h"
 #include "render/row_ops.h"
 #include "render/warp_axis_aligned.h"
@@ -96,6 +97,8 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
     x2 = recipe.finish.fliplr ? width - recipe.cut_x1 : recipe.cut_x2;
     cutmix.emplace(recipe, sources, recipe.cutmix_layer, x1, x2);
   }
+  std::optional<ColourJitter> jitter;
+  if (recipe.finish.hsv.enabled) jitter.emplace(recipe.finish.hsv);
   const std::size_t plane = columns * static_cast<std::size_t>(height);
   for (std::int32_t y = 0; y < height; ++y) {
     const std::int32_t line = unflip(y, height, recipe.finish.flipud);
@@ -109,7 +112,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
       for (int c = 0; c < 3; ++c)
         std::copy(others.channel[c] + x1, others.channel[c] + x2, pixels.channel[c] + x1);
     }
-    if (recipe.finish.hsv.enabled) jitter_row(pixels, recipe.finish.hsv, whole_blocks(width));
+    if (jitter) jitter_row(*jitter, pixels, whole_blocks(width));
     std::uint8_t* red = out + static_cast<std::size_t>(y) * columns;
     std::uint8_t* blue = red + 2 * plane;
     if (recipe.finish.bgr) std::swap(red, blue);

@@ -8,14 +8,21 @@ namespace yolodata {
 namespace {
 
 // From the best to the one that runs everywhere.
-constexpr InstructionSet kSets[] = {InstructionSet::kAvx2, InstructionSet::kNeon,
-                                    InstructionSet::kPortable};
+constexpr InstructionSet kSets[] = {InstructionSet::kAvx512, InstructionSet::kAvx2,
+                                    InstructionSet::kNeon, InstructionSet::kPortable};
 
 bool runs_here(InstructionSet set) {
   switch (set) {
     case InstructionSet::kAvx2:
 #if defined(__x86_64__)
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+      return false;
+#endif
+    case InstructionSet::kAvx512:
+#if defined(__x86_64__)
+      return runs_here(InstructionSet::kAvx2) && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
 #else
       return false;
 #endif
@@ -52,6 +59,7 @@ InstructionSet instruction_set() {
 const char* name_of(InstructionSet set) {
   switch (set) {
     case InstructionSet::kAvx2: return "avx2";
+    case InstructionSet::kAvx512: return "avx512";
     case InstructionSet::kNeon: return "neon";
     case InstructionSet::kPortable: break;
   }

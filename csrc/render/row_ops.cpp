@@ -173,20 +173,6 @@ void mix_rows(const Planes& row, const Planes& other, double ratio, int count) {
   }
 }
 
-void jitter_row(const Planes& row, const HsvJitter& hsv, int count) {
-  const HsvJitter local = hsv;  // as in map_row
-  std::uint8_t* __restrict__ const red = row.channel[0];
-  std::uint8_t* __restrict__ const green = row.channel[1];
-  std::uint8_t* __restrict__ const blue = row.channel[2];
-  [[maybe_unused]] const Rgb fill = jitter(local, {kFill, kFill, kFill});
-  for (int i = YD_AVX2(jitter_row(row, local, fill, count)); i < count; ++i) {
-    const Rgb pixel = jitter(local, {red[i], green[i], blue[i]});
-    red[i] = static_cast<std::uint8_t>(pixel.r);
-    green[i] = static_cast<std::uint8_t>(pixel.g);
-    blue[i] = static_cast<std::uint8_t>(pixel.b);
-  }
-}
-
 void store_row(const std::uint8_t* channel, int count, std::uint8_t* out) {
   const int done = YD_AVX2(store_row(channel, count, out));
   std::memcpy(out + done, channel + done, static_cast<std::size_t>(count - done));

@@ -44,9 +44,8 @@ int find_end(const Points& points, int first, int count, const Region& region);
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int count, std::int64_t prefetch, const Planes& out);
 
-// These do whole blocks.
+// Does whole blocks.
 void mix_rows(const Planes& row, const Planes& other, double ratio, int count);
-void jitter_row(const Planes& row, const HsvJitter& hsv, int count);
 
 // Copies a channel of a row to where the picture is.
 void store_row(const std::uint8_t* channel, int count, std::uint8_t* out);

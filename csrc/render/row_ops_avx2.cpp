@@ -37,16 +37,6 @@ inline void store(std::uint8_t* bytes, __m256i value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
 }
 
-inline __m256 truncate(__m256 value) {
-  return _mm256_round_ps(value, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
-}
-
-inline __m256 floor(__m256 value) {
-  return _mm256_round_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-}
-
-inline __m256i all(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
-
 // Bytes 0-15 from the lower halves of the four in turn, 16-31 from the upper ones.
 inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
   return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
@@ -54,154 +44,6 @@ inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
 
 // The same in both halves.
 inline __m256i twice(__m128i half) { return _mm256_broadcastsi128_si256(half); }
-
-// Bytes 4k to 4k + 3 of each half, as numbers.
-inline __m256 spread(__m256i bytes, int k) {
-  const char b = static_cast<char>(4 * k);
-  const auto next = [b](int i) { return static_cast<char>(b + i); };
-  const __m128i dwords = _mm_setr_epi8(b, -1, -1, -1, next(1), -1, -1, -1,  //
-                                       next(2), -1, -1, -1, next(3), -1, -1, -1);
-  return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, twice(dwords)));
-}
-
-// numerator / denominator, rounded to 12 fractional bits: above 2048 a float has no more. The
-// division is scaled by a power of two from shade.h's, which changes no digit.
-inline __m256 reciprocal(float numerator, __m256 denominator) {
-  const __m256 shift = _mm256_set1_ps(3072.0f);
-  const __m256 quotient =
-      _mm256_div_ps(_mm256_set1_ps(numerator), _mm256_max_ps(denominator, _mm256_set1_ps(1.0f)));
-  return _mm256_sub_ps(_mm256_add_ps(quotient, shift), shift);
-}
-
-// jitter() of shade.h, on bytes of 32 pixels where they suffice, and on floats of eight.
-//
-// In four steps over many pixels, with what is between them in memory: in one they are a chain of
-// operations so long that a processor sees the next pixels too late to work on them meanwhile.
-class Jitter {
- public:
-  static constexpr int kMost = 256;  // columns at a time
-
-  explicit Jitter(const HsvJitter& hsv)
-      : saturation_(_mm256_set1_ps(hsv.saturation)),
-        value_(_mm256_set1_ps(hsv.value)),
-        // Hues are then -180..179, and only negative ones have to be turned.
-        shift_(static_cast<float>(hsv.hue_shift < 30 ? hsv.hue_shift : hsv.hue_shift - 180)) {}
-
-  // 32 pixels, which become numbers `at` to `at + 31` of the next run.
-  void take(__m256i red, __m256i green, __m256i blue, int at) {
-    const __m256i top = _mm256_max_epu8(_mm256_max_epu8(red, green), blue);
-    const __m256i range = _mm256_sub_epi8(top, _mm256_min_epu8(_mm256_min_epu8(red, green), blue));
-    const __m256i is_red = _mm256_cmpeq_epi8(top, red), is_green = _mm256_cmpeq_epi8(top, green);
-    // The hue's numerator is one channel less another, plus twice or four times the range.
-    const auto choose = [=](__m256i by_red, __m256i by_green, __m256i by_blue) {
-      return _mm256_blendv_epi8(_mm256_blendv_epi8(by_blue, by_green, is_green), by_red, is_red);
-    };
-    const __m256i more = choose(green, blue, red), less = choose(blue, red, green);
-    const __m256i past_red = _mm256_andnot_si256(is_red, range);
-    const __m256i past_green = _mm256_andnot_si256(is_green, past_red);
-    const __m256i difference = _mm256_set1_epi16(static_cast<short>(0xff01)), sum = all(1);
-    const __m256i parts[] = {_mm256_maddubs_epi16(_mm256_unpacklo_epi8(more, less), difference),
-                             _mm256_maddubs_epi16(_mm256_unpacklo_epi8(past_red, past_green), sum),
-                             _mm256_maddubs_epi16(_mm256_unpackhi_epi8(more, less), difference),
-                             _mm256_maddubs_epi16(_mm256_unpackhi_epi8(past_red, past_green), sum)};
-    const __m256i once_and_twice = _mm256_set1_epi32(0x00020001);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const __m256i* const p = parts + k / 2 * 2;
-      const __m256i pairs =
-          k % 2 == 0 ? _mm256_unpacklo_epi16(p[0], p[1]) : _mm256_unpackhi_epi16(p[0], p[1]);
-      _mm256_store_ps(wheels_ + at + 8 * k,
-                      _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, once_and_twice)));
-      _mm256_store_ps(ranges_ + at + 8 * k, spread(range, k));
-      _mm256_store_ps(tops_ + at + 8 * k, spread(top, k));
-    }
-  }
-
-  void run(int count) {
-    to_hsv(count);
-    from_hsv(count);
-  }
-
-  void give(std::uint8_t* red, std::uint8_t* green, std::uint8_t* blue, int at) const {
-    const auto bytes = [at](const std::int32_t* from) {
-      const auto* const p = reinterpret_cast<const __m256i*>(from + at);
-      return pack(p[0], p[1], p[2], p[3]);
-    };
-    const __m256i top = bytes(raised_), middle = bytes(middles_), low = bytes(lows_);
-    // By sector of 30 hues, red is top, middle, low, low, middle, top; green is the same two
-    // sectors later, and blue another two. Between two limits one of two comparisons holds:
-    // exclusive or.
-    const __m256i hue = _mm256_sub_epi8(bytes(hues_), all(90));
-    const auto from = [hue](int limit) { return _mm256_cmpgt_epi8(hue, all(limit - 91)); };
-    const __m256i from_30 = from(30), from_60 = from(60), from_90 = from(90);
-    const __m256i from_120 = from(120), from_150 = from(150);
-    store(red, _mm256_blendv_epi8(
-                   top, _mm256_blendv_epi8(middle, low, _mm256_xor_si256(from_60, from_120)),
-                   _mm256_xor_si256(from_30, from_150)));
-    store(green, _mm256_blendv_epi8(_mm256_blendv_epi8(middle, low, from_120), top,
-                                    _mm256_xor_si256(from_30, from_90)));
-    store(blue, _mm256_blendv_epi8(_mm256_blendv_epi8(low, middle, from_60), top,
-                                   _mm256_xor_si256(from_90, from_150)));
-  }
-
- private:
-  // What shade.h shifts right by 12 bits is here a product with 12 fractional bits, below 256: a
-  // float also holds its sum with a half, or with the shift and 2^-14, so that nothing is rounded
-  // before the end. That last bit moves ties, and only ties, over a half: the nearest integer is
-  // then the one that shade.h finds by adding a half and rounding down.
-  void to_hsv(int count) {
-    const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
-    const __m256 shift = _mm256_set1_ps(shift_ + 1.0f / 16384.0f);
-    for (int i = 0; i < count; i += 8) {
-      const __m256 range = _mm256_load_ps(ranges_ + i), top = _mm256_load_ps(tops_ + i);
-      const __m256i hue = _mm256_cvtps_epi32(
-          _mm256_fmadd_ps(_mm256_load_ps(wheels_ + i), reciprocal(30.0f, range), shift));
-      // As unsigned numbers, negative ones are large.
-      const __m256i turned = _mm256_min_epu32(hue, _mm256_add_epi32(hue, _mm256_set1_epi32(180)));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(hues_ + i), turned);
-      const __m256 plain =
-          floor(_mm256_fmadd_ps(range, reciprocal(255.0f, top), _mm256_set1_ps(0.5f)));
-      const __m256 raised = truncate(_mm256_min_ps(_mm256_mul_ps(plain, saturation_), most));
-      _mm256_store_ps(saturations_ + i, _mm256_mul_ps(raised, unit));
-    }
-  }
-
-  void from_hsv(int count) {
-    const __m256 unit = _mm256_set1_ps(1.0f / 255.0f), most = _mm256_set1_ps(255.0f);
-    const __m256 one = _mm256_set1_ps(1.0f);
-    const __m256 odds = _mm256_setr_ps(1.0f, 3.0f, 5.0f, 1.0f, 1.0f, 3.0f, 5.0f, 1.0f);
-    const __m256 positive = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    for (int i = 0; i < count; i += 8) {
-      const __m256 top = _mm256_load_ps(tops_ + i), saturation = _mm256_load_ps(saturations_ + i);
-      const __m256i raised = _mm256_cvttps_epi32(_mm256_min_ps(_mm256_mul_ps(top, value_), most));
-      const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(raised), unit);
-      const __m256 hue =
-          _mm256_cvtepi32_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(hues_ + i)));
-      const __m256 sixths = _mm256_mul_ps(hue, _mm256_set1_ps(6.0f / 180.0f));
-      // The share is the distance from the odd number next to `sixths`, with shade.h's rounding:
-      // sixths less the number of a sector is exact. The last bits of `pair` are 0, 1, 2 by pairs
-      // of sectors (or 3 at the start of the first); between pairs both odd numbers are as near.
-      const __m256 pair =
-          _mm256_fmadd_ps(hue, _mm256_set1_ps(1.0f / 60.0f), _mm256_set1_ps(8388607.5f));
-      const __m256 odd = _mm256_permutevar_ps(odds, _mm256_castps_si256(pair));
-      const __m256 share = _mm256_and_ps(_mm256_sub_ps(sixths, odd), positive);
-      const auto channel = [&](__m256 part) {
-        return _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_mul_ps(value, part), most));
-      };
-      const auto put = [i](std::int32_t* to, __m256i values) {
-        _mm256_store_si256(reinterpret_cast<__m256i*>(to + i), values);
-      };
-      put(raised_, raised);
-      put(middles_, channel(_mm256_fnmadd_ps(saturation, share, one)));
-      put(lows_, channel(_mm256_sub_ps(one, saturation)));
-    }
-  }
-
-  __m256 saturation_, value_;
-  float shift_;
-  alignas(32) float ranges_[kMost], tops_[kMost], wheels_[kMost], saturations_[kMost];
-  alignas(32) std::int32_t hues_[kMost], raised_[kMost], middles_[kMost], lows_[kMost];
-};
 
 }  // namespace
 
@@ -487,36 +329,6 @@ int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, double ratio, int
     const __m128i low = _mm_packs_epi32(mixed[0], mixed[1]);
     const __m128i high = _mm_packs_epi32(mixed[2], mixed[3]);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), _mm_packus_epi16(low, high));
-  }
-  return count;
-}
-
-int jitter_row(const Planes& row, const HsvJitter& hsv, const Rgb& jittered_fill, int count) {
-  Jitter jitter(hsv);
-  const __m256i fill = all(kFill);
-  for (int begin = 0; begin < count; begin += Jitter::kMost) {
-    const int end = begin + Jitter::kMost < count ? begin + Jitter::kMost : count;
-    int places[Jitter::kMost / kBlock], taken = 0;
-    for (int i = begin; i < end; i += kBlock) {
-      std::uint8_t *const red = row.channel[0] + i, *const green = row.channel[1] + i;
-      std::uint8_t* const blue = row.channel[2] + i;
-      const __m256i r = load(red), g = load(green), b = load(blue);
-      const __m256i differ =
-          _mm256_or_si256(_mm256_or_si256(_mm256_xor_si256(r, fill), _mm256_xor_si256(g, fill)),
-                          _mm256_xor_si256(b, fill));
-      if (_mm256_testz_si256(differ, differ)) {  // a quarter of a typical mosaic
-        store(red, all(jittered_fill.r));
-        store(green, all(jittered_fill.g));
-        store(blue, all(jittered_fill.b));
-      } else {
-        jitter.take(r, g, b, kBlock * taken);
-        places[taken++] = i;
-      }
-    }
-    jitter.run(kBlock * taken);
-    for (int k = 0; k < taken; ++k)
-      jitter.give(row.channel[0] + places[k], row.channel[1] + places[k],
-                  row.channel[2] + places[k], kBlock * k);
   }
   return count;
 }

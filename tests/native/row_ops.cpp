@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "render/colour_jitter.h"
 #include "render/instruction_set.h"
 
 using namespace yolodata;
@@ -333,7 +334,8 @@ HsvJitter a_jitter(Random& random) {
 // Colours number `first`, `first + step`, ... of all 2^24, and stretches of fill.
 void check_jitter(Random& random, const HsvJitter& hsv, int first, int step) {
   constexpr int kColours = 1 << 24, kBlocks = 24;
-  Row row(kBlock * kBlocks);
+  Row row(kBlock * (kBlocks + 1));  // with the room that jitter_row may overwrite
+  const ColourJitter prepared(hsv);
   std::vector<Rgb> given(kBlock * kBlocks);
   for (int colour = first; colour < kColours;) {
     const int begin = kBlock * random.below(kBlocks), end = kBlock * kBlocks;
@@ -348,7 +350,7 @@ void check_jitter(Random& random, const HsvJitter& hsv, int first, int step) {
       row.at(1, i) = static_cast<std::uint8_t>(pixel.g);
       row.at(2, i) = static_cast<std::uint8_t>(pixel.b);
     }
-    jitter_row(row.planes().from(begin), hsv, end - begin);
+    jitter_row(prepared, row.planes().from(begin), end - begin);
     for (int i = begin; i < end; ++i) {
       const Rgb pixel = jitter(hsv, given[static_cast<std::size_t>(i)]);
       expect(row.at(0, i) == pixel.r && row.at(1, i) == pixel.g && row.at(2, i) == pixel.b,
@@ -359,6 +361,11 @@ void check_jitter(Random& random, const HsvJitter& hsv, int first, int step) {
 
 void check_jitters(Random& random) {
   check_jitter(random, a_jitter(random), 0, 1);
+  HsvJitter with_tables = a_jitter(random);  // see Note [gains in 16 bits]
+  with_tables.saturation = 1.3f;
+  with_tables.value = 300.0f;
+  expect(ColourJitter(with_tables).saturation.is_table, "a gain that needs its table");
+  check_jitter(random, with_tables, 0, 97);
   for (int turn = 0; turn < 180; ++turn) {  // every turn of the hue
     HsvJitter hsv = a_jitter(random);
     hsv.hue_shift = turn;
