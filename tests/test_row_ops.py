@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from yolodata import _native
 from yolodata.dali.compilers import CXX_FLAGS, find_cxx
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +21,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("native") / "row_ops"
     sources = [
         ROOT / "tests" / "native" / "row_ops.cpp",
-        RENDER / "instruction_set.cpp",
+        *(RENDER / f"{name}.cpp" for name in ("instruction_set", "colour_jitter")),
+        *RENDER.glob("jitter_*.cpp"),
         *RENDER.glob("row_ops*.cpp"),
     ]
     command = [*find_cxx(), *CXX_FLAGS, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(made)]
@@ -34,7 +35,7 @@ def run(program: Path, instruction_set: str) -> subprocess.CompletedProcess[str]
     return subprocess.run([program], env=env, capture_output=True, text=True, timeout=600)
 
 
-@pytest.mark.parametrize("instruction_set", ["portable", "avx2", "neon"])
+@pytest.mark.parametrize("instruction_set", ["portable", "avx2", "avx512", "neon"])
 def test_every_loop_gives_the_bytes_of_shade(program: Path, instruction_set: str) -> None:
     done = run(program, instruction_set)
     if "must be one that this processor runs" in done.stderr:
@@ -43,9 +44,16 @@ def test_every_loop_gives_the_bytes_of_shade(program: Path, instruction_set: str
     assert done.stdout == f"{instruction_set}: every loop gives shade.h's bytes\n"
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="there is but one to choose")
 def test_the_fastest_is_chosen() -> None:
-    best = {"x86_64": ("avx2", "portable"), "aarch64": ("neon",)}[os.uname().machine]
-    assert "YOLODATA_SIMD" in os.environ or _native.instruction_set() in best
+    flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    has_avx2 = {"avx2", "fma"} <= flags
+    has_avx512 = has_avx2 and {"avx512bw", "avx512vl", "avx512vbmi"} <= flags
+    best = "avx512" if has_avx512 else "avx2" if has_avx2 else "portable"
+    env = {name: value for name, value in os.environ.items() if name != "YOLODATA_SIMD"}
+    code = "from yolodata import _native; print(_native.instruction_set())"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == f"{best}\n"
 
 
 @pytest.mark.parametrize("name", ["sse", "", "AVX2"])

@@ -72,6 +72,23 @@ void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
   }
 }
 
+void find_exact(Columns& columns, std::uint8_t* exact, std::uint32_t* weights) {
+  constexpr std::int32_t kOne = 1 << 15;
+  columns.exact = exact;
+  columns.weights = weights;
+  for (int i = 0; i < columns.count; i += kBlock) {
+    bool all = true;
+    for (int k = i; k < i + kBlock; ++k) {
+      const float scaled = columns.weight[k] * static_cast<float>(kOne);
+      const auto right = static_cast<std::int32_t>(scaled);
+      all &= static_cast<float>(right) == scaled;
+      weights[k] = (static_cast<std::uint32_t>(right - kOne) & 0xffffu) |
+                   static_cast<std::uint32_t>(-right) << 16;
+    }
+    exact[i / kBlock] = all;
+  }
+}
+
 void resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty,
                   float* out) {
   for (int i = YD_SIMD(resample_row(line, columns, empty, out)); i < columns.count; i += kBlock) {

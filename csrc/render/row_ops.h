@@ -11,12 +11,16 @@
 
 namespace yolodata {
 
-// Takes `count` pixels apart. What lies `prefetch` bytes further is fetched for later rows.
+// Takes `count` pixels apart. Their next row is `prefetch` bytes further; it and a later one are
+// fetched.
 void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
                   const Planes& out);
 
 // Finds `start` (count / 4 of them), `picks` (4 * count) and `together`.
 void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks);
+
+// Finds `exact` (count / kBlock of them) and `weights` (count).
+void find_exact(Columns& columns, std::uint8_t* exact, std::uint32_t* weights);
 
 // out = the blends across of a line, for blocks of columns that are not empty, its channels as far
 // apart as there are columns.

@@ -23,6 +23,10 @@ inline __m256i load_two(const std::uint8_t* low, const std::uint8_t* high) {
                              reinterpret_cast<const __m128i*>(low));
 }
 
+inline __m256i load(const std::uint32_t* words) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+}
+
 inline __m256d load_four(const std::uint8_t* bytes) {
   std::int32_t bits;
   std::memcpy(&bits, bytes, 4);
@@ -37,6 +41,10 @@ inline void store(std::uint8_t* bytes, __m256i value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
 }
 
+inline __m256 floor(__m256 value) {
+  return _mm256_round_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+
 // Bytes 0-15 from the lower halves of the four in turn, 16-31 from the upper ones.
 inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
   return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
@@ -46,6 +54,10 @@ inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
 inline __m256i twice(__m128i half) { return _mm256_broadcastsi128_si256(half); }
 
 }  // namespace
+
+// The next row is fetched to L1, and one so many rows further to L2, which waits for more lines of
+// memory at a time than L1 can.
+constexpr std::ptrdiff_t kRowsToL2 = 4;
 
 // Sixteen pixels are three times sixteen bytes, and each of the three has every third byte of a
 // channel. Both halves of a register do that.
@@ -66,8 +78,11 @@ int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
   for (int next = 0; next < count; next += kBlock) {
     const int i = next + kBlock > count ? count - kBlock : next;  // the last ones overlap
     const std::uint8_t* const p = pixels + 3 * i;
-    __builtin_prefetch(p + prefetch);
-    __builtin_prefetch(p + prefetch + 64);
+    if (next % (2 * kBlock) == 0)
+      for (int line = 0; line < 6 * kBlock; line += 64) {
+        __builtin_prefetch(p + prefetch + line);
+        __builtin_prefetch(p + kRowsToL2 * prefetch + line, 0, 2);
+      }
     const __m256i a = load_two(p, p + 48), b = load_two(p + 16, p + 64);
     const __m256i c = load_two(p + 32, p + 80);
     store(red + i, pick(a, c, b, reds));
@@ -104,33 +119,61 @@ struct Apart {
   }
 };
 
-// A dword holds the left neighbour and, 16 bits up, the right one.
+// Note [exact blends]. Weights are often multiples of 2^-15: coordinates from 256 on have no finer
+// parts. The blend of two bytes then has 23 bits, which a float holds, and so does the integer from
+// which it is made: left * (1 - weight) + right * weight. Both weights are taken times -2^15,
+// because 2^15 itself is too large for 16 bits. Otherwise the blend is made of floats, as in
+// shade.h. A dword of `pairs` holds the left neighbour and, 16 bits up, the right one.
+struct Exact {
+  static __m256i weights(const Columns& columns, int i) { return avx2::load(columns.weights + i); }
+  static __m256 blend(__m256i pairs, __m256i weights) {
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, weights)),
+                         _mm256_set1_ps(-1.0f / 32768.0f));
+  }
+};
+
+struct Fused {
+  static __m256 weights(const Columns& columns, int i) {
+    return _mm256_loadu_ps(columns.weight + i);
+  }
+  static __m256 blend(__m256i pairs, __m256 weight) {
+    const __m256i difference = _mm256_set1_epi32(0x0001ffff);  // right less left
+    const __m256 left = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)));
+    const __m256 rise = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, difference));
+    return _mm256_fmadd_ps(weight, rise, left);
+  }
+};
+
+template <typename How, typename Arithmetic>
+inline void resample_block(const Planes& line, const Columns& columns, int first, float* out) {
+  const std::uint8_t *const red = line.channel[0], *const green = line.channel[1];
+  const std::uint8_t* const blue = line.channel[2];
+#pragma GCC unroll 4
+  for (int k = 0; k < kBlock; k += 8) {
+    const int i = first + k;
+    const auto weights = Arithmetic::weights(columns, i);
+    const __m256i picks = How::picks(columns, i);
+    const auto blend = [&](const std::uint8_t* bytes) {
+      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
+      return Arithmetic::blend(pairs, weights);
+    };
+    _mm256_storeu_ps(out + i, blend(red));
+    _mm256_storeu_ps(out + columns.count + i, blend(green));
+    _mm256_storeu_ps(out + 2 * columns.count + i, blend(blue));
+  }
+}
+
 template <typename How>
 void resample_row_by(const Planes& line, const Columns& given, const std::uint8_t* empty,
                      float* out) {
   const Columns columns = given;  // as in map_row
-  const std::uint8_t *const red = line.channel[0], *const green = line.channel[1];
-  const std::uint8_t* const blue = line.channel[2];
-  float *const reds = out, *const greens = out + columns.count;
-  float* const blues = out + 2 * columns.count;
-  const __m256i lefts = _mm256_set1_epi32(0xffff);
-  const __m256i difference = _mm256_set1_epi32(0x0001ffff);  // right less left
-  for (int i = 0; i < columns.count; i += 8) {
-    if (i % kBlock == 0 && *empty++) {
-      i += kBlock - 8;
-      continue;
-    }
-    const __m256 weight = _mm256_loadu_ps(columns.weight + i);
-    const __m256i picks = How::picks(columns, i);
-    const auto blend = [&](const std::uint8_t* bytes) {
-      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
-      const __m256 left = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, lefts));
-      const __m256 rise = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, difference));
-      return _mm256_fmadd_ps(weight, rise, left);
-    };
-    _mm256_storeu_ps(reds + i, blend(red));
-    _mm256_storeu_ps(greens + i, blend(green));
-    _mm256_storeu_ps(blues + i, blend(blue));
+  const Planes from = line;
+  for (int i = 0; i < columns.count; i += kBlock) {
+    if (empty[i / kBlock]) continue;
+    if (columns.exact[i / kBlock])
+      resample_block<How, Exact>(from, columns, i, out);
+    else
+      resample_block<How, Fused>(from, columns, i, out);
   }
 }
 

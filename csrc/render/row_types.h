@@ -39,6 +39,10 @@ struct Columns {
   const std::int32_t* start;
   const std::uint8_t* picks;
   enum { kApart, kByFour, kByEight } together;  // how many columns have one start; kApart: unusable
+  // Of blocks whose weights are multiples of 2^-15 (`exact`), both weights of each column, left and
+  // then right, as 16-bit integers times -2^15.
+  const std::uint8_t* exact;
+  const std::uint32_t* weights;
 };
 inline constexpr int kPicked = 16;  // so many bytes must be readable from any `left` on
 

@@ -63,16 +63,16 @@ struct Resampling {
         weight(weight),
         starts(left.size() / 4),
         picks(4 * left.size()),
+        exact(left.size() / kBlock),
+        exact_weights(left.size()),
         line(*std::max_element(left.begin(), left.end()) + kPicked),
         values(3 * left.size()),
         empty(left.size() / kBlock) {
-    columns = {static_cast<int>(left.size()),
-               this->left.data(),
-               this->weight.data(),
-               nullptr,
-               nullptr,
-               Columns::kApart};
+    columns.count = static_cast<int>(left.size());
+    columns.left = this->left.data();
+    columns.weight = this->weight.data();
     find_picks(columns, starts.data(), picks.data());
+    find_exact(columns, exact.data(), exact_weights.data());
     std::fill(values.begin(), values.end(), kUntouched);
   }
 
@@ -89,7 +89,8 @@ struct Resampling {
   std::vector<std::int32_t> left;
   std::vector<float> weight;
   std::vector<std::int32_t> starts;
-  std::vector<std::uint8_t> picks;
+  std::vector<std::uint8_t> picks, exact;
+  std::vector<std::uint32_t> exact_weights;
   Row line;
   std::vector<float> values;
   std::vector<std::uint8_t> empty;
@@ -104,6 +105,11 @@ float a_weight(Random& random) {
   return random.one_in(3) ? kSpecial[random.below(7)] : random.unit();
 }
 
+// See Note [exact blends].
+float a_short_weight(Random& random) {
+  return static_cast<float>(random.below(1 << 15)) * 0x1p-15f;
+}
+
 // All pairs of neighbours, so far apart that every way to pick them is taken.
 void check_resampling_of_all_pairs(Random& random) {
   for (const int step : {2, 3, 5, 40, -2, -3, -5}) {
@@ -112,8 +118,11 @@ void check_resampling_of_all_pairs(Random& random) {
     for (int i = 0; i < kPairs; ++i) {
       left[static_cast<std::size_t>(i)] = step > 0 ? i * step : (i + 1 - kPairs) * step;
       weight[static_cast<std::size_t>(i)] = a_weight(random);
+      if (i / kBlock % 2) weight[static_cast<std::size_t>(i)] = a_short_weight(random);
     }
     Resampling made(left, weight);
+    for (int i = 0; i < kPairs / kBlock; ++i)
+      expect(i % 2 <= made.exact[static_cast<std::size_t>(i)], "find_exact: all that are short");
     const int reach = std::abs(step);
     expect(made.columns.together == (reach * 7 <= kPicked - 2   ? Columns::kByEight
                                      : reach * 3 <= kPicked - 2 ? Columns::kByFour
