@@ -61,6 +61,35 @@ def test_fast_rows_give_the_bits_of_shade(situation: Any) -> None:
     assert np.array_equal(fast, slow)
 
 
+@pytest.mark.parametrize("fliplr", [False, True])
+@pytest.mark.parametrize("scale", [0.4, 0.51, 0.7, 1.0, 1.37, 3.0])
+@pytest.mark.parametrize("left", [0.3, 100.7, 255.99, 511.001, 900.1])
+def test_wide_rows_give_the_bits_of_shade(scale: float, left: float, fliplr: bool) -> None:
+    """Coordinates from 256 on have weights of 15 bits, which are blended by integers."""
+    height, width, canvas = 5, 352, 1300
+    rng = np.random.default_rng(7)
+    image = rng.integers(0, 256, (height, canvas, 3), np.uint8)
+    image[:2] = rng.integers(0, 2, (2, canvas, 3), np.uint8) * 255
+    tile = {"image": 0, "x0": 0, "y0": 0, "x1": 0, "y1": 0, "x2": canvas, "y2": height}
+    layer = {
+        "canvas": [height, canvas],
+        "tiles": [{**tile, "height": height, "width": canvas}],
+        "matrix": [scale, 0, -left * scale, 0, 1.25, 0.4, 0, 0, 1],
+        "perspective": False,
+        "scale": scale,
+    }
+    recipe = Recipe.from_dict(
+        {
+            "size": [height, width], "layers": [layer], "mixup": None, "cutmix": None, "hsv": None,
+            "flipud": False, "fliplr": fliplr, "bgr": False,
+        }
+    )  # fmt: skip
+    images = {0: image}
+    assert np.array_equal(
+        _native.render(recipe, images), _native.render(recipe, images, reference=True)
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(situations())
 def test_pictures_are_those_of_the_numpy_twin(situation: Any) -> None:

@@ -9,6 +9,8 @@ void jitter_row(const ColourJitter& jitter, const Planes& row, int count) {
 #if defined(__x86_64__)
   if (instruction_set() == InstructionSet::kAvx512) return avx512::jitter_row(jitter, row, count);
   if (instruction_set() == InstructionSet::kAvx2) return avx2::jitter_row(jitter, row, count);
+#elif defined(__aarch64__)
+  if (instruction_set() == InstructionSet::kNeon) return neon::jitter_row(jitter, row, count);
 #endif
   const HsvJitter hsv = jitter.hsv;  // so that the compiler knows the stores cannot change it
   std::uint8_t* __restrict__ const red = row.channel[0];

@@ -6,8 +6,8 @@
 #include <memory>
 #include <optional>
 #include <utility>
-#include <vector>
 
+#include "core/aligned_vector.h"
 #include "render/colour_jitter.h"
 #include "render/render.h"
 #include "render/row_ops.h"
@@ -21,13 +21,14 @@ namespace {
 class PlaneRow {
  public:
   explicit PlaneRow(int count)
-      : stride_(static_cast<std::size_t>(whole_blocks(count) + kBlock)), bytes_(3 * stride_) {}
+      : stride_(whole_lines(static_cast<std::size_t>(whole_blocks(count) + kBlock))),
+        bytes_(3 * stride_) {}
 
   Planes planes() { return {{bytes_.data(), bytes_.data() + stride_, &bytes_[2 * stride_]}}; }
 
  private:
   std::size_t stride_;
-  std::vector<std::uint8_t> bytes_;
+  AlignedVector<std::uint8_t> bytes_;
 };
 
 // Rows of one layer, by whichever way fits it, and of the one that is pasted from over them.

@@ -11,5 +11,8 @@ void jitter_row(const ColourJitter& jitter, const Planes& row, int count);
 namespace avx512 {
 void jitter_row(const ColourJitter& jitter, const Planes& row, int count);
 }
+namespace neon {
+void jitter_row(const ColourJitter& jitter, const Planes& row, int count);
+}
 
 }  // namespace yolodata

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/simd.h"
 #include "render/instruction_set.h"
 #include "render/row_ops_avx2.h"
 #include "render/row_ops_neon.h"
@@ -47,17 +46,6 @@ void split_pixels(const std::uint8_t* pixels, int count, [[maybe_unused]] std::p
   }
 }
 
-void split_words(const std::uint32_t* words, int count, const Planes& out) {
-  std::uint8_t* __restrict__ const red = out.channel[0];
-  std::uint8_t* __restrict__ const green = out.channel[1];
-  std::uint8_t* __restrict__ const blue = out.channel[2];
-  for (int i = YD_AVX2(split_words(words, count, out)); i < count; ++i) {
-    red[i] = static_cast<std::uint8_t>(words[i]);
-    green[i] = static_cast<std::uint8_t>(words[i] >> 8);
-    blue[i] = static_cast<std::uint8_t>(words[i] >> 16);
-  }
-}
-
 void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
   constexpr std::int32_t kReach = kPicked - 2;  // from the first left neighbour to the last
   columns.start = start;
@@ -81,6 +69,23 @@ void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
       picks[4 * k + 2] = static_cast<std::uint8_t>(at + 1);
       picks[4 * k + 3] = kNone;
     }
+  }
+}
+
+void find_exact(Columns& columns, std::uint8_t* exact, std::uint32_t* weights) {
+  constexpr std::int32_t kOne = 1 << 15;
+  columns.exact = exact;
+  columns.weights = weights;
+  for (int i = 0; i < columns.count; i += kBlock) {
+    bool all = true;
+    for (int k = i; k < i + kBlock; ++k) {
+      const float scaled = columns.weight[k] * static_cast<float>(kOne);
+      const auto right = static_cast<std::int32_t>(scaled);
+      all &= static_cast<float>(right) == scaled;
+      weights[k] = (static_cast<std::uint32_t>(right - kOne) & 0xffffu) |
+                   static_cast<std::uint32_t>(-right) << 16;
+    }
+    exact[i / kBlock] = all;
   }
 }
 
@@ -128,25 +133,11 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
   return static_cast<int>(doubtful - begin);
 }
 
-void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, [[maybe_unused]] std::int64_t prefetch,
-                     std::uint32_t* words) {
-#if defined(__x86_64__) || defined(__aarch64__)
-  if (has_simd()) return simd::interpolate_run(image, stride, points, first, last, prefetch, words);
+void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
+             const Points& points) {
+#if defined(__x86_64__)
+  if (has_simd()) return simd::map_row(layer, x, y, step, count, points);
 #endif
-  for (int i = first; i < last; ++i) {
-    const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
-    std::uint32_t word = 0;
-    for (int c = 0; c < 3; ++c)
-      word |= static_cast<std::uint32_t>(interpolate(p[c], p[c + 3], p[c + stride],
-                                                     p[c + 3 + stride], points.wx[i], points.wy[i]))
-              << (8 * c);
-    words[i] = word;
-  }
-}
-
-YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step,
-                        int count, const Points& points) {
   const Layer local = layer;  // so that the compiler knows the stores below cannot change it
   std::int32_t* __restrict__ xs = points.x;
   std::int32_t* __restrict__ ys = points.y;
@@ -162,6 +153,31 @@ YD_TARGETS void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std:
     ys[i] = iy;
     wxs[i] = point.x - static_cast<float>(ix);
     wys[i] = point.y - static_cast<float>(iy);
+  }
+}
+
+int find_end(const Points& points, int first, int count, const Region& region) {
+#if defined(__x86_64__) || defined(__aarch64__)
+  if (has_simd()) return simd::find_end(points, first, count, region);
+#endif
+  const auto is_inside = [&](std::int32_t x, std::int32_t y) {
+    return x >= region.x1 && x < region.x2 && y >= region.y1 && y < region.y2;
+  };
+  while (first < count && is_inside(points.x[first], points.y[first])) ++first;
+  return first;
+}
+
+void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
+                     int count, [[maybe_unused]] std::int64_t prefetch, const Planes& out) {
+#if defined(__x86_64__) || defined(__aarch64__)
+  if (has_simd()) return simd::interpolate_run(image, stride, points, count, prefetch, out);
+#endif
+  for (int i = 0; i < count; ++i) {
+    const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
+    const Rgb pixel = interpolate(p, p + stride, points.wx[i], points.wy[i]);
+    out.channel[0][i] = static_cast<std::uint8_t>(pixel.r);
+    out.channel[1][i] = static_cast<std::uint8_t>(pixel.g);
+    out.channel[2][i] = static_cast<std::uint8_t>(pixel.b);
   }
 }
 

@@ -1,5 +1,5 @@
 // The CPU's inner loops over a row. Each applies an operation of shade.h to many pixels, which
-// travel channel by channel, or as 32-bit words with red in the low byte, then green, then blue.
+// travel channel by channel.
 #pragma once
 
 #include <cstddef>
@@ -11,13 +11,16 @@
 
 namespace yolodata {
 
-// Takes `count` pixels apart. What lies `prefetch` bytes further is fetched for later rows.
+// Takes `count` pixels apart. Their next row is `prefetch` bytes further; it and a later one are
+// fetched.
 void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
                   const Planes& out);
-void split_words(const std::uint32_t* words, int count, const Planes& out);
 
 // Finds `start` (count / 4 of them), `picks` (4 * count) and `together`.
 void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks);
+
+// Finds `exact` (count / kBlock of them) and `weights` (count).
+void find_exact(Columns& columns, std::uint8_t* exact, std::uint32_t* weights);
 
 // out = the blends across of a line, for blocks of columns that are not empty, its channels as far
 // apart as there are columns.
@@ -30,16 +33,20 @@ void resample_row(const Planes& line, const Columns& columns, const std::uint8_t
 int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
                float tolerance, const Planes& out, std::int32_t* doubtful);
 
-// Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart.
+// Canvas coordinates of `count` output pixels from (x, y) on, `step` (1 or -1) apart, in whole
+// blocks.
 void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
              const Points& points);
 
-// words[i] for i in [first, last) from the four pixels around points[i] of one image. `image` is
-// where canvas pixel (0, 0) would be, rows are `stride` bytes apart, and two bytes past the last
-// pixel that is used must be readable. What lies `prefetch` bytes further is fetched for later
-// rows.
+// The first point from `first` on that is not in the region, or `count`. Whole blocks are read.
+int find_end(const Points& points, int first, int count, const Region& region);
+
+// `count` pixels from the four around each point in one image, and anything up to the end of a
+// block. `image` is where canvas pixel (0, 0) would be, rows are `stride` bytes apart, and two
+// bytes past the last pixel that is used must be readable. What lies `prefetch` bytes further is
+// fetched for later rows.
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t prefetch, std::uint32_t* words);
+                     int count, std::int64_t prefetch, const Planes& out);
 
 // Does whole blocks.
 void mix_rows(const Planes& row, const Planes& other, double ratio, int count);

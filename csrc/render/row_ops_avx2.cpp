@@ -23,14 +23,26 @@ inline __m256i load_two(const std::uint8_t* low, const std::uint8_t* high) {
                              reinterpret_cast<const __m128i*>(low));
 }
 
+inline __m256i load(const std::uint32_t* words) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+}
+
 inline __m256d load_four(const std::uint8_t* bytes) {
   std::int32_t bits;
   std::memcpy(&bits, bytes, 4);
   return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bits)));
 }
 
+inline __m256i load_dwords(const std::int32_t* dwords) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(dwords));
+}
+
 inline void store(std::uint8_t* bytes, __m256i value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), value);
+}
+
+inline __m256 floor(__m256 value) {
+  return _mm256_round_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
 
 // Bytes 0-15 from the lower halves of the four in turn, 16-31 from the upper ones.
@@ -42,6 +54,10 @@ inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
 inline __m256i twice(__m128i half) { return _mm256_broadcastsi128_si256(half); }
 
 }  // namespace
+
+// The next row is fetched to L1, and one so many rows further to L2, which waits for more lines of
+// memory at a time than L1 can.
+constexpr std::ptrdiff_t kRowsToL2 = 4;
 
 // Sixteen pixels are three times sixteen bytes, and each of the three has every third byte of a
 // channel. Both halves of a register do that.
@@ -62,8 +78,11 @@ int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
   for (int next = 0; next < count; next += kBlock) {
     const int i = next + kBlock > count ? count - kBlock : next;  // the last ones overlap
     const std::uint8_t* const p = pixels + 3 * i;
-    __builtin_prefetch(p + prefetch);
-    __builtin_prefetch(p + prefetch + 64);
+    if (next % (2 * kBlock) == 0)
+      for (int line = 0; line < 6 * kBlock; line += 64) {
+        __builtin_prefetch(p + prefetch + line);
+        __builtin_prefetch(p + kRowsToL2 * prefetch + line, 0, 2);
+      }
     const __m256i a = load_two(p, p + 48), b = load_two(p + 16, p + 64);
     const __m256i c = load_two(p + 32, p + 80);
     store(red + i, pick(a, c, b, reds));
@@ -71,29 +90,6 @@ int split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
     store(blue + i, pick(c, b, a, blues));
   }
   return count;
-}
-
-int split_words(const std::uint32_t* words, int count, const Planes& out) {
-  // Within each half: the reds of its four pixels, then the greens, then the blues.
-  const __m256i channels =
-      twice(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, -1, -1, -1, -1));
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  int i = 0;
-  for (; i + 32 <= count; i += 32) {
-    __m256i part[4];  // eight pixels each: eight reds, eight greens, eight blues
-    for (int k = 0; k < 4; ++k) {
-      const __m256i eight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + i + 8 * k));
-      part[k] = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(eight, channels), order);
-    }
-    const __m256i red_blue_01 = _mm256_unpacklo_epi64(part[0], part[1]);
-    const __m256i red_blue_23 = _mm256_unpacklo_epi64(part[2], part[3]);
-    const __m256i green_01 = _mm256_unpackhi_epi64(part[0], part[1]);
-    const __m256i green_23 = _mm256_unpackhi_epi64(part[2], part[3]);
-    store(out.channel[0] + i, _mm256_permute2x128_si256(red_blue_01, red_blue_23, 0x20));
-    store(out.channel[1] + i, _mm256_permute2x128_si256(green_01, green_23, 0x20));
-    store(out.channel[2] + i, _mm256_permute2x128_si256(red_blue_01, red_blue_23, 0x31));
-  }
-  return i;
 }
 
 namespace {
@@ -123,33 +119,61 @@ struct Apart {
   }
 };
 
-// A dword holds the left neighbour and, 16 bits up, the right one.
+// Note [exact blends]. Weights are often multiples of 2^-15: coordinates from 256 on have no finer
+// parts. The blend of two bytes then has 23 bits, which a float holds, and so does the integer from
+// which it is made: left * (1 - weight) + right * weight. Both weights are taken times -2^15,
+// because 2^15 itself is too large for 16 bits. Otherwise the blend is made of floats, as in
+// shade.h. A dword of `pairs` holds the left neighbour and, 16 bits up, the right one.
+struct Exact {
+  static __m256i weights(const Columns& columns, int i) { return avx2::load(columns.weights + i); }
+  static __m256 blend(__m256i pairs, __m256i weights) {
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, weights)),
+                         _mm256_set1_ps(-1.0f / 32768.0f));
+  }
+};
+
+struct Fused {
+  static __m256 weights(const Columns& columns, int i) {
+    return _mm256_loadu_ps(columns.weight + i);
+  }
+  static __m256 blend(__m256i pairs, __m256 weight) {
+    const __m256i difference = _mm256_set1_epi32(0x0001ffff);  // right less left
+    const __m256 left = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)));
+    const __m256 rise = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, difference));
+    return _mm256_fmadd_ps(weight, rise, left);
+  }
+};
+
+template <typename How, typename Arithmetic>
+inline void resample_block(const Planes& line, const Columns& columns, int first, float* out) {
+  const std::uint8_t *const red = line.channel[0], *const green = line.channel[1];
+  const std::uint8_t* const blue = line.channel[2];
+#pragma GCC unroll 4
+  for (int k = 0; k < kBlock; k += 8) {
+    const int i = first + k;
+    const auto weights = Arithmetic::weights(columns, i);
+    const __m256i picks = How::picks(columns, i);
+    const auto blend = [&](const std::uint8_t* bytes) {
+      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
+      return Arithmetic::blend(pairs, weights);
+    };
+    _mm256_storeu_ps(out + i, blend(red));
+    _mm256_storeu_ps(out + columns.count + i, blend(green));
+    _mm256_storeu_ps(out + 2 * columns.count + i, blend(blue));
+  }
+}
+
 template <typename How>
 void resample_row_by(const Planes& line, const Columns& given, const std::uint8_t* empty,
                      float* out) {
   const Columns columns = given;  // as in map_row
-  const std::uint8_t *const red = line.channel[0], *const green = line.channel[1];
-  const std::uint8_t* const blue = line.channel[2];
-  float *const reds = out, *const greens = out + columns.count;
-  float* const blues = out + 2 * columns.count;
-  const __m256i lefts = _mm256_set1_epi32(0xffff);
-  const __m256i difference = _mm256_set1_epi32(0x0001ffff);  // right less left
-  for (int i = 0; i < columns.count; i += 8) {
-    if (i % kBlock == 0 && *empty++) {
-      i += kBlock - 8;
-      continue;
-    }
-    const __m256 weight = _mm256_loadu_ps(columns.weight + i);
-    const __m256i picks = How::picks(columns, i);
-    const auto blend = [&](const std::uint8_t* bytes) {
-      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
-      const __m256 left = _mm256_cvtepi32_ps(_mm256_and_si256(pairs, lefts));
-      const __m256 rise = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, difference));
-      return _mm256_fmadd_ps(weight, rise, left);
-    };
-    _mm256_storeu_ps(reds + i, blend(red));
-    _mm256_storeu_ps(greens + i, blend(green));
-    _mm256_storeu_ps(blues + i, blend(blue));
+  const Planes from = line;
+  for (int i = 0; i < columns.count; i += kBlock) {
+    if (empty[i / kBlock]) continue;
+    if (columns.exact[i / kBlock])
+      resample_block<How, Exact>(from, columns, i, out);
+    else
+      resample_block<How, Fused>(from, columns, i, out);
   }
 }
 
@@ -183,30 +207,155 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
   return count;
 }
 
-// Eight bytes hold a pixel and its right neighbour. The left pixels of both rows go into one
-// register and the right ones into another; they are blended across, then its halves down.
+void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
+             const Points& points) {
+  const Points to = points;  // the stores below cannot change it
+  const float* const m = layer.inverse;
+  const float fy = static_cast<float>(y);
+  const bool perspective = layer.perspective != 0;
+  const __m256 across_x = _mm256_set1_ps(m[0]), down_x = _mm256_set1_ps(m[1] * fy + m[2]);
+  const __m256 across_y = _mm256_set1_ps(m[3]), down_y = _mm256_set1_ps(m[4] * fy + m[5]);
+  const __m256 across_w = _mm256_set1_ps(m[6]), down_w = _mm256_set1_ps(m[7] * fy + m[8]);
+  const __m256 next = _mm256_set1_ps(static_cast<float>(8 * step));
+  __m256 fx = _mm256_fmadd_ps(_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7),
+                              _mm256_set1_ps(static_cast<float>(step)),
+                              _mm256_set1_ps(static_cast<float>(x)));
+  const auto split = [](__m256 at, std::int32_t* first, float* weight) {
+    const __m256 whole = floor(at);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(first), _mm256_cvtps_epi32(whole));
+    _mm256_storeu_ps(weight, _mm256_sub_ps(at, whole));
+  };
+  for (int i = 0; i < count; i += 8, fx = _mm256_add_ps(fx, next)) {
+    __m256 at_x = _mm256_fmadd_ps(across_x, fx, down_x);
+    __m256 at_y = _mm256_fmadd_ps(across_y, fx, down_y);
+    if (perspective) {
+      const __m256 w = _mm256_fmadd_ps(across_w, fx, down_w);
+      at_x = _mm256_div_ps(at_x, w);
+      at_y = _mm256_div_ps(at_y, w);
+    }
+    split(at_x, to.x + i, to.wx + i);
+    split(at_y, to.y + i, to.wy + i);
+  }
+}
+
+int find_end(const Points& points, int first, int count, const Region& region) {
+  // One comparison sees both ends of a range, if it is an unsigned one: signed ones are, with the
+  // highest bit changed.
+  constexpr std::uint32_t kSign = 0x80000000u;
+  const auto all = [&](std::uint32_t value) {
+    return _mm256_set1_epi32(static_cast<std::int32_t>(value ^ kSign));
+  };
+  const auto x1 = static_cast<std::uint32_t>(region.x1), y1 = static_cast<std::uint32_t>(region.y1);
+  const __m256i from_x = all(x1), width = all(static_cast<std::uint32_t>(region.x2) - x1);
+  const __m256i from_y = all(y1), height = all(static_cast<std::uint32_t>(region.y2) - y1);
+  for (int i = first; i < count; i += 8) {
+    const __m256i x = _mm256_sub_epi32(load_dwords(points.x + i), from_x);
+    const __m256i y = _mm256_sub_epi32(load_dwords(points.y + i), from_y);
+    const __m256i inside =
+        _mm256_and_si256(_mm256_cmpgt_epi32(width, x), _mm256_cmpgt_epi32(height, y));
+    const int outside = 255 ^ _mm256_movemask_ps(_mm256_castsi256_ps(inside));
+    if (outside == 0) continue;
+    const int end = i + __builtin_ctz(static_cast<unsigned>(outside));
+    return end < count ? end : count;
+  }
+  return count;
+}
+
+namespace {
+
+// Eight pixels of a line of an image with their right neighbours, from where each is.
+class Neighbours {
+ public:
+  Neighbours(const std::uint8_t* line, const std::int64_t* at) {
+    const auto pixel = [=](int i) {  // and what follows, in each quarter of a register
+      std::int64_t bytes;
+      std::memcpy(&bytes, line + at[i], 8);
+      return _mm256_set1_epi64x(bytes);
+    };
+    const auto four = [&](int a, int b, int c, int d) {
+      const __m256i ab = _mm256_blend_epi32(pixel(a), pixel(b), 0b00001100);
+      const __m256i cd = _mm256_blend_epi32(pixel(c), pixel(d), 0b11000000);
+      return _mm256_castsi256_ps(_mm256_blend_epi32(ab, cd, 0b11110000));
+    };
+    const __m256 left = four(0, 1, 4, 5), right = four(2, 3, 6, 7);
+    rgbr_ = _mm256_castps_si256(_mm256_shuffle_ps(left, right, 0b10001000));
+    gb_ = _mm256_castps_si256(_mm256_shuffle_ps(left, right, 0b11011101));
+  }
+
+  // Channels, blended across.
+  __m256 red(__m256 weight) const {
+    const __m256i right = _mm256_srli_epi32(rgbr_, 24);
+    return blend(_mm256_cvtepi32_ps(first(rgbr_)), _mm256_cvtepi32_ps(right), weight);
+  }
+  __m256 green(__m256 weight) const {
+    return blend(byte(rgbr_, 1), _mm256_cvtepi32_ps(first(gb_)), weight);
+  }
+  __m256 blue(__m256 weight) const { return blend(byte(rgbr_, 2), byte(gb_, 1), weight); }
+
+  static __m256 blend(__m256 a, __m256 b, __m256 weight) {
+    return _mm256_fmadd_ps(weight, _mm256_sub_ps(b, a), a);
+  }
+
+ private:
+  static __m256i first(__m256i dwords) { return _mm256_and_si256(dwords, _mm256_set1_epi32(255)); }
+  // Byte number `k` of each dword, as a number.
+  static __m256 byte(__m256i dwords, int k) {
+    const auto at = [k](int dword) { return static_cast<char>(4 * dword + k); };
+    const __m128i picks = _mm_setr_epi8(at(0), -1, -1, -1, at(1), -1, -1, -1,  //
+                                        at(2), -1, -1, -1, at(3), -1, -1, -1);
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(dwords, twice(picks)));
+  }
+
+  __m256i rgbr_, gb_;  // behind g and b are two bytes of something else
+};
+
+// Where `count` points are, from (0, 0) on, up to the end of eight.
+void find_offsets(std::int64_t stride, const Points& points, int count, std::int64_t* offsets) {
+  const __m256i across = _mm256_set1_epi64x(3), down = _mm256_set1_epi64x(stride);
+  const auto four = [&](const std::int32_t* numbers) {
+    return _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers)));
+  };
+  for (int i = 0; i < count; i += 4)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(offsets + i),
+                        _mm256_add_epi64(_mm256_mul_epu32(four(points.x + i), across),
+                                         _mm256_mul_epu32(four(points.y + i), down)));
+  for (int i = count; i % 8 != 0; ++i) offsets[i] = offsets[count - 1];
+}
+
+}  // namespace
+
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
-  const __m128i lefts = _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-  const __m128i rights = _mm_setr_epi8(3, 4, 5, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-  const std::int32_t* const xs = points.x;
-  const std::int32_t* const ys = points.y;
-  const float* const wxs = points.wx;
-  const float* const wys = points.wy;
-  for (int i = first; i < last; ++i) {
-    const std::uint8_t* p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
-    if (i % 4 == 0) __builtin_prefetch(p + prefetch);
-    const __m128i upper = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    const __m128i both = _mm_castps_si128(
-        _mm_loadh_pi(_mm_castsi128_ps(upper), reinterpret_cast<const __m64*>(p + stride)));
-    const __m256 left = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(both, lefts)));
-    const __m256 right = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_shuffle_epi8(both, rights)));
-    const __m256 across = _mm256_fmadd_ps(_mm256_set1_ps(wxs[i]), _mm256_sub_ps(right, left), left);
-    const __m128 top = _mm256_castps256_ps128(across), bottom = _mm256_extractf128_ps(across, 1);
-    const __m128i value =
-        _mm_cvtps_epi32(_mm_fmadd_ps(_mm_set1_ps(wys[i]), _mm_sub_ps(bottom, top), top));
-    const __m128i low = _mm_packs_epi32(value, value);
-    words[i] = static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_packus_epi16(low, low)));
+                     int count, std::int64_t prefetch, const Planes& out) {
+  const Points from = points;  // as in map_row
+  const Planes to = out;
+  const std::uint8_t* const below = image + stride;
+  constexpr int kMost = 128;
+  std::int64_t offsets[kMost];
+  for (int begin = 0; begin < count; begin += kMost) {
+    // In two steps, for the reason that Jitter has.
+    const int length = count - begin < kMost ? count - begin : kMost;
+    find_offsets(stride, from.from(begin), length, offsets);
+    for (int k = 0; k < length; k += 8) {
+      const int i = begin + k;
+      const std::int64_t* const at = offsets + k;
+      __builtin_prefetch(image + at[0] + prefetch);
+      __builtin_prefetch(image + at[4] + prefetch);
+      const Neighbours top(image, at), bottom(below, at);
+      const __m256 wx = _mm256_loadu_ps(from.wx + i), wy = _mm256_loadu_ps(from.wy + i);
+      const auto down = [wy](__m256 a, __m256 b) {
+        return _mm256_cvtps_epi32(Neighbours::blend(a, b, wy));
+      };
+      const __m256i reds = down(top.red(wx), bottom.red(wx));
+      const __m256i greens = down(top.green(wx), bottom.green(wx));
+      const __m256i blues = down(top.blue(wx), bottom.blue(wx));
+      const __m256i bytes = pack(reds, greens, blues, blues);
+      const __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
+      const __m128i red_green = _mm_unpacklo_epi32(low, high);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to.channel[0] + i), red_green);
+      _mm_storeh_pd(reinterpret_cast<double*>(to.channel[1] + i), _mm_castsi128_pd(red_green));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to.channel[2] + i),
+                       _mm_unpackhi_epi32(low, high));
+    }
   }
 }
 

@@ -94,10 +94,28 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
   return count;
 }
 
+int find_end(const Points& points, int first, int count, const Region& region) {
+  // One comparison of unsigned numbers sees both ends of a range.
+  const auto x1 = static_cast<std::uint32_t>(region.x1), y1 = static_cast<std::uint32_t>(region.y1);
+  const uint32x4_t from_x = vdupq_n_u32(x1), from_y = vdupq_n_u32(y1);
+  const uint32x4_t width = vdupq_n_u32(static_cast<std::uint32_t>(region.x2) - x1);
+  const uint32x4_t height = vdupq_n_u32(static_cast<std::uint32_t>(region.y2) - y1);
+  for (int i = first; i < count; i += 4) {
+    const uint32x4_t x = vsubq_u32(vreinterpretq_u32_s32(vld1q_s32(points.x + i)), from_x);
+    const uint32x4_t y = vsubq_u32(vreinterpretq_u32_s32(vld1q_s32(points.y + i)), from_y);
+    const uint32x4_t inside = vandq_u32(vcltq_u32(x, width), vcltq_u32(y, height));
+    const std::uint64_t outside = ~vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(inside)), 0);
+    if (outside == 0) continue;
+    const int end = i + __builtin_ctzll(outside) / 16;
+    return end < count ? end : count;
+  }
+  return count;
+}
+
 // Eight bytes hold a pixel and its right neighbour; those of both rows are in a register. Each of
 // the four pixels becomes three floats, and a zero.
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t prefetch, std::uint32_t* words) {
+                     int count, std::int64_t prefetch, const Planes& out) {
   constexpr std::uint8_t kNone = 255;
   const auto from = [](std::uint8_t first_byte) {
     std::uint8_t picks[16];
@@ -106,26 +124,32 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
     return vld1q_u8(picks);
   };
   const uint8x16_t top_left = from(0), top_right = from(3), left = from(8), right = from(11);
-  constexpr std::uint8_t kLowBytes[16] = {0,     4,     8,     12,    kNone, kNone, kNone, kNone,
-                                          kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone};
-  const uint8x16_t low_bytes = vld1q_u8(kLowBytes);
-  const std::int32_t* const xs = points.x;
-  const std::int32_t* const ys = points.y;
-  const float* const wxs = points.wx;
-  const float* const wys = points.wy;
-  for (int i = first; i < last; ++i) {
-    const std::uint8_t* const p = image + ys[i] * stride + 3 * std::int64_t{xs[i]};
-    if (i % 4 == 0) __builtin_prefetch(p + prefetch);
-    const uint8x16_t four = vcombine_u8(vld1_u8(p), vld1_u8(p + stride));
-    const auto pixel = [four](uint8x16_t picks) {
-      return vcvtq_f32_u32(vreinterpretq_u32_u8(vqtbl1q_u8(four, picks)));
-    };
-    const float32x4_t across = vdupq_n_f32(wxs[i]);
-    const float32x4_t top = blend(pixel(top_left), pixel(top_right), across);
-    const float32x4_t bottom = blend(pixel(left), pixel(right), across);
-    const uint32x4_t value = vcvtnq_u32_f32(blend(top, bottom, vdupq_n_f32(wys[i])));
-    words[i] =
-        vgetq_lane_u32(vreinterpretq_u32_u8(vqtbl1q_u8(vreinterpretq_u8_u32(value), low_bytes)), 0);
+  constexpr std::uint8_t kByChannel[16] = {0, 4, 8,  12, 1, 5, 9,  13,  //
+                                           2, 6, 10, 14, 3, 7, 11, 15};
+  const uint8x16_t by_channel = vld1q_u8(kByChannel);
+  const Points at = points;  // as in map_row
+  const Planes to = out;
+  for (int i = 0; i < count; i += 4) {
+    uint32x4_t values[4];
+    for (int k = 0; k < 4; ++k) {
+      const int n = i + k < count ? i + k : count - 1;
+      const std::uint8_t* const p = image + at.y[n] * stride + 3 * std::int64_t{at.x[n]};
+      if (k == 0) __builtin_prefetch(p + prefetch);
+      const uint8x16_t four = vcombine_u8(vld1_u8(p), vld1_u8(p + stride));
+      const auto pixel = [four](uint8x16_t picks) {
+        return vcvtq_f32_u32(vreinterpretq_u32_u8(vqtbl1q_u8(four, picks)));
+      };
+      const float32x4_t across = vdupq_n_f32(at.wx[n]);
+      const float32x4_t top = blend(pixel(top_left), pixel(top_right), across);
+      const float32x4_t bottom = blend(pixel(left), pixel(right), across);
+      values[k] = vcvtnq_u32_f32(blend(top, bottom, vdupq_n_f32(at.wy[n])));
+    }
+    const uint32x4_t channels = vreinterpretq_u32_u8(vqtbl1q_u8(low_bytes(values), by_channel));
+    const std::uint32_t reds = vgetq_lane_u32(channels, 0), greens = vgetq_lane_u32(channels, 1);
+    const std::uint32_t blues = vgetq_lane_u32(channels, 2);
+    std::memcpy(to.channel[0] + i, &reds, sizeof reds);
+    std::memcpy(to.channel[1] + i, &greens, sizeof greens);
+    std::memcpy(to.channel[2] + i, &blues, sizeof blues);
   }
 }
 

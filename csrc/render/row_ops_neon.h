@@ -1,7 +1,7 @@
 // Loops of row_ops.h for arm64, of which every processor has NEON and fused multiply-add. Only
-// those that compilers do badly: from row_ops.cpp they make as good a split_pixels (ld3),
-// split_words, map_row and mix_rows as could be written here. Those that return an int did so many
-// pixels; row_ops.cpp does the rest.
+// those that compilers do badly: of row_ops.cpp they make as good a split_pixels (ld3), map_row and
+// mix_rows as could be written here. Those that return an int did so many pixels; row_ops.cpp does
+// the rest.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,8 @@ namespace yolodata::neon {
 int resample_row(const Planes& line, const Columns& columns, const std::uint8_t* empty, float* out);
 int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
                const Planes& out);
+int find_end(const Points& points, int first, int count, const Region& region);
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int first, int last, std::int64_t prefetch, std::uint32_t* words);
+                     int count, std::int64_t prefetch, const Planes& out);
 
 }  // namespace yolodata::neon

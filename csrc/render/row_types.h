@@ -10,8 +10,6 @@
 
 namespace yolodata {
 
-inline constexpr std::uint32_t kFillWord = kFill * 0x010101u;
-
 // A canvas pixel in the image of the tile that shows it.
 inline const std::uint8_t* pixel_of(const Layer& layer, const LayerSources& sources, int tile,
                                     std::int32_t x, std::int32_t y) {
@@ -41,17 +39,31 @@ struct Columns {
   const std::int32_t* start;
   const std::uint8_t* picks;
   enum { kApart, kByFour, kByEight } together;  // how many columns have one start; kApart: unusable
+  // Of blocks whose weights are multiples of 2^-15 (`exact`), both weights of each column, left and
+  // then right, as 16-bit integers times -2^15.
+  const std::uint8_t* exact;
+  const std::uint32_t* weights;
 };
 inline constexpr int kPicked = 16;  // so many bytes must be readable from any `left` on
 
-// Where output pixels lie on a canvas: whole parts (kOutside where no neighbour is on the canvas)
-// and weights.
+// Where output pixels lie on a canvas: whole parts and weights. Where no neighbour is on the
+// canvas, the whole parts say so, and may be anything else (kOutside, for one).
 inline constexpr std::int32_t kOutside = -2;
 struct Points {
   std::int32_t* x;
   std::int32_t* y;
   float* wx;
   float* wy;
+
+  Points from(std::ptrdiff_t column) const {
+    return {x + column, y + column, wx + column, wy + column};
+  }
+};
+
+// Canvas pixels [x1, x2) x [y1, y2) whose four neighbours all show the same tile, or none (-1).
+struct Region {
+  std::int32_t x1, y1, x2, y2;
+  int tile;
 };
 
 }  // namespace yolodata

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/aligned_vector.h"
 #include "render/row_ops.h"
 #include "render/shade.h"
 
@@ -105,9 +106,13 @@ class AxisAlignedWarp {
     for (std::int32_t& left : lefts_) left -= left_;
     starts_.resize(count / 4);
     picks_.resize(4 * count);
-    columns_ = {count_, lefts_.data(), weights_.data(), nullptr, nullptr, Columns::kApart};
+    exact_.resize(count / kBlock);
+    pairs_.resize(count);
+    columns_ = {count_,  lefts_.data(),   weights_.data(), nullptr,
+                nullptr, Columns::kApart, nullptr,         nullptr};
     find_picks(columns_, starts_.data(), picks_.data());
-    line_stride_ = static_cast<std::size_t>(right_ - left_ + kPicked);
+    find_exact(columns_, exact_.data(), pairs_.data());
+    line_stride_ = whole_lines(static_cast<std::size_t>(right_ - left_ + kPicked));
     line_.resize(3 * line_stride_);
     for (Line& line : lines_) {
       line.values.resize(3 * count);
@@ -145,7 +150,7 @@ class AxisAlignedWarp {
     std::int32_t row = INT32_MIN;
     Band band;
     std::vector<std::uint8_t> empty;  // whether a block of columns sees nothing but fill
-    std::vector<float> values;
+    AlignedVector<float> values;
   };
 
   static void fill(const Planes& out, int first, int last) {
@@ -249,15 +254,17 @@ class AxisAlignedWarp {
   std::int32_t begin_;
   int count_;  // columns, in whole blocks
   std::vector<std::int32_t> lefts_, starts_;
-  std::vector<float> weights_;
-  std::vector<std::uint8_t> picks_;
+  AlignedVector<float> weights_;
+  AlignedVector<std::uint8_t> picks_;
+  std::vector<std::uint8_t> exact_;
+  AlignedVector<std::uint32_t> pairs_;  // of weights
   Columns columns_{};
   bool short_weights_ = true;
   std::int32_t left_ = 0, right_ = 0;  // canvas columns that the output columns need
   Line lines_[2];
   int next_row_;  // about how many canvas rows there are from an output row to the next
   std::size_t line_stride_ = 0;
-  std::vector<std::uint8_t> line_;  // a canvas row, channel by channel
+  AlignedVector<std::uint8_t> line_;  // a canvas row, channel by channel
   std::vector<std::int32_t> doubtful_;
 };
 

@@ -20,12 +20,11 @@ class GeneralWarp {
   GeneralWarp(const Layer& layer, const LayerSources& sources, std::int32_t width, bool fliplr,
               std::int32_t begin, std::int32_t end)
       : layer_(layer), sources_(sources), begin_(begin), end_(end) {
-    const auto count = static_cast<std::size_t>(end - begin);
+    const auto count = static_cast<std::size_t>(whole_blocks(end - begin) + kBlock);
     x_.resize(count);
     y_.resize(count);
     wx_.resize(count);
     wy_.resize(count);
-    words_.resize(count);
     // A slanted row touches many rows of the image; processors do not foresee that.
     down_x_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[1], -8.0f, 8.0f));
     down_y_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[4], -8.0f, 8.0f));
@@ -36,41 +35,30 @@ class GeneralWarp {
 
   void render(std::int32_t y, const Planes& row) {
     const int count = end_ - begin_;
+    const Planes out = row.from(begin_);
     const Points points{x_.data(), y_.data(), wx_.data(), wy_.data()};
     map_row(layer_, from_, y, step_, count, points);
-    const std::int32_t* const xs = points.x;
-    const std::int32_t* const ys = points.y;
-    std::uint32_t* const words = words_.data();
     for (int i = 0; i < count;) {
       const int first = i;
-      if (ys[i] == kOutside) {
-        while (i < count && ys[i] == kOutside) ++i;
-        std::fill(words + first, words + i, kFillWord);
-        continue;
-      }
-      const Region region = region_at(xs[i], ys[i]);
-      const std::uint32_t width = static_cast<std::uint32_t>(region.x2 - region.x1);
-      const std::uint32_t height = static_cast<std::uint32_t>(region.y2 - region.y1);
-      while (i < count && static_cast<std::uint32_t>(xs[i] - region.x1) < width &&
-             static_cast<std::uint32_t>(ys[i] - region.y1) < height)
-        ++i;
+      const Region region = region_at(points.x[i], points.y[i]);
+      i = find_end(points, first, count, region);
       if (i == first) {  // its neighbours lie in different regions
-        words[i] = slow(from_ + step_ * i, y);
-        ++i;
+        show_slowly(i++, y, out);
       } else if (region.tile < 0) {
-        std::fill(words + first, words + i, kFillWord);
+        for (std::uint8_t* const channel : out.channel)
+          std::fill(channel + first, channel + i, static_cast<std::uint8_t>(kFill));
       } else {
         const Tile& tile = layer_.tiles[region.tile];
         const ImageView& image = sources_.images[region.tile];
         const std::int64_t stride = 3 * static_cast<std::int64_t>(image.width);
-        interpolate_run(image.pixels - tile.y0 * stride - 3 * std::int64_t{tile.x0}, stride, points,
-                        first, i, down_y_ * stride + 3 * down_x_, words);
+        interpolate_run(image.pixels - tile.y0 * stride - 3 * std::int64_t{tile.x0}, stride,
+                        points.from(first), i - first, down_y_ * stride + 3 * down_x_,
+                        out.from(first));
       }
     }
     if (layer_.paste_from == kMirror)
       for (int i = 0; i < count; ++i)
-        if (is_pasted(layer_, sources_, xs[i], ys[i])) words[i] = slow(from_ + step_ * i, y);
-    split_words(words, count, row.from(begin_));
+        if (is_pasted(layer_, sources_, points.x[i], points.y[i])) show_slowly(i, y, out);
   }
 
  private:
@@ -85,15 +73,14 @@ class GeneralWarp {
     return false;
   }
 
-  // Canvas pixels [x1, x2) x [y1, y2) whose four neighbours all show the same tile, or none (-1).
-  struct Region {
-    std::int32_t x1, y1, x2, y2;
-    int tile;
-  };
-
   // The region around a canvas pixel; empty when the pixel lies on a seam. The last row of an image
   // is left out: two bytes after a pixel are then its image's.
   Region region_at(std::int32_t x, std::int32_t y) const {
+    constexpr std::int32_t kLeast = INT32_MIN, kMost = INT32_MAX;
+    if (x < -1) return {kLeast, kLeast, -1, kMost, -1};  // also where there is no number
+    if (y < -1) return {kLeast, kLeast, kMost, -1, -1};
+    if (x >= layer_.width) return {layer_.width, kLeast, kMost, kMost, -1};
+    if (y >= layer_.height) return {kLeast, layer_.height, kMost, kMost, -1};
     if (x < 0 || y < 0) return {x, y, x, y, -1};
     const int top = tile_at(layer_, x, y);
     if (top >= 0 && !hidden_[top]) {
@@ -120,9 +107,11 @@ class GeneralWarp {
     return region;
   }
 
-  std::uint32_t slow(std::int32_t x, std::int32_t y) const {
-    const Rgb pixel = sample(layer_, sources_, x, y);
-    return static_cast<std::uint32_t>(pixel.r | pixel.g << 8 | pixel.b << 16);
+  void show_slowly(int i, std::int32_t y, const Planes& out) const {
+    const Rgb pixel = sample(layer_, sources_, from_ + step_ * i, y);
+    out.channel[0][i] = static_cast<std::uint8_t>(pixel.r);
+    out.channel[1][i] = static_cast<std::uint8_t>(pixel.g);
+    out.channel[2][i] = static_cast<std::uint8_t>(pixel.b);
   }
 
   const Layer& layer_;
@@ -133,7 +122,6 @@ class GeneralWarp {
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
   std::vector<float> wx_, wy_;
-  std::vector<std::uint32_t> words_;
 };
 
 }  // namespace yolodata

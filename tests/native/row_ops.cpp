@@ -53,15 +53,6 @@ void check_splits(Random& random) {
     split_pixels(pixels.data(), count, random.from(-9999, 9999), row.planes());
     for (int i = 0; i < 3 * count; ++i)
       expect(row.at(i % 3, i / 3) == pixels[static_cast<std::size_t>(i)], "split_pixels");
-
-    Guarded<std::uint32_t> words(static_cast<std::size_t>(count));
-    for (auto& word : words) word = static_cast<std::uint32_t>(random.next());
-    Row other(count);
-    split_words(words.data(), count, other.planes());
-    for (int i = 0; i < 3 * count; ++i) {
-      const std::uint32_t word = words[static_cast<std::size_t>(i / 3)];
-      expect(other.at(i % 3, i / 3) == (word >> i % 3 * 8 & 255u), "split_words");
-    }
   }
 }
 
@@ -72,16 +63,16 @@ struct Resampling {
         weight(weight),
         starts(left.size() / 4),
         picks(4 * left.size()),
+        exact(left.size() / kBlock),
+        exact_weights(left.size()),
         line(*std::max_element(left.begin(), left.end()) + kPicked),
         values(3 * left.size()),
         empty(left.size() / kBlock) {
-    columns = {static_cast<int>(left.size()),
-               this->left.data(),
-               this->weight.data(),
-               nullptr,
-               nullptr,
-               Columns::kApart};
+    columns.count = static_cast<int>(left.size());
+    columns.left = this->left.data();
+    columns.weight = this->weight.data();
     find_picks(columns, starts.data(), picks.data());
+    find_exact(columns, exact.data(), exact_weights.data());
     std::fill(values.begin(), values.end(), kUntouched);
   }
 
@@ -98,7 +89,8 @@ struct Resampling {
   std::vector<std::int32_t> left;
   std::vector<float> weight;
   std::vector<std::int32_t> starts;
-  std::vector<std::uint8_t> picks;
+  std::vector<std::uint8_t> picks, exact;
+  std::vector<std::uint32_t> exact_weights;
   Row line;
   std::vector<float> values;
   std::vector<std::uint8_t> empty;
@@ -113,6 +105,11 @@ float a_weight(Random& random) {
   return random.one_in(3) ? kSpecial[random.below(7)] : random.unit();
 }
 
+// See Note [exact blends].
+float a_short_weight(Random& random) {
+  return static_cast<float>(random.below(1 << 15)) * 0x1p-15f;
+}
+
 // All pairs of neighbours, so far apart that every way to pick them is taken.
 void check_resampling_of_all_pairs(Random& random) {
   for (const int step : {2, 3, 5, 40, -2, -3, -5}) {
@@ -121,8 +118,11 @@ void check_resampling_of_all_pairs(Random& random) {
     for (int i = 0; i < kPairs; ++i) {
       left[static_cast<std::size_t>(i)] = step > 0 ? i * step : (i + 1 - kPairs) * step;
       weight[static_cast<std::size_t>(i)] = a_weight(random);
+      if (i / kBlock % 2) weight[static_cast<std::size_t>(i)] = a_short_weight(random);
     }
     Resampling made(left, weight);
+    for (int i = 0; i < kPairs / kBlock; ++i)
+      expect(i % 2 <= made.exact[static_cast<std::size_t>(i)], "find_exact: all that are short");
     const int reach = std::abs(step);
     expect(made.columns.together == (reach * 7 <= kPicked - 2   ? Columns::kByEight
                                      : reach * 3 <= kPicked - 2 ? Columns::kByFour
@@ -241,22 +241,42 @@ void check_interpolation(Random& random) {
     }
     Guarded<std::uint8_t> image(static_cast<std::size_t>(last + 3 + 2));
     for (auto& byte : image) byte = random.byte();
-    const int begin = random.below(count), end = random.from(begin, count);
-    constexpr std::uint32_t kUntouched = 0xABCDEF01u;
-    std::vector<std::uint32_t> words(x.size(), kUntouched);
-    const Points points{x.data(), y.data(), wx.data(), wy.data()};
-    interpolate_run(image.data(), stride, points, begin, end, random.from(-9999, 9999),
-                    words.data());
+    Row out(whole_blocks(count));
+    interpolate_run(image.data(), stride, {x.data(), y.data(), wx.data(), wy.data()}, count,
+                    random.from(-9999, 9999), out.planes());
     for (int i = 0; i < count; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      std::uint32_t expected = kUntouched;
-      if (i >= begin && i < end) {
-        const std::uint8_t* const p = image.data() + y[at] * stride + 3 * x[at];
-        const Rgb pixel = interpolate(p, p + stride, wx[at], wy[at]);
-        expected = static_cast<std::uint32_t>(pixel.r | pixel.g << 8 | pixel.b << 16);
-      }
-      expect(words[at] == expected, "interpolate_run");
+      const std::uint8_t* const p = image.data() + y[at] * stride + 3 * x[at];
+      const Rgb pixel = interpolate(p, p + stride, wx[at], wy[at]);
+      expect(out.at(0, i) == pixel.r && out.at(1, i) == pixel.g && out.at(2, i) == pixel.b,
+             "interpolate_run");
     }
+  }
+}
+
+void check_find_end(Random& random) {
+  const auto coordinate = [&] {
+    return random.one_in(9) ? static_cast<std::int32_t>(random.next()) : random.from(-3, 9);
+  };
+  for (int turn = 0; turn < 20000; ++turn) {
+    const int count = random.from(1, 70), first = random.below(count);
+    Guarded<std::int32_t> x(static_cast<std::size_t>(whole_blocks(count) + kBlock));
+    Guarded<std::int32_t> y(x.size());
+    Region region{coordinate(), coordinate(), coordinate(), coordinate(), 0};
+    if (region.x1 > region.x2) std::swap(region.x1, region.x2);
+    if (region.y1 > region.y2) std::swap(region.y1, region.y2);
+    const bool is_full = random.one_in(2);  // mostly inside
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = is_full && !random.one_in(40) ? region.x1 : coordinate();
+      y[i] = is_full && !random.one_in(40) ? region.y1 : coordinate();
+    }
+    int end = first;
+    for (; end < count; ++end) {
+      const auto at = static_cast<std::size_t>(end);
+      if (x[at] < region.x1 || x[at] >= region.x2 || y[at] < region.y1 || y[at] >= region.y2) break;
+    }
+    expect(find_end({x.data(), y.data(), nullptr, nullptr}, first, count, region) == end,
+           "find_end");
   }
 }
 
@@ -274,18 +294,22 @@ void check_map(Random& random) {
     if (!layer.perspective) layer.inverse[6] = layer.inverse[7] = 0, layer.inverse[8] = 1;
     const int count = random.from(1, 200), from = random.below(700), row = random.below(700);
     const int step = random.one_in(2) ? 1 : -1;
-    const auto columns = static_cast<std::size_t>(count);
+    const auto columns = static_cast<std::size_t>(whole_blocks(count));
     Guarded<std::int32_t> x(columns), y(columns);
     Guarded<float> wx(columns), wy(columns);
     map_row(layer, from, row, step, count, {x.data(), y.data(), wx.data(), wy.data()});
     for (int i = 0; i < count; ++i) {
       const auto at = static_cast<std::size_t>(i);
       const Point point = to_canvas(layer, from + i * step, row);
-      const bool inside = touches(layer, point);
-      const Between across = inside ? between(point.x) : Between{kOutside, 0.0f};
-      const Between down = inside ? between(point.y) : Between{kOutside, 0.0f};
-      expect(x[at] == across.first && wx[at] == across.weight && y[at] == down.first &&
-                 wy[at] == down.weight,
+      if (!touches(layer, point)) {  // not even at the canvas, or at -1 with a weight of nothing
+        const bool left = x[at] < -1 || (x[at] == -1 && wx[at] == 0.0f);
+        const bool above = y[at] < -1 || (y[at] == -1 && wy[at] == 0.0f);
+        expect(left || above || x[at] >= layer.width || y[at] >= layer.height, "map_row: outside");
+        continue;
+      }
+      const auto [column, across] = between(point.x);
+      const auto [row_number, down] = between(point.y);
+      expect(x[at] == column && wx[at] == across && y[at] == row_number && wy[at] == down,
              "map_row");
     }
   }
@@ -385,6 +409,7 @@ int main() {
   check_blends(random);
   check_blends_of_all_pairs(random);
   check_interpolation(random);
+  check_find_end(random);
   check_map(random);
   check_mix(random);
   check_jitters(random);
