@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "ingest/jpeg_header.h"
@@ -92,31 +93,36 @@ HuffmanTable huffman_table(Counts counts) {
   return table;
 }
 
-// Bits, most significant first; 0xFF is followed by a zero byte.
+// Bits, most significant first; 0xFF is followed by a zero byte. Writes where there is room for
+// all.
 class BitWriter {
  public:
-  explicit BitWriter(std::vector<std::uint8_t>& out) : out_(out) {}
+  explicit BitWriter(std::uint8_t* at) : at_(at) {}
 
   void put(std::uint32_t bits, int count) {  // at most 27
     bits_ = bits_ << count | bits;
     count_ += count;
-    while (count_ >= 8) {
-      count_ -= 8;
-      byte(static_cast<std::uint8_t>(bits_ >> count_));
-    }
+    if (count_ >= 32) flush(4);
   }
 
-  void finish() {
-    if (count_) put((1u << (8 - count_)) - 1, 8 - count_);
+  std::uint8_t* finish() {
+    if (const int rest = count_ % 8) put((1u << (8 - rest)) - 1, 8 - rest);
+    flush(count_ / 8);
+    return at_;
   }
 
  private:
-  void byte(std::uint8_t value) {
-    out_.push_back(value);
-    if (value == 0xFF) out_.push_back(0);
+  void flush(int bytes) {
+    for (int k = 0; k < bytes; ++k) {
+      count_ -= 8;
+      const auto value = static_cast<std::uint8_t>(bits_ >> count_);
+      *at_++ = value;
+      *at_ = 0;
+      at_ += value == 0xFF;
+    }
   }
 
-  std::vector<std::uint8_t>& out_;
+  std::uint8_t* at_;
   std::uint64_t bits_ = 0;
   int count_ = 0;
 };
@@ -126,7 +132,12 @@ int bit_length(int value) { return std::bit_width(static_cast<unsigned>(std::abs
 // Which coefficients of a block are not zero.
 std::uint64_t present(const std::int16_t* block) {
   std::uint64_t found = 0;
-  for (int k = 0; k < kBlock; ++k) found |= std::uint64_t{block[k] != 0} << k;
+  for (int k = 0; k < kBlock; k += 4) {  // most of them are zero
+    std::uint64_t four;
+    std::memcpy(&four, block + k, sizeof four);
+    if (four == 0) continue;
+    for (int j = k; j < k + 4; ++j) found |= std::uint64_t{block[j] != 0} << j;
+  }
   return found;
 }
 
@@ -215,8 +226,9 @@ std::vector<std::uint8_t> write_baseline_jpeg(const JpegCoefficients& image) {
     out.insert(out.end(),
                {image.components[place].id, static_cast<std::uint8_t>(place == 0 ? 0x00 : 0x11)});
   out.insert(out.end(), {0, kBlock - 1, 0});
-  out.reserve(out.size() + bits / 8 + bits / 1024 + kBlock);  // some bytes are followed by a zero
-  BitWriter writer(out);
+  const std::size_t begin = out.size();
+  out.resize(begin + 2 * (bits / 8 + 2));  // each byte may be followed by a zero
+  BitWriter writer(out.data() + begin);
   const auto put = [&writer](const Code& code, int value, int count) {
     const auto low =
         static_cast<std::uint32_t>(value < 0 ? value - 1 : value) & ((1u << count) - 1);
@@ -225,7 +237,7 @@ std::vector<std::uint8_t> write_baseline_jpeg(const JpegCoefficients& image) {
   each_symbol(
       image, [&](int kind, int symbol, int value) { put(dc[kind].codes[symbol], value, symbol); },
       [&](int kind, int symbol, int value) { put(ac[kind].codes[symbol], value, symbol & 15); });
-  writer.finish();
+  out.resize(static_cast<std::size_t>(writer.finish() - out.data()));
   out.insert(out.end(), {0xFF, 0xD9});
   return out;
 }
