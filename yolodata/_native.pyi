@@ -403,3 +403,7 @@ def ordinary_labels(
     tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], list[int]] | None
 ): ...
 def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> tuple[int, int, int, bool, bool] | None: ...
+def decode_jpeg(data: bytes | NDArray[numpy.uint8], out: NDArray[numpy.uint8]) -> bool:
+    """
+    Decodes a plain baseline file to RGB, (H, W, 3). False: `out` holds anything, and another decoder has to look at the file.
+    """
