@@ -1,7 +1,6 @@
 #include "jpeg/decode.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -17,7 +16,7 @@ constexpr std::size_t kMargin = 32;  // bytes on either side of a row, which loo
 
 std::size_t padded(std::size_t size, std::size_t to) { return (size + to - 1) / to * to; }
 
-// Memory of a thread, used again: fresh memory is slow.
+// Memory of a thread, used again where it is not much: fresh memory is slow.
 class Scratch {
  public:
   std::uint8_t* of(std::size_t size) {
@@ -28,7 +27,14 @@ class Scratch {
     return memory_.get();
   }
 
+  void give_back() {
+    if (size_ <= kKept) return;
+    memory_.reset();
+    size_ = 0;
+  }
+
  private:
+  static constexpr std::size_t kKept = 8 << 20;
   std::unique_ptr<std::uint8_t[]> memory_;
   std::size_t size_ = 0;
 };
@@ -209,8 +215,7 @@ class Picture {
 }  // namespace
 
 bool available() {
-  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-                          std::getenv("YOLODATA_PORTABLE") == nullptr;
+  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
   return has;
 }
 
@@ -224,8 +229,11 @@ bool decode(const std::uint8_t* data, std::size_t size, std::int32_t height, std
   const std::size_t left = size - frame.bits;
   std::uint8_t* const bits = bit_memory.of(left + Bits::kSlack);
   const std::size_t count = copy_bits(data + frame.bits, left, bits);
-  if (count == left) return false;
-  return Picture(frame, height, width, out).decode({bits, bits + count}, samples);
+  const bool good =
+      count != left && Picture(frame, height, width, out).decode({bits, bits + count}, samples);
+  bit_memory.give_back();
+  samples.give_back();
+  return good;
 }
 
 #else

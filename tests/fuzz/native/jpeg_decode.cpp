@@ -15,8 +15,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto pixels = static_cast<std::size_t>(found->height * found->width);
   std::vector<std::uint8_t> out(3 * pixels);
   // A thread of its own has memory of its own, exactly as large as this file needs.
-  std::thread([&] {
-    jpeg::decode(data, size, found->height, found->width, out.data());
-  }).join();
+  std::thread([&] { jpeg::decode(data, size, found->height, found->width, out.data()); }).join();
   return 0;
 }
