@@ -407,3 +407,7 @@ def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> tuple[int, int, int, bool
 def baseline_jpeg(
     data: bytes | NDArray[numpy.uint8],
 ) -> tuple[NDArray[numpy.uint8] | None, str]: ...
+def decode_jpeg(data: bytes | NDArray[numpy.uint8], out: NDArray[numpy.uint8]) -> bool:
+    """
+    Decodes a plain baseline file to RGB, (H, W, 3). False: `out` holds anything, and another decoder has to look at the file.
+    """
