@@ -12,7 +12,7 @@ import yaml
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
-from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.pipeline.options import CACHES, PINS, check_hw_decoder_load
 from yolodata.plain_yaml import read_settings
 from yolodata.redaction import stored
 from yolodata.telemetry.metrics.destination import read_destination
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "yolodata.yaml"
 """Beside `args.yaml` in the run folder: `resume=True` finds the settings of the run there."""
 
-OF_VALIDATION = ("folder", "codec", "threads", "workers", "check", "max_unreadable")
+OF_VALIDATION = ("folder", "codec", "threads", "workers", "check", "max_unreadable", "pin")
 """Settings that a validation has; the others are about training."""
 
 
@@ -49,6 +49,9 @@ class Settings:
         workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        pin: "auto" keeps threads on the NUMA nodes nearest to their GPU, or without one spreads
+            them over all, where a machine has several; "off" leaves them to the system
+            (`pin="off"`).
         profile: steps whose trace torch's profiler writes into the run folder, a file for each
             rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none
             (`profile="100-105"`).
@@ -68,6 +71,7 @@ class Settings:
     workers: int | None = None
     check: bool = False
     max_unreadable: float = 0.01
+    pin: str = "auto"
     profile: str | int | None = None
     telemetry: bool = True
     metrics: int | str | None = None
@@ -90,6 +94,7 @@ class Settings:
                     f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
                 )
         number("yolodata max_unreadable", self.max_unreadable, 0, 1)
+        one_of("yolodata pin", self.pin, PINS)
         profile_range(self.profile)
         if self.metrics is not None:
             read_destination(self.metrics)
