@@ -18,6 +18,7 @@ from loading import draw_dataset, packed
 from training import prepare
 
 from yolodata import topology
+from yolodata.bench import cores, server, subject
 from yolodata.environment import versions
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -156,8 +157,40 @@ def test_soak_judges_memory_by_its_slope() -> None:
     assert soak.growth([]) is soak.judged(None, nothing) is None
 
 
+class Here:
+    """A `Session` in this process, which has imported torch already."""
+
+    def __init__(self, jobs: Any, folder: Path) -> None:
+        ((self._row, task),) = jobs
+        self._subject = subject.make(self._row, task)
+
+    def send(self, *message: Any) -> None:
+        assert message[:2] == ("start", self._row.id)
+
+    def receive(self, limit: float) -> dict[str, Any]:
+        return {"facts": self._subject.facts()}
+
+    def ask(self, limit: float, what: str, name: str, seconds: float, steps: int) -> Any:
+        assert (what, name) == ("slice", self._row.id)
+        steps_taken = server.measure(self._subject, seconds, steps, self._row.threads)
+        while True:
+            try:
+                next(steps_taken)
+            except StopIteration as end:
+                return end.value
+
+    def close(self) -> None:
+        self._subject.close()
+
+
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scaling, tables = script("scaling"), script("tables")
+    monkeypatch.setattr(scaling, "Session", Here)
+    monkeypatch.setattr(cores, "pin", lambda numbers: True)
+    monkeypatch.setattr(cores, "pin_thread", lambda number: None)
+    monkeypatch.setattr("cv2.setNumThreads", lambda count: None)
+    monkeypatch.setattr("yolodata.bench.scaling._CHUNK", 1 << 16)
+    monkeypatch.setattr("yolodata.bench.scaling._BURST", 0.01)
     out = tmp_path / "out.json"
     arguments = ["--images", 4, "--many", 8, "--imgsz", 64, "--batch", 2, "--rounds", 1]
     arguments += ["--seconds", 0.05, "--json", out]
