@@ -29,6 +29,7 @@ ARROWS = {
     "redaction": set(),
     "telemetry": set(),
     "terminal": set(),
+    "topology": {"machine"},
     "isolation": set(),
     "_native": set(),
     "images": {"_native"},
@@ -96,6 +97,7 @@ EVERYWHERE = {
     "redaction",
     "telemetry",
     "terminal",
+    "topology",
 }
 
 

@@ -18,6 +18,8 @@ KINDS = {
     "ultralytics": "yolodata.bench.loader_ultralytics:open_loader",
     "yolodata": "yolodata.bench.loader_yolodata:open_loader",
     "copy": "yolodata.bench.ceilings:open_copy",
+    "scaling": "yolodata.bench.scaling:open_loader",
+    "memory": "yolodata.bench.scaling:open_memory",
     "gpu-copy": "yolodata.bench.ceilings:DeviceCopy",
     "gpu-kernel": "yolodata.bench.kernel:Kernel",
     "gpu-decode": "yolodata.bench.ceilings:open_decoder",

@@ -13,7 +13,7 @@ from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
 from yolodata.ingest.sample import QUALITY
-from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.pipeline.options import CACHES, PINS, check_hw_decoder_load
 from yolodata.plain_yaml import read_settings
 from yolodata.redaction import stored
 from yolodata.telemetry.metrics.destination import read_destination
@@ -27,6 +27,7 @@ SETTINGS_FILE = "yolodata.yaml"
 
 OF_VALIDATION = (
     "folder", "codec", "reencode", "keep_files", "threads", "workers", "check", "max_unreadable",
+    "pin",
 )  # fmt: skip
 """Settings that a validation has; the others are about training."""
 
@@ -59,6 +60,9 @@ class Settings:
         workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        pin: "auto" keeps threads on the NUMA nodes nearest to their GPU, or without one spreads
+            them over all, where a machine has several; "off" leaves them to the system
+            (`pin="off"`).
         profile: steps whose trace torch's profiler writes into the run folder, a file for each
             rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none
             (`profile="100-105"`).
@@ -80,6 +84,7 @@ class Settings:
     workers: int | None = None
     check: bool = False
     max_unreadable: float = 0.01
+    pin: str = "auto"
     profile: str | int | None = None
     telemetry: bool = True
     metrics: int | str | None = None
@@ -110,6 +115,7 @@ class Settings:
                     f"stores pixels; give codec=jpeg (or auto), or leave {name} out"
                 )
         number("yolodata max_unreadable", self.max_unreadable, 0, 1)
+        one_of("yolodata pin", self.pin, PINS)
         profile_range(self.profile)
         if self.metrics is not None:
             read_destination(self.metrics)
