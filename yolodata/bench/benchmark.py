@@ -14,6 +14,7 @@ from typing import Any
 from yolodata import environment
 from yolodata.arguments import NamesAndValues
 from yolodata.bench import data, report, results, rounds, rows
+from yolodata.bench.peers import PEERS
 from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
@@ -67,6 +68,7 @@ def add_parser(subparsers: Any) -> None:
         examples=(
             "yolodata bench",
             "yolodata bench data=coco.yaml json=out.json plot=out.png",
+            "yolodata bench peers=True",
             "yolodata bench quick=True only=yolo*-1 threads=4 profile=True",
             "yolodata bench task=segment copy_paste=0.5 mixup=0.5",
             "yolodata bench imgsz=320 batch=32 images=512 rounds=9 seconds=3 start_limit=60",
@@ -87,6 +89,9 @@ def add_parser(subparsers: Any) -> None:
         "alone")  # fmt: skip
     add("--json", type=Path, metavar="OUT", help="write every sample as JSON")
     add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
+    add("--peers", action="store_true",
+        help=f"measure other loaders too, where they are installed: "
+        f"{', '.join(peer.name for peer in PEERS)}")  # fmt: skip
     add("--profile", action="store_true", help="show where the time goes")
     add("--imgsz", type=int, help="side of the pictures (default: 640)")
     add(
@@ -165,7 +170,13 @@ def _measure(args: argparse.Namespace, temporary: Path) -> int:
     if args.what == "train":
         known = rows.train_rows(args.cores, args.device)
     else:
-        known = rows.loader_rows(args.threads or len(usable_cores()), "gpu" in begin["machine"])
+        peers = [peer for peer in PEERS if args.peers and peer.installed]
+        cores = args.threads or len(usable_cores())
+        known = rows.loader_rows(cores, "gpu" in begin["machine"], peers)
+        begin["not_installed"] = [
+            {"label": peer.label, "install": f"pip install {peer.requirement}"}
+            for peer in PEERS if args.peers and not peer.installed
+        ]  # fmt: skip
     chosen = rows.choose(known, args.only)
     begin["settings"] = {name: str(value) if isinstance(value, Path) else value
                          for name, value in vars(args).items()
@@ -239,6 +250,11 @@ def _fill_in(args: argparse.Namespace) -> None:
     for name in _ONLY["loader" if trains else "train"]:
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {_NOT_HERE[args.what]}")
+    if args.peers and (trains or args.task != "detect" or args.augment):
+        raise ConfigError(
+            "--peers is for the loader benchmark of --task detect without --augment: other loaders "
+            "do not know Ultralytics' tasks and arguments"
+        )
     if trains and (args.task != "detect" or args.augment):
         raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
     defaults = _SHARED | _DEFAULTS[args.what]
