@@ -26,7 +26,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "loader": {"batch": 16, "gpu_batch": 64, "seconds": 1.4},
     "train": {"batch": 128, "steps": 20, "model": "yolo26n.yaml", "cache": "auto", "amp": True},
 }
-_QUICK = {"images": 64, "many": 1024, "rounds": 2, "seconds": 0.6, "steps": 3}
+_QUICK = {"images": 64, "rounds": 2, "seconds": 0.6, "steps": 3}
 _ONLY = {"loader": ("seconds", "threads", "gpu_batch"),
          "train": ("model", "device", "amp", "steps", "cores", "cache")}  # fmt: skip
 _NOT_HERE = {  # what to say of an option of the other benchmark
@@ -113,7 +113,7 @@ def add_parser(subparsers: Any) -> None:
     add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
         help="a row that takes longer to start is left out")  # fmt: skip
     add("--threads", type=int, help="cores of the rows with many (default: all)")
-    add("--quick", action="store_true", help="a rough answer in half a minute")
+    add("--quick", action="store_true", help="a rough answer in a minute")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
     add("--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again")
     add("--only", action="append", default=[], metavar="ROW",

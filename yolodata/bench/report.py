@@ -108,7 +108,10 @@ def decodes(row: Document) -> float | None:
 
 def label(row: Document) -> str:
     """What the tables and charts call a row; of files that were decoded before, it says so."""
-    return str(row["label"]) + (" (already decoded)" if _decoded_before(row) else "")
+    if not _decoded_before(row):
+        return str(row["label"])
+    how_far = "already" if (decodes(row) or 0.0) < 1 - _DECODED else "partly"
+    return f"{row['label']} ({how_far} decoded)"
 
 
 def _decoded_before(row: Document) -> bool:
@@ -120,8 +123,8 @@ def already_decoded(values: Document) -> list[str]:
     """The rows of files that decoded less than they will in a larger dataset."""
     return [
         f"{row['label']} ({where(group)}): {decodes(row):.2f} decodes a picture while the clock "
-        f"ran; the other images were in memory from before. So it is with a dataset as small as "
-        f"this one; decoding is measured with larger ones, or with drawn pictures (without --data)"
+        f"ran; the others were in memory from before. So it is with datasets of fewer images than "
+        "loaders keep; in larger ones each is decoded (--images, --many)"
         for group, rows in groups(values).items() for row in rows if _decoded_before(row)
     ]  # fmt: skip
 
@@ -333,6 +336,7 @@ def _stages(values: Document) -> Table:
         if row["kind"] == "yolodata" and (stages := row.get("stages_ms")):
             label = f"{row['label']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
             label += "" if row.get("device", "cpu") == "cpu" else ", GPU"
+            label += "" if row.get("labels", "boxes") == "boxes" else f", {row['labels']}"
             times = [f"{stages[stage]:.3f}" if stage in stages else "" for stage in STAGES]
             table.append([label, *times, f"{row['counts'].get('decodes', 0.0):.2f}"])
     return table
