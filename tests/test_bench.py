@@ -437,7 +437,7 @@ def test_peers_make_pictures_of_the_same_size_with_objects(
     peer: Any, drawn: data.Prepared, albumentations: Any
 ) -> None:
     if not peer.installed:
-        pytest.skip(f"{peer.requirement} is not installed")
+        pytest.skip(f"{peer.distribution} is not installed")
     (row,) = rows.choose(rows.loader_rows(1, peers=[peer]), [f"{peer.name}-1"])
     subject = make(row, Task(drawn.by_codec["files"], 64, 4, 0))
     before = subject.read()

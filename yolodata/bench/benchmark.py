@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,9 @@ def _measure(args: argparse.Namespace, temporary: Path) -> int:
         peers = [peer for peer in PEERS if args.peers and peer.installed]
         cores = args.threads or len(usable_cores())
         known = rows.loader_rows(cores, "gpu" in begin["machine"], peers)
+        begin["versions"] |= {p.distribution: metadata.version(p.distribution) for p in peers}
         begin["not_installed"] = [
-            {"label": peer.label, "install": f"pip install {peer.requirement}"}
+            {"label": peer.label, "install": f"pip install {peer.distribution}"}
             for peer in PEERS if args.peers and not peer.installed
         ]  # fmt: skip
     chosen = rows.choose(known, args.only)

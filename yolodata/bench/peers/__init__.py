@@ -17,7 +17,7 @@ class Peer:
     name: str  # of its file here
     label: str  # what the table calls it
     package: str  # what it is imported as
-    requirement: str  # what `pip install` calls it
+    distribution: str  # what `pip install` calls it
     differs: str  # from the recipe of the other rows
     native: bool = False  # whether its threads are native, or workers are processes
 
@@ -37,7 +37,7 @@ class Peer:
 PEERS = (
     Peer("torchvision", "torchvision v2, with a mosaic", "torchvision", "torchvision",
          "four decodes a picture; ColorJitter for HSV; scale and shift by RandomResizedCrop"),
-    Peer("albumentations", "Albumentations, A.Mosaic", "albumentations", "'albumentations>=2.0.6'",
+    Peer("albumentations", "Albumentations, A.Mosaic", "albumentations", "albumentations",
          "four decodes a picture; adds to HSV; tiles are cropped before they are scaled"),
     Peer("libreyolo", "LibreYOLO, YOLOv9's loader", "libreyolo", "libreyolo",
          "four decodes a picture; pictures are float32"),
