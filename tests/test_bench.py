@@ -231,15 +231,20 @@ def test_what_others_do_is_what_is_left(after: Load, found: tuple[Any, Any]) -> 
     assert after.since(Load(0.0, 0.0, 0.0, 0.0)) == found
 
 
-def test_another_process_is_noticed_and_one_of_ours_is_not() -> None:
-    spin = "import time\nwhile True: pass"
+def test_what_a_child_takes_is_ours_while_it_runs_and_when_it_is_gone() -> None:
+    spin = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True); input()"
     before = Load.now()
-    with subprocess.Popen([sys.executable, "-c", spin]) as child:
-        time.sleep(0.5)
-        after = Load.now()
-        child.kill()
-    assert after.ours - before.ours > 0.1  # however busy the machine is
-    assert after.busy - before.busy > 0.1
+    with subprocess.Popen(
+        [sys.executable, "-c", spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        running = Load.now()
+        child.communicate(b"\n")
+    gone = Load.now()
+    for now in (running, gone):
+        assert now.ours - before.ours > 0.3
+        assert now.busy - before.busy > 0.3
 
 
 def test_counted_images_count_what_is_put_in(tmp_path: Path) -> None:

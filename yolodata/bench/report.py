@@ -157,7 +157,8 @@ def ratio(ours: Document, peer: Document) -> Document:
 
 def ratio_text(values: Document, found: Document) -> str:
     """Median and range of a ratio, as the tables have them."""
-    return _with_range(found, ".3f" if _trains(values) else ".1f")
+    form = ".3f" if _trains(values) else ".1f" if found["median"] >= 1 else ".2f"
+    return _with_range(found, form)
 
 
 def doubt(found: Document) -> str:
@@ -252,11 +253,11 @@ def _with_range(values: Document, form: str) -> str:
     return f"{values['median']:{form}} ({_range(values, form)})"
 
 
-def _marked(ratio: Document | None, form: str) -> str:
+def _marked(values: Document, ratio: Document | None) -> str:
     """A ratio, with a question mark where its spread makes it meaningless; "" of none."""
     if ratio is None:
         return ""
-    return _with_range(ratio, form) + (" ?" if doubt(ratio) else "")
+    return ratio_text(values, ratio) + (" ?" if doubt(ratio) else "")
 
 
 def _range(values: Document, form: str) -> str:
@@ -296,13 +297,13 @@ def _speeds(values: Document, differences: Mapping[str, str] = {}) -> Iterator[T
                 steps_s, busy = row["steps_s"], row["busy"]["median"]
                 cells = [f"{steps_s['median']:.2f}", _range(steps_s, ".2f"),
                          f"{img_s['median']:,.0f}",
-                         *(_marked(ratio, ".3f") for ratio in times),
+                         *(_marked(values, ratio) for ratio in times),
                          f"{row['wait_ms']['median']:.2f}",
                          "" if busy is None else f"{busy:.1%}"]  # fmt: skip
             else:
                 ms = f"{1e3 / img_s['median']:.{2 if group[0] == 'cpu' else 4}f}"
                 cells = [f"{img_s['median']:,.0f}", _range(img_s, ",.0f"), ms]
-                cells += [_marked(ratio, ".1f") for ratio in times]
+                cells += [_marked(values, ratio) for ratio in times]
             cells += ["" if found is None else f"{found:.2f}"] * any(counted)
             cells += [differences.get(row["label"], "")] * differ
             table.append([label(row), *cells])
