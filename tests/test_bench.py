@@ -461,6 +461,24 @@ def test_peers_make_pictures_of_the_same_size_with_objects(
     subject.close()
 
 
+@pytest.mark.parametrize("name", ["ultralytics-none-1", "ultralytics-ram-1"])
+def test_what_ultralytics_decodes_is_counted(
+    name: str, drawn: data.Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ultralytics.data.base as upstream
+
+    read, decoded = upstream.imread, []
+    monkeypatch.setattr(upstream, "imread", lambda *a, **k: decoded.append(a) or read(*a, **k))
+    (row,) = rows.choose(rows.loader_rows(1), [name])
+    subject = make(row, Task(drawn.by_codec["files"], 64, 4, 0))
+    cached = len(decoded)
+    for _ in range(3):
+        next(subject.batches)
+    assert subject.read().counts["decodes"] == len(decoded) - cached
+    assert (len(decoded) > cached) == ("none" in name)
+    subject.close()
+
+
 def test_what_a_peer_does_otherwise_is_said_beside_it() -> None:
     """And what is not installed is a line that says how to get it."""
     found = [
