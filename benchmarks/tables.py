@@ -140,6 +140,27 @@ def soak(values: dict[str, Any]) -> str:
     return report.with_notes([lines], [*report.about_machine(values), how])
 
 
+def scaling(values: dict[str, Any]) -> str:
+    """What benchmarks/scaling.py wrote."""
+    settings = values["settings"]
+    lines = [["shards", "cores", "img/s", "min to max", "efficiency", "min to max",
+              "by core time", "GB/s moved", "GB/s copied", "why"]]  # fmt: skip
+    for row in values["rows"]:
+        speed, efficiency = row["img_s"], row["efficiency"]
+        lines.append([
+            "JPEG" if row["codec"] == "jpeg" else row["codec"], f"{row['cores']}",
+            f"{speed['median']:,.0f}", f"{speed['min']:,.0f} to {speed['max']:,.0f}",
+            f"{efficiency['median']:.2f}", f"{efficiency['min']:.2f} to {efficiency['max']:.2f}",
+            f"{row['core_efficiency']:.2f}", f"{row['gb_s']['median']:.1f}",
+            f"{row['copy_gb_s']['median']:.1f}", "; ".join(row["why"]),
+        ])  # fmt: skip
+    how = (
+        f"{settings['imgsz']} x {settings['imgsz']} pictures, batches of {settings['batch']}, "
+        f"default augmentation; n = {settings['rounds']} rounds of {settings['seconds']:g} s a row"
+    )
+    return _with_notes([lines], values, how)
+
+
 def fuzz(values: dict[str, Any]) -> str:
     """What tests/fuzz/run.py wrote."""
     lines = [["target", "inputs", "edges reached", "minutes", "findings"]]
@@ -168,6 +189,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": training,
     "attack": attack,
     "soak": soak,
+    "scaling": scaling,
     "fuzz": fuzz,
 }
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""

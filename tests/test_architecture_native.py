@@ -19,8 +19,9 @@ ARROWS: dict[str, set[str]] = {
     "filters": {"core", "render"},
     "engine": {"plan", "render"},
     "ingest": set(),
+    "jpeg": set(),
     "dali": {"plan", "render"},
-    "bind": {"core", "plan", "render", "filters", "engine", "ingest"},
+    "bind": {"core", "plan", "render", "filters", "engine", "ingest", "jpeg"},
 }
 
 

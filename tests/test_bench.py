@@ -29,6 +29,8 @@ from yolodata.bench import (
     server,
     session,
 )
+from yolodata.bench.load import Load
+from yolodata.bench.peers import PEERS
 from yolodata.bench.subject import Batch, Row, Sample, Subject, Task, make
 from yolodata.cli import main
 from yolodata.errors import ConfigError
@@ -202,14 +204,72 @@ def test_rows() -> None:
         "yolodata-jpeg-4",
         "yolodata-raw-4",
     ]
-    assert len(rows.loader_rows(1)) == len(both) // 2
+    assert [r.id for r in rows.choose(both, ["polygons-*"])] == [
+        f"polygons-{row.id}" for row in both[:4]
+    ]
     for row in both:
         peers = [other for other in both if other.id in row.peers]
         assert len(peers) == len(row.peers)
-        assert all(peer.cores == row.cores for peer in peers)
+        assert all(peer.group == row.group for peer in peers)
+
+
+def load(busy: float, ours: float, steal: float = 0.0) -> Load:
+    """What the system says after two seconds."""
+    return Load(at=2.0, busy=busy, ours=ours, steal=steal)
+
+
+@pytest.mark.parametrize(
+    ("after", "found"),
+    [
+        (load(2.0, 2.0), (0.0, 0.0)),
+        (load(3.0, 2.0, 0.5), (0.5, 0.25)),
+        (load(1.99, 2.0), (0.0, 0.0)),  # clocks of 10 ms
+        (load(0.0, 2.0), (None, None)),  # a container that does not see the machine
+    ],
+)
+def test_what_others_do_is_what_is_left(after: Load, found: tuple[Any, Any]) -> None:
+    assert after.since(Load(0.0, 0.0, 0.0, 0.0)) == found
+
+
+def test_what_a_child_takes_is_ours_while_it_runs_and_when_it_is_gone() -> None:
+    spin = "import time\nwhile time.process_time() < 0.4: pass\nprint(flush=True); input()"
+    before = Load.now()
+    with subprocess.Popen(
+        [sys.executable, "-c", spin], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        running = Load.now()
+        child.communicate(b"\n")
+    gone = Load.now()
+    for now in (running, gone):
+        assert now.ours - before.ours > 0.3
+        assert now.busy - before.busy > 0.3
+
+
+def test_counted_images_count_what_is_put_in(tmp_path: Path) -> None:
+    """In another process, too: as Ultralytics' workers have them."""
+    from multiprocessing import get_context
+
+    from yolodata.bench.loader_ultralytics import _CountedImages
+
+    context = get_context("spawn")
+    decodes = context.Value("q", 0)
+    images = _CountedImages([None] * 4, decodes)
+    images[1] = b"picture"
+    images[1] = None
+    assert decodes.value == 1
+    child = context.Process(target=images.__setitem__, args=(2, b"picture"))
+    child.start()
+    child.join()
+    assert decodes.value == 2
 
 
 # A whole run.
+
+
+OF_DATA = [row for row in rows.loader_rows(1) if row.labels == "boxes"]
+"""The rows of a dataset whose labels are what they are."""
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +291,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_run_prints_a_table(tiny: dict[str, Any]) -> None:
     done = tiny["done"]
     assert done.returncode == 0, done.stderr + done.stdout
-    for row in rows.loader_rows(1):
+    for row in OF_DATA:
         assert row.label in done.stdout
+    # Twelve images: both sides have all of them in memory before the clock starts.
+    for label in ("Ultralytics, no cache", "yolodata, JPEG shards"):
+        assert f"{label} (already decoded)" in done.stdout
+        assert f"ALREADY DECODED: {label} (one core)" in done.stdout
+    assert "raw shards (already" not in done.stdout
     for word in ("img/s", "decode", "render", "plan", "collate", "Floor", "consumer's calls"):
         assert word in done.stdout
 
@@ -247,7 +312,7 @@ def test_ratios_are_those_of_the_samples(tiny: dict[str, Any]) -> None:
     assert values["machine"]["cpu"]
     assert values["versions"]["ultralytics"]
     by_name = {row["name"]: row for row in values["rows"]}
-    assert list(by_name) == [row.id for row in rows.loader_rows(1)]
+    assert list(by_name) == [row.id for row in OF_DATA]
     for row in values["rows"]:
         speeds = row["img_s"]
         assert speeds["samples"] == [
@@ -257,7 +322,7 @@ def test_ratios_are_those_of_the_samples(tiny: dict[str, Any]) -> None:
         assert (speeds["min"], speeds["max"]) == (min(speeds["samples"]), max(speeds["samples"]))
         assert all(seconds >= 0.1 for seconds in row["seconds"])
     assert {(r["ours"], r["peer"]) for r in values["ratios"]} == {
-        (row.id, peer) for row in rows.loader_rows(1) for peer in row.peers
+        (row.id, peer) for row in OF_DATA for peer in row.peers
     }
     for ratio in values["ratios"]:
         ours, peer = by_name[ratio["ours"]]["img_s"], by_name[ratio["peer"]]["img_s"]
@@ -267,7 +332,9 @@ def test_ratios_are_those_of_the_samples(tiny: dict[str, Any]) -> None:
     for name in ("yolodata-raw-1", "yolodata-jpeg-1"):
         assert by_name[name]["stages_ms"]["render"] > 0
         assert by_name[name]["stages_ms"]["plan"] > 0
-    assert by_name["yolodata-jpeg-1"]["counts"]["decodes"] >= 0
+    for name in ("yolodata-jpeg-1", "ultralytics-none-1", "ultralytics-ram-1"):
+        assert by_name[name]["counts"]["decodes"] < 0.9
+    assert len(values["load"]["others"]["samples"]) in (0, len(values["rows"]))
 
 
 def test_plot_is_a_picture(tiny: dict[str, Any]) -> None:
@@ -308,6 +375,7 @@ PEER = [1000.0, 1100.0, 900.0, 1050.0, 950.0]
         ([1.0, 1.0, 1.0, 1.0, 1.0], "disagree"),
         ([1.01, 1.6, 1.2, 1.02, 1.9], "half of 5 rounds range over 0.58"),
         ([0.99, 0.6, 0.85, 0.98, 0.5], "half of 5 rounds range over"),
+        ([2.0, 9.0, 4.0, 5.0, 7.0], "half of 5 rounds range over 3.00: it may be any"),
         ([3.0], "one round has no spread"),
     ],
 )
@@ -324,6 +392,126 @@ def test_a_ratio_that_the_spread_makes_meaningless_is_marked(
     for text in shown:
         assert ("loader ours against loader peer (one core): " in text) == (reason is not None)
         assert reason is None or reason in text
+    for text in shown[:2]:
+        assert (") ?" in text) == (reason is not None)
+
+
+@pytest.mark.parametrize(("codec", "decodes"), [("jpeg", 0.0), ("jpeg", 0.6), ("files", 0.6),
+                                                ("jpeg", 1.0), ("files", 4.0), ("raw", 0.0),
+                                                ("ram", 0.0)])  # fmt: skip
+def test_a_row_that_does_not_decode_says_so(codec: str, decodes: float) -> None:
+    """In the table of a terminal, in Markdown and on the chart; and no row that needs not to."""
+    kind = "ultralytics" if codec in ("files", "ram") else "yolodata"
+    values = compared({"peer": PEER, "ours": PEER}, "peer")
+    values["rows"][1] |= {"kind": kind, "codec": codec, "counts": {"decodes": decodes}}
+    marked = codec in ("jpeg", "files") and decodes < 0.9
+    for text in (report.text(values), report.markdown(values), report.label(values["rows"][1])):
+        assert ("loader ours (already decoded)" in text) == (marked and not decodes)
+        assert ("loader ours (partly decoded)" in text) == (marked and decodes > 0)
+    for text in (report.text(values), report.markdown(values)):
+        assert (f"{decodes:.2f} decodes a picture while the clock ran" in text) == marked
+        assert not decodes or f"{decodes:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("others", "warned"), [([0.0, 0.02, 0.25], False), ([0.2, 0.3, 0.2], True), ([0, 0, 1], True)]
+)
+def test_a_busy_machine_is_warned_of(others: list[float], warned: bool) -> None:
+    """Little is no warning; the usual or the worst round may be."""
+    values = compared({"peer": PEER, "ours": PEER}, "peer")
+    values["load"] |= {"others": results.spread(others), "steal": results.spread([0.01] * 3)}
+    for text in (report.text(values), report.markdown(values)):
+        assert "of 2 cores busy" in text or values["machine"]["cores_total"] != 2
+        assert ("measure again on a quieter machine" in text) == warned
+
+
+# Other loaders.
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> data.Prepared:
+    """Eight pictures, with both kinds of labels."""
+    needed = {"files", "raw-polygons"}
+    return data.prepare(
+        data.Wanted(None, 8, 8, 64, 0), tmp_path_factory.mktemp("drawn"), needed, lambda _: None
+    )
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_peers_make_pictures_of_the_same_size_with_objects(
+    peer: Any, drawn: data.Prepared, albumentations: Any
+) -> None:
+    if not peer.installed:
+        pytest.skip(f"{peer.distribution} is not installed")
+    (row,) = rows.choose(rows.loader_rows(1, peers=[peer]), [f"{peer.name}-1"])
+    subject = make(row, Task(drawn.by_codec["files"], 64, 4, 0))
+    before = subject.read()
+    batches = [next(subject.batches) for _ in range(3)]
+    decodes = subject.read().since(before).counts["decodes"]
+    assert decodes == (48 if "four decodes" in peer.differs else 12)
+    for batch in batches:
+        assert batch["img"].shape == (4, 3, 64, 64)
+        assert batch["img"].float().std() > 0
+        if "no labels" in peer.differs:
+            continue
+        assert len(batch["bboxes"]) == len(batch["cls"]) == len(batch["batch_idx"]) > 0
+        assert ((batch["bboxes"] >= 0) & (batch["bboxes"] <= 1)).all()
+        assert set(batch["batch_idx"].tolist()) <= {0, 1, 2, 3}
+    assert (batches[0]["img"] != batches[1]["img"]).any()
+    subject.close()
+
+
+@pytest.mark.parametrize("name", ["ultralytics-none-1", "ultralytics-ram-1"])
+def test_what_ultralytics_decodes_is_counted(
+    name: str, drawn: data.Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ultralytics.data.base as upstream
+
+    read, decoded = upstream.imread, []
+    monkeypatch.setattr(upstream, "imread", lambda *a, **k: decoded.append(a) or read(*a, **k))
+    (row,) = rows.choose(rows.loader_rows(1), [name])
+    subject = make(row, Task(drawn.by_codec["files"], 64, 4, 0))
+    cached = len(decoded)
+    for _ in range(3):
+        next(subject.batches)
+    assert subject.read().counts["decodes"] == len(decoded) - cached
+    assert (len(decoded) > cached) == ("none" in name)
+    subject.close()
+
+
+def test_what_a_peer_does_otherwise_is_said_beside_it() -> None:
+    """And what is not installed is a line that says how to get it."""
+    found = [
+        rounds.Measured(row, samples=[Sample(100, 1.0), Sample(110, 1.0)])
+        for row in rows.loader_rows(1, peers=PEERS)
+        if row.labels == "boxes"
+    ]
+    begin = results.about("loader", imgsz=64, batch=2, rounds=2, seconds=1.0)
+    missing = {"label": "Other", "install": "pip install other"}
+    values = results.document(begin | {"not_installed": [missing]}, {}, found)
+    lines = report.markdown(values).splitlines()
+    for peer in PEERS:
+        assert any(peer.label in line and peer.differs in line for line in lines)
+        assert f"{peer.label}: {peer.differs}" in report.text(values)
+    assert "NOT INSTALLED: Other; `pip install other`" in report.text(values)
+
+
+def test_polygons_are_a_block_of_drawn_pictures(drawn: data.Prepared, tmp_path: Path) -> None:
+    """The same pictures; a dataset that was given has the labels that it has."""
+    files, outlined = (drawn.by_codec[name].parent for name in ("files", "ram-polygons"))
+    for name in sorted(os.listdir(files / "labels" / "train")):
+        picture = Path("images", "train", name).with_suffix(".jpg")
+        assert (files / picture).samefile(outlined / picture)
+        boxes, outlines = ((d / "labels" / "train" / name).read_text() for d in (files, outlined))
+        assert {len(line.split()) for line in boxes.splitlines()} <= {5}
+        assert {len(line.split()) for line in outlines.splitlines()} <= {33}
+        assert len(boxes.splitlines()) == len(outlines.splitlines())
+    assert drawn.facts["polygons"] == 0
+    theirs = data.Wanted(outlined / "data.yaml", 8, 8, 64, 0)
+    given = data.prepare(theirs, tmp_path / "keep", {"files", "raw-polygons"}, lambda _: None)
+    assert not any("polygons" in name for name in given.by_codec)
+    assert given.facts["polygons"] == 1
+    assert "100% of labels are polygons" in given.facts["summary"]
 
 
 def test_the_chart_has_one_base_and_nothing_overlaps(tmp_path: Path) -> None:
@@ -555,7 +743,7 @@ def test_shards_can_be_measured_without_a_peer(tmp_path: Path) -> None:
         assert data.imgsz_of(path) == 64
         again = data.prepare(data.Wanted(path, 4, 4, 64, 0), tmp_path, set(), lambda _: None)
         assert again.by_codec == dict.fromkeys(("raw", "raw-many"), shards / "train")
-        assert [r.id for r in rows.loader_rows(1) if again.serves(r)] == [
+        assert [r.id for r in OF_DATA if again.serves(r)] == [
             "yolodata-raw-1",
             "copy-1",
         ]

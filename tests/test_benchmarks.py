@@ -17,6 +17,8 @@ import pytest
 from loading import draw_dataset, packed
 from training import prepare
 
+from yolodata import topology
+from yolodata.bench import cores, server, subject
 from yolodata.environment import versions
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -74,7 +76,7 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert charts.main(["--check", str(out)]) == 1
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md", "docs/parity.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md", "docs/parity.md", "docs/tuning.md"])
 def test_published_tables_are_those_of_the_results(page: str) -> None:
     assert script("tables").main(["--check", str(SCRIPTS.parent / page)]) == 0
 
@@ -153,3 +155,97 @@ def test_soak_judges_memory_by_its_slope() -> None:
     for name, value in (("descriptors", 1), ("shm", ["yolodata-1"])):
         assert soak.judged(after(0.5), {**nothing, name: value}) is False
     assert soak.growth([]) is soak.judged(None, nothing) is None
+
+
+class Here:
+    """A `Session` in this process, which has imported torch already."""
+
+    def __init__(self, jobs: Any, folder: Path) -> None:
+        ((self._row, task),) = jobs
+        self._subject = subject.make(self._row, task)
+
+    def send(self, *message: Any) -> None:
+        assert message[:2] == ("start", self._row.id)
+
+    def receive(self, limit: float) -> dict[str, Any]:
+        return {"facts": self._subject.facts()}
+
+    def ask(self, limit: float, what: str, name: str, seconds: float, steps: int) -> Any:
+        assert (what, name) == ("slice", self._row.id)
+        steps_taken = server.measure(self._subject, seconds, steps, self._row.threads)
+        while True:
+            try:
+                next(steps_taken)
+            except StopIteration as end:
+                return end.value
+
+    def close(self) -> None:
+        self._subject.close()
+
+
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling, tables = script("scaling"), script("tables")
+    monkeypatch.setattr(scaling, "Session", Here)
+    monkeypatch.setattr(cores, "pin", lambda numbers: True)
+    monkeypatch.setattr(cores, "pin_thread", lambda number: None)
+    monkeypatch.setattr("cv2.setNumThreads", lambda count: None)
+    monkeypatch.setattr("yolodata.bench.scaling._CHUNK", 1 << 16)
+    monkeypatch.setattr("yolodata.bench.scaling._BURST", 0.01)
+    out = tmp_path / "out.json"
+    arguments = ["--images", 4, "--many", 8, "--imgsz", 64, "--batch", 2, "--rounds", 1]
+    arguments += ["--seconds", 0.05, "--json", out]
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *map(str, arguments)])
+    monkeypatch.setattr(scaling, "core_counts", lambda usable, quota: [1, min(2, usable)])
+    assert scaling.main() == 0
+    result = json.loads(out.read_text())
+    counts = sorted({1, min(2, len(os.sched_getaffinity(0)))})
+    assert [(row["codec"], row["cores"]) for row in result["rows"]] == [
+        (codec, n) for codec in ("raw", "jpeg") for n in counts
+    ]
+    for row in result["rows"]:
+        assert row["copy_gb_s"]["median"] > row["gb_s"]["median"] > 0
+        assert 0 < row["cpu_ms"] < 1e3 * row["cores"] / row["img_s"]["median"] * 1.5
+        assert (row["efficiency"]["samples"] == [1.0]) == (row["cores"] == 1)
+    assert set(result["bends"]) == {"raw", "jpeg"}
+    assert "by core time" in str(tables.markdown(out))
+
+
+def test_where_a_line_bends_and_why() -> None:
+    scaling = script("scaling")
+    one = {"efficiency": {"median": 1.0}, "cpu_ms": 1.0, "core_efficiency": 1.0, "shared": False}
+    one |= {"others": 0.0, "idle": 0.01, "throttled": 0.0, "nodes": 1, "of_copy": {"median": 0.2}}
+
+    def reasons(efficiency: float, **differs: Any) -> list[str]:
+        row = one | {"efficiency": {"median": efficiency}} | differs
+        row["core_efficiency"] = one["cpu_ms"] / row["cpu_ms"]
+        return [text.partition(":")[0] for text in scaling.why(one, row)]
+
+    assert reasons(0.91, cpu_ms=1.1) == []
+    assert reasons(0.7, cpu_ms=1.4, of_copy={"median": 0.8}) == ["memory bandwidth"]
+    assert reasons(0.7, cpu_ms=1.4, shared=True) == ["hyper-threads share cores"]
+    assert reasons(0.7, cpu_ms=1.4, nodes=2) == ["NUMA, 2 nodes"]
+    assert reasons(0.7, cpu_ms=1.4) == ["clock or shared caches"]
+    assert reasons(0.5, throttled=0.5, idle=0.5) == ["quota"]
+    assert reasons(0.6, idle=0.4) == ["threads wait"]
+    assert reasons(0.6, others=0.4) == ["other processes"]
+    assert reasons(0.6, idle=0.2, cpu_ms=1.3) == ["threads wait", "clock or shared caches"]
+    assert reasons(0.8) == ["nothing that these figures show"]
+    rows = [
+        {"codec": "raw", "cores": n, "why": why} for n, why in ((1, []), (2, ["a"]), (4, ["b"]))
+    ]
+    assert scaling.bends(rows) == {"raw": {"cores": 2, "why": ["a"]}, "jpeg": None}
+
+
+def test_which_cores_are_taken() -> None:
+    scaling, node = script("scaling"), topology.Node
+    assert scaling.core_counts(6, None) == [1, 2, 4, 6]
+    assert scaling.core_counts(8, 3.5) == [1, 2, 4]
+    assert scaling.core_counts(8, 0.5) == [1]
+    nodes = [node(0, (0, 1, 4, 5), {}), node(1, (2, 3, 6, 7), {})]
+    siblings = {core: (core % 4, core % 4 + 4) for core in range(8)}
+    assert scaling.core_order(range(8), nodes, siblings) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert scaling.core_order((1, 3, 5, 6), nodes, siblings) == [1, 3, 6, 5]
+    assert scaling.core_order((3, 1), [], {}) == [1, 3]
+    facts = {"source_bytes": 10.0, "output_bytes": 5.0, "stored_bytes": 3.0, "decoded_bytes": 9.0}
+    assert scaling.bytes_moved("raw", facts, 0.0) == 15.0
+    assert scaling.bytes_moved("jpeg", facts, 0.5) == 21.0

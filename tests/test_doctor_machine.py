@@ -129,9 +129,30 @@ def test_cores_that_may_be_used_and_could_be() -> None:
 
 
 def test_numa_nodes(tmp_path: Path) -> None:
-    build(tmp_path, {"node1/cpulist": "2-3,8\n", "node0/cpulist": "0-1\n", "node2/cpulist": "\n"})
+    files = {"node1/cpulist": "2-3,8\n", "node0/cpulist": "0-1\n", "node2/cpulist": "\n"}
+    build(tmp_path, {f"devices/system/node/{name}": text for name, text in files.items()})
     found = cores.numa_nodes(tmp_path)
     assert found == [{"node": 0, "cores": [0, 1]}, {"node": 1, "cores": [2, 3, 8]}]
+
+
+def test_where_a_loader_would_keep_its_threads(data: Path, tmp_path: Path) -> None:
+    mine = machine.usable_cores()
+    names = ",".join(map(str, mine))
+    files = {"node0/cpulist": f"{names}\n", "node1/cpulist": f"{max(mine) + 1}\n"}
+    root = build(tmp_path, {f"devices/system/node/{name}": text for name, text in files.items()})
+
+    def words(used: Sequence[gpu.Gpu] = (), **settings: Any) -> str:
+        setup = Setup(str(data), settings=settings)
+        return str(cores.pinned(setup, used, root).measured["numa_pinning"])
+
+    assert words() == ""  # all usable cores are of one node
+    build(root, {"devices/system/node/node1/cpulist": f"{mine[-1]}\n"})
+    build(root, {"devices/system/node/node0/cpulist": f"{mine[0]}\n"})
+    if len(mine) > 1:
+        assert words(threads=2) == "threads: 1 on NUMA node 0, 1 on NUMA node 1"
+        assert words(threads=2, pin="off") == ""
+        far = [gpu.Gpu(index=0, name="H200", numa_node=1)]
+        assert words(far, threads=1) == "threads: 1 on NUMA node 1 (H200 is at node 1)"
 
 
 def test_where_the_bytes_of_a_file_system_are(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image, ImageFile
 from test_images_decode import encoded
 
 import yolodata.shards as shards
+from yolodata import _native
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images import decode as decoders
 from yolodata.images.decode import decode_image, decode_jpeg
@@ -75,6 +76,7 @@ def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
         (cv2, "imdecode"),
         (cv2, "imdecodemulti"),
         (simplejpeg, "decode_jpeg"),
+        (_native, "decode_jpeg"),
         (ImageFile.ImageFile, "load"),
     ):
         monkeypatch.setattr(module, name, called)

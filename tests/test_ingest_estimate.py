@@ -52,7 +52,7 @@ def packed(data: Path, out: Path, **changes: Any) -> dict[str, str]:
 def test_the_estimate_is_what_shards_take(
     data: Path, tmp_path: Path, settings: PackSettings
 ) -> None:
-    found = estimate(open_source(data).splits.values(), 128, settings.reencode).of(settings)
+    found = estimate(open_source(data).splits.values(), settings).of(settings)
     packed(data, tmp_path, codec=settings.codec, reencode=settings.reencode)
     taken = sum(file.stat().st_size for file in tmp_path.rglob("shard-*"))
     headers = 4096 * len(list(tmp_path.rglob("shard-*")))
@@ -64,10 +64,10 @@ def test_the_estimate_is_what_shards_take(
 
 def test_what_cannot_be_opened_takes_nothing(data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(data.parent, tmp_path / "copy")
-    before = estimate(open_source(root / "data.yaml").splits.values(), 128).raw
+    before = estimate(open_source(root / "data.yaml").splits.values(), PackSettings(imgsz=128)).raw
     for file in sorted((root / "images" / "train").iterdir())[::2]:
         file.write_bytes(b"broken")
-    after = estimate(open_source(root / "data.yaml").splits.values(), 128).raw
+    after = estimate(open_source(root / "data.yaml").splits.values(), PackSettings(imgsz=128)).raw
     assert after.nbytes == pytest.approx(before.nbytes / 2, abs=after.error + before.error)
 
 

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Decoders of this site read where nothing is when a file says so. Where a file lists signals, their
 # process is sent one of these at each call.
 SITE = """
-import ctypes, os, pathlib, cv2, simplejpeg
+import ctypes, os, pathlib, cv2
+from yolodata import _native
 
 signals = pathlib.Path(__file__).with_name("signals")
 
@@ -39,7 +40,7 @@ def deadly(decoder):
         return decoder(data, *rest, **more)
     return decode
 
-simplejpeg.decode_jpeg = deadly(simplejpeg.decode_jpeg)
+_native.decode_jpeg = deadly(_native.decode_jpeg)
 cv2.imdecode = deadly(cv2.imdecode)
 """
 

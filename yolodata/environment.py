@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from yolodata import topology
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
 
@@ -21,12 +22,13 @@ _OPTIONAL = ("albumentations", "opencv-python-headless", "nvidia-dali-cuda120",
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory (GiB), system, how busy it was; and `gpu`, if there is one."""
+    """Processor, cores, NUMA nodes, memory (GiB), system, load; and `gpu`, if there is one."""
     found: dict[str, Any] = {
         "cpu": _cpu(),
         "architecture": platform.machine(),
         "cores_usable": len(usable_cores()),
         "cores_total": os.cpu_count(),
+        "numa_nodes": len(topology.nodes()) or 1,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "os": f"{platform.system()} {platform.release()}",
         "load_before": round(psutil.getloadavg()[0], 2),

@@ -112,7 +112,7 @@ def groups() -> Iterator[Group]:
     yield Group(
         "yolodata train, yolodata val",
         "`yolodata.name=value`, beside Ultralytics' own arguments `name=value` (`val`: folder, "
-        "codec, threads, workers, check and max_unreadable); in Python "
+        "codec, reencode, keep_files, threads, workers, check, max_unreadable and pin); in Python "
         "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `metrics`",
         [as_words(setting, "yolodata.") for setting in settings_of(train)],
     )

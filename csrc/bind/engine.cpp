@@ -4,6 +4,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <memory>
@@ -201,6 +202,7 @@ void bind_engine(nb::module_& m) {
           "timeout"_a = nb::none())
       .def("done", &Job::done)
       .def("cancel", &Job::cancel)
+      .def("taken_over", &Job::taken_over)
       .def("recipes",
            [](const Job& job) {
              nb::list recipes;
@@ -233,7 +235,8 @@ void bind_engine(nb::module_& m) {
       });
 
   nb::class_<Engine>(m, "Engine", "Native threads that plan and render batches.")
-      .def(nb::init<int>(), "threads"_a)
+      .def(nb::init<int, const std::vector<std::vector<int>>&>(), "threads"_a,
+           "cores"_a = std::vector<std::vector<int>>())
       .def_prop_ro("threads", &Engine::threads)
       .def("submit", &submit, "table"_a, "config"_a, "seed"_a, "epoch"_a, "positions"_a, "out"_a,
            "shard"_a, "offset"_a, "base"_a)

@@ -9,6 +9,7 @@
 
 #include "bind/arrays.h"
 #include "ingest/jpeg_header.h"
+#include "ingest/jpeg_transcode.h"
 #include "ingest/label_rows.h"
 
 using namespace nanobind::literals;
@@ -41,6 +42,19 @@ nb::object jpeg_header(
   return nb::make_tuple(found->height, found->width, found->scans, found->ordinary, found->plain);
 }
 
+// (bytes, why not): see transcode_jpeg.
+nb::object baseline_jpeg(
+    const nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& data) {
+  Transcoded made;
+  {
+    nb::gil_scoped_release without_gil;
+    made = transcode_jpeg(data.data(), data.size());
+  }
+  if (made.data.empty()) return nb::make_tuple(nb::none(), made.why);
+  const std::size_t size = made.data.size();
+  return nb::make_tuple(to_numpy(std::move(made.data), {size}), made.why);
+}
+
 }  // namespace
 
 void bind_ingest(nb::module_& m) {
@@ -51,6 +65,9 @@ void bind_ingest(nb::module_& m) {
   m.def("jpeg_header", &jpeg_header, "data"_a,
         nb::sig("def jpeg_header(data: bytes | NDArray[numpy.uint8]) -> "
                 "tuple[int, int, int, bool, bool] | None"));
+  m.def("baseline_jpeg", &baseline_jpeg, "data"_a,
+        nb::sig("def baseline_jpeg(data: bytes | NDArray[numpy.uint8]) -> "
+                "tuple[NDArray[numpy.uint8] | None, str]"));
 }
 
 }  // namespace yolodata

@@ -5,6 +5,7 @@
 #include "bind/engine.h"
 #include "bind/filters.h"
 #include "bind/ingest.h"
+#include "bind/jpeg.h"
 #include "bind/label_table.h"
 #include "bind/labels.h"
 #include "bind/plan_config.h"
@@ -28,4 +29,5 @@ NB_MODULE(_native, m) {
   bind_filters(m);
   bind_random(m);
   bind_ingest(m);
+  bind_jpeg(m);
 }

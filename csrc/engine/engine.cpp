@@ -1,8 +1,10 @@
 #include "engine/engine.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -28,11 +30,28 @@ Sources find_sources(const Recipe& recipe, const PixelLookup& pixels) {
   return sources;
 }
 
+// Keeps the calling thread on some cores. Where they are forbidden by now it stays as it is: that
+// costs speed, and nothing else.
+void stay_on([[maybe_unused]] const std::vector<int>& cores) {
+#if defined(__linux__)
+  if (cores.empty()) return;
+  const auto count = static_cast<std::size_t>(*std::max_element(cores.begin(), cores.end())) + 1;
+  cpu_set_t* const set = CPU_ALLOC(count);
+  if (set == nullptr) return;
+  CPU_ZERO_S(CPU_ALLOC_SIZE(count), set);
+  for (const int core : cores)
+    CPU_SET_S(static_cast<std::size_t>(core), CPU_ALLOC_SIZE(count), set);
+  pthread_setaffinity_np(pthread_self(), CPU_ALLOC_SIZE(count), set);
+  CPU_FREE(set);
+#endif
+}
+
 }  // namespace
 
 Job::Job(Request request) : request_(std::move(request)) {
   if (request_.samples.empty()) request_.samples.resize(request_.ids.size());
   count_ = request_.samples.size();
+  divide({1});
 }
 
 bool Job::wait(double seconds) {
@@ -52,19 +71,46 @@ bool Job::done() const {
 }
 
 void Job::cancel() {
-  const std::size_t begun = next_.exchange(count_);
-  if (begun >= count_) return;
+  std::size_t dropped = 0;
+  for (Part& part : parts_) dropped += part.end - part.next.exchange(part.end);
+  if (dropped == 0) return;
   {
     const std::lock_guard lock(mutex_);
     if (!error_) error_ = std::make_exception_ptr(std::runtime_error("the batch was cancelled"));
   }
-  finish(count_ - begun);
+  finish(dropped);
 }
 
-bool Job::take(std::size_t& task) {
-  task = next_.load();
-  while (task < count_)
-    if (next_.compare_exchange_weak(task, task + 1)) return true;
+void Job::divide(const std::vector<int>& threads) {
+  std::size_t all = 0, before = 0, begin = 0;
+  for (const int share : threads) all += static_cast<std::size_t>(share);
+  parts_ = std::vector<Part>(threads.size());
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    before += static_cast<std::size_t>(threads[i]);
+    parts_[i].next = begin;
+    parts_[i].end = begin = count_ * before / all;
+  }
+}
+
+bool Job::begun() const {
+  return std::all_of(parts_.begin(), parts_.end(),
+                     [](const Part& part) { return part.next.load() >= part.end; });
+}
+
+bool Job::take(std::size_t node, std::size_t& task) {
+  Part& part = parts_[node];
+  task = part.next.load();
+  while (task < part.end)
+    if (part.next.compare_exchange_weak(task, task + 1)) return true;
+  return false;
+}
+
+bool Job::take_over(std::size_t& task) {
+  for (std::size_t node = 0; node < parts_.size(); ++node)
+    if (take(node, task)) {
+      ++taken_over_;
+      return true;
+    }
   return false;
 }
 
@@ -107,12 +153,34 @@ void Job::run(std::size_t task) {
   finish(1);
 }
 
-Engine::Engine(int threads)
+Engine::Engine(int threads, const std::vector<std::vector<int>>& cores)
     : process_(getpid()), state_(std::make_unique<State>()), threads_(threads) {
   if (threads < 1 || threads > 1024)
     throw std::invalid_argument("threads must be 1 to 1024, got " + std::to_string(threads));
-  state_->threads.reserve(static_cast<std::size_t>(threads));
-  for (int i = 0; i < threads; ++i) state_->threads.emplace_back([this] { run_worker(*state_); });
+  const auto count = static_cast<std::size_t>(threads);
+  if (!cores.empty() && cores.size() != count)
+    throw std::invalid_argument("cores must be given for each of " + std::to_string(threads) +
+                                " threads, or for none, got " + std::to_string(cores.size()));
+  for (const std::vector<int>& some : cores)
+    for (const int core : some)
+      if (core < 0 || core >= 1 << 20)
+        throw std::invalid_argument("a core is a number from 0, got " + std::to_string(core));
+  std::vector<std::vector<int>> nodes;
+  std::vector<std::size_t> node_of(count, 0);
+  for (std::size_t i = 0; i < cores.size(); ++i) {
+    const auto known = std::find(nodes.begin(), nodes.end(), cores[i]);
+    node_of[i] = static_cast<std::size_t>(known - nodes.begin());
+    if (known == nodes.end()) nodes.push_back(cores[i]);
+  }
+  if (nodes.empty()) nodes.emplace_back();
+  state_->threads_of_node.assign(nodes.size(), 0);
+  for (const std::size_t node : node_of) ++state_->threads_of_node[node];
+  state_->threads.reserve(count);
+  for (const std::size_t node : node_of)
+    state_->threads.emplace_back([this, node, kept = nodes[node]] {
+      stay_on(kept);
+      run_worker(*state_, node);
+    });
 }
 
 Engine::~Engine() { close(); }
@@ -122,6 +190,7 @@ void Engine::submit(const std::shared_ptr<Job>& job) {
     throw std::runtime_error(
         "the engine belongs to another process; open a new loader in this one");
   std::vector<std::shared_ptr<Job>> retired;
+  job->divide(state_->threads_of_node);
   {
     const std::lock_guard lock(state_->mutex);
     if (state_->closed) throw std::runtime_error("the engine is closed; open a new loader");
@@ -152,7 +221,7 @@ void Engine::close() {
 // Letting go of a job may take the GIL, which a native thread must never wait for: its holder may
 // be waiting for that very thread, or be the interpreter on its way out. Jobs are retired instead,
 // and let go of by whoever calls submit or close.
-void Engine::run_worker(State& state) {
+void Engine::run_worker(State& state, std::size_t node) {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "yolodata");
 #endif
@@ -160,17 +229,22 @@ void Engine::run_worker(State& state) {
   while (true) {
     state.wake.wait(lock, [&] { return state.closed || !state.queue.empty(); });
     if (state.queue.empty()) return;
-    std::shared_ptr<Job> job = state.queue.front();
     std::size_t task = 0;
-    if (job->take(task)) {
+    const auto own = [&](const auto& job) { return job->take(node, task); };
+    auto found = std::find_if(state.queue.begin(), state.queue.end(), own);
+    if (found == state.queue.end() && state.queue.front()->take_over(task))
+      found = state.queue.begin();
+    if (found != state.queue.end()) {
+      std::shared_ptr<Job> job = *found;
       lock.unlock();
       job->run(task);
       lock.lock();
-    } else {
+      state.retired.push_back(std::move(job));
+    }
+    while (!state.queue.empty() && state.queue.front()->begun()) {
       state.retired.push_back(std::move(state.queue.front()));
       state.queue.pop_front();
     }
-    state.retired.push_back(std::move(job));
   }
 }
 

@@ -32,6 +32,11 @@ struct Sample {
 using PixelLookup = std::function<const std::uint8_t*(std::int64_t image)>;
 
 // One batch on its way. Every sample is one task; tasks of later jobs follow without a barrier.
+//
+// Where the engine's threads run on several NUMA nodes, a batch is divided among these: consecutive
+// samples for each. Threads take tasks of their own part, in the oldest job that has any left, and
+// only then others'. So they touch the memory of the same pictures of each batch, which is near
+// them when it is used again.
 class Job {
  public:
   // Plans `ids` unless `samples` already hold recipes. Renders where `out` is given: uint8
@@ -55,6 +60,9 @@ class Job {
   bool done() const;
   void cancel();  // tasks that have not begun are dropped
 
+  // Samples that were begun by threads of another node than theirs, so far.
+  std::size_t taken_over() const { return taken_over_.load(); }
+
   // After wait().
   const std::vector<Sample>& samples() const { return request_.samples; }
   std::int32_t keypoint_count() const {
@@ -71,13 +79,21 @@ class Job {
 
  private:
   friend class Engine;
-  bool take(std::size_t& task);  // false: no task is left to begin
+  struct Part {
+    std::atomic<std::size_t> next{0};
+    std::size_t end = 0;
+  };
+  void divide(const std::vector<int>& threads);    // of each node; before any of them takes a task
+  bool take(std::size_t node, std::size_t& task);  // false: no task of this part is left to begin
+  bool take_over(std::size_t& task);               // false: no task at all is left
+  bool begun() const;                              // no task is left to begin
   void run(std::size_t task);
   void finish(std::size_t tasks);
 
   Request request_;
   std::size_t count_;
-  std::atomic<std::size_t> next_{0};
+  std::vector<Part> parts_;
+  std::atomic<std::size_t> taken_over_{0};
   std::atomic<std::int64_t> plan_ns_{0}, render_ns_{0}, storage_ns_{0};
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -87,7 +103,9 @@ class Job {
 
 class Engine {
  public:
-  explicit Engine(int threads);
+  // `cores` are those that each thread is kept on; none: threads run where the system puts them.
+  // Threads with the same cores are on one node.
+  explicit Engine(int threads, const std::vector<std::vector<int>>& cores = {});
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -105,10 +123,11 @@ class Engine {
     std::deque<std::shared_ptr<Job>> queue;
     std::vector<std::shared_ptr<Job>> retired;
     bool closed = false;
+    std::vector<int> threads_of_node;
     std::vector<std::thread> threads;
   };
 
-  static void run_worker(State& state);
+  static void run_worker(State& state, std::size_t node);
 
   const std::int64_t process_;  // that the threads belong to
   std::unique_ptr<State> state_;

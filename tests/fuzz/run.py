@@ -31,7 +31,8 @@ ROOT = HERE.parents[1]
 WORK = ROOT / "build" / "fuzz"
 NATIVE = sorted(file.stem for file in (HERE / "native").glob("*.cpp"))
 THREADS = sorted(file.stem for file in (HERE / "threads").glob("*.cpp"))
-ROOMS = ("ingest", "plan", "render", "engine")  # of csrc/: what native targets are linked with
+# Rooms of csrc/ that native targets are linked with.
+ROOMS = ("ingest", "jpeg", "plan", "render", "engine")
 
 FLAGS = ["-std=c++20", "-g", "-O1", "-fno-omit-frame-pointer", "-ffp-contract=off"]
 FLAGS += [f"-I{ROOT / 'csrc'}", "-pthread"]
@@ -39,8 +40,8 @@ GUIDED = [*FLAGS, "-fno-sanitize-recover=all"]
 GUIDED += ["-fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow"]
 # The thread sanitizer cannot stand the functions that choose an instruction set while loading.
 RACES = [*FLAGS, "-fsanitize=thread", "-DYOLODATA_ONE_TARGET"]
-# clang passes over the pragma that says so in the source.
-AVX2 = ["-mavx2", "-mfma"]
+# What a pragma in the source says, which clang passes over.
+AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "vbmi"))]
 
 

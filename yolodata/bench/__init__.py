@@ -2,7 +2,7 @@
 
     benchmark (arguments) ─ rows ─ data (drawing, coco)
        ├─ rounds ─ session ══ pipe ══ server, trainer ─ loader_yolodata, loader_ultralytics,
-       │                                                ceilings, kernel
+       │   load                                         peers, ceilings, kernel
        └─ results (JSON) ─ report, plot
 
 A *row* is one line of the table. What it measures is a *subject*: batches, one after another for

@@ -7,13 +7,16 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from yolodata import environment
 from yolodata.arguments import NamesAndValues
 from yolodata.bench import data, report, results, rounds, rows
+from yolodata.bench.peers import PEERS
 from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
@@ -22,10 +25,10 @@ from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
 # Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
 _SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "loader": {"batch": 16, "gpu_batch": 64, "seconds": 1.4},
+    "loader": {"batch": 16, "gpu_batch": 64, "seconds": 1.2},
     "train": {"batch": 128, "steps": 20, "model": "yolo26n.yaml", "cache": "auto", "amp": True},
 }
-_QUICK = {"images": 64, "many": 1024, "rounds": 2, "seconds": 0.6, "steps": 3}
+_QUICK = {"images": 64, "rounds": 2, "seconds": 0.6, "steps": 3}
 _ONLY = {"loader": ("seconds", "threads", "gpu_batch"),
          "train": ("model", "device", "amp", "steps", "cores", "cache")}  # fmt: skip
 _NOT_HERE = {  # what to say of an option of the other benchmark
@@ -41,7 +44,7 @@ _LIMITS = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
 _NO_SETTINGS = ("what", "json", "plot", "profile", "start_limit", "keep", "only", "run", "command")
 _DESCRIPTION = (
     "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
-    "Without arguments it draws its own pictures and takes three minutes."
+    "Without arguments it draws its own pictures and takes about four minutes."
 )
 
 
@@ -67,6 +70,7 @@ def add_parser(subparsers: Any) -> None:
         examples=(
             "yolodata bench",
             "yolodata bench data=coco.yaml json=out.json plot=out.png",
+            "yolodata bench peers=True",
             "yolodata bench quick=True only=yolo*-1 threads=4 profile=True",
             "yolodata bench task=segment copy_paste=0.5 mixup=0.5",
             "yolodata bench imgsz=320 batch=32 images=512 rounds=9 seconds=3 start_limit=60",
@@ -87,6 +91,9 @@ def add_parser(subparsers: Any) -> None:
         "alone")  # fmt: skip
     add("--json", type=Path, metavar="OUT", help="write every sample as JSON")
     add("--plot", type=Path, metavar="OUT.png", help="write a bar chart")
+    add("--peers", action="store_true",
+        help=f"measure other loaders too, where they are installed: "
+        f"{', '.join(peer.name for peer in PEERS)}")  # fmt: skip
     add("--profile", action="store_true", help="show where the time goes")
     add("--imgsz", type=int, help="side of the pictures (default: 640)")
     add(
@@ -108,7 +115,7 @@ def add_parser(subparsers: Any) -> None:
     add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
         help="a row that takes longer to start is left out")  # fmt: skip
     add("--threads", type=int, help="cores of the rows with many (default: all)")
-    add("--quick", action="store_true", help="a rough answer in half a minute")
+    add("--quick", action="store_true", help="a rough answer in a minute")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
     add("--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again")
     add("--only", action="append", default=[], metavar="ROW",
@@ -165,7 +172,16 @@ def _measure(args: argparse.Namespace, temporary: Path) -> int:
     if args.what == "train":
         known = rows.train_rows(args.cores, args.device)
     else:
-        known = rows.loader_rows(args.threads or len(usable_cores()), "gpu" in begin["machine"])
+        peers = [peer for peer in PEERS if args.peers and peer.installed]
+        cores = args.threads or len(usable_cores())
+        known = rows.loader_rows(cores, "gpu" in begin["machine"], peers)
+        for peer in peers:
+            with suppress(metadata.PackageNotFoundError):  # another one has this module, too
+                begin["versions"][peer.distribution] = metadata.version(peer.distribution)
+        begin["not_installed"] = [
+            {"label": peer.label, "install": f"pip install {peer.distribution}"}
+            for peer in PEERS if args.peers and not peer.installed
+        ]  # fmt: skip
     chosen = rows.choose(known, args.only)
     begin["settings"] = {name: str(value) if isinstance(value, Path) else value
                          for name, value in vars(args).items()
@@ -239,6 +255,11 @@ def _fill_in(args: argparse.Namespace) -> None:
     for name in _ONLY["loader" if trains else "train"]:
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {_NOT_HERE[args.what]}")
+    if args.peers and (trains or args.task != "detect" or args.augment):
+        raise ConfigError(
+            "--peers is for the loader benchmark of --task detect without --augment: other loaders "
+            "do not know Ultralytics' tasks and arguments"
+        )
     if trains and (args.task != "detect" or args.augment):
         raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
     defaults = _SHARED | _DEFAULTS[args.what]

@@ -12,6 +12,8 @@ import psutil
 def pin(cores: tuple[int, ...]) -> bool:
     """Keep all threads of this process and its workers, and what they start later, on some cores.
 
+    Threads that are kept on some of these already, as a loader's on NUMA nodes, stay there.
+
     Returns:
         False where the system has no such thing (macOS, Windows), or for no cores.
     """
@@ -21,8 +23,15 @@ def pin(cores: tuple[int, ...]) -> bool:
         with suppress(psutil.Error):  # it ended just now
             for thread in process.threads():
                 with suppress(ProcessLookupError):
-                    os.sched_setaffinity(thread.id, cores)
+                    if not os.sched_getaffinity(thread.id) <= set(cores):
+                        os.sched_setaffinity(thread.id, cores)
     return True
+
+
+def pin_thread(core: int) -> None:
+    """Keep the calling thread on a core, where the system has such a thing."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
 
 
 def settle(limit: float = 15.0) -> None:

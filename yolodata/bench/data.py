@@ -97,7 +97,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     """
     if wanted.data is not None and (shards := shards_in(wanted.data)):
         return _shards(shards)
-    plain, long = folder / "set", folder / "long"
+    plain = folder / "set"
     _claim(folder, wanted)
     note = plain / "source.json"  # written last
     if not note.exists():
@@ -113,17 +113,36 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         note.write_text(json.dumps({"images": images}), encoding="utf-8")
     facts = _facts(plain, wanted)
     repeats = math.ceil(min(facts["images_of_source"], wanted.many) / facts["images"])
-    if repeats > 1 and needed & {"files", "jpeg", "raw-many", "ram-many"}:
+    by_codec = _sources(plain, folder / "long", "", repeats, wanted, needed, say)
+    # The labels of a dataset that was given are what they are, and those of other tasks too.
+    suffix = "-polygons"
+    if wanted.data is None and wanted.task == "detect" and any(n.endswith(suffix) for n in needed):
+        outlined = folder / "set-polygons"
+        if not (outlined / "data.yaml").exists():  # written last
+            _begin_anew(outlined)
+            drawing.outline(plain, outlined, wanted.images, wanted.seed)
+        by_codec |= _sources(
+            outlined, folder / "long-polygons", suffix, repeats, wanted, needed, say
+        )
+    return Prepared(by_codec, {**facts, "repeats_decoding": repeats})
+
+
+def _sources(
+    plain: Path, long: Path, suffix: str, repeats: int, wanted: Wanted, needed: set[str], say: Say
+) -> dict[str, Path]:
+    """What each `source` is that ends like this, made of the dataset `plain`; `long` repeats it."""
+    names = {name + suffix for name in ("files", "jpeg", "raw-many", "ram-many")}
+    if repeats > 1 and needed & names:
         _repeat(plain, long, repeats)
     else:
         long = plain
-    by_codec = {"files": long / "data.yaml", "ram": plain / "data.yaml"}
-    by_codec["ram-many"] = by_codec["files"]
+    found = {f"files{suffix}": long / "data.yaml", f"ram{suffix}": plain / "data.yaml"}
+    found[f"ram-many{suffix}"] = long / "data.yaml"
     for name, source in (("raw", plain), ("jpeg", long), ("raw-many", long)):
-        if name in needed:
-            codec = name.removesuffix("-many")
-            by_codec[name] = _packed(source, folder / name, codec, wanted, say)
-    return Prepared(by_codec, {**facts, "repeats_decoding": repeats})
+        out = plain.parent / f"{name}{suffix}"
+        if out.name in needed:
+            found[out.name] = _packed(source, out, name.removesuffix("-many"), wanted, say)
+    return found
 
 
 def _claim(folder: Path, wanted: Wanted) -> None:
@@ -194,11 +213,7 @@ def _repeat(plain: Path, long: Path, repeats: int) -> None:
     for folder in drawing.make_folders(long):
         for path in (plain / folder.relative_to(long)).iterdir():
             for turn in range(repeats):
-                other = folder / f"{turn:03d}_{path.name}"
-                try:
-                    os.link(path, other)
-                except OSError:
-                    shutil.copyfile(path, other)
+                drawing.link(path, folder / f"{turn:03d}_{path.name}")
     names = json.loads((plain / "data.yaml").read_text(encoding="utf-8"))["names"]
     drawing.write_yaml(long, "images/train", names)
 
@@ -233,6 +248,7 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
 
     files = sorted((folder / "images" / "train").iterdir())
     pixels, objects = [], []
+    polygons = 0
     for file in files:
         try:
             with os.fdopen(open_regular(file), "rb") as opened, Image.open(opened) as image:
@@ -242,10 +258,13 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         labels = folder / "labels" / "train" / f"{file.stem}.txt"
         rows = labels.read_bytes().splitlines() if labels.exists() else ()
         objects.append(len(rows))
+        polygons += sum(len(row.split()) > 5 for row in rows)
     if not pixels:
         raise DatasetError(f"none of the {len(files)} pictures of {wanted.data} can be read")
     source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
     nbytes = float(np.mean([file.stat().st_size for file in files]))
+    # Other tasks have long rows that are no polygons.
+    share = polygons / max(sum(objects), 1) if wanted.task in ("detect", "segment") else 0.0
     what = "drawn pictures" if wanted.data is None else f"pictures of {wanted.data}"
     return {
         "images": len(files),
@@ -253,10 +272,11 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         "bytes_mean": nbytes,
         "pixels_mean": float(np.mean(pixels)),
         "objects_mean": float(np.mean(objects)),
+        "polygons": share,
         "coco": {"bytes_mean": coco.BYTES_PER_IMAGE, "pixels_mean": coco.PIXELS_PER_IMAGE,
                  "objects_mean": coco.OBJECTS_PER_IMAGE},
         "summary": f"{len(files)} {what}: {nbytes / 1e3:.0f} kB, {np.mean(pixels) / 1e3:.0f} "
         f"thousand pixels, {np.mean(objects):.1f} objects on average (COCO train2017: "
         f"{coco.BYTES_PER_IMAGE / 1e3:.0f} kB, {coco.PIXELS_PER_IMAGE / 1e3:.0f} thousand, "
-        f"{coco.OBJECTS_PER_IMAGE})",
+        f"{coco.OBJECTS_PER_IMAGE})" + (f"; {share:.0%} of labels are polygons" if share else ""),
     }  # fmt: skip

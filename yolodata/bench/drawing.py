@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +122,26 @@ def write(folder: Path, images: int, seed: int, threads: int, outlines: bool = F
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(images), sketch(images, seed)))
-    write_yaml(folder, "images/train", [f"thing {i}" for i in range(coco.CLASSES)])
+    write_yaml(folder, "images/train", _names())
+
+
+def outline(drawn: Path, folder: Path, images: int, seed: int) -> None:
+    """Make a dataset of the pictures that `write` drew without outlines, labelled by polygons."""
+    pictures, labels = make_folders(folder)
+    for number, plan in enumerate(sketch(images, seed)):
+        name = f"{number:06d}.jpg"
+        link(drawn / "images" / "train" / name, pictures / name)
+        text = _outline_text(plan, seed + number)
+        (labels / f"{number:06d}.txt").write_text(text, encoding="utf-8")
+    write_yaml(folder, "images/train", _names())
+
+
+def link(path: Path, other: Path) -> None:
+    """Give a file another name; copies it where there are no hard links."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def make_folders(folder: Path) -> list[Path]:
@@ -137,6 +158,10 @@ def write_yaml(folder: Path, train: str, names: list[str]) -> Path:
     values = {"path": str(folder.resolve()), "train": train, "val": train, "names": names}
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")  # JSON is YAML too
     return path
+
+
+def _names() -> list[str]:
+    return [f"thing {i}" for i in range(coco.CLASSES)]
 
 
 def _strata(count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

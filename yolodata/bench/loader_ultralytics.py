@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from multiprocessing import Value
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,24 @@ import torch
 from yolodata.bench.burst import Pace
 from yolodata.bench.subject import Batch, Row, Subject, Task, whole_batches
 from yolodata.errors import ConfigError
+from yolodata.telemetry import Reading
+
+
+class _CountedImages(list[Any]):
+    """The pictures that a dataset holds, in all its processes: counts those that are put in.
+
+    Without a cache Ultralytics puts in each picture that it decodes, and takes it out later.
+    """
+
+    def __init__(self, images: Iterable[Any], decodes: Any) -> None:
+        super().__init__(images)
+        self._decodes = decodes
+
+    def __setitem__(self, at: Any, image: Any) -> None:
+        if image is not None:
+            with self._decodes.get_lock():
+                self._decodes.value += 1
+        super().__setitem__(at, image)
 
 
 def open_loader(row: Row, task: Task) -> Subject:
@@ -45,6 +64,9 @@ def open_loader(row: Row, task: Task) -> Subject:
         raise ConfigError("not enough free memory for Ultralytics' cache=ram; use fewer --images")
     if any(Path(f).with_suffix(".npy").exists() for f in dataset.im_files[:8]):
         raise ConfigError(f"{task.data} has .npy files, which Ultralytics would read instead")
+    decodes = Value("q", 0)
+    if not cached:
+        dataset.ims = _CountedImages(dataset.ims, decodes)
     loader = build_dataloader(
         dataset, task.batch, row.threads, shuffle=True, rank=-1, device=device
     )  # fmt: skip
@@ -65,7 +87,8 @@ def open_loader(row: Row, task: Task) -> Subject:
         batches(), prefetched=loader.num_workers * (loader.prefetch_factor or 0),
         # Mosaic partners come from a buffer of the last pictures, which must be full.
         warm_up=task.batch * 2 if cached else min(len(dataset.im_files), task.batch * 8),
-        finish=pace.finish, close=loader.close,
+        finish=pace.finish, read=lambda: Reading(counts={"decodes": decodes.value}),
+        close=loader.close,
     )  # fmt: skip
 
 

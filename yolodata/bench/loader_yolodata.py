@@ -98,7 +98,9 @@ def open_in_trainer(row: Row, task: Task, trainer: Any) -> Subject:
     loader.on_out_of_memory = None  # another size of the batch would be another benchmark
 
     def about() -> str:
-        where = f"cache={loader.cache}: {loader.preflight}" if loader.preflight else "on the CPU"
+        where = (
+            f"cache={loader.cache}: {loader.preflight}" if loader.device != "cpu" else "on the CPU"
+        )
         count = loader.num_workers
         return f"{count} thread{'s' if count > 1 else ''}, {where}"
 

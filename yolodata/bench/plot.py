@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart.
-COLOURS = {"ultralytics": "#e69f00", "yolodata": "#0072b2", "fixed": "#bbbbbb"}
+COLOURS = {"ultralytics": "#e69f00", "yolodata": "#0072b2", "fixed": "#bbbbbb",
+           "peer": "#009e73"}  # fmt: skip
 INK, MUTED, GRID, WARNING = "#1f2328", "#59636e", "#e3e7eb", "#b03a00"
 DPI = 200  # shown at half of that, 800 pixels wide
 
@@ -60,7 +61,7 @@ def save(path: Path, values: Document, **metadata: str) -> None:
     write(_MARGIN, 0.53, report.how(values), color=MUTED)
     top = head
     widest: dict[str, float] = {}
-    for (device, _), rows, _ in panels:
+    for (device, *_), rows, _ in panels:
         speeds = [row["img_s"]["max"] or 0 for row in rows]
         widest[device] = max(widest.get(device, 0), *speeds)
     for group, rows, base in panels:
@@ -105,18 +106,22 @@ class _Writer:
         return self.figure.add_axes((*box, height / self.height))
 
 
-def _panels(values: Document) -> list[tuple[tuple[str, int], list[Document], Document | None]]:
+def _panels(values: Document) -> list[tuple[report.Group, list[Document], Document | None]]:
     """Group, rows that get a bar, and the row that they are compared with, of each panel."""
     panels = []
     for group, members in report.groups(values).items():
-        rows = [row for row in members if row["kind"] in COLOURS]
+        rows = [row for row in members if _family(row) in COLOURS]
         if rows:
             panels.append((group, rows, report.base(rows)))
     return panels
 
 
+def _family(row: Document) -> str:
+    return str(row["kind"]).partition("-")[0]
+
+
 def _lines(row: Document) -> int:
-    return max(1, len(_wrapped(row["label"], _NAME)))
+    return max(1, len(_wrapped(report.label(row), _NAME)))
 
 
 def _row_height(row: Document) -> float:
@@ -131,7 +136,7 @@ def _draw_panel(
     write: _Writer,
     top: float,
     values: Document,
-    group: tuple[str, int],
+    group: report.Group,
     rows: list[Document],
     base: Document | None,
     widest: float,
@@ -162,14 +167,14 @@ def _draw_panel(
     for row, height in zip(rows, heights, strict=True):
         middle = y + height / 2
         at = top + 0.4 + middle
-        name = "\n".join(_wrapped(row["label"], _NAME))
+        name = "\n".join(_wrapped(report.label(row), _NAME))
         write(_BARS[0] - 0.1, at, name, ha="right", linespacing=1.15)
         speed = row["img_s"]
         if speed["median"] is None:
             write(_SPEED, at, "failed", ha="right", color=WARNING)
         else:
             error = [[speed["median"] - speed["min"]], [speed["max"] - speed["median"]]]
-            axes.barh([middle], [speed["median"]], height=0.2, color=COLOURS[row["kind"]],
+            axes.barh([middle], [speed["median"]], height=0.2, color=COLOURS[_family(row)],
                       xerr=error, error_kw={"ecolor": INK, "elinewidth": 1.1, "capsize": 2.5,
                                             "capthick": 1.1})  # fmt: skip
             write(_SPEED, at, f"{speed['median']:,.0f}", ha="right", weight="bold")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import quantiles
 from typing import Any
 
 from yolodata.bench.results import spread
 
+_DECODED = 0.9
+"""Decodes a picture below which rows of files are not about decoding."""
+_BUSY = 0.15
+"""Cores that others may keep busy before the report warns of it."""
 DOUBT_HELPS = "More rounds (--rounds), or a quieter machine, can tell."
 STAGES = ("read", "decode", "plan", "render", "collate", "wait")
 Document = dict[str, Any]
 Table = list[list[str]]
+Group = tuple[str, int, str]
 
 _BOUNDS_NOTE = (
     "GB/s counts what has to move: bytes written and source bytes shown for the kernel, read and\n"
@@ -27,11 +32,16 @@ _STAGES_NOTE = (
 def text(values: Document) -> str:
     """Everything a reader needs."""
     parts = ["\n".join(_about(values)), *(aligned(table) for table in _speeds(values))]
+    parts.append("\n".join(f"{label}: {text}" for label, text in _differences(values).items()))
     for table, note in ((_bounds(values), _BOUNDS_NOTE), (_stages(values), _STAGES_NOTE)):
         if len(table) > 1:
             parts.append(f"{aligned(table)}\n{note}")
     parts += ["\n".join(_floor(values)), "\n".join(_processes(values))]
-    parts += [f"UNCLEAR: {text}. {DOUBT_HELPS}" for text in doubts(values)]
+    parts += [f"ALREADY DECODED: {text}" for text in already_decoded(values)]
+    parts += [f"BUSY: {text}" for text in busy(values)]
+    parts += [f"UNCLEAR (?): {text}. {DOUBT_HELPS}" for text in doubts(values)]
+    parts += [f"NOT INSTALLED: {peer['label']}; `{peer['install']}`"
+              for peer in values.get("not_installed", [])]  # fmt: skip
     parts += [f"NOT COMPARABLE: {complaint}" for complaint in values["complaints"]]
     parts += dict.fromkeys(f"FAILED: {r['error']}" for r in values["rows"] if "error" in r)
     return "\n\n".join(filter(None, parts))
@@ -39,9 +49,11 @@ def text(values: Document) -> str:
 
 def markdown(values: Document) -> str:
     """The speeds as Markdown tables, with machine, versions and n."""
-    tables = [*_speeds(values), _bounds(values)]
+    tables = [*_speeds(values, _differences(values)), _bounds(values)]
     notes = [*_about(values), *map(str.strip, _processes(values))]
-    return with_notes(tables, [*notes, *(f"unclear: {text}" for text in doubts(values))])
+    notes += [f"already decoded: {text}" for text in already_decoded(values)]
+    notes += [f"busy: {text}" for text in busy(values)]
+    return with_notes(tables, [*notes, *(f"unclear (?): {text}" for text in doubts(values))])
 
 
 def with_notes(tables: list[Table], notes: list[str]) -> str:
@@ -64,19 +76,70 @@ def aligned(table: Table) -> str:
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def groups(values: Document) -> dict[tuple[str, int], list[Document]]:
-    """The rows of each table by (device, cores), with which they were measured."""
-    found: dict[tuple[str, int], list[Document]] = {}
+def group_of(row: Document) -> Group:
+    """Device, cores and labels of a row; old files have the last and the first not."""
+    return row.get("device", "cpu"), row["cores"], row.get("labels", "boxes")
+
+
+def groups(values: Document) -> dict[Group, list[Document]]:
+    """The rows of each table, which were measured together."""
+    found: dict[Group, list[Document]] = {}
     for row in values["rows"]:
-        found.setdefault((row.get("device", "cpu"), row["cores"]), []).append(row)
+        found.setdefault(group_of(row), []).append(row)
     return found
 
 
-def where(group: tuple[str, int]) -> str:
+def where(group: Group) -> str:
     """What the table of a group is called."""
-    device, cores = group
+    device, cores, labels = group
     count = "one core" if cores == 1 else f"{cores} cores"
+    count += "" if labels == "boxes" else f", labels are {labels}"
     return count if device == "cpu" else f"GPU, {count}"
+
+
+def decodes(row: Document) -> float | None:
+    """Files that were decoded while the clock ran, a picture; None where nobody counted."""
+    counts = row.get("counts", {})
+    if "decodes" in counts:
+        return float(counts["decodes"])
+    raw = row["kind"] == "yolodata" and row["codec"] == "raw"
+    return 0.0 if raw and row["img_s"]["samples"] else None
+
+
+def label(row: Document) -> str:
+    """What the tables and charts call a row; of files that were decoded before, it says so."""
+    if not _decoded_before(row):
+        return str(row["label"])
+    how_far = "already" if (decodes(row) or 0.0) < 1 - _DECODED else "partly"
+    return f"{row['label']} ({how_far} decoded)"
+
+
+def _decoded_before(row: Document) -> bool:
+    found = decodes(row)
+    return row["codec"] in ("files", "jpeg") and found is not None and found < _DECODED
+
+
+def already_decoded(values: Document) -> list[str]:
+    """The rows of files that decoded less than they will in a larger dataset."""
+    return [
+        f"{row['label']} ({where(group)}): {decodes(row):.2f} decodes a picture while the clock "
+        f"ran; the others were in memory from before. So it is with datasets of fewer images than "
+        "loaders keep; in larger ones each is decoded (--images, --many)"
+        for group, rows in groups(values).items() for row in rows if _decoded_before(row)
+    ]  # fmt: skip
+
+
+def busy(values: Document) -> list[str]:
+    """A warning, if others kept the machine busy while rows were measured."""
+    load = values.get("load", {})
+    worst = sum(load[name]["max"] or 0.0 for name in ("others", "steal") if name in load)
+    usual = sum(load[name]["median"] or 0.0 for name in ("others", "steal") if name in load)
+    if usual <= _BUSY and worst <= 2 * _BUSY:
+        return []
+    return [
+        f"others kept {usual:.2f} cores busy while rows were measured, and up to {worst:.2f} in "
+        "one of their rounds; measure again on a quieter machine"
+    ]
 
 
 def base(rows: list[Document]) -> Document | None:
@@ -94,14 +157,16 @@ def ratio(ours: Document, peer: Document) -> Document:
 
 def ratio_text(values: Document, found: Document) -> str:
     """Median and range of a ratio, as the tables have them."""
-    return _with_range(found, ".3f" if _trains(values) else ".1f")
+    form = ".3f" if _trains(values) else ".1f" if found["median"] >= 1 else ".2f"
+    return _with_range(found, form)
 
 
 def doubt(found: Document) -> str:
     """Why the spread of a ratio leaves open whether there is a difference; empty: it does not.
 
     It does where a single round has no spread, where the rounds disagree about which row is
-    faster, and where the middle half of the rounds ranges over as much as the difference from 1.
+    faster, and where the middle half of the rounds ranges over as much as the difference from 1,
+    or over half of the ratio itself.
     """
     samples: list[float] = found["samples"]
     if len(samples) < 2:
@@ -112,14 +177,15 @@ def doubt(found: Document) -> str:
     if high - low >= abs(middle - 1):
         return (f"half of {len(samples)} rounds range over {high - low:.2f}, "
                 f"and the difference is {abs(middle - 1):.2f}")  # fmt: skip
+    if high - low > middle / 2:
+        return f"half of {len(samples)} rounds range over {high - low:.2f}: it may be any of these"
     return ""
 
 
 def doubted(values: Document, ours: Document, peer: Document, found: Document) -> str:
     """A sentence about a ratio that its spread makes meaningless; empty: it does not."""
     reason = doubt(found)
-    group = where((ours.get("device", "cpu"), ours["cores"]))
-    pair = f"{ours['label']} against {peer['label']} ({group})"
+    pair = f"{ours['label']} against {peer['label']} ({where(group_of(ours))})"
     return f"{pair}: {ratio_text(values, found)}; {reason}" if reason else ""
 
 
@@ -143,6 +209,13 @@ def about_machine(values: Document) -> list[str]:
         line = f"{gpu['name']}: {gpu['memory_gib']:g} GiB, compute capability {gpu['capability']}"
         line += f", driver {gpu['driver']}" if gpu.get("driver") else ""
         lines.append(line + (f", CUDA {gpu['cuda']}" if gpu.get("cuda") else ""))
+    if (others := values.get("load", {}).get("others")) and others["samples"]:
+        steal, machine = values["load"]["steal"], values["machine"]
+        lines.append(
+            f"while rows were measured, others kept {_with_range(others, '.2f')} of "
+            f"{machine['cores_total']} cores busy, the host took {steal['median']:.2f} (at most "
+            f"{steal['max']:.2f}); load average {machine['load_before']:.2f} before"
+        )
     return [*lines, ", ".join(f"{name} {v}" for name, v in values["versions"].items())]
 
 
@@ -180,12 +253,24 @@ def _with_range(values: Document, form: str) -> str:
     return f"{values['median']:{form}} ({_range(values, form)})"
 
 
+def _marked(values: Document, ratio: Document | None) -> str:
+    """A ratio, with a question mark where its spread makes it meaningless; "" of none."""
+    if ratio is None:
+        return ""
+    return ratio_text(values, ratio) + (" ?" if doubt(ratio) else "")
+
+
 def _range(values: Document, form: str) -> str:
     return f"{values['min']:{form}} to {values['max']:{form}}"
 
 
-def _speeds(values: Document) -> Iterator[Table]:
-    """Header and rows of each group."""
+def _differences(values: Document) -> dict[str, str]:
+    """How rows depart from the recipe, by their labels."""
+    return {row["label"]: row["differs"] for row in values["rows"] if row.get("differs")}
+
+
+def _speeds(values: Document, differences: Mapping[str, str] = {}) -> Iterator[Table]:
+    """Header and rows of each group; with a last column of differences, where there are some."""
     trains = _trains(values)
     ratios = {(r["ours"], r["peer"]): r for r in values["ratios"]}
     for group, rows in groups(values).items():
@@ -196,8 +281,13 @@ def _speeds(values: Document) -> Iterator[Table]:
             *(f"x {short[peer]}" for peer in peers),
             *["waits, ms", "GPU busy"][: 2 * trains],
         ]
+        counted = [decodes(row) for row in rows]
+        if any(counted):  # there are files, and somebody counted
+            columns.append("decodes")
+        differ = any(row["label"] in differences for row in rows)
+        columns += ["not as in the recipe"] * differ
         table = [[where(group), *columns]]
-        for row in rows:
+        for row, found in zip(rows, counted, strict=True):
             img_s = row["img_s"]
             if img_s["median"] is None:
                 table.append([row["label"], "failed", *[""] * (len(columns) - 1)])
@@ -207,14 +297,16 @@ def _speeds(values: Document) -> Iterator[Table]:
                 steps_s, busy = row["steps_s"], row["busy"]["median"]
                 cells = [f"{steps_s['median']:.2f}", _range(steps_s, ".2f"),
                          f"{img_s['median']:,.0f}",
-                         *(_with_range(ratio, ".3f") if ratio else "" for ratio in times),
+                         *(_marked(values, ratio) for ratio in times),
                          f"{row['wait_ms']['median']:.2f}",
                          "" if busy is None else f"{busy:.1%}"]  # fmt: skip
             else:
                 ms = f"{1e3 / img_s['median']:.{2 if group[0] == 'cpu' else 4}f}"
                 cells = [f"{img_s['median']:,.0f}", _range(img_s, ",.0f"), ms]
-                cells += [_with_range(ratio, ".1f") if ratio else "" for ratio in times]
-            table.append([row["label"], *cells])
+                cells += [_marked(values, ratio) for ratio in times]
+            cells += ["" if found is None else f"{found:.2f}"] * any(counted)
+            cells += [differences.get(row["label"], "")] * differ
+            table.append([label(row), *cells])
         yield table
 
 
@@ -245,6 +337,7 @@ def _stages(values: Document) -> Table:
         if row["kind"] == "yolodata" and (stages := row.get("stages_ms")):
             label = f"{row['label']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
             label += "" if row.get("device", "cpu") == "cpu" else ", GPU"
+            label += "" if row.get("labels", "boxes") == "boxes" else f", {row['labels']}"
             times = [f"{stages[stage]:.3f}" if stage in stages else "" for stage in STAGES]
             table.append([label, *times, f"{row['counts'].get('decodes', 0.0):.2f}"])
     return table

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
+
 from yolodata import environment
 from yolodata.bench.rounds import Measured
 from yolodata.outputs import write_output
@@ -48,9 +50,10 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
         dict of benchmark ("loader" or "train"); machine; versions; settings; data;
         rows: name (id) and all else that a `Row` has; img_s (median, min, max, samples), pictures
             and seconds (of each sample), stages_ms and counts (a picture), what `Measured.ready`
-            has, error, profile; where bytes_each of `facts` is known, gb_s (a spread); of rows that
-            train instead the spreads of steps_s, step_ms, wait_ms (a step) and busy (share of the
-            time in which the GPU computed; without samples where nobody can tell);
+            has, error, profile; others and steal (of each sample: see `Sample`); where bytes_each
+            of `facts` is known, gb_s (a spread); of rows that train instead the spreads of steps_s,
+            step_ms, wait_ms (a step) and busy (share of the time in which the GPU computed; without
+            samples where nobody can tell);
         ratios: ours, peer (row names), median, min, max, samples (one a round: quotients of the
             img_s samples of that round);
         shares: ours, ceiling (row names), median, min, max, samples (one a round) of rows on a GPU:
@@ -58,6 +61,7 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
         floor: how far each of yolodata's loaders on the CPU is from copying its output, by the same
             cores: name, bytes_written (a picture), copy_ms (to copy as many bytes from memory to
             memory), ms (it takes), times (ms / copy_ms);
+        load: others and steal, each a spread over the samples of all rows; load average at the end;
         complaints: what speaks against equal work. Of training: processes: cores, feeds (how the
             batches of each row are made), and `process` of `Measured.ready`. Of a benchmark that
             has rounds before it, and maybe never had them: complete (False).
@@ -70,6 +74,7 @@ def document(begin: Document, data: Mapping[str, Any], found: Sequence[Measured]
         "ratios": list(_ratios(found)),
         "shares": list(_shares(found)),
         "floor": list(_floors(found, int(begin["settings"]["imgsz"]))),
+        "load": _load(found),
         "complaints": same_work(found),
         **({"processes": _processes(trains)} if trains else {}),
     }
@@ -96,6 +101,7 @@ def _row(found: Measured) -> Document:
     values: Document = {
         "name": row.id, **asdict(row), "img_s": spread(speeds),
         "pictures": [s.pictures for s in samples], "seconds": [s.seconds for s in samples],
+        "others": [s.others for s in samples], "steal": [s.steal for s in samples],
     }  # fmt: skip
     if row.trains:
         values |= {
@@ -116,6 +122,15 @@ def _row(found: Measured) -> Document:
     if found.profile is not None:
         values["profile"] = found.profile
     return values
+
+
+def _load(found: Sequence[Measured]) -> Document:
+    samples = [sample for f in found for sample in f.samples]
+    return {
+        "others": spread([s.others for s in samples if s.others is not None]),
+        "steal": spread([s.steal for s in samples if s.steal is not None]),
+        "average_after": round(psutil.getloadavg()[0], 2),
+    }
 
 
 def _mean_of(found: Measured, name: str) -> dict[str, float]:
@@ -165,7 +180,8 @@ def _shares(found: Sequence[Measured]) -> Iterator[Document]:
 
 
 def _floors(found: Sequence[Measured], imgsz: int) -> Iterator[Document]:
-    ms = {f.row.id: 1e3 / median(s.img_s for s in f.samples) for f in found if f.samples}
+    ms = {f.row.id: 1e3 / median(s.img_s for s in f.samples)
+          for f in found if f.samples and f.row.labels == "boxes"}  # fmt: skip
     for row in (f.row for f in found if f.row.id in ms):
         copy_ms = ms.get(f"copy-{row.cores}")
         if copy_ms and row.kind == "yolodata" and row.device == "cpu" and not row.trains:
@@ -180,15 +196,20 @@ def same_work(found: Sequence[Measured]) -> list[str]:
     their speeds must not be compared. The pictures are random: up to five standard errors are
     put down to chance.
     """
-    loaders = [(f.row, f.ready) for f in found if f.ready and f.ready["objects"]]
     complaints = []
-    for row, this in loaders[1:]:
-        peer, first = loaders[0]
+    loaders = [(f.row, f.ready) for f in found if f.ready and (f.ready["objects"] or f.row.differs)]
+    firsts = {row.labels: (row, ready) for row, ready in reversed(loaders) if not row.differs}
+    for row, this in loaders:
+        peer, first = firsts.get(row.labels, (row, this))
         # On a GPU each loader hands over what its trainer wants: other floats are no other work.
-        same = ("shape",) if "cuda" in (row.device, peer.device) else ("shape", "dtype")
+        # What a row leaves out is said beside it.
+        on_gpu = "cuda" in (row.device, peer.device)
+        same = ("shape",) if on_gpu or row.differs else ("shape", "dtype")
         if any(first[name] != this[name] for name in same):
             complaints.append(f"{row.id} makes {this['shape']} {this['dtype']} pictures, "
                               f"{peer.id} {first['shape']} {first['dtype']}")  # fmt: skip
+        if row.differs:
+            continue
         for name, what in (("brightness", "mean brightness"), ("objects", "objects a picture")):
             (a, error_a), (b, error_b) = first[name], this[name]
             if abs(a - b) > 5 * math.hypot(error_a, error_b) + 0.02 * abs(a):

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from yolodata.bench.load import Load
 from yolodata.bench.session import ANSWER_LIMIT, BenchError, Say, Session, close_all
 from yolodata.bench.subject import Row, Sample, Task
 
@@ -76,13 +77,14 @@ def run(
         keep: is given what there is whenever there is more to keep.
     """
     results = [Measured(row) for row in rows]
-    for device, cores in dict.fromkeys(row.group for row in rows):
+    for device, cores, labels in dict.fromkeys(row.group for row in rows):
         where = "GPU" if not cores else "1 core" if cores == 1 else f"{cores} cores"
+        where += "" if labels == "boxes" else f", {labels}"
 
         def say_where(text: str, where: str = where) -> None:
             say(f"{where}: {text}")
 
-        these = [found for found in results if found.row.group == (device, cores)]
+        these = [found for found in results if found.row.group == (device, cores, labels)]
         with closing(_Group(these, task_of, plan, folder, say_where)) as group:
             group.measure(lambda: keep(results))
     return results
@@ -101,8 +103,8 @@ class _Group:
 
     def measure(self, keep: Callable[[], None]) -> None:
         """All of it; `keep` is called whenever there is more to keep."""
-        slow = [found for found in self.rows if found.row.kind == "ultralytics"]
-        quick = [found for found in self.rows if found.row.kind != "ultralytics"]
+        slow = [found for found in self.rows if found.row.starts_slowly]
+        quick = [found for found in self.rows if not found.row.starts_slowly]
         self._start(quick)
         keep()
         if slow and quick:
@@ -167,7 +169,10 @@ class _Group:
         self.say(f"{found.row.id} is ready after {time.monotonic() - began:.0f} s")
 
     def _slice(self, found: Measured, session: Session, turn: int) -> None:
+        before = Load.now()
         sample = self._ask(session, "slice", found, self.plan.steps)
+        others, steal = Load.now().since(before)
+        sample = replace(sample, others=others, steal=steal)
         found.samples = [*found.samples[:turn], sample]
 
     def _profile(self, found: Measured, session: Session) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from yolodata.bench.peers import Peer
 from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError
 
@@ -18,15 +19,28 @@ FEW_CORES = 2
 _DEFAULT_WORKERS = 8  # of Ultralytics, however many cores there are
 
 
-def loader_rows(cores: int, on_gpu: bool = False) -> list[Row]:
+def loader_rows(cores: int, on_gpu: bool = False, peers: Sequence[Peer] = ()) -> list[Row]:
     """The rows of the loader benchmark: on one core, and on `cores` when there are more.
 
     Args:
         cores: how many there are.
         on_gpu: whether there are rows that deliver on a GPU, too.
+        peers: loaders besides Ultralytics' own.
     """
-    found = [row for n in sorted({1, cores}) for row in _cpu_loaders(n)]
+    found = []
+    for n in sorted({1, cores}):
+        found += [*_cpu_loaders(n), *(_peer(peer, n) for peer in peers)]
+    # Upstream takes half its time for polygons, however many cores there are: one shows it.
+    for row in _cpu_loaders(1):
+        if row.kind != "copy":
+            names = tuple(f"polygons-{name}" for name in row.peers)
+            found.append(replace(row, id=f"polygons-{row.id}", peers=names, labels="polygons"))
     return found + gpu_rows(cores) if on_gpu else found
+
+
+def _peer(peer: Peer, n: int) -> Row:
+    return Row(f"{peer.name}-{n}", f"peer-{peer.name}", peer.label, peer.label, "files",
+               peer.threads(n), n, (f"ultralytics-none-{n}",), differs=peer.differs)  # fmt: skip
 
 
 def _cpu_loaders(n: int) -> list[Row]:

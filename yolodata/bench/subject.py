@@ -18,10 +18,14 @@ KINDS = {
     "ultralytics": "yolodata.bench.loader_ultralytics:open_loader",
     "yolodata": "yolodata.bench.loader_yolodata:open_loader",
     "copy": "yolodata.bench.ceilings:open_copy",
+    "scaling": "yolodata.bench.scaling:open_loader",
+    "memory": "yolodata.bench.scaling:open_memory",
     "gpu-copy": "yolodata.bench.ceilings:DeviceCopy",
     "gpu-kernel": "yolodata.bench.kernel:Kernel",
     "gpu-decode": "yolodata.bench.ceilings:open_decoder",
-}
+    **{f"peer-{name}": f"yolodata.bench.peers.{name}:open_loader"
+       for name in ("dali", "torchvision", "albumentations", "libreyolo", "litdata")},
+}  # fmt: skip
 IN_TRAINER = {
     "ultralytics": "yolodata.bench.loader_ultralytics:open_in_trainer",
     "yolodata": "yolodata.bench.loader_yolodata:open_in_trainer",
@@ -53,6 +57,8 @@ class Row:
     ceiling: str = ""  # id of the row whose speed bounds this one
     # With what Ultralytics applies where it is installed; no other row is, its own included.
     albumentations: bool = False
+    labels: str = "boxes"  # of drawn pictures: or "polygons"
+    differs: str = ""  # from the recipe of the other rows, and how; what it leaves out
     recipes: str = "default"  # what the kernel renders, by the names of `kernel.RECIPES`
     channels_last: bool = False  # memory order of the pictures made on a GPU
     trains: bool = False  # whether a training step is taken on each batch
@@ -67,13 +73,19 @@ class Row:
         if self.kind == "fixed":
             return "raw-many"
         longer = self.trains or (self.device != "cpu" and self.kind in ("yolodata", "ultralytics"))
-        return f"{self.codec}-many" if longer and self.codec in ("raw", "ram") else self.codec
+        name = f"{self.codec}-many" if longer and self.codec in ("raw", "ram") else self.codec
+        return name if self.labels == "boxes" else f"{name}-{self.labels}"
 
     @property
-    def group(self) -> tuple[str, int]:
-        """Device and cores; rows of one group are measured in the same rounds."""
+    def group(self) -> tuple[str, int, str]:
+        """Device, cores and labels; rows of one group are measured in the same rounds."""
         any_cores = self.device != "cpu" and not self.trains
-        return (self.device, 0 if any_cores else self.cores)
+        return (self.device, 0 if any_cores else self.cores, self.labels)
+
+    @property
+    def starts_slowly(self) -> bool:
+        """Whether it may cache pictures, write files or start workers before its first batch."""
+        return self.kind == "ultralytics" or self.kind.startswith("peer-")
 
     @property
     def process(self) -> str:
@@ -136,6 +148,9 @@ class Sample:
     steps: int = 0  # batches that were taken
     waited: float = 0.0  # seconds in which the consumer waited for a batch to be handed over
     busy: float | None = None  # share of the time in which the GPU computed; None: nobody can tell
+    # Cores that others kept busy meanwhile: other processes, and the host that this machine shares.
+    others: float | None = None
+    steal: float | None = None
 
     @property
     def img_s(self) -> float:

@@ -259,4 +259,5 @@ def _machine_line(report: Report) -> str:
     gpu = machine.get("gpu") or {}
     return (
         f"{gpu.get('name', 'no GPU')}, {machine.get('cores_usable')} cores of {machine.get('cpu')}"
+        + (f", {nodes} NUMA nodes" if (nodes := machine.get("numa_nodes", 1)) > 1 else "")
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata import _native
 from yolodata.errors import DatasetError, is_out_of_memory, lacking
 from yolodata.images.headers import Header, is_iso_media, is_narrow_grey, read_header
 from yolodata.images.jpeg import ordinary_jpeg
@@ -82,7 +83,8 @@ def decode_jpeg(
 ) -> Bytes | None:
     """Decodes an ordinary JPEG file at its own size, to RGB and, where it fits, to its place.
 
-    The bits are those of `decode_image`: both use libjpeg-turbo's exact transform and upsampling.
+    The bits are those of `decode_image`, which uses libjpeg-turbo's exact transform and upsampling:
+    the core has those of plain files, and libjpeg-turbo itself decodes the others.
 
     Args:
         data: uint8 (n,), the whole file.
@@ -112,10 +114,14 @@ def decode_jpeg(
             fits = spare is not None and need <= spare.size
             place = spare[:need].reshape(*shape, 3) if spare is not None and fits else None
         with memory_for(pixels):
+            if place is None:
+                place = np.empty((*shape, 3), np.uint8)
+            if _native.decode_jpeg(data, place):
+                return place
             picture: Bytes = simplejpeg.decode_jpeg(data, "RGB", buffer=place)
     except (ValueError, MemoryError):
         return None
-    return place if place is not None and place.shape == picture.shape else picture
+    return place if place.shape == picture.shape else picture
 
 
 def upright_shape(image: Image.Image, data: bytes, name: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import xxhash
 from yolodata.checks import whole
 from yolodata.errors import ConfigError, ResourceError, lacking
 from yolodata.images.resize import resize, resized_shape
+from yolodata.ingest.baseline import as_baseline
 from yolodata.ingest.image_check import (
     CheckedImage,
     check_image,
@@ -36,13 +37,16 @@ class PackSettings:
     """What decides about the bytes that are stored.
 
     Attributes:
-        codec: "raw" (pixels) or "jpeg" (the files as they are).
+        codec: "raw" (pixels) or "jpeg" (the files).
         imgsz: longer side in pixels, 10 to 16384.
         reencode: JPEG quality, 1 to 100, for images larger than imgsz; None keeps the bytes of the
             file. For codec "jpeg" only.
         task: whose label decisions. "pose" requires keypoints in every row; all others decide
             alike.
         single_cls: classes are not compared with the number of names.
+        keep_files: JPEG files with several scans (progressive ones) keep their bytes. Otherwise
+            they become baseline files with the same pixels, which decode two to four times as
+            fast. For codec "jpeg" only.
     """
 
     codec: str = "raw"
@@ -50,6 +54,7 @@ class PackSettings:
     reencode: int | None = None
     task: str = "detect"
     single_cls: bool = False
+    keep_files: bool = False
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -62,6 +67,13 @@ class PackSettings:
                     f"reencode must be left out for codec {self.codec!r}, which stores pixels, got "
                     f"{self.reencode}; use codec 'jpeg'"
                 )
+        if not isinstance(self.keep_files, bool):
+            raise ConfigError(f"keep_files must be True or False, got {self.keep_files!r}")
+        if self.keep_files and self.codec != "jpeg":
+            raise ConfigError(
+                f"keep_files must be left out for codec {self.codec!r}, which stores pixels, got "
+                "True; use codec 'jpeg'"
+            )
         if self.task not in TASKS:
             raise ConfigError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
 
@@ -99,13 +111,14 @@ class _Accepted(NamedTuple):
 class _Stored(NamedTuple):
     """What is stored of an image: `data`.
 
-    shape: (height, width) of the decoded picture, size: resized.
+    shape: (height, width) of the decoded picture, size: resized; note: of what was done, or "".
     """
 
     image: _Accepted
     shape: tuple[int, int]
     size: tuple[int, int]
     data: Any
+    note: str
     checksum: int
 
 
@@ -200,18 +213,19 @@ def _clear_of_blame(path: str, error: Exception) -> None:
 
 
 def _store(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> _Stored | Outcome:
+    note = ""
     try:
         if settings.codec == "raw":
             shape, size, data = _pixels(image, settings.imgsz, chunk)
         else:
-            shape, size, data = _encoded(image, settings)
+            shape, size, data, note = _encoded(image, settings)
     except Refused as refusal:
         return Outcome(None, str(refusal))
     except Exception as error:
         _clear_of_blame(image.path, error)
         raise
     checksum = xxhash.xxh3_64_intdigest(data)  # while it is in the cache
-    return _Stored(image, shape, size, data, checksum)
+    return _Stored(image, shape, size, data, note, checksum)
 
 
 def _outcome(stored: _Stored) -> Outcome:
@@ -231,7 +245,8 @@ def _outcome(stored: _Stored) -> Outcome:
         keypoints=labels.keypoints,
         checksum=stored.checksum,
     )
-    return Outcome(sample, notes=((checked.note,) if checked.note else ()) + labels.notes)
+    notes = tuple(note for note in (checked.note, stored.note) if note)
+    return Outcome(sample, notes=notes + labels.notes)
 
 
 def _pixels(
@@ -256,16 +271,22 @@ def _pixels(
 
 def _encoded(
     image: _Accepted, settings: PackSettings
-) -> tuple[tuple[int, int], tuple[int, int], Any]:
-    """The picture's size, its size after resizing, and the bytes that are stored for it."""
-    data: Any = image.checked.data
-    if settings.reencode is None:
-        shape = decoded_shape(image.checked, image.path)
-        return shape, resized_shape(*shape, settings.imgsz), data
-    picture = decode(data, image.path)
-    height, width, _ = picture.shape
-    size = resized_shape(height, width, settings.imgsz)
-    if max(height, width) > settings.imgsz:
-        options = [cv2.IMWRITE_JPEG_QUALITY, settings.reencode]
-        data = cv2.imencode(".jpg", resize(picture, size), options)[1].data
-    return (height, width), size, data
+) -> tuple[tuple[int, int], tuple[int, int], Any, str]:
+    """The picture's size, its size after resizing, the bytes that are stored for it, and a note."""
+    checked, picture = image.checked, None
+    data: Any
+    if settings.reencode is not None:
+        picture = decode(checked.data, image.path)
+        size = resized_shape(picture.shape[0], picture.shape[1], settings.imgsz)
+        if max(picture.shape) > settings.imgsz:
+            options = [cv2.IMWRITE_JPEG_QUALITY, settings.reencode]
+            data = cv2.imencode(".jpg", resize(picture, size), options)[1].data
+            return (picture.shape[0], picture.shape[1]), size, data, ""
+    made = None if settings.keep_files else as_baseline(checked, image.path, picture)
+    if made is not None:
+        data, shape, note = made
+    elif picture is not None:
+        data, shape, note = checked.data, (picture.shape[0], picture.shape[1]), ""
+    else:
+        data, shape, note = checked.data, decoded_shape(checked, image.path), ""
+    return shape, resized_shape(*shape, settings.imgsz), data, note

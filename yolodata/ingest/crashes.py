@@ -100,6 +100,7 @@ def crashing(paths: Mapping[int, str], settings: PackSettings) -> dict[int, str]
     found: dict[int, str] = {}
     images = list(paths)
     how = [settings.codec, str(settings.imgsz), str(settings.reencode or "")]
+    how.append("keep" if settings.keep_files else "")
     command = [sys.executable, "-m", "yolodata.ingest.crashes", *how]
     ended = 0  # times in a row that it was ended from outside
     while images:
@@ -159,8 +160,9 @@ def _name(returncode: int) -> str:
 
 def _main() -> None:
     """Decodes the files that are named on stdin, and says before each that it begins."""
-    codec, imgsz, reencode = sys.argv[1:]
-    settings = PackSettings(codec, int(imgsz), int(reencode) if reencode else None)
+    codec, imgsz, reencode, keep = sys.argv[1:]
+    quality = int(reencode) if reencode else None
+    settings = PackSettings(codec, int(imgsz), quality, keep_files=bool(keep))
     for path in sys.stdin.buffer.read().split(b"\0"):
         os.write(1, b"\n" + _BEGIN + b"\n")
         try_decoding(os.fsdecode(path), settings)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,14 +27,15 @@ from yolodata.images.decode import decode_image
 from yolodata.images.limits import most_bytes
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.convert import PackSettings
-from yolodata.ingest.sample import Split
+from yolodata.ingest.sample import QUALITY, Split
 from yolodata.shards.format import aligned
 from yolodata.terminal import size_text
 
 ALL = 64  # images of which each is looked at
 SAMPLE = 400  # headers at most; fewer where packing itself does not take long
 SIZES = 4096  # file sizes at most
-QUALITY = 90  # of the reencoded pictures that are told of where none were asked for
+GROWTH = 0.02  # of progressive files that become baseline ones; of photographs -0.01 to 0.035
+GROWTH_ERROR = 0.03
 ENCODED = 8  # pictures at most: one of so many images, and so many where it was asked for
 PER_ENCODED = 200
 ASKED = 4
@@ -56,6 +58,13 @@ class Amount:
         if self.error <= self.nbytes / 1000:
             return size_text(self.nbytes)
         return f"about {size_text(self.nbytes)} (± {100 * self.error / self.nbytes:.0f} %)"
+
+
+class _Look(NamedTuple):
+    """(height, width) in pixels, and whether it is a progressive JPEG file."""
+
+    shape: tuple[int, int]
+    progressive: bool
 
 
 @dataclass(frozen=True)
@@ -99,27 +108,30 @@ class Estimate:
         return kinds
 
 
-def estimate(splits: Iterable[Split], imgsz: int, reencode: int | None = None) -> Estimate:
+def estimate(splits: Iterable[Split], settings: PackSettings) -> Estimate:
     """Estimates what all images of some splits take; opens a few of them.
 
     Args:
         splits: of one source.
-        imgsz: longer side in pixels.
-        reencode: the JPEG quality to estimate for; `QUALITY` if None.
+        settings: what is to be packed. Pictures of another size are told of with its `reencode`, or
+            `QUALITY`.
     """
-    quality = reencode or QUALITY
+    quality = settings.reencode or QUALITY
     total = Estimate(Amount(), Amount(), Amount(), quality)
     for split in splits:
-        asked = 0 if reencode is None else ASKED
+        asked = 0 if settings.reencode is None else ASKED
         encoded = min(ENCODED, max(asked, len(split.paths) // PER_ENCODED))
-        total += _of_paths(split.paths, imgsz, quality, encoded)
+        total += _of_paths(split.paths, settings, quality, encoded)
     return total
 
 
-def _of_paths(paths: Sequence[str], imgsz: int, quality: int, encoded: int) -> Estimate:
-    count = len(paths)
+def _of_paths(paths: Sequence[str], settings: PackSettings, quality: int, encoded: int) -> Estimate:
+    count, imgsz = len(paths), settings.imgsz
     files = _total([_file_size(path) for path in _sample(paths, SIZES)], count)
-    found = [(path, _shape(path)) for path in _sample(paths, min(SAMPLE, count // 8))]
+    looks = [(path, _look(path)) for path in _sample(paths, min(SAMPLE, count // 8))]
+    found = [(path, look.shape) for path, look in looks]
+    changed = [look.progressive and not settings.keep_files for _, look in looks]
+    files = _grown(files, changed)
     raw = [aligned(3 * _pixels(shape, imgsz)) for _, shape in found]
     large = [path for path, shape in found if max(shape) > imgsz]
     if not large:
@@ -137,9 +149,21 @@ def _of_paths(paths: Sequence[str], imgsz: int, quality: int, encoded: int) -> E
         ],
         count,
     )
+    smaller = _grown(
+        smaller, [c and max(s) <= imgsz for c, (_, s) in zip(changed, found, strict=True)]
+    )
     wrong = smaller.nbytes * density.error / density.nbytes
     smaller = Amount(smaller.nbytes, math.hypot(smaller.error, wrong))
     return Estimate(_total(raw, count), files, smaller, quality)
+
+
+def _grown(files: Amount, changed: Sequence[bool]) -> Amount:
+    """Files of which a sample says how many become baseline ones."""
+    if not any(changed):
+        return files
+    share = sum(changed) / len(changed)
+    grown = files.nbytes * (1 + GROWTH * share)
+    return Amount(grown, math.hypot(files.error, files.nbytes * GROWTH_ERROR * share))
 
 
 def _sample(paths: Sequence[str], most: int) -> Sequence[str]:
@@ -174,15 +198,15 @@ def _file_size(path: str) -> int:
     return aligned(size) if size <= most_bytes() else 0
 
 
-def _shape(path: str) -> tuple[int, int]:
-    """(height, width) in pixels as the header says, or (0, 0) for what is no image."""
+def _look(path: str) -> _Look:
+    """What the header of an image says; of what is no image, that it has no pixels."""
     from PIL import Image
 
     try:
         with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
-            return image.height, image.width
+            return _Look((image.height, image.width), bool(image.info.get("progressive")))
     except Exception:  # Pillow raises nearly anything on damaged files; packing will say why
-        return 0, 0
+        return _Look((0, 0), False)
 
 
 def _bytes_per_pixel(paths: Sequence[str], imgsz: int, quality: int) -> Amount | None:

@@ -131,7 +131,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         raise Refused(_reason(error, path)) from error
 
 
-def decode(data: bytes, path: str, imgsz: int | None = None) -> Picture:
+def decode(data: bytes | Picture, path: str, imgsz: int | None = None) -> Picture:
     """Decodes as upstream's `imread`: uint8 (h, w, 3) BGR, at its own size without `imgsz`.
 
     Raises:

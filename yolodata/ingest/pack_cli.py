@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
         "--codec",
         choices=("raw", "jpeg", "auto"),
         default="raw",
-        help="decoded pixels, or the files as they are; auto: pixels if they take no more than a "
+        help="decoded pixels, or the picture files; auto: pixels if they take no more than a "
         "third of the room (default: raw)",
     )
     shard.add_argument(
@@ -72,6 +72,12 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         metavar="QUALITY",
         help="codec jpeg: shrink larger pictures to imgsz",
+    )
+    shard.add_argument(
+        "--keep-files",
+        action="store_true",
+        help="codec jpeg: progressive JPEG files keep their bytes; else they become baseline ones "
+        "with the same pixels, which decode faster",
     )
     shard.add_argument(
         "--shard-size", default="512M", metavar="SIZE", help="bytes per shard file (default: 512M)"
@@ -148,6 +154,7 @@ def run_shard(args: argparse.Namespace) -> int:
         shard_size=parse_size(args.shard_size),
         workers=args.workers,
         reencode=args.reencode,
+        keep_files=args.keep_files,
         overwrite=args.overwrite,
         task=args.task,
         single_cls=args.single_cls,

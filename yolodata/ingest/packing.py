@@ -96,6 +96,7 @@ def pack(
     format: str = "auto",
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
+    keep_files: bool = False,
 ) -> PackReport:
     """Packs a dataset: one dataset directory `out`/SPLIT for each split.
 
@@ -107,8 +108,8 @@ def pack(
         out: folder to write to; made if needed.
         codec: "raw", "jpeg", or "auto": what `out` holds already; else raw if that takes no more
             than a third of the room there, or else jpeg.
-        imgsz, reencode, task, single_cls: see `PackSettings`. With "auto", `reencode` counts where
-            jpeg is chosen.
+        imgsz, reencode, task, single_cls, keep_files: see `PackSettings`. With "auto", `reencode`
+            and `keep_files` count where jpeg is chosen.
         shard_size: bytes of pixels a shard file.
         workers: threads that decode; by default one for each core this process may use.
         progress: say on stderr how much will be packed, what it takes, and how much is free; show
@@ -126,7 +127,8 @@ def pack(
             What was packed is kept, and the same call continues.
     """
     auto = codec == "auto"
-    settings = PackSettings("jpeg" if auto else codec, imgsz, reencode, task, single_cls)
+    kind = "jpeg" if auto else codec
+    settings = PackSettings(kind, imgsz, reencode, task, single_cls, keep_files)
     if workers is not None:
         whole("workers", workers, 1)
 
@@ -190,6 +192,8 @@ def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
         "single_cls": settings.single_cls,
         "reencode": settings.reencode,
     }
+    if settings.codec == "jpeg":
+        about["keep_files"] = settings.keep_files
     return DatasetMeta(
         settings.codec,
         settings.imgsz,
@@ -217,11 +221,13 @@ def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -
     if there is not None:
         codec, why = there, "as packed before"
     else:
-        found = estimate(source.splits.values(), settings.imgsz, settings.reencode)
+        found = estimate(source.splits.values(), settings)
         codec, why = choose_codec(found, room(out, source.splits))
     if progress:
         print(f"codec=auto is {codec}: {why}", file=sys.stderr)
-    return settings if codec == "jpeg" else replace(settings, codec=codec, reencode=None)
+    if codec == "jpeg":
+        return settings
+    return replace(settings, codec=codec, reencode=None, keep_files=False)
 
 
 def codec_of(path: Path) -> str | None:
@@ -249,7 +255,7 @@ def _pack(run: _Run, report: PackReport) -> None:
             raise ShardError(_refusal(run.out / split, found, meta))
     todo = {name: split for name, split in run.source.splits.items() if name not in finished}
     if todo:
-        amounts = estimate(todo.values(), run.settings.imgsz, run.settings.reencode)
+        amounts = estimate(todo.values(), run.settings)
         text = announcement(todo, run.out, run.settings, amounts, room(run.out, todo))
         if run.progress:
             print(text, file=sys.stderr)

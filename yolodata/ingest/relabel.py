@@ -70,6 +70,7 @@ def relabel(
                 about.get("reencode"),
                 about.get("task", "detect"),
                 about.get("single_cls", False),
+                about.get("keep_files", False),
             )
 
             def opened(

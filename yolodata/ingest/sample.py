@@ -24,6 +24,9 @@ SPLIT_WORDS = {
 }
 """What folders and lists of a split are called: word -> split."""
 
+QUALITY = 90
+"""Of JPEG files that are encoded anew, where a user names none."""
+
 TASKS = ("detect", "segment", "obb", "pose")
 
 

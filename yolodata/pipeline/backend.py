@@ -23,6 +23,7 @@ from yolodata.pipeline.options import DeviceOptions
 from yolodata.pipeline.subset import Subset
 from yolodata.pipeline.unreadable import labels_without
 from yolodata.telemetry import Telemetry
+from yolodata.topology import Pinning
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +153,7 @@ class BackendSpec:
         telemetry: counts what reading costs.
         transforms: from `yolodata.pipeline.albumentations.transforms.composed`; None for none.
         shrink: (height, width) of images that are to be made smaller before they are used.
+        pinning: where the threads run.
     """
 
     subset: Subset
@@ -163,6 +165,7 @@ class BackendSpec:
     telemetry: Telemetry
     transforms: Any = None
     shrink: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    pinning: Pinning = field(default_factory=Pinning)
 
     @property
     def capacity(self) -> int:
@@ -173,7 +176,8 @@ class BackendSpec:
         """Returns who applies the transforms; on a device, those that it cannot apply."""
         if self.transforms is None:
             return None
-        return TransformPool(self.transforms, self.threads, self.telemetry, on_device)
+        begin = self.pinning.initializer()
+        return TransformPool(self.transforms, self.threads, self.telemetry, on_device, begin)
 
     def image_source(self) -> ImageSource | None:
         """Returns how CPU threads read images."""
@@ -186,6 +190,7 @@ class BackendSpec:
             telemetry=self.telemetry,
             always=self.transforms is not None,
             shrink=self.shrink,
+            begin=self.pinning.initializer(),
         )
 
 

@@ -40,6 +40,7 @@ class ImageSource:
         refresh: every use, not only the first one, makes an image young again.
         recycle: `read` uses memory again.
         close: stops what `read` needs.
+        begin: what each thread does first.
     """
 
     read: Read
@@ -49,6 +50,7 @@ class ImageSource:
     refresh: bool = False
     recycle: bool = False
     close: Callable[[], None] = lambda: None
+    begin: Callable[[], None] | None = None
 
 
 @dataclass(eq=False)
@@ -95,7 +97,7 @@ class ImageCache:
         self._free: list[Bytes] = []
         self._unread: deque[list[int]] = deque()
         self._put_off: list[list[int]] = []  # chunks that there was no memory for
-        self._pool = ThreadPoolExecutor(source.threads, thread_name_prefix="yolodata-read")
+        self._pool = ThreadPoolExecutor(source.threads, "yolodata-read", source.begin)
         self._asker = ThreadPoolExecutor(1, thread_name_prefix="yolodata-ask")
         self._closed = False
         self._error: BaseException | None = None  # reading itself failed: nothing comes any more

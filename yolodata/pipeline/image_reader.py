@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,6 +111,7 @@ def image_source(
     telemetry: Telemetry,
     always: bool = False,
     shrink: Mapping[int, tuple[int, int]] | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> ImageSource | None:
     """Returns how images are read; None when their pixels are in memory as they are.
 
@@ -124,6 +125,7 @@ def image_source(
             `read` counts.
         always: never None; pixels that are in memory are handed out as they are.
         shrink: (height, width) that some images are resized to, as upstream does.
+        begin: what each thread does first.
     """
     shards, imgsz, smaller = subset.shards, subset.imgsz, shrink or {}
 
@@ -164,10 +166,14 @@ def image_source(
     if shards.meta.codec != "raw":
         capacity = min(subset.images, window or 1024) + in_flight
         recycle = not smaller
-        return ImageSource(read, threads, capacity, refresh=window == 0, recycle=recycle)
+        return ImageSource(
+            read, threads, capacity, refresh=window == 0, recycle=recycle, begin=begin
+        )
     if not shards.mapped:
-        return ImageSource(read, threads, in_flight, refresh=True)
-    return ImageSource(read, threads, capacity=1 << 16) if check or always or smaller else None
+        return ImageSource(read, threads, in_flight, refresh=True, begin=begin)
+    if check or always or smaller:
+        return ImageSource(read, threads, capacity=1 << 16, begin=begin)
+    return None
 
 
 def _resized(pixels: Bytes, size: tuple[int, int], new: tuple[int, int]) -> Bytes:

@@ -26,6 +26,7 @@ from yolodata.pipeline.loader_facade import DatasetView, EpochSampler, weakly
 from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.owner import NotCopied, Owner
+from yolodata.pipeline.pinning import pinning
 from yolodata.pipeline.prefetch import Collated, Prefetcher
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED, Schedule, window_of
 from yolodata.pipeline.subset import Subset, open_shards
@@ -151,6 +152,7 @@ class Loader(NotCopied):
         self.device = str(self._device.device)
         self.pin_memory = self._device.pin_memory
         self.cache, self._why = self._device.cache, ""
+        self._pinned = ""
         self._transforms = None if transforms is None else composed(transforms)
         self.shuffle = epochs.shuffle
         self.close_mosaic_epoch = epochs.close_mosaic_epoch
@@ -220,9 +222,14 @@ class Loader(NotCopied):
 
     @property
     def preflight(self) -> str:
-        """Where decoded images are on a device, and why; "" until a batch was asked for."""
+        """Where decoded images are on a device, and why; on which NUMA nodes threads are kept.
+
+        "" until a batch was asked for, and where there is nothing to say: on the CPU of a machine
+        with one node.
+        """
         share = self.hw_decoder_load
-        return self._why if share is None else f"{self._why}; hw_decoder_load={share}"
+        said = (self._why, "" if share is None else f"hw_decoder_load={share}", self._pinned)
+        return "; ".join(part for part in said if part)
 
     @property
     def hw_decoder_load(self) -> float | None:
@@ -407,6 +414,10 @@ class Loader(NotCopied):
 
     def _open_backend(self) -> Backend:
         if self._backend is None:
+            ranks = self._schedule
+            where = pinning(
+                self._reading.pin, self.num_workers, self._device, ranks.rank, ranks.world_size
+            )
             spec = BackendSpec(
                 self._subset,
                 self._device,
@@ -416,9 +427,11 @@ class Loader(NotCopied):
                 in_flight=(self._prefetch + 2) * self.batch_size,
                 telemetry=self.telemetry,
                 transforms=self._transforms,
+                pinning=where,
             )
             self._backend = open_backend(spec)
             self.cache, self._why = self._backend.cache, self._backend.cache_reason
+            self._pinned = where.what
             self._close_backend = finalize(
                 self, _close, self._prefetcher, self._backend, self._own_shards
             )

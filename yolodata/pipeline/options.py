@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TASKS = ("detect", "segment", "pose", "obb")
 CACHES = ("auto", "device", "host", "none")
 OUTPUTS = ("uint8", "float16", "bfloat16")
+PINS = ("auto", "off")
 MAX_RANKS = 1_000_000
 MAX_THREADS = 1024  # of the native engine
 MAX_PREFETCH = 256  # batches: each is memory
@@ -138,6 +139,9 @@ class ReadOptions:
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of the images that may be unreadable before the run stops
             (`max_unreadable=0.0`).
+        pin: "auto" keeps threads on the NUMA nodes nearest to their GPU, or without one spreads
+            them over all, where a machine has several; "off" leaves them to the system
+            (`pin="off"`).
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.
@@ -147,12 +151,14 @@ class ReadOptions:
     prefetch: int | None = None
     check: bool = False
     max_unreadable: float = 0.01
+    pin: str = "auto"
 
     def __post_init__(self) -> None:
         for name, most in (("threads", MAX_THREADS), ("prefetch", MAX_PREFETCH)):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1, most)
         number("max_unreadable", self.max_unreadable, 0, 1)
+        one_of("pin", self.pin, PINS)
 
 
 @options

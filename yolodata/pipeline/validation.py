@@ -27,6 +27,7 @@ from yolodata.pipeline.loader_facade import DatasetView
 from yolodata.pipeline.misplaced import says_where
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, Ranks, ReadOptions
 from yolodata.pipeline.owner import NotCopied, Owner
+from yolodata.pipeline.pinning import pinning
 from yolodata.pipeline.subset import Subset, open_shards
 from yolodata.pipeline.unreadable import report_unreadable
 from yolodata.telemetry import Telemetry
@@ -320,6 +321,10 @@ class ValidationLoader(NotCopied):
 
     def _open_backend(self) -> Backend:
         if self._backend is None:
+            ranks = self._ranks
+            where = pinning(
+                self._reading.pin, self.num_workers, self._device, ranks.rank, ranks.world_size
+            )
             spec = BackendSpec(
                 self._subset,
                 self._device,
@@ -329,6 +334,7 @@ class ValidationLoader(NotCopied):
                 in_flight=(self._prefetch + 2) * self.batch_size,
                 telemetry=self.telemetry,
                 shrink={i: (p.height, p.width) for i, p in self._shrunk.items()},
+                pinning=where,
             )
             self._backend = open_backend(spec)
             self.cache = self._backend.cache

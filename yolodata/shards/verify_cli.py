@@ -202,7 +202,7 @@ def _info_text(info: dict[str, Any], every_class: bool) -> str:
     left_out = sum(info["left_out"].values())
     lines = [
         f"{info['path']} ({info['split']})",
-        f"  codec    {info['codec']}, imgsz {info['imgsz']}, originals of {size} pixels",
+        f"  codec    {_codec_text(info)}, imgsz {info['imgsz']}, originals of {size} pixels",
         f"  images   {info['images']:,} of {info['images'] + left_out:,}, "
         f"{info['backgrounds']:,} without objects",
         f"  objects  {info['objects']:,}, {info['polygons']:,} with a polygon"
@@ -213,6 +213,17 @@ def _info_text(info: dict[str, Any], every_class: bool) -> str:
     ]
     lines += [f"    {count:,} × {_cut(reason)}" for reason, count in info["left_out"].items()]
     return "\n".join(lines + _class_lines(info["classes"], every_class))
+
+
+def _codec_text(info: dict[str, Any]) -> str:
+    """The codec, and how packing changed the files."""
+    source = info["source"]
+    how = []
+    if source.get("reencode"):
+        how.append(f"larger images of quality {printable(str(source['reencode']))}")
+    if source.get("keep_files") is False:
+        how.append("progressive files as baseline")
+    return f"{info['codec']} ({', '.join(how)})" if how else str(info["codec"])
 
 
 def _class_name(name: str) -> str:

@@ -28,7 +28,7 @@ from yolodata.ingest.pack_cache import (
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.shards.class_names import check_same_classes
-from yolodata.shards.format import CODECS, SPLITS
+from yolodata.shards.format import SPLITS
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.lock import file_lock, storage_error
 from yolodata.ultralytics.settings import Settings
@@ -92,7 +92,10 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str
     root = resolved(data.get("path") or yaml_file.parent)
     name = f"{yaml_file.stem}-{settings.codec}"
     name += "" if task == "detect" else f"-{task}"
-    name += f"-{imgsz}" if settings.codec == "raw" else ""
+    quality = settings.quality if settings.codec == "jpeg" else None
+    name += "" if quality is None else f"-q{quality}"
+    name += "-files" if settings.codec == "jpeg" and settings.keep_files else ""
+    name += f"-{imgsz}" if settings.codec == "raw" or quality is not None else ""
     name += f"-{_short_hash(os.path.relpath(yaml_file, root))}"
     common = f"{root.name}-{_short_hash(str(root))}"
     if settings.folder is not None:
@@ -165,19 +168,21 @@ def packed(
         if out.is_dir():
             with _lock(out, split):
                 remember(out)
-                meta = _current(source, out, split, single_cls=False)
+                meta = _current(source, out, split, settings, single_cls=False)
                 if meta and not any(why.startswith(UNNAMED) for _, why in meta.left_out):
                     return _opened(out / split)
         out = out.with_name(f"{out.name}-single_cls")
     with _lock(out, split):
         remember(out)
-        if _current(source, out, split, single_cls) is None:
+        if _current(source, out, split, settings, single_cls) is None:
             log.info("packing %s of %s into %s", split, source, out / split)
             report = pack(
                 source,
                 out,
                 codec=settings.codec,
                 imgsz=imgsz,
+                reencode=settings.quality,
+                keep_files=settings.keep_files,
                 workers=settings.workers,
                 splits=[split],
                 progress=show,
@@ -204,11 +209,15 @@ def _chosen(
     All splits of a training are looked at together, so that they get the same, and by one process
     after the other: once one has begun to pack, less is free.
     """
+    from yolodata.ingest.convert import PackSettings
     from yolodata.ingest.estimate import choose_codec, estimate, room
     from yolodata.ingest.packing import codec_of
     from yolodata.ingest.source import open_source
 
-    kinds = {codec: replace(settings, codec=codec) for codec in CODECS}
+    kinds = {
+        "raw": replace(settings, codec="raw", reencode=None, keep_files=False),
+        "jpeg": replace(settings, codec="jpeg"),
+    }
     places = {codec: cache_folder(data, imgsz, kind, task) for codec, kind in kinds.items()}
     parent = places["raw"].parent
     with _held(parent, lambda: open_common(parent, create=True), CODEC_LOCK):
@@ -220,7 +229,9 @@ def _chosen(
         source = open_source(
             data["yaml_file"], splits=[name for name in used if name == split or data.get(name)]
         )
-        codec, why = choose_codec(estimate(source.splits.values(), imgsz), room(parent, ()))
+        wanted = PackSettings("jpeg", imgsz, settings.quality, keep_files=settings.keep_files)
+        found = estimate(source.splits.values(), wanted)
+        codec, why = choose_codec(found, room(parent, ()))
         if show:
             print(f"yolodata: codec=auto is {codec}: {why}", file=sys.stderr)
     return kinds[codec]
@@ -235,7 +246,9 @@ def _opened(path: Path) -> ShardDataset:
     return shards
 
 
-def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMeta | None:
+def _current(
+    source: str, out: Path, split: str, settings: Settings, single_cls: bool
+) -> DatasetMeta | None:
     """What was packed of a split, with its labels read again if they changed; None: pack it."""
     from yolodata.ingest.fingerprint import fingerprint
     from yolodata.ingest.relabel import relabel
@@ -246,6 +259,8 @@ def _current(source: str, out: Path, split: str, single_cls: bool) -> DatasetMet
         return None
     if meta.source.get("single_cls") != single_cls:
         return None
+    if meta.codec == "jpeg" and meta.source.get("keep_files") != settings.keep_files:
+        return None  # of an older version
     wanted, stored = fingerprint(source, split), meta.source.get("fingerprint", {})
     if stored == wanted:
         return meta

@@ -12,7 +12,8 @@ import yaml
 from yolodata.checks import nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
-from yolodata.pipeline.options import CACHES, check_hw_decoder_load
+from yolodata.ingest.sample import QUALITY
+from yolodata.pipeline.options import CACHES, PINS, check_hw_decoder_load
 from yolodata.plain_yaml import read_settings
 from yolodata.redaction import stored
 from yolodata.telemetry.metrics.destination import read_destination
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "yolodata.yaml"
 """Beside `args.yaml` in the run folder: `resume=True` finds the settings of the run there."""
 
-OF_VALIDATION = ("folder", "codec", "threads", "workers", "check", "max_unreadable")
+OF_VALIDATION = (
+    "folder", "codec", "reencode", "keep_files", "threads", "workers", "check", "max_unreadable",
+    "pin",
+)  # fmt: skip
 """Settings that a validation has; the others are about training."""
 
 
@@ -38,6 +42,13 @@ class Settings:
         codec: "raw" (pixels; fastest), "jpeg" (the original files; about six times smaller), or
             "auto": raw where all splits together take no more than a third of the free space, else
             jpeg; what is packed already is used (`codec="jpeg"`).
+        reencode: with codec jpeg, store images that are larger than `imgsz` as JPEG files of
+            `imgsz` and this quality, 1 to 100; True is 90; None, or False, keeps the files. Such
+            shards serve one `imgsz`, and other pixels than the files would: see docs/datasets.md
+            (`reencode=90`).
+        keep_files: with codec jpeg, keep the bytes of progressive JPEG files. Otherwise they become
+            baseline files with the same pixels, which decode two to four times as fast
+            (`keep_files=True`).
         threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
             otherwise all cores but those that torch computes on, at least one (`threads=4`).
         cache: where decoded images live when a GPU trains: "device", "host", "none" or "auto"
@@ -49,6 +60,9 @@ class Settings:
         workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        pin: "auto" keeps threads on the NUMA nodes nearest to their GPU, or without one spreads
+            them over all, where a machine has several; "off" leaves them to the system
+            (`pin="off"`).
         profile: steps whose trace torch's profiler writes into the run folder, a file for each
             rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none
             (`profile="100-105"`).
@@ -61,6 +75,8 @@ class Settings:
 
     folder: str | None = None
     codec: str = "auto"
+    reencode: int | bool | None = None
+    keep_files: bool = False
     threads: int | None = None
     cache: str = "auto"
     hw_decoder_load: float | str = "auto"
@@ -68,6 +84,7 @@ class Settings:
     workers: int | None = None
     check: bool = False
     max_unreadable: float = 0.01
+    pin: str = "auto"
     profile: str | int | None = None
     telemetry: bool = True
     metrics: int | str | None = None
@@ -84,12 +101,21 @@ class Settings:
             value = getattr(self, name)
             if value is not None or name == "prefetch":
                 whole(f"yolodata {name}", value, 1)
-        for name in ("check", "telemetry"):
+        if not isinstance(self.reencode, bool | None):
+            whole("yolodata reencode", self.reencode, 1, 100, ", or True")
+        for name in ("check", "telemetry", "keep_files"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
                     f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
                 )
+        for name in ("reencode", "keep_files"):
+            if self.codec == "raw" and getattr(self, name):
+                raise ConfigError(
+                    f"yolodata {name}={getattr(self, name)} is about JPEG files, and codec=raw "
+                    f"stores pixels; give codec=jpeg (or auto), or leave {name} out"
+                )
         number("yolodata max_unreadable", self.max_unreadable, 0, 1)
+        one_of("yolodata pin", self.pin, PINS)
         profile_range(self.profile)
         if self.metrics is not None:
             read_destination(self.metrics)
@@ -98,6 +124,13 @@ class Settings:
                     f"yolodata metrics={self.metrics} needs telemetry=True, got telemetry=False; "
                     "steps are recorded for both"
                 )
+
+    @property
+    def quality(self) -> int | None:
+        """The JPEG quality that `reencode` means; None keeps the files."""
+        if isinstance(self.reencode, bool):
+            return QUALITY if self.reencode else None
+        return self.reencode
 
     def changed(self, values: Mapping[str, Any]) -> Self:
         """These settings with some replaced.

@@ -291,6 +291,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 self.settings.prefetch if mode == "train" else None,
                 self.settings.check,
                 self.settings.max_unreadable,
+                self.settings.pin,
             ),
         }
 
@@ -420,12 +421,13 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self.step_watcher.enter(before)
 
     def _say_preflight(self) -> None:
-        """Say once of each loader where a GPU's pictures come from, as soon as it is known."""
+        """Say once of each loader where a GPU's pictures come from, and where threads are kept."""
         told = getattr(self.train_loader, "preflight", "")
         if told and self._told is not self.train_loader:
             self._told = self.train_loader
             if RANK in {-1, 0}:
-                LOGGER.info(f"{colorstr('train: ')}cache={self._told.cache}: {told}")
+                cache = "" if self._told.device == "cpu" else f"cache={self._told.cache}: "
+                LOGGER.info(f"{colorstr('train: ')}{cache}{told}")
 
     def auto_batch(self) -> Any:
         """Upstream's estimate of the batch size, from our label table."""

@@ -18,9 +18,10 @@ def add_parser(subparsers: Any) -> None:
         description="Arguments are those of `yolo val`, as NAME=VALUE: model=best.pt "
         "data=coco.yaml split=val conf=0.001. data is a folder that `yolodata shard` wrote, or a "
         "dataset, which is packed as for training; without it, that of the model's training. "
-        "Settings of yolodata are written yolodata.NAME=VALUE: folder, codec, threads, workers, "
-        "check, max_unreadable; `yolodata settings 'yolodata val'` says more. Metrics are "
-        "Ultralytics' own on the original dataset, to the last bit.",
+        "Settings of yolodata are written yolodata.NAME=VALUE: folder, codec, reencode, "
+        "keep_files, threads, workers, check, max_unreadable, pin; "
+        "`yolodata settings 'yolodata val'` says more. "
+        "Metrics are Ultralytics' own on the original dataset, to the last bit, but with reencode.",
         examples=(
             "yolodata val model=runs/detect/train/weights/best.pt",
             "yolodata val model=best.pt data=coco.shards split=test",

@@ -137,6 +137,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
                 None,
                 self.settings.check,
                 self.settings.max_unreadable,
+                self.settings.pin,
             ),
         )
         if RANK in {-1, 0}:

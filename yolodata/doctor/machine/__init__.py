@@ -30,6 +30,7 @@ def examine(examination: Examination) -> Outcome:
     seen = gpu.survey(setup) if probe is None else gpu.of_probe(probe)
     parts.append(gpu.examine(seen))
     parts.append(gpu_state.examine(seen, setup, parts[0].measured["numa_nodes"]))
+    parts.append(cores.pinned(setup, seen.used(setup)))
     parts.append(gpu_link.examine(seen, setup))
     return Outcome(
         measured={name: value for part in parts for name, value in part.measured.items()},

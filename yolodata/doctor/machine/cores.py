@@ -1,20 +1,23 @@
-"""Cores that this process may use, and on which NUMA nodes they are."""
+"""Cores that this process may use, their NUMA nodes, and where the threads of a loader run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yolodata import cgroup
+from yolodata import cgroup, topology
 from yolodata.doctor.examination import Outcome
-from yolodata.machine import allowed_cores, usable_cores
+from yolodata.machine import allowed_cores, ranks_here, usable_cores, usable_threads
 
-_NODES = Path("/sys/devices/system/node")
+if TYPE_CHECKING:
+    from yolodata.doctor.machine.gpu import Gpu
+    from yolodata.doctor.setup import Setup
 
 
-def examine(root: Path = cgroup.ROOT, nodes: Path = _NODES) -> Outcome:
+def examine(root: Path = cgroup.ROOT, sysfs: Path | None = None) -> Outcome:
     """Counts cores. Whether they are too few, the section "data" measures."""
     throttled = cgroup.throttling(root)
     return Outcome(
@@ -24,26 +27,31 @@ def examine(root: Path = cgroup.ROOT, nodes: Path = _NODES) -> Outcome:
             "cores_machine": os.cpu_count() or 1,
             "cpu_quota_cores": cgroup.cpu_quota(root),
             "cpu_throttling": None if throttled is None else asdict(throttled),
-            "numa_nodes": numa_nodes(nodes),
+            "numa_nodes": numa_nodes(sysfs),
         }
     )
 
 
-def numa_nodes(folder: Path = _NODES) -> list[dict[str, Any]]:
+def numa_nodes(sysfs: Path | None = None) -> list[dict[str, Any]]:
     """Nodes with cores: {"node": number, "cores": [numbers]}; none where that is unknown."""
-    found = []
-    for node in folder.glob("node[0-9]*"):
-        try:
-            text = (node / "cpulist").read_text(encoding="utf-8")
-        except OSError:
-            continue
-        cores = [core for part in text.strip().split(",") if part for core in _range(part)]
-        if cores:  # memory without cores is a node as well
-            found.append({"node": int(node.name.removeprefix("node")), "cores": cores})
-    return sorted(found, key=lambda one: int(one["node"]))
+    return [{"node": node.number, "cores": list(node.cores)} for node in topology.nodes(sysfs)]
 
 
-def _range(part: str) -> range:
-    """The numbers of "3", or of "0-7"."""
-    first, _, last = part.partition("-")
-    return range(int(first), int(last or first) + 1)
+def pinned(setup: Setup, used: Sequence[Gpu], sysfs: Path | None = None) -> Outcome:
+    """Says on which nodes our loader would keep its threads; "" where it would keep none.
+
+    Args:
+        setup: gives `threads` and `pin`.
+        used: GPUs of this process.
+        sysfs: its root.
+    """
+    threads = setup.ours.threads or usable_threads(1)
+    near = used[0].numa_node if used else None
+    if setup.ours.pin == "off":
+        where = topology.Pinning()
+    elif near is None:
+        where = topology.spread(threads, root=sysfs)
+    else:
+        name = used[0].name or "the GPU"
+        where = topology.gather(threads, name, near, sharing=ranks_here(), root=sysfs)
+    return Outcome(measured={"numa_pinning": where.what})

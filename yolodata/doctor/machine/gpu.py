@@ -18,7 +18,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.doctor.examination import Outcome
@@ -26,12 +25,12 @@ from yolodata.doctor.setup import Setup
 from yolodata.errors import ConfigError
 from yolodata.machine import ranks_here
 from yolodata.telemetry import nvml
+from yolodata.topology import device_node
 
 if TYPE_CHECKING:
     import torch
 
 _WORK_S = 0.4
-_PCI = Path("/sys/bus/pci/devices")
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def survey(setup: Setup) -> Gpus:
     else:
         lines = []
         gpus = _of_others(gpus) if fresh else [_without_others(gpu) for gpu in gpus]
-    gpus = [replace(gpu, numa_node=_numa_node(gpu.pci_bus)) for gpu in gpus]
+    gpus = [replace(gpu, numa_node=device_node(gpu.pci_bus)) for gpu in gpus]
     p2p = None
     if torch.cuda.is_available():
         gpus = _numbered(gpus)
@@ -288,18 +287,6 @@ def at_work(gpu: Gpu, readings: Sequence[nvml.Device]) -> Gpu:
         power_w=most("power_w"),
         throttle_reasons=tuple(sorted(lasting)) if told else None,
     )
-
-
-def _numa_node(pci_bus: str | None) -> int | None:
-    """The NUMA node of a device of the PCI bus; None where the machine does not say."""
-    if pci_bus is None:
-        return None
-    domain, _, rest = pci_bus.lower().partition(":")
-    try:
-        text = (_PCI / f"{domain[-4:]}:{rest}" / "numa_node").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return None if int(text) < 0 else int(text)
 
 
 def _plain(gpu: Gpu) -> dict[str, Any]:

@@ -69,17 +69,23 @@ class TransformPool:
         threads: how many samples at once.
         telemetry: counts "transformed" samples.
         on_device: whether a device applies those transforms that it can.
+        begin: what each thread does first.
     """
 
     def __init__(
-        self, transforms: Any, threads: int, telemetry: Telemetry, on_device: bool = False
+        self,
+        transforms: Any,
+        threads: int,
+        telemetry: Telemetry,
+        on_device: bool = False,
+        begin: Callable[[], None] | None = None,
     ) -> None:
         self.decisions = Decisions(transforms, on_device)
         self._telemetry = telemetry
         self._copies: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads):
             self._copies.put(copy.deepcopy(transforms))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="yolodata-transform")
+        self._pool = ThreadPoolExecutor(threads, "yolodata-transform", begin)
 
     def submit(
         self,

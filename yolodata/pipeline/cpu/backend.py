@@ -55,7 +55,7 @@ class CpuBackend:
         self.transform_pool: TransformPool | None = spec.transform_pool()
         pinned = allocate is None and spec.device.pin_memory and torch.cuda.is_available()
         self._buffers = BufferPool(2, pinned, allocate)
-        self.engine = _native.Engine(spec.threads)
+        self.engine = _native.Engine(spec.threads, spec.pinning.cores)
         self._planner: _native.Engine | None = None
         self._images: ImageCache | None = None
         self._discarded: list[PendingBatch] = []

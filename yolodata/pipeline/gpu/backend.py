@@ -60,6 +60,7 @@ class GpuBackend:
         import torch
 
         stream = streams.open_stream(torch.device(str(spec.device.device)))
+        stream.near = spec.pinning.near
         output = Output(spec.device.output, spec.device.channels_last)
         self._subset = subset = spec.subset
         self._cached: CachedDataset | None = None
@@ -104,7 +105,9 @@ class GpuBackend:
             self._cpu = CpuBackend(spec, allocate=lambda nbytes: stream.pinned(nbytes).numpy())
         pool = spec.transform_pool(on_device=True) if renders else None
         threads = spec.threads if renders else None
-        self._context = GpuContext(stream, output, threads, spec.telemetry, images, pool)
+        self._context = GpuContext(
+            stream, output, threads, spec.telemetry, images, pool, spec.pinning.cores
+        )
         self._images = images
         self._discarded: list[PendingBatch] = []
         self._closed = False

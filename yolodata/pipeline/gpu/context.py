@@ -36,6 +36,7 @@ class GpuContext:
         telemetry: counts transformed samples, and adds up the device's seconds.
         images: decoded images, where they are read when needed.
         pool: applies the transforms that a device cannot; None without transforms.
+        cores: that each native thread is kept on; none leaves that to the system.
 
     Attributes:
         staging: page-locked memory for uploads.
@@ -50,13 +51,14 @@ class GpuContext:
         telemetry: Telemetry,
         images: ImageCache | None = None,
         pool: TransformPool | None = None,
+        cores: Sequence[Sequence[int]] = (),
     ) -> None:
         from yolodata import _native
 
         self.stream, self.output = stream, output
         self.staging = StagingPool(stream)
         self.times = DeviceTimes(stream, telemetry)
-        self._engine = None if threads is None else _native.Engine(threads)
+        self._engine = None if threads is None else _native.Engine(threads, cores)
         self._images = images
         self._pool = pool
         self._on_device: DeviceTransforms | None = None

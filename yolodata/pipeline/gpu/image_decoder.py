@@ -126,9 +126,8 @@ class ImageDecoder:
     def _readers(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(
-                    self._spec.threads, thread_name_prefix="yolodata-decode"
-                )
+                begin = self._spec.pinning.initializer()
+                self._pool = ThreadPoolExecutor(self._spec.threads, "yolodata-decode", begin)
             return self._pool
 
     def _read(self, image: int, memory: torch.Tensor) -> str:

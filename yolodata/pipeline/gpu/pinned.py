@@ -8,25 +8,29 @@ know that the device has read it. Batches in host memory, which users copy thems
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolodata.pipeline.fork_safety import finalize
+from yolodata.topology import touch
 
 if TYPE_CHECKING:
     import torch
 
 
 def page_locked(
-    nbytes: int, lock: Callable[[int, int], int], unlock: Callable[[int], None]
+    nbytes: int,
+    lock: Callable[[int, int], int],
+    unlock: Callable[[int], None],
+    near: Collection[int] = (),
 ) -> torch.Tensor:
     """Allocates uint8 (nbytes,), zeros, at the beginning of a page that is its own.
 
     Args:
         nbytes: how much, 1 at least.
-        lock, unlock: see `yolodata.pipeline.gpu.stream.Stream`.
+        lock, unlock, near: see `yolodata.pipeline.gpu.stream.Stream`.
 
     Raises:
         RuntimeError: the memory cannot be locked, or has another address on the device.
@@ -38,6 +42,8 @@ def page_locked(
     memory.madvise(mmap.MADV_DONTFORK)
     owner = np.frombuffer(memory, np.uint8)
     address = owner.ctypes.data
+    if near:  # locking touches the pages that are not there yet, from this thread
+        touch(owner, near)
     # Locked read-only where the driver can: the device reads, the host writes.
     device = lock(address, nbytes)
     freed = finalize(owner, unlock, address)  # is called before `memory` is unmapped

@@ -44,9 +44,16 @@ class Event(Protocol):
 
 
 class Stream(Protocol):
-    """Copies, renders and events on a device, in the order they were enqueued."""
+    """Copies, renders and events on a device, in the order they were enqueued.
+
+    Attributes:
+        device: which one.
+        near: cores from which `pinned` memory is touched first, so that it lies near the device;
+            none leaves that to whoever asks for it.
+    """
 
     device: torch.device
+    near: tuple[int, ...]
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Allocates page-locked host memory, uint8 (nbytes,), aligned to 16 bytes at least.
@@ -197,6 +204,8 @@ class CudaStream:
         ConfigError: torch finds no such device, or the native core was built without CUDA.
     """
 
+    near: tuple[int, ...] = ()
+
     def __init__(self, device: torch.device) -> None:
         import torch
 
@@ -211,7 +220,7 @@ class CudaStream:
         import torch
 
         try:
-            return page_locked(nbytes, self.register_host, self.unregister_host)
+            return page_locked(nbytes, self.register_host, self.unregister_host, self.near)
         except RuntimeError as error:
             if not self._complained:
                 log.warning("page-locked memory is torch's, and up to twice as large: %s", error)

@@ -1,0 +1,169 @@
+"""The core's JPEG decoder has the bits of libjpeg-turbo, and leaves to it what is not plain."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from yolodata._native import decode_jpeg
+
+CPUINFO = Path("/proc/cpuinfo")
+FLAGS = CPUINFO.read_text().split() if CPUINFO.is_file() else []
+pytestmark = pytest.mark.skipif(
+    "avx2" not in FLAGS or "bmi2" not in FLAGS, reason="the decoder is written for AVX2 and BMI2"
+)
+FACTORS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111}
+KINDS = [*FACTORS, "grey"]
+
+
+def drawn(kind: str, height: int, width: int, quality: int = 90, **options: int) -> bytes:
+    """A JPEG file."""
+    rng = np.random.default_rng(height + width)
+    coarse = rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture ^= rng.integers(0, 32, picture.shape, dtype=np.uint8)
+    if kind == "grey":
+        picture = picture[..., 0]
+    wanted = {"QUALITY": quality, "SAMPLING_FACTOR": FACTORS.get(kind, 0x111111), **options}
+    flags = [v for k, n in wanted.items() for v in (getattr(cv2, f"IMWRITE_JPEG_{k}"), n)]
+    return cv2.imencode(".jpg", picture, flags)[1].tobytes()
+
+
+def decoded(data: bytes, height: int, width: int) -> np.ndarray | None:
+    """What the core makes of a file, if anything."""
+    picture = np.full((height, width, 3), 77, np.uint8)
+    return picture if decode_jpeg(np.frombuffer(data, np.uint8), picture) else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("quality", [1, 60, 100])
+def test_plain_files_have_libjpegs_bits(kind: str, quality: int) -> None:
+    for height, width in [
+        (1, 8),
+        (8, 9),
+        (15, 16),
+        (16, 17),
+        (17, 31),
+        (33, 49),
+        (96, 64),
+        (7, 640),
+    ]:
+        for optimized in (0, 1):
+            data = drawn(kind, height, width, quality, OPTIMIZE=optimized)
+            got = decoded(data, height, width)
+            assert got is not None
+            np.testing.assert_array_equal(got, simplejpeg.decode_jpeg(data, "RGB"))
+
+
+def with_coefficients(kind: str, seed: int) -> tuple[bytes, int, int]:
+    """A file of coefficients that no encoder makes: runs and sizes of all kinds, coarse steps.
+
+    Those of the first row are small, as the core refuses pictures with others.
+    """
+    height, width = 24, 40
+    data = drawn(kind, height, width, quality=1)
+    codes: dict[int, dict[int, str]] = {}
+    at = 2
+    while data[at + 1] != 0xDA:
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] == 0xC4:
+            where, end = at + 4, at + 2 + length
+            while where < end:
+                counts, symbols = data[where + 1 : where + 17], data[where + 17 :]
+                code, number, table = 0, 0, codes.setdefault(data[where], {})
+                for bits, count in enumerate(counts, 1):
+                    for _ in range(count):
+                        table[symbols[number]] = f"{code:0{bits}b}"
+                        code, number = code + 1, number + 1
+                    code <<= 1
+                where += 17 + number
+        at += 2 + length
+    head = data[: at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+
+    rng = np.random.default_rng(seed)
+    across, down = {"4:2:2": (2, 1), "4:2:0": (2, 2)}.get(kind, (1, 1))
+    units = -(-width // (8 * across)) * -(-height // (8 * down))
+    blocks = [0] * (across * down) + ([] if kind == "grey" else [1, 1])
+    text = []
+    for table in blocks * units:
+        size = int(rng.integers(0, 3))
+        text.append(codes[table][size] + "".join(map(str, rng.integers(0, 2, size))))
+        k = 1
+        while k < 64:
+            symbol = int(rng.choice([s for s in codes[16 | table] if s]))
+            if rng.integers(0, 12) == 0 or k + (symbol >> 4) > 63:
+                text.append(codes[16 | table][0])
+                break
+            size = symbol & 15
+            if k + (symbol >> 4) in (1, 5, 6, 14, 15, 27, 28) and size > 5:
+                continue
+            text.append(codes[16 | table][symbol] + "".join(map(str, rng.integers(0, 2, size))))
+            k += (symbol >> 4) + 1
+    bits = "".join(text)
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return head + scan + b"\xff\xd9", height, width
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_overflow_as_libjpegs_do(kind: str) -> None:
+    taken = 0
+    for seed in range(30):
+        data, height, width = with_coefficients(kind, seed)
+        got = decoded(data, height, width)
+        if got is None:
+            continue
+        taken += 1
+        np.testing.assert_array_equal(got, simplejpeg.decode_jpeg(data, "RGB"))
+    assert taken > 20
+
+
+def test_what_is_not_plain_is_left_to_libjpeg() -> None:
+    data = drawn("4:2:0", 40, 56)
+    assert decoded(data, 40, 56) is not None
+    assert decoded(data, 56, 40) is None  # another size
+    scan = data.index(b"\xff\xda") + 14
+    others = {
+        "progressive": drawn("4:2:0", 40, 56, PROGRESSIVE=1),
+        "restart markers": drawn("4:2:0", 40, 56, RST_INTERVAL=1),
+        "end missing": data[:-2],
+        "cut off": data[: scan + 40] + b"\xff\xd9",
+        "bytes too many": data[:-2] + b"\0\xff\xd9",
+        "a table of steps missing": data.replace(b"\xff\xdb", b"\xff\xfe"),
+        "tables of codes missing": data.replace(b"\xff\xc4", b"\xff\xfe"),
+        "12 bits": data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"),
+        "components with other numbers": data.replace(b"\x01\x22\0\x02\x11", b"\x05\x22\0\x02\x11"),
+    }
+    for kind, picture in {"CMYK": Image.new("CMYK", (56, 40)), "RGB": None}.items():
+        file = io.BytesIO()
+        if picture is None:
+            Image.new("RGB", (56, 40), (9, 80, 200)).save(file, "JPEG", keep_rgb=True)
+        else:
+            picture.save(file, "JPEG")
+        others[kind] = file.getvalue()
+    for name, other in others.items():
+        assert other != data
+        assert decoded(other, 40, 56) is None, name
+
+
+def test_damage_gives_libjpegs_pixels_or_none() -> None:
+    """Of what decodes without a fault, libjpeg makes the same; strictly, it takes no other."""
+    rng = np.random.default_rng(0)
+    taken = 0
+    for _ in range(600):
+        kind = KINDS[rng.integers(len(KINDS))]
+        data = bytearray(drawn(kind, 17, 23, quality=30))
+        for _ in range(rng.integers(1, 3)):
+            data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        got = decoded(bytes(data), 17, 23)
+        if got is not None:
+            taken += 1
+            want = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            np.testing.assert_array_equal(got, want)
+    assert taken > 20
