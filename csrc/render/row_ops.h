@@ -44,8 +44,11 @@ int find_end(const Points& points, int first, int count, const Region& region);
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int count, std::int64_t prefetch, const Planes& out);
 
+// Whether integers mix as shade.h's doubles do, and how. See Note [mixing integers].
+Mixing find_mixing(double ratio);
+
 // These do whole blocks.
-void mix_rows(const Planes& row, const Planes& other, double ratio, int count);
+void mix_rows(const Planes& row, const Planes& other, const Mixing& mixing, int count);
 void jitter_row(const Planes& row, const HsvJitter& hsv, int count);
 
 // Copies a channel of a row to where the picture is.
