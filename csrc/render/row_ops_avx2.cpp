@@ -153,13 +153,15 @@ inline void resample_block(const Planes& line, const Columns& columns, int first
     const int i = first + k;
     const auto weights = Arithmetic::weights(columns, i);
     const __m256i picks = How::picks(columns, i);
-    const auto blend = [&](const std::uint8_t* bytes) {
-      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
-      return Arithmetic::blend(pairs, weights);
+    const auto blend = [&](__m256i bytes) {
+      return Arithmetic::blend(_mm256_shuffle_epi8(bytes, picks), weights);
     };
-    _mm256_storeu_ps(out + i, blend(red));
-    _mm256_storeu_ps(out + columns.count + i, blend(green));
-    _mm256_storeu_ps(out + 2 * columns.count + i, blend(blue));
+    // All of them before the first store, which might be where the columns are, for all it knows.
+    const __m256i reds = How::load(red, columns, i), greens = How::load(green, columns, i);
+    const __m256i blues = How::load(blue, columns, i);
+    _mm256_storeu_ps(out + i, blend(reds));
+    _mm256_storeu_ps(out + columns.count + i, blend(greens));
+    _mm256_storeu_ps(out + 2 * columns.count + i, blend(blues));
   }
 }
 
