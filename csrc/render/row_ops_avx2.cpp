@@ -45,6 +45,8 @@ inline __m256 floor(__m256 value) {
   return _mm256_round_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
 
+inline __m256i all(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
+
 // Bytes 0-15 from the lower halves of the four in turn, 16-31 from the upper ones.
 inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
   return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
