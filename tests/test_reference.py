@@ -226,6 +226,32 @@ def test_native_equals_oracle(drawn: Drawn) -> None:
     check(*drawn)
 
 
+def test_every_pair_of_bytes_is_mixed_as_doubles_do() -> None:
+    first = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 256, 1).repeat(3, 2)
+    images = {5: np.ascontiguousarray(first), 6: np.ascontiguousarray(first.swapaxes(0, 1))}
+    recipe, _ = one_tile(images[5])
+    other = copy.deepcopy(recipe["layers"][0])
+    other["tiles"][0]["image"] = 6
+    recipe["layers"].append(other)
+    ratios = [0.0, 1.0, 0.5, 0.25, 1 / 3, 2 / 255, 1e-9, 1 - 2**-53]
+    ratios += list(np.random.default_rng(0).beta(32, 32, 60))
+    for ratio in ratios:
+        recipe["mixup"] = {"layer": 1, "ratio": float(ratio)}
+        expected = (images[5] * ratio + images[6] * (1 - ratio)).astype(np.uint8)
+        np.testing.assert_array_equal(native(recipe, images).transpose(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("tilt", [0.02, 0.4, 1.2])
+@pytest.mark.parametrize("perspective", [0.0, 0.0004])
+def test_long_rows_that_turn(tilt: float, perspective: float) -> None:
+    turn = [[np.cos(tilt), -np.sin(tilt), 90], [np.sin(tilt), np.cos(tilt), -40]]
+    matrix = np.array([*turn, [perspective, -perspective, 1]])
+    recipe, images = one_tile(noise(300, 500, 1), matrix, size=[90, 700])
+    for flip in (False, True):
+        recipe["fliplr"] = flip
+        check(recipe, images)
+
+
 @pytest.mark.parametrize("grid", [4, 9])
 @pytest.mark.parametrize("size", [64, 96])
 def test_planned_recipes_equal_oracle(grid: int, size: int) -> None:

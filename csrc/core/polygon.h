@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -28,14 +30,22 @@ inline bool contains(std::span<const float> points, float px, float py) {
 }
 
 inline Box bounds(std::span<const float> points) {
-  Box box{points[0], points[1], points[0], points[1]};
-  for (std::size_t i = 2; i < points.size(); i += 2) {
-    box.x1 = std::min(box.x1, points[i]);
-    box.x2 = std::max(box.x2, points[i]);
-    box.y1 = std::min(box.y1, points[i + 1]);
-    box.y2 = std::max(box.y2, points[i + 1]);
+  constexpr std::size_t kLanes = 8;  // several at once: each comparison waits for the one before
+  float least[kLanes], most[kLanes];
+  for (std::size_t k = 0; k < kLanes; ++k) least[k] = most[k] = points[k % 2];
+  const auto add = [&](std::size_t k, float at) {
+    least[k] = std::min(least[k], at);
+    most[k] = std::max(most[k], at);
+  };
+  std::size_t i = 0;
+  for (; i + kLanes <= points.size(); i += kLanes)
+    for (std::size_t k = 0; k < kLanes; ++k) add(k, points[i + k]);
+  for (std::size_t k = 0; i + k < points.size(); ++k) add(k, points[i + k]);
+  for (std::size_t k = 2; k < kLanes; ++k) {
+    add(k % 2, least[k]);
+    add(k % 2, most[k]);
   }
-  return box;
+  return {least[0], least[1], most[0], most[1]};
 }
 
 // Box of the part of the polygon inside [0, width] x [0, height]; all zero when there is none.
@@ -76,38 +86,21 @@ inline Box visible_bounds(std::span<const float> points, float width, float heig
       if (t >= 0 && t <= 1 && cx >= 0 && cx <= width) see(cx, y + t * dy);
     }
   }
+  // A corner that is clearly outside of the box is not in the polygon. "Clearly": more than
+  // `contains` may be wrong by, which may be anything where a number is infinite or none.
+  std::uint32_t wild = 0;
+  for (const float at : points) wild |= std::abs(at) < 1e30f ? 0u : 1u;
+  const float slack = 1.0f + 1e-6f * std::max(std::abs(all.x1), std::abs(all.x2));
   for (const float x : {0.0f, width})
-    for (const float y : {0.0f, height})
-      if (contains(points, x, y)) see(x, y);
+    for (const float y : {0.0f, height}) {
+      const bool is_apart = x < all.x1 - slack || x > all.x2 + slack || y < all.y1 || y > all.y2;
+      if ((wild != 0 || !is_apart) && contains(points, x, y)) see(x, y);
+    }
   return seen;
 }
 
 // The closed polygon with points added evenly along its index until there are `count` (its own
 // points stay). A polygon that already has `count` points is returned as it is.
-inline std::vector<float> resample(std::span<const float> points, std::size_t count) {
-  const std::size_t n = points.size() / 2;
-  if (n >= count) return {points.begin(), points.end()};
-  const std::size_t added = count > n + 1 ? count - (n + 1) : 0;
-  const double step = added > 1 ? static_cast<double>(n) / static_cast<double>(added - 1) : 0.0;
-  std::vector<float> result(2 * (added + n + 1));
-  float* to = result.data();
-  const auto at = [&](double position) {
-    const std::size_t i = std::min(static_cast<std::size_t>(position), n - 1);
-    const std::size_t next = i + 1 == n ? 0 : i + 1;
-    const double t = position - static_cast<double>(i);
-    for (std::size_t c = 0; c < 2; ++c)
-      *to++ = static_cast<float>(
-          points[2 * i + c] + (static_cast<double>(points[2 * next + c]) - points[2 * i + c]) * t);
-  };
-  std::size_t vertex = 0;
-  for (std::size_t k = 0; k < added; ++k) {
-    const double position = k + 1 == added ? static_cast<double>(n) : static_cast<double>(k) * step;
-    for (; vertex <= n && static_cast<double>(vertex) <= position; ++vertex)
-      at(static_cast<double>(vertex));
-    at(position);
-  }
-  for (; vertex <= n; ++vertex) at(static_cast<double>(vertex));
-  return result;
-}
+std::vector<float> resample(std::span<const float> points, std::size_t count);
 
 }  // namespace yolodata

@@ -50,7 +50,11 @@ void sort_rows(std::vector<T>& items, Column column) {
   auto first = sorted.begin();  // by now, each row ends where its successor began
   for (std::size_t row = 0; row + 1 < ends.size(); ++row) {
     const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(ends[row]);
-    std::sort(first, last, [&](const T& a, const T& b) { return column(a) < column(b); });
+    if (last - first == 2) {  // most are
+      if (column(first[1]) < column(first[0])) std::swap(first[0], first[1]);
+    } else {
+      std::sort(first, last, [&](const T& a, const T& b) { return column(a) < column(b); });
+    }
     first = last;
   }
   items.swap(sorted);
@@ -62,6 +66,19 @@ void Raster::emit(std::int32_t y, std::int64_t x1, std::int64_t x2, std::vector<
   x1 = std::max<std::int64_t>(x1, 0);
   x2 = std::min<std::int64_t>(x2, width_);
   if (x1 < x2) runs.push_back({y, static_cast<std::int32_t>(x1), static_cast<std::int32_t>(x2)});
+}
+
+// Prolongs the run before, if it can: outlines go on in a row now and then.
+void Raster::add_pixel(Point point, std::vector<Run>& runs) const {
+  if (!runs.empty()) {
+    Run& last = runs.back();
+    if (last.y == point.y && point.x >= last.x1 - 1 && point.x <= last.x2) {
+      last.x1 = std::min(last.x1, point.x);
+      last.x2 = std::max(last.x2, point.x + 1);
+      return;
+    }
+  }
+  runs.push_back({point.y, point.x, point.x + 1});
 }
 
 bool Raster::inside(Point point) const {
@@ -118,20 +135,31 @@ void Raster::line(Point a, Point b, std::vector<Run>& runs) const {
   }
 }
 
-void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
-  points_.clear();
-  crossings_.clear();
-  const auto add = [&](auto whole_pixel) {
-    for (std::size_t i = 0; i < outline.size(); i += 2) {
-      const Point point{whole_pixel(outline[i]), whole_pixel(outline[i + 1])};
-      if (points_.empty() || points_.back().x != point.x || points_.back().y != point.y)
-        points_.push_back(point);
-    }
+// Corners in whole pixels, one of those that follow each other in the same pixel.
+void Raster::find_points(std::span<const float> outline) {
+  points_.resize(outline.size() / 2);
+  const auto convert = [&](auto whole_pixel) {
+    for (std::size_t i = 0; i < points_.size(); ++i)
+      points_[i] = {whole_pixel(outline[2 * i]), whole_pixel(outline[2 * i + 1])};
   };
   if (is_far(outline))
-    add([](float at) { return static_cast<std::int32_t>(std::min(std::max(-kFar, at), kFar)); });
+    convert(
+        [](float at) { return static_cast<std::int32_t>(std::min(std::max(-kFar, at), kFar)); });
   else
-    add([](float at) { return static_cast<std::int32_t>(at); });
+    convert([](float at) { return static_cast<std::int32_t>(at); });
+  std::size_t kept = 0;
+  Point last{};
+  for (const Point point : points_) {  // without a branch: nobody could foresee it
+    const bool is_new = kept == 0 || point.x != last.x || point.y != last.y;
+    points_[kept] = last = point;
+    kept += is_new ? 1 : 0;
+  }
+  points_.resize(kept);
+}
+
+void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
+  find_points(outline);
+  crossings_.clear();
   if (points_.empty()) return;
   // Each step along an edge makes a run and a crossing at most.
   std::int64_t left = std::min(kMostSteps - steps_, kMostRuns - std::ssize(runs));
@@ -140,23 +168,24 @@ void Raster::fill(std::span<const float> outline, std::vector<Run>& runs) {
   if (left < 0) fail_crossing(where_, outline.size() / 2);
   Point a = points_.back();
   for (const Point b : points_) {
-    Point from = a, to = b;  // as far as the picture goes
     const bool is_step = std::abs(b.x - a.x) <= 1 && std::abs(b.y - a.y) <= 1;
     if (is_step && inside(a) && inside(b)) {
-      runs.push_back({b.y, b.x, b.x + 1});  // the other end belongs to the edge before
-    } else {
-      const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
-      left -= std::max(std::min(bottom, height_) - std::max(top, 0), 0);
-      if ((inside(a) && inside(b)) || clip(from, to)) {
-        left -= std::abs(to.x - from.x);
-        line(from, to, runs);
-      }
-      if (left < 0) fail_crossing(where_, outline.size() / 2);
+      add_pixel(b, runs);  // the other end belongs to the edge before
+      if (a.y != b.y) crossings_.push_back({std::min(a.y, b.y), (a.y < b.y ? a.x : b.x) * kOne});
+      a = b;
+      continue;
     }
+    Point from = a, to = b;  // as far as the picture goes
+    const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
+    left -= std::max(std::min(bottom, height_) - std::max(top, 0), 0);
+    if ((inside(a) && inside(b)) || clip(from, to)) {
+      left -= std::abs(to.x - from.x);
+      line(from, to, runs);
+    }
+    if (left < 0) fail_crossing(where_, outline.size() / 2);
     if (a.y != b.y) {
       if (from.y == to.y) from.y = a.y, to.y = b.y;
       const std::int64_t step = (std::int64_t{to.x} - from.x) * kOne / (to.y - from.y);
-      const std::int32_t top = std::min(a.y, b.y), bottom = std::max(a.y, b.y);
       for (std::int32_t y = std::max(top, 0); y < std::min(bottom, height_); ++y)
         crossings_.push_back({y, from.x * kOne + (y - from.y) * step});
     }
@@ -221,7 +250,10 @@ std::vector<Run> Shrink::operator()(std::span<const Run> runs) {
   for (const Run& run : runs) {
     std::uint8_t* const line = at(run.y);
     if (line == nullptr) continue;
-    std::fill(line + run.x1, line + run.x2, std::uint8_t{1});
+    if (run.x2 - run.x1 == 1)  // as most are, of edges
+      line[run.x1] = 1;
+    else
+      std::fill(line + run.x1, line + run.x2, std::uint8_t{1});
     top = std::min(top, run.y);
     bottom = std::max(bottom, run.y);
     left = std::min(left, run.x1);
@@ -246,9 +278,13 @@ std::vector<Run> Shrink::operator()(std::span<const Run> runs) {
       const Tap& across = columns_[static_cast<std::size_t>(column)];
       if (across.first > right) break;
       const std::int32_t x = across.first, a = 2048 - across.weight, b = across.weight;
-      const std::int32_t above = (2048 - tap.weight) * ((p[x] * a + p[x + 1] * b) >> 4) >> 16;
-      const std::int32_t below = tap.weight * ((q[x] * a + q[x + 1] * b) >> 4) >> 16;
-      const bool set = above + below >= 2;
+      const int sum = p[x] + p[x + 1] + q[x] + q[x + 1];
+      bool set = sum == 4;
+      if (sum % 4 != 0) {  // on an edge
+        const std::int32_t above = (2048 - tap.weight) * ((p[x] * a + p[x + 1] * b) >> 4) >> 16;
+        const std::int32_t below = tap.weight * ((q[x] * a + q[x + 1] * b) >> 4) >> 16;
+        set = above + below >= 2;
+      }
       if (set && begin < 0) begin = static_cast<std::int32_t>(column);
       if (!set && begin >= 0) {
         result.push_back(
@@ -259,9 +295,8 @@ std::vector<Run> Shrink::operator()(std::span<const Run> runs) {
     if (begin >= 0)
       result.push_back({static_cast<std::int32_t>(row), begin, static_cast<std::int32_t>(column)});
   }
-  for (const Run& run : runs)  // clean again for the next shape
-    if (std::uint8_t* const line = at(run.y))
-      std::fill(line + run.x1, line + run.x2, std::uint8_t{0});
+  for (std::int32_t y = top; y <= bottom; ++y)  // clean again for the next shape
+    if (std::uint8_t* const line = at(y)) std::fill(line + left, line + right + 1, std::uint8_t{0});
   return result;
 }
 

@@ -42,6 +42,8 @@ class Raster {
   };
 
   bool inside(Point point) const;
+  void find_points(std::span<const float> outline);
+  void add_pixel(Point point, std::vector<Run>& runs) const;
   bool clip(Point& a, Point& b) const;  // to the picture; false: nothing of the line is in it
   void line(Point a, Point b, std::vector<Run>& runs) const;
   void emit(std::int32_t y, std::int64_t x1, std::int64_t x2, std::vector<Run>& runs) const;

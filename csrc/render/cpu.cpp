@@ -91,6 +91,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
   const Planes pixels = row.planes(), others = other.planes();
   LayerRows base(recipe, sources, 0, 0, width);
   std::optional<LayerRows> mixup, cutmix;
+  const Mixing mixing = find_mixing(recipe.mixup_ratio);
   if (recipe.mixup_layer != kNoLayer) mixup.emplace(recipe, sources, recipe.mixup_layer, 0, width);
   std::int32_t x1 = 0, x2 = 0;  // of the cut in the finished picture, if there is one
   if (recipe.cutmix_layer != kNoLayer) {
@@ -106,7 +107,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
     base.render(line, pixels);
     if (mixup) {
       mixup->render(line, others);
-      mix_rows(pixels, others, recipe.mixup_ratio, whole_blocks(width));
+      mix_rows(pixels, others, mixing, whole_blocks(width));
     }
     if (cutmix && line >= recipe.cut_y1 && line < recipe.cut_y2) {
       cutmix->render(line, others);

@@ -181,11 +181,37 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
   }
 }
 
-void mix_rows(const Planes& row, const Planes& other, double ratio, int count) {
+// Note [mixing integers]. Byte a at ratio r and byte b at the rest make b + (a - b) r; doubles are
+// wrong by less than 2^-43 then. So where (a - b) r is further from whole numbers, they are cut off
+// to b and its floor, which an integer product finds if it does for all 510 differences. Equal
+// bytes give themselves, or what doubles fall short of that.
+Mixing find_mixing(double ratio) {
+  constexpr double kSlack = 0x1p-40;
+  Mixing mixing{ratio, -1, {}};
+  if (!(ratio > 0 && ratio < 1)) return mixing;
+  const auto share = static_cast<std::int32_t>(ratio * (1 << kMixingBits) + 0.5);
+  if (share >> kMixingBits != 0) return mixing;
+  for (std::int32_t difference = 1; difference < 256; ++difference) {
+    const double product = difference * ratio;
+    const auto whole = static_cast<std::int32_t>(product);
+    const double past = product - whole;  // of the negative difference: one less this
+    if (past < kSlack || past > 1 - kSlack || difference * share >> kMixingBits != whole ||
+        -difference * share >> kMixingBits != -whole - 1)
+      return mixing;
+  }
+  for (std::int32_t a = 0; a < 256; ++a)
+    if (mix(a, a, ratio) != a)
+      mixing.below[a % 16 + a / 128 * 16] |= static_cast<std::uint8_t>(1 << a / 16 % 8);
+  mixing.share = share;
+  return mixing;
+}
+
+void mix_rows(const Planes& row, const Planes& other, const Mixing& mixing, int count) {
+  const double ratio = mixing.ratio;
   for (int c = 0; c < 3; ++c) {
     std::uint8_t* __restrict__ const bytes = row.channel[c];
     const std::uint8_t* __restrict__ const others = other.channel[c];
-    for (int i = YD_AVX2(mix_bytes(bytes, others, ratio, count)); i < count; ++i)
+    for (int i = YD_AVX2(mix_bytes(bytes, others, mixing, count)); i < count; ++i)
       bytes[i] = static_cast<std::uint8_t>(mix(bytes[i], others[i], ratio));
   }
 }

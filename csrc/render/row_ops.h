@@ -48,8 +48,11 @@ int find_end(const Points& points, int first, int count, const Region& region);
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int count, std::int64_t prefetch, const Planes& out);
 
+// Whether integers mix as shade.h's doubles do, and how. See Note [mixing integers].
+Mixing find_mixing(double ratio);
+
 // Does whole blocks.
-void mix_rows(const Planes& row, const Planes& other, double ratio, int count);
+void mix_rows(const Planes& row, const Planes& other, const Mixing& mixing, int count);
 
 // Copies a channel of a row to where the picture is.
 void store_row(const std::uint8_t* channel, int count, std::uint8_t* out);

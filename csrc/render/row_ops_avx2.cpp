@@ -45,6 +45,8 @@ inline __m256 floor(__m256 value) {
   return _mm256_round_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
 
+inline __m256i all(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
+
 // Bytes 0-15 from the lower halves of the four in turn, 16-31 from the upper ones.
 inline __m256i pack(__m256i a, __m256i b, __m256i c, __m256i d) {
   return _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
@@ -153,13 +155,15 @@ inline void resample_block(const Planes& line, const Columns& columns, int first
     const int i = first + k;
     const auto weights = Arithmetic::weights(columns, i);
     const __m256i picks = How::picks(columns, i);
-    const auto blend = [&](const std::uint8_t* bytes) {
-      const __m256i pairs = _mm256_shuffle_epi8(How::load(bytes, columns, i), picks);
-      return Arithmetic::blend(pairs, weights);
+    const auto blend = [&](__m256i bytes) {
+      return Arithmetic::blend(_mm256_shuffle_epi8(bytes, picks), weights);
     };
-    _mm256_storeu_ps(out + i, blend(red));
-    _mm256_storeu_ps(out + columns.count + i, blend(green));
-    _mm256_storeu_ps(out + 2 * columns.count + i, blend(blue));
+    // All of them before the first store, which might be where the columns are, for all it knows.
+    const __m256i reds = How::load(red, columns, i), greens = How::load(green, columns, i);
+    const __m256i blues = How::load(blue, columns, i);
+    _mm256_storeu_ps(out + i, blend(reds));
+    _mm256_storeu_ps(out + columns.count + i, blend(greens));
+    _mm256_storeu_ps(out + 2 * columns.count + i, blend(blues));
   }
 }
 
@@ -359,7 +363,9 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
   }
 }
 
-int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, double ratio, int count) {
+namespace {
+
+void mix_doubles(std::uint8_t* bytes, const std::uint8_t* others, double ratio, int count) {
   const __m256d own = _mm256_set1_pd(ratio), other = _mm256_set1_pd(1.0 - ratio);
   for (int i = 0; i < count; i += 16) {
     __m128i mixed[4];
@@ -372,6 +378,45 @@ int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, double ratio, int
     const __m128i low = _mm_packs_epi32(mixed[0], mixed[1]);
     const __m128i high = _mm_packs_epi32(mixed[2], mixed[3]);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), _mm_packus_epi16(low, high));
+  }
+}
+
+}  // namespace
+
+// See Note [mixing integers].
+int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, const Mixing& mixing, int count) {
+  if (mixing.share < 0) {
+    mix_doubles(bytes, others, mixing.ratio, count);
+    return count;
+  }
+  // Two factors of 16 bits, of 128 times the difference and of the difference.
+  const __m256i share = _mm256_set1_epi32(mixing.share >> 7 | (mixing.share & 127) << 16);
+  const __m256i zero = _mm256_setzero_si256(), fifteen = all(15), seven = all(7);
+  const __m256i bits = twice(_mm_setr_epi8(1, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0));
+  const auto table = [&](int half) {
+    return twice(_mm_loadu_si128(reinterpret_cast<const __m128i*>(mixing.below) + half));
+  };
+  const __m256i dark = table(0), bright = table(1);
+  const auto blend = [&](__m256i a, __m256i b) {  // of 16-bit numbers
+    const __m256i once = _mm256_sub_epi16(a, b), much = _mm256_slli_epi16(once, 7);
+    const auto floor = [&](__m256i pairs) {
+      return _mm256_srai_epi32(_mm256_madd_epi16(pairs, share), kMixingBits);
+    };
+    return _mm256_add_epi16(b, _mm256_packs_epi32(floor(_mm256_unpacklo_epi16(much, once)),
+                                                  floor(_mm256_unpackhi_epi16(much, once))));
+  };
+  for (int i = 0; i < count; i += 32) {
+    const __m256i a = load(bytes + i), b = load(others + i);
+    const __m256i mixed =
+        _mm256_packus_epi16(blend(_mm256_unpacklo_epi8(a, zero), _mm256_unpacklo_epi8(b, zero)),
+                            blend(_mm256_unpackhi_epi8(a, zero), _mm256_unpackhi_epi8(b, zero)));
+    const __m256i low = _mm256_and_si256(a, fifteen);
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(a, 4), seven);
+    const __m256i row =
+        _mm256_blendv_epi8(_mm256_shuffle_epi8(dark, low), _mm256_shuffle_epi8(bright, low), a);
+    const __m256i bit = _mm256_shuffle_epi8(bits, high);
+    const __m256i falls = _mm256_cmpeq_epi8(_mm256_and_si256(row, bit), bit);  // by one: -1
+    store(bytes + i, _mm256_add_epi8(mixed, _mm256_and_si256(falls, _mm256_cmpeq_epi8(a, b))));
   }
   return count;
 }

@@ -17,7 +17,7 @@ void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t st
 int find_end(const Points& points, int first, int count, const Region& region);
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int count, std::int64_t prefetch, const Planes& out);
-int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, double ratio, int count);
+int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, const Mixing& mixing, int count);
 int store_row(const std::uint8_t* channel, int count, std::uint8_t* out);
 void finish();  // what store_row wrote is visible to other threads after this
 

@@ -66,4 +66,12 @@ struct Region {
   int tile;
 };
 
+// How bytes are mixed, see find_mixing.
+struct Mixing {
+  double ratio;
+  std::int32_t share;      // in units of 2^-22; -1: only doubles will do
+  std::uint8_t below[32];  // bit a / 16 % 8 of number a % 16 + a / 128 * 16: `a` and `a` give a - 1
+};
+inline constexpr int kMixingBits = 22;
+
 }  // namespace yolodata

@@ -118,6 +118,7 @@ class AxisAlignedWarp {
       line.values.resize(3 * count);
       line.empty.resize(count / kBlock);
     }
+    find_runs();
     doubtful_.resize(3 * count);
   }
 
@@ -130,16 +131,11 @@ class AxisAlignedWarp {
     const auto [iy, weight] = between(at);
     const Line& top = line_of(iy);
     const Line& bottom = weight == 0.0f ? top : line_of(iy + 1);
-    const auto empty = [&](int i) { return top.empty[i / kBlock] && bottom.empty[i / kBlock]; };
-    for (int i = 0; i < count_;) {
-      const int first = i;
-      const bool is_empty = empty(first);
-      while (i < count_ && empty(i) == is_empty) i += kBlock;
-      if (is_empty)
-        fill(out, first, i);
+    for (const Run& run : runs_)
+      if (run.empty)
+        fill(out, run.first, run.last);
       else
-        blend(top, bottom, weight, y, first, i, out);
-    }
+        blend(top, bottom, weight, y, run.first, run.last, out);
   }
 
  private:
@@ -244,6 +240,20 @@ class AxisAlignedWarp {
         std::fill_n(line.values.begin() + c * count_ + static_cast<std::ptrdiff_t>(block * kBlock),
                     kBlock, static_cast<float>(kFill));
     }
+    find_runs();
+  }
+
+  void find_runs() {
+    const auto empty = [this](int i) {
+      const auto block = static_cast<std::size_t>(i / kBlock);
+      return lines_[0].empty[block] && lines_[1].empty[block];
+    };
+    runs_.clear();
+    for (int i = 0; i < count_;) {
+      const int first = i;
+      while (i < count_ && empty(i) == empty(first)) i += kBlock;
+      runs_.push_back({first, i, empty(first) != 0});
+    }
   }
 
   const Layer& layer_;
@@ -262,6 +272,12 @@ class AxisAlignedWarp {
   bool short_weights_ = true;
   std::int32_t left_ = 0, right_ = 0;  // canvas columns that the output columns need
   Line lines_[2];
+  // Columns [first, last) of which both lines see nothing but fill, or not.
+  struct Run {
+    int first, last;
+    bool empty;
+  };
+  std::vector<Run> runs_;
   int next_row_;  // about how many canvas rows there are from an output row to the next
   std::size_t line_stride_ = 0;
   AlignedVector<std::uint8_t> line_;  // a canvas row, channel by channel

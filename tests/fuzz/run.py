@@ -42,6 +42,7 @@ GUIDED += ["-fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow"]
 RACES = [*FLAGS, "-fsanitize=thread", "-DYOLODATA_ONE_TARGET"]
 # What a pragma in the source says, which clang passes over.
 AVX2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2"]
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "vbmi"))]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def build(targets: Iterable[str], flags: list[str], link: list[str], folder: Pat
     def compile(source: Path) -> str:
         into = objects / f"{source.parent.name}-{source.stem}.o"
         if not into.exists() or into.stat().st_mtime < max(newest, source.stat().st_mtime):
-            more = AVX2 if source.stem.endswith("avx2") else []
+            more = {"avx2": AVX2, "avx512": AVX512}.get(source.stem.rpartition("_")[2], [])
             run([compiler, *flags, *more, "-c", str(source), "-o", str(into)])
         return str(into)
 

@@ -324,7 +324,7 @@ void check_mix(Random& random) {
         row.at(c, i) = static_cast<std::uint8_t>(i >> 8);
         other.at(c, i) = static_cast<std::uint8_t>(i);
       }
-    mix_rows(row.planes(), other.planes(), ratio, kPairs);
+    mix_rows(row.planes(), other.planes(), find_mixing(ratio), kPairs);
     for (int c = 0; c < 3; ++c)
       for (int i = 0; i < kPairs; ++i)
         expect(row.at(c, i) == mix(i >> 8, i & 255, ratio), "mix_rows: all pairs");
