@@ -481,6 +481,8 @@ def test_what_ultralytics_decodes_is_counted(
 
 def test_what_a_peer_does_otherwise_is_said_beside_it() -> None:
     """And what is not installed is a line that says how to get it."""
+    from yolodata.bench import plot
+
     found = [
         rounds.Measured(row, samples=[Sample(100, 1.0), Sample(110, 1.0)])
         for row in rows.loader_rows(1, peers=PEERS)
@@ -491,6 +493,7 @@ def test_what_a_peer_does_otherwise_is_said_beside_it() -> None:
     values = results.document(begin | {"not_installed": [missing]}, {}, found)
     lines = report.markdown(values).splitlines()
     for peer in PEERS:
+        assert f"{peer.label}: {peer.differs}." in plot._notes(values)
         assert any(peer.label in line and peer.differs in line for line in lines)
         assert f"{peer.label}: {peer.differs}" in report.text(values)
     assert "NOT INSTALLED: Other; `pip install other`" in report.text(values)

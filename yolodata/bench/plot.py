@@ -238,7 +238,8 @@ def _notes(values: Document) -> list[str]:
         bars += " Ratios: round by round, median (min to max)."
     versions = [f"{name} {values['versions'][name]}" for name in ("yolodata", "ultralytics",
                 "torch", "commit") if name in values["versions"]]  # fmt: skip
-    return [bars, *report.about_machine(values)[:-1], ", ".join(versions)]
+    others = [f"{label}: {text}." for label, text in report.differences(values).items()]
+    return [bars, *others, *report.about_machine(values)[:-1], ", ".join(versions)]
 
 
 def _wrapped(text: str, letters: int) -> list[str]:

@@ -32,7 +32,7 @@ _STAGES_NOTE = (
 def text(values: Document) -> str:
     """Everything a reader needs."""
     parts = ["\n".join(_about(values)), *(aligned(table) for table in _speeds(values))]
-    parts.append("\n".join(f"{label}: {text}" for label, text in _differences(values).items()))
+    parts.append("\n".join(f"{label}: {text}" for label, text in differences(values).items()))
     for table, note in ((_bounds(values), _BOUNDS_NOTE), (_stages(values), _STAGES_NOTE)):
         if len(table) > 1:
             parts.append(f"{aligned(table)}\n{note}")
@@ -49,7 +49,7 @@ def text(values: Document) -> str:
 
 def markdown(values: Document) -> str:
     """The speeds as Markdown tables, with machine, versions and n."""
-    tables = [*_speeds(values, _differences(values)), _bounds(values)]
+    tables = [*_speeds(values, differences(values)), _bounds(values)]
     notes = [*_about(values), *map(str.strip, _processes(values))]
     notes += [f"already decoded: {text}" for text in already_decoded(values)]
     notes += [f"busy: {text}" for text in busy(values)]
@@ -264,12 +264,12 @@ def _range(values: Document, form: str) -> str:
     return f"{values['min']:{form}} to {values['max']:{form}}"
 
 
-def _differences(values: Document) -> dict[str, str]:
+def differences(values: Document) -> dict[str, str]:
     """How rows depart from the recipe, by their labels."""
     return {row["label"]: row["differs"] for row in values["rows"] if row.get("differs")}
 
 
-def _speeds(values: Document, differences: Mapping[str, str] = {}) -> Iterator[Table]:
+def _speeds(values: Document, otherwise: Mapping[str, str] = {}) -> Iterator[Table]:
     """Header and rows of each group; with a last column of differences, where there are some."""
     trains = _trains(values)
     ratios = {(r["ours"], r["peer"]): r for r in values["ratios"]}
@@ -284,7 +284,7 @@ def _speeds(values: Document, differences: Mapping[str, str] = {}) -> Iterator[T
         counted = [decodes(row) for row in rows]
         if any(counted):  # there are files, and somebody counted
             columns.append("decodes")
-        differ = any(row["label"] in differences for row in rows)
+        differ = any(row["label"] in otherwise for row in rows)
         columns += ["not as in the recipe"] * differ
         table = [[where(group), *columns]]
         for row, found in zip(rows, counted, strict=True):
@@ -305,7 +305,7 @@ def _speeds(values: Document, differences: Mapping[str, str] = {}) -> Iterator[T
                 cells = [f"{img_s['median']:,.0f}", _range(img_s, ",.0f"), ms]
                 cells += [_marked(values, ratio) for ratio in times]
             cells += ["" if found is None else f"{found:.2f}"] * any(counted)
-            cells += [differences.get(row["label"], "")] * differ
+            cells += [otherwise.get(row["label"], "")] * differ
             table.append([label(row), *cells])
         yield table
 
