@@ -147,12 +147,11 @@ struct Fused {
 };
 
 template <typename How, typename Arithmetic>
-inline void resample_block(const Planes& line, const Columns& columns, int first, float* out) {
+inline void resample_block(const Planes& line, const Columns& columns, float* out) {
   const std::uint8_t *const red = line.channel[0], *const green = line.channel[1];
   const std::uint8_t* const blue = line.channel[2];
 #pragma GCC unroll 4
-  for (int k = 0; k < kBlock; k += 8) {
-    const int i = first + k;
+  for (int i = 0; i < kBlock; i += 8) {
     const auto weights = Arithmetic::weights(columns, i);
     const __m256i picks = How::picks(columns, i);
     const auto blend = [&](__m256i bytes) {
@@ -170,14 +169,18 @@ inline void resample_block(const Planes& line, const Columns& columns, int first
 template <typename How>
 void resample_row_by(const Planes& line, const Columns& given, const std::uint8_t* empty,
                      float* out) {
-  const Columns columns = given;  // as in map_row
-  const Planes from = line;
-  for (int i = 0; i < columns.count; i += kBlock) {
-    if (empty[i / kBlock]) continue;
-    if (columns.exact[i / kBlock])
-      resample_block<How, Exact>(from, columns, i, out);
-    else
-      resample_block<How, Fused>(from, columns, i, out);
+  const Planes from = line;  // as in map_row
+  Columns columns = given;   // of the block, and of those after it
+  for (int i = 0; i < given.count; i += kBlock) {
+    const bool is_empty = *empty++ != 0, exact = *columns.exact++ != 0;
+    if (!is_empty && exact) resample_block<How, Exact>(from, columns, out);
+    if (!is_empty && !exact) resample_block<How, Fused>(from, columns, out);
+    columns.left += kBlock;
+    columns.weight += kBlock;
+    columns.start += kBlock / 4;
+    columns.picks += 4 * kBlock;
+    columns.weights += kBlock;
+    out += kBlock;
   }
 }
 

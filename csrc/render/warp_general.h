@@ -43,7 +43,7 @@ class GeneralWarp {
       const Region region = region_at(points.x[i], points.y[i]);
       i = find_end(points, first, count, region);
       if (i == first) {  // its neighbours lie in different regions
-        show_slowly(i++, y, out);
+        mixed_.push_back(i++);
       } else if (region.tile < 0) {
         for (std::uint8_t* const channel : out.channel)
           std::fill(channel + first, channel + i, static_cast<std::uint8_t>(kFill));
@@ -56,9 +56,8 @@ class GeneralWarp {
                         out.from(first));
       }
     }
-    if (layer_.paste_from == kMirror)
-      for (int i = 0; i < count; ++i)
-        if (is_pasted(layer_, sources_, points.x[i], points.y[i])) show_slowly(i, y, out);
+    if (layer_.paste_from == kMirror) find_pasted(points, count);
+    if (!mixed_.empty()) show_mixed(points, out);
   }
 
  private:
@@ -107,11 +106,57 @@ class GeneralWarp {
     return region;
   }
 
-  void show_slowly(int i, std::int32_t y, const Planes& out) const {
-    const Rgb pixel = sample(layer_, sources_, from_ + step_ * i, y);
-    out.channel[0][i] = static_cast<std::uint8_t>(pixel.r);
-    out.channel[1][i] = static_cast<std::uint8_t>(pixel.g);
-    out.channel[2][i] = static_cast<std::uint8_t>(pixel.b);
+  // Pixels of which something is pasted over a neighbour. Most blocks of columns see no row where
+  // there is such a thing.
+  void find_pasted(const Points& points, int count) {
+    const std::int32_t* const mask = sources_.mask;
+    for (int begin = 0; begin < count; begin += kBlock) {
+      const int end = std::min(begin + kBlock, count);
+      std::int32_t top = INT32_MAX, bottom = INT32_MIN;
+      for (int i = begin; i < end; ++i) {
+        top = std::min(top, points.y[i]);
+        bottom = std::max(bottom, points.y[i]);
+      }
+      top = std::clamp(top, 0, layer_.height);
+      bottom = std::clamp(bottom + 2, 0, layer_.height);
+      if (mask[top] >= mask[bottom]) continue;
+      for (int i = begin; i < end; ++i)
+        if (is_pasted(layer_, sources_, points.x[i], points.y[i])) mixed_.push_back(i);
+    }
+  }
+
+  // Shows the pixels whose neighbours are of several kinds: side by side, they are an image of two
+  // lines.
+  void show_mixed(const Points& points, const Planes& out) {
+    const std::size_t count = mixed_.size();
+    const auto room = count + kBlock;
+    for (auto* const numbers : {&mixed_x_, &mixed_y_}) numbers->resize(room);
+    for (auto* const weights : {&mixed_wx_, &mixed_wy_}) weights->resize(room);
+    const std::size_t stride = 6 * count;
+    neighbours_.resize(2 * stride + 2);
+    shown_.resize(3 * room);
+    for (std::size_t k = 0; k < count; ++k) {
+      const int i = mixed_[k];
+      mixed_x_[k] = static_cast<std::int32_t>(2 * k);
+      mixed_wx_[k] = points.wx[i];
+      mixed_wy_[k] = points.wy[i];
+      for (const int down : {0, 1})
+        for (const int right : {0, 1}) {
+          const Rgb pixel = canvas_pixel(layer_, sources_, points.x[i] + right, points.y[i] + down);
+          std::uint8_t* const to =
+              &neighbours_[(down != 0 ? stride : 0) + 6 * k + (right != 0 ? 3 : 0)];
+          to[0] = static_cast<std::uint8_t>(pixel.r);
+          to[1] = static_cast<std::uint8_t>(pixel.g);
+          to[2] = static_cast<std::uint8_t>(pixel.b);
+        }
+    }
+    const Planes shown{{shown_.data(), shown_.data() + room, shown_.data() + 2 * room}};
+    interpolate_run(neighbours_.data(), static_cast<std::int64_t>(stride),
+                    {mixed_x_.data(), mixed_y_.data(), mixed_wx_.data(), mixed_wy_.data()},
+                    static_cast<int>(count), 0, shown);
+    for (int c = 0; c < 3; ++c)
+      for (std::size_t k = 0; k < count; ++k) out.channel[c][mixed_[k]] = shown.channel[c][k];
+    mixed_.clear();
   }
 
   const Layer& layer_;
@@ -122,6 +167,10 @@ class GeneralWarp {
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
   std::vector<float> wx_, wy_;
+  std::vector<int> mixed_;  // columns for show_mixed, and what it needs for them
+  std::vector<std::int32_t> mixed_x_, mixed_y_;  // the latter all zero
+  std::vector<float> mixed_wx_, mixed_wy_;
+  std::vector<std::uint8_t> neighbours_, shown_;
 };
 
 }  // namespace yolodata

@@ -228,7 +228,7 @@ class Loader(NotCopied):
         with one node.
         """
         share = self.hw_decoder_load
-        said = (self._why, "" if share is None else f"hw_decoder_load={share}", self._pinned)
+        said = (self._why, self._pinned, "" if share is None else f"hw_decoder_load={share}")
         return "; ".join(part for part in said if part)
 
     @property
