@@ -211,7 +211,7 @@ void mix_rows(const Planes& row, const Planes& other, const Mixing& mixing, int 
   for (int c = 0; c < 3; ++c) {
     std::uint8_t* __restrict__ const bytes = row.channel[c];
     const std::uint8_t* __restrict__ const others = other.channel[c];
-    for (int i = YD_AVX2(mix_bytes(bytes, others, mixing, count)); i < count; ++i)
+    for (int i = YD_SIMD(mix_bytes(bytes, others, mixing, count)); i < count; ++i)
       bytes[i] = static_cast<std::uint8_t>(mix(bytes[i], others[i], ratio));
   }
 }

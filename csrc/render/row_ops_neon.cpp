@@ -153,5 +153,31 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
   }
 }
 
+// See Note [mixing integers].
+int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, const Mixing& mixing, int count) {
+  if (mixing.share < 0) return 0;  // compilers do the doubles as well
+  const std::int32_t share = mixing.share;
+  const uint8x16x2_t below = vld1q_u8_x2(mixing.below);
+  const auto blend = [share](int16x8_t difference, uint8x8_t b) {
+    const int32x4_t low = vmulq_n_s32(vmovl_s16(vget_low_s16(difference)), share);
+    const int32x4_t high = vmulq_n_s32(vmovl_high_s16(difference), share);
+    const int16x8_t floor = vshrq_n_s16(
+        vuzp2q_s16(vreinterpretq_s16_s32(low), vreinterpretq_s16_s32(high)), kMixingBits - 16);
+    return vadd_u8(b, vmovn_u16(vreinterpretq_u16_s16(floor)));
+  };
+  for (int i = 0; i < count; i += 16) {
+    const uint8x16_t a = vld1q_u8(bytes + i), b = vld1q_u8(others + i);
+    const int16x8_t low = vreinterpretq_s16_u16(vsubl_u8(vget_low_u8(a), vget_low_u8(b)));
+    const int16x8_t high = vreinterpretq_s16_u16(vsubl_high_u8(a, b));
+    const uint8x16_t mixed = vcombine_u8(blend(low, vget_low_u8(b)), blend(high, vget_high_u8(b)));
+    const uint8x16_t row = vsliq_n_u8(vandq_u8(a, vdupq_n_u8(15)), vshrq_n_u8(a, 7), 4);
+    const uint8x16_t place = vandq_u8(vshrq_n_u8(a, 4), vdupq_n_u8(7));
+    const uint8x16_t bit = vshlq_u8(vdupq_n_u8(1), vreinterpretq_s8_u8(place));
+    const uint8x16_t falls = vtstq_u8(vqtbl2q_u8(below, row), bit);  // by one: -1
+    vst1q_u8(bytes + i, vaddq_u8(mixed, vandq_u8(falls, vceqq_u8(a, b))));
+  }
+  return count;
+}
+
 }  // namespace yolodata::neon
 #endif
