@@ -147,12 +147,13 @@ void Raster::find_points(std::span<const float> outline) {
         [](float at) { return static_cast<std::int32_t>(std::min(std::max(-kFar, at), kFar)); });
   else
     convert([](float at) { return static_cast<std::int32_t>(at); });
+  if (points_.empty()) return;
   std::size_t kept = 0;
-  Point last{};
+  Point last{~points_[0].x, 0};
   for (const Point point : points_) {  // without a branch: nobody could foresee it
-    const bool is_new = kept == 0 || point.x != last.x || point.y != last.y;
+    const std::int32_t differ = (point.x ^ last.x) | (point.y ^ last.y);
     points_[kept] = last = point;
-    kept += is_new ? 1 : 0;
+    kept += differ != 0 ? 1 : 0;
   }
   points_.resize(kept);
 }
