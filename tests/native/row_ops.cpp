@@ -317,8 +317,9 @@ void check_map(Random& random) {
 
 void check_mix(Random& random) {
   Row row(kPairs), other(kPairs);
-  for (int turn = 0; turn < 24; ++turn) {
-    const double ratio = turn < 4 ? turn / 3.0 : static_cast<double>(random.next() >> 11) * 0x1p-53;
+  for (int turn = 0; turn < 40; ++turn) {
+    // Ratios whose rest is rounded: only then do equal bytes not always give themselves.
+    const double ratio = turn < 4 ? turn / 3.0 : random.unit() * std::sqrt(random.unit() * 0.5);
     for (int c = 0; c < 3; ++c)
       for (int i = 0; i < kPairs; ++i) {
         row.at(c, i) = static_cast<std::uint8_t>(i >> 8);
