@@ -1,9 +1,11 @@
 // jitter_row of colour_jitter.h for one instruction set each: only where the processor has it.
 #pragma once
 
-#include "render/colour_jitter.h"
+#include "render/row_types.h"
 
 namespace yolodata {
+
+struct ColourJitter;
 
 namespace avx2 {
 void jitter_row(const ColourJitter& jitter, const Planes& row, int count);
