@@ -1,8 +1,6 @@
 // Bytes of a baseline JPEG file to BGR pixels, equal to libjpeg-turbo's.
 #pragma once
 
-#include <memory>
-
 #include "entropy.h"
 #include "libjpeg.h"
 #include "reconstruct.h"
@@ -78,11 +76,14 @@ class Decoder {
     const jpeg_decompress_struct& info = header_.info;
     const bool kind = info.data_precision == 8 && !info.progressive_mode && !info.arith_code &&
                       info.num_components == 3 && info.comps_in_scan == 3 &&
-                      info.jpeg_color_space == JCS_YCbCr;
+                      info.jpeg_color_space == JCS_YCbCr && info.Ss == 0 && info.Se == 63 &&
+                      info.Ah == 0 && info.Al == 0;
     if (!kind) return false;
     const int h = info.comp_info[0].h_samp_factor, v = info.comp_info[0].v_samp_factor;
-    for (int c = 1; c < 3; ++c) {
-      if (info.comp_info[c].h_samp_factor != 1 || info.comp_info[c].v_samp_factor != 1) return false;
+    for (int c = 0; c < 3; ++c) {
+      if (info.cur_comp_info[c] != &info.comp_info[c]) return false;
+      if (c > 0 && (info.comp_info[c].h_samp_factor != 1 || info.comp_info[c].v_samp_factor != 1))
+        return false;
     }
     if (h != v || h > 2 || (h == 2 && info.image_width < 5)) return false;
     doubled_ = h == 2;
@@ -148,13 +149,12 @@ class Decoder {
       for (int v = 0; v < c.v; ++v) {
         uint8_t* to = c.plane.data() + ptrdiff_t(mcu_row * c.v + v) * 8 * c.stride;
         const auto place = [&](int x) {
-          return (c.h == 2 ? x >> 1 : x) * mcu_blocks_ + c.first + v * c.h +
-                 (c.h == 2 ? x & 1 : 0);
+          return (c.h == 2 ? x >> 1 : x) * mcu_blocks_ + c.first + v * c.h + (c.h == 2 ? x & 1 : 0);
         };
         for (int x = 0; x < width; x += 2) {
           const int left = place(x), right = place(x + 1 < width ? x + 1 : x);
-          inverse_transform(blocks + left * kBlock, blocks + right * kBlock, c.quant,
-                            to + 8 * x, c.stride);
+          inverse_transform(blocks + left * kBlock, blocks + right * kBlock, c.quant, to + 8 * x,
+                            c.stride);
         }
       }
     }
@@ -189,7 +189,7 @@ class Decoder {
   int max_lanes_;
   Decompressor header_;
   Scan scan_;
-  Table tables_of_[8] = {};  // four for DC, four for AC
+  Table tables_of_[8];  // four for DC, four for AC
   Script script_;
   int mcu_blocks_ = 0, component_of_[6], prediction_[3];
   Lane lanes_[kMaxLanes];

@@ -1,15 +1,17 @@
 // Huffman decoding of a baseline scan, several restart intervals at a time in one thread.
 //
-// A Huffman decoder waits: the place of a symbol is known once the one before it has been looked up.
-// Intervals do not depend on each other, so a processor that runs ahead decodes one while it waits
-// for another. Each interval has a `Lane`; lanes take turns, a few symbols a turn.
+// A Huffman decoder waits: the place of a symbol is known once the one before it has been looked
+// up. Intervals do not depend on each other, so a processor that runs ahead decodes one while it
+// waits for another. Each interval has a `Lane`; lanes take turns, a few symbols a turn.
 #pragma once
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace fastjpeg {
@@ -24,14 +26,15 @@ inline constexpr uint8_t kNaturalOrder[kBlock] = {
 
 // A canonical code as a DHT marker gives it: how many codes of each length, symbols in code order.
 struct HuffmanCode {
-  uint8_t count[17];  // count[1..16]
-  uint8_t symbol[256];
+  uint8_t count[17] = {1};  // count[1..16]; count[0] is 0 in a code that was read
+  uint8_t symbol[256] = {};
 
   bool operator==(const HuffmanCode& other) const {
     return std::memcmp(this, &other, sizeof *this) == 0;
   }
 
-  // Calls f(code, length, symbol) in order; false if the lengths are more than a prefix code allows.
+  // Calls f(code, length, symbol) in order; false if the lengths are more than a prefix code
+  // allows.
   template <class F>
   bool for_each(F f) const {
     uint32_t code = 0;
@@ -71,7 +74,7 @@ inline int extend(uint32_t bits, int size) {
 // Code and value bits are looked up together: an entry says how many bits to drop, how far to go in
 // the block and what to write there.
 #ifndef FASTJPEG_BITS
-#define FASTJPEG_BITS 12
+#define FASTJPEG_BITS 11
 #endif
 struct Table {
   static constexpr int kBits = FASTJPEG_BITS;
@@ -96,7 +99,7 @@ struct Table {
     code = from;
     dc = is_dc;
     std::fill(entry, entry + (1 << kBits), pack(0, kEscape, 0));
-    return code.for_each([this](uint32_t bits, int length, int symbol) {
+    const bool good = code.for_each([this](uint32_t bits, int length, int symbol) {
       const int size = symbol & 15, total = length + size;
       const uint32_t step = advance(symbol, dc);
       if (length > kBits || step == 0) return;
@@ -106,9 +109,12 @@ struct Table {
         return;
       }
       for (int value = 0; value < 1 << size; ++value, at += 1 << (kBits - total)) {
-        std::fill(at, at + (1 << (kBits - total)), pack(total, step, extend(uint32_t(value), size)));
+        std::fill(at, at + (1 << (kBits - total)),
+                  pack(total, step, extend(uint32_t(value), size)));
       }
     });
+    if (!good) code = HuffmanCode();
+    return good;
   }
 
   // What an escape stands for, given 57 bits of data; 0 if there is no such code.
@@ -127,8 +133,8 @@ struct Table {
   }
 };
 
-// The tables of each block, in the order of the file, for one row of MCUs a lane. After a row comes a
-// pair that holds a lane where it is: nothing is read, nothing is written.
+// The tables of each block, in the order of the file, for one row of MCUs a lane. After a row comes
+// a pair that holds a lane where it is: nothing is read, nothing is written.
 struct Script {
   struct Pair {
     const uint32_t *dc, *ac;
@@ -142,9 +148,8 @@ struct Scan {
   struct Interval {
     size_t begin, end;  // bytes in `bytes`
   };
-  // The longest block is 64 x (16 + 15) bits. A lane looks where it is after each block, so it reads
-  // at most one block and one load past the end of its interval.
-  static constexpr size_t kPadding = 64 * 31 / 8 + 16;
+  // A lane looks where it is after a few symbols of at most 31 bits each, and loads eight bytes.
+  static constexpr size_t kPadding = 64;
 
   std::vector<uint8_t> bytes;
   std::vector<Interval> intervals;
@@ -196,8 +201,8 @@ struct Scan {
   }
 };
 
-// Where the coefficient goes that is the k-th of its block, counted from 1. What is past the block is
-// written where the next block's first coefficient will be, or where libjpeg writes it.
+// Where the coefficient goes that is the k-th of its block, counted from 1. What is past the block
+// is written where the next block's first coefficient will be, or where libjpeg writes it.
 struct Places {
   uint8_t at[256];
 
@@ -209,8 +214,8 @@ struct Places {
 };
 inline constexpr Places kPlaces;
 
-// Decodes one restart interval. No branch depends on a symbol, but for rare long codes: the end of a
-// block cannot be predicted, and would throw away what was begun of all lanes.
+// Decodes one restart interval. No branch depends on a symbol, but for rare long codes: the end of
+// a block cannot be predicted, and would throw away what was begun of all lanes.
 class Lane {
  public:
   void start(const Scan& scan, size_t interval) {

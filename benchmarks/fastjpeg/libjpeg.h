@@ -52,7 +52,8 @@ class Decompressor {
   ~Decompressor() { jpeg_destroy_decompress(&info); }
   Decompressor(const Decompressor&) = delete;
 
-  // Reads up to the scan's first byte, which `info.src` then points at; false if there is no header.
+  // Reads up to the scan's first byte, which `info.src` then points at; false if there is no
+  // header.
   bool read_header(const uint8_t* data, size_t size) {
     jpeg_abort_decompress(&info);
     if (setjmp(errors.back)) return false;
@@ -89,7 +90,8 @@ inline std::vector<int16_t> coefficients(const Bytes& file) {
   for (int c = 0; c < info.num_components; ++c) {
     const jpeg_component_info& component = info.comp_info[c];
     for (JDIMENSION y = 0; y < component.height_in_blocks; ++y) {
-      JBLOCKARRAY row = (*info.mem->access_virt_barray)(j_common_ptr(&info), arrays[c], y, 1, FALSE);
+      JBLOCKARRAY row =
+          (*info.mem->access_virt_barray)(j_common_ptr(&info), arrays[c], y, 1, FALSE);
       all.insert(all.end(), row[0][0], row[0][0] + component.width_in_blocks * DCTSIZE2);
     }
   }
@@ -100,7 +102,8 @@ inline std::vector<int16_t> coefficients(const Bytes& file) {
 // coefficients in a file that every decoder reads. `jpegtran -copy all -optimize -restart 1`.
 inline Bytes transcode(const Bytes& file) {
   Decompressor from;
-  for (int marker = 0; marker < 16; ++marker) jpeg_save_markers(&from.info, JPEG_APP0 + marker, 0xffff);
+  for (int marker = 0; marker < 16; ++marker)
+    jpeg_save_markers(&from.info, JPEG_APP0 + marker, 0xffff);
   jpeg_save_markers(&from.info, JPEG_COM, 0xffff);
   jpeg_compress_struct out;
   out.err = &from.errors.base;
@@ -120,7 +123,8 @@ inline Bytes transcode(const Bytes& file) {
   jpeg_write_coefficients(&out, arrays);
   for (auto* m = from.info.marker_list; m != nullptr; m = m->next) {
     const bool jfif = m->marker == JPEG_APP0 && m->data_length >= 5 && m->data[0] == 'J' &&
-                      m->data[1] == 'F' && m->data[2] == 'I' && m->data[3] == 'F' && m->data[4] == 0;
+                      m->data[1] == 'F' && m->data[2] == 'I' && m->data[3] == 'F' &&
+                      m->data[4] == 0;
     if (jfif && out.write_JFIF_header) continue;  // libjpeg writes its own
     const bool adobe = m->marker == JPEG_APP0 + 14;
     if (adobe && out.write_Adobe_marker) continue;

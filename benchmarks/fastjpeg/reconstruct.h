@@ -163,8 +163,8 @@ inline uint64_t constant_pixels(int dc, int step) {
 inline void inverse_transform(const int16_t* left, const int16_t* right, const QuantRows& quant,
                               uint8_t* to, ptrdiff_t stride) {
   const auto row = [&](int i) { return transform::load_two(left + 8 * i, right + 8 * i); };
-  const __m256i low = _mm256_or_si256(_mm256_or_si256(row(4), row(5)),
-                                      _mm256_or_si256(row(6), row(7)));
+  const __m256i low =
+      _mm256_or_si256(_mm256_or_si256(row(4), row(5)), _mm256_or_si256(row(6), row(7)));
   const __m256i high = _mm256_or_si256(_mm256_or_si256(row(1), row(2)), row(3));
   // Of these rows, what is not in the upper left quarter: columns 4 to 7, and all the lower half.
   const __m256i columns = _mm256_set_epi64x(-1, 0, -1, 0);
@@ -219,8 +219,7 @@ inline void convert(__m256i y, __m256i cb, __m256i cr, __m256i& b, __m256i& g, _
   const __m256i one = _mm256_set1_epi16(1);
   // round(x * c / 65536) for c < 32768, from a product that only keeps its upper half.
   const auto scaled = [&](__m256i x, int c) {
-    const __m256i twice =
-        _mm256_mulhi_epi16(_mm256_add_epi16(x, x), _mm256_set1_epi16(int16_t(c)));
+    const __m256i twice = _mm256_mulhi_epi16(_mm256_add_epi16(x, x), _mm256_set1_epi16(int16_t(c)));
     return _mm256_srai_epi16(_mm256_add_epi16(twice, one), 1);
   };
   // 1.402 = 1 + 0.402 and 1.772 = 2 - 0.228
@@ -236,58 +235,61 @@ inline void convert(__m256i y, __m256i cb, __m256i cr, __m256i& b, __m256i& g, _
   g = _mm256_add_epi16(y, _mm256_sub_epi16(green, cr));
 }
 
-inline __m256i bytes_to_words(const uint8_t* from) {
-  return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-}
+// Byte i of 48 is channel i % 3 of pixel i / 3: the bytes of a channel that go to each 16 of them.
+struct Shuffles {
+  alignas(16) int8_t at[3][3][16];
 
-// 16 pixels, 48 bytes.
-inline void store_bgr(__m128i b, __m128i g, __m128i r, uint8_t* to) {
-  // Byte i of the output is channel i % 3 of pixel i / 3.
-  alignas(16) static constexpr struct Shuffles {
-    int8_t at[3][3][16];
-    constexpr Shuffles() : at() {
-      for (int part = 0; part < 3; ++part) {
-        for (int channel = 0; channel < 3; ++channel) {
-          for (int i = 0; i < 16; ++i) {
-            const int byte = part * 16 + i;
-            at[part][channel][i] = byte % 3 == channel ? int8_t(byte / 3) : int8_t(-1);
-          }
+  constexpr Shuffles() : at() {
+    for (int part = 0; part < 3; ++part) {
+      for (int channel = 0; channel < 3; ++channel) {
+        for (int i = 0; i < 16; ++i) {
+          const int byte = part * 16 + i;
+          at[part][channel][i] = byte % 3 == channel ? int8_t(byte / 3) : int8_t(-1);
         }
       }
     }
-  } shuffles;
+  }
+};
+inline constexpr Shuffles kShuffles;
+
+// 32 pixels, 96 bytes: 16 pixels of each half.
+inline void store_bgr(__m256i b, __m256i g, __m256i r, uint8_t* to) {
   for (int part = 0; part < 3; ++part) {
-    const auto pick = [&](__m128i x, int channel) {
-      return _mm_shuffle_epi8(
-          x, _mm_load_si128(reinterpret_cast<const __m128i*>(shuffles.at[part][channel])));
+    const auto pick = [&](__m256i x, int channel) {
+      const auto* shuffle = reinterpret_cast<const __m128i*>(kShuffles.at[part][channel]);
+      return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_load_si128(shuffle)));
     };
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 16 * part),
-                     _mm_or_si128(pick(b, 0), _mm_or_si128(pick(g, 1), pick(r, 2))));
+    const __m256i bytes = _mm256_or_si256(pick(b, 0), _mm256_or_si256(pick(g, 1), pick(r, 2)));
+    auto* at = reinterpret_cast<__m128i*>(to + 16 * part);
+    _mm_storeu_si128(at, _mm256_castsi256_si128(bytes));
+    _mm_storeu_si128(at + 3, _mm256_extracti128_si256(bytes, 1));
   }
 }
 
 }  // namespace colour
 
-// `width` pixels BGR. Rows of samples may be read up to 16 past the width.
+// `width` pixels BGR. Rows of samples may be read up to 32 past the width.
 inline void colour_row(const uint8_t* y, const uint8_t* cb, const uint8_t* cr, int width,
                        uint8_t* to) {
-  const __m256i centre = _mm256_set1_epi16(128);
-  for (int x = 0; x < width; x += 16) {
-    __m256i b, g, r;
-    colour::convert(colour::bytes_to_words(y + x),
-                    _mm256_sub_epi16(colour::bytes_to_words(cb + x), centre),
-                    _mm256_sub_epi16(colour::bytes_to_words(cr + x), centre), b, g, r);
-    const __m256i bg = _mm256_permute4x64_epi64(_mm256_packus_epi16(b, g), 0xd8);
-    const __m256i rr = _mm256_permute4x64_epi64(_mm256_packus_epi16(r, r), 0xd8);
-    const __m128i b8 = _mm256_castsi256_si128(bg), g8 = _mm256_extracti128_si256(bg, 1);
-    const __m128i r8 = _mm256_castsi256_si128(rr);
-    if (x + 16 <= width) {
-      colour::store_bgr(b8, g8, r8, to + 3 * x);
-    } else {
-      uint8_t rest[48];
-      colour::store_bgr(b8, g8, r8, rest);
-      std::memcpy(to + 3 * x, rest, size_t(width - x) * 3);
-    }
+  const __m256i centre = _mm256_set1_epi16(128), zero = _mm256_setzero_si256();
+  const auto load = [](const uint8_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  };
+  for (int x = 0; x < width; x += 32) {
+    // Unpacked words are in the order in which packing puts them right.
+    const __m256i y8 = load(y + x), cb8 = load(cb + x), cr8 = load(cr + x);
+    __m256i b[2], g[2], r[2];
+    colour::convert(_mm256_unpacklo_epi8(y8, zero),
+                    _mm256_sub_epi16(_mm256_unpacklo_epi8(cb8, zero), centre),
+                    _mm256_sub_epi16(_mm256_unpacklo_epi8(cr8, zero), centre), b[0], g[0], r[0]);
+    colour::convert(_mm256_unpackhi_epi8(y8, zero),
+                    _mm256_sub_epi16(_mm256_unpackhi_epi8(cb8, zero), centre),
+                    _mm256_sub_epi16(_mm256_unpackhi_epi8(cr8, zero), centre), b[1], g[1], r[1]);
+    const bool whole = x + 32 <= width;
+    uint8_t rest[96];
+    colour::store_bgr(_mm256_packus_epi16(b[0], b[1]), _mm256_packus_epi16(g[0], g[1]),
+                      _mm256_packus_epi16(r[0], r[1]), whole ? to + 3 * x : rest);
+    if (!whole) std::memcpy(to + 3 * x, rest, size_t(width - x) * 3);
   }
 }
 
