@@ -236,7 +236,7 @@ class Lane {
   // The block of the script's i-th pair is blocks[64 i]; blocks are zero before, and a lane has one
   // more than it decodes. DC coefficients are differences.
   template <int N>
-  static bool decode(Lane* lanes, const Script& script, int16_t* blocks) {
+  [[gnu::noinline]] static bool decode(Lane* lanes, const Script& script, int16_t* blocks) {
     // Of each lane: the next bits, with a one after the last; coefficients done of the block;
     // bytes in the script, of which 16 are one block; the table of the next symbol.
     uint64_t bits[N], k[N], at[N];
@@ -336,7 +336,6 @@ inline bool decode_lanes(Lane* lanes, int n, const Script& script, int16_t* bloc
       ok &= Lane::decode<count>(lanes, script, blocks);
     }
   };
-  take(std::integral_constant<int, 6>());
   take(std::integral_constant<int, 4>());
   take(std::integral_constant<int, 3>());
   take(std::integral_constant<int, 2>());
