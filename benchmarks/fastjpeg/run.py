@@ -64,7 +64,8 @@ def main() -> None:
                 *library,
             ]
             subprocess.run([*command, "-o", binary], check=True)
-            rows = {}
+            rows: dict[str, object] = {}
+            report[build] = rows
             for name, files in sets.items():
                 row = {}
                 for mode in (["check"], ["time", str(args.rounds)]):
@@ -72,10 +73,8 @@ def main() -> None:
                         [binary, *mode, *files], check=True, stdout=subprocess.PIPE
                     )
                     row[mode[0]] = json.loads(out.stdout)
-                rows[name] = row
-            report[build] = rows
-    report["load_average_at_the_end"] = os.getloadavg()[0]
-    args.json.write_text(json.dumps(report, indent=1) + "\n")
+                rows[name] = row | {"load_average": os.getloadavg()[0]}
+                args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
