@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "filters": {"core", "render"},
     "engine": {"plan", "render"},
     "ingest": set(),
-    "jpeg": set(),
+    "jpeg": {"core"},
     "dali": {"plan", "render"},
     "bind": {"core", "plan", "render", "filters", "engine", "ingest", "jpeg"},
 }

@@ -21,7 +21,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("native") / "row_ops"
     sources = [
         ROOT / "tests" / "native" / "row_ops.cpp",
-        *(RENDER / f"{name}.cpp" for name in ("instruction_set", "colour_jitter")),
+        ROOT / "csrc" / "core" / "instruction_set.cpp",
+        RENDER / "colour_jitter.cpp",
         *RENDER.glob("jitter_*.cpp"),
         *RENDER.glob("row_ops*.cpp"),
     ]

@@ -11,7 +11,7 @@
 #include "bind/plan_config.h"
 #include "bind/random.h"
 #include "bind/recipe.h"
-#include "render/instruction_set.h"
+#include "core/instruction_set.h"
 #include "render/render.h"
 
 NB_MODULE(_native, m) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 
+#include "core/instruction_set.h"
 #include "jpeg/band_avx2.h"
 #include "jpeg/frame.h"
 
@@ -215,7 +216,8 @@ class Picture {
 }  // namespace
 
 bool available() {
-  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+  static const bool has =
+      instruction_set() != InstructionSet::kPortable && __builtin_cpu_supports("bmi2");
   return has;
 }
 

@@ -1,6 +1,6 @@
 #include "render/colour_jitter.h"
 
-#include "render/instruction_set.h"
+#include "core/instruction_set.h"
 #include "render/jitter_simd.h"
 
 namespace yolodata {

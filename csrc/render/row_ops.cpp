@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "render/instruction_set.h"
+#include "core/instruction_set.h"
 #include "render/row_ops_avx2.h"
 #include "render/row_ops_neon.h"
 

@@ -10,7 +10,7 @@
 #include "plan/labels.h"
 #include "plan/plan.h"
 #include "plan/serialize.h"
-#include "render/instruction_set.h"
+#include "core/instruction_set.h"
 #include "render/render.h"
 #include "render/validate.h"
 

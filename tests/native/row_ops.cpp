@@ -10,7 +10,7 @@
 
 #include "check.h"
 #include "render/colour_jitter.h"
-#include "render/instruction_set.h"
+#include "core/instruction_set.h"
 
 using namespace yolodata;
 

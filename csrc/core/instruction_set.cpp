@@ -1,4 +1,4 @@
-#include "render/instruction_set.h"
+#include "core/instruction_set.h"
 
 #include <cstdlib>
 #include <stdexcept>

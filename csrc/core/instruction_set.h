@@ -1,4 +1,4 @@
-// Which bodies of the loops of row_ops.h run.
+// Which instructions the loops of a CPU are written with.
 #pragma once
 
 namespace yolodata {
