@@ -189,7 +189,8 @@ def _build(
             for flag in sysconfig.get_compile_flags()]  # fmt: skip
     jobs = []
     kernel = source / "render" / ("cuda.cu" if cuda else "no_cuda.cpp")
-    renderer = set((source / "render").glob("*.cpp")) - {source / "render" / "no_cuda.cpp"}
+    renderer = {file for room in ("core", "render") for file in (source / room).glob("*.cpp")}
+    renderer.discard(source / "render" / "no_cuda.cpp")
     # The slowest one first.
     for file in (source / _OPERATOR, kernel, *sorted(renderer)):
         if file.suffix == ".cu" and cuda:
