@@ -131,7 +131,8 @@ def check(packed: Packed, name: str) -> None:
     np.testing.assert_array_equal(packed.encoded.image(i), packed.raw.image(i))
     data = packed.encoded.sample(i)
     np.testing.assert_array_equal(decode_image(data, None, packed.raw.name(i)), verdict.pixels)
-    if name in IMAGES:  # upstream's file after its check, rewritten or not
+    # Upstream's file after its check, rewritten or not; of several scans another file is stored.
+    if name in IMAGES and name != "progressive.jpg":
         assert data.tobytes() == (packed.root / "images" / name).read_bytes()
 
 

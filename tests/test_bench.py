@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import re
 import subprocess
 import sys
 import time
@@ -293,9 +294,10 @@ def test_a_run_prints_a_table(tiny: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     for row in OF_DATA:
         assert row.label in done.stdout
-    # Twelve images: both sides have all of them in memory before the clock starts.
+    # Twelve images: both sides have them in memory before the clock starts, but for a few that are
+    # still being decoded then.
     for label in ("Ultralytics, no cache", "yolodata, JPEG shards"):
-        assert f"{label} (already decoded)" in done.stdout
+        assert re.search(rf"{label} \((already|partly) decoded\)", done.stdout)
         assert f"ALREADY DECODED: {label} (one core)" in done.stdout
     assert "raw shards (already" not in done.stdout
     for word in ("img/s", "decode", "render", "plan", "collate", "Floor", "consumer's calls"):
