@@ -85,7 +85,24 @@ def write_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:
         figure.savefig(drawn, dpi=DPI, metadata=kept, format=path.suffix[1:].lower() or "png")
     except ValueError as error:
         raise ConfigError(f"--plot {path}: {error}") from None
+    if kept is not None:
+        drawn = _with_a_palette(drawn)
     write_output(path, drawn.getbuffer(), "--plot")
+
+
+def _with_a_palette(png: io.BytesIO) -> io.BytesIO:
+    """Makes a PNG file a third as large: few colours, and shades of them, are all that it shows."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    small, info = io.BytesIO(), PngInfo()
+    with Image.open(png) as picture:
+        for name, text in picture.info.items():
+            if isinstance(text, str):
+                info.add_text(name, text)
+        few = picture.convert("RGB").quantize(256)
+        few.save(small, "PNG", optimize=True, pnginfo=info, dpi=(DPI, DPI))
+    return small
 
 
 class _Writer:
