@@ -32,7 +32,7 @@ WORK = ROOT / "build" / "fuzz"
 NATIVE = sorted(file.stem for file in (HERE / "native").glob("*.cpp"))
 THREADS = sorted(file.stem for file in (HERE / "threads").glob("*.cpp"))
 # Rooms of csrc/ that native targets are linked with.
-ROOMS = ("ingest", "jpeg", "plan", "render", "engine")
+ROOMS = ("core", "ingest", "jpeg", "plan", "render", "engine")
 
 FLAGS = ["-std=c++20", "-g", "-O1", "-fno-omit-frame-pointer", "-ffp-contract=off"]
 FLAGS += [f"-I{ROOT / 'csrc'}", "-pthread"]
