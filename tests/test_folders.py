@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,30 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     with Folder.at(tmp_path) as folder:
         folder.remove_temporary()
         assert folder.names() == [f".{'0' * 16}.tmp", f".{'0' * 16}.tmp.txt", ".mine.tmp", "mine"]
+
+
+def test_what_several_processes_replace_is_tidied_up_by_one_at_a_time(tmp_path: Path) -> None:
+    """What another one is writing at that moment stays."""
+    in_work = tmp_path / ".0123456789abcdef.tmp"
+    in_work.write_bytes(b"half")
+
+    def other(locked: threading.Event) -> None:
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        locked.set()
+        time.sleep(0.2)
+        in_work.rename(tmp_path / "theirs")
+        os.close(descriptor)
+
+    locked = threading.Event()
+    thread = threading.Thread(target=other, args=(locked,))
+    thread.start()
+    locked.wait()
+    (tmp_path / ".fedcba9876543210.tmp").write_bytes(b"of one that was killed")
+    with Folder.at(tmp_path) as folder:
+        folder.replace_alone("ours", b"whole")
+    thread.join()
+    assert {file.name for file in tmp_path.iterdir()} == {"ours", "theirs"}
 
 
 def test_a_folder_inside_one_is_no_link(mine: Path) -> None:

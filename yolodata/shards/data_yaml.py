@@ -72,5 +72,5 @@ def write_data_yaml(root: str | os.PathLike[str]) -> Path:
             if folder.read(DATA_YAML, len(data)) == data:
                 return file
         folder.check_ours()
-        folder.replace(DATA_YAML, data)
+        folder.replace_alone(DATA_YAML, data)
         return file

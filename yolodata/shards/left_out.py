@@ -30,7 +30,7 @@ def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
             return
     with Folder.at(root) as folder:
         folder.check_ours()
-        folder.replace(LEFT_OUT, (json.dumps(dict(left_out), indent=1) + "\n").encode())
+        folder.replace_alone(LEFT_OUT, (json.dumps(dict(left_out), indent=1) + "\n").encode())
 
 
 def read_left_out(root: Path) -> dict[str, str]:
