@@ -223,7 +223,9 @@ bool available() {
 
 bool decode(const std::uint8_t* data, std::size_t size, std::int32_t height, std::int32_t width,
             std::uint8_t* out) {
-  thread_local Frame frame;
+  // Not the frame itself: a thread that gets no memory for its thread-local data ends the process.
+  thread_local const auto memory = std::make_unique<Frame>();
+  Frame& frame = *memory;
   thread_local Scratch bit_memory, samples;
   if (!available() || !read_frame(data, size, frame)) return false;
   // libjpeg does not filter the colours of very narrow pictures.
