@@ -192,7 +192,8 @@ class Reader {
     }
     if (at_ != end_) doubt("something lies behind its end marker");
     for (const auto& known : missing_)
-      if (known != std::array<std::int8_t, kBlock>{}) doubt("it lacks some of its coefficients");
+      if (known != std::array<std::int8_t, kCoefficients>{})
+        doubt("it lacks some of its coefficients");
   }
 
   JpegCoefficients take() { return std::move(found_); }
@@ -225,8 +226,8 @@ class Reader {
   }
 
   void read_quantisation(const std::uint8_t* body, std::size_t bytes) {
-    if (bytes % (kBlock + 1)) doubt("a quantisation table is cut off");
-    for (; bytes; body += kBlock + 1, bytes -= kBlock + 1) {
+    if (bytes % (kCoefficients + 1)) doubt("a quantisation table is cut off");
+    for (; bytes; body += kCoefficients + 1, bytes -= kCoefficients + 1) {
       if (*body > 3) doubt("a quantisation table has 16 bits");
       quantised_[*body] = true;
     }
@@ -293,7 +294,7 @@ class Reader {
     }
     if (blocks > kMostBlocks) doubt("it is too large");
     for (JpegComponent& each : found_.components)
-      each.values.resize(std::size_t{kBlock} * each.stride * each.rows);
+      each.values.resize(std::size_t{kCoefficients} * each.stride * each.rows);
     missing_.resize(found_.components.size());
     for (auto& bits : missing_) bits.fill(-1);
   }
@@ -424,11 +425,11 @@ class Reader {
 
   void sequential(Member& member, std::int16_t* block) {
     dc_first(member, block);
-    for (int k = 1; k < kBlock; ++k) {
+    for (int k = 1; k < kCoefficients; ++k) {
       const int symbol = reader_.symbol(*member.ac), zeros = symbol >> 4;
       if (symbol == 0) return;
       k += zeros;
-      if (k >= kBlock) doubt("a block has too many coefficients");
+      if (k >= kCoefficients) doubt("a block has too many coefficients");
       if ((symbol & 15) == 0 && zeros != 15) doubt("a code cannot be read");
       block[k] = static_cast<std::int16_t>(reader_.value(category(symbol & 15, kAcBits)));
     }
@@ -492,7 +493,7 @@ class Reader {
   std::int32_t height_ = 0, width_ = 0, restart_ = 0;
   std::array<bool, 4> quantised_{};
   std::array<std::array<HuffmanTable, 4>, 2> huffman_;
-  std::vector<std::array<std::int8_t, kBlock>>
+  std::vector<std::array<std::int8_t, kCoefficients>>
       missing_;  // bits that are not known yet; -1: none is
 
   // Of the scan that is read

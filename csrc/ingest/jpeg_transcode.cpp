@@ -132,7 +132,7 @@ int bit_length(int value) { return std::bit_width(static_cast<unsigned>(std::abs
 // Which coefficients of a block are not zero.
 std::uint64_t present(const std::int16_t* block) {
   std::uint64_t found = 0;
-  for (int k = 0; k < kBlock; k += 4) {  // most of them are zero
+  for (int k = 0; k < kCoefficients; k += 4) {  // most of them are zero
     std::uint64_t four;
     std::memcpy(&four, block + k, sizeof four);
     if (four == 0) continue;
@@ -160,7 +160,7 @@ void each_symbol(const JpegCoefficients& image, Dc&& dc, Ac&& ac) {
       ac(kind, zeros << 4 | bit_length(value), value);
       last = k;
     }
-    if (last < kBlock - 1) ac(kind, kEndOfBlock, 0);
+    if (last < kCoefficients - 1) ac(kind, kEndOfBlock, 0);
   };
   if (image.components.size() == 1) {
     const JpegComponent& only = image.components[0];
@@ -169,7 +169,7 @@ void each_symbol(const JpegCoefficients& image, Dc&& dc, Ac&& ac) {
         write(0, only.block(row, column));
     return;
   }
-  std::array<std::int16_t, kBlock> padding{};
+  std::array<std::int16_t, kCoefficients> padding{};
   for (std::int32_t y = 0; y < image.mcu_rows; ++y)
     for (std::int32_t x = 0; x < image.mcu_columns; ++x)
       for (std::size_t place = 0; place < image.components.size(); ++place) {
@@ -225,7 +225,7 @@ std::vector<std::uint8_t> write_baseline_jpeg(const JpegCoefficients& image) {
   for (std::size_t place = 0; place < components; ++place)
     out.insert(out.end(),
                {image.components[place].id, static_cast<std::uint8_t>(place == 0 ? 0x00 : 0x11)});
-  out.insert(out.end(), {0, kBlock - 1, 0});
+  out.insert(out.end(), {0, kCoefficients - 1, 0});
   const std::size_t begin = out.size();
   out.resize(begin + 2 * (bits / 8 + 2));  // each byte may be followed by a zero
   BitWriter writer(out.data() + begin);
