@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "check.h"
+#include "core/instruction_set.h"
 #include "plan/labels.h"
 #include "plan/plan.h"
 #include "plan/serialize.h"
-#include "core/instruction_set.h"
 #include "render/render.h"
 #include "render/validate.h"
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "check.h"
-#include "render/colour_jitter.h"
 #include "core/instruction_set.h"
+#include "render/colour_jitter.h"
 
 using namespace yolodata;
 
