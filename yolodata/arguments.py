@@ -315,14 +315,14 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any
         if not equals or not name:
             raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
         if name.startswith("yolodata."):
-            ours[name.removeprefix("yolodata.")] = _value(text)
+            ours[name.removeprefix("yolodata.")] = literal(text)
         else:
             upstream[name] = text
     return upstream, ours
 
 
-def _value(text: str) -> Any:
-    """A Python literal, also true, false and none in any case; text otherwise."""
+def literal(text: str) -> Any:
+    """Returns the value of a Python literal (true, false, none in any case), or the text."""
     words = {"none": None, "true": True, "false": False}
     if text.lower() in words:
         return words[text.lower()]

@@ -31,6 +31,7 @@ COMMANDS = {
     "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
     "doctor": ("yolodata.doctor.cli", "find out why training is slow, fails or learns badly"),
     "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
+    "launch": ("yolodata.launch.cli", "train on other machines: Slurm, Kubernetes, SkyPilot"),
     "cost": ("yolodata.cost.cli", "say what training costs, in hours and money"),
     "settings": ("yolodata.settings", "list all settings: name, default, meaning, example"),
 }

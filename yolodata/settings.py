@@ -116,6 +116,13 @@ def groups() -> Iterator[Group]:
         "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `metrics`",
         [as_words(setting, "yolodata.") for setting in settings_of(train)],
     )
+    launch = import_module("yolodata.launch.cli")
+    for system in launch.SYSTEMS:
+        yield Group(
+            f"yolodata launch {system} train",
+            "`name=value`, beside arguments of `yolodata train`",
+            [as_words(setting) for setting in settings_of(launch.options_of(system))],
+        )
     validation = import_module("yolodata.ultralytics.settings")
     yield Group(
         "yolodata val",

@@ -1,0 +1,1 @@
+"""Training on other machines: what Slurm, Kubernetes and SkyPilot are given to start it."""

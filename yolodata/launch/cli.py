@@ -1,0 +1,151 @@
+"""`yolodata launch`: tells options of the job from arguments of training, and writes the file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from yolodata.arguments import ANY_NAME, literal, split_arguments
+from yolodata.checks import nearest
+from yolodata.errors import ConfigError
+from yolodata.launch.job import Job, Options
+
+SYSTEMS = {"slurm": "yolodata.launch.slurm"}
+"""System -> module with `OPTIONS` (a class of options), `write(job)` and `submit(text)`."""
+
+OF_TRAINING = "train."
+"""Before the name of an argument of training that an option of the system has, too."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `launch` to the command line."""
+    parser = subparsers.add_parser(
+        "launch",
+        help="train on other machines",
+        description="Write what a system starts `yolodata train` from, and print it; out=FILE "
+        "writes it into a file, submit=True hands it on, too. Names that the system has an "
+        "option of are options of the job, all others arguments of `yolodata train`; "
+        f"{OF_TRAINING}NAME=VALUE is training's in any case ({OF_TRAINING}time=2). resume=auto "
+        "is added.",
+        examples=(
+            "yolodata launch slurm train model=yolo26m.yaml data=coco.yaml nodes=2 gpus=4 "
+            "time=2-00:00:00 partition=gpu",
+            "yolodata launch slurm train model=yolo26n.yaml data=coco8.yaml gpus=0 processes=2 "
+            "device=cpu out=job.sh",
+        ),
+        more=_options,
+    )
+    parser.add_argument("system", choices=list(SYSTEMS), help="what starts the job")
+    parser.add_argument("command", choices=["train"], help="what is started")
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar=ANY_NAME,
+        help="an option of the system, or an argument of `yolodata train`",
+    )
+    parser.set_defaults(run=run)
+
+
+def _options() -> str:
+    from yolodata.settings import listed
+
+    return listed("yolodata launch ")
+
+
+def options_of(system: str) -> type[Options]:
+    """Returns the class of a system's options."""
+    found: type[Options] = import_module(SYSTEMS[system]).OPTIONS
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes, or prints, what the system starts the job from; submits it on request.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: an option, or an argument of training, is wrong.
+    """
+    job = read_job(args.system, args.arguments)
+    module = import_module(SYSTEMS[args.system])
+    text = module.write(job)
+    if job.options.out is None:
+        print(text, end="")
+    else:
+        file = Path(job.options.out)
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"out={file} cannot be written: {error.strerror}") from error
+        print(f"yolodata: {file} is written", file=sys.stderr)
+    return int(module.submit(job, text)) if job.options.submit else 0
+
+
+def read_job(system: str, words: Sequence[str]) -> Job:
+    """Tells the options of a system from the arguments of training, and checks both.
+
+    Args:
+        system: one of `SYSTEMS`.
+        words: NAME=VALUE.
+
+    Raises:
+        ConfigError: a word is of another form, an option is out of range, or `yolodata train`
+            would refuse an argument.
+    """
+    kind = options_of(system)
+    known = {each.name: each for each in fields(kind)}
+    options: dict[str, Any] = {}
+    arguments: list[str] = []
+    for word in words:
+        name, equals, text = word.lstrip("-").partition("=")
+        if not equals:
+            raise ConfigError(f"arguments are written NAME=VALUE, got {word!r}")
+        if name in known:
+            # A field of text stays text: time=1:30 and partition=7 are no numbers.
+            options[name] = text if "str" in str(known[name].type) else literal(text)
+        else:
+            arguments.append(f"{name.removeprefix(OF_TRAINING)}={text}")
+    _check_arguments(arguments, list(known))
+    if not any(one.startswith("resume=") for one in arguments):
+        arguments.append("resume=auto")
+    return Job(kind().changed(options), tuple(arguments), (system, "train", *words))
+
+
+def _check_arguments(arguments: list[str], options: list[str]) -> None:
+    """Refuses what `yolodata train` would refuse hours later, when the job begins."""
+    from yolodata.train.cli import check_settings
+
+    check_settings(arguments)
+    upstream = split_arguments(arguments)[0]
+    for name in ("model", "data"):
+        if (
+            name not in upstream
+            and "cfg" not in upstream
+            and upstream.get("resume", "auto") == ("auto")
+        ):
+            raise ConfigError(f"{name} must be given, got none; give {name}=…, as to `yolo train`")
+    if "nproc" in upstream:
+        raise ConfigError(
+            "nproc is an option of one machine; here give gpus=, or gpus=0 processes="
+        )
+    if upstream.get("device", "cpu") != "cpu":
+        raise ConfigError(
+            f"device={upstream['device']} is the system's to choose; give gpus= (GPUs a machine), "
+            "or device=cpu with gpus=0"
+        )
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    from yolodata.ultralytics.command_line import read_arguments
+
+    for name in read_arguments(arguments, "train")[0]:
+        if name not in DEFAULT_CFG_DICT and name not in ("augmentations", "save_dir"):
+            raise ConfigError(
+                f"there is no option or argument {name!r}"
+                f"{nearest(name, [*options, *DEFAULT_CFG_DICT])}"
+            )

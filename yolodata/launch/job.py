@@ -1,0 +1,100 @@
+"""A training job, as every system needs to know it: its options, and the arguments of training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from yolodata.checks import nearest, whole
+from yolodata.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_JOB = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a job asks of any system.
+
+    Attributes:
+        job: name of the job: lower-case letters, digits and `-`, at most 52 (`job="coco-m"`).
+        nodes: machines (`nodes=2`).
+        gpus: GPUs of a machine, and processes there; 0 trains on CPUs (`gpus=4`).
+        processes: processes of a machine, without GPUs; None is one (`processes=2`).
+        cpus: cores of a machine; None leaves them to the system (`cpus=32`).
+        memory: GiB of a machine; None leaves it to the system (`memory=256`).
+        out: file that is written; None prints (`out="job.sh"`).
+        submit: hand the file on to the system as well (`submit=True`).
+    """
+
+    job: str = "yolodata"
+    nodes: int = 1
+    gpus: int = 1
+    processes: int | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    out: str | None = None
+    submit: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.job, str) or not _JOB.fullmatch(self.job):
+            raise ConfigError(
+                "job must be at most 52 lower-case letters, digits and '-', with none of the "
+                f"last at its ends, got {self.job!r}"
+            )
+        whole("nodes", self.nodes, 1)
+        whole("gpus", self.gpus, 0)
+        for name in ("processes", "cpus", "memory"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        if self.gpus and self.processes not in (None, self.gpus):
+            raise ConfigError(
+                f"processes={self.processes} contradicts gpus={self.gpus}: each GPU has one "
+                "process; give one of them (gpus=0 trains on CPUs)"
+            )
+        if not isinstance(self.submit, bool):
+            raise ConfigError(f"submit must be True or False, got {self.submit!r}")
+
+    @property
+    def processes_a_node(self) -> int:
+        """Processes of a machine."""
+        return self.gpus or self.processes or 1
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """These options with some replaced.
+
+        Raises:
+            ConfigError: a name is unknown, or a value is out of range.
+        """
+        known = [each.name for each in fields(self)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(
+                    f"there is no option {name!r}{nearest(name, known)}; there are "
+                    f"{', '.join(known)}"
+                )
+        return replace(self, **values)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to start elsewhere.
+
+    Attributes:
+        options: what it asks of the system.
+        arguments: of `yolodata train`, as NAME=VALUE, in order; `resume` is among them.
+        given: the words of `yolodata launch`, for a comment in the file.
+    """
+
+    options: Options
+    arguments: tuple[str, ...]
+    given: tuple[str, ...] = field(default=())
+
+    def argument(self, name: str) -> str | None:
+        """Returns the value of an argument of training; None where it is not given."""
+        found = [one for one in self.arguments if one.partition("=")[0] == name]
+        return found[-1].partition("=")[2] if found else None
