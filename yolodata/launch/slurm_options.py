@@ -108,6 +108,9 @@ class SlurmOptions(Options):
             "constraint", self.constraint, _EXPRESSION, "letters, digits and .:@%+,/~=-&|()[]*!"
         )
         _matching("output", self.output, _WORD, "letters, digits and .:@%+,/~=-")
+        for name in ("python", "container"):
+            if str(getattr(self, name)).startswith("-"):
+                raise ConfigError(f"{name} must not begin with '-', got {getattr(self, name)!r}")
         one_of("runtime", self.runtime, RUNTIMES)
         if self.container is None and self.mounts is not None:
             raise ConfigError("mounts are a container's; give container=, or no mounts")
