@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -216,6 +217,14 @@ def test_time_limits(time: str, seconds: int | None) -> None:
 def test_mistakes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SlurmOptions(**options)
+
+
+@pytest.mark.parametrize("options", [{"nodes": 2, "cpus": 8}, {"gpus": 0, "requeue": False}])
+def test_shellcheck(options: dict[str, Any]) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    command = ["shellcheck", "--severity=warning", "-"]
+    assert subprocess.run(command, input=script(**options), text=True).returncode == 0
 
 
 # What the nodes are given.

@@ -21,7 +21,7 @@ from yolodata.launch.slurm_options import SlurmOptions
 from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 
 _SIGNALS = """
-asked=0 step= woken=0
+asked=0 step='' woken=0
 asked_to_stop() {
     asked=1 woken=1
     echo "yolodata: the time limit is near, training is asked to stop" >&2
@@ -32,7 +32,7 @@ trap asked_to_stop USR1
 trap 'woken=1; echo "yolodata: Slurm ends this job" >&2' TERM
 """
 
-_FINISH = """
+_REQUEUE = """
 requeue() {  # nothing that Slurm ends itself: a cancelled job would come back
     local state
     for _ in 1 2 3 4 5; do  # Slurm's controller may be away for a moment
@@ -47,7 +47,9 @@ requeue() {  # nothing that Slurm ends itself: a cancelled job would come back
         echo "yolodata: Slurm did not requeue the job; submit it again, and it resumes" >&2
     fi
 }
+"""
 
+_FINISH = """
 finish() {  # ends the script with an exit status of training
     local status=$1 losses
     trap '' USR1 TERM  # a requeue ends this script, too
@@ -94,6 +96,7 @@ def script(job: Job) -> str:
         *(f"#SBATCH {line}" for line in directives(options)),
         _SIGNALS,
         *_variables(options),
+        *([_REQUEUE] if options.requeue else []),
         _finish(options),
         *_setup(options),
         *_rendezvous(options),
