@@ -64,6 +64,7 @@ ARROWS = {
         "_native",
     },
     "cost": set(),
+    "diff": {"ingest", "shards"},
     "launch": {"train", "ultralytics", "settings"},
     "cli": {
         "view",
@@ -76,6 +77,7 @@ ARROWS = {
         "bench",
         "doctor",
         "cost",
+        "diff",
         "launch",
     },
     "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli", "settings"},
@@ -145,7 +147,9 @@ def test_imports_follow_the_arrows(file: Path) -> None:
             assert room in {"ultralytics", "train", "parity", "bench", "doctor", "launch"}, (
                 f"{room} imports {module}"
             )
-            assert room not in {"parity", "bench", "launch"} or not top, f"{file} imports {module} at once"
+            assert room not in {"parity", "bench", "launch"} or not top, (
+                f"{file} imports {module} at once"
+            )
         if module.startswith("nvidia.dali"):
             others = {"pipeline/gpu/jpeg_decoder.py", "bench/peers/dali.py"}
             assert room == "dali" or file.relative_to(PACKAGE).as_posix() in others
