@@ -26,7 +26,7 @@ class PackedDataset:
     """The splits of a packed dataset, opened; image 0 is the first one of the first split.
 
     Attributes:
-        path: the folder that was given.
+        path: the folder of the splits, or what a user calls the dataset.
         splits: by name, in the order of `SPLITS`.
         start: the number of the first image of each split.
         split: uint8 (N,), place of each image's split in `SPLITS`.
@@ -127,15 +127,14 @@ def storing(meta: DatasetMeta) -> tuple[Any, ...]:
     )
 
 
-def open_both(a: Path, b: Path, split: str | None = None) -> tuple[PackedDataset, PackedDataset]:
-    """Opens two datasets; of a split's folder and a folder of splits only the same split.
+def folders_of(a: Path, b: Path, split: str | None = None) -> list[dict[str, Path]]:
+    """Finds the splits of two datasets; of a split's folder and a folder of splits the same split.
 
     Args:
         split: only this one.
 
     Raises:
-        ShardError: there is no such dataset, or it is damaged.
-        DatasetError: the splits of one folder number their classes differently.
+        ShardError: there is no such dataset.
     """
     folders, alone = [], []
     for path in (a, b):
@@ -156,9 +155,7 @@ def open_both(a: Path, b: Path, split: str | None = None) -> tuple[PackedDataset
             if split not in found:
                 raise ShardError(f"{path}: has no split {split!r}; it has {', '.join(found)}")
         folders = [{split: found[split]} for found in folders]
-    first, second = PackedDataset(a, folders[0]), PackedDataset(b, folders[1])
-    lay_over(first, second)
-    return first, second
+    return folders
 
 
 def lay_over(a: PackedDataset, b: PackedDataset) -> None:

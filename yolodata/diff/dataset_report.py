@@ -20,6 +20,7 @@ from yolodata.shards.left_out import read_left_out
 from yolodata.terminal import printable
 
 _SHOWN = 20  # images of each list, and classes, that are shown without --all
+_CLASSES = 5  # that a line names with their counts; JSON has all
 _LONGEST = 100  # characters of a class name or a reason
 
 _TITLES = {
@@ -47,6 +48,14 @@ class DatasetReport:
 
     def text(self) -> Iterator[str]:
         """Yields the lines."""
+        yield from self.head()
+        for name, found in self._lists.items():
+            if len(found):
+                yield ""
+                yield from self._list_text(name, found)
+
+    def head(self) -> Iterator[str]:
+        """Yields the lines without those that name images."""
         diff = self._diff
         yield from (_heading(side, of) for side, of in (("A", diff.a), ("B", diff.b)))
         if diff.a.root != diff.b.root:
@@ -72,10 +81,6 @@ class DatasetReport:
             return
         yield ""
         yield from self._table()
-        for name, found in self._lists.items():
-            if len(found):
-                yield ""
-                yield from self._list_text(name, found)
 
     def json(self) -> Iterator[str]:
         """Yields pieces of one JSON object; lists are as long as those of the text."""
@@ -241,7 +246,7 @@ class DatasetReport:
         return row
 
     def _changes(self, tally: Counter[tuple[int, int, int]]) -> Iterator[dict[str, Any]]:
-        """Counts of objects as plain values; of classes only the most frequent without --all."""
+        """Counts of objects as plain values, the most frequent classes of each kind first."""
         names = self._diff.classes.names
         most = sorted(tally.items(), key=lambda item: (item[0][0], -item[1], item[0]))
         for (kind, one, two), count in most:
@@ -305,8 +310,8 @@ def _objects_text(changes: Iterable[dict[str, Any]]) -> str:
         by_kind.setdefault(row["change"], []).append((" → ".join(names), row["count"]))
     parts = []
     for kind, counts in by_kind.items():
-        shown = [f"{name} {count:,}" for name, count in counts[:_SHOWN]]
-        shown += ["…"] if len(counts) > _SHOWN else []
+        shown = [f"{name} {count:,}" for name, count in counts[:_CLASSES]]
+        shown += ["…"] if len(counts) > _CLASSES else []
         total = sum(count for _, count in counts)
         parts.append(f"{total:,} {kind} ({', '.join(shown)})")
     return ", ".join(parts) or "the same"

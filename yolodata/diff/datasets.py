@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from yolodata.diff.classes import ClassChanges, compare_classes
-from yolodata.diff.dataset import PackedDataset, open_both
+from yolodata.diff.dataset import PackedDataset, folders_of, lay_over
 from yolodata.diff.images import Flags, Pairs, match, reordered
 from yolodata.diff.keys import Indices
 from yolodata.diff.labels import Changes, Compared, Labels, compare
@@ -96,7 +96,8 @@ class DatasetDiff:
         one, two = self.a.locate(int(self.pairs.a[pair])), self.b.locate(int(self.pairs.b[pair]))
         left = Labels(self.a.splits[one[0]], self.classes.a)
         right = Labels(self.b.splits[two[0]], self.classes.b)
-        return compare(left, np.array([one[1]]), right, np.array([two[1]])), left, right
+        ((_, found),) = compare(left, np.array([one[1]]), right, np.array([two[1]]))
+        return found, left, right
 
     def close(self) -> None:
         """Lets go of all files."""
@@ -115,7 +116,13 @@ def diff_datasets(a: Path, b: Path, split: str | None = None) -> DatasetDiff:
         ShardError: one is no finished dataset, has no such split, or is damaged.
         DatasetError: the splits of one number their classes differently.
     """
-    one, two = open_both(a, b, split)
+    one, two = folders_of(a, b, split)
+    return diff_splits(PackedDataset(a, one), PackedDataset(b, two))
+
+
+def diff_splits(one: PackedDataset, two: PackedDataset) -> DatasetDiff:
+    """Compares two packed datasets that are open."""
+    lay_over(one, two)
     classes = compare_classes(one.meta.names, two.meta.names)
     pairs = match(one, two)
     relabelled, objects_reordered = (np.zeros(len(pairs.a), bool) for _ in range(2))
@@ -127,11 +134,11 @@ def diff_datasets(a: Path, b: Path, split: str | None = None) -> DatasetDiff:
         if _same_labels_file(left, right):
             other = ia != ib  # a row of one file is equal to itself
             some, ia, ib = some[other], ia[other], ib[other]
-        found = compare(left, ia, right, ib)
-        relabelled[some] = found.resized
-        relabelled[some[found.changes.pair]] = True
-        objects_reordered[some] = found.reordered
-        tally += tallied(found.changes, len(classes.names))
+        for part, found in compare(left, ia, right, ib):
+            relabelled[some[part]] = found.resized
+            relabelled[some[part][found.changes.pair]] = True
+            objects_reordered[some[part]] = found.reordered
+            tally += tallied(found.changes, len(classes.names))
     return DatasetDiff(
         one, two, _settings(one, two), classes, pairs, relabelled, objects_reordered, tally,
         reordered(pairs, one, two), one.twice(), two.twice(),

@@ -38,7 +38,7 @@ class Changes:
     """What became of objects; all arrays (n,).
 
     Attributes:
-        pair: which of the pairs of images that were given.
+        pair: which of the pairs of images that are compared.
         kind: place in `KINDS`.
         a, b: number of the object in either split, -1 where it is not there.
         class_a, class_b: what `Labels.classes` says of them, -1 as above.
@@ -95,24 +95,28 @@ class _Objects:
         return mixed(self.image[left], of[left])
 
 
-def compare(a: Labels, images_a: Indices, b: Labels, images_b: Indices) -> Compared:
-    """Compares the labels of images (n,) of a split with those of as many of another."""
-    left, right = a.dataset, b.dataset
+def compare(
+    a: Labels, images_a: Indices, b: Labels, images_b: Indices
+) -> Iterator[tuple[slice, Compared]]:
+    """Compares the labels of images (n,) of a split with those of as many of another.
+
+    Yields:
+        some of the pairs, in order, and what their labels differ in: not all at once, because the
+        changes of millions of images would take gigabytes.
+    """
+    for some in _chunks(_cost(a.dataset, images_a) + _cost(b.dataset, images_b)):
+        yield some, _compare(a, images_a[some], b, images_b[some])
+
+
+def _resized(a: ShardDataset, images_a: Indices, b: ShardDataset, images_b: Indices) -> Flags:
     same = {
-        name: getattr(left, name)[images_a] == getattr(right, name)[images_b]
+        name: getattr(a, name)[images_a] == getattr(b, name)[images_b]
         for name in ("orig_height", "orig_width", "label_height", "label_width")
     }
     # Another original has another size for its labels; that is no news of them.
-    resized = same["orig_height"] & same["orig_width"]
-    resized &= ~(same["label_height"] & same["label_width"])
-    reordered = np.zeros(len(images_a), bool)
-    found = []
-    for some in _chunks(_cost(left, images_a) + _cost(right, images_b)):
-        changes, others = _compare(a, images_a[some], b, images_b[some])
-        reordered[some.start + others] = True
-        found.append(changes + np.array([some.start, 0, 0, 0, 0, 0])[:, None])
-    columns = np.concatenate([np.empty((6, 0), np.int64), *found], axis=1)
-    return Compared(resized, reordered, Changes(*columns))
+    found: Flags = same["orig_height"] & same["orig_width"]
+    found &= ~(same["label_height"] & same["label_width"])
+    return found
 
 
 def _cost(of: ShardDataset, images: Indices) -> Indices:
@@ -129,10 +133,7 @@ def _chunks(cost: Indices) -> Iterator[slice]:
     yield from (slice(i, k) for i, k in pairwise(edges))
 
 
-def _compare(
-    a: Labels, images_a: Indices, b: Labels, images_b: Indices
-) -> tuple[npt.NDArray[np.int64], Indices]:
-    """Gives the rows of `Changes` (6, n), and which images only have another order of objects."""
+def _compare(a: Labels, images_a: Indices, b: Labels, images_b: Indices) -> Compared:
     keypoints = a.dataset.meta.keypoints == b.dataset.meta.keypoints
     one, two = _Objects(a, images_a, keypoints), _Objects(b, images_b, keypoints)
     differs = one.counts != two.counts
@@ -159,8 +160,9 @@ def _compare(
     )
     changes = np.concatenate(rows, axis=1)
     changes = changes[:, np.lexsort((changes[3], changes[2], changes[1], changes[0]))]
-    differs[changes[0]] = False
-    return changes, np.flatnonzero(differs)
+    differs[changes[0]] = False  # the others have the same objects in another order
+    resized = _resized(a.dataset, images_a, b.dataset, images_b)
+    return Compared(resized, differs, Changes(*changes))
 
 
 def _rows(pair: Indices, kind: int, *columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
