@@ -27,6 +27,7 @@ log = logging.getLogger("yolodata")
 
 _joined = 0  # how often this process has joined: a script may train several times
 _server: Any = None
+_starts: dict[str, str] = {}  # address of a store: what this start of the ranks is called there
 
 TIMEOUT = timedelta(hours=12)
 """Of collectives. The watchdog finds a lost rank in seconds; this is no limit of its own."""
@@ -115,7 +116,6 @@ class ProcessGroup:
         global _server
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         run = os.environ.get("TORCHELASTIC_RUN_ID", "run")
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         serves = not agent and self.rank == 0 and _server is None
         tcp = TCPStore(
             os.environ["MASTER_ADDR"],
@@ -126,7 +126,31 @@ class ProcessGroup:
         )
         if serves:
             _server = tcp
-        return PrefixStore(f"yolodata/{run}/{attempt}/{self.number}", tcp)
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if where not in _starts:
+            _starts[where] = self._name_start(PrefixStore(f"yolodata/{run}/starts", tcp))
+        return PrefixStore(f"yolodata/{run}/{_starts[where]}/{self.number}", tcp)
+
+    def _name_start(self, store: Store) -> str:
+        """Returns what this start of the ranks is called: the same on all, and as none before it.
+
+        torchrun's store may outlive the ranks, with all that earlier ones wrote. Its environment
+        does not tell starts apart: TORCHELASTIC_RESTART_COUNT is of each machine, and one that
+        joined later has counted fewer. So each rank takes a number that nobody had, and rank 0
+        answers under all of them with its own.
+        """
+        number = store.add("processes", 1)
+        if self.rank != 0:
+            name = _wait(store, f"start of {number}").decode()
+            store.add(f"{name} is known to", 1)
+            return name
+        answered = 0
+        while store.add(f"{number} is known to", 0) < self.size - 1:
+            for other in range(answered + 1, store.add("processes", 0) + 1):
+                store.set(f"start of {other}", str(number))
+                answered = other
+            time.sleep(0.02)
+        return str(number)
 
     def device(self, asked: Any) -> Any:
         """Returns what Ultralytics' `device=` has to be for this process.
@@ -209,9 +233,7 @@ class ProcessGroup:
 
     def _wait(self, key: str) -> bytes:
         assert self.store is not None
-        while not self.store.check([key]):
-            time.sleep(0.1)
-        return bytes(self.store.get(key))
+        return _wait(self.store, key)
 
     def share(self, name: str, value: Any) -> Any:
         """Returns rank 0's value, on every rank; JSON."""
@@ -296,6 +318,13 @@ class ProcessGroup:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+
+def _wait(store: Store, key: str) -> bytes:
+    """Returns what another rank writes, however long that takes; signals are heard meanwhile."""
+    while not store.check([key]):
+        time.sleep(0.1)
+    return bytes(store.get(key))
 
 
 def no_such_gpu(asked: Any) -> str:
