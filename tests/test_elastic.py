@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,9 +12,9 @@ from yolodata.train.distributed.process_group import ProcessGroup
 
 
 @pytest.fixture
-def store() -> Iterator[TCPStore]:
+def store() -> TCPStore:
     """A store that outlives the ranks, as that of a torchrun agent does."""
-    yield TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def client(store: TCPStore) -> Store:
