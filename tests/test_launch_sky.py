@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from yolodata.errors import ConfigError
-from yolodata.launch import cli, sky
+from yolodata.launch import agent, cli, sky
 
 TRAINING = ["model=yolo26n.yaml", "data=coco8.yaml"]
 GIVEN = ["accelerator=A100", "gpus=4", "bucket=s3://mine/runs/", "setup=true", "job=coco-m"]
@@ -129,21 +129,15 @@ def test_every_machine_starts_its_agent(machine: Path, addresses: list[str]) -> 
     for node in range(len(addresses)):
         assert run(script, node, addresses).wait(60) == 0
         told = json.loads((machine / "told").read_text())
-        agent = ["-m", "yolodata.launch.agent"]
         assert told["safe"] == "1"
-        assert told["argv"][:2] == agent
-        options, arguments = told["argv"][2:12], told["argv"][12:]
-        assert dict(zip(options[::2], options[1::2], strict=True)) == {
-            "--nodes": str(len(addresses)),
-            "--node": str(node),
-            "--rendezvous": "10.0.0.5:29500",
-            "--run": "sky-managed-2026_coco-m_7-0",
-            "--processes": "4",
-        }
-        assert arguments == [
-            "--", "model=yolo26n.yaml", "data=coco8.yaml",
-            f"data={machine}/yolodata-data/a b.shards", NASTY, "resume=auto",
-            "yolodata.upload=s3://mine/runs/coco-m",
+        assert told["argv"][:2] == ["-m", "yolodata.launch.agent"]
+        found = agent._parser().parse_args(told["argv"][2:])
+        assert (found.nodes, found.node, found.processes) == (len(addresses), node, 4)
+        assert found.rendezvous == "10.0.0.5:29500"
+        assert found.run == "sky-managed-2026_coco-m_7-0"
+        assert found.arguments == [
+            "model=yolo26n.yaml", "data=coco8.yaml", f"data={machine}/yolodata-data/a b.shards",
+            NASTY, "resume=auto", "yolodata.upload=s3://mine/runs/coco-m",
         ]  # fmt: skip
 
 
