@@ -36,7 +36,7 @@ ARROWS = {
     "shards": {"images", "_native"},
     "ingest": {"images", "shards", "_native"},
     "pipeline": {"images", "shards", "_native"},
-    "ultralytics": {"shards", "ingest", "pipeline", "_native"},
+    "ultralytics": {"shards", "ingest", "pipeline", "provenance", "_native"},
     "dali": {"pipeline", "_native"},
     "overlay": set(),
     "plain_yaml": {"files"},
@@ -65,6 +65,7 @@ ARROWS = {
     },
     "cost": set(),
     "launch": {"train", "ultralytics", "settings"},
+    "provenance": {"environment", "shards", "train"},  # train: reads a checkpoint
     "cli": {
         "view",
         "shards",
@@ -77,8 +78,18 @@ ARROWS = {
         "doctor",
         "cost",
         "launch",
+        "provenance",
     },
-    "train": {"shards", "ingest", "pipeline", "ultralytics", "_native", "cli", "settings"},
+    "train": {
+        "shards",
+        "ingest",
+        "pipeline",
+        "provenance",
+        "ultralytics",
+        "_native",
+        "cli",
+        "settings",
+    },
     "settings": {"cli", "dali"},
     "__main__": {"cli"},
 }
