@@ -84,7 +84,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any
 def test_skypilot_reads_what_is_meant(read: Callable[[str], Any]) -> None:
     text = written(
         "nodes=2", "infra=aws/us-east-1", "disk=300", "memory=200", "cpus=32", "restarts=2",
-        "secrets=WANDB_API_KEY,HF_TOKEN", "image=docker:example.com/yolodata:1",
+        "variables=WANDB_API_KEY,HF_TOKEN", "image=docker:example.com/yolodata:1",
         "data=s3://mine/sets/coco.shards",
     )  # fmt: skip
     found = read(text)
@@ -137,7 +137,7 @@ def test_every_machine_starts_its_agent(machine: Path, addresses: list[str]) -> 
         assert found.run == "sky-managed-2026_coco-m_7-0"
         assert found.arguments == [
             "model=yolo26n.yaml", "data=coco8.yaml", f"data={machine}/yolodata-data/a b.shards",
-            NASTY, "resume=auto", "yolodata.upload=s3://mine/runs/coco-m",
+            NASTY, "resume=auto", "device=0,1,2,3", "yolodata.upload=s3://mine/runs/coco-m",
         ]  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def test_the_hook_asks_training_to_stop_and_waits(
         (["gpus=0"], "contradicts gpus=0"),
         (["infra=aws us-east-1"], "infra must be"),
         (["spot=maybe"], "spot must be"),
-        (["secrets=A-B"], "names of environment variables"),
+        (["variables=A-B"], "names of environment variables"),
         (["bucket=mine"], "bucket must be a URL"),
         (["yolodata.upload=s3://other"], "two places"),
         (["data=s3://mine/coco.yaml"], "a folder of shards"),
@@ -204,7 +204,7 @@ def test_what_may_be_left_out() -> None:
 def test_submitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=None)
     file = tmp_path / "job.yaml"
-    words = [*TRAINING, *GIVEN, "submit=True", f"out={file}", "secrets=WANDB_API_KEY"]
+    words = [*TRAINING, *GIVEN, "submit=True", f"out={file}", "variables=WANDB_API_KEY"]
     job = cli.read_job("sky", words)
     with pytest.raises(ConfigError, match="command sky"):
         sky.submit(job, "")

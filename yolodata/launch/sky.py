@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -18,7 +18,6 @@ import yaml
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
-from yolodata.redaction import redacted
 from yolodata.train.watchdog.exit_codes import PREEMPTED
 
 PORT = 29500
@@ -32,7 +31,6 @@ BUCKETS = ("s3", "gs", "r2", "cos", "oci", "nebius")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ACCELERATOR = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _INFRA = re.compile(r"[^\s/]+(/[^\s]+)?")
 
 
@@ -52,11 +50,13 @@ class SkyOptions(Options):
         python: the interpreter there that has yolodata (`python="~/env/bin/python"`).
         bucket: URL that checkpoints go to, in a folder named after the job
             (`bucket="s3://my-bucket/runs"`).
-        secrets: names of environment variables, with commas between, that `sky` takes from where
-            it is started; their values are in no file (`secrets="WANDB_API_KEY"`).
+        variables: names of environment variables, with commas between, that `sky` takes from where
+            it is started, as secrets: no file has their values (`variables="WANDB_API_KEY"`).
         restarts: how often training is started again after an error; machines that are taken away
             do not count (`restarts=0`).
     """
+
+    SHELL: ClassVar[tuple[str, ...]] = ("setup",)
 
     accelerator: str | None = None
     infra: str | None = None
@@ -66,7 +66,7 @@ class SkyOptions(Options):
     setup: str | None = None
     python: str = "python3"
     bucket: str | None = None
-    secrets: str | None = None
+    variables: str | None = None
     restarts: int = 3
 
     def __post_init__(self) -> None:
@@ -83,19 +83,19 @@ class SkyOptions(Options):
         whole("restarts", self.restarts, 0)
         if self.disk is not None:
             whole("disk", self.disk, 1)
-        for name in self.secret_names:
+        for name in self.names:
             if not _NAME.fullmatch(name):
                 raise ConfigError(
-                    "secrets must be names of environment variables, with commas between, got "
-                    f"{redacted(name)!r}; their values are taken from where `sky` is started"
+                    "variables must be names of environment variables, with commas between, got "
+                    f"{name!r}; their values are taken from where `sky` is started"
                 )
         if self.bucket is not None and not urlsplit(self.bucket).scheme:
             raise ConfigError(f"bucket must be a URL, such as s3://BUCKET/runs, got {self.bucket}")
 
     @property
-    def secret_names(self) -> list[str]:
+    def names(self) -> list[str]:
         """Names of environment variables that the job gets."""
-        return [] if self.secrets is None else self.secrets.split(",")
+        return [] if self.variables is None else self.variables.split(",")
 
 
 OPTIONS = SkyOptions
@@ -109,7 +109,6 @@ def write(job: Job) -> str:
     """
     options = _options(job)
     _check(options)
-    _refuse_secrets(job)
     copied, arguments = _arguments(job)
     task: dict[str, Any] = {
         "name": options.job,
@@ -119,8 +118,8 @@ def write(job: Job) -> str:
     }
     if copied:
         task["file_mounts"] = copied
-    if options.secret_names:
-        task["secrets"] = dict.fromkeys(options.secret_names)
+    if options.names:
+        task["secrets"] = dict.fromkeys(options.names)
     if options.setup is not None:
         task["setup"] = _lines(options.setup)
     task["run"] = _run(options, arguments)
@@ -132,7 +131,7 @@ def submit(job: Job, text: str) -> int:
     """Hands the file on to `sky jobs launch`; returns its exit status.
 
     Raises:
-        ConfigError: there is no `sky` here, or a secret is not in the environment.
+        ConfigError: there is no `sky` here, or a variable that is named.
     """
     options = _options(job)
     if shutil.which("sky") is None:
@@ -140,17 +139,17 @@ def submit(job: Job, text: str) -> int:
             "submit=True needs the command sky, which is not here; install it (pip install "
             "'skypilot[aws]', say), or give out=FILE and run `sky jobs launch FILE` where it is"
         )
-    missing = [name for name in options.secret_names if name not in os.environ]
+    missing = [name for name in options.names if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"secrets names {', '.join(missing)}, which the environment lacks; set it before, or "
+            f"variables names {', '.join(missing)}, which the environment lacks; set it before, or "
             "leave it out"
         )
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         file = Path(options.out or Path(folder) / f"{options.job}.yaml")
         if options.out is None:
             file.write_text(text, encoding="utf-8")
-        named = [word for name in options.secret_names for word in ("--secret", name)]
+        named = [word for name in options.names for word in ("--secret", name)]
         return subprocess.run(["sky", "jobs", "launch", "-y", *named, str(file)]).returncode
 
 
@@ -179,17 +178,6 @@ def _check(options: SkyOptions) -> None:
             "setup or image must be given, got none: a machine of a cloud has no yolodata; give "
             "setup=COMMANDS that install it, or image=docker:IMAGE that has it"
         )
-
-
-def _refuse_secrets(job: Job) -> None:
-    """The file, and SkyPilot's database, keep everything that is given."""
-    for word in job.given:
-        shown = _VARIABLE.sub("$", word)  # what the shell there puts in is not in the file
-        if redacted(shown) != shown and not word.startswith("secrets="):
-            raise ConfigError(
-                f"{redacted(shown)} has a secret in it, which would be in the file; put it into an "
-                "environment variable, name that in secrets=, and write $NAME where it is needed"
-            )
 
 
 def _resources(options: SkyOptions) -> dict[str, Any]:
@@ -221,8 +209,6 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
     """
     options = _options(job)
     given = list(job.arguments)
-    if not options.gpus and job.argument("device") is None:
-        given.append("device=cpu")
     if options.bucket is not None:
         if job.argument("yolodata.upload") is not None:
             raise ConfigError("bucket and yolodata.upload are two places; give one of them")

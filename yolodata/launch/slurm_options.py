@@ -13,6 +13,7 @@ from yolodata.launch.job import Options
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _WORD = re.compile(r"[\w.:@%+,/~=-]+", re.ASCII)
 _EXPRESSION = re.compile(r"[\w.:@%+,/~=&|()\[\]*!-]+", re.ASCII)
+_PATH = re.compile(r"/[\w./@+=-]*", re.ASCII)
 _RAW = re.compile(r"--[a-z][a-z-]*(=[ !%-\[\]-_a-~]*)?", re.ASCII)  # no quote, $, #, \ or `
 _OWN = {
     "job-name": "job", "nodes": "nodes", "ntasks": "nodes", "ntasks-per-node": "nodes",
@@ -62,6 +63,8 @@ class SlurmOptions(Options):
         sbatch: further options of sbatch, as on its command line
             (`sbatch="--mail-type=END,FAIL --nice=100"`).
     """
+
+    SHELL = ("setup",)
 
     time: str = "24:00:00"
     partition: str | None = None
@@ -122,9 +125,8 @@ class SlurmOptions(Options):
             source, _, rest = text.partition(":")
             destination, _, flags = rest.partition(":")
             destination = destination or source
-            if not source.startswith("/") or not destination.startswith("/") or flags not in (
-                "", "ro", "rw",
-            ):  # fmt: skip
+            paths = _PATH.fullmatch(source) and _PATH.fullmatch(destination)
+            if not paths or flags not in ("", "ro", "rw"):
                 raise ConfigError(
                     "mounts must be written /SOURCE[:/DESTINATION[:ro]], with commas between them, "
                     f"got {text!r}"
