@@ -131,7 +131,7 @@ def submit(job: Job, text: str) -> int:
     """Hands the file on to `sky jobs launch`; returns its exit status.
 
     Raises:
-        ConfigError: there is no `sky` here, or a variable that is named.
+        ConfigError: `sky`, or a variable that is named, is not here.
     """
     options = _options(job)
     if shutil.which("sky") is None:
