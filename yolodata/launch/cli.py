@@ -15,7 +15,7 @@ from yolodata.checks import nearest
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
 
-SYSTEMS = {"slurm": "yolodata.launch.slurm"}
+SYSTEMS = {"slurm": "yolodata.launch.slurm", "k8s": "yolodata.launch.kubernetes"}
 """System -> module with `OPTIONS` (a class of options), `write(job)` and `submit(text)`."""
 
 OF_TRAINING = "train."
