@@ -64,6 +64,7 @@ ARROWS = {
         "_native",
     },
     "cost": set(),
+    "diff": {"ingest", "provenance", "shards"},
     "launch": {"train", "ultralytics", "settings"},
     "provenance": {"environment", "shards", "train"},  # train: reads a checkpoint
     "cli": {
@@ -77,6 +78,7 @@ ARROWS = {
         "bench",
         "doctor",
         "cost",
+        "diff",
         "launch",
         "provenance",
     },
