@@ -46,7 +46,12 @@ from yolodata.ultralytics.fallback import (
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
 from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
-from yolodata.ultralytics.run_manifest import manifest_of, note_upstreams, write_manifest
+from yolodata.ultralytics.run_manifest import (
+    manifest_of,
+    note_upstreams,
+    resumed,
+    write_manifest,
+)
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
 from yolodata.ultralytics.validator import BY_TASK
@@ -432,7 +437,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             )
             if said:
                 LOGGER.warning(f"yolodata: {said}")
-            self.manifest = self.manifest.continues(before, int(self.start_epoch), 0)
+            self.manifest = resumed(self.manifest, before, int(self.start_epoch))
         write_manifest(self.manifest, self.save_dir)
 
     # Where upstream's trainer has to tell or ask our loader.
