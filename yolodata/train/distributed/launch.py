@@ -83,7 +83,7 @@ def launch(
             if not asked:
                 name = signal.Signals(number).name
                 print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
-            # A second one would have torchrun leave ranks that are about to write their state.
+            # Of many of them torchrun dies, and leaves ranks that are about to write their state.
             if not asked or number == signal.SIGINT:
                 child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
             asked.append(number)
