@@ -426,6 +426,10 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """Returns how many batches of an epoch were trained on before it goes on."""
         return int(self.at.step)
 
+    def next_epoch(self) -> int:
+        """The epoch that training begins or goes on with, counted from 0."""
+        return int(self.at.epoch)
+
     # Validation.
 
     def validation_shapes(self, batch_size: int) -> int:

@@ -45,6 +45,7 @@ from yolodata.ultralytics.profile import attach_profiler
 from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
+from yolodata.ultralytics.trackers.calls import Trackers
 from yolodata.ultralytics.validator import BY_TASK
 from yolodata.ultralytics.versions import warn_of_untested_versions
 
@@ -158,6 +159,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._warned = False
         self._told: Loader | None = None
         self._run_folder = RunFolder(cfg, overrides)
+        self._trackers = Trackers()
         with self._run_folder.kept_if_begun():
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
@@ -402,10 +404,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         return 0
 
     def run_callbacks(self, event: str) -> None:
-        """Runs upstream's callbacks; an epoch that starts is told to the loader first.
+        """Runs what upstream would; an epoch that starts is told to the loader first.
 
         Upstream leaves the epoch to the order of iteration on a single device, which a resumed run
-        would begin anew.
+        would begin anew. A tracker that fails ends no training (see `Trackers`).
         """
         if event == "on_train_start":
             self._run_folder.begun = True
@@ -414,10 +416,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if event == "on_train_batch_end":
             self._say_preflight()
         if event not in _OF_A_STEP or self.step_watcher is None:
-            super().run_callbacks(event)
+            self._trackers.run(self, event)
             return
         before = self.step_watcher.enter("callbacks")
-        super().run_callbacks(event)
+        self._trackers.run(self, event)
         self.step_watcher.enter(before)
 
     def _say_preflight(self) -> None:
