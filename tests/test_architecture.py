@@ -65,7 +65,7 @@ ARROWS = {
     },
     "cost": set(),
     "launch": {"train", "ultralytics", "settings"},
-    "provenance": {"environment", "shards"},
+    "provenance": {"environment", "shards", "train"},  # train: reads a checkpoint
     "cli": {
         "view",
         "shards",

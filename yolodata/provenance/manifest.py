@@ -39,6 +39,13 @@ VERSION = 1
 LARGEST = 1 << 20  # bytes; ours have about 5,000
 _LINES = 100  # of `continued`
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+PLACES = {
+    "mode", "data", "project", "name", "exist_ok", "save_dir", "resume", "device", "workers",
+    "cache", "verbose", "plots", "cfg", "source", "yolodata",
+}  # fmt: skip
+"""Arguments of Ultralytics that say where and how, and not what: another machine may have others.
+Data are known by their version."""
+
 _HOW = {
     "folder", "threads", "prefetch", "workers", "pin", "profile", "telemetry", "metrics", "cache",
     "checkpoint_minutes", "keep", "upload", "stall", "dry_step", "other_data",
