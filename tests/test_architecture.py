@@ -156,7 +156,9 @@ def test_imports_follow_the_arrows(file: Path) -> None:
             assert room in {"ultralytics", "train", "parity", "bench", "doctor", "launch"}, (
                 f"{room} imports {module}"
             )
-            assert room not in {"parity", "bench", "launch"} or not top, f"{file} imports {module} at once"
+            assert room not in {"parity", "bench", "launch"} or not top, (
+                f"{file} imports {module} at once"
+            )
         if module.startswith("nvidia.dali"):
             others = {"pipeline/gpu/jpeg_decoder.py", "bench/peers/dali.py"}
             assert room == "dali" or file.relative_to(PACKAGE).as_posix() in others
