@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -150,6 +151,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         made = made_in_run_folder(trainer, cfg, overrides, callbacks)
         if RANK in {-1, 0}:
             made.add_callback("on_train_start", partial(note_upstreams, what))
+            made.add_callback("on_train_start", Trackers().tell)
         return made
 
     def __init__(
@@ -167,7 +169,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
         self._run_folder = RunFolder(cfg, overrides)
-        self._trackers = Trackers()
+        self._trackers = Trackers(self.in_tracker)
         with self._run_folder.kept_if_begun():
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
@@ -463,6 +465,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         before = self.step_watcher.enter("callbacks")
         self._trackers.run(self, event)
         self.step_watcher.enter(before)
+
+    def in_tracker(self, name: str) -> AbstractContextManager[None]:
+        """What a call of a tracker happens in; see `Trackers`."""
+        return nullcontext()
 
     def _say_preflight(self) -> None:
         """Say once of each loader where a GPU's pictures come from, and where threads are kept."""

@@ -7,6 +7,7 @@ trackers.run(trainer, event)      # in place of upstream's run_callbacks
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ultralytics.utils import LOGGER
@@ -29,10 +30,20 @@ _NAMES = {
 _TOLD = {"MLflow": mlflow.tell, "TensorBoard": tensorboard.tell, "W&B": wandb.tell}
 
 
-class Trackers:
-    """The trackers of one trainer: those that upstream has given it callbacks of."""
+def _nothing(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
-    def __init__(self) -> None:
+
+class Trackers:
+    """The trackers of one trainer: those that upstream has given it callbacks of.
+
+    Args:
+        entered: what a call of a tracker happens in, given its name. A server that does not answer
+            makes it long.
+    """
+
+    def __init__(self, entered: Callable[[str], AbstractContextManager[None]] = _nothing) -> None:
+        self._entered = entered
         self._failed: set[str] = set()
 
     def run(self, trainer: Any, event: str) -> None:
@@ -69,7 +80,8 @@ class Trackers:
 
     def _guarded(self, name: str, call: Callable[..., None], *given: Any) -> None:
         try:
-            call(*given)
+            with self._entered(name):
+                call(*given)
         except Exception as error:
             if name not in self._failed:
                 what = redacted(f"{type(error).__name__}: {error}".strip().splitlines()[0])

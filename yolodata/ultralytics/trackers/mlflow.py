@@ -38,7 +38,7 @@ def begin(trainer: Any, callback: Callable[[Any], None]) -> None:
     if not _go_on(trainer):
         callback(trainer)
     run = mlflow.active_run()
-    if trainer._mlflow_active and run is not None:
+    if getattr(trainer, "_mlflow_active", False) and run is not None:
         with Folder.at(trainer.save_dir) as folder:
             folder.replace(MLFLOW_FILE, f"run_id: '{run.info.run_id}'\n".encode())
 
