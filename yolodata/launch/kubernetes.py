@@ -1,7 +1,7 @@
 """Kubernetes: a TrainJob of Kubeflow Trainer v2, and the runtime that says how its pods look.
 
-Note [who ends, who begins again]. `yolodata train` is the first process of a pod, so that SIGTERM
-reaches it, the ranks by torchrun, and its exit status is the pod's. Asked to stop (75), or on a
+Note [who ends, who begins again]. `yolodata.launch.agent` is the first process of a pod, so SIGTERM
+reaches it, which passes it on to the ranks, and their exit status is the pod's. Asked to stop (75), or on a
 machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the job:
 the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of them
 and begins again, at most `restarts` times. With `min_nodes`, torchrun lets the others go on, so
@@ -15,7 +15,6 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import yaml
@@ -40,7 +39,7 @@ PATIENCE = 24 * 3600
 """Seconds that a pod waits for the others: a machine, or an image, may take long to come."""
 
 PORT = 29500
-"""Where the agents of torchrun meet; Kubeflow Trainer's, too."""
+"""Where the agents meet, at the first pod."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -334,9 +333,6 @@ def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
 def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     """How the pods look; the TrainJob says what runs in them."""
     elastic = asked.min_nodes is not None
-    policy: dict[str, Any] = {"numNodes": asked.nodes}
-    if not elastic:
-        policy["torch"] = {}  # tells torchrun by PET_… where all meet; has no range of nodes
     metadata = _metadata(asked, asked.job)
     if asked.runtime == "cluster":
         del metadata["namespace"]
@@ -365,7 +361,9 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         "kind": RUNTIMES[asked.runtime],
         "metadata": metadata,
         "spec": {
-            "mlPolicy": policy,
+            # No policy for torch: it would tell torchrun where all meet by its environment, and
+            # cannot say a range of nodes. The agent says both.
+            "mlPolicy": {"numNodes": asked.nodes},
             "template": {
                 "spec": {
                     "failurePolicy": {
@@ -503,14 +501,15 @@ def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     if asked.queue_priority is not None:
         metadata["labels"]["kueue.x-k8s.io/priority-class"] = asked.queue_priority
     metadata["annotations"] = {"yolodata/command": shlex.join(("yolodata", "launch", *job.given))}
+    # torch asks for the user's name, and a number without an entry in /etc/passwd has none.
+    environment = {"HOME": "/tmp", "LOGNAME": "yolodata", "PYTHONUNBUFFERED": "1"}
     trainer: dict[str, Any] = {
         "numNodes": asked.nodes,
-        "numProcPerNode": asked.processes_a_node,
         "image": asked.image,
-        "command": ["yolodata", "train"],
+        "command": ["python", "-m", "yolodata.launch.agent"],
         # Kubernetes reads $(NAME) in them, and $$ as $.
-        "args": [word.replace("$", "$$") for word in _arguments(job)],
-        "env": _environment(asked),
+        "args": [word.replace("$", "$$") for word in [*_agent(asked), "--", *_arguments(job)]],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
     }
     resources = _resources(asked)
     if resources:
@@ -541,32 +540,18 @@ def _arguments(job: Job) -> list[str]:
     return [*job.arguments, *added]
 
 
-def _environment(asked: KubernetesOptions) -> list[dict[str, Any]]:
-    """Environment variables; torchrun reads its options from those that begin with PET_."""
-    # torch asks for the user's name, and a number without an entry in /etc/passwd has none.
-    found = {"HOME": "/tmp", "LOGNAME": "yolodata", "PYTHONUNBUFFERED": "1"}
-    if asked.min_nodes is None:
-        if asked.nodes > 1:
-            found["PET_RDZV_CONF"] = f"timeout={PATIENCE}"
-        return [{"name": name, "value": value} for name, value in found.items()]
-    found |= {
-        "PET_NNODES": f"{asked.min_nodes}:{asked.nodes}",
-        "PET_NPROC_PER_NODE": str(asked.processes_a_node),
-        "PET_MAX_RESTARTS": str(asked.restarts),
-        "PET_RDZV_BACKEND": "c10d",
-        "PET_RDZV_ID": asked.job,
-        "PET_RDZV_ENDPOINT": f"{asked.job}-node-0-0.{asked.job}:{PORT}",
-        "PET_RDZV_CONF": f"join_timeout={PATIENCE},read_timeout={PATIENCE}",
-    }
-    place = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    fields = {"PET_NODE_RANK": place, "PET_LOCAL_ADDR": "status.podIP"}
-    return [
-        *({"name": name, "value": value} for name, value in found.items()),
-        *(
-            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-            for name, path in fields.items()
-        ),
-    ]
+def _agent(asked: KubernetesOptions) -> list[str]:
+    """Options of what starts the ranks of a pod; which one it is, the Job's variable says."""
+    options = [f"--nodes={asked.nodes}", f"--processes={asked.processes_a_node}"]
+    if asked.nodes > 1:
+        options += [
+            f"--rendezvous={asked.job}-node-0-0.{asked.job}:{PORT}",  # JobSet's name of the first
+            f"--run={asked.job}",
+            f"--patience={PATIENCE}",
+        ]
+    if asked.min_nodes is not None:
+        options += [f"--least={asked.min_nodes}", f"--restarts={asked.restarts}"]
+    return [*options, "--numa"] if asked.gpus else options
 
 
 def _resources(asked: KubernetesOptions) -> dict[str, str]:
