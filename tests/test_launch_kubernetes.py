@@ -27,7 +27,7 @@ SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=/tmp/elsewhere"]
 LARGE = [
     *PLAIN, "job=coco-m", "namespace=vision", "nodes=4", "gpus=8", "cpus=96", "memory=900",
     "shards=coco", "shards_size=50", "runs=runs", "runs_size=100", "storage_class=nfs.fast",
-    "secret=s3,tracker", "pull_secret=registry", "queue=gpus", "queue_priority=high",
+    "env_from=s3,tracker", "pull_with=registry", "queue=gpus", "queue_priority=high",
     "topology=cloud.google.com/gce-topology-block", "topology_mode=required", "priority=training",
     "select=gpu=h100,zone=", "tolerate=nvidia.com/gpu:NoSchedule,for=vision:NoExecute",
     "yolodata.metrics=0.0.0.0:9401", "batch=512",
@@ -71,24 +71,28 @@ def refuse_what_is_wrong(document: dict[str, Any]) -> None:
     everything_was_read(document, read.to_dict(), document["kind"])
     if document["kind"] != "TrainJob":
         (job,) = document["spec"]["template"]["spec"]["replicatedJobs"]
-        validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, **job["template"]})
+        validate(
+            {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, **job["template"]}
+        )
         pod = job["template"]["spec"]["template"]
         validate({"apiVersion": "v1", "kind": "Pod", **pod})
 
 
 def validate(document: dict[str, Any]) -> None:
     reason = "kubernetes-validate"
-    pytest.importorskip("kubernetes_validate", reason=reason).validate(document, "1.32", strict=True)
+    pytest.importorskip("kubernetes_validate", reason=reason).validate(
+        document, "1.32", strict=True
+    )
 
 
 def everything_was_read(given: Any, read: Any, where: str) -> None:
     """The models leave out what they do not know, without a word."""
     if isinstance(given, dict):
         for name, value in given.items():
-            assert isinstance(read, dict) and name in read, f"{where}.{name} is unknown"
+            assert name in read, f"{where}.{name} is unknown"
             everything_was_read(value, read[name], f"{where}.{name}")
     elif isinstance(given, list):
-        assert isinstance(read, list) and len(read) == len(given), where
+        assert len(read) == len(given), where
         for at, (one, other) in enumerate(zip(given, read, strict=True)):
             everything_was_read(one, other, f"{where}[{at}]")
     else:
@@ -148,12 +152,13 @@ def test_a_pod_has_what_the_job_asks_for() -> None:
         "cpu": "96", "memory": "900Gi", "nvidia.com/gpu": "8",
     }  # fmt: skip
     assert trainer["args"] == [
-        "--nodes=4", "--processes=8", "--rendezvous=coco-m-node-0-0.coco-m:29500", "--run=coco-m",
-        "--patience=86400", "--numa", "--",
-        *PLAIN[:2], *LARGE[-2:], "resume=auto", "project=/runs", "name=coco-m",
+        "--nodes=4", "--processes=8", "--node=$(JOB_COMPLETION_INDEX)",
+        "--rendezvous=coco-m-node-0-0.coco-m:29500", "--run=coco-m", "--patience=86400", "--numa",
+        "--", *PLAIN[:2], *LARGE[-2:], "resume=auto", "device=0,1,2,3,4,5,6,7",
+        "project=/runs", "name=coco-m",
     ]  # fmt: skip
     elastic = written(*LARGE, "min_nodes=2")[-1]["spec"]["trainer"]["args"]
-    assert elastic[5:8] == ["--least=2", "--restarts=20", "--numa"]
+    assert elastic[6:9] == ["--least=2", "--restarts=20", "--numa"]
     template = spec["template"]
     annotations = template["metadata"]["annotations"]
     topology = "kueue.x-k8s.io/podset-required-topology"
@@ -219,7 +224,14 @@ def test_texts_stay_texts_whoever_reads_them() -> None:
     text = kubernetes.write(
         read_job(
             "k8s",
-            [*SMALL, "job=y", "namespace=1e3", "select=a=0o17", "name=a$(HOME)", "project=/runs\n- b"],
+            [
+                *SMALL,
+                "job=y",
+                "namespace=1e3",
+                "select=a=0o17",
+                "name=a$(HOME)",
+                "project=/runs: - b",
+            ],
         )
     )
     assert 'namespace: "1e3"' in text
@@ -227,7 +239,7 @@ def test_texts_stay_texts_whoever_reads_them() -> None:
     assert 'name: "y"' in text
     job = list(yaml.safe_load_all(text))[-1]
     assert "name=a$$(HOME)" in job["spec"]["trainer"]["args"]  # which Kubernetes takes as $(HOME)
-    assert "project=/runs\n- b" in job["spec"]["trainer"]["args"]
+    assert "project=/runs: - b" in job["spec"]["trainer"]["args"]
 
 
 WRONG = {
@@ -239,7 +251,7 @@ WRONG = {
     "namespace must be a DNS label": ["namespace=a.b"],
     "queue must be a DNS label": ["queue=Gpus"],
     "runs must be a DNS name": ["runs=a/b"],
-    "secret must name": ["secret=a,"],
+    "env_from must name": ["env_from=a,"],
     "topology must be the key": ["topology=a/b/c", "queue=q"],
     "topology needs queue": ["topology=rack"],
     "shards_size needs shards": ["shards_size=4"],
@@ -274,7 +286,9 @@ def test_kubectl_gets_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="needs kubectl"):
         kubernetes.submit(job, "a: 1\n")
     fake = tmp_path / "kubectl"
-    fake.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/given\n/bin/cat >> {tmp_path}/given\nexit 3\n")
+    fake.write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/given\n/bin/cat >> {tmp_path}/given\nexit 3\n'
+    )
     fake.chmod(0o755)
     assert kubernetes.submit(job, "a: 1\n") == 3
     assert (tmp_path / "given").read_text() == "apply -f -\na: 1\n"
@@ -320,10 +334,9 @@ class Pods:
         ours = {
             "PYTHONPATH": os.pathsep.join([str(NOTING.parents[1]), str(NOTING.parent)]),
             "OMP_NUM_THREADS": "1",
-            "JOB_COMPLETION_INDEX": str(index),
         }
         return subprocess.Popen(
-            [*host, *self.command],
+            [*host, *(one.replace("$(JOB_COMPLETION_INDEX)", str(index)) for one in self.command)],
             env={**os.environ, **self.environment, **ours},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -363,7 +376,16 @@ class Pods:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     can = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--uts", "true"],
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--uts",
+            "true",
+        ],
         capture_output=True,
     )
     if can.returncode:

@@ -29,8 +29,8 @@ from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST
 JOIN = 600.0
 """Seconds that a node waits for the others: the image of a container may have to be fetched."""
 
-NODE_ID = ("SLURM_NODEID", "JOB_COMPLETION_INDEX")
-"""Environment variables that say which node this is, for starters that run one line everywhere."""
+NODE = "SLURM_NODEID"
+"""Names the variable that says which node this is, where one line is started on all of them."""
 
 
 def torchrun_options(
@@ -137,9 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    node = _number_of_node() if args.node is None else args.node
+    node = int(os.environ.get(NODE, 0)) if args.node is None else args.node
     _warn_of_few_cores(args.processes)
-    variables: dict[str, str] = {}
+    variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(args.grace)}
     local = None
     if args.nodes > 1:
         address, _ = rendezvous.split(args.rendezvous)
@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace) -> int:
         else:
             local = rendezvous.source(address)
         if local is not None:
-            variables = network_variables(local, args.interface)
+            variables |= network_variables(local, args.interface)
     options = torchrun_options(
         args.nodes, node, args.rendezvous, args.run, local, args.least, args.restarts, args.patience
     )
@@ -184,7 +184,7 @@ def _run(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m yolodata.launch.agent")
     parser.add_argument("--nodes", type=int, default=1, help="machines of the job")
-    parser.add_argument("--node", type=int, help=f"this one's number; default: {NODE_ID[0]}")
+    parser.add_argument("--node", type=int, help=f"this one's number; default: ${NODE}")
     parser.add_argument("--processes", type=int, default=1, help="of this machine")
     parser.add_argument("--rendezvous", help="ADDRESS:PORT of the first node")
     parser.add_argument("--least", type=int, help="nodes with which training goes on; default: all")
@@ -193,14 +193,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", default="yolodata", help="a name of this attempt")
     parser.add_argument("--interface", help="network interface that connects the nodes")
     parser.add_argument("--logs", help="folder for what each rank prints")
+    parser.add_argument(
+        "--grace", type=int, default=30, help="seconds that ranks have to write their state"
+    )
     parser.add_argument("--numa", action="store_true", help="keep ranks near their GPUs")
     parser.add_argument("arguments", nargs="+", help="of `yolodata train`")
     return parser
-
-
-def _number_of_node() -> int:
-    found = [os.environ[name] for name in NODE_ID if name in os.environ]
-    return int(found[0]) if found else 0
 
 
 def _warn_of_few_cores(processes: int) -> None:

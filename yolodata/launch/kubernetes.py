@@ -1,11 +1,11 @@
 """Kubernetes: a TrainJob of Kubeflow Trainer v2, and the runtime that says how its pods look.
 
-Note [who ends, who begins again]. `yolodata.launch.agent` is the first process of a pod, so SIGTERM
-reaches it, which passes it on to the ranks, and their exit status is the pod's. Asked to stop (75), or on a
-machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the job:
-the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of them
-and begins again, at most `restarts` times. With `min_nodes`, torchrun lets the others go on, so
-that only the pod begins again.
+Note [who ends, who begins again]. `yolodata.launch.agent` is the first process of a pod. SIGTERM
+reaches it, and it passes it on to the ranks; their exit status is the pod's. Asked to stop (75), or
+on a machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the
+job: the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of
+them, and they begin again, at most `restarts` times. With `min_nodes`, torchrun lets the others go
+on, so that only the pod begins again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from yolodata.arguments import literal
 from yolodata.checks import one_of, shown, whole
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
-from yolodata.redaction import redacted
 from yolodata.train.watchdog.exit_codes import MISTAKE, PREEMPTED
 
 TRAINER = "trainer.kubeflow.org/v1alpha1"
@@ -42,7 +41,9 @@ PORT = 29500
 """Where the agents meet, at the first pod."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_SUBDOMAIN = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+)
 _KEY = re.compile(
     r"((?=[^/]{1,253}/)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
     r"[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?",
@@ -76,9 +77,9 @@ class KubernetesOptions(Options):
         runs_size: GiB of that claim, which is written, too; None: it exists (`runs_size=100`).
         storage_class: of the claims that are written; None is the cluster's default
             (`storage_class="filestore"`).
-        secret: Secrets whose entries become environment variables, credentials of yolodata.upload
-            say (`secret="s3-credentials,tracker"`).
-        pull_secret: Secret with which the image is pulled (`pull_secret="registry"`).
+        env_from: Secrets whose entries become environment variables, credentials of yolodata.upload
+            say (`env_from="s3-credentials,tracker"`).
+        pull_with: Secret with which the image is pulled (`pull_with="registry"`).
         shm: GiB that /dev/shm may take of the memory; None is what batches of Ultralytics' own
             loader would take, at most half of `memory` (`shm=16`).
         gpu_resource: name of the GPUs (`gpu_resource="amd.com/gpu"`).
@@ -107,8 +108,8 @@ class KubernetesOptions(Options):
     runs: str | None = None
     runs_size: int | None = None
     storage_class: str | None = None
-    secret: str | None = None
-    pull_secret: str | None = None
+    env_from: str | None = None
+    pull_with: str | None = None
     shm: int | None = None
     gpu_resource: str = "nvidia.com/gpu"
     queue: str | None = None
@@ -166,7 +167,7 @@ class KubernetesOptions(Options):
             ("shards", _SUBDOMAIN, "a DNS name"),
             ("runs", _SUBDOMAIN, "a DNS name"),
             ("storage_class", _SUBDOMAIN, "a DNS name"),
-            ("pull_secret", _SUBDOMAIN, "a DNS name"),
+            ("pull_with", _SUBDOMAIN, "a DNS name"),
             ("priority", _SUBDOMAIN, "a DNS name"),
             ("topology", _KEY, "the key of a node label"),
             ("gpu_resource", _KEY, "the name of a resource"),
@@ -180,13 +181,13 @@ class KubernetesOptions(Options):
         for secret in self.secrets:
             if not _SUBDOMAIN.fullmatch(secret):
                 raise ConfigError(
-                    f"secret must name Secrets, with ',' between them, got {shown(self.secret)}"
+                    f"env_from must name Secrets, with ',' between them, got {shown(self.env_from)}"
                 )
 
     @property
     def secrets(self) -> list[str]:
         """Names of the Secrets that become environment variables."""
-        return [] if self.secret is None else self.secret.split(",")
+        return [] if self.env_from is None else self.env_from.split(",")
 
     @property
     def selector(self) -> dict[str, str]:
@@ -263,7 +264,7 @@ def manifests(job: Job) -> list[dict[str, Any]]:
 
 
 def _check(job: Job) -> None:
-    """Refuses what is lost with a pod, what nobody reaches there, and secrets."""
+    """Refuses what is lost with a pod, and what nobody reaches there."""
     asked = job.options
     assert isinstance(asked, KubernetesOptions)
     if asked.image is None:
@@ -271,12 +272,6 @@ def _check(job: Job) -> None:
             "image must be given, got none; name a container image with yolodata in it "
             "(image=registry.example.com/yolodata:0.2.0)"
         )
-    for word in job.arguments:
-        if redacted(word) != word:
-            raise ConfigError(
-                f"{redacted(word)} has a secret in it, which whoever may read the job could read; "
-                "put it into a Secret as environment variables, and name that with secret="
-            )
     upload = _given(job, "yolodata.upload")
     if asked.runs is None and upload is None:
         raise ConfigError(
@@ -464,8 +459,8 @@ def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         "containers": [container],
         "volumes": volumes,
     }
-    if asked.pull_secret is not None:
-        pod["imagePullSecrets"] = [{"name": asked.pull_secret}]
+    if asked.pull_with is not None:
+        pod["imagePullSecrets"] = [{"name": asked.pull_with}]
     if asked.priority is not None:
         pod["priorityClassName"] = asked.priority
     if asked.selector:
@@ -508,7 +503,7 @@ def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         "image": asked.image,
         "command": ["python", "-m", "yolodata.launch.agent"],
         # Kubernetes reads $(NAME) in them, and $$ as $.
-        "args": [word.replace("$", "$$") for word in [*_agent(asked), "--", *_arguments(job)]],
+        "args": [*_agent(asked), "--", *(word.replace("$", "$$") for word in _arguments(job))],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
     }
     resources = _resources(asked)
@@ -541,10 +536,11 @@ def _arguments(job: Job) -> list[str]:
 
 
 def _agent(asked: KubernetesOptions) -> list[str]:
-    """Options of what starts the ranks of a pod; which one it is, the Job's variable says."""
+    """Options of what starts the ranks of a pod."""
     options = [f"--nodes={asked.nodes}", f"--processes={asked.processes_a_node}"]
     if asked.nodes > 1:
         options += [
+            "--node=$(JOB_COMPLETION_INDEX)",
             f"--rendezvous={asked.job}-node-0-0.{asked.job}:{PORT}",  # JobSet's name of the first
             f"--run={asked.job}",
             f"--patience={PATIENCE}",

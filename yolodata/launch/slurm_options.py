@@ -13,6 +13,7 @@ from yolodata.launch.job import Options
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _WORD = re.compile(r"[\w.:@%+,/~=-]+", re.ASCII)
 _EXPRESSION = re.compile(r"[\w.:@%+,/~=&|()\[\]*!-]+", re.ASCII)
+_PATH = re.compile(r"/[\w./@+=-]*", re.ASCII)
 _RAW = re.compile(r"--[a-z][a-z-]*(=[ !%-\[\]-_a-~]*)?", re.ASCII)  # no quote, $, #, \ or `
 _OWN = {
     "job-name": "job", "nodes": "nodes", "ntasks": "nodes", "ntasks-per-node": "nodes",
@@ -63,6 +64,8 @@ class SlurmOptions(Options):
             (`sbatch="--mail-type=END,FAIL --nice=100"`).
     """
 
+    SHELL = ("setup",)
+
     time: str = "24:00:00"
     partition: str | None = None
     account: str | None = None
@@ -105,6 +108,9 @@ class SlurmOptions(Options):
             "constraint", self.constraint, _EXPRESSION, "letters, digits and .:@%+,/~=-&|()[]*!"
         )
         _matching("output", self.output, _WORD, "letters, digits and .:@%+,/~=-")
+        for name in ("python", "container"):
+            if str(getattr(self, name)).startswith("-"):
+                raise ConfigError(f"{name} must not begin with '-', got {getattr(self, name)!r}")
         one_of("runtime", self.runtime, RUNTIMES)
         if self.container is None and self.mounts is not None:
             raise ConfigError("mounts are a container's; give container=, or no mounts")
@@ -122,9 +128,8 @@ class SlurmOptions(Options):
             source, _, rest = text.partition(":")
             destination, _, flags = rest.partition(":")
             destination = destination or source
-            if not source.startswith("/") or not destination.startswith("/") or flags not in (
-                "", "ro", "rw",
-            ):  # fmt: skip
+            paths = _PATH.fullmatch(source) and _PATH.fullmatch(destination)
+            if not paths or flags not in ("", "ro", "rw"):
                 raise ConfigError(
                     "mounts must be written /SOURCE[:/DESTINATION[:ro]], with commas between them, "
                     f"got {text!r}"

@@ -21,7 +21,7 @@ from yolodata.launch.slurm_options import SlurmOptions
 from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 
 _SIGNALS = """
-asked=0 step= woken=0
+asked=0 step='' woken=0
 asked_to_stop() {
     asked=1 woken=1
     echo "yolodata: the time limit is near, training is asked to stop" >&2
@@ -32,19 +32,24 @@ trap asked_to_stop USR1
 trap 'woken=1; echo "yolodata: Slurm ends this job" >&2' TERM
 """
 
-_FINISH = """
+_REQUEUE = """
 requeue() {  # nothing that Slurm ends itself: a cancelled job would come back
     local state
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+    for _ in 1 2 3 4 5; do  # Slurm's controller may be away for a moment
+        state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) && break
+        sleep 5
+    done
     if [ "$state" != RUNNING ]; then
-        echo "yolodata: the job is $state and not requeued from here" >&2
+        echo "yolodata: the job is ${state:-unknown} to Slurm, and not requeued from here" >&2
     elif scontrol requeue "$SLURM_JOB_ID"; then
         echo "yolodata: the job is requeued and resumes" >&2
     else
         echo "yolodata: Slurm did not requeue the job; submit it again, and it resumes" >&2
     fi
 }
+"""
 
+_FINISH = """
 finish() {  # ends the script with an exit status of training
     local status=$1 losses
     trap '' USR1 TERM  # a requeue ends this script, too
@@ -91,6 +96,7 @@ def script(job: Job) -> str:
         *(f"#SBATCH {line}" for line in directives(options)),
         _SIGNALS,
         *_variables(options),
+        *([_REQUEUE] if options.requeue else []),
         _finish(options),
         *_setup(options),
         *_rendezvous(options),
@@ -183,7 +189,7 @@ def _srun(options: SlurmOptions) -> list[str]:
         mounts = [":".join(filter(None, mount)) for mount in options.mount_list()]
         words += [f"--container-image={options.container}"]
         quoted = [shlex.quote(word) for word in words]
-        here = '--container-mounts="$PWD:$PWD' + "".join(f",{m}" for m in mounts) + '"'
+        here = f'--container-mounts="$PWD:$PWD{"".join("," + mount for mount in mounts)}"'
         return [*quoted, here, '--container-workdir="$PWD"']
     return [shlex.quote(word) for word in words]
 
@@ -194,7 +200,9 @@ def _program(options: SlurmOptions) -> list[str]:
     if options.container is not None and options.runtime == "apptainer":
         binds = [f"--bind={':'.join(filter(None, mount))}" for mount in options.mount_list()]
         nv = ["--nv"] if options.gpus else []
-        words = ["apptainer", "exec", *nv, *binds, options.container, *words]
+        words = [*nv, *binds, options.container, *words]
+        here = ['--bind="$PWD"', '--pwd="$PWD"']
+        return ["apptainer", "exec", *here, *(shlex.quote(word) for word in words)]
     return [shlex.quote(word) for word in words]
 
 
@@ -223,6 +231,7 @@ def _rendezvous(options: SlurmOptions) -> list[str]:
         'mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
         "other=$(scontrol show node \"${nodes[1]}\" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')",
         f"rendezvous=$({_folded(command)}) || finish $?",
+        "rendezvous=${rendezvous##*$'\\n'}  # an image may begin with a greeting",
         'echo "yolodata: nodes ${nodes[*]}, attempt $attempt, rendezvous at $rendezvous" >&2',
         "",
     ]
@@ -249,6 +258,7 @@ def _training(options: SlurmOptions, arguments: tuple[str, ...]) -> list[str]:
         f"--processes={options.processes_a_node}",
         '--run="$SLURM_JOB_ID.$attempt"',
         '--logs="$logs"',
+        f"--grace={max(30, options.lead - 30)}",
         *(['--rendezvous="$rendezvous"'] if several else []),
         *([f"--interface={options.interface}"] if several and options.interface else []),
         *(["--numa"] if options.gpus and options.numa else []),
