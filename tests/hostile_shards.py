@@ -120,8 +120,8 @@ def uses(path: Path) -> list[Callable[[], object]]:
     from yolodata import AugmentConfig, Loader, ValidationLoader
     from yolodata.cli import parser_of
     from yolodata.pipeline.options import LabelOptions, ReadOptions
+    from yolodata.shards.info import describe
     from yolodata.shards.verify import verify
-    from yolodata.shards.verify_cli import describe
 
     def read(io: str) -> None:
         with ShardDataset(path, io=io) as dataset:

@@ -19,11 +19,11 @@ from yolodata.errors import DatasetError, ShardError
 from yolodata.pipeline.options import LabelOptions
 from yolodata.shards import ShardDataset, read_meta, reader
 from yolodata.shards.class_names import check_same_classes
+from yolodata.shards.info import describe
 from yolodata.shards.layout import LabelsLayout
 from yolodata.shards.left_out import read_left_out
 from yolodata.shards.mapping import is_of_others
 from yolodata.shards.verify import verify
-from yolodata.shards.verify_cli import describe
 from yolodata.train.watchdog.exit_codes import MISTAKE, STATUS, status_left
 
 HERE = Path(__file__).parent

@@ -18,7 +18,11 @@ from yolodata.terminal import printable, spell_out
 COMMANDS = {
     "shard": ("yolodata.ingest.pack_cli", "pack a dataset (YOLO, COCO, VOC) into shards"),
     "verify": ("yolodata.shards.verify_cli", "check a shard dataset for damage"),
-    "info": ("yolodata.shards.verify_cli", "say what a shard dataset holds"),
+    "info": (
+        "yolodata.provenance.info_cli",
+        "say what a shard dataset holds, or what made a run",
+    ),
+    "diff": ("yolodata.diff.cli", "say in what two datasets or runs differ"),
     "cache": ("yolodata.ingest.cache_cli", "list and remove what trainers packed"),
     "labels": ("yolodata.ingest.pack_cli", "read the labels of a packed dataset again"),
     "view": ("yolodata.view", "write a picture with boxes and class names"),

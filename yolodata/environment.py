@@ -73,8 +73,8 @@ def versions() -> dict[str, str]:
                 found[name] = "not installed"
     folder = Path(__file__).parent
     checkout = any((parent / ".git").exists() for parent in folder.parents)
-    if checkout and (commit := _git(folder, "rev-parse", "--short=12", "HEAD")):
-        changed = _git(folder, "status", "--porcelain", "-uno")
+    if checkout and (commit := git(folder, "rev-parse", "--short=12", "HEAD")):
+        changed = git(folder, "status", "--porcelain", "-uno")
         found["commit"] = f"{commit} with changes" if changed else commit
     return found
 
@@ -88,12 +88,19 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git says about the checkout that a folder is in; None where it fails.
+
+    It writes nothing there (`status` would refresh the index), and starts no program that the
+    checkout's configuration names.
+    """
+    careful = ["--no-optional-locks", "-c", "core.fsmonitor=false"]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
-        )
+            ["git", *careful, "-C", str(folder), *arguments],
+            capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
     return done.stdout.strip()

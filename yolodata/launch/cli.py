@@ -15,7 +15,11 @@ from yolodata.checks import nearest
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
 
-SYSTEMS = {"slurm": "yolodata.launch.slurm", "k8s": "yolodata.launch.kubernetes"}
+SYSTEMS = {
+    "slurm": "yolodata.launch.slurm",
+    "k8s": "yolodata.launch.kubernetes",
+    "sky": "yolodata.launch.sky",
+}
 """System -> module with `OPTIONS` (a class of options), `write(job)` and `submit(job, text)`."""
 
 OF_TRAINING = "train."

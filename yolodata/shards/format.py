@@ -113,6 +113,11 @@ class DatasetMeta:
         return None if self.kpt_shape is None else self.kpt_shape[0]
 
     @property
+    def checksum(self) -> str:
+        """The checksum that dataset.json states: the version of the dataset."""
+        return content_checksum(self.to_dict())
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Counts: images, objects, left_out by reason, bytes of pixels and of labels."""
         reasons: dict[str, int] = {}

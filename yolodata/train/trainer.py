@@ -44,6 +44,7 @@ from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.fallback import TRAINERS
 from yolodata.ultralytics.run_folder import refuse_links
+from yolodata.ultralytics.run_manifest import write_manifest
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
@@ -129,6 +130,11 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.supervisor.heartbeat.batch_finished()
         if validator.batch_i + 1 == len(validator.dataloader):
             self.supervisor.heartbeat.phase("summing up the validation")
+
+    @property
+    def other_data(self) -> bool:
+        """Whether a checkpoint of another dataset may be taken up."""
+        return self.settings.other_data
 
     # Where the run is kept, and what is there.
 
@@ -320,10 +326,21 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         phase("starting")
         self._wrap_model()
         self.at = Position(self.start_epoch)
-        if self._going_on is not None:
-            saver.resume(self._going_on, self._stage)
-            self._write_missing_weights()
+        self._begin_manifest(saver)
+        self._write_missing_weights()
         return saver, loop
+
+    def _begin_manifest(self, saver: Saver) -> None:
+        """On every rank, says what the run is made of, and goes on from the checkpoint."""
+        leads = self.process_group.rank == 0
+        if self._going_on is None:
+            if leads:
+                self._note_manifest()  # Ultralytics' own resume, or a new run
+        else:
+            self.manifest = self.process_group.from_first(self._manifest_now() if leads else None)
+            saver.resume(self._going_on, self._stage)
+            if leads and self.manifest is not None:
+                write_manifest(self.manifest, self.save_dir)
 
     def _journal(self) -> Journal | None:
         """On one rank, what notes starts and checkpoints."""
@@ -336,7 +353,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _write_missing_weights(self) -> None:
         """On a machine that has the checkpoint alone, writes `last.pt` from it."""
-        at_the_end_of_an_epoch = self.at.epoch > 0 and self.at.step == 0
+        at_the_end_of_an_epoch = self._going_on and self.at.epoch > 0 and self.at.step == 0
         if self.process_group.rank == 0 and at_the_end_of_an_epoch and not self.last.exists():
             self.epoch = self.at.epoch - 1
             self.save_model()
@@ -466,7 +483,9 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def save_model(self) -> bool:
         """Writes upstream's files, each of them whole or as it was before."""
         with run_folder.weights_whole(self):
-            return bool(super().save_model())
+            saved = bool(super().save_model())
+            run_folder.add_manifest(self.wdir, self.manifest)
+        return saved
 
     def final_eval(self) -> None:
         """Evaluates the best weights, as upstream does; several ranks do it together.

@@ -31,6 +31,9 @@ OF_VALIDATION = (
 )  # fmt: skip
 """Settings that a validation has; the others are about training."""
 
+OF_ONE_START = ("other_data",)
+"""Settings that are not kept in the run folder: they allow something once."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,6 +70,8 @@ class Settings:
             rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none
             (`profile="100-105"`).
         telemetry: record every step in the run folder, see docs/telemetry.md (`telemetry=False`).
+        other_data: a run that is resumed may go on with another dataset than its own, see
+            docs/reproducibility.md; holds for one start and is not kept (`other_data=True`).
         metrics: where Prometheus finds metrics of each rank, see docs/monitoring.md: a port (of the
             first rank of this machine; the next one of the next rank) or "auto" (a free one), both
             for this machine alone or, with an interface (`"0.0.0.0:9401"`), for others; or a file
@@ -87,6 +92,7 @@ class Settings:
     pin: str = "auto"
     profile: str | int | None = None
     telemetry: bool = True
+    other_data: bool = False
     metrics: int | str | None = None
 
     def __post_init__(self) -> None:
@@ -103,7 +109,7 @@ class Settings:
                 whole(f"yolodata {name}", value, 1)
         if not isinstance(self.reencode, bool | None):
             whole("yolodata reencode", self.reencode, 1, 100, ", or True")
-        for name in ("check", "telemetry", "keep_files"):
+        for name in ("check", "telemetry", "keep_files", "other_data"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
                     f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
@@ -172,7 +178,8 @@ class Settings:
         """
         try:
             with Folder.at(run) as folder:
-                text = yaml.safe_dump(stored(asdict(self)), sort_keys=False)
+                kept = {n: value for n, value in asdict(self).items() if n not in OF_ONE_START}
+                text = yaml.safe_dump(stored(kept), sort_keys=False)
                 folder.replace(SETTINGS_FILE, text.encode())
         except OSError as error:
             raise ConfigError(
@@ -190,7 +197,7 @@ class Settings:
         """
         if not (run / SETTINGS_FILE).exists():
             return None
-        known = {field.name for field in fields(cls)}  # `yolodata train` has more of them
+        known = {field.name for field in fields(cls)} - set(OF_ONE_START)  # training has more
         saved = read_settings(run / SETTINGS_FILE)
         return cls().changed({n: saved[n] for n in saved if n in known} | dict(given or {}))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,9 @@ from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
+from yolodata.provenance.dataset_version import DatasetVersion
+from yolodata.provenance.manifest import RunManifest, read
+from yolodata.provenance.same_dataset import check_same_dataset
 from yolodata.redaction import refuse_secrets
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
@@ -43,6 +46,7 @@ from yolodata.ultralytics.fallback import (
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
 from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
+from yolodata.ultralytics.run_manifest import manifest_of, note_upstreams, write_manifest
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
 from yolodata.ultralytics.validator import BY_TASK
@@ -142,7 +146,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 f"yolodata: training with Ultralytics' own trainer and loader: {what} is not "
                 "supported yet, and settings of yolodata have no effect."
             )
-        return made_in_run_folder(trainer, cfg, overrides, callbacks)
+        made = made_in_run_folder(trainer, cfg, overrides, callbacks)
+        if RANK in {-1, 0}:
+            made.add_callback("on_train_start", partial(note_upstreams, what))
+        return made
 
     def __init__(
         self,
@@ -157,6 +164,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
         self._told: Loader | None = None
+        self.manifest: RunManifest | None = None
         self._run_folder = RunFolder(cfg, overrides)
         with self._run_folder.kept_if_begun():
             super().__init__(cfg, overrides, _callbacks)
@@ -395,6 +403,38 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             self.test_loader, self.save_dir, copy(self.args), self.callbacks
         )
 
+    # What the run is made of.
+
+    def _manifest_now(self) -> RunManifest:
+        """What the run would be made of if it began now; data are packed."""
+        reason = self._fallback("train")
+        dataset: DatasetVersion | str = f"Ultralytics' own loader trains: {reason}"
+        if reason is None:
+            ours = [mode for mode in ("train", "val") if self._fallback(mode) is None]
+            splits = {self._split(mode): self._shards(mode) for mode in ours}
+            dataset = DatasetVersion.of(str(self.args.data), splits)
+        return manifest_of(self.args, dataset, self.settings.as_given())
+
+    def _note_manifest(self) -> None:
+        """Writes it, once all that is known of a run that Ultralytics begins or resumes.
+
+        Raises:
+            ConfigError: the run is resumed with another dataset, or the disk is full.
+        """
+        self.manifest = self._manifest_now()
+        if self.resume:
+            before, run = read(self.save_dir), Path(self.save_dir)
+            said = check_same_dataset(
+                None if before is None else before.dataset,
+                self.manifest.dataset,
+                run,
+                self.settings.other_data,
+            )
+            if said:
+                LOGGER.warning(f"yolodata: {said}")
+            self.manifest = self.manifest.continues(before, int(self.start_epoch), 0)
+        write_manifest(self.manifest, self.save_dir)
+
     # Where upstream's trainer has to tell or ask our loader.
 
     def batches_done(self) -> int:
@@ -408,6 +448,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         would begin anew.
         """
         if event == "on_train_start":
+            if self.manifest is None and RANK in {-1, 0}:
+                self._note_manifest()
             self._run_folder.begun = True
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)

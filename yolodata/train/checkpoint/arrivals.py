@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from yolodata.provenance.manifest import FILE, RunManifest
+from yolodata.provenance.manifest import LARGEST as LARGEST_MANIFEST
 from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.manifest import LARGEST, is_name
 from yolodata.train.checkpoint.object_store import RefusedObject
@@ -21,7 +23,7 @@ EVALUATED = "evaluated"
 _LARGEST = 256 << 20  # bytes of a table, a plot, settings
 # Not what grows all the time (steps.csv), and no hidden files.
 _BESIDE = re.compile(
-    rf"weights/(last|best)\.pt|(?!\.|steps\.csv$)[^/]+\.(csv|yaml|png|jpg)|{FOLDER}/{EVALUATED}"
+    rf"weights/(last|best)\.pt|(?!\.|steps\.csv$)[^/]+\.(csv|yaml|png|jpg)|{FOLDER}/{EVALUATED}|{FILE}"
 )
 
 
@@ -70,7 +72,13 @@ class OfARun(Expectations):
         return None if belongs_beside(name, size) else "no such file is uploaded with a checkpoint"
 
     def wrong_content_beside(self, name: str, opened: BinaryIO) -> str | None:
-        """Weights hold no code."""
+        """Weights hold no code, and a manifest is one."""
+        if name == FILE:
+            opened.seek(0)
+            try:
+                RunManifest.from_json(opened.read(LARGEST_MANIFEST + 1))
+            except ValueError as error:
+                return str(error)
         if not name.endswith(".pt"):
             return None
         return more_than_weights(Path(f"/proc/self/fd/{opened.fileno()}"))

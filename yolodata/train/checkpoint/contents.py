@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from yolodata.provenance.manifest import is_manifest
+
 _WHOLE = 1 << 40  # counts of a run are below
 _VALUES = 5_000_000  # plain values in a state; ours have two thousand a rank
 _DEEPEST = 30
@@ -107,7 +109,10 @@ _STATE: dict[str, Callable[[Any], bool]] = {
 
 def wrong_part(state: dict[str, Any]) -> str | None:
     """Says which part of a state is missing or of another type; None where all are right."""
-    return _misfit(state, _STATE) or (None if _is_small(state) else "number of values")
+    wrong = _misfit(state, _STATE) or (None if _is_small(state) else "number of values")
+    if wrong is None and state.get("manifest") is not None and not is_manifest(state["manifest"]):
+        return "manifest"  # which an older yolodata did not write
+    return wrong
 
 
 def _is_small(state: dict[str, Any]) -> bool:

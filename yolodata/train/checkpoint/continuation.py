@@ -13,18 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
+from yolodata.provenance.manifest import PLACES
 
 FIXED = (
     "task", "model", "pretrained", "optimizer", "lr0", "momentum", "weight_decay", "nbs", "seed",
 )  # fmt: skip
 """Settings that a state has decided: weights, optimiser and stream are made with them."""
-
-PLACE = {
-    "mode", "data", "project", "name", "exist_ok", "save_dir", "resume", "device", "workers",
-    "cache", "verbose", "plots", "cfg", "source", "yolodata",
-}  # fmt: skip
-"""Settings that say where and how, and not what: another machine may have others. Data are compared
-by their content (`Loader.load_state_dict`)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def _changed(state: dict[str, Any], given: dict[str, Any]) -> dict[str, tuple[An
     found = {
         name: (was[name], value)
         for name, value in given.items()
-        if name in was and name not in PLACE and was[name] != value
+        if name in was and name not in PLACES and was[name] != value
     }
     if "optimizer" in found and str(given["optimizer"]).lower() == state["optimizer_name"].lower():
         del found["optimizer"]  # what `auto` had chosen

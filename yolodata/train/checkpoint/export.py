@@ -15,6 +15,8 @@ import torch
 
 from yolodata.errors import YolodataError
 from yolodata.folders import Folder
+from yolodata.provenance.manifest import RunManifest
+from yolodata.provenance.weights import add
 
 _NETWORKS = {
     "detect": "DetectionModel",
@@ -110,6 +112,8 @@ def write_weights(state: dict[str, Any], path: Path) -> None:
     with Folder.at(path.parent) as folder, folder.temporary() as (temporary, file):
         with open(file.fileno(), "wb", closefd=False) as buffered:
             torch.save(found, buffered)
+        if state.get("manifest") is not None:
+            add(Path(f"/proc/self/fd/{file.fileno()}"), RunManifest.from_dict(state["manifest"]))
         os.fsync(file.fileno())
         folder.rename(temporary, path.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yolodata.errors import YolodataError, is_out_of_memory
+from yolodata.provenance.manifest import RunManifest
+from yolodata.provenance.same_dataset import check_same_dataset
 from yolodata.telemetry.journal import Journal
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.state import (
@@ -21,6 +24,8 @@ from yolodata.train.checkpoint.state import (
 from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.checkpoint.writer import Writer
 from yolodata.train.distributed.collectives import average_gradients
+
+log = logging.getLogger("yolodata")
 
 
 class Ranks(Protocol):
@@ -119,6 +124,9 @@ class Saver:
         if missing:
             state = self.ranks.from_first(state)
         trainer = self.trainer
+        before = state.get("manifest")  # which an older yolodata did not write
+        manifest = None if before is None else RunManifest.from_dict(before)
+        self._check_dataset(state, manifest)
         try:
             trainer.at = restore(trainer, state, self.ranks.rank, stage)
         except YolodataError:
@@ -132,6 +140,10 @@ class Saver:
                 "another checkpoint, or another name= for a new run"
             ) from error
         trainer.start_epoch = trainer.at.epoch
+        if trainer.manifest is not None:
+            trainer.manifest = trainer.manifest.continues(
+                manifest, trainer.at.epoch, trainer.at.step
+            )
         self.newest = path
         if self.ranks.rank == 0:
             if not trainer.csv.is_file():
@@ -140,6 +152,17 @@ class Saver:
             run_folder.remove_unfinished_weights(trainer.wdir)
         if trainer.at.stage != state["stage"]:
             self.write()
+
+    def _check_dataset(self, state: dict[str, Any], before: RunManifest | None) -> None:
+        trainer = self.trainer
+        # Another imgsz is other augmentation, which the loader's state names.
+        if before is None or state["args"].get("imgsz") != trainer.args.imgsz:
+            return
+        now = None if trainer.manifest is None else trainer.manifest.dataset
+        run = trainer.csv.parent
+        said = check_same_dataset(before.dataset, now, run, trainer.other_data)
+        if said and self.ranks.rank == 0:
+            log.warning("%s", said)
 
     def due(self) -> bool:
         """Whether a checkpoint within an epoch is due, by rank 0's clock.

@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_map
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import ConfigError
+from yolodata.provenance.manifest import RunManifest
 from yolodata.train.checkpoint.file import VERSION
+from yolodata.train.checkpoint.other_data import check_classes, moved
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,14 @@ class StatefulTrainer(Protocol):
     Attributes:
         exact: whether `train_loader` is yolodata's, with `state_dict` and `load_state_dict`.
         given: the arguments of the run as they were given, plain.
+        manifest: what the run is made of; None before that is known.
+        other_data: whether a state of another dataset may be taken up.
     """
 
     exact: bool
     given: dict[str, Any]
+    manifest: RunManifest | None
+    other_data: bool
     device: torch.device
     args: Any
     data: dict[str, Any]
@@ -140,6 +146,7 @@ def capture(
         **asdict(position),
         **(tree_map(_copied, state) if copy else state),
         "given": trainer.given,
+        "manifest": None if trainer.manifest is None else trainer.manifest.to_dict(),
         "args": plain(vars(trainer.args)),
         "network": plain(getattr(model, "student_model", model).yaml),
         "names": {int(number): str(name) for number, name in trainer.data["names"].items()},
@@ -185,6 +192,7 @@ def restore(
     Raises:
         ConfigError: the state is of another dataset or of other augmentation.
     """
+    check_classes(state["names"], trainer.data["names"])
     device = trainer.device
     model = unwrap_model(trainer.model)
     try:
@@ -244,6 +252,9 @@ def _placed(trainer: StatefulTrainer, state: dict[str, Any], stage: str | None) 
     loader, last = dict(state["loader"]), trainer.args.close_mosaic
     if (trainer.epochs, last) != (state["epochs"], state["args"]["close_mosaic"]):
         loader["mosaic_closed"] = bool(last) and position.epoch >= trainer.epochs - last
+    if trainer.other_data:
+        within = position.stage == "train" and position.step > 0
+        loader = moved(loader, trainer.train_loader.state_dict(), within)
     trainer.train_loader.load_state_dict(loader)
     if position.stage != "train" or state["batch"] == trainer.batch_size:
         return position

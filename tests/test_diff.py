@@ -1,0 +1,481 @@
+"""In what two packed datasets differ: every kind of difference alone, all together, and none."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from bounded import bounded
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from yolodata.cli import main
+from yolodata.diff.classes import compare_classes
+from yolodata.diff.dataset_report import DatasetReport
+from yolodata.diff.datasets import DatasetDiff, diff_datasets
+from yolodata.diff.keys import paired
+from yolodata.diff.labels import ADDED, OTHER_CLASS, OTHER_SHAPE, REMOVED
+from yolodata.errors import DatasetError, ShardError
+from yolodata.images.resize import resized_shape
+from yolodata.shards import DatasetMeta, LeftOut, ShardWriter, StoredSample
+
+META = DatasetMeta("raw", 32, {0: "cat", 1: "dog", 2: "bird"})
+CAT, DOG, BIRD = range(3)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: its class, what its box and outline are drawn from, corners of the outline."""
+
+    cls: int
+    shape: int
+    corners: int = 0
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image: where it is, what its pixels are drawn from, its objects."""
+
+    name: str
+    pixels: int
+    things: tuple[Thing, ...] = ()
+    split: str = "train"
+    size: tuple[int, int] = (40, 60)
+
+
+def stored(image: Image, meta: DatasetMeta) -> StoredSample:
+    height, width = resized_shape(*image.size, meta.imgsz)
+    data = np.random.default_rng(image.pixels).integers(0, 256, (height, width, 3)).astype("u1")
+    shapes = [np.random.default_rng(thing.shape) for thing in image.things]
+    n, points = len(shapes), meta.keypoints
+    box = np.array([s.random(4) for s in shapes], "f4").reshape(n, 4)
+    polygons = [
+        s.random((t.corners, 2)).astype("f4") for s, t in zip(shapes, image.things, strict=True)
+    ]
+    keypoints = None
+    if points is not None:
+        keypoints = np.array([s.random((points, 3)) for s in shapes], "f4").reshape(n, points, 3)
+    cls = np.array([thing.cls for thing in image.things], "f4")
+    return StoredSample(
+        data if meta.codec == "raw" else data.tobytes() + b"jpeg",
+        height, width, *image.size, *image.size, image.name, cls, box, polygons, keypoints,
+    )  # fmt: skip
+
+
+def pack(
+    root: Path, images: Sequence[Image], meta: DatasetMeta = META, left_out: Sequence[str] = ()
+) -> Path:
+    """Packs images into their splits, without waiting for the disk."""
+    for split in dict.fromkeys(image.split for image in images):
+        with (
+            mock.patch("os.fsync"),
+            ShardWriter(root / split, replace(meta, split=split), 1 << 20) as writer,
+        ):
+            writer.store([stored(i, meta) for i in images if i.split == split])
+            if split == "train" and left_out:
+                writer.store([LeftOut(name, "corrupt") for name in left_out])
+            writer.finish()
+    return root
+
+
+BASE = (
+    Image("d/1.jpg", 1, (Thing(CAT, 1), Thing(DOG, 2, 3), Thing(DOG, 3))),
+    Image("d/2.jpg", 2, (Thing(BIRD, 4, 5),)),
+    Image("d/3.jpg", 3),
+    Image("d/4.jpg", 4, (Thing(CAT, 5),), "val"),
+    Image("d/5.jpg", 5, (Thing(CAT, 6), Thing(CAT, 6)), "val"),
+)
+
+
+def edited(number: int, **values: Any) -> tuple[Image, ...]:
+    """BASE with one image changed."""
+    return (*BASE[:number], replace(BASE[number], **values), *BASE[number + 1 :])
+
+
+def found(diff: DatasetDiff) -> dict[str, list[str]]:
+    """The names in every list that is not empty: of an image that was removed the old one."""
+    report = DatasetReport(diff, every=True)
+    content = json.loads("".join(report.json()))
+    assert {k: len(rows) for k, rows in content["images"].items()} == content["counts"]
+    return {
+        name: sorted(row["name"] for row in rows)
+        for name, rows in content["images"].items()
+        if rows
+    }
+
+
+def compared(
+    tmp_path: Path,
+    a: Sequence[Image],
+    b: Sequence[Image],
+    meta_a: DatasetMeta = META,
+    meta_b: DatasetMeta = META,
+) -> DatasetDiff:
+    return diff_datasets(pack(tmp_path / "a", a, meta_a), pack(tmp_path / "b", b, meta_b))
+
+
+def tallied(diff: DatasetDiff) -> dict[tuple[int, str, str], int]:
+    names = [*diff.classes.names, ""]
+    return {(kind, names[a], names[b]): n for (kind, a, b), n in diff.tally.items()}
+
+
+ONE = BASE[0].things
+ALONE: dict[str, tuple[tuple[Image, ...], dict[str, list[str]], dict[Any, int]]] = {
+    "nothing": (BASE, {}, {}),
+    "added": ((*BASE, Image("d/6.jpg", 6)), {"added": ["d/6.jpg"]}, {}),
+    "removed": (BASE[:2] + BASE[3:], {"removed": ["d/3.jpg"]}, {}),
+    "moved": (edited(1, split="val"), {"moved": ["d/2.jpg"]}, {}),
+    "renamed": (edited(1, name="d/two.jpg"), {"renamed": ["d/two.jpg"]}, {}),
+    "changed": (edited(1, pixels=9), {"changed": ["d/2.jpg"]}, {}),
+    "another size": (edited(1, size=(80, 120)), {"changed": ["d/2.jpg"]}, {}),
+    "swapped": (
+        (replace(BASE[0], name="d/2.jpg"), replace(BASE[1], name="d/1.jpg"), *BASE[2:]),
+        {"renamed": ["d/1.jpg", "d/2.jpg"]},
+        {},
+    ),
+    "object added": (
+        edited(2, things=(Thing(DOG, 7),)),
+        {"relabelled": ["d/3.jpg"]},
+        {(ADDED, "", "dog"): 1},
+    ),
+    "object removed": (
+        edited(0, things=ONE[1:]), {"relabelled": ["d/1.jpg"]}, {(REMOVED, "cat", ""): 1},
+    ),
+    "one of two equal objects removed": (
+        edited(4, things=(Thing(CAT, 6),)),
+        {"relabelled": ["d/5.jpg"]},
+        {(REMOVED, "cat", ""): 1},
+    ),
+    "another class": (
+        edited(0, things=(ONE[0], replace(ONE[1], cls=BIRD), ONE[2])),
+        {"relabelled": ["d/1.jpg"]},
+        {(OTHER_CLASS, "dog", "bird"): 1},
+    ),
+    "another box": (
+        edited(0, things=(replace(ONE[0], shape=99), *ONE[1:])),
+        {"relabelled": ["d/1.jpg"]},
+        {(OTHER_SHAPE, "cat", "cat"): 1},
+    ),
+    "another outline": (
+        edited(1, things=(replace(BASE[1].things[0], corners=6),)),
+        {"relabelled": ["d/2.jpg"]},
+        {(OTHER_SHAPE, "bird", "bird"): 1},
+    ),
+    "objects in another order": (
+        edited(0, things=ONE[::-1]), {"objects_reordered": ["d/1.jpg"]}, {},
+    ),
+    "all at once": (
+        (
+            Image("d/6.jpg", 6),
+            replace(BASE[0], name="d/one.jpg", split="val", things=ONE[:2]),
+            replace(BASE[1], pixels=8, things=()),
+            *BASE[3:],
+        ),
+        {
+            "added": ["d/6.jpg"], "removed": ["d/3.jpg"], "moved": ["d/one.jpg"],
+            "renamed": ["d/one.jpg"], "changed": ["d/2.jpg"],
+            "relabelled": ["d/2.jpg", "d/one.jpg"],
+        },
+        {(REMOVED, "dog", ""): 1, (REMOVED, "bird", ""): 1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_each_kind_of_difference_is_found_and_no_other(tmp_path: Path, case: str) -> None:
+    images, lists, objects = ALONE[case]
+    diff = compared(tmp_path, BASE, images)
+    assert found(diff) == lists
+    assert tallied(diff) == objects
+    assert diff.same == (case == "nothing")
+    assert not diff.settings
+    assert not diff.classes
+    assert not diff.order
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of one image, and in which lists it then has to stand."""
+
+    lists: tuple[str, ...]
+    rename: bool = False
+    move: bool = False
+    repaint: bool = False
+    things: str = ""
+
+
+EDITS = [
+    Edit(()), Edit(("removed",)), Edit(("renamed",), rename=True), Edit(("moved",), move=True),
+    Edit(("changed",), repaint=True), Edit(("removed", "added"), rename=True, repaint=True),
+    Edit(("moved", "renamed"), rename=True, move=True), Edit(("moved", "changed"), move=True,
+    repaint=True), Edit(("relabelled",), things="add"), Edit(("relabelled",), things="class"),
+    Edit(("relabelled",), things="shape"), Edit(("relabelled",), things="remove"),
+    Edit(("renamed", "relabelled"), rename=True, things="class"),
+    Edit(("moved", "changed", "relabelled"), move=True, repaint=True, things="remove"),
+]  # fmt: skip
+KIND_OF = {"add": ADDED, "remove": REMOVED, "class": OTHER_CLASS, "shape": OTHER_SHAPE}
+
+
+def apply(image: Image, edit: Edit) -> Image:
+    first, *rest = image.things
+    things = {
+        "": image.things,
+        "add": (*image.things, Thing(BIRD, 5000 + image.pixels)),
+        "remove": tuple(rest),
+        "class": (replace(first, cls=(first.cls + 1) % 3), *rest),
+        "shape": (replace(first, shape=6000 + image.pixels), *rest),
+    }[edit.things]
+    return replace(
+        image,
+        name=image.name.replace("/", "/new") if edit.rename else image.name,
+        split={"train": "val", "val": "train"}[image.split] if edit.move else image.split,
+        pixels=image.pixels + 1000 * edit.repaint,
+        things=things,
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(edits=st.lists(st.sampled_from(EDITS), min_size=2, max_size=14), data=st.data())
+def test_random_edits_are_found_exactly(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[Edit], data: st.DataObject
+) -> None:
+    before = [
+        Image(
+            f"d/{i}.jpg", i, tuple(Thing(i % 3, 10 * i + k, i % 4) for k in range(1 + i % 3)),
+            data.draw(st.sampled_from(["train", "val"])),
+        )
+        for i in range(len(edits))
+    ]  # fmt: skip
+    stay = [Image("d/x.jpg", 998, split="train"), Image("d/y.jpg", 999, split="val")]
+    kept = [(i, e) for i, e in zip(before, edits, strict=True) if e.lists != ("removed",)]
+    after = [apply(image, edit) for image, edit in kept]
+    diff = compared(tmp_path_factory.mktemp("diff"), [*before, *stay], [*after, *stay])
+    want: dict[str, list[str]] = {}
+    objects: Counter[tuple[int, int, int]] = Counter()
+    for image, edit in zip(before, edits, strict=True):
+        for name in edit.lists:
+            old = name == "removed"
+            want.setdefault(name, []).append((image if old else apply(image, edit)).name)
+        if edit.things:
+            was, now = image.things[0].cls, apply(image, edit).things
+            pair = {
+                "add": (-1, BIRD), "remove": (was, -1), "shape": (was, was),
+                "class": (was, now[0].cls if now else -1),
+            }[edit.things]  # fmt: skip
+            objects[(KIND_OF[edit.things], *pair)] += 1
+    assert found(diff) == {name: sorted(names) for name, names in want.items()}
+    assert diff.tally == objects
+    assert diff.same == (not want)
+
+
+def test_what_is_packed_otherwise_is_compared_by_name_and_labels(tmp_path: Path) -> None:
+    jpeg = replace(META, codec="jpeg", source={"reencode": 90})
+    images = edited(0, things=ONE[1:])
+    diff = compared(tmp_path, BASE, (*images[:2], replace(images[2], size=(60, 40)), *images[3:]),
+                    META, jpeg)  # fmt: skip
+    assert found(diff) == {"relabelled": ["d/1.jpg"], "changed": ["d/3.jpg"]}  # of another size
+    assert int(diff.pairs.uncompared.sum()) == 4
+    assert {row[1:] for row in diff.settings} == {("codec", "raw", "jpeg"), ("reencode", None, 90)}
+    text = "\n".join(DatasetReport(diff).text())
+    assert "train, val packed otherwise: codec 'raw' → 'jpeg'" in text
+    assert "pixels were not compared of 4 images" in text
+
+
+def test_another_imgsz_changes_raw_pixels_but_no_picture_files(tmp_path: Path) -> None:
+    larger = replace(META, imgsz=64)
+    diff = compared(tmp_path / "raw", BASE, BASE, META, larger)
+    assert found(diff) == {}
+    assert int(diff.pairs.uncompared.sum()) == 5
+    assert not diff.same
+    files = replace(META, codec="jpeg")
+    jpeg = replace(files, imgsz=64)
+    images = [replace(image, pixels=1) for image in BASE[:1]]
+    a, b = (pack(tmp_path / of, images, meta) for of, meta in (("a", files), ("b", jpeg)))
+    assert int(diff_datasets(a, b).pairs.uncompared.sum()) == 0
+
+
+def test_the_same_source_in_another_place_is_the_same(tmp_path: Path) -> None:
+    def at(place: str, image: Image) -> Image:
+        return replace(image, name=f"{place}/images/{image.split}/{image.name}")
+
+    a = [at("/home/me/data", image) for image in BASE]
+    b = [at("/mnt/v2", image) for image in edited(1, split="val", things=())]
+    diff = compared(tmp_path, a, b)
+    # The folder of the split is no new name.
+    assert found(diff) == {"moved": ["images/val/d/2.jpg"], "relabelled": ["images/val/d/2.jpg"]}
+    assert (diff.a.root, diff.b.root) == (b"/home/me/data/", b"/mnt/v2/")
+    diff = compared(tmp_path / "jpeg", a, b, META, replace(META, codec="jpeg"))
+    assert found(diff) == {"moved": ["images/val/d/2.jpg"], "relabelled": ["images/val/d/2.jpg"]}
+    # Numbered anew in each split, and other bytes: two images, and no leak.
+    numbered = [Image("images/train/1.jpg", 1), Image("images/val/1.jpg", 2, split="val")]
+    diff = compared(tmp_path / "n", [numbered[0], BASE[0]], [numbered[1], BASE[0]])
+    assert found(diff) == {"removed": ["images/train/1.jpg"], "added": ["images/val/1.jpg"]}
+
+
+def test_classes_are_compared_by_name(tmp_path: Path) -> None:
+    swapped = replace(META, names={0: "dog", 1: "cat", 2: "bird"})
+    number = {CAT: 1, DOG: 0, BIRD: 2}
+    images = [
+        replace(i, things=tuple(replace(t, cls=number[t.cls]) for t in i.things)) for i in BASE
+    ]
+    diff = compared(tmp_path / "renumbered", BASE, images, META, swapped)
+    assert found(diff) == {}
+    assert not diff.same
+    assert diff.classes.renumbered == [("dog", 1, 0), ("cat", 0, 1)]
+    # Negative control: the same numbers mean other classes.
+    diff = compared(tmp_path / "other", BASE, BASE, META, swapped)
+    assert found(diff)["relabelled"] == ["d/1.jpg", "d/4.jpg", "d/5.jpg"]
+    assert tallied(diff)[OTHER_CLASS, "dog", "cat"] == 2
+    renamed = replace(META, names={0: "cat", 1: "hound", 2: "bird", 3: "fish"})
+    diff = compared(tmp_path / "renamed", BASE, BASE, META, renamed)
+    assert found(diff) == {}
+    assert not diff.same
+    assert (diff.classes.renamed, diff.classes.added) == ([(1, "dog", "hound")], ["fish"])
+
+
+def test_a_class_that_is_gone_moves_those_behind_it() -> None:
+    changes = compare_classes({0: "a", 1: "b", 2: "c"}, {0: "a", 1: "c"})
+    assert (changes.removed, changes.renumbered, changes.added) == (["b"], [("c", 2, 1)], [])
+    assert changes.b.tolist() == [0, 2]
+    twice = compare_classes({0: "a", 1: "a"}, {0: "a", 1: "a"})
+    assert not twice
+    assert twice.b.tolist() == [0, 1]
+    grown = compare_classes({0: "a"}, {0: "b", 1: "a"})
+    assert (grown.added, grown.renumbered) == (["b"], [("a", 0, 1)])
+    assert grown.b.tolist() == [1, 0]
+
+
+def test_leaks_are_named(tmp_path: Path) -> None:
+    b = (*edited(0, split="val"), replace(BASE[1], name="d/copy.jpg", split="val"))
+    diff = compared(tmp_path, BASE, b)
+    text = "\n".join(DatasetReport(diff).text())
+    assert "train → val 1: a leak" in text
+    assert "leak in B: 1 images of val have the bytes of one in an earlier split, as d/copy" in text
+    assert "leak in A" not in text
+    back = "\n".join(DatasetReport(compared(tmp_path / "back", b[:5], BASE)).text())
+    assert "val → train 1" in back
+    assert ": a leak" not in back
+
+
+def test_another_order_of_images_is_said(tmp_path: Path) -> None:
+    diff = compared(tmp_path, BASE, (BASE[1], BASE[0], *BASE[2:]))
+    assert (found(diff), diff.order, diff.same) == ({}, ["train"], False)
+
+
+def test_keypoints_are_compared(tmp_path: Path) -> None:
+    pose = replace(META, kpt_shape=(2, 3), flip_idx=(1, 0))
+    a, b = pack(tmp_path / "a", BASE, pose), pack(tmp_path / "b", BASE, pose)
+    assert diff_datasets(a, b).same
+    with ShardWriter(tmp_path / "c" / "train", pose, 1 << 20) as writer:
+        samples = [stored(image, pose) for image in BASE if image.split == "train"]
+        assert samples[0].keypoints is not None
+        samples[0].keypoints[1, 1, 2] += 0.5
+        writer.store(samples)
+        writer.finish()
+    diff = diff_datasets(a / "train", tmp_path / "c")
+    assert (found(diff), tallied(diff)) == (
+        {"relabelled": ["d/1.jpg"]}, {(OTHER_SHAPE, "dog", "dog"): 1},
+    )  # fmt: skip
+    diff = diff_datasets(a, pack(tmp_path / "boxes", BASE))
+    assert found(diff) == {}
+    assert {row[1] for row in diff.settings} == {"kpt_shape", "flip_idx"}
+
+
+def test_the_reason_of_an_image_that_was_left_out_is_told(tmp_path: Path) -> None:
+    a, b = pack(tmp_path / "a", BASE), pack(tmp_path / "b", BASE[1:], left_out=["d/1.jpg"])
+    text = "\n".join(DatasetReport(diff_datasets(a, b)).text())
+    assert "d/1.jpg, 3 objects; the other dataset left it out: corrupt" in text
+
+
+def test_many_chunks_of_labels_give_what_one_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ALONE["all at once"][0]
+    whole = compared(tmp_path / "whole", BASE, images)
+    monkeypatch.setattr("yolodata.diff.labels._TOGETHER", 2)
+    parts = compared(tmp_path / "parts", BASE, images)
+    assert (found(parts), parts.tally) == (found(whole), whole.tally)
+
+
+@given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 5)))
+def test_equal_keys_are_paired_once(a: list[int], b: list[int]) -> None:
+    i, k = paired(np.array(a, np.uint64), np.array(b, np.uint64))
+    assert [a[x] for x in i] == [b[x] for x in k]
+    assert len({*i.tolist()}) == len({*k.tolist()}) == len(i) == (Counter(a) & Counter(b)).total()
+
+
+def test_the_command_ends_with_0_1_or_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = str(pack(tmp_path / "a", BASE)), str(pack(tmp_path / "b", edited(1, things=())))
+    assert main(["diff", a, a]) == 0
+    assert "no difference" in capsys.readouterr().out
+    assert main(["diff", a, b]) == 1
+    out = capsys.readouterr().out
+    assert "other labels: 1 images; objects: 1 removed (bird 1)" in out
+    assert "train  d/2.jpg: 1 removed (bird 1)" in out
+    assert main(["diff", a, b, "split=val"]) == 0
+    assert main(["diff", f"{a}/val", b]) == 0  # only this split of both
+    capsys.readouterr()
+    assert main(["diff", f"{a}/train", f"{b}/train", "json=True"]) == 1
+    relabelled = json.loads(capsys.readouterr().out)["images"]["relabelled"]
+    assert relabelled[0]["boxes"][0] | {"was_box": None} == {
+        "change": "removed", "was_class": "bird", "was_box": None,
+    }  # fmt: skip
+    for wrong, said in (([a, str(tmp_path)], "yolodata shard"), ([a, b, "split=test"], "no split")):
+        assert main(["diff", *wrong]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "b/val/labels.safetensors").write_bytes(b"x")
+    assert main(["diff", a, b]) == 2
+
+
+def test_lists_are_short_unless_all_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = str(pack(tmp_path / "a", BASE))
+    more = [Image(f"\x1b[2J{i}.jpg", 100 + i, (Thing(CAT, i),) * 30) for i in range(30)]
+    b = str(pack(tmp_path / "b", [*BASE, *more]))
+    assert main(["diff", a, b]) == 1
+    out = capsys.readouterr().out
+    assert out.count("30 objects") == 20
+    assert "… and 10 more; --all prints all" in out
+    assert "\x1b" not in out
+    assert "\\x1b[2J29.jpg" not in out
+    assert main(["diff", a, b, "--all"]) == 1
+    assert capsys.readouterr().out.count("30 objects") == 30
+    for words, count in (([], 20), (["--all"], 30)):
+        assert main(["diff", a, b, "--json", *words]) == 1
+        content = json.loads(capsys.readouterr().out)
+        assert (len(content["images"]["added"]), content["counts"]["added"]) == (count, 30)
+
+
+def test_splits_that_disagree_on_their_classes_are_refused(tmp_path: Path) -> None:
+    a = pack(tmp_path / "a", BASE)
+    pack(tmp_path / "a", [replace(BASE[0], split="test")], replace(META, names={0: "x", 1: "y"}))
+    with pytest.raises(DatasetError, match="number alike"):
+        diff_datasets(a, a)
+
+
+def test_an_unfinished_split_is_no_split_that_is_missing(tmp_path: Path) -> None:
+    a, b = pack(tmp_path / "a", BASE), pack(tmp_path / "b", BASE[:3])
+    (b / "val" / ".packing").mkdir(parents=True)
+    with pytest.raises(ShardError, match="not finished"):
+        diff_datasets(a, b)
+
+
+def test_names_that_are_all_alike_cost_no_more(tmp_path: Path) -> None:
+    """Every name could be every other's: comparing all with all would take minutes."""
+    a, b = (
+        [Image(f"{place}/{i:05}/image.jpg", 0, size=(1, 1)) for i in range(1000)]
+        for place in ("/old", "/new")
+    )
+    one, two = pack(tmp_path / "a", a), pack(tmp_path / "b", b)
+    with bounded(1 << 30, 5):
+        diff = diff_datasets(one, two)
+    assert found(diff) == {}
+    assert (diff.a.root, diff.b.root) == (b"/old/", b"/new/")

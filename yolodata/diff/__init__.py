@@ -1,0 +1,1 @@
+"""In what two packed datasets, or two runs, differ: see README.md."""
