@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 import signal
 import socket
@@ -36,7 +37,7 @@ JOBS = {
     "small": SMALL,
     "large": LARGE,
     "namespaced": [*LARGE, "runtime=namespace"],
-    "elastic": [*LARGE, "min_nodes=2"],
+    "elastic": [*LARGE, "min_nodes=2", "batch=480"],
 }
 
 
@@ -157,7 +158,7 @@ def test_a_pod_has_what_the_job_asks_for() -> None:
         "--", *PLAIN[:2], *LARGE[-2:], "resume=auto", "device=0,1,2,3,4,5,6,7",
         "project=/runs", "name=coco-m",
     ]  # fmt: skip
-    elastic = written(*LARGE, "min_nodes=2")[-1]["spec"]["trainer"]["args"]
+    elastic = written(*LARGE, "min_nodes=2", "batch=96")[-1]["spec"]["trainer"]["args"]
     assert elastic[6:9] == ["--least=2", "--restarts=20", "--numa"]
     template = spec["template"]
     annotations = template["metadata"]["annotations"]
@@ -202,7 +203,10 @@ def test_who_begins_again() -> None:
                 return str(rule["action"])
         return "Count"
 
-    all_of_them, one_of_them = pods(*LARGE, "restarts=7"), pods(*LARGE, "restarts=7", "min_nodes=1")
+    all_of_them, one_of_them = (
+        pods(*LARGE, "restarts=7"),
+        pods(*LARGE, "restarts=7", "min_nodes=2", "batch=96"),
+    )
     for job in (all_of_them, one_of_them):
         assert job["template"]["spec"]["restartPolicy"] == "Never"
         assert {code: action(job, code) for code in (1, 2, 75, 76, 137)} == {
@@ -215,7 +219,9 @@ def test_who_begins_again() -> None:
     assert policy["rules"][0]["action"] == "FailJobSet"
     assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert one_of_them["backoffLimit"] == 7
-    elastic = runtime(*LARGE, "restarts=7", "min_nodes=1")["template"]["spec"]["failurePolicy"]
+    elastic = runtime(*LARGE, "restarts=7", "min_nodes=2", "batch=96")["template"]["spec"][
+        "failurePolicy"
+    ]
     assert elastic["maxRestarts"] == 0
 
 
@@ -259,6 +265,7 @@ WRONG = {
     "memory must be a whole number": ["memory=1.5"],
     "grace must be at least 35": ["grace=30"],
     r"min_nodes must be 1 to 2 \(nodes\)": ["nodes=2", "min_nodes=3"],
+    "batch must be a multiple of 6 with min_nodes=1": ["nodes=3", "min_nodes=1", "batch=8"],
     "user must be at least 1": ["user=0"],
     "shm must be less than memory=4": ["shm=4", "memory=4"],
     "select must be labels": ["select=gpu"],
@@ -360,7 +367,7 @@ class Pods:
         while not happened():
             for index, process in enumerate(self.processes):
                 assert process.poll() is None, self.ended(index)
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "it takes too long"
             time.sleep(0.1)
 
     def __enter__(self) -> Pods:
@@ -427,12 +434,22 @@ def test_a_mistake_ends_pods_with_its_status(trained: Path) -> None:
 
 
 def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
-    """One pod is asked to stop, and made anew: the other one trains alone, then both to the end."""
+    """A pod is asked to stop: the other trains alone, and with it again when it is made anew."""
     places, run = places_of(trained), trained / "runs" / "some"
-    with Pods(asked_for(trained, "some", "min_nodes=1", "epochs=60"), places) as made:
-        made.wait((run / "results.csv").exists)
+
+    def ranks() -> int:
+        file = run / "journal.jsonl"
+        notes = map(json.loads, file.read_text().splitlines()) if file.exists() else []
+        return [0, *(note["ranks"] for note in notes if note["event"] == "start")][-1]
+
+    with Pods(asked_for(trained, "some", "min_nodes=1", "epochs=5000"), places) as made:
+        made.wait(lambda: ranks() == 2)
         made.ask_to_stop(1)
         assert made.ended(1)[0] == 75
-        made.processes[1] = made.start(1)
+        made.processes.pop()
+        made.wait(lambda: ranks() == 1)
+        made.processes.append(made.start(1))
+        made.wait(lambda: ranks() == 2)
+        made.ask_to_stop(0)  # which keeps the rendezvous
         ended = [made.ended(0), made.ended(1)]
-    assert [code for code, _ in ended] == [0, 0], ended
+    assert [code for code, _ in ended] == [75, 75], ended
