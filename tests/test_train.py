@@ -411,7 +411,7 @@ def test_how_torchrun_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started[-4:] == ["--nproc-per-node=2", "-m", "yolodata.train", "model=a.yaml"]
     handled = started[started.index("--signals-to-handle") + 1].split(",")
     assert set(handled) == {"SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1"}
-    monkeypatch.setattr(launch, "_passes_signals_on", lambda: False)  # an older torch
+    monkeypatch.setattr(launch, "torchrun_knows", lambda _: False)  # an older torch
     assert "--signals-to-handle" not in launch.command(["model=a.yaml"], 2)
 
 

@@ -15,8 +15,12 @@ from yolodata.checks import nearest
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
 
-SYSTEMS = {"slurm": "yolodata.launch.slurm"}
-"""System -> module with `OPTIONS` (a class of options), `write(job)` and `submit(text)`."""
+SYSTEMS = {
+    "slurm": "yolodata.launch.slurm",
+    "k8s": "yolodata.launch.kubernetes",
+    "sky": "yolodata.launch.sky",
+}
+"""System -> module with `OPTIONS` (a class of options), `write(job)` and `submit(job, text)`."""
 
 OF_TRAINING = "train."
 """Before the name of an argument of training that an option of the system has, too."""
@@ -31,12 +35,12 @@ def add_parser(subparsers: Any) -> None:
         "writes it into a file, submit=True hands it on, too. Names that the system has an "
         "option of are options of the job, all others arguments of `yolodata train`; "
         f"{OF_TRAINING}NAME=VALUE is training's in any case ({OF_TRAINING}time=2). resume=auto "
-        "is added.",
+        "and device= are added.",
         examples=(
             "yolodata launch slurm train model=yolo26m.yaml data=coco.yaml nodes=2 gpus=4 "
             "time=2-00:00:00 partition=gpu",
             "yolodata launch slurm train model=yolo26n.yaml data=coco8.yaml gpus=0 processes=2 "
-            "device=cpu out=job.sh",
+            "out=job.sh",
         ),
         more=_options,
     )
@@ -111,33 +115,38 @@ def read_job(system: str, words: Sequence[str]) -> Job:
             options[name] = text if "str" in str(known[name].type) else literal(text)
         else:
             arguments.append(f"{name.removeprefix(OF_TRAINING)}={text}")
-    _check_arguments(arguments, list(known))
+    asked = kind().changed(options)
+    _check_arguments(arguments, list(known), asked.device)
+    arguments = [one for one in arguments if not one.startswith("device=")]
     if not any(one.startswith("resume=") for one in arguments):
         arguments.append("resume=auto")
-    return Job(kind().changed(options), tuple(arguments), (system, "train", *words))
+    return Job(asked, (*arguments, f"device={asked.device}"), (system, "train", *words))
 
 
-def _check_arguments(arguments: list[str], options: list[str]) -> None:
-    """Refuses what `yolodata train` would refuse hours later, when the job begins."""
+def _check_arguments(arguments: list[str], options: list[str], device: str) -> None:
+    """Refuses what `yolodata train` would refuse hours later, when the job begins.
+
+    Args:
+        arguments: of training.
+        options: names of the system's.
+        device: what `device` will be.
+    """
     from yolodata.train.cli import check_settings
 
     check_settings(arguments)
     upstream = split_arguments(arguments)[0]
+    resumes_a_run = upstream.get("resume", "auto") != "auto"
     for name in ("model", "data"):
-        if (
-            name not in upstream
-            and "cfg" not in upstream
-            and upstream.get("resume", "auto") == ("auto")
-        ):
+        if name not in upstream and "cfg" not in upstream and not resumes_a_run:
             raise ConfigError(f"{name} must be given, got none; give {name}=…, as to `yolo train`")
     if "nproc" in upstream:
         raise ConfigError(
             "nproc is an option of one machine; here give gpus=, or gpus=0 processes="
         )
-    if upstream.get("device", "cpu") != "cpu":
+    if upstream.get("device", device) != device:
         raise ConfigError(
-            f"device={upstream['device']} is the system's to choose; give gpus= (GPUs a machine), "
-            "or device=cpu with gpus=0"
+            f"device={upstream['device']} is the system's to choose, which gives this job "
+            f"device={device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
         )
     from ultralytics.utils import DEFAULT_CFG_DICT
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from yolodata.checks import nearest, whole
+from yolodata.checks import nearest, shown, whole
 from yolodata.errors import ConfigError
+from yolodata.redaction import redacted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _JOB = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_EXPANSION = re.compile(r"\$(\w+|\{[^}]*\}|\([^)]*\))")  # of a shell: no secret yet
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Options:
         out: file that is written; None prints (`out="job.sh"`).
         submit: hand the file on to the system as well (`submit=True`).
     """
+
+    SHELL: ClassVar[tuple[str, ...]] = ()
+    """Options that are commands of a shell, which may have several lines."""
 
     job: str = "yolodata"
     nodes: int = 1
@@ -58,11 +64,22 @@ class Options:
             )
         if not isinstance(self.submit, bool):
             raise ConfigError(f"submit must be True or False, got {self.submit!r}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, str):
+                check_text(each.name, value, lines=each.name in self.SHELL)
+            elif "str" in str(each.type) and value is not None:
+                raise ConfigError(f"{each.name} must be text, got {shown(value)}")
 
     @property
     def processes_a_node(self) -> int:
         """Processes of a machine."""
         return self.gpus or self.processes or 1
+
+    @property
+    def device(self) -> str:
+        """What training's `device` is: with the GPUs named, it fails where one is missing."""
+        return ",".join(map(str, range(self.gpus))) or "cpu"
 
     def changed(self, values: Mapping[str, Any]) -> Self:
         """These options with some replaced.
@@ -94,7 +111,35 @@ class Job:
     arguments: tuple[str, ...]
     given: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        for argument in self.arguments:
+            check_text(*argument.partition("=")[::2])
+
     def argument(self, name: str) -> str | None:
         """Returns the value of an argument of training; None where it is not given."""
         found = [one for one in self.arguments if one.partition("=")[0] == name]
         return found[-1].partition("=")[2] if found else None
+
+
+def check_text(name: str, text: str, lines: bool = False) -> None:
+    """Refuses a text that may not stand in a file that is written.
+
+    Args:
+        name: of the option or argument.
+        text: its value.
+        lines: whether it may have several lines.
+
+    Raises:
+        ConfigError: it has control characters, or a secret in it.
+    """
+    if _CONTROL.search(text.replace("\n", "").replace("\t", "") if lines else text):
+        raise ConfigError(
+            f"{name} must have no control characters{'' if lines else ', such as a new line,'} in "
+            f"it, got {shown(text)}"
+        )
+    whole_text = _EXPANSION.sub("$", f"{name}={text}")
+    if redacted(whole_text) != whole_text:
+        raise ConfigError(
+            f"{redacted(f'{name}={text}')} has a secret in it, which the file that starts the job "
+            "would keep; give it in the job's environment, or in a file that only you can read"
+        )

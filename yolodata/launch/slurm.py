@@ -1,33 +1,48 @@
-"""Slurm: a batch script."""
+"""Slurm: the batch script, and how it is handed on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import subprocess
+import sys
+from pathlib import Path
 
-from yolodata.launch.job import Job, Options
-
-
-@dataclass(frozen=True)
-class SlurmOptions(Options):
-    """What a job asks of Slurm.
-
-    Attributes:
-        time: limit of the job, as Slurm writes it (`time="2-00:00:00"`).
-        partition: where it runs; None is Slurm's default (`partition="gpu"`).
-    """
-
-    time: str = "24:00:00"
-    partition: str | None = None
-
+from yolodata.errors import ConfigError
+from yolodata.launch.job import Job
+from yolodata.launch.slurm_options import SlurmOptions
+from yolodata.launch.slurm_script import script
 
 OPTIONS = SlurmOptions
 
 
 def write(job: Job) -> str:
     """Returns the script."""
-    return "#!/bin/bash\n"
+    return script(job)
 
 
 def submit(job: Job, text: str) -> int:
-    """Hands the script on to Slurm; returns the exit status."""
-    return 1
+    """Hands the script on to Slurm.
+
+    Returns:
+        sbatch's exit status.
+
+    Raises:
+        ConfigError: there is no sbatch here.
+    """
+    file = [] if job.options.out is None else [str(Path(job.options.out))]
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable", *file],
+            input=None if file else text,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            "submit=True needs sbatch, which is not on this machine; give out=FILE, and run "
+            "`sbatch FILE` on a login node of the cluster"
+        ) from None
+    if done.returncode == 0:
+        number = done.stdout.strip().partition(";")[0]
+        print(f"yolodata: Slurm has the job as number {number}", file=sys.stderr)
+    return done.returncode

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -22,38 +23,59 @@ torchrun dies on any other signal, SIGUSR1 among them, and its ranks go on witho
 """
 
 
-def command(arguments: list[str], processes: int) -> list[str]:
-    """Returns the command that starts `python -m yolodata.train` in so many processes."""
-    start = [sys.executable, "-m", "yolodata.train.distributed.torchrun", "--standalone"]
-    if _passes_signals_on():
+def command(
+    arguments: Sequence[str], processes: int, options: Sequence[str] = ("--standalone",)
+) -> list[str]:
+    """Returns the command that starts `python -m yolodata.train` in so many processes.
+
+    Args:
+        arguments: of `yolodata train`.
+        processes: of this machine.
+        options: of torchrun: how it finds other machines, say.
+    """
+    start = [sys.executable, "-m", "yolodata.train.distributed.torchrun", *options]
+    if torchrun_knows("--signals-to-handle"):
         start += ["--signals-to-handle", ",".join(TORCHRUNS + [s.name for s in SIGNALS])]
     start += [f"--nproc-per-node={processes}", "-m", "yolodata.train"]
     return start + [argument for argument in arguments if not argument.startswith("nproc=")]
 
 
-def _passes_signals_on() -> bool:
-    """Whether this torchrun can be told which; importing torch to see would take seconds."""
+def torchrun_knows(option: str) -> bool:
+    """Whether this torchrun has an option; importing torch to see would take seconds."""
     torch = find_spec("torch")
     if torch is None or torch.origin is None:
         return False
     file = Path(torch.origin).with_name("distributed") / "run.py"
-    return file.is_file() and "--signals-to-handle" in file.read_text(encoding="utf-8")
+    return file.is_file() and option in file.read_text(encoding="utf-8")
 
 
-def launch(arguments: list[str], processes: int) -> int:
+def launch(
+    arguments: Sequence[str],
+    processes: int,
+    options: Sequence[str] = ("--standalone",),
+    variables: Mapping[str, str] | None = None,
+    status: Path | None = None,
+    restarted: bool = False,
+) -> int:
     """Runs `python -m yolodata.train` with these arguments in so many processes.
+
+    Args:
+        arguments, processes, options: see `command`.
+        variables: of the environment, for torchrun and the ranks.
+        status: file in which ranks leave how they end; None keeps it for the time of the run.
+        restarted: torchrun may start ranks again, so that earlier ones leave how they ended, too.
 
     Returns:
         0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status;
         `PREEMPTED` where they were asked to stop before they could say anything.
     """
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
-        status = Path(folder) / "status"
+        status = status or Path(folder) / "status"
         status.touch()
         # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
         child = subprocess.Popen(
-            command(arguments, processes),
-            env={**os.environ, **child_environment(), STATUS: str(status)},
+            command(arguments, processes, options),
+            env={**os.environ, **(variables or {}), **child_environment(), STATUS: str(status)},
             start_new_session=True,
         )
 
@@ -63,8 +85,12 @@ def launch(arguments: list[str], processes: int) -> int:
             if not asked:
                 name = signal.Signals(number).name
                 print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
+                if restarted:
+                    status.write_bytes(b"")  # how the ranks end now is what counts
+            # Of many of them torchrun dies, and leaves ranks that are about to write their state.
+            if not asked or number == signal.SIGINT:
+                child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
             asked.append(number)
-            child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
 
         before = {number: signal.signal(number, pass_on) for number in SIGNALS}
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, YolodataError
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,10 @@ log = logging.getLogger("yolodata")
 
 _joined = 0  # how often this process has joined: a script may train several times
 _server: Any = None
+_starts: dict[str, str] = {}  # address of a store: what this start of the ranks is called there
+
+TOGETHER = 600.0
+"""Seconds in which ranks that start together find each other: all have to import torch."""
 
 TIMEOUT = timedelta(hours=12)
 """Of collectives. The watchdog finds a lost rank in seconds; this is no limit of its own."""
@@ -115,7 +119,6 @@ class ProcessGroup:
         global _server
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         run = os.environ.get("TORCHELASTIC_RUN_ID", "run")
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         serves = not agent and self.rank == 0 and _server is None
         tcp = TCPStore(
             os.environ["MASTER_ADDR"],
@@ -126,7 +129,56 @@ class ProcessGroup:
         )
         if serves:
             _server = tcp
-        return PrefixStore(f"yolodata/{run}/{attempt}/{self.number}", tcp)
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if where not in _starts:
+            _starts[where] = self._name_start(PrefixStore(f"yolodata/{run}/starts", tcp))
+        return PrefixStore(f"yolodata/{run}/{_starts[where]}/{self.number}", tcp)
+
+    def _name_start(self, store: Store) -> str:
+        """Returns what this start of the ranks is called: the same on all, and as none before it.
+
+        torchrun's store may outlive the ranks, with all that earlier ones wrote. Its environment
+        does not tell starts apart: TORCHELASTIC_RESTART_COUNT is of each machine, and one that
+        joined later has counted fewer. So each rank takes a number that nobody had, and rank 0
+        answers under all of them with its own.
+
+        Raises:
+            YolodataError: the ranks did not find each other.
+        """
+        number = store.add("processes", 1)
+        end = time.monotonic() + TOGETHER
+        answered = 0
+        while True:
+            if self.rank != 0:
+                if store.check([f"start of {number}"]):
+                    name = store.get(f"start of {number}").decode()
+                    store.add(f"{name} is known to", 1)
+                    return str(name)
+            elif store.add(f"{number} is known to", 0) == self.size - 1:
+                return str(number)
+            else:
+                for other in range(answered + 1, store.add("processes", 0) + 1):
+                    store.set(f"start of {other}", str(number))
+                    answered = other
+            if time.monotonic() > end:
+                raise YolodataError(self._nobody())
+            time.sleep(0.02)
+
+    def _nobody(self) -> str:
+        """What is said where ranks do not find each other."""
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        said = (
+            f"rank {self.rank} of {self.size} did not find "
+            f"{'rank 0' if self.rank else 'all other ranks'} within {TOGETHER:.0f} s at torchrun's "
+            f"store {where}"
+        )
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return f"{said}; look for what the others say"
+        return (
+            f"{said}; look for what the others say. Where machines came or went, torchrun may have "
+            "told ranks another store: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the "
+            "environment of every machine"
+        )
 
     def device(self, asked: Any) -> Any:
         """Returns what Ultralytics' `device=` has to be for this process.

@@ -6,6 +6,8 @@ python -m yolodata.train.distributed.torchrun --nproc-per-node=2 -m yolodata.tra
 from __future__ import annotations
 
 import logging
+import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -20,6 +22,10 @@ def main() -> int:
     Returns:
         0, or what torchrun itself would end with: 1, also where the ranks were asked to stop.
     """
+    if _is_elastic(sys.argv[1:]):
+        # torchrun's shared store stays where the first machine was, and is not found by those that
+        # join later: ranks get one that rank 0 of each start serves.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     for number in SIGNALS:  # until torchrun has handlers of its own
         signal.signal(number, _stop)
     from torch.distributed import run
@@ -42,6 +48,12 @@ def main() -> int:
                 print(f"yolodata: rank {rank} (process {failure.pid}) ended {how}", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_elastic(arguments: list[str]) -> bool:
+    """Whether machines may come and go: torchrun is given a least and a largest number of them."""
+    nodes = re.findall(r"--nnodes[= ](\S+)", " ".join(arguments))
+    return ":" in (nodes[-1] if nodes else os.environ.get("PET_NNODES", ""))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

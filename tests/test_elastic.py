@@ -1,0 +1,85 @@
+"""Machines that leave a training and join it again: ranks that start anew find each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch.distributed.run
+from torch.distributed import TCPStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from yolodata.errors import YolodataError
+from yolodata.train.distributed import process_group, torchrun
+from yolodata.train.distributed.process_group import ProcessGroup
+
+
+@pytest.fixture
+def store() -> TCPStore:
+    """A store that outlives the ranks, as that of a torchrun agent does."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def client(store: TCPStore) -> Store:
+    return PrefixStore("starts", TCPStore("127.0.0.1", store.port, wait_for_workers=False))
+
+
+def start(store: TCPStore, size: int) -> list[str]:
+    """What ranks that start together call this start, rank 0 last; threads instead of processes."""
+    ranks = [ProcessGroup(rank, size=size) for rank in reversed(range(size))]
+    with ThreadPoolExecutor(size) as threads:
+        names = [threads.submit(rank._name_start, client(store)) for rank in ranks]
+        return [name.result(timeout=60) for name in names]
+
+
+def test_a_start_has_one_name_that_no_other_start_had(store: TCPStore) -> None:
+    """Each agent of torchrun counts its own restarts, so its environment cannot give the name."""
+    names = [start(store, size) for size in (2, 1, 3, 2)]
+    assert all(len(set(each)) == 1 for each in names)
+    assert len({each[0] for each in names}) == len(names)
+
+
+def test_a_process_that_died_while_it_started_holds_nobody_up(store: TCPStore) -> None:
+    client(store).add("processes", 1)
+    assert len(set(start(store, 2))) == 1
+
+
+def test_ranks_that_do_not_meet_end_and_say_what_to_do(
+    store: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where torchrun told them two stores."""
+    monkeypatch.setattr(process_group, "TOGETHER", 0.2)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for rank in range(2):
+        with pytest.raises(YolodataError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+            ProcessGroup(rank, size=2)._name_start(client(store))
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "elastic"),
+    [
+        (["--nnodes=1:2"], None, True),
+        (["--nnodes", "1:2"], None, True),
+        ([], "1:2", True),
+        (["--nnodes=2"], "1:2", False),
+        (["--standalone"], None, False),
+    ],
+)
+def test_elastic_torchrun_gets_a_store_of_each_start(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], environment: str | None, elastic: bool
+) -> None:
+    name, seen = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", []
+    monkeypatch.setenv(name, "")  # so that it is put back
+    monkeypatch.delenv(name)
+    monkeypatch.delenv("PET_NNODES", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("PET_NNODES", environment)
+    monkeypatch.setattr(torchrun, "SIGNALS", ())
+    monkeypatch.setattr(torch.distributed.run, "main", lambda _: seen.append(os.getenv(name)))
+    monkeypatch.setattr(sys, "argv", ["torchrun", *given, "-m", "yolodata.train"])
+    assert torchrun.main() == 0
+    assert seen == ["1" if elastic else None]

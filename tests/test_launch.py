@@ -1,0 +1,341 @@
+"""What is common to all systems that start training elsewhere: words, agents, where they meet."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yolodata import cli
+from yolodata.errors import ConfigError
+from yolodata.launch import agent, rendezvous
+from yolodata.launch.cli import SYSTEMS, options_of, read_job
+from yolodata.launch.job import Job, Options
+from yolodata.train.distributed import launch
+
+MODEL = ["model=yolo26n.yaml", "data=coco8.yaml"]
+
+
+# The words.
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_options_have_no_names_of_arguments(system: str) -> None:
+    """Else an argument of training would silently become an option of the job."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    shared = {each.name for each in fields(options_of(system))} & set(DEFAULT_CFG_DICT)
+    assert shared <= {"time"}
+
+
+def test_words_are_told_apart() -> None:
+    job = read_job("slurm", ["time=1:30:00", *MODEL, "nodes=2", "train.time=2", "yolodata.stall=6"])
+    assert (job.options.nodes, job.options.time) == (2, "1:30:00")  # type: ignore[attr-defined]
+    assert job.arguments == (*MODEL, "time=2", "yolodata.stall=6", "resume=auto", "device=0")
+    assert job.argument("time") == "2"
+    assert job.argument("batch") is None
+
+
+def test_a_run_that_is_named_goes_on() -> None:
+    job = read_job("slurm", ["resume=runs/detect/train", "gpus=0"])
+    assert job.arguments == ("resume=runs/detect/train", "device=cpu")
+    assert read_job("slurm", [*MODEL, "gpus=3"]).argument("device") == "0,1,2"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=coco8.yaml"], "model must be given"),
+        (["model=yolo26n.yaml"], "data must be given"),
+        ([*MODEL, "partitoin=gpu"], "did you mean 'partition'|partition"),
+        ([*MODEL, "nproc=2"], "gpus=0 processes="),
+        ([*MODEL, "device=0,1"], "gives this job device=0"),
+        ([*MODEL, "device=cpu"], "gpus=0 trains on CPUs"),
+        ([*MODEL, "gpus=2", "processes=3"], "contradicts"),
+        ([*MODEL, "nodes=two"], "nodes must be a whole number"),
+        ([*MODEL, "job=Up"], "job must be"),
+        ([*MODEL, "submit=perhaps"], "submit must be True or False"),
+        ([*MODEL, "yolodata.stal=6"], "stall"),
+        ([*MODEL, "name=a\nb"], "name must have no control characters"),
+        ([*MODEL, "name=a\x1b[2J"], "name must have no control characters"),
+        ([*MODEL, "yolodata.upload=s3://KEY12345:hunter22@bucket/runs"], "has a secret in it"),
+        ([*MODEL, "setup=export WANDB_API_KEY=hunter22"], "has a secret in it"),
+        ([*MODEL, "sbatch=--comment=token=hunter22"], "has a secret in it"),
+    ],
+)
+def test_mistakes_are_found_before_the_job_waits_in_a_queue(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as found:
+        read_job("slurm", words)
+    assert "hunter22" not in str(found.value)
+
+
+def test_a_secret_that_is_read_there_is_none() -> None:
+    read_job("slurm", [*MODEL, "setup=export WANDB_API_KEY=$(cat ~/.wandb) HF_TOKEN=$TOKEN"])
+
+
+def test_no_job_holds_what_was_not_checked() -> None:
+    """Also one that Python makes."""
+    with pytest.raises(ConfigError, match="control"):
+        Job(Options(), ("model=a.yaml\nrm",))
+    with pytest.raises(ConfigError, match="out must be text"):
+        Options(out=Path("a"))  # type: ignore[arg-type]
+
+
+def test_it_is_printed_or_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["launch", "slurm", "train", *MODEL]) == 0
+    printed = capfd.readouterr().out
+    assert printed.startswith("#!/bin/bash\n")
+    file = tmp_path / "job.sh"
+    assert cli.main(["launch", "slurm", "train", *MODEL, f"out={file}"]) == 0
+    assert capfd.readouterr().out == ""
+    assert file.read_text().splitlines()[2:] == printed.splitlines()[2:]  # the second has the words
+    assert cli.main(["launch", "slurm", "train", *MODEL, f"out={tmp_path}/none/job.sh"]) == 2
+
+
+# Where the nodes meet.
+
+
+def first_address(others: list[str], names: dict[str, list[str]], routes: dict[str, str]) -> str:
+    return rendezvous.first_address(others, None, lambda n: names.get(n, []), routes.get)
+
+
+ROUTES = {"10.0.0.2": "10.0.0.1", "192.168.1.2": "192.168.1.1", "127.0.0.1": "127.0.0.1",
+          "127.0.1.1": "127.0.0.1", "fd00::2": "fd00::1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("others", "names", "expected"),
+    [
+        (["n2"], {"n2": ["10.0.0.2"]}, "10.0.0.1"),
+        (["192.168.1.2"], {"192.168.1.2": ["192.168.1.2"]}, "192.168.1.1"),
+        # A name that means this machine (/etc/hosts of a cloned image) is passed over …
+        (["n2"], {"n2": ["127.0.1.1", "10.0.0.2"]}, "10.0.0.1"),
+        (["n2", "n2.lan"], {"n2": ["127.0.1.1"], "n2.lan": ["10.0.0.2"]}, "10.0.0.1"),
+        # … an address that means it is not: both nodes are on one machine.
+        (["127.0.0.1"], {"127.0.0.1": ["127.0.0.1"]}, "127.0.0.1"),
+        (["n2.lan", "n2"], {"n2": ["10.0.0.2"]}, "10.0.0.1"),  # one form is unknown
+        (["n2"], {"n2": ["fd00::2", "10.0.0.2"]}, "10.0.0.1"),
+        (["n2"], {"n2": ["fd00::2"]}, "fd00::1"),
+        (["n2"], {"n2": ["172.16.0.2", "10.0.0.2"]}, "10.0.0.1"),  # no route to the first
+    ],
+)  # fmt: skip
+def test_the_address_that_others_reach(
+    others: list[str], names: dict[str, list[str]], expected: str
+) -> None:
+    assert first_address(others, names, ROUTES) == expected
+
+
+def test_no_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        rendezvous, "interfaces", lambda: {"eth0": ["10.0.0.1"], "ib0": ["10.1.0.1"]}
+    )
+    with pytest.raises(
+        ConfigError, match=r"n2 \(127.0.1.1\), n3 \(unknown\).*interface=.*eth0, ib0"
+    ):
+        first_address(["n2", "n3"], {"n2": ["127.0.1.1"]}, ROUTES)
+    assert rendezvous.first_address([], "ib0") == "10.1.0.1"
+    with pytest.raises(ConfigError, match=r"interface=ib1 has no address.*ib0 \(10.1.0.1\)"):
+        rendezvous.first_address(["n2"], "ib1")
+    assert rendezvous.interface_of("10.1.0.1") == "ib0"
+    assert rendezvous.interface_of("10.9.9.9") is None
+
+
+def test_this_machine() -> None:
+    assert rendezvous.source("127.0.0.1") == "127.0.0.1"
+    assert rendezvous.source("nowhere.invalid") is None
+    assert rendezvous.resolve("nowhere.invalid") == []
+    assert rendezvous.interface_of("127.0.0.1") == "lo"
+
+
+def test_a_port_that_nobody_has() -> None:
+    port = rendezvous.free_port("127.0.0.1", 4711)
+    with socket.create_server(("127.0.0.1", port)):
+        other = rendezvous.free_port("127.0.0.1", 4711)
+        assert other != port
+        assert other in rendezvous.PORTS
+        endpoint = rendezvous.joined("127.0.0.1", port)
+        assert rendezvous.wait_for(endpoint, 5) is None
+    assert rendezvous.wait_for(endpoint, 0) == os.strerror(errno.ECONNREFUSED)
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1 cannot be used"):
+        rendezvous.free_port("192.0.2.1", 0)  # of no machine
+
+
+@pytest.mark.parametrize("place", [("10.0.0.1", 20000), ("fd00::1", 29999)])
+def test_endpoints(place: tuple[str, int]) -> None:
+    assert rendezvous.split(rendezvous.joined(*place)) == place
+    for wrong in ("10.0.0.1", ":20000", "10.0.0.1:http"):
+        with pytest.raises(ConfigError, match="ADDRESS:PORT"):
+            rendezvous.split(wrong)
+
+
+def test_what_the_first_node_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rendezvous.main(["--port-from", "4711", "--", "127.0.0.1", "n2.invalid"]) == 0
+    address, port = rendezvous.split(capsys.readouterr().out.strip())
+    assert (address, port in rendezvous.PORTS) == ("127.0.0.1", True)
+    assert rendezvous.main(["--interface", "none0", "n2"]) == 2
+    assert "none0" in capsys.readouterr().err
+
+
+# The agent.
+
+
+def test_how_agents_find_each_other() -> None:
+    assert agent.torchrun_options(1, 0, None, "7") == ["--standalone"]
+    first = agent.torchrun_options(2, 0, "10.0.0.1:20007", "7", "10.0.0.1")
+    second = agent.torchrun_options(2, 1, "10.0.0.1:20007", "7", "10.0.0.2")
+    assert "--rdzv-endpoint=10.0.0.1:20007" in set(first) & set(second)
+    assert {"--nnodes=2", "--rdzv-id=7"} <= set(first) & set(second)
+    # One serves the store, whatever names say; nobody goes by its full name.
+    assert [line for line in first if "is_host=1" in line]
+    assert [line for line in second if "is_host=0" in line]
+    assert ("--local-addr=10.0.0.1" in first, "--local-addr=10.0.0.2" in second) == (True, True)
+
+
+def test_interfaces_are_said_to_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert agent.network_variables("127.0.0.1", None) == {"GLOO_SOCKET_IFNAME": "lo"}
+    assert agent.network_variables("10.0.0.1", "ib0") == {
+        "GLOO_SOCKET_IFNAME": "ib0",
+        "NCCL_SOCKET_IFNAME": "=ib0",
+    }
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    assert agent.network_variables("127.0.0.1", None) == {}
+
+
+def machine(root: Path, gpus: dict[str, str]) -> Path:
+    """sysfs of two NUMA nodes: cores 0 and 1, and core 2 to 1000."""
+    for node, cores in enumerate(("0-1", "2-1000")):
+        folder = root / f"devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(cores)
+        (folder / "distance").write_text("10 20" if node == 0 else "20 10")
+    (root / "devices/system/node/has_memory").write_text("0-1")
+    for bus, node in gpus.items():
+        (root / "bus/pci/drivers/nvidia" / bus).mkdir(parents=True)
+        (root / "bus/pci/devices" / bus).mkdir(parents=True)
+        (root / "bus/pci/devices" / bus / "numa_node").write_text(node)
+    return root
+
+
+GPU, OTHER = "0000:3b:00.0", "0000:af:00.0"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "missing", "why"),
+    [
+        ({GPU: "0", OTHER: "1"}, (0, 3), None, None),
+        ({GPU: "0"}, (0, 1), None, None),
+        ({GPU: "1"}, (0, 1), None, "no cores of NUMA node 1"),  # torchrun would fail
+        ({GPU: "-1"}, (0, 3), None, "does not say"),
+        ({}, (0, 3), None, "does not say"),
+        ({GPU: "0"}, (0, 3), "numactl", "numactl is not installed"),
+        ({GPU: "0"}, (0, 3), "torchrun", "this torchrun has no"),
+    ],
+)
+def test_ranks_near_their_gpus(
+    gpus: dict[str, str], cores: tuple[int, ...], missing: str | None, why: str | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(agent, "usable_cores", lambda: cores)
+    monkeypatch.setattr(agent.shutil, "which", lambda name: None if name == missing else name)
+    monkeypatch.setattr(agent, "torchrun_knows", lambda _: missing != "torchrun")
+    options, said = agent.binding_options(machine(tmp_path, gpus))
+    assert bool(options) == (why is None)
+    assert (why or "") in said
+
+
+def test_one_numa_node_needs_no_words(tmp_path: Path) -> None:
+    assert agent.binding_options(tmp_path) == ([], "")
+
+
+def test_nobody_at_the_first_node(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may come back: the job is tried again, a few times."""
+    monkeypatch.setattr(agent, "JOIN", 0.0)
+    port = rendezvous.free_port("127.0.0.1", 1)
+    words = ["--nodes", "2", "--node", "1", "--rendezvous", f"127.0.0.1:{port}", "--", *MODEL]
+    assert agent.main(words) == 76
+    assert "interface=" in capsys.readouterr().err
+
+
+@pytest.fixture
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In torchrun's place a process that says with what it was started, and waits for a file."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import json, os, signal, sys, time\n"
+        f"folder = {str(tmp_path)!r}\n"
+        "def stop(number, frame):\n"
+        "    open(f'{folder}/signals', 'a').write(signal.Signals(number).name + '\\n')\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "open(f'{folder}/started', 'w').write(json.dumps([sys.argv[1:], dict(os.environ)]))\n"
+        "while not os.path.exists(f'{folder}/end'): time.sleep(0.01)\n"
+        "open(os.environ['YOLODATA_STATUS'], 'a').write('[75, \"SIGTERM\"]\\n')\n"
+        "sys.exit(1)\n"
+    )
+    before = launch.command
+    monkeypatch.setattr(
+        launch, "command", lambda *given: [sys.executable, str(script), *before(*given)]
+    )
+    return tmp_path
+
+
+def test_a_signal_goes_on_once(rank: Path) -> None:
+    """srun and Slurm may both send some; torchrun dies of many, and leaves its ranks."""
+    code = (
+        f"import sys; sys.argv[1:] = []; from yolodata.train.distributed import launch\n"
+        f"start = launch.command\n"
+        f"launch.command = lambda *given: [{sys.executable!r}, {str(rank / 'rank.py')!r}]\n"
+        f"from yolodata.launch import agent\n"
+        f"sys.exit(agent.main(['--logs', {str(rank / 'logs')!r}, '--grace', '99', '--', 'a=b']))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        wait_until(lambda: (rank / "started").exists() and (rank / "started").stat().st_size > 0)
+        for _ in range(3):
+            child.send_signal(signal.SIGUSR1)
+            child.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        wait_until(lambda: (rank / "signals").exists())
+        (rank / "end").touch()
+        assert child.wait(60) == 75
+    finally:
+        child.kill()
+    assert (rank / "signals").read_text() == "SIGTERM\n"
+    assert (rank / "logs/node0/status").read_text() == '[75, "SIGTERM"]\n'
+
+
+def test_what_a_rank_is_given(
+    rank: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (rank / "end").touch()
+    monkeypatch.setenv("SLURM_NODEID", "0")
+    monkeypatch.setattr(agent, "usable_cores", lambda: (0,))
+    words = ["--nodes", "2", "--rendezvous", "127.0.0.1:20000", "--run", "7.0", "--processes", "3"]
+    assert agent.main([*words, "--logs", str(rank / "logs"), "--", *MODEL]) == 75
+    given, environment = json.loads((rank / "started").read_text())
+    assert given[-2:] == MODEL
+    assert {"--nproc-per-node=3", "--rdzv-id=7.0", "--tee=3"} <= set(given)
+    assert f"--log-dir={rank / 'logs/node0'}" in given
+    assert environment["GLOO_SOCKET_IFNAME"] == "lo"
+    assert environment["PYTHONUNBUFFERED"] == "1"
+    assert "3 processes share 1 core " in capsys.readouterr().err
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
