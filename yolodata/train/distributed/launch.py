@@ -87,7 +87,7 @@ def launch(
                 print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
                 if restarted:
                     status.write_bytes(b"")  # how the ranks end now is what counts
-            # A second one would have torchrun leave ranks that are about to write their state.
+            # Of many of them torchrun dies, and leaves ranks that are about to write their state.
             if not asked or number == signal.SIGINT:
                 child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
             asked.append(number)
