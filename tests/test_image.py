@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 
 import yolodata
 from yolodata.dali.compilers import DEFAULT_ARCHS
+from yolodata.launch import kubernetes
 
 tomllib = pytest.importorskip("tomllib", reason="the image's scripts want Python 3.11")
 
@@ -178,6 +180,8 @@ def test_the_recipe_is_of_this_project() -> None:
 
     _, wheel, run = stages(CONTAINERFILE)
     assert json.loads(arguments(run, "ENTRYPOINT")[-1])[0] in PROJECT["scripts"]
+    user = next(one.default for one in fields(kubernetes.OPTIONS) if one.name == "user")
+    assert arguments(run, "USER")[-1] == f"{user}:{user}"
     archs = re.findall(r'ARG YOLODATA_CUDA_ARCHS="(.*)"', CONTAINERFILE)
     assert archs == [DEFAULT_ARCHS]
     labels = set(re.findall(r"image\.(\w+)=", " ".join(arguments(run, "LABEL"))))
