@@ -293,7 +293,7 @@ def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_signal_goes_on_once(rank: Path) -> None:
-    """srun and Slurm may both send one; torchrun leaves its ranks at the third."""
+    """srun and Slurm may both send some; torchrun dies of many, and leaves its ranks."""
     code = (
         f"import sys; sys.argv[1:] = []; from yolodata.train.distributed import launch\n"
         f"start = launch.command\n"
