@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import batch_notes
-from slurm_cluster import cluster
-from slurm_cluster.cluster import Cluster, command, until
+import slurm_cluster
+from slurm_cluster import Cluster, command, until
 
 KINDS = ("signal", "requeue", "limit", "node")
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
@@ -93,7 +93,8 @@ class Campaign:
         """Lets `yolodata launch slurm` write the script of a job."""
         options = {"job": name, "nodes": RANKS, "time": "1:00:00", "output": f"{name}.out",
                    **options, "out": self.folder / f"{name}.sh"}  # fmt: skip
-        words = [f"{key}={value}" for key, value in options.items()] + self.words(name)
+        words = [f"{key}={value}" for key, value in options.items()]
+        words += [word for word in self.words(name) if not word.startswith("device=")]
         command(sys.executable, "-m", "yolodata", "launch", "slurm", "train", *words)
         return self.folder / f"{name}.sh"
 
@@ -275,7 +276,12 @@ def checks(jobs: Campaign, seconds: float) -> dict[str, Any]:
     Raises:
         RuntimeError: one of them did not do what it has to.
     """
-    state = jobs.finish(jobs.submit(jobs.write("gpus", gpus=1)))
+    script = jobs.write("gpus", gpus=1)
+    text = script.read_text()
+    if "device=0" not in text:
+        raise RuntimeError(f"a script for GPUs should train on device 0: {text}")
+    script.write_text(text.replace("device=0", "device=cpu"))  # there is none
+    state = jobs.finish(jobs.submit(script))
     wrong = batch_notes.differences(jobs.folder, "whole", "gpus", RANKS)
     gpus = [batch_notes.process(jobs.folder, "gpus", rank)["gpus"] for rank in range(RANKS)]
     if state != "COMPLETED" or wrong or None in gpus:
@@ -323,11 +329,11 @@ def main() -> int:
     args = parser.parse_args()
     if args.inside:
         return campaign(args, args.inside)
-    why = cluster.missing()
+    why = slurm_cluster.missing()
     if why:
         print(f"no cluster: {why}", file=sys.stderr)
         return 2
-    return cluster.inside([sys.executable, __file__, *sys.argv[1:], "--inside"])
+    return slurm_cluster.inside([sys.executable, __file__, *sys.argv[1:], "--inside"])
 
 
 if __name__ == "__main__":

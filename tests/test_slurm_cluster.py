@@ -26,7 +26,7 @@ def batch_notes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    found = importlib.import_module("slurm_cluster.cluster")
+    found = importlib.import_module("slurm_cluster")
     if found.missing():
         pytest.skip(f"no Slurm cluster here: {found.missing()}")
     return found

@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 NEEDED = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged", "ip", "unshare", "setpriv")
 LOGIN, CPUS, GPUS = "10.77.0.1", 2, ("/dev/null", "/dev/zero")
 
@@ -106,7 +108,9 @@ def inside(command: Sequence[str]) -> int:
                 try:
                     return login.wait()
                 finally:
-                    login.kill()
+                    if login.poll() is None:  # its end is that of all in there
+                        for first in psutil.Process(login.pid).children() or [login]:
+                            first.kill()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
