@@ -39,6 +39,7 @@ class Containers:
         self.engine, self.image, self.log = run[0], image, work.parent / "log"
         self.command = [
             *run, "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", f"--user={USER}",
+            "--shm-size=2g",  # with 64 MiB worker processes of Ultralytics' loader never start
             f"--volume={work}:/work", f"--volume={ROOT / 'examples'}:/examples:ro",
         ]  # fmt: skip
 

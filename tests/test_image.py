@@ -298,7 +298,7 @@ SETTINGS: dict[str, Any] = {
 SITE = "opt/yolodata/lib/python3.11/site-packages"
 FILES: dict[str, Any] = {
     "opt/yolodata/bin/yolodata": (0o755, b"#!/opt/yolodata/bin/python"),
-    "opt/yolodata/bin/python": (0o755, b""),
+    "opt/yolodata/bin/python": (0o777, "/usr/bin/python3"),  # a link
     "usr/bin/env": (0o755, b""),
     "tmp": (0o644, b""),
     "work": (0o644, b""),
@@ -316,8 +316,10 @@ def packed(layer: dict[str, Any], mode: str) -> bytes:
         for name, given in layer.items():
             permissions, content, *owner = given
             member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), permissions
-            member.uid = owner[0] if owner else 0
+            member.mode, member.uid = permissions, owner[0] if owner else 0
+            if isinstance(content, str):
+                member.type, member.linkname, content = tarfile.SYMTYPE, content, b""
+            member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
@@ -329,7 +331,7 @@ def write_archive(
     history: str = "RUN true",
     compressed: bool = True,
 ) -> Path:
-    """An OCI archive of these layers (path -> (mode, content, uid))."""
+    """An OCI archive of these layers: path -> (mode, content, uid); text is where a link leads."""
     blobs: dict[str, bytes] = {}
 
     def put(content: bytes, kind: str) -> dict[str, Any]:
@@ -364,7 +366,7 @@ def test_a_right_image_passes(tmp_path: Path, capsys: Any, compressed: bool) -> 
     assert check.main([str(archive), "--json", str(tmp_path / "report.json")]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [layer["files"] for layer in report["layers"]] == [2, 9, 0]
+    assert [layer["files"] for layer in report["layers"]] == [2, 8, 0]
     assert report["files"] == 9
     assert check.read(archive).packages == {"yolodata": "0.2.0"}
 

@@ -91,13 +91,13 @@ def base_image(base: str, engine: list[str], folder: Path) -> str:
 
 
 def archive(engine: list[str], tag: str, file: Path) -> None:
-    """Writes an image to a file, as an OCI archive; layers stay as they are, which is faster."""
+    """Writes an image to a file, as an OCI archive."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     write = {
         "docker": ["save", "--output", str(file), tag],
         "podman": ["save", "-q", "--format=oci-archive", "--uncompressed", "-o", str(file), tag],
-        "buildah": ["push", "-q", "--disable-compression", tag, f"oci-archive:{file}"],
+        "buildah": ["push", "-q", tag, f"oci-archive:{file}"],
     }
     subprocess.run([*engine, *write[Path(engine[0]).name]], check=True)
 
