@@ -71,14 +71,18 @@ def refuse_what_is_wrong(document: dict[str, Any]) -> None:
     everything_was_read(document, read.to_dict(), document["kind"])
     if document["kind"] != "TrainJob":
         (job,) = document["spec"]["template"]["spec"]["replicatedJobs"]
-        validate({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, **job["template"]})
+        validate(
+            {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, **job["template"]}
+        )
         pod = job["template"]["spec"]["template"]
         validate({"apiVersion": "v1", "kind": "Pod", **pod})
 
 
 def validate(document: dict[str, Any]) -> None:
     reason = "kubernetes-validate"
-    pytest.importorskip("kubernetes_validate", reason=reason).validate(document, "1.32", strict=True)
+    pytest.importorskip("kubernetes_validate", reason=reason).validate(
+        document, "1.32", strict=True
+    )
 
 
 def everything_was_read(given: Any, read: Any, where: str) -> None:
@@ -216,7 +220,14 @@ def test_texts_stay_texts_whoever_reads_them() -> None:
     text = kubernetes.write(
         read_job(
             "k8s",
-            [*SMALL, "job=y", "namespace=1e3", "select=a=0o17", "name=a$(HOME)", "project=/runs\n- b"],
+            [
+                *SMALL,
+                "job=y",
+                "namespace=1e3",
+                "select=a=0o17",
+                "name=a$(HOME)",
+                "project=/runs\n- b",
+            ],
         )
     )
     assert 'namespace: "1e3"' in text
@@ -271,7 +282,9 @@ def test_kubectl_gets_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="needs kubectl"):
         kubernetes.submit(job, "a: 1\n")
     fake = tmp_path / "kubectl"
-    fake.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/given\n/bin/cat >> {tmp_path}/given\nexit 3\n")
+    fake.write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/given\n/bin/cat >> {tmp_path}/given\nexit 3\n'
+    )
     fake.chmod(0o755)
     assert kubernetes.submit(job, "a: 1\n") == 3
     assert (tmp_path / "given").read_text() == "apply -f -\na: 1\n"
@@ -365,7 +378,16 @@ class Pods:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     can = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--uts", "true"],
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--uts",
+            "true",
+        ],
         capture_output=True,
     )
     if can.returncode:
@@ -391,7 +413,8 @@ def test_pods_end_and_begin_again_as_the_job_expects(trained: Path, elastic: boo
             time.sleep(0.1)
         first.ask_to_stop(1)
         ended = first.ended()
-    for c, t in ended: print(c, t[-6000:])
+    for c, t in ended:
+        print(c, t[-6000:])
     assert [code for code, _ in ended] == [75, 75]
     assert list((run / "checkpoints").glob("*.ckpt")), ended
     with Pods(written(*words, "epochs=3"), places) as second:

@@ -235,7 +235,7 @@ HOSTILE = ["a b", "a'b", 'a"b', "$HOME", "$(touch CANARY)", "`touch CANARY`", "a
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_words_arrive_as_they_were_given(hostile: str, cluster: Cluster) -> None:
-    words = (f"name={hostile}", f"project={hostile}")
+    words = (f"name={hostile}", f"project={hostile}\n#SBATCH --uid=0\ntouch CANARY")
     options = SlurmOptions(
         nodes=2, python=hostile, logs=f"/{hostile}", container=hostile, mounts="/a"
     )
