@@ -38,11 +38,13 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_configure() -> None:
     """Hides Albumentations: where Ultralytics finds it, it changes pictures with it, and we too.
 
-    What trainers of tests pack is not listed in the user's cache.
+    Hides MLflow, too, which Ultralytics would import, and log nothing to in tests. What trainers of
+    tests pack is not listed in the user's cache.
     """
     cache = Path(tempfile.gettempdir()) / f"yolodata-tests-{os.getuid()}"
     os.environ.setdefault("YOLODATA_CACHE", str(cache))
     sys.modules["albumentations"] = None  # type: ignore[assignment]
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
-"""In what two packed datasets differ: every kind of difference alone, all together, and none."""
+"""In what two datasets or runs differ: every kind alone, all together, and none."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,10 @@ from yolodata.diff.keys import paired
 from yolodata.diff.labels import ADDED, OTHER_CLASS, OTHER_SHAPE, REMOVED
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images.resize import resized_shape
-from yolodata.shards import DatasetMeta, LeftOut, ShardWriter, StoredSample
+from yolodata.provenance import weights
+from yolodata.provenance.dataset_version import DatasetVersion
+from yolodata.provenance.manifest import RunManifest
+from yolodata.shards import DatasetMeta, LeftOut, ShardDataset, ShardWriter, StoredSample
 
 META = DatasetMeta("raw", 32, {0: "cat", 1: "dog", 2: "bird"})
 CAT, DOG, BIRD = range(3)
@@ -285,7 +290,7 @@ def test_what_is_packed_otherwise_is_compared_by_name_and_labels(tmp_path: Path)
     assert {row[1:] for row in diff.settings} == {("codec", "raw", "jpeg"), ("reencode", None, 90)}
     text = "\n".join(DatasetReport(diff).text())
     assert "train, val packed otherwise: codec 'raw' → 'jpeg'" in text
-    assert "pixels were not compared of 4 images" in text
+    assert "pixels of 4 images were not compared" in text
 
 
 def test_another_imgsz_changes_raw_pixels_but_no_picture_files(tmp_path: Path) -> None:
@@ -357,7 +362,7 @@ def test_leaks_are_named(tmp_path: Path) -> None:
     diff = compared(tmp_path, BASE, b)
     text = "\n".join(DatasetReport(diff).text())
     assert "train → val 1: a leak" in text
-    assert "leak in B: 1 images of val have the bytes of one in an earlier split, as d/copy" in text
+    assert "leak in B: 1 image of val stored in an earlier split, too, as d/copy" in text
     assert "leak in A" not in text
     back = "\n".join(DatasetReport(compared(tmp_path / "back", b[:5], BASE)).text())
     assert "val → train 1" in back
@@ -417,7 +422,7 @@ def test_the_command_ends_with_0_1_or_2(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no difference" in capsys.readouterr().out
     assert main(["diff", a, b]) == 1
     out = capsys.readouterr().out
-    assert "other labels: 1 images; objects: 1 removed (bird 1)" in out
+    assert "other labels: 1 image; objects: 1 removed (bird 1)" in out
     assert "train  d/2.jpg: 1 removed (bird 1)" in out
     assert main(["diff", a, b, "split=val"]) == 0
     assert main(["diff", f"{a}/val", b]) == 0  # only this split of both
@@ -479,3 +484,135 @@ def test_names_that_are_all_alike_cost_no_more(tmp_path: Path) -> None:
         diff = diff_datasets(one, two)
     assert found(diff) == {}
     assert (diff.a.root, diff.b.root) == (b"/old/", b"/new/")
+
+
+def run_folder(
+    path: Path, data: DatasetVersion | str, rows: Sequence[str] = (), **arguments: Any
+) -> Path:
+    """Makes a run folder with a manifest, and with results.csv if there are rows."""
+    path.mkdir()
+    RunManifest.of(data, {"lr0": 0.01, "epochs": 3, **arguments}, {}).write(path)
+    if rows:
+        head = "epoch,time,metrics/mAP50(B),metrics/mAP50-95(B)\n"
+        (path / "results.csv").write_text(head + "".join(f"{row}\n" for row in rows))
+    return path
+
+
+def version_of(root: Path) -> DatasetVersion:
+    with ShardDataset(root / "train") as train, ShardDataset(root / "val") as val:
+        return DatasetVersion.of(str(root), {"train": train, "val": val})
+
+
+ROWS = ("1,5.0,0.3,0.2", "2,9.0,0.5,0.4", "3,14.0,0.6,0.3")
+
+
+def test_runs_differ_in_dataset_settings_and_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [pack(tmp_path / "one", BASE), pack(tmp_path / "two", edited(1, things=()))]
+    a = run_folder(tmp_path / "a", version_of(data[0]), ROWS)
+    b = run_folder(tmp_path / "b", version_of(data[1]), ROWS[:2], lr0=0.02)
+    assert main(["diff", str(a), str(b)]) == 1
+    out = capsys.readouterr().out
+    assert "settings: 1 differ\n  lr0  0.01 → 0.02\n" in out
+    assert "train: other labels (6 objects, were 7)" not in out  # the counts are of the split
+    assert "train: other labels (3 objects, were 4)" in out
+    assert "  other labels" in out
+    assert "d/2.jpg" not in out
+    lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "metrics/" in line}
+    assert lines["metrics/mAP50-95(B)"] == ["0.4", "0.3", "0.4", "0.4"]  # best, last; best, last
+    assert main(["diff", str(a), str(b), "--all"]) == 1
+    assert "train  d/2.jpg: 1 removed (bird 1)" in capsys.readouterr().out
+    assert main(["diff", str(a), str(b), "--json"]) == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["changed"]["settings.lr0"] == [0.01, 0.02]
+    assert content["dataset"]["images"]["counts"]["relabelled"] == 1
+    assert (content["a"]["best"]["epoch"], content["a"]["last"]["epoch"]) == (2, 3)
+    # The dataset of a is not what it was any more.
+    shutil.copy(tmp_path / "two/train/dataset.json", tmp_path / "one/train/dataset.json")
+    assert main(["diff", str(a), str(b)]) == 1
+    out = capsys.readouterr().out
+    assert "not compared image by image" in out
+    assert "is now version" in out
+
+
+def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = version_of(pack(tmp_path / "data", BASE))
+    a = run_folder(tmp_path / "a", data, (*ROWS, "4,1,nan,nan"))
+    b = run_folder(tmp_path / "b", data, (*ROWS, "4,2,nan,nan"))  # time is no difference
+    assert main(["diff", str(a), str(b)]) == 0
+    assert "no difference in dataset, settings, packages or code\n" in capsys.readouterr().out
+    c = run_folder(tmp_path / "c", data, ROWS)
+    assert main(["diff", str(a), str(c)]) == 1
+    assert "training does not repeat itself" in capsys.readouterr().out
+    d = run_folder(tmp_path / "d", "Ultralytics' own loader")
+    assert main(["diff", str(a), str(d)]) == 1
+    out = capsys.readouterr().out
+    assert "dataset: B has none: Ultralytics' own loader" in out
+    assert "results: none of B" in out
+    assert main(["diff", str(a), str(b), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["a"]["last"]["metrics/mAP50(B)"] is None
+
+
+def test_a_dataset_that_was_packed_again_is_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = replace(META, source={"path": "/elsewhere"})
+    data = [pack(tmp_path / "one", BASE), pack(tmp_path / "two", BASE, again)]
+    a, b = (
+        run_folder(tmp_path / name, version_of(root)) for name, root in zip("ab", data, strict=True)
+    )
+    assert main(["diff", str(a), str(b)]) == 1  # another version
+    out = capsys.readouterr().out
+    assert "packed again; images and labels are the same" in out
+    assert "no difference in images, labels, classes, order or packing" in out
+
+
+def test_weights_are_compared_by_their_manifests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = version_of(pack(tmp_path / "data", BASE))
+    for name, lr0 in (("a", 0.01), ("b", 0.5)):
+        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w") as archive:
+            archive.writestr("best/data.pkl", b"")
+        weights.add(tmp_path / f"{name}.pt", RunManifest.of(data, {"lr0": lr0}, {}))
+    a, b = str(tmp_path / "a.pt"), str(tmp_path / "b.pt")
+    assert main(["diff", a, b]) == 1
+    assert "lr0  0.01 → 0.5" in capsys.readouterr().out
+    assert main(["diff", a, a]) == 0
+    assert main(["diff", a, str(tmp_path / "data")]) == 2
+    assert "give two packed datasets, or two runs" in capsys.readouterr().err
+    assert main(["diff", a, b, "split=val"]) == 2
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b"epoch\n1,2\n", b"epoch,metrics/mAP50-95(B)\n1\n", b"epoch\nx\n", b"\xff\n", b'e\n"1'],
+)
+def test_results_that_are_no_table_are_refused(
+    tmp_path: Path, table: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = run_folder(tmp_path / "a", "none", ROWS)
+    (a / "results.csv").write_bytes(table)
+    assert main(["diff", str(a), str(a)]) == 2
+    assert "restore or remove it" in capsys.readouterr().err
+
+
+def test_shards_come_back_from_an_object_store_as_they_were(tmp_path: Path) -> None:
+    """The recipe for lakeFS in docs/reproducibility.md, with moto in the gateway's place."""
+    pytest.importorskip("moto", reason="moto is the object store")
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("s3fs", reason="fsspec needs it for s3://")
+    from s3_server import S3Server
+
+    data = pack(tmp_path / "coco.shards", BASE)
+    server = S3Server()
+    try:
+        lake = fsspec.filesystem("s3", **server.options)
+        lake.put(str(data), "runs/main/coco.shards", recursive=True)
+        lake.get("runs/main/coco.shards/", str(tmp_path / "back"), recursive=True)
+    finally:
+        server.stop()
+    diff = diff_datasets(data, tmp_path / "back")
+    assert diff.same
+    assert [d.meta for d in diff.a.splits.values()] == [d.meta for d in diff.b.splits.values()]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=/tmp/elsewhere"]
 LARGE = [
     *PLAIN, "job=coco-m", "namespace=vision", "nodes=4", "gpus=8", "cpus=96", "memory=900",
     "shards=coco", "shards_size=50", "runs=runs", "runs_size=100", "storage_class=nfs.fast",
-    "secret=s3,tracker", "pull_secret=registry", "queue=gpus", "queue_priority=high",
+    "env_from=s3,tracker", "pull_with=registry", "queue=gpus", "queue_priority=high",
     "topology=cloud.google.com/gce-topology-block", "topology_mode=required", "priority=training",
     "select=gpu=h100,zone=", "tolerate=nvidia.com/gpu:NoSchedule,for=vision:NoExecute",
     "yolodata.metrics=0.0.0.0:9401", "batch=512",
@@ -36,7 +39,7 @@ JOBS = {
     "small": SMALL,
     "large": LARGE,
     "namespaced": [*LARGE, "runtime=namespace"],
-    "elastic": [*LARGE, "min_nodes=2"],
+    "elastic": [*LARGE, "min_nodes=2", "batch=480"],
 }
 
 
@@ -89,17 +92,17 @@ def everything_was_read(given: Any, read: Any, where: str) -> None:
     """The models leave out what they do not know, without a word."""
     if isinstance(given, dict):
         for name, value in given.items():
-            assert isinstance(read, dict) and name in read, f"{where}.{name} is unknown"
+            assert name in read, f"{where}.{name} is unknown"
             everything_was_read(value, read[name], f"{where}.{name}")
     elif isinstance(given, list):
-        assert isinstance(read, list) and len(read) == len(given), where
+        assert len(read) == len(given), where
         for at, (one, other) in enumerate(zip(given, read, strict=True)):
             everything_was_read(one, other, f"{where}[{at}]")
     else:
         assert read == given, where
 
 
-FREE = {"labels", "annotations", "nodeSelector", "requests", "limits", "emptyDir", "torch"}
+FREE = {"labels", "annotations", "nodeSelector", "requests", "limits", "emptyDir"}
 """Mappings in which any name is allowed, or of which none is set."""
 
 
@@ -137,6 +140,19 @@ def test_schemas_take_what_is_written_and_no_misspelt_name(words: list[str]) -> 
         refuse_what_is_wrong(document)
 
 
+def test_the_page_shows_what_can_be_used() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    shown = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    for document in shown:
+        if document["kind"] in ("Namespace", "Job"):
+            validate(document)
+    assert [one["kind"] for one in shown] == ["Namespace", "Job", "PyTorchJob"]
+    commands = re.findall(r"^yolodata launch k8s train (?!…)((?:.*\\\n)*.*)", page, re.MULTILINE)
+    assert commands
+    for words in commands:
+        assert written(*shlex.split(words.replace("\\\n", " ")))
+
+
 # What the documents say.
 
 
@@ -148,13 +164,17 @@ def test_a_pod_has_what_the_job_asks_for() -> None:
     assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
     trainer = job["spec"]["trainer"]
     assert trainer["numNodes"] == 4
-    assert trainer["numProcPerNode"] == 8
     assert trainer["resourcesPerNode"]["limits"] == trainer["resourcesPerNode"]["requests"] == {
         "cpu": "96", "memory": "900Gi", "nvidia.com/gpu": "8",
     }  # fmt: skip
     assert trainer["args"] == [
-        *PLAIN[:2], *LARGE[-2:], "resume=auto", "project=/runs", "name=coco-m",
+        "--nodes=4", "--processes=8", "--node=$(JOB_COMPLETION_INDEX)",
+        "--rendezvous=coco-m-node-0-0.coco-m:29500", "--run=coco-m", "--patience=86400", "--numa",
+        "--", *PLAIN[:2], *LARGE[-2:], "resume=auto", "device=0,1,2,3,4,5,6,7",
+        "project=/runs", "name=coco-m",
     ]  # fmt: skip
+    elastic = written(*LARGE, "min_nodes=2", "batch=96")[-1]["spec"]["trainer"]["args"]
+    assert elastic[6:9] == ["--least=2", "--restarts=20", "--numa"]
     template = spec["template"]
     annotations = template["metadata"]["annotations"]
     topology = "kueue.x-k8s.io/podset-required-topology"
@@ -198,7 +218,10 @@ def test_who_begins_again() -> None:
                 return str(rule["action"])
         return "Count"
 
-    all_of_them, one_of_them = pods(*LARGE, "restarts=7"), pods(*LARGE, "restarts=7", "min_nodes=1")
+    all_of_them, one_of_them = (
+        pods(*LARGE, "restarts=7"),
+        pods(*LARGE, "restarts=7", "min_nodes=2", "batch=96"),
+    )
     for job in (all_of_them, one_of_them):
         assert job["template"]["spec"]["restartPolicy"] == "Never"
         assert {code: action(job, code) for code in (1, 2, 75, 76, 137)} == {
@@ -211,7 +234,9 @@ def test_who_begins_again() -> None:
     assert policy["rules"][0]["action"] == "FailJobSet"
     assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert one_of_them["backoffLimit"] == 7
-    elastic = runtime(*LARGE, "restarts=7", "min_nodes=1")["template"]["spec"]["failurePolicy"]
+    elastic = runtime(*LARGE, "restarts=7", "min_nodes=2", "batch=96")["template"]["spec"][
+        "failurePolicy"
+    ]
     assert elastic["maxRestarts"] == 0
 
 
@@ -226,7 +251,7 @@ def test_texts_stay_texts_whoever_reads_them() -> None:
                 "namespace=1e3",
                 "select=a=0o17",
                 "name=a$(HOME)",
-                "project=/runs\n- b",
+                "project=/runs: - b",
             ],
         )
     )
@@ -235,7 +260,7 @@ def test_texts_stay_texts_whoever_reads_them() -> None:
     assert 'name: "y"' in text
     job = list(yaml.safe_load_all(text))[-1]
     assert "name=a$$(HOME)" in job["spec"]["trainer"]["args"]  # which Kubernetes takes as $(HOME)
-    assert "project=/runs\n- b" in job["spec"]["trainer"]["args"]
+    assert "project=/runs: - b" in job["spec"]["trainer"]["args"]
 
 
 WRONG = {
@@ -247,7 +272,7 @@ WRONG = {
     "namespace must be a DNS label": ["namespace=a.b"],
     "queue must be a DNS label": ["queue=Gpus"],
     "runs must be a DNS name": ["runs=a/b"],
-    "secret must name": ["secret=a,"],
+    "env_from must name": ["env_from=a,"],
     "topology must be the key": ["topology=a/b/c", "queue=q"],
     "topology needs queue": ["topology=rack"],
     "shards_size needs shards": ["shards_size=4"],
@@ -255,6 +280,7 @@ WRONG = {
     "memory must be a whole number": ["memory=1.5"],
     "grace must be at least 35": ["grace=30"],
     r"min_nodes must be 1 to 2 \(nodes\)": ["nodes=2", "min_nodes=3"],
+    "batch must be a multiple of 6 with min_nodes=1": ["nodes=3", "min_nodes=1", "batch=8"],
     "user must be at least 1": ["user=0"],
     "shm must be less than memory=4": ["shm=4", "memory=4"],
     "select must be labels": ["select=gpu"],
@@ -296,56 +322,44 @@ def test_kubectl_gets_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 class Pods:
     """The pods of a TrainJob, as processes of this machine that are the first of theirs.
 
-    Kubernetes' part: variables in arguments and environment, fields of the pod. Kubeflow
-    Trainer's: with a torch policy, the variables of its Torch plugin.
+    Kubernetes' part is done here: `$$` in arguments, and the Job's number of each pod.
     """
 
     def __init__(self, documents: list[dict[str, Any]], places: dict[str, str]) -> None:
-        policy, trainer = documents[-2]["spec"]["mlPolicy"], documents[-1]["spec"]["trainer"]
+        trainer = documents[-1]["spec"]["trainer"]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         name = documents[-1]["metadata"]["name"]
         places = {**places, f"{name}-node-0-0.{name}": "127.0.0.1", "29500": port}
-        self.processes = []
-        for index in range(trainer["numNodes"]):
-            fields = {
-                "metadata.annotations['batch.kubernetes.io/job-completion-index']": str(index),
-                "status.podIP": "127.0.0.1",
-            }
-            given = {
-                one["name"]: one.get("value") or fields[one["valueFrom"]["fieldRef"]["fieldPath"]]
-                for one in trainer["env"]
-            }
-            if "torch" in policy:
-                given |= {
-                    "PET_NNODES": str(trainer["numNodes"]),
-                    "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
-                    "PET_NODE_RANK": str(index),
-                    "PET_MASTER_ADDR": f"{name}-node-0-0.{name}",
-                    "PET_MASTER_PORT": "29500",
-                }
+        assert trainer["command"][0] == "python"
+        self.command = [sys.executable, *trainer["command"][1:]]
+        for word in trainer["args"]:
+            word = word.replace("$$", "$")
             for place, here in places.items():
-                given = {key: value.replace(place, here) for key, value in given.items()}
-            args = [word.replace("$$", "$") for word in trainer["args"]]
-            for place, here in places.items():
-                args = [word.replace(place, here) for word in args]
-            assert trainer["command"] == ["yolodata", "train"]
-            self.processes.append(self._start(f"{name}-{index}", args, given))
+                if place != "/tmp":
+                    word = word.replace(place, here)
+            self.command.append(word)
+        self.name = name
+        self.environment = {
+            one["name"]: places.get(one["value"], one["value"]) for one in trainer["env"]
+        }
+        self.processes = [self.start(index) for index in range(trainer["numNodes"])]
 
-    def _start(self, name: str, args: list[str], given: dict[str, str]) -> subprocess.Popen[str]:
-        paths = os.pathsep.join([str(NOTING.parents[1]), str(NOTING.parent)])
+    def start(self, index: int) -> subprocess.Popen[str]:
+        """Starts a pod."""
         host = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--uts"]
-        host += ["--kill-child", "sh", "-c", 'hostname "$0" && exec "$@"', name]
+        # torchrun tells nodes apart by address and process, and these pods share one address.
+        forks = "true & " * 10 * index
+        begin = f'hostname "$0" && {forks} exec "$@"'
+        host += ["--kill-child", "sh", "-c", begin, f"{self.name}-{index}"]
+        ours = {
+            "PYTHONPATH": os.pathsep.join([str(NOTING.parents[1]), str(NOTING.parent)]),
+            "OMP_NUM_THREADS": "1",
+        }
         return subprocess.Popen(
-            [*host, sys.executable, "-m", "yolodata", "train", *args],
-            env={
-                **os.environ,
-                **given,
-                "PYTHONPATH": paths,
-                "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": "lo",
-            },
+            [*host, *(one.replace("$(JOB_COMPLETION_INDEX)", str(index)) for one in self.command)],
+            env={**os.environ, **self.environment, **ours},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -357,13 +371,19 @@ class Pods:
         (first,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         os.kill(int(first), signal.SIGTERM)
 
-    def ended(self) -> list[tuple[int, str]]:
-        """The exit status and the words of each."""
-        found = []
-        for process in self.processes:
-            said, _ = process.communicate(timeout=240)
-            found.append((process.returncode, said))
-        return found
+    def ended(self, index: int) -> tuple[int, str]:
+        """The exit status and the words of a pod."""
+        said, _ = self.processes[index].communicate(timeout=240)
+        return self.processes[index].returncode, said
+
+    def wait(self, happened: Callable[[], bool]) -> None:
+        """Waits until something happened, while all run."""
+        deadline = time.monotonic() + 240
+        while not happened():
+            for index, process in enumerate(self.processes):
+                assert process.poll() is None, self.ended(index)
+            assert time.monotonic() < deadline, "it takes too long"
+            time.sleep(0.1)
 
     def __enter__(self) -> Pods:
         return self
@@ -395,28 +415,54 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(tmp_path_factory.mktemp("pods"))
 
 
-@pytest.mark.parametrize("elastic", [False, True], ids=["all nodes", "elastic"])
-def test_pods_end_and_begin_again_as_the_job_expects(trained: Path, elastic: bool) -> None:
-    """SIGTERM to one pod: both write the state and end with 75; made anew, they train to the end."""
-    name = f"pods-{int(elastic)}"
+def places_of(trained: Path) -> dict[str, str]:
+    (trained / "tmp").mkdir(exist_ok=True)
+    return {"/runs": str(trained / "runs"), "/tmp": str(trained / "tmp")}
+
+
+def asked_for(trained: Path, name: str, *more: str) -> list[dict[str, Any]]:
     values = arguments(trained, name, epochs=40, val=False, multi_scale=0.0)
     del values["project"]
     words = [f"{key}={value}" for key, value in values.items()]
     words += ["image=a", f"job={name}", "nodes=2", "gpus=0", "runs=runs"]
-    words += ["min_nodes=2"] if elastic else []
-    places = {"/runs": str(trained / "runs")}
-    run = trained / "runs" / name
-    with Pods(written(*words), places) as first:
-        deadline = time.monotonic() + 200
-        while not (run / "results.csv").exists() and time.monotonic() < deadline:
-            assert all(one.poll() is None for one in first.processes), first.ended()
-            time.sleep(0.1)
+    return written(*words, *more)
+
+
+def test_all_pods_end_when_one_is_asked_to_and_go_on_made_anew(trained: Path) -> None:
+    places, run = places_of(trained), trained / "runs" / "all"
+    with Pods(asked_for(trained, "all"), places) as first:
+        first.wait((run / "results.csv").exists)
         first.ask_to_stop(1)
-        ended = first.ended()
-    for c, t in ended:
-        print(c, t[-6000:])
-    assert [code for code, _ in ended] == [75, 75]
-    assert list((run / "checkpoints").glob("*.ckpt")), ended
-    with Pods(written(*words, "epochs=3"), places) as second:
-        ended = second.ended()
+        ended = [first.ended(0), first.ended(1)]
+    assert [code for code, _ in ended] == [75, 75], ended
+    epochs = len((run / "results.csv").read_text().splitlines()) - 1
+    with Pods(asked_for(trained, "all", f"epochs={epochs + 1}"), places) as second:
+        ended = [second.ended(0), second.ended(1)]
     assert [code for code, _ in ended] == [0, 0], ended
+    assert "yolodata: going on from" in ended[0][1], ended
+
+
+def test_a_mistake_ends_pods_with_its_status(trained: Path) -> None:
+    places = places_of(trained)
+    with Pods(asked_for(trained, "mistaken", "data=/nowhere.yaml"), places) as made:
+        assert [made.ended(index)[0] for index in range(2)] == [2, 2]
+
+
+def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
+    """A pod is asked to stop, and the other trains alone; tests/test_elastic.py has the way back."""
+    places, run = places_of(trained), trained / "runs" / "some"
+
+    def ranks() -> int:
+        file = run / "journal.jsonl"
+        notes = map(json.loads, file.read_text().splitlines()) if file.exists() else []
+        return [0, *(note["ranks"] for note in notes if note["event"] == "start")][-1]
+
+    with Pods(asked_for(trained, "some", "min_nodes=1", "epochs=5000"), places) as made:
+        made.wait(lambda: ranks() == 2)
+        made.ask_to_stop(1)
+        assert made.ended(1)[0] == 75
+        made.processes.pop()
+        made.wait(lambda: ranks() == 1)
+        made.ask_to_stop(0)
+        code, said = made.ended(0)
+    assert code == 75, said

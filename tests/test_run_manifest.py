@@ -142,6 +142,8 @@ def test_a_run_says_what_it_was_made_of(
     main(["info", str(folder / "shards"), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert {split["dataset_version"] for split in told} == {found.dataset.version}
+    beside = run_folder.files_beside(run)
+    assert beside[manifest.FILE] == run / manifest.FILE  # is uploaded
     # Whoever reads weights finds what was there before.
     loaded = torch.load(trainer.best, map_location="cpu", weights_only=False, mmap=True)
     assert loaded["train_args"]["epochs"] == 2
@@ -259,6 +261,7 @@ def test_ultralytics_own_resume_is_asked_as_well(
     after = manifest.read(run)
     assert after is not None
     assert "dataset.train" in after.continued[0].changed
+    assert "settings.model" not in after.continued[0].changed
 
 
 MADE = {"epochs": 2}
@@ -279,9 +282,7 @@ HOSTILE = {
     "a time": json.dumps(made(written="\x1b[2J")).encode(),
     "no number": json.dumps(made(packages={"torch": 1})).encode(),
     "git": json.dumps(made(git={"commit": "HEAD", "changed": True})).encode(),
-    "settings": json.dumps(
-        made(settings={**made()["settings"], "arguments": {"epochs": 3}})
-    ).encode(),
+    "settings": json.dumps(made(settings={**made()["settings"], "checksum": "none"})).encode(),
     "both": json.dumps(made(dataset={}, no_dataset="")).encode(),
     "lines": json.dumps(made(continued=[{"epoch": -1}])).encode(),
 }

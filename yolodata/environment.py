@@ -91,8 +91,8 @@ def _cpu() -> str:
 def git(folder: Path, *arguments: str) -> str | None:
     """What git says about the checkout that a folder is in; None where it fails.
 
-    It writes nothing there (`status` would refresh the index), and starts no program that the
-    checkout's configuration names.
+    It writes nothing there (`status` would refresh the index), and starts no watcher of files that
+    the checkout's configuration names.
     """
     careful = ["--no-optional-locks", "-c", "core.fsmonitor=false"]
     try:

@@ -23,6 +23,7 @@ from yolodata.isolation import leave_working_folder
 from yolodata.launch import rendezvous
 from yolodata.machine import usable_cores
 from yolodata.train.distributed.launch import launch, torchrun_knows
+from yolodata.train.signals import stopping_at_once
 from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST
 
 JOIN = 600.0
@@ -33,7 +34,14 @@ NODE = "SLURM_NODEID"
 
 
 def torchrun_options(
-    nodes: int, node: int, endpoint: str | None, run: str, local: str | None = None
+    nodes: int,
+    node: int,
+    endpoint: str | None,
+    run: str,
+    local: str | None = None,
+    least: int | None = None,
+    restarts: int = 0,
+    patience: float = JOIN,
 ) -> list[str]:
     """Returns how torchrun finds the agents of the other nodes.
 
@@ -44,19 +52,22 @@ def torchrun_options(
         run: name that no other attempt has, so that an agent of an earlier one finds nobody.
         local: this node's address towards the others. torchrun would take its full name, which
             they may not know.
+        least: nodes with which training goes on while others are missing; None needs all.
+        restarts: times that the ranks begin again on this node, when one was lost.
+        patience: seconds to wait for the other nodes.
     """
     if nodes == 1:
         return ["--standalone"]
     if endpoint is None:
         raise ValueError("several nodes need an endpoint")
     return [
-        f"--nnodes={nodes}",
-        "--max-restarts=0",
+        f"--nnodes={nodes if least is None else f'{least}:{nodes}'}",
+        f"--max-restarts={restarts}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={endpoint}",
         f"--rdzv-id={run}",
         # Whether it serves the store torchrun would guess from its name's addresses.
-        f"--rdzv-conf=is_host={int(node == 0)},join_timeout={JOIN:.0f}",
+        f"--rdzv-conf=is_host={int(node == 0)},join_timeout={patience:.0f}",
         *([f"--local-addr={local}"] if local else []),
     ]
 
@@ -133,7 +144,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.nodes > 1:
         address, _ = rendezvous.split(args.rendezvous)
         if node > 0:
-            why = rendezvous.wait_for(args.rendezvous, JOIN)
+            with stopping_at_once():
+                why = rendezvous.wait_for(args.rendezvous, args.patience)
             if why is not None:
                 print(
                     f"yolodata: {socket.gethostname()} reaches nobody at {args.rendezvous} of the "
@@ -145,10 +157,12 @@ def _run(args: argparse.Namespace) -> int:
         if args.interface is not None:
             local = rendezvous.address_of(args.interface)
         else:
-            local = address if node == 0 else rendezvous.source(address)
+            local = rendezvous.source(address)
         if local is not None:
             variables |= network_variables(local, args.interface)
-    options = torchrun_options(args.nodes, node, args.rendezvous, args.run, local)
+    options = torchrun_options(
+        args.nodes, node, args.rendezvous, args.run, local, args.least, args.restarts, args.patience
+    )
     status = None
     if args.logs is not None:
         folder = Path(args.logs).absolute() / f"node{node}"
@@ -162,7 +176,9 @@ def _run(args: argparse.Namespace) -> int:
         options += binding
         if why_not:
             print(f"yolodata: ranks are not bound to cores: {why_not}", file=sys.stderr)
-    return launch(args.arguments, args.processes, options, variables, status)
+    return launch(
+        args.arguments, args.processes, options, variables, status, restarted=args.restarts > 0
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,6 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--node", type=int, help=f"this one's number; default: ${NODE}")
     parser.add_argument("--processes", type=int, default=1, help="of this machine")
     parser.add_argument("--rendezvous", help="ADDRESS:PORT of the first node")
+    parser.add_argument("--least", type=int, help="nodes with which training goes on; default: all")
+    parser.add_argument("--restarts", type=int, default=0, help="of the ranks, when one is lost")
+    parser.add_argument("--patience", type=float, default=JOIN, help="seconds, for other nodes")
     parser.add_argument("--run", default="yolodata", help="a name of this attempt")
     parser.add_argument("--interface", help="network interface that connects the nodes")
     parser.add_argument("--logs", help="folder for what each rank prints")

@@ -1,11 +1,11 @@
 """Kubernetes: a TrainJob of Kubeflow Trainer v2, and the runtime that says how its pods look.
 
-Note [who ends, who begins again]. `yolodata train` is the first process of a pod, so that SIGTERM
-reaches it, the ranks by torchrun, and its exit status is the pod's. Asked to stop (75), or on a
-machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the job:
-the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of them
-and begins again, at most `restarts` times. With `min_nodes`, torchrun lets the others go on, so
-that only the pod begins again.
+Note [who ends, who begins again]. `yolodata.launch.agent` is the first process of a pod. SIGTERM
+reaches it, and it passes it on to the ranks; their exit status is the pod's. Asked to stop (75), or
+on a machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the
+job: the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of
+them, and they begin again, at most `restarts` times. With `min_nodes`, torchrun lets the others go
+on, so that only the pod begins again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import yaml
@@ -24,7 +23,6 @@ from yolodata.arguments import literal
 from yolodata.checks import one_of, shown, whole
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
-from yolodata.redaction import redacted
 from yolodata.train.watchdog.exit_codes import MISTAKE, PREEMPTED
 
 TRAINER = "trainer.kubeflow.org/v1alpha1"
@@ -40,7 +38,7 @@ PATIENCE = 24 * 3600
 """Seconds that a pod waits for the others: a machine, or an image, may take long to come."""
 
 PORT = 29500
-"""Where the agents of torchrun meet; Kubeflow Trainer's, too."""
+"""Where the agents meet, at the first pod."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(
@@ -79,9 +77,9 @@ class KubernetesOptions(Options):
         runs_size: GiB of that claim, which is written, too; None: it exists (`runs_size=100`).
         storage_class: of the claims that are written; None is the cluster's default
             (`storage_class="filestore"`).
-        secret: Secrets whose entries become environment variables, credentials of yolodata.upload
-            say (`secret="s3-credentials,tracker"`).
-        pull_secret: Secret with which the image is pulled (`pull_secret="registry"`).
+        env_from: Secrets whose entries become environment variables, credentials of yolodata.upload
+            say (`env_from="s3-credentials,tracker"`).
+        pull_with: Secret with which the image is pulled (`pull_with="registry"`).
         shm: GiB that /dev/shm may take of the memory; None is what batches of Ultralytics' own
             loader would take, at most half of `memory` (`shm=16`).
         gpu_resource: name of the GPUs (`gpu_resource="amd.com/gpu"`).
@@ -110,8 +108,8 @@ class KubernetesOptions(Options):
     runs: str | None = None
     runs_size: int | None = None
     storage_class: str | None = None
-    secret: str | None = None
-    pull_secret: str | None = None
+    env_from: str | None = None
+    pull_with: str | None = None
     shm: int | None = None
     gpu_resource: str = "nvidia.com/gpu"
     queue: str | None = None
@@ -169,7 +167,7 @@ class KubernetesOptions(Options):
             ("shards", _SUBDOMAIN, "a DNS name"),
             ("runs", _SUBDOMAIN, "a DNS name"),
             ("storage_class", _SUBDOMAIN, "a DNS name"),
-            ("pull_secret", _SUBDOMAIN, "a DNS name"),
+            ("pull_with", _SUBDOMAIN, "a DNS name"),
             ("priority", _SUBDOMAIN, "a DNS name"),
             ("topology", _KEY, "the key of a node label"),
             ("gpu_resource", _KEY, "the name of a resource"),
@@ -183,13 +181,13 @@ class KubernetesOptions(Options):
         for secret in self.secrets:
             if not _SUBDOMAIN.fullmatch(secret):
                 raise ConfigError(
-                    f"secret must name Secrets, with ',' between them, got {shown(self.secret)}"
+                    f"env_from must name Secrets, with ',' between them, got {shown(self.env_from)}"
                 )
 
     @property
     def secrets(self) -> list[str]:
         """Names of the Secrets that become environment variables."""
-        return [] if self.secret is None else self.secret.split(",")
+        return [] if self.env_from is None else self.env_from.split(",")
 
     @property
     def selector(self) -> dict[str, str]:
@@ -266,7 +264,7 @@ def manifests(job: Job) -> list[dict[str, Any]]:
 
 
 def _check(job: Job) -> None:
-    """Refuses what is lost with a pod, what nobody reaches there, and secrets."""
+    """Refuses what is lost with a pod, and what nobody reaches there."""
     asked = job.options
     assert isinstance(asked, KubernetesOptions)
     if asked.image is None:
@@ -274,11 +272,14 @@ def _check(job: Job) -> None:
             "image must be given, got none; name a container image with yolodata in it "
             "(image=registry.example.com/yolodata:0.2.0)"
         )
-    for word in job.arguments:
-        if redacted(word) != word:
+    batch = literal(job.argument("batch") or "16")
+    if asked.min_nodes is not None and isinstance(batch, int) and batch > 0:
+        counts = [n * asked.processes_a_node for n in range(asked.min_nodes, asked.nodes + 1)]
+        divides = math.lcm(*counts)
+        if batch % divides:
             raise ConfigError(
-                f"{redacted(word)} has a secret in it, which whoever may read the job could read; "
-                "put it into a Secret as environment variables, and name that with secret="
+                f"batch must be a multiple of {divides} with min_nodes={asked.min_nodes}, because "
+                f"{', '.join(map(str, counts))} processes may share it, got {batch}"
             )
     upload = _given(job, "yolodata.upload")
     if asked.runs is None and upload is None:
@@ -336,9 +337,6 @@ def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
 def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     """How the pods look; the TrainJob says what runs in them."""
     elastic = asked.min_nodes is not None
-    policy: dict[str, Any] = {"numNodes": asked.nodes}
-    if not elastic:
-        policy["torch"] = {}  # tells torchrun by PET_… where all meet; has no range of nodes
     metadata = _metadata(asked, asked.job)
     if asked.runtime == "cluster":
         del metadata["namespace"]
@@ -367,7 +365,9 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         "kind": RUNTIMES[asked.runtime],
         "metadata": metadata,
         "spec": {
-            "mlPolicy": policy,
+            # No policy for torch: it would tell torchrun where all meet by its environment, and
+            # cannot say a range of nodes. The agent says both.
+            "mlPolicy": {"numNodes": asked.nodes},
             "template": {
                 "spec": {
                     "failurePolicy": {
@@ -468,8 +468,8 @@ def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         "containers": [container],
         "volumes": volumes,
     }
-    if asked.pull_secret is not None:
-        pod["imagePullSecrets"] = [{"name": asked.pull_secret}]
+    if asked.pull_with is not None:
+        pod["imagePullSecrets"] = [{"name": asked.pull_with}]
     if asked.priority is not None:
         pod["priorityClassName"] = asked.priority
     if asked.selector:
@@ -505,14 +505,15 @@ def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     if asked.queue_priority is not None:
         metadata["labels"]["kueue.x-k8s.io/priority-class"] = asked.queue_priority
     metadata["annotations"] = {"yolodata/command": shlex.join(("yolodata", "launch", *job.given))}
+    # torch asks for the user's name, and a number without an entry in /etc/passwd has none.
+    environment = {"HOME": "/tmp", "LOGNAME": "yolodata", "PYTHONUNBUFFERED": "1"}
     trainer: dict[str, Any] = {
         "numNodes": asked.nodes,
-        "numProcPerNode": asked.processes_a_node,
         "image": asked.image,
-        "command": ["yolodata", "train"],
+        "command": ["python", "-m", "yolodata.launch.agent"],
         # Kubernetes reads $(NAME) in them, and $$ as $.
-        "args": [word.replace("$", "$$") for word in _arguments(job)],
-        "env": _environment(asked),
+        "args": [*_agent(asked), "--", *(word.replace("$", "$$") for word in _arguments(job))],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
     }
     resources = _resources(asked)
     if resources:
@@ -543,32 +544,19 @@ def _arguments(job: Job) -> list[str]:
     return [*job.arguments, *added]
 
 
-def _environment(asked: KubernetesOptions) -> list[dict[str, Any]]:
-    """Environment variables; torchrun reads its options from those that begin with PET_."""
-    # torch asks for the user's name, and a number without an entry in /etc/passwd has none.
-    found = {"HOME": "/tmp", "LOGNAME": "yolodata", "PYTHONUNBUFFERED": "1"}
-    if asked.min_nodes is None:
-        if asked.nodes > 1:
-            found["PET_RDZV_CONF"] = f"timeout={PATIENCE}"
-        return [{"name": name, "value": value} for name, value in found.items()]
-    found |= {
-        "PET_NNODES": f"{asked.min_nodes}:{asked.nodes}",
-        "PET_NPROC_PER_NODE": str(asked.processes_a_node),
-        "PET_MAX_RESTARTS": str(asked.restarts),
-        "PET_RDZV_BACKEND": "c10d",
-        "PET_RDZV_ID": asked.job,
-        "PET_RDZV_ENDPOINT": f"{asked.job}-node-0-0.{asked.job}:{PORT}",
-        "PET_RDZV_CONF": f"join_timeout={PATIENCE},read_timeout={PATIENCE}",
-    }
-    place = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    fields = {"PET_NODE_RANK": place, "PET_LOCAL_ADDR": "status.podIP"}
-    return [
-        *({"name": name, "value": value} for name, value in found.items()),
-        *(
-            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-            for name, path in fields.items()
-        ),
-    ]
+def _agent(asked: KubernetesOptions) -> list[str]:
+    """Options of what starts the ranks of a pod."""
+    options = [f"--nodes={asked.nodes}", f"--processes={asked.processes_a_node}"]
+    if asked.nodes > 1:
+        options += [
+            "--node=$(JOB_COMPLETION_INDEX)",
+            f"--rendezvous={asked.job}-node-0-0.{asked.job}:{PORT}",  # JobSet's name of the first
+            f"--run={asked.job}",
+            f"--patience={PATIENCE}",
+        ]
+    if asked.min_nodes is not None:
+        options += [f"--least={asked.min_nodes}", f"--restarts={asked.restarts}"]
+    return [*options, "--numa"] if asked.gpus else options
 
 
 def _resources(asked: KubernetesOptions) -> dict[str, str]:

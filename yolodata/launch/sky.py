@@ -169,7 +169,7 @@ def _check(options: SkyOptions) -> None:
     if options.gpus and options.accelerator is None:
         raise ConfigError(
             f"accelerator must be given with gpus={options.gpus}, got none; give accelerator=A100, "
-            "say (`sky show-gpus` lists them), or gpus=0 to train on CPUs"
+            "say (`sky gpus list` lists them), or gpus=0 to train on CPUs"
         )
     if not options.gpus and options.accelerator is not None:
         raise ConfigError(f"accelerator={options.accelerator} contradicts gpus=0; give one of them")

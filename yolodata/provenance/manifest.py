@@ -38,6 +38,7 @@ FILE = "manifest.json"
 VERSION = 1
 LARGEST = 1 << 20  # bytes; ours have about 5,000
 _LINES = 100  # of `continued`
+_CHECKSUM = re.compile("[0-9a-f]{16}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 PLACES = {
     "mode", "data", "project", "name", "exist_ok", "save_dir", "resume", "device", "workers",
@@ -58,45 +59,43 @@ class RunSettings:
     """How a run was asked for.
 
     Attributes:
+        checksum: XXH3-64 of what decides the weights, 16 hexadecimal digits, as the yolodata that
+            made the run counts it: which settings it leaves out may change.
         arguments: Ultralytics' own, without those that say where.
         yolodata: ours, those that are not the default ones.
     """
 
+    checksum: str
     arguments: Mapping[str, Any]
     yolodata: Mapping[str, Any]
 
-    @property
-    def checksum(self) -> str:
-        """XXH3-64 of what decides the weights, 16 hexadecimal digits."""
-        ours = {name: value for name, value in self.yolodata.items() if name not in _HOW}
-        return content_checksum({"arguments": dict(self.arguments), "yolodata": ours})
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it stands in a manifest."""
-        return {
-            "checksum": self.checksum,
-            "arguments": dict(self.arguments),
-            "yolodata": dict(self.yolodata),
-        }
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], yolodata: Mapping[str, Any]) -> RunSettings:
+        """Makes the checksum; of a model, its file's name counts."""
+        given = dict(arguments)
+        if isinstance(given.get("model"), str):
+            given["model"] = Path(given["model"]).name
+        ours = {name: value for name, value in yolodata.items() if name not in _HOW}
+        checksum = content_checksum({"arguments": given, "yolodata": ours})
+        return cls(checksum, arguments, yolodata)
 
     @classmethod
     def from_dict(cls, values: Any) -> RunSettings:
-        """Reads what `to_dict` made.
+        """Reads what `asdict` made.
 
         Raises:
-            ValueError: it is something else, or its checksum is another one.
+            ValueError: it is something else.
         """
         if (
             not isinstance(values, dict)
             or set(values) != {"checksum", "arguments", "yolodata"}
+            or not isinstance(values["checksum"], str)
+            or not _CHECKSUM.fullmatch(values["checksum"])
             or not _is_named(values["arguments"])
             or not _is_named(values["yolodata"])
         ):
             raise ValueError("settings must have checksum, arguments, yolodata")
-        made = cls(values["arguments"], values["yolodata"])
-        if values["checksum"] != made.checksum:
-            raise ValueError("the checksum of settings is not theirs")
-        return made
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ class RunManifest:
                 "no_dataset": None if found is not None else redacted(dataset),
                 "packages": versions(),
                 "git": _as_dict(GitState.of()),
-                "settings": RunSettings(_clean(arguments), _clean(ours)).to_dict(),
+                "settings": asdict(RunSettings.of(_clean(arguments), _clean(ours))),
                 "continued": [],
             }
         )
@@ -229,7 +228,7 @@ class RunManifest:
             "no_dataset": self.no_dataset,
             "packages": dict(self.packages),
             "git": _as_dict(self.git),
-            "settings": self.settings.to_dict(),
+            "settings": asdict(self.settings),
             "continued": [asdict(line) for line in self.continued],
         }
 

@@ -12,6 +12,7 @@ import os
 import zipfile
 from pathlib import Path
 
+from yolodata.errors import is_out_of_memory
 from yolodata.files import open_regular
 from yolodata.provenance.manifest import LARGEST, RunManifest
 
@@ -51,9 +52,11 @@ def read(path: Path) -> RunManifest | None:
                 if not found:
                     return None
                 if len(found) > 1 or found[0].compress_type != zipfile.ZIP_STORED:
-                    raise ValueError("its manifest is packed, or there are several")
+                    raise ValueError("its manifest is compressed, or there are several")
                 with archive.open(found[0]) as entry:
                     text = entry.read(LARGEST + 1)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except Exception as error:  # whatever a made-up file makes of the reader
+            if is_out_of_memory(error):
+                raise
             raise ValueError(f"it is no file of weights that torch wrote ({error})") from None
     return RunManifest.from_json(text)

@@ -443,6 +443,14 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """Returns how many batches of an epoch were trained on before it goes on."""
         return int(self.at.step)
 
+    def next_epoch(self) -> int:
+        """The epoch that training begins or goes on with, counted from 0."""
+        return int(self.at.epoch)
+
+    def in_tracker(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Other ranks wait as long as it takes: a tracker that is slow ends no training."""
+        return self.supervisor.heartbeat.beside(f"in callbacks of {name}")
+
     # Validation.
 
     def validation_shapes(self, batch_size: int) -> int:

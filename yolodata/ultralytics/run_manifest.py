@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
 from yolodata.provenance.dataset_version import DatasetVersion
-from yolodata.provenance.manifest import FILE, PLACES, RunManifest, read
+from yolodata.provenance.manifest import FILE, PLACES, RunManifest, RunSettings, read
 
 
 def manifest_of(args: Any, dataset: DatasetVersion | str, ours: Mapping[str, Any]) -> RunManifest:
@@ -48,5 +49,16 @@ def note_upstreams(what: str, trainer: Any) -> None:
     made = manifest_of(trainer.args, f"Ultralytics' own loader trains {what}", {})
     run = Path(trainer.save_dir)
     if trainer.resume:
-        made = made.continues(read(run), int(trainer.start_epoch), 0)
+        made = resumed(made, read(run), int(trainer.start_epoch))
     write_manifest(made, run)
+
+
+def resumed(made: RunManifest, before: RunManifest | None, epoch: int) -> RunManifest:
+    """Returns the manifest of a run that Ultralytics' own resume goes on with.
+
+    Its model is the one that the run was begun with; Ultralytics names the weights it resumes from.
+    """
+    if before is not None and "model" in before.settings.arguments:
+        given = {**made.settings.arguments, "model": before.settings.arguments["model"]}
+        made = replace(made, settings=RunSettings.of(given, made.settings.yolodata))
+    return made.continues(before, epoch, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -46,9 +47,15 @@ from yolodata.ultralytics.fallback import (
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
 from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
-from yolodata.ultralytics.run_manifest import manifest_of, note_upstreams, write_manifest
+from yolodata.ultralytics.run_manifest import (
+    manifest_of,
+    note_upstreams,
+    resumed,
+    write_manifest,
+)
 from yolodata.ultralytics.settings import Settings
 from yolodata.ultralytics.telemetry import StepWatcher, attach
+from yolodata.ultralytics.trackers.calls import Trackers
 from yolodata.ultralytics.validator import BY_TASK
 from yolodata.ultralytics.versions import warn_of_untested_versions
 
@@ -149,6 +156,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         made = made_in_run_folder(trainer, cfg, overrides, callbacks)
         if RANK in {-1, 0}:
             made.add_callback("on_train_start", partial(note_upstreams, what))
+            made.add_callback("on_train_start", Trackers().tell)
         return made
 
     def __init__(
@@ -166,6 +174,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
         self._run_folder = RunFolder(cfg, overrides)
+        self._trackers = Trackers(self.in_tracker)
         with self._run_folder.kept_if_begun():
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
@@ -432,7 +441,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             )
             if said:
                 LOGGER.warning(f"yolodata: {said}")
-            self.manifest = self.manifest.continues(before, int(self.start_epoch), 0)
+            self.manifest = resumed(self.manifest, before, int(self.start_epoch))
         write_manifest(self.manifest, self.save_dir)
 
     # Where upstream's trainer has to tell or ask our loader.
@@ -442,10 +451,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         return 0
 
     def run_callbacks(self, event: str) -> None:
-        """Runs upstream's callbacks; an epoch that starts is told to the loader first.
+        """Runs what upstream would; an epoch that starts is told to the loader first.
 
         Upstream leaves the epoch to the order of iteration on a single device, which a resumed run
-        would begin anew.
+        would begin anew. A tracker that fails ends no training (see `Trackers`).
         """
         if event == "on_train_start":
             if self.manifest is None and RANK in {-1, 0}:
@@ -456,11 +465,15 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if event == "on_train_batch_end":
             self._say_preflight()
         if event not in _OF_A_STEP or self.step_watcher is None:
-            super().run_callbacks(event)
+            self._trackers.run(self, event)
             return
         before = self.step_watcher.enter("callbacks")
-        super().run_callbacks(event)
+        self._trackers.run(self, event)
         self.step_watcher.enter(before)
+
+    def in_tracker(self, name: str) -> AbstractContextManager[None]:
+        """What a call of a tracker happens in; see `Trackers`."""
+        return nullcontext()
 
     def _say_preflight(self) -> None:
         """Say once of each loader where a GPU's pictures come from, and where threads are kept."""

@@ -55,6 +55,7 @@ def launch(
     options: Sequence[str] = ("--standalone",),
     variables: Mapping[str, str] | None = None,
     status: Path | None = None,
+    restarted: bool = False,
 ) -> int:
     """Runs `python -m yolodata.train` with these arguments in so many processes.
 
@@ -62,6 +63,7 @@ def launch(
         arguments, processes, options: see `command`.
         variables: of the environment, for torchrun and the ranks.
         status: file in which ranks leave how they end; None keeps it for the time of the run.
+        restarted: torchrun may start ranks again, so that earlier ones leave how they ended, too.
 
     Returns:
         0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status;
@@ -83,6 +85,8 @@ def launch(
             if not asked:
                 name = signal.Signals(number).name
                 print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
+                if restarted:
+                    status.write_bytes(b"")  # how the ranks end now is what counts
             # Of many of them torchrun dies, and leaves ranks that are about to write their state.
             if not asked or number == signal.SIGINT:
                 child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on

@@ -7,6 +7,7 @@ Note [time limits]. Every phase of a run has one time limit, in units of the set
 | a step of training, a batch of validation | `stall`, or ten times the longest one so far |
 | the first four steps, the first two batches of validation | ten times `stall` |
 | between them: callbacks, metrics, plots, saving, a checkpoint | ten times `stall` |
+| a tracker of experiments, whose server may not answer (it has time limits of its own) | none |
 | setting up (packing, scanning, downloads, connecting) and the end (uploads) | none |
 
 The first steps compile, choose kernels and fill caches, so that they say nothing of the others.
@@ -18,6 +19,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -95,6 +98,19 @@ class Heartbeat:
         """Something else begins within the phase."""
         self.doing, self.since = doing, time.monotonic()
         self.progress = (self.progress[0], self.progress[1] + 1, 0)
+
+    @contextmanager
+    def beside(self, doing: str) -> Iterator[None]:
+        """Something within the phase that other ranks do not do, and that may take for ever.
+
+        How far the rank is stays, so that it is the one that the others wait for.
+        """
+        before = self.doing, self.limit
+        self.doing, self.limit, self.since = doing, None, time.monotonic()
+        try:
+            yield
+        finally:
+            (self.doing, self.limit), self.since = before, time.monotonic()
 
     def wait(self) -> None:
         """From here on this rank only waits for others, until something else begins.

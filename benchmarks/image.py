@@ -1,0 +1,163 @@
+"""What an image can do: README's job, training, an interruption, and the run script of the SIF.
+
+python benchmarks/image.py localhost/yolodata:0.2.0 --json benchmarks/results/image.json
+
+Each container has a read-only root, no network, and a user id that the image does not know. It
+writes to /tmp and /work alone. About ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from yolodata import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+USER = "54321:54321"
+STOPPED = 75  # yolodata train after SIGTERM, with its state on disk
+TRAIN = [
+    "train", "model=yolo26n.yaml", "data=/work/drawn/drawn.yaml", "imgsz=160", "batch=4",
+    "device=cpu", "amp=False", "workers=0", "plots=False", "verbose=False",
+    "project=/work/runs", "resume=auto",
+]  # fmt: skip
+
+
+class Containers:
+    """Runs commands in containers of one image."""
+
+    def __init__(self, run: list[str], image: str, work: Path) -> None:
+        self.engine, self.image, self.log = run[0], image, work.parent / "log"
+        self.command = [
+            *run, "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", f"--user={USER}",
+            f"--volume={work}:/work", f"--volume={ROOT / 'examples'}:/examples:ro",
+        ]  # fmt: skip
+
+    def words(self, arguments: list[str], entrypoint: str | None, name: str | None) -> list[str]:
+        """The command line of a container."""
+        more = [f"--entrypoint={entrypoint}"] if entrypoint else []
+        more += [f"--name={name}"] if name else []
+        return [*self.command, *more, self.image, *arguments]
+
+    def run(self, *arguments: str, entrypoint: str | None = None) -> str:
+        """What a container prints.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        done = subprocess.run(
+            self.words(list(arguments), entrypoint, None), capture_output=True, text=True
+        )
+        if done.returncode:
+            sys.exit(f"{' '.join(arguments)[:200]}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def start(self, *arguments: str, name: str) -> subprocess.Popen[bytes]:
+        """Starts a container in the background; what it prints goes to a file."""
+        with self.log.open("ab") as log:
+            command = self.words(list(arguments), None, name)
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def stop(self, name: str) -> None:
+        """Sends the image's STOPSIGNAL, as a node that is drained does."""
+        command = [self.engine, "stop", "-t", "60", name]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def losses(run: Path) -> list[dict[str, str]]:
+    """The epochs of a run, without what the clock says."""
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        return [{key.strip(): value for key, value in row.items() if key.strip() != "time"}
+                for row in csv.DictReader(file)]  # fmt: skip
+
+
+def trained(containers: Containers, work: Path) -> dict[str, Any]:
+    """Trains, undisturbed and interrupted."""
+    containers.run(
+        "-c",
+        "import sys; sys.path.insert(0, '/examples'); import example_data, pathlib; "
+        "example_data.draw(pathlib.Path('/work/drawn'))",
+        entrypoint="python",
+    )
+    started = time.monotonic()
+    containers.run(*TRAIN, "epochs=4", "name=whole")
+    found: dict[str, Any] = {"train_s": round(time.monotonic() - started, 1)}
+    name = f"yolodata-image-{time.time_ns()}"
+    process = containers.start(*TRAIN, "epochs=4", "name=cut", name=name)
+    table = work / "runs" / "cut" / "results.csv"
+    while not (table.exists() and len(losses(table.parent)) >= 1):
+        if process.poll() is not None:
+            sys.exit(f"training ended early: {process.returncode}\n{containers.log.read_text()}")
+        time.sleep(0.05)
+    started = time.monotonic()
+    containers.stop(name)
+    found["status_when_stopped"] = process.wait()
+    found["stopping_s"] = round(time.monotonic() - started, 1)
+    found["epochs_when_stopped"] = len(losses(table.parent))
+    containers.run(*TRAIN, "epochs=4", "name=cut")
+    found["same_losses_and_metrics"] = losses(work / "runs/whole") == losses(work / "runs/cut")
+    owner = (work / "runs" / "whole" / "weights" / "best.pt").stat().st_uid
+    found["owner_of_the_weights"] = owner
+    return found
+
+
+def sif(containers: Containers) -> bool:
+    """Whether the run script of the Apptainer definition does what the image does."""
+    text = (ROOT / "deploy" / "image" / "yolodata.def").read_text(encoding="utf-8")
+    script = re.findall(r"^%runscript\n(.*?)(?=^%|\Z)", text, re.DOTALL | re.MULTILINE)[0]
+    said = containers.run("-c", script, "sh", "version", entrypoint="sh")
+    return said == containers.run("version")
+
+
+def main() -> int:
+    """Runs everything; returns 1 if anything is not as it has to be."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("image")
+    parser.add_argument("--run", default="podman run", help="what runs a container")
+    parser.add_argument("--no-bench", action="store_true", help="leave README's comparison out")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="yolodata-image-") as folder:
+        work = Path(folder) / "work"
+        work.mkdir()
+        Path(folder).chmod(0o755)
+        work.chmod(0o777)  # the container's user is another
+        containers = Containers(shlex.split(given.run), given.image, work)
+        found: dict[str, Any] = {"machine": environment.machine()}
+        found["version"] = containers.run("version").strip()
+        found["user"] = containers.run("-c", "id -u; id -g", entrypoint="sh").split()
+        found["sif_runs_the_same"] = sif(containers)
+        found |= trained(containers, work)
+        if not given.no_bench:
+            started = time.monotonic()
+            containers.run(
+                "-m", "yolodata.bench", "--json", "/work/bench.json", entrypoint="python"
+            )
+            found["readme_bench_s"] = round(time.monotonic() - started, 1)
+            found["readme_bench"] = json.loads((work / "bench.json").read_text(encoding="utf-8"))
+    print(
+        json.dumps({key: value for key, value in found.items() if key != "readme_bench"}, indent=2)
+    )
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    right = (
+        found["status_when_stopped"] == STOPPED
+        and 1 <= found["epochs_when_stopped"] < 4
+        and found["same_losses_and_metrics"]
+        and found["sif_runs_the_same"]
+        and found["user"] == USER.split(":")
+    )
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

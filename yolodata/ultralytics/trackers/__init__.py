@@ -1,0 +1,1 @@
+"""Experiment trackers that Ultralytics has started: what they are told beside its own metrics."""
