@@ -31,7 +31,7 @@ printf '%s\\0' srun "$@" >> "$FOLDER/calls"; echo >> "$FOLDER/calls"
 case "$*" in
 *yolodata.launch.rendezvous*) echo Welcome; echo 10.0.0.1:20007; exit "${MEET:-0}" ;;
 esac
-trap 'echo USR1 >> "$FOLDER/signals"; [ -z "$STUBBORN" ] || exit "$STUBBORN"; exit 75' USR1
+trap 'sleep 0.2; echo USR1 >> "$FOLDER/signals"; [ -z "$STUBBORN" ] || exit "$STUBBORN"; exit 75' USR1
 trap 'echo TERM >> "$FOLDER/signals"' TERM
 touch "$FOLDER/trains"
 while [ -n "$WAITS" ] && [ ! -e "$FOLDER/end" ]; do sleep 0.02; done
@@ -246,6 +246,9 @@ def test_words_arrive_as_they_were_given(hostile: str, cluster: Cluster) -> None
     for call in meeting, training:
         assert [hostile, hostile, "-m"] == call[call.index("-m") - 2 : call.index("-m") + 1]
     assert f"--logs=/{hostile}/yolodata-4711/0" in training
+    assert cluster.run(script(python=hostile))[0] == 0
+    (call,) = cluster.calls("srun")
+    assert call[call.index("-m") - 1] == hostile
     assert not list(cluster.folder.rglob("*CANARY*"))
 
 
