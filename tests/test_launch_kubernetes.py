@@ -6,6 +6,8 @@ import contextlib
 import copy
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -136,6 +138,19 @@ def test_schemas_take_what_is_written_and_no_misspelt_name(words: list[str]) -> 
             depths += 1
         assert depths >= (9 if document["kind"] == "PersistentVolumeClaim" else 20)
         refuse_what_is_wrong(document)
+
+
+def test_the_page_shows_what_can_be_used() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    shown = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    for document in shown:
+        if document["kind"] in ("Namespace", "Job"):
+            validate(document)
+    assert [one["kind"] for one in shown] == ["Namespace", "Job", "PyTorchJob"]
+    commands = re.findall(r"^yolodata launch k8s train (?!…)((?:.*\\\n)*.*)", page, re.MULTILINE)
+    assert commands
+    for words in commands:
+        assert written(*shlex.split(words.replace("\\\n", " ")))
 
 
 # What the documents say.
@@ -434,7 +449,7 @@ def test_a_mistake_ends_pods_with_its_status(trained: Path) -> None:
 
 
 def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
-    """A pod is asked to stop: the other trains alone, and with it again when it is made anew."""
+    """A pod is asked to stop, and the other trains alone; tests/test_elastic.py has the way back."""
     places, run = places_of(trained), trained / "runs" / "some"
 
     def ranks() -> int:
@@ -448,8 +463,6 @@ def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
         assert made.ended(1)[0] == 75
         made.processes.pop()
         made.wait(lambda: ranks() == 1)
-        made.processes.append(made.start(1))
-        made.wait(lambda: ranks() == 2)
-        made.ask_to_stop(0)  # which keeps the rendezvous
-        ended = [made.ended(0), made.ended(1)]
-    assert [code for code, _ in ended] == [75, 75], ended
+        made.ask_to_stop(0)
+        code, said = made.ended(0)
+    assert code == 75, said
