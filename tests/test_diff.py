@@ -515,7 +515,7 @@ def test_runs_differ_in_dataset_settings_and_results(
     b = run_folder(tmp_path / "b", version_of(data[1]), ROWS[:2], lr0=0.02)
     assert main(["diff", str(a), str(b)]) == 1
     out = capsys.readouterr().out
-    assert "settings: 1 differ\n  lr0  0.01 → 0.02\n" in out
+    assert "settings: 1 differs\n  lr0  0.01 → 0.02\n" in out
     assert "  other labels" in out
     assert "d/2.jpg" not in out
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "metrics/" in line}

@@ -40,7 +40,7 @@ class RunReport:
             rows = self._of(group)
             shown = rows if self._every else dict(list(rows.items())[:_SHOWN])
             if rows:
-                yield f"{group}: {len(rows):,} differ"
+                yield f"{group}: {len(rows):,} differ{'s' if len(rows) == 1 else ''}"
             width = max(map(len, shown), default=0)
             for name, (was, now) in shown.items():
                 yield printable(f"  {name:{width}}  {quoted(was)} → {quoted(now)}")
