@@ -38,11 +38,12 @@ CAT, DOG, BIRD = range(3)
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its class, what its box and outline are drawn from, corners of the outline."""
+    """An object: its class, what its box and its outline are drawn from, corners of the outline."""
 
     cls: int
     shape: int
     corners: int = 0
+    outline: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def stored(image: Image, meta: DatasetMeta) -> StoredSample:
     n, points = len(shapes), meta.keypoints
     box = np.array([s.random(4) for s in shapes], "f4").reshape(n, 4)
     polygons = [
-        s.random((t.corners, 2)).astype("f4") for s, t in zip(shapes, image.things, strict=True)
+        np.random.default_rng(thing.outline).random((thing.corners, 2)).astype("f4")
+        for thing in image.things
     ]
     keypoints = None
     if points is not None:
@@ -169,7 +171,12 @@ ALONE: dict[str, tuple[tuple[Image, ...], dict[str, list[str]], dict[Any, int]]]
         {"relabelled": ["d/1.jpg"]},
         {(OTHER_SHAPE, "cat", "cat"): 1},
     ),
-    "another outline": (
+    "a corner elsewhere": (
+        edited(1, things=(replace(BASE[1].things[0], outline=1),)),
+        {"relabelled": ["d/2.jpg"]},
+        {(OTHER_SHAPE, "bird", "bird"): 1},
+    ),
+    "another corner": (
         edited(1, things=(replace(BASE[1].things[0], corners=6),)),
         {"relabelled": ["d/2.jpg"]},
         {(OTHER_SHAPE, "bird", "bird"): 1},
