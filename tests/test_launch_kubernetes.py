@@ -173,6 +173,10 @@ def test_a_pod_has_what_the_job_asks_for() -> None:
         "--", *PLAIN[:2], *LARGE[-2:], "resume=auto", "device=0,1,2,3,4,5,6,7",
         "project=/runs", "name=coco-m",
     ]  # fmt: skip
+    for words in (LARGE, [*LARGE, "runtime=namespace"]):
+        runtime_of_job, job = written(*words)[-2:]
+        assert job["spec"]["runtimeRef"]["kind"] == runtime_of_job["kind"]
+        assert job["spec"]["runtimeRef"]["name"] == runtime_of_job["metadata"]["name"]
     elastic = written(*LARGE, "min_nodes=2", "batch=96")[-1]["spec"]["trainer"]["args"]
     assert elastic[6:9] == ["--least=2", "--restarts=20", "--numa"]
     template = spec["template"]
@@ -449,7 +453,7 @@ def test_a_mistake_ends_pods_with_its_status(trained: Path) -> None:
 
 
 def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
-    """A pod is asked to stop, and the other trains alone; tests/test_elastic.py has the way back."""
+    """One is asked to stop, and the other trains alone; benchmarks/elastic.py has the way back."""
     places, run = places_of(trained), trained / "runs" / "some"
 
     def ranks() -> int:
