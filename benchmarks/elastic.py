@@ -398,7 +398,7 @@ def main() -> int:
     if args.store:
         keep_rendezvous(args.store)
         return 0
-    from preemption import NETWORK  # beside this file, which ranks import from elsewhere
+    from batch_notes import NETWORK  # beside this file, which ranks import from elsewhere
 
     random.seed(args.seed)
     trials: list[Any] = []

@@ -20,7 +20,6 @@ signals fall into training and not into imports; with several, torchrun is start
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -34,73 +33,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+import batch_notes
+from batch_notes import noted
+
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 OF_ONE_RANK = {"lost": signal.SIGKILL, "frozen": signal.SIGSTOP}
-NETWORK = """
-scales: {n: [0.33, 0.125, 256]}
-backbone:
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [128, 3, 2]]
-  - [-1, 1, C3k2, [128, False, 0.25]]
-  - [-1, 1, Conv, [256, 3, 2]]
-  - [-1, 1, Conv, [256, 3, 2]]
-  - [-1, 1, Conv, [256, 3, 2]]
-head:
-  - [[3, 4, 5], 1, Detect, [nc]]
-end2end: True
-reg_max: 1
-nc: 80
-"""
 
 
-def train(folder: Path, name: str, data: Path, pause: float) -> None:
-    """One run in this process; every batch leaves a line in FOLDER/NAME/RANK.jsonl."""
+def train(folder: Path, name: str, data: Path) -> None:
+    """One run in this process, which `batch_notes` writes down."""
     import torch
     from ultralytics import YOLO
 
     from yolodata.train import trainer_for
 
     torch.set_num_threads(1)
-    notes = folder / name
-    notes.mkdir(exist_ok=True)
-    rank = int(os.environ.get("RANK", 0))
-    fed: list[str] = []
-
-    def begin(trainer: Any) -> None:
-        preprocess = trainer.preprocess_batch
-
-        def noting(batch: dict[str, Any]) -> dict[str, Any]:
-            pictures = [batch["img"], batch["cls"], batch["bboxes"], batch["batch_idx"]]
-            content = b"".join(part.numpy().tobytes() for part in pictures)
-            fed[:] = [hashlib.sha256(content).hexdigest()]
-            return preprocess(batch)
-
-        trainer.preprocess_batch = noting
-        (notes / f"{rank}.pid").write_text(str(os.getpid()))
-
-    def note(trainer: Any) -> None:
-        losses = {name: float(value) for name, value in trainer.loss_items.items()}
-        line = json.dumps([trainer.epoch, trainer.at.step, fed[0], losses])
-        with (notes / f"{rank}.jsonl").open("a") as file:
-            file.write(line + "\n")
-        time.sleep(pause)
-
-    def end(trainer: Any) -> None:
-        digest = hashlib.sha256()
-        for state in (trainer.model.state_dict(), trainer.ema.ema.state_dict()):
-            for value in state.values():
-                digest.update(value.cpu().numpy().tobytes())
-        (notes / f"{rank}.weights").write_text(digest.hexdigest())
-
     model = YOLO(folder / "network.yaml")
-    model.add_callback("on_train_start", begin)
-    model.add_callback("on_train_batch_end", note)
-    model.add_callback("on_train_end", end)
+    for event in ("on_train_start", "on_train_batch_end", "on_train_end"):
+        model.add_callback(event, getattr(batch_notes, event))
     model.train(
         trainer=trainer_for("detect").configure(checkpoint_minutes=0.01, threads=1),
-        data=str(data), epochs=3, imgsz=64, batch=8, nbs=32, device="cpu", amp=False, plots=False,
-        verbose=False, optimizer="SGD", warmup_epochs=1.5, close_mosaic=1, multi_scale=0.5,
-        project=str(folder / "runs"), name=name, resume="auto",
+        **batch_notes.SETTINGS, data=str(data), project=str(folder / "runs"), name=name,
+        resume="auto",
     )  # fmt: skip
 
 
@@ -109,7 +63,7 @@ def start(args: argparse.Namespace, folder: Path, name: str) -> int:
     if args.ranks > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={args.ranks}", __file__, "--data", str(args.data)]
-        command += ["--pause", str(args.pause), "--as-rank", str(folder), name]
+        command += ["--as-rank", str(folder), name]
         with (folder / "log.txt").open("a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True).pid
     pid = os.fork()
@@ -120,7 +74,7 @@ def start(args: argparse.Namespace, folder: Path, name: str) -> int:
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        train(folder, name, args.data, args.pause)
+        train(folder, name, args.data)
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -135,17 +89,10 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def noted(folder: Path, name: str, rank: int) -> list[Any]:
-    """Lines of a rank; the one that a kill cut in two is not one."""
-    file = folder / name / f"{rank}.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def strike(args: argparse.Namespace, place: Path, pid: int, kind: str) -> list[int]:
     """Sends what the trial is about; returns the processes of the ranks."""
     several = range(args.ranks) if args.ranks > 1 else ()
-    ranks = [int((place / f"{rank}.pid").read_text()) for rank in several]
+    ranks = [batch_notes.process(place.parent, place.name, rank)["pid"] for rank in several]
     struck = [pid]
     if kind in OF_ONE_RANK:
         struck = [random.choice(ranks)]
@@ -185,17 +132,8 @@ def trial(args: argparse.Namespace, folder: Path, kind: str, batches: int) -> An
     expected = {-9, 0} if kind == "SIGKILL" else {75, 0} if before else {75, 0, 130, -15}
     if args.ranks == 1 and status not in expected:
         wrong.append(f"the first run ended with {status} after {before} batches")
-    repeated = 0
-    for rank in range(args.ranks):
-        whole = {(e, b): rest for e, b, *rest in noted(folder, "whole", rank)}
-        seen = noted(folder, name, rank)
-        repeated += len(seen) - len(whole)
-        if {(e, b) for e, b, *_ in seen} != set(whole):
-            wrong.append(f"rank {rank} was not fed the batches of the whole run")
-        elif any(whole[(e, b)] != rest for e, b, *rest in seen):
-            wrong.append(f"rank {rank} saw other samples or losses")
-    if len({(folder / run / "0.weights").read_text() for run in ("whole", name)}) > 1:
-        wrong.append("weights differ")
+    wrong += batch_notes.differences(folder, "whole", name, args.ranks)
+    repeated = batch_notes.repeated(folder, "whole", name, args.ranks)
     if kind in ("SIGTERM", "SIGINT") and repeated:
         wrong.append(f"{repeated} batches were repeated")
     return {
@@ -216,7 +154,7 @@ def main() -> int:
     parser.add_argument("--as-rank", nargs=2, metavar=("FOLDER", "NAME"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_rank:
-        train(Path(args.as_rank[0]), args.as_rank[1], args.data, args.pause)
+        train(Path(args.as_rank[0]), args.as_rank[1], args.data)
         return 0
     import yolodata.train.trainer  # noqa: F401  so that forks need not
 
@@ -224,7 +162,8 @@ def main() -> int:
     trials = []
     with tempfile.TemporaryDirectory(prefix="yolodata-preemption-") as place:
         folder = Path(place)
-        (folder / "network.yaml").write_text(NETWORK)
+        (folder / "network.yaml").write_text(batch_notes.NETWORK)
+        (folder / "pause").write_text(str(args.pause))
         for _ in range(2 if args.ranks == 1 else 1):  # the first one packs
             shutil.rmtree(folder / "whole", ignore_errors=True)
             shutil.rmtree(folder / "runs", ignore_errors=True)

@@ -173,6 +173,28 @@ def fuzz(values: dict[str, Any]) -> str:
     return report.with_notes([lines], report.about_machine(values))
 
 
+def slurm(values: dict[str, Any]) -> str:
+    """What benchmarks/slurm.py wrote."""
+    hits = [hit for job in values["jobs"] for hit in job["interruptions"]]
+    lines = [
+        ["interruption", "n", "while it started", "s until it was requeued", "batches repeated"]
+    ]
+    for kind in dict.fromkeys(sorted(hit["kind"] for hit in hits)):
+        waits, repeated = (values[key][kind] for key in ("seconds_to_requeue", "repeated_batches"))
+        lines.append([
+            kind, f"{waits['n']}",
+            f"{sum(hit['at_start'] for hit in hits if hit['kind'] == kind)}",
+            f"{waits['median']:.0f} (at most {waits['most']:.0f})",
+            f"{repeated['median']:g} (at most {repeated['most']})",
+        ])  # fmt: skip
+    jobs = f"{values['interruptions']} interruptions of {len(values['jobs'])} jobs"
+    how = (
+        f"{jobs}; {values['wrong']} jobs were not to the bit the job that nobody interrupted; "
+        f"{values['slurm']}, ranks on {' and '.join(values['hosts'])}, images of {values['data']}"
+    )
+    return report.with_notes([lines], [*report.about_machine(values), how])
+
+
 def _with_notes(tables: list[list[list[str]]], values: dict[str, Any], how: str) -> str:
     note = values["settings"].get("note")
     return report.with_notes(
@@ -191,6 +213,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "soak": soak,
     "scaling": scaling,
     "fuzz": fuzz,
+    "slurm": slurm,
 }
 """How the results of each benchmark become Markdown, by their `benchmark` entry."""
 
