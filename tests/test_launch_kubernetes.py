@@ -364,13 +364,17 @@ def test_a_pod_that_waits_for_the_first_one_ends_when_it_is_asked_to() -> None:
         start = ["-m", "yolodata.launch.agent", "--nodes=2", "--node=1", "--", "model=a", "data=b"]
         start.insert(4, f"--rendezvous=127.0.0.1:{nobody.getsockname()[1]}")
         with subprocess.Popen([sys.executable, *start], stderr=subprocess.PIPE, text=True) as agent:
-            handled = 1 << signal.SIGTERM - 1
+            handled, deadline = 1 << signal.SIGTERM - 1, time.monotonic() + 60
             status = Path(f"/proc/{agent.pid}/status")
-            while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & handled:
-                assert agent.poll() is None
-                time.sleep(0.02)
-            agent.terminate()
-            said = agent.communicate(timeout=60)[1]
+            try:
+                while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & handled:
+                    assert agent.poll() is None
+                    assert time.monotonic() < deadline, "it hears no SIGTERM"
+                    time.sleep(0.02)
+                agent.terminate()
+                said = agent.communicate(timeout=60)[1]
+            finally:
+                agent.kill()
         assert (agent.returncode, "SIGTERM" in said) == (PREEMPTED, True), said
 
 
