@@ -31,7 +31,7 @@ printf '%s\\0' srun "$@" >> "$FOLDER/calls"; echo >> "$FOLDER/calls"
 case "$*" in
 *yolodata.launch.rendezvous*) echo Welcome; echo 10.0.0.1:20007; exit "${MEET:-0}" ;;
 esac
-trap 'sleep 0.2; echo USR1 >> "$FOLDER/signals"; [ -z "$STUBBORN" ] || exit "$STUBBORN"; exit 75' USR1
+trap 'sleep 0.2; echo USR1 >> "$FOLDER/signals"; exit "${STUBBORN:-75}"' USR1
 trap 'echo TERM >> "$FOLDER/signals"' TERM
 touch "$FOLDER/trains"
 while [ -n "$WAITS" ] && [ ! -e "$FOLDER/end" ]; do sleep 0.02; done
