@@ -138,7 +138,7 @@ OTHER: dict[str, Any] = {
     "reservation": "course", "exclusive": True, "gpu_type": "a100", "requeue": False, "retries": 5,
     "lead": 30, "output": "logs/%x.out", "logs": "/scratch/logs", "interface": "ib0", "numa": False,
     "setup": "module load cuda", "python": "/env/bin/python", "container": "/a.sif",
-    "runtime": "pyxis", "mounts": "/data:/data:ro", "sbatch": "--nice=100",
+    "runtime": "pyxis", "mounts": "/data:/data:ro", "sbatch": "--nice=100 --comment='a b'",
 }  # fmt: skip
 NEEDS = {
     "processes": {"gpus": 0}, "interface": {"nodes": 2}, "runtime": {"container": "/a.sif"},
@@ -161,6 +161,7 @@ def test_what_sbatch_reads() -> None:
         "--gres=gpu:a100:4", "--mem=64G", "--time=2:00", "--partition=gpu", "--account=vision",
         "--qos=high", "--constraint=a100&ib", "--reservation=course", "--exclusive", "--no-requeue",
         "--signal=B:USR1@20", "--output=logs/%x.out", "--open-mode=append", "--nice=100",
+        '--comment="a b"',
     }  # fmt: skip
     assert "--mem=0" in directives(script(exclusive=True))
     assert "--requeue" in directives(script())
@@ -206,7 +207,7 @@ def test_time_limits(time: str, seconds: int | None) -> None:
         ({"sbatch": "--nodes=3"}, "give nodes="),
         ({"sbatch": "--comment='a#b'"}, "sbatch must be options"),
         ({"sbatch": "--comment='a"}, "no command line"),
-        ({"sbatch": "--comment='a\"b'"}, "sbatch must be options"),
+        *(({"sbatch": shlex.quote(f"--comment=a{c}b")}, "sbatch must be") for c in "'\"$#`\\ä"),
         ({"container": "--nv"}, "container must not begin with '-'"),
         ({"python": "-c"}, "python must not begin with '-'"),
         ({"exclusive": "yes"}, "exclusive must be True or False"),
