@@ -111,7 +111,7 @@ def make(source: Path, photos: Path, images: int) -> None:
 
 
 def change_labels(data: Path, kind: str, source: Path) -> None:
-    """Changes the labels of one image."""
+    """Changes the labels of one image; shards get one version of it, whenever that is done."""
     of_source = source / "labels/train/00000000.txt"
     more = of_source.read_text() + "0 0.25 0.25 0.125 0.125\n"
     if kind == "files":
@@ -119,9 +119,10 @@ def change_labels(data: Path, kind: str, source: Path) -> None:
         return
     before = of_source.read_text()
     of_source.write_text(more)
+    os.utime(of_source, (1, 1))  # a version also covers times of the source's files
     relabel(data, source / "data.yaml")
     of_source.write_text(before)
-    os.utime(of_source)
+    os.utime(of_source, (0, 0))
 
 
 def files_in(folder: Path) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed.run
@@ -83,3 +86,34 @@ def test_elastic_torchrun_gets_a_store_of_each_start(
     monkeypatch.setattr(sys, "argv", ["torchrun", *given, "-m", "yolodata.train"])
     assert torchrun.main() == 0
     assert seen == ["1" if elastic else None]
+
+
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "elastic.py"))
+
+
+def life(name: int, ranks: int, batches: range) -> list[dict[str, Any]]:
+    """What ranks note of batches of four samples."""
+    return [
+        {"life": str(name), "at": [0, batch], "rank": rank, "ranks": ranks, "loss": {"box": 1.0},
+         "fed": [f"{batch}:{place}" for place in range(rank, 4, ranks)]}
+        for batch in batches for rank in range(ranks)
+    ]  # fmt: skip
+
+
+def judged(lines: list[dict[str, Any]]) -> tuple[list[str], int]:
+    """What the benchmark finds wrong, and how many batches were trained again."""
+    line = BENCHMARK["surviving_line"]
+    kept, found = line(lines)
+    whole, _ = line(life(0, 1, range(1, 7)))
+    return [*found["wrong"], *BENCHMARK["compared"](kept, whole)["wrong"]], found["repeated"]
+
+
+def test_the_benchmark_of_elastic_training_tells_wrong_from_right() -> None:
+    two, one = life(1, 2, range(1, 5)), life(2, 1, range(3, 6))
+    again = life(3, 2, range(6, 7))
+    assert judged([*two, *one, *again]) == ([], 2)  # batches 3 and 4
+    assert judged([*two, *one])[0]  # the last is missing
+    assert judged([*two[:2], *one, *again])[0]  # one in between is
+    assert judged([*two[1:], *one, *again])[0]  # a rank's part is
+    one[0]["fed"].reverse()
+    assert judged([*two, *one, *again])[0] == ["batch (0, 3) had other samples"]

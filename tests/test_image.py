@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from packaging.requirements import Requirement
 
 import yolodata
 from yolodata.dali.compilers import DEFAULT_ARCHS
+from yolodata.launch import kubernetes
 
 tomllib = pytest.importorskip("tomllib", reason="the image's scripts want Python 3.11")
 
@@ -178,6 +180,8 @@ def test_the_recipe_is_of_this_project() -> None:
 
     _, wheel, run = stages(CONTAINERFILE)
     assert json.loads(arguments(run, "ENTRYPOINT")[-1])[0] in PROJECT["scripts"]
+    user = next(one.default for one in fields(kubernetes.OPTIONS) if one.name == "user")
+    assert arguments(run, "USER")[-1] == f"{user}:{user}"
     archs = re.findall(r'ARG YOLODATA_CUDA_ARCHS="(.*)"', CONTAINERFILE)
     assert archs == [DEFAULT_ARCHS]
     labels = set(re.findall(r"image\.(\w+)=", " ".join(arguments(run, "LABEL"))))
@@ -293,6 +297,11 @@ SETTINGS: dict[str, Any] = {
 }
 SITE = "opt/yolodata/lib/python3.11/site-packages"
 FILES: dict[str, Any] = {
+    "opt/yolodata/bin/yolodata": (0o755, b"#!/opt/yolodata/bin/python"),
+    "opt/yolodata/bin/python": (0o755, b""),
+    "usr/bin/env": (0o755, b""),
+    "tmp": (0o644, b""),
+    "work": (0o644, b""),
     "usr/bin/python3.11": (0o755, b"\x7fELF"),
     "usr/share/doc/gcc-12-base": (0o644, b"words"),  # a name alone is no compiler
     f"{SITE}/yolodata-0.2.0.dist-info/METADATA": (0o644, b"Name: yolodata\nVersion: 0.2.0\n\n"),
@@ -355,8 +364,8 @@ def test_a_right_image_passes(tmp_path: Path, capsys: Any, compressed: bool) -> 
     assert check.main([str(archive), "--json", str(tmp_path / "report.json")]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [layer["files"] for layer in report["layers"]] == [2, 4, 0]
-    assert report["files"] == 4
+    assert [layer["files"] for layer in report["layers"]] == [2, 9, 0]
+    assert report["files"] == 9
     assert check.read(archive).packages == {"yolodata": "0.2.0"}
 
 
@@ -380,6 +389,7 @@ def test_a_right_image_passes(tmp_path: Path, capsys: Any, compressed: bool) -> 
         ({"wheels/a.whl": (0o644, b"")}, "left over from the build"),
         ({f"{SITE}/yolodata/a.py": (0o644, b"", 10001)}, "can be changed by others"),
         ({f"{SITE}/yolodata/a.py": (0o666, b"")}, "can be changed by others"),
+        ({".wh.opt": (0o644, b"")}, "opt/yolodata/bin/yolodata is missing"),
         ({"root/.netrc": (0o600, b"machine a")}, ".netrc is a file of secrets"),
         ({"etc/ssl/some.key": (0o600, KEY)}, "holds a private key"),
         ({"etc/pip.text": (0o644, b"see https://index.example/simple")}, "an address of pip's"),

@@ -152,10 +152,10 @@ def main() -> int:
             command += ["--secret", f"id=pip,src={given.pip_settings}"]
         started = time.monotonic()
         subprocess.run([*command, *given.build, str(folder / "context")], check=True)
-    print(f"build: {tag}, {time.monotonic() - started:.0f} s")
+    print(f"build: {tag}, {time.monotonic() - started:.0f} s", flush=True)
     started = time.monotonic()
     archive(engine, tag, given.archive)
-    print(f"build: {given.archive}, {time.monotonic() - started:.0f} s")
+    print(f"build: {given.archive}, {time.monotonic() - started:.0f} s", flush=True)
     if given.pin:
         packages = check.read(given.archive).packages
         pins = [f"{name}=={packages[name]}\n" for name in sorted(packages, key=str.lower)]

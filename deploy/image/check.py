@@ -21,6 +21,7 @@ from typing import IO, Any
 
 LABELS = ("title", "version", "revision", "source", "licenses")
 COMPRESSION = {"tar": "r|", "tar+gzip": "r|gz"}
+NEEDED = ("opt/yolodata/bin/yolodata", "opt/yolodata/bin/python", "usr/bin/env", "tmp", "work")
 SMALL = 1 << 20  # bytes: larger files are libraries and weights, no place for a password
 BUILD_TOOL = re.compile(
     r"([\w-]+-linux-gnu-)?(gcc|g\+\+|cc|c\+\+|cpp|clang|clang\+\+|ld|as|gold)(-[\d.]+)?"
@@ -183,6 +184,9 @@ def problems(image: Image, most_gib: float) -> Iterator[str]:
         if SECRET_VALUE.search(text):
             yield f"a variable or a step of the build holds a secret: {hidden(text)}"
     yield from dict.fromkeys(image.secrets)
+    for path in NEEDED:
+        if path not in image.files:
+            yield f"{path} is missing"
     for path, entry in image.files.items():
         if entry.is_file and BUILD_TOOL.fullmatch(path.rpartition("/")[2]) and entry.mode & 0o111:
             yield f"{path} is a build tool"

@@ -14,7 +14,8 @@ from yolodata.diff.dataset import PackedDataset
 from yolodata.diff.datasets import DatasetDiff, tallied
 from yolodata.diff.keys import Indices
 from yolodata.diff.labels import KINDS, OTHER_CLASS, REMOVED
-from yolodata.shards.format import SPLITS, content_checksum
+from yolodata.provenance.dataset_version import version_of
+from yolodata.shards.format import SPLITS
 from yolodata.shards.json_text import quoted
 from yolodata.shards.left_out import read_left_out
 from yolodata.terminal import printable
@@ -66,9 +67,8 @@ class DatasetReport:
         uncompared = int(diff.pairs.uncompared.sum())
         if uncompared:
             yield (
-                f"pixels were not compared of {uncompared:,} images, which are packed otherwise: "
-                "bytes tell them apart only in one packing. They were compared by name, size and "
-                "labels"
+                f"pixels of {_images(uncompared)} were not compared: they are packed otherwise, "
+                "and bytes are comparable only in one packing. Names, sizes and labels were"
             )
         if diff.order:
             yield (
@@ -142,8 +142,8 @@ class DatasetReport:
             if len(twice):
                 first = printable(of.short_name(int(twice[0])))
                 yield (
-                    f"leak in {side}: {len(twice):,} images of {', '.join(_splits_of(of, twice))} "
-                    f"have the bytes of one in an earlier split, as {first}"
+                    f"leak in {side}: {_images(len(twice))} of {', '.join(_splits_of(of, twice))} "
+                    f"stored in an earlier split, too, as {first}"
                 )
 
     def _table(self) -> Iterator[str]:
@@ -168,7 +168,7 @@ class DatasetReport:
         return Counter(dict(zip(SPLITS, counts, strict=True)))
 
     def _list_text(self, name: str, found: Indices) -> Iterator[str]:
-        heading = f"{_TITLES[name]}: {len(found):,} images"
+        heading = f"{_TITLES[name]}: {_images(len(found))}"
         if name == "relabelled":
             heading += f"; objects: {_objects_text(self._changes(self._diff.tally))}"
         yield heading
@@ -292,7 +292,7 @@ def _row_text(row: dict[str, Any]) -> str:
     if "size" in row:
         text += f", {' → '.join('x'.join(map(str, row[k])) for k in ('was_size', 'size'))} pixels"
     if isinstance(row.get("objects"), int):
-        text += f", {row['objects']:,} objects"
+        text += f", {row['objects']:,} object{'' if row['objects'] == 1 else 's'}"
     elif "objects" in row:
         text += f": {_objects_text(row['objects'])}"
     if "label_size" in row:
@@ -320,16 +320,30 @@ def _objects_text(changes: Iterable[dict[str, Any]]) -> str:
 def _heading(side: str, of: PackedDataset) -> str:
     counts = ", ".join(f"{split} {len(d):,}" for split, d in of.splits.items())
     objects = sum(d.meta.objects for d in of.splits.values())
-    return printable(f"{side}  {of.path}: {counts} images, {objects:,} objects")
+    return printable(
+        f"{side}  {of.path}: {counts} images, {objects:,} objects, version {_version(of)}"
+    )
+
+
+def _version(of: PackedDataset) -> str:
+    """The version that a run on these splits notes, and `yolodata info` shows."""
+    versions = {split: dataset.meta.checksum for split, dataset in of.splits.items()}
+    trained = {split: one for split, one in versions.items() if split in ("train", "val")}
+    return version_of(trained or versions)
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _side(of: PackedDataset, twice: Indices) -> dict[str, Any]:
     return {
         "path": str(of.path),
+        "version": _version(of),
         "names_below": _decoded(of.root),
         "splits": {
             split: {
-                "version": content_checksum(d.meta.to_dict()),
+                "version": d.meta.checksum,
                 "images": len(d),
                 "objects": d.meta.objects,
             }

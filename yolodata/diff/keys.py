@@ -69,7 +69,10 @@ def paired(a: Keys, b: Keys) -> tuple[Indices, Indices]:
     """
     order_a, order_b = np.argsort(a, kind="stable"), np.argsort(b, kind="stable")
     sorted_a, sorted_b = a[order_a], b[order_b]
-    rank = np.arange(len(b)) - np.searchsorted(sorted_b, sorted_b)
+    place = np.arange(len(b))
+    first = np.ones(len(b), bool)  # of equal ones
+    first[1:] = sorted_b[1:] != sorted_b[:-1]
+    rank = place - np.maximum.accumulate(np.where(first, place, 0))
     at = np.searchsorted(sorted_a, sorted_b) + rank
     found = at < len(a)
     found[found] = sorted_a[at[found]] == sorted_b[found]

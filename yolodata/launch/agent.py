@@ -61,7 +61,7 @@ def torchrun_options(
     if endpoint is None:
         raise ValueError("several nodes need an endpoint")
     return [
-        f"--nnodes={least or nodes}:{nodes}",
+        f"--nnodes={nodes if least is None else f'{least}:{nodes}'}",
         f"--max-restarts={restarts}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={endpoint}",

@@ -275,10 +275,11 @@ def _check(job: Job) -> None:
     batch = literal(job.argument("batch") or "16")
     if asked.min_nodes is not None and isinstance(batch, int) and batch > 0:
         counts = [n * asked.processes_a_node for n in range(asked.min_nodes, asked.nodes + 1)]
-        if batch % math.lcm(*counts):
+        divides = math.lcm(*counts)
+        if batch % divides:
             raise ConfigError(
-                f"batch must be a multiple of {math.lcm(*counts)} with min_nodes={asked.min_nodes}, "
-                f"because {', '.join(map(str, counts))} processes may share it, got {batch}"
+                f"batch must be a multiple of {divides} with min_nodes={asked.min_nodes}, because "
+                f"{', '.join(map(str, counts))} processes may share it, got {batch}"
             )
     upload = _given(job, "yolodata.upload")
     if asked.runs is None and upload is None:
@@ -336,7 +337,7 @@ def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
 def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     """How the pods look; the TrainJob says what runs in them."""
     elastic = asked.min_nodes is not None
-    metadata = _metadata(asked, asked.job)
+    metadata = _metadata(asked, _runtime_name(asked))
     if asked.runtime == "cluster":
         del metadata["namespace"]
     metadata["labels"]["trainer.kubeflow.org/framework"] = "torch"
@@ -390,6 +391,11 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
             },
         },
     }
+
+
+def _runtime_name(asked: KubernetesOptions) -> str:
+    """The cluster's runtimes are seen by all namespaces, which may have jobs of one name."""
+    return f"{asked.namespace}.{asked.job}" if asked.runtime == "cluster" else asked.job
 
 
 def _exit(code: int) -> dict[str, Any]:
@@ -525,7 +531,7 @@ def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
             "runtimeRef": {
                 "apiGroup": TRAINER.partition("/")[0],
                 "kind": RUNTIMES[asked.runtime],
-                "name": asked.job,
+                "name": _runtime_name(asked),
             },
             "trainer": trainer,
         },

@@ -55,7 +55,7 @@ def _go_on(trainer: Any) -> bool:
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         mlflow.start_run(run_id=kept)
     except Exception as error:
-        why = redacted(str(error).splitlines()[0])
+        why = redacted(f"{type(error).__name__}: {error}".splitlines()[0])
         LOGGER.warning(f"yolodata: MLflow cannot go on with run {kept}, and begins another: {why}")
         return False
     os.environ.pop("MLFLOW_RUN_ID", None)  # as start_run does, when it takes the id from there
