@@ -293,7 +293,7 @@ def checks(jobs: Campaign, seconds: float) -> dict[str, Any]:
         if any(jobs.noted(name)) or jobs.state(job) == "COMPLETED":
             raise RuntimeError(f"{name}, a script that was to fail here trained")
         said[name] = (jobs.folder / f"{name}.out").read_text().splitlines()[0]
-        command("scancel", job)
+        command("scancel", job, check=False)  # it may have failed
     for job in controls.values():
         jobs.finish(job)
     return {"gpus_of_ranks": gpus, "controls": {"seconds": round(seconds), "said": said}}
