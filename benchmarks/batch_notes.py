@@ -2,8 +2,8 @@
 
 `yolodata.callbacks=benchmarks/batch_notes.py` lets a run with project=FOLDER/runs name=NAME write
 FOLDER/NAME/RANK.jsonl (epoch, step, a hash of the samples, the losses), RANK.process, and at the
-end `weights` (a hash of them and their average). FOLDER/pause says how many seconds it waits after
-each batch, and may change while it runs.
+end `weights` (a hash of them and their average). FOLDER/pause says how many seconds it waits, after
+each batch and after each update, as a JSON list; it may change while it runs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def on_train_batch_end(trainer: Any) -> None:
     losses = {name: float(value) for name, value in trainer.loss_items.items()}
     with (_place(trainer) / f"{RANK}.jsonl").open("a") as file:
         file.write(json.dumps([trainer.epoch, trainer.at.step, fed, losses]) + "\n")
-    time.sleep(float((_place(trainer).parent / "pause").read_text()))
+    after_batch, after_update = json.loads((_place(trainer).parent / "pause").read_text())
+    time.sleep(after_batch + (0 if trainer.at.pending else after_update))
 
 
 def on_train_end(trainer: Any) -> None:

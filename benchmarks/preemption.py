@@ -163,7 +163,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="yolodata-preemption-") as place:
         folder = Path(place)
         (folder / "network.yaml").write_text(batch_notes.NETWORK)
-        (folder / "pause").write_text(str(args.pause))
+        (folder / "pause").write_text(json.dumps([args.pause, 0]))
         for _ in range(2 if args.ranks == 1 else 1):  # the first one packs
             shutil.rmtree(folder / "whole", ignore_errors=True)
             shutil.rmtree(folder / "runs", ignore_errors=True)

@@ -56,8 +56,11 @@ CONTROLS = {
 """Scripts as in PyTorch's examples, which cannot work where a node's own name means 127.0.1.1: that
 is no address for others, and by the right one torchrun does not know that it is to serve its store.
 """
-PAUSE, SLOW = 0.1, 4.0
-"""Seconds after a batch; slow while slurmctld, which looks every 30 s, may find a limit."""
+PAUSE, SLOW = (0.1, 0.0), (0.1, 8.0)
+"""Seconds after a batch and after an update. It is slow while slurmctld, which looks every 30 s,
+may find a limit; after updates alone, because ranks that are to stop wait 4 s for the next one.
+Where it is further away, the last bits change (docs/training.md#interruption).
+"""
 
 
 class Campaign:
@@ -84,9 +87,9 @@ class Campaign:
         shutil.copy(batch_notes.__file__, self.folder)
         self.pause(PAUSE)
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: tuple[float, float]) -> None:
         """Sets the pace of what runs."""
-        (self.folder / "pause.new").write_text(str(seconds))
+        (self.folder / "pause.new").write_text(json.dumps(seconds))
         (self.folder / "pause.new").replace(self.folder / "pause")
 
     def write(self, name: str, **options: Any) -> Path:
@@ -101,7 +104,8 @@ class Campaign:
     def words(self, name: str) -> list[str]:
         """The arguments of training."""
         arguments = {
-            **batch_notes.SETTINGS, "model": self.folder / "network.yaml", "data": self.data,
+            **batch_notes.SETTINGS, "epochs": 4,
+            "model": self.folder / "network.yaml", "data": self.data,
             "project": self.folder / "runs", "name": name,
             "yolodata.callbacks": self.folder / "batch_notes.py",
             "yolodata.checkpoint_minutes": 0.01, "yolodata.threads": 1,
@@ -293,7 +297,7 @@ def checks(jobs: Campaign, seconds: float) -> dict[str, Any]:
         if any(jobs.noted(name)) or jobs.state(job) == "COMPLETED":
             raise RuntimeError(f"{name}, a script that was to fail here trained")
         said[name] = (jobs.folder / f"{name}.out").read_text().splitlines()[0]
-        command("scancel", job)
+        command("scancel", job, check=False)  # it may have failed
     for job in controls.values():
         jobs.finish(job)
     return {"gpus_of_ranks": gpus, "controls": {"seconds": round(seconds), "said": said}}

@@ -119,6 +119,8 @@ def uses(path: Path) -> list[Callable[[], object]]:
     """What reads a dataset."""
     from yolodata import AugmentConfig, Loader, ValidationLoader
     from yolodata.cli import parser_of
+    from yolodata.diff.dataset_report import DatasetReport
+    from yolodata.diff.datasets import diff_datasets
     from yolodata.pipeline.options import LabelOptions, ReadOptions
     from yolodata.shards.info import describe
     from yolodata.shards.verify import verify
@@ -142,6 +144,12 @@ def uses(path: Path) -> list[Callable[[], object]]:
         arguments = parser_of("view").parse_args(words)
         arguments.run(arguments)
 
+    def compare(path: Path) -> None:
+        diff = diff_datasets(path.parent / "clean", path)
+        report = DatasetReport(diff, every=True)
+        assert "\x1b" not in "".join(report.text())
+        json.loads("".join(report.json()))
+
     def validate(task: str) -> None:
         labels = LabelOptions(task=task)
         with ValidationLoader(path, 4, labels=labels, split="train") as loader:
@@ -161,6 +169,7 @@ def uses(path: Path) -> list[Callable[[], object]]:
         lambda: validate("pose"),
         lambda: verify(path, full=True, workers=1),
         lambda: describe(path),
+        lambda: compare(path),
         lambda: [show(path, task) for task in ("detect", "segment", "obb", "pose")],
     ]
 

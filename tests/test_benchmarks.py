@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -100,6 +101,30 @@ def test_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["parts_us"]["settle"] > 0
     assert result["parts_us"]["wait for the batch"] > 0
     assert result["threads_cpu_ms"] > 0
+
+
+def test_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds as many differences as it made."""
+    out = tmp_path / "out.json"
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # it takes datasets of scale.py
+    monkeypatch.setattr(
+        sys, "argv", ["diff.py", "--images", "2000", "--runs", "1", "--json", str(out)]
+    )
+    assert script("diff").main() == 0
+    same, some, every = json.loads(out.read_text())["rows"]
+    assert same["counts"] == {}
+    assert some["counts"]["changed"] == 2
+    assert every["counts"]["changed"] == 2000
+
+
+@pytest.mark.skipif(shutil.which("dvc") is None, reason="dvc is not installed")
+def test_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions go there and back with each type of links."""
+    draw_dataset(tmp_path / "set", {"train": 3})
+    monkeypatch.setattr(
+        sys, "argv", ["dvc.py", str(tmp_path / "set"), "--images", "6", "--rounds", "1"]
+    )
+    assert script("dvc").main() == 0
 
 
 def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from yolodata.diff.dataset_report import DatasetReport
 from yolodata.diff.datasets import DatasetDiff, diff_datasets
 from yolodata.diff.keys import paired
 from yolodata.diff.labels import ADDED, OTHER_CLASS, OTHER_SHAPE, REMOVED
+from yolodata.diff.results import read_results
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images.resize import resized_shape
 from yolodata.provenance import weights
@@ -37,11 +38,12 @@ CAT, DOG, BIRD = range(3)
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its class, what its box and outline are drawn from, corners of the outline."""
+    """An object: its class, what its box and its outline are drawn from, corners of the outline."""
 
     cls: int
     shape: int
     corners: int = 0
+    outline: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def stored(image: Image, meta: DatasetMeta) -> StoredSample:
     n, points = len(shapes), meta.keypoints
     box = np.array([s.random(4) for s in shapes], "f4").reshape(n, 4)
     polygons = [
-        s.random((t.corners, 2)).astype("f4") for s, t in zip(shapes, image.things, strict=True)
+        np.random.default_rng(thing.outline).random((thing.corners, 2)).astype("f4")
+        for thing in image.things
     ]
     keypoints = None
     if points is not None:
@@ -168,7 +171,12 @@ ALONE: dict[str, tuple[tuple[Image, ...], dict[str, list[str]], dict[Any, int]]]
         {"relabelled": ["d/1.jpg"]},
         {(OTHER_SHAPE, "cat", "cat"): 1},
     ),
-    "another outline": (
+    "a corner elsewhere": (
+        edited(1, things=(replace(BASE[1].things[0], outline=1),)),
+        {"relabelled": ["d/2.jpg"]},
+        {(OTHER_SHAPE, "bird", "bird"): 1},
+    ),
+    "another corner": (
         edited(1, things=(replace(BASE[1].things[0], corners=6),)),
         {"relabelled": ["d/2.jpg"]},
         {(OTHER_SHAPE, "bird", "bird"): 1},
@@ -514,9 +522,7 @@ def test_runs_differ_in_dataset_settings_and_results(
     b = run_folder(tmp_path / "b", version_of(data[1]), ROWS[:2], lr0=0.02)
     assert main(["diff", str(a), str(b)]) == 1
     out = capsys.readouterr().out
-    assert "settings: 1 differ\n  lr0  0.01 → 0.02\n" in out
-    assert "train: other labels (6 objects, were 7)" not in out  # the counts are of the split
-    assert "train: other labels (3 objects, were 4)" in out
+    assert "settings: 1 differs\n  lr0  0.01 → 0.02\n" in out
     assert "  other labels" in out
     assert "d/2.jpg" not in out
     lines = {line.split()[0]: line.split()[1:] for line in out.splitlines() if "metrics/" in line}
@@ -532,6 +538,7 @@ def test_runs_differ_in_dataset_settings_and_results(
     shutil.copy(tmp_path / "two/train/dataset.json", tmp_path / "one/train/dataset.json")
     assert main(["diff", str(a), str(b)]) == 1
     out = capsys.readouterr().out
+    assert "train: other labels (3 objects, were 4)" in out
     assert "not compared image by image" in out
     assert "is now version" in out
 
@@ -542,7 +549,11 @@ def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
     b = run_folder(tmp_path / "b", data, (*ROWS, "4,2,nan,nan"))  # time is no difference
     assert main(["diff", str(a), str(b)]) == 0
     assert "no difference in dataset, settings, packages or code\n" in capsys.readouterr().out
-    c = run_folder(tmp_path / "c", data, ROWS)
+    c = run_folder(tmp_path / "c", data, (*ROWS, "4,2,0.1,0.4"))
+    results = read_results(c)
+    assert results is not None
+    assert results.best is not None
+    assert results.best["epoch"] == 4  # of two that are equal best.pt is the last
     assert main(["diff", str(a), str(c)]) == 1
     assert "training does not repeat itself" in capsys.readouterr().out
     d = run_folder(tmp_path / "d", "Ultralytics' own loader")

@@ -66,7 +66,7 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "job=Up"], "job must be"),
         ([*MODEL, "submit=perhaps"], "submit must be True or False"),
         ([*MODEL, "yolodata.stal=6"], "stall"),
-        ([*MODEL, "name=a\nb"], "name must have no control characters"),
+        ([*MODEL, "job=a", "partition=a\nb"], "partition must have no control characters"),
         ([*MODEL, "name=a\x1b[2J"], "name must have no control characters"),
         ([*MODEL, "yolodata.upload=s3://KEY12345:hunter22@bucket/runs"], "has a secret in it"),
         ([*MODEL, "setup=export WANDB_API_KEY=hunter22"], "has a secret in it"),
@@ -86,7 +86,7 @@ def test_a_secret_that_is_read_there_is_none() -> None:
 def test_no_job_holds_what_was_not_checked() -> None:
     """Also one that Python makes."""
     with pytest.raises(ConfigError, match="control"):
-        Job(Options(), ("model=a.yaml\nrm",))
+        Job(Options(), ("model=a.yaml\x1b",))
     with pytest.raises(ConfigError, match="out must be text"):
         Options(out=Path("a"))  # type: ignore[arg-type]
 

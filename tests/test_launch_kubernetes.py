@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from training import NOTING, arguments, prepare
 from yolodata.errors import ConfigError
 from yolodata.launch import kubernetes
 from yolodata.launch.cli import read_job
+from yolodata.train.distributed import launch
+from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
 
 PLAIN = ["model=yolo26n.yaml", "data=/shards/coco/data.yaml", "image=example.com/yolodata:1"]
 SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=/tmp/elsewhere"]
@@ -173,6 +176,10 @@ def test_a_pod_has_what_the_job_asks_for() -> None:
         "--", *PLAIN[:2], *LARGE[-2:], "resume=auto", "device=0,1,2,3,4,5,6,7",
         "project=/runs", "name=coco-m",
     ]  # fmt: skip
+    for words in (LARGE, [*LARGE, "runtime=namespace"]):
+        runtime_of_job, job = written(*words)[-2:]
+        assert job["spec"]["runtimeRef"]["kind"] == runtime_of_job["kind"]
+        assert job["spec"]["runtimeRef"]["name"] == runtime_of_job["metadata"]["name"]
     elastic = written(*LARGE, "min_nodes=2", "batch=96")[-1]["spec"]["trainer"]["args"]
     assert elastic[6:9] == ["--least=2", "--restarts=20", "--numa"]
     template = spec["template"]
@@ -316,6 +323,61 @@ def test_kubectl_gets_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "given").read_text() == "apply -f -\na: 1\n"
 
 
+# How pods end.
+
+
+@pytest.mark.parametrize(("restarted", "status"), [(True, PREEMPTED), (False, PEER_LOST)])
+def test_a_stop_counts_more_than_what_earlier_ranks_left(
+    restarted: bool, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first ranks lost a peer, torchrun starts others, and those are asked to stop."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, signal, sys, time\n"
+        "from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED, leave_status\n"
+        "def end(code):\n"
+        "    leave_status(code, 'why')\n"
+        "    os._exit(code)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: end(PREEMPTED))\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "    end(PEER_LOST)\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "time.sleep(120)\n"
+    )
+    options = ("--standalone", "--max-restarts=1")
+    start = launch.command([], 1, options)
+    monkeypatch.setattr(launch, "command", lambda *_: [*start[: start.index("-m", 2)], str(script)])
+
+    def ask() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert launch.launch([], 1, options, restarted=restarted) == status
+
+
+def test_a_pod_that_waits_for_the_first_one_ends_when_it_is_asked_to() -> None:
+    """As the first process of a pod, Python would not even hear SIGTERM without a handler."""
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        start = ["-m", "yolodata.launch.agent", "--nodes=2", "--node=1", "--", "model=a", "data=b"]
+        start.insert(4, f"--rendezvous=127.0.0.1:{nobody.getsockname()[1]}")
+        with subprocess.Popen([sys.executable, *start], stderr=subprocess.PIPE, text=True) as agent:
+            handled, deadline = 1 << signal.SIGTERM - 1, time.monotonic() + 60
+            status = Path(f"/proc/{agent.pid}/status")
+            try:
+                while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & handled:
+                    assert agent.poll() is None
+                    assert time.monotonic() < deadline, "it hears no SIGTERM"
+                    time.sleep(0.02)
+                agent.terminate()
+                said = agent.communicate(timeout=60)[1]
+            finally:
+                agent.kill()
+        assert (agent.returncode, "SIGTERM" in said) == (PREEMPTED, True), said
+
+
 # Run as pods run it.
 
 
@@ -442,14 +504,8 @@ def test_all_pods_end_when_one_is_asked_to_and_go_on_made_anew(trained: Path) ->
     assert "yolodata: going on from" in ended[0][1], ended
 
 
-def test_a_mistake_ends_pods_with_its_status(trained: Path) -> None:
-    places = places_of(trained)
-    with Pods(asked_for(trained, "mistaken", "data=/nowhere.yaml"), places) as made:
-        assert [made.ended(index)[0] for index in range(2)] == [2, 2]
-
-
 def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
-    """A pod is asked to stop, and the other trains alone; tests/test_elastic.py has the way back."""
+    """One is asked to stop, and the other trains alone; benchmarks/elastic.py has the way back."""
     places, run = places_of(trained), trained / "runs" / "some"
 
     def ranks() -> int:

@@ -31,7 +31,7 @@ printf '%s\\0' srun "$@" >> "$FOLDER/calls"; echo >> "$FOLDER/calls"
 case "$*" in
 *yolodata.launch.rendezvous*) echo Welcome; echo 10.0.0.1:20007; exit "${MEET:-0}" ;;
 esac
-trap 'echo USR1 >> "$FOLDER/signals"; [ -z "$STUBBORN" ] || exit "$STUBBORN"; exit 75' USR1
+trap 'sleep 0.2; echo USR1 >> "$FOLDER/signals"; exit "${STUBBORN:-75}"' USR1
 trap 'echo TERM >> "$FOLDER/signals"' TERM
 touch "$FOLDER/trains"
 while [ -n "$WAITS" ] && [ ! -e "$FOLDER/end" ]; do sleep 0.02; done
@@ -138,7 +138,7 @@ OTHER: dict[str, Any] = {
     "reservation": "course", "exclusive": True, "gpu_type": "a100", "requeue": False, "retries": 5,
     "lead": 30, "output": "logs/%x.out", "logs": "/scratch/logs", "interface": "ib0", "numa": False,
     "setup": "module load cuda", "python": "/env/bin/python", "container": "/a.sif",
-    "runtime": "pyxis", "mounts": "/data:/data:ro", "sbatch": "--nice=100",
+    "runtime": "pyxis", "mounts": "/data:/data:ro", "sbatch": "--nice=100 --comment='a b'",
 }  # fmt: skip
 NEEDS = {
     "processes": {"gpus": 0}, "interface": {"nodes": 2}, "runtime": {"container": "/a.sif"},
@@ -161,6 +161,7 @@ def test_what_sbatch_reads() -> None:
         "--gres=gpu:a100:4", "--mem=64G", "--time=2:00", "--partition=gpu", "--account=vision",
         "--qos=high", "--constraint=a100&ib", "--reservation=course", "--exclusive", "--no-requeue",
         "--signal=B:USR1@20", "--output=logs/%x.out", "--open-mode=append", "--nice=100",
+        '--comment="a b"',
     }  # fmt: skip
     assert "--mem=0" in directives(script(exclusive=True))
     assert "--requeue" in directives(script())
@@ -206,7 +207,7 @@ def test_time_limits(time: str, seconds: int | None) -> None:
         ({"sbatch": "--nodes=3"}, "give nodes="),
         ({"sbatch": "--comment='a#b'"}, "sbatch must be options"),
         ({"sbatch": "--comment='a"}, "no command line"),
-        ({"sbatch": "--comment='a\"b'"}, "sbatch must be options"),
+        *(({"sbatch": shlex.quote(f"--comment=a{c}b")}, "sbatch must be") for c in "'\"$#`\\ä"),
         ({"container": "--nv"}, "container must not begin with '-'"),
         ({"python": "-c"}, "python must not begin with '-'"),
         ({"exclusive": "yes"}, "exclusive must be True or False"),
@@ -235,7 +236,7 @@ HOSTILE = ["a b", "a'b", 'a"b', "$HOME", "$(touch CANARY)", "`touch CANARY`", "a
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_words_arrive_as_they_were_given(hostile: str, cluster: Cluster) -> None:
-    words = (f"name={hostile}", f"project={hostile}")
+    words = (f"name={hostile}", f"project={hostile}\n#SBATCH --uid=0\ntouch CANARY")
     options = SlurmOptions(
         nodes=2, python=hostile, logs=f"/{hostile}", container=hostile, mounts="/a"
     )
@@ -246,6 +247,9 @@ def test_words_arrive_as_they_were_given(hostile: str, cluster: Cluster) -> None
     for call in meeting, training:
         assert [hostile, hostile, "-m"] == call[call.index("-m") - 2 : call.index("-m") + 1]
     assert f"--logs=/{hostile}/yolodata-4711/0" in training
+    assert cluster.run(script(python=hostile))[0] == 0
+    (call,) = cluster.calls("srun")
+    assert call[call.index("-m") - 1] == hostile
     assert not list(cluster.folder.rglob("*CANARY*"))
 
 

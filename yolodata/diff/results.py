@@ -23,8 +23,8 @@ class Results:
     """Numbers of two epochs, by the name of their column.
 
     Attributes:
-        best: the epoch whose weights Ultralytics calls best: the first with the highest mAP50-95,
-            of boxes and of masks or keypoints together. None where nothing was validated.
+        best: the epoch of best.pt: that with the highest mAP50-95, of boxes and of masks or
+            keypoints together; of equal ones the last. None where nothing was validated.
         last: the last epoch.
     """
 
@@ -50,7 +50,7 @@ def read_results(run: Path) -> Results | None:
             f"{path} cannot be read as the results of a run: {why}; restore or remove it"
         ) from None
     validated = [row for row in rows if any(name.startswith(_FITNESS) for name in row)]
-    best = max(validated, key=_fitness, default=None)
+    best = max(reversed(validated), key=_fitness, default=None)
     return Results(best, rows[-1]) if rows else None
 
 

@@ -40,7 +40,7 @@ class RunReport:
             rows = self._of(group)
             shown = rows if self._every else dict(list(rows.items())[:_SHOWN])
             if rows:
-                yield f"{group}: {len(rows):,} differ"
+                yield f"{group}: {len(rows):,} differ{'s' if len(rows) == 1 else ''}"
             width = max(map(len, shown), default=0)
             for name, (was, now) in shown.items():
                 yield printable(f"  {name:{width}}  {quoted(was)} → {quoted(now)}")
@@ -94,12 +94,14 @@ class RunReport:
             return
         if not diff.data:
             yield "  packed again; images and labels are the same"
-        for sentence in diff.data:
-            yield printable(f"  {sentence}")
         if diff.images is not None:
             report = DatasetReport(diff.images, self._every)
-            yield from (f"  {line}" for line in (report.text() if self._every else report.head()))
-        elif diff.no_images:
+            lines = report.text() if self._every else report.head()
+            yield from (f"  {line}".rstrip() for line in lines)
+            return
+        for sentence in diff.data:
+            yield printable(f"  {sentence}")
+        if diff.no_images:
             yield printable(f"  not compared image by image: {diff.no_images}")
 
     def _results_text(self) -> Iterator[str]:

@@ -113,7 +113,7 @@ class Job:
 
     def __post_init__(self) -> None:
         for argument in self.arguments:
-            check_text(*argument.partition("=")[::2])
+            check_text(argument.partition("=")[0], argument, lines=True)
 
     def argument(self, name: str) -> str | None:
         """Returns the value of an argument of training; None where it is not given."""
@@ -121,12 +121,12 @@ class Job:
         return found[-1].partition("=")[2] if found else None
 
 
-def check_text(name: str, text: str, lines: bool = False) -> None:
+def check_text(what: str, text: str, lines: bool = False) -> None:
     """Refuses a text that may not stand in a file that is written.
 
     Args:
-        name: of the option or argument.
-        text: its value.
+        what: it is, for the message.
+        text: the value of an option, or NAME=VALUE of an argument.
         lines: whether it may have several lines.
 
     Raises:
@@ -134,12 +134,12 @@ def check_text(name: str, text: str, lines: bool = False) -> None:
     """
     if _CONTROL.search(text.replace("\n", "").replace("\t", "") if lines else text):
         raise ConfigError(
-            f"{name} must have no control characters{'' if lines else ', such as a new line,'} in "
-            f"it, got {shown(text)}"
+            f"{what} must have no control characters{'' if lines else ', such as a new line,'} in "
+            f"it, got {shown(redacted(text))}"
         )
-    whole_text = _EXPANSION.sub("$", f"{name}={text}")
-    if redacted(whole_text) != whole_text:
+    text = _EXPANSION.sub("$", text)
+    if redacted(text) != text:
         raise ConfigError(
-            f"{redacted(f'{name}={text}')} has a secret in it, which the file that starts the job "
+            f"{what} has a secret in it ({redacted(text)}), which the file that starts the job "
             "would keep; give it in the job's environment, or in a file that only you can read"
         )

@@ -337,7 +337,7 @@ def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
 def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     """How the pods look; the TrainJob says what runs in them."""
     elastic = asked.min_nodes is not None
-    metadata = _metadata(asked, asked.job)
+    metadata = _metadata(asked, _runtime_name(asked))
     if asked.runtime == "cluster":
         del metadata["namespace"]
     metadata["labels"]["trainer.kubeflow.org/framework"] = "torch"
@@ -391,6 +391,11 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
             },
         },
     }
+
+
+def _runtime_name(asked: KubernetesOptions) -> str:
+    """The cluster's runtimes are seen by all namespaces, which may have jobs of one name."""
+    return f"{asked.namespace}.{asked.job}" if asked.runtime == "cluster" else asked.job
 
 
 def _exit(code: int) -> dict[str, Any]:
@@ -526,7 +531,7 @@ def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
             "runtimeRef": {
                 "apiGroup": TRAINER.partition("/")[0],
                 "kind": RUNTIMES[asked.runtime],
-                "name": asked.job,
+                "name": _runtime_name(asked),
             },
             "trainer": trainer,
         },

@@ -14,7 +14,7 @@ _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _WORD = re.compile(r"[\w.:@%+,/~=-]+", re.ASCII)
 _EXPRESSION = re.compile(r"[\w.:@%+,/~=&|()\[\]*!-]+", re.ASCII)
 _PATH = re.compile(r"/[\w./@+=-]*", re.ASCII)
-_RAW = re.compile(r"--[a-z][a-z-]*(=[ !%-\[\]-_a-~]*)?", re.ASCII)  # no quote, $, #, \ or `
+_RAW = re.compile(r"--[a-z][a-z-]*(=[ !%&(-\[\]^_a-~]*)?", re.ASCII)  # no quote, $, #, \ or `
 _OWN = {
     "job-name": "job", "nodes": "nodes", "ntasks": "nodes", "ntasks-per-node": "nodes",
     "cpus-per-task": "cpus", "gres": "gpus", "gpus": "gpus", "gpus-per-node": "gpus",
