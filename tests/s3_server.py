@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
+from urllib.request import Request, urlopen
 
 Answer = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes] | None]
 
@@ -29,6 +30,8 @@ class S3Server:
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
+        # moto keeps buckets in this process, those of another test's server too.
+        urlopen(Request(f"{self.endpoint}/moto-api/reset", method="POST"), timeout=60).close()
         self.fault: Answer | None = None
         self.requests: list[str] = []
         self._app = self._server._server.app

@@ -216,7 +216,7 @@ P
 # GPU tests are found by their mark, and run file by file, side by side.
 # shellcheck disable=SC2329 # bash -c calls it
 run_tests() { # EXPRESSION SECONDS: those whose names fit; 1 if one failed
-  local test found name failed=0 here=()
+  local test found name failed=0 begun=()
   # Without pytest-xdist, which is not there.
   test=(python3 -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib -m gpu -k "$1")
   mapfile -t found < <(grep -l 'mark\.gpu' tests/test_*.py) # others may need what is not there
@@ -227,10 +227,10 @@ run_tests() { # EXPRESSION SECONDS: those whose names fit; 1 if one failed
   ((${#found[@]})) || { echo "no test fits -m gpu -k '$1'"; return 1; }
   for name in "${found[@]}"; do
     timeout --kill-after=4 "$2" "${test[@]}" --durations=5 "$name" >"$w/logs/tests-$(basename "$name" .py)-$3.log" 2>&1 &
-    here+=($!)
+    begun+=($!)
   done
   for i in "${!found[@]}"; do
-    wait "${here[i]}"
+    wait "${begun[i]}"
     rc=$?
     ((rc)) && failed=1
     echo "${found[i]}: status $rc; $(tail -n 1 "$w/logs/tests-$(basename "${found[i]}" .py)-$3.log")"

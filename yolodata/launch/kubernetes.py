@@ -238,7 +238,8 @@ def submit(job: Job, text: str) -> int:
         ConfigError: there is no kubectl.
     """
     try:
-        return subprocess.run(["kubectl", "apply", "-f", "-"], input=text, text=True).returncode
+        command = ["kubectl", "apply", "-f", "-"]
+        return subprocess.run(command, input=text, encoding="utf-8").returncode
     except FileNotFoundError:
         raise ConfigError(
             "submit=True needs kubectl, which is not there; install it, or give out=FILE and apply "

@@ -34,7 +34,7 @@ def submit(job: Job, text: str) -> int:
             ["sbatch", "--parsable", *file],
             input=None if file else text,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
     except FileNotFoundError:
