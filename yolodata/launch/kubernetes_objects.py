@@ -1,0 +1,362 @@
+"""A TrainJob of Kubeflow Trainer v2, and the runtime that says how its pods look.
+
+Note [who ends, who begins again]. `yolodata.launch.agent` is the first process of a pod. SIGTERM
+reaches it, and it passes it on to the ranks; their exit status is the pod's. Asked to stop (75), or
+on a machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the
+job: the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of
+them, and they begin again, at most `restarts` times. With `min_nodes`, torchrun lets the others go
+on, so that only the pod begins again.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from typing import Any
+
+from yolodata.arguments import literal
+from yolodata.errors import ConfigError
+from yolodata.launch.job import Job
+from yolodata.launch.kubernetes_options import RUNTIMES, KubernetesOptions
+from yolodata.train.watchdog.exit_codes import MISTAKE, PREEMPTED
+
+TRAINER = "trainer.kubeflow.org/v1alpha1"
+
+SHARDS, RUNS = "/shards", "/runs"
+"""Where the volumes of shards and of runs are in a pod."""
+
+PATIENCE = 24 * 3600
+"""Seconds that a pod waits for the others: a machine, or an image, may take long to come."""
+
+PORT = 29500
+"""Where the agents meet, at the first pod."""
+
+
+def manifests(job: Job) -> list[dict[str, Any]]:
+    """Returns the objects that Kubernetes is given, in the order in which they are made.
+
+    Raises:
+        ConfigError: an argument of training would not do what it says in a pod.
+    """
+    _check(job)
+    asked = job.options
+    assert isinstance(asked, KubernetesOptions)
+    claims = [
+        _claim(name, size, asked)
+        for name, size in ((asked.shards, asked.shards_size), (asked.runs, asked.runs_size))
+        if name is not None and size is not None
+    ]
+    return [*claims, _runtime(job, asked), _train_job(job, asked)]
+
+
+def _check(job: Job) -> None:
+    """Refuses what is lost with a pod, and what nobody reaches there."""
+    asked = job.options
+    assert isinstance(asked, KubernetesOptions)
+    if asked.image is None:
+        raise ConfigError(
+            "image must be given, got none; name a container image with yolodata in it "
+            "(image=registry.example.com/yolodata:0.2.0)"
+        )
+    batch = literal(job.argument("batch") or "16")
+    if asked.min_nodes is not None and isinstance(batch, int) and batch > 0:
+        counts = [n * asked.processes_a_node for n in range(asked.min_nodes, asked.nodes + 1)]
+        divides = math.lcm(*counts)
+        if batch % divides:
+            raise ConfigError(
+                f"batch must be a multiple of {divides} with min_nodes={asked.min_nodes}, because "
+                f"{', '.join(map(str, counts))} processes may share it, got {batch}"
+            )
+    upload = _given(job, "yolodata.upload")
+    if asked.runs is None and upload is None:
+        raise ConfigError(
+            "runs= or yolodata.upload=URL must be given, got none: a pod that begins again would "
+            "find no checkpoint"
+        )
+    place = _given(job, "save_dir") or _given(job, "project")
+    if place is not None and upload is None and place != RUNS and not place.startswith(f"{RUNS}/"):
+        raise ConfigError(f"project must be {RUNS} or below, which outlives a pod, got {place!r}")
+    metrics = _given(job, "yolodata.metrics")
+    if metrics is not None and not metrics.endswith(".prom") and _port(metrics) is None:
+        raise ConfigError(
+            "yolodata.metrics must be 0.0.0.0:PORT, or [::]:PORT, for a Prometheus outside of the "
+            f"pod to reach it there, got {metrics!r}"
+        )
+
+
+def _given(job: Job, name: str) -> str | None:
+    """Returns the value of an argument of training; None where it is not given, or None."""
+    value = job.argument(name)
+    return None if value in (None, "", "None") else value
+
+
+def _port(metrics: str | None) -> int | None:
+    """Returns the port of the first rank where others reach it; None without one."""
+    interface, _, port = (metrics or "").rpartition(":")
+    return int(port) if interface in ("0.0.0.0", "[::]") and port.isdecimal() else None
+
+
+def _metadata(asked: KubernetesOptions, name: str) -> dict[str, Any]:
+    return {"name": name, "namespace": asked.namespace, "labels": _labels(asked)}
+
+
+def _labels(asked: KubernetesOptions) -> dict[str, str]:
+    return {"app.kubernetes.io/name": "yolodata", "app.kubernetes.io/instance": asked.job}
+
+
+def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
+    """A volume, which pods of several machines mount where there are several."""
+    spec: dict[str, Any] = {
+        "accessModes": ["ReadWriteMany" if asked.nodes > 1 else "ReadWriteOnce"],
+        "resources": {"requests": {"storage": f"{size}Gi"}},
+    }
+    if asked.storage_class is not None:
+        spec["storageClassName"] = asked.storage_class
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": _metadata(asked, name),
+        "spec": spec,
+    }
+
+
+def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
+    """How the pods look; the TrainJob says what runs in them."""
+    elastic = asked.min_nodes is not None
+    metadata = _metadata(asked, _runtime_name(asked))
+    if asked.runtime == "cluster":
+        del metadata["namespace"]
+    metadata["labels"]["trainer.kubeflow.org/framework"] = "torch"
+    pods = {
+        "backoffLimit": asked.restarts if elastic else 0,
+        "podReplacementPolicy": "Failed",  # two pods with one place would write into one run
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onExitCodes": _exit(MISTAKE)},
+                {"action": "Ignore", "onExitCodes": _exit(PREEMPTED)},
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
+            ]
+        },
+        "template": {
+            "metadata": {"labels": _labels(asked), "annotations": _annotations(job, asked)},
+            "spec": _pod(job, asked),
+        },
+    }
+    step = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    return {
+        "apiVersion": TRAINER,
+        "kind": RUNTIMES[asked.runtime],
+        "metadata": metadata,
+        "spec": {
+            # No policy for torch: it would tell torchrun where all meet by its environment, and
+            # cannot say a range of nodes. The agent says both.
+            "mlPolicy": {"numNodes": asked.nodes},
+            "template": {
+                "spec": {
+                    "failurePolicy": {
+                        "maxRestarts": 0 if elastic else asked.restarts,
+                        "rules": [
+                            {
+                                "name": "mistake",
+                                "action": "FailJobSet",
+                                "onJobFailureReasons": ["PodFailurePolicy"],
+                            }
+                        ],
+                    },
+                    "replicatedJobs": [
+                        {
+                            "name": "node",
+                            "replicas": 1,
+                            "template": {"metadata": {"labels": step}, "spec": pods},
+                        }
+                    ],
+                }
+            },
+        },
+    }
+
+
+def _runtime_name(asked: KubernetesOptions) -> str:
+    """The cluster's runtimes are seen by all namespaces, which may have jobs of one name."""
+    return f"{asked.namespace}.{asked.job}" if asked.runtime == "cluster" else asked.job
+
+
+def _exit(code: int) -> dict[str, Any]:
+    return {"containerName": "node", "operator": "In", "values": [code]}
+
+
+def _annotations(job: Job, asked: KubernetesOptions) -> dict[str, str]:
+    """What schedulers, autoscalers and Prometheus read at a pod."""
+    found = {
+        # Only to save money; a machine that goes is survived.
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    if asked.topology is not None:
+        found[f"kueue.x-k8s.io/podset-{asked.topology_mode}-topology"] = asked.topology
+    port = _port(_given(job, "yolodata.metrics"))
+    if port is not None:
+        found["prometheus.io/scrape"] = "true"
+        found["prometheus.io/port"] = str(port)
+        found["prometheus.io/path"] = "/metrics"
+    return found
+
+
+def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{_shm(job, asked)}Gi"}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "runs", "mountPath": RUNS},
+    ]
+    if asked.runs is None:
+        volumes.append({"name": "runs", "emptyDir": {}})
+    else:
+        claim = {"claimName": asked.runs}
+        volumes.append({"name": "runs", "persistentVolumeClaim": claim})
+    if asked.shards is not None:
+        claim = {"claimName": asked.shards}
+        volumes.append({"name": "shards", "persistentVolumeClaim": claim})
+        mounts.append({"name": "shards", "mountPath": SHARDS, "readOnly": True})
+    container: dict[str, Any] = {
+        "name": "node",  # Kubeflow Trainer looks for this one
+        "image": asked.image,
+        "workingDir": RUNS,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,  # only /tmp, /runs and /dev/shm are written to
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+    if asked.secrets:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in asked.secrets]
+    port = _port(_given(job, "yolodata.metrics"))
+    if port is not None:
+        container["ports"] = [
+            {"name": f"metrics-{rank}", "containerPort": port + rank}
+            for rank in range(asked.processes_a_node)
+        ]
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",  # a pod failure policy takes no other
+        "terminationGracePeriodSeconds": asked.grace,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": asked.user,
+            "runAsGroup": asked.user,
+            "fsGroup": asked.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if asked.pull_with is not None:
+        pod["imagePullSecrets"] = [{"name": asked.pull_with}]
+    if asked.priority is not None:
+        pod["priorityClassName"] = asked.priority
+    if asked.selector:
+        pod["nodeSelector"] = asked.selector
+    if asked.tolerations:
+        pod["tolerations"] = asked.tolerations
+    return pod
+
+
+def _shm(job: Job, asked: KubernetesOptions) -> int:
+    """GiB of /dev/shm: a gibibyte for NCCL, and the batches of Ultralytics' workers.
+
+    Ours are threads. Where Ultralytics' own loader takes over, each of its workers has four batches
+    there.
+    """
+    if asked.shm is not None:
+        return asked.shm
+
+    def given(name: str, default: int) -> int:
+        value = literal(job.argument(name) or str(default))
+        return value if isinstance(value, int) and value > 0 else default
+
+    batches = 4 * given("workers", 8) + 1
+    pictures = given("batch", 16 * asked.processes_a_node * asked.nodes) / asked.nodes
+    reckoned = 1 + math.ceil(1.25 * batches * pictures * 3 * given("imgsz", 640) ** 2 / 2**30)
+    return reckoned if asked.memory is None else max(1, min(reckoned, asked.memory // 2))
+
+
+def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
+    metadata = _metadata(asked, asked.job)
+    if asked.queue is not None:
+        metadata["labels"]["kueue.x-k8s.io/queue-name"] = asked.queue
+    if asked.queue_priority is not None:
+        metadata["labels"]["kueue.x-k8s.io/priority-class"] = asked.queue_priority
+    metadata["annotations"] = {"yolodata/command": shlex.join(("yolodata", "launch", *job.given))}
+    # torch asks for the user's name, and a number without an entry in /etc/passwd has none.
+    environment = {"HOME": "/tmp", "LOGNAME": "yolodata", "PYTHONUNBUFFERED": "1"}
+    trainer: dict[str, Any] = {
+        "numNodes": asked.nodes,
+        "image": asked.image,
+        "command": ["python", "-m", "yolodata.launch.agent"],
+        # Kubernetes reads $(NAME) in them, and $$ as $.
+        "args": [*_agent(asked), "--", *(word.replace("$", "$$") for word in _arguments(job))],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+    }
+    resources = _resources(asked)
+    if resources:
+        trainer["resourcesPerNode"] = {"requests": resources, "limits": resources}
+    return {
+        "apiVersion": TRAINER,
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {
+            "runtimeRef": {
+                "apiGroup": TRAINER.partition("/")[0],
+                "kind": RUNTIMES[asked.runtime],
+                "name": _runtime_name(asked),
+            },
+            "trainer": trainer,
+        },
+    }
+
+
+def _arguments(job: Job) -> list[str]:
+    """The arguments of training; a run without a place has one that outlives the pod."""
+    added = []
+    if _given(job, "save_dir") is None:
+        if _given(job, "project") is None:
+            added.append(f"project={RUNS}")
+        if _given(job, "name") is None:
+            added.append(f"name={job.options.job}")
+    return [*job.arguments, *added]
+
+
+def _agent(asked: KubernetesOptions) -> list[str]:
+    """Options of what starts the ranks of a pod."""
+    options = [f"--nodes={asked.nodes}", f"--processes={asked.processes_a_node}"]
+    if asked.nodes > 1:
+        options += [
+            "--node=$(JOB_COMPLETION_INDEX)",
+            f"--rendezvous={asked.job}-node-0-0.{asked.job}:{PORT}",  # JobSet's name of the first
+            f"--run={asked.job}",
+            f"--patience={PATIENCE}",
+        ]
+    if asked.min_nodes is not None:
+        options += [f"--least={asked.min_nodes}", f"--restarts={asked.restarts}"]
+    return [*options, "--numa"] if asked.gpus else options
+
+
+def _resources(asked: KubernetesOptions) -> dict[str, str]:
+    """Requests, and limits as well: so cores and memory belong to the pod (QoS Guaranteed)."""
+    found = {}
+    if asked.cpus is not None:
+        found["cpu"] = str(asked.cpus)
+    if asked.memory is not None:
+        found["memory"] = f"{asked.memory}Gi"
+    if asked.gpus:
+        found[asked.gpu_resource] = str(asked.gpus)
+    return found

@@ -1,0 +1,193 @@
+"""What a job asks of Kubernetes, each option checked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from yolodata.checks import one_of, shown, whole
+from yolodata.errors import ConfigError
+from yolodata.launch.job import Options
+
+RUNTIMES = {"cluster": "ClusterTrainingRuntime", "namespace": "TrainingRuntime"}
+
+LEAST_GRACE = 35
+"""Seconds: torchrun gives its ranks 30, and then has to end itself."""
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+)
+_KEY = re.compile(
+    r"((?=[^/]{1,253}/)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+    r"[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?",
+    re.ASCII,
+)
+_VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
+_IMAGE = re.compile(r"[\w./:@-]{1,500}", re.ASCII)
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True)
+class KubernetesOptions(Options):
+    """What a job asks of Kubernetes; `nodes` are pods, one a machine as a rule.
+
+    Attributes:
+        image: container image with yolodata in it (`image="registry.example.com/yolodata:0.2.0"`).
+        namespace: where everything is made (`namespace="vision"`).
+        runtime: `cluster` writes a ClusterTrainingRuntime, which needs an administrator's rights,
+            `namespace` a TrainingRuntime (`runtime="namespace"`).
+        min_nodes: machines with which training goes on while others are missing; None needs all
+            (`min_nodes=1`).
+        restarts: times that the pods begin again after a failure; stops that were asked for count
+            for nothing (`restarts=50`).
+        grace: seconds from SIGTERM to SIGKILL, for the last checkpoint and its upload
+            (`grace=120`).
+        shards: claim of the volume with packed datasets, at /shards, read-only
+            (`shards="coco-shards"`).
+        shards_size: GiB of that claim, which is written, too; None: it exists (`shards_size=50`).
+        runs: claim of the volume with run folders, at /runs, which several nodes have to share;
+            None keeps runs in the pod, which takes yolodata.upload (`runs="runs"`).
+        runs_size: GiB of that claim, which is written, too; None: it exists (`runs_size=100`).
+        storage_class: of the claims that are written; None is the cluster's default
+            (`storage_class="filestore"`).
+        env_from: Secrets whose entries become environment variables, credentials of yolodata.upload
+            say (`env_from="s3-credentials,tracker"`).
+        pull_with: Secret with which the image is pulled (`pull_with="registry"`).
+        shm: GiB that /dev/shm may take of the memory; None is what batches of Ultralytics' own
+            loader would take, at most half of `memory` (`shm=16`).
+        gpu_resource: name of the GPUs (`gpu_resource="amd.com/gpu"`).
+        queue: LocalQueue of Kueue; None needs no Kueue (`queue="gpus"`).
+        topology: node label within one value of which Kueue places all pods
+            (`topology="cloud.google.com/gce-topology-block"`).
+        topology_mode: `preferred` takes other places where that one is full, `required` waits
+            (`topology_mode="required"`).
+        queue_priority: WorkloadPriorityClass of Kueue (`queue_priority="high"`).
+        priority: PriorityClass of the pods (`priority="training"`).
+        select: labels that nodes must have, KEY=VALUE (`select="gpu=h100,zone=a"`).
+        tolerate: taints that pods tolerate, KEY[=VALUE]:EFFECT
+            (`tolerate="nvidia.com/gpu:NoSchedule"`).
+        user: number of user and group that processes have, and that volumes are given to; the
+            default is that of the image in deploy/image (`user=1000`).
+    """
+
+    image: str | None = None
+    namespace: str = "default"
+    runtime: str = "cluster"
+    min_nodes: int | None = None
+    restarts: int = 20
+    grace: int = 60
+    shards: str | None = None
+    shards_size: int | None = None
+    runs: str | None = None
+    runs_size: int | None = None
+    storage_class: str | None = None
+    env_from: str | None = None
+    pull_with: str | None = None
+    shm: int | None = None
+    gpu_resource: str = "nvidia.com/gpu"
+    queue: str | None = None
+    topology: str | None = None
+    topology_mode: str = "preferred"
+    queue_priority: str | None = None
+    priority: str | None = None
+    select: str | None = None
+    tolerate: str | None = None
+    user: int = 10001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_names()
+        one_of("runtime", self.runtime, list(RUNTIMES))
+        one_of("topology_mode", self.topology_mode, ["preferred", "required"])
+        whole("restarts", self.restarts, 0, 2**31 - 1)
+        whole("grace", self.grace, LEAST_GRACE)
+        whole("user", self.user, 1)
+        for name in ("shards_size", "runs_size", "shm"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        if self.min_nodes is not None:
+            whole("min_nodes", self.min_nodes, 1, self.nodes, " (nodes)")
+        if self.shm is not None and self.memory is not None and self.shm >= self.memory:
+            raise ConfigError(
+                f"shm must be less than memory={self.memory}, of which /dev/shm takes its pages, "
+                f"got {self.shm}"
+            )
+        for name, needed in (
+            ("shards_size", "shards"),
+            ("runs_size", "runs"),
+            ("topology", "queue"),
+            ("queue_priority", "queue"),
+        ):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise ConfigError(f"{name} needs {needed}=; give both, or neither")
+        self.selector, self.tolerations  # noqa: B018 - raise what is wrong with them
+
+    def _check_names(self) -> None:
+        """Raises ConfigError where a name is none that Kubernetes takes."""
+        if self.image is not None and not _IMAGE.fullmatch(self.image):
+            raise ConfigError(f"image must name a container image, got {shown(self.image)}")
+        # JobSet makes pods JOB-node-0-INDEX-abcde, which have to be DNS labels.
+        longest = 63 - len(f"-node-0-{self.nodes - 1}-abcde")
+        if not self.job[0].isalpha() or len(self.job) > longest:
+            raise ConfigError(
+                f"job must begin with a letter and have at most {longest} characters with "
+                f"nodes={self.nodes}, because pods are named after it, got {shown(self.job)}"
+            )
+        for name, form, what in (
+            ("namespace", _LABEL, "a DNS label"),
+            ("queue", _LABEL, "a DNS label"),
+            ("queue_priority", _LABEL, "a DNS label"),
+            ("shards", _SUBDOMAIN, "a DNS name"),
+            ("runs", _SUBDOMAIN, "a DNS name"),
+            ("storage_class", _SUBDOMAIN, "a DNS name"),
+            ("pull_with", _SUBDOMAIN, "a DNS name"),
+            ("priority", _SUBDOMAIN, "a DNS name"),
+            ("topology", _KEY, "the key of a node label"),
+            ("gpu_resource", _KEY, "the name of a resource"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not form.fullmatch(value):
+                raise ConfigError(
+                    f"{name} must be {what} (a-z, 0-9, '-' within"
+                    f"{'' if form is _LABEL else ', parts'}), got {shown(value)}"
+                )
+        for secret in self.secrets:
+            if not _SUBDOMAIN.fullmatch(secret):
+                raise ConfigError(
+                    f"env_from must name Secrets, with ',' between them, got {shown(self.env_from)}"
+                )
+
+    @property
+    def secrets(self) -> list[str]:
+        """Names of the Secrets that become environment variables."""
+        return [] if self.env_from is None else self.env_from.split(",")
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Labels that nodes must have."""
+        found = {}
+        for one in [] if self.select is None else self.select.split(","):
+            key, equals, value = one.partition("=")
+            if not equals or not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
+                raise ConfigError(
+                    f"select must be labels of nodes, KEY=VALUE with ',' between them, got {one!r}"
+                )
+            found[key] = value
+        return found
+
+    @property
+    def tolerations(self) -> list[dict[str, str]]:
+        """Taints that pods tolerate."""
+        found = []
+        for one in [] if self.tolerate is None else self.tolerate.split(","):
+            taint, _, effect = one.rpartition(":")
+            key, equals, value = taint.partition("=")
+            if effect not in _EFFECTS or not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
+                raise ConfigError(
+                    "tolerate must be taints, KEY:EFFECT or KEY=VALUE:EFFECT with ',' between "
+                    f"them and an EFFECT of {', '.join(_EFFECTS)}, got {one!r}"
+                )
+            told = {"operator": "Equal", "value": value} if equals else {"operator": "Exists"}
+            found.append({"key": key, **told, "effect": effect})
+        return found
