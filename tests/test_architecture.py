@@ -168,7 +168,7 @@ def test_imports_follow_the_arrows(file: Path) -> None:
 
 
 def needs(file: Path, modules: set[str]) -> set[str]:
-    """Files of the package that a file imports; inside functions, and for types alone, too."""
+    """Files of the package that a file imports: inside functions, for types alone, by name, too."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -178,6 +178,8 @@ def needs(file: Path, modules: set[str]) -> set[str]:
                 inner = f"{node.module}.{alias.name}"
                 if inner != "yolodata._native":
                     found.add(inner if inner in modules else node.module or "")
+        elif isinstance(node, ast.Call) and "import_module" in ast.dump(node.func):
+            found |= {each.value for each in node.args if isinstance(each, ast.Constant)}
     return {name if name in modules else f"{name}.__init__" for name in found} & modules
 
 

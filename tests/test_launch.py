@@ -19,8 +19,9 @@ import pytest
 from yolodata import cli
 from yolodata.errors import ConfigError
 from yolodata.launch import agent, rendezvous
-from yolodata.launch.cli import SYSTEMS, options_of, read_job
+from yolodata.launch.cli import read_job
 from yolodata.launch.job import Job, Options
+from yolodata.launch.systems import SYSTEMS, options_of
 from yolodata.train.distributed import launch
 
 MODEL = ["model=yolo26n.yaml", "data=coco8.yaml"]
@@ -99,7 +100,7 @@ def test_it_is_printed_or_written(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert cli.main(["launch", "slurm", "train", *MODEL, f"out={file}"]) == 0
     assert capfd.readouterr().out == ""
     assert file.read_text().splitlines()[2:] == printed.splitlines()[2:]  # the second has the words
-    assert cli.main(["launch", "slurm", "train", *MODEL, f"out={tmp_path}/none/job.sh"]) == 2
+    assert cli.main(["launch", "slurm", "train", *MODEL, f"out={file}/job.sh"]) == 2  # no folder
 
 
 # Where the nodes meet.

@@ -116,7 +116,7 @@ def groups() -> Iterator[Group]:
         "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `metrics`",
         [as_words(setting, "yolodata.") for setting in settings_of(train)],
     )
-    launch = import_module("yolodata.launch.cli")
+    launch = import_module("yolodata.launch.systems")
     for system in launch.SYSTEMS:
         yield Group(
             f"yolodata launch {system} train",

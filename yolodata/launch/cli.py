@@ -6,21 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from yolodata.arguments import ANY_NAME, literal, split_arguments
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, Options
-
-SYSTEMS = {
-    "slurm": "yolodata.launch.slurm",
-    "k8s": "yolodata.launch.kubernetes",
-    "sky": "yolodata.launch.sky",
-}
-"""System -> module with `OPTIONS` (a class of options), `write(job)` and `submit(job, text)`."""
+from yolodata.launch.job import Job
+from yolodata.launch.systems import SYSTEMS, module_of, options_of
+from yolodata.outputs import write_output
 
 OF_TRAINING = "train."
 """Before the name of an argument of training that an option of the system has, too."""
@@ -61,12 +55,6 @@ def _options() -> str:
     return listed("yolodata launch ")
 
 
-def options_of(system: str) -> type[Options]:
-    """Returns the class of a system's options."""
-    found: type[Options] = import_module(SYSTEMS[system]).OPTIONS
-    return found
-
-
 def run(args: argparse.Namespace) -> int:
     """Writes, or prints, what the system starts the job from; submits it on request.
 
@@ -77,17 +65,13 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an option, or an argument of training, is wrong.
     """
     job = read_job(args.system, args.arguments)
-    module = import_module(SYSTEMS[args.system])
+    module = module_of(args.system)
     text = module.write(job)
     if job.options.out is None:
         print(text, end="")
     else:
-        file = Path(job.options.out)
-        try:
-            file.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"out={file} cannot be written: {error.strerror}") from error
-        print(f"yolodata: {file} is written", file=sys.stderr)
+        write_output(Path(job.options.out), text.encode(), "out")
+        print(f"yolodata: {job.options.out} is written", file=sys.stderr)
     return int(module.submit(job, text)) if job.options.submit else 0
 
 
