@@ -94,6 +94,12 @@ ENVIRONMENT = [
         "YOLODATA_REQUIRE_GPU=1",
     ),
     Setting(
+        "YOLODATA_LONG_TESTS",
+        "0",
+        "tests: also those that take minutes and rarely find anything, once a week",
+        "YOLODATA_LONG_TESTS=1",
+    ),
+    Setting(
         "YOLODATA_TEST_DATA",
         "unset",
         "tests: folder of real images (`coco-mini/`, `bccd/` with a `data.yaml` each)",
