@@ -65,6 +65,11 @@ def albumentations(_albumentations: ModuleType, monkeypatch: pytest.MonkeyPatch)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("YOLODATA_LONG_TESTS") != "1":
+        reason = "takes minutes: YOLODATA_LONG_TESTS=1, as in .ci/weekly"
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=reason))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     problem = gpu_problem() if marked else None
     if problem is None:

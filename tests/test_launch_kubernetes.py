@@ -504,10 +504,7 @@ def test_all_pods_end_when_one_is_asked_to_and_go_on_made_anew(trained: Path) ->
     assert "yolodata: going on from" in ended[0][1], ended
 
 
-@pytest.mark.skipif(
-    os.environ.get("YOLODATA_LONG_TESTS") != "1",
-    reason="takes a minute: YOLODATA_LONG_TESTS=1, as .ci/weekly has it",
-)
+@pytest.mark.long
 def test_with_min_nodes_the_others_go_on(trained: Path) -> None:
     """One is asked to stop, and the other trains alone; benchmarks/elastic.py has the way back."""
     places, run = places_of(trained), trained / "runs" / "some"
