@@ -252,6 +252,31 @@ def test_the_last_rank_waits_for_the_transfer_alone(data: st.DataObject) -> None
     assert [wait.settle(largest) for wait in waits] == [None] * ranks
 
 
+def test_what_ranks_wait_for_between_epochs_is_no_steps() -> None:
+    """What they agree on after a step is part of the next one, unless an epoch ends there."""
+    clock = _Clock()
+    waits, weights = CollectiveWaits(CPU, clock), []
+    for step in range(4):
+        if step == 2:
+            waits.begin_epoch()
+        waits.begin()
+        offer = waits.offer(step)
+        with waits.agreeing():
+            time.sleep(0.02)
+        weights.append(waits.settle(offer)[1])
+    assert weights[0] == weights[2] == 0
+    assert min(weights[1], weights[3]) >= 0.02
+
+    on_gpu = CollectiveWaits(torch.device("cuda", 0), clock)  # known some steps later, or never
+    found = []
+    for step in range(1, 2 * LAG + 3):
+        if step == LAG + 2:
+            on_gpu.begin_epoch()
+        on_gpu.begin()
+        found.append(on_gpu.settle(on_gpu.offer(step)))
+    assert [step and step[0] for step in found] == [None] * LAG + [1] + [None] * LAG + [LAG + 2]
+
+
 def test_the_backward_pass_says_when_its_own_part_ends() -> None:
     """Before what was queued by others while it went on, as DistributedDataParallel does."""
     seen: list[str] = []

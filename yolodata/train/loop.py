@@ -168,6 +168,8 @@ class EpochLoop:
             bar = TQDM(trainer.train_loader, total=batches, initial=trainer.at.step)
         self._supervisor.step(self._where())
         self._saver.drop()
+        if self._waits is not None:
+            self._waits.begin_epoch()
         for batch in bar:
             done = trainer.at.step + batches * trainer.epoch  # since training began
             trainer.run_callbacks("on_train_batch_start")

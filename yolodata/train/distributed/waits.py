@@ -41,7 +41,8 @@ class _Step:
 class CollectiveWaits:
     """The waits of this rank, step by step; all ranks call the same in the same order.
 
-        waits.begin()
+        waits.begin_epoch()
+        waits.begin()                        # a step of it
         with waits.of(LOSS): ...             # a collective
         waits.watch(loss); loss.backward(); waits.summed()
         with waits.agreeing(): largest = ranks.largest(waits.offer(step))
@@ -65,6 +66,11 @@ class CollectiveWaits:
         self._agreed = 0.0  # seconds
         self._offered: _Step | None = None
         self._mine: list[float] = []
+
+    def begin_epoch(self) -> None:
+        """An epoch begins, or goes on: the time until now, and what it held, is no step's."""
+        self._steps.clear()
+        self._agreed = 0.0
 
     def begin(self) -> None:
         """A step begins."""
