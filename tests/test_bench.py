@@ -37,6 +37,8 @@ from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.telemetry import Telemetry
 
+pytestmark = pytest.mark.early
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--quick", "--imgsz", "64", "--batch", "4", "--rounds", "1", "--seconds", "0.1"]
 

@@ -42,6 +42,8 @@ from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
 
+pytestmark = pytest.mark.early
+
 ROOT = Path(__file__).resolve().parent.parent
 GPU = {"name": "NVIDIA Fiction", "memory_gib": 80.0, "capability": "9.0", "l2_mib": 50.0,
        "count": 1, "driver": "600.1", "cuda": "13.0"}  # fmt: skip

@@ -27,6 +27,8 @@ from yolodata.bench import rows
 from yolodata.bench.subject import Row
 from yolodata.cli import parser_of
 
+pytestmark = pytest.mark.early
+
 ROOT = Path(__file__).resolve().parent.parent
 GPU = ROOT / "benchmarks" / "gpu"
 

@@ -28,6 +28,8 @@ from yolodata.launch.cli import read_job
 from yolodata.train.distributed import launch
 from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
 
+pytestmark = pytest.mark.early
+
 PLAIN = ["model=yolo26n.yaml", "data=/shards/coco/data.yaml", "image=example.com/yolodata:1"]
 SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=/tmp/elsewhere"]
 LARGE = [

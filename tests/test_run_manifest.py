@@ -28,6 +28,8 @@ from yolodata.train import trainer_for
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.arrivals import OfARun
 
+pytestmark = pytest.mark.early
+
 STOP = BATCHES + 3  # batches: in the midst of the second epoch
 BEGUN = 1  # batches of it at the last update, where a checkpoint is
 

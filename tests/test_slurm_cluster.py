@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 from loading import draw_dataset
 
+pytestmark = pytest.mark.early
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
 from yolodata.train import trainer_for
 from yolodata.ultralytics.trackers.calls import Trackers
+
+pytestmark = pytest.mark.early
 
 WHY = "an experiment tracker that the extra `test` installs, where it is not left out"
 EPOCHS = 3
@@ -99,13 +101,20 @@ def of_run(folder: Path) -> RunManifest:
 
 
 @pytest.fixture(scope="module")
-def mlflow() -> Iterator[Any]:
-    """The package, which is hidden from other tests."""
-    hidden = sys.modules.pop("mlflow", None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        yield pytest.importorskip("mlflow", reason=WHY)
-    sys.modules["mlflow"] = hidden  # type: ignore[assignment]
+def _mlflow() -> Any:
+    hidden = sys.modules.pop("mlflow")
+    try:
+        return pytest.importorskip("mlflow", reason=WHY)
+    finally:
+        sys.modules["mlflow"] = hidden
+
+
+@pytest.fixture
+def mlflow(_mlflow: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package, which is hidden from tests that do not ask for it."""
+    monkeypatch.setitem(sys.modules, "mlflow", _mlflow)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return _mlflow
 
 
 def mlflow_runs(mlflow: Any, env: dict[str, str], folder: Path) -> Any:

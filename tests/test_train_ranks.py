@@ -31,6 +31,8 @@ from yolodata.telemetry.step_row import read_steps
 from yolodata.train import trainer_for
 from yolodata.train.distributed import launch
 
+pytestmark = pytest.mark.early
+
 CHILD = Path(__file__).with_name("train_child.py")
 HANGS = r"rank 1 .* stalled: no progress for \d+ s, with a limit of \d+ s: it was "
 

@@ -21,6 +21,8 @@ from yolodata.ultralytics.command_line import read_arguments
 from yolodata.ultralytics.fallback import why_not
 from yolodata.ultralytics.settings import SETTINGS_FILE, Settings
 
+pytestmark = pytest.mark.early
+
 QUIET = {
     "imgsz": 64, "batch": 4, "device": "cpu", "amp": False, "plots": False, "verbose": False,
     "workers": 0, "exist_ok": True, "optimizer": "SGD", "warmup_epochs": 0.0,

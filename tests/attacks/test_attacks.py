@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.early
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KINDS = (
