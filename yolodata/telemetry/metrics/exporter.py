@@ -87,7 +87,7 @@ class Exporter:
     def add_step(self, row: StepRow) -> None:
         """Counts a step."""
         self._totals.add(_of_step(row))
-        self.set({"step": row.step, "epoch": row.epoch, "last_step_timestamp_seconds": row.time})
+        self.set({"step": row.step, "last_step_timestamp_seconds": row.time})
 
     def set(self, gauges: Mapping[str, float]) -> None:
         """Sets gauges, by key (see `catalogue`)."""
