@@ -138,8 +138,16 @@ def _source_options(args: argparse.Namespace) -> dict[str, Any]:
         "format": args.format,
         "splits": args.split,
         "images": args.images,
-        "names": args.names.split(",") if args.names else None,
+        "names": None if args.names is None else _class_names(args.names),
     }
+
+
+def _class_names(text: str) -> list[str]:
+    """The names of "person, dog"."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ConfigError(f"--names must be class names with commas between them, got {text!r}")
+    return names
 
 
 def run_shard(args: argparse.Namespace) -> int:

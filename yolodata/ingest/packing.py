@@ -33,9 +33,10 @@ from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crashes import InWork, crashing, noted
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.limits import shortened
 from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
-from yolodata.ingest.survey import unnamed
+from yolodata.ingest.survey import some, unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
@@ -157,6 +158,8 @@ def pack(
         _pack(run, report)
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
+        if names is not None:
+            report.notes += _without_objects(report)
         _write_notes(report)
     except Exception as error:
         if isinstance(error, YolodataError) or not lacking(error):
@@ -168,6 +171,19 @@ def pack(
     finally:
         give_back_memory()  # a trainer that packs goes on in this process
     return report
+
+
+def _without_objects(report: PackReport) -> tuple[str, ...]:
+    """Says which classes that a user named have no objects: a name may be misspelt."""
+    absent: dict[str, None] = {}
+    used: set[str] = set()
+    for split in report.splits:
+        with open_shards(report.out / split) as shards:
+            names = shards.meta.names
+            used |= {names[int(number)] for number in np.unique(shards.cls)}
+            absent |= dict.fromkeys(names.values())
+    said = [shortened(name) for name in absent if name not in used]
+    return (f"no object is of the class {some(said)}",) if said else ()
 
 
 def _write_notes(report: PackReport) -> None:

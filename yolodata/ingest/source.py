@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,13 @@ def _open(
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":
         raise ConfigError(f"format must be 'yolo' for a dict, got {kind!r}")
-    if kind == "yolo" and images:
+    if kind == "yolo" and images is not None:
         raise ConfigError(
             "images must be left out for an Ultralytics YAML, which says itself where its images "
             f"are, got {str(images)!r}"
         )
+    if images is not None and not os.path.isdir(images):
+        raise DatasetError(f"The image folder '{images}' does not exist.")
     if kind == "yolo" and names:
         raise ConfigError(
             "names must be left out for an Ultralytics YAML, which has class names, got "
