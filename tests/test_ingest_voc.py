@@ -163,6 +163,13 @@ def test_a_class_that_was_named_and_has_no_objects_is_said(
         assert "--names must be class names with commas" in capsys.readouterr().err
 
 
+def test_images_without_annotations_say_what_these_would_be(tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "voc", {"one": CASES["one"]})
+    (root / "Annotations" / "one.xml").rename(root / "Annotations" / "another.xml")
+    with pytest.raises(DatasetError, match="An XML file has the name of its image"):
+        pack(root, tmp_path / "out", progress=False)
+
+
 def test_annotations_and_images_in_folders_of_any_name(tmp_path: Path) -> None:
     root = write_voc(tmp_path, {"one": CASES["one"]})
     (root / "Annotations").rename(root / "xmls")

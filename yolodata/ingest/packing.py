@@ -327,16 +327,16 @@ def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
     )
 
 
-def _why_unlabelled(images: Split) -> str:
+def _why_unlabelled(images: Split, kind: str) -> str:
     """Says of the first image of a split why it has no label file."""
     try:
         images.raw_labels(0)
     except Refused as refused:
         return f"of the first, '{images.paths[0]}': {refused}."
-    return (
-        f"the first would be '{images.label_files()[0]}'. Labels lie in 'labels' beside the last "
-        "folder 'images'."
-    )
+    where = "Labels lie in 'labels' beside the last folder 'images'."
+    if kind == "voc":
+        where = "An XML file has the name of its image, and lies in 'Annotations' or beside it."
+    return f"the first would be '{images.label_files()[0]}'. {where}"
 
 
 def _folder(out: Path, split: str) -> Folder:
@@ -357,7 +357,7 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
     if split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
         raise DatasetError(
             f"{run.source.origin}: no label file for any of {total} training images; "
-            f"{_why_unlabelled(images)}"
+            f"{_why_unlabelled(images, run.source.kind)}"
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())

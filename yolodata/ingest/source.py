@@ -9,7 +9,7 @@ from typing import Any
 
 from yolodata.errors import ConfigError, DatasetError, ResourceError, lacking
 from yolodata.ingest.dataset_yaml import dataset_yamls
-from yolodata.ingest.json_file import found_in
+from yolodata.ingest.json_file import JSON_FILES, found_in
 from yolodata.ingest.limits import PATH_LENGTH, shortened
 from yolodata.ingest.sample import SPLITS, TASKS, Source
 from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
@@ -167,8 +167,8 @@ def _signs(path: Path) -> dict[str, list[Path]]:
     signs = {
         "yolo": dataset_yamls(path) or ([] if annotations else names),
         "coco": [
-            *(file for file in sorted(path.glob("*.json")) if _looks_like_coco(file)),
-            *path.glob("annotations/*.json"),
+            *(file for file in sorted(path.glob(JSON_FILES)) if _looks_like_coco(file)),
+            *path.glob(f"annotations/{JSON_FILES}"),
             *path.glob("*/_annotations.coco.json"),
         ],
         "voc": annotations,
