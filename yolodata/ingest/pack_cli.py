@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,7 +202,7 @@ def summary(report: SplitReport, out: Path) -> str:
         lines[0] += f"; {report.seconds:.1f} s{rate}"
         if report.resumed:
             lines[0] += f", continued after {report.resumed}"
-    lines += _counted("note", (note for _, note in report.notes))
+    lines += _counted("note", report.notes)
     lines += _listed("left out", report.left_out, "dataset.json")
     return "\n".join(lines)
 
@@ -229,15 +228,27 @@ def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[s
     ]
     if len(entries) > _SHOWN:
         lines.append(f"  … and {len(entries) - _SHOWN:,} more, all listed in {where}")
-        lines += _counted(f"{what}, all", (reason for _, reason in entries))
+        lines += _counted(f"{what}, all", entries)
     return lines
 
 
-def _counted(what: str, texts: Iterable[str]) -> list[str]:
-    """How often each text is there; those that differ in numbers only are counted together."""
-    counts = Counter(re.sub(r"-?\d+(\.\d+)?", "#", text) for text in texts).most_common()
-    lines = [f"  {what}: {count:,} × {printable(text)}" for text, count in counts[:_SHOWN]]
-    if len(counts) > _SHOWN:
-        rest = sum(count for _, count in counts[_SHOWN:])
-        lines.append(f"  {what}: {rest:,} × {len(counts) - _SHOWN} other reasons")
+def _counted(what: str, entries: Iterable[tuple[str, str]]) -> list[str]:
+    """How often each text is there, with the first path that has it.
+
+    Those that differ in numbers only are counted together, with # for a number.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, text in entries:
+        groups.setdefault(re.sub(r"-?\d+(\.\d+)?", "#", text), []).append((path, text))
+    most = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = []
+    for pattern, group in most[:_SHOWN]:
+        path, first = group[0]
+        same = all(text == first for _, text in group)
+        which = f"({'first: ' if len(group) > 1 else ''}{path[:PATH_LENGTH]})"
+        said = f"{first if same else pattern} {which}"
+        lines.append(f"  {what}: {len(group):,} × {printable(said)}")
+    if len(most) > _SHOWN:
+        rest = sum(len(group) for _, group in most[_SHOWN:])
+        lines.append(f"  {what}: {rest:,} × {len(most) - _SHOWN} other reasons")
     return lines
