@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yolodata.errors import ConfigError
 from yolodata.ingest.limits import PATH_LENGTH
 from yolodata.shards.left_out import LEFT_OUT
-from yolodata.terminal import printable, size_text
+from yolodata.terminal import of_any_number, printable, size_text
 
 if TYPE_CHECKING:
     from yolodata.ingest.packing import PackReport
@@ -239,7 +239,7 @@ def _counted(what: str, entries: Iterable[tuple[str, str]]) -> list[str]:
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for path, text in entries:
-        groups.setdefault(re.sub(r"-?\d+(\.\d+)?", "#", text), []).append((path, text))
+        groups.setdefault(of_any_number(text), []).append((path, text))
     most = sorted(groups.items(), key=lambda group: -len(group[1]))
     lines = []
     for pattern, group in most[:_SHOWN]:
