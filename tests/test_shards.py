@@ -417,6 +417,9 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert info["images"] == 8
     assert info["objects"] == sum(count for _, count in info["classes"])
     assert info["left_out"] == {"corrupt": 1}
+    for command in ("info", "verify"):
+        assert cli(command, tmp_path, "--split", "test") == 2
+        assert "holds the splits train, val; split must be one of" in capsys.readouterr().err
     assert cli("verify", tmp_path, "--full", "--quiet") == 0
     assert capsys.readouterr().out.count("good") == 2
     file = tmp_path / "val" / "shard-00000.safetensors"
