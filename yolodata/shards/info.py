@@ -117,10 +117,12 @@ def _reason_lines(reasons: Mapping[str, int]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
         kinds.setdefault(of_any_number(reason), []).append(reason)
-    counts = Counter({
-        texts[0] if len(texts) == 1 else kind: sum(map(reasons.__getitem__, texts))
-        for kind, texts in kinds.items()
-    })
+    counts = Counter(
+        {
+            texts[0] if len(texts) == 1 else kind: sum(map(reasons.__getitem__, texts))
+            for kind, texts in kinds.items()
+        }
+    )
     most = counts.most_common(_REASONS)
     lines = [f"    {count:,} × {_cut(reason)}" for reason, count in most]
     if len(counts) > _REASONS:
