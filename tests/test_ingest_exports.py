@@ -181,6 +181,11 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         "",
         r"names of the classes are missing.*classes\.txt(.|\n)*train: images/train\n",
     ),
+    "VIA": (
+        {"train/a.jpg": JPEG, "train/via_region_data.json": "{}"},
+        "",
+        r"train/via_region_data\.json' is JSON, but not COCO's",
+    ),
     "splits without names": (
         {f"images/{k}/a.jpg": JPEG for k in ("test", "train", "val")} | {"labels/val/a.txt": ROW},
         "",

@@ -220,6 +220,14 @@ def test_a_folder_means_the_yaml_in_it(tmp_path: Path) -> None:
         assert open_source(tmp_path).origin == str(file)
 
 
+def test_names_that_yaml_reads_as_something_else_are_said(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": 1, "val": 1})
+    for names, said in (("no, yes, ~", "False and one True and one None"), ("'no', 7, 1.0", "")):
+        write(tmp_path, f"train: images/train\nval: images/val\nnames: [{names}]")
+        found = [note.partition(",")[0] for note in open_source(tmp_path).notes]
+        assert found == ([f"a class is called {said}"] if said else [])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

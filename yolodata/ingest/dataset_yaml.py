@@ -230,6 +230,19 @@ def ignored_bytes(file: Path) -> list[str]:
     return []
 
 
+def unquoted_names(data: dict[str, Any]) -> list[str]:
+    """Says, in a sentence, which class names YAML took for something else; nothing if none."""
+    names = data.get("names") or []
+    values = list(names.values() if isinstance(names, dict) else names)
+    odd = dict.fromkeys(str(name) for name in values if name is None or isinstance(name, bool))
+    if not odd:
+        return []
+    return [
+        f"a class is called {' and one '.join(odd)}, as with Ultralytics, because YAML reads words "
+        "like no, yes, off, on and null so. Write such names in quotes"
+    ]
+
+
 def check_keys(data: dict[str, Any], origin: str, wanted: Sequence[str] | None) -> None:
     """Checks the types of what a YAML holds; its key `validation` becomes `val`.
 

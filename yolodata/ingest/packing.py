@@ -160,6 +160,12 @@ def pack(
             report.splits[name].notes[:0] = notes
         if names is not None:
             report.notes += _without_objects(report)
+        report.notes += tuple(
+            f"no image of '{name}' has an object; its labels were sought in "
+            f"'{found.splits[name].label_files()[0]}', …"
+            for name, split in report.splits.items()
+            if not split.objects
+        )
         _write_notes(report)
     except Exception as error:
         if isinstance(error, YolodataError) or not lacking(error):

@@ -156,9 +156,11 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             "poses and oriented boxes; train this one with Ultralytics: yolo classify train "
             f"data={shlex.quote(str(path))}"
         )
+    json = next((f for pattern in ("*", "*/*") for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
+    other = f" '{json}' is JSON, but not COCO's." if json else ""
     return DatasetError(
         f"'{path}' holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "
-        f"COCO JSON, no XML, no label files. Give {_KINDS}."
+        f"COCO JSON, no XML, no label files.{other} Give {_KINDS}."
     )
 
 

@@ -26,6 +26,7 @@ from yolodata.ingest.dataset_yaml import (
     ignored_bytes,
     keypoints,
     read_yaml,
+    unquoted_names,
 )
 from yolodata.ingest.limits import (
     LABEL_BYTES,
@@ -104,6 +105,7 @@ def open_yolo(
         notes = ignored_bytes(file)
     check_keys(data, origin, wanted)
     names = class_names(data, origin)
+    notes += unquoted_names(data)
     shape, flip = keypoints(data, origin)
     root = _root(data, home, origin)
     entries: dict[str, list[str]] = {}
