@@ -343,13 +343,17 @@ def test_no_command_touches_the_source(
     assert tree_hash(source.parent) == before
 
 
-def test_a_split_without_objects_is_said(tmp_path: Path) -> None:
+def test_a_split_without_objects_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_yolo(tmp_path, {"train": 2, "val": 2})
     assert pack(data, tmp_path / "out", **settings()).notes == ()
     (tmp_path / "labels" / "val").rename(tmp_path / "elsewhere")
     (note,) = pack(data, tmp_path / "out", **settings(overwrite=True)).notes
     first = tmp_path / "labels" / "val" / "000.txt"
     assert note == f"no image of 'val' has an object; its labels were sought in '{first}', …"
+    assert main(["labels", str(tmp_path / "out"), str(data)]) == 0
+    assert f"  note: {note}\n" in capsys.readouterr().out
 
 
 def test_notes_say_the_first_image_of_each_kind(

@@ -181,6 +181,8 @@ def run_labels(args: argparse.Namespace) -> int:
     report = relabel(args.out, args.source, **_source_options(args))
     for split in report.splits.values():
         print(summary(split, report.out))
+    for line in _note_lines(report):
+        print(line)
     return 0
 
 
@@ -215,9 +217,13 @@ def total(report: PackReport) -> str:
         f"in all: {images:,} images packed, {left_out:,} left out, {len(report.left_out):,} files "
         f"in no split, {size_text(sum(s.nbytes for s in splits))}"
     ]
-    lines += [f"  note: {printable(note)}" for note in report.notes]
+    lines += _note_lines(report)
     lines += _listed("in no split", list(report.left_out.items()), LEFT_OUT)
     return "\n".join(lines)
+
+
+def _note_lines(report: PackReport) -> list[str]:
+    return [f"  note: {printable(note)}" for note in report.notes]
 
 
 def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[str]:

@@ -160,12 +160,8 @@ def pack(
             report.splits[name].notes[:0] = notes
         if names is not None:
             report.notes += _without_objects(report)
-        report.notes += tuple(
-            f"no image of '{name}' has an object; its labels were sought in "
-            f"'{found.splits[name].label_files()[0]}', …"
-            for name, split in report.splits.items()
-            if not split.objects
-        )
+        for name, split in found.splits.items():
+            report.notes += unlabelled(report.splits[name], split)
         _write_notes(report)
     except Exception as error:
         if isinstance(error, YolodataError) or not lacking(error):
@@ -177,6 +173,16 @@ def pack(
     finally:
         give_back_memory()  # a trainer that packs goes on in this process
     return report
+
+
+def unlabelled(report: SplitReport, images: Split) -> tuple[str, ...]:
+    """Says that a whole split has no object; nothing if it has."""
+    if report.objects:
+        return ()
+    return (
+        f"no image of '{report.split}' has an object; its labels were sought in "
+        f"'{images.label_files()[0]}', …",
+    )
 
 
 def _without_objects(report: PackReport) -> tuple[str, ...]:
