@@ -88,6 +88,8 @@ def test_what_differs_is_not_the_same() -> None:
 
 MISTAKES = [
     ("shrad a b", "there is no command 'shrad' (did you mean 'shard'?)"),
+    ("shard '' out", "SOURCE is empty; give a value"),
+    ("shard a out=", "OUT is empty; give a value"),
     ("zzz", "there is no command 'zzz'; there are shard, verify"),
     ("version --full", "`yolodata version` takes nothing, got '--full'"),
     ("--quick bench", "there is no command '--quick'"),
@@ -121,7 +123,7 @@ MISTAKES = [
 def test_a_mistake_has_one_prefix_and_one_status(
     line: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(line.split()) == 2
+    assert main(shlex.split(line)) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("yolodata: ")
     assert said in shown.err

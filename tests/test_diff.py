@@ -476,9 +476,10 @@ def test_splits_that_disagree_on_their_classes_are_refused(tmp_path: Path) -> No
 
 def test_an_unfinished_split_is_no_split_that_is_missing(tmp_path: Path) -> None:
     a, b = pack(tmp_path / "a", BASE), pack(tmp_path / "b", BASE[:3])
-    (b / "val" / ".packing").mkdir(parents=True)
-    with pytest.raises(ShardError, match="not finished"):
-        diff_datasets(a, b)
+    for path in (b, tmp_path / "c"):  # one with a finished split, and one without
+        (path / "val" / ".packing").mkdir(parents=True)
+        with pytest.raises(ShardError, match="not finished"):
+            diff_datasets(a, path)
 
 
 def test_names_that_are_all_alike_cost_no_more(tmp_path: Path) -> None:

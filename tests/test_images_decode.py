@@ -209,6 +209,15 @@ def test_what_is_no_picture(tmp_path, name, data, upstream):
         decode_image(array, None, name)
 
 
+def test_samples_of_32_bits_are_to_be_converted():
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((12, 12), np.float32)).save(file, "TIFF")
+    with pytest.raises(DatasetError, match="convert a TIFF file of 32 bits a sample to 8 or 16"):
+        decode_image(np.frombuffer(file.getvalue(), np.uint8), None, "x.tif")
+
+
 def test_encoded_shards_decode_as_upstream(tmp_path, upstream):
     meta = shards.DatasetMeta("jpeg", 48, {0: "a"})
     names = []

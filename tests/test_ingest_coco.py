@@ -299,6 +299,34 @@ def test_odd_keypoints_take_their_image_out(tmp_path: Path, keypoints: Any) -> N
         split.raw_labels(i)
 
 
+@pytest.mark.parametrize("task", ["detect", "pose"])
+def test_another_number_of_keypoints_is_said(tmp_path: Path, task: str) -> None:
+    file = write_coco(tmp_path, keypoints=True)
+    data = json.loads(file.read_text())
+    data["annotations"][0]["keypoints"] = [10, 10, 2]
+    file.write_text(json.dumps(data))
+    split = open_source(file, task=task).splits["train"]
+    i = [Path(p).name for p in split.paths].index("plain.jpg")
+    assert "1 annotations without 3 keypoints: those they have dropped" in split.raw_labels(i).notes
+
+
+def test_annotations_of_an_image_that_is_left_out_are_no_strays(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    data = json.loads(file.read_text())
+    data["images"][0]["width"] = 0
+    file.write_text(json.dumps(data))
+    assert not open_source(file).left_out
+    data["annotations"][0]["image_id"] = 7
+    file.write_text(json.dumps(data))
+    assert list(open_source(file).left_out.values()) == ["no image has their image_id: 7"]
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    source = open_source(file.rename(file.with_name("INSTANCES_TRAIN.JSON")).parent.parent)
+    assert list(source.splits) == ["train"]
+
+
 def test_broken_json_and_ambiguity(tmp_path: Path) -> None:
     file = write_coco(tmp_path)
     text = file.read_text()

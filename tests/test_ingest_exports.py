@@ -181,6 +181,16 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         "",
         r"names of the classes are missing.*classes\.txt(.|\n)*train: images/train\n",
     ),
+    "VIA": (
+        {"train/a.jpg": JPEG, "train/via_region_data.json": "{}"},
+        "",
+        r"train/via_region_data\.json' is JSON, but not COCO's",
+    ),
+    "splits without names": (
+        {f"images/{k}/a.jpg": JPEG for k in ("test", "train", "val")} | {"labels/val/a.txt": ROW},
+        "",
+        r"    train: images/train\n    val: images/val\n",
+    ),
     "one folder too high": (
         {f"box/in/{name}": data for name, data in PACKED["Label Studio"][0].items()},
         "",
@@ -282,7 +292,7 @@ def test_refused(tmp_path: Path, case: str) -> None:
         open_source(tmp_path / "set" / name)
 
 
-@pytest.mark.parametrize("before", ["", "data/", "set/"])
+@pytest.mark.parametrize("before", ["", "data/", "set/", "/home/me/set/", "./data/"])
 def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
     """What the message says to run is run, and then the dataset is packed."""
     files = pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b")
@@ -293,6 +303,16 @@ def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
         open_source(tmp_path / "set")
     subprocess.run(str(refusal.value).partition("Mend the list: ")[2], shell=True, check=True)
     assert members(open_source(tmp_path / "set"))["train"] == ["a", "b"]
+
+
+def test_a_list_of_windows(tmp_path: Path) -> None:
+    files = pairs("images/train/{}.jpg", "labels/train/{}.txt", "a b")
+    files |= {"list.txt": "".join(f".\\images\\train\\{name}.jpg\r\n" for name in "ab")}
+    build(tmp_path, {**files, "data.yaml": "train: list.txt\nval: list.txt\nnames: [a]"})
+    with pytest.raises(DatasetError, match="between folders") as refusal:
+        open_source(tmp_path)
+    subprocess.run(str(refusal.value).partition("Mend the list: ")[2], shell=True, check=True)
+    assert members(open_source(tmp_path))["train"] == ["a", "b"]
 
 
 def test_what_lies_beside_the_splits_is_listed(tmp_path: Path) -> None:

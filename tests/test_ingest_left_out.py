@@ -197,6 +197,21 @@ def test_what_no_split_of_a_yaml_names(tmp_path: Path) -> None:
     assert "No such file" in left["no.jpg"]
 
 
+def test_label_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """Those beside images whose labels lie elsewhere, and those with a suffix in capitals."""
+    files = {f"images/{split}/{name}.jpg": JPEG for split in ("train", "val") for name in "ab"}
+    files |= {"labels/train/a.txt": ROW, "labels/train/b.TXT": ROW, "images/val/a.txt": ROW}
+    files |= {"images/val/notes.txt": "seen"}
+    files |= {"data.yaml": "train: images/train\nval: images/val\nnames: [a]"}
+    root = build(tmp_path.resolve(), files)
+    left = {os.path.relpath(path, root): why for path, why in open_source(root).left_out.items()}
+    assert left == {
+        "images/val/a.txt": f"label file beside its image; such are read from '{root}/labels/val' "
+        "alone",
+        "labels/train/b.TXT": "the suffix of a label file must be .txt in small letters",
+    }
+
+
 def test_images_that_share_a_label_file_are_said(tmp_path: Path) -> None:
     files = {f"images/{name}": JPEG for name in ("a.jpg", "a.png", "b.jpg")}
     files |= {"labels/a.txt": ROW, "data.yaml": b"train: images\nval: images\nnames: [a]"}

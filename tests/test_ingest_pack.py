@@ -343,6 +343,37 @@ def test_no_command_touches_the_source(
     assert tree_hash(source.parent) == before
 
 
+def test_a_split_without_objects_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_yolo(tmp_path, {"train": 2, "val": 2})
+    assert pack(data, tmp_path / "out", **settings()).notes == ()
+    (tmp_path / "labels" / "val").rename(tmp_path / "elsewhere")
+    (note,) = pack(data, tmp_path / "out", **settings(overwrite=True)).notes
+    first = tmp_path / "labels" / "val" / "000.txt"
+    assert note == f"no image of 'val' has an object; its labels were sought in '{first}', …"
+    assert main(["labels", str(tmp_path / "out"), str(data)]) == 0
+    assert f"  note: {note}\n" in capsys.readouterr().out
+
+
+def test_notes_say_the_first_image_of_each_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers are told where all notes of a kind have the same."""
+    data = write_yolo(tmp_path, {"train": 4, "val": 1})
+    for name, repeats in (("000", 1), ("001", 3), ("003", 2)):
+        rows = "0 0.5 0.5 0.2 0.2\n" * repeats
+        (tmp_path / "labels" / "train" / f"{name}.txt").write_text(rows)
+    line = ["shard", str(data), str(tmp_path / "out"), "--imgsz", "32", "--quiet"]
+    assert main(line) == 0
+    image = tmp_path / "images" / "train" / "001.jpg"
+    said = capsys.readouterr().out
+    assert f"  note: 2 × # duplicate labels removed (first: {image})\n" in said
+    (tmp_path / "labels" / "train" / "003.txt").unlink()
+    assert main([*line, "--overwrite"]) == 0
+    assert f"  note: 1 × 2 duplicate labels removed ({image})\n" in capsys.readouterr().out
+
+
 def in_order(source: Path, count: int) -> Iterator[workers.Results]:
     found = open_source(source)
     rules = found.rules("detect", False)

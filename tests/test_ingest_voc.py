@@ -10,6 +10,7 @@ import pytest
 from ingesting import jpeg, picture, tree_hash, upstream_verdict
 
 from yolodata import shards
+from yolodata.cli import main
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.labels import check_labels
@@ -146,6 +147,37 @@ def test_given_names_choose_and_order_the_classes(tmp_path: Path) -> None:
     assert raw.notes == ("1 objects of other classes dropped",)
     with pytest.raises(DatasetError, match="named twice"):
         open_source(root, names=["a", "a"])
+    with pytest.raises(DatasetError, match=r"no object has one of the names \['dogs'\]"):
+        open_source(root, names=["dogs"])
+
+
+def test_a_class_that_was_named_and_has_no_objects_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_voc(tmp_path / "voc", CASES)
+    line = ["shard", str(root), str(tmp_path / "out"), "--imgsz", "32", "--quiet", "--names"]
+    assert main([*line, "cow, dog"]) == 0
+    assert "note: no object is of the class 'cow'\n" in capsys.readouterr().out
+    for wrong in ("dog,,cow", "", " "):
+        assert main([*line, wrong]) == 2
+        assert "--names must be class names with commas" in capsys.readouterr().err
+
+
+def test_images_without_annotations_say_what_these_would_be(tmp_path: Path) -> None:
+    root = write_voc(tmp_path / "voc", {"one": CASES["one"]})
+    (root / "Annotations" / "one.xml").rename(root / "Annotations" / "another.xml")
+    with pytest.raises(DatasetError, match="An XML file has the name of its image"):
+        pack(root, tmp_path / "out", progress=False)
+
+
+def test_annotations_and_images_in_folders_of_any_name(tmp_path: Path) -> None:
+    root = write_voc(tmp_path, {"one": CASES["one"]})
+    (root / "Annotations").rename(root / "xmls")
+    source = open_source(root / "xmls", images=root / "JPEGImages")
+    assert source.splits["train"].raw_labels(0).text
+    for absent in (root / "pictures", ""):
+        with pytest.raises(DatasetError, match=f"image folder '{absent}' does not exist"):
+            open_source(root / "xmls", images=absent)
 
 
 def test_splits_come_from_lists_or_folders(tmp_path: Path) -> None:

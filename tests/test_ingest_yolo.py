@@ -214,6 +214,37 @@ def test_a_folder_means_the_yaml_in_it(tmp_path: Path) -> None:
         open_source(tmp_path / "absent.yaml")
     with pytest.raises(DatasetError, match="is one image"):
         open_source(tmp_path / "images" / "train" / "000.jpg")
+    (tmp_path / "other.yaml").unlink()
+    for name in ("data.YAML", "Data.Yml"):
+        file = file.rename(tmp_path / name)
+        assert open_source(tmp_path).origin == str(file)
+
+
+def test_names_that_yaml_reads_as_something_else_are_said(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": 1, "val": 1})
+    for names, said in (("no, yes, ~", "False and one True and one None"), ("'no', 7, 1.0", "")):
+        write(tmp_path, f"train: images/train\nval: images/val\nnames: [{names}]")
+        found = [note.partition(",")[0] for note in open_source(tmp_path).notes]
+        assert found == ([f"a class is called {said}"] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": "images\\train"}, "'images/train' is there; write it so"),
+        ({"train": "..\\images\\train"}, r"'\.\./images/train' is there; write it so"),
+        ({"train": "/images/train "}, "'images/train' is there; write it so"),
+        ({"path": "/no/such"}, "Beside the YAML, 'images/train' is there. Leave 'path' out"),
+        ({"train": "images/train/000.jpg"}, "000.jpg' is one image. Give its folder"),
+        ({"train": "names.txt"}, "The first entry is 'images/train/000'"),
+    ],
+)
+def test_what_is_nearly_right_is_said(tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    write_yolo(tmp_path, {"train": 1, "val": 1})
+    (tmp_path / "names.txt").write_text("images/train/000\n")
+    write(tmp_path, {"train": "images/train", "val": "images/val", **NAMES, **changes})
+    with pytest.raises(DatasetError, match=said):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,17 @@ def test_a_home_that_cannot_be_written_is_no_matter(
     pack_cache.remember(folder)
 
 
+def test_trainers_say_what_packing_notes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    yaml = write_yolo(tmp_path / "set", {"train": 2, "val": 2})
+    shutil.rmtree(tmp_path / "set" / "labels" / "val")
+    data = {"yaml_file": str(yaml), "path": str(yaml.parent), "train": "x", "val": "x"}
+    how = {"single_cls": False, "task": "detect", "show": False}
+    with caplog.at_level("WARNING", "yolodata"):
+        packed(data, "val", 32, Settings(workers=1), **how)
+    (said,) = caplog.messages
+    assert said.startswith(f"{yaml}: no image of 'val' has an object")
+
+
 def test_trainers_keep_the_codec_that_auto_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

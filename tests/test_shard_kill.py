@@ -23,6 +23,7 @@ from yolodata.errors import ShardError
 from yolodata.folders import Folder
 from yolodata.ingest.packing import codec_of
 from yolodata.shards import recovery
+from yolodata.shards.lock import storage_error
 from yolodata.shards.writer import sweep
 
 HERE = Path(__file__).parent
@@ -117,6 +118,12 @@ def test_disk_full_at_any_write(folder, monkeypatch):
         assert error.errno == errno.ENOSPC
         assert "No space left" in str(error)
         assert "continues where it stopped" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_to_needs_more_than_another_try(folder, number):
+    said = str(storage_error(folder, OSError(number, os.strerror(number), str(folder / "x"))))
+    assert f"{os.strerror(number)}; choose another folder, or get the right to write" in said
 
 
 def test_a_file_system_without_direct_writes(folder, monkeypatch):

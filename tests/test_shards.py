@@ -387,6 +387,23 @@ def cli(*arguments):
     return main([str(a) for a in arguments])
 
 
+def test_info_counts_reasons_that_differ_in_numbers_together(tmp_path, capsys):
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    with shards.ShardWriter(tmp_path, shard_samples.META) as writer:
+        for k in range(30):
+            writer.leave_out(f"{k}.jpg", f"coordinate {2 + k / 8} is above 1.01")
+        for letter in letters:
+            writer.leave_out(f"{letter}.jpg", f"9 pixels of {letter}")
+        writer.append(shard_samples.sample(1))
+        writer.finish()
+    assert cli("info", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = lines.index("  left out 56") + 1
+    assert lines[first] == "    30 × coordinate # is above #"
+    assert lines[first + 1 : first + 20] == [f"    1 × 9 pixels of {k}" for k in letters[:19]]
+    assert lines[first + 20] == "    7 × 7 other reasons (--json: all)"
+
+
 def test_verify_and_info_commands(tmp_path, capsys):
     shard_samples.pack(tmp_path / "train")
     shard_samples.pack(tmp_path / "val", 9, POSE)
@@ -400,6 +417,9 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert info["images"] == 8
     assert info["objects"] == sum(count for _, count in info["classes"])
     assert info["left_out"] == {"corrupt": 1}
+    for command in ("info", "verify"):
+        assert cli(command, tmp_path, "--split", "test") == 2
+        assert "holds the splits train, val; split must be one of" in capsys.readouterr().err
     assert cli("verify", tmp_path, "--full", "--quiet") == 0
     assert capsys.readouterr().out.count("good") == 2
     file = tmp_path / "val" / "shard-00000.safetensors"

@@ -270,6 +270,10 @@ def _negations(action: argparse.Action) -> list[str]:
 
 def _check(action: argparse.Action, text: str) -> None:
     """Refuses a value that the argument cannot take, in the words of all other errors."""
+    if not text and not action.option_strings:  # as a path, it would be the working folder
+        raise ConfigError(
+            f"{_shown(action)} is empty; give a value (a variable of the shell may not be set)"
+        )
     if action.choices is not None and text not in map(str, action.choices):
         raise ConfigError(
             f"{_shown(action)} must be one of {', '.join(map(str, action.choices))}, got {text!r}"

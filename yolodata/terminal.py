@@ -16,6 +16,7 @@ _SIGNS = {
     "×": "x", "…": "...", "·": "*", "–": "-", "—": "-", "─": "-", "█": "#", "µ": "u", "±": "+-",
     "°": "deg",
 }  # fmt: skip
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # signs that move or turn
 _HANDLER = "yolodata.spell_out"
 
@@ -53,6 +54,11 @@ def printable(text: object, keep: str = "") -> str:
     return _ACTS.sub(
         lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], str(text)
     )
+
+
+def of_any_number(text: str) -> str:
+    """Puts # for each number: texts that differ in nothing else become one, and can be counted."""
+    return _NUMBER.sub("#", text)
 
 
 def size_text(nbytes: float) -> str:

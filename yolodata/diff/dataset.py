@@ -140,14 +140,11 @@ def folders_of(a: Path, b: Path, split: str | None = None) -> list[dict[str, Pat
     for path in (a, b):
         found = splits(path)
         alone.append(not found)
-        # The reader says what is missing where there is no dataset at all.
-        folders.append(found or {read_meta(path).split: path})
+        # The reader says what is missing where a split is unfinished, or there is no dataset.
         for name in SPLITS:
-            if found and unfinished(path / name):
-                raise ShardError(
-                    f"{path / name}: packing was not finished; run the same `yolodata shard` "
-                    "command again to continue"
-                )
+            if unfinished(path / name):
+                read_meta(path / name)
+        folders.append(found or {read_meta(path).split: path})
     if split is None and alone[0] != alone[1]:
         split = next(iter(folders[0] if alone[0] else folders[1]))
     if split is not None:

@@ -63,8 +63,10 @@ def decode_image(data: Bytes, imgsz: int | None, name: str, most: int | None = N
             raise MemoryError(f"{name}: {' '.join(str(error).split())}") from None
         raise DatasetError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None
     if image is None:
+        deep = "; convert a TIFF file of 32 bits a sample to 8 or 16" if suffix in _TIFF else ""
         raise DatasetError(
-            f"{name}: {data.size} bytes that are not a picture which OpenCV or Pillow can decode"
+            f"{name}: {data.size} bytes that are not a picture which is decoded, as by Ultralytics"
+            f"{deep}"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DatasetError(

@@ -119,7 +119,7 @@ class _Record:
     def rows(self, rules: _RowRules) -> RawLabels:
         if not self.annotations:
             return RawLabels(None)
-        crowd = flat = boxed = unseen = other = 0
+        crowd = flat = boxed = unseen = odd = other = 0
         rows: dict[tuple[float, ...], Float32] = {}  # upstream writes equal rows once
         for note in self.annotations:
             if note.get("iscrowd", False):
@@ -134,6 +134,8 @@ class _Record:
                 other += 1
                 continue
             points = self._points(note, rules.keypoints)
+            if points.size:
+                odd += len(note.get("keypoints") or []) not in (0, points.size)
             if rules.pose:
                 if not (points[:, 2] != 0).any():
                     unseen += 1
@@ -164,6 +166,7 @@ class _Record:
                 (crowd, "crowd annotations dropped"),
                 (flat, "boxes without area dropped"),
                 (boxed, "annotations without a usable outline, their box used as polygon"),
+                (odd, f"annotations without {rules.keypoints} keypoints: those they have dropped"),
                 (unseen, "annotations without a labelled keypoint dropped"),
                 (other, "objects of other classes dropped"),
             )
@@ -386,18 +389,18 @@ def _images(
 def _annotate(
     content: CocoContent, images: Mapping[str, _Image], classes: Mapping[Id, int | None]
 ) -> list[str]:
-    """Gives annotations to their images; returns the ids of images that are not there."""
+    """Gives annotations to their images; returns the ids of images that are not listed."""
     by_id = {
         number: (image, record)
         for image in images.values()
         for number, record in image.records.items()
     }
-    strays: list[str] = []
+    strays: list[Any] = []
     for note in content.annotations:
         try:
             image, record = by_id[as_id(note["image_id"])]
         except (KeyError, TypeError, ValueError):
-            strays.append(shortened(note.get("image_id") if isinstance(note, dict) else note))
+            strays.append(note.get("image_id") if isinstance(note, dict) else note)
             continue
         record.annotations.append(note)
         if note.get("iscrowd"):
@@ -413,4 +416,14 @@ def _annotate(
                 f"{_named(note)} cannot be used: {_said(error)}. It needs a known "
                 "category_id and a bbox of four numbers"
             )
-    return strays
+    listed = _ids(content.images) if strays else set()  # also those of images that are left out
+    return [shortened(number) for number in strays if listed.isdisjoint(_ids([{"id": number}]))]
+
+
+def _ids(images: Sequence[Any]) -> set[Id]:
+    """The ids of records that have one."""
+    found: set[Id] = set()
+    for record in images:
+        with suppress(KeyError, TypeError, ValueError):
+            found.add(as_id(record["id"]))
+    return found

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from yolodata.errors import DatasetError
 from yolodata.files import resolved
-from yolodata.ingest.json_file import found_in, read_json, read_part
+from yolodata.ingest.json_file import JSON_FILES, found_in, read_json, read_part
 from yolodata.ingest.sample import SPLITS
 from yolodata.ingest.split_names import says_nothing, split_of, split_of_folder
 
@@ -186,7 +186,8 @@ def _by_split(origin: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     """Annotation files of a folder by the splits that their names say; and those that say none."""
     by_split: dict[str, list[Path]] = {}
     unclear: list[Path] = []
-    found = sorted(origin.glob("*.json")) + sorted(origin.glob("annotations/*.json"))
+    places = (JSON_FILES, f"annotations/{JSON_FILES}")
+    found = [file for pattern in places for file in sorted(origin.glob(pattern))]
     for file in found + sorted(origin.glob(f"*/{_ROBOFLOW}")):
         hidden = file.name.startswith(".")  # macOS leaves ._instances_val2017.json
         if not hidden and not file.name.removeprefix("lvis_v1_").startswith(_OTHER_TASKS):

@@ -59,19 +59,25 @@ class ImageFinder:
         """
         names = [_spellings(image) for image in images]
         last = Counter(name.rsplit("/", 1)[-1] for name in {s[1] for s in names if s})
+        distinct = all(count == 1 for count in last.values())
         tried: list[str | None] = []
         for depth in range(3):
             spelled = [s[depth] if s else None for s in names]
             if spelled == tried:
                 continue
             tried = spelled
-            if depth == 2 and any(count > 1 for count in last.values()):
+            if depth == 2 and not distinct:
                 break  # names without their folders say several images
             for place in self._places():
-                if not (place.named or self._given) and self._elsewhere(names, depth == 2):
+                sure = place.named or self._given is not None
+                if not sure and self._elsewhere(names, depth == 2):
                     continue  # images of the same names there may be another split's
                 if any(self._in(place, name) for name in spelled if name):
-                    return self._paths(place, spelled)
+                    alone = (distinct and (sure or not self._elsewhere([s], True)) for s in names)
+                    ends = [3 if last_part or depth == 2 else 2 for last_part in alone]
+                    return self._paths(
+                        place, [s[depth:end] for s, end in zip(names, ends, strict=True)]
+                    )
         return None
 
     def error(self, images: Sequence[Any]) -> DatasetError:
@@ -143,6 +149,10 @@ class ImageFinder:
         found = [os.path.normpath(os.path.join(folder, name)) for folder in place.folders]
         return [path for path in found if self._exists(path)]
 
+    def _has_folder(self, place: _Place, name: str) -> bool:
+        """Whether the folder that a name begins with is there, and not empty."""
+        return any(self._names(os.path.join(f, os.path.dirname(name))) for f in place.folders)
+
     def _exists(self, path: str) -> bool:
         """Whether there is such a file; each folder is listed once."""
         folder, name = os.path.split(path)
@@ -157,17 +167,28 @@ class ImageFinder:
         return self._listed[folder]
 
     def _paths(
-        self, place: _Place, names: Sequence[str | None]
+        self, place: _Place, names: Sequence[Sequence[str]]
     ) -> tuple[list[str | None], dict[str, str]]:
+        """A path for each image in one place, and what cannot be told.
+
+        Args:
+            place: where some of them are.
+            names: the spellings of each that count there. A later one counts where nothing is
+                there by the ones before it, and their folder is not there either.
+        """
         place = _Place(tuple(resolved(folder) for folder in place.folders), place.named)
         paths: list[str | None] = []
         unclear: dict[str, str] = {}
-        for name in names:
-            if name is None:
+        for spellings in names:
+            if not spellings:
                 paths.append(None)
                 continue
-            found = self._in(place, name)
-            path = found[0] if found else os.path.normpath(place.folders[0] / name)
+            found: list[str] = []
+            for name in spellings:
+                found = self._in(place, name)
+                if found or ("\\" not in name and self._has_folder(place, name)):
+                    break
+            path = found[0] if found else os.path.normpath(place.folders[0] / spellings[0])
             if len(found) > 1 and len({os.path.realpath(other) for other in found}) > 1:
                 unclear[path] = (
                     f"may also be {' or '.join(found[1:])}; name the folder --images DIR"

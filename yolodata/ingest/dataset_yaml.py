@@ -37,6 +37,7 @@ _KEY_TYPES: dict[str, tuple[type, ...]] = {
 _DATASET_KEYS = frozenset(("train", "val", "validation", "test", "names", "nc"))
 _NOT_IN_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
+_YAMLS = ("*.[yY][aA][mM][lL]", "*.[yY][mM][lL]")
 _MERGE = "tag:yaml.org,2002:merge"
 _MERGES = 100  # of one mapping
 _DIGITS = 20  # of an integer, sign and prefix included
@@ -153,9 +154,12 @@ def dataset_yamls(folder: Path, deep: bool = False) -> list[Path]:
         folder: it.
         deep: also in the folders below.
     """
-    look = folder.rglob if deep else folder.glob
-    found = sorted(look("*.yaml")) + sorted(look("*.yml"))
+    found = (file for pattern in _YAMLS for file in _found(folder, pattern, deep))
     return [file for file in found if _may_be_dataset(file)]
+
+
+def _found(folder: Path, pattern: str, deep: bool) -> list[Path]:
+    return sorted(folder.rglob(pattern) if deep else folder.glob(pattern))
 
 
 def _may_be_dataset(file: Path) -> bool:
@@ -182,8 +186,8 @@ def find_yaml(source: Path) -> Path:
             "yolodata does not download: let Ultralytics fetch the dataset first."
         )
     found: list[Path] = []
-    for pattern in ("*.yaml", "*.yml"):
-        found = found or sorted(source.glob(pattern)) or sorted(source.rglob(pattern))
+    for pattern in _YAMLS:
+        found = found or _found(source, pattern, False) or _found(source, pattern, True)
     if len(found) > 1:
         found = [file for file in found if _may_be_dataset(file)] or found
     if len(found) > 1:
@@ -224,6 +228,19 @@ def ignored_bytes(file: Path) -> list[str]:
             "as Ultralytics ignores them. Save it as UTF-8"
         ]
     return []
+
+
+def unquoted_names(data: dict[str, Any]) -> list[str]:
+    """Says, in a sentence, which class names YAML took for something else; nothing if none."""
+    names = data.get("names") or []
+    values = list(names.values() if isinstance(names, dict) else names)
+    odd = dict.fromkeys(str(name) for name in values if name is None or isinstance(name, bool))
+    if not odd:
+        return []
+    return [
+        f"a class is called {' and one '.join(odd)}, as with Ultralytics, because YAML reads words "
+        "like no, yes, off, on and null so. Write such names in quotes"
+    ]
 
 
 def check_keys(data: dict[str, Any], origin: str, wanted: Sequence[str] | None) -> None:

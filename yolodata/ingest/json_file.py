@@ -15,6 +15,9 @@ from yolodata.ingest.limits import JSON_BYTES
 from yolodata.machine import available_memory
 from yolodata.terminal import size_text
 
+JSON_FILES = "*.[jJ][sS][oO][nN]"
+"""The pattern of their names."""
+
 _BLOCK = 4 << 20
 _SMALL = 64 << 20  # bytes that fit into any memory
 _NULS = b"\0" * 8  # no JSON text has these, in no encoding; what was never written has

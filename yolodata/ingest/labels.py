@@ -217,6 +217,8 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
                 "more x y pairs"
             )
         points = table[:, 1:]
+    if np.isnan(table).any():
+        raise Refused("a label value is not a number (nan)")
     highest = points.max()
     if not highest <= UPPER:
         raise Refused(
@@ -224,9 +226,7 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
         )
     lowest = table.min()
     if not lowest >= 0 and not (lowest >= LOWER and table[:, 3:5].min() >= 0):
-        raise Refused(
-            f"label value {lowest:.9g}: a class, coordinate or size is negative or not a number"
-        )
+        raise Refused(f"label value {lowest:.9g}: a class, coordinate or size is negative")
     cls = table[:, 0]
     with np.errstate(invalid="ignore"):  # inf % 1
         whole = cls % 1 == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yolodata.errors import ConfigError
 from yolodata.ingest.limits import PATH_LENGTH
 from yolodata.shards.left_out import LEFT_OUT
-from yolodata.terminal import printable, size_text
+from yolodata.terminal import of_any_number, printable, size_text
 
 if TYPE_CHECKING:
     from yolodata.ingest.packing import PackReport
@@ -138,8 +137,16 @@ def _source_options(args: argparse.Namespace) -> dict[str, Any]:
         "format": args.format,
         "splits": args.split,
         "images": args.images,
-        "names": args.names.split(",") if args.names else None,
+        "names": None if args.names is None else _class_names(args.names),
     }
+
+
+def _class_names(text: str) -> list[str]:
+    """The names of "person, dog"."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ConfigError(f"--names must be class names with commas between them, got {text!r}")
+    return names
 
 
 def run_shard(args: argparse.Namespace) -> int:
@@ -174,6 +181,8 @@ def run_labels(args: argparse.Namespace) -> int:
     report = relabel(args.out, args.source, **_source_options(args))
     for split in report.splits.values():
         print(summary(split, report.out))
+    for line in _note_lines(report):
+        print(line)
     return 0
 
 
@@ -195,7 +204,7 @@ def summary(report: SplitReport, out: Path) -> str:
         lines[0] += f"; {report.seconds:.1f} s{rate}"
         if report.resumed:
             lines[0] += f", continued after {report.resumed}"
-    lines += _counted("note", (note for _, note in report.notes))
+    lines += _counted("note", report.notes)
     lines += _listed("left out", report.left_out, "dataset.json")
     return "\n".join(lines)
 
@@ -208,9 +217,13 @@ def total(report: PackReport) -> str:
         f"in all: {images:,} images packed, {left_out:,} left out, {len(report.left_out):,} files "
         f"in no split, {size_text(sum(s.nbytes for s in splits))}"
     ]
-    lines += [f"  note: {printable(note)}" for note in report.notes]
+    lines += _note_lines(report)
     lines += _listed("in no split", list(report.left_out.items()), LEFT_OUT)
     return "\n".join(lines)
+
+
+def _note_lines(report: PackReport) -> list[str]:
+    return [f"  note: {printable(note)}" for note in report.notes]
 
 
 def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[str]:
@@ -221,15 +234,27 @@ def _listed(what: str, entries: Sequence[tuple[str, str]], where: str) -> list[s
     ]
     if len(entries) > _SHOWN:
         lines.append(f"  … and {len(entries) - _SHOWN:,} more, all listed in {where}")
-        lines += _counted(f"{what}, all", (reason for _, reason in entries))
+        lines += _counted(f"{what}, all", entries)
     return lines
 
 
-def _counted(what: str, texts: Iterable[str]) -> list[str]:
-    """How often each text is there; those that differ in numbers only are counted together."""
-    counts = Counter(re.sub(r"-?\d+(\.\d+)?", "#", text) for text in texts).most_common()
-    lines = [f"  {what}: {count:,} × {printable(text)}" for text, count in counts[:_SHOWN]]
-    if len(counts) > _SHOWN:
-        rest = sum(count for _, count in counts[_SHOWN:])
-        lines.append(f"  {what}: {rest:,} × {len(counts) - _SHOWN} other reasons")
+def _counted(what: str, entries: Iterable[tuple[str, str]]) -> list[str]:
+    """How often each text is there, with the first path that has it.
+
+    Those that differ in numbers only are counted together, with # for a number.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, text in entries:
+        groups.setdefault(of_any_number(text), []).append((path, text))
+    most = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = []
+    for pattern, group in most[:_SHOWN]:
+        path, first = group[0]
+        same = all(text == first for _, text in group)
+        which = f"({'first: ' if len(group) > 1 else ''}{path[:PATH_LENGTH]})"
+        said = f"{first if same else pattern} {which}"
+        lines.append(f"  {what}: {len(group):,} × {printable(said)}")
+    if len(most) > _SHOWN:
+        rest = sum(len(group) for _, group in most[_SHOWN:])
+        lines.append(f"  {what}: {rest:,} × {len(most) - _SHOWN} other reasons")
     return lines

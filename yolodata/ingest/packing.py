@@ -33,9 +33,10 @@ from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crashes import InWork, crashing, noted
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
+from yolodata.ingest.limits import shortened
 from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
-from yolodata.ingest.survey import unnamed
+from yolodata.ingest.survey import some, unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
@@ -157,6 +158,10 @@ def pack(
         _pack(run, report)
         for name, notes in shared.items():
             report.splits[name].notes[:0] = notes
+        if names is not None:
+            report.notes += _without_objects(report)
+        for name, split in found.splits.items():
+            report.notes += unlabelled(report.splits[name], split)
         _write_notes(report)
     except Exception as error:
         if isinstance(error, YolodataError) or not lacking(error):
@@ -168,6 +173,29 @@ def pack(
     finally:
         give_back_memory()  # a trainer that packs goes on in this process
     return report
+
+
+def unlabelled(report: SplitReport, images: Split) -> tuple[str, ...]:
+    """Says that a whole split has no object; nothing if it has."""
+    if report.objects:
+        return ()
+    return (
+        f"no image of '{report.split}' has an object; its labels were sought in "
+        f"'{images.label_files()[0]}', …",
+    )
+
+
+def _without_objects(report: PackReport) -> tuple[str, ...]:
+    """Says which classes that a user named have no objects: a name may be misspelt."""
+    absent: dict[str, None] = {}
+    used: set[str] = set()
+    for split in report.splits:
+        with open_shards(report.out / split) as shards:
+            names = shards.meta.names
+            used |= {names[int(number)] for number in np.unique(shards.cls)}
+            absent |= dict.fromkeys(names.values())
+    said = [shortened(name) for name in absent if name not in used]
+    return (f"no object is of the class {some(said)}",) if said else ()
 
 
 def _write_notes(report: PackReport) -> None:
@@ -311,16 +339,16 @@ def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
     )
 
 
-def _why_unlabelled(images: Split) -> str:
+def _why_unlabelled(images: Split, kind: str) -> str:
     """Says of the first image of a split why it has no label file."""
     try:
         images.raw_labels(0)
     except Refused as refused:
         return f"of the first, '{images.paths[0]}': {refused}."
-    return (
-        f"the first would be '{images.label_files()[0]}'. Labels lie in 'labels' beside the last "
-        "folder 'images'."
-    )
+    where = "Labels lie in 'labels' beside the last folder 'images'."
+    if kind == "voc":
+        where = "An XML file has the name of its image, and lies in 'Annotations' or beside it."
+    return f"the first would be '{images.label_files()[0]}'. {where}"
 
 
 def _folder(out: Path, split: str) -> Folder:
@@ -341,7 +369,7 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
     if split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
         raise DatasetError(
             f"{run.source.origin}: no label file for any of {total} training images; "
-            f"{_why_unlabelled(images)}"
+            f"{_why_unlabelled(images, run.source.kind)}"
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())

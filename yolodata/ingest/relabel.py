@@ -13,7 +13,7 @@ from yolodata.files import stored_bytes
 from yolodata.folders import Folder
 from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
-from yolodata.ingest.packing import PackReport, describe
+from yolodata.ingest.packing import PackReport, describe, unlabelled
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.data_yaml import write_data_yaml
@@ -84,6 +84,8 @@ def relabel(
             reopen = opened if found.kind != "yolo" and names is None else None
             found = numbered_alike(found, root, reopen, splits or list(there))
             report.splits[split] = _relabel_split(found, split, dataset, settings)
+            notes = (*found.notes, *unlabelled(report.splits[split], found.splits[split]))
+            report.notes += tuple(note for note in notes if note not in report.notes)
     write_data_yaml(root)  # names may have changed
     return report
 

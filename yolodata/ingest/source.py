@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError, DatasetError, ResourceError, lacking
 from yolodata.ingest.dataset_yaml import dataset_yamls
-from yolodata.ingest.json_file import found_in
+from yolodata.ingest.json_file import JSON_FILES, found_in
 from yolodata.ingest.limits import PATH_LENGTH, shortened
 from yolodata.ingest.sample import SPLITS, TASKS, Source
 from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
@@ -88,11 +89,13 @@ def _open(
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":
         raise ConfigError(f"format must be 'yolo' for a dict, got {kind!r}")
-    if kind == "yolo" and images:
+    if kind == "yolo" and images is not None:
         raise ConfigError(
             "images must be left out for an Ultralytics YAML, which says itself where its images "
             f"are, got {str(images)!r}"
         )
+    if images is not None and not os.path.isdir(images):
+        raise DatasetError(f"The image folder '{images}' does not exist.")
     if kind == "yolo" and names:
         raise ConfigError(
             "names must be left out for an Ultralytics YAML, which has class names, got "
@@ -164,8 +167,8 @@ def _signs(path: Path) -> dict[str, list[Path]]:
     signs = {
         "yolo": dataset_yamls(path) or ([] if annotations else names),
         "coco": [
-            *(file for file in sorted(path.glob("*.json")) if _looks_like_coco(file)),
-            *path.glob("annotations/*.json"),
+            *(file for file in sorted(path.glob(JSON_FILES)) if _looks_like_coco(file)),
+            *path.glob(f"annotations/{JSON_FILES}"),
             *path.glob("*/_annotations.coco.json"),
         ],
         "voc": annotations,

@@ -42,7 +42,7 @@ def survey(
     lists: Iterable[str],
     label_path: Callable[[str], str],
 ) -> dict[str, str]:
-    """Finds images in no split, pictures of other formats and label files without an image.
+    """Finds images in no split, pictures of other formats, and label files that label no image.
 
     Args:
         images: those of all splits.
@@ -71,7 +71,8 @@ def survey(
             continue
         seen.add(real(folder))
         there = packed.get(real(folder), set())
-        known = stems.setdefault(real(_labels_of(folder, label_path)), set())
+        labels = _labels_of(folder, label_path)
+        known = stems.setdefault(real(labels), set())
         there.intersection_update(names)
         known.update(name.rpartition(".")[0] for name in there)
         for name in names if len(there) < len(names) else ():
@@ -81,14 +82,25 @@ def survey(
                 reason = "in no folder and no list of a split"
             if reason:
                 found[os.path.join(folder, name)] = reason
+        texts = [name for name in names if name.lower().endswith(".txt")]
+        if texts and real(labels) != real(folder):
+            labelled = {name.rpartition(".")[0] for name in names if is_image(name)}
+            for name in texts:
+                if name[:-4] in labelled:
+                    reason = f"label file beside its image; such are read from '{labels}' alone"
+                    found[os.path.join(folder, name)] = reason
     no_labels = {os.path.realpath(file) for file in lists}
     label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
     for folder, names in _each_folder(stems, label_folders):
         known = stems.get(real(folder), set())
         for name in names:
-            if name[:-4] in known or not name.lower().endswith(".txt"):
+            if not name.lower().endswith(".txt"):
                 continue
             path = os.path.join(folder, name)
+            if name[:-4] in known:
+                if not name.endswith(".txt"):
+                    found[path] = "the suffix of a label file must be .txt in small letters"
+                continue
             if not name.lower().startswith(_NO_LABELS) and os.path.realpath(path) not in no_labels:
                 found[path] = "label file without an image"
     return found

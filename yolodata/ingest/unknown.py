@@ -9,6 +9,8 @@ from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.files import open_regular, resolved
+from yolodata.ingest.json_file import JSON_FILES
+from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
 from yolodata.ingest.walk import files_below
 
@@ -120,7 +122,7 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
             f"{shlex.quote(str(datasets[0]))} OUT"
         )
-    jsons = sorted(path.glob("*.json"))
+    jsons = sorted(path.glob(JSON_FILES))
     if _begins(path / "annotations.xml", b"<annotations"):
         return DatasetError(f"'{path / 'annotations.xml'}' is in {_CVAT}")
     if jsons and _begins(jsons[0], b'"shapes"') and _begins(jsons[0], b'"imagePath"', 1 << 26):
@@ -142,7 +144,8 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             f"'{path}' holds {len(images)} images and {len(labels)} label files, but the names of "
             "the classes are missing. Write them into "
             f"'{path / 'classes.txt'}', one a line, or write '{path / 'data.yaml'}':\n"
-            f"    train: {_relative(images[0], path)}\n    val: {_relative(images[-1], path)}\n"
+            f"    train: {_likely('train', images, path)}\n"
+            f"    val: {_likely('val', images, path)}\n"
             f"    names: [{', '.join(f'name of class {k}' for k in range(_classes(labels)))}]"
         )
     classes = _class_folders(images, path)
@@ -153,9 +156,11 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             "poses and oriented boxes; train this one with Ultralytics: yolo classify train "
             f"data={shlex.quote(str(path))}"
         )
+    json = next((f for pattern in ("*", "*/*") for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
+    other = f" '{json}' is JSON, but not COCO's." if json else ""
     return DatasetError(
         f"'{path}' holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "
-        f"COCO JSON, no XML, no label files. Give {_KINDS}."
+        f"COCO JSON, no XML, no label files.{other} Give {_KINDS}."
     )
 
 
@@ -214,8 +219,11 @@ def _classes(labels: list[str]) -> int:
     return min(10, 1 + max(_first_class(file) or 0 for file in labels[:100]))
 
 
-def _relative(image: str, root: Path) -> str:
-    return os.path.relpath(os.path.dirname(image), root)
+def _likely(split: str, images: list[str], root: Path) -> str:
+    """The folder of a split, relative to `root`: one that is called so, if there is one."""
+    folders = list(dict.fromkeys(os.path.relpath(os.path.dirname(i), root) for i in images))
+    named = (f for f in folders if split in map(split_of_folder, f.split(os.sep)))
+    return next(named, folders[0 if split == "train" else -1])
 
 
 def _class_folders(images: list[str], root: Path) -> list[str]:

@@ -96,7 +96,7 @@ def open_voc(
     """Reads a Pascal VOC folder.
 
     Args:
-        source: the folder that holds `Annotations` (or `annotations`), or XML files beside images.
+        source: the folder that holds `Annotations` (or `annotations`), or XML files.
         wanted: splits to read. They come from lists of image names (`train.txt`, `val.txt`,
             `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits`, `source` or the
             folder of the annotations), else from folders that are called like a split, else
@@ -163,21 +163,13 @@ def _find(root: Path, images: Path | None) -> _Files:
             f"Pascal VOC: no images in '{root}'; expected a folder {' or '.join(_IMAGES)}. "
             "Give their folder with --images."
         )
-    if not folder.is_dir():
-        raise DatasetError(f"The image folder '{folder}' does not exist.")
-    folder, notes = resolved(folder), resolved(notes or folder)
-    annotations = {
-        os.path.relpath(path, notes)[:-4]: Path(path)
-        for here, names in files_below(str(notes))
-        for path in (
-            here,
-            *(os.path.join(here, name) for name in names),
-        )  # a folder may be called so
-        if path.lower().endswith(".xml") and not os.path.basename(path).startswith(".")
-    }
+    folder = resolved(folder)
+    places = [notes] if notes else [folder, root]  # two where the images lie elsewhere
+    found_in = (_annotations_in(resolved(place)) for place in places)
+    annotations = next(filter(None, found_in), {})
     if not annotations:
         raise DatasetError(
-            f"Pascal VOC: no annotations in '{root}'; expected XML files in a folder "
+            f"Pascal VOC: no annotations in '{root}'; expected XML files in it, in a folder "
             f"{_ANNOTATIONS}, or beside the images."
         )
     found, others = _pictures(folder)
@@ -188,6 +180,17 @@ def _find(root: Path, images: Path | None) -> _Files:
             reason = f"in a folder beside '{folder}'; see --images"
             others |= {str(other / path): reason for path in _pictures(other)[0]}
     return _Files(folder, sorted(found), others, annotations)
+
+
+def _annotations_in(folder: Path) -> dict[str, Path]:
+    """XML files by their path relative to a folder, without suffix."""
+    return {
+        os.path.relpath(path, folder)[:-4]: Path(path)
+        for here, names in files_below(str(folder))
+        # a folder may be called so
+        for path in (here, *(os.path.join(here, name) for name in names))
+        if path.lower().endswith(".xml") and not os.path.basename(path).startswith(".")
+    }
 
 
 def _pictures(folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -250,8 +253,6 @@ def has_annotations(root: Path) -> list[Path]:
 def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str]:
     if given and len(set(given)) != len(given):
         raise DatasetError(f"A class is named twice: {list(given)}.")
-    if given:
-        return checked_names(given, root)
     names: set[str] = set()
     broken: list[str] = []
     for file in files.annotations.values():
@@ -259,8 +260,14 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
             names |= class_names(read_annotation(file))
         except (Refused, OSError) as error:  # reported when the image is packed
             broken.append(str(error))
-        if len(names) > CLASSES:
+        if len(names) > CLASSES or not names.isdisjoint(given or ()):
             break
+    if given and names and names.isdisjoint(given):
+        raise DatasetError(
+            f"{root}: no object has one of the names {list(given)}; there are {sorted(names)[:10]}."
+        )
+    if given:
+        return checked_names(given, root)
     if not names:
         why = f"; {len(broken)} cannot be read, as: {broken[0]}" if broken else ""
         raise DatasetError(f"{root}: no class names: no annotation holds an object{why}.")

@@ -26,6 +26,7 @@ from yolodata.ingest.dataset_yaml import (
     ignored_bytes,
     keypoints,
     read_yaml,
+    unquoted_names,
 )
 from yolodata.ingest.limits import (
     LABEL_BYTES,
@@ -104,6 +105,7 @@ def open_yolo(
         notes = ignored_bytes(file)
     check_keys(data, origin, wanted)
     names = class_names(data, origin)
+    notes += unquoted_names(data)
     shape, flip = keypoints(data, origin)
     root = _root(data, home, origin)
     entries: dict[str, list[str]] = {}
@@ -130,13 +132,19 @@ def open_yolo(
 
 def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin: str) -> str:
     """Says that an entry of the YAML does not exist, and where it is if that is easily found."""
-    values = given if isinstance(given, list) else [given]
-    beside = [str(value) for value in values if os.path.exists(home / value)]
+    values = list(map(str, given if isinstance(given, list) else [given]))
+    beside = [value for value in values if os.path.exists(home / value)]
+    plain = [value.replace("\\", "/").strip().lstrip("/") for value in values]
+    there = [value for value in plain if value and os.path.exists(_resolve(root, value)[0])]
     if beside and not root.is_absolute():
         todo = (
             f"'path: {root}' starts in the working folder, not at the YAML, beside which "
             f"'{beside[0]}' is. Leave 'path' out, or write 'path: {resolved(home)}'."
         )
+    elif beside:
+        todo = f"Beside the YAML, '{beside[0]}' is there. Leave 'path' out, or correct it."
+    elif there:
+        todo = f"'{there[0]}' is there; write it so."
     else:
         todo = (
             "Correct the YAML, or let Ultralytics download the dataset first; yolodata does not "
@@ -281,6 +289,10 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
         if os.path.isdir(entry):
             found += (path for path in files_of_split(entry, unlisted) if is_image(path))
             continue
+        if is_image(entry):
+            raise DatasetError(
+                f"{where}: '{entry}' is one image. Give its folder, or a text file that lists it."
+            )
         listed = _read_list(Path(entry), where, bases)
         for path in listed:
             if len(path) > PATH_LENGTH:
@@ -291,9 +303,10 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
                 unlisted[path] = f"listed in {entry}, but its suffix is not that of an image"
         _check_some_exist([path for path in listed if is_image(path)], Path(entry), where)
     if not found:
+        other = f" The first entry is {shortened(next(iter(unlisted)))}." if unlisted else ""
         raise DatasetError(
             f"{where}: no images in {', '.join(entries)}. Image files end in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}.{other}"
         )
     paths = sorted(path.replace("/", os.sep) for path in found)
     if not any(os.path.exists(path) for path in paths):
@@ -344,19 +357,27 @@ def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
     Raises:
         DatasetError: with the command that mends the list.
     """
-    if not images or os.path.isabs(images[0]) or any(os.path.exists(path) for path in images):
+    if not images or any(os.path.exists(path) for path in images):
         return
     first = images[0]
-    head, _, tail = first.partition(
-        "/"
-    )  # CVAT writes data/ before paths, where nothing is called so
+    if "\\" in first and "/" not in first:
+        mend = shlex.join(("sed", "-i", r"s|\\|/|g", str(file)))
+        raise DatasetError(
+            f"{where}: '{first}', listed in '{file}', has '\\' between folders, where this system "
+            f"has '/'. Mend the list: {mend}"
+        )
+    if first.startswith(f"{file.parent}{os.sep}"):
+        first = f".{first[len(str(file.parent)) :]}"  # as it stands in the list
+    parts = first.split("/")
     for folder in (file.parent, *file.parent.parents[:2]):
-        for begins, rest in (("", first), (f"{head}/", tail)):
+        for k in range(len(parts)):  # CVAT writes data/ before paths, where nothing is called so
+            begins, rest = "/".join((*parts[:k], "")), "/".join(parts[k:])
             if rest and os.path.exists(folder / rest):
                 start = "." if folder == file.parent else folder
                 mend = shlex.join(("sed", "-i", f"s|^{begins}|{start}/|", str(file)))
                 raise DatasetError(
                     f"{where}: '{first}', listed in '{file}', does not exist. Paths in a list "
-                    "start in the working folder, unless they begin with './', which is the "
-                    f"list's own folder. This one is '{folder / rest}'. Mend the list: {mend}"
+                    "start in the working folder, unless they begin with '/', or with './', which "
+                    f"is the list's own folder. This one is '{folder / rest}'. Mend the list: "
+                    f"{mend}"
                 )

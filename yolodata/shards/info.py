@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yolodata.files import stored_bytes
-from yolodata.terminal import printable, size_text
+from yolodata.terminal import of_any_number, printable, size_text
 
 _BAR = 30
 _WIDEST = 40  # letters of a class name
-_CLASSES = 20  # that are shown
+_CLASSES = _REASONS = 20  # that are shown
 _LONGEST = 200  # characters of a text that is shown
 
 
@@ -66,7 +68,7 @@ def info_text(info: dict[str, Any], every_class: bool) -> str:
         f"{size_text(info['shard_bytes'])}, labels {size_text(info['labels_bytes'])}",
         f"  left out {left_out:,}",
     ]
-    lines += [f"    {count:,} × {_cut(reason)}" for reason, count in info["left_out"].items()]
+    lines += _reason_lines(info["left_out"])
     return "\n".join(lines + _class_lines(info["classes"], every_class))
 
 
@@ -110,6 +112,25 @@ def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
     return lines
 
 
+def _reason_lines(reasons: Mapping[str, int]) -> list[str]:
+    """The most frequent reasons; those that differ in numbers only are one, with # for a number."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(of_any_number(reason), []).append(reason)
+    counts = Counter(
+        {
+            texts[0] if len(texts) == 1 else kind: sum(map(reasons.__getitem__, texts))
+            for kind, texts in kinds.items()
+        }
+    )
+    most = counts.most_common(_REASONS)
+    lines = [f"    {count:,} × {_cut(reason)}" for reason, count in most]
+    if len(counts) > _REASONS:
+        rest = counts.total() - sum(count for _, count in most)
+        lines.append(f"    {rest:,} × {len(counts) - _REASONS:,} other reasons (--json: all)")
+    return lines
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
@@ -122,5 +143,5 @@ def total_text(infos: list[dict[str, Any]], no_split: dict[str, int]) -> str:
         f"{sum(no_split.values()):,} files of the source in no split, "
         f"{size_text(sum(info['disk_bytes'] for info in infos))}"
     ]
-    lines += [f"    {count:,} × {_cut(reason)}" for reason, count in no_split.items()]
+    lines += _reason_lines(no_split)
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from yolodata.shards.format import WORK_FOLDER
 
 LOCK = "lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _SAID = (errno.ELOOP, errno.EMLINK, errno.EPERM)  # by `Folder`, with what to do
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EINVAL)
 
@@ -34,9 +35,11 @@ def storage_error(where: Path, error: OSError) -> ShardError:
         hint = "" if error.errno in _SAID else "; remove it, or choose another folder"
         result = ShardError(f"{error.filename}: {why}{hint}")
     else:
-        room = "make room and " if error.errno in _FULL else ""
+        first = "make room and " if error.errno in _FULL else ""
+        if error.errno in _FORBIDDEN:
+            first = "choose another folder, or get the right to write there and "
         result = ShardError(
-            f"{where}: cannot write: {why}; {room}run the same command again: it continues where "
+            f"{where}: cannot write: {why}; {first}run the same command again: it continues where "
             "it stopped"
         )
     result.errno = error.errno

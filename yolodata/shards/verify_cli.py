@@ -61,11 +61,15 @@ def dataset_folders(root: Path, split: str | None) -> dict[str, Path]:
             )
         return {name: root}
     found = {s: root / s for s in SPLITS if os.path.isdir(root / s)}
-    if split is not None:
-        return {split: root / split}
     if not found:
         raise ShardError(f"{root}: holds no dataset; give a folder that `yolodata shard` wrote")
-    return found
+    if split is None:
+        return found
+    if split not in found:
+        raise ShardError(
+            f"{root}: holds the splits {', '.join(found)}; split must be one of them, got {split!r}"
+        )
+    return {split: found[split]}
 
 
 def run_verify(args: argparse.Namespace) -> int:

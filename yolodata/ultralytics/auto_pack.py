@@ -196,6 +196,8 @@ def packed(
                     "%d files of %s belong to no split, all listed in %s; the first is %s: %s",
                     len(report.left_out), source, out / LEFT_OUT, file, why,
                 )  # fmt: skip
+            for note in report.notes:
+                log.warning("%s: %s", source, note)
             for name, reason in report.splits[split].left_out:
                 log.warning("%s: left out: %s", name, reason)
         return _opened(out / split)
