@@ -273,3 +273,10 @@ def test_copy_paste_of_outlines_does_not_warn(
     with caplog.at_level(logging.WARNING, "yolodata"):
         Loader(tmp_path / "out", 2, augment=AugmentConfig(imgsz=32, copy_paste=0.5))
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("wrong", ["Blur", [None], [{"Blur": {"p": 0.1}}]])
+@pytest.mark.usefixtures("albumentations")
+def test_what_is_no_transform_is_named(shards: Path, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"each of transforms must be a transform of Alb.*, got "):
+        Loader(shards, 2, transforms=wrong)
