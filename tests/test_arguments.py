@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import re
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ingesting import write_yolo
@@ -22,8 +25,10 @@ from yolodata import (
     Loader,
     Ranks,
     ReadOptions,
+    ShardError,
     ValidationLoader,
 )
+from yolodata.errors import ArgumentError
 from yolodata.ingest import pack
 from yolodata.pipeline import subset
 from yolodata.pipeline.misplaced import _GROUPS
@@ -101,6 +106,71 @@ def test_a_batch_size_is_a_number_of_pictures(shards: Path, size: Any) -> None:
             ConfigError, match=r"batch_size must be (at least 1|a whole number), got"
         ):
             made(shards, size)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor])
+def test_whole_numbers_of_numpy_and_torch_become_pythons(shards: Path, number: Any) -> None:
+    augment = AugmentConfig(imgsz=number(32), mosaic_grid=number(9))
+    epochs = EpochOptions(close_mosaic_epoch=number(2), epochs=number(3))
+    ranks = Ranks(number(1), number(2))
+    reading = ReadOptions(threads=number(1), prefetch=number(2))
+    fraction = 4 if number is torch.tensor else number(4)
+    options = {
+        "augment": augment, "epochs": epochs, "reading": reading, "ranks": ranks,
+        "labels": LabelOptions(fraction=fraction, classes=[number(0)]), "seed": number(7),
+    }  # fmt: skip
+    assert (augment.imgsz, augment.mosaic_grid) == (32, 9)
+    for group in options.values():
+        if not isinstance(group, number if isinstance(number, type) else torch.Tensor):
+            for field in fields(group):
+                value = getattr(group, field.name)
+                assert type(value) in (int, float, bool, str, tuple, type(None))
+    with Loader(shards, number(2), **options) as loader:
+        next(iter(loader))
+        assert json.loads(json.dumps(loader.state_dict())) == loader.state_dict()
+    with ValidationLoader(shards, 2, stride=number(16), imgsz=number(32)) as validation:
+        assert next(iter(validation))["img"].shape[2] % 16 == 0
+
+
+FLAGS = [
+    (LabelOptions, "single_cls"), (LabelOptions, "overlap_mask"),
+    (EpochOptions, "shuffle"), (EpochOptions, "drop_last"), (ReadOptions, "check"),
+    (DeviceOptions, "channels_last"), (DeviceOptions, "pin_memory"), (ValidationLoader, "rect"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "name"), FLAGS)
+@pytest.mark.parametrize("wrong", ["no", "False", 0, None])
+def test_a_flag_is_true_or_false(shards: Path, made: Any, name: str, wrong: Any) -> None:
+    given = (shards, 2) if made is ValidationLoader else ()
+    with pytest.raises(ConfigError, match=f"{name} must be True or False, got {wrong!r}"):
+        made(*given, **{name: wrong})
+
+
+def test_a_dataset_is_a_path_or_open(shards: Path) -> None:
+    with Loader(PurePath(shards), 2) as loader:
+        assert "train" in repr(loader)
+    for made in (Loader, ValidationLoader):
+        for wrong in (None, 5, bytes(shards), [shards]):
+            with pytest.raises(ArgumentError, match=r"shards must be the path of .* got "):
+                made(wrong, 2)
+        with pytest.raises(ShardError, match=r"split must be one of them, got ''"):
+            made(shards, 2, split="")
+
+
+def test_one_sample_is_of_a_config_and_an_open_dataset(shards: Path) -> None:
+    config = AugmentConfig(imgsz=32)
+    with yolodata.open_shards(shards, "train") as opened:
+        for wrong in (None, {"imgsz": 32}):
+            with pytest.raises(ArgumentError, match="config must be an AugmentConfig, got "):
+                yolodata.plan(wrong, opened)  # type: ignore[arg-type]
+        recipe = yolodata.plan(config, opened)
+    for path in (str(shards / "train"), shards / "train"):
+        said = re.escape(f"give yolodata.open_shards('{path}')")
+        with pytest.raises(ArgumentError, match=said):
+            yolodata.plan(config, path)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match=said):
+            yolodata.labels(recipe, path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -203,3 +273,10 @@ def test_copy_paste_of_outlines_does_not_warn(
     with caplog.at_level(logging.WARNING, "yolodata"):
         Loader(tmp_path / "out", 2, augment=AugmentConfig(imgsz=32, copy_paste=0.5))
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("wrong", ["Blur", [None], [{"Blur": {"p": 0.1}}]])
+@pytest.mark.usefixtures("albumentations")
+def test_what_is_no_transform_is_named(shards: Path, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"each of transforms must be a transform of Alb.*, got "):
+        Loader(shards, 2, transforms=wrong)

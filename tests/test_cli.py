@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -144,6 +145,24 @@ def test_every_entrance_says_it_alike(command: str, said: str) -> None:
     assert done.stderr.startswith("yolodata: ")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["version", "settings"])  # fits a buffer, does not
+def test_output_that_nobody_takes(command: str, unbuffered: str) -> None:
+    """A reader that has gone is no mistake, a disk that is full is one; neither is a traceback."""
+    line = [sys.executable, "-m", "yolodata", command]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "wb") as gone, open("/dev/full", "wb") as full:
+        for stdout, status, said in [(gone, 0, ""), (full, 2, "No space left on device")]:
+            done = subprocess.run(
+                line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment
+            )
+            assert done.returncode == status, done.stderr
+            assert said in done.stderr
+            assert done.stderr.count("\n") == (status != 0)
 
 
 def test_the_bare_name_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

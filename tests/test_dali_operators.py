@@ -192,6 +192,19 @@ def test_recipes_of_a_batch_keep_to_it_and_bring_their_labels() -> None:
         operators.batch_recipes(CONFIG, SIZES, cls=classes, bboxes=boxes[:1] * 4)
 
 
+def test_no_two_batches_are_the_same_by_mistake() -> None:
+    """Seed and number of a batch share 64 bits: one must not reach into the other."""
+    made = operators.batch_recipes(CONFIG, SIZES, seed=5, epoch=2, batch=3).recipes
+    numpys = operators.batch_recipes(
+        CONFIG, SIZES, seed=np.int32(5), epoch=np.int32(2), batch=np.int32(3)
+    )
+    assert np.array_equal(numpys.recipes, made)
+    for name in ("seed", "epoch", "batch"):
+        for wrong in (-1, 2**32, 1.0, "1"):
+            with pytest.raises(ConfigError, match=f"^{name} must be "):
+                operators.batch_recipes(CONFIG, SIZES, **{name: wrong})
+
+
 def test_the_page_about_it_runs(fn, tmp_path: Path) -> None:
     page = Path(__file__).resolve().parents[1] / "docs" / "dali-operators.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

@@ -270,6 +270,21 @@ def test_a_recipe_that_would_read_elsewhere_is_refused(
         Recipe.from_dict(incomplete)
 
 
+@pytest.mark.parametrize("given", [None, 5, [0], [[1]], ["ab"]])
+@pytest.mark.parametrize("name", ["layers", "tiles", "paste", "objects", "runs", "mixup", "cutmix"])
+def test_what_is_no_part_of_a_recipe_is_named(name: str, given: Any) -> None:
+    paste = {"layer": 0, "objects": [], "runs": []}
+    if name in paste:
+        changes = {"layer": {"paste": {**paste, name: given}}}
+    else:
+        changes = {"layer": {name: given}} if name in ("tiles", "paste") else {name: given}
+    if given is None and name in ("paste", "mixup", "cutmix"):
+        Recipe.from_dict(recipe_with(**changes))  # is left out
+        return
+    with pytest.raises(ValueError, match=f"the recipe's '{name}' has the wrong type, got "):
+        Recipe.from_dict(recipe_with(**changes))
+
+
 @pytest.mark.parametrize(
     "changes", [{"fliplrr": True}, {"layer": {"past": None}}, {"tile": {"x3": 1}}]
 )
@@ -331,6 +346,17 @@ def test_images_of_another_size_are_refused() -> None:
         _native.render(recipe, {})
     with pytest.raises(ValueError, match="8 x 8"):
         _native.render(recipe, {0: np.zeros((8, 9, 3), np.uint8)})
+    shown = np.full((8, 8, 3), 200, np.uint8)
+    for wrong, said in [
+        ((shown / 255).astype(np.float32), r"float32'\) \(8, 8, 3\)"),  # would be black
+        (shown.astype(np.int64), "int64"),
+        (shown[..., 0], r"uint8'\) \(8, 8\)"),
+        (shown.tolist(), "list"),
+    ]:
+        with pytest.raises(ValueError, match=f"image 0 must be uint8 .H, W, 3.*got .*{said}"):
+            _native.render(recipe, {0: wrong})
+    for other in (shown[:, ::-1], np.asfortranarray(shown)):
+        assert (_native.render(recipe, {0: other}) == 200).all()
     with pytest.raises(ValueError, match="images 0"):
         _native.labels(Recipe.from_dict(recipe_with(tile={"image": 7})), make_index([(8, 8)]))
 

@@ -7,6 +7,7 @@ changes that file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
+from yolodata.cli import main
 from yolodata.errors import ConfigError
-from yolodata.outputs import write_output
+from yolodata.outputs import check_output, write_output
 from yolodata.plain_yaml import read_plain_yaml, read_settings
 from yolodata.telemetry.journal import FILE, Journal, read_journal
 from yolodata.telemetry.metrics.destination import TextFile, read_destination
@@ -68,6 +70,25 @@ def test_an_output_replaces_a_link_and_a_stream_is_written_to(
     assert sorted(os.listdir(tmp_path / "out")) == ["a.json", "b.json"]
     with pytest.raises(ConfigError, match=r"--json .* cannot be written: .*; give a file"):
         write_output(link / "c.json", b"", "--json")
+
+
+def test_an_output_is_looked_at_before_the_work(
+    plant: Plant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (None, tmp_path / "new" / "a.json", plant(tmp_path / "to"), Path("/dev/stdout")):
+        check_output(path, "--json")
+    assert os.listdir(tmp_path / "new") == []
+    (tmp_path / "file").touch()
+    for wrong, why in [(tmp_path, "it is a folder"), (tmp_path / "file" / "a", "Not a directory")]:
+        said = f"--json {wrong} cannot be written: {why}; give a file"
+        with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+            check_output(wrong, "--json")
+        for command in ("parity nothere", "doctor nothere", "bench only=nothing"):
+            assert main([*command.split(), f"json={wrong}"]) == 2
+            assert said in capsys.readouterr().err
+    for name in ("chart", "chart.xyz"):
+        assert main(["bench", "only=nothing", f"plot={tmp_path / name}"]) == 2
+        assert "--plot needs a name that ends in .png, .svg or .pdf" in capsys.readouterr().err
 
 
 def test_records_of_a_run_are_not_written_through_links(

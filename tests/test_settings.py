@@ -6,6 +6,7 @@ import inspect
 import re
 import runpy
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -159,3 +160,11 @@ def test_importing_the_table_is_quick() -> None:
         ["python", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("command", ["settings", "train --help", "launch --help"])
+def test_python_without_docstrings_is_told_so(command: str) -> None:
+    line = [sys.executable, "-OO", "-m", "yolodata", *command.split()]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "docstrings, which Python leaves out with -OO" in done.stderr

@@ -75,6 +75,13 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return found
 
 
+def flag(name: str, value: Any) -> bool:
+    """The value, if it is True or False; ConfigError otherwise."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {shown(value)}")
+    return value
+
+
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     """The value, if it is one of those allowed; ConfigError otherwise."""
     if value not in allowed:

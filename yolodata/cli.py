@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from yolodata import __version__
@@ -62,8 +64,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     spell_out()
     hide_secrets()
+    status = _explained(list(sys.argv[1:] if argv is None else argv))
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
+    except OSError as error:
+        _drop_output()
+        if not isinstance(error, BrokenPipeError):
+            print(f"yolodata: the output cannot be written ({error})", file=sys.stderr)
+            return 2
+    return status
+
+
+def _drop_output() -> None:
+    """Lets go of what stdout holds and nobody takes, which Python would try to write again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explained(words: list[str]) -> int:
+    try:
+        return _run(words)
     except YolodataError as error:
         print("yolodata: " + printable(redacted(error), keep="\n"), file=sys.stderr)
         return 2

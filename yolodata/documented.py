@@ -10,8 +10,11 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from yolodata.errors import ConfigError
 
 _LISTS = ("Args:", "Attributes:")
 _ENTRY = re.compile(r"(\w+(?:, \w+)*): (.*)")
@@ -31,8 +34,14 @@ def settings_of(documented: type) -> list[Setting]:
     """Returns the settings of a class, in the order of its signature, as Python writes them.
 
     Raises:
+        ConfigError: Python was told to leave docstrings out.
         ValueError: its docstring does not describe one, or gives no example.
     """
+    if sys.flags.optimize > 1:
+        raise ConfigError(
+            "settings are described in docstrings, which Python leaves out with -OO "
+            "(PYTHONOPTIMIZE=2); start it without, to read about them"
+        )
     described = {}
     for base in reversed(documented.__mro__):
         for names, text in _entries(inspect.cleandoc(base.__dict__.get("__doc__") or "")):

@@ -56,6 +56,8 @@ def lacking(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; raise the limit (`ulimit -n`)"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "a disk is full, or a quota is used up; make room"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return (
             "no more threads can be started; raise the limit (`ulimit -u`, or that of the "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from yolodata.errors import ConfigError
@@ -29,7 +32,7 @@ def write_output(path: Path, data: Buffer, option: str = "") -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    try:
+    with _explained(path, option):
         stream = _stream(os.path.abspath(path))
         if stream is None:
             with Folder.at(path.parent, create=True) as folder:
@@ -37,6 +40,36 @@ def write_output(path: Path, data: Buffer, option: str = "") -> None:
         else:
             with os.fdopen(stream, "wb") as file:
                 file.write(data)
+
+
+def check_output(path: Path | None, option: str) -> None:
+    """Finds out before the work, which may take an hour, whether `write_output` could write.
+
+    Args:
+        path: of the file; its folder is made. None is no output.
+        option: that it was given with, for the message.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if path is None:
+        return
+    with _explained(path, option):
+        stream = _stream(os.path.abspath(path))
+        if stream is not None:
+            os.close(stream)
+        elif path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        else:
+            with Folder.at(path.parent, create=True):
+                if not os.access(path.parent, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@contextmanager
+def _explained(path: Path, option: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(
             f"{option} {path}".strip() + f" cannot be written: {error.strerror or error}; give a "

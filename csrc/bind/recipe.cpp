@@ -28,6 +28,20 @@ namespace {
 
 using Picture = nb::ndarray<nb::numpy, std::uint8_t, nb::shape<3, -1, -1>, nb::c_contig>;
 using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using AnyOrder = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
+
+// The pixels of an image, copied if they are in another order. Numbers of another type are refused:
+// those in 0-1 would become black.
+Image pixels(const nb::object& given, std::int64_t image) {
+  AnyOrder found;
+  if (nb::try_cast(given, found, false)) return nb::cast<Image>(given);
+  std::string got = nb::repr(given.type()).c_str();
+  if (nb::hasattr(given, "dtype") && nb::hasattr(given, "shape"))
+    got = std::string(nb::repr(given.attr("dtype")).c_str()) + " " +
+          nb::repr(given.attr("shape")).c_str();
+  throw std::invalid_argument("image " + std::to_string(image) +
+                              " must be uint8 (H, W, 3) in host memory, got " + got);
+}
 
 // Renders one recipe from a dict of image id -> uint8 (H, W, 3); into `out`, if it is given.
 nb::object render(const Plan& plan, const nb::dict& images, bool reference,
@@ -43,7 +57,7 @@ nb::object render(const Plan& plan, const nb::dict& images, bool reference,
       const nb::object key = nb::int_(tile.image);
       if (!images.contains(key))
         throw std::invalid_argument("no pixels were given for image " + std::to_string(tile.image));
-      alive.push_back(nb::cast<Image>(images[key]));
+      alive.push_back(pixels(images[key], tile.image));
       const Image& image = alive.back();
       if (image.shape(0) != static_cast<std::size_t>(tile.height) ||
           image.shape(1) != static_cast<std::size_t>(tile.width))

@@ -43,13 +43,22 @@ void refuse_others(const nb::dict& values, const std::vector<std::string>& known
 }
 
 template <typename T>
-T read(const nb::dict& values, const char* name) {
+T as(const nb::handle value, const char* name) {
   T result;
-  if (!nb::try_cast(field(values, name), result))
+  if (!nb::try_cast(value, result))
     throw std::invalid_argument(std::string("the recipe's '") + name +
-                                "' has the wrong type, got " +
-                                nb::repr(field(values, name)).c_str());
+                                "' has the wrong type, got " + nb::repr(value).c_str());
   return result;
+}
+
+template <typename T>
+T read(const nb::dict& values, const char* name) {
+  return as<T>(field(values, name), name);
+}
+
+// What is in a list of the dict.
+nb::list items(const nb::dict& values, const char* name) {
+  return nb::list(as<nb::iterable>(field(values, name), name));
 }
 
 template <typename T>
@@ -136,7 +145,7 @@ nb::object paste_to_dict(const Plan& plan, int which) {
 
 void paste_from_dict(const nb::object& pasted, int which, Plan& plan) {
   if (pasted.is_none()) return;
-  const auto values = nb::cast<nb::dict>(pasted);
+  const auto values = as<nb::dict>(pasted, "paste");
   refuse_others(values, {"layer", "objects", "runs"});
   Layer& layer = plan.recipe.layers[which];
   layer.paste_from = read<std::int32_t>(values, "layer");
@@ -144,11 +153,11 @@ void paste_from_dict(const nb::object& pasted, int which, Plan& plan) {
   const std::int32_t height = layer.paste_from == kMirror ? layer.height : plan.recipe.height;
   require(height >= 1 && height <= (1 << 20), "a canvas must be 1 to 1048576 pixels a side");
   Paste paste{which, {}, std::vector<std::int32_t>(static_cast<std::size_t>(height) + 1)};
-  for (const nb::handle item : field(values, "objects"))
-    paste.objects.push_back(nb::cast<std::array<std::int32_t, 2>>(item));
+  for (const nb::handle item : items(values, "objects"))
+    paste.objects.push_back(as<std::array<std::int32_t, 2>>(item, "objects"));
   std::int32_t last = 0;
-  for (const nb::handle item : field(values, "runs")) {
-    const auto [y, x1, x2] = nb::cast<std::array<std::int32_t, 3>>(item);
+  for (const nb::handle item : items(values, "runs")) {
+    const auto [y, x1, x2] = as<std::array<std::int32_t, 3>>(item, "runs");
     require(y >= last && y < height, "what is pasted must be runs [row, x1, x2] in order of rows");
     last = y;
     ++paste.mask[static_cast<std::size_t>(y) + 1];
@@ -167,10 +176,10 @@ Layer layer_from_dict(const nb::dict& values) {
   const auto canvas = read<std::array<std::int32_t, 2>>(values, "canvas");
   layer.height = canvas[0];
   layer.width = canvas[1];
-  for (const nb::handle item : field(values, "tiles")) {
+  for (const nb::handle item : items(values, "tiles")) {
     if (layer.tile_count == kMaxTiles)
       throw std::invalid_argument("a layer has at most 9 tiles, got more");
-    const nb::dict fields = nb::cast<nb::dict>(item);
+    const auto fields = as<nb::dict>(item, "tiles");
     refuse_others(fields, {"image", "x1", "y1", "x2", "y2", "x0", "y0", "height", "width"});
     Tile& tile = layer.tiles[layer.tile_count++];
     tile.image = read<std::int64_t>(fields, "image");
@@ -228,23 +237,23 @@ Plan recipe_from_dict(const nb::dict& values) {
   const auto size = read<std::array<std::int32_t, 2>>(values, "size");
   Plan plan{empty_recipe(size[1], size[0]), {}};
   Recipe& recipe = plan.recipe;
-  for (const nb::handle item : field(values, "layers")) {
+  for (const nb::handle item : items(values, "layers")) {
     if (recipe.layer_count == kMaxLayers)
       throw std::invalid_argument("a recipe has at most 6 layers, got more");
-    const auto fields = nb::cast<nb::dict>(item);
+    const auto fields = as<nb::dict>(item, "layers");
     recipe.layers[recipe.layer_count++] = layer_from_dict(fields);
     paste_from_dict(optional_field(fields, "paste"), recipe.layer_count - 1, plan);
   }
   const nb::object mixup = optional_field(values, "mixup");
   if (!mixup.is_none()) {
-    const auto fields = nb::cast<nb::dict>(mixup);
+    const auto fields = as<nb::dict>(mixup, "mixup");
     refuse_others(fields, {"layer", "ratio"});
     recipe.mixup_layer = read<std::int32_t>(fields, "layer");
     recipe.mixup_ratio = read<double>(fields, "ratio");
   }
   const nb::object cutmix = optional_field(values, "cutmix");
   if (!cutmix.is_none()) {
-    const auto fields = nb::cast<nb::dict>(cutmix);
+    const auto fields = as<nb::dict>(cutmix, "cutmix");
     refuse_others(fields, {"layer", "area"});
     const auto area = read<std::array<std::int32_t, 4>>(fields, "area");
     recipe.cutmix_layer = read<std::int32_t>(fields, "layer");

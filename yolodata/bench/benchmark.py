@@ -20,6 +20,7 @@ from yolodata.bench.peers import PEERS
 from yolodata.bench.subject import Row, Task
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
+from yolodata.outputs import check_output
 from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
 
 # Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
@@ -283,8 +284,12 @@ def _fill_in(args: argparse.Namespace) -> None:
     check_hw_decoder_load(args.hw_decoder_load)
     if args.imgsz % 32:
         raise ConfigError(f"--imgsz must be a multiple of 32, got {args.imgsz}")
-    if args.plot and not args.plot.suffix:
-        raise ConfigError(f"--plot needs a name that ends in .png, .svg or .pdf, got {args.plot}")
+    if args.plot:
+        from yolodata.bench import plot
+
+        plot.check_format(args.plot)
+    check_output(args.json, "--json")
+    check_output(args.plot, "--plot")
     if args.images < args.batch:
         raise ConfigError(
             f"--images must be at least --batch, got {args.images} images and batches of "

@@ -45,10 +45,9 @@ def save(path: Path, values: Document, **metadata: str) -> None:
     Raises:
         ConfigError: matplotlib is missing, or does not know the format.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
+    check_format(path)
+    from matplotlib.figure import Figure
+
     panels = _panels(values)
     notes = [line for note in _notes(values) for line in _wrapped(note, _NOTE)]
     warnings = [line for note in _warnings(values) for line in _wrapped(note, _NOTE)]
@@ -71,6 +70,20 @@ def save(path: Path, values: Document, **metadata: str) -> None:
         colour = WARNING if at < len(warnings) else MUTED
         write(_MARGIN, top + 0.2 + at * _LINE, line, size=8, color=colour)
     write_figure(figure, path, metadata)
+
+
+def check_format(path: Path) -> None:
+    """Finds out before minutes of measuring whether a chart can be drawn.
+
+    Raises:
+        ConfigError: matplotlib is missing, or does not know the format.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
+    if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise ConfigError(f"--plot needs a name that ends in .png, .svg or .pdf, got {path}")
 
 
 def write_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:

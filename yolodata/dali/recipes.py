@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.checks import whole
 from yolodata.errors import ConfigError
+from yolodata.pipeline.schedule import MAX_EPOCH
 
 if TYPE_CHECKING:
     from yolodata.pipeline.config import AugmentConfig
 
 Float32 = npt.NDArray[np.float32]
+
+_LAST = (1 << 32) - 1  # seed and batch number are the halves of the 64 bits that a planner takes
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,16 @@ def batch_recipes(
     Args:
         config: what is augmented and how much; pictures become imgsz x imgsz.
         sizes: (height, width) of the batch's images as the graph decodes them.
-        seed, epoch, batch: numbers that tell batches apart; seed below 2**32.
+        seed, epoch, batch: numbers that tell batches apart, each below 2**32.
         cls, bboxes: objects of the images, laid out as in `BatchRecipes`; None: there are none.
 
     Raises:
-        ConfigError: labels and images differ in number or shape.
+        ConfigError: a number is outside its range, or labels and images differ in number or shape.
     """
     from yolodata import _native
 
+    seed, batch = (whole(name, n, 0, _LAST) for name, n in (("seed", seed), ("batch", batch)))
+    epoch = whole("epoch", epoch, 0, MAX_EPOCH)
     count = len(sizes)
     if not count:
         raise ConfigError("a batch needs at least one image")
@@ -83,7 +89,7 @@ def batch_recipes(
     )
     native = config.to_native(shuffle=False)
     made = BatchRecipes([], [], [])
-    of_batch = (seed + (batch << 32)) % (1 << 64)
+    of_batch = seed + (batch << 32)
     for i in range(count):
         recipe = _native.plan(index, native, of_batch, epoch, i)
         made.recipes.append(np.frombuffer(recipe.to_bytes(), np.uint8))

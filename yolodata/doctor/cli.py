@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from yolodata.arguments import ANY_NAME
 from yolodata.checks import one_of
 from yolodata.errors import ConfigError
+from yolodata.outputs import check_output
 from yolodata.plain_yaml import read_settings
 from yolodata.redaction import refuse_secrets, stored
 
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.apply:
         apply.refuse_to_overwrite(args.apply)
+    for option in ("json", "html", "apply"):
+        check_output(getattr(args, option), f"--{option}")
     rank = int(os.environ.get("RANK", 0))
     made, base = _of_run(args) if _is_run(Path(args.data)) else _of_setup(args, rank == 0)
     if rank != 0:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import xxhash
 
-from yolodata.checks import whole
+from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError, ResourceError, lacking
 from yolodata.images.resize import resize, resized_shape
 from yolodata.ingest.baseline import as_baseline
@@ -67,8 +67,8 @@ class PackSettings:
                     f"reencode must be left out for codec {self.codec!r}, which stores pixels, got "
                     f"{self.reencode}; use codec 'jpeg'"
                 )
-        if not isinstance(self.keep_files, bool):
-            raise ConfigError(f"keep_files must be True or False, got {self.keep_files!r}")
+        flag("single_cls", self.single_cls)
+        flag("keep_files", self.keep_files)
         if self.keep_files and self.codec != "jpeg":
             raise ConfigError(
                 f"keep_files must be left out for codec {self.codec!r}, which stores pixels, got "

@@ -132,13 +132,17 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
             f"device={upstream['device']} is the system's to choose, which gives this job "
             f"device={device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
         )
+    from ultralytics.cfg import get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    from yolodata.ultralytics.command_line import read_arguments
+    from yolodata.ultralytics.command_line import read_arguments, refusals_as_errors
 
-    for name in read_arguments(arguments, "train")[0]:
+    values = read_arguments(arguments, "train")[0]
+    for name in values:
         if name not in DEFAULT_CFG_DICT and name not in ("augmentations", "save_dir"):
             raise ConfigError(
                 f"there is no option or argument {name!r}"
                 f"{nearest(name, [*options, *DEFAULT_CFG_DICT])}"
             )
+    with refusals_as_errors():
+        get_cfg(overrides=values)

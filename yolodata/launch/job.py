@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yolodata.checks import nearest, shown, whole
+from yolodata.checks import flag, nearest, shown, whole
 from yolodata.errors import ConfigError
 from yolodata.redaction import redacted
 
@@ -62,8 +62,7 @@ class Options:
                 f"processes={self.processes} contradicts gpus={self.gpus}: each GPU has one "
                 "process; give one of them (gpus=0 trains on CPUs)"
             )
-        if not isinstance(self.submit, bool):
-            raise ConfigError(f"submit must be True or False, got {self.submit!r}")
+        flag("submit", self.submit)
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, str):

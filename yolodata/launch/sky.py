@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from yolodata.checks import whole
+from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
 from yolodata.train.watchdog.exit_codes import PREEMPTED
@@ -78,8 +78,7 @@ class SkyOptions(Options):
             )
         if self.infra is not None and not _INFRA.fullmatch(self.infra):
             raise ConfigError(f"infra must be CLOUD/REGION/ZONE, got {self.infra!r}")
-        if not isinstance(self.spot, bool):
-            raise ConfigError(f"spot must be True or False, got {self.spot!r}")
+        flag("spot", self.spot)
         whole("restarts", self.restarts, 0)
         if self.disk is not None:
             whole("disk", self.disk, 1)

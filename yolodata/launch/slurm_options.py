@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from yolodata.checks import one_of, whole
+from yolodata.checks import flag, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Options
 
@@ -91,8 +91,7 @@ class SlurmOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("exclusive", "requeue", "numa"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            flag(name, getattr(self, name))
         whole("retries", self.retries, 0)
         whole("lead", self.lead, 10, 65535)
         seconds = seconds_of(self.time)

@@ -10,7 +10,7 @@ from typing import Any
 
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
-from yolodata.outputs import write_output
+from yolodata.outputs import check_output, write_output
 from yolodata.pipeline.options import TASKS
 
 _SAMPLES, _DRAWS, _LEAST_DRAWS = 200, 2000, 1000
@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     whole("--samples", args.samples, 1)
+    check_output(args.json, "--json")
     whole("--batch", args.batch, 1)
     whole("--draws", args.draws, 0)
     whole("--seed", args.seed, 0, (1 << 32) - 1)  # upstream seeds NumPy with it

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from yolodata.checks import number, shown, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.misplaced import options
+from yolodata.pipeline.options import keep
 
 if TYPE_CHECKING:
     from yolodata._native import PlanConfig
@@ -83,9 +84,10 @@ class AugmentConfig:
     copy_paste_mode: str = "flip"
 
     def __post_init__(self) -> None:
-        whole("imgsz", self.imgsz, *SIDES, " pixels")
-        if not isinstance(self.mosaic_grid, int) or self.mosaic_grid not in (4, 9):
+        keep(self, imgsz=whole("imgsz", self.imgsz, *SIDES, " pixels"))
+        if not isinstance(self.mosaic_grid, SupportsIndex) or self.mosaic_grid not in (4, 9):
             raise ConfigError(f"mosaic_grid must be 4 or 9, got {self.mosaic_grid!r}")
+        keep(self, mosaic_grid=whole("mosaic_grid", self.mosaic_grid, 4, 9))
         for name, limit in _LIMITS.items():
             number(name, getattr(self, name), 0, limit)
         if self.copy_paste_mode not in ("flip", "mixup"):

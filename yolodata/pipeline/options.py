@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
-from yolodata.checks import number, one_of, shown, whole, wholes
+from yolodata.checks import flag, number, one_of, shown, whole, wholes
 from yolodata.errors import ConfigError
 from yolodata.pipeline.misplaced import options
 
@@ -22,6 +23,12 @@ PINS = ("auto", "off")
 MAX_RANKS = 1_000_000
 MAX_THREADS = 1024  # of the native engine
 MAX_PREFETCH = 256  # batches: each is memory
+
+
+def keep(group: Any, **values: Any) -> None:
+    """Gives a frozen group its checked values: Python's own numbers for NumPy's and torch's."""
+    for name, value in values.items():
+        object.__setattr__(group, name, value)
 
 
 @options
@@ -54,9 +61,14 @@ class LabelOptions:
 
     def __post_init__(self) -> None:
         one_of("task", self.task, TASKS)
-        number("fraction", self.fraction)
+        fraction: Any = self.fraction
+        number("fraction", fraction)
+        if isinstance(fraction, Integral):
+            keep(self, fraction=int(fraction))
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(wholes("classes", self.classes)))
+            keep(self, classes=tuple(wholes("classes", self.classes)))
+        flag("single_cls", self.single_cls)
+        flag("overlap_mask", self.overlap_mask)
 
 
 @options
@@ -76,8 +88,9 @@ class Ranks:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        last = whole("world_size", self.world_size, 1, MAX_RANKS) - 1
-        whole("rank", self.rank, 0, last, f" for world_size={self.world_size}")
+        size = whole("world_size", self.world_size, 1, MAX_RANKS)
+        rank = whole("rank", self.rank, 0, size - 1, f" for world_size={size}")
+        keep(self, rank=rank, world_size=size)
 
     @classmethod
     def from_env(cls) -> Ranks:
@@ -122,8 +135,11 @@ class EpochOptions:
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        whole("close_mosaic_epoch", self.close_mosaic_epoch or 0, 0)
-        whole("epochs", self.epochs or 0, 0)
+        flag("shuffle", self.shuffle)
+        flag("drop_last", self.drop_last)
+        for name in ("close_mosaic_epoch", "epochs"):
+            if getattr(self, name) is not None:
+                keep(self, **{name: whole(name, getattr(self, name), 0)})
 
 
 @options
@@ -156,7 +172,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         for name, most in (("threads", MAX_THREADS), ("prefetch", MAX_PREFETCH)):
             if getattr(self, name) is not None:
-                whole(name, getattr(self, name), 1, most)
+                keep(self, **{name: whole(name, getattr(self, name), 1, most)})
+        flag("check", self.check)
         number("max_unreadable", self.max_unreadable, 0, 1)
         one_of("pin", self.pin, PINS)
 
@@ -196,13 +213,15 @@ class DeviceOptions:
 
     def __post_init__(self) -> None:
         name = str(self.device)
-        object.__setattr__(self, "device", name)
+        keep(self, device=name)
         if name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
             hint = f"; give 'cuda:{name}'" if name.isdecimal() else ""
             raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}{hint}")
         one_of("cache", self.cache, CACHES)
         one_of("output", self.output, OUTPUTS)
         check_hw_decoder_load(self.hw_decoder_load)
+        flag("channels_last", self.channels_last)
+        flag("pin_memory", self.pin_memory)
         if name == "cpu" and self.cache in ("device", "host"):
             raise ConfigError(
                 f"cache={self.cache!r} is for a CUDA device; device='cpu' reads pixels from the map"

@@ -38,10 +38,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.checks import whole
+from yolodata.checks import shown, whole
+from yolodata.errors import ArgumentError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
-from yolodata.pipeline.subset import Subset
+from yolodata.pipeline.subset import Subset, check_open
 
 if TYPE_CHECKING:
     from yolodata._native import Recipe
@@ -71,6 +72,11 @@ def plan(
     """
     from yolodata import _native
 
+    if not isinstance(config, AugmentConfig):
+        raise ArgumentError(
+            f"config must be an AugmentConfig, got {shown(config)}; give "
+            "yolodata.AugmentConfig(imgsz=640)"
+        )
     subset = _subset(shards, config.imgsz)
     seed, epoch = whole("seed", seed, 0, MAX_SEED), whole("epoch", epoch, 0, MAX_EPOCH)
     where = f" for the {subset.images} images of {shards.path}"
@@ -79,8 +85,13 @@ def plan(
 
 
 @lru_cache(maxsize=4)
-def _subset(shards: ShardDataset, imgsz: int) -> Subset:
+def _subset_of(shards: ShardDataset, imgsz: int | None) -> Subset:
     return Subset(shards, imgsz=imgsz)
+
+
+def _subset(shards: ShardDataset, imgsz: int | None = None) -> Subset:
+    check_open(shards)
+    return _subset_of(shards, imgsz)
 
 
 def labels(
@@ -94,7 +105,7 @@ def labels(
     """
     from yolodata import _native
 
-    found = _native.labels(recipe, _subset(shards, shards.meta.imgsz).index())
+    found = _native.labels(recipe, _subset(shards).index())
     return found["cls"], found["bboxes"]
 
 

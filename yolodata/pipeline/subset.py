@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.errors import ConfigError
+from yolodata.checks import shown, whole
+from yolodata.errors import ArgumentError, ConfigError
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.schedule import ReuseWindow, reuse_window
 
@@ -71,14 +72,14 @@ class Subset:
         outlines: bool = False,
     ) -> None:
         options = options or LabelOptions()
-        task, mask_ratio = options.task, options.mask_ratio
+        task = options.task
         self.shards = shards
         self.task = _served(task, shards)
-        self.mask_ratio = mask_ratio if task == "segment" else 0
-        self.overlap_mask = bool(options.overlap_mask)
         self.imgsz = shards.meta.imgsz if imgsz is None else imgsz
-        if task == "segment" and not 1 <= mask_ratio <= self.imgsz:
-            raise ConfigError(f"mask_ratio must be 1 to imgsz={self.imgsz}, got {mask_ratio}")
+        self.mask_ratio = 0
+        if task == "segment":
+            self.mask_ratio = whole("mask_ratio", options.mask_ratio, 1, self.imgsz, " (imgsz)")
+        self.overlap_mask = options.overlap_mask
         self.images = _image_count(shards, options.fraction)
         self.height, self.width = self._sizes()
         images = self.images
@@ -305,20 +306,33 @@ def fitted_size(
     return sides[0], sides[1]
 
 
+def check_open(shards: Any, or_else: str = "") -> None:
+    """Raises ArgumentError for what is no open dataset; `or_else` says what is taken too."""
+    from yolodata.shards.reader import ShardDataset
+
+    if not isinstance(shards, ShardDataset):
+        path = shards if isinstance(shards, (str, os.PathLike)) else "coco.shards/train"
+        raise ArgumentError(
+            f"shards must be {or_else}an open dataset, got {shown(shards)}; give "
+            f"yolodata.open_shards({str(path)!r})"
+        )
+
+
 def open_shards(
-    shards: str | Path | ShardDataset, split: str | None, default: str = "train"
+    shards: str | os.PathLike[str] | ShardDataset, split: str | None, default: str = "train"
 ) -> ShardDataset:
     """Opens a dataset directory (or a split of a folder); an open one is returned as it is.
 
     Raises:
         ShardError: there is no dataset, or not of this split.
-        ConfigError: what is open already is of another split.
+        ConfigError: what is open already is of another split; this is neither.
     """
-    if isinstance(shards, (str, Path)):
+    if isinstance(shards, (str, os.PathLike)):
         from yolodata.shards import reader
 
         one = (Path(shards) / "dataset.json").exists()
-        return reader.open(shards, split=split if one or split else default)
+        return reader.open(shards, split=default if split is None and not one else split)
+    check_open(shards, "the path of a folder of shards, or ")
     if split not in (None, shards.meta.split):
         raise ConfigError(
             f"{shards.path} is the split '{shards.meta.split}', split='{split}' was asked for; "

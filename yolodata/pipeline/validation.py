@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolodata.checks import number, whole
+from yolodata.checks import flag, number, whole
 from yolodata.errors import ConfigError
 from yolodata.machine import give_back_memory, usable_threads
 from yolodata.pipeline import letterbox
@@ -114,9 +114,9 @@ class ValidationLoader(NotCopied):
                 f"shape_batch must be a multiple of batch_size={batch_size}, got {shape_batch}"
             )
         self._shape_batch, self.batch_size = min(shape_batch, images), min(batch_size, images)
-        largest = whole("stride", stride, 1, _MAX_SIDE, " pixels")
-        largest *= math.ceil(subset.imgsz / stride + number("pad", pad, 0, _MAX_SIDE))
-        if rect and largest > _MAX_SIDE:
+        stride = whole("stride", stride, 1, _MAX_SIDE, " pixels")
+        largest = stride * math.ceil(subset.imgsz / stride + number("pad", pad, 0, _MAX_SIDE))
+        if flag("rect", rect) and largest > _MAX_SIDE:
             raise ConfigError(
                 f"stride={stride} and pad={pad} make pictures of up to {largest} pixels a side for "
                 f"imgsz={subset.imgsz}, at most {_MAX_SIDE} are made; use smaller ones, such as "
@@ -173,9 +173,12 @@ class ValidationLoader(NotCopied):
         return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._refuse_closed()
+        return self._batches()
+
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise ConfigError("the loader is closed; make a new one")
-        return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
         with self._owner:
@@ -185,6 +188,7 @@ class ValidationLoader(NotCopied):
         try:
             while starts or prefetched:
                 with self._owner:
+                    self._refuse_closed()
                     batch = self._next_batch(backend, starts, prefetched)
                 yield batch
         finally:

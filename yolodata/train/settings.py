@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolodata.checks import number, one_of, whole
+from yolodata.checks import flag, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.redaction import HIDDEN, redacted
 from yolodata.train.checkpoint.object_store import ObjectStore
@@ -57,10 +57,7 @@ class TrainSettings(Settings):
         number("yolodata stall", self.stall, 1)
         whole("yolodata keep", self.keep, 1)
         one_of("yolodata scale_lr", self.scale_lr, SCALES)
-        if not isinstance(self.whole_batch_loss, bool):
-            raise ConfigError(
-                f"yolodata whole_batch_loss must be True or False, got {self.whole_batch_loss!r}"
-            )
+        flag("yolodata whole_batch_loss", self.whole_batch_loss)
         if not isinstance(self.dry_step, bool | None):
             raise ConfigError(
                 f"yolodata dry_step must be True, False or None, got {self.dry_step!r}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from yolodata.checks import nearest, number, one_of, whole
+from yolodata.checks import flag, nearest, number, one_of, whole
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
 from yolodata.ingest.sample import QUALITY
@@ -110,10 +110,7 @@ class Settings:
         if not isinstance(self.reencode, bool | None):
             whole("yolodata reencode", self.reencode, 1, 100, ", or True")
         for name in ("check", "telemetry", "keep_files", "other_data"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"yolodata {name} must be True or False, got {getattr(self, name)!r}"
-                )
+            flag(f"yolodata {name}", getattr(self, name))
         for name in ("reencode", "keep_files"):
             if self.codec == "raw" and getattr(self, name):
                 raise ConfigError(

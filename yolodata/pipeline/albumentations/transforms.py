@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.checks import shown
 from yolodata.errors import ConfigError, YolodataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -28,6 +29,11 @@ def composed(transforms: Any) -> Any:
     import albumentations
 
     if isinstance(transforms, Sequence):
+        for each in transforms:
+            if not isinstance(each, (albumentations.BasicTransform, albumentations.BaseCompose)):
+                raise ConfigError(
+                    f"each of transforms must be a transform of Albumentations, got {shown(each)}"
+                )
         transforms = albumentations.Compose(list(transforms))
     if not isinstance(transforms, albumentations.Compose):
         raise ConfigError(
