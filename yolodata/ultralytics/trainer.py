@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from ultralytics.cfg import get_save_dir
+from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
@@ -46,7 +46,7 @@ from yolodata.ultralytics.fallback import (
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
-from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
+from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
 from yolodata.ultralytics.run_manifest import (
     manifest_of,
     note_upstreams,
@@ -78,6 +78,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     for_task: ClassVar[str] = "detect"
     named: ClassVar[str] = "yolodata.{name}"  # how a trainer of this kind is asked for
     fallback: ClassVar[str] = "training with Ultralytics' own loader: {reason}."
+    _run_folder: RunFolder | None = None
 
     @classmethod
     def configure(cls, **values: Any) -> type[Self]:
@@ -173,9 +174,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._warned = False
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
-        self._run_folder = RunFolder(cfg, overrides)
+        args = get_cfg(cfg, overrides)  # it renames keys in place, once
+        if self._run_folder is None and not args.resume:
+            self._run_folder = RunFolder(args)
+            overrides["save_dir"] = args.save_dir
         self._trackers = Trackers(self.in_tracker)
-        with self._run_folder.kept_if_begun():
+        with self._starting():
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
             if RANK in {-1, 0}:
@@ -184,6 +188,16 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             steps = profile_range(self.settings.profile)
             if steps is not None:
                 attach_profiler(self, steps)
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """A start that fails leaves no run folder behind."""
+        try:
+            yield
+        except BaseException:
+            if self._run_folder is not None:
+                self._run_folder.remove_if_not_begun()
+            raise
 
     def _watchers(self) -> tuple[MetricsWatcher | None, StepWatcher | None]:
         """Returns what watches the run, as far as settings ask for it."""
@@ -216,14 +230,19 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """Resumes as upstream does; its run folder may be another one than the arguments name."""
         super().check_resume(overrides)
         if self.resume:
-            refuse_links(get_save_dir(self.args))
+            self._run_folder = RunFolder(self.args)
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
+        assert self._run_folder is not None
         if self.ddp:  # processes that upstream starts have begun, or not; this one cannot know
             self._run_folder.begun = True
-        with self._run_folder.kept_if_begun():
-            super().train()
+            self._run_folder.close()  # the first of them takes it
+        try:
+            with self._starting():
+                super().train()
+        finally:
+            self._run_folder.close()
 
     # Data.
 
@@ -459,6 +478,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if event == "on_train_start":
             if self.manifest is None and RANK in {-1, 0}:
                 self._note_manifest()
+            assert self._run_folder is not None
             self._run_folder.begun = True
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)
