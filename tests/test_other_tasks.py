@@ -150,3 +150,18 @@ def test_poses_without_flip_idx_are_warned_of(tmp_path: Path, warnings: list[str
             assert (loader.augment.fliplr, loader.augment.flipud) == (0.0, 0.0)
     (warning,) = warnings
     assert "flip_idx" in warning
+
+
+@pytest.mark.parametrize("classes", [None, [2]])
+def test_images_without_objects_are_warned_of(
+    tmp_path: Path, warnings: list[str], classes: Any
+) -> None:
+    yaml = draw_dataset(tmp_path / "set", {"train": 4, "val": 2})
+    for file in (tmp_path / "set" / "labels" / "train").iterdir():
+        file.write_text("" if classes is None else "0 0.5 0.5 0.2 0.2\n")
+    trainer = made(yolodata.DetectionTrainer, yaml, model="yolo26n.yaml", classes=classes)
+    for _ in range(2):
+        trainer.get_dataloader(trainer.data["train"], 2, -1, "train").close()
+    (warning,) = warnings
+    why = "all label files are empty" if classes is None else "none is of classes=[2]"
+    assert f"the 4 training images have no object ({why})" in warning

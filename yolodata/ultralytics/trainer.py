@@ -172,6 +172,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             overrides["data"] = shards_of(overrides["data"])
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
+        self._without_objects = False
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
         args = get_cfg(cfg, overrides)  # it renames keys in place, once
@@ -359,7 +360,20 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             **self._common(rank, "train"),
         )
         loader.on_out_of_memory = _no_batch
+        self._say_where_nothing_is_learned(loader)
         return loader
+
+    def _say_where_nothing_is_learned(self, loader: Loader) -> None:
+        """Warns once where no image has an object; upstream does so of empty label files."""
+        if len(loader.dataset.subset.cls) or self._without_objects or RANK not in {-1, 0}:
+            return
+        self._without_objects = True
+        kept = self.args.classes
+        why = "all label files are empty" if kept is None else f"none is of classes={kept}"
+        LOGGER.warning(
+            f"yolodata: the {len(loader.dataset)} training images have no object ({why}); the "
+            "model learns that there is nothing"
+        )
 
     def _without_flips(self, shards: ShardDataset) -> None:
         """Poses are flipped only if it is known what is left and right; upstream says so, too."""
