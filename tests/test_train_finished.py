@@ -80,6 +80,13 @@ def test_a_finished_run_says_so_and_changes_nothing(
     ]
 
 
+def test_weights_of_a_finished_run_are_no_run_to_resume(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", f"resume={run / 'weights' / 'last.pt'}", "device=cpu"]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+
+
 def test_more_epochs_train_on(folder: Path, copied: str, said: list[str]) -> None:
     """From the finished state, as a run of that many epochs would go on there."""
     place = folder / "runs" / copied

@@ -14,12 +14,12 @@ from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.redaction import refuse_secrets
 from yolodata.ultralytics.fallback import check_trainable, last_layer
 
-_SPEAKING = ("cfg", "data", "engine", "utils")
-"""Packages of Ultralytics that check what users give; what others raise is an internal error."""
+_SPEAKING = ("cfg", "data", "engine", "utils", "nn.autobackend")
+"""Parts of Ultralytics that check what users give; what others raise is an internal error."""
 
 _REFUSALS = (SyntaxError, TypeError, ValueError, RuntimeError, AssertionError, OSError)
 
-_ASSERTING = ("data.utils", "utils.checks")
+_ASSERTING = ("data.utils", "engine.trainer", "utils.checks")
 """Modules that do so with `assert`, which others use for what cannot be."""
 
 
@@ -126,7 +126,8 @@ def refusals_as_errors() -> Iterator[None]:
                 f"Ultralytics needs the package {error.name} for this, which is not installed"
             ) from error
         asserted = isinstance(error, AssertionError)
-        allowed = module in _ASSERTING if asserted else module.partition(".")[0] in _SPEAKING
+        speaking = module in _SPEAKING or module.partition(".")[0] in _SPEAKING
+        allowed = module in _ASSERTING if asserted else speaking
         if not isinstance(error, _REFUSALS) or not allowed or not str(error):
             raise
         raise ConfigError(str(error).strip()) from error
