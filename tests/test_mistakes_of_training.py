@@ -127,6 +127,8 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("cfg=nothere.yaml", "'nothere.yaml' does not exist"),
         ("pretrained=tiny.yaml", "acceptable suffix is {'.pt'}"),
         ("pretrained=torn.pt", "the weights torn.pt cannot be read"),
+        ("name=Bob's", "Bob's has a ' in its path, and Ultralytics reads no weights"),
+        ("name=why?", "runs/why? has a ? in its path"),
         ("project=/dev/null", "/dev/null/train cannot be made (/dev/null: File exists)"),
     ],
 )

@@ -40,8 +40,8 @@ class RunFolder:
         begun: a run has begun in it, so that it stays.
 
     Raises:
-        ConfigError: it cannot be made or written to, has links in it (see `refuse_links`), or
-            another process trains there.
+        ConfigError: it cannot be made, written to or read from, has links in it (see
+            `refuse_links`), or another process trains there.
     """
 
     def __init__(self, args: Any, *, locked: bool = True) -> None:
@@ -49,6 +49,7 @@ class RunFolder:
         new = not (getattr(args, "save_dir", None) or args.exist_ok)
         while True:
             folder = self.path = get_save_dir(args)
+            _refuse_unreadable(folder)
             refuse_links(folder)
             self._new = [path for path in (folder, *folder.parents) if not path.exists()]
             if RANK not in {-1, 0} or self._made(new):
@@ -129,6 +130,20 @@ class RunFolder:
                 path.rmdir()
             except OSError:  # another run is in it
                 return
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    """Refuses a name that Ultralytics writes weights under and cannot read them from, at the end.
+
+    Raises:
+        ConfigError: there is such a character in it.
+    """
+    wrong = [character for character in "'?" if character in str(folder)]
+    if wrong:
+        raise ConfigError(
+            f"the run folder {folder} has a {wrong[0]} in its path, and Ultralytics reads no "
+            "weights from there; give another project= or name="
+        )
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:

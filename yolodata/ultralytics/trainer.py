@@ -172,7 +172,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             overrides["data"] = shards_of(overrides["data"])
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
-        self._without_objects = False
+        self._without_objects = self._dataset_not_asked = False
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
         args = get_cfg(cfg, overrides)  # it renames keys in place, once
@@ -309,6 +309,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             return super().get_dataloader(dataset_path, batch_size, rank, mode)
         with torch_distributed_zero_first(rank):
             shards = self._shards(mode)
+        self._say_what_is_not_asked()
         make = self._train_loader if mode == "train" else self._val_loader
         loader = make(shards, batch_size, rank)
         prefix = colorstr(f"{mode}: ")
@@ -317,6 +318,18 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             f"{loader.num_workers} threads)"
         )
         return loader
+
+    def _say_what_is_not_asked(self) -> None:
+        """Warns once of a subclass whose own dataset upstream's loader would read from."""
+        upstreams = yolo.detect.DetectionTrainer.build_dataset
+        if type(self).build_dataset is upstreams or self._dataset_not_asked or RANK not in {-1, 0}:
+            return
+        self._dataset_not_asked = True
+        LOGGER.warning(
+            f"yolodata: build_dataset of {type(self).__qualname__} has no effect, because "
+            "yolodata's loader makes the batches; change them in preprocess_batch or with "
+            "augmentations=[…], or train with Ultralytics' own trainer"
+        )
 
     def _common(self, rank: int, mode: str) -> dict[str, Any]:
         world_size = max(self.world_size, 1) if rank != -1 else 1
