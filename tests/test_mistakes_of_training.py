@@ -125,6 +125,8 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("mode=val", "mode must be train"),
         ("epochs=", "epochs must have a value"),
         ("cfg=nothere.yaml", "'nothere.yaml' does not exist"),
+        ("model=yolo26n-pose.yaml", "yolodata: No `kpt_shape` in the "),
+        ("yolodata=jpeg", "yolodata must be settings by name"),
         ("pretrained=tiny.yaml", "acceptable suffix is {'.pt'}"),
         ("pretrained=torn.pt", "the weights torn.pt cannot be read"),
         ("name=Bob's", "Bob's has a ' in its path, and Ultralytics reads no weights"),

@@ -14,10 +14,12 @@ from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.redaction import refuse_secrets
 from yolodata.ultralytics.fallback import check_trainable, last_layer
 
-_SPEAKING = ("cfg", "data", "engine", "utils", "nn.autobackend")
+_SPEAKING = ("cfg", "data", "engine", "utils", "models.yolo.pose.train", "nn.autobackend")
 """Parts of Ultralytics that check what users give; what others raise is an internal error."""
 
-_REFUSALS = (SyntaxError, TypeError, ValueError, RuntimeError, AssertionError, OSError)
+_REFUSALS = (
+    SyntaxError, TypeError, ValueError, KeyError, RuntimeError, AssertionError, OSError
+)  # fmt: skip
 
 _ASSERTING = ("data.utils", "engine.trainer", "utils.checks")
 """Modules that do so with `assert`, which others use for what cannot be."""
@@ -130,7 +132,8 @@ def refusals_as_errors() -> Iterator[None]:
         allowed = module in _ASSERTING if asserted else speaking
         if not isinstance(error, _REFUSALS) or not allowed or not str(error):
             raise
-        raise ConfigError(str(error).strip()) from error
+        said = error.args[0] if isinstance(error, KeyError) else error  # whose text has quotes
+        raise ConfigError(str(said).strip()) from error
 
 
 def _weights_read_in(error: BaseException) -> str | None:
