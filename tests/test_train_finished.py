@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from training import BATCHES, arguments, prepare, train
 from ultralytics import YOLO
+from ultralytics.utils import LOGGER
 
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
@@ -28,10 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
+def logged() -> list[str]:
+    """What training said while the run was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, logged: list[str]) -> Path:
     """A finished run of two epochs, which was uploaded."""
     settings = trainer_for("detect").configure(upload=str(folder / "elsewhere"))
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    LOGGER.addHandler(handler)
     train(settings, arguments(folder, "run", epochs=2, resume="auto"))
+    LOGGER.removeHandler(handler)
     return folder / "runs" / "run"
 
 
@@ -61,6 +73,14 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def test_what_is_said_names_no_place_that_is_gone(run: Path, logged: list[str]) -> None:
+    stripped = [line for line in logged if "without the optimizer's state" in line]
+    assert [line.split(":")[0] for line in stripped] == [
+        str(run / "weights" / name) for name in ("last.pt", "best.pt")
+    ]
+    assert not [line for line in logged if ".writing" in line]
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
