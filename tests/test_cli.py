@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from yolodata import __version__
+from yolodata import __version__, cli
 from yolodata.arguments import NamesAndValues, Parser
 from yolodata.cli import COMMANDS, main, overview, parser_of
 from yolodata.errors import ConfigError
@@ -85,6 +86,27 @@ def test_what_differs_is_not_the_same() -> None:
     assert parsed("shard a b --imgsz 32") != parsed("shard a b imgsz=64")
     assert parsed("bench train amp=True") != parsed("bench train amp=False")
     assert parsed("shard a b overwrite=True") != parsed("shard a b overwrite=False")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    ],
+)
+def test_a_full_disk_is_no_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["train"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("yolodata: the disk is full, or a quota is used up; make room")
+    assert str(error) in said
 
 
 MISTAKES = [

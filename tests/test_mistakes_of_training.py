@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -19,11 +20,13 @@ from test_ultralytics import (  # noqa: F401 - the fixture is used by its being 
     _where_torchvision_cannot_be_imported,
 )
 from training import TINY
+from ultralytics.cfg import get_save_dir
 
 import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
+from yolodata.ultralytics import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RTDETR = """
@@ -53,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_dataset(root / "set", {"train": 6, "val": 3}, sides=(48, 65))
     (root / "tiny.yaml").write_text(TINY)
     (root / "rt.yaml").write_text(RTDETR)
+    (root / "torn.pt").write_bytes(b"torn")
     return root
 
 
@@ -121,6 +125,13 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("mode=val", "mode must be train"),
         ("epochs=", "epochs must have a value"),
         ("cfg=nothere.yaml", "'nothere.yaml' does not exist"),
+        ("model=yolo26n-pose.yaml", "yolodata: No `kpt_shape` in the "),
+        ("yolodata=jpeg", "yolodata must be settings by name"),
+        ("pretrained=tiny.yaml", "acceptable suffix is {'.pt'}"),
+        ("pretrained=torn.pt", "the weights torn.pt cannot be read"),
+        ("name=Bob's", "Bob's has a ' in its path, and Ultralytics reads no weights"),
+        ("name=why?", "runs/why? has a ? in its path"),
+        ("project=/dev/null", "/dev/null/train cannot be made (/dev/null: File exists)"),
     ],
 )
 def test_one_message_and_no_folder(
@@ -134,6 +145,57 @@ def test_one_message_and_no_folder(
     assert said in capsys.readouterr().err
     assert not (folder / "runs").exists()
     assert not list(folder.glob("*.yolodata"))
+
+
+def test_weights_that_are_read_late(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = f"yolodata.folder={folder / 'packed'}"
+    assert main(words(folder, "distill_model=torn.pt", copied)) == 2
+    assert "the weights torn.pt cannot be read" in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
+def test_runs_that_start_at_once_get_a_folder_each(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Path] = []
+
+    def found_at_once(args: Any) -> Path:
+        found.append(get_save_dir(args))
+        if len(found) == 1:
+            found[0].mkdir(parents=True)  # by another process, which found it at the same time
+        return found[-1]
+
+    monkeypatch.setattr(run_folder, "get_save_dir", found_at_once)
+    run = trainer_for("detect")(overrides=given(folder, project=str(tmp_path), name="m"))
+    assert [path.name for path in found[:2]] == ["m", "m-2"]
+    assert run.save_dir == found[1]
+    assert not list(found[0].iterdir())
+    run._run_folder.close()
+
+
+@pytest.mark.parametrize("again", ["resume=auto", "exist_ok=True"])
+def test_two_processes_do_not_train_in_one_folder(
+    folder: Path,
+    again: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "m"
+    run.mkdir()
+    (run / "results.csv").write_text("epoch\n")
+    monkeypatch.setattr(run_folder, "_PATIENCE", 0)
+    fd = os.open(run, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # as another process has it
+    assert main(words(folder, f"project={tmp_path}", "name=m", again)) == 2
+    assert "another process trains in this folder" in capsys.readouterr().err
+    assert [path.name for path in run.iterdir()] == ["results.csv"]
+    assert (run / "results.csv").read_text() == "epoch\n"
+    os.close(fd)
+    assert main(words(folder, f"project={tmp_path}", "name=m", again)) == 0
+    fd = os.open(run, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a run that has ended lets go
+    os.close(fd)
 
 
 def test_folders_that_were_there_or_have_begun_stay(folder: Path, tmp_path: Path) -> None:

@@ -150,3 +150,38 @@ def test_poses_without_flip_idx_are_warned_of(tmp_path: Path, warnings: list[str
             assert (loader.augment.fliplr, loader.augment.flipud) == (0.0, 0.0)
     (warning,) = warnings
     assert "flip_idx" in warning
+
+
+@pytest.mark.parametrize("classes", [None, [2]])
+def test_images_without_objects_are_warned_of(
+    tmp_path: Path, warnings: list[str], classes: Any
+) -> None:
+    yaml = draw_dataset(tmp_path / "set", {"train": 4, "val": 2})
+    for file in (tmp_path / "set" / "labels" / "train").iterdir():
+        file.write_text("" if classes is None else "0 0.5 0.5 0.2 0.2\n")
+    trainer = made(yolodata.DetectionTrainer, yaml, model="yolo26n.yaml", classes=classes)
+    for _ in range(2):
+        trainer.get_dataloader(trainer.data["train"], 2, -1, "train").close()
+    (warning,) = warnings
+    why = "all label files are empty" if classes is None else "none is of classes=[2]"
+    assert f"the 4 training images have no object ({why})" in warning
+
+
+@pytest.mark.parametrize("kind", [yolodata.DetectionTrainer, trainer_for("segment")])
+def test_a_dataset_of_a_subclass_is_warned_of(
+    tmp_path: Path, warnings: list[str], kind: Any
+) -> None:
+    """Who changes the base class of a trainer with a dataset of its own would train without it."""
+
+    class Own(kind):  # type: ignore[misc]
+        def build_dataset(self, *args: Any) -> Any:
+            return None
+
+    yaml = draw_dataset(tmp_path / "set", {"train": 4, "val": 2})
+    for trainer in (kind, Own):
+        run = made(trainer, yaml, model="yolo26n.yaml", task=kind.for_task)
+        for _ in range(2):
+            run._say_what_is_not_asked()
+    (warning,) = warnings
+    assert "build_dataset of " in warning
+    assert "Own has no effect" in warning

@@ -405,6 +405,16 @@ def test_how_many_processes() -> None:
         processes_wanted(["nproc=two"])
 
 
+def test_a_file_of_arguments_says_how_many_processes(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("nproc: 2\nepochs: 3\n")
+    assert processes_wanted([f"cfg={file}"]) == 2
+    assert processes_wanted([f"cfg={file}", "nproc=1"]) == 1
+    file.write_text("device: [0, 1, 2]\n")
+    assert processes_wanted([f"cfg={file}"]) == 3
+    assert processes_wanted([f"cfg={file}", "device=cpu"]) == 1
+
+
 def test_how_torchrun_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a signal that it does not handle torchrun dies, and leaves its ranks behind."""
     started = launch.command(["model=a.yaml", "nproc=2"], 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from training import BATCHES, arguments, prepare, train
 from ultralytics import YOLO
+from ultralytics.utils import LOGGER
 
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
@@ -28,10 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
+def logged() -> list[str]:
+    """What training said while the run was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, logged: list[str]) -> Path:
     """A finished run of two epochs, which was uploaded."""
     settings = trainer_for("detect").configure(upload=str(folder / "elsewhere"))
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    LOGGER.addHandler(handler)
     train(settings, arguments(folder, "run", epochs=2, resume="auto"))
+    LOGGER.removeHandler(handler)
     return folder / "runs" / "run"
 
 
@@ -63,6 +75,14 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_what_is_said_names_no_place_that_is_gone(run: Path, logged: list[str]) -> None:
+    stripped = [line for line in logged if "without the optimizer's state" in line]
+    assert [line.split(":")[0] for line in stripped] == [
+        str(run / "weights" / name) for name in ("last.pt", "best.pt")
+    ]
+    assert not [line for line in logged if ".writing" in line]
+
+
 def test_a_finished_run_says_so_and_changes_nothing(
     folder: Path, copied: str, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +98,13 @@ def test_a_finished_run_says_so_and_changes_nothing(
         "results.csv and weights/best.pt. Give more epochs= to train on, or another name= for a "
         "new run. No effect have: patience from 100 to 7."
     ]
+
+
+def test_weights_of_a_finished_run_are_no_run_to_resume(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", f"resume={run / 'weights' / 'last.pt'}", "device=cpu"]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
 
 
 def test_more_epochs_train_on(folder: Path, copied: str, said: list[str]) -> None:

@@ -184,6 +184,7 @@ def test_the_command_line(packed_once: Path, monkeypatch: Any, capsys: Any) -> N
         "data=shards epochz=3": "'epochz' is not a valid YOLO argument",
         "data=shards device=0": "Invalid CUDA 'device=0'",
         "data=shards mode=train": "mode must be val",
+        "data=shards model=runs": "model='runs' is not a supported model format",
         "data=shards yolodata.codec=png": "codec must be one of",
         "data=shards yolodata.prefetch=2": "no setting prefetch of validation",
     }.items():

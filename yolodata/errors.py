@@ -56,8 +56,10 @@ def lacking(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; raise the limit (`ulimit -n`)"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "a disk is full, or a quota is used up; make room"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    saving = "inline_container" in str(error) and "unexpected pos" in str(error)  # torch.save
+    if full or saving:
+        return "the disk is full, or a quota is used up; make room, and run the same command again"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return (
             "no more threads can be started; raise the limit (`ulimit -u`, or that of the "

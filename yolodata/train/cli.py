@@ -169,15 +169,28 @@ def gpus_wanted(device: str) -> list[str]:
     return named if all(part == "-1" or part.isdecimal() for part in named) else []
 
 
+def _given(arguments: list[str]) -> dict[str, str]:
+    """Returns the arguments as text; `device` and `nproc` may stand in the file of `cfg=`, too.
+
+    Without that file, the process that only starts the others need not wait for torch.
+    """
+    given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
+    if "cfg" in given:
+        from yolodata.ultralytics.command_line import read_arguments
+
+        values, _ = read_arguments(arguments, "train")
+        of_start = [name for name in ("device", "nproc") if values.get(name) is not None]
+        given.update({name: str(values[name]) for name in of_start})
+    return given
+
+
 def processes_wanted(arguments: list[str]) -> int:
     """Returns how many processes the arguments ask for on this machine.
-
-    The process that only starts the others need not wait for torch: this reads text.
 
     Raises:
         ConfigError: `nproc` is no number of processes, or contradicts `device`.
     """
-    given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
+    given = _given(arguments)
     devices = len(gpus_wanted(given.get("device", "")))
     nproc = given.get("nproc")
     if nproc is None:
@@ -195,7 +208,7 @@ def on_gpus_there(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: a GPU is named that torch does not find.
     """
-    given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments)
+    given = _given(arguments)
     wanted = gpus_wanted(given.get("device", ""))
     if not wanted:
         return arguments

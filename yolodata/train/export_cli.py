@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
         "training, in half precision: YOLO(OUT).val(), .predict() and .export() take the file.",
         examples=(
             "yolodata export runs/detect/m m.pt",
-            "yolodata export runs/detect/m/checkpoints/00010-00012000.ckpt after-10-epochs.pt",
+            "yolodata export runs/detect/m/checkpoints/00010-00000000-95a8bd2f1383d8b3.ckpt 10.pt",
         ),
     )
     parser.add_argument(

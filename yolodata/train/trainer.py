@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from ultralytics.cfg import get_cfg, get_save_dir
+from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
 from ultralytics.utils.checks import check_imgsz
@@ -43,7 +43,7 @@ from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.fallback import TRAINERS
-from yolodata.ultralytics.run_folder import refuse_links
+from yolodata.ultralytics.run_folder import RunFolder
 from yolodata.ultralytics.run_manifest import write_manifest
 
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
@@ -101,14 +101,15 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.loop: EpochLoop | None = None
         settings = self.settings.changed(overrides.get("yolodata") or {})
         self.given: dict[str, Any] = {}
-        chosen = self._choose_run_folder(cfg, overrides, settings)
-        self._going_on, self._stage, self._optimizer = chosen
-        if self._stage == "done":
-            self._is_done(Path(overrides["save_dir"]))
-            return
-        self.supervisor = Supervisor(self.process_group, settings.stall, self._last_words)
-        own = callbacks_of_file(settings.callbacks) if settings.callbacks else {}
-        super().__init__(cfg, overrides, _callbacks)
+        with self._starting():
+            chosen = self._choose_run_folder(cfg, overrides, settings)
+            self._going_on, self._stage, self._optimizer = chosen
+            if self._stage == "done":
+                self._is_done(Path(overrides["save_dir"]))
+                return
+            self.supervisor = Supervisor(self.process_group, settings.stall, self._last_words)
+            own = callbacks_of_file(settings.callbacks) if settings.callbacks else {}
+            super().__init__(cfg, overrides, _callbacks)
         self.given = self.given or plain_values(vars(self.args))
         if not self.process_group.alone:
             # The first weights do not depend on the number of ranks: those of rank 0 are spread.
@@ -182,8 +183,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         found = None if named is None else Path(os.path.abspath(named))
         if found is not None:
             args.save_dir = str(found.parent.parent)
-        folder = get_save_dir(args)
-        refuse_links(folder)
+        self._run_folder = RunFolder(args)
+        folder = self._run_folder.path
         if resume == "auto":
             found = run_folder.find_newest(folder, settings.upload)
         if found is None:
@@ -207,6 +208,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.save_dir, self.wdir = folder, folder / "weights"
         self.last, self.best = self.wdir / "last.pt", self.wdir / "best.pt"
         self.validator = None
+        if self._run_folder is not None:
+            self._run_folder.close()
 
     def train(self) -> None:
         """Trains, unless the run is finished already."""

@@ -6,17 +6,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dis import opname
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from yolodata.arguments import split_arguments
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.redaction import refuse_secrets
 from yolodata.ultralytics.fallback import check_trainable, last_layer
 
-_SPEAKING = ("cfg", "data", "engine", "utils")
-"""Packages of Ultralytics that check what users give; what others raise is an internal error."""
+_SPEAKING = ("cfg", "data", "engine", "utils", "models.yolo.pose.train", "nn.autobackend")
+"""Parts of Ultralytics that check what users give; what others raise is an internal error."""
 
-_ASSERTING = ("data.utils", "utils.checks")
+_REFUSALS = (
+    SyntaxError, TypeError, ValueError, KeyError, RuntimeError, AssertionError, OSError
+)  # fmt: skip
+
+_ASSERTING = ("data.utils", "engine.trainer", "utils.checks")
 """Modules that do so with `assert`, which others use for what cannot be."""
 
 
@@ -101,23 +106,43 @@ def refusals_as_errors() -> Iterator[None]:
     """Has what Ultralytics refuses, in words that need no traceback, raised as ConfigError.
 
     What it raises on purpose is told from errors inside it by who raised: a `raise` in one of its
-    packages that check arguments. A package that it needs and lacks is said, too.
+    packages that check arguments. A package that it needs and lacks is said, too, and weights
+    (`pretrained`, `distill_model`) that cannot be read, whoever finds that out.
     """
     try:
         yield
-    except ImportError as error:
-        if error.name is None or not _raised_in(error):
-            raise
-        raise ConfigError(
-            f"Ultralytics needs the package {error.name} for this, which is not installed"
-        ) from error
-    except (SyntaxError, TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+    except YolodataError:
+        raise
+    except Exception as error:
+        weights = _weights_read_in(error)
+        if weights is not None and not lacking(error):
+            raise ConfigError(
+                f"the weights {weights} cannot be read: {error or type(error).__name__}; give the "
+                ".pt file of a run, or a name that Ultralytics downloads (yolo26n.pt, say)"
+            ) from error
         module = _raised_in(error)
+        if isinstance(error, ImportError):
+            if error.name is None or not module:
+                raise
+            raise ConfigError(
+                f"Ultralytics needs the package {error.name} for this, which is not installed"
+            ) from error
         asserted = isinstance(error, AssertionError)
-        allowed = module in _ASSERTING if asserted else module.partition(".")[0] in _SPEAKING
-        if not allowed or not str(error):
+        speaking = module in _SPEAKING or module.partition(".")[0] in _SPEAKING
+        allowed = module in _ASSERTING if asserted else speaking
+        if not isinstance(error, _REFUSALS) or not allowed or not str(error):
             raise
-        raise ConfigError(str(error).strip()) from error
+        said = error.args[0] if isinstance(error, KeyError) else error  # whose text has quotes
+        raise ConfigError(str(said).strip()) from error
+
+
+def _weights_read_in(error: BaseException) -> str | None:
+    """The file that Ultralytics was reading a model from when an error came up, if it was."""
+    for frame, _ in walk_tb(error.__traceback__):
+        module, function = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if (module, function) == ("ultralytics.nn.tasks", "load_checkpoint"):
+            return str(frame.f_locals.get("weight"))
+    return None
 
 
 def _raised_in(error: BaseException) -> str:

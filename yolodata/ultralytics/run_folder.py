@@ -1,55 +1,129 @@
-"""The folder of a run: a start that failed leaves none behind."""
+"""The folder of a run: nobody else writes into it, and a start that failed leaves none behind."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import get_cfg, get_save_dir
+from ultralytics.utils import RANK
 
 from yolodata.errors import ConfigError
+from yolodata.folders import Folder
 
 _WRITTEN_INTO = {"weights", "checkpoints", "metrics"}
+_PATIENCE, _PAUSE = 10.0, 0.1  # seconds; children of a killed process hold its lock a little longer
+_locked: dict[Path, Folder] = {}  # folders that this process trains in
 
 
 class RunFolder:
-    """What a run adds to the disk before it has begun.
+    """The folder of a run, made by the process that leads it.
+
+    A name that must be new is taken by the one process that makes the folder, so that runs which
+    are started at once get a folder each. Where it may be there already, one process at a time
+    trains in it. The kernel frees the lock with the process. Network file systems that lock no
+    folders (NFS) exclude nobody.
 
     Args:
-        cfg, overrides: as Ultralytics' trainers and validators take them; keys that it has renamed
-            get their new names, so that it says so once.
+        args: Ultralytics' arguments; `save_dir` of them becomes the folder.
+        locked: one process at a time may write there.
+
+    Attributes:
+        path: the folder.
+        begun: a run has begun in it, so that it stays.
 
     Raises:
-        SyntaxError, TypeError, ValueError: an argument is wrong, in Ultralytics' words.
-        ConfigError: the folder is there, with links in it (see `refuse_links`).
+        ConfigError: it cannot be made, written to or read from, has links in it (see
+            `refuse_links`), or another process trains there.
     """
 
-    def __init__(self, cfg: Any, overrides: dict[str, Any]) -> None:
-        folder = get_save_dir(get_cfg(cfg, overrides))
-        refuse_links(folder)
-        self.path: Path = folder
-        self._new = [path for path in (folder, *folder.parents) if not path.exists()]
+    def __init__(self, args: Any, *, locked: bool = True) -> None:
         self.begun = False
+        new = not (getattr(args, "save_dir", None) or args.exist_ok)
+        while True:
+            folder = self.path = get_save_dir(args)
+            _refuse_unreadable(folder)
+            refuse_links(folder)
+            self._new = [path for path in (folder, *folder.parents) if not path.exists()]
+            if RANK not in {-1, 0} or self._made(new):
+                break
+        args.save_dir = str(folder)
+        if locked and RANK in {-1, 0}:
+            try:
+                self._lock()
+            except BaseException:
+                self.remove_if_not_begun()
+                raise
+
+    def _made(self, new: bool) -> bool:
+        """Makes the folder; False where it has to be new and another process was faster."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=not new)
+        except FileExistsError as error:
+            if new and self.path.is_dir():
+                return False
+            raise _unusable(self.path, error) from error
+        except OSError as error:
+            raise _unusable(self.path, error) from error
+        if not os.access(self.path, os.W_OK):
+            raise ConfigError(f"{self.path} cannot be written to; give another project= or name=")
+        return True
+
+    def _lock(self) -> None:
+        if self.path in _locked:  # by a run of this process that failed before it began
+            return
+        folder = Folder.at(self.path)
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise ConfigError(
+                        f"{self.path}: another process trains in this folder, and two would "
+                        "write over each other; wait for it, end it, or give another name="
+                    ) from None
+                time.sleep(_PAUSE)
+            except OSError:  # this file system locks no folders
+                return
+            else:
+                _locked[self.path] = folder
+                return
+
+    def close(self) -> None:
+        """Lets other processes train there."""
+        folder = _locked.pop(self.path, None)
+        if folder is not None:
+            fcntl.flock(folder.fd, fcntl.LOCK_UN)  # forked children have it open, too
+            folder.close()
 
     @contextmanager
     def kept_if_begun(self) -> Iterator[None]:
-        """Removes the folder, and those above it that are new and empty, where a start fails.
-
-        A folder that was there before stays as it is, and so does one where a run has begun.
-        """
+        """Calls `remove_if_not_begun` where the block fails."""
         try:
             yield
         except BaseException:
-            if self._new and not self.begun:
-                self._remove()
+            self.remove_if_not_begun()
             raise
 
-    def _remove(self) -> None:
+    def remove_if_not_begun(self) -> None:
+        """Removes the folder, and those above it that are new and empty, of a start that failed.
+
+        A folder that was there before stays as it is, and so does one where a run has begun.
+        """
+        if self.begun:
+            return
+        self.close()
+        if not self._new or RANK not in {-1, 0}:
+            return
         folder, *above = self._new
         shutil.rmtree(folder, ignore_errors=True)
         for path in above:
@@ -57,6 +131,27 @@ class RunFolder:
                 path.rmdir()
             except OSError:  # another run is in it
                 return
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    """Refuses a name that Ultralytics writes weights under and cannot read them from, at the end.
+
+    Raises:
+        ConfigError: there is such a character in it.
+    """
+    wrong = [character for character in "'?" if character in str(folder)]
+    if wrong:
+        raise ConfigError(
+            f"the run folder {folder} has a {wrong[0]} in its path, and Ultralytics reads no "
+            "weights from there; give another project= or name="
+        )
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the run folder {folder} cannot be made ({error.filename}: {error.strerror}); give "
+        "another project= or name="
+    )
 
 
 def refuse_links(folder: Path) -> None:
@@ -87,7 +182,11 @@ def made_in_run_folder(
     trainer: type[Any], cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
 ) -> Any:
     """Ultralytics' own trainer of a class, whose start leaves no folder behind if it fails."""
-    folder = RunFolder(cfg, overrides)
+    args = get_cfg(cfg, overrides)
+    if args.resume:  # its folder is there, and the checkpoint knows where
+        return trainer(cfg, overrides, callbacks)
+    folder = RunFolder(args)
+    overrides["save_dir"] = args.save_dir
     with folder.kept_if_begun():
         made = trainer(cfg, overrides, callbacks)
     folder.begun = made.ddp  # processes that it starts have begun, or not; this one cannot know
@@ -96,8 +195,13 @@ def made_in_run_folder(
         folder.begun = True
 
     def train(run: Any = made.train) -> None:
-        with folder.kept_if_begun():
-            run()
+        if made.ddp:
+            folder.close()  # the first of them takes it
+        try:
+            with folder.kept_if_begun():
+                run()
+        finally:
+            folder.close()
 
     made.add_callback("on_train_start", begin)
     made.train = train

@@ -141,6 +141,7 @@ class Settings:
         Raises:
             ConfigError: a name is unknown, or a value is out of range.
         """
+        _check_named(values)
         known = [field.name for field in fields(self)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -159,6 +160,7 @@ class Settings:
         Raises:
             ConfigError: a name is unknown there, or a value is out of range.
         """
+        _check_named(values)
         others = sorted(set(values) - set(OF_VALIDATION))
         if others:
             raise ConfigError(
@@ -204,3 +206,11 @@ class Settings:
         return {
             name: value for name, value in asdict(self).items() if value != getattr(usual, name)
         }
+
+
+def _check_named(values: Any) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            'yolodata must be settings by name, as in yolodata={"codec": "jpeg"} or, on a command '
+            f"line, yolodata.codec=jpeg, got {values!r}"
+        )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from ultralytics.cfg import get_save_dir
+from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
@@ -46,7 +46,7 @@ from yolodata.ultralytics.fallback import (
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
-from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder, refuse_links
+from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
 from yolodata.ultralytics.run_manifest import (
     manifest_of,
     note_upstreams,
@@ -78,6 +78,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     for_task: ClassVar[str] = "detect"
     named: ClassVar[str] = "yolodata.{name}"  # how a trainer of this kind is asked for
     fallback: ClassVar[str] = "training with Ultralytics' own loader: {reason}."
+    _run_folder: RunFolder | None = None
 
     @classmethod
     def configure(cls, **values: Any) -> type[Self]:
@@ -171,11 +172,15 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             overrides["data"] = shards_of(overrides["data"])
         self._opened: dict[tuple[str, int], ShardDataset] = {}
         self._warned = False
+        self._without_objects = self._dataset_not_asked = False
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
-        self._run_folder = RunFolder(cfg, overrides)
+        args = get_cfg(cfg, overrides)  # it renames keys in place, once
+        if self._run_folder is None and not args.resume:
+            self._run_folder = RunFolder(args)
+            overrides["save_dir"] = args.save_dir
         self._trackers = Trackers(self.in_tracker)
-        with self._run_folder.kept_if_begun():
+        with self._starting():
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
             if RANK in {-1, 0}:
@@ -184,6 +189,16 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             steps = profile_range(self.settings.profile)
             if steps is not None:
                 attach_profiler(self, steps)
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """A start that fails leaves no run folder behind."""
+        try:
+            yield
+        except BaseException:
+            if self._run_folder is not None:
+                self._run_folder.remove_if_not_begun()
+            raise
 
     def _watchers(self) -> tuple[MetricsWatcher | None, StepWatcher | None]:
         """Returns what watches the run, as far as settings ask for it."""
@@ -216,14 +231,19 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """Resumes as upstream does; its run folder may be another one than the arguments name."""
         super().check_resume(overrides)
         if self.resume:
-            refuse_links(get_save_dir(self.args))
+            self._run_folder = RunFolder(self.args)
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
+        assert self._run_folder is not None
         if self.ddp:  # processes that upstream starts have begun, or not; this one cannot know
             self._run_folder.begun = True
-        with self._run_folder.kept_if_begun():
-            super().train()
+            self._run_folder.close()  # the first of them takes it
+        try:
+            with self._starting():
+                super().train()
+        finally:
+            self._run_folder.close()
 
     # Data.
 
@@ -289,6 +309,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             return super().get_dataloader(dataset_path, batch_size, rank, mode)
         with torch_distributed_zero_first(rank):
             shards = self._shards(mode)
+        self._say_what_is_not_asked()
         make = self._train_loader if mode == "train" else self._val_loader
         loader = make(shards, batch_size, rank)
         prefix = colorstr(f"{mode}: ")
@@ -297,6 +318,18 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             f"{loader.num_workers} threads)"
         )
         return loader
+
+    def _say_what_is_not_asked(self) -> None:
+        """Warns once of a subclass whose own dataset upstream's loader would read from."""
+        upstreams = yolo.detect.DetectionTrainer.build_dataset
+        if type(self).build_dataset is upstreams or self._dataset_not_asked or RANK not in {-1, 0}:
+            return
+        self._dataset_not_asked = True
+        LOGGER.warning(
+            f"yolodata: build_dataset of {type(self).__qualname__} has no effect, because "
+            "yolodata's loader makes the batches; change them in preprocess_batch or with "
+            "augmentations=[…], or train with Ultralytics' own trainer"
+        )
 
     def _common(self, rank: int, mode: str) -> dict[str, Any]:
         world_size = max(self.world_size, 1) if rank != -1 else 1
@@ -340,7 +373,20 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             **self._common(rank, "train"),
         )
         loader.on_out_of_memory = _no_batch
+        self._say_where_nothing_is_learned(loader)
         return loader
+
+    def _say_where_nothing_is_learned(self, loader: Loader) -> None:
+        """Warns once where no image has an object; upstream does so of empty label files."""
+        if len(loader.dataset.subset.cls) or self._without_objects or RANK not in {-1, 0}:
+            return
+        self._without_objects = True
+        kept = self.args.classes
+        why = "all label files are empty" if kept is None else f"none is of classes={kept}"
+        LOGGER.warning(
+            f"yolodata: the {len(loader.dataset)} training images have no object ({why}); the "
+            "model learns that there is nothing"
+        )
 
     def _without_flips(self, shards: ShardDataset) -> None:
         """Poses are flipped only if it is known what is left and right; upstream says so, too."""
@@ -459,6 +505,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         if event == "on_train_start":
             if self.manifest is None and RANK in {-1, 0}:
                 self._note_manifest()
+            assert self._run_folder is not None
             self._run_folder.begun = True
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ultralytics.cfg import get_cfg
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 
@@ -63,7 +64,9 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
         self._shards: Any = None  # the folder of them that is validated on
         self._run_folder: RunFolder | None = None
         if save_dir is None and isinstance(args, dict):
-            self._run_folder = RunFolder(DEFAULT_CFG, args)
+            given = get_cfg(DEFAULT_CFG, args)  # it renames keys in place, once
+            self._run_folder = RunFolder(given, locked=False)
+            args["save_dir"] = given.save_dir
         with self._start():
             super().__init__(dataloader, save_dir, args, _callbacks)
 

@@ -61,6 +61,7 @@ def weights_whole(trainer: HasWeights) -> Iterator[None]:
 
 def strip_weights(trainer: HasWeights) -> None:
     """Takes out of the weights what only training needs, each file whole or as it was before."""
+    from ultralytics.utils import LOGGER
     from ultralytics.utils.torch_utils import strip_optimizer
 
     set_aside_foreign_weights(trainer.wdir)
@@ -70,11 +71,24 @@ def strip_weights(trainer: HasWeights) -> None:
             source = trainer.wdir.parent / name
             if source.exists():
                 updates = None if results is None else {"train_results": results}
-                stripped = strip_optimizer(source, trainer.wdir / name, updates)
+                with _silent(LOGGER):  # it names a place that is gone at once
+                    stripped = strip_optimizer(source, trainer.wdir / name, updates)
+                size = (trainer.wdir / name).stat().st_size / 1e6
+                LOGGER.info(f"{source}: without the optimizer's state, {size:.1f} MB")
                 results = stripped.get("train_results")
                 manifest = _manifest_in(source)
                 if manifest is not None:  # the best weights may be older than the run's own
                     weights_manifest.add(trainer.wdir / name, manifest)
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def add_manifest(folder: Path, manifest: RunManifest | None) -> None:
