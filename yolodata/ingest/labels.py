@@ -218,7 +218,7 @@ def _check_values(table: Float32, rules: LabelRules, pose_columns: int) -> None:
             )
         points = table[:, 1:]
     if np.isnan(table).any():
-        raise Refused("a label value is not a number (nan)")
+        raise Refused("label value nan: it is not a number")
     highest = points.max()
     if not highest <= UPPER:
         raise Refused(
