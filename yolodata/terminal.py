@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import logging
 import re
 import sys
+from collections.abc import Iterator
 
 _SIGNS = {
     "×": "x", "…": "...", "·": "*", "–": "-", "—": "-", "─": "-", "█": "#", "µ": "u", "±": "+-",
@@ -59,6 +61,18 @@ def printable(text: object, keep: str = "") -> str:
 def of_any_number(text: str) -> str:
     """Puts # for each number: texts that differ in nothing else become one, and can be counted."""
     return _NUMBER.sub("#", text)
+
+
+@contextlib.contextmanager
+def quiet(least: int = logging.ERROR, logger: str = "ultralytics") -> Iterator[None]:
+    """A logger lets only what is that serious through inside."""
+    found = logging.getLogger(logger)
+    level = found.level
+    found.setLevel(least)
+    try:
+        yield
+    finally:
+        found.setLevel(level)
 
 
 def size_text(nbytes: float) -> str:

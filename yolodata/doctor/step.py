@@ -13,9 +13,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
+from yolodata import terminal
 from yolodata.doctor.setup import Setup
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards
 from yolodata.ultralytics.command_line import open_model, refusals_as_errors
@@ -175,11 +175,6 @@ def _on_gpu(model: torch.nn.Module) -> bool:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Ultralytics tells of the model that it builds; the doctor's output is its table."""
-    level = LOGGER.level
-    LOGGER.setLevel("ERROR")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        LOGGER.setLevel(level)
+    with terminal.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

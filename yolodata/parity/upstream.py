@@ -7,7 +7,6 @@ everything else alone; what was recorded becomes a recipe of ours.
 from __future__ import annotations
 
 import functools
-import logging
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +26,7 @@ from yolodata.pipeline.albumentations.transforms import composed, draw_from
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.subset import Subset
 from yolodata.shards.reader import ShardDataset
+from yolodata.terminal import quiet
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Upstream:
         self.overlap_mask = bool(args.overlap_mask)
         if self.task == "detect":
             self.table = self._label_table(outlines=bool(args.copy_paste))
-        with _quiet():
+        with quiet():
             self.dataset.transforms = self.dataset.build_transforms(args)
         stages = self.dataset.transforms.transforms
         if not pixels:
@@ -332,24 +332,11 @@ def leaves_the_source_alone() -> Iterator[None]:
         x["version"] = version  # all that it does besides writing
 
     with (
-        _quiet(),
+        quiet(),
         patch("ultralytics.data.dataset.save_dataset_cache_file", keep),
         patch("ultralytics.data.utils._replace_image"),
     ):
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Upstream's logger lets only errors through inside."""
-    from ultralytics.utils import LOGGER
-
-    level = LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
 
 
 def in_stable_order(batches: Iterable[Any]) -> Iterator[Any]:

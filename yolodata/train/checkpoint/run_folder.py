@@ -18,6 +18,7 @@ from yolodata.files import read_regular, sync_file
 from yolodata.folders import Folder
 from yolodata.provenance import weights as weights_manifest
 from yolodata.provenance.manifest import RunManifest
+from yolodata.terminal import quiet
 from yolodata.train.checkpoint import arrivals, file
 from yolodata.train.checkpoint.uploader import download_newest
 from yolodata.train.checkpoint.weights import more_than_weights
@@ -71,7 +72,7 @@ def strip_weights(trainer: HasWeights) -> None:
             source = trainer.wdir.parent / name
             if source.exists():
                 updates = None if results is None else {"train_results": results}
-                with _silent(LOGGER):  # it names a place that is gone at once
+                with quiet(logging.WARNING):  # it names a place that is gone at once
                     stripped = strip_optimizer(source, trainer.wdir / name, updates)
                 size = (trainer.wdir / name).stat().st_size / 1e6
                 LOGGER.info(f"{source}: without the optimizer's state, {size:.1f} MB")
@@ -79,16 +80,6 @@ def strip_weights(trainer: HasWeights) -> None:
                 manifest = _manifest_in(source)
                 if manifest is not None:  # the best weights may be older than the run's own
                     weights_manifest.add(trainer.wdir / name, manifest)
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def add_manifest(folder: Path, manifest: RunManifest | None) -> None:
