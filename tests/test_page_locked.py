@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import logging
 import time
 from typing import Any
@@ -92,15 +93,17 @@ def test_close_gives_all_of_it_back(shards, twin, cache) -> None:
 
 def test_rendered_pictures_do_not_wait_in_it_for_the_consumer(shards, twin) -> None:
     """Batches that were uploaded need it no more, though they have not been handed out."""
-    with Loader(
-        shards["raw"], 8, **grouped(augment=RECIPE, device="cuda", cache="none", prefetch=12)
-    ) as loader:
-        for _ in range(5):
+    give_up = time.monotonic() + 60  # threads that render may be late
+    how = grouped(augment=RECIPE, device="cuda", cache="none", prefetch=12)
+    with Loader(shards["raw"], 8, **how) as loader:
+        for epoch in itertools.count(1):
             for _ in loader:
                 loader._prefetcher.settle()
                 twin.record_event().synchronize()
-        pictures = [kept for kept in twin._pinned.values() if kept.nbytes > 3 * 8 * IMGSZ**2]
-        assert 0 < len(pictures) < 8
+            pictures = [kept for kept in twin._pinned.values() if kept.nbytes > 3 * 8 * IMGSZ**2]
+            if epoch >= 5 and 0 < len(pictures) < 8:
+                break
+            assert time.monotonic() < give_up
 
 
 def test_memory_forgotten_too_early_is_noticed(shards, twin, monkeypatch) -> None:
