@@ -351,6 +351,19 @@ def test_notes_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shard_size", 4095), ("shard_size", float("nan")), ("shard_size", "3"),
+        ("shard_size", 1 << 63), ("shard_size", True), ("workers", 0), ("workers", 1 << 63),
+        ("workers", 1025), ("imgsz", 9), ("imgsz", 64.0), ("reencode", 101),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_first(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be"):
+        pack(tmp_path / "nothere.yaml", tmp_path / "out", **{name: value})
+
+
 @pytest.mark.parametrize("change", ["new", "gone", "touched"])
 def test_relabel_needs_the_same_images(tmp_path: Path, change: str) -> None:
     data = write_yolo(tmp_path / "data", {"train": 3, "val": 2})

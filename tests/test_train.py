@@ -367,7 +367,9 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
     "wrong",
     [{"keep": 0}, {"checkpoint_minutes": -1}, {"stall": "long"}, {"scale_lr": "log"},
      {"callbacks": "nowhere.py"}, {"upload": 3}, {"upload": "s4://bucket"},
-     {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}],
+     {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}, {"callbacks": 3},
+     {"folder": 3}, {"folder": True}, {"threads": 1025}, {"prefetch": 257}, {"workers": 2**63},
+     {"hw_decoder_load": True}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -34,7 +34,7 @@ from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crashes import InWork, crashing, noted
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.limits import shortened
+from yolodata.ingest.limits import WORKERS, shortened
 from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import some, unnamed
@@ -51,7 +51,7 @@ from yolodata.shards.reader import read_meta
 from yolodata.shards.reader import splits as packed_splits
 from yolodata.shards.records import load_settings
 from yolodata.shards.sample import LeftOut, StoredSample
-from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, sweep
+from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, check_shard_size, sweep
 
 _STRAYS = re.compile(r"^\d+ annotations of ")
 
@@ -137,7 +137,8 @@ def pack(
     kind = "jpeg" if auto else codec
     settings = PackSettings(kind, imgsz, reencode, task, single_cls, keep_files)
     if workers is not None:
-        whole("workers", workers, 1)
+        whole("workers", workers, 1, WORKERS)
+    check_shard_size(shard_size)
 
     def opened(names: Sequence[str] | None) -> Source:
         return open_source(

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from yolodata.checks import whole
 from yolodata.errors import ShardError
 from yolodata.folders import Folder
 from yolodata.shards.chunks import Bytes, Chunk, PageFile, memory
@@ -52,6 +53,7 @@ from yolodata.shards.recovery import begin, end_work
 from yolodata.shards.sample import LeftOut, StoredSample, check_samples
 
 DEFAULT_SHARD_SIZE = 512 << 20
+_LARGEST = (1 << 63) - 1
 RECORD_SECONDS = 2.0  # of packing that a kill costs at most
 
 
@@ -83,6 +85,7 @@ class ShardWriter:
         overwrite: replace a finished dataset, or an unfinished one with other settings.
 
     Raises:
+        ConfigError: `shard_size` is out of range.
         ShardError: the directory is in use, already holds a dataset, or cannot be written.
     """
 
@@ -94,8 +97,7 @@ class ShardWriter:
         *,
         overwrite: bool = False,
     ) -> None:
-        if shard_size < PAGE:
-            raise ShardError(f"shard_size must be at least {PAGE} bytes, got {shard_size}")
+        check_shard_size(shard_size)
         self.path = path.path if isinstance(path, Folder) else Path(os.path.abspath(path))
         self.meta = meta.check()
         self._shard_size = shard_size
@@ -357,6 +359,11 @@ class ShardWriter:
     def _broken(self, error: OSError) -> ShardError:
         self._release()
         return storage_error(self.path, error)
+
+
+def check_shard_size(nbytes: int) -> None:
+    """Raises ConfigError for what is no number of bytes of a shard."""
+    whole("shard_size", nbytes, PAGE, _LARGEST, " bytes")
 
 
 def _checksum(sample: StoredSample) -> int:
