@@ -216,7 +216,6 @@ def test_a_full_disk_takes_nothing_of_a_run(
 ) -> None:
     """Also where there is room for the copies, and not for what comes next."""
     from ultralytics.engine import trainer
-    from ultralytics.utils import YAML
 
     no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -225,20 +224,40 @@ def test_a_full_disk_takes_nothing_of_a_run(
             opened.write("task: det")
             raise no_room
 
-    def replace(*args: Any, **kwargs: Any) -> None:
-        raise no_room
+    def replace(folder: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        if name.endswith(".before") == (full == "copies"):
+            raise no_room
+        replaced(folder, name, *args, **kwargs)
 
+    replaced = run_folder.Folder.replace
     if full == "args.yaml":
         monkeypatch.setattr(trainer.YAML, "save", save)
     else:
-        place = "kept_temporary" if full == "copies" else "replace"
-        monkeypatch.setattr(run_folder.Folder, place, replace)
-    assert YAML.save is save or full != "args.yaml"
+        monkeypatch.setattr(run_folder.Folder, "replace", replace)
     assert main(words(folder, f"project={ran.parent}", "name=m", again)) == 2
     said = capsys.readouterr().err
     assert "cannot be written: No space left on device; make room" in said
     assert "Traceback" not in said
     assert {path.name: path.read_text() for path in ran.iterdir() if path.is_file()} == OF_A_RUN
+
+
+def test_what_was_brought_from_elsewhere_is_kept_too(
+    folder: Path, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that is refused leaves the table that came with a later checkpoint."""
+    from yolodata.train.checkpoint import run_folder as of_checkpoints
+
+    def bring(run: Path, url: str | None) -> None:
+        of_checkpoints._remove_left(run)
+        (run / "results.csv").write_text("epoch\n1\n2\n")
+
+    monkeypatch.setattr(of_checkpoints, "find_newest", bring)
+    values = given(folder, save_dir=str(ran), resume="auto", classes=[7])
+    with pytest.raises(ConfigError, match=r"names \[7\]"):
+        trainer_for("detect")(overrides=values)
+    assert (ran / "results.csv").read_text() == "epoch\n1\n2\n"
+    assert (ran / "args.yaml").read_text() == OF_A_RUN["args.yaml"]
+    assert not list(ran.glob(".*"))
 
 
 @pytest.mark.parametrize("kind", ["plain", "durable"])
@@ -252,7 +271,11 @@ def test_a_start_that_is_refused_takes_nothing_of_a_run(
 
     run = made(overrides=given(folder, save_dir=str(ran)))
     assert not (ran / "results.csv").exists()
-    assert len(list(ran.glob(".*.tmp"))) == len(OF_A_RUN)
+    assert len(list(ran.glob(".*.before"))) == len(OF_A_RUN)
+    (ran / "args.yaml").write_text("")  # and a kill, after which the next one puts back
+    run_folder._locked.pop(ran).close()
+    run._run_folder._copied = False
+    run = made(overrides=given(folder, save_dir=str(ran)))
     monkeypatch.setattr(type(run), "_setup_train", lambda self: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         run.train()
@@ -260,7 +283,7 @@ def test_a_start_that_is_refused_takes_nothing_of_a_run(
 
     run = made(overrides=given(folder, save_dir=str(ran)))
     run._run_folder.begin()
-    assert not list(ran.glob(".*.tmp"))
+    assert not list(ran.glob(".*"))
     assert "epochs: 1\n" in (ran / "args.yaml").read_text()
     run._run_folder.close()
 

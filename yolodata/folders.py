@@ -191,14 +191,6 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.fd)
 
-    def kept_temporary(self, data: Buffer) -> str:
-        """Writes a file that stays, under a name as `temporary` gives; returns that name."""
-        name = _TEMPORARY.format(secrets.token_hex(8))
-        with self.temporary() as (made, file):
-            write_all(file.fileno(), data)
-            self.rename(made, name)
-        return name
-
     def replace(
         self, name: str, data: Buffer, by: Folder | None = None, *, durable: bool = True
     ) -> None:

@@ -3,8 +3,8 @@
 Note [copies of what a start writes over]. Ultralytics empties args.yaml before it writes it, and
 removes results.csv, when a trainer is made. If the disk is full then, or something is refused
 later, the run that was there has lost its arguments and its results. So each of these files is
-copied first, and the copy takes its place again where the start fails. A disk without room for the
-copies is said before anything is changed.
+copied first, and the copy takes its place again where the start fails; of a start that was killed,
+when the next one begins. A disk without room for the copies is said before anything is changed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from yolodata.ultralytics.settings import SETTINGS_FILE
 _WRITTEN_INTO = {"weights", "checkpoints", "metrics"}
 _WRITTEN_OVER = {"args.yaml": 16 << 20, SETTINGS_FILE: 16 << 20, "results.csv": 256 << 20}
 """What a start writes anew, with the bytes that it may have."""
+_COPY = ".{}.before"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATIENCE, _PAUSE = 10.0, 0.1  # seconds; children of a killed process hold its lock a little longer
 _locked: dict[Path, Folder] = {}  # folders that this process trains in
@@ -58,7 +59,7 @@ class RunFolder:
 
     def __init__(self, args: Any, *, locked: bool = True) -> None:
         self.begun = False
-        self._copies: dict[str, str] = {}  # what is copied -> under which name
+        self._copied = False
         new = not (getattr(args, "save_dir", None) or args.exist_ok)
         while True:
             folder = self.path = get_save_dir(args)
@@ -71,7 +72,8 @@ class RunFolder:
         if locked and RANK in {-1, 0}:
             try:
                 self._lock()
-                self._copy()
+                self._remove_copies(put_back=True)  # of a start that was killed
+                self.copy()
             except BaseException as error:
                 self.give_up(error)
                 raise
@@ -112,36 +114,42 @@ class RunFolder:
                 _locked[self.path] = folder
                 return
 
-    def _copy(self) -> None:
-        """Copies what a start writes over; see Note [copies of what a start writes over]."""
+    def copy(self) -> None:
+        """Copies what a start writes over; see Note [copies of what a start writes over].
+
+        Again, where files of the run were brought here since.
+
+        Raises:
+            ConfigError: there is no room for the copies.
+        """
         try:
             with Folder.at(self.path) as folder:
-                folder.remove_temporary()
                 for name, limit in _WRITTEN_OVER.items():
                     if folder.stat(name) is not None:
-                        self._copies[name] = folder.kept_temporary(folder.read(name, limit))
+                        folder.replace(_COPY.format(name), folder.read(name, limit))
+                        self._copied = True
         except OSError as error:
             raise cannot_be_written(self.path, error) from error
 
     def _remove_copies(self, *, put_back: bool) -> None:
-        if not self._copies:
-            return
         with Folder.at(self.path) as folder:
-            for name, copy in self._copies.items():
-                if put_back:
+            for name in _WRITTEN_OVER:
+                copy = _COPY.format(name)
+                if put_back and folder.stat(copy) is not None:
                     folder.rename(copy, name)
-                else:
-                    folder.remove(copy)
-        self._copies.clear()
+                folder.remove(copy)
+        self._copied = False
 
     def begin(self) -> None:
         """A run has begun here: what is there from now on is its own."""
         self.begun = True
-        self._remove_copies(put_back=False)
+        if self._copied:
+            self._remove_copies(put_back=False)
 
     def close(self) -> None:
         """Lets other processes train there."""
-        self._remove_copies(put_back=False)
+        if self._copied:
+            self._remove_copies(put_back=False)
         folder = _locked.pop(self.path, None)
         if folder is not None:
             fcntl.flock(folder.fd, fcntl.LOCK_UN)  # forked children have it open, too
@@ -166,7 +174,8 @@ class RunFolder:
         """
         if self.begun:
             return
-        self._remove_copies(put_back=True)
+        if self._copied:
+            self._remove_copies(put_back=True)
         self.close()
         self._remove_new()
         if isinstance(error, OSError) and error.errno in _FULL:
