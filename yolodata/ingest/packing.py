@@ -229,7 +229,7 @@ def in_no_split(found: Source, before: Mapping[str, str]) -> dict[str, str]:
         found: the source. Of COCO, those files were read that splits were asked for.
         before: what was said when other splits of it were read. That stays, if it is still there.
     """
-    if found.kind != "coco":
+    if found.kind != "coco" or not before:
         return dict(found.left_out)
     known = set[str]()
     for split in found.splits.values():

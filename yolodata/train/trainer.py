@@ -184,7 +184,6 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         folder = self._run_folder.path
         if resume == "auto":
             found = run_folder.find_newest(folder, settings.upload)
-            self._run_folder.copy()
         if found is None:
             return [str(folder), None, None, None]
         state = file.read(found)

@@ -54,7 +54,7 @@ class RunFolder:
 
     Raises:
         ConfigError: it cannot be made, written to or read from, has links in it (see
-            `refuse_links`), its disk is full, or another process trains there.
+            `refuse_links`), or another process trains there.
     """
 
     def __init__(self, args: Any, *, locked: bool = True) -> None:
@@ -73,7 +73,6 @@ class RunFolder:
             try:
                 self._lock()
                 self._remove_copies(put_back=True)  # of a start that was killed
-                self.copy()
             except BaseException as error:
                 self.give_up(error)
                 raise
@@ -117,11 +116,11 @@ class RunFolder:
     def copy(self) -> None:
         """Copies what a start writes over; see Note [copies of what a start writes over].
 
-        Again, where files of the run were brought here since.
-
         Raises:
             ConfigError: there is no room for the copies.
         """
+        if RANK not in {-1, 0}:
+            return
         try:
             with Folder.at(self.path) as folder:
                 for name, limit in _WRITTEN_OVER.items():
@@ -256,6 +255,7 @@ def made_in_run_folder(
     folder = RunFolder(args)
     overrides["save_dir"] = args.save_dir
     with folder.kept_if_begun():
+        folder.copy()
         made = trainer(cfg, overrides, callbacks)
     if made.ddp:  # processes that it starts have begun, or not; this one cannot know
         folder.begin()

@@ -184,6 +184,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             overrides["save_dir"] = args.save_dir
         self._trackers = Trackers(self.in_tracker)
         with self._starting():
+            if self._run_folder is not None:
+                self._run_folder.copy()
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
             if RANK in {-1, 0}:
@@ -241,6 +243,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         super().check_resume(overrides)
         if self.resume:
             self._run_folder = RunFolder(self.args)
+            self._run_folder.copy()
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
