@@ -27,6 +27,7 @@ import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.ultralytics import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,6 +177,22 @@ def test_what_upstream_refuses_late_is_refused_before_packing(
         kind(overrides=given(folder, exist_ok=True, name="right", optimizer="auto"))
         assert torch.equal(torch.get_rng_state(), seeded)  # nothing was drawn to find it out
     assert not list(folder.glob("*.yolodata"))
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_before_packing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed import HashStore
+
+    ranks = ProcessGroup(size=2, local_size=2, store=HashStore())
+    monkeypatch.setattr(ProcessGroup, "join", lambda: ranks)
+    for batch, right in ((3, 2), (1, 2), (-1, 2), (7, 6)):
+        with pytest.raises(ConfigError, match=f"must be a multiple of 2; give batch={right}"):
+            trainer_for("detect")(
+                overrides=given(folder, batch=batch, project=str(tmp_path / "runs"))
+            )
+    assert not list(folder.glob("*.yolodata"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_optimizer_of_ones_own_is_asked_for(folder: Path) -> None:
