@@ -45,7 +45,7 @@ from yolodata.shards.format import SPLITS as SPLIT_NAMES
 from yolodata.shards.format import WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import read_left_out, write_left_out
 from yolodata.shards.lock import storage_error
-from yolodata.shards.notes import KINDS, SPLITS, write_notes
+from yolodata.shards.notes import LABELS, PICTURES, SPLITS, write_notes
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
 from yolodata.shards.reader import splits as packed_splits
@@ -246,11 +246,8 @@ def _write_beside(report: PackReport) -> None:
     """Writes what lies beside the splits."""
     try:
         write_left_out(report.out, report.left_out)
-        noted = {
-            name: {kind: split.noted.of(kind) for kind in ([SPLITS] if split.reused else KINDS)}
-            for name, split in report.splits.items()
-        }
-        write_notes(report.out, noted)
+        noted = report.splits.items()
+        write_notes(report.out, {name: {SPLITS: split.noted.of(SPLITS)} for name, split in noted})
         write_data_yaml(report.out)
     except OSError as error:
         if isinstance(error, ShardError) or lacking(error):
@@ -470,6 +467,11 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
                 f"{run.source.origin}: none of the {total} images of '{split}' can be used. The "
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
+        try:  # before nobody can tell any more
+            of_images = {kind: report.noted.of(kind) for kind in (PICTURES, LABELS)}
+            write_notes(run.out, {split: of_images})
+        except OSError as error:
+            raise storage_error(run.out, error) from error
         return writer.finish()
 
 

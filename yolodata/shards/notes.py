@@ -12,6 +12,7 @@ from pathlib import Path
 from yolodata.errors import ShardError
 from yolodata.files import read_regular
 from yolodata.folders import Folder
+from yolodata.shards.format import SPLITS as SPLIT_NAMES
 from yolodata.shards.json_text import MAX_BYTES, parse_json
 
 NOTES = "notes.json"
@@ -66,7 +67,12 @@ def write_notes(root: Path, notes: Mapping[str, Mapping[str, Entries]]) -> None:
         before = read_notes(root)
     except ShardError:  # a damaged one is replaced
         before = {}
-    after = before | {split: before.get(split, {}) | dict(of) for split, of in notes.items()}
+    known = before | {split: before.get(split, {}) | dict(of) for split, of in notes.items()}
+    after = {  # in an order that does not depend on who wrote first
+        split: {kind: known[split][kind] for kind in KINDS if kind in known[split]}
+        for split in SPLIT_NAMES
+        if split in known
+    }
     if after == before:
         return
     text = json.dumps(after, indent=1)
