@@ -21,6 +21,7 @@ from yolodata.ingest.labels import check_labels
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.sample import Refused
 from yolodata.ingest.split_names import split_of
+from yolodata.shards.left_out import read_left_out
 
 W, H = 64, 48
 JPEG = jpeg(picture(1, H, W))
@@ -412,6 +413,32 @@ def test_one_bad_entry_takes_out_its_image_alone(tmp_path: Path, change: Any, sa
     assert len(check_labels(split.raw_labels(1), source.rules("detect", False)).cls) == 1
     with pytest.raises(Refused, match=said):
         check_labels(split.raw_labels(0), source.rules("detect", False))
+
+
+def test_what_is_in_no_split_after_one_split_and_the_next(tmp_path: Path) -> None:
+    """As if both had been packed at once; also after new labels of one of them."""
+    files = {}
+    for split in ("train", "val"):
+        names = [f"{split}{k}.jpg" for k in range(2)]
+        files[split] = coco(tmp_path / f"instances_{split}.json", names, at=tmp_path / "images")
+        stray = {"id": 9, "image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]}
+        content = json.loads(files[split].read_text())
+        files[split].write_text(
+            json.dumps({**content, "annotations": [*content["annotations"], stray]})
+        )
+    (tmp_path / "images" / "other.jpg").write_bytes(JPEG)
+    pack(tmp_path, tmp_path / "whole", imgsz=64, progress=False)
+    expected = read_left_out(tmp_path / "whole")
+    strays = {split: f"1 annotations of {file}" for split, file in files.items()}
+    assert {*strays.values(), str(tmp_path / "images" / "other.jpg")} == set(expected)
+    out = tmp_path / "out"
+    for file in files.values():
+        pack(file, out, imgsz=64, progress=False)
+    assert read_left_out(out) == expected
+    files["val"].write_text(files["val"].read_text().replace("77", "0"))
+    relabel(out, files["val"], splits=["val"])
+    del expected[strays["val"]]
+    assert read_left_out(out) == expected
 
 
 def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from yolodata.ingest.pack_cli import parse_size
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.source import open_source
 from yolodata.shards.format import WORK_FOLDER
+from yolodata.shards.left_out import read_left_out
+from yolodata.shards.notes import Notes, read_notes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KILLS = 6
@@ -289,6 +291,77 @@ def test_relabel(tmp_path: Path) -> None:
     (labels / "002.txt").write_text("1 .5 .5 .25 .5")
     with pytest.raises(DatasetError, match="pixels are not stored"):
         relabel(out, data)
+
+
+def test_new_labels_and_what_is_in_no_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """left_out.json is true afterwards, as if all had been packed anew."""
+    data = write_yolo(tmp_path / "data", {"train": 3, "val": 2})
+    labels, out = tmp_path / "data" / "labels" / "train", tmp_path / "out"
+    (labels / "old.txt").write_text("0 .5 .5 .25 .5")
+    pack(data, out, **settings())
+    assert read_left_out(out) == {str(labels / "old.txt"): "label file without an image"}
+    (labels / "old.txt").rename(labels / "new.txt")
+    assert main(["labels", str(out), str(data)]) == 0
+    assert read_left_out(out) == {str(labels / "new.txt"): "label file without an image"}
+    assert f"in no split: {labels / 'new.txt'}: label file" in capsys.readouterr().out
+
+
+def test_notes_on_single_images_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after new labels, and by splits that are packed one after the other."""
+    data = write_yolo(tmp_path / "data", {"train": 3, "val": 2})
+    labels, out = tmp_path / "data" / "labels" / "train", tmp_path / "out"
+    image = tmp_path / "data" / "images" / "train" / "001.jpg"
+    image.write_bytes(image.read_bytes() + b"tail")  # which upstream mends
+    (labels / "002.txt").write_text("0 .5 .5 .25 .5\n" * 3)
+    words = ["shard", str(data), str(out), "--imgsz", "32", "--quiet", "--split"]
+    assert main([*words, "train"]) == 0
+    assert f"are listed in {out / 'notes.json'}" in capsys.readouterr().out
+    assert main([*words, "val"]) == 0
+    said = read_notes(out)
+    pictures = said["train"]["pictures"]
+    assert [(Path(path).name, "restored" in note) for path, note in pictures] == [("001.jpg", True)]
+    assert said["train"]["labels"] == [
+        (str(image.with_name("002.jpg")), "2 duplicate labels removed")
+    ]
+    assert said["val"] == {"splits": [], "pictures": [], "labels": []}
+    assert main([*words, "train"]) == 0  # it is there already
+    assert read_notes(out) == said
+    (labels / "002.txt").write_text("0 .5 .5 .25 .5\n")
+    (labels / "000.txt").write_text("0 .5 .5 .25 .5\n" * 2)
+    assert main(["labels", str(out), str(data)]) == 0
+    told = read_notes(out)["train"]
+    assert told["pictures"] == pictures
+    assert told["labels"] == [(str(image.with_name("000.jpg")), "1 duplicate labels removed")]
+    (out / "notes.json").write_text('{"train": [1]}')
+    with pytest.raises(ShardError, match="must list"):
+        read_notes(out)
+
+
+def test_notes_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolodata.shards.notes.ROOM", 100)
+    notes = Notes()
+    notes.add("labels", [(f"{k}.jpg", "odd") for k in range(9)])
+    notes.add("pictures", [("a.jpg", "b")])
+    assert list(notes) == [
+        ("a.jpg", "b"), ("0.jpg", "odd"), ("1.jpg", "odd"), ("", "7 more notes, not listed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shard_size", 4095), ("shard_size", float("nan")), ("shard_size", "3"),
+        ("shard_size", 1 << 63), ("shard_size", True), ("workers", 0), ("workers", 1 << 63),
+        ("workers", 1025), ("imgsz", 9), ("imgsz", 64.0), ("reencode", 101),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_first(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be"):
+        pack(tmp_path / "nothere.yaml", tmp_path / "out", **{name: value})
 
 
 @pytest.mark.parametrize("change", ["new", "gone", "touched"])

@@ -67,6 +67,8 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "job=Up"], "job must be"),
         ([*MODEL, "submit=perhaps"], "submit must be True or False"),
         ([*MODEL, "epochs=ten"], "'epochs' must be an int"),
+        ([*MODEL, "optimizer=Lion"], "'Lion' not found in list of available optimizers"),
+        ([*MODEL, "batch=2.5"], "batch must be a whole number"),
         ([*MODEL, "mosaic=5"], "between 0.0 and 1.0"),
         ([*MODEL, "train.time=soon"], "'time=soon' is of invalid type"),
         ([*MODEL, "yolodata.stal=6"], "stall"),

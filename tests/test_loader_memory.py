@@ -15,6 +15,7 @@ from loading import draw_dataset, packed
 
 from yolodata import AugmentConfig, Loader, ReadOptions, ValidationLoader
 from yolodata.doctor.memory.process import anonymous_bytes
+from yolodata.errors import ResourceError
 from yolodata.machine import fresh_memory, give_back_memory
 from yolodata.shards import open as open_shards
 
@@ -55,6 +56,9 @@ def test_memory_of_a_thread_goes_back_when_it_is_forgotten() -> None:
     assert peaks[0] > before + 40 * MB
     assert held() < before + 5 * MB
     assert fresh_memory(0).shape == (0,)
+    for much in (1 << 60, 1 << 70):
+        with pytest.raises(ResourceError, match=r"out of memory: .* TiB cannot be had at once"):
+            fresh_memory(much)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.util
 import os
@@ -26,6 +27,7 @@ import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
+from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.ultralytics import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +131,13 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("yolodata=jpeg", "yolodata must be settings by name"),
         ("pretrained=tiny.yaml", "acceptable suffix is {'.pt'}"),
         ("pretrained=torn.pt", "the weights torn.pt cannot be read"),
+        ("distill_model=torn.pt", "the weights torn.pt cannot be read"),
+        ("distill_model=nothere.pt", "nothere.pt"),
+        ("distill_model=1.5", "distill_model must be the .pt file of a teacher, got 1.5"),
+        ("optimizer=Lion", "Optimizer 'Lion' not found in list of available optimizers"),
+        ("amp=bf16", "bfloat16 autocast requires CUDA"),
+        ("freeze=100", "'freeze=100' froze the entire model"),
+        ("quantize=8", "quantize=8 needs the package nvidia-modelopt"),
         ("name=Bob's", "Bob's has a ' in its path, and Ultralytics reads no weights"),
         ("name=why?", "runs/why? has a ? in its path"),
         ("project=/dev/null", "/dev/null/train cannot be made (/dev/null: File exists)"),
@@ -147,11 +156,153 @@ def test_one_message_and_no_folder(
     assert not list(folder.glob("*.yolodata"))
 
 
-def test_weights_that_are_read_late(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copied = f"yolodata.folder={folder / 'packed'}"
-    assert main(words(folder, "distill_model=torn.pt", copied)) == 2
-    assert "the weights torn.pt cannot be read" in capsys.readouterr().err
-    assert not (folder / "runs").exists()
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "Lion"}, "'Lion' not found"),
+        ({"amp": "bf16"}, "bfloat16 autocast"),
+        ({"quantize": 8}, "nvidia-modelopt"),
+    ],
+)
+def test_what_upstream_refuses_late_is_refused_before_packing(
+    folder: Path, wrong: dict[str, Any], said: str
+) -> None:
+    import torch
+
+    for kind in (yolodata.DetectionTrainer, trainer_for("detect")):
+        with pytest.raises((NotImplementedError, RuntimeError, ConfigError), match=said):
+            kind(overrides=given(folder, **wrong))
+        kind(overrides=given(folder, exist_ok=True, name="right"))
+        seeded = torch.get_rng_state()
+        kind(overrides=given(folder, exist_ok=True, name="right", optimizer="auto"))
+        assert torch.equal(torch.get_rng_state(), seeded)  # nothing was drawn to find it out
+    assert not list(folder.glob("*.yolodata"))
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_before_packing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed import HashStore
+
+    ranks = ProcessGroup(size=2, local_size=2, store=HashStore())
+    monkeypatch.setattr(ProcessGroup, "join", lambda: ranks)
+    for batch, right in ((3, 2), (1, 2), (-1, 2), (7, 6)):
+        with pytest.raises(ConfigError, match=f"must be a multiple of 2; give batch={right}"):
+            trainer_for("detect")(
+                overrides=given(folder, batch=batch, project=str(tmp_path / "runs"))
+            )
+    assert not list(folder.glob("*.yolodata"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_optimizer_of_ones_own_is_asked_for(folder: Path) -> None:
+    class Own(yolodata.DetectionTrainer):
+        def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError
+
+    made = Own(overrides=given(folder, optimizer="Lion", exist_ok=True, name="own"))
+    assert made.args.optimizer == "Lion"
+
+
+OF_A_RUN = {
+    "args.yaml": "epochs: 7\n",
+    "yolodata.yaml": "codec: jpeg\n",
+    "results.csv": "epoch\n1\n",
+}
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    """The folder of a run that somebody has made."""
+    run = tmp_path / "m"
+    run.mkdir()
+    for name, text in OF_A_RUN.items():
+        (run / name).write_text(text)
+    return run
+
+
+@pytest.mark.parametrize("again", ["resume=auto", "exist_ok=True"])
+@pytest.mark.parametrize("full", ["copies", "args.yaml", "yolodata.yaml"])
+def test_a_full_disk_takes_nothing_of_a_run(
+    folder: Path,
+    ran: Path,
+    full: str,
+    again: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where there is room for the copies, and not for what comes next."""
+    from ultralytics.engine import trainer
+
+    no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def save(file: Path, *args: Any, **kwargs: Any) -> None:
+        with open(file, "w") as opened:
+            opened.write("task: det")
+            raise no_room
+
+    def replace(folder: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        if name.endswith(".before") == (full == "copies"):
+            raise no_room
+        replaced(folder, name, *args, **kwargs)
+
+    replaced = run_folder.Folder.replace
+    if full == "args.yaml":
+        monkeypatch.setattr(trainer.YAML, "save", save)
+    else:
+        monkeypatch.setattr(run_folder.Folder, "replace", replace)
+    assert main(words(folder, f"project={ran.parent}", "name=m", again)) == 2
+    said = capsys.readouterr().err
+    assert "cannot be written: No space left on device; make room" in said
+    assert "Traceback" not in said
+    assert {path.name: path.read_text() for path in ran.iterdir() if path.is_file()} == OF_A_RUN
+
+
+def test_what_was_brought_from_elsewhere_is_kept_too(
+    folder: Path, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that is refused leaves the table that came with a later checkpoint."""
+    from yolodata.train.checkpoint import run_folder as of_checkpoints
+
+    def bring(run: Path, url: str | None) -> None:
+        of_checkpoints._remove_left(run)
+        (run / "results.csv").write_text("epoch\n1\n2\n")
+
+    monkeypatch.setattr(of_checkpoints, "find_newest", bring)
+    values = given(folder, save_dir=str(ran), resume="auto", classes=[7])
+    with pytest.raises(ConfigError, match=r"names \[7\]"):
+        trainer_for("detect")(overrides=values)
+    assert (ran / "results.csv").read_text() == "epoch\n1\n2\n"
+    assert (ran / "args.yaml").read_text() == OF_A_RUN["args.yaml"]
+    assert not list(ran.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["plain", "durable"])
+def test_a_start_that_is_refused_takes_nothing_of_a_run(
+    folder: Path, ran: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = yolodata.DetectionTrainer if kind == "plain" else trainer_for("detect")
+    with pytest.raises(ConfigError, match="names \\[7\\]"):
+        made(overrides=given(folder, save_dir=str(ran), classes=[7]))
+    assert {path.name: path.read_text() for path in ran.iterdir() if path.is_file()} == OF_A_RUN
+
+    run = made(overrides=given(folder, save_dir=str(ran)))
+    assert not (ran / "results.csv").exists()
+    assert len(list(ran.glob(".*.before"))) == len(OF_A_RUN)
+    (ran / "args.yaml").write_text("")  # and a kill, after which the next one puts back
+    run_folder._locked.pop(ran).close()
+    run._run_folder._copied = False
+    run = made(overrides=given(folder, save_dir=str(ran)))
+    monkeypatch.setattr(type(run), "_setup_train", lambda self: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    assert {path.name: path.read_text() for path in ran.iterdir() if path.is_file()} == OF_A_RUN
+
+    run = made(overrides=given(folder, save_dir=str(ran)))
+    run._run_folder.begin()
+    assert not list(ran.glob(".*"))
+    assert "epochs: 1\n" in (ran / "args.yaml").read_text()
+    run._run_folder.close()
 
 
 def test_runs_that_start_at_once_get_a_folder_each(

@@ -272,6 +272,30 @@ def test_shards_are_compared_as_they_are(
     assert "must hold the 13 images that Ultralytics reads, got 14" in capsys.readouterr().err
 
 
+def test_sizes_that_nobody_trains_with_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = draw_dataset(tmp_path / "set", outline)
+    assert main(["parity", str(yaml), "--imgsz", "50"]) == 2
+    assert "must be a multiple of 32, as Ultralytics trains" in capsys.readouterr().err
+    yolodata.pack(yaml, tmp_path / "shards", imgsz=100, progress=False)
+    assert main(["parity", str(tmp_path / "shards")]) == 2
+    assert "got 100; give 128, what it would make of it" in capsys.readouterr().err
+
+
+def test_the_last_pixels_of_a_row_are_one_grey_level_apart() -> None:
+    """Where the width is no multiple of 32, and nowhere else; see docs/parity.md."""
+    random = np.random.default_rng(0)
+    for width in (50, 64, 96, 100):
+        hsv = random.integers(0, 180, (64, width, 3)).astype(np.uint8)
+        longer = np.pad(hsv, ((0, 0), (0, 64), (0, 0)))
+        row = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).astype(int)
+        whole = cv2.cvtColor(longer, cv2.COLOR_HSV2BGR)[:, :width]
+        apart = np.abs(row - whole).max((0, 2))
+        assert apart[: width // 32 * 32].max() == 0
+        assert (width % 32 == 0) or apart.max() == 1
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "said"),
     [

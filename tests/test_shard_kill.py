@@ -185,6 +185,20 @@ def test_resume_says_what_is_there(tmp_path):
         assert (tmp_path / name).read_bytes() == data
 
 
+def test_notes_come_back_once_each(tmp_path):
+    """Also where a shard is closed between samples that were given together."""
+    items = map(shard_samples.sample, range(20))
+    noted = [item._replace(notes=(("labels", f"odd {item.name}"),)) for item in items]
+    for given in (noted[:9], noted[9:]):
+        with shards.ShardWriter(tmp_path, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+            done = writer.resume().samples
+            assert list(writer.resume().notes) == [(i.name, i.notes[0][1]) for i in noted[:done]]
+            writer.store(given)
+    assert done == 9
+    with shards.ShardWriter(tmp_path, shard_samples.META, shard_samples.SHARD_SIZE) as writer:
+        assert len(list(writer.resume().notes)) == len(noted)
+
+
 def test_complete_shards_are_compared_if_they_changed(folder, monkeypatch):
     """By their time or their inode; whoever only copied them loses nothing."""
     shard_samples.pack(folder / "clean")

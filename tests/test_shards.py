@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import shard_samples
 
+import yolodata
 import yolodata.shards as shards
 from yolodata.errors import ConfigError, ShardError
 from yolodata.shards import mapping
@@ -288,6 +289,29 @@ def annotations(dataset, seed):
             int(dataset.label_height[i]) + 1,
             int(dataset.label_width[i]),
         )
+
+
+def test_numbers_count_from_the_first_image_and_no_other_way(tmp_path):
+    """-1 is no image. What stands in a list of Python's, as a loader's labels, counts as there."""
+    shard_samples.pack(tmp_path)
+    with shards.open(tmp_path) as dataset:
+        count = len(dataset)
+        of_one = (dataset.name, dataset.sample, dataset.padding, dataset.image, dataset.locate,
+                  dataset.most_pixels, lambda i: dataset.names(np.array([0, i])),
+                  lambda i: dataset.will_need([i]))  # fmt: skip
+        for call in of_one:
+            for wrong in (-1, -count, count, 1 << 40):
+                with pytest.raises(IndexError, match=f"must be 0 to {count - 1}, got {wrong}"):
+                    call(wrong)
+        for s in (-1, len(dataset.meta.shards)):
+            with pytest.raises(IndexError, match=f"shard must be 0 to .*, got {s}"):
+                dataset.shard_data(s)
+        assert list(dataset.stored_names(0, 0)) == list(dataset.stored_names(count, count)) == []
+        for begin, end in ((-1, count), (2, 1), (0, count + 1)):
+            with pytest.raises(IndexError, match=f"within 0 to {count}, got {begin} to {end}"):
+                list(dataset.stored_names(begin, end))
+        with pytest.raises(ConfigError, match="position must be 0 to"):
+            yolodata.plan(yolodata.AugmentConfig(imgsz=dataset.meta.imgsz), dataset, position=-1)
 
 
 def relabel(path, seed=0, drop=()):

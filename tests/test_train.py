@@ -367,7 +367,9 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
     "wrong",
     [{"keep": 0}, {"checkpoint_minutes": -1}, {"stall": "long"}, {"scale_lr": "log"},
      {"callbacks": "nowhere.py"}, {"upload": 3}, {"upload": "s4://bucket"},
-     {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}],
+     {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}, {"callbacks": 3},
+     {"folder": 3}, {"folder": True}, {"threads": 1025}, {"prefetch": 257}, {"workers": 2**63},
+     {"hw_decoder_load": True}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -393,6 +395,49 @@ def test_callbacks_of_a_file(tmp_path: Path) -> None:
     file.write_text("def on_train_ends(trainer): ...\n")
     with pytest.raises(ConfigError, match="on_train_ends"):
         callbacks_of_file(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("def on_train_end(trainer):\n    inner()\ndef inner():\n    raise ValueError('mine')\n",
+         4, "ValueError: mine"),
+        ("import json\ndef on_train_end(trainer):\n    json.loads('{')\n", 3, "JSONDecodeError: "),
+        ("X = 1 / 0\n", 1, "ZeroDivisionError: division by zero"),
+        ("import nothere\n", 1, "ModuleNotFoundError: No module named 'nothere'"),
+        ("def on_train_end(trainer)\n    pass\n", 1, "SyntaxError: expected ':'"),
+    ],
+)  # fmt: skip
+def test_an_error_of_a_file_of_callbacks_is_its_own(
+    tmp_path: Path, text: str, line: int, said: str
+) -> None:
+    """Where and what in the first line, then the traceback of what the file called, and no more."""
+    from yolodata.errors import CallbackError
+    from yolodata.train.callbacks import callbacks_of_file
+
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(CallbackError, match="yours: mend it there") as found:
+        callbacks_of_file(str(file))["on_train_end"](None)
+    first, *rest = str(found.value).splitlines()
+    assert first.startswith(f"{file}, line {line}: ")
+    assert said in first
+    assert f'  File "{file}", line {line}' in "\n".join(rest)
+    assert said in rest[-1]
+    assert not any(name in "\n".join(rest) for name in ("callbacks.py", "importlib"))
+    assert isinstance(found.value, RuntimeError)  # a collective may have broken in it
+    assert found.value.__cause__ is not None
+
+
+def test_what_callbacks_may_raise_on_purpose(tmp_path: Path) -> None:
+    from yolodata.train.callbacks import callbacks_of_file
+
+    file = tmp_path / "mine.py"
+    for error in ("KeyboardInterrupt()", "SystemExit(3)", "RuntimeError('CUDA out of memory')"):
+        file.write_text(f"def on_train_end(trainer):\n    raise {error}\n")
+        with pytest.raises(BaseException, match=r"3|memory|^$") as found:
+            callbacks_of_file(str(file))["on_train_end"](None)
+        assert type(found.value).__name__ == error.partition("(")[0]
 
 
 def test_how_many_processes() -> None:

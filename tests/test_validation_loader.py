@@ -193,6 +193,24 @@ def test_ranks_make_the_pictures_of_one_process(drawn: Path) -> None:
         pictures(**parts[0], shape_batch=8)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"stride": 32768}, "stride must be 1 to 16384 pixels, got 32768"),
+        ({"stride": 0}, "stride must be 1 to 16384"),
+        ({"stride": 32.0}, "stride must be a whole number, got 32.0"),
+        ({"stride": 16384, "pad": 2}, "at most 32768 are made"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+    ],
+)
+def test_numbers_that_no_batch_has(drawn: Path, values: dict[str, Any], said: str) -> None:
+    out = drawn.parent / "ranks"
+    if not out.exists():
+        packed(drawn, out, "raw", 96)
+    with pytest.raises(ConfigError, match=said):
+        ValidationLoader(out, **{"batch_size": 1, **values})
+
+
 def test_can_be_left_half_way(drawn: Path) -> None:
     out = packed(drawn, drawn.parent / "half", "jpeg", 96)
     with ValidationLoader(out, 4, **grouped(threads=2)) as loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -320,9 +321,47 @@ def test_names_hide_no_names_and_no_small_objects(monkeypatch: pytest.MonkeyPatc
     assert 40 < len(names) < 150
     assert max(hidden(names, names)) == 0
     assert max(hidden(names, corners.tolist())) < 0.3
-    monkeypatch.setattr(overlay, "_is_free", lambda *_: True)  # negative control
+    monkeypatch.setattr(overlay._Free, "take", lambda *_: True)  # negative control
     assert len(plates()) == 150
     assert max(hidden(plates(), plates())) > 0
+
+
+def test_the_time_grows_with_the_objects_and_no_faster() -> None:
+    random = np.random.default_rng(0)
+
+    def seconds(count: int) -> float:
+        places, sizes = (
+            random.uniform(0.05, 0.95, (count, 2)),
+            random.uniform(0.01, 0.05, (count, 2)),
+        )
+        boxes = np.concatenate([places, sizes], 1).astype(np.float32)
+        item = overlay.Labelled(
+            np.zeros((480, 640, 3), np.uint8), np.arange(count, dtype=np.float32) % 5, boxes
+        )
+        began = time.process_time()
+        overlay.draw(item, overlay.Style({}))
+        return time.process_time() - began
+
+    seconds(10)
+    assert seconds(16_000) < 100 * seconds(500)  # thirty-two times as many
+
+
+def test_masks_are_where_opencv_resizes_them() -> None:
+    for shape in ((37, 53), (160, 160), (640, 480)):
+        mask = np.random.default_rng(1).random(shape) > 0.6
+        mask[:5] = mask[:, -3:] = False
+        seen = np.zeros((480, 640, 3), np.uint8)
+        cls = np.zeros(1, np.float32)
+        item = overlay.Labelled(
+            seen, cls, np.zeros((1, 4), np.float32), masks=[mask.view(np.uint8)]
+        )
+        overlay._draw_masks(seen, item, [0])
+        whole = cv2.resize(mask.view(np.uint8), (640, 480), interpolation=cv2.INTER_NEAREST)
+        expected = np.zeros_like(seen)
+        expected[whole > 0] = (0.4 * np.array(overlay.colour_of(0), np.float32)).astype(np.uint8)
+        outlines, _ = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(expected, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
+        np.testing.assert_array_equal(seen, expected)
 
 
 def test_names_in_other_letters(

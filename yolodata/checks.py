@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Real
@@ -87,6 +88,14 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
     return str(value)
+
+
+def path_or_none(name: str, value: Any) -> None:
+    """Raises ConfigError for what is no path; a command line reads `3` and `True` as values."""
+    if value is not None and (not isinstance(value, (str, os.PathLike)) or not os.fspath(value)):
+        raise ConfigError(
+            f"{name} must be a path, got {shown(value)}; write ./NAME for such a name"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -32,6 +32,10 @@ class ResourceError(YolodataError, RuntimeError):
     """The machine lacks memory, threads or open files, or cannot read a disk; no data is wrong."""
 
 
+class CallbackError(YolodataError, RuntimeError):
+    """The file of `yolodata.callbacks=` raised an error, which is the cause of this one."""
+
+
 # How torch, CUDA, OpenCV, cuBLAS, cuDNN, DALI, its decoders and the dynamic linker say that memory
 # could not be had.
 _NO_MEMORY = (

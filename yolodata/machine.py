@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolodata import cgroup
+from yolodata.errors import ResourceError
+from yolodata.terminal import size_text
 
 _HUGE = 4 << 20  # bytes of memory that is worth huge pages
 
@@ -79,10 +81,19 @@ def fresh_memory(nbytes: int) -> npt.NDArray[np.uint8]:
     """Takes zeroed memory uint8 (nbytes,) from the system, which has it back when it is forgotten.
 
     For what is large and used again: the system makes each page when it is first touched.
+
+    Raises:
+        ResourceError: there is not as much.
     """
     import numpy as np
 
-    pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"out of memory: {size_text(nbytes)} cannot be had at once; give a smaller batch or "
+            "smaller pictures, or end other processes"
+        ) from error
     if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # advice, which NumPy gives for its own memory, too
             pages.madvise(mmap.MADV_HUGEPAGE)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ COCO_FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 """What each of COCO's 17 keypoints becomes in a mirror."""
 
 _SMALLEST = 480  # pixels of the longer side; smaller pictures are enlarged
+_HIDDEN = 0.25  # share of an object's area that a name may hide
 _TITLE = 22  # pixels of the bar above a picture
 _DARK, _LIGHT = (32, 32, 32), (235, 235, 235)
 _SHADES = ((0.85, 1.0), (0.95, 0.72), (0.8, 0.86), (0.6, 1.0), (1.0, 0.6))
@@ -44,7 +46,7 @@ class Labelled(NamedTuple):
     cls: Float32  # (n,)
     boxes: Float32  # (n, 4) centre x, centre y, width, height in 0-1; oriented (n, 5), radians
     polygons: Sequence[Float32] = ()  # each (k, 2) in 0-1
-    masks: npt.NDArray[np.uint8] | None = None  # (n, h, w) of 0 and 1, for the whole picture
+    masks: Iterable[npt.NDArray[np.uint8]] | None = None  # n of (h, w), 0 and 1, whole picture
     keypoints: Float32 | None = None  # (n, K, 3) x, y in 0-1, visibility
 
 
@@ -170,17 +172,38 @@ def draw(item: Labelled, style: Style, title: str | None = None) -> Picture:
 
 
 def _draw_masks(canvas: Picture, item: Labelled, classes: list[int]) -> None:
-    """Tints what masks cover, and draws their outlines."""
+    """Tints what masks cover, and draws their outlines; each within its own frame."""
     import cv2
 
     height, width = canvas.shape[:2]
+    rows: npt.NDArray[np.intp] = np.zeros(0, np.intp)  # of a mask that the canvas shows
+    columns = rows
     for mask, cls in zip(() if item.masks is None else item.masks, classes, strict=False):
-        scaled = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-        inside = scaled > 0
+        if not len(rows):
+            rows, columns = _nearest(mask.shape[0], height), _nearest(mask.shape[1], width)
+        covers_row: npt.NDArray[np.bool_] = np.any(mask, 1)
+        covers_column: npt.NDArray[np.bool_] = np.any(mask, 0)
+        inside = covers_row[rows].nonzero()[0], covers_column[columns].nonzero()[0]
+        if not len(inside[0]) or not len(inside[1]):
+            continue
+        y, x = (slice(int(shown[0]), int(shown[-1]) + 1) for shown in inside)
+        scaled = np.ascontiguousarray(mask[rows[y]][:, columns[x]])
+        covered, frame = scaled > 0, canvas[y, x]
         tint = 0.4 * np.array(colour_of(cls), np.float32)
-        canvas[inside] = (0.6 * canvas[inside] + tint).astype(np.uint8)
-        outlines, _ = cv2.findContours(scaled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        frame[covered] = (0.6 * frame[covered] + tint).astype(np.uint8)
+        outlines, _ = cv2.findContours(
+            scaled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x.start, y.start)
+        )
         cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _nearest(count: int, shown: int) -> npt.NDArray[np.intp]:
+    """Which of `count` pixels each of `shown` ones is, as OpenCV resizes."""
+    import cv2
+
+    numbers = np.arange(count, dtype=np.float32)[None]
+    found = cv2.resize(numbers, (shown, 1), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(found[0], np.intp)
 
 
 def _corners(boxes: Float32, width: int, height: int) -> npt.NDArray[np.float64]:
@@ -242,19 +265,17 @@ def _write_names(
     import cv2
 
     size = 12
-    boxes = np.concatenate((corners.min(1), corners.max(1)), 1) if len(corners) else corners
-    plates: list[tuple[int, int, int, int]] = []
+    widths = {cls: _text_width(style.name(cls), size) + 6 for cls in set(classes)}
+    free = _Free(canvas, corners, max(widths.values(), default=0) * (size + 5))
     for i in order:
-        text = style.name(classes[i])
-        width = _text_width(text, size) + 6
+        text, width = style.name(classes[i]), widths[classes[i]]
         for x, y in _places(corners[i], width, size + 5):
             plate = (x, y, x + width, y + size + 5)
-            if _is_free(canvas, plate, plates, boxes):
+            if free.take(plate):
                 colour = colour_of(classes[i])
                 cv2.rectangle(canvas, plate[:2], (plate[2] - 1, plate[3] - 1), colour, -1)
                 ink = (0, 0, 0) if _is_bright(colour) else (255, 255, 255)
                 _write(canvas, text, (x + 3, plate[3] - 5), ink, size)
-                plates.append(plate)
                 break
 
 
@@ -274,23 +295,67 @@ def _places(corners: npt.NDArray[np.float64], width: int, height: int) -> Iterat
         yield x1 + 1, max(0, y1 + 1)  # the box begins outside of the picture
 
 
-def _is_free(
-    canvas: Picture,
-    plate: tuple[int, int, int, int],
-    plates: list[tuple[int, int, int, int]],
-    boxes: npt.NDArray[np.float64],
-) -> bool:
-    """Whether a plate is inside the canvas and hides no other plate and no small object."""
-    x1, y1, x2, y2 = plate
-    if x1 < 0 or y1 < 0 or x2 > canvas.shape[1] or y2 > canvas.shape[0]:
+class _Free:
+    """Where plates may stand: inside the canvas, where they hide no plate and no small object.
+
+    Objects are looked up by squares of the canvas, small ones first, because those are hidden
+    first. So the time for a plate does not grow with the number of objects elsewhere, nor, where
+    many lie together, with theirs.
+
+    Args:
+        canvas: that plates stand on.
+        corners: (n, 4, 2) in pixels, of the objects.
+        largest: pixels of the largest plate.
+    """
+
+    _SQUARE = 32  # pixels of a side
+    _TOGETHER = 64  # objects that are compared at once
+
+    def __init__(self, canvas: Picture, corners: npt.NDArray[np.float64], largest: int) -> None:
+        self._taken: npt.NDArray[np.bool_] = np.zeros(canvas.shape[:2], np.bool_)
+        self._height, self._width = canvas.shape[:2]
+        low, high = corners.min(1), corners.max(1)
+        self._boxes, self._area = np.concatenate((low, high), 1), (high - low).prod(1)
+        hidden = (self._area > 0) & (_HIDDEN * self._area < largest)  # by any plate
+        found: dict[tuple[int, int], list[int]] = {}
+        for box in np.argsort(self._area, kind="stable").tolist():
+            for square in self._squares(self._boxes[box].tolist()) if hidden[box] else ():
+                found.setdefault(square, []).append(box)
+        self._at = {square: np.array(boxes) for square, boxes in found.items()}
+
+    def _squares(self, box: Sequence[float]) -> Iterator[tuple[int, int]]:
+        """Those of the canvas that a box covers."""
+        ends = (self._width, self._height) * 2
+        x1, y1, x2, y2 = (
+            int(min(max(side, 0), end)) // self._SQUARE for side, end in zip(box, ends, strict=True)
+        )
+        yield from product(range(x1, x2 + 1), range(y1, y2 + 1))
+
+    def take(self, plate: tuple[int, int, int, int]) -> bool:
+        """Whether a plate may stand there; then nothing else may."""
+        x1, y1, x2, y2 = plate
+        if x1 < 0 or y1 < 0 or x2 > self._width or y2 > self._height:
+            return False
+        area = self._taken[y1:y2, x1:x2]
+        if area.any() or any(self._hides(plate, self._at.get(s)) for s in self._squares(plate)):
+            return False
+        area[:] = True
+        return True
+
+    def _hides(
+        self, plate: tuple[int, int, int, int], objects: npt.NDArray[np.intp] | None
+    ) -> bool:
+        x1, y1, x2, y2 = plate
+        for begin in range(0, 0 if objects is None else len(objects), self._TOGETHER):
+            assert objects is not None
+            some = objects[begin : begin + self._TOGETHER]
+            boxes = self._boxes[some]
+            wide = np.minimum(boxes[:, 2], x2) - np.maximum(boxes[:, 0], x1)
+            high = np.minimum(boxes[:, 3], y2) - np.maximum(boxes[:, 1], y1)
+            hidden = np.maximum(wide, 0) * np.maximum(high, 0)
+            if (hidden > _HIDDEN * self._area[some]).any():
+                return True
         return False
-    if any(x1 < b[2] and b[0] < x2 and y1 < b[3] and b[1] < y2 for b in plates):
-        return False
-    wide = np.minimum(boxes[:, 2], x2) - np.maximum(boxes[:, 0], x1)
-    high = np.minimum(boxes[:, 3], y2) - np.maximum(boxes[:, 1], y1)
-    hidden = np.maximum(wide, 0) * np.maximum(high, 0)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return not bool((hidden > 0.25 * area).any())
 
 
 def _is_bright(colour: Colour) -> bool:

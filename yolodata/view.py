@@ -8,7 +8,7 @@ import os
 import reprlib
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -319,15 +319,15 @@ def _drawable(shards: ShardDataset, values: Float32) -> Float32:
     return np.clip(values, -16, 16)
 
 
-def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """(n, H, W) of 0 and 1, as they are drawn for validation."""
+def _masks(polygons: list[Float32], shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Each (H, W) of 0 and 1, as it is drawn for validation; all at once could take gigabytes."""
     import cv2
 
-    masks = np.zeros((len(polygons), *shape), np.uint8)
-    for mask, polygon in zip(masks, polygons, strict=True):
+    for polygon in polygons:
+        mask = np.zeros(shape, np.uint8)
         corners = polygon * np.array(shape[::-1], np.float32)
         cv2.fillPoly(mask, [corners.astype(np.int32)], 1)
-    return masks
+        yield mask
 
 
 def _augmented(

@@ -27,6 +27,7 @@ from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import TASKS, LabelRules, Labels, RawLabels, Refused, Split
 from yolodata.shards.chunks import Chunk
 from yolodata.shards.format import CODECS, aligned
+from yolodata.shards.notes import LABELS, PICTURES
 from yolodata.shards.sample import StoredSample
 
 _HELD = 256 << 20  # bytes of files that wait for being decoded
@@ -89,11 +90,10 @@ class PackSettings:
 
 
 class Outcome(NamedTuple):
-    """What became of one image: a sample, with notes, or the reason why there is none."""
+    """What became of one image: a sample, or the reason why there is none."""
 
     sample: StoredSample | None
     reason: str = ""
-    notes: tuple[str, ...] = ()
 
 
 class _Accepted(NamedTuple):
@@ -230,6 +230,8 @@ def _store(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> _St
 
 def _outcome(stored: _Stored) -> Outcome:
     path, checked, labels, _ = stored.image
+    notes = [(PICTURES, note) for note in (checked.note, stored.note) if note]
+    notes += [(LABELS, note) for note in labels.notes]
     sample = StoredSample(
         data=stored.data,
         height=stored.size[0],
@@ -244,9 +246,9 @@ def _outcome(stored: _Stored) -> Outcome:
         polygons=labels.polygons,
         keypoints=labels.keypoints,
         checksum=stored.checksum,
+        notes=tuple(notes),
     )
-    notes = tuple(note for note in (checked.note, stored.note) if note)
-    return Outcome(sample, notes=notes + labels.notes)
+    return Outcome(sample)
 
 
 def _pixels(

@@ -33,6 +33,8 @@ NAME_LENGTH = 1_000
 PATH_LENGTH = 4_096
 """Characters of a file name that a document states, folders included."""
 KEYPOINTS = 1_000
+WORKERS = 1_024
+"""Threads that pack."""
 SIDE = (1 << 31) - 1
 """Pixels of an image as a document states them."""
 MASK_PIXELS = 178_956_970

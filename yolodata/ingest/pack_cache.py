@@ -31,6 +31,7 @@ from yolodata.shards.data_yaml import DATA_YAML, is_of_shards
 from yolodata.shards.format import DATASET_FILE, SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.lock import file_lock, storage_error
+from yolodata.shards.notes import NOTES
 from yolodata.shards.reader import read_meta
 from yolodata.shards.recovery import OF_DATASET, OF_WORK
 
@@ -245,7 +246,7 @@ def remove(packed: Packed, *, unfinished: bool = False) -> list[Path]:
                         _clear(path, WORK_FOLDER, OF_WORK)
         if unfinished and any(packed.splits.values()):
             return []
-        ours = [LEFT_OUT, *LOCKS.values()]
+        ours = [LEFT_OUT, NOTES, *LOCKS.values()]
         if is_of_shards(packed.folder / DATA_YAML):
             ours.append(DATA_YAML)
         _remove_copies(folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yolodata.errors import ConfigError
 from yolodata.ingest.limits import PATH_LENGTH
 from yolodata.shards.left_out import LEFT_OUT
+from yolodata.shards.notes import NOTES
 from yolodata.terminal import of_any_number, printable, size_text
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def run_labels(args: argparse.Namespace) -> int:
     report = relabel(args.out, args.source, **_source_options(args))
     for split in report.splits.values():
         print(summary(split, report.out))
-    for line in _note_lines(report):
+    for line in (*_note_lines(report), *_in_no_split(report)):
         print(line)
     return 0
 
@@ -205,6 +206,8 @@ def summary(report: SplitReport, out: Path) -> str:
         if report.resumed:
             lines[0] += f", continued after {report.resumed}"
     lines += _counted("note", report.notes)
+    if report.notes:
+        lines.append(f"  the images of these notes are listed in {out / NOTES}")
     lines += _listed("left out", report.left_out, "dataset.json")
     return "\n".join(lines)
 
@@ -218,8 +221,11 @@ def total(report: PackReport) -> str:
         f"in no split, {size_text(sum(s.nbytes for s in splits))}"
     ]
     lines += _note_lines(report)
-    lines += _listed("in no split", list(report.left_out.items()), LEFT_OUT)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_in_no_split(report)])
+
+
+def _in_no_split(report: PackReport) -> list[str]:
+    return _listed("in no split", list(report.left_out.items()), LEFT_OUT)
 
 
 def _note_lines(report: PackReport) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,21 +34,26 @@ from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.crashes import InWork, crashing, noted
 from yolodata.ingest.estimate import announcement, choose_codec, estimate, room
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.limits import shortened
+from yolodata.ingest.limits import WORKERS, shortened
 from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import some, unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
-from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
-from yolodata.shards.left_out import write_left_out
+from yolodata.shards.format import SPLITS as SPLIT_NAMES
+from yolodata.shards.format import WORK_FOLDER, DatasetMeta
+from yolodata.shards.left_out import read_left_out, write_left_out
 from yolodata.shards.lock import storage_error
+from yolodata.shards.notes import LABELS, PICTURES, SPLITS, write_notes
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
+from yolodata.shards.reader import splits as packed_splits
 from yolodata.shards.records import load_settings
 from yolodata.shards.sample import LeftOut, StoredSample
-from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, sweep
+from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, check_shard_size, sweep
+
+_STRAYS = re.compile(r"^\d+ annotations of ")
 
 
 @dataclass
@@ -131,7 +137,8 @@ def pack(
     kind = "jpeg" if auto else codec
     settings = PackSettings(kind, imgsz, reencode, task, single_cls, keep_files)
     if workers is not None:
-        whole("workers", workers, 1)
+        whole("workers", workers, 1, WORKERS)
+    check_shard_size(shard_size)
 
     def opened(names: Sequence[str] | None) -> Source:
         return open_source(
@@ -143,11 +150,14 @@ def pack(
     _refuse_inside(target, found)
     reopen = opened if found.kind != "yolo" and names is None else None
     found = numbered_alike(found, target, reopen)
-    report = PackReport(target, left_out=dict(found.left_out), notes=found.notes)
+    others = [split for split in packed_splits(target) if split not in found.splits]
+    before = _read_left_out(target) if others else {}
+    report = PackReport(target, left_out=in_no_split(found, before), notes=found.notes)
     if found.kind == "coco" and splits is None:  # else other splits may name them
         named = {
             path for split in found.splits.values() for path in (*split.paths, *split.unlisted)
         }
+        named.update(*(_names(target / split) for split in others))
         reason = "in no annotation file that was read"
         report.left_out |= unnamed(named, found.folders, reason)
     shared = shared_images(found, target)  # before anything is packed
@@ -157,12 +167,12 @@ def pack(
         run = _Run(found, target, settings, shard_size, workers, progress, overwrite)
         _pack(run, report)
         for name, notes in shared.items():
-            report.splits[name].notes[:0] = notes
+            report.splits[name].noted.add(SPLITS, notes)
         if names is not None:
             report.notes += _without_objects(report)
         for name, split in found.splits.items():
             report.notes += unlabelled(report.splits[name], split)
-        _write_notes(report)
+        _write_beside(report)
     except Exception as error:
         if isinstance(error, YolodataError) or not lacking(error):
             raise
@@ -198,10 +208,46 @@ def _without_objects(report: PackReport) -> tuple[str, ...]:
     return (f"no object is of the class {some(said)}",) if said else ()
 
 
-def _write_notes(report: PackReport) -> None:
+def _read_left_out(out: Path) -> dict[str, str]:
+    with contextlib.suppress(ShardError):  # a damaged one is replaced
+        return read_left_out(out)
+    return {}
+
+
+def _names(path: Path) -> set[str]:
+    """The images of a finished split, also those that were left out; none of a damaged one."""
+    with contextlib.suppress(ShardError), open_shards(path) as dataset:
+        stored = dataset.names(np.arange(len(dataset), dtype=np.int64))
+        return {*stored, *(name for name, _ in dataset.meta.left_out)}
+    return set()
+
+
+def in_no_split(found: Source, before: Mapping[str, str]) -> dict[str, str]:
+    """What belongs to no split of a source.
+
+    Args:
+        found: the source. Of COCO, those files were read that splits were asked for.
+        before: what was said when other splits of it were read. That stays, if it is still there.
+    """
+    if found.kind != "coco" or not before:
+        return dict(found.left_out)
+    known = set[str]()
+    for split in found.splits.values():
+        known.update(split.label_files(), split.paths, split.unlisted)
+    kept = {
+        what: why
+        for what, why in before.items()
+        if (path := _STRAYS.sub("", what)) not in known and os.path.exists(path)
+    }
+    return kept | dict(found.left_out)
+
+
+def _write_beside(report: PackReport) -> None:
     """Writes what lies beside the splits."""
     try:
         write_left_out(report.out, report.left_out)
+        noted = report.splits.items()
+        write_notes(report.out, {name: {SPLITS: split.noted.of(SPLITS)} for name, split in noted})
         write_data_yaml(report.out)
     except OSError as error:
         if isinstance(error, ShardError) or lacking(error):
@@ -245,7 +291,7 @@ def _refuse_inside(out: Path, source: Source) -> None:
 
 def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:
     """What `codec="auto"` means here. `settings` are those for jpeg."""
-    there = next(filter(None, (codec_of(out / split) for split in SPLITS)), None)
+    there = next(filter(None, (codec_of(out / split) for split in SPLIT_NAMES)), None)
     if there is not None:
         codec, why = there, "as packed before"
     else:
@@ -380,6 +426,7 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
         suspects = noted(work)  # before the writer clears up
     with ShardWriter(folder, meta, run.shard_size, overwrite=run.overwrite) as writer:
         done = report.resumed = writer.resume().done
+        report.noted = writer.resume().notes
         writer.store([LeftOut(*entry) for entry in unlisted[done:]])
         start = max(0, done - len(unlisted))
         reasons = [reason for _, reason in (*writer.resume().left_out, *unlisted[done:])]
@@ -410,7 +457,8 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
                         bar.set_postfix_str(f"{len(reasons)} left out", refresh=False)
                     else:
                         items.append(outcome.sample)
-                        report.notes += [(file, note) for note in outcome.notes]
+                        for kind, note in outcome.sample.notes:
+                            report.noted.add(kind, [(file, note)])
                 writer.store(items, results.chunk)
                 start += len(files)
                 bar.update(len(files))
@@ -419,6 +467,11 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
                 f"{run.source.origin}: none of the {total} images of '{split}' can be used. The "
                 f"last is '{images.paths[-1]}': {reasons[-1]}"
             )
+        try:  # before nobody can tell any more
+            of_images = {kind: report.noted.of(kind) for kind in (PICTURES, LABELS)}
+            write_notes(run.out, {split: of_images})
+        except OSError as error:
+            raise storage_error(run.out, error) from error
         return writer.finish()
 
 

@@ -11,13 +11,15 @@ from typing import Any
 from yolodata.errors import DatasetError, ShardError
 from yolodata.files import stored_bytes
 from yolodata.folders import Folder
-from yolodata.ingest.agreement import numbered_alike
+from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
-from yolodata.ingest.packing import PackReport, describe, unlabelled
+from yolodata.ingest.packing import PackReport, describe, in_no_split, unlabelled
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.data_yaml import write_data_yaml
+from yolodata.shards.left_out import read_left_out, write_left_out
 from yolodata.shards.lock import storage_error
+from yolodata.shards.notes import LABELS, SPLITS, Entries, write_notes
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
@@ -60,7 +62,12 @@ def relabel(
             f"'{root}' holds no finished split {absent[0] if absent else 'at all'}; there are "
             f"{list(there)}. Pack it first with `yolodata shard`."
         )
-    report = PackReport(root)
+    try:
+        before = read_left_out(root)
+    except ShardError:  # a damaged one is replaced
+        before = {}
+    report = PackReport(root, left_out=before)
+    noted: dict[str, dict[str, Entries]] = {}
     for split in splits or there:
         with open_shards(there[split]) as dataset:
             about = dataset.meta.source
@@ -86,6 +93,14 @@ def relabel(
             report.splits[split] = _relabel_split(found, split, dataset, settings)
             notes = (*found.notes, *unlabelled(report.splits[split], found.splits[split]))
             report.notes += tuple(note for note in notes if note not in report.notes)
+            report.left_out = in_no_split(found, report.left_out)
+            of_labels = report.splits[split].noted.of(LABELS)
+            noted[split] = {SPLITS: shared_images(found, root)[split], LABELS: of_labels}
+    try:
+        write_left_out(root, report.left_out)
+        write_notes(root, noted)
+    except OSError as error:
+        raise storage_error(root, error) from error
     write_data_yaml(root)  # names may have changed
     return report
 
@@ -175,5 +190,5 @@ def _annotations(
             left_out.append((path, str(refusal)))
             yield None
             continue
-        report.notes += [(path, note) for note in labels.notes]
+        report.noted.add(LABELS, [(path, note) for note in labels.notes])
         yield Annotation(labels.cls, labels.box, labels.polygons, labels.keypoints, height, width)

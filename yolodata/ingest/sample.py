@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from yolodata.shards.notes import Notes
+
 Float32 = NDArray[np.float32]
 
 SPLITS = ("train", "val", "test")
@@ -179,7 +181,7 @@ class SplitReport:
         objects: stored ones.
         backgrounds: stored images without objects.
         left_out: (path, reason) of every refused image, in the source's order.
-        notes: (path, what was changed or dropped) of the images of this run.
+        noted: what was changed or dropped, or is odd, about images that are stored.
         nbytes: size of all its files, in bytes.
         seconds: wall time.
         resumed: images that an earlier, interrupted run had done.
@@ -191,8 +193,13 @@ class SplitReport:
     objects: int = 0
     backgrounds: int = 0
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    noted: Notes = field(default_factory=Notes)
     nbytes: int = 0
     seconds: float = 0.0
     resumed: int = 0
     reused: bool = False
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """(path, note) of all that is noted."""
+        return list(self.noted)

@@ -136,6 +136,7 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     from yolodata.ultralytics.command_line import read_arguments, refusals_as_errors
+    from yolodata.ultralytics.fallback import check_batch, check_optimizer
 
     values = read_arguments(arguments, "train")[0]
     for name in values:
@@ -145,4 +146,6 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
                 f"{nearest(name, [*options, *DEFAULT_CFG_DICT])}"
             )
     with refusals_as_errors():
-        get_cfg(overrides=values)
+        checked = get_cfg(overrides=values)
+        check_optimizer(checked.optimizer)
+    check_batch(checked.batch)

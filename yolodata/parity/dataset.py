@@ -14,6 +14,7 @@ from yolodata.shards import reader
 from yolodata.shards.format import DATASET_FILE, SPLITS
 from yolodata.shards.reader import ShardDataset
 
+_STRIDE = 32  # the least that Ultralytics trains with
 _SPLITS = ("train", "val")
 
 
@@ -51,14 +52,17 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
     Raises:
         DatasetError: there is no such dataset, it lacks what the task needs, or it is none that
             Ultralytics reads.
-        ConfigError: the shards cannot serve the task, or are of another imgsz.
+        ConfigError: the shards cannot serve the task, or are of another imgsz; or Ultralytics
+            trains with none of this size.
         ShardError: the shards are damaged.
     """
     folders = _shard_folders(path)
     if not folders:
         yaml = find_yaml(path)
+        imgsz = 640 if imgsz is None else imgsz
+        _check_size(imgsz)
         open_source(yaml, splits=_SPLITS, format="yolo", task=task)
-        return Dataset(yaml, 640 if imgsz is None else imgsz)
+        return Dataset(yaml, imgsz)
     missing = [split for split in _SPLITS if split not in folders]
     if missing:
         raise DatasetError(
@@ -69,6 +73,7 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
     for dataset in shards.values():
         Subset(dataset, LabelOptions(task))  # refuses a task that the labels cannot serve
         _check_packing(dataset, imgsz)
+    _check_size(shards["train"].meta.imgsz)
     source = shards["train"].meta.source
     yaml = Path(str(source.get("path")))
     if source.get("kind") != "yolo" or not yaml.is_file():
@@ -87,6 +92,19 @@ def _shard_folders(path: Path) -> dict[str, Path]:
     if not found and (path / DATASET_FILE).exists():
         found = {reader.open(path).meta.split: path}
     return found
+
+
+def _check_size(imgsz: int) -> None:
+    """Raises ConfigError for a size that Ultralytics' trainers would round up.
+
+    OpenCV colours the last pixels of a row by another rule, where its vectors do not fit: one grey
+    level apart, in so many of them that the limits would be missed. Nobody trains with such rows.
+    """
+    if imgsz % _STRIDE:
+        raise ConfigError(
+            f"--imgsz must be a multiple of {_STRIDE}, as Ultralytics trains with no other size, "
+            f"got {imgsz}; give {-(-imgsz // _STRIDE) * _STRIDE}, what it would make of it"
+        )
 
 
 def _check_packing(shards: ShardDataset, imgsz: int | None) -> None:

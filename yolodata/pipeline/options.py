@@ -245,5 +245,10 @@ class DeviceOptions:
 
 def check_hw_decoder_load(load: float | str) -> None:
     """Raises ConfigError for what is neither "auto" nor a share."""
-    if load != "auto" and not (isinstance(load, (int, float)) and 0 <= load <= 1):
-        raise ConfigError(f"hw_decoder_load must be 'auto' or a share, 0 to 1, got {load!r}")
+    try:
+        if load != "auto":
+            number("hw_decoder_load", load, 0, 1)
+    except ConfigError:
+        raise ConfigError(
+            f"hw_decoder_load must be 'auto' or a share, 0 to 1, got {shown(load)}"
+        ) from None

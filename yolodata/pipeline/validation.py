@@ -114,7 +114,7 @@ class ValidationLoader(NotCopied):
                 f"shape_batch must be a multiple of batch_size={batch_size}, got {shape_batch}"
             )
         self._shape_batch, self.batch_size = min(shape_batch, images), min(batch_size, images)
-        stride = whole("stride", stride, 1, _MAX_SIDE, " pixels")
+        stride = whole("stride", stride, 1, SIDES[1], " pixels")
         largest = stride * math.ceil(subset.imgsz / stride + number("pad", pad, 0, _MAX_SIDE))
         if flag("rect", rect) and largest > _MAX_SIDE:
             raise ConfigError(

@@ -180,6 +180,8 @@ class ShardDataset:
 
     def stored_names(self, begin: int, end: int) -> Iterator[bytes]:
         """Gives the names of images `begin` to `end` - 1 as they are stored, for the least cost."""
+        if not 0 <= begin <= end <= self.meta.images:
+            raise IndexError(f"images must be within 0 to {self.meta.images}, got {begin} to {end}")
         offsets = self._arrays["name_offset"][begin : end + 1].tolist()
         text = self._arrays["name"][offsets[0] : offsets[-1]].tobytes()
         first = offsets[0]
@@ -222,6 +224,7 @@ class ShardDataset:
 
         A file that was made smaller when packing has fewer.
         """
+        self._in_range(i)
         return int(self.orig_height[i]) * int(self.orig_width[i])
 
     def image(self, i: int) -> Bytes:
@@ -256,6 +259,8 @@ class ShardDataset:
         data = self._maps.get(s)
         if data is not None:
             return data
+        if not 0 <= s < len(self.meta.shards):
+            raise IndexError(f"shard must be 0 to {len(self.meta.shards) - 1}, got {s}")
         entry = self.meta.shards[s]
         file = self.path / entry.file
         if not self.mapped:
@@ -284,6 +289,7 @@ class ShardDataset:
 
     def locate(self, i: int) -> str:
         """File and byte of image i, for messages."""
+        self._in_range(i)
         file = self.path / self.meta.shards[int(self.shard[i])].file
         return f"{file}: byte {SHARD_HEADER + int(self.offset[i])}"
 

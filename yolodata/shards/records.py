@@ -44,6 +44,7 @@ class Part:
         columns: of the samples.
         file: inode and time of change, in nanoseconds, of a shard that is complete; nobody has
             written to a file that still has both.
+        notes: (kind, name, note) of images that were stored.
     """
 
     shard: int
@@ -52,6 +53,7 @@ class Part:
     left_out: tuple[tuple[str, str], ...]
     columns: Columns
     file: tuple[int, int] | None = None
+    notes: tuple[tuple[str, str, str], ...] = ()
 
 
 def part_name(number: int) -> str:
@@ -95,6 +97,7 @@ def save_part(work: Folder, number: int, part: Part, keypoints: int | None) -> N
         "left_out": part.left_out,
         "totals": vars(Totals.of(part.columns)),
         "file": part.file,
+        "notes": part.notes,
     }
     _save(work, part_name(number), content, columns_to_bytes(part.columns, keypoints))
 
@@ -128,6 +131,7 @@ def _load_part(work: Folder, name: str, keypoints: int | None) -> Part | None:
             tuple((str(name), str(reason)) for name, reason in content["left_out"]),
             columns_from_bytes(np.frombuffer(data, np.uint8), layout),
             None if file is None else (file[0], file[1]),
+            tuple((str(kind), str(name), str(note)) for kind, name, note in content["notes"]),
         )
     except (KeyError, IndexError, TypeError, ValueError):
         return None

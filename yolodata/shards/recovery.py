@@ -41,6 +41,7 @@ from yolodata.shards.format import (
 )
 from yolodata.shards.layout import shard_header
 from yolodata.shards.lock import LOCK, Lock
+from yolodata.shards.notes import Notes
 from yolodata.shards.records import Part
 
 _REPLACE = "have it replaced (overwrite=True, on the command line --overwrite)"
@@ -67,6 +68,7 @@ class Recovered:
         left_out: (name, reason) of images that were left out.
         closed: complete shards, in order.
         end: bytes that the tensor of the next shard has already.
+        notes: on images that were stored.
     """
 
     parts: int = 0
@@ -74,6 +76,7 @@ class Recovered:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     closed: list[ShardEntry] = field(default_factory=list)
     end: int = 0
+    notes: Notes = field(default_factory=Notes)
 
     def add(self, part: Part) -> None:
         """Takes over what a part says."""
@@ -81,6 +84,8 @@ class Recovered:
         self.totals += Totals.of(part.columns)
         self.left_out += part.left_out
         self.end = part.end
+        for kind, name, note in part.notes:
+            self.notes.add(kind, [(name, note)])
         if part.closed:
             self.closed.append(ShardEntry(shard_name(part.shard), SHARD_HEADER + part.end))
             self.end = 0

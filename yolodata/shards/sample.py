@@ -55,6 +55,7 @@ class StoredSample(NamedTuple):
         name: path of the source picture; bytes that are not UTF-8 as `os.fsdecode` gives them.
         cls, box, polygons, keypoints: see `Annotation`.
         checksum: xxh3_64 of `data`, None to leave it to the writer.
+        notes: (kind, note) of what there is to know about it; see notes.py.
     """
 
     data: Any
@@ -70,6 +71,7 @@ class StoredSample(NamedTuple):
     polygons: Sequence[Float32] | None = None
     keypoints: Float32 | None = None
     checksum: int | None = None
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def labels(self) -> Annotation:

@@ -24,12 +24,13 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
+from yolodata.checks import whole
 from yolodata.errors import ShardError
 from yolodata.folders import Folder
 from yolodata.shards.chunks import Bytes, Chunk, PageFile, memory
@@ -46,11 +47,13 @@ from yolodata.shards.format import (
     shard_name,
 )
 from yolodata.shards.lock import Lock, storage_error
+from yolodata.shards.notes import Notes
 from yolodata.shards.records import Part, load_parts, save_part
 from yolodata.shards.recovery import begin, end_work
 from yolodata.shards.sample import LeftOut, StoredSample, check_samples
 
 DEFAULT_SHARD_SIZE = 512 << 20
+_LARGEST = (1 << 63) - 1
 RECORD_SECONDS = 2.0  # of packing that a kill costs at most
 
 
@@ -60,6 +63,7 @@ class Progress:
 
     samples: int
     left_out: tuple[tuple[str, str], ...]  # (name, reason), in the order they were reported
+    notes: Notes = field(default_factory=Notes, compare=False)  # on those samples
 
     @property
     def done(self) -> int:
@@ -81,6 +85,7 @@ class ShardWriter:
         overwrite: replace a finished dataset, or an unfinished one with other settings.
 
     Raises:
+        ConfigError: `shard_size` is out of range.
         ShardError: the directory is in use, already holds a dataset, or cannot be written.
     """
 
@@ -92,8 +97,7 @@ class ShardWriter:
         *,
         overwrite: bool = False,
     ) -> None:
-        if shard_size < PAGE:
-            raise ShardError(f"shard_size must be at least {PAGE} bytes, got {shard_size}")
+        check_shard_size(shard_size)
         self.path = path.path if isinstance(path, Folder) else Path(os.path.abspath(path))
         self.meta = meta.check()
         self._shard_size = shard_size
@@ -112,11 +116,12 @@ class ShardWriter:
             if isinstance(error, OSError):
                 raise storage_error(self.path, error) from error
             raise
-        self._resumed = Progress(state.totals.images, tuple(state.left_out))
+        self._resumed = Progress(state.totals.images, tuple(state.left_out), state.notes)
         self._parts, self._totals = state.parts, state.totals
         self._left_out, self._entries = state.left_out, state.closed
         self._shard, self._end = len(state.closed), state.end
         self._rows: list[Row] = []  # since the last part
+        self._notes: list[tuple[str, str, str]] = []  # likewise: (kind, name, note)
         self._recorded_left_out = len(self._left_out)
         self._recorded = time.monotonic()
         self._memory = memory(PAGE)
@@ -197,6 +202,7 @@ class ShardWriter:
                 item.labels,
             )
             rows.append(row)
+            self._notes += [(kind, item.name, note) for kind, note in item.notes]
             at += aligned(nbytes)
         self._write(content[begin:at], rows)
         if self._unrecorded and time.monotonic() - self._recorded >= RECORD_SECONDS:
@@ -228,13 +234,13 @@ class ShardWriter:
         file = self._current() if self._end else None
         left_out = tuple(self._left_out[self._recorded_left_out :])
         self._recording = self._pool.submit(
-            self._save, file, self._shard, self._end, closed, left_out, self._rows
+            self._save, file, self._shard, self._end, closed, left_out, self._rows, self._notes
         )
         if closed:
             self._file = None
             self._shard += 1
             self._end = 0
-        self._rows = []
+        self._rows, self._notes = [], []
         self._recorded_left_out = len(self._left_out)
         self._recorded = time.monotonic()
 
@@ -246,6 +252,7 @@ class ShardWriter:
         closed: bool,
         left_out: tuple[tuple[str, str], ...],
         rows: list[Row],
+        notes: list[tuple[str, str, str]],
     ) -> None:
         """Syncs a shard, then says durably what is in it, then gives it its name if it is whole."""
         known = None
@@ -258,7 +265,7 @@ class ShardWriter:
                     found = file.stat()
                     known = found.st_ino, found.st_mtime_ns
             columns = columns_of(rows, self.meta.keypoints)
-            part = Part(shard, end, closed, left_out, columns, known)
+            part = Part(shard, end, closed, left_out, columns, known, tuple(notes))
             save_part(self._work, self._parts, part, self.meta.keypoints)
             self._parts += 1
             self._totals += Totals.of(columns)
@@ -352,6 +359,11 @@ class ShardWriter:
     def _broken(self, error: OSError) -> ShardError:
         self._release()
         return storage_error(self.path, error)
+
+
+def check_shard_size(nbytes: int) -> None:
+    """Raises ConfigError for what is no number of bytes of a shard."""
+    whole("shard_size", nbytes, PAGE, _LARGEST, " bytes")
 
 
 def _checksum(sample: StoredSample) -> int:

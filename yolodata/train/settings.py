@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolodata.checks import flag, number, one_of, whole
+from yolodata.checks import flag, number, one_of, path_or_none, whole
 from yolodata.errors import ConfigError
 from yolodata.redaction import HIDDEN, redacted
 from yolodata.train.checkpoint.object_store import ObjectStore
@@ -77,6 +77,7 @@ class TrainSettings(Settings):
                 ObjectStore(self.upload)  # is its file system installed? connects to nothing
             except ConfigError as error:
                 raise ConfigError(f"yolodata upload: {error}") from error
+        path_or_none("yolodata callbacks", self.callbacks)
         if self.callbacks is not None and not Path(self.callbacks).is_file():
             raise ConfigError(
                 f"yolodata callbacks must be a Python file that is there, got {self.callbacks!r}"

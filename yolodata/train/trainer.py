@@ -14,7 +14,6 @@ import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOGGER
-from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from yolodata.errors import ConfigError, YolodataError
@@ -95,8 +94,6 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         self.process_group = ProcessGroup.join()
         overrides["device"] = self.process_group.device(overrides.get("device"))
         self.at, self.exact = Position(), False
-        self._checkpoint: dict[str, Any] | None = None
-        self._has_model = False
         self.saver: Saver | None = None
         self.loop: EpochLoop | None = None
         settings = self.settings.changed(overrides.get("yolodata") or {})
@@ -197,7 +194,6 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             run_folder.write_missing(folder, state)
             LOGGER.info(f"yolodata: {plan.said}.")
         else:
-            file.remove_newer(found)
             LOGGER.info(f"yolodata: going on from {found}")
             if plan.said:
                 LOGGER.info(f"yolodata: {plan.said}.")
@@ -284,18 +280,14 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             where = f"after {self.loop.left_after}"
         newest = self._going_on if self.saver is None else self.saver.newest or self._going_on
         rest = "no checkpoint was written yet, so that the run begins anew"
-        if newest is not None:
+        if newest is not None and self.saver is None:  # later ones may be there
+            rest = f"the same command goes on from {newest}"
+        elif newest is not None:
             rest = f"resume=auto goes on from {newest}"
         LOGGER.info(f"\nyolodata: {why}: stopped {where}; {rest}.")
 
     def _set_up(self) -> tuple[Saver, EpochLoop]:
         phase, settings = self.supervisor.phase, self.settings
-        phase("preparing the data", unlimited=True)
-        with self.process_group.first_of_machine("shards"):
-            self._prepare_data()
-        self.process_group.meet("data")
-        phase("connecting", unlimited=True)
-        self.process_group.start(self.device)
         phase("setting up", unlimited=True)
         self._setup_train()
         recorded = settings.telemetry and not self.process_group.alone
@@ -342,6 +334,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         else:
             self.manifest = self.process_group.from_first(self._manifest_now() if leads else None)
             saver.resume(self._going_on, self._stage)
+            if leads:
+                file.remove_newer(self._going_on)
             if leads and self.manifest is not None:
                 write_manifest(self.manifest, self.save_dir)
 
@@ -366,23 +360,19 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         if self.saver is not None:
             self.saver.writer.wait(timeout=10)
 
-    def _prepare_data(self) -> None:
-        """Packs what is not packed, before the ranks are connected: it may take hours.
-
-        The size of its pictures is a multiple of the model's stride, so there is a model first.
-        """
-        self.setup_model()
-        stride = max(int(self.model.stride.max()), 32)  # type: ignore[operator]
-        self.args.imgsz = check_imgsz(self.args.imgsz, stride=stride, floor=stride, max_dim=1)
-        for mode in ("train", "val"):
-            if self._fallback(mode) is None:
-                self._shards(mode)
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        size, batch = self.process_group.size, self.args.batch
+        if not self.process_group.alone and (batch % size or batch < size):
+            raise ConfigError(
+                f"batch={batch} is the batch of all {size} processes together and must be a "
+                f"multiple of {size}; give batch={max(int(batch) // size, 1) * size}"
+            )
 
     def setup_model(self) -> Any:
-        """Returns upstream's checkpoint, if the model is one; makes the model when first called."""
-        if not self._has_model:
-            self._checkpoint, self._has_model = super().setup_model(), True
-        return self._checkpoint
+        """Returns upstream's checkpoint, if the model is one; one process downloads it first."""
+        with self.process_group.first_of_machine("model"):
+            return super().setup_model()
 
     def _setup_ddp(self) -> None:
         """The ranks are connected already, by `ProcessGroup.start`."""
@@ -394,17 +384,29 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         super()._setup_train()
 
     def _build_train_pipeline(self) -> None:
-        if not self.process_group.alone and self.world_size == 1:
-            self.world_size = size = self.process_group.size
-            if self.batch_size % size or self.batch_size < size:
-                raise YolodataError(
-                    f"batch={self.batch_size} is the batch of all {size} processes together and "
-                    f"must be a multiple of {size}; give "
-                    f"batch={max(self.batch_size // size, 1) * size}"
-                )
+        if self.loop is None:  # else with half the batch
+            self._connect()
+        super()._build_train_pipeline()
+
+    def _connect(self) -> None:
+        """Packs what is not packed, then connects the ranks.
+
+        Packing may take hours. So whatever upstream refuses of a model it has refused before.
+        """
+        phase = self.supervisor.phase
+        phase("preparing the data", unlimited=True)
+        with self.process_group.first_of_machine("shards"):
+            for mode in ("train", "val"):
+                if self._fallback(mode) is None:
+                    self._shards(mode)
+        self.process_group.meet("data")
+        phase("connecting", unlimited=True)
+        self.process_group.start(self.device)
+        phase("setting up", unlimited=True)
+        if not self.process_group.alone:
+            self.world_size = self.process_group.size
             self._agree_on_amp()
             broadcast_weights(self.model)  # upstream copies them next, for the average
-        super()._build_train_pipeline()
 
     def _wrap_model(self) -> None:
         if not self.process_group.alone:

@@ -31,6 +31,7 @@ from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.format import SPLITS
 from yolodata.shards.left_out import LEFT_OUT
 from yolodata.shards.lock import file_lock, storage_error
+from yolodata.shards.notes import NOTES
 from yolodata.ultralytics.settings import Settings
 
 log = logging.getLogger("yolodata")
@@ -198,6 +199,12 @@ def packed(
                 )  # fmt: skip
             for note in report.notes:
                 log.warning("%s: %s", source, note)
+            noted = report.splits[split].notes
+            if noted:
+                log.warning(
+                    "%d notes on single images of %s, all listed in %s; the first is on %s: %s",
+                    len(noted), source, out / NOTES, *noted[0],
+                )  # fmt: skip
             for name, reason in report.splits[split].left_out:
                 log.warning("%s: left out: %s", name, reason)
         return _opened(out / split)

@@ -9,6 +9,7 @@ from typing import Any
 
 from yolodata.errors import ConfigError
 from yolodata.pipeline.albumentations.transforms import composed
+from yolodata.terminal import quiet
 
 TRAINERS = {
     "detect": "DetectionTrainer",
@@ -123,6 +124,46 @@ def check_batch(batch: Any) -> None:
         raise ConfigError(
             "batch must be a whole number of images, -1 (what fits into the GPU's memory), or the "
             f"share of it that is used, between 0 and 1, got {batch!r}"
+        )
+
+
+def check_optimizer(name: Any) -> None:
+    """Has upstream refuse an optimiser that it does not know, which it does once data are packed.
+
+    Raises:
+        NotImplementedError: in upstream's words.
+    """
+    import torch
+    from ultralytics.engine.trainer import BaseTrainer
+
+    if str(name).lower() == "auto":
+        return
+    model: Any = torch.nn.BatchNorm1d(1)  # its first weights are not drawn
+    model.model = [None]  # the head, of which MuSGD asks for layers
+    with quiet():
+        BaseTrainer.build_optimizer(None, model, name)
+
+
+def check_distill_model(teacher: Any) -> None:
+    """Refuses what upstream would take for a network.
+
+    Raises:
+        ConfigError: it is neither a file nor a network.
+    """
+    if teacher is not None and not isinstance(teacher, (str, Path)) and not hasattr(teacher, "to"):
+        raise ConfigError(f"distill_model must be the .pt file of a teacher, got {teacher!r}")
+
+
+def check_quantize(quantize: Any) -> None:
+    """Refuses training that knows of eight bits where the package that upstream imports is absent.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if quantize == 8 and find_spec("modelopt") is None:
+        raise ConfigError(
+            "quantize=8 needs the package nvidia-modelopt, which is not installed; install it, or "
+            "leave quantize out"
         )
 
 

@@ -1,7 +1,15 @@
-"""The folder of a run: nobody else writes into it, and a start that failed leaves none behind."""
+"""The folder of a run: nobody else writes into it, and a start that failed leaves it as it was.
+
+Note [copies of what a start writes over]. Ultralytics empties args.yaml before it writes it, and
+removes results.csv, when a trainer is made. If the disk is full then, or something is refused
+later, the run that was there has lost its arguments and its results. So each of these files is
+copied first, and the copy takes its place again where the start fails; of a start that was killed,
+when the next one begins. A disk without room for the copies is said before anything is changed.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,8 +25,13 @@ from ultralytics.utils import RANK
 
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
+from yolodata.ultralytics.settings import SETTINGS_FILE
 
 _WRITTEN_INTO = {"weights", "checkpoints", "metrics"}
+_WRITTEN_OVER = {"args.yaml": 16 << 20, SETTINGS_FILE: 16 << 20, "results.csv": 256 << 20}
+"""What a start writes anew, with the bytes that it may have."""
+_COPY = ".{}.before"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATIENCE, _PAUSE = 10.0, 0.1  # seconds; children of a killed process hold its lock a little longer
 _locked: dict[Path, Folder] = {}  # folders that this process trains in
 
@@ -37,7 +50,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        begun: a run has begun in it, so that it stays.
+        begun: a run has begun in it, so that it stays; see `begin`.
 
     Raises:
         ConfigError: it cannot be made, written to or read from, has links in it (see
@@ -46,6 +59,7 @@ class RunFolder:
 
     def __init__(self, args: Any, *, locked: bool = True) -> None:
         self.begun = False
+        self._copied = False
         new = not (getattr(args, "save_dir", None) or args.exist_ok)
         while True:
             folder = self.path = get_save_dir(args)
@@ -58,8 +72,9 @@ class RunFolder:
         if locked and RANK in {-1, 0}:
             try:
                 self._lock()
-            except BaseException:
-                self.remove_if_not_begun()
+                self._remove_copies(put_back=True)  # of a start that was killed
+            except BaseException as error:
+                self.give_up(error)
                 raise
 
     def _made(self, new: bool) -> bool:
@@ -98,8 +113,42 @@ class RunFolder:
                 _locked[self.path] = folder
                 return
 
+    def copy(self) -> None:
+        """Copies what a start writes over; see Note [copies of what a start writes over].
+
+        Raises:
+            ConfigError: there is no room for the copies.
+        """
+        if RANK not in {-1, 0}:
+            return
+        try:
+            with Folder.at(self.path) as folder:
+                for name, limit in _WRITTEN_OVER.items():
+                    if folder.stat(name) is not None:
+                        folder.replace(_COPY.format(name), folder.read(name, limit))
+                        self._copied = True
+        except OSError as error:
+            raise cannot_be_written(self.path, error) from error
+
+    def _remove_copies(self, *, put_back: bool) -> None:
+        with Folder.at(self.path) as folder:
+            for name in _WRITTEN_OVER:
+                copy = _COPY.format(name)
+                if put_back and folder.stat(copy) is not None:
+                    folder.rename(copy, name)
+                folder.remove(copy)
+        self._copied = False
+
+    def begin(self) -> None:
+        """A run has begun here: what is there from now on is its own."""
+        self.begun = True
+        if self._copied:
+            self._remove_copies(put_back=False)
+
     def close(self) -> None:
         """Lets other processes train there."""
+        if self._copied:
+            self._remove_copies(put_back=False)
         folder = _locked.pop(self.path, None)
         if folder is not None:
             fcntl.flock(folder.fd, fcntl.LOCK_UN)  # forked children have it open, too
@@ -107,21 +156,31 @@ class RunFolder:
 
     @contextmanager
     def kept_if_begun(self) -> Iterator[None]:
-        """Calls `remove_if_not_begun` where the block fails."""
+        """Calls `give_up` where the block fails."""
         try:
             yield
-        except BaseException:
-            self.remove_if_not_begun()
+        except BaseException as error:
+            self.give_up(error)
             raise
 
-    def remove_if_not_begun(self) -> None:
+    def give_up(self, error: BaseException) -> None:
         """Removes the folder, and those above it that are new and empty, of a start that failed.
 
-        A folder that was there before stays as it is, and so does one where a run has begun.
+        A folder that was there before is as it was then. One where a run has begun stays.
+
+        Raises:
+            ConfigError: it failed because the disk is full.
         """
         if self.begun:
             return
+        if self._copied:
+            self._remove_copies(put_back=True)
         self.close()
+        self._remove_new()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise cannot_be_written(self.path, error) from error
+
+    def _remove_new(self) -> None:
         if not self._new or RANK not in {-1, 0}:
             return
         folder, *above = self._new
@@ -151,6 +210,14 @@ def _unusable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"the run folder {folder} cannot be made ({error.filename}: {error.strerror}); give "
         "another project= or name="
+    )
+
+
+def cannot_be_written(folder: Path, error: OSError) -> ConfigError:
+    """Says that there is no room for what a run writes into its folder, or why else it cannot."""
+    return ConfigError(
+        f"the run folder {folder} cannot be written: {error.strerror or error}; make room, or give "
+        "another project="
     )
 
 
@@ -188,11 +255,10 @@ def made_in_run_folder(
     folder = RunFolder(args)
     overrides["save_dir"] = args.save_dir
     with folder.kept_if_begun():
+        folder.copy()
         made = trainer(cfg, overrides, callbacks)
-    folder.begun = made.ddp  # processes that it starts have begun, or not; this one cannot know
-
-    def begin(_: Any) -> None:
-        folder.begun = True
+    if made.ddp:  # processes that it starts have begun, or not; this one cannot know
+        folder.begin()
 
     def train(run: Any = made.train) -> None:
         if made.ddp:
@@ -203,6 +269,6 @@ def made_in_run_folder(
         finally:
             folder.close()
 
-    made.add_callback("on_train_start", begin)
+    made.add_callback("on_train_start", lambda _: folder.begin())
     made.train = train
     return made

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from yolodata.checks import flag, nearest, number, one_of, whole
+from yolodata.checks import flag, nearest, number, one_of, path_or_none, whole
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
+from yolodata.ingest.limits import WORKERS
 from yolodata.ingest.sample import QUALITY
-from yolodata.pipeline.options import CACHES, PINS, check_hw_decoder_load
+from yolodata.pipeline.options import (
+    CACHES,
+    MAX_PREFETCH,
+    MAX_THREADS,
+    PINS,
+    check_hw_decoder_load,
+)
 from yolodata.plain_yaml import read_settings
 from yolodata.redaction import stored
 from yolodata.telemetry.metrics.destination import read_destination
@@ -103,10 +110,12 @@ class Settings:
                 "folder of packed datasets is the setting `folder`"
             )
         check_hw_decoder_load(self.hw_decoder_load)
-        for name in ("threads", "prefetch", "workers"):
+        path_or_none("yolodata folder", self.folder)
+        most = {"threads": MAX_THREADS, "prefetch": MAX_PREFETCH, "workers": WORKERS}
+        for name, limit in most.items():
             value = getattr(self, name)
             if value is not None or name == "prefetch":
-                whole(f"yolodata {name}", value, 1)
+                whole(f"yolodata {name}", value, 1, limit)
         if not isinstance(self.reencode, bool | None):
             whole("yolodata reencode", self.reencode, 1, 100, ", or True")
         for name in ("check", "telemetry", "keep_files", "other_data"):

@@ -17,7 +17,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models import yolo
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.checks import check_imgsz
-from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import autocast, torch_distributed_zero_first, unwrap_model
 
 from yolodata.checks import wholes
 from yolodata.errors import ConfigError, YolodataError
@@ -40,6 +40,9 @@ from yolodata.ultralytics.fallback import (
     TRAINERS,
     check_batch,
     check_classes,
+    check_distill_model,
+    check_optimizer,
+    check_quantize,
     upstream_trainer,
     upstream_transforms,
     why_not,
@@ -181,6 +184,8 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             overrides["save_dir"] = args.save_dir
         self._trackers = Trackers(self.in_tracker)
         with self._starting():
+            if self._run_folder is not None:
+                self._run_folder.copy()
             super().__init__(cfg, overrides, _callbacks)
             self._check_arguments()
             if RANK in {-1, 0}:
@@ -192,12 +197,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
-        """A start that fails leaves no run folder behind."""
+        """A start that fails leaves no run folder behind, and one that was there as it was."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             if self._run_folder is not None:
-                self._run_folder.remove_if_not_begun()
+                self._run_folder.give_up(error)
             raise
 
     def _watchers(self) -> tuple[MetricsWatcher | None, StepWatcher | None]:
@@ -215,6 +220,12 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """Refuses what our loader would, before anything is packed."""
         check_batch(self.args.batch)
         self.args.imgsz = check_imgsz(self.args.imgsz, max_dim=1)
+        if type(self).build_optimizer.__module__.partition(".")[0] in ("ultralytics", "yolodata"):
+            check_optimizer(self.args.optimizer)
+        if self.args.amp == "bf16":
+            autocast(torch.bfloat16, device=self.device.type)  # refuses what the first step would
+        check_distill_model(self.args.distill_model)
+        check_quantize(self.args.quantize)
         if self._fallback("train") is None:
             self._augmentation()
             options = label_options(self.args, self.data, "train", self.for_task)
@@ -232,12 +243,13 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         super().check_resume(overrides)
         if self.resume:
             self._run_folder = RunFolder(self.args)
+            self._run_folder.copy()
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
         assert self._run_folder is not None
         if self.ddp:  # processes that upstream starts have begun, or not; this one cannot know
-            self._run_folder.begun = True
+            self._run_folder.begin()
             self._run_folder.close()  # the first of them takes it
         try:
             with self._starting():
@@ -506,7 +518,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             if self.manifest is None and RANK in {-1, 0}:
                 self._note_manifest()
             assert self._run_folder is not None
-            self._run_folder.begun = True
+            self._run_folder.begin()
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)
         if event == "on_train_batch_end":

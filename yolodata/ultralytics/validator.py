@@ -108,7 +108,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
     def run_callbacks(self, event: str) -> None:
         """Runs upstream's callbacks."""
         if event == "on_val_start" and self._run_folder is not None:
-            self._run_folder.begun = True
+            self._run_folder.begin()
         super().run_callbacks(event)
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
