@@ -124,7 +124,7 @@ def test_two_ranks_log_what_one_process_logs(ran: Any, alone: list[dict[str, Any
 
 
 def test_the_late_rank_is_known_and_named(ran: Any) -> None:
-    """Rank 1 is 50 ms late in each step of the last epoch; both know it, by steps.csv alone."""
+    """Rank 1 is 250 ms late in each step of the last epoch; both know it, by steps.csv alone."""
     folder = ran[0] / "runs" / "two"
     files = [folder / "steps.csv", folder / "steps.rank1.csv"]
     steps = [read_steps(file) for file in files]
@@ -135,7 +135,7 @@ def test_the_late_rank_is_known_and_named(ran: Any) -> None:
     late, usual = (
         np.median([ms for e, ms in behind if (e == 4) == last]) for last in (True, False)
     )
-    assert late - usual == pytest.approx(50, abs=25)  # also where others keep the machine busy
+    assert late - usual == pytest.approx(250, abs=125)  # others may keep the machine busy
     for rows in steps:
         for row in rows:
             parts = (row.wait_ms, row.callbacks_ms, row.all_reduce_ms, row.straggler_ms)

@@ -129,7 +129,7 @@ LOST = {
 }
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
 forks = [apart(name, LOST[name], port) for name, port in zip(LOST, free_ports(), strict=True)]
-LATE = 0.05  # seconds that rank 1 is late in the steps of the last epoch
+LATE = 0.25  # seconds that rank 1 is late in the steps of the last epoch
 
 
 def late(trainer: Any) -> None:
