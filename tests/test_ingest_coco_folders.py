@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ingesting import jpeg, picture
+from ingesting import build, jpeg, picture
 
 from yolodata import shards
 from yolodata.cli import main
@@ -279,6 +280,40 @@ def test_lvis(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(JPEG)
     found = open_source(tmp_path)
     assert {split: paths(found, split, tmp_path) for split in found.splits} == folders
+
+
+def test_names_of_2014_for_files_of_2017(tmp_path: Path) -> None:
+    """LVIS v0.5: where no file has the name, the address counts."""
+    url = "http://images.cocodataset.org/train2017/000000000009.jpg"
+    image = {"file_name": "COCO_val2014_000000000009.jpg", "coco_url": url}
+    build(tmp_path, {"train2017/000000000009.jpg": JPEG})
+    file = coco(tmp_path / "annotations" / "lvis_v0.5_val.json", [image])
+    assert paths(open_source(file), "val", tmp_path) == ["train2017/000000000009.jpg"]
+    build(tmp_path, {"val2014/COCO_val2014_000000000009.jpg": JPEG})
+    stored = ["val2014/COCO_val2014_000000000009.jpg"]
+    assert paths(open_source(file), "val", tmp_path) == stored
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("a.JPG", "a.jpg"),
+        ("a.png", "a.jpg"),
+        ("a b.jpg", "a%20b.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("a.jpg ", "a.jpg"),
+        ("\u00e9.jpg", "e\u0301.jpg"),  # one é, as Windows and as macOS write it
+        ("a", "a.jpg"),
+    ],
+)
+def test_names_that_are_nearly_there(tmp_path: Path, name: str, there: str) -> None:
+    build(tmp_path, {f"images/{there}": JPEG})
+    file = coco(tmp_path / "train.json", [name])
+    with pytest.raises(DatasetError, match=f"images/{re.escape(there)}' is there; names must be"):
+        open_source(file)
+    build(tmp_path, {"images/other.jpg": JPEG})
+    (reason,) = open_source(coco(file, [name, "other.jpg"])).splits["train"].unlisted.values()
+    assert reason.startswith("no such file, but one whose name differs in suffix")
 
 
 @pytest.mark.parametrize(
