@@ -292,6 +292,14 @@ def test_refused(tmp_path: Path, case: str) -> None:
         open_source(tmp_path / "set" / name)
 
 
+def test_labels_that_are_called_otherwise_are_named(tmp_path: Path) -> None:
+    """Label Studio puts a number before the names of uploaded files."""
+    files = {"images/a.jpg": JPEG, "labels/3f2a1b-a.txt": ROW}
+    build(tmp_path / "set", {**CLASSES, **files})
+    with pytest.raises(DatasetError, match=r"labels/a\.txt.\. .* [^ ]*3f2a1b-a\.txt are like"):
+        pack(tmp_path / "set", tmp_path / "out", progress=False)
+
+
 @pytest.mark.parametrize("before", ["", "data/", "set/", "/home/me/set/", "./data/"])
 def test_the_command_that_mends_a_list(tmp_path: Path, before: str) -> None:
     """What the message says to run is run, and then the dataset is packed."""

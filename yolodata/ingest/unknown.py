@@ -199,12 +199,12 @@ def _content(path: Path) -> tuple[list[str], list[str], list[str]]:
                 images.append(file)
             elif name.lower().endswith(_ARCHIVES):
                 archives.append(file)
-            elif name.lower().endswith(".txt") and _first_class(file) is not None:
+            elif name.lower().endswith(".txt") and first_class(file) is not None:
                 labels.append(file)
     return images, labels, archives
 
 
-def _first_class(file: str) -> int | None:
+def first_class(file: str) -> int | None:
     """The class of a label file's first row; None if it is none."""
     try:
         line = _head(file, 1 << 16).partition(b"\n")[0]
@@ -216,7 +216,7 @@ def _first_class(file: str) -> int | None:
 
 def _classes(labels: list[str]) -> int:
     """About how many classes label files use, at most ten."""
-    return min(10, 1 + max(_first_class(file) or 0 for file in labels[:100]))
+    return min(10, 1 + max(first_class(file) or 0 for file in labels[:100]))
 
 
 def _likely(split: str, images: list[str], root: Path) -> str:

@@ -49,10 +49,14 @@ class RealPaths:
         return real
 
 
-def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
+def files_below(folder: str, hidden: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
 
     Each folder is given once, hidden ones and those that may not be read not at all.
+
+    Args:
+        folder: where to begin.
+        hidden: hidden folders are added to it.
 
     Raises:
         OSError: the machine cannot read one.
@@ -76,8 +80,11 @@ def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
                 raise
             continue
         yield here, sorted(names)
-        below = [name for name in sorted(folders, reverse=True) if not name.startswith(".")]
-        todo += [os.path.join(here, name) for name in below]
+        for name in sorted(folders, reverse=True):
+            if not name.startswith("."):
+                todo.append(os.path.join(here, name))
+            elif hidden is not None:
+                hidden.append(os.path.join(here, name))
 
 
 def files_of_split(folder: str, unread: dict[str, str]) -> Iterator[str]:
