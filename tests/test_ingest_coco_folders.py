@@ -454,6 +454,7 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     data = json.loads(file.read_text())
     data["images"] += [5, {"id": 7, "width": W, "height": H}]
     data["annotations"] += ["x", {"id": 9, "image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    data["annotations"] += [{**data["annotations"][0], "id": 10 + k} for k in range(2)]
     file.write_text(json.dumps(data))
     source = open_source(file)
     assert set(source.splits["train"].unlisted) == {f"image 2 of {file}", f"image 3 of {file}"}
@@ -461,7 +462,8 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     assert what.startswith("2 annotations of")
     assert "77" in why
     report = pack(file, tmp_path / "out", imgsz=64, progress=False).splits["train"]
-    assert (report.images, len(report.left_out)) == (2, 2)
+    assert (report.images, report.objects, len(report.left_out)) == (2, 2, 2)
+    assert [note for _, note in report.notes] == ["2 repeated annotations dropped"]
 
 
 def test_one_id_for_several_images_is_not_guessed(tmp_path: Path) -> None:
