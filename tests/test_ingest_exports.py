@@ -15,6 +15,7 @@ from ingesting import JPEG, ROW, VOC, build, write_yolo
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.sample import Source
+from yolodata.ingest.source import lacks_yaml
 
 
 def pairs(pattern: str, labels: str, names: str) -> dict[str, bytes]:
@@ -148,8 +149,19 @@ def test_packed(tmp_path: Path, case: str) -> None:
     files, expected = PACKED[case]
     source = open_source(build(tmp_path / "set", files))
     assert members(source) == expected
-    assert set(source.names.values()) <= {"cat", "dog"}
-    assert not source.left_out
+
+
+def test_what_trainers_are_given_as_shards(tmp_path: Path) -> None:
+    kinds = {
+        "Label Studio": "a YOLO folder without a YAML",
+        "labelImg, VOC": "Pascal VOC",
+        "Roboflow, YOLO": None,
+    }
+    for case, kind in kinds.items():
+        assert lacks_yaml(build(tmp_path / case, PACKED[case][0])) == kind
+    (tmp_path / "a.json").touch()
+    assert lacks_yaml(tmp_path / "a.json") == "COCO"
+    assert lacks_yaml(tmp_path / "nowhere") is None
 
 
 def test_a_folder_without_a_yaml_is_packed(tmp_path: Path) -> None:

@@ -148,6 +148,18 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     return "yolo"
 
 
+def lacks_yaml(source: str | Path) -> str | None:
+    """Says what a source is that has no YAML, so that Ultralytics cannot read it; else None."""
+    path = Path(source)
+    try:
+        kind = tell_format(path)
+    except (DatasetError, OSError):
+        return None
+    if kind == "yolo":
+        return "a YOLO folder without a YAML" if _is_yolo_folder(path) else None
+    return {"coco": "COCO", "voc": "Pascal VOC"}[kind]
+
+
 def _folder_format(path: Path) -> str:
     signs = _signs(path)
     kinds = list(signs)
