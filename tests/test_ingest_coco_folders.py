@@ -223,6 +223,32 @@ def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
     assert paths(open_source(tmp_path), "val", tmp_path) == ["images/0.jpg", "images/1.jpg"]
 
 
+@pytest.mark.parametrize("own", ["train/images", "train2017/images", "images/train/images"])
+def test_folders_of_images_in_those_of_splits(tmp_path: Path, own: str) -> None:
+    """Train's are not taken for val's, where both count from 0."""
+    images = ["0.jpg", "1.jpg"]
+    for split in ("train", "val"):
+        coco(tmp_path / f"{split}.json", images, at=tmp_path / own.replace("train", split))
+    build(tmp_path, {f"images/{name}": JPEG for name in images})
+    found = open_source(tmp_path)
+    for split in ("train", "val"):
+        folder = own.replace("train", split)
+        assert paths(found, split, tmp_path) == [f"{folder}/0.jpg", f"{folder}/1.jpg"]
+
+
+def test_one_name_in_two_folders_for_all_splits_is_not_guessed(tmp_path: Path) -> None:
+    file = coco(tmp_path / "train.json", ["0.jpg", "1.jpg"])
+    build(tmp_path, {"images/0.jpg": JPEG, "data/0.jpg": JPEG, "data/1.jpg": JPEG})
+    train = open_source(file).splits["train"]
+    assert [Path(path).name for path in train.paths] == ["1.jpg"]
+    (reason,) = train.unlisted.values()
+    assert reason == f"may also be {tmp_path.resolve()}/data/0.jpg; name the folder --images DIR"
+    build(tmp_path, {"images/1.jpg": JPEG})
+    with pytest.raises(DatasetError, match=r"none of the 2 images.*images/1.jpg': may also be"):
+        pack(file, tmp_path / "out", progress=False)
+    assert len(open_source(file, images=tmp_path / "data").splits["train"].paths) == 2
+
+
 def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> None:
     images = [{"file_name": "0.jpg"}, {"file_name": "1.jpg", "width": 2 * W, "height": 2 * H}]
     images += [{"file_name": "2.jpg", "width": H, "height": W}]
@@ -250,6 +276,12 @@ def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> Non
     assert [note for _, note in last.notes][:3] == ["also an image of 'train'"] * 3
     again = relabel(alone, file, splits=["val"]).splits["val"]
     assert [note for _, note in again.notes] == [note for _, note in sizes]
+
+
+def test_absent_images_are_sought_where_the_others_are(tmp_path: Path) -> None:
+    coco(tmp_path / "annotations" / "train.json", ["0.jpg", "1.jpg"])
+    build(tmp_path, {"data/0.jpg": JPEG, "images/other.jpg": JPEG})
+    assert paths(open_source(tmp_path), "train", tmp_path) == ["data/0.jpg", "data/1.jpg"]
 
 
 def test_a_partial_download(tmp_path: Path) -> None:

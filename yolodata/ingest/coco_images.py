@@ -135,20 +135,22 @@ class ImageFinder:
         stem = self._file.stem
         for prefix in _PREFIXES:
             stem = stem.removeprefix(prefix)
-        exact = [base / name for name in dict.fromkeys((stem, self._split)) for base in bases]
+        named = [base / name for name in dict.fromkeys((stem, self._split)) for base in bases]
+        exact = [place for folder in named for place in _with_images(folder)]
         splits = {self._split} | splits_said(self._file.stem)
         worded = [
-            folder
+            place
             for base in bases
             for folder in _folders_in(base)
             if folder not in exact
             and split_of(folder.name) in splits
             and not _of_another_year(folder.name, self._file.stem)
+            for place in _with_images(folder)
         ]
         places = [_Place((folder,), True) for folder in exact]
         if worded:
             places.append(_Place(tuple(worded), True))
-        return places + [_Place((base,), False) for base in bases]
+        return [*places, _Place(tuple(bases), False)]
 
     def _elsewhere(self, names: Sequence[Sequence[str]], alone: bool) -> bool:
         """Whether images are to lie in a folder of their split, and not in one for all.
@@ -201,6 +203,14 @@ class ImageFinder:
                 there by the ones before it, and their folder is not there either.
         """
         place = _Place(tuple(resolved(folder) for folder in place.folders), place.named)
+        home = next(  # where those lie that are absent
+            (
+                f
+                for f in place.folders
+                if any(self._exists(os.path.join(f, n[0])) for n in names if n)
+            ),
+            place.folders[0],
+        )
         paths: list[str | None] = []
         unclear: dict[str, str] = {}
         for spellings in names:
@@ -212,7 +222,7 @@ class ImageFinder:
                 found = self._in(place, name)
                 if found or ("\\" not in name and self._has_folder(place, name)):
                     break
-            path = found[0] if found else os.path.normpath(place.folders[0] / spellings[0])
+            path = found[0] if found else os.path.normpath(home / spellings[0])
             if not found and self._nearly(path):
                 unclear[path] = (
                     "no such file, but one whose name differs in suffix, capitals, blanks or the "
@@ -236,6 +246,12 @@ def _of_another_year(folder: str, file: str) -> bool:
     """Whether names hold years, as COCO's do, and not the same."""
     years = [set(_YEAR.findall(name)) for name in (folder, file)]
     return all(years) and years[0].isdisjoint(years[1])
+
+
+def _with_images(folder: Path) -> list[Path]:
+    """A folder, and one called images in it, as in val/images."""
+    below = folder / "images"
+    return [folder, below] if below.is_dir() else [folder]
 
 
 def _folders_in(base: Path) -> list[Path]:

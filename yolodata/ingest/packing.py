@@ -419,10 +419,11 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
                 writer.store(items, results.chunk)
                 start += len(files)
                 bar.update(len(files))
-        if len(reasons) == total + len(unlisted):
+        named = [*images.unlisted, *images.paths]
+        if len(reasons) == len(named):
             raise DatasetError(
-                f"{run.source.origin}: none of the {total} images of '{split}' can be used. The "
-                f"last is '{images.paths[-1]}': {reasons[-1]}"
+                f"{run.source.origin}: none of the {len(named)} images of '{split}' can be used. "
+                f"The last is '{named[-1]}': {reasons[-1]}"
             )
         return writer.finish()
 
