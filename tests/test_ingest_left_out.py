@@ -155,6 +155,16 @@ def test_pictures_out_of_reach_are_named(tmp_path: Path) -> None:
         assert report.left_out[str(root / "images/.hidden/x.jpg")].startswith("in a hidden folder")
 
 
+def test_pictures_that_links_lead_to_are_packed(tmp_path: Path) -> None:
+    root = build(
+        tmp_path / "set", {"instances_train.json": COCO, "all/a.jpg": JPEG, "all/b.jpg": JPEG}
+    )
+    (root / "train").mkdir()
+    (root / "train" / "a.jpg").symlink_to(root / "all" / "a.jpg")
+    report = pack(root, tmp_path / "out", imgsz=32, progress=False)
+    assert list(report.left_out) == [str(root / "all" / "b.jpg")]
+
+
 def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:
     root = voc(tmp_path, "a b c", train="a b")
     build(root, {"ImageSets/train.txt": "b\r\na"})

@@ -150,6 +150,9 @@ def unnamed(
             path, never = os.path.join(real(folder), name), why_no_image(name)
             if path not in known and (never or is_image(name)):
                 found[path] = never or reason
+    links = [path for path in known if os.path.islink(path)] if found else []
+    for path in links:  # what they lead to is packed under their names
+        found.pop(os.path.realpath(path), None)
     return found | in_hidden(hidden)
 
 
