@@ -155,14 +155,16 @@ def test_pictures_out_of_reach_are_named(tmp_path: Path) -> None:
         assert report.left_out[str(root / "images/.hidden/x.jpg")].startswith("in a hidden folder")
 
 
-def test_pictures_that_links_lead_to_are_packed(tmp_path: Path) -> None:
-    root = build(
-        tmp_path / "set", {"instances_train.json": COCO, "all/a.jpg": JPEG, "all/b.jpg": JPEG}
-    )
-    (root / "train").mkdir()
-    (root / "train" / "a.jpg").symlink_to(root / "all" / "a.jpg")
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_pictures_that_links_lead_to_are_packed(tmp_path: Path, kind: str) -> None:
+    yaml = "train: images/train\nval: images/train\nnames: [a]"
+    files = {"coco": {"instances_train.json": COCO}, "yolo": {"data.yaml": yaml}}[kind]
+    files |= {"images/all/a.jpg": JPEG, "images/all/b.jpg": JPEG, "labels/train/a.txt": ROW}
+    root = build(tmp_path / "set", files)
+    (root / "images" / "train").mkdir()
+    (root / "images" / "train" / "a.jpg").symlink_to(root / "images" / "all" / "a.jpg")
     report = pack(root, tmp_path / "out", imgsz=32, progress=False)
-    assert list(report.left_out) == [str(root / "all" / "b.jpg")]
+    assert list(report.left_out) == [str(root / "images" / "all" / "b.jpg")]
 
 
 def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:

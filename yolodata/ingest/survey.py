@@ -93,6 +93,7 @@ def survey(
                 if name[:-4] in labelled:
                     reason = f"label file beside its image; such are read from '{labels}' alone"
                     found[os.path.join(folder, name)] = reason
+    _forget_targets(found, images)
     found |= in_hidden(hidden)
     no_labels = {os.path.realpath(file) for file in lists}
     label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
@@ -150,10 +151,14 @@ def unnamed(
             path, never = os.path.join(real(folder), name), why_no_image(name)
             if path not in known and (never or is_image(name)):
                 found[path] = never or reason
-    links = [path for path in known if os.path.islink(path)] if found else []
-    for path in links:  # what they lead to is packed under their names
-        found.pop(os.path.realpath(path), None)
+    _forget_targets(found, known)
     return found | in_hidden(hidden)
+
+
+def _forget_targets(found: dict[str, str], images: Iterable[str]) -> None:
+    """Takes out pictures to which images are links: they are packed, under the names of those."""
+    for path in filter(os.path.islink, images) if found else ():
+        found.pop(os.path.realpath(path), None)
 
 
 def _each_folder(
