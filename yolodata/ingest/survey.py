@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
@@ -157,8 +158,14 @@ def unnamed(
 
 def _forget_targets(found: dict[str, str], images: Iterable[str]) -> None:
     """Takes out pictures to which images are links: they are packed, under the names of those."""
-    for path in filter(os.path.islink, images) if found else ():
-        found.pop(os.path.realpath(path), None)
+    if not found:
+        return
+    known = set(images)
+    for folder in {os.path.dirname(path) for path in known}:
+        with suppress(OSError), os.scandir(folder) as entries:  # it knows links without a look
+            for entry in entries:
+                if entry.is_symlink() and entry.path in known:
+                    found.pop(os.path.realpath(entry.path), None)
 
 
 def _each_folder(
