@@ -151,6 +151,18 @@ def test_packed(tmp_path: Path, case: str) -> None:
     assert members(source) == expected
 
 
+@pytest.mark.parametrize("case", PACKED)
+def test_what_macos_puts_into_archives_does_not_matter(tmp_path: Path, case: str) -> None:
+    files, expected = PACKED[case]
+    root = build(tmp_path / "set", files)
+    for name in files:
+        folder, _, last = name.rpartition("/")
+        for place in (folder, f"__MACOSX/{folder}"):
+            build(root, {f"{place}/._{last}".lstrip("/"): b"\0\5\x16\7\0\2\0\0Mac OS X        "})
+    build(root, {".ipynb_checkpoints/data-checkpoint.yaml": "train: a\nval: a\nnames: [a]"})
+    assert members(open_source(root)) == expected
+
+
 def test_what_trainers_are_given_as_shards(tmp_path: Path) -> None:
     kinds = {
         "Label Studio": "a YOLO folder without a YAML",

@@ -13,7 +13,7 @@ from yolodata.ingest.foreign import head, told
 from yolodata.ingest.json_file import JSON_FILES
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
-from yolodata.ingest.walk import files_below
+from yolodata.ingest.walk import files_below, is_hidden
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
@@ -120,7 +120,7 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
             f"{shlex.quote(str(datasets[0]))} OUT"
         )
-    jsons = sorted(path.glob(JSON_FILES))
+    jsons = sorted(file for file in path.glob(JSON_FILES) if not is_hidden(file, path))
     if _begins(path / "annotations.xml", b"<annotations"):
         return DatasetError(f"'{path / 'annotations.xml'}' is in {_CVAT}")
     images, labels, archives, rest = _content(path)
@@ -186,7 +186,7 @@ def _content(path: Path) -> tuple[list[str], list[str], list[str], list[str]]:
                 archives.append(file)
             elif name.lower().endswith(".txt") and first_class(file) is not None:
                 labels.append(file)
-            else:
+            elif not name.startswith("."):
                 rest.append(file)
     return images, labels, archives, rest
 

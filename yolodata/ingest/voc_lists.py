@@ -96,7 +96,7 @@ def unread_lists(root: Path, images: Sequence[str]) -> list[str]:
         str(file)
         for place in places
         for file in sorted((root / place).glob("*.[tT][xX][tT]"))
-        if splits_said(file.stem) and file.stem not in stems
+        if splits_said(file.stem) and file.stem not in stems and not file.name.startswith(".")
     ]
     if not found:
         return []

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.limits import FOLDERS_AGAIN
@@ -47,6 +48,11 @@ class RealPaths:
                 real = os.path.realpath(real)
             self._known[here] = real
         return real
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path is hidden, or below a hidden folder; macOS leaves ._data.yaml in archives."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def files_below(folder: str, hidden: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
