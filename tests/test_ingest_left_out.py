@@ -155,6 +155,18 @@ def test_pictures_out_of_reach_are_named(tmp_path: Path) -> None:
         assert report.left_out[str(root / "images/.hidden/x.jpg")].startswith("in a hidden folder")
 
 
+def test_what_is_named_in_a_hidden_folder_is_packed(tmp_path: Path) -> None:
+    yaml = "train: [images, list.txt]\nval: images/.val\nnames: [a]"
+    names = ["images/a.jpg", "images/.val/b.jpg", "images/.c/c.jpg", "images/.c/d.jpg"]
+    files = {**dict.fromkeys(names, JPEG), "labels/a.txt": ROW, "list.txt": "./images/.c/c.jpg"}
+    source = open_source(build(tmp_path / "yolo", {**files, "data.yaml": yaml}))
+    assert stems(source) == {"train": "c a", "val": "b"}
+    assert [Path(path).name for path in source.left_out] == ["d.jpg"]
+    listed = COCO.replace("a.jpg", ".c/a.jpg")
+    root = build(tmp_path / "coco", {"train.json": listed, "images/.c/a.jpg": JPEG})
+    assert not pack(root, tmp_path / "out", imgsz=32, progress=False).left_out
+
+
 @pytest.mark.parametrize("kind", ["coco", "yolo"])
 def test_pictures_that_links_lead_to_are_packed(tmp_path: Path, kind: str) -> None:
     yaml = "train: images/train\nval: images/train\nnames: [a]"

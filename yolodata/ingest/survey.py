@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from yolodata.images.formats import IMAGE_SUFFIXES
@@ -95,7 +95,7 @@ def survey(
                     reason = f"label file beside its image; such are read from '{labels}' alone"
                     found[os.path.join(folder, name)] = reason
     _forget_targets(found, images)
-    found |= in_hidden(hidden)
+    found |= in_hidden(hidden, set(images) if hidden else ())
     no_labels = {os.path.realpath(file) for file in lists}
     label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
     for folder, names in _each_folder(stems, label_folders):
@@ -113,8 +113,8 @@ def survey(
     return found
 
 
-def in_hidden(folders: Sequence[str]) -> dict[str, str]:
-    """Finds pictures in hidden folders and below them.
+def in_hidden(folders: Sequence[str], images: Collection[str] = ()) -> dict[str, str]:
+    """Finds pictures in hidden folders and below them that are none of some images.
 
     Returns:
         path -> reason.
@@ -124,8 +124,9 @@ def in_hidden(folders: Sequence[str]) -> dict[str, str]:
     while todo:
         for here, names in files_below(todo.pop(), todo):
             pictures = (name for name in names if is_image(name) or why_no_image(name))
+            paths = (os.path.join(here, name) for name in pictures)
             reason = "in a hidden folder; such are not read"
-            found |= {os.path.join(here, name): reason for name in pictures}
+            found |= {path: reason for path in paths if path not in images}
     return found
 
 
@@ -153,7 +154,7 @@ def unnamed(
             if path not in known and (never or is_image(name)):
                 found[path] = never or reason
     _forget_targets(found, known)
-    return found | in_hidden(hidden)
+    return found | in_hidden(hidden, known)
 
 
 def _forget_targets(found: dict[str, str], images: Iterable[str]) -> None:
