@@ -179,6 +179,19 @@ def test_both_years_in_one_folder(tmp_path: Path) -> None:
     }
 
 
+def test_a_split_that_nothing_was_put_into(tmp_path: Path) -> None:
+    """Roboflow exports such ones; the others are packed."""
+    coco(tmp_path / "train.json", at=tmp_path / "images")
+    file = coco(tmp_path / "test.json", [])
+    found = open_source(tmp_path)
+    assert list(found.splits) == ["train"]
+    assert found.left_out == {str(file): "no images in it, and 0 annotations"}
+    (tmp_path / "train.json").unlink()
+    for source, splits in ((file, None), (tmp_path, ["test"]), (tmp_path, None)):
+        with pytest.raises(DatasetError, match=r"test\.json: there are no images in it"):
+            open_source(source, splits=splits)
+
+
 def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
     coco(tmp_path / "annotations" / "instances_train.json", at=tmp_path / "images")
     coco(tmp_path / "annotations" / "train_old.json")

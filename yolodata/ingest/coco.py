@@ -304,8 +304,14 @@ def _open(
         )
     splits: dict[str, CocoSplit] = {}
     left_out = dict(chosen.left_out)
+    some = any(file.content.images for file in chosen.files.values())
     for split, file in chosen.files.items():
         content = file.content
+        if some and not wanted and not content.images:  # as of a split that nothing was put into
+            left_out[str(file.path)] = (
+                f"no images in it, and {len(content.annotations)} annotations"
+            )
+            continue
         finder = ImageFinder(file.path, split, given)
         found = finder.find(content.images)
         if found is None:

@@ -95,6 +95,8 @@ class ImageFinder:
     def error(self, images: Sequence[Any]) -> DatasetError:
         """Says that no image is there, and where it was sought."""
         names = [spelled[0] for spelled in map(_spellings, images) if spelled]
+        if not images:
+            return DatasetError(f"{self._file}: there are no images in it.")
         if not names:
             return DatasetError(f"{self._file}: no image has a file_name or a coco_url.")
         root = self._given or self._root
