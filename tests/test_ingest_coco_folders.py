@@ -631,6 +631,17 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
         pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
 
 
+def test_blanks_around_names_mean_nothing(tmp_path: Path) -> None:
+    """As in XML and in lists of names; --names could not give them."""
+    coco(tmp_path / "train.json", categories=TWO, at=tmp_path / "images")
+    file = coco(tmp_path / "val.json", categories={1: "cat ", 2: "\tdog"})
+    for names in (None, ["cat", "dog"]):
+        found = open_source(tmp_path, names=names)
+        assert list(found.names.values()) == ["cat", "dog"]
+        assert classes(found, "val") == classes(found, "train") == [0, 1]
+    assert open_source(file, splits=["val"], names=["dog"]).names == {0: "dog"}
+
+
 def test_two_categories_of_one_name_stay_two_classes(tmp_path: Path) -> None:
     """As upstream has them. Names cannot tell them apart, so nothing is numbered by names."""
     root = tmp_path / "coco"

@@ -362,7 +362,7 @@ def test_labels_that_are_called_otherwise_are_named(tmp_path: Path) -> None:
     """Label Studio puts a number before the names of uploaded files."""
     files = {"images/a.jpg": JPEG, "labels/3f2a1b-a.txt": ROW}
     build(tmp_path / "set", {**CLASSES, **files})
-    with pytest.raises(DatasetError, match=r"labels/a\.txt.\. .* [^ ]*3f2a1b-a\.txt are like"):
+    with pytest.raises(DatasetError, match=r"labels/a\.txt.\. .* [^ ]*3f2a1b-a\.txt\."):
         pack(tmp_path / "set", tmp_path / "out", progress=False)
 
 

@@ -352,7 +352,7 @@ def _why_unlabelled(images: Split, source: Source) -> str:
         where = "An XML file has the name of its image, and lies in 'Annotations' or beside it."
     orphans = [path for path, reason in source.left_out.items() if reason.endswith(ORPHAN)]
     if orphans:
-        where += f" Label files have the names of their images; {some(orphans)} are like no image."
+        where += f" Label files that have no image: {some(orphans)}."
     return f"the first would be '{images.label_files()[0]}'. {where}"
 
 
