@@ -170,7 +170,10 @@ def test_what_trainers_are_given_as_shards(tmp_path: Path) -> None:
         "Roboflow, YOLO": None,
     }
     for case, kind in kinds.items():
-        assert lacks_yaml(build(tmp_path / case, PACKED[case][0])) == kind
+        root = build(tmp_path / case, PACKED[case][0])
+        assert lacks_yaml(root) == kind
+        build(root, {"below/data.yaml": "train: a\nval: a\nnames: [a]"})
+        assert lacks_yaml(root) is None
     (tmp_path / "a.json").touch()
     assert lacks_yaml(tmp_path / "a.json") == "COCO"
     assert lacks_yaml(tmp_path / "nowhere") is None

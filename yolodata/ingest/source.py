@@ -152,6 +152,8 @@ def lacks_yaml(source: str | Path) -> str | None:
     """Says what a source is that has no YAML, so that Ultralytics cannot read it; else None."""
     path = Path(source)
     try:
+        if path.is_dir() and dataset_yamls(path, deep=True):
+            return None
         kind = tell_format(path)
     except (DatasetError, OSError):
         return None
