@@ -40,17 +40,23 @@ _FORMATS = (
         "Convert them first, with labelme's labelme2coco or labelme2voc.",
     ),
     _Format("VIA", "*.json", (rb'"region_attributes"',), "Export the annotations again, as COCO."),
-    _Format(
-        "Supervisely",
-        "*.json",
-        (rb'"classTitle"|"classes".*"shape": *"',),
-        "Export the project again, as COCO, YOLO or Pascal VOC.",
+    *(
+        _Format(
+            "Supervisely",
+            "*.json",
+            words,
+            "Export the project again, as COCO, YOLO or Pascal VOC.",
+        )
+        for words in ((rb'"classTitle"',), (rb'"classes"', rb'"shape": *"'))
     ),
-    _Format(
-        "Label Studio",
-        "*.json",
-        (rb'"original_width"|"annotations".*"result"',),
-        "Export the project again, as 'YOLO with Images' or 'COCO'.",
+    *(
+        _Format(
+            "Label Studio",
+            "*.json",
+            words,
+            "Export the project again, as 'YOLO with Images' or 'COCO'.",
+        )
+        for words in ((rb'"original_width"',), (rb'"annotations"', rb'"result"'))
     ),
     _Format(
         "Datumaro",
@@ -105,10 +111,7 @@ def told(file: Path | str) -> str | None:
 
 
 def _has(file: Path | str, words: tuple[bytes, ...]) -> bool:
-    return all(
-        re.search(word, head(file, _REST if k else _BEGIN), re.DOTALL)
-        for k, word in enumerate(words)
-    )
+    return all(re.search(word, head(file, _REST if k else _BEGIN)) for k, word in enumerate(words))
 
 
 def head(file: Path | str, count: int) -> bytes:
