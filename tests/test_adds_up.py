@@ -11,7 +11,7 @@ from ingesting import jpeg, picture, write_yolo
 
 from yolodata import shards
 from yolodata.cli import main
-from yolodata.shards.left_out import LEFT_OUT
+from yolodata.shards.left_out import LEFT_OUT, read_left_out, write_left_out
 
 IMAGES = 12
 XML = (
@@ -101,6 +101,18 @@ def test_a_dataset_that_is_all_packed_leaves_no_list(tmp_path: Path) -> None:
     assert json.loads((out / LEFT_OUT).read_text()) == {}
     (out / LEFT_OUT).write_text("[]")
     assert main(["info", str(out)]) == 2
+
+
+def test_more_than_a_list_holds_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written can be read again."""
+    monkeypatch.setattr("yolodata.shards.left_out.MAX_BYTES", 2000)
+    given = {f"images/{k:03}.jpg": "in no list" for k in range(200)}
+    write_left_out(tmp_path, given)
+    *listed, (rest, why) = read_left_out(tmp_path).items()
+    assert listed == list(given.items())[: len(listed)]
+    assert rest == f"{200 - len(listed)} more files"
+    assert why.startswith("not listed, because")
+    assert len(listed) > 30
 
 
 def test_info_shows_the_classes_with_the_most_objects(

@@ -20,7 +20,7 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
-from yolodata.ingest import labels, outlines, voc, yolo
+from yolodata.ingest import foreign, labels, outlines, voc, yolo
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
@@ -447,6 +447,21 @@ def test_annotations_of_one_name() -> None:
     with bounded():
         whose = voc._annotations_of(files)
     assert all(isinstance(of, str) and len(of) < 200 for of in whose.values())
+
+
+def test_looking_for_the_format_of_a_file_takes_no_time(tmp_path: Path) -> None:
+    contents = {
+        "a.json": b'"classes" "annotations" "shapes" "coordinates" ' * 100_000,
+        "numbers.txt": b"1 " * 1_000_000,
+        "commas.txt": b"1, " * 1_000_000,
+        "letters.txt": b"A" * 1_000_000,
+        "blanks.txt": b" " * 1_000_000,
+        "name.txt": b"1 " * 8 + b"x" * 1_000_000,
+    }
+    with bounded():
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+            foreign.told(tmp_path / name)
 
 
 def test_a_loop_of_links_gives_every_picture_once(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ingesting import jpeg, picture
+from ingesting import build, jpeg, picture
 
 from yolodata import shards
 from yolodata.cli import main
@@ -179,6 +180,19 @@ def test_both_years_in_one_folder(tmp_path: Path) -> None:
     }
 
 
+def test_a_split_that_nothing_was_put_into(tmp_path: Path) -> None:
+    """Roboflow exports such ones; the others are packed."""
+    coco(tmp_path / "train.json", at=tmp_path / "images")
+    file = coco(tmp_path / "test.json", [])
+    found = open_source(tmp_path)
+    assert list(found.splits) == ["train"]
+    assert found.left_out == {str(file): "no images in it, and 0 annotations"}
+    (tmp_path / "train.json").unlink()
+    for source, splits in ((file, None), (tmp_path, ["test"]), (tmp_path, None)):
+        with pytest.raises(DatasetError, match=r"test\.json: there are no images in it"):
+            open_source(source, splits=splits)
+
+
 def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
     coco(tmp_path / "annotations" / "instances_train.json", at=tmp_path / "images")
     coco(tmp_path / "annotations" / "train_old.json")
@@ -223,6 +237,32 @@ def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
     assert paths(open_source(tmp_path), "val", tmp_path) == ["images/0.jpg", "images/1.jpg"]
 
 
+@pytest.mark.parametrize("own", ["train/images", "train2017/images", "images/train/images"])
+def test_folders_of_images_in_those_of_splits(tmp_path: Path, own: str) -> None:
+    """Train's are not taken for val's, where both count from 0."""
+    images = ["0.jpg", "1.jpg"]
+    for split in ("train", "val"):
+        coco(tmp_path / f"{split}.json", images, at=tmp_path / own.replace("train", split))
+    build(tmp_path, {f"images/{name}": JPEG for name in images})
+    found = open_source(tmp_path)
+    for split in ("train", "val"):
+        folder = own.replace("train", split)
+        assert paths(found, split, tmp_path) == [f"{folder}/0.jpg", f"{folder}/1.jpg"]
+
+
+def test_one_name_in_two_folders_for_all_splits_is_not_guessed(tmp_path: Path) -> None:
+    file = coco(tmp_path / "train.json", ["0.jpg", "1.jpg"])
+    build(tmp_path, {"images/0.jpg": JPEG, "data/0.jpg": JPEG, "data/1.jpg": JPEG})
+    train = open_source(file).splits["train"]
+    assert [Path(path).name for path in train.paths] == ["1.jpg"]
+    (reason,) = train.unlisted.values()
+    assert reason == f"may also be {tmp_path.resolve()}/data/0.jpg; name the folder --images DIR"
+    build(tmp_path, {"images/1.jpg": JPEG})
+    with pytest.raises(DatasetError, match=r"none of the 2 images.*images/1.jpg': may also be"):
+        pack(file, tmp_path / "out", progress=False)
+    assert len(open_source(file, images=tmp_path / "data").splits["train"].paths) == 2
+
+
 def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> None:
     images = [{"file_name": "0.jpg"}, {"file_name": "1.jpg", "width": 2 * W, "height": 2 * H}]
     images += [{"file_name": "2.jpg", "width": H, "height": W}]
@@ -250,6 +290,12 @@ def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> Non
     assert [note for _, note in last.notes][:3] == ["also an image of 'train'"] * 3
     again = relabel(alone, file, splits=["val"]).splits["val"]
     assert [note for _, note in again.notes] == [note for _, note in sizes]
+
+
+def test_absent_images_are_sought_where_the_others_are(tmp_path: Path) -> None:
+    coco(tmp_path / "annotations" / "train.json", ["0.jpg", "1.jpg"])
+    build(tmp_path, {"data/0.jpg": JPEG, "images/other.jpg": JPEG})
+    assert paths(open_source(tmp_path), "train", tmp_path) == ["data/0.jpg", "data/1.jpg"]
 
 
 def test_a_partial_download(tmp_path: Path) -> None:
@@ -280,6 +326,40 @@ def test_lvis(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(JPEG)
     found = open_source(tmp_path)
     assert {split: paths(found, split, tmp_path) for split in found.splits} == folders
+
+
+def test_names_of_2014_for_files_of_2017(tmp_path: Path) -> None:
+    """LVIS v0.5: where no file has the name, the address counts."""
+    url = "http://images.cocodataset.org/train2017/000000000009.jpg"
+    image = {"file_name": "COCO_val2014_000000000009.jpg", "coco_url": url}
+    build(tmp_path, {"train2017/000000000009.jpg": JPEG})
+    file = coco(tmp_path / "annotations" / "lvis_v0.5_val.json", [image])
+    assert paths(open_source(file), "val", tmp_path) == ["train2017/000000000009.jpg"]
+    build(tmp_path, {"val2014/COCO_val2014_000000000009.jpg": JPEG})
+    stored = ["val2014/COCO_val2014_000000000009.jpg"]
+    assert paths(open_source(file), "val", tmp_path) == stored
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("a.JPG", "a.jpg"),
+        ("a.png", "a.jpg"),
+        ("a b.jpg", "a%20b.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("a.jpg ", "a.jpg"),
+        ("\u00e9.jpg", "e\u0301.jpg"),  # one é, as Windows and as macOS write it
+        ("a", "a.jpg"),
+    ],
+)
+def test_names_that_are_nearly_there(tmp_path: Path, name: str, there: str) -> None:
+    build(tmp_path, {f"images/{there}": JPEG})
+    file = coco(tmp_path / "train.json", [name])
+    with pytest.raises(DatasetError, match=f"images/{re.escape(there)}' is there; names must be"):
+        open_source(file)
+    build(tmp_path, {"images/other.jpg": JPEG})
+    (reason,) = open_source(coco(file, [name, "other.jpg"])).splits["train"].unlisted.values()
+    assert reason.startswith("no such file, but one whose name differs in suffix")
 
 
 @pytest.mark.parametrize(
@@ -446,6 +526,7 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     data = json.loads(file.read_text())
     data["images"] += [5, {"id": 7, "width": W, "height": H}]
     data["annotations"] += ["x", {"id": 9, "image_id": 77, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+    data["annotations"] += [{**data["annotations"][0], "id": 10 + k} for k in range(2)]
     file.write_text(json.dumps(data))
     source = open_source(file)
     assert set(source.splits["train"].unlisted) == {f"image 2 of {file}", f"image 3 of {file}"}
@@ -453,7 +534,8 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     assert what.startswith("2 annotations of")
     assert "77" in why
     report = pack(file, tmp_path / "out", imgsz=64, progress=False).splits["train"]
-    assert (report.images, len(report.left_out)) == (2, 2)
+    assert (report.images, report.objects, len(report.left_out)) == (2, 2, 2)
+    assert [note for _, note in report.notes] == ["2 repeated annotations dropped"]
 
 
 def test_one_id_for_several_images_is_not_guessed(tmp_path: Path) -> None:
@@ -574,6 +656,17 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     assert packed_names(tmp_path / "named") == dict.fromkeys(("train", "val"), names)
     with pytest.raises(DatasetError, match="class 0 is 'dog', not 'cat'"):
         pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
+
+
+def test_blanks_around_names_mean_nothing(tmp_path: Path) -> None:
+    """As in XML and in lists of names; --names could not give them."""
+    coco(tmp_path / "train.json", categories=TWO, at=tmp_path / "images")
+    file = coco(tmp_path / "val.json", categories={1: "cat ", 2: "\tdog"})
+    for names in (None, ["cat", "dog"]):
+        found = open_source(tmp_path, names=names)
+        assert list(found.names.values()) == ["cat", "dog"]
+        assert classes(found, "val") == classes(found, "train") == [0, 1]
+    assert open_source(file, splits=["val"], names=["dog"]).names == {0: "dog"}
 
 
 def test_two_categories_of_one_name_stay_two_classes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ingesting import JPEG, ROW, VOC, build, write_yolo
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.sample import Source
+from yolodata.ingest.source import lacks_yaml
 
 
 def pairs(pattern: str, labels: str, names: str) -> dict[str, bytes]:
@@ -148,8 +149,34 @@ def test_packed(tmp_path: Path, case: str) -> None:
     files, expected = PACKED[case]
     source = open_source(build(tmp_path / "set", files))
     assert members(source) == expected
-    assert set(source.names.values()) <= {"cat", "dog"}
-    assert not source.left_out
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_what_macos_puts_into_archives_does_not_matter(tmp_path: Path, case: str) -> None:
+    files, expected = PACKED[case]
+    root = build(tmp_path / "set", files)
+    for name in files:
+        folder, _, last = name.rpartition("/")
+        for place in (folder, f"__MACOSX/{folder}"):
+            build(root, {f"{place}/._{last}".lstrip("/"): b"\0\5\x16\7\0\2\0\0Mac OS X        "})
+    build(root, {".ipynb_checkpoints/data-checkpoint.yaml": "train: a\nval: a\nnames: [a]"})
+    assert members(open_source(root)) == expected
+
+
+def test_what_trainers_are_given_as_shards(tmp_path: Path) -> None:
+    kinds = {
+        "Label Studio": "a YOLO folder without a YAML",
+        "labelImg, VOC": "Pascal VOC",
+        "Roboflow, YOLO": None,
+    }
+    for case, kind in kinds.items():
+        root = build(tmp_path / case, PACKED[case][0])
+        assert lacks_yaml(root) == kind
+        build(root, {"below/data.yaml": "train: a\nval: a\nnames: [a]"})
+        assert lacks_yaml(root) is None
+    (tmp_path / "a.json").touch()
+    assert lacks_yaml(tmp_path / "a.json") == "COCO"
+    assert lacks_yaml(tmp_path / "nowhere") is None
 
 
 def test_a_folder_without_a_yaml_is_packed(tmp_path: Path) -> None:
@@ -214,7 +241,13 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
     "an empty folder": ({"empty/x/y.tmp": ""}, "empty/x", "no images"),
     "an absent folder": ({"a": ""}, "no/such", "does not exist"),
     "an absent archive": ({"a": ""}, "no.zip", "does not exist"),
-    "something else": ({"a.csv": "a,b"}, "a.csv", "no description of a dataset"),
+    "something else": ({"a.docx": "a,b"}, "a.docx", "no description of a dataset"),
+    "an address": ({}, "https://example.com/coco8.zip", r"an address \(https://…\)"),
+    "a table for classification": (
+        {"train/cat/a.jpg": JPEG, "train/dog/b.jpg": JPEG, "train.csv": "image,label"},
+        "",
+        "classification",
+    ),
     "VOCdevkit": (
         {
             **{f"VOC2007/JPEGImages/{k}.jpg": JPEG for k in "ab"},
@@ -284,12 +317,56 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
 }
 
 
+FOREIGN = {
+    # file -> its content, and what the message names
+    "a.json": ('{"version": "5", "flags": {}, "shapes": [], "imagePath": "a.jpg"}', "labelme"),
+    "train/via_region_data.json": ('{"a.jpg1": {"regions": [{"region_attributes": {}}]}}', "VIA"),
+    "meta.json": ('{"classes": [{"title": "a", "shape": "rectangle"}]}', "Supervisely"),
+    "ds/ann/a.jpg.json": ('{"objects": [{"classTitle": "a"}]}', "Supervisely"),
+    "project.json": ('[{"annotations": [{"result": []}]}]', "Label Studio"),
+    "annotations/default.json": ('{"info": {}, "categories": {}, "items": []}', "Datumaro"),
+    "train/_annotations.createml.json": (
+        '[{"annotations": [{"label": "a", "coordinates": {}}]}]',
+        "CreateML",
+    ),
+    "det_train.json": ('[{"name": "a.jpg", "labels": [{"box2d": {}}]}]', "BDD100K"),
+    "predictions.json": ('[{"image_id": 1, "bbox": [], "score": 0.5}]', "with scores"),
+    "set.ndjson": ("{}", "convert_ndjson_to_yolo"),
+    "train.csv": ("image_id,width,height,bbox", "a table"),
+    "annotation_train.odgt": ("{}", "CrowdHuman"),
+    "train.tfrecord": ("", "TFRecord"),
+    "wider_face_train_bbx_gt.txt": ("0--Parade/a.jpg\n1", "WIDER FACE"),
+    "labelTxt/a.txt": ("gsd:0.1\n1 1 9 1 9 9 1 9 plane 0", "convert_dota_to_yolo_obb"),
+    "label_2/a.txt": ("Car 0.00 0 -1.5 1 1 9 9 1 1 1 1 1 1 1\n", "KITTI"),
+    "notes/a.txt": ("1,1,9,9,1,4,0,0", "VisDrone"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_formats_that_are_not_read_are_called_by_their_names(tmp_path: Path, name: str) -> None:
+    content, said = FOREIGN[name]
+    root = build(tmp_path / "set", {name: content, "images/a.jpg": JPEG})
+    said = f"(?s)'{root / name}' is in a format that is not read: .*{said}"
+    for source in (root, root / name):
+        with pytest.raises(DatasetError, match=said):
+            open_source(source)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(tmp_path: Path, case: str) -> None:
     files, name, said = REFUSED[case]
     build(tmp_path / "set", files)
+    source = name if "://" in name else tmp_path / "set" / name
     with pytest.raises(DatasetError, match=f"(?s){said}"):
-        open_source(tmp_path / "set" / name)
+        open_source(source)
+
+
+def test_labels_that_are_called_otherwise_are_named(tmp_path: Path) -> None:
+    """Label Studio puts a number before the names of uploaded files."""
+    files = {"images/a.jpg": JPEG, "labels/3f2a1b-a.txt": ROW}
+    build(tmp_path / "set", {**CLASSES, **files})
+    with pytest.raises(DatasetError, match=r"labels/a\.txt.\. .* [^ ]*3f2a1b-a\.txt\."):
+        pack(tmp_path / "set", tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize("before", ["", "data/", "set/", "/home/me/set/", "./data/"])

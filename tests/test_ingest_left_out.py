@@ -14,6 +14,12 @@ from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.sample import Source
 
+COCO = (
+    '{"images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}], "annotations": '
+    '[{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20]}], '
+    '"categories": [{"id": 1, "name": "a"}]}'
+)
+
 
 def voc(root: Path, names: str, **lists: str) -> Path:
     """A VOC folder with a picture and an annotation for each name, and lists in ImageSets/Main."""
@@ -63,8 +69,8 @@ LISTS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     "another spelling": ({"Train": "a b", "VALID": "c"}, {"train": "a b", "val": "c"}, "d e"),
     "flags, suffixes, paths": (
         {"train": "a.jpg JPEGImages/b.jpg ..\\JPEGImages\\c.JPG", "val": "/else/where/d e.xml"},
-        {"train": "a b c", "val": "d"},
-        "e",
+        {"train": "a b c", "val": "d e"},
+        "",
     ),
 }
 
@@ -104,6 +110,73 @@ def test_names_with_spaces(tmp_path: Path) -> None:
     source = open_source(root)
     assert [Path(path).stem for path in source.splits["train"].paths] == ["a b", "c (1)"]
     assert [Path(path).stem for path in source.left_out] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "name", ["ImageSets/Segmentation/val.txt", "ImageSets/Main/dog_val.txt", "val_list.txt"]
+)
+def test_lists_that_are_not_read_are_said(tmp_path: Path, name: str) -> None:
+    """Everything is train then, also what such a list wants to be val."""
+    root = build(voc(tmp_path / "set", "a val_1"), {name: "a", "JPEGImages/val_1.txt": ROW})
+    (said,) = open_source(root).notes
+    assert said.startswith(f"1 lists, as {root / name}, are not read")
+    assert not open_source(build(root, {"ImageSets/Main/train.txt": "a"})).notes
+
+
+def test_objects_in_label_files_beside_xml_are_no_background(tmp_path: Path) -> None:
+    """labelImg writes the other format after a click."""
+    root = voc(tmp_path, "a b c d e")
+    for name in "bcde":
+        (root / f"Annotations/{name}.xml").unlink()
+    build(root, {"JPEGImages/b.txt": ROW, "labels/c.txt": ROW, "JPEGImages/d.txt": "a dog"})
+    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    assert [Path(path).stem for path, _ in report.notes] == ["d", "e"]
+    assert {Path(path).stem: reason[:26] for path, reason in report.left_out} == dict.fromkeys(
+        "bc", "no XML, but objects in a l"
+    )
+
+
+def test_pictures_out_of_reach_are_named(tmp_path: Path) -> None:
+    hidden = {"images/.hidden/x.jpg": JPEG, "images/.hidden/.deep/y.gif": b""}
+    kinds = {
+        "coco": {"instances_train.json": COCO, "images/below/z.jpg": JPEG, "test/z.jpg": JPEG},
+        "voc": {"Annotations/a.xml": VOC},
+        "yolo": {"data.yaml": "train: images\nval: images\nnames: [a]", "labels/a.txt": ROW},
+        "folder": {"classes.txt": "a", "labels/a.txt": ROW},
+    }
+    for kind, files in kinds.items():
+        root = build(tmp_path / kind, {"images/a.jpg": JPEG, **hidden, **files})
+        (tmp_path / kind / "images" / "odd.pfm").touch()
+        report = pack(root, tmp_path / f"{kind}.out", imgsz=32, progress=False)
+        pictures = {
+            str(path) for path in root.rglob("*.*") if path.suffix in (".jpg", ".pfm", ".gif")
+        }
+        assert set(report.left_out) == pictures - {str(root / "images/a.jpg")}, kind
+        assert report.left_out[str(root / "images/.hidden/x.jpg")].startswith("in a hidden folder")
+
+
+def test_what_is_named_in_a_hidden_folder_is_packed(tmp_path: Path) -> None:
+    yaml = "train: [images, list.txt]\nval: images/.val\nnames: [a]"
+    names = ["images/a.jpg", "images/.val/b.jpg", "images/.c/c.jpg", "images/.c/d.jpg"]
+    files = {**dict.fromkeys(names, JPEG), "labels/a.txt": ROW, "list.txt": "./images/.c/c.jpg"}
+    source = open_source(build(tmp_path / "yolo", {**files, "data.yaml": yaml}))
+    assert stems(source) == {"train": "c a", "val": "b"}
+    assert [Path(path).name for path in source.left_out] == ["d.jpg"]
+    listed = COCO.replace("a.jpg", ".c/a.jpg")
+    root = build(tmp_path / "coco", {"train.json": listed, "images/.c/a.jpg": JPEG})
+    assert not pack(root, tmp_path / "out", imgsz=32, progress=False).left_out
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_pictures_that_links_lead_to_are_packed(tmp_path: Path, kind: str) -> None:
+    yaml = "train: images/train\nval: images/train\nnames: [a]"
+    files = {"coco": {"instances_train.json": COCO}, "yolo": {"data.yaml": yaml}}[kind]
+    files |= {"images/all/a.jpg": JPEG, "images/all/b.jpg": JPEG, "labels/train/a.txt": ROW}
+    root = build(tmp_path / "set", files)
+    (root / "images" / "train").mkdir()
+    (root / "images" / "train" / "a.jpg").symlink_to(root / "images" / "all" / "a.jpg")
+    report = pack(root, tmp_path / "out", imgsz=32, progress=False)
+    assert list(report.left_out) == [str(root / "images" / "all" / "b.jpg")]
 
 
 def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ OURS = {
     "not_a_number": xml(item("cat", (float("nan"), 5, 5, 5)), item("dog", (10, 12, 40, 50))),
     "difficult_missing": xml(item("dog", (10, 12, 40, 50), None)),
     "difficult_empty": xml(item("dog", (10, 12, 40, 50), "")),
+    "nameless": xml(item(" ", (5, 5, 9, 9)), item("dog", (10, 12, 40, 50))),
 }
 REFUSED = {
     "broken": "<annotation><object>",
@@ -122,7 +123,8 @@ def test_packed(tmp_path: Path) -> None:
     assert all("cannot be used" in refused[name] for name in REFUSED)
     notes = {Path(path).stem: note for path, note in report.notes}
     assert notes["no_area"] == "box without area left out: cat at 5 5 5 5"
-    assert notes["turned_round"] == "box without area left out: cat at 20 5 5 30"
+    assert notes["turned_round"] == "box whose min is above its max left out: cat at 20 5 5 30"
+    assert notes["nameless"] == "1 objects without a name dropped"
     assert "nan" in notes["not_a_number"]
     assert notes["difficult"] == "1 difficult objects dropped"
     with shards.open(tmp_path / "out") as dataset:

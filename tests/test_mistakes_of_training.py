@@ -59,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny.yaml").write_text(TINY)
     (root / "rt.yaml").write_text(RTDETR)
     (root / "torn.pt").write_bytes(b"torn")
+    (root / "coco.json").write_text("{}")
     return root
 
 
@@ -124,6 +125,7 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("degrees=-10", "degrees must be 0 to 360, got -10"),
         ("copy_paste_mode=nope", "copy_paste_mode must be flip or mixup"),
         ("split=test", "'test:' images not found"),
+        ("data=coco.json", "Pack it first: yolodata shard coco.json coco.shards, and give data="),
         ("mode=val", "mode must be train"),
         ("epochs=", "epochs must have a value"),
         ("cfg=nothere.yaml", "'nothere.yaml' does not exist"),

@@ -119,7 +119,7 @@ class _Record:
     def rows(self, rules: _RowRules) -> RawLabels:
         if not self.annotations:
             return RawLabels(None)
-        crowd = flat = boxed = unseen = odd = other = 0
+        crowd = flat = boxed = unseen = odd = other = twice = 0
         rows: dict[tuple[float, ...], Float32] = {}  # upstream writes equal rows once
         for note in self.annotations:
             if note.get("iscrowd", False):
@@ -159,6 +159,7 @@ class _Record:
                 row = (cls, *outline)
             else:
                 row = (cls, *box)
+            twice += row in rows
             rows.setdefault(row, points.astype(np.float32))
         notes = [
             f"{count} {what}"
@@ -169,6 +170,7 @@ class _Record:
                 (odd, f"annotations without {rules.keypoints} keypoints: those they have dropped"),
                 (unseen, "annotations without a labelled keypoint dropped"),
                 (other, "objects of other classes dropped"),
+                (twice, "repeated annotations dropped"),
             )
             if count
         ]
@@ -302,8 +304,14 @@ def _open(
         )
     splits: dict[str, CocoSplit] = {}
     left_out = dict(chosen.left_out)
+    some = any(file.content.images for file in chosen.files.values())
     for split, file in chosen.files.items():
         content = file.content
+        if some and not wanted and not content.images:  # as of a split that nothing was put into
+            left_out[str(file.path)] = (
+                f"no images in it, and {len(content.annotations)} annotations"
+            )
+            continue
         finder = ImageFinder(file.path, split, given)
         found = finder.find(content.images)
         if found is None:

@@ -95,7 +95,7 @@ def read_categories(listed: Sequence[Any], file: Path) -> Categories:
                 f"{shortened(names[number])} and {shortened(name)}. Give "
                 "each an id of its own."
             )
-        names[number] = str(name)
+        names[number] = str(name).strip()  # as VOC's, and as --names has them
         keypoints = max(keypoints, len(points))
     checked = checked_names(list(names.values()), file)
     return Categories(dict(zip(names, checked, strict=True)), keypoints)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from yolodata.errors import DatasetError
 from yolodata.files import resolved
+from yolodata.ingest.foreign import told
 from yolodata.ingest.json_file import JSON_FILES, found_in, read_json, read_part
 from yolodata.ingest.sample import SPLITS
 from yolodata.ingest.split_names import says_nothing, split_of, split_of_folder
@@ -52,6 +53,8 @@ class CocoFile:
         data = read_json(self.path)
         for key in _LISTS:
             if not isinstance(data, dict) or not isinstance(data.get(key), list):
+                if foreign := told(self.path):
+                    raise NotDetection(f"'{self.path}' {foreign}")
                 raise NotDetection(
                     f"'{self.path}' is not COCO: it has to hold the lists images, annotations and "
                     f"categories; '{key}' is not."

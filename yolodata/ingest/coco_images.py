@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class ImageFinder:
         self._split = split
         self._given = given
         self._listed: dict[str, frozenset[str]] = {}
+        self._alike: dict[str, dict[str, str]] = {}  # plain name -> name, of each folder
 
     def find(self, images: Sequence[Any]) -> tuple[list[str | None], dict[str, str]] | None:
         """Gives the path of each image; None if not a single one is there.
@@ -58,6 +60,16 @@ class ImageFinder:
             cannot be told: path -> reason.
         """
         names = [_spellings(image) for image in images]
+        found = self._find(names)
+        if found is None:  # LVIS v0.5 has names of 2014 for files of 2017
+            addresses = [_spelled(_address(image)) for image in images]
+            if [s[2:] for s in addresses] != [s[2:] for s in names] and any(addresses):
+                found = self._find(addresses)
+        return found
+
+    def _find(
+        self, names: Sequence[tuple[str, ...]]
+    ) -> tuple[list[str | None], dict[str, str]] | None:
         last = Counter(name.rsplit("/", 1)[-1] for name in {s[1] for s in names if s})
         distinct = all(count == 1 for count in last.values())
         tried: list[str | None] = []
@@ -83,6 +95,8 @@ class ImageFinder:
     def error(self, images: Sequence[Any]) -> DatasetError:
         """Says that no image is there, and where it was sought."""
         names = [spelled[0] for spelled in map(_spellings, images) if spelled]
+        if not images:
+            return DatasetError(f"{self._file}: there are no images in it.")
         if not names:
             return DatasetError(f"{self._file}: no image has a file_name or a coco_url.")
         root = self._given or self._root
@@ -90,11 +104,16 @@ class ImageFinder:
         below = [os.path.relpath(folder, root) for folder in folders if folder != root]
         own = None if self._given else self._own_folder()
         only = f" Images that lie elsewhere may be another split's, because there is '{own}'."
+        alike = (folder / self._nearly(str(folder / names[0])) for folder in folders)
+        near = next(
+            (f" '{path}' is there; names must be equal." for path in alike if is_image(path.name)),
+            "",
+        )
         return DatasetError(
             f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
-            f"sought in '{root}' and below it in {', '.join(below)}.{only if own else ''} Give "
-            "their folder with --images DIR, or pack only splits whose images are there, with "
-            "--split."
+            f"sought in '{root}' and below it in {', '.join(below)}.{only if own else ''}{near} "
+            "Give their folder with --images DIR, or pack only splits whose images are there, "
+            "with --split."
         )
 
     def _own_folder(self) -> Path | None:
@@ -118,20 +137,22 @@ class ImageFinder:
         stem = self._file.stem
         for prefix in _PREFIXES:
             stem = stem.removeprefix(prefix)
-        exact = [base / name for name in dict.fromkeys((stem, self._split)) for base in bases]
+        named = [base / name for name in dict.fromkeys((stem, self._split)) for base in bases]
+        exact = [place for folder in named for place in _with_images(folder)]
         splits = {self._split} | splits_said(self._file.stem)
         worded = [
-            folder
+            place
             for base in bases
             for folder in _folders_in(base)
             if folder not in exact
             and split_of(folder.name) in splits
             and not _of_another_year(folder.name, self._file.stem)
+            for place in _with_images(folder)
         ]
         places = [_Place((folder,), True) for folder in exact]
         if worded:
             places.append(_Place(tuple(worded), True))
-        return places + [_Place((base,), False) for base in bases]
+        return [*places, _Place(tuple(bases), False)]
 
     def _elsewhere(self, names: Sequence[Sequence[str]], alone: bool) -> bool:
         """Whether images are to lie in a folder of their split, and not in one for all.
@@ -158,6 +179,13 @@ class ImageFinder:
         folder, name = os.path.split(path)
         return name in self._names(folder)
 
+    def _nearly(self, path: str) -> str:
+        """A file there whose name differs in what systems and tools change; "" without one."""
+        folder, name = os.path.split(path)
+        if folder not in self._alike:
+            self._alike[folder] = {_plain(n): n for n in self._names(folder) if is_image(n)}
+        return self._alike[folder].get(_plain(name), "")
+
     def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
             try:
@@ -177,6 +205,14 @@ class ImageFinder:
                 there by the ones before it, and their folder is not there either.
         """
         place = _Place(tuple(resolved(folder) for folder in place.folders), place.named)
+        home = next(  # where those lie that are absent
+            (
+                f
+                for f in place.folders
+                if any(self._exists(os.path.join(f, n[0])) for n in names if n)
+            ),
+            place.folders[0],
+        )
         paths: list[str | None] = []
         unclear: dict[str, str] = {}
         for spellings in names:
@@ -188,7 +224,12 @@ class ImageFinder:
                 found = self._in(place, name)
                 if found or ("\\" not in name and self._has_folder(place, name)):
                     break
-            path = found[0] if found else os.path.normpath(place.folders[0] / spellings[0])
+            path = found[0] if found else os.path.normpath(home / spellings[0])
+            if not found and self._nearly(path):
+                unclear[path] = (
+                    "no such file, but one whose name differs in suffix, capitals, blanks or the "
+                    "way to write a character"
+                )
             if len(found) > 1 and len({os.path.realpath(other) for other in found}) > 1:
                 unclear[path] = (
                     f"may also be {' or '.join(found[1:])}; name the folder --images DIR"
@@ -197,10 +238,22 @@ class ImageFinder:
         return paths, unclear
 
 
+def _plain(name: str) -> str:
+    """A name without suffix, capitals, blanks around it, and ways to write a character."""
+    stem = os.path.splitext(unquote(name).strip())[0]
+    return unicodedata.normalize("NFC", stem).casefold()
+
+
 def _of_another_year(folder: str, file: str) -> bool:
     """Whether names hold years, as COCO's do, and not the same."""
     years = [set(_YEAR.findall(name)) for name in (folder, file)]
     return all(years) and years[0].isdisjoint(years[1])
+
+
+def _with_images(folder: Path) -> list[Path]:
+    """A folder, and one called images in it, as in val/images."""
+    below = folder / "images"
+    return [folder, below] if below.is_dir() else [folder]
 
 
 def _folders_in(base: Path) -> list[Path]:
@@ -217,17 +270,24 @@ def _spellings(image: Any) -> tuple[str, ...]:
 
     Label tools on Windows write their separators; LVIS gives an address instead of a name.
     """
-    if not isinstance(image, dict):
-        return ()
-    name, url = image.get("file_name"), image.get("coco_url")
-    if not (isinstance(name, str) and name):
-        if not (isinstance(url, str) and url):
-            return ()
-        try:
-            name = unquote(urlsplit(url).path)
-        except ValueError:
-            return ()
-        name = "/".join(PurePosixPath(name).parts[-2:]).lstrip("/")
+    name = image.get("file_name") if isinstance(image, dict) else None
+    return _spelled(name if isinstance(name, str) and name else _address(image))
+
+
+def _address(image: Any) -> str:
+    """The last folder and the name of an image's address; nothing without one."""
+    url = image.get("coco_url") if isinstance(image, dict) else None
+    if not isinstance(url, str):
+        return ""
+    try:
+        path = unquote(urlsplit(url).path)
+    except ValueError:
+        return ""
+    return "/".join(PurePosixPath(path).parts[-2:]).lstrip("/")
+
+
+def _spelled(name: str) -> tuple[str, ...]:
+    """A name, with the separators of Unix, and without folders; nothing for none."""
     try:
         usable = b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:  # half a character, as no file is called

@@ -23,6 +23,7 @@ from yolodata.ingest.limits import (
     shortened,
 )
 from yolodata.ingest.sample import SPLITS
+from yolodata.ingest.walk import is_hidden
 from yolodata.shards.data_yaml import is_of_shards
 
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
@@ -159,7 +160,8 @@ def dataset_yamls(folder: Path, deep: bool = False) -> list[Path]:
 
 
 def _found(folder: Path, pattern: str, deep: bool) -> list[Path]:
-    return sorted(folder.rglob(pattern) if deep else folder.glob(pattern))
+    found = folder.rglob(pattern) if deep else folder.glob(pattern)
+    return sorted(file for file in found if not is_hidden(file, folder))
 
 
 def _may_be_dataset(file: Path) -> bool:

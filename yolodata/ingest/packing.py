@@ -37,7 +37,7 @@ from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.limits import WORKERS, shortened
 from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
-from yolodata.ingest.survey import some, unnamed
+from yolodata.ingest.survey import ORPHAN, some, unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
@@ -158,8 +158,10 @@ def pack(
             path for split in found.splits.values() for path in (*split.paths, *split.unlisted)
         }
         named.update(*(_names(target / split) for split in others))
+        places = [place for place in (found.origin, images) if place and os.path.isdir(place)]
+        trees = [str(resolved(place)) for place in places]
         reason = "in no annotation file that was read"
-        report.left_out |= unnamed(named, found.folders, reason)
+        report.left_out |= unnamed(named, found.folders, trees, reason)
     shared = shared_images(found, target)  # before anything is packed
     try:
         if auto:
@@ -385,15 +387,18 @@ def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
     )
 
 
-def _why_unlabelled(images: Split, kind: str) -> str:
+def _why_unlabelled(images: Split, source: Source) -> str:
     """Says of the first image of a split why it has no label file."""
     try:
         images.raw_labels(0)
     except Refused as refused:
         return f"of the first, '{images.paths[0]}': {refused}."
     where = "Labels lie in 'labels' beside the last folder 'images'."
-    if kind == "voc":
+    if source.kind == "voc":
         where = "An XML file has the name of its image, and lies in 'Annotations' or beside it."
+    orphans = [path for path, reason in source.left_out.items() if reason.endswith(ORPHAN)]
+    if orphans:
+        where += f" Label files that have no image: {some(orphans)}."
     return f"the first would be '{images.label_files()[0]}'. {where}"
 
 
@@ -415,7 +420,7 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
     if split == "train" and not any(os.path.isfile(file) for file in images.label_files()):
         raise DatasetError(
             f"{run.source.origin}: no label file for any of {total} training images; "
-            f"{_why_unlabelled(images, run.source.kind)}"
+            f"{_why_unlabelled(images, run.source)}"
         )
     rules = run.source.rules(run.settings.task, run.settings.single_cls)
     unlisted = list(images.unlisted.items())
@@ -462,10 +467,11 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
                 writer.store(items, results.chunk)
                 start += len(files)
                 bar.update(len(files))
-        if len(reasons) == total + len(unlisted):
+        named = [*images.unlisted, *images.paths]
+        if len(reasons) == len(named):
             raise DatasetError(
-                f"{run.source.origin}: none of the {total} images of '{split}' can be used. The "
-                f"last is '{images.paths[-1]}': {reasons[-1]}"
+                f"{run.source.origin}: none of the {len(named)} images of '{split}' can be used. "
+                f"The last is '{named[-1]}': {reasons[-1]}"
             )
         try:  # before nobody can tell any more
             of_images = {kind: report.noted.of(kind) for kind in (PICTURES, LABELS)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def _open(
     names: Sequence[str] | None,
     task: str,
 ) -> Source:
+    if isinstance(source, str) and (scheme := re.match(r"[a-z][a-z0-9+.-]+://", source)):
+        raise DatasetError(
+            f"SOURCE is an address ({scheme[0]}…), and yolodata does not download. Fetch it first, "
+            "or let Ultralytics do it, and give the folder or its YAML."
+        )
     if not isinstance(source, Mapping) and Path(source).is_file():
         refuse_other_files(Path(source))
         if Path(source).name == "dataset.json" or is_of_shards(Path(source)):
@@ -140,6 +146,20 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
             )
         return "coco"
     return "yolo"
+
+
+def lacks_yaml(source: str | Path) -> str | None:
+    """Says what a source is that has no YAML, so that Ultralytics cannot read it; else None."""
+    path = Path(source)
+    try:
+        if path.is_dir() and dataset_yamls(path, deep=True):
+            return None
+        kind = tell_format(path)
+    except (DatasetError, OSError):
+        return None
+    if kind == "yolo":
+        return "a YOLO folder without a YAML" if _is_yolo_folder(path) else None
+    return {"coco": "COCO", "voc": "Pascal VOC"}[kind]
 
 
 def _folder_format(path: Path) -> str:

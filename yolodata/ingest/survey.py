@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest.sample import SPLIT_WORDS
 from yolodata.ingest.walk import RealPaths, files_below
 
 _OTHER_PICTURES = frozenset((
-    "arw", "cr2", "cr3", "exr", "gif", "hdr", "ico", "j2k", "jfif", "jpe", "jpx", "jxl", "nef",
-    "pbm", "pgm", "pnm", "ppm", "psd", "raw", "svg", "tga",
+    "apng", "arw", "cr2", "cr3", "dcm", "dib", "exr", "gif", "hdr", "hif", "ico", "j2c", "j2k",
+    "jfif", "jpe", "jpf", "jpx", "jxl", "nef", "orf", "pam", "pbm", "pcx", "pfm", "pgm", "pnm",
+    "ppm", "psd", "qoi", "raf", "raw", "rw2", "sgi", "svg", "tga",
 ))  # fmt: skip
+ORPHAN = "without an image"
+"""How the reason ends for which a label file or an annotation is left out."""
 _NO_LABELS = ("classes.", "obj.", "predefined_classes.", "readme.", "license", "requirements.")
 
 
@@ -66,7 +70,8 @@ def survey(
     found: dict[str, str] = {}
     seen: set[str] = set()
     stems: dict[str, set[str]] = {}  # real folder of labels -> image names without suffix
-    for folder, names in _each_folder(listed, searched):
+    hidden: list[str] = []
+    for folder, names in _each_folder(listed, searched, hidden):
         if real(folder) in seen:
             continue
         seen.add(real(folder))
@@ -89,6 +94,8 @@ def survey(
                 if name[:-4] in labelled:
                     reason = f"label file beside its image; such are read from '{labels}' alone"
                     found[os.path.join(folder, name)] = reason
+    _forget_targets(found, images)
+    found |= in_hidden(hidden, set(images) if hidden else ())
     no_labels = {os.path.realpath(file) for file in lists}
     label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
     for folder, names in _each_folder(stems, label_folders):
@@ -102,30 +109,75 @@ def survey(
                     found[path] = "the suffix of a label file must be .txt in small letters"
                 continue
             if not name.lower().startswith(_NO_LABELS) and os.path.realpath(path) not in no_labels:
-                found[path] = "label file without an image"
+                found[path] = f"label file {ORPHAN}"
     return found
 
 
-def unnamed(images: Iterable[str], folders: Iterable[str], reason: str) -> dict[str, str]:
-    """Finds pictures in folders, not below them, that are none of these images.
+def in_hidden(folders: Sequence[str], images: Collection[str] = ()) -> dict[str, str]:
+    """Finds pictures in hidden folders and below them that are none of some images.
+
+    Returns:
+        path -> reason.
+    """
+    found: dict[str, str] = {}
+    todo = [*folders]
+    while todo:
+        for here, names in files_below(todo.pop(), todo):
+            pictures = (name for name in names if is_image(name) or why_no_image(name))
+            paths = (os.path.join(here, name) for name in pictures)
+            reason = "in a hidden folder; such are not read"
+            found |= {path: reason for path in paths if path not in images}
+    return found
+
+
+def unnamed(
+    images: Iterable[str], folders: Iterable[str], trees: Sequence[str], reason: str
+) -> dict[str, str]:
+    """Finds pictures that are none of these images.
+
+    Args:
+        images: paths of them.
+        folders: folders to search, without those below.
+        trees: folders to search with all below.
+        reason: why they are left out.
 
     Returns:
         path -> `reason`, or why such a picture is never read.
     """
-    known = set(images)
+    real = RealPaths()
+    known = {os.path.join(real(folder), name) for folder, name in map(os.path.split, images)}
     found: dict[str, str] = {}
-    for folder in folders:
-        for name in next(files_below(folder), ("", []))[1]:
-            path, never = os.path.join(folder, name), why_no_image(name)
+    hidden: list[str] = []
+    for folder, names in _each_folder(folders, outermost(trees), hidden):
+        for name in names:
+            path, never = os.path.join(real(folder), name), why_no_image(name)
             if path not in known and (never or is_image(name)):
                 found[path] = never or reason
-    return found
+    _forget_targets(found, known)
+    return found | in_hidden(hidden, known)
 
 
-def _each_folder(folders: Iterable[str], trees: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """Folders, and all below others, with the names of their files; some more than once."""
+def _forget_targets(found: dict[str, str], images: Iterable[str]) -> None:
+    """Takes out pictures to which images are links: they are packed, under the names of those."""
+    if not found:
+        return
+    known = set(images)
+    for folder in {os.path.dirname(path) for path in known}:
+        with suppress(OSError), os.scandir(folder) as entries:  # it knows links without a look
+            for entry in entries:
+                if entry.is_symlink() and entry.path in known:
+                    found.pop(os.path.realpath(entry.path), None)
+
+
+def _each_folder(
+    folders: Iterable[str], trees: Iterable[str], hidden: list[str] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Folders, and all below others, with the names of their files; some more than once.
+
+    Hidden folders are added to `hidden`.
+    """
     for tree in trees:
-        yield from files_below(tree)
+        yield from files_below(tree, hidden)
     for folder in folders:
         if not any(_within(folder, tree) for tree in trees):
             yield folder, next(files_below(folder), ("", []))[1]

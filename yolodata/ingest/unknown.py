@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolodata.errors import DatasetError
-from yolodata.files import open_regular, resolved
+from yolodata.files import resolved
+from yolodata.ingest.foreign import head, told
 from yolodata.ingest.json_file import JSON_FILES
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
-from yolodata.ingest.walk import files_below
+from yolodata.ingest.walk import files_below, is_hidden
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
@@ -35,7 +36,7 @@ _PARTS = (
     "valid",
     "test",
 )
-_LOOKED_AT = 50  # folders in a folder that is no dataset
+_LOOKED_AT = 50  # folders, and files, in a folder that is no dataset
 
 
 def refuse_other_files(path: Path) -> None:
@@ -61,16 +62,13 @@ def refuse_other_files(path: Path) -> None:
             f"'{path}' is one annotation. Give the folder that holds all of them and the images: "
             f"yolodata shard {folder} OUT"
         )
+    elif foreign := told(path):
+        said = f"'{path}' {foreign}"
     elif suffix in (".txt", ".names", ".data"):
         said = (
             f"'{path}' names images or classes, and is no dataset. Give the folder in which it is "
             f"(yolodata shard {folder} OUT), or write a data.yaml with 'train: …', 'val: …' and "
             "'names: […]' and give that."
-        )
-    elif suffix == ".ndjson":
-        said = (
-            f"'{path}' names images to download. Let Ultralytics convert it "
-            "(ultralytics.data.converter.convert_ndjson_to_yolo), and give the YAML that it writes."
         )
     else:
         said = (
@@ -89,7 +87,7 @@ def _archive(path: Path) -> str:
     what, into = shlex.quote(str(path)), shlex.quote(str(folder))
     if name.lower().endswith((".7z", ".rar")):
         unpack = f"7z x {what} -o{into}"
-    elif name.lower().endswith(".zip") or _head(path, 4) in _ZIP:
+    elif name.lower().endswith(".zip") or head(path, 4) in _ZIP:
         unpack = f"unzip -q {what} -d {into}"
     else:
         unpack = f"mkdir -p {into} && tar -xf {what} -C {into}"
@@ -122,15 +120,14 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
             f"{shlex.quote(str(datasets[0]))} OUT"
         )
-    jsons = sorted(path.glob(JSON_FILES))
+    jsons = sorted(file for file in path.glob(JSON_FILES) if not is_hidden(file, path))
     if _begins(path / "annotations.xml", b"<annotations"):
         return DatasetError(f"'{path / 'annotations.xml'}' is in {_CVAT}")
-    if jsons and _begins(jsons[0], b'"shapes"') and _begins(jsons[0], b'"imagePath"', 1 << 26):
-        return DatasetError(
-            f"'{path}' holds files of labelme, as '{jsons[0].name}', which are not read. Convert "
-            "them first, with labelme's labelme2coco or labelme2voc."
-        )
-    images, labels, archives = _content(path)
+    images, labels, archives, rest = _content(path)
+    classes = [] if labels else _class_folders(images, path)
+    for file in () if labels else (list(map(str, jsons)) or rest)[:_LOOKED_AT]:
+        if (foreign := told(file)) and not (classes and file.endswith(".csv")):
+            return DatasetError(f"'{file}' {foreign}")
     if jsons and not labels:
         return None
     if not images:
@@ -148,7 +145,6 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             f"    val: {_likely('val', images, path)}\n"
             f"    names: [{', '.join(f'name of class {k}' for k in range(_classes(labels)))}]"
         )
-    classes = _class_folders(images, path)
     if classes:
         return DatasetError(
             f"'{path}' looks like a dataset for classification: images in {len(classes)} folders, "
@@ -166,32 +162,21 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
 
 def _begins(file: Path, words: bytes, count: int = 1000) -> bool:
     """Whether the first `count` bytes of a file hold some words."""
-    return words in _head(file, count)
-
-
-def _head(file: Path | str, count: int) -> bytes:
-    """The first bytes of a file; none where it is no file, or cannot be read."""
-    try:
-        fd = open_regular(file)
-    except (OSError, ValueError):  # ValueError: no file can have this name
-        return b""
-    try:
-        return os.read(fd, count)
-    finally:
-        os.close(fd)
+    return words in head(file, count)
 
 
 def _is_archive(path: Path) -> bool:
     """Whether a file of any name begins like an archive."""
-    head = _head(path, 512)
-    return head.startswith((*_ZIP, *_COMPRESSED)) or head[257:262] == b"ustar"
+    begin = head(path, 512)
+    return begin.startswith((*_ZIP, *_COMPRESSED)) or begin[257:262] == b"ustar"
 
 
-def _content(path: Path) -> tuple[list[str], list[str], list[str]]:
-    """Images, label files and archives in a folder."""
+def _content(path: Path) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Images, label files, archives and the rest of the files in a folder."""
     images: list[str] = []
     labels: list[str] = []
     archives: list[str] = []
+    rest: list[str] = []
     for here, names in files_below(str(path)):
         for name in names:
             file = os.path.join(here, name)
@@ -199,15 +184,17 @@ def _content(path: Path) -> tuple[list[str], list[str], list[str]]:
                 images.append(file)
             elif name.lower().endswith(_ARCHIVES):
                 archives.append(file)
-            elif name.lower().endswith(".txt") and _first_class(file) is not None:
+            elif name.lower().endswith(".txt") and first_class(file) is not None:
                 labels.append(file)
-    return images, labels, archives
+            elif not name.startswith("."):
+                rest.append(file)
+    return images, labels, archives, rest
 
 
-def _first_class(file: str) -> int | None:
+def first_class(file: str) -> int | None:
     """The class of a label file's first row; None if it is none."""
     try:
-        line = _head(file, 1 << 16).partition(b"\n")[0]
+        line = head(file, 1 << 16).partition(b"\n")[0]
         words = line.decode("utf-8-sig").split()
         return int(float(words[0])) if len(words) >= 5 and [float(word) for word in words] else None
     except (ValueError, OverflowError):
@@ -216,7 +203,7 @@ def _first_class(file: str) -> int | None:
 
 def _classes(labels: list[str]) -> int:
     """About how many classes label files use, at most ten."""
-    return min(10, 1 + max(_first_class(file) or 0 for file in labels[:100]))
+    return min(10, 1 + max(first_class(file) or 0 for file in labels[:100]))
 
 
 def _likely(split: str, images: list[str], root: Path) -> str:

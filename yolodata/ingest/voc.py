@@ -22,10 +22,19 @@ from yolodata.files import resolved
 from yolodata.ingest.limits import CLASSES, checked_names
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.split_names import split_of_folder
-from yolodata.ingest.survey import is_image, repetitions, some, why_no_image
-from yolodata.ingest.voc_lists import Membership, read_lists, split_folder
+from yolodata.ingest.survey import (
+    ORPHAN,
+    in_hidden,
+    is_image,
+    repetitions,
+    some,
+    why_no_image,
+)
+from yolodata.ingest.unknown import first_class
+from yolodata.ingest.voc_lists import Membership, read_lists, split_folder, unread_lists
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
 from yolodata.ingest.walk import files_below
+from yolodata.ingest.yolo import label_path
 
 _ANNOTATIONS = "Annotations"
 _IMAGES = ("JPEGImages", "images")
@@ -58,6 +67,11 @@ class VocSplit(Split):
         if isinstance(file, str):
             raise Refused(file)
         if file is None:
+            if any(first_class(labels) is not None for labels in _labels_of(self.paths[index])):
+                raise Refused(
+                    "no XML, but objects in a label file of YOLO, which is not read where others "
+                    "have XML; write XML for it, or read label files: --format yolo"
+                )
             return RawLabels(None, None, ("no annotation file, so taken as background",))
         return label_rows(read_annotation(file), file, self._classes)
 
@@ -112,7 +126,10 @@ def open_voc(
     root = Path(source)
     files = _find(root, Path(images) if images else None)
     whose = _annotations_of(files)
-    members = read_lists(root, files.images) or _members_by_folder(files, whose)
+    members = read_lists(root, files.images)
+    if members is None:
+        members = _members_by_folder(files, whose)
+        members.notes += unread_lists(root, files.images)
     missing = [split for split in wanted or () if split not in members.images]
     if missing:
         there = "lists of images" if members.files else "folders"
@@ -197,14 +214,15 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Relative paths of the images in a folder; paths of other pictures -> why they are not."""
     found: list[str] = []
     others: dict[str, str] = {}
-    for here, names in files_below(str(folder)):
+    hidden: list[str] = []
+    for here, names in files_below(str(folder), hidden):
         for name in names:
             path = os.path.join(here, name)
             if reason := why_no_image(name):
                 others[path] = reason
             elif is_image(name):
                 found.append(os.path.relpath(path, folder))
-    return found, others
+    return found, others | in_hidden(hidden)
 
 
 def named_folder(root: Path, *names: str) -> Path | None:
@@ -346,6 +364,12 @@ def _named_in(file: Path) -> str:
         return ""
 
 
+def _labels_of(path: str) -> tuple[str, str]:
+    """Where Ultralytics and Darknet look for the label file of an image."""
+    images = path.replace(f"{os.sep}{_IMAGES[0]}{os.sep}", f"{os.sep}images{os.sep}")
+    return f"{path.rpartition('.')[0]}.txt", label_path(images)
+
+
 def _members_by_folder(files: _Files, whose: Mapping[str, Path | str | None]) -> Membership:
     keys = {file: key for key, file in files.annotations.items()}
     by_split: dict[str, list[str]] = {}
@@ -374,7 +398,7 @@ def _left_out(
     found |= files.others
     for key, file in files.annotations.items():
         if os.path.basename(key) not in stems:
-            found[str(file)] = "annotation without an image"
+            found[str(file)] = f"annotation {ORPHAN}"
         elif file not in used:
             found[str(file)] = "annotation of no image in particular"
     for split in empty:

@@ -10,8 +10,8 @@ from pathlib import Path
 from yolodata.errors import DatasetError
 from yolodata.ingest.limits import PATH_LENGTH, shortened
 from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
-from yolodata.ingest.split_names import split_of_folder
-from yolodata.ingest.survey import is_image
+from yolodata.ingest.split_names import split_of_folder, splits_said
+from yolodata.ingest.survey import is_image, some, suffix
 from yolodata.ingest.text import read_list
 
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".", "Annotations", "annotations")
@@ -81,6 +81,32 @@ def read_lists(root: Path, images: Sequence[str]) -> Membership | None:
     return found
 
 
+def unread_lists(root: Path, images: Sequence[str]) -> list[str]:
+    """Says, in a sentence, which files may be lists of splits, and are not read; nothing if none.
+
+    Args:
+        root: the dataset, of which no list was read.
+        images: paths of its images; text files of their names are label files.
+    """
+    below = root / "ImageSets"
+    deep = sorted(folder.name for folder in below.glob("*") if folder.is_dir())
+    places = dict.fromkeys((*_LIST_FOLDERS, *(f"{below.name}/{name}" for name in deep)))
+    stems = {Path(path).stem for path in images}
+    found = [
+        str(file)
+        for place in places
+        for file in sorted((root / place).glob("*.[tT][xX][tT]"))
+        if splits_said(file.stem) and file.stem not in stems and not file.name.startswith(".")
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} lists, as {some(found)}, are not read; lists of splits are called "
+        "train.txt, val.txt, test.txt or trainval.txt, and lie in "
+        f"{', '.join(_LIST_FOLDERS[:3])} or the dataset itself"
+    ]
+
+
 def _list_files(root: Path) -> dict[str, list[Path]]:
     words = SPLIT_WORDS | _BOTH
     files: dict[str, list[Path]] = {}
@@ -96,14 +122,14 @@ def _list_files(root: Path) -> dict[str, list[Path]]:
 def _agreed(files: Sequence[Path], split: str, found: Membership) -> list[str]:
     """The lines of a split's lists, which must be the same; each once."""
     lines = [[line.strip() for line in read_list(file) if line.strip()] for file in files]
-    for file, some in zip(files, lines, strict=True):
-        if not some:
+    for file, named in zip(files, lines, strict=True):
+        if not named:
             found.notes.append(f"the list '{file}' is empty")
-        elif len(set(some)) < len(some):
-            found.notes.append(f"{len(some) - len(set(some))} lines of '{file}' are repeated")
-    filled = [(file, some) for file, some in zip(files, lines, strict=True) if some]
-    for file, some in filled[1:]:
-        if set(some) != set(filled[0][1]):
+        elif len(set(named)) < len(named):
+            found.notes.append(f"{len(named) - len(set(named))} lines of '{file}' are repeated")
+    filled = [(file, named) for file, named in zip(files, lines, strict=True) if named]
+    for file, named in filled[1:]:
+        if set(named) != set(filled[0][1]):
             raise DatasetError(
                 f"Two lists are for '{split}' and differ: '{filled[0][0]}' and '{file}'. Remove or "
                 "rename one of them."
@@ -112,10 +138,13 @@ def _agreed(files: Sequence[Path], split: str, found: Membership) -> list[str]:
 
 
 def _matching(line: str, by_stem: Mapping[str, list[str]], split: str) -> list[str]:
-    """Images that a line may mean: a name or a path, with or without suffix, and what follows."""
+    """Images that a line may mean: a name or a path, with or without suffix, and what follows.
+
+    The suffix may be that of the annotation.
+    """
     for word in (line, line.split()[0]):
         path = word.replace("\\", "/")
-        name = path.rpartition(".")[0] if is_image(path) else path
+        name = path.rpartition(".")[0] if is_image(path) or suffix(path) == "xml" else path
         paths = by_stem.get(name.rpartition("/")[2], [])
         narrower = (
             [other for other in paths if f"/{path}".endswith(f"/{other}")],

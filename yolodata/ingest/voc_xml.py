@@ -85,14 +85,16 @@ def _rows(
     classes: Mapping[str, int],
     notes: list[str],
 ) -> Iterator[str]:
-    difficult = other = 0
+    difficult = other = nameless = 0
     for item in root.iter("object"):
         name = _text(item, "name")
         if len(name) > NAME_LENGTH:
             raise ValueError(
                 f"<name> has {len(name)} characters, at most {NAME_LENGTH} are allowed"
             )
-        if name not in classes:
+        if not name:
+            nameless += 1
+        elif name not in classes:
             other += 1
         elif _is_difficult(item):
             difficult += 1
@@ -102,7 +104,9 @@ def _rows(
             )
             if not (high_x > low_x and high_y > low_y):
                 corners = f"{low_x:g} {low_y:g} {high_x:g} {high_y:g}"
-                notes.append(f"box without area left out: {name} at {corners}")
+                turned = high_x < low_x or high_y < low_y
+                what = "box whose min is above its max" if turned else "box without area"
+                notes.append(f"{what} left out: {name} at {corners}")
                 continue
             box = (
                 ((low_x + high_x) / 2.0 - 1) * (1.0 / size[0]),
@@ -115,6 +119,8 @@ def _rows(
         notes.append(f"{difficult} difficult objects dropped")
     if other:
         notes.append(f"{other} objects of other classes dropped")
+    if nameless:
+        notes.append(f"{nameless} objects without a name dropped")
 
 
 def _is_difficult(item: ElementTree.Element) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.limits import FOLDERS_AGAIN
@@ -49,10 +50,19 @@ class RealPaths:
         return real
 
 
-def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a path is hidden, or below a hidden folder; macOS leaves ._data.yaml in archives."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def files_below(folder: str, hidden: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
 
     Each folder is given once, hidden ones and those that may not be read not at all.
+
+    Args:
+        folder: where to begin.
+        hidden: hidden folders are added to it.
 
     Raises:
         OSError: the machine cannot read one.
@@ -76,8 +86,11 @@ def files_below(folder: str) -> Iterator[tuple[str, list[str]]]:
                 raise
             continue
         yield here, sorted(names)
-        below = [name for name in sorted(folders, reverse=True) if not name.startswith(".")]
-        todo += [os.path.join(here, name) for name in below]
+        for name in sorted(folders, reverse=True):
+            if not name.startswith("."):
+                todo.append(os.path.join(here, name))
+            elif hidden is not None:
+                hidden.append(os.path.join(here, name))
 
 
 def files_of_split(folder: str, unread: dict[str, str]) -> Iterator[str]:

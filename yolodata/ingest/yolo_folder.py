@@ -18,7 +18,7 @@ from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image, outermost
 from yolodata.ingest.text import read_list, read_text
-from yolodata.ingest.walk import files_below
+from yolodata.ingest.walk import files_below, is_hidden
 from yolodata.ingest.yolo import listed_source
 
 _NAME_FILES = (
@@ -31,7 +31,7 @@ _CVAT = re.compile("^obj_(.+)_data$")  # what CVAT calls the folder of a split
 def names_files(root: Path) -> list[Path]:
     """Gives the files of class names of a YOLO folder without a YAML."""
     found = (file for pattern in _NAME_FILES for file in sorted(root.glob(pattern)))
-    return list(dict.fromkeys(file for file in found if file.is_file()))
+    return list(dict.fromkeys(f for f in found if f.is_file() and not is_hidden(f, root)))
 
 
 def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
@@ -88,6 +88,8 @@ def _names(files: Sequence[Path]) -> dict[int, str]:
 def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
     """What Darknet's `obj.data` names: lines of `train = …` and `valid = …`."""
     for file in sorted((*root.glob("*.data"), *root.glob("data/*.data"))):
+        if is_hidden(file, root):
+            continue
         entries: dict[str, list[str]] = {}
         for line in read_text(file, "Darknet data file").splitlines():
             key, _, value = (part.strip() for part in line.partition("="))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 from yolodata.errors import ShardError
@@ -22,15 +23,27 @@ LEFT_OUT = "left_out.json"
 def write_left_out(root: Path, left_out: Mapping[str, str]) -> None:
     """Says in a folder of splits what belongs to none of them: path -> reason.
 
+    More than may be read of it is counted, and not listed.
+
     Raises:
         OSError: the folder cannot be written to.
     """
+    listed = dict(left_out)
+    text = _text(listed)
+    while len(text) > MAX_BYTES:
+        listed = dict(islice(listed.items(), len(listed) * 9 // 10))
+        rest = f"{len(left_out) - len(listed)} more files"
+        text = _text({**listed, rest: f"not listed, because a list has {MAX_BYTES} bytes at most"})
     with contextlib.suppress(ShardError):  # a damaged one is replaced
-        if read_left_out(root) == dict(left_out):
+        if _text(read_left_out(root)) == text:
             return
     with Folder.at(root) as folder:
         folder.check_ours()
-        folder.replace_alone(LEFT_OUT, (json.dumps(dict(left_out), indent=1) + "\n").encode())
+        folder.replace_alone(LEFT_OUT, text)
+
+
+def _text(left_out: Mapping[str, str]) -> bytes:
+    return (json.dumps(dict(left_out), indent=1) + "\n").encode()
 
 
 def read_left_out(root: Path) -> dict[str, str]:

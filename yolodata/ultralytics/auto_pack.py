@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -25,6 +26,7 @@ from yolodata.ingest.pack_cache import (
     open_kept,
     remember,
 )
+from yolodata.ingest.source import lacks_yaml
 from yolodata.shards import DatasetMeta, ShardDataset, read_meta, splits
 from yolodata.shards import open as open_shards
 from yolodata.shards.class_names import check_same_classes
@@ -40,6 +42,21 @@ log = logging.getLogger("yolodata")
 def is_shards(path: str | Path) -> bool:
     """Whether this is a folder that `yolodata shard` wrote."""
     return Path(path).is_dir() and bool(splits(path))
+
+
+def refuse_unpacked(data: str | Path) -> None:
+    """Passes shards, and what Ultralytics reads, or refuses in its own words.
+
+    Raises:
+        DatasetError: the dataset has to be packed first; says with which command.
+    """
+    kind = lacks_yaml(data) if os.path.exists(data) else None
+    if kind is not None:
+        given, out = shlex.quote(str(data)), shlex.quote(f"{Path(data).resolve().stem}.shards")
+        raise DatasetError(
+            f"'{data}' is {kind}, which trainers do not read; they read a dataset YAML, or shards. "
+            f"Pack it first: yolodata shard {given} {out}, and give data={out}"
+        )
 
 
 def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from yolodata.redaction import refuse_secrets
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
 from yolodata.telemetry.step_range import profile_range
-from yolodata.ultralytics.auto_pack import describe_shards, is_shards
+from yolodata.ultralytics.auto_pack import describe_shards, is_shards, refuse_unpacked
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import (
     TRAINERS,
@@ -262,6 +262,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def get_dataset(self) -> dict[str, Any]:
         """What is known of the dataset: upstream's dict, also for a folder of shards."""
         if not is_shards(self.args.data):
+            refuse_unpacked(self.args.data)
             data: dict[str, Any] = super().get_dataset()
             return data
         data = describe_shards(self.args.data, ["train", self._split("val")])

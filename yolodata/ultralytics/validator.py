@@ -15,7 +15,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import DeviceOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
-from yolodata.ultralytics.auto_pack import describe_shards, is_shards
+from yolodata.ultralytics.auto_pack import describe_shards, is_shards, refuse_unpacked
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import FAMILIES, VALIDATORS, why_not_validated
 from yolodata.ultralytics.run_folder import RunFolder
@@ -94,6 +94,8 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
         """Has upstream read the description of a folder of shards from a YAML, as it reads all."""
         given = self.args.data
         if trainer is not None or not is_shards(given):
+            if trainer is None:
+                refuse_unpacked(given)
             yield
             return
         data = describe_shards(given, [self.args.split or "val"])
