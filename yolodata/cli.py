@@ -88,8 +88,8 @@ def _explained(words: list[str]) -> int:
     except YolodataError as error:
         print("yolodata: " + printable(redacted(error), keep="\n"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("yolodata: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # which may say how to go on
+        print("; ".join(("yolodata: interrupted", *map(str, stop.args))), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         return 0
