@@ -169,15 +169,22 @@ def test_an_interruption_that_is_swallowed_comes_again(
 
     monkeypatch.setattr(signals, "LATE", 0.05)
     supervisor = Supervisor(ProcessGroup(), 30.0, lambda: None)
-    with pytest.raises(Preempted), supervisor.catch_signals(), supervisor.supervise():
-        Freed()
-        assert supervisor.stop.why == "SIGINT"
-        time.sleep(5)
-        raise AssertionError("not again")
-    assert capsys.readouterr().err == ""
-    with pytest.raises(Preempted), supervisor.catch_signals():
+
+    def trained() -> None:
+        with supervisor.catch_signals(), supervisor.supervise():
+            Freed()
+            assert supervisor.stop.why == "SIGINT"
+            time.sleep(5)
+
+    def ended() -> None:
         try:
             supervisor.phase("trying")
         finally:
             with supervisor.undisturbed():
                 time.sleep(0.2)
+
+    with pytest.raises(Preempted):
+        trained()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(Preempted), supervisor.catch_signals():
+        ended()
