@@ -12,6 +12,7 @@ from yolodata import __version__
 from yolodata.arguments import Parser
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError, YolodataError, lacking
+from yolodata.isolation import working_folder
 from yolodata.redaction import hide_secrets, redacted
 from yolodata.terminal import printable, spell_out
 
@@ -113,6 +114,8 @@ def _run(words: list[str]) -> int:
         print(f"yolodata {__version__}")
         return 0
     parser = parser_of(command)
+    if not working_folder():  # torch, for one, ends without a word of it
+        raise ConfigError("the folder of this shell was removed; change to another one (cd)")
     try:
         args = parser.parse_args(words)
     except SystemExit as end:  # argparse has printed the help
