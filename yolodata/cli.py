@@ -14,7 +14,7 @@ from yolodata.checks import nearest
 from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.isolation import working_folder
 from yolodata.redaction import hide_secrets, redacted
-from yolodata.terminal import printable, spell_out
+from yolodata.terminal import open_closed, printable, spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -63,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
+    open_closed()
     spell_out()
     hide_secrets()
     status = _explained(list(sys.argv[1:] if argv is None else argv))
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
+        sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
     except OSError as error:
         _drop_output()
         if not isinstance(error, BrokenPipeError):
