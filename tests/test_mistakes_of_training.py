@@ -173,6 +173,18 @@ def test_runs_that_start_at_once_get_a_folder_each(
     run._run_folder.close()
 
 
+def test_a_trainer_that_cannot_find_the_run_itself_does_not_take_another(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To Ultralytics, which knows no `auto`, that is the newest run below the working folder."""
+    (tmp_path / "other" / "weights").mkdir(parents=True)
+    (tmp_path / "other" / "weights" / "last.pt").write_bytes(b"another run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"resume='auto' is for trainer=yolodata\.train"):
+        yolodata.DetectionTrainer(overrides=given(folder, project=str(tmp_path), resume="auto"))
+    assert os.listdir(tmp_path) == ["other"]
+
+
 @pytest.mark.parametrize("again", ["resume=auto", "exist_ok=True"])
 def test_two_processes_do_not_train_in_one_folder(
     folder: Path,
