@@ -173,6 +173,23 @@ def test_runs_that_start_at_once_get_a_folder_each(
     run._run_folder.close()
 
 
+def test_weights_without_a_checkpoint_are_not_written_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of Ultralytics' own loop, say, of which `resume=auto` knows nothing."""
+    run, last = tmp_path / "m", tmp_path / "m" / "weights" / "last.pt"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"weights")
+    (run / "results.csv").write_text("epoch\n1\n2\n")
+    for again in ("resume=auto", f"resume={run}"):
+        (run / "args.yaml").write_text("{}")
+        assert main(words(folder, f"project={tmp_path}", "name=m", again)) == 2
+        said = capsys.readouterr().err
+        assert f"{run} has weights of 2 epochs and no checkpoint" in said
+        assert f"resume={last}" in said
+    assert last.read_bytes() == b"weights"
+
+
 def test_a_trainer_that_cannot_find_the_run_itself_does_not_take_another(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
