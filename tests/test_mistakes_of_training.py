@@ -173,6 +173,11 @@ def test_runs_that_start_at_once_get_a_folder_each(
     run._run_folder.close()
 
 
+def test_a_run_to_resume_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(folder, "resume=True")) == 2
+    assert "resume=True needs model=RUN/weights/last.pt, got model=" in capsys.readouterr().err
+
+
 def test_weights_without_a_checkpoint_are_not_written_over(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
