@@ -66,7 +66,9 @@ NOTES = {
     "fraction": "the first images of a split, as there",
     "multi_scale": "sizes are drawn anew in each run, there and here",
     "rect": "Ultralytics' own loader takes over, with one warning",
-    "resume": "`yolodata train` also takes auto, RUN and RUN/checkpoints/….ckpt",
+    "resume": "`yolodata train` also takes auto, RUN and RUN/checkpoints/….ckpt; "
+    "`yolodata.DetectionTrainer` refuses auto, with which Ultralytics goes on with the newest run "
+    "of any name",
     "task": "others: the trainer of that task is named, or Ultralytics' takes over",
     "workers": "native threads; `yolodata.threads` overrides it",
 }

@@ -187,6 +187,22 @@ def test_output_that_nobody_takes(command: str, unbuffered: str) -> None:
             assert done.stderr.count("\n") == (status != 0)
 
 
+def test_an_interruption_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from yolodata.ingest import packing
+
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "pack", interrupted)
+    monkeypatch.setattr("yolodata.view.run", interrupted)
+    assert cli.main(["shard", "here", "there"]) == 130
+    assert capsys.readouterr().err == "yolodata: interrupted; the same command continues\n"
+    assert cli.main(["view", "here", "--out", "look.png"]) == 130
+    assert capsys.readouterr().err == "yolodata: interrupted\n"
+
+
 def test_the_bare_name_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["help"], ["--help"], ["-h"]):
         assert main(words) == 0

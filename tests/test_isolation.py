@@ -38,6 +38,19 @@ def test_commands(folder: Path, module: str) -> None:
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
 
+def test_a_working_folder_that_was_removed_is_said(tmp_path: Path) -> None:
+    code = (
+        "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+        "from yolodata.isolation import *; leave_working_folder(); from yolodata.cli import main;"
+        "raise SystemExit(main(['shard', '/there.yaml', 'out']))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 2
+    said = "the folder of this shell was removed; change to another one (cd)"
+    assert done.stderr == f"yolodata: {said}\n"
+
+
 def test_a_package_that_only_lies_there_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from yolodata import cli
+from yolodata import __version__, cli
 from yolodata.errors import ConfigError
 from yolodata.launch import agent, rendezvous
 from yolodata.launch.cli import read_job
@@ -106,6 +107,17 @@ def test_it_is_printed_or_written(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().out == ""
     assert file.read_text().splitlines()[2:] == printed.splitlines()[2:]  # the second has the words
     assert cli.main(["launch", "slurm", "train", *MODEL, f"out={file}/job.sh"]) == 2  # no folder
+
+
+def test_a_checkout_that_nobody_installed_knows_its_version(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def nowhere(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", nowhere)
+    assert cli.main(["launch", "slurm", "train", *MODEL]) == 0
+    assert f"Written by yolodata {__version__}" in capfd.readouterr().out
 
 
 # Where the nodes meet.

@@ -326,6 +326,40 @@ def test_runs_that_start_at_once_get_a_folder_each(
     run._run_folder.close()
 
 
+def test_a_run_to_resume_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(folder, "resume=True")) == 2
+    assert "resume=True needs model=RUN/weights/last.pt, got model=" in capsys.readouterr().err
+
+
+def test_weights_without_a_checkpoint_are_not_written_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of Ultralytics' own loop, say, of which `resume=auto` knows nothing."""
+    run, last = tmp_path / "m", tmp_path / "m" / "weights" / "last.pt"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"weights")
+    (run / "results.csv").write_text("epoch\n1\n2\n")
+    for again in ("resume=auto", f"resume={run}"):
+        (run / "args.yaml").write_text("{}")
+        assert main(words(folder, f"project={tmp_path}", "name=m", again)) == 2
+        said = capsys.readouterr().err
+        assert f"{run} has weights of 2 epochs and no checkpoint" in said
+        assert f"resume={last}" in said
+    assert last.read_bytes() == b"weights"
+
+
+def test_a_trainer_that_cannot_find_the_run_itself_does_not_take_another(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To Ultralytics, which knows no `auto`, that is the newest run below the working folder."""
+    (tmp_path / "other" / "weights").mkdir(parents=True)
+    (tmp_path / "other" / "weights" / "last.pt").write_bytes(b"another run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"resume='auto' is for trainer=yolodata\.train"):
+        yolodata.DetectionTrainer(overrides=given(folder, project=str(tmp_path), resume="auto"))
+    assert os.listdir(tmp_path) == ["other"]
+
+
 @pytest.mark.parametrize("again", ["resume=auto", "exist_ok=True"])
 def test_two_processes_do_not_train_in_one_folder(
     folder: Path,

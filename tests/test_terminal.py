@@ -90,3 +90,23 @@ def test_no_file_is_opened_in_the_encoding_of_the_locale(tmp_path: Path) -> None
     good = ["open(f, 'rb')", "p.open('ab')", "p.read_text(encoding='utf-8')", "reader.open(p)"]
     control.write_text("\n".join(wrong + good))
     assert len(list(lacking(control))) == len(wrong)
+
+
+CLOSED = """
+import os, sys
+from yolodata import pack
+from yolodata.cli import main
+data, out, said = sys.argv[1:]
+pack(data, out + "-library", imgsz=32)
+status = main(["shard", data, out, "--imgsz", "32"])
+streams = {os.readlink(f"/proc/self/fd/{number}") for number in range(3)}
+open(said, "w").write(f"{status} {streams}")
+"""
+
+
+def test_no_file_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> None:
+    """Else what a decoder says on stderr would be written into it."""
+    data = write_yolo(tmp_path / "data", {"train": 4, "val": 2})
+    command = [sys.executable, "-c", CLOSED, data, tmp_path / "out", tmp_path / "said"]
+    subprocess.run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command], timeout=60, check=True)
+    assert (tmp_path / "said").read_text() == "0 {'/dev/null'}"

@@ -210,6 +210,8 @@ def test_torchruns_own_tracebacks_are_left_out(
     )
     start = launch.command([], 2)
     monkeypatch.setattr(launch, "command", lambda *_: [*start[: start.index("-m", 2)], str(script)])
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setenv("KILLED", "1")
     assert launch.launch([], 2) == 1
     said = capfd.readouterr().err
@@ -224,6 +226,7 @@ def test_torchruns_own_tracebacks_are_left_out(
     threading.Thread(target=ask, daemon=True).start()
     assert launch.launch([], 2) == 75
     assert capfd.readouterr().err == "yolodata: SIGTERM: 2 processes are asked to stop\n"
+    assert os.listdir(tmp_path / "temporary") == []
 
 
 def test_unequal_data_ends_all_ranks(ran: Any) -> None:

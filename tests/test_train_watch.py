@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -12,9 +13,12 @@ from typing import Any
 import psutil
 import pytest
 
+from yolodata.train import signals
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.heartbeat import Heartbeat
 from yolodata.train.watchdog.monitor import Monitor
+from yolodata.train.watchdog.supervisor import Supervisor
 
 
 class FakeStore(dict[str, Any]):
@@ -152,3 +156,35 @@ def test_limits_follow_what_is_usual(clock: list[float]) -> None:
     waiting = heartbeat.progress
     heartbeat.phase("saving")
     assert (waiting < heartbeat.progress, heartbeat.limit) == (True, 300)
+
+
+def test_an_interruption_that_is_swallowed_comes_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By Ultralytics' plots, say; and without a traceback by Python, where it frees objects."""
+
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(signals, "LATE", 0.05)
+    supervisor = Supervisor(ProcessGroup(), 30.0, lambda: None)
+
+    def trained() -> None:
+        with supervisor.catch_signals(), supervisor.supervise():
+            Freed()
+            assert supervisor.stop.why == "SIGINT"
+            time.sleep(5)
+
+    def ended() -> None:
+        try:
+            supervisor.phase("trying")
+        finally:
+            with supervisor.undisturbed():
+                time.sleep(0.2)
+
+    with pytest.raises(Preempted):
+        trained()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(Preempted), supervisor.catch_signals():
+        ended()

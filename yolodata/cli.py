@@ -12,8 +12,9 @@ from yolodata import __version__
 from yolodata.arguments import Parser
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError, YolodataError, lacking
+from yolodata.isolation import working_folder
 from yolodata.redaction import hide_secrets, redacted
-from yolodata.terminal import printable, spell_out
+from yolodata.terminal import open_closed, printable, spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -62,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
+    open_closed()
     spell_out()
     hide_secrets()
     status = _explained(list(sys.argv[1:] if argv is None else argv))
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
+        sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
     except OSError as error:
         _drop_output()
         if not isinstance(error, BrokenPipeError):
@@ -88,8 +89,8 @@ def _explained(words: list[str]) -> int:
     except YolodataError as error:
         print("yolodata: " + printable(redacted(error), keep="\n"), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("yolodata: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # which may say how to go on
+        print("; ".join(("yolodata: interrupted", *map(str, stop.args))), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         return 0
@@ -113,6 +114,8 @@ def _run(words: list[str]) -> int:
         print(f"yolodata {__version__}")
         return 0
     parser = parser_of(command)
+    if not working_folder():  # torch, for one, ends without a word of it
+        raise ConfigError("the folder of this shell was removed; change to another one (cd)")
     try:
         args = parser.parse_args(words)
     except SystemExit as end:  # argparse has printed the help

@@ -20,16 +20,21 @@ def leave_working_folder() -> None:
 
     Where this package is not installed and lies there, the folder becomes the last one.
     """
-    if (
-        not sys.path
-        or sys.path[0] not in ("", os.getcwd())
-        or getattr(sys.flags, "safe_path", False)
-    ):
+    here = working_folder()
+    if not sys.path or sys.path[0] not in ("", here) or getattr(sys.flags, "safe_path", False):
         return
-    folder = sys.path.pop(0) or os.getcwd()
-    if not any(finder.find_spec("yolodata", None) for finder in sys.meta_path):
-        sys.path.append(folder)
-        _ours.append(folder)
+    sys.path.pop(0)
+    if here and not any(finder.find_spec("yolodata", None) for finder in sys.meta_path):
+        sys.path.append(here)
+        _ours.append(here)
+
+
+def working_folder() -> str:
+    """Returns the working folder, or "" where it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def child_environment() -> dict[str, str]:

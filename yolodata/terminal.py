@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ _SIGNS = {
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # signs that move or turn
 _HANDLER = "yolodata.spell_out"
+
+
+def open_closed() -> None:
+    """Opens those of stdin, stdout and stderr that are closed (`2>&-`), to nothing.
+
+    Else the next file that is opened takes their number, a shard maybe, and what decoders say on
+    stderr is written into it. For programs, as `spell_out`.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def spell_out() -> None:

@@ -154,21 +154,24 @@ def run_shard(args: argparse.Namespace) -> int:
     """Runs `yolodata shard SOURCE OUT`."""
     from yolodata.ingest.packing import pack
 
-    report = pack(
-        args.source,
-        args.out,
-        codec=args.codec,
-        imgsz=args.imgsz,
-        shard_size=parse_size(args.shard_size),
-        workers=args.workers,
-        reencode=args.reencode,
-        keep_files=args.keep_files,
-        overwrite=args.overwrite,
-        task=args.task,
-        single_cls=args.single_cls,
-        progress=not args.quiet,
-        **_source_options(args),
-    )
+    try:
+        report = pack(
+            args.source,
+            args.out,
+            codec=args.codec,
+            imgsz=args.imgsz,
+            shard_size=parse_size(args.shard_size),
+            workers=args.workers,
+            reencode=args.reencode,
+            keep_files=args.keep_files,
+            overwrite=args.overwrite,
+            task=args.task,
+            single_cls=args.single_cls,
+            progress=not args.quiet,
+            **_source_options(args),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command continues") from None
     for split in report.splits.values():
         print(summary(split, report.out))
     print(total(report))

@@ -146,6 +146,7 @@ def pack(
         )
 
     found = opened(names)
+    progress = progress and sys.stderr is not None  # as in a process without a terminal
     target = Path(os.path.abspath(out))
     _refuse_inside(target, found)
     reopen = opened if found.kind != "yolo" and names is None else None

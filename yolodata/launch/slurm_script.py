@@ -14,8 +14,8 @@ script asks for a requeue, by the agents' exit status.
 from __future__ import annotations
 
 import shlex
-from importlib.metadata import version
 
+from yolodata import __version__
 from yolodata.launch.job import Job
 from yolodata.launch.slurm_options import SlurmOptions
 from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
@@ -90,9 +90,7 @@ def script(job: Job) -> str:
     assert isinstance(options, SlurmOptions)
     parts = [
         "#!/bin/bash",
-        _comment(
-            f"Written by yolodata {version('yolodata')}: yolodata launch {shlex.join(job.given)}"
-        ),
+        _comment(f"Written by yolodata {__version__}: yolodata launch {shlex.join(job.given)}"),
         *(f"#SBATCH {line}" for line in directives(options)),
         _SIGNALS,
         *_variables(options),

@@ -99,8 +99,12 @@ def _train(arguments: list[str]) -> None:
     upstream, ours = of_run(*read_arguments(arguments, "train"))
     upstream.pop("nproc", None)
     model = upstream.pop("model", None)
-    if upstream.get("resume") is True and model is None:
-        raise ConfigError("resume=True needs model=RUN/weights/last.pt; resume=RUN/… names it too")
+    # Of a YAML, Ultralytics would begin a new run without a word.
+    if upstream.get("resume") is True and not str(model).endswith(".pt"):
+        raise ConfigError(
+            f"resume=True needs model=RUN/weights/last.pt, got model={model}; resume=RUN names it, "
+            "too, and resume=auto goes on with project/name"
+        )
     if str(upstream.get("resume")).endswith(".pt"):
         model = upstream["resume"]
     if model is None:

@@ -184,6 +184,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         folder = self._run_folder.path
         if resume == "auto":
             found = run_folder.find_newest(folder, settings.upload)
+            if found is None:
+                run_folder.refuse_to_write_over(folder)
         if found is None:
             return [str(folder), None, None, None]
         state = file.read(found)

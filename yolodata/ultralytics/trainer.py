@@ -239,7 +239,17 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         return AugmentConfig.from_ultralytics(given)
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
-        """Resumes as upstream does; its run folder may be another one than the arguments name."""
+        """Resumes as upstream does; its run folder may be another one than the arguments name.
+
+        Raises:
+            ConfigError: it is asked for what `yolodata.train` does.
+        """
+        if self.args.resume == "auto":  # a file that is not there is the newest run, to upstream
+            raise ConfigError(
+                "resume='auto' is for trainer=yolodata.train.trainer_for(…) and `yolodata train`; "
+                "with this trainer, Ultralytics would go on with the newest run of any name; give "
+                "that one, or resume='RUN/weights/last.pt'"
+            )
         super().check_resume(overrides)
         if self.resume:
             self._run_folder = RunFolder(self.args)

@@ -180,6 +180,26 @@ def find_newest(run: Path, url: str | None) -> Path | None:
         return found
 
 
+def refuse_to_write_over(run: Path) -> None:
+    """Refuses a folder with weights of several epochs and no checkpoint, before a run begins anew.
+
+    Ultralytics' own loop left them there, or the checkpoints were removed. A run of ours that was
+    killed while it wrote its first checkpoint has weights of one epoch.
+
+    Raises:
+        ConfigError: there are such weights.
+    """
+    weights = run / "weights" / "last.pt"
+    with contextlib.suppress(OSError):
+        epochs = read_regular(run / "results.csv", _TABLE).count(b"\n") - 1
+        if epochs > 1 and weights.is_file():
+            raise ConfigError(
+                f"{run} has weights of {epochs} epochs and no checkpoint that is whole, so that "
+                "the run would begin anew and write over them; give "
+                f"resume={weights} if Ultralytics' own loop was interrupted there, or another name="
+            )
+
+
 def _remove_left(run: Path) -> None:
     """Removes what a download that was killed left beside the checkpoints."""
     with contextlib.suppress(OSError), Folder.at(run) as folder:

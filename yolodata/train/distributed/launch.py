@@ -75,7 +75,13 @@ def launch(
         # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
         child = subprocess.Popen(
             command(arguments, processes, options),
-            env={**os.environ, **(variables or {}), **child_environment(), STATUS: str(status)},
+            env={
+                "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
+                **os.environ,
+                **(variables or {}),
+                **child_environment(),
+                STATUS: str(status),
+            },
             start_new_session=True,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,8 @@ class Supervisor:
 
     Within steps a request to stop waits for the step's end, where the ranks agree on it, if that
     comes soon (`signals.LATE`). Elsewhere (setup, validation, plots) it interrupts at once, by
-    `Preempted`.
+    `Preempted`. Some code swallows that: Ultralytics' plots, and Python where it frees objects. The
+    next phase raises it again, and so does the reminder of `signals.LATE`.
 
     Args:
         process_group: the ranks.
@@ -52,6 +54,7 @@ class Supervisor:
         self.monitor: Monitor | None = None
         self._last_words = last_words
         self._interruptible = False
+        self._interrupted = False  # and nobody has seen to it yet
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
@@ -60,11 +63,19 @@ class Supervisor:
         A shard that is cut off while it is read is named, which else SIGBUS would end without a
         word; the process ends with `MISTAKE`.
         """
+        unraisable = sys.unraisablehook
+
+        def say_others(args: sys.UnraisableHookArgs) -> None:
+            if not isinstance(args.exc_value, Preempted):
+                unraisable(args)
+
         self.stop.install()
+        sys.unraisablehook = say_others
         try:
             with explaining_cut_off(MISTAKE, os.environ.get(STATUS, "")):
                 yield
         finally:
+            sys.unraisablehook = unraisable
             self.stop.remove()
 
     @contextmanager
@@ -122,6 +133,7 @@ class Supervisor:
     def undisturbed(self) -> Iterator[None]:
         """Keeps a request to stop from interrupting what is done here."""
         before, self._interruptible = self._interruptible, False
+        self._interrupted = False
         try:
             yield
         finally:
@@ -136,8 +148,9 @@ class Supervisor:
     def _on_request(self) -> None:
         if self.monitor is not None:
             self.monitor.announce_stop()
-        if self._interruptible or (self.heartbeat.in_step and self.stop.late):
-            self._interruptible = False
+        due = self.heartbeat.in_step or self._interrupted
+        if self._interruptible or (due and self.stop.late):
+            self._interruptible, self._interrupted = False, True
             self.heartbeat.in_step = False  # left half-way
             raise Preempted(self.stop.why)
 
@@ -152,7 +165,7 @@ class Supervisor:
             signal.pthread_kill(main.ident, signal.SIGUSR1)
 
     def _leave(self, preempted: str = "") -> Verdict | None:
-        self._interruptible = self.heartbeat.in_step = False
+        self._interruptible = self._interrupted = self.heartbeat.in_step = False
         monitor, self.monitor = self.monitor, None
         return None if monitor is None else monitor.stop(preempted)
 
