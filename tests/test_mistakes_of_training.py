@@ -268,7 +268,7 @@ def test_what_was_brought_from_elsewhere_is_kept_too(
 
     def bring(run: Path, url: str | None) -> None:
         of_checkpoints._remove_left(run)
-        (run / "results.csv").write_text("epoch\n1\n2\n")
+        (run / "results.csv").write_text("epoch\n1\n2\n3\n")
 
     monkeypatch.setattr(of_checkpoints, "find_newest", bring)
     values = given(folder, save_dir=str(ran), resume="auto", classes=[7])
@@ -338,12 +338,12 @@ def test_weights_without_a_checkpoint_are_not_written_over(
     run, last = tmp_path / "m", tmp_path / "m" / "weights" / "last.pt"
     last.parent.mkdir(parents=True)
     last.write_bytes(b"weights")
-    (run / "results.csv").write_text("epoch\n1\n2\n")
+    (run / "results.csv").write_text("epoch\n1\n2\n3\n")
     for again in ("resume=auto", f"resume={run}"):
         (run / "args.yaml").write_text("{}")
         assert main(words(folder, f"project={tmp_path}", "name=m", again)) == 2
         said = capsys.readouterr().err
-        assert f"{run} has weights of 2 epochs and no checkpoint" in said
+        assert f"{run} has weights of 3 epochs and no checkpoint" in said
         assert f"resume={last}" in said
     assert last.read_bytes() == b"weights"
 

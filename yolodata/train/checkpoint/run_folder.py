@@ -184,7 +184,7 @@ def refuse_to_write_over(run: Path) -> None:
     """Refuses a folder with weights of several epochs and no checkpoint, before a run begins anew.
 
     Ultralytics' own loop left them there, or the checkpoints were removed. A run of ours that was
-    killed while it wrote its first checkpoint has weights of one epoch.
+    killed early has two epochs at most: the third ends after the first checkpoint is on disk.
 
     Raises:
         ConfigError: there are such weights.
@@ -192,7 +192,7 @@ def refuse_to_write_over(run: Path) -> None:
     weights = run / "weights" / "last.pt"
     with contextlib.suppress(OSError):
         epochs = read_regular(run / "results.csv", _TABLE).count(b"\n") - 1
-        if epochs > 1 and weights.is_file():
+        if epochs > 2 and weights.is_file():
             raise ConfigError(
                 f"{run} has weights of {epochs} epochs and no checkpoint that is whole, so that "
                 "the run would begin anew and write over them; give "
