@@ -41,11 +41,10 @@ from yolodata.ingest.survey import ORPHAN, some, unnamed
 from yolodata.ingest.workers import in_order
 from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
-from yolodata.shards.format import SPLITS as SPLIT_NAMES
-from yolodata.shards.format import WORK_FOLDER, DatasetMeta
+from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
 from yolodata.shards.left_out import read_left_out, write_left_out
 from yolodata.shards.lock import storage_error
-from yolodata.shards.notes import LABELS, PICTURES, SPLITS, write_notes
+from yolodata.shards.notes import LABELS, OTHER_SPLITS, PICTURES, write_notes
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta
 from yolodata.shards.reader import splits as packed_splits
@@ -170,7 +169,7 @@ def pack(
         run = _Run(found, target, settings, shard_size, workers, progress, overwrite)
         _pack(run, report)
         for name, notes in shared.items():
-            report.splits[name].noted.add(SPLITS, notes)
+            report.splits[name].noted.add(OTHER_SPLITS, notes)
         if names is not None:
             report.notes += _without_objects(report)
         for name, split in found.splits.items():
@@ -250,7 +249,7 @@ def _write_beside(report: PackReport) -> None:
     try:
         write_left_out(report.out, report.left_out)
         noted = report.splits.items()
-        write_notes(report.out, {name: {SPLITS: split.noted.of(SPLITS)} for name, split in noted})
+        write_notes(report.out, {k: {OTHER_SPLITS: v.noted.of(OTHER_SPLITS)} for k, v in noted})
         write_data_yaml(report.out)
     except OSError as error:
         if isinstance(error, ShardError) or lacking(error):
@@ -294,7 +293,7 @@ def _refuse_inside(out: Path, source: Source) -> None:
 
 def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:
     """What `codec="auto"` means here. `settings` are those for jpeg."""
-    there = next(filter(None, (codec_of(out / split) for split in SPLIT_NAMES)), None)
+    there = next(filter(None, (codec_of(out / split) for split in SPLITS)), None)
     if there is not None:
         codec, why = there, "as packed before"
     else:

@@ -19,7 +19,7 @@ from yolodata.ingest.source import open_source
 from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.left_out import read_left_out, write_left_out
 from yolodata.shards.lock import storage_error
-from yolodata.shards.notes import LABELS, SPLITS, Entries, write_notes
+from yolodata.shards.notes import LABELS, OTHER_SPLITS, Entries, write_notes
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
@@ -95,7 +95,7 @@ def relabel(
             report.notes += tuple(note for note in notes if note not in report.notes)
             report.left_out = in_no_split(found, report.left_out)
             of_labels = report.splits[split].noted.of(LABELS)
-            noted[split] = {SPLITS: shared_images(found, root)[split], LABELS: of_labels}
+            noted[split] = {OTHER_SPLITS: shared_images(found, root)[split], LABELS: of_labels}
     try:
         write_left_out(root, report.left_out)
         write_notes(root, noted)

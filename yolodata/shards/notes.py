@@ -12,11 +12,11 @@ from pathlib import Path
 from yolodata.errors import ShardError
 from yolodata.files import read_regular
 from yolodata.folders import Folder
-from yolodata.shards.format import SPLITS as SPLIT_NAMES
+from yolodata.shards.format import SPLITS
 from yolodata.shards.json_text import MAX_BYTES, parse_json
 
 NOTES = "notes.json"
-SPLITS, PICTURES, LABELS = KINDS = ("splits", "pictures", "labels")
+OTHER_SPLITS, PICTURES, LABELS = KINDS = ("splits", "pictures", "labels")
 """What a note is about: other splits that have the image, its file, or its labels."""
 ROOM = 12 << 20
 """Bytes in the file of one kind and split; all of them are below `MAX_BYTES`."""
@@ -70,7 +70,7 @@ def write_notes(root: Path, notes: Mapping[str, Mapping[str, Entries]]) -> None:
     known = before | {split: before.get(split, {}) | dict(of) for split, of in notes.items()}
     after = {  # in an order that does not depend on who wrote first
         split: {kind: known[split][kind] for kind in KINDS if kind in known[split]}
-        for split in SPLIT_NAMES
+        for split in SPLITS
         if split in known
     }
     if after == before:
