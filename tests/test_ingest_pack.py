@@ -328,6 +328,9 @@ def test_notes_on_single_images_are_listed(
         (str(image.with_name("002.jpg")), "2 duplicate labels removed")
     ]
     assert said["val"] == {"splits": [], "pictures": [], "labels": []}
+    capsys.readouterr()
+    assert main(["info", str(out)]) == 0
+    assert capsys.readouterr().out.count("notes    1 on pictures, 1 on labels; listed in") == 1
     assert main([*words, "train"]) == 0  # it is there already
     assert read_notes(out) == said
     (labels / "002.txt").write_text("0 .5 .5 .25 .5\n")

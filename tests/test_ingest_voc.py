@@ -50,6 +50,9 @@ OURS = {
     "not_a_number": xml(item("cat", (float("nan"), 5, 5, 5)), item("dog", (10, 12, 40, 50))),
     "difficult_missing": xml(item("dog", (10, 12, 40, 50), None)),
     "difficult_empty": xml(item("dog", (10, 12, 40, 50), "")),
+    "namespaces": xml(item("dog", (10, 12, 40, 50))).replace(
+        "<annotation>", '<annotation xmlns="http://a.example/voc">'
+    ),
     "nameless": xml(item(" ", (5, 5, 9, 9)), item("dog", (10, 12, 40, 50))),
 }
 REFUSED = {

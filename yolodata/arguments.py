@@ -317,7 +317,9 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any
     for argument in arguments:
         name, equals, text = argument.lstrip("-").partition("=")
         if not equals or not name:
-            raise ConfigError(f"arguments are written NAME=VALUE, got {argument!r}")
+            raise ConfigError(
+                f"arguments are written NAME=VALUE, flags NAME=True, got {argument!r}"
+            )
         if name.startswith("yolodata."):
             ours[name.removeprefix("yolodata.")] = literal(text)
         else:

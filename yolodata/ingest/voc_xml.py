@@ -40,9 +40,13 @@ def read_annotation(file: Path) -> ElementTree.Element:
         text = decode_xml(data)
         if "<!ENTITY" in text:
             raise ValueError("it declares entities, which are not read")
-        return ElementTree.fromstring(text.strip())
+        root = ElementTree.fromstring(text.strip())
     except (ElementTree.ParseError, ValueError) as error:
         raise Refused(f"annotation {file.name} cannot be used: {error}") from error
+    if "xmlns" in text:
+        for element in root.iter():  # a tag in a namespace is {http://…}size
+            element.tag = element.tag.rpartition("}")[2]
+    return root
 
 
 def annotated_name(root: ElementTree.Element) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.files import stored_bytes
+from yolodata.shards.notes import KINDS, NOTES, read_notes
 from yolodata.terminal import of_any_number, printable, size_text
 
 _BAR = 30
@@ -28,6 +29,7 @@ def describe(path: Path) -> dict[str, Any]:
 
     with ShardDataset(path) as dataset:
         meta = dataset.meta
+        notes = read_notes(dataset.path.parent).get(meta.split, {})
         counts = np.bincount(dataset.cls.astype(np.int64), minlength=len(meta.names))
         objects = np.diff(dataset.object_offset)
         area = dataset.orig_height.astype(np.float64) * dataset.orig_width
@@ -42,6 +44,7 @@ def describe(path: Path) -> dict[str, Any]:
             **meta.summary,
             "disk_bytes": stored_bytes(dataset.path),
             "backgrounds": int((objects == 0).sum()),
+            "notes": {kind: len(notes[kind]) for kind in KINDS if notes.get(kind)},
             "polygons": int((np.diff(dataset.polygon_offset) > 0).sum()),
             "kpt_shape": meta.kpt_shape,
             "smallest": sizes[0] if sizes else None,
@@ -69,6 +72,9 @@ def info_text(info: dict[str, Any], every_class: bool) -> str:
         f"  left out {left_out:,}",
     ]
     lines += _reason_lines(info["left_out"])
+    if info["notes"]:
+        counts = (f"{count:,} on {kind}" for kind, count in info["notes"].items())
+        lines.append(f"  notes    {', '.join(counts)}; listed in {NOTES} beside the splits")
     return "\n".join(lines + _class_lines(info["classes"], every_class))
 
 
