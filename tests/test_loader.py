@@ -396,7 +396,7 @@ def test_settings_are_checked(shards: Path) -> None:
         ({"pad": -1}, "pad must be 0 to 32768, got -1"),
         ({"pad": 1e9}, "pad must be 0 to 32768, got 1e.09"),
         ({"pad": 1500}, f"make pictures of up to {1502 * 32} pixels a side .* at most 32768 are"),
-        ({"stride": 10**6}, "stride must be 1 to 32768 pixels, got 1000000"),
+        ({"stride": 10**6}, "stride must be 1 to 16384 pixels, got 1000000"),
         ({"imgsz": -64}, "imgsz must be 10 to 16384 pixels, got -64"),
         ({"imgsz": 64.0}, "imgsz must be a whole number, got 64.0"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),

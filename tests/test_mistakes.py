@@ -34,8 +34,8 @@ TRAIN = "train model=tiny.yaml device=cpu project=runs"
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("shard data.yaml new --workers -2", "workers must be at least 1, got -2"),
-        ("shard data.yaml new --workers 0", "workers must be at least 1, got 0"),
+        ("shard data.yaml new --workers -2", "workers must be 1 to 1024, got -2"),
+        ("shard data.yaml new --workers 0", "workers must be 1 to 1024, got 0"),
         ("shard nothing.yaml new", "'train' and 'val' are both empty"),
         ("shard nothere.yaml new", "'nothere.yaml' does not exist"),
         ("verify out --workers -1", "workers must be at least 1, got -1"),
