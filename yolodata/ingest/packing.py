@@ -151,7 +151,7 @@ def pack(
     reopen = opened if found.kind != "yolo" and names is None else None
     found = numbered_alike(found, target, reopen)
     others = [split for split in packed_splits(target) if split not in found.splits]
-    before = _read_left_out(target) if others else {}
+    before = left_out_before(target) if others else {}
     report = PackReport(target, left_out=in_no_split(found, before), notes=found.notes)
     if found.kind == "coco" and splits is None:  # else other splits may name them
         named = {
@@ -210,7 +210,8 @@ def _without_objects(report: PackReport) -> tuple[str, ...]:
     return (f"no object is of the class {some(said)}",) if said else ()
 
 
-def _read_left_out(out: Path) -> dict[str, str]:
+def left_out_before(out: Path) -> dict[str, str]:
+    """What left_out.json of a folder says; nothing without one."""
     with contextlib.suppress(ShardError):  # a damaged one is replaced
         return read_left_out(out)
     return {}

@@ -13,11 +13,11 @@ from yolodata.files import stored_bytes
 from yolodata.folders import Folder
 from yolodata.ingest.agreement import numbered_alike, shared_images
 from yolodata.ingest.convert import PackSettings, prepare, read_labels
-from yolodata.ingest.packing import PackReport, describe, in_no_split, unlabelled
+from yolodata.ingest.packing import PackReport, describe, in_no_split, left_out_before, unlabelled
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.shards.data_yaml import write_data_yaml
-from yolodata.shards.left_out import read_left_out, write_left_out
+from yolodata.shards.left_out import write_left_out
 from yolodata.shards.lock import storage_error
 from yolodata.shards.notes import LABELS, OTHER_SPLITS, Entries, write_notes
 from yolodata.shards.reader import ShardDataset
@@ -62,11 +62,7 @@ def relabel(
             f"'{root}' holds no finished split {absent[0] if absent else 'at all'}; there are "
             f"{list(there)}. Pack it first with `yolodata shard`."
         )
-    try:
-        before = read_left_out(root)
-    except ShardError:  # a damaged one is replaced
-        before = {}
-    report = PackReport(root, left_out=before)
+    report = PackReport(root, left_out=left_out_before(root))
     noted: dict[str, dict[str, Entries]] = {}
     for split in splits or there:
         with open_shards(there[split]) as dataset:

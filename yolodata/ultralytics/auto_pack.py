@@ -219,7 +219,7 @@ def packed(
             noted = report.splits[split].notes
             if noted:
                 log.warning(
-                    "%d notes on single images of %s, all listed in %s; the first is on %s: %s",
+                    "%d notes on single images of %s, listed in %s; the first is on %s: %s",
                     len(noted), source, out / NOTES, *noted[0],
                 )  # fmt: skip
             for name, reason in report.splits[split].left_out:
