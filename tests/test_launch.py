@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -289,7 +291,7 @@ def test_nobody_at_the_first_node(
 
 
 @pytest.fixture
-def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """In torchrun's place a process that says with what it was started, and waits for a file."""
     script = tmp_path / "rank.py"
     script.write_text(
@@ -307,7 +309,8 @@ def rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         launch, "command", lambda *given: [sys.executable, str(script), *before(*given)]
     )
-    return tmp_path
+    yield tmp_path
+    (tmp_path / "end").touch()  # also where the test failed
 
 
 def test_a_signal_goes_on_once(rank: Path) -> None:
@@ -333,6 +336,38 @@ def test_a_signal_goes_on_once(rank: Path) -> None:
         child.kill()
     assert (rank / "signals").read_text() == "SIGTERM\n"
     assert (rank / "logs/node0/status").read_text() == '[75, "SIGTERM"]\n'
+
+
+def test_a_signal_that_comes_while_torchrun_begins_goes_on(
+    rank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end this process alone, and leave torchrun and its ranks to themselves."""
+    begin = subprocess.Popen
+
+    def interrupted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child = begin(*words, **options)
+        wait_until(lambda: (rank / "started").exists())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    def end_when_told() -> None:
+        try:
+            wait_until(lambda: (rank / "signals").exists())
+        finally:
+            (rank / "end").touch()
+
+    monkeypatch.setattr("yolodata.train.distributed.launch.subprocess.Popen", interrupted)
+    alone: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: alone.append(number))
+    watching = threading.Thread(target=end_when_told)
+    watching.start()
+    try:
+        assert launch.launch(["a=b"], 2) == 75
+    finally:
+        watching.join()
+        signal.signal(signal.SIGTERM, before)
+    assert not alone
+    assert (rank / "signals").read_text() == "SIGTERM\n"
 
 
 def test_what_a_rank_is_given(

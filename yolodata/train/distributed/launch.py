@@ -72,34 +72,41 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         status = status or Path(folder) / "status"
         status.touch()
-        # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
-        child = subprocess.Popen(
-            command(arguments, processes, options),
-            env={
-                "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
-                **os.environ,
-                **(variables or {}),
-                **child_environment(),
-                STATUS: str(status),
-            },
-            start_new_session=True,
-        )
-
         asked: list[int] = []
+        child: subprocess.Popen[bytes] | None = None
 
         def pass_on(number: int, frame: FrameType | None) -> None:
-            if not asked:
+            first = not asked
+            asked.append(number)
+            if first:
                 name = signal.Signals(number).name
                 print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
                 if restarted:
                     status.write_bytes(b"")  # how the ranks end now is what counts
             # Of many of them torchrun dies, and leaves ranks that are about to write their state.
-            if not asked or number == signal.SIGINT:
+            if child is not None and (first or number == signal.SIGINT):
                 child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
-            asked.append(number)
 
+        # Before torchrun begins: ending between the two would leave it, and its ranks, alone.
         before = {number: signal.signal(number, pass_on) for number in SIGNALS}
         try:
+            # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal too.
+            started = subprocess.Popen(
+                command(arguments, processes, options),
+                env={
+                    "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
+                    **os.environ,
+                    **(variables or {}),
+                    **child_environment(),
+                    STATUS: str(status),
+                },
+                start_new_session=True,
+            )
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            child = started
+            if asked:  # while it began
+                child.send_signal(signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             code = child.wait()
         finally:
             for number, handler in before.items():
