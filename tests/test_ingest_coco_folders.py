@@ -733,6 +733,17 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
         assert dataset.cls.tolist() == [1]
 
 
+def test_new_labels_of_splits_that_cannot_agree(tmp_path: Path) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    for split in ("train", "val"):
+        coco(root / f"{split}.json", at=root / split)
+    pack(root, out, imgsz=32, progress=False)
+    coco(root / "val.json", categories={1: "cat", 2: "cow"})
+    with pytest.raises(DatasetError, match="it has 'cow'; it lacks 'dog'"):
+        relabel(out, root)
+    assert packed_names(out) == {"train": ["cat", "dog"], "val": ["cat", "dog"]}
+
+
 def test_a_trainer_refuses_splits_of_other_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
