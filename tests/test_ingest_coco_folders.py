@@ -237,7 +237,9 @@ def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
     assert paths(open_source(tmp_path), "val", tmp_path) == ["images/0.jpg", "images/1.jpg"]
 
 
-@pytest.mark.parametrize("own", ["train/images", "train2017/images", "images/train/images"])
+@pytest.mark.parametrize(
+    "own", ["train/images", "train2017/images", "images/train/images", "train2017/train2017"]
+)
 def test_folders_of_images_in_those_of_splits(tmp_path: Path, own: str) -> None:
     """Train's are not taken for val's, where both count from 0."""
     images = ["0.jpg", "1.jpg"]
@@ -415,6 +417,29 @@ def test_names_lose_their_folders_only_where_nothing_is_confused(tmp_path: Path)
     with pytest.raises(DatasetError, match="none of its 1 images"):
         open_source(file)
     assert open_source(file, images=tmp_path / "images").splits["val"].paths
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        (["train/patch8/0.jpg", "train/patch9/0.jpg"], True),
+        (["images/train/v1/patch8/0.jpg", "images/train/v2/patch9/0.jpg"], True),
+        (["train/patch9/0.jpg"], True),
+        (["val/patch8/0.jpg", "patch8/0.jpg"], False),  # perhaps another split's
+    ],
+)
+def test_names_lose_their_first_folders(tmp_path: Path, there: Sequence[str], found: bool) -> None:
+    """As Objects365, whose archives hold patches."""
+    file = coco(
+        tmp_path / "annotations" / "zhiyuan_objv2_train.json",
+        ["images/v1/patch8/0.jpg", "images/v2/patch9/0.jpg"],
+    )
+    build(tmp_path, dict.fromkeys(there, JPEG))
+    if found:
+        assert set(there) <= set(paths(open_source(file), "train", tmp_path))
+    else:
+        with pytest.raises(DatasetError, match="none of its 2 images"):
+            open_source(file)
 
 
 def test_trainval_finds_images_in_both_folders(tmp_path: Path) -> None:

@@ -65,11 +65,17 @@ class ImageFinder:
             addresses = [_spelled(_address(image)) for image in images]
             if [s[2:] for s in addresses] != [s[2:] for s in names] and any(addresses):
                 found = self._find(addresses)
+        for cut in range(1, max((s[1].count("/") for s in names if s), default=0)):
+            if found is None:  # Objects365 has images/v1/patch8/x.jpg for train/patch8/x.jpg
+                shorter = [_spelled(_without(s[1], cut)) if s else () for s in names]
+                if len(set(shorter)) == len(set(names)):
+                    found = self._find(shorter, sure=True)
         return found
 
     def _find(
-        self, names: Sequence[tuple[str, ...]]
+        self, names: Sequence[tuple[str, ...]], sure: bool = False
     ) -> tuple[list[str | None], dict[str, str]] | None:
+        """Finds the images in the first place that has any; only in sure ones, if asked for."""
         last = Counter(name.rsplit("/", 1)[-1] for name in {s[1] for s in names if s})
         distinct = all(count == 1 for count in last.values())
         tried: list[str | None] = []
@@ -81,11 +87,11 @@ class ImageFinder:
             if depth == 2 and not distinct:
                 break  # names without their folders say several images
             for place in self._places():
-                sure = place.named or self._given is not None
-                if not sure and self._elsewhere(names, depth == 2):
+                meant = place.named or self._given is not None
+                if not meant and (sure or self._elsewhere(names, depth == 2)):
                     continue  # images of the same names there may be another split's
                 if any(self._in(place, name) for name in spelled if name):
-                    alone = (distinct and (sure or not self._elsewhere([s], True)) for s in names)
+                    alone = (distinct and (meant or not self._elsewhere([s], True)) for s in names)
                     ends = [3 if last_part or depth == 2 else 2 for last_part in alone]
                     return self._paths(
                         place, [s[depth:end] for s, end in zip(names, ends, strict=True)]
@@ -251,9 +257,9 @@ def _of_another_year(folder: str, file: str) -> bool:
 
 
 def _with_images(folder: Path) -> list[Path]:
-    """A folder, and one called images in it, as in val/images."""
-    below = folder / "images"
-    return [folder, below] if below.is_dir() else [folder]
+    """A folder, and those in it that say no more: val/images, and train2017/train2017 of Kaggle."""
+    below = (folder / name for name in ("images", folder.name))
+    return [folder, *(place for place in dict.fromkeys(below) if place.is_dir())]
 
 
 def _folders_in(base: Path) -> list[Path]:
@@ -284,6 +290,12 @@ def _address(image: Any) -> str:
     except ValueError:
         return ""
     return "/".join(PurePosixPath(path).parts[-2:]).lstrip("/")
+
+
+def _without(name: str, count: int) -> str:
+    """A name without its first folders; the last part stays."""
+    parts = name.split("/")
+    return "/".join(parts[min(count, len(parts) - 1) :])
 
 
 def _spelled(name: str) -> tuple[str, ...]:
