@@ -254,8 +254,28 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
             **{f"VOC2007/Annotations/{k}.xml": VOC for k in "ab"},
         },
         "",
-        r"yolodata shard [^ ]*/VOC2007 OUT",
+        r"'[^']*/VOC2007' looks like one: yolodata shard [^ ]*/VOC2007 OUT",
     ),
+    "VOCdevkit, two years, as in their archive": (
+        {
+            **beside("VOCdevkit/VOC2007/Annotations/", "a"),
+            **{f"VOCdevkit/{year}/JPEGImages/a.jpg": JPEG for year in ("VOC2007", "VOC2012")},
+            "VOCdevkit/VOC2012/Annotations/a.xml": VOC,
+        },
+        "",
+        r"looks like one \(2 folders look like datasets\): yolodata shard [^ ]*/VOC2007 OUT",
+    ),
+    "XML far below": (
+        {"images/1/2/3/a.jpg": JPEG, "labels/1/2/3/a.xml": VOC},
+        "",
+        r"If '[^']*/labels/1/2/3/a\.xml' is one",
+    ),
+    "a part of an archive": (
+        {"x.zip.001": "PK\3\4"},
+        "x.zip.001",
+        r"7z x [^ ]*x\.zip\.001 -o[^ ]*/x && yolodata shard [^ ]*/x OUT",
+    ),
+    "an archive of Zstandard": ({"x.tar.zst": ""}, "x.tar.zst", r"tar -xf [^ ]* -C [^ ]*/x &&"),
     "CVAT's XML": (
         {"annotations.xml": "<?xml version='1.0'?>\n<annotations/>", "images/a.jpg": JPEG},
         "",
@@ -338,6 +358,8 @@ FOREIGN = {
     "wider_face_train_bbx_gt.txt": ("0--Parade/a.jpg\n1", "WIDER FACE"),
     "labelTxt/a.txt": ("gsd:0.1\n1 1 9 1 9 9 1 9 plane 0", "convert_dota_to_yolo_obb"),
     "label_2/a.txt": ("Car 0.00 0 -1.5 1 1 9 9 1 1 1 1 1 1 1\n", "KITTI"),
+    "train/_annotations.txt": ("a.jpg 1,1,9,9,0", "lists of images with boxes"),
+    "train/Car/Label/a.txt": ("Licence plate 1.5 1 9 9\n", "OIDv4"),
     "notes/a.txt": ("1,1,9,9,1,4,0,0", "VisDrone"),
 }
 

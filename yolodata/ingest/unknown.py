@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from yolodata.errors import DatasetError
@@ -21,10 +22,18 @@ _CVAT = (
     "'COCO' or 'Pascal VOC'."
 )
 _ARCHIVES = (
-    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar",
+    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst",
+    ".7z", ".rar", ".zip.001", ".7z.001",
 )  # fmt: skip
 _ZIP = (b"PK\3\4", b"PK\5\6")
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
+_COMPRESSED = (
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"(\xb5/\xfd",
+)
 _PARTS = (
     "images",
     "labels",
@@ -37,6 +46,7 @@ _PARTS = (
     "test",
 )
 _LOOKED_AT = 50  # folders, and files, in a folder that is no dataset
+_BELOW = ("*", "*/*", "*/*/*")  # folders that are looked at; VOCdevkit/VOC2007 lies in an archive
 
 
 def refuse_other_files(path: Path) -> None:
@@ -85,7 +95,7 @@ def _archive(path: Path) -> str:
     if folder.exists():
         folder = path.with_name(f"{stem}-unpacked")
     what, into = shlex.quote(str(path)), shlex.quote(str(folder))
-    if name.lower().endswith((".7z", ".rar")):
+    if name.lower().endswith((".7z", ".rar", ".001")):
         unpack = f"7z x {what} -o{into}"
     elif name.lower().endswith(".zip") or head(path, 4) in _ZIP:
         unpack = f"unzip -q {what} -d {into}"
@@ -99,9 +109,9 @@ def _archive(path: Path) -> str:
 
 def near(path: Path) -> list[Path]:
     """Gives the folders in which a dataset may be where a folder is none."""
-    below = [place for pattern in ("*", "*/*") for place in path.glob(pattern) if place.is_dir()]
+    below = (place for pattern in _BELOW for place in sorted(path.glob(pattern)) if place.is_dir())
     above = [resolved(path).parent] if resolved(path).name.lower() in _PARTS else []
-    return [*above, *sorted(below)[:_LOOKED_AT]]
+    return [*above, *islice(below, _LOOKED_AT)]
 
 
 def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
@@ -109,16 +119,18 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
 
     Args:
         path: the folder, without YAML, COCO JSON or annotations of Pascal VOC.
-        datasets: those of the folders `near` it that look like datasets.
+        datasets: those of the folders `near` it that look like datasets; parts of others do not
+            count.
 
     Returns:
         None where a JSON file may be meant, which is not COCO.
     """
-    if datasets:
-        others = "" if len(datasets) == 1 else f" ({len(datasets)} folders look like datasets)"
+    whole = [place for place in datasets if not {*datasets}.intersection(place.parents)]
+    if whole:
+        others = "" if len(whole) == 1 else f" ({len(whole)} folders look like datasets)"
         return DatasetError(
-            f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
-            f"{shlex.quote(str(datasets[0]))} OUT"
+            f"'{path}' is no dataset, but '{whole[0]}' looks like one{others}: yolodata shard "
+            f"{shlex.quote(str(whole[0]))} OUT"
         )
     jsons = sorted(file for file in path.glob(JSON_FILES) if not is_hidden(file, path))
     if _begins(path / "annotations.xml", b"<annotations"):
@@ -152,7 +164,13 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             "poses and oriented boxes; train this one with Ultralytics: yolo classify train "
             f"data={shlex.quote(str(path))}"
         )
-    json = next((f for pattern in ("*", "*/*") for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
+    xml = next((file for file in rest if file.lower().endswith(".xml")), None)
+    if xml:
+        return DatasetError(
+            f"'{path}' holds {len(images)} images, as '{images[0]}', and no annotations near them. "
+            f"If '{xml}' is one, give the folder in which it and its image are."
+        )
+    json = next((f for pattern in _BELOW for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
     other = f" '{json}' is JSON, but not COCO's." if json else ""
     return DatasetError(
         f"'{path}' holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "
