@@ -179,6 +179,29 @@ def test_pictures_that_links_lead_to_are_packed(tmp_path: Path, kind: str) -> No
     assert list(report.left_out) == [str(root / "images" / "all" / "b.jpg")]
 
 
+@pytest.mark.parametrize("link", ["file", "folder", "hard"])
+def test_a_file_that_two_splits_reach_by_links_is_said(tmp_path: Path, link: str) -> None:
+    yaml = "train: images/train\nval: images/val\nnames: [a]\n"
+    root = build(
+        tmp_path / "set", {"all/a.jpg": JPEG, "data.yaml": yaml, "labels/train/a.txt": ROW}
+    )
+    images = root / "images"
+    (images / "train").mkdir(parents=True)
+    if link == "folder":
+        (images / "val").symlink_to(root / "all")
+    else:
+        (images / "val").mkdir()
+    for split in ("train",) if link == "folder" else ("train", "val"):
+        if link == "hard":
+            (images / split / "a.jpg").hardlink_to(root / "all" / "a.jpg")
+        else:
+            (images / split / "a.jpg").symlink_to(root / "all" / "a.jpg")
+    for splits in (["train"], ["val"]) if link == "hard" else (None,):
+        report = pack(root, tmp_path / "out", imgsz=32, progress=False, splits=splits)
+    ((_, note),) = report.splits["val"].notes
+    assert note.startswith("the same file as an image of 'train'")
+
+
 def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:
     root = voc(tmp_path, "a b c", train="a b")
     build(root, {"ImageSets/train.txt": "b\r\na"})
