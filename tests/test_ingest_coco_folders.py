@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ingesting import build, jpeg, picture
+from ingesting import ROW, build, jpeg, picture
 
 from yolodata import shards
 from yolodata.cli import main
@@ -191,6 +192,25 @@ def test_a_split_that_nothing_was_put_into(tmp_path: Path) -> None:
     for source, splits in ((file, None), (tmp_path, ["test"]), (tmp_path, None)):
         with pytest.raises(DatasetError, match=r"test\.json: there are no images in it"):
             open_source(source, splits=splits)
+
+
+def test_label_files_that_other_options_read_are_said(tmp_path: Path) -> None:
+    """Ultralytics' own archive of COCO has the labels of train as text alone."""
+    coco(tmp_path / "annotations" / "instances_val2017.json", at=tmp_path / "images" / "val2017")
+    there = {"images/train2017/a.jpg": JPEG, "labels/train2017/a.txt": ROW, "images/b.jpg": JPEG}
+    build(tmp_path, there)
+    reasons = pack(tmp_path, tmp_path / "out", imgsz=32, progress=False).left_out
+    said = {Path(path).name: "--format yolo" in reason for path, reason in reasons.items()}
+    assert said == {"a.jpg": True, "b.jpg": False}
+
+
+def test_files_of_two_kinds_are_said(tmp_path: Path) -> None:
+    coco(tmp_path / "annotations" / "instances_train2017.json", at=tmp_path / "train2017")
+    coco(tmp_path / "annotations" / "person_keypoints_val2017.json", at=tmp_path / "val2017")
+    (note,) = open_source(tmp_path).notes
+    assert "'instances_train2017.json', 'person_keypoints_val2017.json'" in note
+    coco(tmp_path / "annotations" / "instances_val2017.json")
+    assert not open_source(tmp_path).notes
 
 
 def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
@@ -671,7 +691,7 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(train, out, imgsz=64, progress=False)
     with pytest.raises(
-        DatasetError, match=r"has 'cow'; it lacks 'dog', 'emu'.*--names 'cat,dog,emu,cow'"
+        DatasetError, match=r"has 'cow'; it lacks 'dog', 'emu'.*--names cat,dog,emu,cow "
     ):
         pack(val, out, imgsz=64, progress=False)
     assert set(packed_names(out)) == {"train"}
@@ -681,6 +701,24 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     assert packed_names(tmp_path / "named") == dict.fromkeys(("train", "val"), names)
     with pytest.raises(DatasetError, match="class 0 is 'dog', not 'cat'"):
         pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
+
+
+@pytest.mark.parametrize("name", ["driver's seat", "salt, pepper"])
+def test_the_command_for_names_that_differ_can_be_copied(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, categories in {"train": {1: "a", 2: name}, "val": {1: name, 2: "b"}}.items():
+        coco(tmp_path / f"{split}.json", categories=categories, at=tmp_path / split)
+    line = ["shard", str(tmp_path), str(tmp_path / "out"), "--imgsz", "32", "--quiet"]
+    assert main(line) == 2
+    said = capsys.readouterr().err
+    file = tmp_path / "names.txt"
+    file.write_text(f"a\n{name}\nb\n")
+    given = re.search("--names .*", said)[0].replace(
+        "FILE.txt, which has them one a line", str(file)
+    )
+    assert main([*line, *shlex.split(given)]) == 0
+    assert packed_names(tmp_path / "out")["val"] == ["a", name, "b"]
 
 
 def test_blanks_around_names_mean_nothing(tmp_path: Path) -> None:

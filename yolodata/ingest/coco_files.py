@@ -161,6 +161,18 @@ def choose_files(
     return chosen
 
 
+def other_kinds(files: Sequence[Path]) -> tuple[str, ...]:
+    """Says, in a sentence, that files of COCO's are not of one kind; nothing if they are.
+
+    Its `person_keypoints_*` hold persons alone, `instances_*` no keypoints.
+    """
+    kinds = {kind for kind in _DETECTION for file in files if file.name.startswith(kind)}
+    if len(kinds) < 2:
+        return ()
+    names = ", ".join(f"'{file.name}'" for file in files)
+    return (f"the splits have annotations of different kinds, {names}: is a file missing?",)
+
+
 def _split_of_one(file: Path, wanted: Sequence[str] | None) -> str:
     """The split of a file that was given by its path: the one asked for, or what its name says."""
     if wanted and len(set(wanted)) > 1:

@@ -48,7 +48,7 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
     files = names_files(root)
     if not files:
         raise DatasetError(f"'{root}' has neither a YAML nor a file of class names, classes.txt.")
-    names = _names(files)
+    names = dict(enumerate(checked_names(read_names(files), files[0])))
     notes = [f"no YAML; class names are those of '{files[0]}'"]
     entries = _data_file(root, notes) or _lists(root, files[0].parent) or _folders(root)
     if not entries:
@@ -66,8 +66,12 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
     )
 
 
-def _names(files: Sequence[Path]) -> dict[int, str]:
-    """The names, one a line, of files that have to agree."""
+def read_names(files: Sequence[Path]) -> list[str]:
+    """Reads class names, one a line, of files that have to agree.
+
+    Raises:
+        DatasetError: one cannot be read, is empty, has a blank line, or differs.
+    """
     found: list[list[str]] = []
     for file in files:
         lines = [line.strip() for line in read_text(file, "list of class names").splitlines()]
@@ -82,7 +86,7 @@ def _names(files: Sequence[Path]) -> dict[int, str]:
                 f"{lines[:9]}. Labels are numbers of one list: renumber them, and remove the other."
             )
         found.append(lines)
-    return dict(enumerate(checked_names(found[0], files[0])))
+    return found[0]
 
 
 def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
