@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from yolodata.ingest.split_names import split_of, splits_said
 from yolodata.ingest.survey import is_image
 
 _PREFIXES = ("instances_", "person_keypoints_", "lvis_v1_", "lvis_")
+_LOOKED_AT = 50  # folders, where images are nowhere
 _YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
 
 
@@ -115,12 +117,21 @@ class ImageFinder:
             (f" '{path}' is there; names must be equal." for path in alike if is_image(path.name)),
             "",
         )
+        there = "" if own else self._beyond(images)
         return DatasetError(
             f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
             f"sought in '{root}' and below it in {', '.join(below)}.{only if own else ''}{near} "
-            "Give their folder with --images DIR, or pack only splits whose images are there, "
-            "with --split."
+            f"Give their folder with {there or '--images DIR'}, or pack only splits whose images "
+            "are there, with --split."
         )
+
+    def _beyond(self, images: Sequence[Any]) -> str:
+        """The option for a folder above or below in which such images are; "" without one."""
+        places = (self._root.parent, *_folders_in(self._root)[:_LOOKED_AT])
+        for place in places if self._given is None else ():
+            if ImageFinder(self._file, self._split, place).find(images) is not None:
+                return f"--images {shlex.quote(str(place))}, if those there are meant"
+        return ""
 
     def _own_folder(self) -> Path | None:
         """A folder named after the file or its split, if it is empty or holds images."""
