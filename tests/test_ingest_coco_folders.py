@@ -320,16 +320,23 @@ def test_absent_images_are_sought_where_the_others_are(tmp_path: Path) -> None:
     assert paths(open_source(tmp_path), "train", tmp_path) == ["data/0.jpg", "data/1.jpg"]
 
 
-@pytest.mark.parametrize("at", ["annotations_trainval2017/annotations", "."])
-def test_where_images_may_be_is_said(tmp_path: Path, at: str) -> None:
+@pytest.mark.parametrize(
+    ("at", "given", "below"),
+    [
+        ("annotations_trainval2017/annotations", ".", "train2017/train2017"),
+        (".", "coco", "train2017"),
+        ("COCO", "PNG", "."),
+    ],
+)
+def test_where_images_may_be_is_said(tmp_path: Path, at: str, given: str, below: str) -> None:
     """Annotations in the folder of their archive, or beside that of the images."""
     root = tmp_path / "my set"
-    images = root if at != "." else root / "coco"
-    file = coco(root / at / "instances_train2017.json", at=images / "train2017" / "train2017")
+    images = root / given
+    file = coco(root / at / "instances_train2017.json", at=images / below)
     with pytest.raises(DatasetError, match=f"--images '{images}', if those there") as refusal:
         open_source(file)
-    given = shlex.split(str(refusal.value).partition("--images ")[2])[0].rstrip(",")
-    assert len(open_source(file, images=given).splits["train"].paths) == 2
+    option = shlex.split(str(refusal.value).partition("--images ")[2])[0].rstrip(",")
+    assert len(open_source(file, images=option).splits["train"].paths) == 2
 
 
 def test_a_partial_download(tmp_path: Path) -> None:

@@ -126,8 +126,10 @@ class ImageFinder:
         )
 
     def _beyond(self, images: Sequence[Any]) -> str:
-        """The option for a folder above or below in which such images are; "" without one."""
-        places = (self._root.parent, *_folders_in(self._root)[:_LOOKED_AT])
+        """The option for a folder near that of the annotations with such images, or ""."""
+        above = self._root.parent
+        near = (*_folders_in(self._root)[:_LOOKED_AT], *_folders_in(above)[:_LOOKED_AT])
+        places = (above, *(place for place in near if place != self._root))
         for place in places if self._given is None else ():
             if ImageFinder(self._file, self._split, place).find(images) is not None:
                 return f"--images {shlex.quote(str(place))}, if those there are meant"
