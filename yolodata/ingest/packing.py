@@ -288,13 +288,14 @@ def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
 
 
 def _refuse_inside(out: Path, source: Source) -> None:
-    real = resolved(out)
-    for folder in source.folders:
-        if real == Path(folder) or Path(folder) in real.parents:
-            raise ConfigError(
-                f"The output '{out}' must not lie in the image folder '{folder}' of the source, "
-                "which every later scan would search; choose a folder beside it"
-            )
+    for place in (out, *(out / split for split in source.splits)):
+        real = resolved(place)
+        for folder in source.folders:
+            if real == Path(folder) or Path(folder) in real.parents:
+                raise ConfigError(
+                    f"The output '{place}' must not lie in the image folder '{folder}' of the "
+                    "source, which every later scan would search; choose a folder beside it"
+                )
 
 
 def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:
