@@ -314,6 +314,16 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         "",
         r"start in the working folder.*sed -i 's\|\^\|\./\|' .*train\.txt",
     ),
+    "an archive in a YAML": (
+        {"data.yaml": "train: a.zip\nval: a.zip\nnames: [cat]", "a.zip": b"PK\3\4\xff"},
+        "",
+        r"train: '[^']*a\.zip' is an archive\. Unpack it \(unzip -q .*\), and name a folder in",
+    ),
+    "COCO JSON in a YAML": (
+        {"data.yaml": "train: a.json\nval: a.json\nnames: [cat]", "a.json": "{}"},
+        "data.yaml",
+        r"train: '[^']*a\.json' is JSON.*yolodata shard [^ ]*a\.json OUT",
+    ),
     "names that differ": (
         {"train/_darknet.labels": "cat\ndog", "valid/_darknet.labels": "dog", "train/a.jpg": JPEG},
         "",

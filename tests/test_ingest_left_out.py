@@ -308,6 +308,20 @@ def test_label_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("at", ["images/train", "labels/train"])
+def test_annotations_in_other_formats_are_named(tmp_path: Path, at: str) -> None:
+    """labelImg writes either, and labelme JSON; images with label files need neither."""
+    files = {f"images/train/{name}.jpg": JPEG for name in "abc"} | {"labels/train/a.txt": ROW}
+    files |= {f"{at}/a.xml": VOC, f"{at}/b.xml": VOC, f"{at}/c.json": b"{}", f"{at}/d.json": b"{}"}
+    files["data.yaml"] = b"train: images/train\nval: images/train\nnames: [a]"
+    root = build(tmp_path, files)
+    left_out = open_source(root / "data.yaml").left_out
+    assert {str(Path(path).relative_to(root)) for path in left_out} == {
+        f"{at}/b.xml", f"{at}/c.json",
+    }  # fmt: skip
+    assert all("without a label file" in reason for reason in left_out.values())
+
+
 def test_images_that_share_a_label_file_are_said(tmp_path: Path) -> None:
     files = {f"images/{name}": JPEG for name in ("a.jpg", "a.png", "b.jpg")}
     files |= {"labels/a.txt": ROW, "data.yaml": b"train: images\nval: images\nnames: [a]"}

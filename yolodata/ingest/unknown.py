@@ -88,7 +88,31 @@ def refuse_other_files(path: Path) -> None:
     raise DatasetError(said)
 
 
+def no_list(path: Path) -> str | None:
+    """Says what a file is that is to list images, and is something else; None if it may be one."""
+    if path.name.lower().endswith(_ARCHIVES) or _is_archive(path):
+        unpack, folder = _unpacking(path)
+        return (
+            f"'{path}' is an archive. Unpack it ({unpack}), and name a folder in {folder} instead"
+        )
+    if path.suffix.lower() == ".json":
+        return (
+            f"'{path}' is JSON. If it holds COCO's annotations, pack it alone: yolodata shard "
+            f"{shlex.quote(str(path))} OUT"
+        )
+    return None
+
+
 def _archive(path: Path) -> str:
+    unpack, folder = _unpacking(path)
+    return (
+        f"'{path}' is an archive, and shards are made of files. Unpack it first: {unpack} && "
+        f"yolodata shard {folder} OUT"
+    )
+
+
+def _unpacking(path: Path) -> tuple[str, str]:
+    """The command that unpacks an archive, and the folder into which it does."""
     name = path.name
     stem = name[: -len(next((end for end in _ARCHIVES[::-1] if name.lower().endswith(end)), ""))]
     folder = path.with_name(stem or f"{name}-unpacked")
@@ -101,10 +125,7 @@ def _archive(path: Path) -> str:
         unpack = f"unzip -q {what} -d {into}"
     else:
         unpack = f"mkdir -p {into} && tar -xf {what} -C {into}"
-    return (
-        f"'{path}' is an archive, and shards are made of files. Unpack it first: {unpack} && "
-        f"yolodata shard {into} OUT"
-    )
+    return unpack, into
 
 
 def near(path: Path) -> list[Path]:
