@@ -22,9 +22,10 @@ from yolodata.errors import DatasetError
 from yolodata.files import resolved
 from yolodata.ingest.split_names import split_of, splits_said
 from yolodata.ingest.survey import is_image
+from yolodata.ingest.walk import folders_in
 
 _PREFIXES = ("instances_", "person_keypoints_", "lvis_v1_", "lvis_")
-_LOOKED_AT = 50  # folders, where images are nowhere
+_LOOKED_AT = 50  # folders, and images, where none is where it should be
 _YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
 
 
@@ -128,10 +129,11 @@ class ImageFinder:
     def _beyond(self, images: Sequence[Any]) -> str:
         """The option for a folder near that of the annotations with such images, or ""."""
         above = self._root.parent
-        near = (*_folders_in(self._root)[:_LOOKED_AT], *_folders_in(above)[:_LOOKED_AT])
+        near = (*folders_in(self._root)[:_LOOKED_AT], *folders_in(above)[:_LOOKED_AT])
         places = (above, *(place for place in near if place != self._root))
+        some = images[:: len(images) // _LOOKED_AT + 1]
         for place in places if self._given is None else ():
-            if ImageFinder(self._file, self._split, place).find(images) is not None:
+            if ImageFinder(self._file, self._split, place).find(some) is not None:
                 return f"--images {shlex.quote(str(place))}, if those there are meant"
         return ""
 
@@ -162,7 +164,7 @@ class ImageFinder:
         worded = [
             place
             for base in bases
-            for folder in _folders_in(base)
+            for folder in folders_in(base)
             if folder not in exact
             and split_of(folder.name) in splits
             and not _of_another_year(folder.name, self._file.stem)
@@ -273,15 +275,6 @@ def _with_images(folder: Path) -> list[Path]:
     """A folder, and those in it that say no more: val/images, and train2017/train2017 of Kaggle."""
     below = (folder / name for name in ("images", folder.name))
     return [folder, *(place for place in dict.fromkeys(below) if place.is_dir())]
-
-
-def _folders_in(base: Path) -> list[Path]:
-    try:
-        with os.scandir(base) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError:
-        return []
-    return [base / name for name in names]
 
 
 def _spellings(image: Any) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 from yolodata.errors import DatasetError
@@ -14,7 +13,7 @@ from yolodata.ingest.foreign import head, told
 from yolodata.ingest.json_file import JSON_FILES
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
-from yolodata.ingest.walk import files_below, is_hidden
+from yolodata.ingest.walk import files_below, folders_in, is_hidden
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
@@ -130,9 +129,12 @@ def _unpacking(path: Path) -> tuple[str, str]:
 
 def near(path: Path) -> list[Path]:
     """Gives the folders in which a dataset may be where a folder is none."""
-    below = (place for pattern in _BELOW for place in sorted(path.glob(pattern)) if place.is_dir())
-    above = [resolved(path).parent] if resolved(path).name.lower() in _PARTS else []
-    return [*above, *islice(below, _LOOKED_AT)]
+    found = [resolved(path).parent] if resolved(path).name.lower() in _PARTS else []
+    level = [path]
+    for _ in _BELOW:
+        level = [folder for above in level for folder in folders_in(above)][:_LOOKED_AT]
+        found += level
+    return found[:_LOOKED_AT]
 
 
 def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
