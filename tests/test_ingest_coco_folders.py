@@ -19,6 +19,7 @@ from yolodata.cli import main
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.agreement import numbered_alike
+from yolodata.ingest.coco_files import choose_files
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.sample import Refused
@@ -116,6 +117,19 @@ def test_one_file_without_any_split_in_its_name_is_train(tmp_path: Path) -> None
             found = open_source(source)
             assert list(found.splits) == ["train"]
             assert paths(found, "train", root) == [f"{at}/0.jpg", f"{at}/1.jpg"]
+
+
+def test_of_two_files_for_one_name_that_of_the_task_is_read(tmp_path: Path) -> None:
+    """Datumaro writes both for its subset "default"."""
+    annotations = tmp_path / "annotations"
+    for kind in ("instances", "person_keypoints"):
+        coco(annotations / f"{kind}_default.json", at=tmp_path / "images" / "default")
+    for task, kind in (("detect", "instances"), ("pose", "person_keypoints")):
+        chosen = choose_files(tmp_path, None, task, lambda *_: True)
+        assert [file.path.name for file in chosen.files.values()] == [f"{kind}_default.json"]
+    coco(annotations / "other.json")
+    with pytest.raises(DatasetError, match=r"'instances_default\.json', 'other\.json'"):
+        open_source(tmp_path)
 
 
 def test_roboflow(tmp_path: Path) -> None:
