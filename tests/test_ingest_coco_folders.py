@@ -340,6 +340,7 @@ def test_absent_images_are_sought_where_the_others_are(tmp_path: Path) -> None:
         ("annotations_trainval2017/annotations", ".", "train2017/train2017"),
         (".", "coco", "train2017"),
         ("COCO", "PNG", "."),
+        ("annotations", "images/train2017/Data", "."),
     ],
 )
 def test_where_images_may_be_is_said(tmp_path: Path, at: str, given: str, below: str) -> None:

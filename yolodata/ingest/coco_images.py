@@ -127,10 +127,11 @@ class ImageFinder:
         )
 
     def _beyond(self, images: Sequence[Any]) -> str:
-        """The option for a folder near that of the annotations with such images, or ""."""
-        above = self._root.parent
-        near = (*folders_in(self._root)[:_LOOKED_AT], *folders_in(above)[:_LOOKED_AT])
-        places = (above, *(place for place in near if place != self._root))
+        """The option for a folder near with such images, or ""."""
+        root = self._root
+        named = (folder for place in self._places() if place.named for folder in place.folders)
+        near = [folders_in(folder)[:_LOOKED_AT] for folder in (root, root.parent, *named)]
+        places = (root.parent, *(place for folders in near for place in folders if place != root))
         some = images[:: len(images) // _LOOKED_AT + 1]
         for place in places if self._given is None else ():
             if ImageFinder(self._file, self._split, place).find(some) is not None:
