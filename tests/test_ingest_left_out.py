@@ -36,6 +36,16 @@ def stems(source: Source) -> dict[str, str]:
 
 LISTS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     # lists -> splits, and what is in no split
+    "of years": (
+        {"trainval2007": "a", "2012_trainval": "b d", "voc2007_test": "c"},
+        {"train": "a b d", "test": "c"},
+        "e",
+    ),
+    "of years, and without one": (
+        {"train": "a", "train2007": "b", "val2007": "b c", "val2012": "c d", "dog_val2012": "e"},
+        {"train": "a", "val": "b c d"},
+        "e",
+    ),
     "trainval and test": ({"trainval": "a b", "test": "c"}, {"train": "a b", "test": "c"}, "d e"),
     "train and trainval": (
         {"train": "a", "trainval": "a b c"},
