@@ -87,6 +87,24 @@ PACKED: dict[str, tuple[dict[str, bytes | str], dict[str, list[str]]]] = {
         },
         {"train": ["a", "b"], "val": ["c"]},
     ),
+    "labelImg, names in each split": (
+        {
+            **{f"{s}/labels/classes.txt": "cat" for s in ("train", "val")},
+            **{f"{s}/classes.txt": "cat" for s in ("test",)},
+            **pairs("train/images/{}.jpg", "train/labels/{}.txt", "a"),
+            **pairs("val/images/{}.jpg", "val/labels/{}.txt", "b"),
+            **pairs("test/{}.jpg", "test/{}.txt", "c"),
+        },
+        {"train": ["a"], "val": ["b"], "test": ["c"]},
+    ),
+    "labelImg, names beside the label files of each split": (
+        {
+            **{f"labels/{s}/classes.txt": "cat" for s in ("train", "val")},
+            **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
+            **pairs("images/val/{}.jpg", "labels/val/{}.txt", "b"),
+        },
+        {"train": ["a"], "val": ["b"]},
+    ),
     "CVAT, YOLO 1.1, without lists": (
         {name: data for name, data in DARKNET.items() if name not in ("train.txt", "valid.txt")},
         {"train": ["a", "b"], "val": ["c"]},
@@ -149,6 +167,23 @@ def test_packed(tmp_path: Path, case: str) -> None:
     files, expected = PACKED[case]
     source = open_source(build(tmp_path / "set", files))
     assert members(source) == expected
+
+
+@pytest.mark.parametrize("files", [{**CLASSES, **pairs("{}.jpg", "{}.txt", "a")}, beside("", "a")])
+def test_a_folder_that_is_called_like_a_split_is_one(
+    tmp_path: Path, files: dict[str, bytes | str]
+) -> None:
+    """As with COCO; a folder of several such is no dataset itself."""
+    for name, split in (("valid", "val"), ("test2017", "test"), ("test set", "train")):
+        root = build(tmp_path / name, files)
+        assert members(open_source(root)) == {split: ["a"]}
+
+
+def test_datasets_in_a_folder_are_not_joined(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        build(tmp_path / name, {**CLASSES, **pairs("images/{}.jpg", "labels/{}.txt", "a")})
+    with pytest.raises(DatasetError, match="2 folders look like datasets"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("case", PACKED)
