@@ -134,7 +134,7 @@ MISTAKES = [
     ("view a mosiac=0", "has no setting 'mosiac' (did you mean 'mosaic'?)"),
     ("train", "`yolodata train` needs NAME=VALUE, got none"),
     ("train yolo26n.yaml", "arguments are written NAME=VALUE, flags NAME=True, got 'yolo26n.yaml'"),
-    ("cache", "`yolodata cache` needs ls|clean FOLDER, got none"),
+    ("cache", "`yolodata cache` needs ls|clean, got none"),
     ("cache sl", "ls|clean must be one of ls, clean, got 'sl'"),
     ("val best.pt", "arguments are written NAME=VALUE, flags NAME=True, got 'best.pt'"),
     ("verify nothere", "nothere: holds no dataset"),

@@ -332,6 +332,22 @@ def test_the_same_source_in_another_place_is_the_same(tmp_path: Path) -> None:
     assert found(diff) == {"removed": ["images/train/1.jpg"], "added": ["images/val/1.jpg"]}
 
 
+def test_the_folder_of_a_split_stays_part_of_a_name(tmp_path: Path) -> None:
+    """Where splits are numbered from 0, train's and val's images of a number are two."""
+    both = [
+        Image(f"/x/{split}/images/{k}.jpg", 2 * k + j, split=split)
+        for j, split in enumerate(("train", "val"))
+        for k in range(3)
+    ]
+    out = pack(tmp_path / "a", both)
+    diff = diff_datasets(out / "train", out / "val")
+    assert {kind: len(names) for kind, names in found(diff).items()} == {"removed": 3, "added": 3}
+    moved = [replace(image, name=image.name.replace("/x/", "/y/")) for image in both[:3]]
+    changed = [replace(moved[0], pixels=99), *moved[1:]]
+    diff = diff_datasets(pack(tmp_path / "b", changed) / "train", out)
+    assert found(diff) == {"changed": ["train/images/0.jpg"]}
+
+
 def test_classes_are_compared_by_name(tmp_path: Path) -> None:
     swapped = replace(META, names={0: "dog", 1: "cat", 2: "bird"})
     number = {CAT: 1, DOG: 0, BIRD: 2}

@@ -457,6 +457,8 @@ def test_looking_for_the_format_of_a_file_takes_no_time(tmp_path: Path) -> None:
         "letters.txt": b"A" * 1_000_000,
         "blanks.txt": b" " * 1_000_000,
         "name.txt": b"1 " * 8 + b"x" * 1_000_000,
+        "class.txt": b"a" + b" 1" * 1_000_000 + b"x",
+        "digits.txt": b"a" + (b" " + b"1" * 200_000) * 4 + b"x",
     }
     with bounded():
         for name, content in contents.items():

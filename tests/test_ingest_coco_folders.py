@@ -5,19 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ingesting import build, jpeg, picture
+from ingesting import ROW, build, jpeg, picture
 
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import DatasetError
 from yolodata.ingest import open_source, pack
 from yolodata.ingest.agreement import numbered_alike
+from yolodata.ingest.coco_files import choose_files
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.sample import Refused
@@ -117,6 +119,19 @@ def test_one_file_without_any_split_in_its_name_is_train(tmp_path: Path) -> None
             assert paths(found, "train", root) == [f"{at}/0.jpg", f"{at}/1.jpg"]
 
 
+def test_of_two_files_for_one_name_that_of_the_task_is_read(tmp_path: Path) -> None:
+    """Datumaro writes both for its subset "default"."""
+    annotations = tmp_path / "annotations"
+    for kind in ("instances", "person_keypoints"):
+        coco(annotations / f"{kind}_default.json", at=tmp_path / "images" / "default")
+    for task, kind in (("detect", "instances"), ("pose", "person_keypoints")):
+        chosen = choose_files(tmp_path, None, task, lambda *_: True)
+        assert [file.path.name for file in chosen.files.values()] == [f"{kind}_default.json"]
+    coco(annotations / "other.json")
+    with pytest.raises(DatasetError, match=r"'instances_default\.json', 'other\.json'"):
+        open_source(tmp_path)
+
+
 def test_roboflow(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         coco(tmp_path / split / "_annotations.coco.json", at=tmp_path / split)
@@ -193,6 +208,25 @@ def test_a_split_that_nothing_was_put_into(tmp_path: Path) -> None:
             open_source(source, splits=splits)
 
 
+def test_label_files_that_other_options_read_are_said(tmp_path: Path) -> None:
+    """Ultralytics' own archive of COCO has the labels of train as text alone."""
+    coco(tmp_path / "annotations" / "instances_val2017.json", at=tmp_path / "images" / "val2017")
+    there = {"images/train2017/a.jpg": JPEG, "labels/train2017/a.txt": ROW, "images/b.jpg": JPEG}
+    build(tmp_path, there)
+    reasons = pack(tmp_path, tmp_path / "out", imgsz=32, progress=False).left_out
+    said = {Path(path).name: "--format yolo" in reason for path, reason in reasons.items()}
+    assert said == {"a.jpg": True, "b.jpg": False}
+
+
+def test_files_of_two_kinds_are_said(tmp_path: Path) -> None:
+    coco(tmp_path / "annotations" / "instances_train2017.json", at=tmp_path / "train2017")
+    coco(tmp_path / "annotations" / "person_keypoints_val2017.json", at=tmp_path / "val2017")
+    (note,) = open_source(tmp_path).notes
+    assert "'instances_train2017.json', 'person_keypoints_val2017.json'" in note
+    coco(tmp_path / "annotations" / "instances_val2017.json")
+    assert not open_source(tmp_path).notes
+
+
 def test_what_else_lies_in_the_folder_is_named(tmp_path: Path) -> None:
     coco(tmp_path / "annotations" / "instances_train.json", at=tmp_path / "images")
     coco(tmp_path / "annotations" / "train_old.json")
@@ -237,7 +271,9 @@ def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
     assert paths(open_source(tmp_path), "val", tmp_path) == ["images/0.jpg", "images/1.jpg"]
 
 
-@pytest.mark.parametrize("own", ["train/images", "train2017/images", "images/train/images"])
+@pytest.mark.parametrize(
+    "own", ["train/images", "train2017/images", "images/train/images", "train2017/train2017"]
+)
 def test_folders_of_images_in_those_of_splits(tmp_path: Path, own: str) -> None:
     """Train's are not taken for val's, where both count from 0."""
     images = ["0.jpg", "1.jpg"]
@@ -296,6 +332,26 @@ def test_absent_images_are_sought_where_the_others_are(tmp_path: Path) -> None:
     coco(tmp_path / "annotations" / "train.json", ["0.jpg", "1.jpg"])
     build(tmp_path, {"data/0.jpg": JPEG, "images/other.jpg": JPEG})
     assert paths(open_source(tmp_path), "train", tmp_path) == ["data/0.jpg", "data/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("at", "given", "below"),
+    [
+        ("annotations_trainval2017/annotations", ".", "train2017/train2017"),
+        (".", "coco", "train2017"),
+        ("COCO", "PNG", "."),
+        ("annotations", "images/train2017/Data", "."),
+    ],
+)
+def test_where_images_may_be_is_said(tmp_path: Path, at: str, given: str, below: str) -> None:
+    """Annotations in the folder of their archive, or beside that of the images."""
+    root = tmp_path / "my set"
+    images = root / given
+    file = coco(root / at / "instances_train2017.json", at=images / below)
+    with pytest.raises(DatasetError, match=f"--images '{images}', if those there") as refusal:
+        open_source(file)
+    option = shlex.split(str(refusal.value).partition("--images ")[2])[0].rstrip(",")
+    assert len(open_source(file, images=option).splits["train"].paths) == 2
 
 
 def test_a_partial_download(tmp_path: Path) -> None:
@@ -415,6 +471,29 @@ def test_names_lose_their_folders_only_where_nothing_is_confused(tmp_path: Path)
     with pytest.raises(DatasetError, match="none of its 1 images"):
         open_source(file)
     assert open_source(file, images=tmp_path / "images").splits["val"].paths
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        (["train/patch8/0.jpg", "train/patch9/0.jpg"], True),
+        (["images/train/v1/patch8/0.jpg", "images/train/v2/patch9/0.jpg"], True),
+        (["train/patch9/0.jpg"], True),
+        (["val/patch8/0.jpg", "patch8/0.jpg"], False),  # perhaps another split's
+    ],
+)
+def test_names_lose_their_first_folders(tmp_path: Path, there: Sequence[str], found: bool) -> None:
+    """As Objects365, whose archives hold patches."""
+    file = coco(
+        tmp_path / "annotations" / "zhiyuan_objv2_train.json",
+        ["images/v1/patch8/0.jpg", "images/v2/patch9/0.jpg"],
+    )
+    build(tmp_path, dict.fromkeys(there, JPEG))
+    if found:
+        assert set(there) <= set(paths(open_source(file), "train", tmp_path))
+    else:
+        with pytest.raises(DatasetError, match="none of its 2 images"):
+            open_source(file)
 
 
 def test_trainval_finds_images_in_both_folders(tmp_path: Path) -> None:
@@ -646,7 +725,7 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(train, out, imgsz=64, progress=False)
     with pytest.raises(
-        DatasetError, match=r"has 'cow'; it lacks 'dog', 'emu'.*--names 'cat,dog,emu,cow'"
+        DatasetError, match=r"has 'cow'; it lacks 'dog', 'emu'.*--names cat,dog,emu,cow "
     ):
         pack(val, out, imgsz=64, progress=False)
     assert set(packed_names(out)) == {"train"}
@@ -656,6 +735,24 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
     assert packed_names(tmp_path / "named") == dict.fromkeys(("train", "val"), names)
     with pytest.raises(DatasetError, match="class 0 is 'dog', not 'cat'"):
         pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
+
+
+@pytest.mark.parametrize("name", ["driver's seat", "salt, pepper"])
+def test_the_command_for_names_that_differ_can_be_copied(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, categories in {"train": {1: "a", 2: name}, "val": {1: name, 2: "b"}}.items():
+        coco(tmp_path / f"{split}.json", categories=categories, at=tmp_path / split)
+    line = ["shard", str(tmp_path), str(tmp_path / "out"), "--imgsz", "32", "--quiet"]
+    assert main(line) == 2
+    said = capsys.readouterr().err
+    file = tmp_path / "names.txt"
+    file.write_text(f"a\n{name}\nb\n")
+    given = re.search("--names .*", said)[0].replace(
+        "FILE.txt, which has them one a line", str(file)
+    )
+    assert main([*line, *shlex.split(given)]) == 0
+    assert packed_names(tmp_path / "out")["val"] == ["a", name, "b"]
 
 
 def test_blanks_around_names_mean_nothing(tmp_path: Path) -> None:
@@ -731,6 +828,17 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
     assert packed_names(tmp_path / "voc") == {split: ["cat", "zebra"] for split in ("train", "val")}
     with shards.open(tmp_path / "voc" / "val") as dataset:
         assert dataset.cls.tolist() == [1]
+
+
+def test_new_labels_of_splits_that_cannot_agree(tmp_path: Path) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    for split in ("train", "val"):
+        coco(root / f"{split}.json", at=root / split)
+    pack(root, out, imgsz=32, progress=False)
+    coco(root / "val.json", categories={1: "cat", 2: "cow"})
+    with pytest.raises(DatasetError, match="it has 'cow'; it lacks 'dog'"):
+        relabel(out, root)
+    assert packed_names(out) == {"train": ["cat", "dog"], "val": ["cat", "dog"]}
 
 
 def test_a_trainer_refuses_splits_of_other_classes(

@@ -62,6 +62,17 @@ def test_the_estimate_is_what_shards_take(
         assert found.error == 0
 
 
+def test_what_other_settings_would_take(data: Path) -> None:
+    """Also where one of the splits is small."""
+    splits = open_source(data).splits
+    found = estimate(splits.values(), PackSettings(imgsz=128))
+    others = found.others(PackSettings(imgsz=128))
+    assert set(others) == {"codec=jpeg", "codec=jpeg reencode=90"}
+    assert others["codec=jpeg reencode=90"].nbytes < others["codec=jpeg"].nbytes
+    few = estimate([splits["val"]], PackSettings(imgsz=128))
+    assert set(few.others(PackSettings(imgsz=128))) == {"codec=jpeg"}
+
+
 def test_what_cannot_be_opened_takes_nothing(data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(data.parent, tmp_path / "copy")
     before = estimate(open_source(root / "data.yaml").splits.values(), PackSettings(imgsz=128)).raw

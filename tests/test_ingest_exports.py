@@ -87,6 +87,24 @@ PACKED: dict[str, tuple[dict[str, bytes | str], dict[str, list[str]]]] = {
         },
         {"train": ["a", "b"], "val": ["c"]},
     ),
+    "labelImg, names in each split": (
+        {
+            **{f"{s}/labels/classes.txt": "cat" for s in ("train", "val")},
+            **{f"{s}/classes.txt": "cat" for s in ("test",)},
+            **pairs("train/images/{}.jpg", "train/labels/{}.txt", "a"),
+            **pairs("val/images/{}.jpg", "val/labels/{}.txt", "b"),
+            **pairs("test/{}.jpg", "test/{}.txt", "c"),
+        },
+        {"train": ["a"], "val": ["b"], "test": ["c"]},
+    ),
+    "labelImg, names beside the label files of each split": (
+        {
+            **{f"labels/{s}/classes.txt": "cat" for s in ("train", "val")},
+            **pairs("images/train/{}.jpg", "labels/train/{}.txt", "a"),
+            **pairs("images/val/{}.jpg", "labels/val/{}.txt", "b"),
+        },
+        {"train": ["a"], "val": ["b"]},
+    ),
     "CVAT, YOLO 1.1, without lists": (
         {name: data for name, data in DARKNET.items() if name not in ("train.txt", "valid.txt")},
         {"train": ["a", "b"], "val": ["c"]},
@@ -149,6 +167,23 @@ def test_packed(tmp_path: Path, case: str) -> None:
     files, expected = PACKED[case]
     source = open_source(build(tmp_path / "set", files))
     assert members(source) == expected
+
+
+@pytest.mark.parametrize("files", [{**CLASSES, **pairs("{}.jpg", "{}.txt", "a")}, beside("", "a")])
+def test_a_folder_that_is_called_like_a_split_is_one(
+    tmp_path: Path, files: dict[str, bytes | str]
+) -> None:
+    """As with COCO; a folder of several such is no dataset itself."""
+    for name, split in (("valid", "val"), ("test2017", "test"), ("test set", "train")):
+        root = build(tmp_path / name, files)
+        assert members(open_source(root)) == {split: ["a"]}
+
+
+def test_datasets_in_a_folder_are_not_joined(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        build(tmp_path / name, {**CLASSES, **pairs("images/{}.jpg", "labels/{}.txt", "a")})
+    with pytest.raises(DatasetError, match="2 folders look like datasets"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("case", PACKED)
@@ -254,8 +289,28 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
             **{f"VOC2007/Annotations/{k}.xml": VOC for k in "ab"},
         },
         "",
-        r"yolodata shard [^ ]*/VOC2007 OUT",
+        r"'[^']*/VOC2007' looks like one: yolodata shard [^ ]*/VOC2007 OUT",
     ),
+    "VOCdevkit, two years, as in their archive": (
+        {
+            **beside("VOCdevkit/VOC2007/Annotations/", "a"),
+            **{f"VOCdevkit/{year}/JPEGImages/a.jpg": JPEG for year in ("VOC2007", "VOC2012")},
+            "VOCdevkit/VOC2012/Annotations/a.xml": VOC,
+        },
+        "",
+        r"looks like one \(2 folders look like datasets\): yolodata shard [^ ]*/VOC2007 OUT",
+    ),
+    "XML far below": (
+        {"images/1/2/3/a.jpg": JPEG, "labels/1/2/3/a.xml": VOC},
+        "",
+        r"If '[^']*/labels/1/2/3/a\.xml' is one",
+    ),
+    "a part of an archive": (
+        {"x.zip.001": "PK\3\4"},
+        "x.zip.001",
+        r"7z x [^ ]*x\.zip\.001 -o[^ ]*/x && yolodata shard [^ ]*/x OUT",
+    ),
+    "an archive of Zstandard": ({"x.tar.zst": ""}, "x.tar.zst", r"tar -xf [^ ]* -C [^ ]*/x &&"),
     "CVAT's XML": (
         {"annotations.xml": "<?xml version='1.0'?>\n<annotations/>", "images/a.jpg": JPEG},
         "",
@@ -293,6 +348,16 @@ REFUSED: dict[str, tuple[dict[str, bytes | str], str, str]] = {
         },
         "",
         r"start in the working folder.*sed -i 's\|\^\|\./\|' .*train\.txt",
+    ),
+    "an archive in a YAML": (
+        {"data.yaml": "train: a.zip\nval: a.zip\nnames: [cat]", "a.zip": b"PK\3\4\xff"},
+        "",
+        r"train: '[^']*a\.zip' is an archive\. Unpack it \(unzip -q .*\), and name a folder in",
+    ),
+    "COCO JSON in a YAML": (
+        {"data.yaml": "train: a.json\nval: a.json\nnames: [cat]", "a.json": "{}"},
+        "data.yaml",
+        r"train: '[^']*a\.json' is JSON.*yolodata shard [^ ]*a\.json OUT",
     ),
     "names that differ": (
         {"train/_darknet.labels": "cat\ndog", "valid/_darknet.labels": "dog", "train/a.jpg": JPEG},
@@ -338,6 +403,8 @@ FOREIGN = {
     "wider_face_train_bbx_gt.txt": ("0--Parade/a.jpg\n1", "WIDER FACE"),
     "labelTxt/a.txt": ("gsd:0.1\n1 1 9 1 9 9 1 9 plane 0", "convert_dota_to_yolo_obb"),
     "label_2/a.txt": ("Car 0.00 0 -1.5 1 1 9 9 1 1 1 1 1 1 1\n", "KITTI"),
+    "train/_annotations.txt": ("a.jpg 1,1,9,9,0", "lists of images with boxes"),
+    "train/Car/Label/a.txt": ("Licence plate 1.5 1 9 9\n", "OIDv4"),
     "notes/a.txt": ("1,1,9,9,1,4,0,0", "VisDrone"),
 }
 

@@ -36,6 +36,16 @@ def stems(source: Source) -> dict[str, str]:
 
 LISTS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     # lists -> splits, and what is in no split
+    "of years": (
+        {"trainval2007": "a", "2012_trainval": "b d", "voc2007_test": "c"},
+        {"train": "a b d", "test": "c"},
+        "e",
+    ),
+    "of years, and without one": (
+        {"train": "a", "train2007": "b", "val2007": "b c", "val2012": "c d", "dog_val2012": "e"},
+        {"train": "a", "val": "b c d"},
+        "e",
+    ),
     "trainval and test": ({"trainval": "a b", "test": "c"}, {"train": "a b", "test": "c"}, "d e"),
     "train and trainval": (
         {"train": "a", "trainval": "a b c"},
@@ -179,6 +189,29 @@ def test_pictures_that_links_lead_to_are_packed(tmp_path: Path, kind: str) -> No
     assert list(report.left_out) == [str(root / "images" / "all" / "b.jpg")]
 
 
+@pytest.mark.parametrize("link", ["file", "folder", "hard"])
+def test_a_file_that_two_splits_reach_by_links_is_said(tmp_path: Path, link: str) -> None:
+    yaml = "train: images/train\nval: images/val\nnames: [a]\n"
+    root = build(
+        tmp_path / "set", {"all/a.jpg": JPEG, "data.yaml": yaml, "labels/train/a.txt": ROW}
+    )
+    images = root / "images"
+    (images / "train").mkdir(parents=True)
+    if link == "folder":
+        (images / "val").symlink_to(root / "all")
+    else:
+        (images / "val").mkdir()
+    for split in ("train",) if link == "folder" else ("train", "val"):
+        if link == "hard":
+            (images / split / "a.jpg").hardlink_to(root / "all" / "a.jpg")
+        else:
+            (images / split / "a.jpg").symlink_to(root / "all" / "a.jpg")
+    for splits in (["train"], ["val"]) if link == "hard" else (None,):
+        report = pack(root, tmp_path / "out", imgsz=32, progress=False, splits=splits)
+    ((_, note),) = report.splits["val"].notes
+    assert note.startswith("the same file as an image of 'train'")
+
+
 def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:
     root = voc(tmp_path, "a b c", train="a b")
     build(root, {"ImageSets/train.txt": "b\r\na"})
@@ -283,6 +316,20 @@ def test_label_files_that_are_not_read_are_named(tmp_path: Path) -> None:
         "alone",
         "labels/train/b.TXT": "the suffix of a label file must be .txt in small letters",
     }
+
+
+@pytest.mark.parametrize("at", ["images/train", "labels/train"])
+def test_annotations_in_other_formats_are_named(tmp_path: Path, at: str) -> None:
+    """labelImg writes either, and labelme JSON; images with label files need neither."""
+    files = {f"images/train/{name}.jpg": JPEG for name in "abc"} | {"labels/train/a.txt": ROW}
+    files |= {f"{at}/a.xml": VOC, f"{at}/b.xml": VOC, f"{at}/c.json": b"{}", f"{at}/d.json": b"{}"}
+    files["data.yaml"] = b"train: images/train\nval: images/train\nnames: [a]"
+    root = build(tmp_path, files)
+    left_out = open_source(root / "data.yaml").left_out
+    assert {str(Path(path).relative_to(root)) for path in left_out} == {
+        f"{at}/b.xml", f"{at}/c.json",
+    }  # fmt: skip
+    assert all("without a label file" in reason for reason in left_out.values())
 
 
 def test_images_that_share_a_label_file_are_said(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_settings_are_checked(wrong: dict) -> None:
 def test_output_inside_the_images_is_refused(source: Path) -> None:
     images = source.parent / "images" / "train"
     before = tree_hash(source.parent)
-    for out in (images, images / "shards"):
+    for out in (images, images / "shards", source.parent / "images"):  # images/train is a split's
         with pytest.raises(ConfigError, match="image folder"):
             pack(source, out, **settings())
     assert tree_hash(source.parent) == before
@@ -384,6 +384,24 @@ def test_relabel_needs_the_same_images(tmp_path: Path, change: str) -> None:
         relabel(tmp_path / "out", data)
     with pytest.raises(ShardError, match="--overwrite"):
         pack(data, tmp_path / "out", **settings(splits=["train"]))
+    assert content_hash(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("change", ["no val", "bad labels"])
+def test_new_labels_of_all_splits_or_of_none(tmp_path: Path, change: str) -> None:
+    """A split that fails leaves no other one with classes that it does not have."""
+    data = write_yolo(tmp_path / "data", {"train": 3, "val": 2})
+    pack(data, tmp_path / "out", **settings())
+    before = content_hash(tmp_path / "out")
+    content = {**yaml.safe_load(data.read_text()), "names": ["x", "y", "z", "w"]}
+    if change == "no val":
+        del content["val"]
+    for k in range(2) if change == "bad labels" else ():
+        (tmp_path / "data" / "labels" / "val" / f"{k:03}.txt").write_text("0 5 5 5 5\n")
+    data.write_text(yaml.safe_dump(content))
+    said = r"'val' is missing|no image would be left.*above 1\.01"
+    with pytest.raises(DatasetError, match=said):
+        relabel(tmp_path / "out", data)
     assert content_hash(tmp_path / "out") == before
 
 

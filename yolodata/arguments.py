@@ -217,7 +217,8 @@ class Parser(argparse.ArgumentParser):
             else:
                 found, rest = rest[:1], rest[1:]
             if not found and action.nargs not in ("?", "*"):
-                wanted = " ".join(_shown(a) for a in self._actions if not a.option_strings)
+                needed = (a for a in self._actions if a.nargs not in ("?", "*"))
+                wanted = " ".join(_shown(a) for a in needed if not a.option_strings)
                 raise ConfigError(
                     f"`{self.prog}` needs {wanted}, got "
                     f"{' '.join(placed) or 'none'}; see `{self.prog} --help`"

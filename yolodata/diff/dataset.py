@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from yolodata.diff.keys import Indices, Keys, key_of, mixed
 from yolodata.errors import ShardError
+from yolodata.ingest.split_names import split_of_folder
 from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.format import SPLITS, DatasetMeta
 from yolodata.shards.reader import ShardDataset, read_meta, splits, unfinished
@@ -188,10 +190,19 @@ def _tails(name: bytes) -> tuple[bytes, bytes]:
     return folders.rpartition(b"/")[2] + b"/" + file, file
 
 
+@lru_cache(1 << 12)
+def is_of_split(folder: bytes) -> bool:
+    """Says whether a folder is called like a split."""
+    return split_of_folder(folder.decode("utf-8", "replace")) is not None
+
+
 def _beginnings(a: bytes, b: bytes) -> tuple[bytes, bytes]:
-    """What two paths begin with before the folders and the name that end both."""
+    """What two paths begin with before the folders and the name that end both.
+
+    Folders of splits count as the same: `train/1.jpg` is to stay another name than `val/1.jpg`.
+    """
     one, two = a.split(b"/"), b.split(b"/")
-    while one and two and one[-1] == two[-1]:
+    while one and two and (one[-1] == two[-1] or (is_of_split(one[-1]) and is_of_split(two[-1]))):
         one.pop()
         two.pop()
     return tuple(b"/".join([*parts, b""]) if parts else b"" for parts in (one, two))  # type: ignore[return-value]

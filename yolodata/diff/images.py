@@ -13,9 +13,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.diff.dataset import PackedDataset
+from yolodata.diff.dataset import PackedDataset, is_of_split
 from yolodata.diff.keys import Indices, Keys, key_of, mixed, paired, without
-from yolodata.ingest.split_names import split_of_folder
 from yolodata.shards.format import SPLITS
 
 Flags = npt.NDArray[np.bool_]
@@ -96,7 +95,7 @@ def _places(of: PackedDataset, images: Indices) -> Keys:
 def _without_splits(folders: bytes) -> bytes:
     """The folders of a path, those that are called like a split all alike."""
     parts = folders.split(b"/")
-    return b"/".join(b"*" if split_of_folder(p.decode("utf-8", "replace")) else p for p in parts)
+    return b"/".join(b"*" if is_of_split(part) else part for part in parts)
 
 
 def reordered(pairs: Pairs, a: PackedDataset, b: PackedDataset) -> list[str]:

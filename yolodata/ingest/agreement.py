@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISLNK
 
 import numpy as np
 
 from yolodata.errors import ShardError
 from yolodata.ingest.sample import SPLITS, Refused, Source, Split
+from yolodata.ingest.walk import RealPaths
 from yolodata.shards.class_names import check_same_classes, difference
 from yolodata.shards.format import DatasetMeta
 from yolodata.shards.reader import open as open_shards
@@ -65,28 +67,52 @@ def numbered_alike(
 
 
 def shared_images(source: Source, out: Path) -> dict[str, list[tuple[str, str]]]:
-    """Finds images that several splits use.
+    """Finds images that several splits use, under whatever names links give them.
 
     Returns:
         split of the source -> (path, note) of each image that is also in a split of the source
         before it, in the order train, val, test, or in one that `out` already holds.
     """
-    owner: dict[str, tuple[str, int | None]] = {}  # path -> split, and which of the source's images
+    identity = _Identity()
+    owner: dict[str, tuple[str, str, int | None]] = {}  # path, split, which of the source's images
     for split in _others(out, list(source.splits)):
         with suppress(ShardError), open_shards(out / split) as dataset:
             names = dataset.names(np.arange(len(dataset), dtype=np.int64))
-            owner.update(dict.fromkeys(names, (split, None)))
+            owner.update((identity(name), (name, split, None)) for name in names)
     shared: dict[str, list[tuple[str, str]]] = {split: [] for split in source.splits}
     for split in sorted(source.splits, key=SPLITS.index):
         images = source.splits[split]
         for index, path in enumerate(images.paths):
-            other, twin = owner.setdefault(path, (split, index))
+            named, other, twin = owner.setdefault(identity(path), (path, split, index))
             if other != split:
-                note = f"also an image of '{other}'"
+                note = "also" if named == path else "the same file as"
+                note += f" an image of '{other}'"
                 if twin is not None and _differ((images, index), (source.splits[other], twin)):
                     note += f", with other labels: do those of '{split}' belong to another image?"
                 shared[split].append((path, note))
     return shared
+
+
+class _Identity:
+    """Gives each file one text, also where links lead to it; that is its path, for most."""
+
+    def __init__(self) -> None:
+        self._real = RealPaths()
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = self._real(folder)
+        real = os.path.join(self._folders[folder], name)
+        try:
+            found = os.lstat(real)
+            if S_ISLNK(found.st_mode):
+                real = os.path.realpath(real)
+                found = os.lstat(real)
+        except (OSError, ValueError):  # absent, or no file can have this name
+            return real
+        return real if found.st_nlink == 1 else f"{found.st_dev} {found.st_ino}"
 
 
 def _differ(*images: tuple[Split, int]) -> bool:

@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.coco_categories import Categories, Id, as_id, number_classes, read_categories
-from yolodata.ingest.coco_files import CocoContent, CocoFile, choose_files, read_category_list
+from yolodata.ingest.coco_files import (
+    CocoContent,
+    CocoFile,
+    choose_files,
+    other_kinds,
+    read_category_list,
+)
 from yolodata.ingest.coco_images import ImageFinder
 from yolodata.ingest.limits import SIDE, checked_names, shortened
 from yolodata.ingest.outlines import join_parts
@@ -339,6 +345,7 @@ def _open(
         None,
         tuple(sorted(folders)),
         left_out,
+        other_kinds([file.path for file in chosen.files.values()]),
     )
 
 

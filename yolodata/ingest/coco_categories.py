@@ -14,10 +14,9 @@ from typing import Any
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.limits import CLASSES, KEYPOINTS, checked_names, shortened
+from yolodata.shards.class_names import names_option
 
 Id = int | float | str
-
-_SHOWN = 100  # names that a command is written with
 
 
 @dataclass(frozen=True)
@@ -147,11 +146,10 @@ def _numbered(files: Mapping[str, Mapping[Id, str]]) -> ClassNumbers:
     names = [largest[number] for number in sorted(largest, key=_rank)]
     unique = all(len(set(found.values())) == len(found) for found in files.values())
     if not unique or any(set(found.values()) - set(names) for found in files.values()):
-        union = list(dict.fromkeys(name for found in files.values() for name in found.values()))
-        more = ",…" if len(union) > _SHOWN else ""
+        union = (name for found in files.values() for name in found.values())
         raise DatasetError(
             f"The files do not agree on their categories: {contradiction}. If equal names mean "
-            f"equal classes, number them by name: --names {','.join(union[:_SHOWN])}{more}"
+            f"equal classes, number them by name: {names_option(union)}"
         )
     return _by_name(files, names)
 

@@ -138,7 +138,7 @@ def choose_files(
         elif file := _one_of(files, split, chosen, has_images):
             chosen.files[split] = file
     if not chosen.files and not chosen.siblings:
-        _choose_unclear(unclear, wanted, chosen)
+        _choose_unclear(_of_task(unclear, task), wanted, chosen)
     elif not wanted:
         _list_unclear(unclear, chosen)
     reasons = "".join(f" {reason}" for reason in chosen.left_out.values())
@@ -159,6 +159,18 @@ def choose_files(
         chosen.files = {split: chosen.files[split] for split in wanted}
         chosen.left_out.clear()
     return chosen
+
+
+def other_kinds(files: Sequence[Path]) -> tuple[str, ...]:
+    """Says, in a sentence, that files of COCO's are not of one kind; nothing if they are.
+
+    Its `person_keypoints_*` hold persons alone, `instances_*` no keypoints.
+    """
+    kinds = {kind for kind in _DETECTION for file in files if file.name.startswith(kind)}
+    if len(kinds) < 2:
+        return ()
+    names = ", ".join(f"'{file.name}'" for file in files)
+    return (f"the splits have annotations of different kinds, {names}: is a file missing?",)
 
 
 def _split_of_one(file: Path, wanted: Sequence[str] | None) -> str:
@@ -201,12 +213,28 @@ def _by_split(origin: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 def _preferred(files: list[Path], task: str, chosen: Chosen) -> list[Path]:
     """Those of COCO's own name for a task, if there are any."""
-    prefix = "person_keypoints_" if task == "pose" else "instances_"
+    prefix, _ = _prefixes(task)
     first = [file for file in files if file.name.startswith(prefix)] or files
     for file in files:
         if file not in first and not file.name.startswith(_DETECTION):
             chosen.left_out[str(file)] = f"'{first[0].name}' was read instead of '{file.name}'."
     return first
+
+
+def _of_task(files: list[Path], task: str) -> list[Path]:
+    """Files but those beside which one of the same name is for the task."""
+    prefix, other = _prefixes(task)
+    return [
+        file
+        for file in files
+        if not file.name.startswith(other)
+        or file.with_name(prefix + file.name.removeprefix(other)) not in files
+    ]
+
+
+def _prefixes(task: str) -> Sequence[str]:
+    """How COCO's own files for a task begin, and those for others."""
+    return _DETECTION[::-1] if task == "pose" else _DETECTION
 
 
 def _one_of(

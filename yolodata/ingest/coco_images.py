@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from yolodata.errors import DatasetError
 from yolodata.files import resolved
 from yolodata.ingest.split_names import split_of, splits_said
 from yolodata.ingest.survey import is_image
+from yolodata.ingest.walk import folders_in
 
 _PREFIXES = ("instances_", "person_keypoints_", "lvis_v1_", "lvis_")
+_LOOKED_AT = 50  # folders, and images, where none is where it should be
 _YEAR = re.compile(r"(?<!\d)\d{4}(?!\d)")
 
 
@@ -65,11 +68,17 @@ class ImageFinder:
             addresses = [_spelled(_address(image)) for image in images]
             if [s[2:] for s in addresses] != [s[2:] for s in names] and any(addresses):
                 found = self._find(addresses)
+        for cut in range(1, max((s[1].count("/") for s in names if s), default=0)):
+            if found is None:  # Objects365 has images/v1/patch8/x.jpg for train/patch8/x.jpg
+                shorter = [_spelled(_without(s[1], cut)) if s else () for s in names]
+                if len(set(shorter)) == len(set(names)):
+                    found = self._find(shorter, sure=True)
         return found
 
     def _find(
-        self, names: Sequence[tuple[str, ...]]
+        self, names: Sequence[tuple[str, ...]], sure: bool = False
     ) -> tuple[list[str | None], dict[str, str]] | None:
+        """Finds the images in the first place that has any; only in sure ones, if asked for."""
         last = Counter(name.rsplit("/", 1)[-1] for name in {s[1] for s in names if s})
         distinct = all(count == 1 for count in last.values())
         tried: list[str | None] = []
@@ -81,11 +90,11 @@ class ImageFinder:
             if depth == 2 and not distinct:
                 break  # names without their folders say several images
             for place in self._places():
-                sure = place.named or self._given is not None
-                if not sure and self._elsewhere(names, depth == 2):
+                meant = place.named or self._given is not None
+                if not meant and (sure or self._elsewhere(names, depth == 2)):
                     continue  # images of the same names there may be another split's
                 if any(self._in(place, name) for name in spelled if name):
-                    alone = (distinct and (sure or not self._elsewhere([s], True)) for s in names)
+                    alone = (distinct and (meant or not self._elsewhere([s], True)) for s in names)
                     ends = [3 if last_part or depth == 2 else 2 for last_part in alone]
                     return self._paths(
                         place, [s[depth:end] for s, end in zip(names, ends, strict=True)]
@@ -109,12 +118,25 @@ class ImageFinder:
             (f" '{path}' is there; names must be equal." for path in alike if is_image(path.name)),
             "",
         )
+        there = "" if own else self._beyond(images)
         return DatasetError(
             f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
             f"sought in '{root}' and below it in {', '.join(below)}.{only if own else ''}{near} "
-            "Give their folder with --images DIR, or pack only splits whose images are there, "
-            "with --split."
+            f"Give their folder with {there or '--images DIR'}, or pack only splits whose images "
+            "are there, with --split."
         )
+
+    def _beyond(self, images: Sequence[Any]) -> str:
+        """The option for a folder near with such images, or ""."""
+        root = self._root
+        named = (folder for place in self._places() if place.named for folder in place.folders)
+        near = [folders_in(folder)[:_LOOKED_AT] for folder in (root, root.parent, *named)]
+        places = (root.parent, *(place for folders in near for place in folders if place != root))
+        some = images[:: len(images) // _LOOKED_AT + 1]
+        for place in places if self._given is None else ():
+            if ImageFinder(self._file, self._split, place).find(some) is not None:
+                return f"--images {shlex.quote(str(place))}, if those there are meant"
+        return ""
 
     def _own_folder(self) -> Path | None:
         """A folder named after the file or its split, if it is empty or holds images."""
@@ -143,7 +165,7 @@ class ImageFinder:
         worded = [
             place
             for base in bases
-            for folder in _folders_in(base)
+            for folder in folders_in(base)
             if folder not in exact
             and split_of(folder.name) in splits
             and not _of_another_year(folder.name, self._file.stem)
@@ -251,18 +273,9 @@ def _of_another_year(folder: str, file: str) -> bool:
 
 
 def _with_images(folder: Path) -> list[Path]:
-    """A folder, and one called images in it, as in val/images."""
-    below = folder / "images"
-    return [folder, below] if below.is_dir() else [folder]
-
-
-def _folders_in(base: Path) -> list[Path]:
-    try:
-        with os.scandir(base) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError:
-        return []
-    return [base / name for name in names]
+    """A folder, and those in it that say no more: val/images, and train2017/train2017 of Kaggle."""
+    below = (folder / name for name in ("images", folder.name))
+    return [folder, *(place for place in dict.fromkeys(below) if place.is_dir())]
 
 
 def _spellings(image: Any) -> tuple[str, ...]:
@@ -284,6 +297,12 @@ def _address(image: Any) -> str:
     except ValueError:
         return ""
     return "/".join(PurePosixPath(path).parts[-2:]).lstrip("/")
+
+
+def _without(name: str, count: int) -> str:
+    """A name without its first folders; the last part stays."""
+    parts = name.split("/")
+    return "/".join(parts[min(count, len(parts) - 1) :])
 
 
 def _spelled(name: str) -> tuple[str, ...]:

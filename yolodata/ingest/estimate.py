@@ -118,10 +118,12 @@ def estimate(splits: Iterable[Split], settings: PackSettings) -> Estimate:
     """
     quality = settings.reencode or QUALITY
     total = Estimate(Amount(), Amount(), Amount(), quality)
-    for split in splits:
-        asked = 0 if settings.reencode is None else ASKED
-        encoded = min(ENCODED, max(asked, len(split.paths) // PER_ENCODED))
-        total += _of_paths(split.paths, settings, quality, encoded)
+    every = [split.paths for split in splits]
+    many = sum(map(len, every)) >= PER_ENCODED
+    least = int(many) if settings.reencode is None else ASKED  # of a small split among large ones
+    for paths in every:
+        encoded = min(ENCODED, max(least, len(paths) // PER_ENCODED))
+        total += _of_paths(paths, settings, quality, encoded)
     return total
 
 

@@ -93,7 +93,16 @@ _FORMATS = (
         (rb"\A(?:imagesource:|gsd:|(?:-?[\d.]+ +){8}[^\s\d]\S* +\d)",),
         "Convert it first, with ultralytics.data.converter.convert_dota_to_yolo_obb.",
     ),
+    _Format(
+        "lists of images with boxes", "_annotations.txt", (), "Export it again, as YOLO or COCO."
+    ),
     _Format("KITTI", "*.txt", (rb"\A[A-Za-z_]+(?: -?[\d.]+){14}\s",), _CONVERT),
+    _Format(
+        "rows of a class name and four numbers, as OIDv4's",
+        "*.txt",
+        (rb"\A[^\W\d_][^\n]*?(?: -?[\d.]+){4}[ \t\r]*(?:\n|\Z)",),
+        _CONVERT,
+    ),
     _Format("rows with commas, as of VisDrone or MOT", "*.txt", (_ROW,), _CONVERT),
 )
 

@@ -129,7 +129,8 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names",
         metavar="A,B,...",
-        help="COCO, VOC: class names in order (default: all, by their ids or sorted)",
+        help="COCO, VOC: class names in order, or a .txt file with one a line (default: all, by "
+        "their ids or sorted)",
     )
 
 
@@ -143,10 +144,16 @@ def _source_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _class_names(text: str) -> list[str]:
-    """The names of "person, dog"."""
+    """The names of "person, dog", or those in a file."""
+    if text.lower().endswith(".txt"):
+        from yolodata.ingest.yolo_folder import read_names
+
+        return read_names([Path(text)])
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise ConfigError(f"--names must be class names with commas between them, got {text!r}")
+        raise ConfigError(
+            f"--names must be class names with commas between them, or a .txt file, got {text!r}"
+        )
     return names
 
 

@@ -39,6 +39,7 @@ from yolodata.ingest.sample import Refused, Source, Split, SplitReport
 from yolodata.ingest.source import open_source
 from yolodata.ingest.survey import ORPHAN, some, unnamed
 from yolodata.ingest.workers import in_order
+from yolodata.ingest.yolo import label_path
 from yolodata.machine import give_back_memory, usable_cores
 from yolodata.shards.data_yaml import write_data_yaml
 from yolodata.shards.format import SPLITS, WORK_FOLDER, DatasetMeta
@@ -161,7 +162,11 @@ def pack(
         places = [place for place in (found.origin, images) if place and os.path.isdir(place)]
         trees = [str(resolved(place)) for place in places]
         reason = "in no annotation file that was read"
-        report.left_out |= unnamed(named, found.folders, trees, reason)
+        labelled = f"{reason}; it has a label file, as --format yolo reads them"
+        report.left_out |= {
+            path: labelled if why == reason and os.path.isfile(label_path(path)) else why
+            for path, why in unnamed(named, found.folders, trees, reason).items()
+        }
     shared = shared_images(found, target)  # before anything is packed
     try:
         if auto:
@@ -283,13 +288,14 @@ def describe(source: Source, split: str, settings: PackSettings) -> DatasetMeta:
 
 
 def _refuse_inside(out: Path, source: Source) -> None:
-    real = resolved(out)
-    for folder in source.folders:
-        if real == Path(folder) or Path(folder) in real.parents:
-            raise ConfigError(
-                f"The output '{out}' must not lie in the image folder '{folder}' of the source, "
-                "which every later scan would search; choose a folder beside it"
-            )
+    for place in (out, *(out / split for split in source.splits)):
+        real = resolved(place)
+        for folder in source.folders:
+            if real == Path(folder) or Path(folder) in real.parents:
+                raise ConfigError(
+                    f"The output '{place}' must not lie in the image folder '{folder}' of the "
+                    "source, which every later scan would search; choose a folder beside it"
+                )
 
 
 def _chosen(source: Source, out: Path, settings: PackSettings, progress: bool) -> PackSettings:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yolodata.errors import DatasetError, ShardError
 from yolodata.files import stored_bytes
@@ -16,7 +16,9 @@ from yolodata.ingest.convert import PackSettings, prepare, read_labels
 from yolodata.ingest.packing import PackReport, describe, in_no_split, left_out_before, unlabelled
 from yolodata.ingest.sample import Refused, Source, SplitReport
 from yolodata.ingest.source import open_source
+from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.data_yaml import write_data_yaml
+from yolodata.shards.format import DatasetMeta
 from yolodata.shards.left_out import write_left_out
 from yolodata.shards.lock import storage_error
 from yolodata.shards.notes import LABELS, OTHER_SPLITS, Entries, write_notes
@@ -52,7 +54,8 @@ def relabel(
 
     Raises:
         DatasetError: the images differ, or the source cannot be used.
-        ShardError: `out` is not a finished dataset.
+        ShardError: `out` is not a finished dataset, or cannot be written. Where labels cannot be
+            used, those of all splits stay as they were.
     """
     root = Path(os.path.abspath(out))
     there = packed_splits(root)
@@ -63,7 +66,7 @@ def relabel(
             f"{list(there)}. Pack it first with `yolodata shard`."
         )
     report = PackReport(root, left_out=left_out_before(root))
-    noted: dict[str, dict[str, Entries]] = {}
+    planned: list[_NewLabels] = []  # all are read before any is written: they agree, or none is
     for split in splits or there:
         with open_shards(there[split]) as dataset:
             about = dataset.meta.source
@@ -86,12 +89,20 @@ def relabel(
             found = opened(names)
             reopen = opened if found.kind != "yolo" and names is None else None
             found = numbered_alike(found, root, reopen, splits or list(there))
-            report.splits[split] = _relabel_split(found, split, dataset, settings)
-            notes = (*found.notes, *unlabelled(report.splits[split], found.splits[split]))
-            report.notes += tuple(note for note in notes if note not in report.notes)
-            report.left_out = in_no_split(found, report.left_out)
-            of_labels = report.splits[split].noted.of(LABELS)
-            noted[split] = {OTHER_SPLITS: shared_images(found, root)[split], LABELS: of_labels}
+            planned.append(_read(found, split, dataset, settings))
+    check_same_classes({f"{new.source.origin}, {new.split}": new.source.names for new in planned})
+    for new in planned:
+        report.splits[new.split] = _write(new, there[new.split])
+        notes = (*new.source.notes, *unlabelled(new.report, new.source.splits[new.split]))
+        report.notes += tuple(note for note in notes if note not in report.notes)
+        report.left_out = in_no_split(new.source, report.left_out)
+    noted: dict[str, dict[str, Entries]] = {
+        new.split: {
+            OTHER_SPLITS: shared_images(new.source, root)[new.split],
+            LABELS: new.report.noted.of(LABELS),
+        }
+        for new in planned
+    }
     try:
         write_left_out(root, report.left_out)
         write_notes(root, noted)
@@ -101,37 +112,62 @@ def relabel(
     return report
 
 
-def _relabel_split(
-    source: Source, split: str, dataset: ShardDataset, settings: PackSettings
-) -> SplitReport:
+class _NewLabels(NamedTuple):
+    """What a split will hold.
+
+    Attributes:
+        split: which.
+        source: where its labels were read.
+        meta: what describes it.
+        annotations: one for each image of it, in order; None for one that is taken out.
+        report: what is known of it before it is written.
+    """
+
+    split: str
+    source: Source
+    meta: DatasetMeta
+    annotations: list[Annotation | None]
+    report: SplitReport
+
+
+def _read(source: Source, split: str, dataset: ShardDataset, settings: PackSettings) -> _NewLabels:
     began = time.perf_counter()
     report = SplitReport(split)
     meta = describe(source, split, settings)
     _check_same_images(source, split, dataset, meta.source["fingerprint"])
-    left_out = list(source.splits[split].unlisted.items())
-    annotations = _annotations(source, split, dataset, settings, left_out, report)
-    found = list(annotations)  # left_out is complete only after all of them
+    report.left_out = list(source.splits[split].unlisted.items())
+    found = list(_annotations(source, split, dataset, settings, report.left_out, report))
+    if not any(found):
+        raise DatasetError(
+            f"'{dataset.path}': no image would be left, the last because of: "
+            f"{report.left_out[-1][1]}. The labels stay as they were."
+        )
+    report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
+    report.seconds = time.perf_counter() - began
+    return _NewLabels(split, source, meta, found, report)
+
+
+def _write(new: _NewLabels, path: Path) -> SplitReport:
+    began = time.perf_counter()
     try:
-        with Folder.at(dataset.path.parent) as out:
+        with Folder.at(path.parent) as out:
             out.check_ours()
-            folder = out.folder(dataset.path.name)
+            folder = out.folder(path.name)
     except OSError as error:
-        raise storage_error(dataset.path, error) from error
+        raise storage_error(path, error) from error
     changed = replace_labels(
         folder,
-        found,
-        names=meta.names,
-        kpt_shape=meta.kpt_shape,
-        flip_idx=meta.flip_idx,
-        source=meta.source,
-        left_out=tuple(left_out),
+        new.annotations,
+        names=new.meta.names,
+        kpt_shape=new.meta.kpt_shape,
+        flip_idx=new.meta.flip_idx,
+        source=new.meta.source,
+        left_out=tuple(new.report.left_out),
     )
-    report.images, report.objects = changed.images, changed.objects
-    report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
-    report.left_out = left_out
-    report.nbytes = stored_bytes(dataset.path)
-    report.seconds = time.perf_counter() - began
-    return report
+    new.report.images, new.report.objects = changed.images, changed.objects
+    new.report.nbytes = stored_bytes(path)
+    new.report.seconds += time.perf_counter() - began
+    return new.report
 
 
 def _check_same_images(

@@ -18,6 +18,7 @@ _OTHER_PICTURES = frozenset((
 ))  # fmt: skip
 ORPHAN = "without an image"
 """How the reason ends for which a label file or an annotation is left out."""
+_ANNOTATIONS = (".xml", ".json")  # of VOC and labelme; label files have the same names
 _NO_LABELS = ("classes.", "obj.", "predefined_classes.", "readme.", "license", "requirements.")
 
 
@@ -46,7 +47,8 @@ def survey(
     lists: Iterable[str],
     label_path: Callable[[str], str],
 ) -> dict[str, str]:
-    """Finds images in no split, pictures of other formats, and label files that label no image.
+    """Finds images in no split, pictures of other formats, label files that label no image, and
+    files that may be annotations of images without a label file.
 
     Args:
         images: those of all splits.
@@ -70,6 +72,7 @@ def survey(
     found: dict[str, str] = {}
     seen: set[str] = set()
     stems: dict[str, set[str]] = {}  # real folder of labels -> image names without suffix
+    others: list[tuple[str, str]] = []  # label files that there may be, other files of their names
     hidden: list[str] = []
     for folder, names in _each_folder(listed, searched, hidden):
         if real(folder) in seen:
@@ -87,6 +90,7 @@ def survey(
                 reason = "in no folder and no list of a split"
             if reason:
                 found[os.path.join(folder, name)] = reason
+        others += _others(real(labels), folder, names, known)
         texts = [name for name in names if name.lower().endswith(".txt")]
         if texts and real(labels) != real(folder):
             labelled = {name.rpartition(".")[0] for name in names if is_image(name)}
@@ -100,6 +104,7 @@ def survey(
     label_folders = outermost([_labels_of(folder, label_path) for folder in searched])
     for folder, names in _each_folder(stems, label_folders):
         known = stems.get(real(folder), set())
+        others += _others(real(folder), folder, names, known)
         for name in names:
             if not name.lower().endswith(".txt"):
                 continue
@@ -110,7 +115,21 @@ def survey(
                 continue
             if not name.lower().startswith(_NO_LABELS) and os.path.realpath(path) not in no_labels:
                 found[path] = f"label file {ORPHAN}"
-    return found
+    reason = "of an image without a label file; if it is an annotation, it has to be converted"
+    return found | {path: reason for text, path in others if not os.path.isfile(text)}
+
+
+def _others(
+    labels: str, folder: str, names: Iterable[str], images: Collection[str]
+) -> list[tuple[str, str]]:
+    """Files in a folder that may be annotations of images, each behind what the image's label file
+    would be.
+    """
+    return [
+        (os.path.join(labels, f"{name.rpartition('.')[0]}.txt"), os.path.join(folder, name))
+        for name in names
+        if name.lower().endswith(_ANNOTATIONS) and name.rpartition(".")[0] in images
+    ]
 
 
 def in_hidden(folders: Sequence[str], images: Collection[str] = ()) -> dict[str, str]:

@@ -13,7 +13,7 @@ from yolodata.ingest.foreign import head, told
 from yolodata.ingest.json_file import JSON_FILES
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image
-from yolodata.ingest.walk import files_below, is_hidden
+from yolodata.ingest.walk import files_below, folders_in, is_hidden
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
@@ -21,10 +21,18 @@ _CVAT = (
     "'COCO' or 'Pascal VOC'."
 )
 _ARCHIVES = (
-    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".rar",
+    ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst",
+    ".7z", ".rar", ".zip.001", ".7z.001",
 )  # fmt: skip
 _ZIP = (b"PK\3\4", b"PK\5\6")
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")
+_COMPRESSED = (
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"(\xb5/\xfd",
+)
 _PARTS = (
     "images",
     "labels",
@@ -37,6 +45,7 @@ _PARTS = (
     "test",
 )
 _LOOKED_AT = 50  # folders, and files, in a folder that is no dataset
+_BELOW = ("*", "*/*", "*/*/*")  # folders that are looked at; VOCdevkit/VOC2007 lies in an archive
 
 
 def refuse_other_files(path: Path) -> None:
@@ -78,30 +87,54 @@ def refuse_other_files(path: Path) -> None:
     raise DatasetError(said)
 
 
+def no_list(path: Path) -> str | None:
+    """Says what a file is that is to list images, and is something else; None if it may be one."""
+    if path.name.lower().endswith(_ARCHIVES) or _is_archive(path):
+        unpack, folder = _unpacking(path)
+        return (
+            f"'{path}' is an archive. Unpack it ({unpack}), and name a folder in {folder} instead"
+        )
+    if path.suffix.lower() == ".json":
+        return (
+            f"'{path}' is JSON. If it holds COCO's annotations, pack it alone: yolodata shard "
+            f"{shlex.quote(str(path))} OUT"
+        )
+    return None
+
+
 def _archive(path: Path) -> str:
+    unpack, folder = _unpacking(path)
+    return (
+        f"'{path}' is an archive, and shards are made of files. Unpack it first: {unpack} && "
+        f"yolodata shard {folder} OUT"
+    )
+
+
+def _unpacking(path: Path) -> tuple[str, str]:
+    """The command that unpacks an archive, and the folder into which it does."""
     name = path.name
     stem = name[: -len(next((end for end in _ARCHIVES[::-1] if name.lower().endswith(end)), ""))]
     folder = path.with_name(stem or f"{name}-unpacked")
     if folder.exists():
         folder = path.with_name(f"{stem}-unpacked")
     what, into = shlex.quote(str(path)), shlex.quote(str(folder))
-    if name.lower().endswith((".7z", ".rar")):
+    if name.lower().endswith((".7z", ".rar", ".001")):
         unpack = f"7z x {what} -o{into}"
     elif name.lower().endswith(".zip") or head(path, 4) in _ZIP:
         unpack = f"unzip -q {what} -d {into}"
     else:
         unpack = f"mkdir -p {into} && tar -xf {what} -C {into}"
-    return (
-        f"'{path}' is an archive, and shards are made of files. Unpack it first: {unpack} && "
-        f"yolodata shard {into} OUT"
-    )
+    return unpack, into
 
 
 def near(path: Path) -> list[Path]:
     """Gives the folders in which a dataset may be where a folder is none."""
-    below = [place for pattern in ("*", "*/*") for place in path.glob(pattern) if place.is_dir()]
-    above = [resolved(path).parent] if resolved(path).name.lower() in _PARTS else []
-    return [*above, *sorted(below)[:_LOOKED_AT]]
+    found = [resolved(path).parent] if resolved(path).name.lower() in _PARTS else []
+    level = [path]
+    for _ in _BELOW:
+        level = [folder for above in level for folder in folders_in(above)][:_LOOKED_AT]
+        found += level
+    return found[:_LOOKED_AT]
 
 
 def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
@@ -109,16 +142,18 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
 
     Args:
         path: the folder, without YAML, COCO JSON or annotations of Pascal VOC.
-        datasets: those of the folders `near` it that look like datasets.
+        datasets: those of the folders `near` it that look like datasets; parts of others do not
+            count.
 
     Returns:
         None where a JSON file may be meant, which is not COCO.
     """
-    if datasets:
-        others = "" if len(datasets) == 1 else f" ({len(datasets)} folders look like datasets)"
+    whole = [place for place in datasets if not {*datasets}.intersection(place.parents)]
+    if whole:
+        others = "" if len(whole) == 1 else f" ({len(whole)} folders look like datasets)"
         return DatasetError(
-            f"'{path}' is no dataset, but '{datasets[0]}' looks like one{others}: yolodata shard "
-            f"{shlex.quote(str(datasets[0]))} OUT"
+            f"'{path}' is no dataset, but '{whole[0]}' looks like one{others}: yolodata shard "
+            f"{shlex.quote(str(whole[0]))} OUT"
         )
     jsons = sorted(file for file in path.glob(JSON_FILES) if not is_hidden(file, path))
     if _begins(path / "annotations.xml", b"<annotations"):
@@ -152,7 +187,13 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
             "poses and oriented boxes; train this one with Ultralytics: yolo classify train "
             f"data={shlex.quote(str(path))}"
         )
-    json = next((f for pattern in ("*", "*/*") for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
+    xml = next((file for file in rest if file.lower().endswith(".xml")), None)
+    if xml:
+        return DatasetError(
+            f"'{path}' holds {len(images)} images, as '{images[0]}', and no annotations near them. "
+            f"If '{xml}' is one, give the folder in which it and its image are."
+        )
+    json = next((f for pattern in _BELOW for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
     other = f" '{json}' is JSON, but not COCO's." if json else ""
     return DatasetError(
         f"'{path}' holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "

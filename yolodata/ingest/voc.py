@@ -114,7 +114,7 @@ def open_voc(
         wanted: splits to read. They come from lists of image names (`train.txt`, `val.txt`,
             `test.txt`, `trainval.txt` in `ImageSets/Main`, `ImageSets`, `splits`, `source` or the
             folder of the annotations), else from folders that are called like a split, else
-            everything is "train".
+            everything is "train", or what `source` is called like.
         images: folder of the images, by default `JPEGImages` or `images`, or where the XML files
             are.
         names: class names in order; objects of other classes are dropped. By default all names
@@ -128,7 +128,7 @@ def open_voc(
     whose = _annotations_of(files)
     members = read_lists(root, files.images)
     if members is None:
-        members = _members_by_folder(files, whose)
+        members = _members_by_folder(files, whose, split_of_folder(resolved(root).name) or "train")
         members.notes += unread_lists(root, files.images)
     missing = [split for split in wanted or () if split not in members.images]
     if missing:
@@ -370,13 +370,15 @@ def _labels_of(path: str) -> tuple[str, str]:
     return f"{path.rpartition('.')[0]}.txt", label_path(images)
 
 
-def _members_by_folder(files: _Files, whose: Mapping[str, Path | str | None]) -> Membership:
+def _members_by_folder(
+    files: _Files, whose: Mapping[str, Path | str | None], default: str
+) -> Membership:
     keys = {file: key for key, file in files.annotations.items()}
     by_split: dict[str, list[str]] = {}
     for path in files.images:
         file = whose[path]
         key = keys[file] if isinstance(file, Path) else ""
-        by_split.setdefault(split_folder(path) or split_folder(key) or "train", []).append(path)
+        by_split.setdefault(split_folder(path) or split_folder(key) or default, []).append(path)
     return Membership({split: by_split[split] for split in SPLITS if split in by_split})
 
 

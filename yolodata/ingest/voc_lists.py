@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from yolodata.ingest.text import read_list
 
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".", "Annotations", "annotations")
 _BOTH = {"trainval": "trainval", "train_val": "trainval"}
+_YEARS = re.compile(r"(?:voc)?_?((?:19|20)\d\d)_?([a-z_]+)|([a-z_]+?)_?((?:19|20)\d\d)")
 
 
 @dataclass
@@ -38,7 +40,8 @@ class Membership:
 def read_lists(root: Path, images: Sequence[str]) -> Membership | None:
     """Reads the lists that are called like a split: `train.txt`, `val.txt`, `trainval.txt`, ….
 
-    Lists of single classes (`dog_train.txt`) are none of them. Without a list for train or for
+    Lists of single classes (`dog_train.txt`) are none of them. Where there is no list of such a
+    name, those with years count (`test2007.txt`), all together. Without a list for train or for
     val, `trainval` gives what the other one has not.
 
     Args:
@@ -51,15 +54,21 @@ def read_lists(root: Path, images: Sequence[str]) -> Membership | None:
     Raises:
         DatasetError: a list is no text, all are empty, or two lists for one split differ.
     """
-    files = _list_files(root)
-    if not files:
+    files, yearly = _list_files(root)
+    if not files and not yearly:
         return None
-    found = Membership(files=[file for many in files.values() for file in many])
+    every = (file for lists in (files, yearly) for many in lists.values() for file in many)
+    found = Membership(files=list(every))
     by_stem: dict[str, list[str]] = {}
     for path in images:
         by_stem.setdefault(Path(path).stem, []).append(path)
     for name in (*SPLITS, "trainval"):
         lines = _agreed(files.get(name, []), name, found)
+        years = [] if name in files else yearly.get(name, [])
+        for file in years:
+            lines = list(dict.fromkeys([*lines, *_agreed([file], name, found)]))
+        if len(years) > 1:
+            found.notes.append(f"{name} is what {some([str(f) for f in years])} have together")
         if not lines:
             continue
         chosen: dict[str, None] = {}
@@ -107,16 +116,21 @@ def unread_lists(root: Path, images: Sequence[str]) -> list[str]:
     ]
 
 
-def _list_files(root: Path) -> dict[str, list[Path]]:
+def _list_files(root: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Lists by what they are called, and those whose names have a year, too."""
     words = SPLIT_WORDS | _BOTH
     files: dict[str, list[Path]] = {}
+    yearly: dict[str, list[Path]] = {}
     for place in _LIST_FOLDERS:
         names = os.listdir(root / place) if (root / place).is_dir() else ()
         for name in sorted(name for name in names if name.lower().endswith(".txt")):
-            word = words.get(name[:-4].lower())
+            stem = name[:-4].lower()
+            year = _YEARS.fullmatch(stem)
+            word = words.get((year[2] or year[3]) if year else stem)
             if word:
-                files.setdefault(word, []).append(root / place / name)
-    return files
+                lists = yearly if year else files
+                lists.setdefault(word, []).append(root / place / name)
+    return files, yearly
 
 
 def _agreed(files: Sequence[Path], split: str, found: Membership) -> list[str]:

@@ -55,6 +55,16 @@ def is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """Gives the folders directly in one, sorted; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []
+    return [folder / name for name in names]
+
+
 def files_below(folder: str, hidden: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
 

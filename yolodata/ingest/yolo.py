@@ -38,6 +38,7 @@ from yolodata.ingest.limits import (
 )
 from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.survey import is_image, repetitions, some, survey
+from yolodata.ingest.unknown import no_list
 from yolodata.ingest.walk import files_of_split
 
 _BARE = f"images{os.sep}"
@@ -293,6 +294,8 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
             raise DatasetError(
                 f"{where}: '{entry}' is one image. Give its folder, or a text file that lists it."
             )
+        if other := no_list(Path(entry)):
+            raise DatasetError(f"{where}: {other}.")
         listed = _read_list(Path(entry), where, bases)
         for path in listed:
             if len(path) > PATH_LENGTH:

@@ -1,7 +1,8 @@
 """YOLO folders without a YAML: exports of Label Studio, CVAT, Roboflow (Darknet) and labelImg.
 
 A file of class names takes the YAML's place. Splits are what Darknet's `*.data` file says, else
-lists that are called like a split, else folders that are, else all is "train".
+lists that are called like a split, else folders that are, else all is "train", or what the folder
+itself is called like.
 """
 
 from __future__ import annotations
@@ -22,16 +23,24 @@ from yolodata.ingest.walk import files_below, is_hidden
 from yolodata.ingest.yolo import listed_source
 
 _NAME_FILES = (
-    "classes.txt", "obj.names", "*.names", "labels/classes.txt", "images/classes.txt",
-    "data/classes.txt", "data/*.names", "*/_darknet.labels",
+    "classes.txt", "obj.names", "*.names", "*/classes.txt", "*/*/classes.txt", "data/*.names",
+    "*/_darknet.labels",
 )  # fmt: skip
+_PARTS = ("labels", "images", "data")  # folders, besides those of splits, in which names may be
 _CVAT = re.compile("^obj_(.+)_data$")  # what CVAT calls the folder of a split
 
 
 def names_files(root: Path) -> list[Path]:
     """Gives the files of class names of a YOLO folder without a YAML."""
     found = (file for pattern in _NAME_FILES for file in sorted(root.glob(pattern)))
-    return list(dict.fromkeys(f for f in found if f.is_file() and not is_hidden(f, root)))
+    ours = (file for file in found if file.is_file() and not is_hidden(file, root))
+    return list(dict.fromkeys(file for file in ours if _in_parts(file.relative_to(root))))
+
+
+def _in_parts(file: Path) -> bool:
+    """Whether a file lies in a folder and its parts, and not in another dataset below it."""
+    folders = file.parts[:-1]
+    return all(name.lower() in _PARTS or split_of_folder(name) for name in folders)
 
 
 def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
@@ -48,7 +57,7 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
     files = names_files(root)
     if not files:
         raise DatasetError(f"'{root}' has neither a YAML nor a file of class names, classes.txt.")
-    names = _names(files)
+    names = dict(enumerate(checked_names(read_names(files), files[0])))
     notes = [f"no YAML; class names are those of '{files[0]}'"]
     entries = _data_file(root, notes) or _lists(root, files[0].parent) or _folders(root)
     if not entries:
@@ -66,8 +75,12 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
     )
 
 
-def _names(files: Sequence[Path]) -> dict[int, str]:
-    """The names, one a line, of files that have to agree."""
+def read_names(files: Sequence[Path]) -> list[str]:
+    """Reads class names, one a line, of files that have to agree.
+
+    Raises:
+        DatasetError: one cannot be read, is empty, has a blank line, or differs.
+    """
     found: list[list[str]] = []
     for file in files:
         lines = [line.strip() for line in read_text(file, "list of class names").splitlines()]
@@ -82,7 +95,7 @@ def _names(files: Sequence[Path]) -> dict[int, str]:
                 f"{lines[:9]}. Labels are numbers of one list: renumber them, and remove the other."
             )
         found.append(lines)
-    return dict(enumerate(checked_names(found[0], files[0])))
+    return found[0]
 
 
 def _data_file(root: Path, notes: list[str]) -> dict[str, list[str]]:
@@ -127,4 +140,4 @@ def _folders(root: Path) -> dict[str, list[str]]:
             entries.setdefault(next(filter(None, said), ""), []).append(here)
     if entries.keys() - {""}:
         return {split: outermost(entries[split]) for split in SPLITS if split in entries}
-    return {"train": [str(root)]} if entries else {}
+    return {split_of_folder(root.name) or "train": [str(root)]} if entries else {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 
 from yolodata.errors import DatasetError
 from yolodata.shards.json_text import quoted
 
 _SHOWN = 5  # classes that a message names
-_MOST = 20  # that it writes as a list to copy
+_LONGEST = 2000  # characters of names that it writes as an option to copy
 
 
 def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
@@ -28,8 +29,8 @@ def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
                 f"{difference(found, names)}. "
                 "A class is a number in shards, so splits that are used together must number "
                 "alike. Pack all splits with one call of `yolodata shard`, or, if they are COCO or "
-                f"VOC, each with the same --names{_together(names, found)} (and --overwrite, where "
-                "it is packed already)."
+                f"VOC, each with the same {names_option((*names.values(), *found.values()))} (and "
+                "--overwrite, where it is packed already)."
             )
 
 
@@ -51,12 +52,13 @@ def difference(found: Mapping[int, str], known: Mapping[int, str]) -> str:
     return "; ".join(parts)
 
 
-def _together(names: Mapping[int, str], more: Mapping[int, str]) -> str:
-    """All names as they are given on the command line, unless those are too many."""
-    union = dict.fromkeys((*names.values(), *more.values()))
-    return (
-        f" '{','.join(union)}'" if len(union) <= _MOST and not any("," in n for n in union) else ""
-    )
+def names_option(names: Iterable[str]) -> str:
+    """Writes names, each once, as an option to copy, if that is possible and not too long."""
+    union = dict.fromkeys(names)
+    text = ",".join(union)
+    if len(text) > _LONGEST or any("," in name for name in union):
+        return "--names FILE.txt, which has them one a line"
+    return f"--names {shlex.quote(text)}"
 
 
 def _listed(texts: list[str]) -> str:
