@@ -507,7 +507,7 @@ def test_a_real_devices_memory_is_freed(shards, codec, cache) -> None:
 def test_several_runs_of_the_decoder_are_under_way(shards, twin, monkeypatch, dali_works) -> None:
     """Each waits for the other; without DALI, CPU threads do."""
     monkeypatch.setattr(gpu_backend, "DECODED_AT_ONCE", 4)
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=300)
     with Loader(
         shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache="none", threads=2)
     ) as loader:

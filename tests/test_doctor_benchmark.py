@@ -191,7 +191,7 @@ def test_slow_disk(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SLOW, str(tmp_path), mtime],
         env=os.environ | {"PYTHONPATH": str(BENCHMARKS)}, capture_output=True, text=True,
-        timeout=60,
+        timeout=300,
     )  # fmt: skip
     if "Operation not permitted" in done.stderr:
         pytest.skip("this container may not mount")

@@ -34,7 +34,7 @@ def start(store: TCPStore, size: int) -> list[str]:
     ranks = [ProcessGroup(rank, size=size) for rank in reversed(range(size))]
     with ThreadPoolExecutor(size) as threads:
         names = [threads.submit(rank._name_start, client(store)) for rank in ranks]
-        return [name.result(timeout=60) for name in names]
+        return [name.result(timeout=300) for name in names]
 
 
 def test_a_start_has_one_name_that_no_other_start_had(store: TCPStore) -> None:

@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("module", ["yolodata", "yolodata.bench", "yolodata.train"])
 def test_commands(folder: Path, module: str) -> None:
     command = [sys.executable, "-m", module, "--help"]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
 
 
 def test_a_working_folder_that_was_removed_is_said(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_working_folder_that_was_removed_is_said(tmp_path: Path) -> None:
         "raise SystemExit(main(['shard', '/there.yaml', 'out']))"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, timeout=300, capture_output=True, text=True)
     assert done.returncode == 2
     said = "the folder of this shell was removed; change to another one (cd)"
     assert done.stderr == f"yolodata: {said}\n"
@@ -62,7 +62,7 @@ def test_a_package_that_only_lies_there_is_found(
     )
     monkeypatch.delenv("PYTHONPATH", raising=False)
     command = [sys.executable, "-S", "-c", code]  # -S: nor is it installed
-    assert subprocess.run(command, cwd=tmp_path, timeout=60).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, timeout=300).returncode == 0
 
 
 def test_ranks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,7 +387,7 @@ def test_what_a_rank_is_given(
     assert "3 processes share 1 core " in capsys.readouterr().err
 
 
-def wait_until(condition: Any, seconds: float = 60) -> None:
+def wait_until(condition: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -366,7 +366,7 @@ def test_a_pod_that_waits_for_the_first_one_ends_when_it_is_asked_to() -> None:
         start = ["-m", "yolodata.launch.agent", "--nodes=2", "--node=1", "--", "model=a", "data=b"]
         start.insert(4, f"--rendezvous=127.0.0.1:{nobody.getsockname()[1]}")
         with subprocess.Popen([sys.executable, *start], stderr=subprocess.PIPE, text=True) as agent:
-            handled, deadline = 1 << signal.SIGTERM - 1, time.monotonic() + 60
+            handled, deadline = 1 << signal.SIGTERM - 1, time.monotonic() + 300
             status = Path(f"/proc/{agent.pid}/status")
             try:
                 while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & handled:
@@ -374,7 +374,7 @@ def test_a_pod_that_waits_for_the_first_one_ends_when_it_is_asked_to() -> None:
                     assert time.monotonic() < deadline, "it hears no SIGTERM"
                     time.sleep(0.02)
                 agent.terminate()
-                said = agent.communicate(timeout=60)[1]
+                said = agent.communicate(timeout=300)[1]
             finally:
                 agent.kill()
         assert (agent.returncode, "SIGTERM" in said) == (PREEMPTED, True), said

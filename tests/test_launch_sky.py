@@ -146,7 +146,7 @@ def test_the_hook_asks_training_to_stop_and_waits(
 ) -> None:
     found = task("python=~/env/bin/python")
     (hook,) = found["config"]["hooks"]
-    assert subprocess.run(["bash", "-c", hook["run"]], timeout=60).returncode == 0  # nothing runs
+    assert subprocess.run(["bash", "-c", hook["run"]], timeout=300).returncode == 0  # nothing runs
     monkeypatch.setenv("WAIT", str(machine / "stopped"))
     training = run(found["run"], 0, ["10.0.0.5"])
     while not (machine / "told").exists() or not (machine / "told").read_text():

@@ -96,7 +96,7 @@ class Cluster:
     def run(self, text: str, **variables: str) -> tuple[int, str]:
         """Gives exit status, and what was said."""
         process = self.start(text, **variables)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
         return process.returncode, said
 
     def calls(self, program: str = "") -> list[list[str]]:
@@ -108,7 +108,7 @@ class Cluster:
         return ["scontrol", "requeue", "4711"] in self.calls()
 
     def trains(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not (self.folder / "trains").exists():
             assert time.monotonic() < end
             time.sleep(0.01)

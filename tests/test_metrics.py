@@ -53,7 +53,7 @@ def row(step: int, seconds: float = 0.05, **more: Any) -> StepRow:
 
 def scrape(url: str) -> dict[str, float]:
     """Values by name and labels, without those that all have."""
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=300) as answer:
         return values(answer.read().decode())
 
 

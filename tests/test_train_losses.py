@@ -44,7 +44,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self.given: dict[int, torch.Tensor] = {}
-        self.barrier = threading.Barrier(2, timeout=60)
+        self.barrier = threading.Barrier(2, timeout=300)
         self.rank = threading.local()
 
     def all_reduce(self, tensor: torch.Tensor, **_: Any) -> None:
