@@ -100,10 +100,14 @@ def test_a_finished_run_says_so_and_changes_nothing(
     ]
 
 
+@pytest.mark.parametrize(
+    "given", [["resume={}"], ["resume=True", "model={}"], ["resume=1", "model={}"]]
+)
 def test_weights_of_a_finished_run_are_no_run_to_resume(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", f"resume={run / 'weights' / 'last.pt'}", "device=cpu"]) == 2
+    words = [word.format(run / "weights" / "last.pt") for word in given]
+    assert main(["train", *words, "device=cpu"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
 
 
