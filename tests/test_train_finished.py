@@ -257,7 +257,9 @@ def test_a_finished_run_on_a_new_machine(
     assert kept["results"].encode() == after["results.csv"]
 
 
-def test_what_is_missing_is_written_from_the_checkpoint(folder: Path, copied: str) -> None:
+def test_what_is_missing_is_written_from_the_checkpoint(
+    folder: Path, copied: str, said: list[str]
+) -> None:
     place = folder / "runs" / copied
     table = (place / "results.csv").read_bytes()
     for name in ("weights/last.pt", "weights/best.pt", "results.csv"):
@@ -265,6 +267,7 @@ def test_what_is_missing_is_written_from_the_checkpoint(folder: Path, copied: st
     train(trainer_for("detect"), arguments(folder, copied, epochs=2, resume="auto"))
     assert (place / "results.csv").read_bytes() == table
     assert len(YOLO(place / "weights" / "last.pt").names) == 3
+    assert any("see its results.csv and weights/last.pt." in line for line in said)
 
 
 def test_weights_of_a_checkpoint(
