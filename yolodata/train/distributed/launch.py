@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from yolodata.errors import starting
 from yolodata.isolation import child_environment
 from yolodata.train.signals import SIGNALS
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, status_left
@@ -73,17 +74,18 @@ def launch(
         status = status or Path(folder) / "status"
         status.touch()
         # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal as well.
-        child = subprocess.Popen(
-            command(arguments, processes, options),
-            env={
-                "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
-                **os.environ,
-                **(variables or {}),
-                **child_environment(),
-                STATUS: str(status),
-            },
-            start_new_session=True,
-        )
+        with starting("torchrun"):
+            child = subprocess.Popen(
+                command(arguments, processes, options),
+                env={
+                    "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
+                    **os.environ,
+                    **(variables or {}),
+                    **child_environment(),
+                    STATUS: str(status),
+                },
+                start_new_session=True,
+            )
 
         asked: list[int] = []
 
