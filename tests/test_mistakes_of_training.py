@@ -60,6 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "rt.yaml").write_text(RTDETR)
     (root / "torn.pt").write_bytes(b"torn")
     (root / "coco.json").write_text("{}")
+    (root / "list.yaml").write_text("[]")
+    (root / "broken.yaml").write_text("nc: [1,")
     return root
 
 
@@ -112,6 +114,8 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("model=FastSAM-s.pt", "is FastSAM, which Ultralytics predicts with"),
         ("model=yolo_nas_s.pt", "is YOLO-NAS, which Ultralytics predicts with"),
         ("model=set/data.yaml", "model=set/data.yaml cannot be read"),
+        ("model=list.yaml", "model=list.yaml cannot be read: 'list.yaml' is not a valid YAML"),
+        ("model=broken.yaml", "model=broken.yaml cannot be read: YAML syntax error"),
         ("device=0", "Invalid CUDA 'device=0' requested"),
         ("device=cuda:0", "Invalid CUDA 'device=0' requested"),
         ("device=0,1", "device=0,1 names GPUs that torch does not find"),
