@@ -28,10 +28,8 @@ def shards_of(data: Any) -> Any:
     if data is None:
         return None
     if not isinstance(data, (str, Path)):
-        raise ConfigError(
-            f"data must be a YAML file or a folder, got {data!r}; a folder of this name is written "
-            f"data=./{data}"
-        )
+        hint = f"; a folder of this name is written data=./{data}" if isinstance(data, int) else ""
+        raise ConfigError(f"data must be a YAML file or a folder, got {data!r}{hint}")
     path = Path(data)
     if path.name == DATA_YAML and splits(path.parent):
         return str(path.parent)
