@@ -68,6 +68,8 @@ WRONG = [
     (ValidationLoader, {"augment": False}, "it is of Loader: Loader(..., augment=False)"),
     (Loader, {"augment": {"mosaic": 0.0}}, "augment must be AugmentConfig or None"),
     (Loader, {"augment": {"mosaic": 0.0}}, "give augment=AugmentConfig(mosaic=0.0)"),
+    (Loader, {"augment": False}, "got False; give augment=AugmentConfig()"),
+    (Loader, {"ranks": (0, 2)}, "give ranks=Ranks(0, 2)"),
     (Loader, {"labels": "segment"}, "give labels=LabelOptions(task='segment')"),
     (Loader, {"epochs": 100}, "give epochs=EpochOptions(epochs=100)"),
     (Loader, {"reading": 4}, "give reading=ReadOptions(threads=4)"),

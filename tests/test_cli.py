@@ -137,8 +137,9 @@ MISTAKES = [
     ("cache", "`yolodata cache` needs ls|clean, got none"),
     ("cache sl", "ls|clean must be one of ls, clean, got 'sl'"),
     ("val best.pt", "arguments are written NAME=VALUE, flags NAME=True, got 'best.pt'"),
-    ("verify nothere", "nothere: holds no dataset"),
-    ("info nothere", "nothere: holds no dataset"),
+    ("verify nothere", "nothere: is not there"),
+    ("info nothere", "nothere: is not there"),
+    ("info .", ".: holds no dataset"),
 ]
 
 

@@ -125,6 +125,12 @@ def test_snippets_call_what_there_is(page: Path) -> None:
             inspect.signature(value).bind(*call.args, **keywords)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_runs_are_where_pages_look_for_them(page: Path) -> None:
+    """A relative `project=` lies below runs/TASK, so that project=runs is runs/detect/runs."""
+    assert not re.findall(r"\bproject=[\w.]\S*", page.read_text())
+
+
 def test_required_versions_are_those_of_the_package() -> None:
     table = (ROOT / "docs" / "versions.md").read_text()
     required = re.findall(r"`([\w-]+[<>=][^`]*)`", table)

@@ -15,7 +15,7 @@ from yolodata.bench import session
 from yolodata.train.distributed import launch
 
 ROOT = Path(__file__).resolve().parents[1]
-SHADOWS = ("json", "random", "torch", "numpy", "yaml", "pickle", "logging", "argparse")
+SHADOWS = ("json", "random", "torch", "numpy", "yaml", "pickle", "logging", "argparse", "typing")
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH"

@@ -60,6 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "rt.yaml").write_text(RTDETR)
     (root / "torn.pt").write_bytes(b"torn")
     (root / "coco.json").write_text("{}")
+    (root / "list.yaml").write_text("[]")
+    (root / "broken.yaml").write_text("nc: [1,")
     return root
 
 
@@ -112,6 +114,8 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("model=FastSAM-s.pt", "is FastSAM, which Ultralytics predicts with"),
         ("model=yolo_nas_s.pt", "is YOLO-NAS, which Ultralytics predicts with"),
         ("model=set/data.yaml", "model=set/data.yaml cannot be read"),
+        ("model=list.yaml", "model=list.yaml cannot be read: 'list.yaml' is not a valid YAML"),
+        ("model=broken.yaml", "model=broken.yaml cannot be read: YAML syntax error"),
         ("device=0", "Invalid CUDA 'device=0' requested"),
         ("device=cuda:0", "Invalid CUDA 'device=0' requested"),
         ("device=0,1", "device=0,1 names GPUs that torch does not find"),
@@ -119,7 +123,12 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("device=-1,-1", "names GPUs that torch does not find"),
         ("device=cpu,cpu", "Invalid CUDA 'device=cpu,cpu' requested"),
         ("device=tpu", "device must be cpu, mps or GPUs"),
+        ("task=[1]", "task must be one of detect, segment, pose, obb, classify, semantic, depth"),
+        ("data=2024", "data must be a YAML file or a folder, got 2024; a folder of this name is"),
+        ("cfg=1000", "1000 acceptable suffix is ('.yaml', '.yml')"),
+        ("seed=4294967296", "seed must be 0 to 2**32 - 1, got 4294967296"),
         ("imgsz=64.5", "'imgsz=64.5' is of invalid type float"),
+        ("imgsz=[None]", "imgsz must be numbers of pixels, got [None]"),
         ("batch=2.5", "batch must be a whole number of images"),
         ("classes=[7]", "classes=[7] names [7], which the dataset does not have"),
         ("degrees=-10", "degrees must be 0 to 360, got -10"),

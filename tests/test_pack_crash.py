@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from yolodata.folders import Folder
 from yolodata.ingest import crashes
 from yolodata.ingest.convert import PackSettings
 from yolodata.shards.format import WORK_FOLDER
+from yolodata.train.distributed import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,3 +128,26 @@ def test_a_process_that_cannot_start_is_said(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     with pytest.raises(ResourceError, match="could not start: no numpy here"):
         crashes.crashing({0: "x.jpg"}, PackSettings())
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.EAGAIN, "no more can be started; raise the limit (`ulimit -u`"),
+        (errno.ENOMEM, "memory does not suffice"),
+        (errno.EPERM, "[Errno 1] Operation not permitted"),
+    ],
+)
+def test_limits_on_processes_are_said(
+    number: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where training starts some."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(ResourceError, match=re.escape(f"after a crash cannot be started: {why}")):
+        crashes.crashing({0: "x.jpg"}, PackSettings())
+    with pytest.raises(ResourceError, match=re.escape(f"torchrun cannot be started: {why}")):
+        launch.launch([], 2)

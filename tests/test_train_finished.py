@@ -100,10 +100,14 @@ def test_a_finished_run_says_so_and_changes_nothing(
     ]
 
 
+@pytest.mark.parametrize(
+    "given", [["resume={}"], ["resume=True", "model={}"], ["resume=1", "model={}"]]
+)
 def test_weights_of_a_finished_run_are_no_run_to_resume(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", f"resume={run / 'weights' / 'last.pt'}", "device=cpu"]) == 2
+    words = [word.format(run / "weights" / "last.pt") for word in given]
+    assert main(["train", *words, "device=cpu"]) == 2
     assert "nothing to resume" in capsys.readouterr().err
 
 
@@ -253,7 +257,9 @@ def test_a_finished_run_on_a_new_machine(
     assert kept["results"].encode() == after["results.csv"]
 
 
-def test_what_is_missing_is_written_from_the_checkpoint(folder: Path, copied: str) -> None:
+def test_what_is_missing_is_written_from_the_checkpoint(
+    folder: Path, copied: str, said: list[str]
+) -> None:
     place = folder / "runs" / copied
     table = (place / "results.csv").read_bytes()
     for name in ("weights/last.pt", "weights/best.pt", "results.csv"):
@@ -261,6 +267,7 @@ def test_what_is_missing_is_written_from_the_checkpoint(folder: Path, copied: st
     train(trainer_for("detect"), arguments(folder, copied, epochs=2, resume="auto"))
     assert (place / "results.csv").read_bytes() == table
     assert len(YOLO(place / "weights" / "last.pt").names) == 3
+    assert any("see its results.csv and weights/last.pt." in line for line in said)
 
 
 def test_weights_of_a_checkpoint(

@@ -6,9 +6,11 @@ Importing this package is quick: names are looked up when they are first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it; `typing` may be a file of the working folder
 if TYPE_CHECKING:
+    from typing import Any
+
     from yolodata._native import Recipe
     from yolodata.errors import (
         ConfigError,

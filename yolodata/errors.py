@@ -6,6 +6,8 @@ A message says what is wrong, what is allowed, what was given and what to do.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class YolodataError(Exception):
@@ -70,3 +72,22 @@ def lacking(error: BaseException) -> str:
             "container), or use fewer (workers=, --workers)"
         )
     return ""
+
+
+@contextmanager
+def starting(process: str) -> Iterator[None]:
+    """Explains why a process cannot be started.
+
+    Args:
+        process: what it is, in words.
+
+    Raises:
+        ResourceError: it cannot be started.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = lacking(error)
+        if error.errno == errno.EAGAIN:
+            why = "no more can be started; raise the limit (`ulimit -u`, or that of the container)"
+        raise ResourceError(f"{process} cannot be started: {why or error}") from error

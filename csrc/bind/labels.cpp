@@ -128,6 +128,15 @@ nb::list letterbox_outlines(const OwnedLabelTable& table, const Positions& image
   return outlines;
 }
 
+// As NumPy's default sort leaves them, and so upstream: the order of equal ones is its own.
+std::vector<std::size_t> numpy_sort(const std::vector<std::uint64_t>& keys) {
+  const nb::gil_scoped_acquire acquire;
+  const nb::object found = nb::module_::import_("numpy").attr("argsort")(
+      to_numpy(std::vector<std::uint64_t>(keys), {keys.size()}));
+  const auto order = nb::cast<nb::ndarray<nb::numpy, const std::int64_t, nb::ndim<1>>>(found);
+  return {order.data(), order.data() + order.size()};
+}
+
 // Masks of whole pictures in padding.
 nb::dict letterbox_masks(const OwnedLabelTable& table, const Positions& images,
                          const Placements& placements, std::int32_t height, std::int32_t width,
@@ -144,7 +153,8 @@ nb::dict letterbox_masks(const OwnedLabelTable& table, const Positions& images,
       std::vector<Object> objects =
           letterbox_objects(table.view, images.data()[i], placement(placements, i)).list;
       const auto first = static_cast<std::int64_t>(order.size());
-      masks[i] = draw_masks(objects, width, height, {mask_ratio, overlap_mask}, table.view.where);
+      masks[i] = draw_masks(objects, width, height, {mask_ratio, overlap_mask}, table.view.where,
+                            numpy_sort);
       for (const Object& object : objects) order.push_back(first + object.number);
     }
   }

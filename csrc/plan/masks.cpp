@@ -27,19 +27,25 @@ void paint(const std::vector<Run>& runs, std::int32_t width, T value, T* map) {
 
 // From large to small, except that invisible ones come first: upstream negates unsigned areas, and
 // no number is below zero then.
-std::vector<std::size_t> by_area(const std::vector<Shape>& shapes) {
-  std::vector<std::size_t> order(shapes.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::uint64_t{0} - shapes[a].area < std::uint64_t{0} - shapes[b].area;
-  });
-  return order;
+std::vector<std::size_t> by_area(const std::vector<Shape>& shapes, const Sort& sort) {
+  std::vector<std::uint64_t> keys;
+  keys.reserve(shapes.size());
+  for (const Shape& shape : shapes) keys.push_back(std::uint64_t{0} - shape.area);
+  return sort(keys);
 }
 
 }  // namespace
 
+std::vector<std::size_t> stable_sort(const std::vector<std::uint64_t>& keys) {
+  std::vector<std::size_t> order(keys.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return keys[a] < keys[b]; });
+  return order;
+}
+
 Masks draw_masks(std::vector<Object>& objects, std::int32_t width, std::int32_t height,
-                 const MaskConfig& config, const std::string& where) {
+                 const MaskConfig& config, const std::string& where, const Sort& sort) {
   if (objects.size() > std::numeric_limits<std::uint16_t>::max())
     throw LabelError(where + ": a picture shows " + std::to_string(objects.size()) +
                      " objects; masks can number 65535");
@@ -60,7 +66,7 @@ Masks draw_masks(std::vector<Object>& objects, std::int32_t width, std::int32_t 
   masks.height = shrink.height();
   const std::size_t size =
       static_cast<std::size_t>(masks.width) * static_cast<std::size_t>(masks.height);
-  const std::vector<std::size_t> order = by_area(shapes);
+  const std::vector<std::size_t> order = by_area(shapes, sort);
   constexpr std::size_t kMostValues = std::size_t{1} << 29;  // a gigabyte
   if (!config.overlap && objects.size() > kMostValues / size)
     throw LabelError(where + ": a picture shows " + std::to_string(objects.size()) +

@@ -1,7 +1,9 @@
 // Training masks of a picture.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,10 +24,17 @@ struct Masks {
   std::vector<float> classes;  // one map: the class of the smallest object there
 };
 
+// The positions of keys, from the smallest key to the largest.
+using Sort = std::function<std::vector<std::size_t>(const std::vector<std::uint64_t>&)>;
+
+// Equal ones stay in order.
+std::vector<std::size_t> stable_sort(const std::vector<std::uint64_t>& keys);
+
 // Draws the objects of a picture. Overlapping ones are put in the order of their numbers, from
-// large to small. `where` they are from, for messages. Throws LabelError for more objects than
-// numbers, or than maps that fit into a gigabyte.
+// large to small; `sort` decides about equally large ones. `where` they are from, for messages.
+// Throws LabelError for more objects than numbers, or than maps that fit into a gigabyte.
 Masks draw_masks(std::vector<Object>& objects, std::int32_t width, std::int32_t height,
-                 const MaskConfig& config, const std::string& where);
+                 const MaskConfig& config, const std::string& where,
+                 const Sort& sort = stable_sort);
 
 }  // namespace yolodata

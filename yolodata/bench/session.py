@@ -21,7 +21,7 @@ from unittest.mock import patch
 from yolodata.bench import cores
 from yolodata.bench.server import Server
 from yolodata.bench.subject import Jobs, Row, Subject, Task, make
-from yolodata.errors import YolodataError
+from yolodata.errors import YolodataError, starting
 from yolodata.isolation import child_environment
 
 ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
@@ -59,7 +59,7 @@ class Session:
         self._process: SpawnProcess = context.Process(
             target=_serve, args=(theirs, jobs, self._log), name=self.name
         )
-        with _environment(row.cores == 1, folder):
+        with _environment(row.cores == 1, folder), starting(f"the process of {self.name}"):
             self._process.start()
         theirs.close()
         assert self._process.pid is not None

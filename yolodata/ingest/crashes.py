@@ -24,7 +24,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 
-from yolodata.errors import ResourceError, is_out_of_memory
+from yolodata.errors import ResourceError, is_out_of_memory, starting
 from yolodata.files import write_all
 from yolodata.folders import Folder
 from yolodata.ingest.convert import PackSettings, try_decoding
@@ -104,7 +104,7 @@ def crashing(paths: Mapping[int, str], settings: PackSettings) -> dict[int, str]
     command = [sys.executable, "-m", "yolodata.ingest.crashes", *how]
     ended = 0  # times in a row that it was ended from outside
     while images:
-        with _blocked(_CRASHES):
+        with _blocked(_CRASHES), starting("a process that tries images after a crash"):
             done = subprocess.run(
                 command,
                 input=b"\0".join(os.fsencode(paths[image]) for image in images),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -337,17 +337,6 @@ def leaves_the_source_alone() -> Iterator[None]:
         patch("ultralytics.data.utils._replace_image"),
     ):
         yield
-
-
-def in_stable_order(batches: Iterable[Any]) -> Iterator[Any]:
-    """What upstream's loader gives where equal things keep their order."""
-    iterator = iter(batches)
-    while True:
-        with _stable_order():
-            batch = next(iterator, None)
-        if batch is None:
-            return
-        yield batch
 
 
 @contextmanager

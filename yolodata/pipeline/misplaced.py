@@ -71,11 +71,13 @@ def _check_kind(argument: str, value: Any) -> None:
         return
     names = [field.name for field in fields(group)]
     given = next((name for name in (argument, "task") if name in names), names[0])
-    written = (
-        ", ".join(f"{name}={one!r}" for name, one in value.items())
-        if isinstance(value, Mapping)
-        else f"{given}={value!r}"
-    )
+    written = f"{given}={value!r}"
+    if isinstance(value, Mapping):
+        written = ", ".join(f"{name}={one!r}" for name, one in value.items())
+    elif isinstance(value, (tuple, list)):
+        written = ", ".join(map(repr, value))
+    elif isinstance(value, bool):  # of which no setting can be guessed
+        written = ""
     raise ArgumentError(
         f"{argument} must be {group.__name__} or None, got {value!r}; give "
         f"{argument}={group.__name__}({written})"

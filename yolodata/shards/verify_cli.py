@@ -62,7 +62,8 @@ def dataset_folders(root: Path, split: str | None) -> dict[str, Path]:
         return {name: root}
     found = {s: root / s for s in SPLITS if os.path.isdir(root / s)}
     if not found:
-        raise ShardError(f"{root}: holds no dataset; give a folder that `yolodata shard` wrote")
+        why = "holds no dataset" if os.path.exists(root) else "is not there"
+        raise ShardError(f"{root}: {why}; give a folder that `yolodata shard` wrote")
     if split is None:
         return found
     if split not in found:

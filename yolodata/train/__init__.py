@@ -10,9 +10,11 @@ which may be started by torchrun too. docs/training.md says what is promised and
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as type checkers know it; `typing` may be a file of the working folder
 if TYPE_CHECKING:
+    from typing import Any
+
     from yolodata.train.settings import TrainSettings
     from yolodata.train.trainer import trainer_for
 

@@ -99,14 +99,16 @@ def _train(arguments: list[str]) -> None:
     upstream, ours = of_run(*read_arguments(arguments, "train"))
     upstream.pop("nproc", None)
     model = upstream.pop("model", None)
-    # Of a YAML, Ultralytics would begin a new run without a word.
-    if upstream.get("resume") is True and not str(model).endswith(".pt"):
-        raise ConfigError(
-            f"resume=True needs model=RUN/weights/last.pt, got model={model}; resume=RUN names it, "
-            "too, and resume=auto goes on with project/name"
-        )
-    if str(upstream.get("resume")).endswith(".pt"):
-        model = upstream["resume"]
+    resume = upstream.get("resume")
+    if resume and not isinstance(resume, str):  # Ultralytics begins a new run where it cannot
+        resume = upstream["resume"] = str(model)
+        if not resume.endswith(".pt"):
+            raise ConfigError(
+                f"resume=True needs model=RUN/weights/last.pt, got model={model}; resume=RUN names "
+                "it, too, and resume=auto goes on with project/name"
+            )
+    if str(resume).endswith(".pt"):
+        model = resume
     if model is None:
         raise ConfigError("model must be given, got none; give model=yolo26n.yaml, say")
     train(model, upstream, ours)

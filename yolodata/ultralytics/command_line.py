@@ -68,7 +68,7 @@ def read_values(texts: Mapping[str, str], mode: str) -> dict[str, Any]:
     given = values.pop("cfg", None)
     if given is not None:
         with refusals_as_errors():
-            values = {**YAML.load(checks.check_yaml(given)), **values}
+            values = {**YAML.load(checks.check_yaml(str(given))), **values}
         values.pop("cfg", None)
     refuse_secrets(values)
     if values.pop("mode", mode) != mode:

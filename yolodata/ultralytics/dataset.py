@@ -23,10 +23,13 @@ def shards_of(data: Any) -> Any:
     """`data=` as it was given; the folder of shards for the data.yaml in it.
 
     Raises:
-        ConfigError: it is one split of a folder of shards.
+        ConfigError: it is one split of a folder of shards, or no path.
     """
+    if data is None:
+        return None
     if not isinstance(data, (str, Path)):
-        return data
+        hint = f"; a folder of this name is written data=./{data}" if isinstance(data, int) else ""
+        raise ConfigError(f"data must be a YAML file or a folder, got {data!r}{hint}")
     path = Path(data)
     if path.name == DATA_YAML and splits(path.parent):
         return str(path.parent)

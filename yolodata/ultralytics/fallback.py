@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ def upstream_trainer(task: str, model: Any = None) -> tuple[str, type[Any]] | No
         family, place = FAMILIES[head]
         module, _, trainer = place.rpartition(".")
         return family, getattr(import_module(module), trainer)
-    if task in TRAINERS:
+    if str(task) in TRAINERS:
         return None
-    if task not in UPSTREAM_TRAINERS:
+    if str(task) not in UPSTREAM_TRAINERS:
         allowed = ", ".join([*TRAINERS, *UPSTREAM_TRAINERS])
         raise ConfigError(f"task must be one of {allowed}, got {task!r}")
     from ultralytics.models import yolo
@@ -103,13 +104,13 @@ def last_layer(model: Any) -> str:
     if file.suffix in {".yaml", ".yml"}:
         try:
             return str(yaml_model_load(file)["head"][-1][2])
-        except (OSError, KeyError, IndexError, TypeError):
-            return ""  # upstream says what is wrong with it
+        except Exception:  # a file of any content; upstream says what is wrong with it
+            return ""
     if file.suffix != ".pt" or not file.is_file():
         return ""
     try:
         layers = getattr(load_checkpoint(file)[0], "model", None)
-    except (OSError, KeyError, TypeError, AttributeError):
+    except Exception:
         return ""
     return "" if layers is None else type(layers[-1]).__name__
 
@@ -125,6 +126,16 @@ def check_batch(batch: Any) -> None:
             "batch must be a whole number of images, -1 (what fits into the GPU's memory), or the "
             f"share of it that is used, between 0 and 1, got {batch!r}"
         )
+
+
+def check_sizes(imgsz: Any) -> None:
+    """Refuses lists of what is no size, which upstream would calculate with.
+
+    Raises:
+        ConfigError: one is no number.
+    """
+    if isinstance(imgsz, (list, tuple)) and not all(isinstance(size, Real) for size in imgsz):
+        raise ConfigError(f"imgsz must be numbers of pixels, got {imgsz!r}; give imgsz=640, say")
 
 
 def check_optimizer(name: Any) -> None:

@@ -19,7 +19,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, colorstr
 from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import autocast, torch_distributed_zero_first, unwrap_model
 
-from yolodata.checks import wholes
+from yolodata.checks import whole, wholes
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import resolved
 from yolodata.pipeline.albumentations.decisions import shares
@@ -43,6 +43,7 @@ from yolodata.ultralytics.fallback import (
     check_distill_model,
     check_optimizer,
     check_quantize,
+    check_sizes,
     upstream_trainer,
     upstream_transforms,
     why_not,
@@ -179,6 +180,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self._told: Loader | None = None
         self.manifest: RunManifest | None = None
         args = get_cfg(cfg, overrides)  # it renames keys in place, once
+        whole("seed", args.seed, 0, 2**32 - 1)
         if self._run_folder is None and not args.resume:
             self._run_folder = RunFolder(args)
             overrides["save_dir"] = args.save_dir
@@ -219,6 +221,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def _check_arguments(self) -> None:
         """Refuses what our loader would, before anything is packed."""
         check_batch(self.args.batch)
+        check_sizes(self.args.imgsz)
         self.args.imgsz = check_imgsz(self.args.imgsz, max_dim=1)
         if type(self).build_optimizer.__module__.partition(".")[0] in ("ultralytics", "yolodata"):
             check_optimizer(self.args.optimizer)

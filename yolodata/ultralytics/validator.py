@@ -17,7 +17,7 @@ from yolodata.pipeline.options import DeviceOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards, refuse_unpacked
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
-from yolodata.ultralytics.fallback import FAMILIES, VALIDATORS, why_not_validated
+from yolodata.ultralytics.fallback import FAMILIES, VALIDATORS, check_sizes, why_not_validated
 from yolodata.ultralytics.run_folder import RunFolder
 from yolodata.ultralytics.settings import Settings
 
@@ -52,6 +52,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
     ) -> None:
         if isinstance(args, dict):
             args = {**args, "data": shards_of(args.get("data"))}
+            check_sizes(args.get("imgsz"))
             changed = self.settings.changed_for_validation(args.pop("yolodata", None) or {})
             self.settings = changed  # type: ignore[misc] # of this one, not of the class
             task = args.get("task") or self.for_task

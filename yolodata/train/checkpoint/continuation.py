@@ -132,10 +132,11 @@ def _listed(names: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
 
 
 def _finished(state: dict[str, Any], run: Path, changed: dict[str, tuple[Any, Any]]) -> str:
+    best = run / "weights" / "best.pt"  # `last.pt` is written where it is missing
     said = (
         f"{run} is finished after {state['epoch']} epochs, and nothing is trained: see its "
-        "results.csv and weights/best.pt. Give more epochs= to train on, or another name= for a "
-        "new run"
+        f"results.csv and weights/{'best.pt' if best.is_file() else 'last.pt'}. Give more epochs= "
+        "to train on, or another name= for a new run"
     )
     if changed:
         said += f". No effect have: {_listed(list(changed), changed)}"

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from yolodata.errors import starting
 from yolodata.isolation import child_environment
 from yolodata.train.signals import SIGNALS
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, status_left
@@ -91,17 +92,18 @@ def launch(
         before = {number: signal.signal(number, pass_on) for number in SIGNALS}
         try:
             # A group of its own: Ctrl-C reaches it once, through us, and not from the terminal too.
-            started = subprocess.Popen(
-                command(arguments, processes, options),
-                env={
-                    "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
-                    **os.environ,
-                    **(variables or {}),
-                    **child_environment(),
-                    STATUS: str(status),
-                },
-                start_new_session=True,
-            )
+            with starting("torchrun"):
+                started = subprocess.Popen(
+                    command(arguments, processes, options),
+                    env={
+                        "PET_LOG_DIR": folder,  # torchrun makes one each time, and leaves it
+                        **os.environ,
+                        **(variables or {}),
+                        **child_environment(),
+                        STATUS: str(status),
+                    },
+                    start_new_session=True,
+                )
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             child = started
             if asked:  # while it began
