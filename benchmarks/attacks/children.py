@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,8 @@ HANG = 10.0  # seconds that a trial may take, on a processor or waiting for anyt
 ADDRESS_SPACE = 8 << 30  # bytes of a child; more would endanger other processes of the machine
 FILE_SIZE = 8 << 30  # bytes
 RAISED = 70  # exit status of a child that ended with an exception (EX_SOFTWARE)
-_BEAT = struct.Struct("ddqq500p500p")
-"""When the trial began, how long the process had waited for a processor by then, trials so far, the
-peak of memory, what is tried, what had that peak."""
+_BEAT = struct.Struct("dqq500p500p")
+"""When the trial began, trials so far, the peak of memory, what is tried, what had that peak."""
 
 
 @dataclass(frozen=True)
@@ -85,57 +84,78 @@ class _Beat:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _BEAT.size)
-        _BEAT.pack_into(self._memory, 0, time.monotonic(), 0.0, 0, 0, b"", b"")
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), 0, 0, b"", b"")
 
     def next(self, what: str) -> None:
         """Says what is tried now, and remembers what took the most memory before."""
         self.end()
-        _, _, trials, peak, _, largest = _BEAT.unpack_from(self._memory)
+        _, trials, peak, _, largest = _BEAT.unpack_from(self._memory)
         text = what.encode("utf-8", "backslashreplace")
-        now = time.monotonic(), waited("self")
-        _BEAT.pack_into(self._memory, 0, *now, trials + 1, peak, text, largest)
+        _BEAT.pack_into(self._memory, 0, time.monotonic(), trials + 1, peak, text, largest)
 
     def end(self) -> None:
         """Looks whether what was tried has the peak of memory."""
-        *began, trials, peak, what, largest = _BEAT.unpack_from(self._memory)
+        began, trials, peak, what, largest = _BEAT.unpack_from(self._memory)
         for whom in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
             now = resource.getrusage(whom).ru_maxrss
             if now > peak:
                 peak, largest = now, what
-        _BEAT.pack_into(self._memory, 0, *began, trials, peak, what, largest)
+        _BEAT.pack_into(self._memory, 0, began, trials, peak, what, largest)
 
     def wait(self) -> None:
         """Has the time of the trial begin anew."""
         _, *rest = _BEAT.unpack_from(self._memory)
         _BEAT.pack_into(self._memory, 0, time.monotonic(), *rest)
 
-    def seconds(self, pid: int) -> float:
-        """Gives how long the trial takes, without the time in which others had the processor."""
-        began, before, *_ = _BEAT.unpack_from(self._memory)
-        return time.monotonic() - began - max(waited(pid) - before, 0.0)
+    def began(self) -> float:
+        """Gives when the trial began."""
+        return float(_BEAT.unpack_from(self._memory)[0])
 
     def get(self) -> tuple[int, str, str]:
         """Gives the trials so far, what is tried, what had the peak."""
-        _, _, trials, _, *texts = _BEAT.unpack_from(self._memory)
+        _, trials, _, *texts = _BEAT.unpack_from(self._memory)
         what, largest = (text.decode("utf-8", "replace") for text in texts)
         return trials, what, largest
 
 
-def waited(pid: int | str) -> float:
-    """Gives the seconds for which a process was ready to run and had no processor.
+class _Stopwatch:
+    """How long a trial of a process takes, without the time in which others had the processors.
 
-    Of its threads, the one that waited longest counts; processes that it started, and may wait for,
-    are added. It is 0 where the system does not say so.
+    Threads wait for each other, and end: what they ran and waited is added up from look to look.
     """
-    longest = children = 0.0
+
+    def __init__(self, pid: int, beat: _Beat) -> None:
+        self._pid, self._beat = pid, beat
+        self._began = self._taken = 0.0
+        self._at = time.monotonic()
+        self._known: dict[str, tuple[float, float]] = {}
+
+    def seconds(self) -> float:
+        """Looks again; often, because what a thread waited after the last look ends with it."""
+        now, tasks, began = time.monotonic(), dict(_tasks(self._pid)), self._beat.began()
+        ran = waited = 0.0
+        for task, (running, waiting) in tasks.items():
+            ran_before, waited_before = self._known.get(task, (0.0, 0.0))
+            ran = max(ran, running - ran_before)
+            waited += waiting - waited_before
+        took = now - self._at
+        self._taken = self._taken + max(ran, took - waited) if began == self._began else 0.0
+        self._began, self._at, self._known = began, now, tasks
+        return self._taken
+
+
+def _tasks(pid: int | str) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Gives the threads of a process, and of those that it started, by their numbers.
+
+    Each has the seconds that it ran, and those in which it could, and had no processor.
+    """
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError, IndexError):
-                waits = (task / "schedstat").read_text(encoding="ascii").split()[1]
-                longest = max(longest, int(waits) / 1e9)
-                started = (task / "children").read_text(encoding="ascii").split()
-                children += sum(map(waited, started))
-    return longest + children
+            with contextlib.suppress(OSError, ValueError):
+                ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
+                yield task.name, (int(ran) / 1e9, int(waited) / 1e9)
+                for child in (task / "children").read_text(encoding="ascii").split():
+                    yield from _tasks(child)
 
 
 _beat = _Beat()
@@ -215,6 +235,7 @@ def _watch(
     Whoever waits here does not hang: `own` says so to the process above.
     """
     fd = os.pidfd_open(pid)
+    watch = _Stopwatch(pid, beat)
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -222,9 +243,9 @@ def _watch(
             time.sleep(kill_after)
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, kill_with)
-        while not poll.poll(200):
+        while not poll.poll(50):
             own.wait()
-            if beat.seconds(pid) > seconds:
+            if watch.seconds() > seconds:
                 return True
         return False
     finally:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -17,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from attacks import children, drawn, judge
 from attacks.said import ended_well
 from attacks.verdict import Verdict
+
+CORE = max(os.sched_getaffinity(0))
 
 
 def good(random: Random, folder: Path) -> Verdict:
@@ -40,6 +45,36 @@ def hang(random: Random, folder: Path) -> Verdict:
 def spin(random: Random, folder: Path) -> Verdict:
     while True:
         pass
+
+
+def slowed(random: Random, folder: Path) -> Verdict:
+    """Half a second of work, of one thread after the other, where six others want the processor."""
+
+    def work() -> None:
+        while time.thread_time() < 0.1:
+            pass
+
+    children.trial("slowly")
+    os.sched_setaffinity(0, {CORE})
+    for _ in range(5):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    return Verdict(tried=1)
+
+
+@contextlib.contextmanager
+def others() -> Iterator[None]:
+    """Keeps a processor busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
+    try:
+        for process in busy:
+            os.sched_setaffinity(process.pid, {CORE})
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def memory(random: Random, folder: Path) -> Verdict:
@@ -97,6 +132,7 @@ CASES = {
     "crash": crash,
     "hang": hang,
     "spin": spin,
+    "slowed": slowed,
     "memory": memory,
     "endless": endless,
     "explained": said("yolodata: the folder 'x' does not exist"),
@@ -110,14 +146,15 @@ CASES = {
 }
 
 # A machine may take long to find gigabytes that nobody has touched yet.
-SECONDS = {"hang": 1.0, "spin": 1.0, "memory": 120.0, "endless": 120.0}
+SECONDS = {"hang": 1.0, "spin": 1.0, "slowed": 1.5, "memory": 120.0, "endless": 120.0}
 
 if __name__ == "__main__":
     found = {}
     for name, attack in CASES.items():
         module = SimpleNamespace(attack=attack, __name__=name)
         seconds = SECONDS.get(name, children.HANG)
-        verdict, peak = judge.run_case(module, "0", Path(sys.argv[1]), seconds=seconds)
+        with others() if attack is slowed else contextlib.nullcontext():
+            verdict, peak = judge.run_case(module, "0", Path(sys.argv[1]), seconds=seconds)
         words = {each.wrong: each.said for each in verdict.findings}
         found[name] = {"tried": verdict.tried, "wrong": words, "peak": peak}
     print(json.dumps(found))

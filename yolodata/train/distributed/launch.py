@@ -69,6 +69,9 @@ def launch(
     Returns:
         0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status;
         `PREEMPTED` where they were asked to stop before they could say anything.
+
+    Raises:
+        ResourceError: torchrun cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         status = status or Path(folder) / "status"
