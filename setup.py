@@ -153,6 +153,7 @@ class BuildNative(build_ext):
         output = Path(self.get_ext_fullpath(ext.name))
         output.parent.mkdir(parents=True, exist_ok=True)
         link = [*cxx, "-shared", *sanitize, *objects, "-o", str(output), "-pthread"]
+        link += compilers.CXX_LIBRARIES
         if cuda:
             link += [*(f"-L{path}" for path in cuda.libraries), "-lcudart_static", "-ldl", "-lrt"]
         self.run_command_line(link)

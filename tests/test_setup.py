@@ -121,6 +121,14 @@ def test_a_compiler_that_cannot_be_used(machine: Machine, script: str, why: str)
     machine.built(YOLODATA_CUDA="off")
 
 
+def test_gcc_links_the_library_of_cpp(machine: Machine) -> None:
+    """It compiles C++; without the library, importing the core would fail."""
+    machine.has("gcc", GCC.format("12.3.0") + f'echo "$@" >> {machine.out}/calls\n' + MAKES)
+    machine.built(CXX="gcc", YOLODATA_CUDA="off")
+    [link] = [line for line in (machine.out / "calls").read_text().split("\n") if "-shared" in line]
+    assert link.endswith(" -lstdc++ -lm")
+
+
 def test_headers_of_python(good: Machine) -> None:
     (good.python / "Python.h").unlink()
     said = good.refused()

@@ -20,6 +20,7 @@ DEFAULT_ARCHS = "80;90;90+PTX"
 # errno and traps are never looked at, and without them more loops vectorise.
 CXX_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-DNDEBUG"]
+CXX_LIBRARIES = ["-lstdc++", "-lm"]  # CXX=gcc compiles C++, too, and links neither
 NVCC_FLAGS = ["-std=c++20", "-O3", "--fmad=false", "-DNDEBUG"]
 NVCC_FLAGS += ["-Xcompiler", "-fPIC,-fvisibility=hidden"]
 

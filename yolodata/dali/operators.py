@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from yolodata.dali.compilers import CXX_FLAGS, NVCC_FLAGS, Cuda, find_cxx, gencode
+from yolodata.dali.compilers import CXX_FLAGS, CXX_LIBRARIES, NVCC_FLAGS, Cuda, find_cxx, gencode
 from yolodata.errors import ConfigError
 from yolodata.files import write_all
 from yolodata.folders import Folder
@@ -202,7 +202,8 @@ def _build(
         list(pool.map(_run, jobs))
     made = work / "plugin.so"
     link = [*compiler, "-shared", "-Wl,--no-undefined", *(job[-1] for job in jobs), "-o", str(made)]
-    _run([*link, *sysconfig.get_link_flags(), "-ldali_core", *cuda_libraries, "-pthread"])
+    libraries = ["-ldali_core", *cuda_libraries, "-pthread", *CXX_LIBRARIES]
+    _run([*link, *sysconfig.get_link_flags(), *libraries])
     return made
 
 
