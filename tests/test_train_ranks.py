@@ -204,6 +204,8 @@ def test_torchruns_own_tracebacks_are_left_out(
         "signal.signal(signal.SIGTERM, lambda *_: os._exit(75))\n"
         "if os.environ['RANK'] == os.environ['KILLED']:\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if os.environ['KILLED'] == 'mistake':\n"
+        "    raise SystemExit(2)\n"
         "if os.environ['KILLED'] == 'none':\n"
         f"    open({str(tmp_path)!r} + '/ready' + os.environ['RANK'], 'w')\n"
         "time.sleep(60)\n"
@@ -216,6 +218,9 @@ def test_torchruns_own_tracebacks_are_left_out(
     assert launch.launch([], 2) == 1
     said = capfd.readouterr().err
     assert re.fullmatch(r"yolodata: rank 1 \(process \d+\) ended by SIGKILL\n", said)
+    monkeypatch.setenv("KILLED", "mistake")
+    assert launch.launch([], 2) == 1
+    assert capfd.readouterr().err == ""  # ranks say themselves what is wrong
 
     def ask() -> None:
         while len(list(tmp_path.glob("ready*"))) < 2:

@@ -13,7 +13,7 @@ import sys
 from types import FrameType
 
 from yolodata.train.signals import SIGNALS
-from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
+from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
         return 1
     except ChildFailedError as error:
         for rank, failure in sorted(error.failures.items()):
-            if failure.exitcode not in (PREEMPTED, PEER_LOST, -signal.SIGTERM):
+            if failure.exitcode not in (MISTAKE, PREEMPTED, PEER_LOST, -signal.SIGTERM):
                 how = f"with exit status {failure.exitcode}"
                 if failure.exitcode < 0:
                     how = f"by {signal.Signals(-failure.exitcode).name}"
