@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -95,6 +96,16 @@ def stream(shards: Path) -> list[str]:
     """Digests of three epochs of samples, in order."""
     with make(shards, 7) as loader:
         return samples(loader, 3)
+
+
+def test_shards_in_a_folder_of_any_name(shards: Path, tmp_path: Path) -> None:
+    """A name is of any bytes but / and 0."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.symlink_to(shards, target_is_directory=True)
+    with make(folder) as loader, make(shards) as plain:
+        assert digest(next(iter(loader))) == digest(next(iter(plain)))
+    with ValidationLoader(folder, 4, split="train") as loader:
+        assert len(next(iter(loader))["img"]) == 4
 
 
 @every_path

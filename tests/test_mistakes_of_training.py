@@ -151,6 +151,7 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("quantize=8", "quantize=8 needs the package nvidia-modelopt"),
         ("name=Bob's", "Bob's has a ' in its path, and Ultralytics reads no weights"),
         ("name=why?", "runs/why? has a ? in its path"),
+        ("data=\udcff.yaml", r"data must be UTF-8, which Ultralytics' files are written in"),
         ("project=/dev/null", "/dev/null/train cannot be made (/dev/null: File exists)"),
     ],
 )
@@ -173,6 +174,8 @@ def test_one_message_and_no_folder(
         ({"optimizer": "Lion"}, "'Lion' not found"),
         ({"amp": "bf16"}, "bfloat16 autocast"),
         ({"quantize": 8}, "nvidia-modelopt"),
+        ({"data": "\udcff.shards"}, "data must be UTF-8"),
+        ({"name": "\udcff"}, "path of the run folder must be UTF-8"),
     ],
 )
 def test_what_upstream_refuses_late_is_refused_before_packing(

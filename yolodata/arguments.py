@@ -311,7 +311,7 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any
     """Returns upstream's arguments as texts, and the values of ours without their prefix.
 
     Raises:
-        ConfigError: an argument is not of the form NAME=VALUE.
+        ConfigError: an argument is not of the form NAME=VALUE, or not UTF-8, as file names may be.
     """
     upstream: dict[str, str] = {}
     ours: dict[str, Any] = {}
@@ -321,11 +321,31 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any
             raise ConfigError(
                 f"arguments are written NAME=VALUE, flags NAME=True, got {argument!r}"
             )
+        check_text(name, text)
         if name.startswith("yolodata."):
             ours[name.removeprefix("yolodata.")] = literal(text)
         else:
             upstream[name] = text
     return upstream, ours
+
+
+def check_text(name: str, path: str) -> None:
+    """Refuses a path of bytes that are not UTF-8, for which surrogates stand in a string.
+
+    Args:
+        name: of the argument, or what the path is.
+        path: that goes into files of Ultralytics', such as `args.yaml`.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{name} must be UTF-8, which Ultralytics' files are written in, got {path!r}; rename "
+            "the file or folder"
+        ) from None
 
 
 def literal(text: str) -> Any:

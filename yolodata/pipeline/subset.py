@@ -170,7 +170,9 @@ class Subset:
 
     @property
     def _where(self) -> str:
-        return str(self.shards.path / self.shards.meta.labels.file)
+        """For messages: C++ takes UTF-8 alone, which a path need not be."""
+        path = str(self.shards.path / self.shards.meta.labels.file)
+        return path.encode("utf-8", "backslashreplace").decode()
 
     @property
     def oriented(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.utils import RANK
 
+from yolodata.arguments import check_text
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_threads
 from yolodata.pipeline.options import LabelOptions
@@ -23,13 +24,14 @@ def shards_of(data: Any) -> Any:
     """`data=` as it was given; the folder of shards for the data.yaml in it.
 
     Raises:
-        ConfigError: it is one split of a folder of shards, or no path.
+        ConfigError: it is one split of a folder of shards, no path, or not UTF-8.
     """
     if data is None:
         return None
     if not isinstance(data, (str, Path)):
         hint = f"; a folder of this name is written data=./{data}" if isinstance(data, int) else ""
         raise ConfigError(f"data must be a YAML file or a folder, got {data!r}{hint}")
+    check_text("data", str(data))
     path = Path(data)
     if path.name == DATA_YAML and splits(path.parent):
         return str(path.parent)

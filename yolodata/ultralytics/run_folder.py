@@ -23,6 +23,7 @@ from typing import Any
 from ultralytics.cfg import get_cfg, get_save_dir
 from ultralytics.utils import RANK
 
+from yolodata.arguments import check_text
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
 from yolodata.ultralytics.settings import SETTINGS_FILE
@@ -196,8 +197,9 @@ def _refuse_unreadable(folder: Path) -> None:
     """Refuses a name that Ultralytics writes weights under and cannot read them from, at the end.
 
     Raises:
-        ConfigError: there is such a character in it.
+        ConfigError: there is such a character in it, or it is not UTF-8, as `args.yaml` is.
     """
+    check_text("the path of the run folder", str(folder))
     wrong = [character for character in "'?" if character in str(folder)]
     if wrong:
         raise ConfigError(
