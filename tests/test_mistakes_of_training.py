@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from loading import draw_dataset, packed
 from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
     QUIET,
@@ -59,6 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny.yaml").write_text(TINY)
     (root / "rt.yaml").write_text(RTDETR)
     (root / "torn.pt").write_bytes(b"torn")
+    torch.save({"model": torch.nn.Identity()}, root / "foreign.pt")
     (root / "coco.json").write_text("{}")
     (root / "list.yaml").write_text("[]")
     (root / "broken.yaml").write_text("nc: [1,")
@@ -114,6 +116,7 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("model=FastSAM-s.pt", "is FastSAM, which Ultralytics predicts with"),
         ("model=yolo_nas_s.pt", "is YOLO-NAS, which Ultralytics predicts with"),
         ("model=set/data.yaml", "model=set/data.yaml cannot be read"),
+        ("model=foreign.pt", "model=foreign.pt cannot be read: it holds Identity, no network"),
         ("model=list.yaml", "model=list.yaml cannot be read: 'list.yaml' is not a valid YAML"),
         ("model=broken.yaml", "model=broken.yaml cannot be read: YAML syntax error"),
         ("device=0", "Invalid CUDA 'device=0' requested"),
@@ -158,8 +161,6 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
 def test_one_message_and_no_folder(
     folder: Path, wrong: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
-
     if "device" in wrong and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert main(words(folder, wrong)) == 2
@@ -181,8 +182,6 @@ def test_one_message_and_no_folder(
 def test_what_upstream_refuses_late_is_refused_before_packing(
     folder: Path, wrong: dict[str, Any], said: str
 ) -> None:
-    import torch
-
     for kind in (yolodata.DetectionTrainer, trainer_for("detect")):
         with pytest.raises((NotImplementedError, RuntimeError, ConfigError), match=said):
             kind(overrides=given(folder, **wrong))

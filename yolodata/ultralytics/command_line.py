@@ -93,7 +93,10 @@ def open_model(name: Any) -> Any:
     named_so = "rtdetr" in Path(str(name)).stem.lower()  # as `yolo` chooses
     kind = RTDETR if named_so or last_layer(name) == "RTDETRDecoder" else YOLO
     try:
-        return kind(name)
+        model = kind(name)
+        if not isinstance(model.model, str) and not hasattr(model.model, "yaml"):
+            raise TypeError(f"it holds {type(model.model).__name__}, no network of Ultralytics'")
+        return model
     except Exception as error:  # a file of any content may be given
         raise ConfigError(
             f"model={name} cannot be read: {error or type(error).__name__}; give a YOLO model "
