@@ -87,7 +87,8 @@ def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPat
     class Failing:
         task = "detect"
 
-        def __init__(self, model: str) -> None: ...
+        def __init__(self, model: str) -> None:
+            self.model = model
 
         def train(self, **_: object) -> None:
             raise RuntimeError("Dataset of ours")

@@ -456,7 +456,7 @@ def test_verify_and_info_commands(tmp_path, capsys):
     assert not val["ok"]
     assert "shard-00000.safetensors" in val["problems"][0]
     assert cli("verify", tmp_path / "nothing") == 2
-    assert "holds no dataset" in capsys.readouterr().err
+    assert "is not there" in capsys.readouterr().err
 
 
 def test_importing_shards_is_cheap():

@@ -48,15 +48,15 @@ def spin(random: Random, folder: Path) -> Verdict:
 
 
 def slowed(random: Random, folder: Path) -> Verdict:
-    """Half a second of work, of one thread after the other, where six others want the processor."""
+    """0.75 s of work, of one thread after the other, where six others want the processor."""
 
     def work() -> None:
-        while time.thread_time() < 0.1:
+        while time.thread_time() < 0.25:
             pass
 
     children.trial("slowly")
     os.sched_setaffinity(0, {CORE})
-    for _ in range(5):
+    for _ in range(3):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
@@ -146,7 +146,7 @@ CASES = {
 }
 
 # A machine may take long to find gigabytes that nobody has touched yet.
-SECONDS = {"hang": 1.0, "spin": 1.0, "slowed": 1.5, "memory": 120.0, "endless": 120.0}
+SECONDS = {"hang": 1.0, "spin": 1.0, "slowed": 2.5, "memory": 120.0, "endless": 120.0}
 
 if __name__ == "__main__":
     found = {}
