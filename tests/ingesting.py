@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import yaml
+
+from yolodata.ingest.labels import check_labels
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -30,7 +33,9 @@ def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
-JPEG = jpeg(picture(1, 48, 64))
+WIDTH, HEIGHT = 64, 48
+JPEG = jpeg(picture(1, HEIGHT, WIDTH))
+TWO = {1: "cat", 2: "dog"}
 ROW = b"0 .5 .5 .2 .2\n"
 VOC = (
     b"<annotation><filename>%s</filename><size><width>64</width><height>48</height></size>"
@@ -46,6 +51,50 @@ def build(root: Path, files: Mapping[str, bytes | str]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     return root
+
+
+def coco(
+    file: Path,
+    images: Sequence[str | Mapping[str, Any]] = ("0.jpg", "1.jpg"),
+    categories: Mapping[Any, str] = TWO,
+    at: Path | None = None,
+    listed: list[Any] | None = None,
+) -> Path:
+    """Writes a JSON file; object k is of category k, modulo their number. Images go to `at`."""
+    records = [
+        {
+            "id": k,
+            "width": WIDTH,
+            "height": HEIGHT,
+            **({"file_name": i} if isinstance(i, str) else i),
+        }
+        for k, i in enumerate(images)
+    ]
+    ids = list(categories)
+    notes = [
+        {"id": k, "image_id": r["id"], "category_id": ids[k % len(ids)], "bbox": [4 + k, 4, 20, 20]}
+        for k, r in enumerate(records)
+    ]
+    content = {
+        "images": records,
+        "annotations": notes,
+        "categories": listed or [{"id": k, "name": name} for k, name in categories.items()],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    for record in records if at else ():
+        target = at / record["file_name"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(JPEG)
+    return file
+
+
+def classes(source: Any, split: str) -> list[int]:
+    """The class of each object of a split, in order, as detection has them."""
+    images = source.splits[split]
+    rules = source.rules("detect", False)
+    rows = [check_labels(images.raw_labels(i), rules).cls for i in range(len(images.paths))]
+    return [int(c) for c in np.concatenate(rows)]
 
 
 def write_yolo(
