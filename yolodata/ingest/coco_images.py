@@ -68,17 +68,26 @@ class ImageFinder:
             addresses = [_spelled(_address(image)) for image in images]
             if [s[2:] for s in addresses] != [s[2:] for s in names] and any(addresses):
                 found = self._find(addresses)
-        for cut in range(1, max((s[1].count("/") for s in names if s), default=0)):
-            if found is None:  # Objects365 has images/v1/patch8/x.jpg for train/patch8/x.jpg
-                shorter = [_spelled(_without(s[1], cut)) if s else () for s in names]
-                if len(set(shorter)) == len(set(names)):
-                    found = self._find(shorter, sure=True)
+        if found is None:  # Objects365 has images/v1/patch8/x.jpg for train/patch8/x.jpg
+            found = self._find_shorter(names)
         return found
+
+    def _find_shorter(
+        self, names: Sequence[tuple[str, ...]]
+    ) -> tuple[list[str | None], dict[str, str]] | None:
+        """Finds the images without as few of their first folders as it takes."""
+        for cut in range(1, max((s[1].count("/") for s in names if s), default=0)):
+            shorter = [_spelled(_without(s[1], cut)) if s else () for s in names]
+            if len(set(shorter)) == len(set(names)):  # no two become one
+                found = self._find(shorter, sure=True)
+                if found is not None:
+                    return found
+        return None
 
     def _find(
         self, names: Sequence[tuple[str, ...]], sure: bool = False
     ) -> tuple[list[str | None], dict[str, str]] | None:
-        """Finds the images in the first place that has any; only in sure ones, if asked for."""
+        """Finds the images in the first place that has any; if `sure`, in one that is meant."""
         last = Counter(name.rsplit("/", 1)[-1] for name in {s[1] for s in names if s})
         distinct = all(count == 1 for count in last.values())
         tried: list[str | None] = []
