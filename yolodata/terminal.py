@@ -70,6 +70,11 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def encodable(text: str) -> str:
+    r"""Makes UTF-8 of any text: half a character, as of a path of other bytes, becomes `\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def of_any_number(text: str) -> str:
     """Puts # for each number: texts that differ in nothing else become one, and can be counted."""
     return _NUMBER.sub("#", text)

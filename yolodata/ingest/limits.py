@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from yolodata.errors import DatasetError
+from yolodata.terminal import encodable
 
 LABEL_BYTES = 16 << 20
 """Of a label file, or of an XML annotation: those of one image."""
@@ -83,4 +84,4 @@ def checked_names(names: Sequence[str], origin: object) -> list[str]:
                 f"{origin}: the name of class {k} has {len(name)} characters, at most "
                 f"{NAME_LENGTH} are allowed: {shortened(name)}. Shorten it."
             )
-    return [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
+    return [encodable(name) for name in names]

@@ -21,6 +21,7 @@ from yolodata.checks import shown, whole
 from yolodata.errors import ArgumentError, ConfigError
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.schedule import ReuseWindow, reuse_window
+from yolodata.terminal import encodable
 
 if TYPE_CHECKING:
     from yolodata import _native
@@ -171,8 +172,7 @@ class Subset:
     @property
     def _where(self) -> str:
         """For messages: C++ takes UTF-8 alone, which a path need not be."""
-        path = str(self.shards.path / self.shards.meta.labels.file)
-        return path.encode("utf-8", "backslashreplace").decode()
+        return encodable(str(self.shards.path / self.shards.meta.labels.file))
 
     @property
     def oriented(self) -> bool:

@@ -35,6 +35,7 @@ from yolodata.errors import ShardError
 from yolodata.files import open_regular
 from yolodata.mounts import MOUNTS, mount_of
 from yolodata.shards.format import SHARD_HEADER
+from yolodata.terminal import encodable
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -72,9 +73,7 @@ class _Map:
             self._address = None
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        # Never text that is not UTF-8; a path with other bytes is told in escapes.
-        told = os.path.abspath(path).encode("utf-8", "backslashreplace").decode()
-        _native.note_map(self._address, nbytes, told)
+        _native.note_map(self._address, nbytes, encodable(os.path.abspath(path)))
         self.__array_interface__ = {
             "version": 3,
             "typestr": "|u1",
