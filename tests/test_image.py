@@ -329,9 +329,13 @@ def write_archive(
     *layers: dict[str, Any],
     settings: dict[str, Any] | None = None,
     history: str = "RUN true",
-    compressed: bool = True,
+    kind: str = "application/vnd.oci.image.layer.v1.tar+gzip",
+    beside: dict[str, Any] | None = None,
 ) -> Path:
-    """An OCI archive of these layers: path -> (mode, content, uid); text is where a link leads."""
+    """An OCI archive of these layers: path -> (mode, content, uid); text is where a link leads.
+
+    `kind` is the media type of layers, `beside` what the index says of a second manifest.
+    """
     blobs: dict[str, bytes] = {}
 
     def put(content: bytes, kind: str) -> dict[str, Any]:
@@ -339,30 +343,40 @@ def write_archive(
         blobs[f"blobs/sha256/{digest}"] = content
         return {"digest": f"sha256:{digest}", "size": len(content), "mediaType": kind}
 
-    kind = "application/vnd.oci.image.layer.v1.tar"
-    manifest: dict[str, Any] = {
-        "layers": [
-            put(packed(layer, "w:gz" if compressed else "w"), kind + "+gzip" * compressed)
-            for layer in layers
-        ]
-    }
+    mode = "w:gz" if kind.endswith("gzip") else "w"
+    manifest: dict[str, Any] = {"layers": [put(packed(layer, mode), kind) for layer in layers]}
     steps: list[Any] = [{"created_by": history} for _ in layers]
     steps.insert(0, {"created_by": "ENV A=b", "empty_layer": True})
     whole = {"config": SETTINGS | (settings or {}), "history": steps}
     manifest["config"] = put(json.dumps(whole).encode(), "application/vnd.oci.image.config.v1+json")
     index = {"manifests": [put(json.dumps(manifest).encode(), "")]}
+    if beside is not None:  # an index of its own, as Docker has it
+        index["manifests"].append(beside | put(b"{}", ""))
+        index = {"manifests": [put(json.dumps(index).encode(), "")]}
     blobs["index.json"] = json.dumps(index).encode()
     path.write_bytes(packed({name: (0o644, content) for name, content in blobs.items()}, "w"))
     return path
 
 
-@pytest.mark.parametrize("compressed", [True, False])
-def test_a_right_image_passes(tmp_path: Path, capsys: Any, compressed: bool) -> None:
+PROVENANCE = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [
+        ("application/vnd.oci.image.layer.v1.tar+gzip", None),  # buildah
+        ("application/vnd.oci.image.layer.v1.tar", None),  # podman, Docker
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", PROVENANCE),  # Docker, containerd
+    ],
+)
+def test_a_right_image_passes(
+    tmp_path: Path, capsys: Any, kind: str, beside: dict[str, Any] | None
+) -> None:
     import check
 
     removed = {"usr/bin/gcc": (0o755, b""), "usr/lib/tools/ld": (0o755, b"")}
     gone = {"usr/bin/.wh.gcc": (0o644, b""), "usr/lib/.wh.tools": (0o644, b"")}
-    archive = write_archive(tmp_path / "i.tar", removed, FILES, gone, compressed=compressed)
+    archive = write_archive(tmp_path / "i.tar", removed, FILES, gone, kind=kind, beside=beside)
     assert check.main([str(archive), "--json", str(tmp_path / "report.json")]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -417,6 +431,21 @@ def test_what_is_wrong_with_an_image_is_said(
     printed = capsys.readouterr()
     assert said in printed.err
     assert "hunter22" not in printed.err + printed.out
+
+
+def test_what_is_no_single_image_is_refused(tmp_path: Path) -> None:
+    import check
+
+    two = write_archive(tmp_path / "two.tar", FILES, beside={"platform": {"os": "linux"}})
+    with pytest.raises(SystemExit, match="holds 2 images; give one"):
+        check.read(two)
+    old = tmp_path / "old.tar"  # of `docker save` before Docker 25
+    old.write_bytes(packed({"manifest.json": (0o644, b"[]")}, "w"))
+    half = tmp_path / "half.tar"
+    half.write_bytes(write_archive(tmp_path / "i.tar", FILES).read_bytes()[:700])
+    for path in (old, half, tmp_path / "absent.tar", tmp_path):
+        with pytest.raises(SystemExit, match=rf"{path} is no OCI archive of an image \("):
+            check.read(path)
 
 
 def test_an_image_that_is_too_large_is_noticed(tmp_path: Path, capsys: Any) -> None:

@@ -15,12 +15,14 @@ import stat
 import sys
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 LABELS = ("title", "version", "revision", "source", "licenses")
-COMPRESSION = {"tar": "r|", "tar+gzip": "r|gz"}
+COMPRESSION = {"tar": "r|", "tar+gzip": "r|gz", "gzip": "r|gz"}  # OCI's, OCI's, Docker's
+NO_IMAGE = "vnd.docker.reference.type"  # annotates what Docker writes beside an image: provenance
 NEEDED = ("opt/yolodata/bin/yolodata", "opt/yolodata/bin/python", "usr/bin/env", "tmp", "work")
 SMALL = 1 << 20  # bytes: larger files are libraries and weights, no place for a password
 BUILD_TOOL = re.compile(
@@ -81,14 +83,17 @@ def read(archive: Path, forbidden: Iterable[str] = ()) -> Image:
         forbidden: texts that no small file may hold.
 
     Raises:
-        SystemExit: the archive has several images, or layers of an unknown kind.
+        SystemExit: the file is no such archive, or has several images, or layers of an unknown
+            kind.
     """
-    with tarfile.open(archive) as blobs:
+    with opened_archive(archive) as blobs:
         manifest = document(blobs, "index.json")
         while "manifests" in manifest:
-            if len(manifest["manifests"]) != 1:
-                sys.exit(f"{archive} holds {len(manifest['manifests'])} images; give one")
-            manifest = document(blobs, blob(manifest["manifests"][0]))
+            images = [one for one in manifest["manifests"]
+                      if NO_IMAGE not in one.get("annotations", {})]  # fmt: skip
+            if len(images) != 1:
+                sys.exit(f"{archive} holds {len(images)} images; give one")
+            manifest = document(blobs, blob(images[0]))
         whole = document(blobs, blob(manifest["config"]))
         history = whole.get("history", [])
         image = Image(whole.get("config", {}), [one.get("created_by", "") for one in history])
@@ -104,6 +109,18 @@ def read(archive: Path, forbidden: Iterable[str] = ()) -> Image:
             with tarfile.open(fileobj=opened, mode=COMPRESSION[kind]) as members:  # type: ignore[call-overload]
                 lay(image, found, members, tuple(forbidden))
     return image
+
+
+@contextmanager
+def opened_archive(archive: Path) -> Iterator[tarfile.TarFile]:
+    """An archive that has an index."""
+    try:
+        with tarfile.open(archive) as blobs:
+            blobs.getmember("index.json")
+            yield blobs
+    except (OSError, KeyError, tarfile.TarError) as error:
+        sys.exit(f"{archive} is no OCI archive of an image ({error}); build.py writes one, "
+                 "and so does `docker save` of Docker 25 or newer")  # fmt: skip
 
 
 def document(blobs: tarfile.TarFile, name: str) -> dict[str, Any]:
