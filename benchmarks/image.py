@@ -1,9 +1,11 @@
-"""What an image can do: README's job, training, an interruption, and the run script of the SIF.
+"""What an image can do: README's job, training, an interruption; also as a SIF.
 
 python benchmarks/image.py localhost/yolodata:0.2.0 --json benchmarks/results/image.json
+python benchmarks/image.py yolodata.sif --no-bench --json benchmarks/results/image-sif.json
 
 Each container has a read-only root, no network, and a user id that the image does not know. It
-writes to /tmp and /work alone. About ten minutes on two cores.
+writes to /tmp and /work alone. A SIF is run as users run it: as whoever starts Apptainer, with
+that user's home, /tmp and network. About ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ TRAIN = [
 
 class Containers:
     """Runs commands in containers of one image."""
+
+    user: list[str] | None = USER.split(":")  # whom they have to run as, where that is known
 
     def __init__(self, run: list[str], image: str, work: Path) -> None:
         self.engine, self.image, self.log = run[0], image, work.parent / "log"
@@ -68,10 +73,30 @@ class Containers:
             command = self.words(list(arguments), None, name)
             return subprocess.Popen(command, stdout=log, stderr=log)
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, process: subprocess.Popen[bytes]) -> None:
         """Sends the image's STOPSIGNAL, as a node that is drained does."""
         command = [self.engine, "stop", "-t", "60", name]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+class Sif(Containers):
+    """Runs commands in a SIF, by Apptainer."""
+
+    user = None
+
+    def __init__(self, run: list[str], image: str, work: Path) -> None:
+        super().__init__(run, image, work)
+        self.command = run
+        self.options = [f"--bind={work}:/work,{ROOT / 'examples'}:/examples:ro", "--pwd=/work"]
+
+    def words(self, arguments: list[str], entrypoint: str | None, name: str | None) -> list[str]:
+        """The command line of a container, which has no name."""
+        how, command = ("exec", [entrypoint]) if entrypoint else ("run", [])
+        return [*self.command, how, *self.options, self.image, *command, *arguments]
+
+    def stop(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        """Sends SIGTERM, as Slurm does before it kills."""
+        process.terminate()
 
 
 def losses(run: Path) -> list[dict[str, str]]:
@@ -100,18 +125,18 @@ def trained(containers: Containers, work: Path) -> dict[str, Any]:
             sys.exit(f"training ended early: {process.returncode}\n{containers.log.read_text()}")
         time.sleep(0.05)
     started = time.monotonic()
-    containers.stop(name)
+    containers.stop(name, process)
     found["status_when_stopped"] = process.wait()
     found["stopping_s"] = round(time.monotonic() - started, 1)
     found["epochs_when_stopped"] = len(losses(table.parent))
     containers.run(*TRAIN, "epochs=4", "name=cut")
     found["same_losses_and_metrics"] = losses(work / "runs/whole") == losses(work / "runs/cut")
     owner = (work / "runs" / "whole" / "weights" / "best.pt").stat().st_uid
-    found["owner_of_the_weights"] = owner
+    found["owner_of_the_weights"] = str(owner)
     return found
 
 
-def sif(containers: Containers) -> bool:
+def run_script(containers: Containers) -> bool:
     """Whether the run script of the Apptainer definition does what the image does."""
     text = (ROOT / "deploy" / "image" / "yolodata.def").read_text(encoding="utf-8")
     script = re.findall(r"^%runscript\n(.*?)(?=^%|\Z)", text, re.DOTALL | re.MULTILINE)[0]
@@ -122,8 +147,8 @@ def sif(containers: Containers) -> bool:
 def main() -> int:
     """Runs everything; returns 1 if anything is not as it has to be."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("image")
-    parser.add_argument("--run", default="podman run", help="what runs a container")
+    parser.add_argument("image", help="its name, or a file.sif")
+    parser.add_argument("--run", help="what runs a container; default: `podman run`, `apptainer`")
     parser.add_argument("--no-bench", action="store_true", help="leave README's comparison out")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -132,11 +157,15 @@ def main() -> int:
         work.mkdir()
         Path(folder).chmod(0o755)
         work.chmod(0o777)  # the container's user is another
-        containers = Containers(shlex.split(given.run), given.image, work)
-        found: dict[str, Any] = {"machine": environment.machine()}
+        kind, run = (Sif, "apptainer") if given.image.endswith(".sif") else (
+            Containers, "podman run")  # fmt: skip
+        containers = kind(shlex.split(given.run or run), given.image, work)
+        found: dict[str, Any] = {"date": f"{date.today()}", "machine": environment.machine()}
+        asked = [containers.engine, "--version"]
+        found["engine"] = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
         found["version"] = containers.run("version").strip()
         found["user"] = containers.run("-c", "id -u; id -g", entrypoint="sh").split()
-        found["sif_runs_the_same"] = sif(containers)
+        found["sif_runs_the_same"] = run_script(containers)
         found |= trained(containers, work)
         if not given.no_bench:
             started = time.monotonic()
@@ -155,7 +184,8 @@ def main() -> int:
         and 1 <= found["epochs_when_stopped"] < 4
         and found["same_losses_and_metrics"]
         and found["sif_runs_the_same"]
-        and found["user"] == USER.split(":")
+        and found["user"] == (containers.user or found["user"])
+        and found["user"][0] == found["owner_of_the_weights"]
     )
     return 0 if right else 1
 

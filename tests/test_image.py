@@ -134,6 +134,13 @@ def faults(containerfile: str) -> list[str]:
         asks = re.search(r"/pip .*(install|wheel) ", step) and "--no-index" not in step
         if asks and ("type=secret,id=pip" not in step or "=/run/secrets/pip" not in step):
             found.append("pip's settings are no secret of the build")
+    copied: set[str] = set()
+    for name, rest in run:
+        stage = re.match(r"--from=(\w+) ", rest)
+        if name == "COPY" and stage:
+            copied.add(stage[1])
+        if name == "RUN" and not set(re.findall(r"from=(\w+)", rest)) <= copied:
+            found.append("a kept layer may be of another stage's older files")
     for stage in (tools, wheel, run):
         for name in ("ARG", "ENV"):
             if re.search(
@@ -167,6 +174,8 @@ def test_the_recipe_leaves_tools_and_secrets_behind() -> None:
         ("PIP_CONFIG_FILE=/run/secrets/pip /tools/bin/pip --no", "/tools/bin/pip --no"),
         ("ARG REVISION", "ARG PIP_INDEX_URL"),
         ("COPY csrc csrc", "COPY . ."),
+        ("COPY --from=wheel /wheels/SHA256SUMS /usr/share/yolodata/\n", ""),
+        ("COPY --from=tools", "COPY --from=wheel"),
         ("FROM ${BASE}\n", "FROM debian:bookworm\n"),
     ],
 )  # fmt: skip
@@ -206,7 +215,7 @@ def test_all_that_is_copied_is_tracked_and_let_through() -> None:
     ]
     used = re.findall(r"/source/(\S+\.py)", CONTAINERFILE)
     for source in [*sources, *used, "examples/example_data.py", "tests/reference.py"]:
-        if source.startswith("/"):  # of another stage
+        if source.startswith(("/", "--from=")):  # of another stage
             continue
         assert any(f"{name}/".startswith(f"{source}/") for name in tracked), source
         through = {str(one) for one in (Path(source), *Path(source).parents)} - {"."}

@@ -148,6 +148,10 @@ def main() -> int:
         command = [*engine, "build", "-f", str(folder / "context" / CONTAINERFILE), "-t", tag]
         for key, value in build_arguments.items():
             command += ["--build-arg", f"{key}={value}"]
+        if Path(engine[0]).name == "buildah":
+            command.append("--layers")  # it makes a single one by default
+        if given.pin:
+            command.append("--no-cache")  # a kept layer has the versions of its day
         if given.pip_settings:
             command += ["--secret", f"id=pip,src={given.pip_settings}"]
         started = time.monotonic()
