@@ -81,8 +81,10 @@ def differences(containerfile: str, definition: str) -> list[str]:
     found = []
     if parts[""] != ["Bootstrap: oci-archive", f"From: {archive}"]:
         found.append("its root is not the file that build.py writes")
-    if set(parts) - {"", "%runscript", "%test", "%help"}:
-        found.append("a section may change its root or its variables")
+    if set(parts) - {"", "%environment", "%runscript", "%test", "%help"}:
+        found.append("a section may change its root")
+    if parts.get("%environment") != ["unset PYTHONPATH PYTHONHOME"]:
+        found.append("it has other variables, or imports the host's packages")
     if parts.get("%runscript") != [f'exec {" ".join(entry)} "$@"']:
         found.append("it runs another command")
     return found
@@ -100,7 +102,8 @@ def test_a_sif_is_the_same_image() -> None:
         ('exec yolodata "$@"', "exec yolodata $@"),
         ('exec yolodata "$@"', 'exec python -m yolodata "$@"'),
         ("%test", "%post\n    pip install more\n%test"),
-        ("%test", "%environment\n    export HOME=/elsewhere\n%test"),
+        ("unset PYTHONPATH", "export HOME=/elsewhere"),
+        ("unset PYTHONPATH PYTHONHOME", ""),
     ],
 )
 def test_another_image_is_noticed(old: str, new: str) -> None:
