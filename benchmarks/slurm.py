@@ -16,6 +16,8 @@ batch, the weights and their average have to be those of the whole run, to the l
 
     sudo PATH=$PATH python benchmarks/slurm.py --data DATA.yaml --json benchmarks/results/slurm.json
 
+With `--container FILE.sif` the ranks are in containers, by the Apptainer that is in the PATH.
+
 Needs root and Debian's slurmctld, slurmd, slurm-client, munge and iproute2; no GPU.
 """
 
@@ -72,14 +74,16 @@ class Campaign:
         order: epoch and step of each batch of the whole run.
     """
 
-    def __init__(self, cluster: Cluster, data: Path) -> None:
+    def __init__(self, cluster: Cluster, data: Path, container: Path | None = None) -> None:
         """Copies the data, so that nothing is written beside them.
 
         Args:
             cluster: that is up.
             data: a dataset YAML; its folder is copied.
+            container: a SIF to train in.
         """
         self.cluster, self.folder = cluster, cluster.folder
+        self.container = {} if container is None else {"container": container}
         self.order: list[list[int]] = []
         self.data = self.folder / data.parent.name / data.name
         shutil.copytree(data.parent, self.data.parent)
@@ -95,7 +99,8 @@ class Campaign:
     def write(self, name: str, **options: Any) -> Path:
         """Lets `yolodata launch slurm` write the script of a job."""
         options = {"job": name, "nodes": RANKS, "time": "1:00:00", "output": f"{name}.out",
-                   **options, "out": self.folder / f"{name}.sh"}  # fmt: skip
+                   **self.container, **options,
+                   "out": self.folder / f"{name}.sh"}  # fmt: skip
         words = [f"{key}={value}" for key, value in options.items()]
         words += [word for word in self.words(name) if not word.startswith("device=")]
         command(sys.executable, "-m", "yolodata", "launch", "slurm", "train", *words)
@@ -250,10 +255,11 @@ def campaign(args: argparse.Namespace, folder: Path) -> int:
         if args.keep:
             ignore = shutil.ignore_patterns("munge")  # sockets
             stack.callback(shutil.copytree, folder, args.keep, ignore=ignore)
-        jobs, begun = Campaign(nodes, args.data), time.monotonic()
+        jobs, begun = Campaign(nodes, args.data, args.container), time.monotonic()
         found = {
             **results.about("slurm"), "slurm": command("scontrol", "--version").strip(),
-            "data": args.data.parent.name, "hosts": jobs.whole(), "jobs": [],
+            "data": args.data.parent.name, "container": args.container is not None,
+            "hosts": jobs.whole(), "jobs": [],
         }  # fmt: skip
         if not args.short:
             found |= checks(jobs, 2 * (time.monotonic() - begun))
@@ -323,6 +329,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=lambda text: Path(text).resolve(), required=True)
+    parser.add_argument("--container", type=lambda text: Path(text).resolve(), metavar="FILE.sif")
     parser.add_argument("--interruptions", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--short", action="store_true", help="no faked GPUs, no control")
