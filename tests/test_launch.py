@@ -53,7 +53,7 @@ def test_words_are_told_apart() -> None:
 def test_a_run_that_is_named_goes_on() -> None:
     job = read_job("slurm", ["resume=runs/detect/train", "gpus=0"])
     assert job.arguments == ("resume=runs/detect/train", "device=cpu")
-    assert read_job("slurm", [*MODEL, "gpus=3"]).argument("device") == "0,1,2"
+    assert read_job("slurm", [*MODEL, "gpus=3", "batch=48"]).argument("device") == "0,1,2"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,12 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "epochs=ten"], "'epochs' must be an int"),
         ([*MODEL, "optimizer=Lion"], "'Lion' not found in list of available optimizers"),
         ([*MODEL, "batch=2.5"], "batch must be a whole number"),
+        ([*MODEL, "nodes=3"], "batch=16 is the batch of all 3 processes together"),
+        ([*MODEL, "nodes=2", "gpus=4", "batch=12"], "multiple of 8; give batch=8"),
+        ([*MODEL, "nodes=2", "batch=1"], "multiple of 2; give batch=2"),
+        ([*MODEL, "nodes=2", "batch=-1"], "find out what fits"),
+        ([*MODEL, "gpus=4", "batch=0.7"], "find out what fits.*give batch=64"),
+        ([*MODEL, "imgsz=['big']"], "imgsz must be numbers"),
         ([*MODEL, "mosaic=5"], "between 0.0 and 1.0"),
         ([*MODEL, "train.time=soon"], "'time=soon' is of invalid type"),
         ([*MODEL, "yolodata.stal=6"], "stall"),
@@ -86,6 +92,16 @@ def test_mistakes_are_found_before_the_job_waits_in_a_queue(words: list[str], me
     with pytest.raises(ConfigError, match=message) as found:
         read_job("slurm", words)
     assert "hunter22" not in str(found.value)
+
+
+def test_files_of_this_machine_are_read_where_the_job_has_them(tmp_path: Path) -> None:
+    """Slurm's nodes have. In a pod, a file that only the laptop has ended the job as a mistake."""
+    cfg = tmp_path / "cfg.yaml"
+    cfg.write_text("batch: 6\nmodel: yolo26n.yaml\ndata: coco8.yaml\n")
+    assert read_job("slurm", [f"cfg={cfg}", "nodes=3"]).argument("cfg") == str(cfg)
+    for system in ("k8s", "sky"):
+        with pytest.raises(ConfigError, match=r"cfg\.yaml is a file of this machine"):
+            read_job(system, [*MODEL, f"cfg={cfg}"])
 
 
 def test_a_secret_that_is_read_there_is_none() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from yolodata.arguments import ANY_NAME, literal, split_arguments
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job
+from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, module_of, options_of
 from yolodata.outputs import write_output
 
@@ -100,20 +100,20 @@ def read_job(system: str, words: Sequence[str]) -> Job:
         else:
             arguments.append(f"{name.removeprefix(OF_TRAINING)}={text}")
     asked = kind().changed(options)
-    _check_arguments(arguments, list(known), asked.device)
+    _check_arguments(arguments, list(known), asked)
     arguments = [one for one in arguments if not one.startswith("device=")]
     if not any(one.startswith("resume=") for one in arguments):
         arguments.append("resume=auto")
     return Job(asked, (*arguments, f"device={asked.device}"), (system, "train", *words))
 
 
-def _check_arguments(arguments: list[str], options: list[str], device: str) -> None:
+def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> None:
     """Refuses what `yolodata train` would refuse hours later, when the job begins.
 
     Args:
         arguments: of training.
-        options: names of the system's.
-        device: what `device` will be.
+        known: names of the system's options.
+        asked: their values.
     """
     from yolodata.train.cli import check_settings
 
@@ -127,25 +127,39 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
         raise ConfigError(
             "nproc is an option of one machine; here give gpus=, or gpus=0 processes="
         )
-    if upstream.get("device", device) != device:
+    if upstream.get("device", asked.device) != asked.device:
         raise ConfigError(
             f"device={upstream['device']} is the system's to choose, which gives this job "
-            f"device={device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
+            f"device={asked.device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
+        )
+    if "cfg" in upstream and not asked.SHARES_FILES:
+        raise ConfigError(
+            f"cfg={upstream['cfg']} is a file of this machine, which those of the job do not have; "
+            "give what is in it as NAME=VALUE"
         )
     from ultralytics.cfg import get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     from yolodata.ultralytics.command_line import read_arguments, refusals_as_errors
-    from yolodata.ultralytics.fallback import check_batch, check_optimizer
+    from yolodata.ultralytics.fallback import (
+        check_batch,
+        check_optimizer,
+        check_share,
+        check_sizes,
+    )
 
     values = read_arguments(arguments, "train")[0]
     for name in values:
         if name not in DEFAULT_CFG_DICT and name not in ("augmentations", "save_dir"):
             raise ConfigError(
                 f"there is no option or argument {name!r}"
-                f"{nearest(name, [*options, *DEFAULT_CFG_DICT])}"
+                f"{nearest(name, [*known, *DEFAULT_CFG_DICT])}"
             )
     with refusals_as_errors():
         checked = get_cfg(overrides=values)
         check_optimizer(checked.optimizer)
     check_batch(checked.batch)
+    check_sizes(checked.imgsz)
+    processes = asked.nodes * asked.processes_a_node
+    if processes > 1 and ("batch" in values or not resumes_a_run):  # else the run says it
+        check_share(checked.batch, processes)

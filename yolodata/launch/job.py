@@ -37,6 +37,9 @@ class Options:
     SHELL: ClassVar[tuple[str, ...]] = ()
     """Options that are commands of a shell, which may have several lines."""
 
+    SHARES_FILES: ClassVar[bool] = False
+    """Whether the machines of the job have the files of the one that starts it."""
+
     job: str = "yolodata"
     nodes: int = 1
     gpus: int = 1
