@@ -17,7 +17,7 @@ import yaml
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, Options
+from yolodata.launch.job import Job, Options, is_of_a_machine
 from yolodata.train.watchdog.exit_codes import PREEMPTED
 
 PORT = 29500
@@ -88,7 +88,7 @@ class SkyOptions(Options):
                     "variables must be names of environment variables, with commas between, got "
                     f"{name!r}; their values are taken from where `sky` is started"
                 )
-        if self.bucket is not None and not urlsplit(self.bucket).scheme:
+        if self.bucket is not None and is_of_a_machine(self.bucket):
             raise ConfigError(f"bucket must be a URL, such as s3://BUCKET/runs, got {self.bucket}")
 
     @property
@@ -212,7 +212,7 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
         if job.argument("yolodata.upload") is not None:
             raise ConfigError("bucket and yolodata.upload are two places; give one of them")
         given.append(f"yolodata.upload={options.bucket.rstrip('/')}/{options.job}")
-    elif options.spot and job.argument("yolodata.upload") is None:
+    elif options.spot and is_of_a_machine(job.argument("yolodata.upload") or ""):
         raise ConfigError(
             "a machine that is taken away takes its checkpoints with it; give bucket=URL, where "
             "they are copied to, or spot=False"
