@@ -403,6 +403,13 @@ def test_what_a_rank_is_given(
     assert "3 processes share 1 core " in capsys.readouterr().err
 
 
+def test_arguments_arrive_through_torchrun_as_they_were_given() -> None:
+    from torch.distributed.elastic.utils import macros
+
+    words = ["name=a $$b $$$ ${local_rank} $local_rank $(HOME)", "model=yolo26n.yaml"]
+    assert macros.substitute(launch.command(words, 2)[-2:], "1") == words
+
+
 def wait_until(condition: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
