@@ -403,6 +403,23 @@ def test_what_a_rank_is_given(
     assert "3 processes share 1 core " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("known", [[], ["203.0.113.9"]], ids=["late", "of an earlier pod"])
+def test_the_first_node_needs_no_name_of_its_own(
+    known: list[str], rank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun fails after two minutes, where its own name means nothing, or another pod."""
+    (rank / "end").touch()
+    names = {"j-0.j": known, "j-0": ["127.0.1.1", "10.0.0.1"]}
+    monkeypatch.setattr(rendezvous, "resolve", lambda name: names[name])
+    monkeypatch.setattr(rendezvous.socket, "gethostname", lambda: "j-0")
+    monkeypatch.setattr(rendezvous, "source", lambda name: "10.0.0.1" if names[name] else None)
+    monkeypatch.setattr(agent, "network_variables", lambda *_: {})
+    words = ["--nodes", "2", "--node", "0", "--rendezvous", "j-0.j:29500", "--", *MODEL]
+    assert agent.main(words) == 75
+    given, _ = json.loads((rank / "started").read_text())
+    assert {"--rdzv-endpoint=10.0.0.1:29500", "--local-addr=10.0.0.1"} <= set(given)
+
+
 def test_arguments_arrive_through_torchrun_as_they_were_given() -> None:
     from torch.distributed.elastic.utils import macros
 
