@@ -118,6 +118,17 @@ def test_skypilot_refuses_a_misspelt_key(read: Callable[[str], Any], name: str) 
         read(wrong)
 
 
+def test_values_come_from_where_sky_is_started(read: Callable[[str], Any], tmp_path: Path) -> None:
+    """Else a provider of secrets is asked, which SkyPilot's own server has not."""
+    read(written("variables=WANDB_API_KEY"))
+    from sky.utils import dag_utils
+
+    given = [("WANDB_API_KEY", "hunter2")]  # by --secret
+    (found,) = dag_utils.load_chain_dag_from_yaml(str(tmp_path / "task.yaml"), None, given).tasks
+    assert not found.managed_secret_refs
+    assert found.secrets["WANDB_API_KEY"].get_secret_value() == "hunter2"
+
+
 # Without it.
 
 
