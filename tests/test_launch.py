@@ -127,6 +127,22 @@ def test_it_is_printed_or_written(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert cli.main(["launch", "slurm", "train", *MODEL, f"out={file}/job.sh"]) == 2  # no folder
 
 
+def test_the_output_is_the_file_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ultralytics greets whoever has no settings yet, which became the script's first line."""
+
+    def greeting(*given: Any) -> Job:
+        print("Creating new Ultralytics Settings")
+        return read_job(*given)
+
+    monkeypatch.setattr("yolodata.launch.cli.read_job", greeting)
+    assert cli.main(["launch", "slurm", "train", *MODEL]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("#!/bin/bash\n")
+    assert "Creating" in err
+
+
 def test_a_checkout_that_nobody_installed_knows_its_version(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

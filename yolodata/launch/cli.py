@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: an option, or an argument of training, is wrong.
     """
-    job = read_job(args.system, args.arguments)
+    with redirect_stdout(sys.stderr):  # Ultralytics greets a new user; the output is the file alone
+        job = read_job(args.system, args.arguments)
     module = module_of(args.system)
     text = module.write(job)
     if job.options.out is None:
