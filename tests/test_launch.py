@@ -104,6 +104,14 @@ def test_files_of_this_machine_are_read_where_the_job_has_them(tmp_path: Path) -
             read_job(system, [*MODEL, f"cfg={cfg}"])
 
 
+def test_buckets_that_nobody_copies_from_hold_no_data() -> None:
+    for system, place in (("slurm", "s3://b/a.shards"), ("k8s", "s3://b/a"), ("sky", "az://b/a")):
+        with pytest.raises(ConfigError, match=f"data={place} is no place .* copy it to"):
+            read_job(system, [*MODEL, f"data={place}"])
+    read_job("sky", [*MODEL, "data=s3://b/a.shards"])
+    read_job("k8s", [*MODEL, "data=https://example.com/a.zip"])
+
+
 def test_a_secret_that_is_read_there_is_none() -> None:
     read_job("slurm", [*MODEL, "setup=export WANDB_API_KEY=$(cat ~/.wandb) HF_TOKEN=$TOKEN"])
 

@@ -16,9 +16,13 @@ from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, module_of, options_of
 from yolodata.outputs import write_output
+from yolodata.redaction import redacted
 
 OF_TRAINING = "train."
 """Before the name of an argument of training that an option of the system has, too."""
+
+DOWNLOADED = ("https", "http", "ul", "gs")
+"""Schemes of URLs that Ultralytics downloads datasets from."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -133,6 +137,13 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
         raise ConfigError(
             f"device={upstream['device']} is the system's to choose, which gives this job "
             f"device={asked.device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
+        )
+    scheme, url, _ = upstream.get("data", "").partition("://")
+    if url and scheme not in (*DOWNLOADED, *asked.BUCKETS):
+        raise ConfigError(
+            f"data={redacted(upstream['data'])} is no place that datasets are read from (URLs are: "
+            f"{', '.join(dict.fromkeys((*DOWNLOADED, *asked.BUCKETS)))}); copy it to where the "
+            "machines of the job have it, and give the path there"
         )
     if "cfg" in upstream and not asked.SHARES_FILES:
         raise ConfigError(

@@ -41,6 +41,9 @@ class Options:
     SHARES_FILES: ClassVar[bool] = False
     """Whether the machines of the job have the files of the one that starts it."""
 
+    BUCKETS: ClassVar[tuple[str, ...]] = ()
+    """Schemes of URLs that the system copies datasets from, to the machines of the job."""
+
     job: str = "yolodata"
     nodes: int = 1
     gpus: int = 1

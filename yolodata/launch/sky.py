@@ -26,9 +26,6 @@ PORT = 29500
 DATA = "yolodata-data"
 """Folder in the home of each machine that datasets are copied to."""
 
-BUCKETS = ("s3", "gs", "r2", "cos", "oci", "nebius")
-"""Schemes of URLs that SkyPilot copies from."""
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ACCELERATOR = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _INFRA = re.compile(r"[^\s/]+(/[^\s]+)?")
@@ -57,6 +54,7 @@ class SkyOptions(Options):
     """
 
     SHELL: ClassVar[tuple[str, ...]] = ("setup",)
+    BUCKETS: ClassVar[tuple[str, ...]] = ("s3", "gs", "r2", "cos", "oci", "nebius")
 
     accelerator: str | None = None
     infra: str | None = None
@@ -222,7 +220,7 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
     for argument in given:
         name, _, value = argument.partition("=")
         url = urlsplit(value)
-        if name == "data" and url.scheme in BUCKETS:
+        if name == "data" and url.scheme in options.BUCKETS:
             folder = Path(url.path).name
             if not folder or Path(folder).suffix in (".yaml", ".yml", ".zip", ".json"):
                 raise ConfigError(
