@@ -53,7 +53,7 @@ def test_words_are_told_apart() -> None:
 def test_a_run_that_is_named_goes_on() -> None:
     job = read_job("slurm", ["resume=runs/detect/train", "gpus=0"])
     assert job.arguments == ("resume=runs/detect/train", "device=cpu")
-    assert read_job("slurm", [*MODEL, "gpus=3"]).argument("device") == "0,1,2"
+    assert read_job("slurm", [*MODEL, "gpus=3", "batch=48"]).argument("device") == "0,1,2"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,12 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "epochs=ten"], "'epochs' must be an int"),
         ([*MODEL, "optimizer=Lion"], "'Lion' not found in list of available optimizers"),
         ([*MODEL, "batch=2.5"], "batch must be a whole number"),
+        ([*MODEL, "nodes=3"], "batch=16 is the batch of all 3 processes together"),
+        ([*MODEL, "nodes=2", "gpus=4", "batch=12"], "multiple of 8; give batch=8"),
+        ([*MODEL, "nodes=2", "batch=1"], "multiple of 2; give batch=2"),
+        ([*MODEL, "nodes=2", "batch=-1"], "find out what fits"),
+        ([*MODEL, "gpus=4", "batch=0.7"], "find out what fits.*give batch=64"),
+        ([*MODEL, "imgsz=['big']"], "imgsz must be numbers"),
         ([*MODEL, "mosaic=5"], "between 0.0 and 1.0"),
         ([*MODEL, "train.time=soon"], "'time=soon' is of invalid type"),
         ([*MODEL, "yolodata.stal=6"], "stall"),
@@ -86,6 +92,24 @@ def test_mistakes_are_found_before_the_job_waits_in_a_queue(words: list[str], me
     with pytest.raises(ConfigError, match=message) as found:
         read_job("slurm", words)
     assert "hunter22" not in str(found.value)
+
+
+def test_files_of_this_machine_are_read_where_the_job_has_them(tmp_path: Path) -> None:
+    """Slurm's nodes have. In a pod, a file that only the laptop has ended the job as a mistake."""
+    cfg = tmp_path / "cfg.yaml"
+    cfg.write_text("batch: 6\nmodel: yolo26n.yaml\ndata: coco8.yaml\n")
+    assert read_job("slurm", [f"cfg={cfg}", "nodes=3"]).argument("cfg") == str(cfg)
+    for system in ("k8s", "sky"):
+        with pytest.raises(ConfigError, match=r"cfg\.yaml is a file of this machine"):
+            read_job(system, [*MODEL, f"cfg={cfg}"])
+
+
+def test_buckets_that_nobody_copies_from_hold_no_data() -> None:
+    for system, place in (("slurm", "s3://b/a.shards"), ("k8s", "s3://b/a"), ("sky", "az://b/a")):
+        with pytest.raises(ConfigError, match=f"data={place} is no place .* copy it to"):
+            read_job(system, [*MODEL, f"data={place}"])
+    read_job("sky", [*MODEL, "data=s3://b/a.shards"])
+    read_job("k8s", [*MODEL, "data=https://example.com/a.zip"])
 
 
 def test_a_secret_that_is_read_there_is_none() -> None:
@@ -109,6 +133,22 @@ def test_it_is_printed_or_written(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().out == ""
     assert file.read_text().splitlines()[2:] == printed.splitlines()[2:]  # the second has the words
     assert cli.main(["launch", "slurm", "train", *MODEL, f"out={file}/job.sh"]) == 2  # no folder
+
+
+def test_the_output_is_the_file_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ultralytics greets whoever has no settings yet, which became the script's first line."""
+
+    def greeting(*given: Any) -> Job:
+        print("Creating new Ultralytics Settings")
+        return read_job(*given)
+
+    monkeypatch.setattr("yolodata.launch.cli.read_job", greeting)
+    assert cli.main(["launch", "slurm", "train", *MODEL]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("#!/bin/bash\n")
+    assert "Creating" in err
 
 
 def test_a_checkout_that_nobody_installed_knows_its_version(
@@ -385,6 +425,30 @@ def test_what_a_rank_is_given(
     assert environment["GLOO_SOCKET_IFNAME"] == "lo"
     assert environment["PYTHONUNBUFFERED"] == "1"
     assert "3 processes share 1 core " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", [[], ["203.0.113.9"]], ids=["late", "of an earlier pod"])
+def test_the_first_node_needs_no_name_of_its_own(
+    known: list[str], rank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun fails after two minutes, where its own name means nothing, or another pod."""
+    (rank / "end").touch()
+    names = {"j-0.j": known, "j-0": ["127.0.1.1", "10.0.0.1"]}
+    monkeypatch.setattr(rendezvous, "resolve", lambda name: names[name])
+    monkeypatch.setattr(rendezvous.socket, "gethostname", lambda: "j-0")
+    monkeypatch.setattr(rendezvous, "source", lambda name: "10.0.0.1" if names[name] else None)
+    monkeypatch.setattr(agent, "network_variables", lambda *_: {})
+    words = ["--nodes", "2", "--node", "0", "--rendezvous", "j-0.j:29500", "--", *MODEL]
+    assert agent.main(words) == 75
+    given, _ = json.loads((rank / "started").read_text())
+    assert {"--rdzv-endpoint=10.0.0.1:29500", "--local-addr=10.0.0.1"} <= set(given)
+
+
+def test_arguments_arrive_through_torchrun_as_they_were_given() -> None:
+    from torch.distributed.elastic.utils import macros
+
+    words = ["name=a $$b $$$ ${local_rank} $local_rank $(HOME)", "model=yolo26n.yaml"]
+    assert macros.substitute(launch.command(words, 2)[-2:], "1") == words
 
 
 def wait_until(condition: Any, seconds: float = 300) -> None:

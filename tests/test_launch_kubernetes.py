@@ -31,7 +31,7 @@ from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
 pytestmark = pytest.mark.early
 
 PLAIN = ["model=yolo26n.yaml", "data=/shards/coco/data.yaml", "image=example.com/yolodata:1"]
-SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=/tmp/elsewhere"]
+SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=memory://elsewhere"]
 LARGE = [
     *PLAIN, "job=coco-m", "namespace=vision", "nodes=4", "gpus=8", "cpus=96", "memory=900",
     "shards=coco", "shards_size=50", "runs=runs", "runs_size=100", "storage_class=nfs.fast",
@@ -247,6 +247,9 @@ def test_who_begins_again() -> None:
         "failurePolicy"
     ]
     assert elastic["maxRestarts"] == 0
+    # A pod that comes when training has ended would wait for the first one, for a day and longer.
+    assert one_of_them["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    assert "successPolicy" not in all_of_them
 
 
 def test_texts_stay_texts_whoever_reads_them() -> None:
@@ -275,6 +278,22 @@ def test_texts_stay_texts_whoever_reads_them() -> None:
 WRONG = {
     "image must be given": ["model=a", "data=b", "runs=a"],
     "image must name": ["image=a b"],
+    r"\[REGISTRY/\]NAME": ["image=https://example.com/yolodata:1"],
+    "NAME of lower-case letters": ["image=example.com/Vision/yolodata:1"],
+    "shards and runs must be two claims": ["shards=a", "runs=a", "shards_size=5", "runs_size=9"],
+    "gpu_resource must be VENDOR/NAME": ["gpu_resource=cpu", "cpus=4"],
+    "select must name a label once": ["select=zone=a,zone=b"],
+    "user must be 1 to 2147483647": ["user=4294967296"],
+    "a port for each process of a pod, 65534 to 65536": [
+        "yolodata.metrics=0.0.0.0:65534",
+        "processes=3",
+        "batch=15",
+    ],
+    "leave out 29500, where pods meet": [
+        "yolodata.metrics=0.0.0.0:29499",
+        "processes=2",
+        "nodes=2",
+    ],
     "begin with a letter": ["job=1a"],
     "at most 48 characters": [f"job={'a' * 49}"],
     "at most 46 characters": [f"job={'a' * 47}", "nodes=101"],
@@ -287,15 +306,19 @@ WRONG = {
     "shards_size needs shards": ["shards_size=4"],
     "runs_size must be a whole number": ["runs=a", "runs_size=4Gi"],
     "memory must be a whole number": ["memory=1.5"],
-    "grace must be at least 35": ["grace=30"],
+    "grace must be 35 to": ["grace=30"],
     r"min_nodes must be 1 to 2 \(nodes\)": ["nodes=2", "min_nodes=3"],
-    "batch must be a multiple of 6 with min_nodes=1": ["nodes=3", "min_nodes=1", "batch=8"],
-    "user must be at least 1": ["user=0"],
+    "batch must be a multiple of 6 with min_nodes=1": ["nodes=3", "min_nodes=1", "batch=9"],
+    "user must be 1 to": ["user=0"],
     "shm must be less than memory=4": ["shm=4", "memory=4"],
     "select must be labels": ["select=gpu"],
     "tolerate must be taints": ["tolerate=gpu:Never"],
     "runtime must be one of": ["runtime=pod"],
-    r"runs= or yolodata.upload=URL must be given": ["yolodata.upload=None"],
+    "runs=CLAIM or yolodata.upload=URL of a bucket must be given, got none": [
+        "yolodata.upload=None"
+    ],
+    "runs=CLAIM or yolodata.upload=URL of a bucket must be given": ["yolodata.upload=/tmp/runs"],
+    "a pod that begins again would find no checkpoint": ["yolodata.upload=file:///tmp/runs"],
     "project must be /runs": ["runs=a", "project=runs", "yolodata.upload=None"],
     "has a secret in it": ["yolodata.upload=file://me:password@host/runs"],
     "yolodata.metrics must be 0.0.0.0:PORT": ["yolodata.metrics=9401"],

@@ -118,6 +118,17 @@ def test_skypilot_refuses_a_misspelt_key(read: Callable[[str], Any], name: str) 
         read(wrong)
 
 
+def test_values_come_from_where_sky_is_started(read: Callable[[str], Any], tmp_path: Path) -> None:
+    """Else a provider of secrets is asked, which SkyPilot's own server has not."""
+    read(written("variables=WANDB_API_KEY"))
+    from sky.utils import dag_utils
+
+    given = [("WANDB_API_KEY", "hunter2")]  # by --secret
+    (found,) = dag_utils.load_chain_dag_from_yaml(str(tmp_path / "task.yaml"), None, given).tasks
+    assert not found.managed_secret_refs
+    assert found.secrets["WANDB_API_KEY"].get_secret_value() == "hunter2"
+
+
 # Without it.
 
 
@@ -168,6 +179,7 @@ def test_the_hook_asks_training_to_stop_and_waits(
         (["spot=maybe"], "spot must be"),
         (["variables=A-B"], "names of environment variables"),
         (["bucket=mine"], "bucket must be a URL"),
+        (["bucket=file:///mnt/runs"], "bucket must be a URL"),
         (["yolodata.upload=s3://other"], "two places"),
         (["data=s3://mine/coco.yaml"], "a folder of shards"),
         (["setup=export TOKEN=hunter2hunter2"], "secret"),
@@ -188,6 +200,14 @@ def test_what_has_to_be_given(lacks: str) -> None:
     words = [word for word in GIVEN if not word.startswith(lacks)]
     with pytest.raises(ConfigError, match=f"{lacks}="):
         sky.write(cli.read_job("sky", [*TRAINING, *words]))
+
+
+@pytest.mark.parametrize("place", ["None", "/mnt/runs", "file:///mnt/runs"])
+def test_a_place_on_a_machine_that_goes_is_none(place: str) -> None:
+    words = [word for word in GIVEN if not word.startswith("bucket")]
+    job = cli.read_job("sky", [*TRAINING, *words, f"yolodata.upload={place}"])
+    with pytest.raises(ConfigError, match="give bucket=URL"):
+        sky.write(job)
 
 
 def test_what_may_be_left_out() -> None:

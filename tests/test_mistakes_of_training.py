@@ -199,8 +199,13 @@ def test_a_batch_that_ranks_cannot_share_is_refused_before_packing(
 
     ranks = ProcessGroup(size=2, local_size=2, store=HashStore())
     monkeypatch.setattr(ProcessGroup, "join", lambda: ranks)
-    for batch, right in ((3, 2), (1, 2), (-1, 2), (7, 6)):
-        with pytest.raises(ConfigError, match=f"must be a multiple of 2; give batch={right}"):
+    for batch, said in (
+        (3, "multiple of 2; give batch=2"),
+        (1, "multiple of 2; give batch=2"),
+        (7, "multiple of 2; give batch=6"),
+        (-1, "for one process alone, and not for 2; give batch=32"),
+    ):
+        with pytest.raises(ConfigError, match=said):
             trainer_for("detect")(
                 overrides=given(folder, batch=batch, project=str(tmp_path / "runs"))
             )

@@ -140,9 +140,9 @@ def _run(args: argparse.Namespace) -> int:
     node = int(os.environ.get(NODE, 0)) if args.node is None else args.node
     _warn_of_few_cores(args.processes)
     variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(args.grace)}
-    local = None
+    local, endpoint = None, args.rendezvous
     if args.nodes > 1:
-        address, _ = rendezvous.split(args.rendezvous)
+        address, port = rendezvous.split(args.rendezvous)
         if node > 0:
             with stopping_at_once():
                 why = rendezvous.wait_for(args.rendezvous, args.patience)
@@ -157,11 +157,15 @@ def _run(args: argparse.Namespace) -> int:
         if args.interface is not None:
             local = rendezvous.address_of(args.interface)
         else:
-            local = rendezvous.source(address)
+            local = rendezvous.source(address) or rendezvous.address_of_own_name()
         if local is not None:
             variables |= network_variables(local, args.interface)
+            if node == 0:
+                # Its name, others need alone: the DNS of Kubernetes knows a pod half a minute late,
+                # or as the one that it was before.
+                endpoint = rendezvous.joined(local, port)
     options = torchrun_options(
-        args.nodes, node, args.rendezvous, args.run, local, args.least, args.restarts, args.patience
+        args.nodes, node, endpoint, args.run, local, args.least, args.restarts, args.patience
     )
     status = None
     if args.logs is not None:

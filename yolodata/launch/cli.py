@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from typing import Any
 from yolodata.arguments import ANY_NAME, literal, split_arguments
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job
+from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, module_of, options_of
 from yolodata.outputs import write_output
+from yolodata.redaction import redacted
 
 OF_TRAINING = "train."
 """Before the name of an argument of training that an option of the system has, too."""
+
+DOWNLOADED = ("https", "http", "ul", "gs")
+"""Schemes of URLs that Ultralytics downloads datasets from."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: an option, or an argument of training, is wrong.
     """
-    job = read_job(args.system, args.arguments)
+    with redirect_stdout(sys.stderr):  # Ultralytics greets a new user; the output is the file alone
+        job = read_job(args.system, args.arguments)
     module = module_of(args.system)
     text = module.write(job)
     if job.options.out is None:
@@ -100,20 +106,20 @@ def read_job(system: str, words: Sequence[str]) -> Job:
         else:
             arguments.append(f"{name.removeprefix(OF_TRAINING)}={text}")
     asked = kind().changed(options)
-    _check_arguments(arguments, list(known), asked.device)
+    _check_arguments(arguments, list(known), asked)
     arguments = [one for one in arguments if not one.startswith("device=")]
     if not any(one.startswith("resume=") for one in arguments):
         arguments.append("resume=auto")
     return Job(asked, (*arguments, f"device={asked.device}"), (system, "train", *words))
 
 
-def _check_arguments(arguments: list[str], options: list[str], device: str) -> None:
+def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> None:
     """Refuses what `yolodata train` would refuse hours later, when the job begins.
 
     Args:
         arguments: of training.
-        options: names of the system's.
-        device: what `device` will be.
+        known: names of the system's options.
+        asked: their values.
     """
     from yolodata.train.cli import check_settings
 
@@ -127,25 +133,46 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
         raise ConfigError(
             "nproc is an option of one machine; here give gpus=, or gpus=0 processes="
         )
-    if upstream.get("device", device) != device:
+    if upstream.get("device", asked.device) != asked.device:
         raise ConfigError(
             f"device={upstream['device']} is the system's to choose, which gives this job "
-            f"device={device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
+            f"device={asked.device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
+        )
+    scheme, url, _ = upstream.get("data", "").partition("://")
+    if url and scheme not in (*DOWNLOADED, *asked.BUCKETS):
+        raise ConfigError(
+            f"data={redacted(upstream['data'])} is no place that datasets are read from (URLs are: "
+            f"{', '.join(dict.fromkeys((*DOWNLOADED, *asked.BUCKETS)))}); copy it to where the "
+            "machines of the job have it, and give the path there"
+        )
+    if "cfg" in upstream and not asked.SHARES_FILES:
+        raise ConfigError(
+            f"cfg={upstream['cfg']} is a file of this machine, which those of the job do not have; "
+            "give what is in it as NAME=VALUE"
         )
     from ultralytics.cfg import get_cfg
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     from yolodata.ultralytics.command_line import read_arguments, refusals_as_errors
-    from yolodata.ultralytics.fallback import check_batch, check_optimizer
+    from yolodata.ultralytics.fallback import (
+        check_batch,
+        check_optimizer,
+        check_share,
+        check_sizes,
+    )
 
     values = read_arguments(arguments, "train")[0]
     for name in values:
         if name not in DEFAULT_CFG_DICT and name not in ("augmentations", "save_dir"):
             raise ConfigError(
                 f"there is no option or argument {name!r}"
-                f"{nearest(name, [*options, *DEFAULT_CFG_DICT])}"
+                f"{nearest(name, [*known, *DEFAULT_CFG_DICT])}"
             )
     with refusals_as_errors():
         checked = get_cfg(overrides=values)
         check_optimizer(checked.optimizer)
     check_batch(checked.batch)
+    check_sizes(checked.imgsz)
+    processes = asked.nodes * asked.processes_a_node
+    if processes > 1 and ("batch" in values or not resumes_a_run):  # else the run says it
+        check_share(checked.batch, processes)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
 from yolodata.checks import flag, nearest, shown, whole
 from yolodata.errors import ConfigError
@@ -36,6 +37,12 @@ class Options:
 
     SHELL: ClassVar[tuple[str, ...]] = ()
     """Options that are commands of a shell, which may have several lines."""
+
+    SHARES_FILES: ClassVar[bool] = False
+    """Whether the machines of the job have the files of the one that starts it."""
+
+    BUCKETS: ClassVar[tuple[str, ...]] = ()
+    """Schemes of URLs that the system copies datasets from, to the machines of the job."""
 
     job: str = "yolodata"
     nodes: int = 1
@@ -118,6 +125,11 @@ class Job:
         """Returns the value of an argument of training; None where it is not given."""
         found = [one for one in self.arguments if one.partition("=")[0] == name]
         return found[-1].partition("=")[2] if found else None
+
+
+def is_of_a_machine(place: str) -> bool:
+    """Whether a path, or a URL, is lost with the machine that writes there."""
+    return urlsplit(place).scheme in ("", "file", "local")
 
 
 def check_text(what: str, text: str, lines: bool = False) -> None:

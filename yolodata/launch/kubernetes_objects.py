@@ -5,7 +5,8 @@ reaches it, and it passes it on to the ranks; their exit status is the pod's. As
 on a machine that is taken away, a pod is made anew and counts for nothing. A mistake (2) ends the
 job: the next try would make it again. Whatever else ends one pod, a lost peer (76) too, ends all of
 them, and they begin again, at most `restarts` times. With `min_nodes`, torchrun lets the others go
-on, so that only the pod begins again.
+on, so that only the pod begins again; when the first pod is done all are, because nobody can join
+the others any more: a pod that comes later would wait for a day, and fail.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from yolodata.arguments import literal
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job
+from yolodata.launch.job import Job, is_of_a_machine
 from yolodata.launch.kubernetes_options import RUNTIMES, KubernetesOptions
 from yolodata.train.watchdog.exit_codes import MISTAKE, PREEMPTED
 
@@ -30,6 +31,8 @@ PATIENCE = 24 * 3600
 
 PORT = 29500
 """Where the agents meet, at the first pod."""
+
+LAST_PORT = 65535
 
 
 def manifests(job: Job) -> list[dict[str, Any]]:
@@ -68,10 +71,12 @@ def _check(job: Job) -> None:
                 f"{', '.join(map(str, counts))} processes may share it, got {batch}"
             )
     upload = _given(job, "yolodata.upload")
+    if upload is not None and is_of_a_machine(upload):
+        upload = None
     if asked.runs is None and upload is None:
         raise ConfigError(
-            "runs= or yolodata.upload=URL must be given, got none: a pod that begins again would "
-            "find no checkpoint"
+            "runs=CLAIM or yolodata.upload=URL of a bucket must be given, got none: a pod that "
+            "begins again would find no checkpoint"
         )
     place = _given(job, "save_dir") or _given(job, "project")
     if place is not None and upload is None and place != RUNS and not place.startswith(f"{RUNS}/"):
@@ -81,6 +86,13 @@ def _check(job: Job) -> None:
         raise ConfigError(
             "yolodata.metrics must be 0.0.0.0:PORT, or [::]:PORT, for a Prometheus outside of the "
             f"pod to reach it there, got {metrics!r}"
+        )
+    ports = _ports(job, asked)
+    if ports and (ports[-1] > LAST_PORT or PORT in ports):
+        raise ConfigError(
+            f"yolodata.metrics takes a port for each process of a pod, {ports[0]} to {ports[-1]}, "
+            f"and must leave out {PORT}, where pods meet, and what is above {LAST_PORT}; give "
+            "another, such as 0.0.0.0:9401"
         )
 
 
@@ -94,6 +106,12 @@ def _port(metrics: str | None) -> int | None:
     """Returns the port of the first rank where others reach it; None without one."""
     interface, _, port = (metrics or "").rpartition(":")
     return int(port) if interface in ("0.0.0.0", "[::]") and port.isdecimal() else None
+
+
+def _ports(job: Job, asked: KubernetesOptions) -> range:
+    """Returns the ports of a pod's ranks; none without a first one."""
+    first = _port(_given(job, "yolodata.metrics"))
+    return range(first, first + asked.processes_a_node) if first is not None else range(0)
 
 
 def _metadata(asked: KubernetesOptions, name: str) -> dict[str, Any]:
@@ -127,7 +145,7 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     if asked.runtime == "cluster":
         del metadata["namespace"]
     metadata["labels"]["trainer.kubeflow.org/framework"] = "torch"
-    pods = {
+    pods: dict[str, Any] = {
         "backoffLimit": asked.restarts if elastic else 0,
         "podReplacementPolicy": "Failed",  # two pods with one place would write into one run
         "podFailurePolicy": {
@@ -145,6 +163,8 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
             "spec": _pod(job, asked),
         },
     }
+    if elastic:
+        pods["successPolicy"] = {"rules": [{"succeededIndexes": "0"}]}
     step = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
     return {
         "apiVersion": TRAINER,
@@ -197,10 +217,10 @@ def _annotations(job: Job, asked: KubernetesOptions) -> dict[str, str]:
     }
     if asked.topology is not None:
         found[f"kueue.x-k8s.io/podset-{asked.topology_mode}-topology"] = asked.topology
-    port = _port(_given(job, "yolodata.metrics"))
-    if port is not None:
+    ports = _ports(job, asked)
+    if ports:
         found["prometheus.io/scrape"] = "true"
-        found["prometheus.io/port"] = str(port)
+        found["prometheus.io/port"] = str(ports[0])
         found["prometheus.io/path"] = "/metrics"
     return found
 
@@ -237,11 +257,10 @@ def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     }
     if asked.secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in asked.secrets]
-    port = _port(_given(job, "yolodata.metrics"))
-    if port is not None:
+    ports = _ports(job, asked)
+    if ports:
         container["ports"] = [
-            {"name": f"metrics-{rank}", "containerPort": port + rank}
-            for rank in range(asked.processes_a_node)
+            {"name": f"metrics-{rank}", "containerPort": port} for rank, port in enumerate(ports)
         ]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",  # a pod failure policy takes no other

@@ -24,7 +24,12 @@ _KEY = re.compile(
     re.ASCII,
 )
 _VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?", re.ASCII)
-_IMAGE = re.compile(r"[\w./:@-]{1,500}", re.ASCII)
+_IMAGE = re.compile(
+    r"([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:\d+)?/)?"  # registry
+    r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
+    r"(:\w[\w.-]{0,127})?(@[a-z0-9]+:[0-9a-f]{32,})?",
+    re.ASCII,
+)
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
@@ -101,8 +106,8 @@ class KubernetesOptions(Options):
         one_of("runtime", self.runtime, list(RUNTIMES))
         one_of("topology_mode", self.topology_mode, ["preferred", "required"])
         whole("restarts", self.restarts, 0, 2**31 - 1)
-        whole("grace", self.grace, LEAST_GRACE)
-        whole("user", self.user, 1)
+        whole("grace", self.grace, LEAST_GRACE, 2**31 - 1)
+        whole("user", self.user, 1, 2**31 - 1)
         for name in ("shards_size", "runs_size", "shm"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
@@ -121,12 +126,25 @@ class KubernetesOptions(Options):
         ):
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise ConfigError(f"{name} needs {needed}=; give both, or neither")
+        if self.shards is not None and self.shards == self.runs:
+            raise ConfigError(
+                f"shards and runs must be two claims, got {shown(self.runs)} for both; one volume "
+                "has either datasets, read-only, or runs"
+            )
+        if "/" not in self.gpu_resource:
+            raise ConfigError(
+                "gpu_resource must be VENDOR/NAME, as nodes call it (nvidia.com/gpu), got "
+                f"{shown(self.gpu_resource)}"
+            )
         self.selector, self.tolerations  # noqa: B018 - raise what is wrong with them
 
     def _check_names(self) -> None:
         """Raises ConfigError where a name is none that Kubernetes takes."""
         if self.image is not None and not _IMAGE.fullmatch(self.image):
-            raise ConfigError(f"image must name a container image, got {shown(self.image)}")
+            raise ConfigError(
+                "image must name a container image, [REGISTRY/]NAME[:TAG][@sha256:DIGEST] with a "
+                f"NAME of lower-case letters, got {shown(self.image)}"
+            )
         # JobSet makes pods JOB-node-0-INDEX-abcde, which have to be DNS labels.
         longest = 63 - len(f"-node-0-{self.nodes - 1}-abcde")
         if not self.job[0].isalpha() or len(self.job) > longest:
@@ -173,6 +191,8 @@ class KubernetesOptions(Options):
                 raise ConfigError(
                     f"select must be labels of nodes, KEY=VALUE with ',' between them, got {one!r}"
                 )
+            if key in found:
+                raise ConfigError(f"select must name a label once, got {self.select!r}")
             found[key] = value
         return found
 

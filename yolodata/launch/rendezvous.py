@@ -49,6 +49,12 @@ def source(address: str) -> str | None:
         return None
 
 
+def address_of_own_name() -> str | None:
+    """Returns what this machine's name means to itself; None where that is itself alone."""
+    found = resolve(socket.gethostname())
+    return next((address for address in found if not _is_loopback(address)), None)
+
+
 def interfaces() -> dict[str, list[str]]:
     """Returns the addresses of each network interface, IPv4 first, none that is link-local."""
     import psutil
@@ -113,7 +119,7 @@ def first_address(
         found = sorted(resolver(other), key=lambda address: ":" in address)
         tried.append(f"{other} ({', '.join(found) or 'unknown'})")
         for address in found:
-            if other != address and ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            if other != address and _is_loopback(address):
                 continue
             own = route(address)
             if own is not None:
@@ -183,6 +189,10 @@ def wait_for(endpoint: str, seconds: float) -> str | None:
         if time.monotonic() > end:
             return why
         time.sleep(0.5)
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def _is_link_local(address: str) -> bool:

@@ -17,7 +17,7 @@ import yaml
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, Options
+from yolodata.launch.job import Job, Options, is_of_a_machine
 from yolodata.train.watchdog.exit_codes import PREEMPTED
 
 PORT = 29500
@@ -25,9 +25,6 @@ PORT = 29500
 
 DATA = "yolodata-data"
 """Folder in the home of each machine that datasets are copied to."""
-
-BUCKETS = ("s3", "gs", "r2", "cos", "oci", "nebius")
-"""Schemes of URLs that SkyPilot copies from."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ACCELERATOR = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
@@ -57,6 +54,7 @@ class SkyOptions(Options):
     """
 
     SHELL: ClassVar[tuple[str, ...]] = ("setup",)
+    BUCKETS: ClassVar[tuple[str, ...]] = ("s3", "gs", "r2", "cos", "oci", "nebius")
 
     accelerator: str | None = None
     infra: str | None = None
@@ -88,7 +86,7 @@ class SkyOptions(Options):
                     "variables must be names of environment variables, with commas between, got "
                     f"{name!r}; their values are taken from where `sky` is started"
                 )
-        if self.bucket is not None and not urlsplit(self.bucket).scheme:
+        if self.bucket is not None and is_of_a_machine(self.bucket):
             raise ConfigError(f"bucket must be a URL, such as s3://BUCKET/runs, got {self.bucket}")
 
     @property
@@ -212,7 +210,7 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
         if job.argument("yolodata.upload") is not None:
             raise ConfigError("bucket and yolodata.upload are two places; give one of them")
         given.append(f"yolodata.upload={options.bucket.rstrip('/')}/{options.job}")
-    elif options.spot and job.argument("yolodata.upload") is None:
+    elif options.spot and is_of_a_machine(job.argument("yolodata.upload") or ""):
         raise ConfigError(
             "a machine that is taken away takes its checkpoints with it; give bucket=URL, where "
             "they are copied to, or spot=False"
@@ -222,7 +220,7 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
     for argument in given:
         name, _, value = argument.partition("=")
         url = urlsplit(value)
-        if name == "data" and url.scheme in BUCKETS:
+        if name == "data" and url.scheme in options.BUCKETS:
             folder = Path(url.path).name
             if not folder or Path(folder).suffix in (".yaml", ".yml", ".zip", ".json"):
                 raise ConfigError(

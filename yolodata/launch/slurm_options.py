@@ -65,6 +65,7 @@ class SlurmOptions(Options):
     """
 
     SHELL = ("setup",)
+    SHARES_FILES = True  # compute nodes mount what the login node does
 
     time: str = "24:00:00"
     partition: str | None = None

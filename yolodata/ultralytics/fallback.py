@@ -128,6 +128,28 @@ def check_batch(batch: Any) -> None:
         )
 
 
+def check_share(batch: Any, processes: int) -> None:
+    """Refuses a batch that the processes of a group cannot share evenly.
+
+    Args:
+        batch: of all processes together; whatever `check_batch` lets through.
+        processes: of all machines.
+
+    Raises:
+        ConfigError: it is no multiple of their number, or upstream is to find it out.
+    """
+    if batch < 1:
+        raise ConfigError(
+            f"batch={batch} has Ultralytics find out what fits into memory, which it does for one "
+            f"process alone, and not for {processes}; give batch={16 * processes}, say"
+        )
+    if batch % processes:
+        raise ConfigError(
+            f"batch={batch} is the batch of all {processes} processes together and must be a "
+            f"multiple of {processes}; give batch={max(batch // processes, 1) * processes}"
+        )
+
+
 def check_sizes(imgsz: Any) -> None:
     """Refuses lists of what is no size, which upstream would calculate with.
 

@@ -38,7 +38,9 @@ def command(
     if torchrun_knows("--signals-to-handle"):
         start += ["--signals-to-handle", ",".join(TORCHRUNS + [s.name for s in SIGNALS])]
     start += [f"--nproc-per-node={processes}", "-m", "yolodata.train"]
-    return start + [argument for argument in arguments if not argument.startswith("nproc=")]
+    words = [argument for argument in arguments if not argument.startswith("nproc=")]
+    # torchrun reads $local_rank in them, and $$ as $.
+    return start + [word.replace("$", "$$") for word in words]
 
 
 def torchrun_knows(option: str) -> bool:
