@@ -31,7 +31,7 @@ from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
 pytestmark = pytest.mark.early
 
 PLAIN = ["model=yolo26n.yaml", "data=/shards/coco/data.yaml", "image=example.com/yolodata:1"]
-SMALL = [*PLAIN, "gpus=0", "device=cpu", "yolodata.upload=memory://elsewhere"]
+SMALL = [*PLAIN, "job=small", "gpus=0", "device=cpu", "yolodata.upload=memory://elsewhere"]
 LARGE = [
     *PLAIN, "job=coco-m", "namespace=vision", "nodes=4", "gpus=8", "cpus=96", "memory=900",
     "shards=coco", "shards_size=50", "runs=runs", "runs_size=100", "storage_class=nfs.fast",
@@ -294,6 +294,7 @@ WRONG = {
         "processes=2",
         "nodes=2",
     ],
+    "job must be a name that no other training has": ["job=yolodata"],
     "begin with a letter": ["job=1a"],
     "at most 48 characters": [f"job={'a' * 49}"],
     "at most 46 characters": [f"job={'a' * 47}", "nodes=101"],

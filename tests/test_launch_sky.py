@@ -195,7 +195,7 @@ def test_mistakes_are_named(words: list[str], said: str) -> None:
     assert "secretsecret" not in str(error.value)
 
 
-@pytest.mark.parametrize("lacks", ["accelerator", "bucket", "setup"])
+@pytest.mark.parametrize("lacks", ["accelerator", "bucket", "setup", "job"])
 def test_what_has_to_be_given(lacks: str) -> None:
     words = [word for word in GIVEN if not word.startswith(lacks)]
     with pytest.raises(ConfigError, match=f"{lacks}="):

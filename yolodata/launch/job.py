@@ -127,6 +127,22 @@ class Job:
         return found[-1].partition("=")[2] if found else None
 
 
+def name_of_its_own(job: Job) -> str:
+    """Returns the job's name, for a run, or a folder of checkpoints, that has to have one.
+
+    Raises:
+        ConfigError: none was given.
+    """
+    name = job.options.job
+    if name == Options.job:
+        raise ConfigError(
+            f"job must be a name that no other training has, got {name!r}, which is the default: "
+            "it names the run, and the next training of that name would go on with this one; give "
+            "job=NAME"
+        )
+    return name
+
+
 def is_of_a_machine(place: str) -> bool:
     """Whether a path, or a URL, is lost with the machine that writes there."""
     return urlsplit(place).scheme in ("", "file", "local")

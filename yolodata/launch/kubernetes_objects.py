@@ -17,7 +17,7 @@ from typing import Any
 
 from yolodata.arguments import literal
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, is_of_a_machine
+from yolodata.launch.job import Job, is_of_a_machine, name_of_its_own
 from yolodata.launch.kubernetes_options import RUNTIMES, KubernetesOptions
 from yolodata.train.watchdog.exit_codes import MISTAKE, PREEMPTED
 
@@ -350,7 +350,7 @@ def _arguments(job: Job) -> list[str]:
         if _given(job, "project") is None:
             added.append(f"project={RUNS}")
         if _given(job, "name") is None:
-            added.append(f"name={job.options.job}")
+            added.append(f"name={name_of_its_own(job)}")
     return [*job.arguments, *added]
 
 

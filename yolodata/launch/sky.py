@@ -17,7 +17,7 @@ import yaml
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, Options, is_of_a_machine
+from yolodata.launch.job import Job, Options, is_of_a_machine, name_of_its_own
 from yolodata.train.watchdog.exit_codes import PREEMPTED
 
 PORT = 29500
@@ -209,7 +209,7 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
     if options.bucket is not None:
         if job.argument("yolodata.upload") is not None:
             raise ConfigError("bucket and yolodata.upload are two places; give one of them")
-        given.append(f"yolodata.upload={options.bucket.rstrip('/')}/{options.job}")
+        given.append(f"yolodata.upload={options.bucket.rstrip('/')}/{name_of_its_own(job)}")
     elif options.spot and is_of_a_machine(job.argument("yolodata.upload") or ""):
         raise ConfigError(
             "a machine that is taken away takes its checkpoints with it; give bucket=URL, where "
