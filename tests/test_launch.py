@@ -25,7 +25,7 @@ from yolodata.launch import agent, rendezvous
 from yolodata.launch.cli import read_job
 from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, options_of
-from yolodata.train.distributed import launch
+from yolodata.train.distributed import launch, torchrun
 
 MODEL = ["model=yolo26n.yaml", "data=coco8.yaml"]
 
@@ -368,6 +368,30 @@ def test_a_signal_that_comes_while_torchrun_begins_goes_on(
         signal.signal(signal.SIGTERM, before)
     assert not alone
     assert (rank / "signals").read_text() == "SIGTERM\n"
+
+
+@pytest.mark.parametrize(("code", "status"), [("3", 3), ("None", 137)])
+def test_how_torchrun_ended(monkeypatch: pytest.MonkeyPatch, code: str, status: int) -> None:
+    """By a signal, as a shell says it: schedulers know 137, and not 247."""
+    end = f"import os, signal, sys; sys.exit({code}) if {code} else os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", end])
+    assert launch.launch(["a=b"], 1) == status
+
+
+def test_a_rank_that_a_signal_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody says 76 where there is no other rank: then it is what a shell would say."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def ended(_: Any) -> None:
+        failure = ProcessFailure(local_rank=0, pid=7, exitcode=-9, error_file="")
+        raise ChildFailedError("train", {0: failure})
+
+    monkeypatch.setattr(torchrun, "SIGNALS", ())
+    monkeypatch.setattr("torch.distributed.run.main", ended)
+    assert torchrun.main() == 137
+    assert "rank 0 (process 7) ended by SIGKILL" in capsys.readouterr().err
 
 
 def test_what_a_rank_is_given(
