@@ -53,7 +53,7 @@ def test_words_are_told_apart() -> None:
 def test_a_run_that_is_named_goes_on() -> None:
     job = read_job("slurm", ["resume=runs/detect/train", "gpus=0"])
     assert job.arguments == ("resume=runs/detect/train", "device=cpu")
-    assert read_job("slurm", [*MODEL, "gpus=3"]).argument("device") == "0,1,2"
+    assert read_job("slurm", [*MODEL, "gpus=3", "batch=15"]).argument("device") == "0,1,2"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,9 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "epochs=ten"], "'epochs' must be an int"),
         ([*MODEL, "optimizer=Lion"], "'Lion' not found in list of available optimizers"),
         ([*MODEL, "batch=2.5"], "batch must be a whole number"),
+        ([*MODEL, "nodes=3", "gpus=4"], "batch=16 is the batch of all 12 .* give batch=12"),
+        ([*MODEL, "nodes=2", "batch=5"], "must be a multiple of 2; give batch=4"),
+        ([*MODEL, "batch=-1"], "a process that trains alone"),
         ([*MODEL, "mosaic=5"], "between 0.0 and 1.0"),
         ([*MODEL, "train.time=soon"], "'time=soon' is of invalid type"),
         ([*MODEL, "yolodata.stal=6"], "stall"),

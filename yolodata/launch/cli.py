@@ -12,7 +12,7 @@ from typing import Any
 from yolodata.arguments import ANY_NAME, literal, split_arguments
 from yolodata.checks import nearest
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job
+from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, module_of, options_of
 from yolodata.outputs import write_output
 
@@ -100,20 +100,20 @@ def read_job(system: str, words: Sequence[str]) -> Job:
         else:
             arguments.append(f"{name.removeprefix(OF_TRAINING)}={text}")
     asked = kind().changed(options)
-    _check_arguments(arguments, list(known), asked.device)
+    _check_arguments(arguments, list(known), asked)
     arguments = [one for one in arguments if not one.startswith("device=")]
     if not any(one.startswith("resume=") for one in arguments):
         arguments.append("resume=auto")
     return Job(asked, (*arguments, f"device={asked.device}"), (system, "train", *words))
 
 
-def _check_arguments(arguments: list[str], options: list[str], device: str) -> None:
+def _check_arguments(arguments: list[str], options: list[str], asked: Options) -> None:
     """Refuses what `yolodata train` would refuse hours later, when the job begins.
 
     Args:
         arguments: of training.
         options: names of the system's.
-        device: what `device` will be.
+        asked: what they are.
     """
     from yolodata.train.cli import check_settings
 
@@ -127,6 +127,7 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
         raise ConfigError(
             "nproc is an option of one machine; here give gpus=, or gpus=0 processes="
         )
+    device = asked.device
     if upstream.get("device", device) != device:
         raise ConfigError(
             f"device={upstream['device']} is the system's to choose, which gives this job "
@@ -136,7 +137,7 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     from yolodata.ultralytics.command_line import read_arguments, refusals_as_errors
-    from yolodata.ultralytics.fallback import check_batch, check_optimizer
+    from yolodata.ultralytics.fallback import check_batch, check_optimizer, check_shared_batch
 
     values = read_arguments(arguments, "train")[0]
     for name in values:
@@ -149,3 +150,5 @@ def _check_arguments(arguments: list[str], options: list[str], device: str) -> N
         checked = get_cfg(overrides=values)
         check_optimizer(checked.optimizer)
     check_batch(checked.batch)
+    if "batch" in values or not ("cfg" in upstream or resumes_a_run):  # which have one
+        check_shared_batch(checked.batch, asked.process_counts)

@@ -41,7 +41,7 @@ from yolodata.train.upstream import ResumableTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
-from yolodata.ultralytics.fallback import TRAINERS
+from yolodata.ultralytics.fallback import TRAINERS, check_shared_batch
 from yolodata.ultralytics.run_folder import RunFolder
 from yolodata.ultralytics.run_manifest import write_manifest
 
@@ -364,12 +364,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        size, batch = self.process_group.size, self.args.batch
-        if not self.process_group.alone and (batch % size or batch < size):
-            raise ConfigError(
-                f"batch={batch} is the batch of all {size} processes together and must be a "
-                f"multiple of {size}; give batch={max(int(batch) // size, 1) * size}"
-            )
+        if not self.process_group.alone:
+            check_shared_batch(self.args.batch, [self.process_group.size])
 
     def setup_model(self) -> Any:
         """Returns upstream's checkpoint, if the model is one; one process downloads it first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from numbers import Real
@@ -125,6 +127,27 @@ def check_batch(batch: Any) -> None:
         raise ConfigError(
             "batch must be a whole number of images, -1 (what fits into the GPU's memory), or the "
             f"share of it that is used, between 0 and 1, got {batch!r}"
+        )
+
+
+def check_shared_batch(batch: float, counts: Sequence[int]) -> None:
+    """Refuses a batch that processes cannot share evenly.
+
+    Args:
+        batch: of all processes together.
+        counts: how many may share it.
+
+    Raises:
+        ConfigError: one of these does not divide it, or nobody has said how large it is.
+    """
+    divisor = math.lcm(*counts)
+    if batch < divisor or batch % divisor:
+        what = f"the batch of all {' or '.join(map(str, counts))} processes together"
+        if batch < 1:
+            what = "for a process that trains alone; the batch of several, or of a job,"
+        raise ConfigError(
+            f"batch={batch} is {what} and must be a multiple of {divisor}; give batch="
+            f"{max(int(batch) // divisor, 1) * divisor}"
         )
 
 
