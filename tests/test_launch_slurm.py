@@ -213,6 +213,10 @@ def test_time_limits(time: str, seconds: int | None) -> None:
         *(({"sbatch": shlex.quote(f"--comment=a{c}b")}, "sbatch must be") for c in "'\"$#`\\ä"),
         ({"container": "--nv"}, "container must not begin with '-'"),
         ({"python": "-c"}, "python must not begin with '-'"),
+        *(
+            ({name: "~/a"}, f"{name} must not begin with ~")
+            for name in ("output", "logs", "python")
+        ),
         ({"exclusive": "yes"}, "exclusive must be True or False"),
         ({"retries": -1}, "retries must be"),
         ({"partition": 7}, "partition must be text"),

@@ -108,7 +108,7 @@ def read_job(system: str, words: Sequence[str]) -> Job:
 
 
 def _check_arguments(arguments: list[str], options: list[str], asked: Options) -> None:
-    """Refuses what `yolodata train` would refuse hours later, when the job begins.
+    """Refuses what can be known now, and not hours later, when the job begins.
 
     Args:
         arguments: of training.

@@ -113,6 +113,12 @@ class SlurmOptions(Options):
             "constraint", self.constraint, _EXPRESSION, "letters, digits and .:@%+,/~=-&|()[]*!"
         )
         _matching("output", self.output, _WORD, "letters, digits and .:@%+,/~=-")
+        for name in ("output", "logs", "python", "container"):
+            if str(getattr(self, name)).startswith("~/"):
+                raise ConfigError(
+                    f"{name} must not begin with ~, which nobody replaces there, got "
+                    f"{getattr(self, name)!r}; write the folder's whole path"
+                )
         for name in ("python", "container"):
             if str(getattr(self, name)).startswith("-"):
                 raise ConfigError(f"{name} must not begin with '-', got {getattr(self, name)!r}")
