@@ -85,6 +85,8 @@ class Cluster:
         (self.folder / "signals").write_text("")
         for name in ("trains", "end"):
             (self.folder / name).unlink(missing_ok=True)
+        nodes = re.findall("#SBATCH --nodes=(.*)", text)[0]
+        variables = {"SLURM_JOB_NUM_NODES": nodes, **variables}
         return subprocess.Popen(
             ["/bin/bash", "-c", text],
             cwd=self.folder / "work",
@@ -363,6 +365,14 @@ def test_another_job_that_it_was_submitted_from(cluster: Cluster) -> None:
     assert "SLURM_CPUS_PER_TASK" in seen
     assert not seen & set(OF_ANOTHER_JOB)
     assert all("--mem=0" in call for call in cluster.calls("srun"))  # SLURM_MEM_PER_CPU, _NODE
+
+
+@pytest.mark.parametrize("nodes", ["1", "3"])
+def test_nodes_of_the_command_line(nodes: str, cluster: Cluster) -> None:
+    """`sbatch --nodes=3 job.sh` would leave one of them idle."""
+    status, said = cluster.run(script(nodes=2), SLURM_JOB_NUM_NODES=nodes)
+    assert (status, cluster.calls()) == (2, [])
+    assert f"with nodes={nodes}" in said
 
 
 def test_only_slurm_runs_it(cluster: Cluster) -> None:

@@ -24,6 +24,10 @@ _START = """
 if [ -z "$SLURM_JOB_ID" ]; then
     echo "yolodata: only Slurm can run this script; give it to sbatch" >&2
     exit @MISTAKE@
+elif [ "$SLURM_JOB_NUM_NODES" != @NODES@ ]; then
+    echo "yolodata: the job has $SLURM_JOB_NUM_NODES nodes, and this script is for @NODES@;" \\
+        "write one with nodes=$SLURM_JOB_NUM_NODES" >&2
+    exit @MISTAKE@
 fi
 # sbatch inherits what the shell of another job has; srun would take these for the job's own.
 unset "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_BIND@}" "${!SLURM_GPUS@}" "${!SLURM_TRES_PER_@}" \\
@@ -104,7 +108,7 @@ def script(job: Job) -> str:
         "#!/bin/bash",
         _comment(f"Written by yolodata {__version__}: yolodata launch {shlex.join(job.given)}"),
         *(f"#SBATCH {line}" for line in directives(options)),
-        _START.replace("@MISTAKE@", str(MISTAKE)),
+        _START.replace("@MISTAKE@", str(MISTAKE)).replace("@NODES@", str(options.nodes)),
         _SIGNALS,
         *_variables(options),
         *([_REQUEUE] if options.requeue else []),
