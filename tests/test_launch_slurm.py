@@ -364,6 +364,8 @@ def test_another_job_that_it_was_submitted_from(cluster: Cluster) -> None:
     seen = {line.partition("=")[0] for line in (cluster.folder / "seen").read_text().splitlines()}
     assert "SLURM_CPUS_PER_TASK" in seen
     assert not seen & set(OF_ANOTHER_JOB)
+    cluster.run(script(), SLURM_CPUS_PER_TASK="4")  # which srun takes again since 23.11
+    assert "SLURM_CPUS_PER_TASK" not in (cluster.folder / "seen").read_text()
     assert all("--mem=0" in call for call in cluster.calls("srun"))  # SLURM_MEM_PER_CPU, _NODE
 
 

@@ -31,7 +31,7 @@ elif [ "$SLURM_JOB_NUM_NODES" != @NODES@ ]; then
 fi
 # sbatch inherits what the shell of another job has; srun would take these for the job's own.
 unset "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_BIND@}" "${!SLURM_GPUS@}" "${!SLURM_TRES_PER_@}" \\
-    "${!SLURM_NTASKS_PER_@}" SLURM_CPUS_PER_GPU
+    "${!SLURM_NTASKS_PER_@}" SLURM_CPUS_PER_GPU@CPUS@
 """
 
 _SIGNALS = """
@@ -108,7 +108,7 @@ def script(job: Job) -> str:
         "#!/bin/bash",
         _comment(f"Written by yolodata {__version__}: yolodata launch {shlex.join(job.given)}"),
         *(f"#SBATCH {line}" for line in directives(options)),
-        _START.replace("@MISTAKE@", str(MISTAKE)).replace("@NODES@", str(options.nodes)),
+        _start(options),
         _SIGNALS,
         *_variables(options),
         *([_REQUEUE] if options.requeue else []),
@@ -118,6 +118,21 @@ def script(job: Job) -> str:
         *_training(options, job.arguments),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _start(options: SlurmOptions) -> str:
+    return _replaced(
+        _START,
+        MISTAKE=MISTAKE,
+        NODES=options.nodes,
+        CPUS=" SLURM_CPUS_PER_TASK" if options.cpus is None else "",
+    )
+
+
+def _replaced(text: str, **values: object) -> str:
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    return text
 
 
 def _comment(text: str) -> str:
@@ -164,18 +179,15 @@ def _variables(options: SlurmOptions) -> list[str]:
 
 
 def _finish(options: SlurmOptions) -> str:
-    text = _FINISH
-    for name, value in {
-        "MISTAKE": MISTAKE,
-        "PREEMPTED": PREEMPTED,
-        "PEER_LOST": PEER_LOST,
-        "RETRIES": options.retries,
-        "REQUEUE": "requeue"
-        if options.requeue
-        else 'echo "yolodata: submit it again, and it resumes" >&2',
-    }.items():
-        text = text.replace(f"@{name}@", str(value))
-    return text
+    by_hand = 'echo "yolodata: submit it again, and it resumes" >&2'
+    return _replaced(
+        _FINISH,
+        MISTAKE=MISTAKE,
+        PREEMPTED=PREEMPTED,
+        PEER_LOST=PEER_LOST,
+        RETRIES=options.retries,
+        REQUEUE="requeue" if options.requeue else by_hand,
+    )
 
 
 def _setup(options: SlurmOptions) -> list[str]:
