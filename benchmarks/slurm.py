@@ -251,10 +251,11 @@ def campaign(args: argparse.Namespace, folder: Path) -> int:
     from yolodata.bench import results
 
     random.seed(args.seed)
-    with Cluster(folder) as nodes, ExitStack() as stack:
-        if args.keep:
-            ignore = shutil.ignore_patterns("munge")  # sockets
+    with ExitStack() as stack:
+        if args.keep:  # once no daemon changes what is there
+            ignore = shutil.ignore_patterns("munge", "spool-*")  # sockets
             stack.callback(shutil.copytree, folder, args.keep, ignore=ignore)
+        nodes = stack.enter_context(Cluster(folder))
         jobs, begun = Campaign(nodes, args.data, args.container), time.monotonic()
         found = {
             **results.about("slurm"), "slurm": command("scontrol", "--version").strip(),

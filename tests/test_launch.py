@@ -25,7 +25,7 @@ from yolodata.launch import agent, rendezvous
 from yolodata.launch.cli import read_job
 from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, options_of
-from yolodata.train.distributed import launch
+from yolodata.train.distributed import launch, torchrun
 
 MODEL = ["model=yolo26n.yaml", "data=coco8.yaml"]
 
@@ -72,11 +72,11 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "epochs=ten"], "'epochs' must be an int"),
         ([*MODEL, "optimizer=Lion"], "'Lion' not found in list of available optimizers"),
         ([*MODEL, "batch=2.5"], "batch must be a whole number"),
-        ([*MODEL, "nodes=3"], "batch=16 is the batch of all 3 processes together"),
+        ([*MODEL, "nodes=3", "gpus=4"], "batch=16 is the batch of all 12 .* give batch=12"),
         ([*MODEL, "nodes=2", "gpus=4", "batch=12"], "multiple of 8; give batch=8"),
         ([*MODEL, "nodes=2", "batch=1"], "multiple of 2; give batch=2"),
-        ([*MODEL, "nodes=2", "batch=-1"], "find out what fits"),
-        ([*MODEL, "gpus=4", "batch=0.7"], "find out what fits.*give batch=64"),
+        ([*MODEL, "batch=-1"], "find out what fits.* batch=16"),
+        ([*MODEL, "gpus=5", "batch=0.7"], "find out what fits.* batch=15"),
         ([*MODEL, "imgsz=['big']"], "imgsz must be numbers"),
         ([*MODEL, "mosaic=5"], "between 0.0 and 1.0"),
         ([*MODEL, "train.time=soon"], "'time=soon' is of invalid type"),
@@ -408,6 +408,30 @@ def test_a_signal_that_comes_while_torchrun_begins_goes_on(
         signal.signal(signal.SIGTERM, before)
     assert not alone
     assert (rank / "signals").read_text() == "SIGTERM\n"
+
+
+@pytest.mark.parametrize(("code", "status"), [("3", 3), ("None", 137)])
+def test_how_torchrun_ended(monkeypatch: pytest.MonkeyPatch, code: str, status: int) -> None:
+    """By a signal, as a shell says it: schedulers know 137, and not 247."""
+    end = f"import os, signal, sys; sys.exit({code}) if {code} else os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", end])
+    assert launch.launch(["a=b"], 1) == status
+
+
+def test_a_rank_that_a_signal_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody says 76 where there is no other rank: then it is what a shell would say."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def ended(_: Any) -> None:
+        failure = ProcessFailure(local_rank=0, pid=7, exitcode=-9, error_file="")
+        raise ChildFailedError("train", {0: failure})
+
+    monkeypatch.setattr(torchrun, "SIGNALS", ())
+    monkeypatch.setattr("torch.distributed.run.main", ended)
+    assert torchrun.main() == 137
+    assert "rank 0 (process 7) ended by SIGKILL" in capsys.readouterr().err
 
 
 def test_what_a_rank_is_given(

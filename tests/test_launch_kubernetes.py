@@ -309,7 +309,11 @@ WRONG = {
     "memory must be a whole number": ["memory=1.5"],
     "grace must be 35 to": ["grace=30"],
     r"min_nodes must be 1 to 2 \(nodes\)": ["nodes=2", "min_nodes=3"],
-    "batch must be a multiple of 6 with min_nodes=1": ["nodes=3", "min_nodes=1", "batch=9"],
+    "of all 1 or 2 or 3 processes together and must be a multiple of 6; give batch=6": [
+        "nodes=3",
+        "min_nodes=1",
+        "batch=8",
+    ],
     "user must be 1 to": ["user=0"],
     "shm must be less than memory=4": ["shm=4", "memory=4"],
     "select must be labels": ["select=gpu"],

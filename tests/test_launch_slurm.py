@@ -85,6 +85,8 @@ class Cluster:
         (self.folder / "signals").write_text("")
         for name in ("trains", "end"):
             (self.folder / name).unlink(missing_ok=True)
+        nodes = re.findall("#SBATCH --nodes=(.*)", text)[0]
+        variables = {"SLURM_JOB_NUM_NODES": nodes, **variables}
         return subprocess.Popen(
             ["/bin/bash", "-c", text],
             cwd=self.folder / "work",
@@ -179,7 +181,7 @@ def test_options_come_before_commands() -> None:
     ("time", "seconds"),
     [
         ("30", 1800), ("1:30", 90), ("1:00:30", 3630), ("2-0", 172800), ("2-12:30", 217800),
-        ("1-01:01:01", 90061), ("UNLIMITED", None),
+        ("1-01:01:01", 90061), ("UNLIMITED", None), ("0", None), ("0:00", None),
     ],
 )  # fmt: skip
 def test_time_limits(time: str, seconds: int | None) -> None:
@@ -205,11 +207,18 @@ def test_time_limits(time: str, seconds: int | None) -> None:
         ({"container": "a.sif", "mounts": "/a:/b:exec"}, "mounts must be written"),
         ({"sbatch": "-N 2"}, "sbatch must be options"),
         ({"sbatch": "--nodes=3"}, "give nodes="),
+        ({"sbatch": "--gpus-per-task=1"}, "give gpus="),
+        ({"sbatch": "--array=0-3"}, "would all train the same run"),
+        ({"sbatch": "--wrap=true"}, "stands for a script"),
         ({"sbatch": "--comment='a#b'"}, "sbatch must be options"),
         ({"sbatch": "--comment='a"}, "no command line"),
         *(({"sbatch": shlex.quote(f"--comment=a{c}b")}, "sbatch must be") for c in "'\"$#`\\ä"),
         ({"container": "--nv"}, "container must not begin with '-'"),
         ({"python": "-c"}, "python must not begin with '-'"),
+        *(
+            ({name: "~/a"}, f"{name} must not begin with ~")
+            for name in ("output", "logs", "python")
+        ),
         ({"exclusive": "yes"}, "exclusive must be True or False"),
         ({"retries": -1}, "retries must be"),
         ({"partition": 7}, "partition must be text"),
@@ -321,6 +330,58 @@ def test_setup(cluster: Cluster) -> None:
     status, said = cluster.run(script(setup="source nowhere.sh"))
     assert (status, cluster.calls("srun")) == (2, [])
     assert "setup failed" in said
+    status, said = cluster.run(script(setup="set -e; (exit 3); true"))
+    assert (status, cluster.calls("srun")) == (3, [])
+    assert "setup has ended this job" in said
+
+
+@pytest.mark.parametrize("setup", ["", "  ", "# nothing"])
+def test_setup_of_nothing(setup: str, cluster: Cluster) -> None:
+    assert cluster.run(script(setup=setup))[0] == 0
+
+
+def test_options_that_setup_sets_do_not_end_the_script(cluster: Cluster) -> None:
+    """With `set -e` it would end where a step does, and ask for no requeue."""
+    text = script(setup="set -euo pipefail; trap 'touch cleaned' EXIT")
+    assert cluster.run(text, STATUS="75")[0] == 75
+    assert cluster.requeued()
+    assert (cluster.folder / "work/cleaned").exists()
+
+
+# What srun reads, and what a shell in another job (salloc, srun --pty) has of it.
+OF_ANOTHER_JOB = {
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x2", "SLURM_CPU_BIND_LIST": "0x2",
+    "SLURM_MEM_BIND": "none", "SLURM_GPUS": "1", "SLURM_GPUS_PER_TASK": "1",
+    "SLURM_TRES_PER_TASK": "gres/gpu:1", "SLURM_NTASKS_PER_GPU": "1", "SLURM_CPUS_PER_GPU": "8",
+}  # fmt: skip
+
+
+def test_another_job_that_it_was_submitted_from(cluster: Cluster) -> None:
+    """srun would bind ranks to cores of that one, or refuse to begin."""
+    stub = cluster.folder / "bin" / "srun"
+    stub.write_text(stub.read_text().replace('touch "$FOLDER/trains"', 'env > "$FOLDER/seen"'))
+    assert cluster.run(script(nodes=2, cpus=8), **OF_ANOTHER_JOB)[0] == 0
+    seen = {line.partition("=")[0] for line in (cluster.folder / "seen").read_text().splitlines()}
+    assert "SLURM_CPUS_PER_TASK" in seen
+    assert not seen & set(OF_ANOTHER_JOB)
+    cluster.run(script(), SLURM_CPUS_PER_TASK="4")  # which srun takes again since 23.11
+    assert "SLURM_CPUS_PER_TASK" not in (cluster.folder / "seen").read_text()
+    assert all("--mem=0" in call for call in cluster.calls("srun"))  # SLURM_MEM_PER_CPU, _NODE
+
+
+@pytest.mark.parametrize("nodes", ["1", "3"])
+def test_nodes_of_the_command_line(nodes: str, cluster: Cluster) -> None:
+    """`sbatch --nodes=3 job.sh` would leave one of them idle."""
+    status, said = cluster.run(script(nodes=2), SLURM_JOB_NUM_NODES=nodes)
+    assert (status, cluster.calls()) == (2, [])
+    assert f"with nodes={nodes}" in said
+
+
+def test_only_slurm_runs_it(cluster: Cluster) -> None:
+    """`bash job.sh` on a login node would ask for an allocation of its own."""
+    status, said = cluster.run(script(nodes=2), SLURM_JOB_ID="")
+    assert (status, cluster.calls()) == (2, [])
+    assert "sbatch" in said
 
 
 # How it ends.
@@ -332,17 +393,20 @@ def test_setup(cluster: Cluster) -> None:
         (0, False, "training is finished"),
         (1, False, "failed with exit status 1"),
         (2, False, "a mistake"),
-        (75, True, "its state is on disk"),
+        (75, True, "has stopped"),
         (76, True, "was lost (1 in a row)"),
         (137, False, "failed with exit status 137"),
+        (138, True, "has stopped"),  # SIGUSR1 or SIGTERM that came before the agent could take it
+        (143, True, "has stopped"),
     ],
 )
 def test_exit_statuses(status: int, requeue: bool, said: str, cluster: Cluster) -> None:
     ended, words = cluster.run(script(nodes=2), STATUS=str(status))
-    assert (ended, cluster.requeued()) == (status, requeue)
+    expected = 75 if "stopped" in said else status
+    assert (ended, cluster.requeued()) == (expected, requeue)
     assert said in words
     ended, words = cluster.run(script(nodes=2, requeue=False), STATUS=str(status))
-    assert (ended, cluster.requeued()) == (status, False)
+    assert (ended, cluster.requeued()) == (expected, False)
 
 
 @pytest.mark.parametrize("status", [2, 76, 1])
@@ -360,6 +424,12 @@ def test_lost_ranks_are_tried_again_some_times(cluster: Cluster) -> None:
         requeued.append(cluster.requeued())
         assert status == 76
     assert requeued == [True, True, False]
+    cluster.run(text, STATUS="75")
+    _, said = cluster.run(text, STATUS="76")
+    assert "1 in a row" in said
+    for _ in range(2):
+        cluster.run(text, STATUS="76")
+    assert not cluster.requeued()
     hours_later = text.replace("\nattempt=", "\nSECONDS=3600\nattempt=")
     cluster.run(hours_later, STATUS="76")
     assert cluster.requeued()

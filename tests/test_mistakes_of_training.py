@@ -203,7 +203,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused_before_packing(
         (3, "multiple of 2; give batch=2"),
         (1, "multiple of 2; give batch=2"),
         (7, "multiple of 2; give batch=6"),
-        (-1, "for one process alone, and not for 2; give batch=32"),
+        (-1, "one process that nothing has launched; .* batch=16"),
     ):
         with pytest.raises(ConfigError, match=said):
             trainer_for("detect")(

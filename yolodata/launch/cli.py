@@ -114,7 +114,7 @@ def read_job(system: str, words: Sequence[str]) -> Job:
 
 
 def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> None:
-    """Refuses what `yolodata train` would refuse hours later, when the job begins.
+    """Refuses what can be known now, and not hours later, when the job begins.
 
     Args:
         arguments: of training.
@@ -157,7 +157,7 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
     from yolodata.ultralytics.fallback import (
         check_batch,
         check_optimizer,
-        check_share,
+        check_shared_batch,
         check_sizes,
     )
 
@@ -173,6 +173,5 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
         check_optimizer(checked.optimizer)
     check_batch(checked.batch)
     check_sizes(checked.imgsz)
-    processes = asked.nodes * asked.processes_a_node
-    if processes > 1 and ("batch" in values or not resumes_a_run):  # else the run says it
-        check_share(checked.batch, processes)
+    if "batch" in values or not ("cfg" in upstream or resumes_a_run):  # which have one
+        check_shared_batch(checked.batch, asked.process_counts)

@@ -83,6 +83,11 @@ class Options:
         return self.gpus or self.processes or 1
 
     @property
+    def process_counts(self) -> list[int]:
+        """How many processes may train together."""
+        return [self.nodes * self.processes_a_node]
+
+    @property
     def device(self) -> str:
         """What training's `device` is: with the GPUs named, it fails where one is missing."""
         return ",".join(map(str, range(self.gpus))) or "cpu"

@@ -61,15 +61,6 @@ def _check(job: Job) -> None:
             "image must be given, got none; name a container image with yolodata in it "
             "(image=registry.example.com/yolodata:0.2.0)"
         )
-    batch = literal(job.argument("batch") or "16")
-    if asked.min_nodes is not None and isinstance(batch, int) and batch > 0:
-        counts = [n * asked.processes_a_node for n in range(asked.min_nodes, asked.nodes + 1)]
-        divides = math.lcm(*counts)
-        if batch % divides:
-            raise ConfigError(
-                f"batch must be a multiple of {divides} with min_nodes={asked.min_nodes}, because "
-                f"{', '.join(map(str, counts))} processes may share it, got {batch}"
-            )
     upload = _given(job, "yolodata.upload")
     if upload is not None and is_of_a_machine(upload):
         upload = None

@@ -100,6 +100,12 @@ class KubernetesOptions(Options):
     tolerate: str | None = None
     user: int = 10001
 
+    @property
+    def process_counts(self) -> list[int]:
+        """How many processes may train together; more than one with `min_nodes`."""
+        least = self.nodes if self.min_nodes is None else self.min_nodes
+        return [nodes * self.processes_a_node for nodes in range(least, self.nodes + 1)]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_names()

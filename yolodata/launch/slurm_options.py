@@ -18,11 +18,17 @@ _RAW = re.compile(r"--[a-z][a-z-]*(=[ !%&(-\[\]^_a-~]*)?", re.ASCII)  # no quote
 _OWN = {
     "job-name": "job", "nodes": "nodes", "ntasks": "nodes", "ntasks-per-node": "nodes",
     "cpus-per-task": "cpus", "gres": "gpus", "gpus": "gpus", "gpus-per-node": "gpus",
+    "gpus-per-task": "gpus", "gpus-per-socket": "gpus", "ntasks-per-gpu": "gpus",
     "mem": "memory", "time": "time", "partition": "partition", "account": "account", "qos": "qos",
     "constraint": "constraint", "reservation": "reservation", "exclusive": "exclusive",
     "requeue": "requeue", "no-requeue": "requeue", "signal": "lead", "output": "output",
-    "error": "output", "open-mode": "output", "array": "nodes", "wrap": "out",
+    "error": "output", "open-mode": "output",
 }  # fmt: skip
+_NEVER = {
+    "array": "its jobs would all train the same run; write a script for each, with a name= of its "
+    "own",
+    "wrap": "it stands for a script, and this is one",
+}
 RUNTIMES = ("apptainer", "pyxis")
 
 
@@ -108,6 +114,12 @@ class SlurmOptions(Options):
             "constraint", self.constraint, _EXPRESSION, "letters, digits and .:@%+,/~=-&|()[]*!"
         )
         _matching("output", self.output, _WORD, "letters, digits and .:@%+,/~=-")
+        for name in ("output", "logs", "python", "container"):
+            if str(getattr(self, name)).startswith("~/"):
+                raise ConfigError(
+                    f"{name} must not begin with ~, which nobody replaces there, got "
+                    f"{getattr(self, name)!r}; write the folder's whole path"
+                )
         for name in ("python", "container"):
             if str(getattr(self, name)).startswith("-"):
                 raise ConfigError(f"{name} must not begin with '-', got {getattr(self, name)!r}")
@@ -154,13 +166,15 @@ class SlurmOptions(Options):
                     "sbatch must be options --NAME=VALUE without quotes, $, #, ` and \\ in their "
                     f"values, got {word!r}"
                 )
+            if name in _NEVER:
+                raise ConfigError(f"sbatch={word} cannot be: {_NEVER[name]}")
             if name in _OWN:
                 raise ConfigError(f"sbatch={word} has an option of its own: give {_OWN[name]}=")
         return words
 
 
 def seconds_of(time: str) -> int | None:
-    """Returns a time limit of Slurm's in seconds; None for "UNLIMITED".
+    """Returns a time limit of Slurm's in seconds; None for "UNLIMITED", and for 0, its other name.
 
     Raises:
         ConfigError: it is of another form.
@@ -180,7 +194,8 @@ def seconds_of(time: str) -> int | None:
         units = [3600, 60, 1]
     else:
         units = {1: [60], 2: [60, 1], 3: [3600, 60, 1]}[len(numbers)]
-    return int(days or 0) * 86400 + sum(n * unit for n, unit in zip(numbers, units, strict=False))
+    found = int(days or 0) * 86400 + sum(n * unit for n, unit in zip(numbers, units, strict=False))
+    return found or None
 
 
 def _matching(name: str, value: str | None, pattern: re.Pattern[str], allowed: str) -> None:

@@ -20,11 +20,25 @@ from yolodata.launch.job import Job
 from yolodata.launch.slurm_options import SlurmOptions
 from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 
+_START = """
+if [ -z "$SLURM_JOB_ID" ]; then
+    echo "yolodata: only Slurm can run this script; give it to sbatch" >&2
+    exit @MISTAKE@
+elif [ "$SLURM_JOB_NUM_NODES" != @NODES@ ]; then
+    echo "yolodata: the job has $SLURM_JOB_NUM_NODES nodes, and this script is for @NODES@;" \\
+        "write one with nodes=$SLURM_JOB_NUM_NODES" >&2
+    exit @MISTAKE@
+fi
+# sbatch inherits what the shell of another job has; srun would take these for the job's own.
+unset "${!SLURM_CPU_BIND@}" "${!SLURM_MEM_BIND@}" "${!SLURM_GPUS@}" "${!SLURM_TRES_PER_@}" \\
+    "${!SLURM_NTASKS_PER_@}" SLURM_CPUS_PER_GPU@CPUS@
+"""
+
 _SIGNALS = """
 asked=0 step='' woken=0
 asked_to_stop() {
     asked=1 woken=1
-    echo "yolodata: the time limit is near, training is asked to stop" >&2
+    echo "yolodata: SIGUSR1 (the time limit is near, say): training is asked to stop" >&2
     [ -z "$step" ] || kill -USR1 "$step" 2>/dev/null
 }
 trap asked_to_stop USR1
@@ -53,6 +67,7 @@ _FINISH = """
 finish() {  # ends the script with an exit status of training
     local status=$1 losses
     trap '' USR1 TERM  # a requeue ends this script, too
+    case $status in 138 | 143) status=@PREEMPTED@ ;; esac  # SIGUSR1, SIGTERM: nothing had begun
     if [ "$asked" = 1 ] && [ "$status" != 0 ] && [ "$status" != @MISTAKE@ ]; then
         status=@PREEMPTED@  # whatever it was that kept the ranks from saying so
     elif [ "$status" = @PEER_LOST@ ] && grep -qs '^\\[@MISTAKE@,' "$logs"/node*/status; then
@@ -63,6 +78,7 @@ finish() {  # ends the script with an exit status of training
     @MISTAKE@) echo "yolodata: a mistake that would be repeated; see above, and $logs" >&2 ;;
     @PREEMPTED@)
         echo "yolodata: training has stopped, its state is on disk" >&2
+        rm -f "$job/losses"
         @REQUEUE@
         ;;
     @PEER_LOST@)
@@ -92,6 +108,7 @@ def script(job: Job) -> str:
         "#!/bin/bash",
         _comment(f"Written by yolodata {__version__}: yolodata launch {shlex.join(job.given)}"),
         *(f"#SBATCH {line}" for line in directives(options)),
+        _start(options),
         _SIGNALS,
         *_variables(options),
         *([_REQUEUE] if options.requeue else []),
@@ -101,6 +118,21 @@ def script(job: Job) -> str:
         *_training(options, job.arguments),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _start(options: SlurmOptions) -> str:
+    return _replaced(
+        _START,
+        MISTAKE=MISTAKE,
+        NODES=options.nodes,
+        CPUS=" SLURM_CPUS_PER_TASK" if options.cpus is None else "",
+    )
+
+
+def _replaced(text: str, **values: object) -> str:
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", str(value))
+    return text
 
 
 def _comment(text: str) -> str:
@@ -147,27 +179,29 @@ def _variables(options: SlurmOptions) -> list[str]:
 
 
 def _finish(options: SlurmOptions) -> str:
-    text = _FINISH
-    for name, value in {
-        "MISTAKE": MISTAKE,
-        "PREEMPTED": PREEMPTED,
-        "PEER_LOST": PEER_LOST,
-        "RETRIES": options.retries,
-        "REQUEUE": "requeue"
-        if options.requeue
-        else 'echo "yolodata: submit it again, and it resumes" >&2',
-    }.items():
-        text = text.replace(f"@{name}@", str(value))
-    return text
+    by_hand = 'echo "yolodata: submit it again, and it resumes" >&2'
+    return _replaced(
+        _FINISH,
+        MISTAKE=MISTAKE,
+        PREEMPTED=PREEMPTED,
+        PEER_LOST=PEER_LOST,
+        RETRIES=options.retries,
+        REQUEUE="requeue" if options.requeue else by_hand,
+    )
 
 
 def _setup(options: SlurmOptions) -> list[str]:
     if options.setup is None:
         return []
     return [
-        "if ! {",
+        "status=''",
+        """trap '[ -n "$status" ] || echo "yolodata: setup has ended this job" >&2' EXIT""",
+        "{ :",  # something, where it is a comment; in a condition, `set -e` would be ignored
         options.setup,
-        "}; then",
+        "}",
+        "status=$?",
+        "set +eu  # of setup: the script looks at how steps end",
+        'if [ "$status" != 0 ]; then',
         '    echo "yolodata: setup failed" >&2',
         f"    finish {MISTAKE}",
         "fi",
@@ -181,6 +215,7 @@ def _srun(options: SlurmOptions) -> list[str]:
         "srun",
         "--export=ALL",  # the script's environment, also where sbatch was given another
         "--mpi=none",
+        "--mem=0",  # all that the job has, whatever another job's shell says
         "--ntasks-per-node=1",
     ]
     if options.container is not None and options.runtime == "pyxis":

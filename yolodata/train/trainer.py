@@ -41,7 +41,7 @@ from yolodata.train.upstream import ResumableTrainer
 from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
-from yolodata.ultralytics.fallback import TRAINERS, check_share
+from yolodata.ultralytics.fallback import TRAINERS, check_shared_batch
 from yolodata.ultralytics.run_folder import RunFolder
 from yolodata.ultralytics.run_manifest import write_manifest
 
@@ -365,7 +365,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         if not self.process_group.alone:
-            check_share(self.args.batch, self.process_group.size)
+            check_shared_batch(self.args.batch, [self.process_group.size])
 
     def setup_model(self) -> Any:
         """Returns upstream's checkpoint, if the model is one; one process downloads it first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from numbers import Real
@@ -128,26 +130,33 @@ def check_batch(batch: Any) -> None:
         )
 
 
-def check_share(batch: Any, processes: int) -> None:
-    """Refuses a batch that the processes of a group cannot share evenly.
+def check_shared_batch(batch: float, counts: Sequence[int]) -> None:
+    """Refuses a batch that processes cannot share evenly.
 
     Args:
         batch: of all processes together; whatever `check_batch` lets through.
-        processes: of all machines.
+        counts: how many may share it.
 
     Raises:
-        ConfigError: it is no multiple of their number, or upstream is to find it out.
+        ConfigError: one of these does not divide it, or upstream is to find out how large it is.
     """
+    divisor = math.lcm(*counts)
     if batch < 1:
         raise ConfigError(
             f"batch={batch} has Ultralytics find out what fits into memory, which it does for one "
-            f"process alone, and not for {processes}; give batch={16 * processes}, say"
+            "process that nothing has launched; give the batch of all processes together, "
+            f"batch={_multiple(16, divisor)}, say"
         )
-    if batch % processes:
+    if batch % divisor:
         raise ConfigError(
-            f"batch={batch} is the batch of all {processes} processes together and must be a "
-            f"multiple of {processes}; give batch={max(batch // processes, 1) * processes}"
+            f"batch={batch} is the batch of all {' or '.join(map(str, counts))} processes together "
+            f"and must be a multiple of {divisor}; give batch={_multiple(int(batch), divisor)}"
         )
+
+
+def _multiple(number: int, divisor: int) -> int:
+    """The largest multiple that is no larger; at least one."""
+    return max(number // divisor, 1) * divisor
 
 
 def check_sizes(imgsz: Any) -> None:

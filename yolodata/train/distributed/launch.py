@@ -69,7 +69,8 @@ def launch(
         restarted: torchrun may start ranks again, so that earlier ones leave how they ended, too.
 
     Returns:
-        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status;
+        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status, 128 +
+        signal where one killed it;
         `PREEMPTED` where they were asked to stop before they could say anything.
 
     Raises:
@@ -122,7 +123,7 @@ def launch(
             return 0
         left = status_left(status)
         if left is None:
-            return PREEMPTED if asked else code
+            return PREEMPTED if asked else code if code > 0 else 128 - code
         code, reason = left
         if code != PREEMPTED:  # which rank 0 has said
             print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below torchrun's words

@@ -20,7 +20,8 @@ def main() -> int:
     """Runs torchrun with this process's arguments.
 
     Returns:
-        0, or what torchrun itself would end with: 1, also where the ranks were asked to stop.
+        0; 128 + signal where one killed a rank, as for a process of a shell; else what torchrun
+        itself would end with: 1, also where the ranks were asked to stop.
     """
     if _is_elastic(sys.argv[1:]):
         # torchrun's shared store stays where the first machine was, and is not found by those that
@@ -40,13 +41,15 @@ def main() -> int:
     except SignalException:
         return 1
     except ChildFailedError as error:
+        status = 1
         for rank, failure in sorted(error.failures.items()):
             if failure.exitcode not in (MISTAKE, PREEMPTED, PEER_LOST, -signal.SIGTERM):
                 how = f"with exit status {failure.exitcode}"
                 if failure.exitcode < 0:
                     how = f"by {signal.Signals(-failure.exitcode).name}"
+                    status = 128 - failure.exitcode
                 print(f"yolodata: rank {rank} (process {failure.pid}) ended {how}", file=sys.stderr)
-        return 1
+        return status
     return 0
 
 
