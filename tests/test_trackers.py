@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
 from yolodata.train import trainer_for
 from yolodata.ultralytics.trackers.calls import Trackers
+from yolodata.ultralytics.trackers.mlflow import begin
 
 pytestmark = pytest.mark.early
 
@@ -256,6 +258,19 @@ def test_a_trainer_in_ultralytics_loop_tells_wandb_too(swapped_in: Path) -> None
 def test_a_trainer_in_ultralytics_loop_tells_tensorboard_too(swapped_in: Path) -> None:
     values = hyperparameters(tensorboard_of(swapped_in))
     assert values["yolodata.dataset"] == of_run(swapped_in).dataset.version
+
+
+def test_mlflow_prints_no_address_with_a_password(
+    mlflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+    trainer = SimpleNamespace(args=SimpleNamespace(resume=False), save_dir=tmp_path)
+    for address, printed in (("http://host", None), ("http://me:pa55w0rd@host", "true")):
+        monkeypatch.setenv(quiet, "")
+        monkeypatch.delenv(quiet)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        begin(trainer, lambda _: None)
+        assert os.environ.get(quiet) == printed
 
 
 # Trackers that fail.

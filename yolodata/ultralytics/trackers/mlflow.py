@@ -35,6 +35,9 @@ def begin(trainer: Any, callback: Callable[[Any], None]) -> None:
     """
     import mlflow
 
+    address = mlflow.get_tracking_uri()
+    if redacted(address) != address:  # MLflow prints it when the run ends
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if not _go_on(trainer):
         callback(trainer)
     run = mlflow.active_run()
