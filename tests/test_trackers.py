@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,9 @@ from training import arguments, prepare, train
 import yolodata
 from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
-from yolodata.train import trainer_for
+from yolodata.train import signals, trainer_for
+from yolodata.train.signals import leave_in_time
+from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
 from yolodata.ultralytics.trackers.calls import Trackers
 from yolodata.ultralytics.trackers.mlflow import begin
 
@@ -318,6 +322,34 @@ def test_a_tracker_that_failed_is_still_ended() -> None:
     for event in events:
         trackers.run(trainer, event)
     assert len(tracker.limits) == 2
+
+
+@pytest.mark.parametrize("asked", [None, -60.0])
+def test_a_tracker_that_hangs_keeps_no_process_that_was_asked_to_stop(
+    asked: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit status says that it is to be started again; who kills it takes that away."""
+    ended: Queue[int] = Queue()
+    monkeypatch.setattr(signals.os, "_exit", ended.put)
+    monkeypatch.setattr(signals, "LEAVE", 0.0 if asked is None else 30.0)
+    monkeypatch.setattr(signals, "LEAST", 0.01)
+    status = tmp_path / "status"
+    status.touch()
+    monkeypatch.setenv(STATUS, str(status))
+    trainer = SimpleNamespace()
+    if asked is not None:
+        stop = SimpleNamespace(at=time.monotonic() + asked)
+        trainer.supervisor = SimpleNamespace(stop=stop)
+    for error in (KeyError("no stop"), Preempted("SIGTERM")):
+        with pytest.raises(type(error)):
+            try:
+                raise error
+            finally:
+                assert ended.empty()
+                leave_in_time(trainer)
+                time.sleep(0.05 if isinstance(error, KeyError) else 0)
+    assert ended.get(timeout=60) == PREEMPTED
+    assert status_left(status) == (PREEMPTED, "SIGTERM")
 
 
 def test_without_trackers_nothing_of_theirs_is_imported() -> None:

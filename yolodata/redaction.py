@@ -36,7 +36,7 @@ _HARMLESS = {
 }  # fmt: skip
 _SECRET = (
     "password|passwd|secret|token|signature|credential|api[_-]?key|access[_-]?key|account[_-]?key|"
-    r"private[_-]?key|authorization|\bsas|\bsig|\bx-amz-"
+    r"private[_-]?key|authorization|\bsas(?![a-z])|\bsig(?![a-z])|\bx-amz-"
 )
 _NAMED = re.compile(
     rf"(?i)((?:{_SECRET})[\w.-]{{0,40}}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
