@@ -633,12 +633,17 @@ def test_shards_come_back_from_an_object_store_as_they_were(tmp_path: Path) -> N
     pytest.importorskip("s3fs", reason="fsspec needs it for s3://")
     from s3_server import S3Server
 
-    data = pack(tmp_path / "coco.shards", BASE)
+    pack(tmp_path / "first" / "coco.shards", BASE)
+    data = pack(tmp_path / "second" / "coco.shards", edited(0, things=()))
+    checksums = dict.fromkeys(
+        ("request_checksum_calculation", "response_checksum_validation"), "when_required"
+    )
     server = S3Server()
     try:
-        lake = fsspec.filesystem("s3", **server.options)
-        lake.put(str(data), "runs/main/coco.shards", recursive=True)
-        lake.get("runs/main/coco.shards/", str(tmp_path / "back"), recursive=True)
+        lake = fsspec.filesystem("s3", **server.options, config_kwargs=checksums)
+        for version in (data.parent.with_name("first"), data.parent):
+            lake.put(f"{version}/coco.shards/", "runs/main/coco.shards/", recursive=True)
+        lake.get("runs/main/coco.shards/", f"{tmp_path}/back/", recursive=True)
     finally:
         server.stop()
     diff = diff_datasets(data, tmp_path / "back")
