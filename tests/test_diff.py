@@ -640,7 +640,9 @@ def test_shards_come_back_from_an_object_store_as_they_were(tmp_path: Path) -> N
     )
     server = S3Server()
     try:
-        lake = fsspec.filesystem("s3", **server.options, config_kwargs=checksums)
+        options = server.options
+        options["config_kwargs"] = {**options.get("config_kwargs", {}), **checksums}
+        lake = fsspec.filesystem("s3", **options)
         for version in (data.parent.with_name("first"), data.parent):
             lake.put(f"{version}/coco.shards/", "runs/main/coco.shards/", recursive=True)
         lake.get("runs/main/coco.shards/", f"{tmp_path}/back/", recursive=True)
