@@ -578,6 +578,12 @@ def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "dataset: B has none: Ultralytics' own loader" in out
     assert "results: none of B" in out
+    alone = str(tmp_path / "manifest.json")  # as MLflow has it
+    shutil.copy(a / "manifest.json", alone)
+    assert main(["info", alone]) == 0
+    capsys.readouterr()
+    assert main(["diff", alone, str(a)]) == 0  # results that one does not have are no difference
+    assert "results: none of A" in capsys.readouterr().out
     assert main(["diff", str(a), str(b), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["a"]["last"]["metrics/mAP50(B)"] is None
 

@@ -45,7 +45,9 @@ def add_parser(subparsers: Any) -> None:
         help="every class, not only the 20 with the most objects; of a run every setting",
     )
     parser.add_argument(
-        "out", metavar="OUT|RUN|FILE", help="folder that `yolodata shard` wrote; run; .ckpt; .pt"
+        "out",
+        metavar="OUT|RUN|FILE",
+        help="folder that `yolodata shard` wrote; run; .ckpt; .pt; manifest.json",
     )
     parser.add_argument("--split", help="only this split")
     parser.add_argument("--json", action="store_true", help="print JSON")
