@@ -31,9 +31,9 @@ LATE = 15.0
 """Seconds after the signal from which a step's end is not waited for. Slurm, Kubernetes and
 torchrun kill after 30 s, and the last upload takes up to 8."""
 
-LEAVE, LEAST = 25.0, 5.0
+LEAVE, LEAST = 20.0, 5.0
 """Seconds after the signal until which trackers have time to end, and how many they have at least
-once all else is done."""
+once all else is done. torchrun takes some more to end."""
 
 
 @contextmanager
