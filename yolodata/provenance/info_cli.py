@@ -105,7 +105,7 @@ def _lines(path: Path, found: RunManifest, every: bool) -> Iterator[str]:
         yield f"  dataset   none noted: {_shown(found.no_dataset)}"
     else:
         yield from _dataset_lines(found.dataset)
-    git = "no checkout"
+    git = "none noted: no git, no commit, or a checkout that git refuses"
     if found.git is not None:
         changes = {True: ", with changes", False: "", None: ", maybe with changes"}
         git = f"git {found.git.commit}{changes[found.git.changed]}"
