@@ -28,7 +28,7 @@ from yolodata.diff.results import read_results
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images.resize import resized_shape
 from yolodata.provenance import weights
-from yolodata.provenance.dataset_version import DatasetVersion
+from yolodata.provenance.dataset_version import DatasetVersion, differences
 from yolodata.provenance.manifest import RunManifest
 from yolodata.shards import DatasetMeta, LeftOut, ShardDataset, ShardWriter, StoredSample
 
@@ -558,6 +558,22 @@ def test_runs_differ_in_dataset_settings_and_results(
     assert "train: other labels (3 objects, were 4)" in out
     assert "not compared image by image" in out
     assert "is now version" in out
+
+
+def test_other_names_of_classes_are_no_other_labels(tmp_path: Path) -> None:
+    """A label file has numbers; what they mean is in dataset.json."""
+    renamed = replace(META, names={**META.names, BIRD: "owl"})
+    a, b, c = (
+        version_of(pack(tmp_path / name, images, meta))
+        for name, images, meta in (
+            ("a", BASE, META), ("b", BASE, renamed), ("c", edited(0, things=()), renamed),
+        )
+    )  # fmt: skip
+    assert [line.partition(": ")[2] for line in differences(a, b)] == 2 * [
+        "other classes, kpt_shape or flip_idx; the same labels"
+    ]
+    assert "train: other labels (1 objects, were 4)" in differences(a, c)
+    assert differences(a, a) == []
 
 
 def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

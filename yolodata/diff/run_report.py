@@ -33,7 +33,7 @@ class RunReport:
         diff = self._diff
         for side, run in (("A", diff.a), ("B", diff.b)):
             again = len(run.manifest.continued)
-            more = f", went on {again} times" if again else ""
+            more = f", went on {again} time{'s' if again > 1 else ''}" if again else ""
             yield printable(f"{side}  {run.path}: written {run.manifest.written}{more}")
         yield from self._dataset_text()
         for group in _GROUPS:
