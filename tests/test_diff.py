@@ -498,6 +498,14 @@ def test_an_unfinished_split_is_no_split_that_is_missing(tmp_path: Path) -> None
             diff_datasets(a, path)
 
 
+def test_a_split_without_its_dataset_file_is_no_split_that_is_missing(tmp_path: Path) -> None:
+    a, b = pack(tmp_path / "a", BASE), pack(tmp_path / "b", BASE)
+    (b / "train" / "dataset.json").unlink()
+    with pytest.raises(ShardError, match=r"train/dataset\.json: No such file"):
+        diff_datasets(a, b)
+    assert diff_datasets(a, b, split="val").same
+
+
 def test_names_that_are_all_alike_cost_no_more(tmp_path: Path) -> None:
     """Every name could be every other's: comparing all with all would take minutes."""
     a, b = (
