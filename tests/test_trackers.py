@@ -24,6 +24,7 @@ from yolodata.provenance.manifest import RunManifest
 from yolodata.train import signals, trainer_for
 from yolodata.train.signals import leave_in_time
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
+from yolodata.ultralytics.trackers import calls
 from yolodata.ultralytics.trackers.calls import Trackers
 from yolodata.ultralytics.trackers.mlflow import begin
 
@@ -312,6 +313,26 @@ def test_a_tracker_that_fails_ends_no_training(
     with pytest.raises(ConnectionError):
         train(make(), {**values, "name": "other"}, {"on_train_epoch_end": other})
     assert other.limits == [300.0 if hasattr(done, "supervisor") else None]
+
+
+def test_a_tracker_that_takes_no_manifest_gets_the_values_of_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An MLflow server whose artifacts are out of reach."""
+    said: list[str] = []
+    monkeypatch.setattr("ultralytics.utils.LOGGER.warning", said.append)
+    refuses = Failing("ultralytics.utils.callbacks.mlflow")
+    monkeypatch.setitem(calls._TOLD, "MLflow", lambda trainer, _: refuses(trainer))
+    RunManifest.of("none", {}, {}).write(tmp_path)
+    trainer = SimpleNamespace(save_dir=tmp_path, callbacks={"on_fit_epoch_end": [refuses]})
+    trackers = Trackers()
+    trackers.run(trainer, "on_train_start")
+    trackers.run(trainer, "on_fit_epoch_end")
+    assert len(refuses.limits) == 2
+    told, failed = said
+    assert "MLflow does not take all of manifest.json" in told
+    assert "secret-key" not in told
+    assert "MLflow failed" in failed
 
 
 def test_a_tracker_that_failed_is_still_ended() -> None:

@@ -72,11 +72,12 @@ def tell(trainer: Any, found: RunManifest) -> None:
     if not getattr(trainer, "_mlflow_active", False):
         return
     import mlflow
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.sources import LocalArtifactDatasetSource
 
     mlflow.set_tags(facts(found))
     if found.dataset is not None:
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.data.sources import LocalArtifactDatasetSource
+
         first = next(iter(found.dataset.splits.values()))
         dataset = MetaDataset(
             LocalArtifactDatasetSource(str(Path(first.path).absolute())),
