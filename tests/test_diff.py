@@ -582,6 +582,8 @@ def test_other_names_of_classes_are_no_other_labels(tmp_path: Path) -> None:
     ]
     assert "train: other labels (1 objects, were 4)" in differences(a, c)
     assert differences(a, a) == []
+    other_order = version_of(pack(tmp_path / "d", BASE[::-1]))
+    assert "train: other images, or in another order (3 as before)" in differences(a, other_order)
 
 
 def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
