@@ -21,7 +21,7 @@ from training import arguments, prepare, train
 import yolodata
 from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
-from yolodata.train import signals, trainer_for
+from yolodata.train import cli, signals, trainer_for
 from yolodata.train.signals import leave_in_time
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
 from yolodata.ultralytics.trackers import calls
@@ -376,6 +376,18 @@ def test_a_tracker_that_hangs_keeps_no_process_that_was_asked_to_stop(
         leave(Preempted("SIGTERM"))
     assert ended.get(timeout=60) == PREEMPTED
     assert status_left(status) == (PREEMPTED, "SIGTERM")
+
+
+def test_yolodata_train_waits_for_trackers_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Any] = []
+    model = SimpleNamespace(
+        task="detect",
+        add_callback=lambda *given: noted.append(given),
+        train=lambda **given: noted.append(given["epochs"]),
+    )
+    monkeypatch.setattr("yolodata.ultralytics.command_line.open_model", lambda _: model)
+    cli.train("yolo26n.yaml", {"epochs": 1}, {})
+    assert noted == [("teardown", leave_in_time), 1]
 
 
 def test_without_trackers_nothing_of_theirs_is_imported() -> None:
