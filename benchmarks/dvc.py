@@ -193,6 +193,9 @@ def there_and_back(root: Path, dvc: str, links: str, source: Path, packed: Path)
     shutil.rmtree(data)
     repository.dvc("pull")
     found["v2_pulled"] = version(data) == second
+    repository.git("checkout", "-qf", "v1")  # which the cache does not have any more
+    repository.dvc("pull")
+    found["v1_pulled"] = version(data) == first
     found["unchanged"] = repository.unchanged()
     shutil.rmtree(root / links)
     return found

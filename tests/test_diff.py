@@ -28,7 +28,7 @@ from yolodata.diff.results import read_results
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images.resize import resized_shape
 from yolodata.provenance import weights
-from yolodata.provenance.dataset_version import DatasetVersion
+from yolodata.provenance.dataset_version import DatasetVersion, differences
 from yolodata.provenance.manifest import RunManifest
 from yolodata.shards import DatasetMeta, LeftOut, ShardDataset, ShardWriter, StoredSample
 
@@ -498,6 +498,14 @@ def test_an_unfinished_split_is_no_split_that_is_missing(tmp_path: Path) -> None
             diff_datasets(a, path)
 
 
+def test_a_split_without_its_dataset_file_is_no_split_that_is_missing(tmp_path: Path) -> None:
+    a, b = pack(tmp_path / "a", BASE), pack(tmp_path / "b", BASE)
+    (b / "train" / "dataset.json").unlink()
+    with pytest.raises(ShardError, match=r"train/dataset\.json: No such file"):
+        diff_datasets(a, b)
+    assert diff_datasets(a, b, split="val").same
+
+
 def test_names_that_are_all_alike_cost_no_more(tmp_path: Path) -> None:
     """Every name could be every other's: comparing all with all would take minutes."""
     a, b = (
@@ -560,6 +568,24 @@ def test_runs_differ_in_dataset_settings_and_results(
     assert "is now version" in out
 
 
+def test_other_names_of_classes_are_no_other_labels(tmp_path: Path) -> None:
+    """A label file has numbers; what they mean is in dataset.json."""
+    renamed = replace(META, names={**META.names, BIRD: "owl"})
+    a, b, c = (
+        version_of(pack(tmp_path / name, images, meta))
+        for name, images, meta in (
+            ("a", BASE, META), ("b", BASE, renamed), ("c", edited(0, things=()), renamed),
+        )
+    )  # fmt: skip
+    assert [line.partition(": ")[2] for line in differences(a, b)] == 2 * [
+        "other classes, kpt_shape or flip_idx; the same labels"
+    ]
+    assert "train: other labels (1 objects, were 4)" in differences(a, c)
+    assert differences(a, a) == []
+    other_order = version_of(pack(tmp_path / "d", BASE[::-1]))
+    assert "train: other images, or in another order (3 as before)" in differences(a, other_order)
+
+
 def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = version_of(pack(tmp_path / "data", BASE))
     a = run_folder(tmp_path / "a", data, (*ROWS, "4,1,nan,nan"))
@@ -578,6 +604,12 @@ def test_runs_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "dataset: B has none: Ultralytics' own loader" in out
     assert "results: none of B" in out
+    alone = str(tmp_path / "manifest.json")  # as MLflow has it
+    shutil.copy(a / "manifest.json", alone)
+    assert main(["info", alone]) == 0
+    capsys.readouterr()
+    assert main(["diff", alone, str(a)]) == 0  # results that one does not have are no difference
+    assert "results: none of A" in capsys.readouterr().out
     assert main(["diff", str(a), str(b), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["a"]["last"]["metrics/mAP50(B)"] is None
 
@@ -633,12 +665,19 @@ def test_shards_come_back_from_an_object_store_as_they_were(tmp_path: Path) -> N
     pytest.importorskip("s3fs", reason="fsspec needs it for s3://")
     from s3_server import S3Server
 
-    data = pack(tmp_path / "coco.shards", BASE)
+    pack(tmp_path / "first" / "coco.shards", BASE)
+    data = pack(tmp_path / "second" / "coco.shards", edited(0, things=()))
+    checksums = dict.fromkeys(
+        ("request_checksum_calculation", "response_checksum_validation"), "when_required"
+    )
     server = S3Server()
     try:
-        lake = fsspec.filesystem("s3", **server.options)
-        lake.put(str(data), "runs/main/coco.shards", recursive=True)
-        lake.get("runs/main/coco.shards/", str(tmp_path / "back"), recursive=True)
+        options = server.options
+        options["config_kwargs"] = {**options.get("config_kwargs", {}), **checksums}
+        lake = fsspec.filesystem("s3", **options)
+        for version in (data.parent.with_name("first"), data.parent):
+            lake.put(f"{version}/coco.shards/", "runs/main/coco.shards/", recursive=True)
+        lake.get("runs/main/coco.shards/", f"{tmp_path}/back/", recursive=True)
     finally:
         server.stop()
     diff = diff_datasets(data, tmp_path / "back")

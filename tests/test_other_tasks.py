@@ -75,12 +75,22 @@ def test_upstreams_trainer_takes_over(
         assert main(["train", f"model=yolo26n-{model}.yaml", *given]) == 0
     else:
         made = YOLO(f"yolo26n-{model}.yaml")
+        made.add_callback("on_train_epoch_end", fails)
         made.train(trainer=trainer, **values)
         assert type(made.trainer).__name__ == UPSTREAM_TRAINERS[task]
         assert type(made.trainer).__module__.startswith("ultralytics.")
     assert (tmp_path / "run" / "weights" / "last.pt").is_file()
-    (warning,) = warnings
+    warning, *others = warnings
     assert f"task={task}" in warning
+    assert ["W&B failed" in other for other in others] == ([] if trainer is None else [True])
+
+
+def fails(trainer: Any) -> None:
+    """A tracker of upstream's."""
+    raise ConnectionError("no network")
+
+
+fails.__module__ = "ultralytics.utils.callbacks.wb"
 
 
 def test_what_upstreams_trainer_cannot_do_is_refused(

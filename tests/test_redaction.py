@@ -33,6 +33,7 @@ HIDDEN = {
         "S3FileSystem(secret='***', aws_secret_access_key=\"***\")"
     ),
     "Authorization: Bearer abcdefgh": "Authorization: ***",
+    "sig=abcdefgh; SAS: abcdefgh; sas_url=abcdefgh": "sig=***; SAS: ***; sas_url=***",
     "AccountName=me;AccountKey=abcdefgh==;x": "AccountName=me;AccountKey=***;x",
     "http:/me:secret@host/a": "http:/***@host/a",  # as Path writes it
     "Max retries exceeded with url: /x.zip?code=abcdefgh&dl=1 (": (
@@ -48,6 +49,7 @@ SHOWN = [
     "gs://bucket/a@b",
     "it took 3 s: runs/train, epoch 3 of 4; see https://docs.host/page#part",
     "memory://a/b",
+    "yolodata: SIGTERM: stopped while setting up; sigma=0.12345, SASKATOON: 12345",
 ]
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from loading import draw_dataset
 from training import BATCHES, Enough, arguments, prepare, train
 
 import yolodata
+from yolodata import environment
 from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.provenance import manifest, weights
@@ -386,19 +388,42 @@ def test_a_run_that_went_on_often_keeps_what_changed() -> None:
     RunManifest.from_json(found.to_json())
 
 
-def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
-    assert GitState.of(tmp_path) is None
+def git_in(folder: Path) -> Callable[..., str]:
+    """Returns a function that runs git there, as somebody."""
     who = {
         f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
     }
 
     def git(*words: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(tmp_path), *words], env={**os.environ, **who}, check=True,
+            ["git", "-C", str(folder), *words], env={**os.environ, **who}, check=True,
             capture_output=True, text=True,
         )  # fmt: skip
         return done.stdout.strip()
 
+    return git
+
+
+def test_the_commit_of_the_package_is_none_of_a_checkout_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `project/.venv`: the project's commits would count as changes of yolodata."""
+    installed = tmp_path / ".venv" / "yolodata" / "environment.py"
+    installed.parent.mkdir(parents=True)
+    shutil.copy(environment.__file__, installed)
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    git = git_in(tmp_path)
+    git("init", "-q")
+    git("commit", "-qm", "first", "--allow-empty")
+    assert "commit" not in environment.versions()
+    git("add", str(installed))
+    git("commit", "-qm", "the package")
+    assert environment.versions()["commit"] == git("rev-parse", "--short=12", "HEAD")
+
+
+def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
+    assert GitState.of(tmp_path) is None
+    git = git_in(tmp_path)
     git("init", "-q")
     assert GitState.of(tmp_path) is None  # no commit yet
     (tmp_path / "a").write_text("a")

@@ -181,11 +181,15 @@ def test_arguments_of_scripts_hold_none(folder: Path) -> None:
 
 
 def test_what_others_print_in_our_commands_shows_none() -> None:
-    """Errors that nobody foresaw, and loggers of libraries."""
+    """Errors that nobody foresaw, loggers of libraries, and the command line that trackers keep."""
     code = f"""
 import logging, sys, threading
 from yolodata import cli
+logging.getLogger("ultralytics").addHandler(logging.StreamHandler())
 def fail(words):
+    assert words == ["train", "yolodata.upload=" + {URL!r}]
+    print(sys.argv, file=sys.stderr)
+    logging.getLogger("ultralytics").warning("logging to %s", {URL!r})
     logging.getLogger("gcsfs.retry").warning("trying %s again", {URL!r})
     try:
         raise OSError({URL!r})
@@ -198,11 +202,13 @@ def fail(words):
 def broken():
     raise OSError({URL!r})
 cli._run = fail
-sys.exit(cli.main(["train"]))
+sys.exit(cli.main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, "train", f"yolodata.upload={URL}"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.count(SHOWN) == 4
+    assert f"['-c', 'train', 'yolodata.upload={SHOWN}']" in done.stderr
+    assert done.stderr.count(SHOWN) == 6
     assert "Traceback" in done.stderr
     assert "in fail" in done.stderr
     assert_none(done.stderr.replace(code, ""))

@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.machinery import PathFinder
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +21,12 @@ from training import arguments, prepare, train
 import yolodata
 from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
-from yolodata.train import trainer_for
+from yolodata.train import cli, signals, trainer_for
+from yolodata.train.signals import leave_in_time
+from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
+from yolodata.ultralytics.trackers import calls
 from yolodata.ultralytics.trackers.calls import Trackers
+from yolodata.ultralytics.trackers.mlflow import begin
 
 pytestmark = pytest.mark.early
 
@@ -258,6 +265,19 @@ def test_a_trainer_in_ultralytics_loop_tells_tensorboard_too(swapped_in: Path) -
     assert values["yolodata.dataset"] == of_run(swapped_in).dataset.version
 
 
+def test_mlflow_prints_no_address_with_a_password(
+    mlflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+    trainer = SimpleNamespace(args=SimpleNamespace(resume=False), save_dir=tmp_path)
+    for address, printed in (("http://host", None), ("http://me:pa55w0rd@host", "true")):
+        monkeypatch.setenv(quiet, "")
+        monkeypatch.delenv(quiet)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        begin(trainer, lambda _: None)
+        assert os.environ.get(quiet) == printed
+
+
 # Trackers that fail.
 
 
@@ -295,6 +315,26 @@ def test_a_tracker_that_fails_ends_no_training(
     assert other.limits == [300.0 if hasattr(done, "supervisor") else None]
 
 
+def test_a_tracker_that_takes_no_manifest_gets_the_values_of_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An MLflow server whose artifacts are out of reach."""
+    said: list[str] = []
+    monkeypatch.setattr("ultralytics.utils.LOGGER.warning", said.append)
+    refuses = Failing("ultralytics.utils.callbacks.mlflow")
+    monkeypatch.setitem(calls._TOLD, "MLflow", lambda trainer, _: refuses(trainer))
+    RunManifest.of("none", {}, {}).write(tmp_path)
+    trainer = SimpleNamespace(save_dir=tmp_path, callbacks={"on_fit_epoch_end": [refuses]})
+    trackers = Trackers()
+    trackers.run(trainer, "on_train_start")
+    trackers.run(trainer, "on_fit_epoch_end")
+    assert len(refuses.limits) == 2
+    told, failed = said
+    assert "MLflow does not take all of manifest.json" in told
+    assert "secret-key" not in told
+    assert "MLflow failed" in failed
+
+
 def test_a_tracker_that_failed_is_still_ended() -> None:
     tracker = Failing("ultralytics.utils.callbacks.mlflow")
     events = ("on_train_epoch_end", "on_fit_epoch_end", "teardown")
@@ -303,6 +343,51 @@ def test_a_tracker_that_failed_is_still_ended() -> None:
     for event in events:
         trackers.run(trainer, event)
     assert len(tracker.limits) == 2
+
+
+@pytest.mark.parametrize("asked", [None, -60.0])
+def test_a_tracker_that_hangs_keeps_no_process_that_was_asked_to_stop(
+    asked: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit status says that it is to be started again; who kills it takes that away."""
+    ended: Queue[int] = Queue()
+    monkeypatch.setattr(signals.os, "_exit", ended.put)
+    monkeypatch.setattr(signals, "LEAVE", 0.0 if asked is None else 30.0)
+    monkeypatch.setattr(signals, "LEAST", 0.01)
+    status = tmp_path / "status"
+    status.touch()
+    monkeypatch.setenv(STATUS, str(status))
+    trainer = SimpleNamespace()
+    if asked is not None:
+        stop = SimpleNamespace(at=time.monotonic() + asked)
+        trainer.supervisor = SimpleNamespace(stop=stop)
+
+    def leave(error: BaseException) -> None:
+        try:
+            raise error
+        finally:
+            leave_in_time(trainer)
+
+    with pytest.raises(KeyError):
+        leave(KeyError("no stop"))
+    time.sleep(0.05)
+    assert ended.empty()
+    with pytest.raises(Preempted):
+        leave(Preempted("SIGTERM"))
+    assert ended.get(timeout=60) == PREEMPTED
+    assert status_left(status) == (PREEMPTED, "SIGTERM")
+
+
+def test_yolodata_train_waits_for_trackers_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Any] = []
+    model = SimpleNamespace(
+        task="detect",
+        add_callback=lambda *given: noted.append(given),
+        train=lambda **given: noted.append(given["epochs"]),
+    )
+    monkeypatch.setattr("yolodata.ultralytics.command_line.open_model", lambda _: model)
+    cli.train("yolo26n.yaml", {"epochs": 1}, {})
+    assert noted == [("teardown", leave_in_time), 1]
 
 
 def test_without_trackers_nothing_of_theirs_is_imported() -> None:

@@ -65,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_closed()
     spell_out()
+    words = list(sys.argv[1:] if argv is None else argv)
     hide_secrets()
-    status = _explained(list(sys.argv[1:] if argv is None else argv))
+    status = _explained(words)
     try:
         sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
     except OSError as error:

@@ -63,7 +63,10 @@ def gpu() -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what takes part, and the commit when run from a checkout."""
+    """Versions of what takes part, and `commit` of the package where a checkout has its files.
+
+    An environment within a checkout of something else (`project/.venv`) has not.
+    """
     found = {"python": platform.python_version()}
     for name in (*_PACKAGES, *_OPTIONAL):
         try:
@@ -73,7 +76,8 @@ def versions() -> dict[str, str]:
                 found[name] = "not installed"
     folder = Path(__file__).parent
     checkout = any((parent / ".git").exists() for parent in folder.parents)
-    if checkout and (commit := git(folder, "rev-parse", "--short=12", "HEAD")):
+    ours = checkout and git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+    if ours and (commit := git(folder, "rev-parse", "--short=12", "HEAD")):
         changed = git(folder, "status", "--porcelain", "-uno")
         found["commit"] = f"{commit} with changes" if changed else commit
     return found

@@ -36,7 +36,7 @@ _HARMLESS = {
 }  # fmt: skip
 _SECRET = (
     "password|passwd|secret|token|signature|credential|api[_-]?key|access[_-]?key|account[_-]?key|"
-    r"private[_-]?key|authorization|\bsas|\bsig|\bx-amz-"
+    r"private[_-]?key|authorization|\bsas(?![a-z])|\bsig(?![a-z])|\bx-amz-"
 )
 _NAMED = re.compile(
     rf"(?i)((?:{_SECRET})[\w.-]{{0,40}}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
@@ -92,15 +92,20 @@ def refuse_secrets(arguments: Mapping[str, Any]) -> None:
 
 
 def hide_secrets() -> None:
-    """Has tracebacks, and what libraries log without a handler, shown without secrets.
+    """Has secrets shown nowhere where others show or keep them.
 
-    For programs, which own their streams; a library leaves them alone.
+    That is tracebacks, what libraries log without a handler, what Ultralytics logs (the address of
+    an MLflow server, say), and the command line, which W&B and other trackers take with them.
+
+    For programs, which own their streams and arguments; a library leaves them alone. The arguments
+    must have been read before.
     """
+    sys.argv[1:] = map(redacted, sys.argv[1:])
     sys.excepthook = _show
     threading.excepthook = _show_of_thread
-    handler = logging.lastResort
-    if handler is not None and not any(isinstance(each, _Redacting) for each in handler.filters):
-        handler.addFilter(_Redacting())
+    for place in (logging.lastResort, logging.getLogger("ultralytics")):
+        if place is not None and not any(isinstance(each, _Redacting) for each in place.filters):
+            place.addFilter(_Redacting())
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -16,7 +16,7 @@ from yolodata.errors import ShardError
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.format import SPLITS, DatasetMeta
-from yolodata.shards.reader import ShardDataset, read_meta, splits, unfinished
+from yolodata.shards.reader import ShardDataset, read_meta, splits
 
 _TOGETHER = 1 << 16  # names
 _SAMPLED = 1024  # names that tell where a dataset lies
@@ -142,9 +142,9 @@ def folders_of(a: Path, b: Path, split: str | None = None) -> list[dict[str, Pat
     for path in (a, b):
         found = splits(path)
         alone.append(not found)
-        # The reader says what is missing where a split is unfinished, or there is no dataset.
+        # The reader says what is missing where a split is unfinished or damaged, or none is there.
         for name in SPLITS:
-            if unfinished(path / name):
+            if split in (None, name) and name not in found and (path / name).is_dir():
                 read_meta(path / name)
         folders.append(found or {read_meta(path).split: path})
     if split is None and alone[0] != alone[1]:

@@ -33,7 +33,7 @@ class RunReport:
         diff = self._diff
         for side, run in (("A", diff.a), ("B", diff.b)):
             again = len(run.manifest.continued)
-            more = f", went on {again} times" if again else ""
+            more = f", went on {again} time{'s' if again > 1 else ''}" if again else ""
             yield printable(f"{side}  {run.path}: written {run.manifest.written}{more}")
         yield from self._dataset_text()
         for group in _GROUPS:
@@ -47,9 +47,10 @@ class RunReport:
             if len(shown) < len(rows):
                 yield f"  … and {len(rows) - len(shown):,} more; --all prints all"
         if not diff.changed:
-            odd = diff.a.results != diff.b.results and diff.a.results and diff.b.results
             yield "no difference in dataset, settings, packages or code" + (
-                ", but the results differ: training does not repeat itself here" if odd else ""
+                ", but the results differ: training does not repeat itself here"
+                if diff.other_results
+                else ""
             )
         yield from self._results_text()
 
@@ -116,8 +117,7 @@ class RunReport:
             if run.results.best is not None:
                 columns[f"{side} best"] = run.results.best
             columns[f"{side} last"] = run.results.last
-        same = runs[0].results == runs[1].results
-        yield "results: the same" if same else "results"
+        yield "results" if self._diff.other_results else "results: the same"
         names = list(dict.fromkeys(name for row in columns.values() for name in row))
         shown = names if self._every else names[:_SHOWN]
         width = max(map(len, shown), default=0)

@@ -53,9 +53,15 @@ class RunDiff:
     no_images: str
 
     @property
+    def other_results(self) -> bool:
+        """Whether results differ; weights have none, nor has a run before its first epoch."""
+        a, b = self.a.results, self.b.results
+        return a is not None and b is not None and a != b
+
+    @property
     def same(self) -> bool:
         """Whether nothing differs, results included."""
-        return not self.changed and self.a.results == self.b.results
+        return not self.changed and not self.other_results
 
     def close(self) -> None:
         """Lets go of all files."""

@@ -186,8 +186,10 @@ def _of_split(old: SplitVersion, new: SplitVersion) -> list[str]:
     if old.images != new.images:
         found.append(f"{new.images:,} images, were {old.images:,}")
     elif old.pixels != new.pixels and not packed:
-        found.append(f"other images ({new.images:,} as before)")
-    if old.annotations != new.annotations:
+        found.append(f"other images, or in another order ({new.images:,} as before)")
+    if old.annotations != new.annotations and old.labels == new.labels:
+        found.append("other classes, kpt_shape or flip_idx; the same labels")
+    elif old.annotations != new.annotations:
         counts = f"{new.objects:,} objects"
         found.append(
             f"other labels ({counts} as before)"

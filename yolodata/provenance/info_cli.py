@@ -45,7 +45,9 @@ def add_parser(subparsers: Any) -> None:
         help="every class, not only the 20 with the most objects; of a run every setting",
     )
     parser.add_argument(
-        "out", metavar="OUT|RUN|FILE", help="folder that `yolodata shard` wrote; run; .ckpt; .pt"
+        "out",
+        metavar="OUT|RUN|FILE",
+        help="folder that `yolodata shard` wrote; run; .ckpt; .pt; manifest.json",
     )
     parser.add_argument("--split", help="only this split")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -103,7 +105,7 @@ def _lines(path: Path, found: RunManifest, every: bool) -> Iterator[str]:
         yield f"  dataset   none noted: {_shown(found.no_dataset)}"
     else:
         yield from _dataset_lines(found.dataset)
-    git = "no checkout"
+    git = "none noted: no git, no commit, or a checkout that git refuses"
     if found.git is not None:
         changes = {True: ", with changes", False: "", None: ", maybe with changes"}
         git = f"git {found.git.commit}{changes[found.git.changed]}"

@@ -1,4 +1,4 @@
-"""The manifest of what a path leads to: a run, one of its checkpoints, or weights."""
+"""The manifest of what a path leads to: a run, one of its checkpoints, weights, or itself."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ _OF_A_RUN = (manifest.FILE, "args.yaml", "checkpoints", "weights")
 
 
 def is_of_a_run(path: Path) -> bool:
-    """Whether this is a run folder, or by its name a checkpoint or weights; nothing is opened."""
+    """Whether this is a run folder, or by its name a file with a manifest; nothing is opened."""
     if path.is_dir():
         return any((path / name).exists() for name in _OF_A_RUN)
-    return path.suffix in (".pt", ".ckpt")
+    return path.suffix in (".pt", ".ckpt") or path.name == manifest.FILE
 
 
 def manifest_of(path: Path) -> RunManifest:
     """Reads a manifest. No code in a file is run, whoever made it.
 
     Args:
-        path: a run folder, a .ckpt or a .pt file.
+        path: a run folder, a .ckpt or a .pt file, or a manifest.json that MLflow has kept, say.
 
     Raises:
         ConfigError: there is none, or it cannot be read.
         YolodataError: a checkpoint is damaged, or of another version.
     """
+    if path.name == manifest.FILE and path.is_file():
+        path = path.parent
     found = manifest.read(path) if path.is_dir() else _in_file(path)
     if found is None:
         raise ConfigError(
-            f"{path} does not say what it was made of: an older yolodata made it, or another "
-            "program. A run gets its manifest when it is started again (resume=auto)"
+            f"{path} does not say what it was made of: an older yolodata, Ultralytics' own loop or "
+            "another program made it. A run folder gets its manifest when the run is started "
+            "again (resume=auto), weights get it from `yolodata train`"
         )
     return found
 

@@ -12,7 +12,7 @@ from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.redaction import redacted
 from yolodata.train.distributed.process_group import no_such_gpu
-from yolodata.train.signals import stopping_at_once
+from yolodata.train.signals import leave_in_time, stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
     FAILED,
     MISTAKE,
@@ -131,6 +131,7 @@ def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
 
     with ProcessGroup.join().first_of_machine("model"):  # which may be downloaded
         made = open_model(model)
+    made.add_callback("teardown", leave_in_time)  # before those of trackers
     with refusals_as_errors():
         made.train(trainer=trainer_for(made.task).configure(**ours), **upstream)
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from yolodata.train.watchdog.exit_codes import Preempted
+from yolodata.train.watchdog.exit_codes import PREEMPTED, Preempted, leave_status
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 IMPATIENT = 3.0
@@ -30,6 +30,10 @@ URGENT = 4.0
 LATE = 15.0
 """Seconds after the signal from which a step's end is not waited for. Slurm, Kubernetes and
 torchrun kill after 30 s, and the last upload takes up to 8."""
+
+LEAVE, LEAST = 20.0, 5.0
+"""Seconds after the signal until which trackers have time to end, and how many they have at least
+once all else is done. torchrun takes some more to end."""
 
 
 @contextmanager
@@ -55,6 +59,31 @@ def stopping_at_once() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave_in_time(trainer: Any) -> None:
+    """A callback for `teardown`: a process that was asked to stop ends, whatever trackers do.
+
+    Where an MLflow server does not answer, ending its run takes minutes, also while Python ends.
+    Whoever asked kills the process before, and its exit status, which says to start it again, is
+    lost.
+    """
+    stop = sys.exc_info()[1]
+    if not isinstance(stop, Preempted):
+        return
+    now = time.monotonic()
+    asked = trainer.supervisor.stop.at if hasattr(trainer, "supervisor") else None
+    timer = threading.Timer(max((asked or now) + LEAVE - now, LEAST), _leave, [stop.why])
+    timer.daemon = True
+    timer.start()
+
+
+def _leave(why: str) -> None:
+    print("yolodata: an experiment tracker takes too long to end, and is left", file=sys.stderr)
+    leave_status(PREEMPTED, why)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(PREEMPTED)
 
 
 class StopRequest:

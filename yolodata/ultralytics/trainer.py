@@ -159,9 +159,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 "supported yet, and settings of yolodata have no effect."
             )
         made = made_in_run_folder(trainer, cfg, overrides, callbacks)
+        made.run_callbacks = partial(Trackers().run, made)
         if RANK in {-1, 0}:
             made.add_callback("on_train_start", partial(note_upstreams, what))
-            made.add_callback("on_train_start", Trackers().tell)
         return made
 
     def __init__(

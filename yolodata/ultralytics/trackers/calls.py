@@ -71,12 +71,24 @@ class Trackers:
         return [name for name in found if name is not None and name not in self._failed]
 
     def tell(self, trainer: Any) -> None:
-        """Tells trackers what is in the run's manifest, if there is one."""
+        """Tells trackers what is in the run's manifest, if there is one.
+
+        One that cannot take it (an MLflow server whose artifacts are out of reach, say) gets the
+        values of each epoch all the same.
+        """
         wanted = [name for name in self._of(trainer) if name in _TOLD]
         found = manifest.read(trainer.save_dir) if wanted else None
-        if found is not None:
-            for name in wanted:
-                self._guarded(name, _TOLD[name], trainer, found)
+        if found is None:
+            return
+        for name in wanted:
+            try:
+                with self._entered(name):
+                    _TOLD[name](trainer, found)
+            except Exception as error:
+                LOGGER.warning(
+                    f"yolodata: {name} does not take all of {manifest.FILE}, and gets the values "
+                    f"of each epoch all the same ({_said(error)})."
+                )
 
     def _guarded(self, name: str, call: Callable[..., None], *given: Any) -> None:
         try:
@@ -84,12 +96,15 @@ class Trackers:
                 call(*given)
         except Exception as error:
             if name not in self._failed:
-                what = redacted(f"{type(error).__name__}: {error}".strip().splitlines()[0])
                 LOGGER.warning(
                     f"yolodata: {name} failed and gets nothing more of this run, which goes on "
-                    f"({what})."
+                    f"({_said(error)})."
                 )
             self._failed.add(name)
+
+
+def _said(error: Exception) -> str:
+    return redacted(f"{type(error).__name__}: {error}".strip().splitlines()[0])
 
 
 def _tracker(callback: Any) -> str | None:

@@ -35,6 +35,9 @@ def begin(trainer: Any, callback: Callable[[Any], None]) -> None:
     """
     import mlflow
 
+    address = mlflow.get_tracking_uri()
+    if redacted(address) != address:  # MLflow prints it when the run ends
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if not _go_on(trainer):
         callback(trainer)
     run = mlflow.active_run()
@@ -69,11 +72,12 @@ def tell(trainer: Any, found: RunManifest) -> None:
     if not getattr(trainer, "_mlflow_active", False):
         return
     import mlflow
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.sources import LocalArtifactDatasetSource
 
     mlflow.set_tags(facts(found))
     if found.dataset is not None:
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.data.sources import LocalArtifactDatasetSource
+
         first = next(iter(found.dataset.splits.values()))
         dataset = MetaDataset(
             LocalArtifactDatasetSource(str(Path(first.path).absolute())),
