@@ -252,12 +252,14 @@ def test_ultralytics_own_resume_is_asked_as_well(
     run = tmp_path / "runs" / "run"
     found = manifest.read(run)
     assert found is not None
+    assert weights.read(run / "weights" / "best.pt") == found
     relabel(tmp_path, "train")
     again = {**values, "model": str(run / "weights" / "last.pt"), "resume": True}
     if upstreams:
         assert found.dataset is None
         assert "rect=True" in str(found.no_dataset)
         train(yolodata.DetectionTrainer, again)
+        assert weights.read(run / "weights" / "last.pt") == manifest.read(run)
         return
     with pytest.raises(ConfigError, match="train: other labels"):
         train(yolodata.DetectionTrainer, again)
@@ -266,6 +268,10 @@ def test_ultralytics_own_resume_is_asked_as_well(
     assert after is not None
     assert "dataset.train" in after.continued[0].changed
     assert "settings.model" not in after.continued[0].changed
+    last = weights.read(run / "weights" / "last.pt")  # without the optimizer's state by now
+    best = weights.read(run / "weights" / "best.pt")
+    assert last == after
+    assert best in (found, after)
 
 
 MADE = {"epochs": 2}

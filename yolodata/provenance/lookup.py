@@ -33,9 +33,9 @@ def manifest_of(path: Path) -> RunManifest:
     found = manifest.read(path) if path.is_dir() else _in_file(path)
     if found is None:
         raise ConfigError(
-            f"{path} does not say what it was made of: an older yolodata, Ultralytics' own loop or "
-            "another program made it. A run folder gets its manifest when the run is started "
-            "again (resume=auto), weights get it from `yolodata train`"
+            f"{path} does not say what it was made of: an older yolodata, another program, or "
+            "Ultralytics' own trainer made it. A run folder gets its manifest when the run is "
+            "started again"
         )
     return found
 

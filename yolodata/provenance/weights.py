@@ -8,8 +8,10 @@ saves them anew loses it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from yolodata.errors import is_out_of_memory
@@ -36,6 +38,39 @@ def add(path: Path, manifest: RunManifest) -> None:
             archive.writestr(zipfile.ZipInfo(first + _ENTRY), manifest.to_json())
     except (zipfile.BadZipFile, IndexError) as error:
         raise ValueError(f"{path} is no file of weights: {error}") from None
+
+
+@contextlib.contextmanager
+def noting(folder: Path, manifest: RunManifest | None) -> Iterator[None]:
+    """Adds a manifest, if there is one, to the weights that are written into a folder meanwhile."""
+    before = _stamps(folder)
+    yield
+    if manifest is not None:
+        for path, stamp in _stamps(folder).items():
+            if before.get(path) != stamp:
+                add(path, manifest)
+
+
+def _stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    stats = {path: path.stat() for path in sorted(folder.glob("*.pt"))}
+    return {path: (s.st_ino, s.st_size, s.st_mtime_ns) for path, s in stats.items()}
+
+
+@contextlib.contextmanager
+def keeping(paths: Iterable[Path]) -> Iterator[None]:
+    """Has weights that are saved anew meanwhile keep their manifests."""
+    found = {path: read_if_any(path) for path in paths}
+    yield
+    for path, manifest in found.items():
+        if manifest is not None and read_if_any(path) is None:
+            add(path, manifest)
+
+
+def read_if_any(path: Path) -> RunManifest | None:
+    """`read` of weights that may have come from anywhere; None where they do not say."""
+    with contextlib.suppress(OSError, ValueError):
+        return read(path)
+    return None
 
 
 def read(path: Path) -> RunManifest | None:

@@ -494,9 +494,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def save_model(self) -> bool:
         """Writes upstream's files, each of them whole or as it was before."""
         with run_folder.weights_whole(self):
-            saved = bool(super().save_model())
-            run_folder.add_manifest(self.wdir, self.manifest)
-        return saved
+            return super().save_model()
 
     def final_eval(self) -> None:
         """Evaluates the best weights, as upstream does; several ranks do it together.

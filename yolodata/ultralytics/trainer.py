@@ -27,6 +27,7 @@ from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
+from yolodata.provenance import weights
 from yolodata.provenance.dataset_version import DatasetVersion
 from yolodata.provenance.manifest import RunManifest, read
 from yolodata.provenance.same_dataset import check_same_dataset
@@ -515,6 +516,16 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
                 LOGGER.warning(f"yolodata: {said}")
             self.manifest = resumed(self.manifest, before, int(self.start_epoch))
         write_manifest(self.manifest, self.save_dir)
+
+    def save_model(self) -> bool:
+        """Writes upstream's files of weights, with the manifest in each."""
+        with weights.noting(self.wdir, self.manifest):
+            return bool(super().save_model())
+
+    def final_eval(self) -> None:
+        """Evaluates the best weights, as upstream does, which saves all of them anew before."""
+        with weights.keeping([self.last, self.best] if RANK in {-1, 0} else []):
+            super().final_eval()
 
     # Where upstream's trainer has to tell or ask our loader.
 

@@ -17,7 +17,6 @@ from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import read_regular, sync_file
 from yolodata.folders import Folder
 from yolodata.provenance import weights as weights_manifest
-from yolodata.provenance.manifest import RunManifest
 from yolodata.terminal import quiet
 from yolodata.train.checkpoint import arrivals, file
 from yolodata.train.checkpoint.uploader import download_newest
@@ -77,23 +76,9 @@ def strip_weights(trainer: HasWeights) -> None:
                 size = (trainer.wdir / name).stat().st_size / 1e6
                 LOGGER.info(f"{source}: without the optimizer's state, {size:.1f} MB")
                 results = stripped.get("train_results")
-                manifest = _manifest_in(source)
+                manifest = weights_manifest.read_if_any(source)
                 if manifest is not None:  # the best weights may be older than the run's own
                     weights_manifest.add(trainer.wdir / name, manifest)
-
-
-def add_manifest(folder: Path, manifest: RunManifest | None) -> None:
-    """Says in weights that were just written, of which there are no others here, what made them."""
-    if manifest is not None:
-        for path in sorted(folder.glob("*.pt")):
-            weights_manifest.add(path, manifest)
-
-
-def _manifest_in(path: Path) -> RunManifest | None:
-    """What made weights that may have come from anywhere; None where they do not say."""
-    with contextlib.suppress(OSError, ValueError):
-        return weights_manifest.read(path)
-    return None
 
 
 def remove_unfinished_weights(folder: Path) -> None:
