@@ -90,6 +90,9 @@ def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPat
         def __init__(self, model: str) -> None:
             self.model = model
 
+        def add_callback(self, event: str, callback: object) -> None:
+            pass
+
         def train(self, **_: object) -> None:
             raise RuntimeError("Dataset of ours")
 

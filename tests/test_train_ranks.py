@@ -215,7 +215,7 @@ def test_torchruns_own_tracebacks_are_left_out(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setenv("KILLED", "1")
-    assert launch.launch([], 2) == 1
+    assert launch.launch([], 2) == 128 + signal.SIGKILL
     said = capfd.readouterr().err
     assert re.fullmatch(r"yolodata: rank 1 \(process \d+\) ended by SIGKILL\n", said)
     monkeypatch.setenv("KILLED", "mistake")
