@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -54,15 +55,21 @@ class Containers:
         more += [f"--name={name}"] if name else []
         return [*self.command, *more, self.image, *arguments]
 
-    def run(self, *arguments: str, entrypoint: str | None = None) -> str:
+    def run(self, *arguments: str, entrypoint: str | None = None, **variables: str) -> str:
         """What a container prints.
+
+        Args:
+            arguments: of the program.
+            entrypoint: another program than the image's own.
+            variables: of the environment in which it is started.
 
         Raises:
             SystemExit: it failed.
         """
         done = subprocess.run(
-            self.words(list(arguments), entrypoint, None), capture_output=True, text=True
-        )
+            self.words(list(arguments), entrypoint, None), capture_output=True, text=True,
+            env={**os.environ, **variables},
+        )  # fmt: skip
         if done.returncode:
             sys.exit(f"{' '.join(arguments)[:200]}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -144,6 +151,20 @@ def run_script(containers: Containers) -> bool:
     return said == containers.run("version")
 
 
+def without_host_modules(containers: Containers, work: Path) -> bool:
+    """Whether the modules of a PYTHONPATH of the host stay out; the control brings them in."""
+    (work / "modules").mkdir()
+    (work / "modules" / "hidden.py").write_text("", encoding="utf-8")
+    code = "import importlib.util as i; print(i.find_spec('hidden') is not None)"
+
+    def found(variable: str) -> bool:
+        return containers.run("-c", code, entrypoint="python", **{variable: "/work/modules"}) == (
+            "True\n"
+        )
+
+    return found("APPTAINERENV_PYTHONPATH") and not found("PYTHONPATH")
+
+
 def main() -> int:
     """Runs everything; returns 1 if anything is not as it has to be."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -166,6 +187,8 @@ def main() -> int:
         found["version"] = containers.run("version").strip()
         found["user"] = containers.run("-c", "id -u; id -g", entrypoint="sh").split()
         found["sif_runs_the_same"] = run_script(containers)
+        if isinstance(containers, Sif):
+            found["host_modules_stay_out"] = without_host_modules(containers, work)
         found |= trained(containers, work)
         if not given.no_bench:
             started = time.monotonic()
@@ -184,6 +207,7 @@ def main() -> int:
         and 1 <= found["epochs_when_stopped"] < 4
         and found["same_losses_and_metrics"]
         and found["sif_runs_the_same"]
+        and found.get("host_modules_stay_out", True)
         and found["user"] == (containers.user or found["user"])
         and found["user"][0] == found["owner_of_the_weights"]
     )

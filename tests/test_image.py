@@ -83,7 +83,7 @@ def differences(containerfile: str, definition: str) -> list[str]:
         found.append("its root is not the file that build.py writes")
     if set(parts) - {"", "%environment", "%runscript", "%test", "%help"}:
         found.append("a section may change its root")
-    if parts.get("%environment") != ["unset PYTHONPATH PYTHONHOME"]:
+    if parts.get("%environment") != ["export PYTHONPATH= PYTHONHOME="]:
         found.append("it has other variables, or imports the host's packages")
     if parts.get("%runscript") != [f'exec {" ".join(entry)} "$@"']:
         found.append("it runs another command")
@@ -102,8 +102,8 @@ def test_a_sif_is_the_same_image() -> None:
         ('exec yolodata "$@"', "exec yolodata $@"),
         ('exec yolodata "$@"', 'exec python -m yolodata "$@"'),
         ("%test", "%post\n    pip install more\n%test"),
-        ("unset PYTHONPATH", "export HOME=/elsewhere"),
-        ("unset PYTHONPATH PYTHONHOME", ""),
+        ("export PYTHONPATH=", "export HOME=/elsewhere"),
+        ("export PYTHONPATH= PYTHONHOME=", "unset PYTHONPATH PYTHONHOME"),
     ],
 )
 def test_another_image_is_noticed(old: str, new: str) -> None:
