@@ -260,6 +260,28 @@ def test_without_a_cuda_compiler_it_renders_on_the_cpu(fn) -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_headers_that_are_missing_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch for CUDA 13 brings the run time without some of them."""
+    from yolodata.dali.operators import _cuda_runtime
+
+    include = tmp_path / "include"
+    include.mkdir()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr("yolodata.dali.operators.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"run time .* is not found"):
+        _cuda_runtime(None)
+    (include / "cuda_runtime_api.h").write_text("#define CUDART_VERSION  13010\n")
+    with pytest.raises(ConfigError, match=r"pip install 'nvidia-cuda-crt==13\.1\.\*'"):
+        _cuda_runtime(None)
+    (include / "crt").mkdir()
+    (include / "crt" / "host_defines.h").touch()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libcudart_static.a").touch()
+    assert _cuda_runtime(None)[0] == include
+
+
 def test_processes_that_want_it_at_once_compile_it_once(tmp_path: Path) -> None:
     """With a compiler that takes its time and makes nothing but the files it is asked for."""
     told, cache = tmp_path / "told", tmp_path / "cache"

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import stat
 import subprocess
 import tempfile
@@ -244,14 +245,28 @@ def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
     spec = find_spec("nvidia")
     for base in spec.submodule_search_locations or [] if spec else []:
         roots += sorted(Path(base).glob("cu*"), reverse=True)
+    lacking = []
     for root in roots:
-        if not (root / "include" / "cuda_runtime_api.h").is_file():
+        api = root / "include" / "cuda_runtime_api.h"
+        if not api.is_file():
+            continue
+        if not (api.parent / "crt" / "host_defines.h").is_file():
+            lacking.append(api)
             continue
         for folder in (root / "lib64", root / "lib", root / "targets/x86_64-linux/lib"):
             if (folder / "libcudart_static.a").is_file():
                 return root / "include", [f"-L{folder}", *static]
             for library in sorted(folder.glob("libcudart.so.*")):
                 return root / "include", [str(library), f"-Wl,-rpath,{folder}"]
+    if lacking:  # CUDA 13 has these in a package of their own, which torch does not want
+        found = re.search(r"CUDART_VERSION\s+(\d+)", lacking[0].read_text(errors="replace"))
+        number = int(found[1]) if found else 13000
+        version = f"{number // 1000}.{number % 1000 // 10}"
+        raise ConfigError(
+            f"the DALI operator needs CUDA's headers, of which {lacking[0].parent} lacks "
+            f"crt/host_defines.h; run `pip install 'nvidia-cuda-crt=={version}.*'`, or install a "
+            "CUDA toolkit and set CUDA_HOME"
+        )
     raise ConfigError(
         "the DALI operator needs CUDA's run time (cuda_runtime_api.h and libcudart), which is not "
         "found; install nvidia-cuda-runtime, or a CUDA toolkit and set CUDA_HOME"
