@@ -273,10 +273,14 @@ def test_headers_that_are_missing_are_named(
     with pytest.raises(ConfigError, match=r"run time .* is not found"):
         _cuda_runtime(None)
     (include / "cuda_runtime_api.h").write_text("#define CUDART_VERSION  13010\n")
-    with pytest.raises(ConfigError, match=r"pip install 'nvidia-cuda-crt==13\.1\.\*'"):
+    with pytest.raises(ConfigError, match=r"'nvidia-cuda-crt==13\.1\.\*' 'nvidia-cuda-cccl==13"):
         _cuda_runtime(None)
     (include / "crt").mkdir()
     (include / "crt" / "host_defines.h").touch()
+    with pytest.raises(ConfigError, match=r"pip install 'nvidia-cuda-cccl==13\.1\.\*'"):
+        _cuda_runtime(None)
+    (include / "nv").mkdir()
+    (include / "nv" / "target").touch()
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libcudart_static.a").touch()
     assert _cuda_runtime(None)[0] == include

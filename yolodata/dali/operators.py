@@ -40,6 +40,9 @@ log = logging.getLogger("yolodata")
 
 _OPERATOR = "dali/render.cc"
 _ROOMS = ("core", "plan", "render", "dali")  # of csrc/: what the plugin is made from
+_APART = {"crt/host_defines.h": "nvidia-cuda-crt", "nv/target": "nvidia-cuda-cccl"}
+"""Headers that CUDA 13 has in packages of their own, which torch does not want. The run time's and
+DALI's include them."""
 _loaded: Path | None = None
 
 
@@ -250,7 +253,7 @@ def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
         api = root / "include" / "cuda_runtime_api.h"
         if not api.is_file():
             continue
-        if not (api.parent / "crt" / "host_defines.h").is_file():
+        if not all((api.parent / name).is_file() for name in _APART):
             lacking.append(api)
             continue
         for folder in (root / "lib64", root / "lib", root / "targets/x86_64-linux/lib"):
@@ -258,13 +261,15 @@ def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
                 return root / "include", [f"-L{folder}", *static]
             for library in sorted(folder.glob("libcudart.so.*")):
                 return root / "include", [str(library), f"-Wl,-rpath,{folder}"]
-    if lacking:  # CUDA 13 has these in a package of their own, which torch does not want
+    if lacking:
         found = re.search(r"CUDART_VERSION\s+(\d+)", lacking[0].read_text(errors="replace"))
         number = int(found[1]) if found else 13000
         version = f"{number // 1000}.{number % 1000 // 10}"
+        wanted = {name: f"'{package}=={version}.*'" for name, package in _APART.items()
+                  if not (lacking[0].parent / name).is_file()}  # fmt: skip
         raise ConfigError(
             f"the DALI operator needs CUDA's headers, of which {lacking[0].parent} lacks "
-            f"crt/host_defines.h; run `pip install 'nvidia-cuda-crt=={version}.*'`, or install a "
+            f"{' and '.join(wanted)}; run `pip install {' '.join(wanted.values())}`, or install a "
             "CUDA toolkit and set CUDA_HOME"
         )
     raise ConfigError(
