@@ -262,7 +262,8 @@ def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
             for library in sorted(folder.glob("libcudart.so.*")):
                 return root / "include", [str(library), f"-Wl,-rpath,{folder}"]
     if lacking:
-        found = re.search(r"CUDART_VERSION\s+(\d+)", lacking[0].read_text(errors="replace"))
+        text = lacking[0].read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"CUDART_VERSION\s+(\d+)", text)
         number = int(found[1]) if found else 13000
         version = f"{number // 1000}.{number % 1000 // 10}"
         wanted = {name: f"'{package}=={version}.*'" for name, package in _APART.items()
