@@ -25,7 +25,8 @@ class Options:
     """What a job asks of any system.
 
     Attributes:
-        job: name of the job: lower-case letters, digits and `-`, at most 52 (`job="coco-m"`).
+        job: name of the job: lower-case letters, digits and `-`, at most 52. Where it names the run
+            too (Kubernetes, a bucket of SkyPilot), each training needs its own (`job="coco-m"`).
         nodes: machines (`nodes=2`).
         gpus: GPUs of a machine, and processes there; 0 trains on CPUs (`gpus=4`).
         processes: processes of a machine, without GPUs; None is one (`processes=2`).
