@@ -24,7 +24,7 @@ _SHARED_FIRST = 0x400  # what a block may use begins here, where the system keep
 _NEVER = np.iinfo(np.int64).max  # the program counter of a thread that has ended
 _NBYTES = {"U8": 1, "U16": 2, "64": 8, "128": 16}  # that are loaded or stored, if not 4
 # What only says where diverged threads meet.
-_NOTHING = ("BSSY", "BSYNC", "BREAK", "BMOV", "WARPSYNC")
+_NOTHING = ("BSSY", "BSYNC", "BREAK", "BMOV", "WARPSYNC", "NOP")
 _PREDICATE = re.compile(r"(!?)(U?P)([\dT])")
 _REGISTER = re.compile(r"(U?R)(\d+|Z)")
 
