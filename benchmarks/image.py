@@ -28,11 +28,12 @@ from yolodata import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 USER = "54321:54321"
+INSIDE = "/work"  # the working folder of the image
 STOPPED = 75  # yolodata train after SIGTERM, with its state on disk
 TRAIN = [
-    "train", "model=yolo26n.yaml", "data=/work/drawn/drawn.yaml", "imgsz=160", "batch=4",
+    "train", "model=yolo26n.yaml", f"data={INSIDE}/drawn/drawn.yaml", "imgsz=160", "batch=4",
     "device=cpu", "amp=False", "workers=0", "plots=False", "verbose=False",
-    "project=/work/runs", "resume=auto",
+    f"project={INSIDE}/runs", "resume=auto",
 ]  # fmt: skip
 
 
@@ -46,7 +47,7 @@ class Containers:
         self.command = [
             *run, "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", f"--user={USER}",
             "--shm-size=2g",  # with 64 MiB worker processes of Ultralytics' loader never start
-            f"--volume={work}:/work", f"--volume={ROOT / 'examples'}:/examples:ro",
+            f"--volume={work}:{INSIDE}", f"--volume={ROOT / 'examples'}:/examples:ro",
         ]  # fmt: skip
 
     def words(self, arguments: list[str], entrypoint: str | None, name: str | None) -> list[str]:
@@ -94,7 +95,10 @@ class Sif(Containers):
     def __init__(self, run: list[str], image: str, work: Path) -> None:
         super().__init__(run, image, work)
         self.command = run
-        self.options = [f"--bind={work}:/work,{ROOT / 'examples'}:/examples:ro", "--pwd=/work"]
+        self.options = [
+            f"--bind={work}:{INSIDE},{ROOT / 'examples'}:/examples:ro",
+            f"--pwd={INSIDE}",
+        ]
 
     def words(self, arguments: list[str], entrypoint: str | None, name: str | None) -> list[str]:
         """The command line of a container, which has no name."""
@@ -118,7 +122,7 @@ def trained(containers: Containers, work: Path) -> dict[str, Any]:
     containers.run(
         "-c",
         "import sys; sys.path.insert(0, '/examples'); import example_data, pathlib; "
-        "example_data.draw(pathlib.Path('/work/drawn'))",
+        f"example_data.draw(pathlib.Path('{INSIDE}/drawn'))",
         entrypoint="python",
     )
     started = time.monotonic()
@@ -158,9 +162,8 @@ def without_host_modules(containers: Containers, work: Path) -> bool:
     code = "import importlib.util as i; print(i.find_spec('hidden') is not None)"
 
     def found(variable: str) -> bool:
-        return containers.run("-c", code, entrypoint="python", **{variable: "/work/modules"}) == (
-            "True\n"
-        )
+        variables = {variable: f"{INSIDE}/modules"}
+        return containers.run("-c", code, entrypoint="python", **variables) == "True\n"
 
     return found("APPTAINERENV_PYTHONPATH") and not found("PYTHONPATH")
 
@@ -193,7 +196,7 @@ def main() -> int:
         if not given.no_bench:
             started = time.monotonic()
             containers.run(
-                "-m", "yolodata.bench", "--json", "/work/bench.json", entrypoint="python"
+                "-m", "yolodata.bench", "--json", f"{INSIDE}/bench.json", entrypoint="python"
             )
             found["readme_bench_s"] = round(time.monotonic() - started, 1)
             found["readme_bench"] = json.loads((work / "bench.json").read_text(encoding="utf-8"))

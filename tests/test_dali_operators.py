@@ -272,6 +272,9 @@ def test_headers_that_are_missing_are_named(
     monkeypatch.setattr("yolodata.dali.operators.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"run time .* is not found"):
         _cuda_runtime(None)
+    (include / "cuda_runtime_api.h").write_text("#define CUDART_VERSION  12090\n")
+    with pytest.raises(ConfigError, match=r"nv/target; install a CUDA toolkit"):
+        _cuda_runtime(None)
     (include / "cuda_runtime_api.h").write_text("#define CUDART_VERSION  13010\n")
     with pytest.raises(ConfigError, match=r"'nvidia-cuda-crt==13\.1\.\*' 'nvidia-cuda-cccl==13"):
         _cuda_runtime(None)

@@ -268,10 +268,10 @@ def _cuda_runtime(cuda: Cuda | None) -> tuple[Path, list[str]]:
         version = f"{number // 1000}.{number % 1000 // 10}"
         wanted = {name: f"'{package}=={version}.*'" for name, package in _APART.items()
                   if not (lacking[0].parent / name).is_file()}  # fmt: skip
+        command = f"run `pip install {' '.join(wanted.values())}`, or " if number >= 13000 else ""
         raise ConfigError(
             f"the DALI operator needs CUDA's headers, of which {lacking[0].parent} lacks "
-            f"{' and '.join(wanted)}; run `pip install {' '.join(wanted.values())}`, or install a "
-            "CUDA toolkit and set CUDA_HOME"
+            f"{' and '.join(wanted)}; {command}install a CUDA toolkit and set CUDA_HOME"
         )
     raise ConfigError(
         "the DALI operator needs CUDA's run time (cuda_runtime_api.h and libcudart), which is not "
