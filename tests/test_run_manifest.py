@@ -354,6 +354,12 @@ def test_weights_are_read_without_opening_them(
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)  # negative control
     assert (tmp_path / "ran").exists()
+    with weights.keeping([path, tmp_path / "none.pt"]):
+        torch.save({}, path)
+    assert weights.read(path) is not None
+    with weights.keeping([path]):
+        path.unlink()  # by a callback
+    assert not path.exists()
     entry = zipfile.ZipInfo("best/extra/yolodata.json")
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(entry.filename, b" " * (64 << 20))

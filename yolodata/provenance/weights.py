@@ -58,11 +58,11 @@ def _stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
 
 @contextlib.contextmanager
 def keeping(paths: Iterable[Path]) -> Iterator[None]:
-    """Has weights that are saved anew meanwhile keep their manifests."""
+    """Has weights that are saved anew meanwhile keep their manifests; they may be gone, too."""
     found = {path: read_if_any(path) for path in paths}
     yield
     for path, manifest in found.items():
-        if manifest is not None and read_if_any(path) is None:
+        if manifest is not None and path.exists() and read_if_any(path) is None:
             add(path, manifest)
 
 
