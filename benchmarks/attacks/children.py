@@ -126,34 +126,45 @@ class _Stopwatch:
 
     def __init__(self, pid: int, beat: _Beat) -> None:
         self._pid, self._beat = pid, beat
-        self._began = self._taken = 0.0
+        self._began = self._ran = self._took = self._waited = 0.0
         self._at = time.monotonic()
         self._known: dict[str, tuple[float, float]] = {}
 
     def seconds(self) -> float:
         """Looks again; often, because what a thread waited after the last look ends with it."""
-        now, tasks, began = time.monotonic(), dict(_tasks(self._pid)), self._beat.began()
-        ran = waited = 0.0
-        for task, (running, waiting) in tasks.items():
-            ran_before, waited_before = self._known.get(task, (0.0, 0.0))
+        now, began = time.monotonic(), self._beat.began()
+        took, self._at = now - self._at, now
+        if began != self._began:
+            self._began = began
+            self._ran = self._took = self._waited = took = 0.0
+        known, ran, waited = self._known, 0.0, 0.0
+        self._known = {}
+        for task, ready, running, waiting in _tasks(self._pid):
+            ran_before, waited_before = known.get(task, (0.0, 0.0))
+            # The system adds a wait when it is over, however long it is.
+            waits = took if ready and running == ran_before else 0.0
+            waiting = max(waiting, waited_before + waits)
+            self._known[task] = running, waiting
             ran = max(ran, running - ran_before)
             waited += waiting - waited_before
-        took = now - self._at
-        self._taken = self._taken + max(ran, took - waited) if began == self._began else 0.0
-        self._began, self._at, self._known = began, now, tasks
-        return self._taken
+        self._ran += ran if took else 0.0
+        self._took += took
+        self._waited += waited if took else 0.0
+        return max(self._ran, self._took - self._waited)
 
 
-def _tasks(pid: int | str) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Gives the threads of a process, and of those that it started, by their numbers.
+def _tasks(pid: int | str) -> Iterator[tuple[str, bool, float, float]]:
+    """Gives the threads of a process, and of those that it started.
 
-    Each has the seconds that it ran, and those in which it could, and had no processor.
+    Of each its number, whether it runs or could, the seconds that it ran, and those in which it
+    could, and had no processor.
     """
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError, ValueError):
+                _, _, state = (task / "stat").read_text(encoding="utf-8").rpartition(")")
                 ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
-                yield task.name, (int(ran) / 1e9, int(waited) / 1e9)
+                yield task.name, state.split()[0] == "R", int(ran) / 1e9, int(waited) / 1e9
                 for child in (task / "children").read_text(encoding="ascii").split():
                     yield from _tasks(child)
 
