@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import shard_samples
@@ -18,6 +20,7 @@ import shard_samples
 import yolodata
 import yolodata.shards as shards
 from yolodata.errors import ConfigError, ShardError
+from yolodata.images.resize import resize, resized_shape
 from yolodata.shards import mapping
 from yolodata.shards.verify import verify
 
@@ -72,6 +75,26 @@ def test_what_is_read_is_what_was_written(tmp_path, meta, mode):
             with pytest.raises(IndexError, match=f"got {i}"):
                 dataset.name(i)
     assert sorted(p.name for p in tmp_path.iterdir())[0] == "dataset.json"  # .packing is gone
+
+
+@pytest.mark.parametrize("imgsz", [64, 48])
+def test_ordinary_jpeg_files_are_not_given_to_opencv(tmp_path, monkeypatch, imgsz):
+    """Its decoder crashes where memory is refused."""
+    picture = cv2.GaussianBlur(shard_samples.sample(1).data, (0, 0), 2)
+    data = cv2.imencode(".jpg", cv2.resize(picture, (64, 40)))[1].ravel()
+    want = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    h, w = resized_shape(40, 64, imgsz)
+    meta = dataclasses.replace(shard_samples.META, codec="jpeg", imgsz=imgsz)
+    sample = shard_samples.sample(1)._replace(
+        data=data, height=h, width=w, orig_height=40, orig_width=64, label_height=40, label_width=64
+    )
+    with shards.ShardWriter(tmp_path, meta) as writer:
+        writer.resume()
+        writer.store([sample])
+        writer.finish()
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("OpenCV was asked"))
+    with shards.open(tmp_path) as dataset:
+        np.testing.assert_array_equal(dataset.image(0), resize(want, (h, w)))
 
 
 def test_files_are_plain_safetensors_and_aligned(tmp_path):

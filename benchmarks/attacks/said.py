@@ -11,6 +11,8 @@ LINES = 60  # that a command may say: a summary lists twenty images a split
 # A progress bar goes back to the beginning of its line.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LACKING = re.compile("memory does not suffice|MemoryError|bad_alloc")
+# The C library ends a process that lacks memory for a thread's variables, and has these words.
+_NO_THREAD = "cannot allocate memory for thread-local data: ABORT"
 
 
 def ended_well(
@@ -29,11 +31,13 @@ def ended_well(
         ended: the command's end.
         what: the trial.
         allowed: exit status.
-        memory: it may lack memory.
+        memory: it may lack memory, and then be ended by the C library.
         lines: that it may say; decoders say some of each damaged picture.
     """
     before = len(verdict.findings)
     said = f"{what}: {ended.how}"
+    if memory and ended.status == 127 and _NO_THREAD in ended.said:
+        return True
     if ended.hung:
         verdict.found("hang", said)
     elif ended.signal:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.files import read_regular
-from yolodata.images.decode import decode_image
+from yolodata.images.decode import decode_image, decode_jpeg
+from yolodata.images.resize import resize, resized_shape
 from yolodata.shards.check import Checker
 from yolodata.shards.format import (
     DATASET_FILE,
@@ -237,16 +238,22 @@ class ShardDataset:
         shape = (int(self.height[i]), int(self.width[i]), 3)
         if self.meta.codec == "raw":
             return data.reshape(shape)
-        try:
-            image = decode_image(data, self.meta.imgsz, self.name(i), self.most_pixels(i))
-        except DatasetError as error:
-            raise ShardError(f"{self.locate(i)}: {error}; run `yolodata verify --full`") from None
+        most, imgsz = self.most_pixels(i), self.meta.imgsz
+        image = decode_jpeg(data, most=most)
+        if image is None:
+            try:
+                image = decode_image(data, imgsz, self.name(i), most)[..., ::-1]
+            except DatasetError as error:
+                raise ShardError(
+                    f"{self.locate(i)}: {error}; run `yolodata verify --full`"
+                ) from None
+        image = resize(image, resized_shape(image.shape[0], image.shape[1], imgsz))
         if image.shape != shape:
             raise ShardError(
                 f"{self.locate(i)}: {self.name(i)} decodes to {image.shape}, expected {shape}; "
                 "pack again"
             )
-        return np.ascontiguousarray(image[..., ::-1])
+        return np.ascontiguousarray(image)
 
     def shard_data(self, s: int) -> Bytes:
         """Gives the tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
