@@ -45,6 +45,7 @@ ARROWS = {
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
     "bench": {
         "environment",
+        "images",
         "shards",
         "ingest",
         "pipeline",
