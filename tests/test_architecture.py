@@ -41,7 +41,7 @@ ARROWS = {
     "overlay": set(),
     "plain_yaml": {"files"},
     "outputs": {"folders"},
-    "view": {"shards", "pipeline", "overlay", "_native"},
+    "view": {"shards", "ingest", "pipeline", "overlay", "_native"},
     "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
     "bench": {
         "environment",
