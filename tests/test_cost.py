@@ -128,6 +128,25 @@ def test_a_run_is_read(run: Path) -> None:
     assert len(read_journal(run)) == 6  # not the start of the run before, nor the line cut in two
 
 
+def test_lines_that_nobody_of_us_wrote_are_left_out(run: Path) -> None:
+    before = measurements(run)
+    start = {"event": "start", "resumed": True, "after_s": 1.0, "ranks": 2, "ranks_a_machine": 2,
+             "gpu": None}  # fmt: skip
+    checkpoint = {"event": "checkpoint", "step_waits_s": 1.0, "write_s": 1.0}
+    with (run / FILE).open("a") as file:
+        file.write("\n[1]\n")
+        for line in (start, checkpoint):
+            for name in line:
+                others = {k: v for k, v in line.items() if k != name}
+                for odd in ([], "x", -1, math.nan, True, 10**400):
+                    if (name, odd) not in [("resumed", True), ("event", "x"), ("gpu", "x")]:
+                        others[name] = odd
+                        file.write(json.dumps(others) + "\n")
+                del others[name]
+                file.write(json.dumps(others) + "\n")
+    assert measurements(run) == before
+
+
 def test_money_and_hours_of_a_run(run: Path, prices: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "cost.json"
     assert main(["cost", str(run), f"prices={prices}", f"json={out}", "also=x2=0.5"]) == 0
