@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,15 @@ def test_lines_that_nobody_of_us_wrote_are_left_out(run: Path) -> None:
                 del others[name]
                 file.write(json.dumps(others) + "\n")
     assert measurements(run) == before
+
+
+def test_a_journal_that_is_no_file(run: Path) -> None:
+    (run / FILE).unlink()
+    os.mkfifo(run / FILE)
+    with pytest.raises(
+        ConfigError, match=r"journal\.jsonl cannot be read: must be a file, is a FIFO"
+    ):
+        measurements(run)
 
 
 def test_money_and_hours_of_a_run(run: Path, prices: Path, tmp_path: Path, capsys: Any) -> None:

@@ -90,7 +90,13 @@ def of_run(folder: Path) -> Measurement:
         ConfigError: it has no records, or no epoch of it is whole.
     """
     arguments = _arguments(folder)
-    events = read_journal(folder)
+    try:
+        events = read_journal(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: its journal.jsonl cannot be read: {error.strerror or error}; remove it, "
+            "and train on"
+        ) from None
     starts = [event for event in events if event["event"] == "start"]
     if not starts:
         raise ConfigError(
