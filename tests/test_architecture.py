@@ -42,7 +42,7 @@ ARROWS = {
     "plain_yaml": {"files"},
     "outputs": {"folders"},
     "view": {"shards", "ingest", "pipeline", "overlay", "_native"},
-    "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
+    "parity": {"environment", "images", "shards", "ingest", "pipeline", "_native"},
     "bench": {
         "environment",
         "images",
