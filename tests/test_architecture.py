@@ -41,10 +41,11 @@ ARROWS = {
     "overlay": set(),
     "plain_yaml": {"files"},
     "outputs": {"folders"},
-    "view": {"shards", "pipeline", "overlay", "_native"},
-    "parity": {"environment", "shards", "ingest", "pipeline", "_native"},
+    "view": {"shards", "ingest", "pipeline", "overlay", "_native"},
+    "parity": {"environment", "images", "shards", "ingest", "pipeline", "_native"},
     "bench": {
         "environment",
+        "images",
         "shards",
         "ingest",
         "pipeline",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ingesting import write_yolo
 
 from yolodata.bench import (
     coco,
@@ -33,7 +35,7 @@ from yolodata.bench import (
 from yolodata.bench.load import Load
 from yolodata.bench.subject import Batch, Row, Sample, Subject, Task, make
 from yolodata.cli import main
-from yolodata.errors import ConfigError
+from yolodata.errors import ConfigError, DatasetError
 from yolodata.telemetry import Telemetry
 
 pytestmark = pytest.mark.early
@@ -617,17 +619,34 @@ def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "diary.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty"):
         data.prepare(wanted, tmp_path / "other", {"files"}, said.append)
-    for name in ("set", "long"):  # one that came with a dataset
-        (tmp_path / name / "came").mkdir(parents=True)
-        (tmp_path / name / "came" / "bench.json").write_bytes((keep / "bench.json").read_bytes())
-        (tmp_path / name / "came" / name).symlink_to(tmp_path / "other")
+    came = tmp_path / "came"  # with a dataset
+    for name in ("set", "long", "set/labels/train.cache"):  # Ultralytics writes the last
+        (came / name).parent.mkdir(parents=True)
+        (came / "bench.json").write_bytes((keep / "bench.json").read_bytes())
+        (came / name).symlink_to(tmp_path / "other")
         with pytest.raises(ConfigError, match=f"{name} is a link.* --keep an empty folder"):
-            data.prepare(wanted, tmp_path / name / "came", {"files"}, said.append)
-    (tmp_path / "set" / "came" / "set").unlink()
-    (tmp_path / "set" / "came" / "bench.json").write_text("[" * 60_000)
+            data.prepare(wanted, came, {"files"}, said.append)
+        shutil.rmtree(came)
+    came.mkdir()
+    (came / "bench.json").write_text("[" * 60_000)
     with pytest.raises(ConfigError, match=r"cannot be used .*; give --keep another one"):
-        data.prepare(wanted, tmp_path / "set" / "came", {"files"}, said.append)
+        data.prepare(wanted, came, {"files"}, said.append)
     assert os.listdir(tmp_path / "other") == ["diary.txt"]
+
+
+def test_no_file_is_copied_that_packing_would_not_read(tmp_path: Path) -> None:
+    """A sparse one would fill the disk, and /dev/zero has no end."""
+    source = write_yolo(tmp_path / "source", {"train": 3})
+    wanted = data.Wanted(source, 9, 9, 64, seed=0)
+    bad = tmp_path / "source" / "images" / "train" / "x.jpg"
+    bad.symlink_to("/dev/zero")
+    with pytest.raises(DatasetError, match=r"x\.jpg or its labels cannot be read: .*is a device"):
+        data.prepare(wanted, tmp_path / "keep", {"files"}, lambda _: None)
+    bad.unlink()
+    with bad.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DatasetError, match=r"x\.jpg or its labels .*has 1099511627776 bytes"):
+        data.prepare(wanted, tmp_path / "keep", {"files"}, lambda _: None)
 
 
 def test_other_tasks_are_measured_on_drawn_outlines(tmp_path: Path) -> None:

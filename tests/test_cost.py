@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,34 @@ def test_a_run_is_read(run: Path) -> None:
     assert one.pauses == Pauses(2.0, 8.0, 40.0)
     assert one.lacking == ""
     assert len(read_journal(run)) == 6  # not the start of the run before, nor the line cut in two
+
+
+def test_lines_that_nobody_of_us_wrote_are_left_out(run: Path) -> None:
+    before = measurements(run)
+    start = {"event": "start", "resumed": True, "after_s": 1.0, "ranks": 2, "ranks_a_machine": 2,
+             "gpu": None}  # fmt: skip
+    checkpoint = {"event": "checkpoint", "step_waits_s": 1.0, "write_s": 1.0}
+    with (run / FILE).open("a") as file:
+        file.write("\n[1]\n")
+        for line in (start, checkpoint):
+            for name in line:
+                others = {k: v for k, v in line.items() if k != name}
+                for odd in ([], "x", -1, math.nan, True, 10**400):
+                    if (name, odd) not in [("resumed", True), ("event", "x"), ("gpu", "x")]:
+                        others[name] = odd
+                        file.write(json.dumps(others) + "\n")
+                del others[name]
+                file.write(json.dumps(others) + "\n")
+    assert measurements(run) == before
+
+
+def test_a_journal_that_is_no_file(run: Path) -> None:
+    (run / FILE).unlink()
+    os.mkfifo(run / FILE)
+    with pytest.raises(
+        ConfigError, match=r"journal\.jsonl cannot be read: must be a file, is a FIFO"
+    ):
+        measurements(run)
 
 
 def test_money_and_hours_of_a_run(run: Path, prices: Path, tmp_path: Path, capsys: Any) -> None:

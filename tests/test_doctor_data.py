@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from test_images_limits import stating, with_scans
+from test_images_limits import HUNGRY, stating, with_scans
 
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
@@ -227,8 +227,17 @@ def test_what_packing_leaves_out_is_not_copied(dataset: Path, tmp_path: Path) ->
     os.mkfifo(images / "pipe.jpg")
     os.mkfifo(dataset.parent / "labels" / "3.txt.pipe")
     (dataset.parent / "labels" / "3.txt.pipe").replace(dataset.parent / "labels" / "3.txt")
-    copies = sample.copy([str(p) for p in images.iterdir()], tmp_path / "copies", 0, seconds=5.0)
+    (images / "bomb.jp2").write_bytes(HUNGRY["precincts"])
+    (images / "text.jpg").write_text("no picture")
+    with (images / "sparse.webp").open("wb") as file:
+        file.write(b"RIFF\xff\xff\xff\xffWEBPVP8L")
+        file.truncate(1 << 40)
+    paths = [str(path) for path in images.iterdir()]
+    copies = sample.copy(paths, tmp_path / "copies", 0, seconds=5.0)
     assert len(copies.files) == 12
+    # Nor is upstream's loader told of it, which waits for a FIFO. Scans take time alone.
+    told = {Path(path).name for path in sample.readable(paths)}
+    assert len(told - {"scans.jpg"}) == 12
 
 
 def test_pictures_stored_in_another_way_are_the_same_pictures(
@@ -253,6 +262,9 @@ def test_pictures_stored_in_another_way_are_the_same_pictures(
 def test_mistakes_are_said_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not there; give a dataset YAML"):
         Setup(str(tmp_path / "no.yaml"))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"pipe\.yaml is neither a file nor a folder; give"):
+        Setup(str(tmp_path / "pipe.yaml"))
     with pytest.raises(ConfigError, match="batch must be a whole number of pictures"):
         _ = Setup(str(dataset), {"batch": -1}).batch
     with pytest.raises(ConfigError, match="loader must be one of"):

@@ -230,6 +230,19 @@ def test_another_loader_waits_for_something_unknown(tmp_path: Path) -> None:
     assert "yolodata train" in found.knob.text
 
 
+@pytest.mark.parametrize("column", ["wait_ms", "storage_ms", "callbacks_ms", "render_ms"])
+def test_steps_that_are_nothing_but_loss(tmp_path: Path, column: str) -> None:
+    """No gain is infinite; records may come from anywhere, with a part longer than the step."""
+    rows = healthy()
+    for row in rows:
+        row.wait_ms = row.step_ms if column != "callbacks_ms" else 0.0
+        row.storage_ms = row.decode_ms = row.plan_ms = row.render_ms = row.copy_ms = None
+        setattr(row, column, 2 * row.step_ms)
+    found = complaints(write(tmp_path / "run", rows))
+    assert found
+    assert all(1 < each.gain < 1001 for each in found if each.gain is not None)
+
+
 def test_validation_is_worth_a_word_and_no_complaint(tmp_path: Path) -> None:
     rows = healthy()
     for row in rows:

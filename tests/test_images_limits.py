@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from ingesting import write_yolo
-from PIL import Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile
 from test_images_decode import encoded
 
 import yolodata.shards as shards
@@ -120,6 +120,101 @@ def test_no_memory_is_taken_for_what_a_file_has_not() -> None:
     struct.pack_into("<H", data, at, 60_000)
     with pytest.raises(DatasetError, match="bytes of memory; at most"):
         decode_image(np.frombuffer(data, np.uint8), None, name)
+
+
+def jpeg_2000(
+    sides: tuple[int, int] = (1400, 1400),
+    tile: tuple[int, int] = (1 << 20, 1 << 20),
+    precinct: int = 0xFF,
+    block: int = 4,
+    layers: int = 1,
+    in_tile: bytes = b"",
+    components: int = 3,
+) -> bytes:
+    """A codestream that has next to no data; OpenCV decodes it."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">HH", marker, 2 + len(body)) + body
+
+    size = struct.pack(">H8IH", 0, *sides, 0, 0, *tile, 0, 0, components)
+    size += bytes((7, 1, 1)) * components
+    coding = struct.pack(">BBHBBBBBBB", 1, 0, layers, 0, 0, block, block, 0, 1, precinct)
+    head = segment(0xFF51, size) + segment(0xFF52, coding) + segment(0xFF5C, b"\x40\x40")
+    part = struct.pack(">HHHIBB", 0xFF90, 10, 0, 24 + len(in_tile), 0, 1) + in_tile
+    return b"\xff\x4f" + head + part + b"\xff\x93" + bytes(10) + b"\xff\xd9"
+
+
+def with_palette(codestream: bytes, channels: int) -> bytes:
+    def box(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(content), kind) + content
+
+    palette = struct.pack(">HB", 1, channels) + bytes((7,)) * channels + bytes(channels)
+    head = box(b"ihdr", bytes(14)) + box(b"pclr", palette)
+    signature = b"\0\0\0\x0cjP  \r\n\x87\n"
+    return signature + box(b"jp2h", head) + box(b"jp2c", codestream)
+
+
+_COD = struct.pack(">HHBBHBBBBBBB", 0xFF52, 13, 1, 0, 1, 0, 0, 4, 4, 0, 1, 0)
+_COC = struct.pack(">HHBBBBBBBB", 0xFF53, 10, 0, 1, 0, 4, 4, 0, 1, 0)
+_COMMENT = struct.pack(">HHHB", 0xFF64, 5, 1, 9)
+HUNGRY = {
+    "precincts": jpeg_2000(precinct=0),
+    "precincts of a tile": jpeg_2000(in_tile=_COMMENT + _COD),
+    "precincts of a component": jpeg_2000(in_tile=_COC),
+    "code blocks": jpeg_2000((13000, 13000), block=0),
+    "a palette": with_palette(jpeg_2000((4000, 4000)), 200),
+}
+
+
+@pytest.mark.usefixtures("no_decoder")
+@pytest.mark.parametrize("kind", HUNGRY)
+def test_jpeg_2000_is_not_all_samples(kind: str) -> None:
+    """Files of 100 bytes for which OpenJPEG took more than 4 GB."""
+    with pytest.raises(DatasetError, match=r"pixels take [\d,]+ bytes of memory; at most"):
+        decode_image(np.frombuffer(HUNGRY[kind], np.uint8), None, "x.jp2")
+    with pytest.raises(Refused, match=r"pixels take [\d,]+ bytes of memory; at most"):
+        check_image(HUNGRY[kind], "x.jp2")
+
+
+@pytest.mark.usefixtures("no_decoder")
+@pytest.mark.parametrize(
+    "data",
+    [
+        # A minute for 800 million packets of which there is none.
+        jpeg_2000((640, 640), (64, 64), precinct=0x33, layers=65535),
+        # 7 GB for 65,025 tiles of 100 components, of which OpenCV then decodes none.
+        jpeg_2000((255, 255), (1, 1), components=100),
+        # OpenJPEG looks for the next marker that it knows; so a parameter could be hidden.
+        jpeg_2000().replace(b"\xff\x5c", b"\xff\x7c"),
+    ],
+    ids=["packets", "components", "unknown marker"],
+)
+def test_jpeg_2000_that_no_encoder_writes(data: bytes) -> None:
+    with pytest.raises(DatasetError, match="not a picture which is decoded"):
+        decode_image(np.frombuffer(data, np.uint8), None, "x.jp2")
+
+
+def test_the_decoder_takes_what_was_made_for_it() -> None:
+    small = np.frombuffer(jpeg_2000((400, 300)), np.uint8)
+    assert decode_image(small, None, "x.jp2").shape == (300, 400, 3)
+
+
+@pytest.mark.parametrize("name", ["x.avif", "x.heic", "x.jpg"])
+def test_pillow_runs_no_program_for_a_picture(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows fifty formats, and calls Ghostscript for one."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/was-run'\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether there is one is asked once
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\n%%EOF\n"
+    with pytest.raises(DatasetError, match="not a picture"):
+        decode_image(np.frombuffer(data, np.uint8), None, name)
+    with pytest.raises(Refused, match="no image, or of a format that is not supported"):
+        check_image(data, name)
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_avif_is_never_opencvs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from ingesting import write_yolo
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import ShardError
+from yolodata.ingest import estimate as estimates
 from yolodata.ingest import pack
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.estimate import estimate, room
@@ -80,6 +81,17 @@ def test_what_cannot_be_opened_takes_nothing(data: Path, tmp_path: Path) -> None
         file.write_bytes(b"broken")
     after = estimate(open_source(root / "data.yaml").splits.values(), PackSettings(imgsz=128)).raw
     assert after.nbytes == pytest.approx(before.nbytes / 2, abs=after.error + before.error)
+
+
+def test_no_file_is_read_that_packing_would_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow reads all of a WebP file to open it, and of a sparse one there may be a terabyte."""
+    monkeypatch.setattr(estimates, "open_picture", lambda _: pytest.fail("it is opened"))
+    with (tmp_path / "x.webp").open("wb") as file:
+        file.write(b"RIFF\xff\xff\xff\xffWEBPVP8L")
+        file.truncate(1 << 40)
+    assert estimates._look(str(tmp_path / "x.webp")).shape == (0, 0)
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(

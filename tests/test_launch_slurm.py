@@ -435,6 +435,18 @@ def test_lost_ranks_are_tried_again_some_times(cluster: Cluster) -> None:
     assert cluster.requeued()
 
 
+@pytest.mark.parametrize("text", ["x[$(touch ran)]", "08", "", "2\n3", "9" * 30])
+def test_a_count_that_is_none_is_not_calculated_with(cluster: Cluster, text: str) -> None:
+    """bash runs what stands in the brackets of an arithmetic expression."""
+    folder = cluster.folder / "work/yolodata-4711"
+    folder.mkdir(parents=True)
+    (folder / "losses").write_text(text)
+    status, said = cluster.run(script(), STATUS="76")
+    assert status == 76
+    assert f"was lost ({3 if text.startswith('2') else 1} in a row)" in said
+    assert not list(cluster.folder.rglob("ran"))
+
+
 def test_a_mistake_on_another_node_is_not_repeated(cluster: Cluster) -> None:
     """srun says the largest status: 76 of those that lost the rank that made it."""
     folder = cluster.folder / "work/yolodata-4711/0"

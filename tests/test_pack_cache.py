@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from ingesting import tree_hash, write_yolo
 
 from yolodata.cli import main
+from yolodata.errors import DatasetError
 from yolodata.ingest import pack, pack_cache
 from yolodata.shards.format import WORK_FOLDER
-from yolodata.ultralytics.auto_pack import cache_folder, packed
+from yolodata.ultralytics.auto_pack import cache_folder, packed, refuse_unpacked
 from yolodata.ultralytics.settings import Settings
 
 
@@ -170,3 +172,13 @@ def test_trainers_keep_the_codec_that_auto_chose(
     assert codec(1 << 40, "val") == "raw"
     assert codec(2 * every, "train") == "raw"
     assert not jpeg.exists()
+
+
+def test_trainers_are_given_no_yaml_without_an_end(tmp_path: Path) -> None:
+    """Ultralytics would wait for a FIFO, and read /dev/zero until the memory is full."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "zero.yaml"):
+        with pytest.raises(DatasetError, match=f"{name}' is neither a file nor a folder; give"):
+            refuse_unpacked(tmp_path / name)
+    refuse_unpacked(tmp_path / "missing.yaml")  # Ultralytics says so, or downloads it

@@ -7,6 +7,7 @@ comparison are its. What is drawn: test_parity_distributions.py.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -325,3 +326,31 @@ def test_what_cannot_be_compared_is_said(
     error = capsys.readouterr().err
     assert error.startswith("yolodata: ")
     assert said in error
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("images/val/pipe.jpg", "pipe.jpg is no file"),
+        ("images/train/zero.jpg", "zero.jpg is no file"),
+        ("images/train/sparse.jpg", "sparse.jpg has 1099511627776 bytes"),
+        ("labels/train/{}.txt", ".txt has 1099511627776 bytes"),
+    ],
+)
+def test_ultralytics_is_given_no_file_without_an_end(
+    file: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would wait for a FIFO, and read a sparse file into memory."""
+    yaml = draw_dataset(tmp_path / "data", box)
+    image = next((tmp_path / "data/images/train").iterdir())
+    bad = tmp_path / "data" / file.format(image.stem)
+    bad.unlink(missing_ok=True)
+    if "pipe" in file:
+        os.mkfifo(bad)
+    elif "zero" in file:
+        bad.symlink_to("/dev/zero")
+    else:
+        with bad.open("wb") as opened:
+            opened.truncate(1 << 40)
+    assert main(["parity", str(yaml), "--imgsz", "64"]) == 2
+    assert f"{said}, and Ultralytics would read it" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -17,7 +18,7 @@ import shard_samples
 from yolodata import Loader, ValidationLoader, _native
 from yolodata.errors import DatasetError, ShardError
 from yolodata.pipeline.options import LabelOptions
-from yolodata.shards import ShardDataset, read_meta, reader
+from yolodata.shards import ShardDataset, json_text, read_meta, reader
 from yolodata.shards.class_names import check_same_classes
 from yolodata.shards.info import describe
 from yolodata.shards.layout import LabelsLayout
@@ -140,6 +141,19 @@ def test_json_is_bounded(tmp_path, text):
         with pytest.raises(ShardError, match=name) as error:
             read(tmp_path)
         assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("name", [",:[{" * 60, '\\",[' * 80])
+def test_names_count_as_one_value(name, monkeypatch):
+    """Whole lists of images that were left out could not be read for their commas."""
+    monkeypatch.setattr(json_text, "_MAX_VALUES", 2 * 100)
+    listed = {f"{name}{k}": "why" for k in range(99)}
+    assert json_text.parse_json(json.dumps(listed).encode(), "x") == listed
+    for encoding in ("utf-8", "utf-16-le"):  # in the latter, half of these is a quote
+        text = json.dumps([[0]] * 200)
+        hidden = f'{{"\u2222": {text}, "\u2222": 0}}'.encode(encoding)
+        with pytest.raises(ShardError, match="more than 200 JSON values"):
+            json_text.parse_json(hidden, "x")
 
 
 def test_a_path_that_cannot_be(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -255,8 +256,10 @@ def test_limbs_join_known_keypoints(person: Path, more: str, limbs: overlay.Limb
         ("skeleton: arms", "got 'arms'"),
         ("skeleton: [[0, true]]", "must be pairs"),
         ("names: [a]", "has no 'skeleton"),
-        ("{", "cannot be read for its skeleton"),
-        (None, "No such file"),
+        ("{", "no skeleton can be read: YAML syntax error"),
+        # PyYAML's own loader would take 15 seconds a megabyte.
+        (f"n: [{'a, ' * 250_000}]", "no skeleton can be read: .*more than 250000 values"),
+        (None, "no skeleton can be read: .*No such file"),
     ],
 )
 def test_a_skeleton_that_cannot_be_drawn_is_refused(
@@ -269,13 +272,13 @@ def test_a_skeleton_that_cannot_be_drawn_is_refused(
         file.write_text(yaml)
     out = person.parent / "look.png"
     assert main(["view", str(shards), "--skeleton", str(file), "--out", str(out)]) == 2
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
     assert not out.exists()
     # Where nobody asked for it, the picture is drawn without.
     person.write_text(yaml if yaml is not None else "")
     assert main(["view", str(shards), "--out", str(out)]) == 0
     noted = yaml is not None and "names" not in yaml
-    assert (message in capsys.readouterr().err) == noted
+    assert bool(re.search(message, capsys.readouterr().err)) == noted
     assert out.exists()
 
 

@@ -19,8 +19,7 @@ import numpy.typing as npt
 
 from yolodata.arguments import NamesAndValues
 from yolodata.checks import whole
-from yolodata.errors import ConfigError
-from yolodata.files import read_regular
+from yolodata.errors import ConfigError, DatasetError
 from yolodata.outputs import write_output
 from yolodata.overlay import (
     COCO_FLIP,
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from yolodata.shards import ShardDataset
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_LONGEST = 4 << 20  # bytes of a YAML that is read for its skeleton
 _MOST = 400  # pictures of a sheet
 Float32 = npt.NDArray[np.float32]
 
@@ -222,13 +220,12 @@ def _skeleton(file: Path, count: int) -> Limbs | None:
     Raises:
         ConfigError: the file cannot be read, or they are no pairs of the `count` keypoints.
     """
-    import yaml
+    from yolodata.ingest.dataset_yaml import read_yaml
 
     try:
-        data = yaml.safe_load(read_regular(file, _LONGEST))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{file} cannot be read for its skeleton: {error}") from None
-    found = data.get("skeleton") if isinstance(data, dict) else None
+        found = read_yaml(file).get("skeleton")
+    except DatasetError as error:
+        raise ConfigError(f"no skeleton can be read: {error}") from None
     if found is None:
         return None
     pairs = (

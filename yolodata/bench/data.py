@@ -20,8 +20,10 @@ import numpy as np
 from yolodata.bench import coco, drawing
 from yolodata.bench.subject import Row
 from yolodata.errors import ConfigError, DatasetError
-from yolodata.files import file_checksum, open_regular
+from yolodata.files import file_checksum, open_regular, read_regular
 from yolodata.folders import Folder
+from yolodata.images.formats import open_picture
+from yolodata.images.limits import most_bytes
 from yolodata.ingest import open_source, pack
 from yolodata.machine import usable_cores
 from yolodata.shards import reader
@@ -156,15 +158,19 @@ def _claim(folder: Path, wanted: Wanted) -> None:
             elif place.stat(_NOTE) is None:
                 raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
             found = json.loads(place.read(_NOTE, 1 << 16))
-            linked = [name for name in place.names() if (place.path / name).is_symlink()]
+        linked = [
+            path
+            for above, folders, files in os.walk(folder)
+            for name in folders + files
+            if (path := Path(above, name)).is_symlink()
+        ]
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{folder} cannot be used ({error}); give --keep another one") from None
     if linked:
         raise ConfigError(
-            f"{folder / linked[0]} is a link, and is not written through; give --keep an empty "
-            "folder"
+            f"{linked[0]} is a link, and is not written through; give --keep an empty folder"
         )
     if found != purpose:
         raise ConfigError(
@@ -190,7 +196,7 @@ def _copy(data: Path, wanted: Wanted, folder: Path) -> int:
     for number, image in enumerate(np.sort(order[: wanted.images]).tolist()):
         path = Path(split.paths[image])
         try:
-            shutil.copyfile(path, images / f"{number:06d}{path.suffix}")
+            (images / f"{number:06d}{path.suffix}").write_bytes(read_regular(path, most_bytes()))
             text = split.raw_labels(image).text
         except (OSError, UnicodeError) as error:
             raise DatasetError(f"{path} or its labels cannot be read: {error}") from None
@@ -244,17 +250,15 @@ def _shards(path: Path) -> Prepared:
 
 def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
     """What the pictures are like, and what COCO's are like."""
-    from PIL import Image
-
     files = sorted((folder / "images" / "train").iterdir())
     pixels, objects = [], []
     polygons = 0
     for file in files:
         try:
-            with os.fdopen(open_regular(file), "rb") as opened, Image.open(opened) as image:
+            with os.fdopen(open_regular(file), "rb") as opened, open_picture(opened) as image:
                 pixels.append(image.width * image.height)
-        except (OSError, Image.DecompressionBombError):
-            continue  # packing will say why it is left out
+        except Exception:  # Pillow raises whatever it meets; packing will say why it is left out
+            continue
         labels = folder / "labels" / "train" / f"{file.stem}.txt"
         rows = labels.read_bytes().splitlines() if labels.exists() else ()
         objects.append(len(rows))

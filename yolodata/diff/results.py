@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolodata.errors import ConfigError
-from yolodata.files import read_regular
+from yolodata.files import read_lines
 
 FILE = "results.csv"
 _LARGEST = 64 << 20  # bytes; an epoch has about 300
@@ -39,9 +39,13 @@ def read_results(run: Path) -> Results | None:
         ConfigError: it cannot be read, or is no such table.
     """
     path = run / FILE
+    best, last = None, None
     try:
-        text = read_regular(path, _LARGEST).decode()
-        rows = [_numbers(row) for row in csv.DictReader(text.splitlines(), strict=True)]
+        lines = (line.decode() for line in read_lines(path, _LARGEST))
+        for last in map(_numbers, csv.DictReader(lines, strict=True)):
+            validated = any(name.startswith(_FITNESS) for name in last)
+            if validated and (best is None or _fitness(last) >= _fitness(best)):
+                best = last
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeError, csv.Error) as error:
@@ -49,9 +53,7 @@ def read_results(run: Path) -> Results | None:
         raise ConfigError(
             f"{path} cannot be read as the results of a run: {why}; restore or remove it"
         ) from None
-    validated = [row for row in rows if any(name.startswith(_FITNESS) for name in row)]
-    best = max(reversed(validated), key=_fitness, default=None)
-    return Results(best, rows[-1]) if rows else None
+    return None if last is None else Results(best, last)
 
 
 def _numbers(row: dict[str, str]) -> Row:

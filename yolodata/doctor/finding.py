@@ -17,6 +17,14 @@ something would be faster. The first three are complaints.
 _ORDER = {"breaks": 0, "slow": 1, "risk": 2, "opportunity": 3}
 
 
+_MOST_GAIN = 1000.0
+
+
+def gain_without(lost: float, step: float) -> float:
+    """Returns how many times as fast a step is without what it loses; a thousand times at most."""
+    return step / max(step - lost, step / _MOST_GAIN)
+
+
 @dataclass(frozen=True)
 class Knob:
     """The one thing to change.

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from yolodata.checks import number, one_of, whole
@@ -55,10 +54,11 @@ class Setup:
             number("step", self.step_ms, 0, 60_000)
         if self.loader:
             one_of("loader", self.loader, LOADERS)
-        if not Path(self.data).exists():
+        if not (os.path.isfile(self.data) or os.path.isdir(self.data)):
+            what = "neither a file nor a folder" if os.path.exists(self.data) else "not there"
             raise ConfigError(
-                f"{self.data} is not there; give a dataset YAML, a folder of shards or the folder "
-                "of a run"
+                f"{self.data} is {what}; give a dataset YAML, a folder of shards or the folder of "
+                "a run"
             )
         if self.settings and self.loader == "ultralytics":
             raise ConfigError(

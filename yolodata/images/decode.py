@@ -176,7 +176,7 @@ def _decode(data: Bytes, suffix: str, name: str, most: int | None) -> npt.NDArra
         if header is None:
             return None
         _check(header, name, most)
-        with memory_for(header.height * header.width):
+        with memory_for(header.height * header.width, header.nbytes):
             if suffix in _TIFF:
                 # Unlike imdecode, this keeps the values of colour pages as they are; grey pages
                 # take the ordinary way below. Of all pages, only the first one is decoded.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -13,24 +13,28 @@ IMAGE_SUFFIXES = frozenset((
     "avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp",
 ))  # fmt: skip
 
+# Pillow knows fifty more, of which some run a program (EPS: Ghostscript). GIF is opened so that it
+# is refused by its name: people have such files.
+_OPENED = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG2000", "MPO", "GIF")
+
 _heif_tried = False
 
 
-def open_picture(data: bytes | memoryview) -> Image.Image:
+def open_picture(file: bytes | memoryview | BinaryIO) -> Image.Image:
     """Opens a picture file with Pillow; HEIC and HEIF with `pi_heif`, where that is installed.
 
     Args:
-        data: the whole file.
+        file: all of its bytes, or the open file.
 
     Raises:
         PIL.UnidentifiedImageError: the bytes are none of the formats that are known.
         Exception: whatever else Pillow raises for a damaged file.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     global _heif_tried
     try:
-        return Image.open(io.BytesIO(data))
+        return _open(file)
     except UnidentifiedImageError:
         if _heif_tried:
             raise
@@ -40,7 +44,15 @@ def open_picture(data: bytes | memoryview) -> Image.Image:
         except ImportError:
             raise UnidentifiedImageError("") from None
         register_heif_opener()
-        return Image.open(io.BytesIO(data))
+        return _open(file)
+
+
+def _open(file: bytes | memoryview | BinaryIO) -> Image.Image:
+    from PIL import Image
+
+    Image.init()  # most formats are known to it only then
+    stream = io.BytesIO(file) if isinstance(file, (bytes, memoryview)) else file
+    return Image.open(stream, formats=[kind for kind in _OPENED if kind in Image.OPEN])
 
 
 def restored_jpeg(data: bytes) -> bytes:

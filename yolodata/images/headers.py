@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata._native import jpeg_header
+from yolodata.images.jpeg_2000 import read_codestream
 
 _ENTRIES = 4096  # of a TIFF directory, or boxes of a file, that are looked at
 _CHUNK = _BOX = struct.Struct(">I4s")
@@ -26,7 +27,9 @@ _INTEGERS = {
 _OF_SIZE = _WIDTH, _LENGTH, _BITS, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH = (
     256, 257, 258, 277, 322, 323
 )  # fmt: skip
-_NESTED = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0}  # box -> bytes of its own
+_NESTED = {
+    b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0, b"jp2h": 0
+}  # box -> bytes of its own  # fmt: skip
 
 
 class Header(NamedTuple):
@@ -164,21 +167,21 @@ def _tiff(view: memoryview) -> Header | None:
 
 
 def _jpeg_2000(view: memoryview) -> Header | None:
-    for kind, begin, end in _boxes(view, 0, len(view)):
-        if kind == b"jp2c":
-            return _codestream(view[begin:end])
+    channels = 0  # of a palette: its decoder makes as many pictures of one
+    for kind, begin, end in _all_boxes(view):
+        if kind == b"pclr":
+            channels = max(channels, view[begin + 2])
+        elif kind == b"jp2c":
+            found = _codestream(view[begin:end])
+            if found is None:
+                return None
+            return found._replace(nbytes=found.nbytes + 4 * channels * found.height * found.width)
     return None
 
 
 def _codestream(view: memoryview) -> Header | None:
-    if bytes(view[:4]) != b"\xff\x4f\xff\x51":
-        return None
-    right, below, left, above = struct.unpack_from(">IIII", view, 8)
-    (components,) = struct.unpack_from(">H", view, 40)
-    height, width = below - above, right - left
-    if height < 0 or width < 0:
-        return None
-    return Header(height, width, nbytes=4 * components * height * width)
+    found = read_codestream(view)
+    return None if found is None else Header(found.height, found.width, nbytes=found.nbytes)
 
 
 def _iso_media(view: memoryview) -> Header | None:

@@ -76,7 +76,7 @@ def why_not_decoded(header: Header, most: int | None = None) -> str:
     if nbytes > _BYTES * limit:
         return (
             f"{size} take {nbytes:,} bytes of memory; at most {_BYTES * limit:,} are used: save it "
-            "with fewer or smaller samples a pixel"
+            "as PNG, or with fewer or smaller samples a pixel"
         )
     return (
         f"{scans} scans of {size}; at most {MOST_SCANS} scans, and {MOST_SCANNED:,} pixels in "
@@ -119,6 +119,12 @@ def _forget_others() -> None:
 os.register_at_fork(after_in_child=_forget_others)  # threads that were decoding are not there
 
 
-def memory_for(pixels: int) -> contextlib.AbstractContextManager[None]:
-    """Waits, before a large picture is decoded, until the machine has memory for it."""
+def memory_for(pixels: int, nbytes: int = 0) -> contextlib.AbstractContextManager[None]:
+    """Waits, before a large picture is decoded, until the machine has memory for it.
+
+    Args:
+        pixels: of it.
+        nbytes: that its decoder takes at least, if that is known (see `Header`).
+    """
+    pixels = max(pixels, nbytes // _BYTES)
     return _room.of(pixels) if pixels > _LARGE else contextlib.nullcontext()

@@ -24,6 +24,7 @@ import numpy as np
 from yolodata.errors import DatasetError, ShardError
 from yolodata.files import open_regular, read_regular, stored_bytes
 from yolodata.images.decode import decode_image
+from yolodata.images.formats import open_picture
 from yolodata.images.limits import most_bytes
 from yolodata.images.resize import resized_shape
 from yolodata.ingest.convert import PackSettings
@@ -202,11 +203,12 @@ def _file_size(path: str) -> int:
 
 def _look(path: str) -> _Look:
     """What the header of an image says; of what is no image, that it has no pixels."""
-    from PIL import Image
-
     try:
-        with os.fdopen(open_regular(path), "rb") as file, Image.open(file) as image:
-            return _Look((image.height, image.width), bool(image.info.get("progressive")))
+        with os.fdopen(open_regular(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > most_bytes():
+                return _Look((0, 0), False)  # Pillow reads all of a WebP or AVIF file
+            with open_picture(file) as image:
+                return _Look((image.height, image.width), bool(image.info.get("progressive")))
     except Exception:  # Pillow raises nearly anything on damaged files; packing will say why
         return _Look((0, 0), False)
 

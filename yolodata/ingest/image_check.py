@@ -33,6 +33,7 @@ _OF_THE_FILE = (
     errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.EFBIG,
 )  # fmt: skip
 _FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
+_SUPPORTED = ", ".join(sorted(IMAGE_SUFFIXES))
 _JPEG = (".jpg", ".jpeg")
 _ADDRESS = re.compile(r" ?<_io\.BytesIO object at 0x[0-9a-f]+>")
 
@@ -113,9 +114,7 @@ def check_image(data: bytes, path: str) -> CheckedImage:
         if min(width, height) < SMALLEST:
             raise Refused(f"{width} x {height} pixels; at least {SMALLEST} x {SMALLEST} are needed")
         if kind.lower() not in _FORMATS:
-            raise Refused(
-                f"format {kind} is not supported; use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
-            )
+            raise Refused(f"format {kind} is not supported; use one of {_SUPPORTED}")
         jpeg = kind == "JPEG" and image.mode in ("L", "RGB") and path.lower().endswith(_JPEG)
         if kind == "JPEG" and not data.endswith(b"\xff\xd9"):
             note = "JPEG without end marker restored"
@@ -184,7 +183,7 @@ def _reason(error: Exception, path: str) -> str:
     # Where ultralytics is imported it has replaced Image.open, which then asks for a HEIC plugin.
     if isinstance(error, (UnidentifiedImageError, ModuleNotFoundError)):
         heif = path.lower().endswith((".heic", ".heif"))
-        return "not an image that Pillow can read" + (
+        return f"no image, or of a format that is not supported; use one of {_SUPPORTED}" + (
             "; HEIC needs `pip install pi-heif`" if heif else ""
         )
     text = _ADDRESS.sub("", str(error)).removeprefix(f"{path}: ").strip() or type(error).__name__

@@ -82,7 +82,7 @@ finish() {  # ends the script with an exit status of training
         @REQUEUE@
         ;;
     @PEER_LOST@)
-        losses=$(cat "$job/losses" 2>/dev/null || echo 0)
+        losses=$(grep -Esxm1 '[1-9][0-9]{0,8}' "$job/losses" || echo 0)
         [ "$SECONDS" -lt 3600 ] || losses=0  # only those in a row count
         losses=$((losses + 1))
         mkdir -p "$job" && echo "$losses" > "$job/losses"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolodata.errors import ConfigError, DatasetError
+from yolodata.images.limits import most_bytes
 from yolodata.ingest.dataset_yaml import find_yaml
+from yolodata.ingest.limits import LABEL_BYTES
+from yolodata.ingest.sample import Source
 from yolodata.ingest.source import open_source
+from yolodata.ingest.yolo import label_path
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.subset import Subset
 from yolodata.shards import reader
@@ -61,7 +67,7 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
         yaml = find_yaml(path)
         imgsz = 640 if imgsz is None else imgsz
         _check_size(imgsz)
-        open_source(yaml, splits=_SPLITS, format="yolo", task=task)
+        _check_files(open_source(yaml, splits=_SPLITS, format="yolo", task=task))
         return Dataset(yaml, imgsz)
     missing = [split for split in _SPLITS if split not in folders]
     if missing:
@@ -82,7 +88,7 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
             f"{source.get('kind')!r} from {str(source.get('path'))!r}; Ultralytics reads nothing "
             "else, so pack from a YAML, or give one"
         )
-    open_source(yaml, splits=_SPLITS, format="yolo", task=task)
+    _check_files(open_source(yaml, splits=_SPLITS, format="yolo", task=task))
     return Dataset(yaml, shards["train"].meta.imgsz, shards["train"], shards["val"])
 
 
@@ -92,6 +98,24 @@ def _shard_folders(path: Path) -> dict[str, Path]:
     if not found and (path / DATASET_FILE).exists():
         found = {reader.open(path).meta.split: path}
     return found
+
+
+def _check_files(source: Source) -> None:
+    """Raises DatasetError for a file at which Ultralytics, which reads them all, never arrives."""
+    for split in source.splits.values():
+        for image in split.paths:
+            for path, limit in ((image, most_bytes()), (label_path(image), LABEL_BYTES)):
+                try:
+                    found = os.stat(path)
+                except OSError:  # it leaves the image out
+                    continue
+                special = not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+                if (special and path == image) or (not special and found.st_size > limit):
+                    what = "is no file" if special else f"has {found.st_size} bytes"
+                    raise DatasetError(
+                        f"{path} {what}, and Ultralytics would read it without an end; take it "
+                        "out of the dataset (`yolodata shard` leaves the image out)"
+                    )
 
 
 def _check_size(imgsz: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import yolodata
+from yolodata.ingest.dataset_yaml import read_yaml
 from yolodata.parity import upstream
 from yolodata.parity.dataset import Dataset
 from yolodata.parity.validation import packed_validation
@@ -78,9 +79,8 @@ def _learnt_by_heart(data: Path, task: str, files: list[str], folder: Path) -> P
     from ultralytics import YOLO
 
     (folder / "few.txt").write_text("\n".join(files), encoding="utf-8")
-    description = yaml.safe_load(data.read_text(encoding="utf-8"))
     few = {"train": str(folder / "few.txt"), "val": str(folder / "few.txt")}
-    (folder / "few.yaml").write_text(yaml.safe_dump({**description, **few}), encoding="utf-8")
+    (folder / "few.yaml").write_text(yaml.safe_dump({**read_yaml(data), **few}), encoding="utf-8")
 
     def follow(trainer: Any) -> None:
         """Running statistics arrive within so few steps."""

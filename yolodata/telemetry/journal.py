@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,29 @@ FILE = "journal.jsonl"
 """In the run folder; docs/telemetry.md says what the lines mean."""
 
 _LIMIT = 256 << 20  # bytes that are read: a line has about 200
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e12  # no nan
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 20
+
+
+_FIELDS: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "start": {
+        "resumed": lambda value: isinstance(value, bool),
+        "after_s": _is_number,
+        "ranks": _is_count,
+        "ranks_a_machine": _is_count,
+        "gpu": lambda value: value is None or isinstance(value, str),
+    },
+    "checkpoint": {
+        "step_waits_s": lambda value: value is None or _is_number(value),
+        "write_s": _is_number,
+    },
+}  # what is read of each event
 
 
 class Journal:
@@ -58,7 +82,8 @@ class Journal:
 def read_journal(folder: Path) -> list[dict[str, Any]]:
     """Reads the lines of a run; none where there is no journal.
 
-    Lines that were cut off are left out, and so is what was before the run last began anew.
+    Lines that were cut off, or have other values than ours, are left out, and so is what was before
+    the run last began anew.
 
     Raises:
         OSError: the file is there, and cannot be read, or has more than 256 MiB.
@@ -72,9 +97,15 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
             values = json.loads(line.decode("utf-8", errors="replace"))
         except (ValueError, RecursionError):
             continue
-        if not isinstance(values, dict) or "event" not in values:
+        if not isinstance(values, dict) or not _is_ours(values):
             continue
-        if values["event"] == "start" and not values.get("resumed"):
+        if values["event"] == "start" and not values["resumed"]:
             found = []
         found.append(values)
     return found
+
+
+def _is_ours(values: dict[str, Any]) -> bool:
+    event = values.get("event")
+    fields = _FIELDS.get(event, {}) if isinstance(event, str) else {"event": lambda _: False}
+    return all(name in values and fits(values[name]) for name, fits in fields.items())

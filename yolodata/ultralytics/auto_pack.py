@@ -48,8 +48,13 @@ def refuse_unpacked(data: str | Path) -> None:
     """Passes shards, and what Ultralytics reads, or refuses in its own words.
 
     Raises:
-        DatasetError: the dataset has to be packed first; says with which command.
+        DatasetError: the dataset has to be packed first; says with which command. Or what is there
+            is no file, and would be read without an end.
     """
+    if os.path.exists(data) and not (os.path.isfile(data) or os.path.isdir(data)):
+        raise DatasetError(
+            f"'{data}' is neither a file nor a folder; give a dataset YAML, or shards"
+        )
     kind = lacks_yaml(data) if os.path.exists(data) else None
     if kind is not None:
         given, out = shlex.quote(str(data)), shlex.quote(f"{Path(data).resolve().stem}.shards")

@@ -82,6 +82,29 @@ def forget(files: Sequence[str | Path]) -> None:
             os.close(descriptor)
 
 
+def readable(images: Sequence[str]) -> list[str]:
+    """Returns those that a loader may be told of, by their headers; upstream checks each file.
+
+    It would wait for a FIFO, and end with what is no picture.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        good = list(pool.map(_is_readable, images))
+    return [image for image, is_good in zip(images, good, strict=True) if is_good]
+
+
+def _is_readable(file: str) -> bool:
+    try:
+        with os.fdopen(open_regular(file), "rb") as opened:
+            if os.fstat(opened.fileno()).st_size > most_bytes():
+                return False
+            with open_picture(opened) as image:
+                plain = image.format == "JPEG"
+        header = None if plain else read_header(read_regular(file, most_bytes()))
+    except Exception:  # Pillow raises whatever it meets
+        return False
+    return header is None or not why_not_decoded(header)
+
+
 def copy(images: Sequence[str], folder: Path, seed: int, seconds: float) -> Copies:
     """Copies some images, and their label files, into a folder.
 

@@ -121,9 +121,9 @@ class FilesSubject:
         """Originals that are not in memory."""
         rng = np.random.default_rng(self._setup.seed + 1)
         chosen = rng.permutation(len(self._told))[:_COLD]
-        files = [self._told[i] for i in chosen]
+        files = sample.readable([self._told[i] for i in chosen])
         sample.forget(files)
-        return files
+        return files or [str(file) for file in self._copies.files]
 
     def _packed(self, change: Change) -> Path:
         """Shards of the sample: raw ones, unless our loader as it is was asked for JPEG files."""

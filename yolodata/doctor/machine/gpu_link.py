@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from yolodata.doctor.examination import Outcome
-from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.finding import Finding, Knob, gain_without
 from yolodata.doctor.machine.gpu import Gpu, Gpus
 from yolodata.doctor.setup import Setup
 
@@ -92,7 +92,7 @@ def finding(
     if compute_ms is not None:
         step = compute_ms + now if upstream else max(compute_ms, now)
         lost = step - (compute_ms + possible if upstream else max(compute_ms, possible))
-        gain = step / (step - lost)
+        gain = gain_without(lost, step)
         if lost < _NOTICED * step:
             return None
     source = "measured" if gpu.h2d_gb_s is not None else "calculated from the link"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.finding import Finding, Knob, gain_without
 from yolodata.doctor.runs.records import Run
 from yolodata.doctor.runs.rhythm import without_stalls
 
@@ -24,7 +24,7 @@ def found(run: Run) -> Iterator[Finding]:
             f"callbacks, plots and the progress bar take {callbacks:.1f} of {step_ms:.1f} ms "
             f"({callbacks / step_ms:.0%}), over {len(steps)} steps",
             Knob("Do in on_train_epoch_end what need not be done after each batch.", {}),
-            callbacks, step_ms, step_ms / (step_ms - callbacks),
+            callbacks, step_ms, gain_without(callbacks, step_ms),
         )  # fmt: skip
     launch = steps.mean("launch_ms") or 0.0
     if launch >= LAUNCH * step_ms:

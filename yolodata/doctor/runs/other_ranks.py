@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.finding import Finding, Knob, gain_without
 from yolodata.doctor.runs.records import Run, Steps
 from yolodata.doctor.runs.rhythm import without_stalls
 
@@ -29,7 +29,7 @@ def found(run: Run) -> Iterator[Finding]:
             f"{len(run.steps)} ranks that the backward pass does not hide; the prediction is for "
             "half as many updates",
             Knob("Add up gradients less often: a larger batch, or a larger nbs.", _larger(run)),
-            reduce / 2, step_ms, step_ms / (step_ms - reduce / 2),
+            reduce / 2, step_ms, gain_without(reduce / 2, step_ms),
         )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def _slow(ranks: dict[int, Steps]) -> Iterator[Finding]:
         yield Finding(
             "slow_rank", "slow", f"The other ranks wait for rank {slow}.",
             f"waiting for slower ranks takes {listed}, of steps of {step_ms:.1f} ms{why}",
-            knob, lost, step_ms, step_ms / (step_ms - lost),
+            knob, lost, step_ms, gain_without(lost, step_ms),
         )  # fmt: skip
     elif waits[slow] >= COMPLAINT * step_ms:
         lost = waits[slow]
@@ -61,7 +61,7 @@ def _slow(ranks: dict[int, Steps]) -> Iterator[Finding]:
             "that is later, and it is not always the same",
             Knob("Give the ranks equal work and cores of their own: what disturbs one of them "
                  "holds up all.", {}),
-            lost, step_ms, step_ms / (step_ms - lost),
+            lost, step_ms, gain_without(lost, step_ms),
         )  # fmt: skip
 
 

@@ -222,7 +222,7 @@ def _rows(path: Path) -> list[StepRow]:
     except csv.Error as error:
         raise ConfigError(f"{path} is not what yolodata records: {error}") from None
     # A run that is resumed drops rows while this reads them.
-    steps = {row.step: row for row in rows if row.step_ms > 0}
+    steps = {row.step: row for row in rows if row.step_ms >= 1e-3}  # as precise as it is written
     return [steps[number] for number in sorted(steps)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.finding import Finding, Knob, gain_without
 from yolodata.doctor.runs.records import ENOUGH, Run, Steps
 
 COMPLAINT = 0.05
@@ -74,7 +74,7 @@ def _stalls(run: Run) -> Iterator[Finding]:
         f"{int(long.sum())} of {len(steps)} steps take {extra.mean():.0f} ms longer than the "
         f"median of {np.median(usual['step_ms']):.1f} ms, by {why}; the longest are {named}; the "
         "prediction is for none of them",
-        knob, lost, step_ms, step_ms / (step_ms - lost),
+        knob, lost, step_ms, gain_without(lost, step_ms),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.finding import Finding, Knob, gain_without
 from yolodata.doctor.runs.records import ENOUGH, Floats, Run, Steps
 
 SAVING, SAVING_SECONDS = 0.10, 5.0
@@ -77,7 +77,7 @@ def _of_an_epoch(
     """A loss between epochs, spread over the steps of one."""
     return Finding(
         cause, kind, title, f"{evidence} ({share:.0%})", knob,  # type: ignore[arg-type]
-        share * step_ms, step_ms, 1 / (1 - share),
+        share * step_ms, step_ms, gain_without(share, 1.0),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from yolodata.doctor.finding import Finding, Knob
+from yolodata.doctor.finding import Finding, Knob, gain_without
 from yolodata.doctor.runs.records import Floats, Run, Steps
 from yolodata.doctor.runs.rhythm import without_stalls
 
@@ -59,7 +59,7 @@ def _finding(run: Run, part: str, share: float, lost: float, steps: Steps) -> Fi
         f"steps wait {wait:.1f} of {step_ms:.1f} ms ({wait / step_ms:.0%}), over {len(steps)} "
         f"steps; {share:.0%} of the loader's work for them is "
     )
-    gain = step_ms / (step_ms - lost)
+    gain = gain_without(lost, step_ms)
     if part == "storage_ms":
         return Finding(
             "storage", "slow", "Training waits for the storage that the shards are on.",
@@ -91,7 +91,7 @@ def _finding(run: Run, part: str, share: float, lost: float, steps: Steps) -> Fi
         evidence + f"{what}; the prediction is for twice the cores",
         Knob("Give this run more cores, and the loader as many threads"
              + (f" (it has yolodata.threads={threads})." if threads else "."), {}),
-        half, step_ms, step_ms / (step_ms - half),
+        half, step_ms, gain_without(half, step_ms),
     )  # fmt: skip
 
 
@@ -116,5 +116,5 @@ def _unknown(run: Run, steps: Steps) -> Finding:
         f"steps wait {wait:.1f} of {step_ms:.1f} ms ({wait / step_ms:.0%}), over {len(steps)} "
         "steps; this loader does not tell what it does meanwhile, and the prediction is for one "
         "that never lets a step wait",
-        knob, wait, step_ms, step_ms / (step_ms - wait),
+        knob, wait, step_ms, gain_without(wait, step_ms),
     )  # fmt: skip
