@@ -83,6 +83,20 @@ def test_a_mistake_of_one_of_several_processes_is_the_status_of_the_run(
     assert status_left(left) == found
 
 
+def test_what_ranks_leave_is_read_whatever_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "status"
+    left.write_bytes(b'[76, "rank 1 is go\n5\n[1]\n[9, "a"]\n\xff\n')  # of a disk that was full
+    monkeypatch.setenv(STATUS, str(left))
+    assert status_left(left) is None
+    leave_status(PEER_LOST, "a" * 20_000_000)
+    found = status_left(left)
+    assert found is not None
+    assert found[0] == PEER_LOST
+    assert len(found[1]) < 20_000
+
+
 def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
         task = "detect"

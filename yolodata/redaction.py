@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from yolodata.errors import ConfigError
+from yolodata.terminal import printable
 
 HIDDEN = "***"
 
@@ -103,9 +104,14 @@ def hide_secrets() -> None:
     sys.argv[1:] = map(redacted, sys.argv[1:])
     sys.excepthook = _show
     threading.excepthook = _show_of_thread
-    for place in (logging.lastResort, logging.getLogger("ultralytics")):
-        if place is not None and not any(isinstance(each, _Redacting) for each in place.filters):
-            place.addFilter(_Redacting())
+    _filter(logging.getLogger("ultralytics"), _Redacting())
+    if logging.lastResort is not None:
+        _filter(logging.lastResort, _Printable())
+
+
+def _filter(place: logging.Filterer, filtered: _Redacting) -> None:
+    if not any(isinstance(each, _Redacting) for each in place.filters):
+        place.addFilter(filtered)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -131,6 +137,16 @@ class _Redacting(logging.Filter):
             record.exc_text = redacted(
                 "".join(traceback.format_exception(*record.exc_info))
             ).strip()
+        return True
+
+
+class _Printable(_Redacting):
+    """Spells out control characters, too: a log names files, and what a made-up file says."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Takes secrets and what acts on a terminal out of a record."""
+        super().filter(record)
+        record.msg = printable(record.msg, keep="\n\t")
         return True
 
 

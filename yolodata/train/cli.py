@@ -11,6 +11,7 @@ from typing import Any
 from yolodata.arguments import split_arguments
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.redaction import redacted
+from yolodata.terminal import printable
 from yolodata.train.distributed.process_group import no_such_gpu
 from yolodata.train.signals import leave_in_time, stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         leave_status(PREEMPTED, stop.why)
         raise
     except PeerLost as error:
-        print(f"yolodata: {error}", file=sys.stderr)
+        print("yolodata: " + printable(error, keep="\n"), file=sys.stderr)
         leave_status(PEER_LOST, error.reason)
         return PEER_LOST
     except Exception as error:
