@@ -23,6 +23,11 @@ HIDDEN = {
         "https://b.s3.amazonaws.com/k?X-Amz-Credential=***&X-Amz-Signature=***"
     ),
     "https://host/x?abcdefgh": "https://host/x?***",
+    "ftp://me:pass#word@host/run?v=1#a": "ftp://***@host/run?v=1#a",
+    "ftp://me:pa?ss/wo#rd@host/run": "ftp://***@host/run",
+    "s3://k:12345/abc@bucket/run": "s3://***@bucket/run",
+    "https://host:8080/x?email=a@b.c": "https://host:8080/x?email=***",
+    "Authorization: Token abcdefghij": "Authorization: ***",
     "https://host/x#access_token=abcdefgh": "https://host/x#access_token=***",
     "filecache::s3://k:secret@b/x?token=abcdefgh": "filecache::s3://***@b/x?token=***",
     "zip://a.csv::https://u:secret@[::1]:9000/x?sig=abcdef": (
