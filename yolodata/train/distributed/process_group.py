@@ -143,7 +143,7 @@ class ProcessGroup:
                 timeout=timedelta(seconds=60),
             )
         except (RuntimeError, ValueError) as error:
-            why = str(error).partition("\n")[0]
+            why = str(error).partition("\n")[0].rstrip(".")
             if serves:
                 raise YolodataError(
                     f"the ranks' store cannot be served at {where} ({why})"
