@@ -233,6 +233,57 @@ def test_benchmarks_and_the_doctor_are_read(tmp_path: Path) -> None:
             measurements(doctor)
 
 
+START = {"event": "start", "resumed": True, "ranks": 2, "ranks_a_machine": 2, "gpu": None}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "start"}, START, {**START, "after_s": "x"}, {**START, "ranks": math.inf},
+        {**START, "ranks": 0, "after_s": 1.0}, {**START, "ranks": 10**30, "after_s": 1.0},
+        {**START, "after_s": math.nan}, {"event": "checkpoint"},
+        {"event": "checkpoint", "step_waits_s": {}, "write_s": 1.0},
+        {"event": "checkpoint", "step_waits_s": 1.0, "write_s": "x"},
+    ],
+)  # fmt: skip
+def test_records_of_somebody_else_are_refused(
+    run: Path, prices: Path, line: dict[str, Any], capsys: Any
+) -> None:
+    (run / FILE).write_text(f"{(run / FILE).read_text()}\n{json.dumps(line)}\n" * 3)
+    assert main(["cost", str(run), "--prices", str(prices)]) == 2
+    assert str(run) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"settings": [1]}, {"machine": "x"}, {"rows": 5}, {"rows": [[]]}, {"rows": [{}] * 2},
+        {"settings": {"device": "cuda"}, "machine": {"gpu": {"a": 1}}},
+        {"rows": [{"name": "a", "img_s": {"median": "x"}}]},
+        {"rows": [{"name": "a", "img_s": {"median": math.inf}}]},
+        {"rows": [{"name": "a", "img_s": {"median": -1}}]},
+    ],
+)  # fmt: skip
+def test_results_of_somebody_else_are_refused(
+    tmp_path: Path, prices: Path, values: dict[str, Any], capsys: Any
+) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps({"benchmark": "train", **values}))
+    assert main(["cost", str(path), "--prices", str(prices), "--images", "9"]) == 2
+    assert path.name in capsys.readouterr().err
+
+
+def test_no_name_of_somebody_else_acts_on_the_terminal(
+    run: Path, prices: Path, capsys: Any
+) -> None:
+    line = {**START, "gpu": "\x1b[2J\u202ea", "after_s": 1.0}
+    (run / FILE).write_text(f"{json.dumps(line)}\n")
+    assert main(["cost", str(run), "--prices", str(prices)]) == 0
+    said = capsys.readouterr().out
+    assert "\\x1b[2J\\u202ea" in said
+    assert "\x1b" not in said
+
+
 WRONG_PRICES = [
     ("[1]", "must have currency, date, source, gpus, got [1]"),
     (PRICES.replace("currency: EUR", ""), "must have currency"),

@@ -113,6 +113,13 @@ def test_the_healthy_have_nothing_to_hear() -> None:
     assert "Complaints" not in text(report(AMP), 80)
 
 
+def test_nothing_acts_on_the_terminal() -> None:
+    shown = text(report(OVERLAP), 80)
+    assert "<script>" in shown
+    assert "\\x07" in shown
+    assert all(sign.isprintable() or sign == "\n" for sign in shown)
+
+
 def test_what_is_fake_says_so_everywhere() -> None:
     made = report(STORAGE, PCIE)
     assert "pcie (slow, fake)" in text(made, 100)

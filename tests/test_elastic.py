@@ -14,9 +14,10 @@ import torch.distributed.run
 from torch.distributed import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from yolodata.errors import YolodataError
+from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.distributed import process_group, torchrun
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.watchdog.exit_codes import PeerLost
 
 
 @pytest.fixture
@@ -60,6 +61,44 @@ def test_ranks_that_do_not_meet_end_and_say_what_to_do(
     for rank in range(2):
         with pytest.raises(YolodataError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
             ProcessGroup(rank, size=2)._name_start(client(store))
+
+
+LAUNCHED = {"RANK": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29500", "WORLD_SIZE": "2"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", "x"), ("RANK", "2"), ("RANK", "-1"), ("LOCAL_RANK", "1"),
+        ("LOCAL_WORLD_SIZE", "3"), ("MASTER_PORT", "0"), ("MASTER_PORT", "9" * 9),
+    ],
+)  # fmt: skip
+def test_an_environment_that_no_launcher_makes_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each, text in {**LAUNCHED, name: value}.items():
+        monkeypatch.setenv(each, text)
+    with pytest.raises(ConfigError, match=f"{name}='{value}'.*; start the processes with torchrun"):
+        ProcessGroup.join()
+
+
+@pytest.mark.parametrize(("rank", "error"), [("1", PeerLost), ("0", YolodataError)])
+def test_a_store_that_is_gone_is_a_lost_peer(
+    rank: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a first machine which was taken away; the job is to be started again (76)."""
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise torch.distributed.DistNetworkError("no answer\nframe #0")
+
+    monkeypatch.setattr(torch.distributed, "TCPStore", unreachable)
+    monkeypatch.setattr(process_group, "_server", None)
+    for each, text in {**LAUNCHED, "RANK": rank}.items():
+        monkeypatch.setenv(each, text)
+    with pytest.raises(YolodataError, match=r"at 127\.0\.0\.1:29500 \(no answer\)") as found:
+        ProcessGroup.join()
+    assert type(found.value) is error
 
 
 @pytest.mark.parametrize(

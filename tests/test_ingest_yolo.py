@@ -16,7 +16,7 @@ from yolodata.errors import ConfigError, DatasetError
 from yolodata.images.formats import IMAGE_SUFFIXES
 from yolodata.ingest import open_source
 from yolodata.ingest.fingerprint import fingerprint
-from yolodata.ingest.yolo import label_path, open_yolo
+from yolodata.ingest.yolo import _datasets_folder, label_path, open_yolo
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,15 @@ def elsewhere(root: Path, tmp_path: Path) -> Iterator[Path]:
     upstream_utils.DATASETS_DIR = tmp_path / "sets"
     yield tmp_path
     upstream_utils.DATASETS_DIR = before
+
+
+def test_without_a_home_folder_there_are_no_settings_of_ultralytics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A container's user may have none (`HOME` is not set, and the number has no name)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLO_CONFIG_DIR", "~no-such-user")
+    assert _datasets_folder() == tmp_path / "datasets"
 
 
 def test_relative_path_is_looked_for_here_and_in_the_datasets_folder(

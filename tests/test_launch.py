@@ -83,6 +83,8 @@ def test_a_run_that_is_named_goes_on() -> None:
         ([*MODEL, "yolodata.stal=6"], "stall"),
         ([*MODEL, "job=a", "partition=a\nb"], "partition must have no control characters"),
         ([*MODEL, "name=a\x1b[2J"], "name must have no control characters"),
+        (["model=a.yaml", "data=['a.yaml','b.yaml']"], "data must be one dataset"),
+        ([*MODEL, "job=a", "partition=\udcff"], "partition must be UTF-8"),
         ([*MODEL, "yolodata.upload=s3://KEY12345:hunter22@bucket/runs"], "has a secret in it"),
         ([*MODEL, "setup=export WANDB_API_KEY=hunter22"], "has a secret in it"),
         ([*MODEL, "sbatch=--comment=token=hunter22"], "has a secret in it"),

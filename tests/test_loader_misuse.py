@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from loading import digest, draw_dataset, grouped, packed
 
 from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
@@ -64,6 +65,7 @@ WRONG = [
     ("settings", object(), "under 'settings' is no plain data"),
     ("settings", circle(), "under 'settings' is no plain data"),
     ("settings", dict.fromkeys(map(str, range(99)), 1), r"other settings(?s:.*)\n  and 84 more$"),
+    ("dataset", {"images": torch.zeros(2)}, "under 'dataset' is no plain data"),
     ("dataset", nested(100_000), "under 'dataset' is no plain data"),
     ("epoch", nested(100_000), "epoch must be a whole number, got a list that is too large"),
     ("position", "9" * 10_000, "position must be a whole number, got '9{100,300}…$"),

@@ -8,8 +8,11 @@ import re
 import runpy
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +33,7 @@ from training import network
 from yolodata.errors import ConfigError
 from yolodata.folders import Folder
 from yolodata.telemetry import Telemetry
-from yolodata.telemetry.metrics import gpu, levels
+from yolodata.telemetry.metrics import gpu, levels, server
 from yolodata.telemetry.metrics.catalogue import METRICS, PREFIX, key
 from yolodata.telemetry.metrics.destination import Address, TextFile, read_destination
 from yolodata.telemetry.metrics.exporter import Exporter
@@ -212,6 +215,7 @@ def test_only_a_page_of_dcgm_exporter_counts_as_one(exporter: Exporter) -> None:
         ("0.0.0.0:9401", Address("0.0.0.0", 9401)),
         ("[::]:auto", Address("::", 0)),
         ("/a/b.prom", TextFile(Path("/a/b.prom"))),
+        ("~no-such-user/b.prom", TextFile(Path("~no-such-user/b.prom"))),
     ],
 )
 def test_destinations(given: Any, expected: Address | TextFile) -> None:
@@ -275,16 +279,50 @@ def test_what_cannot_be_delivered_is_one_warning(
         def refused(*_: Any, **__: Any) -> None:
             raise error("refused")
 
-        monkeypatch.setattr("prometheus_client.start_http_server", refused)
+        monkeypatch.setattr("yolodata.telemetry.metrics.server.serve", refused)
     assert exporter.start(destination) == ""
     assert len(caplog.records) == 1
     assert str(destination.path if isinstance(destination, TextFile) else where) in caplog.text
+
+
+def test_a_host_that_can_be_none_is_one_warning(exporter: Exporter, caplog: Any) -> None:
+    assert exporter.start(read_destination("10.0..0:9401")) == ""
+    assert "10.0..0:9401" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_clients_that_never_ask_take_nothing_from_training(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server._Handler, "timeout", 0.3)
+    url = exporter.start(read_destination("auto")).partition(" ")[0]
+    place = ("127.0.0.1", int(url.split(":")[2].partition("/")[0]))
+    before = len(os.listdir("/proc/self/fd"))
+    silent = [socket.create_connection(place, timeout=5) for _ in range(4 * server.CONNECTIONS)]
+    turned_away = silent[server.CONNECTIONS :]
+    for client in turned_away:
+        assert client.recv(1) == b""
+    threads = [each.name for each in threading.enumerate() if "process_request" in each.name]
+    assert len(threads) <= server.CONNECTIONS
+    for client in silent[: server.CONNECTIONS]:
+        assert client.recv(1) == b""  # its time is over
+    for client in silent:
+        client.close()
+    with pytest.raises(urllib.error.HTTPError, match="414"):
+        scrape(f"{url}?{'a' * 70_000}")
+    with socket.create_connection(place) as client:  # goes away with a reset
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.send(b"GET / HTTP")
+    assert scrape(url)["yolodata_steps_total"] == 0
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert capfd.readouterr().err == ""
 
 
 def test_without_the_package_there_is_one_warning(
     exporter: Exporter, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "yolodata.telemetry.metrics.server", raising=False)
     assert exporter.start(Address("127.0.0.1", 0)) == ""
     assert "pip install prometheus-client" in caplog.text
 
@@ -380,6 +418,26 @@ def test_damaged_totals_begin_anew_and_a_full_disk_is_said_once(
         lost.add({"steps": 1})
         lost.save()
     assert caplog.text.count("cannot be written") == 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["step_seconds/abc", "step_seconds/nan", "step_seconds", "step_seconds/-1", "steps/a",
+     "step_part_seconds", "step_part_seconds/\ud800", "step_part_seconds/\x1b[31m", "epoch"],
+)  # fmt: skip
+def test_totals_of_somebody_else_are_told_or_begin_anew(
+    tmp_path: Path, caplog: Any, key: str
+) -> None:
+    path = tmp_path / "metrics" / "totals.rank0.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"steps": 3, key: 2}))
+    exporter = Exporter(tmp_path, device=CPU)
+    assert exporter.start(TextFile(tmp_path / "a.prom"))
+    exporter.close()
+    assert "is no counter" in caplog.text
+    assert caplog.text.isascii()
+    path.write_text(json.dumps({"steps": 3, "gone_since": 1, "step_seconds/0.07": 2}))
+    assert Exporter(tmp_path, device=CPU).read()["steps"] == 3
 
 
 # In a trainer.

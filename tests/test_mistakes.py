@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+LONG = "a" * 300
 TRAIN = "train model=tiny.yaml device=cpu project=runs"
 
 
@@ -45,6 +46,18 @@ TRAIN = "train model=tiny.yaml device=cpu project=runs"
         (f"{TRAIN} data=nothere.yaml", "'nothere.yaml' does not exist"),
         (f"{TRAIN} data=data.yaml epochz=3", "'epochz' is not a valid YOLO argument"),
         (f"{TRAIN} data=data.yaml epochs=x", "'epochs=x' is of invalid type"),
+        (
+            f"{TRAIN} data=['data.yaml','data.yaml']",
+            "data must be one dataset, got ['data.yaml'",
+        ),
+        (f"{TRAIN} data=data.yaml name={LONG}", "longer than the system takes; give a shorter one"),
+        (f"{TRAIN} data={LONG}", "longer than the system takes"),
+        (f"{TRAIN} data=data.yaml yolodata.callbacks={LONG}", "longer than the system takes"),
+        (f"train resume={LONG}", "longer than the system takes"),
+        (f"info {LONG}", "longer than the system takes"),
+        (f"diff out {'a/' * 5000}", "longer than the system takes"),
+        (f"verify out workers={'a/' * 5000}", "workers must be"),
+        ("doctor x\udcffy", "data must be UTF-8"),
         ("train model=nothere.pt data=data.yaml", "model=nothere.pt cannot be read"),
         (f"{TRAIN} yolodata.codek=jpeg nproc=2", "no setting codek (did you mean 'codec'?)"),
         (f"{TRAIN} yolodata.stall=0 nproc=2", "yolodata stall must be at least 1, got 0"),
@@ -81,6 +94,20 @@ def test_a_mistake_of_one_of_several_processes_is_the_status_of_the_run(
     assert "'nothere.yaml' does not exist" in found[1]
     leave_status(PEER_LOST, "rank 0 is gone")  # the other process, which waited for this one
     assert status_left(left) == found
+
+
+def test_what_ranks_leave_is_read_whatever_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "status"
+    left.write_bytes(b'[76, "rank 1 is go\n5\n[1]\n[9, "a"]\n\xff\n')  # of a disk that was full
+    monkeypatch.setenv(STATUS, str(left))
+    assert status_left(left) is None
+    leave_status(PEER_LOST, "a" * 20_000_000)
+    found = status_left(left)
+    assert found is not None
+    assert found[0] == PEER_LOST
+    assert len(found[1]) < 20_000
 
 
 def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

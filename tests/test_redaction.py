@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
 import time
 
 import pytest
 
-from yolodata.redaction import redacted, secrets_of, stored
+from yolodata.redaction import hide_secrets, redacted, secrets_of, stored
 
 HIDDEN = {
     "s3://AKIAEXAMPLE:wJal/rX+UtnFEMI@bucket/run": "s3://***@bucket/run",
@@ -20,6 +23,11 @@ HIDDEN = {
         "https://b.s3.amazonaws.com/k?X-Amz-Credential=***&X-Amz-Signature=***"
     ),
     "https://host/x?abcdefgh": "https://host/x?***",
+    "ftp://me:pass#word@host/run?v=1#a": "ftp://***@host/run?v=1#a",
+    "ftp://me:pa?ss/wo#rd@host/run": "ftp://***@host/run",
+    "s3://k:12345/abc@bucket/run": "s3://***@bucket/run",
+    "https://host:8080/x?email=a@b.c": "https://host:8080/x?email=***",
+    "Authorization: Token abcdefghij": "Authorization: ***",
     "https://host/x#access_token=abcdefgh": "https://host/x#access_token=***",
     "filecache::s3://k:secret@b/x?token=abcdefgh": "filecache::s3://***@b/x?token=***",
     "zip://a.csv::https://u:secret@[::1]:9000/x?sig=abcdef": (
@@ -84,3 +92,17 @@ def test_long_texts_take_no_longer_than_they_are_long(text: str) -> None:
     redacted(text * (300_000 // len(text)))
     redacted("s3://" + text * (300_000 // len(text)))
     assert time.process_time() - begun < 5  # a second, where quadratic time would be hours
+
+
+def test_no_log_acts_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    last = logging._StderrHandler(logging.WARNING)
+    monkeypatch.setattr(logging, "lastResort", last)
+    hide_secrets()
+    record = logging.LogRecord("a", logging.WARNING, "", 1, "%s\n%s", ("a\x1b[2J\u202e", "b"), None)
+    last.handle(record)
+    assert capsys.readouterr().err == "a\\x1b[2J\\u202e\nb\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -77,6 +78,10 @@ STATES: dict[str, Callable[[Path], Any]] = {
     "a stage": lambda ran: checkpoints.state(3, stage="later"),
     "many": lambda ran: checkpoints.state(3, given={**checkpoints.GIVEN, "a": nested(30, 10)}),
     "deep": lambda ran: checkpoints.state(3, given={**checkpoints.GIVEN, "a": deep(200)}),
+    "patience without end": lambda ran: checkpoints.state(
+        3, given={**checkpoints.GIVEN, "patience": math.inf}
+    ),
+    "a time that is none": lambda ran: checkpoints.state(3, elapsed=math.nan),
     "no generator": lambda ran: checkpoints.state(3, generators=[]),
 }
 
@@ -162,7 +167,11 @@ def test_a_state_that_fits_no_network_is_an_error_of_one_line(tmp_path: Path) ->
     state = file.read(path)
     generators = [{**state["generators"][0], "python": [3, [1, 2], None]}]
     groups = {"state": {}, "param_groups": [{"params": [0]}]}
-    for wrong in ({"generators": generators}, {"optimizer": groups}, {"gradients": {"x": 1}}):
+    given = {**state["given"], "seed": torch.zeros(2)}
+    for wrong in (
+        {"generators": generators}, {"optimizer": groups}, {"gradients": {"x": 1}},
+        {"given": given},
+    ):  # fmt: skip
         torch.save({**state, **wrong}, tmp_path / "saved")
         other = placed(path.parent.parent, (tmp_path / "saved").read_bytes(), path.name[:14])
         values = arguments(folder, "run", epochs=2, resume=str(other))

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from training import arguments, prepare, train
 
 import yolodata
@@ -26,7 +27,7 @@ from yolodata.train.signals import leave_in_time
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
 from yolodata.ultralytics.trackers import calls
 from yolodata.ultralytics.trackers.calls import Trackers
-from yolodata.ultralytics.trackers.mlflow import begin
+from yolodata.ultralytics.trackers.mlflow import MLFLOW_FILE, _kept_run, begin
 
 pytestmark = pytest.mark.early
 
@@ -394,3 +395,13 @@ def test_without_trackers_nothing_of_theirs_is_imported() -> None:
     code = "import sys, yolodata.train.trainer; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"mlflow", "wandb", "tensorboard"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("run_id", ["\x1b[2J", "../../models", "a" * 300, [1], ""])
+def test_no_run_of_mlflow_is_asked_for_by_any_text(tmp_path: Path, run_id: Any) -> None:
+    """The file comes along with a run folder, from an upload URL too."""
+    trainer = SimpleNamespace(args=SimpleNamespace(resume=True), save_dir=tmp_path)
+    (tmp_path / MLFLOW_FILE).write_text(yaml.safe_dump({"run_id": run_id}))
+    assert _kept_run(trainer) is None
+    (tmp_path / MLFLOW_FILE).write_text("run_id: '0123abcd'\n")
+    assert _kept_run(trainer) == "0123abcd"

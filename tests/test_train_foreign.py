@@ -264,3 +264,5 @@ def test_a_network_is_described_by_layers_alone(
     assert not os.listdir(tmp_path)
     fine = weights_of({**state, "network": {**model.yaml, "activation": "nn.LeakyReLU(0.1)"}})
     assert isinstance(fine["model"], DetectionModel)
+    for table in ("epoch,time\n1\n", "epoch\nx\n", "epoch\n" + "9" * 200_000 + "\n"):
+        assert weights_of({**state, "network": model.yaml, "results": table})["train_results"] == {}

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from loading import draw_dataset, grouped, packed
 
 from yolodata import overlay, view
@@ -61,6 +62,25 @@ def test_stored_image(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         row = min(round((y + h / 2) * height), height - 1)
         edge = slice(round((x - w / 2) * width) + 2, round((x + w / 2) * width) - 2)
         assert near(drawn[row, edge], picture[row, edge]) < 0.5
+
+
+def test_nothing_acts_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = draw_dataset(tmp_path / "source", {"train": 1, "val": 1})
+    for image in (source.parent / "images" / "train").iterdir():
+        image.rename(image.with_stem("a\x1b[2J"))
+    for label in (source.parent / "labels" / "train").iterdir():
+        label.rename(label.with_stem("a\x1b[2J"))
+    description = yaml.safe_load(source.read_text())
+    names = dict.fromkeys(range(3), "b\x1b[31m\u202e")
+    source.write_text(yaml.safe_dump({**description, "names": names}))
+    out = tmp_path / "sheet.png"
+    shards = packed(source, tmp_path / "shards", "raw", 64)
+    assert main(["view", str(shards), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "a\\x1b[2J.jpg" in said.out
+    assert "b\\x1b[31m\\u202e" in said.out
+    assert "b\\x1b[31m\\u202e" in said.err
+    assert "\x1b" not in said.out + said.err
 
 
 def test_augmented_picture_is_the_one_training_sees(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,12 @@ def _explained(words: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, say) has gone
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(
+                "yolodata: a path, or a name in it, is longer than the system takes; give a "
+                f"shorter one, got {printable(redacted(error.filename))[:200]}", file=sys.stderr,
+            )  # fmt: skip
+            return 2
         if not lacking(error):
             raise
         print(f"yolodata: {lacking(error)} ({redacted(error)})", file=sys.stderr)

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from yolodata.errors import ConfigError
+from yolodata.terminal import printable
 
 HIDDEN = "***"
 
@@ -28,6 +29,8 @@ HIDDEN = "***"
 # within repetitions have limits, so that a long text takes no longer than it is long.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/{1,2}"
 _URL = re.compile(rf"({_SCHEME})((?:(?!::{_SCHEME})[^\s'\"<>\\])+)")
+# A secret that was not encoded may have any sign in it. But digits behind a colon may be a port.
+_LOGIN = re.compile(r"([^/?#@:\[]*:(?:(?!\d{1,5}[/?#]).*|[^?#]*))@")
 _QUERY = re.compile(r"([?&])([\w.%-]{1,60}=[^\s'\"<>&\\]+)")  # of a URL without its beginning
 _CONTAINER = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT is a place
 _HARMLESS = {
@@ -40,7 +43,7 @@ _SECRET = (
 )
 _NAMED = re.compile(
     rf"(?i)((?:{_SECRET})[\w.-]{{0,40}}['\"]?\s{{0,3}}[=:]\s{{0,3}}['\"]?)"
-    r"((?:(?:basic|bearer) )?[^\s'\"&,;<>)]+)"
+    r"((?:(?:basic|bearer|token) )?[^\s'\"&,;<>)]+)"
 )
 _SECRET_NAME = re.compile(rf"(?i){_SECRET}|\bkey\b|\busername\b|\buser\b")
 _SHORTEST = 5  # characters; shorter texts are everywhere
@@ -103,9 +106,14 @@ def hide_secrets() -> None:
     sys.argv[1:] = map(redacted, sys.argv[1:])
     sys.excepthook = _show
     threading.excepthook = _show_of_thread
-    for place in (logging.lastResort, logging.getLogger("ultralytics")):
-        if place is not None and not any(isinstance(each, _Redacting) for each in place.filters):
-            place.addFilter(_Redacting())
+    _filter(logging.getLogger("ultralytics"), _Redacting())
+    if logging.lastResort is not None:
+        _filter(logging.lastResort, _Printable())
+
+
+def _filter(place: logging.Filterer, filtered: _Redacting) -> None:
+    if not any(isinstance(each, _Redacting) for each in place.filters):
+        place.addFilter(filtered)
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -134,6 +142,16 @@ class _Redacting(logging.Filter):
         return True
 
 
+class _Printable(_Redacting):
+    """Spells out control characters, too: a log names files, and what a made-up file says."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Takes secrets and what acts on a terminal out of a record."""
+        super().filter(record)
+        record.msg = printable(record.msg, keep="\n\t")
+        return True
+
+
 def secrets_of(url: str, options: Mapping[str, Any] | None = None) -> frozenset[str]:
     """Returns what is secret in a URL and in options of fsspec, each as it is and decoded.
 
@@ -141,11 +159,12 @@ def secrets_of(url: str, options: Mapping[str, Any] | None = None) -> frozenset[
     """
     found: set[str] = set()
     for match in _URL.finditer(url):
-        login, _, query = _parts(match[1], match[2])
+        login, rest = _parts(match[1], match[2])
         found.update(part for part in login.split(":", 1)[-1:] if part)
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if not _is_harmless(name, value):
-                found.add(value)
+        for part in re.split("[?#]", rest)[1:]:
+            for name, value in parse_qsl(part, keep_blank_values=True):
+                if not _is_harmless(name, value):
+                    found.add(value)
     found.update(_secret_options(options or {}))
     found |= {unquote(secret) for secret in found}
     return frozenset(secret for secret in found if len(secret) >= _SHORTEST)
@@ -159,33 +178,25 @@ def _secret_options(options: Mapping[str, Any]) -> Iterator[str]:
             yield value
 
 
-def _parts(scheme: str, rest: str) -> tuple[str, str, str]:
-    """Login, what is between it and the question mark, and what is behind that."""
-    place, _, query = rest.partition("?")
-    login, at, after = place.rpartition("@")
-    if not at:
-        return "", place, query
-    # A slash ends the host. A secret with a slash in it, as AWS makes them, has a colon before.
-    if "/" in login and ":" not in login.partition("/")[0]:
-        first, at, behind = place.partition("/")[0].rpartition("@")
-        if not at:
-            return "", place, query
-        login, after = first, behind + place[place.index("/") :]
-    if scheme.partition(":")[0].lower() in _CONTAINER and ":" not in login:
-        return "", place, query
-    return login, after, query
+def _parts(scheme: str, rest: str) -> tuple[str, str]:
+    """Login, and what is behind it."""
+    named = _LOGIN.match(rest)
+    if named:
+        return named[1], rest[named.end() :]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    login, at, _ = host.rpartition("@")
+    if not at or scheme.partition(":")[0].lower() in _CONTAINER:
+        return "", rest
+    return login, rest[len(login) + 1 :]
 
 
 def _without_secrets(match: re.Match[str]) -> str:
-    scheme, rest = match[1], match[2]
+    scheme = match[1]
+    login, rest = _parts(scheme, match[2])
     rest, mark, fragment = rest.partition("#")
-    login, place, query = _parts(scheme, rest)
-    shown = scheme + (f"{HIDDEN}@" if login else "") + place
-    if "?" in rest:
-        shown += "?" + _parameters(query)
-    if mark:
-        shown += mark + (_parameters(fragment) if "=" in fragment else fragment)
-    return shown
+    place, asked, query = rest.partition("?")
+    shown = scheme + (f"{HIDDEN}@" if login else "") + place + asked + _parameters(query)
+    return shown + mark + (_parameters(fragment) if "=" in fragment else fragment)
 
 
 def _parameters(query: str) -> str:

@@ -37,6 +37,7 @@ from yolodata.pipeline.letterbox import oriented_boxes
 from yolodata.pipeline.options import TASKS, LabelOptions
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
 from yolodata.pipeline.subset import Subset, open_shards
+from yolodata.terminal import printable
 
 if TYPE_CHECKING:
     from yolodata.pipeline.config import AugmentConfig
@@ -130,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     for item in shown:
         found = Counter(item.labelled.cls.astype(int).tolist())
         counts += found
-        print(f"{item.title}: {_summary(found, style.names)}")
+        print(printable(f"{item.title}: {_summary(found, style.names)}"))
         if args.recipe and item.recipe is not None:
             print(json.dumps(item.recipe, indent=1))
     _note_letters(counts, style)
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    print(printable(f"note: {text}"), file=sys.stderr)
 
 
 def _note_letters(counts: Mapping[int, int], style: Style) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from yolodata.checks import whole
 from yolodata.errors import ConfigError
 from yolodata.outputs import write_output
+from yolodata.terminal import printable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     found = [estimate(one, prices, args.images, args.epochs) for one in measured]
     lacking = unmeasured(found, prices)
     width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
-    print(table(found, prices, lacking, width))
+    print(printable(table(found, prices, lacking, width), keep="\n"))
     if args.json:
         write_output(args.json, (json.dumps({
             "currency": prices.currency, "date": prices.date, "source": prices.source,

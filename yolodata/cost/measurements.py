@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from yolodata.checks import number
 from yolodata.cost.interruptions import Pauses
 from yolodata.errors import ConfigError
 from yolodata.files import read_regular
@@ -56,6 +57,14 @@ class Measurement:
     lacking: str = ""
     claim: str = ""
 
+    def __post_init__(self) -> None:
+        found = {"gpus": self.gpus, "gpus a machine": self.gpus_a_machine, "img/s": self.images_s}
+        found |= {"images": self.images or 1, "epochs": self.epochs or 1}
+        for name, value in found.items():
+            number(f"{self.source}: {name}", value, 1e-9, 1e15)
+        for name, value in ({} if self.pauses is None else vars(self.pauses)).items():
+            number(f"{self.source}: {name}", value, 0, 1e9)
+
 
 def measurements(path: Path) -> list[Measurement]:
     """Reads what a file or a folder holds.
@@ -63,8 +72,18 @@ def measurements(path: Path) -> list[Measurement]:
     Raises:
         ConfigError: it cannot be read, or holds no measured training.
     """
-    if path.is_dir():
-        return [of_run(path)]
+    try:
+        return [of_run(path)] if path.is_dir() else _of_file(path)
+    except ConfigError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is not what yolodata writes ({type(error).__name__}: {error!s:.80}); give "
+            "the folder of a run, or the JSON of `yolodata bench train` or `yolodata doctor`"
+        ) from None
+
+
+def _of_file(path: Path) -> list[Measurement]:
     try:
         values = json.loads(read_regular(path, _LIMIT))
     except (OSError, ValueError, RecursionError) as error:
@@ -76,9 +95,9 @@ def measurements(path: Path) -> list[Measurement]:
         return list(_of_bench(path, values))
     if isinstance(values, dict) and "findings" in values and "sections" in values:
         return [_of_doctor(path, values)]
-    kind = values.get("benchmark", "something else") if isinstance(values, dict) else "a list"
+    kind = str(values.get("benchmark", "something else") if isinstance(values, dict) else "a list")
     raise ConfigError(
-        f"{path} holds no training steps but {kind}; give the folder of a run, or the JSON of "
+        f"{path} holds no training steps but {kind:.80}; give the folder of a run, or the JSON of "
         "`yolodata bench train` or `yolodata doctor`"
     )
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolodata.arguments import ANY_NAME
+from yolodata.arguments import ANY_NAME, check_text
 from yolodata.checks import one_of
 from yolodata.errors import ConfigError
 from yolodata.outputs import check_output
@@ -195,6 +195,7 @@ def _setup(args: argparse.Namespace) -> Setup:
 
     upstream, ours = read_arguments(args.arguments, "train")
     refuse_secrets({"data": args.data})
+    check_text("data", args.data)
     upstream.pop("data", None)  # of the file of cfg=; DATA comes before it
     devices = gpus_wanted(str(upstream.get("device", "")))
     if len(devices) > 1 and "WORLD_SIZE" not in os.environ:

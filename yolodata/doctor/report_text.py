@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 from yolodata.doctor.finding import Finding
-from yolodata.doctor.report import Report
+from yolodata.doctor.report import Report, spelled
 
 LEAST, MOST = 60, 120
 """Characters of a line: below, columns hold no words; above, lines are tiring to read."""
@@ -114,15 +114,15 @@ def knob(finding: Finding) -> list[str]:
 
 
 def _lines(report: Report, width: int) -> Iterator[str]:
-    yield from textwrap.wrap(f"yolodata doctor: {examined_text(report)}", width)
+    yield from _wrapped(f"yolodata doctor: {examined_text(report)}", width)
     if report.fake:
-        yield from textwrap.wrap(
+        yield from _wrapped(
             "fake: probes of the hardware were replaced; what is marked so is not about this "
             "machine",
             width,
         )
     yield ""
-    yield from textwrap.wrap(summary(report), width)
+    yield from _wrapped(summary(report), width)
     for title, findings in (
         ("Complaints, worst first", report.complaints),
         ("Opportunities", report.opportunities),
@@ -133,7 +133,7 @@ def _lines(report: Report, width: int) -> Iterator[str]:
     if report.not_done:
         yield from ("", "Not done")
         for section, why in report.not_done:
-            yield from textwrap.wrap(
+            yield from _wrapped(
                 f"{section}: {why}", width, initial_indent="  ", subsequent_indent="    "
             )
 
@@ -150,14 +150,18 @@ def _table(findings: Sequence[Finding], width: int) -> Iterator[str]:
         fake = ", fake" if finding.fake else ""
         kind = f" ({KINDS[finding.kind]}{fake})" if finding.complaint or fake else ""
         head = f"{number}. {finding.cause}{kind}: {finding.title}"
-        yield from textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="     ")
+        yield from _wrapped(head, width, initial_indent="  ", subsequent_indent="     ")
         cells = (lost(finding), [finding.evidence], knob(finding), gain(finding))
         wrapped = [
-            [line for part in cell for line in textwrap.wrap(part, size)]
+            [line for part in cell for line in _wrapped(part, size)]
             for cell, size in zip(cells, widths, strict=True)
         ]
         for row in zip_longest(*wrapped, fillvalue=""):
             yield "  " + _row(row, widths)
+
+
+def _wrapped(text: str, width: int, **indents: str) -> list[str]:
+    return textwrap.wrap(spelled(text), width, **indents)  # type: ignore[arg-type]
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ConfigError, ShardError
-from yolodata.terminal import size_text
+from yolodata.terminal import printable, size_text
 
 if TYPE_CHECKING:
     from yolodata.ingest.pack_cache import Packed
@@ -93,11 +93,11 @@ def _clean(found: list[Packed], args: argparse.Namespace) -> int:
         try:
             rest = remove(packed, unfinished=args.unfinished)
         except ShardError as error:
-            print(f"yolodata: {error}", file=sys.stderr)
+            print(f"yolodata: {printable(error)}", file=sys.stderr)
             complete = False
         else:
             if rest:
-                print(f"kept, because it is not ours: {', '.join(map(str, rest))}")
+                print(f"kept, because it is not ours: {', '.join(map(printable, rest))}")
         freed += packed.nbytes - packed.now()
     print(f"{size_text(freed)} removed")
     return 0 if complete else 1
@@ -112,7 +112,8 @@ def _line(packed: Packed) -> str:
     if packed.source:
         gone = "" if Path(packed.source).exists() else ", which is gone"
         about += f", of {packed.source}{gone}"
-    return f"{size_text(packed.nbytes):>10}  {packed.folder}\n{'':12}{about}"
+    folder = printable(packed.folder)
+    return f"{size_text(packed.nbytes):>10}  {folder}\n{'':12}{printable(about)}"
 
 
 def _facts(packed: Packed) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def _image_trees(images: Sequence[str], root: Path) -> Iterator[str]:
 def _datasets_folder() -> Path:
     """Ultralytics' `datasets_dir`: from its settings file, without importing it, or its default."""
     config = os.getenv("YOLO_CONFIG_DIR") or os.getenv("XDG_CONFIG_HOME") or "~/.config"
-    settings = Path(config).expanduser() / "Ultralytics" / "settings.json"
+    settings = Path(os.path.expanduser(config)) / "Ultralytics" / "settings.json"
     try:
         return Path(json.loads(read_regular(settings, TEXT_BYTES))["datasets_dir"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

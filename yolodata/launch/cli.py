@@ -121,7 +121,7 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
         known: names of the system's options.
         asked: their values.
     """
-    from yolodata.train.cli import check_settings
+    from yolodata.train.cli import check_one_dataset, check_settings
 
     check_settings(arguments)
     upstream = split_arguments(arguments)[0]
@@ -162,6 +162,7 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
     )
 
     values = read_arguments(arguments, "train")[0]
+    check_one_dataset(values.get("data"))
     for name in values:
         if name not in DEFAULT_CFG_DICT and name not in ("augmentations", "save_dir"):
             raise ConfigError(

@@ -170,6 +170,8 @@ def check_text(what: str, text: str, lines: bool = False) -> None:
             f"{what} must have no control characters{'' if lines else ', such as a new line,'} in "
             f"it, got {shown(redacted(text))}"
         )
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ConfigError(f"{what} must be UTF-8, as the file that is written is, got {text!r}")
     text = _EXPANSION.sub("$", text)
     if redacted(text) != text:
         raise ConfigError(

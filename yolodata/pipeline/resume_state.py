@@ -107,7 +107,7 @@ def place_of(saved: Any, mine: dict[str, Any], subset: Subset) -> Place:
 def _plain_part(saved: dict[str, Any], group: str) -> Any:
     try:
         return plain(saved[group])
-    except (TypeError, ValueError, AttributeError, RecursionError):
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # nested too deep; a tensor
         raise ConfigError(
             f"what the state says under {group!r} is no plain data, got {shown(saved[group])}; "
             "give what Loader.state_dict returned"

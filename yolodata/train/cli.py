@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.arguments import split_arguments
+from yolodata.checks import shown
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.redaction import redacted
+from yolodata.terminal import printable
 from yolodata.train.distributed.process_group import no_such_gpu
 from yolodata.train.signals import leave_in_time, stopping_at_once
 from yolodata.train.watchdog.exit_codes import (
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         leave_status(PREEMPTED, stop.why)
         raise
     except PeerLost as error:
-        print(f"yolodata: {error}", file=sys.stderr)
+        print("yolodata: " + printable(error, keep="\n"), file=sys.stderr)
         leave_status(PEER_LOST, error.reason)
         return PEER_LOST
     except Exception as error:
@@ -129,11 +131,27 @@ def train(model: str, upstream: dict[str, Any], ours: dict[str, Any]) -> None:
     from yolodata.train.trainer import trainer_for
     from yolodata.ultralytics.command_line import open_model, refusals_as_errors
 
+    check_one_dataset(upstream.get("data"))
     with ProcessGroup.join().first_of_machine("model"):  # which may be downloaded
         made = open_model(model)
     made.add_callback("teardown", leave_in_time)  # before those of trackers
     with refusals_as_errors():
         made.train(trainer=trainer_for(made.task).configure(**ours), **upstream)
+
+
+def check_one_dataset(data: Any) -> None:
+    """Refuses several datasets: Ultralytics trains on each in turn, and passes over what fails.
+
+    Such a training would end with 0 whatever happened, and never find its checkpoints again.
+
+    Raises:
+        ConfigError: there is a list of them.
+    """
+    if isinstance(data, (list, tuple)):
+        raise ConfigError(
+            f"data must be one dataset, got {shown(data)}; start `yolodata train` once for each, "
+            "with a name= of its own (a single YAML file may name several folders of images)"
+        )
 
 
 def of_run(upstream: dict[str, Any], ours: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -54,11 +54,17 @@ def stopping_at_once() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    ends = False
     try:
         yield
+    except Preempted:
+        # The process ends, with its status. `timeout`, for one, sends each signal twice, and the
+        # second one would end Python within its own last second, with another status.
+        ends = True
+        raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends else handler)
 
 
 def leave_in_time(trainer: Any) -> None:

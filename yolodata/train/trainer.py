@@ -190,7 +190,8 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             return [str(folder), None, None, None]
         state = file.read(found)
         evaluated = run_folder.is_evaluated(found)
-        plan = continuation(state, self.given, folder, evaluated)
+        with file.fitting(found):
+            plan = continuation(state, self.given, folder, evaluated)
         run_folder.set_aside_foreign_weights(folder / "weights")
         if plan.stage == "done":
             run_folder.write_missing(folder, state)

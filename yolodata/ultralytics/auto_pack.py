@@ -122,7 +122,7 @@ def cache_folder(data: dict[str, Any], imgsz: int, settings: Settings, task: str
     name += f"-{_short_hash(os.path.relpath(yaml_file, root))}"
     common = f"{root.name}-{_short_hash(str(root))}"
     if settings.folder is not None:
-        return Path(settings.folder).expanduser() / common / name
+        return Path(os.path.expanduser(settings.folder)) / common / name
     beside = root.parent / f"{root.name}.yolodata"
     why = _unusable(beside)
     if not why:

@@ -107,6 +107,23 @@ METRICS = (
 """All of them. What does not exist somewhere (a GPU, /proc) is left out there."""
 
 
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def is_countable(key: str) -> bool:
+    """Whether a key may be one of a total: those of other versions may, too."""
+    name, *labels = key.split("/")
+    metric = _BY_NAME.get(name)
+    if not key.isprintable() or (metric is not None and metric.kind == "gauge"):
+        return False
+    if metric is None or metric.kind == "counter":
+        return metric is None or len(labels) == len(metric.labels)
+    try:
+        return labels == ["sum"] or (len(labels) == 1 and float(labels[0]) > 0)
+    except ValueError:
+        return False
+
+
 def bucket_of(seconds: float) -> str:
     """Returns the key of the histogram's bucket that a step's time falls into."""
     place = bisect_left(STEP_SECONDS, seconds)

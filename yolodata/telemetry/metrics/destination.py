@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def read_destination(value: Any) -> Address | TextFile:
     """
     text = "" if isinstance(value, bool) else str(value)
     if text.endswith(SUFFIX) and text != SUFFIX:
-        return TextFile(Path(text).expanduser())
+        return TextFile(Path(os.path.expanduser(text)))  # `~nobody` stays what it is
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if colon else LOCALHOST
     if host and port == "auto":

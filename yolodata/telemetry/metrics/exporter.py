@@ -159,7 +159,7 @@ class Exporter:
                 "pip install prometheus-client"
             )
             return ""
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:  # of a host that can be none
             log.warning(
                 "metrics: rank %d cannot deliver them to %s (%s), so it has none; training goes "
                 "on. Give another yolodata.metrics=: a port that is free, auto, or a file that "
@@ -185,17 +185,11 @@ class Exporter:
         return registry_of(Labels(self._run, str(self._rank), self._host), self.read)
 
     def _serve(self, address: Address) -> str:
-        from prometheus_client import start_http_server
+        from yolodata.telemetry.metrics.server import serve
 
-        server, thread = start_http_server(address.port, address.host, self._registry())
+        server = serve(address.host, address.port, self._registry())
         served = Address(address.host, server.server_port)
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        self._close.append(stop)
+        self._close.append(server.close)
         if not address.port:  # a configuration names the others already
             self._say_where(served)
         said = f"http://{served}/metrics"

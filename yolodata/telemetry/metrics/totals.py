@@ -11,6 +11,7 @@ from pathlib import Path
 
 from yolodata.files import read_regular
 from yolodata.folders import Folder
+from yolodata.telemetry.metrics.catalogue import is_countable
 
 log = logging.getLogger("yolodata")
 
@@ -91,7 +92,10 @@ class Totals:
             found = {str(key): float(value) for key, value in read.items()}
             wrong = [key for key, value in found.items() if not 0 <= value < math.inf]
             if wrong:
-                raise ValueError(f"{wrong[0]!r} is {found[wrong[0]]}, which no counter can be")
+                raise ValueError(f"{wrong[0][:80]!a} is {found[wrong[0]]}, which no counter can be")
+            others = [key for key in found if not is_countable(key)]
+            if others:
+                raise ValueError(f"{others[0][:80]!a} is no counter")
             return found
         except FileNotFoundError:
             return {}

@@ -27,6 +27,10 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
+def _finite(value: Any) -> bool:
+    return _number(value) and abs(value) < _WHOLE
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -75,14 +79,14 @@ _STATE: dict[str, Callable[[Any], bool]] = {
     "gradients": _tensors,
     "tloss": _optional(_tensors),
     "loss": lambda value: value is None or _number(value) or isinstance(value, torch.Tensor),
-    "given": _parts(time=_optional(_number), patience=_optional(_number)),
-    "args": _parts(task=_text, close_mosaic=_number),
+    "given": _parts(time=_optional(_finite), patience=_optional(_finite)),
+    "args": _parts(task=_text, close_mosaic=_finite),
     "network": lambda value: isinstance(value, dict),
     "names": lambda value: isinstance(value, dict) and all(map(_text, value.values())),
     "results": _text,
     "optimizer_name": _text,
     "epochs": _whole,
-    "elapsed": _number,
+    "elapsed": _finite,
     "ema_updates": _whole,
     "scheduler": lambda value: isinstance(value, int) and -1 <= value < _WHOLE,
     "criterion": _named,

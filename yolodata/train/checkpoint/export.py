@@ -119,5 +119,9 @@ def write_weights(state: dict[str, Any], path: Path) -> None:
 
 
 def _columns(table: str) -> dict[str, list[float]]:
-    rows = list(csv.DictReader(io.StringIO(table)))
-    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    """What Ultralytics takes along of results.csv; nothing of what is no table of numbers."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(table)))
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    except (LookupError, TypeError, ValueError, csv.Error):  # of a checkpoint from anywhere
+        return {}

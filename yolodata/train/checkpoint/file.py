@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,6 +72,29 @@ def read(path: Path) -> dict[str, Any]:
             "with the yolodata that wrote it"
         )
     return state
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Says of a state that does not fit, although its parts have the right types, what broke.
+
+    Raises:
+        YolodataError: it does not fit, or is made up.
+    """
+    try:
+        yield
+    except YolodataError:
+        raise
+    except (
+        ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        if is_out_of_memory(error):
+            raise
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise YolodataError(
+            f"{path} cannot be resumed from: its state does not fit this run ({said}); name "
+            "another checkpoint, or another name= for a new run"
+        ) from error
 
 
 def _examined(path: Path) -> tuple[str | None, dict[str, Any]]:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.provenance.manifest import RunManifest
 from yolodata.provenance.same_dataset import check_same_dataset
 from yolodata.telemetry.journal import Journal
@@ -127,18 +126,8 @@ class Saver:
         before = state.get("manifest")  # which an older yolodata did not write
         manifest = None if before is None else RunManifest.from_dict(before)
         self._check_dataset(state, manifest)
-        try:
+        with file.fitting(path):
             trainer.at = restore(trainer, state, self.ranks.rank, stage)
-        except YolodataError:
-            raise
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            said = f"{type(error).__name__}: {str(error)[:200]}"
-            raise YolodataError(
-                f"{path} cannot be resumed from: its state does not fit this run ({said}); name "
-                "another checkpoint, or another name= for a new run"
-            ) from error
         trainer.start_epoch = trainer.at.epoch
         if trainer.manifest is not None:
             trainer.manifest = trainer.manifest.continues(

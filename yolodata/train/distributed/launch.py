@@ -14,6 +14,7 @@ from types import FrameType
 
 from yolodata.errors import starting
 from yolodata.isolation import child_environment
+from yolodata.terminal import printable
 from yolodata.train.signals import SIGNALS
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, status_left
 
@@ -126,5 +127,6 @@ def launch(
             return PREEMPTED if asked else code if code > 0 else 128 - code
         code, reason = left
         if code != PREEMPTED:  # which rank 0 has said
-            print(f"yolodata: the run ended: {reason}", file=sys.stderr)  # below torchrun's words
+            said = printable(reason, keep="\n")
+            print(f"yolodata: the run ended: {said}", file=sys.stderr)  # below torchrun's words
         return code

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.train.watchdog.exit_codes import PeerLost
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("yolodata")
 
+_NUMBER = re.compile("[0-9]{1,9}")
 _joined = 0  # how often this process has joined: a script may train several times
 _server: Any = None
 _starts: dict[str, str] = {}  # address of a store: what this start of the ranks is called there
@@ -79,7 +82,8 @@ class ProcessGroup:
         """Returns the place among `size` processes that torchrun started; one may be a group, too.
 
         Raises:
-            ConfigError: the environment is that of a launcher, but incomplete.
+            ConfigError: the environment is that of a launcher, but incomplete or wrong.
+            PeerLost: nobody serves torchrun's store.
         """
         global _joined
         names = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -89,7 +93,16 @@ class ProcessGroup:
                 f"WORLD_SIZE={size} asks for training with several processes, but the environment "
                 f"lacks {', '.join(missing)}; start them with torchrun"
             )
-        rank, local, local_size = (int(os.environ[name]) for name in names[:3])
+        told = {name: os.environ[name] for name in names if name != "MASTER_ADDR"}
+        numbers = [int(text) if _NUMBER.fullmatch(text) else -1 for text in told.values()]
+        rank, local, local_size, port = numbers
+        if not (0 <= rank < size and 0 <= local < local_size <= size and 0 < port < 1 << 16):
+            raise ConfigError(
+                f"with WORLD_SIZE={size}, RANK must be below it, LOCAL_RANK below "
+                "LOCAL_WORLD_SIZE, and MASTER_PORT 1 to 65535, got "
+                f"{', '.join(f'{name}={text!r}' for name, text in told.items())}; start the "
+                "processes with torchrun"
+            )
         _joined += 1
         world = cls(rank, local, size, local_size, number=_joined)
         world.store = world.connect()
@@ -120,16 +133,27 @@ class ProcessGroup:
         agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         run = os.environ.get("TORCHELASTIC_RUN_ID", "run")
         serves = not agent and self.rank == 0 and _server is None
-        tcp = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=serves,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=60),
-        )
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        try:
+            tcp = TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=serves,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=60),
+            )
+        except (RuntimeError, ValueError) as error:
+            why = str(error).partition("\n")[0].rstrip(".")
+            if serves:
+                raise YolodataError(
+                    f"the ranks' store cannot be served at {where} ({why})"
+                ) from error
+            said = (
+                f"it does not reach the ranks' store at {where} ({why}); look for what rank 0 says"
+            )
+            raise PeerLost(self.rank, said) from error
         if serves:
             _server = tcp
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         if where not in _starts:
             _starts[where] = self._name_start(PrefixStore(f"yolodata/{run}/starts", tcp))
         return PrefixStore(f"yolodata/{run}/{_starts[where]}/{self.number}", tcp)

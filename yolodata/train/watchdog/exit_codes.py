@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 from yolodata.errors import YolodataError
-from yolodata.files import read_regular
+from yolodata.files import read_lines
 from yolodata.folders import Folder
 
-_LONGEST = 16 << 20  # bytes: a line of each rank
+_LONGEST = 10_000  # characters of a reason
+_LARGEST = 1 << 30  # bytes of the file: a line of each rank
 
 STATUS = "YOLODATA_STATUS"
 """Names the file in which ranks leave their exit status: torchrun itself ends with 1 for all."""
@@ -62,10 +63,11 @@ def leave_status(code: int, reason: str) -> None:
     file = os.environ.get(STATUS)
     if not file:
         return
+    said = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]}…"
     with contextlib.suppress(OSError), Folder.at(Path(file).parent) as folder:
         fd = folder.open(Path(file).name, os.O_WRONLY | os.O_APPEND)
         with os.fdopen(fd, "ab", buffering=0) as handle:
-            handle.write(json.dumps([code, reason]).encode() + b"\n")
+            handle.write(json.dumps([code, said]).encode() + b"\n")
 
 
 def status_left(file: Path) -> tuple[int, str] | None:
@@ -74,7 +76,7 @@ def status_left(file: Path) -> tuple[int, str] | None:
     A mistake is why the others lost that rank, whoever left first. Else a lost rank counts more
     than an error, and that more than an orderly stop of other ranks.
     """
-    left = [json.loads(line) for line in read_regular(file, _LONGEST).splitlines()]
+    left = [found for line in read_lines(file, _LARGEST) if (found := _said(line)) is not None]
     if not left:
         return None
     reasons = dict(reversed(left))
@@ -82,3 +84,12 @@ def status_left(file: Path) -> tuple[int, str] | None:
         return MISTAKE, reasons[MISTAKE]
     status = next(code for code in (PEER_LOST, FAILED, PREEMPTED) if code in reasons)
     return status, left[0][1]
+
+
+def _said(line: bytes) -> tuple[int, str] | None:
+    """What a rank left; None of a line that was cut: the disk was full, or the rank was killed."""
+    try:
+        code, reason = json.loads(line)
+    except (TypeError, ValueError):
+        return None
+    return (code, reason) if code in (FAILED, MISTAKE, PREEMPTED, PEER_LOST) else None

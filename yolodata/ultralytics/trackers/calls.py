@@ -14,6 +14,7 @@ from ultralytics.utils import LOGGER
 
 from yolodata.provenance import manifest
 from yolodata.redaction import redacted
+from yolodata.terminal import printable
 from yolodata.ultralytics.trackers import mlflow, tensorboard, wandb
 
 _UPSTREAM = "ultralytics.utils.callbacks."
@@ -104,7 +105,7 @@ class Trackers:
 
 
 def _said(error: Exception) -> str:
-    return redacted(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+    return printable(redacted(f"{type(error).__name__}: {error}".strip().splitlines()[0]))
 
 
 def _tracker(callback: Any) -> str | None:

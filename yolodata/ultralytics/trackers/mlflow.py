@@ -7,6 +7,7 @@ logger is loaded when these functions are called, and MLflow with it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from yolodata.ultralytics.trackers.facts import facts
 MLFLOW_FILE = "mlflow.yaml"
 """In the run folder; uploaded with it, as all settings are."""
 
+_RUN_ID = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,255}")  # as MLflow checks it
 _LONGEST_NAME = 500  # characters, of MLflow's
 
 
@@ -92,6 +94,7 @@ def _kept_run(trainer: Any) -> str | None:
     if not trainer.args.resume:
         return None
     try:
-        return str(read_plain_yaml(trainer.save_dir / MLFLOW_FILE)["run_id"])
+        found = str(read_plain_yaml(trainer.save_dir / MLFLOW_FILE)["run_id"])
     except (OSError, ValueError, KeyError):
         return None
+    return found if _RUN_ID.fullmatch(found) else None  # the file may have come from anywhere
