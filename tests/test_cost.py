@@ -128,6 +128,35 @@ def test_a_run_is_read(run: Path) -> None:
     assert len(read_journal(run)) == 6  # not the start of the run before, nor the line cut in two
 
 
+def test_records_that_came_from_elsewhere_are_an_error_of_one_line(
+    run: Path, prices: Path, tmp_path: Path, capsys: Any
+) -> None:
+    journal = (run / FILE).read_text()
+    start = {"event": "start", "resumed": True, "after_s": 1.0, "ranks": 1, "ranks_a_machine": 1}
+    for change in ({"ranks": "2"}, {"ranks": 0}, {"after_s": [1]}, {"resumed": 1}, {"gpu": {}}, {}):
+        damaged = json.dumps({**start, **change}) + '\n{"event": "checkpoint"}\n'
+        (run / FILE).write_text(journal[: journal.rindex("\n") + 1] + damaged)
+        assert len(read_journal(run)) == 6
+    long = {**start, "gpu": "\x1b[2J" + "x" * 5000}
+    (run / FILE).write_text(json.dumps(long) + "\n")
+    assert measurements(run)[0].gpu == "\\x1b[2J" + "x" * 93 + "…"
+    (run / FILE).unlink()
+    (run / FILE).mkdir()
+    assert main(["cost", str(run), f"prices={prices}"]) == 2
+    assert "journal.jsonl cannot be read" in capsys.readouterr().err
+    bench = tmp_path / "bench.json"
+    row = {"name": "ours", "kind": "yolodata", "img_s": {"median": 5.0}}
+    for rows in ([1], 7, [{**row, "img_s": 3}], [{**row, "name": None}, {}], [{"img_s": row}],
+                 [{**row, "img_s": {"median": float("nan")}}]):  # fmt: skip
+        bench.write_text(json.dumps({"benchmark": "train", "rows": rows}))
+        main(["cost", str(bench), f"prices={prices}", "images=9", "epochs=1"])
+    bench.write_text(json.dumps({"benchmark": ["a"] * 5000}))
+    assert main(["cost", str(bench), f"prices={prices}"]) == 2
+    said = capsys.readouterr().err
+    assert "was edited or damaged" in said
+    assert max(map(len, said.splitlines())) < 600
+
+
 def test_money_and_hours_of_a_run(run: Path, prices: Path, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "cost.json"
     assert main(["cost", str(run), f"prices={prices}", f"json={out}", "also=x2=0.5"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,10 +16,12 @@ from yolodata.errors import ConfigError
 from yolodata.files import read_regular
 from yolodata.plain_yaml import read_plain_yaml
 from yolodata.redaction import stored
-from yolodata.telemetry.journal import read_journal
+from yolodata.telemetry.journal import FILE, read_journal
 from yolodata.telemetry.step_row import read_steps
+from yolodata.terminal import printable
 
 _LIMIT = 256 << 20  # bytes of a JSON: results of benchmarks have some 10,000
+_LONGEST = 100  # characters of a name or a setting
 
 CPU = "cpu"
 """The name of what trains without a GPU, in prices too."""
@@ -57,6 +60,18 @@ class Measurement:
     claim: str = ""
 
 
+def _text(value: Any) -> str:
+    """What a file says, for people: in one line, and not longer than a name is."""
+    text = printable(stored(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _speed(value: Any) -> float:
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"a speed is {value}")
+    return float(value)
+
+
 def measurements(path: Path) -> list[Measurement]:
     """Reads what a file or a folder holds.
 
@@ -72,14 +87,24 @@ def measurements(path: Path) -> list[Measurement]:
             f"{path} cannot be read: {error}; give the folder of a run, or the JSON of `yolodata "
             "bench train` or `yolodata doctor`"
         ) from None
-    if isinstance(values, dict) and values.get("benchmark") == "train":
-        return list(_of_bench(path, values))
-    if isinstance(values, dict) and "findings" in values and "sections" in values:
-        return [_of_doctor(path, values)]
-    kind = values.get("benchmark", "something else") if isinstance(values, dict) else "a list"
+    try:
+        if isinstance(values, dict) and values.get("benchmark") == "train":
+            return list(_of_bench(path, values))
+        if isinstance(values, dict) and "findings" in values and "sections" in values:
+            return [_of_doctor(path, values)]
+    except ConfigError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{path} was edited or damaged ({type(error).__name__}: {str(error)[:200]}); measure "
+            "again"
+        ) from None
+    kind = _text(
+        values.get("benchmark", "something else") if isinstance(values, dict) else "a list"
+    )
     raise ConfigError(
-        f"{path} holds no training steps but {kind}; give the folder of a run, or the JSON of "
-        "`yolodata bench train` or `yolodata doctor`"
+        f"{path} holds no training steps but {_text(kind)}; give the folder of a run, or the "
+        "JSON of `yolodata bench train` or `yolodata doctor`"
     )
 
 
@@ -90,7 +115,13 @@ def of_run(folder: Path) -> Measurement:
         ConfigError: it has no records, or no epoch of it is whole.
     """
     arguments = _arguments(folder)
-    events = read_journal(folder)
+    try:
+        events = read_journal(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder / FILE} cannot be read: {error.strerror or error}; restore it, or name "
+            "another run"
+        ) from None
     starts = [event for event in events if event["event"] == "start"]
     if not starts:
         raise ConfigError(
@@ -98,14 +129,14 @@ def of_run(folder: Path) -> Measurement:
             "train with `yolodata train` (and without yolodata.telemetry=False)"
         )
     start = starts[-1]
-    ranks = int(start["ranks"])
+    ranks = start["ranks"]
     images, seconds = _epochs(folder, ranks)
     pauses, lacking = _pauses(events)
-    what = ", ".join(f"{name} {stored(arguments[name])}" for name in ("model", "imgsz", "batch")
+    what = ", ".join(f"{name} {_text(arguments[name])}" for name in ("model", "imgsz", "batch")
                      if name in arguments)  # fmt: skip
     epochs = arguments.get("epochs")
     return Measurement(
-        gpu=str(start["gpu"] or CPU), gpus=ranks, gpus_a_machine=int(start["ranks_a_machine"]),
+        gpu=_text(start["gpu"] or CPU), gpus=ranks, gpus_a_machine=start["ranks_a_machine"],
         images_s=images / seconds, source=str(folder), what=what,
         covers="whole epochs, with validation", images=images,
         epochs=epochs if isinstance(epochs, int) else None, pauses=pauses, lacking=lacking,
@@ -166,14 +197,16 @@ def _of_bench(path: Path, values: Mapping[str, Any]) -> Iterator[Measurement]:
     on_gpu = str(settings.get("device", "")).startswith("cuda")
     if on_gpu and not gpu:
         raise ConfigError(f"{path} does not say on which GPU it was measured")
-    name = str(gpu["name"]) if on_gpu and gpu else CPU
-    what = ", ".join(f"{n} {settings[n]}" for n in ("model", "imgsz", "batch") if n in settings)
+    name = _text(gpu["name"]) if on_gpu and gpu else CPU
+    what = ", ".join(
+        f"{n} {_text(settings[n])}" for n in ("model", "imgsz", "batch") if n in settings
+    )
     for row in values.get("rows", ()):
         speed = (row.get("img_s") or {}).get("median")
         if row.get("kind") == "fixed" or not speed:
             continue  # a batch that never changes trains nothing; or the row failed
         yield Measurement(
-            name, 1, 1, float(speed), f"{path.name}: {row['name']}", what,
+            name, 1, 1, _speed(speed), f"{path.name}: {_text(row['name'])}", what,
             "training steps alone", lacking="a benchmark writes no checkpoints; give a run, too",
         )  # fmt: skip
 
@@ -191,12 +224,12 @@ def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
     arguments, ranks = examined.get("arguments") or {}, int(examined.get("ranks", 1))
     alone = "" if ranks == 1 else f", by one process of {ranks}"
     gpu = (values.get("machine") or {}).get("gpu")
-    name = str(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
+    name = _text(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
     what = ", ".join(
-        f"{n} {stored(arguments[n])}" for n in ("model", "imgsz", "batch") if n in arguments
+        f"{n} {_text(arguments[n])}" for n in ("model", "imgsz", "batch") if n in arguments
     )
     return Measurement(
-        name, 1, 1, float(speed), path.name, what,
-        f"training steps alone, with the loader of {examined.get('loader')}{alone}",
+        name, 1, 1, _speed(speed), path.name, what,
+        f"training steps alone, with the loader of {_text(examined.get('loader'))}{alone}",
         lacking="the doctor writes no checkpoints; give a run, too",
     )  # fmt: skip

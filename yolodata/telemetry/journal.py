@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,30 @@ FILE = "journal.jsonl"
 """In the run folder; docs/telemetry.md says what the lines mean."""
 
 _LIMIT = 256 << 20  # bytes that are read: a line has about 200
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 20
+
+
+_KNOWN: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "start": {
+        "resumed": lambda value: isinstance(value, bool),
+        "after_s": _is_number,
+        "ranks": _is_count,
+        "ranks_a_machine": _is_count,
+        "gpu": lambda value: value is None or isinstance(value, str),
+    },
+    "checkpoint": {
+        "step_waits_s": lambda value: value is None or _is_number(value),
+        "write_s": _is_number,
+    },
+}
+"""What lines of these events have for whoever reads them."""
 
 
 class Journal:
@@ -58,7 +83,8 @@ class Journal:
 def read_journal(folder: Path) -> list[dict[str, Any]]:
     """Reads the lines of a run; none where there is no journal.
 
-    Lines that were cut off are left out, and so is what was before the run last began anew.
+    Lines that were cut off or damaged are left out, and so is what was before the run last began
+    anew.
 
     Raises:
         OSError: the file is there, and cannot be read, or has more than 256 MiB.
@@ -72,9 +98,12 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
             values = json.loads(line.decode("utf-8", errors="replace"))
         except (ValueError, RecursionError):
             continue
-        if not isinstance(values, dict) or "event" not in values:
+        if not isinstance(values, dict) or not isinstance(values.get("event"), str):
             continue
-        if values["event"] == "start" and not values.get("resumed"):
+        fits = _KNOWN.get(values["event"], {})
+        if not all(name in values and fit(values[name]) for name, fit in fits.items()):
+            continue
+        if values["event"] == "start" and not values["resumed"]:
             found = []
         found.append(values)
     return found
