@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +20,7 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
-from yolodata.ingest import foreign, labels, outlines, voc, yolo
+from yolodata.ingest import foreign, json_file, labels, limits, outlines, voc, yolo
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
@@ -157,10 +157,11 @@ BAD_YAML = {
         + YAML,
         "values",
     ),
+    "merges in one mapping": (YAML + "a: &a {}\nb:\n" + "  <<: *a\n" * 101, "100 merges"),
     "nested": (YAML + f"x: {'[' * 300}{']' * 300}", "deep"),
-    "integer": (YAML + f"nc: {'9' * 400}", "nc"),
-    "hexadecimal": (YAML + f"nc: 0x{'f' * 100_000}", "nc"),
-    "sixties": (YAML + "nc: 1" + ":1" * 200_000, "nc"),
+    "integer": (YAML + f"nc: {'9' * 400}", "whole number, got '999"),
+    "hexadecimal": (YAML + f"nc: 0x{'f' * 100_000}", "whole number, got '0xf"),
+    "sixties": (YAML + "nc: 1" + ":1" * 200_000, "whole number, got '1:1"),
     "keys that collide": (
         "train: images\nval: images\nnames:\n"
         + "".join(f"  {k * (2**61 - 1)}: x\n" for k in range(50_000)),
@@ -351,6 +352,46 @@ def test_outlines_that_cost_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyP
     images, reasons = left_out(tmp_path, coco({**NOTE, "segmentation": [rim, small]}))
     assert images == 1
     assert "points" in reasons[0][1]
+
+
+def test_outlines_that_have_too_many_blocks_or_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "_AT_ONCE", 0)
+    one = np.ones((600, 2))
+    one[300] = np.nan
+    with pytest.raises(ValueError, match="no numbers"):
+        outlines.closest(one, np.ones((600, 2)))
+    monkeypatch.setattr(outlines, "_BLOCK_PAIRS", 3)
+    with pytest.raises(ValueError, match="600 and 500 points takes more than"):
+        outlines.closest(np.ones((600, 2)), np.ones((500, 2)))
+
+
+def test_json_that_was_never_written_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terabytes of a sparse file are NULs; what does not fit into memory is not begun."""
+
+    def blocks(file: Path) -> Iterator[bytes]:
+        yield b'{"images": ['
+        yield bytes(100)
+        pytest.fail(f"{file} is read on")
+
+    file = tmp_path / "a.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(json_file, "_blocks", blocks)
+        with pytest.raises(DatasetError, match="ends in the middle"):
+            json_file.read_json(file)
+        assert json_file.found_in(file, b"images", b"b") == {b"images": [2], b"b": []}
+    with file.open("wb") as sparse:
+        sparse.truncate(65 << 20)
+    monkeypatch.setattr(json_file, "available_memory", lambda: 129 << 20)
+    with pytest.raises(DatasetError, match=r"it has 65.0 MiB, and the free memory is 129.0 MiB"):
+        json_file.read_json(file)
+
+
+def test_names_and_integers_without_end() -> None:
+    with pytest.raises(DatasetError, match=r"classes.txt: 100001 classes; at most 100000"):
+        limits.checked_names(["a"] * 100_001, "classes.txt")
+    assert limits.shortened([1 << 100_000]) == "[an integer of 100001 bits]"
 
 
 def test_label_files(tmp_path: Path) -> None:
