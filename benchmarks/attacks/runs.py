@@ -28,7 +28,7 @@ from .verdict import Verdict
 
 GOAL = 3000
 CASE = 4
-_PRICES = "currency: EUR\ndate: 2026-11-28\nsource: x\ngpus:\n  cpu:\n    on_demand: 1.0\n"
+PRICES = "currency: EUR\ndate: 2026-11-28\nsource: x\ngpus:\n  cpu:\n    on_demand: 1.0\n"
 _WEIGHTS = "weights/best.pt"
 _BENCH: dict[str, Any] = {
     "benchmark": "train", "settings": {"device": "cuda:0", "model": "yolo26n.yaml", "batch": 4},
@@ -55,11 +55,11 @@ def warm() -> None:
     import yolodata.train.settings  # noqa: F401
     from yolodata.diff import cli, run_report, runs  # noqa: F401
 
-    _run()
+    run_files()
 
 
 @functools.cache
-def _run() -> dict[str, bytes]:
+def run_files() -> dict[str, bytes]:
     """The files that a run of two epochs leaves, without training."""
     import torch
 
@@ -106,10 +106,10 @@ def attack(random: Random, folder: Path) -> Verdict:
     verdict = Verdict()
     for _ in range(CASE):
         shutil.rmtree(folder, ignore_errors=True)
-        lay_out(_run(), folder / "run")
-        lay_out(_run(), folder / "other")
+        lay_out(run_files(), folder / "run")
+        lay_out(run_files(), folder / "other")
         (folder / "out").mkdir()
-        (folder / "prices.yaml").write_text(_PRICES)
+        (folder / "prices.yaml").write_text(PRICES)
         (folder / "bench.json").write_text(json.dumps(_BENCH))
         said = []
         for _ in range(random.choice((1, 1, 2))):
@@ -142,7 +142,7 @@ def _in_json(random: Random, run: Path) -> str:
 
 def _in_weights(random: Random, run: Path) -> str:
     """The manifest in the weights has other values, of which no checksum is made."""
-    content = json.loads(_run()["manifest.json"])
+    content = json.loads(run_files()["manifest.json"])
     said = _hostile_node(random, content)
     if not _is_whole(run / _WEIGHTS):
         return "weights: gone"
@@ -159,7 +159,7 @@ def _in_weights(random: Random, run: Path) -> str:
 def _in_yaml(random: Random, run: Path) -> str:
     """Arguments or settings have other values."""
     file = run / random.choice(("args.yaml", "yolodata.yaml"))
-    content = yaml.safe_load(_run()[file.name])
+    content = yaml.safe_load(run_files()[file.name])
     said = [_hostile_node(random, content) for _ in range(random.choice((1, 1, 3)))]
     _write(file, lambda: yaml.safe_dump(content, allow_unicode=True))
     return f"{file.name}: {', '.join(said)}"
@@ -168,7 +168,7 @@ def _in_yaml(random: Random, run: Path) -> str:
 def _in_journal(random: Random, run: Path) -> str:
     """A line of the journal has other values."""
     file = run / "journal.jsonl"
-    lines = [json.loads(line) for line in _run()[file.name].splitlines()]
+    lines = [json.loads(line) for line in run_files()[file.name].splitlines()]
     line = random.choice(lines)
     said = _hostile_node(random, line)
     _write(file, lambda: "".join(json.dumps(each) + "\n" for each in lines))
@@ -178,7 +178,7 @@ def _in_journal(random: Random, run: Path) -> str:
 def _in_table(random: Random, run: Path) -> str:
     """A cell of a table has another value."""
     file = run / random.choice(("steps.csv", "steps.csv", "results.csv"))
-    rows = [line.split(",") for line in _run()[file.name].decode().splitlines()]
+    rows = [line.split(",") for line in run_files()[file.name].decode().splitlines()]
     said = []
     for _ in range(random.choice((1, 2, 40))):
         row = random.randrange(len(rows))
@@ -202,8 +202,8 @@ def _in_bench(random: Random, run: Path) -> str:
 
 def _damaged(random: Random, run: Path) -> str:
     """A file is damaged, or is none."""
-    name = random.choice(sorted(_run()))
-    data, what = damaged(random, _run()[name])
+    name = random.choice(sorted(run_files()))
+    data, what = damaged(random, run_files()[name])
     how = random.choice(("damaged", "damaged", "FIFO", "folder", "/dev/zero", "giant", "itself"))
     file = run / name
     file.unlink(missing_ok=True) if not file.is_dir() else shutil.rmtree(file)
