@@ -20,7 +20,7 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
-from yolodata.ingest import foreign, json_file, labels, limits, outlines, voc, yolo
+from yolodata.ingest import foreign, json_file, labels, limits, outlines, rle, voc, yolo
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
@@ -381,11 +381,33 @@ def test_json_that_was_never_written_is_not_read_to_its_end(
         with pytest.raises(DatasetError, match="ends in the middle"):
             json_file.read_json(file)
         assert json_file.found_in(file, b"images", b"b") == {b"images": [2], b"b": []}
+    file.write_text("[" * 200_000)
+    with pytest.raises(DatasetError, match="too deep to be a dataset"):
+        json_file.read_json(file)
     with file.open("wb") as sparse:
         sparse.truncate(65 << 20)
     monkeypatch.setattr(json_file, "available_memory", lambda: 129 << 20)
     with pytest.raises(DatasetError, match=r"it has 65.0 MiB, and the free memory is 129.0 MiB"):
         json_file.read_json(file)
+
+
+def test_large_masks_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = [0], [0]
+
+    def watched(*args: Any) -> Any:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.02)
+        at_once[0] -= 1
+        return np.zeros((4, 4), np.uint8)
+
+    monkeypatch.setattr(rle, "decode_rle", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: rle.contours([16], 1 << 13, 1 << 13), range(4)))
+    assert most == [1]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="1000001 run lengths; at most 1000000"):
+        rle.decode_rle([0] * 1_000_001, 4, 4)
 
 
 def test_names_and_integers_without_end() -> None:
