@@ -111,3 +111,39 @@ def test_scans_are_counted_as_decoders_meet_them() -> None:
         assert scans(frame(marker) + scan + comment + b"xx" + scan + b"\xff\x02" + scan) == 3
         assert scans(frame(marker) + scan + b"\xff\xff" + scan + b"\xff\xd9" + scan) == 2
     assert scans(FILES["progressive"]) == FILES["progressive"].count(b"\xff\xda") == 10
+
+
+def tiff(*fields: tuple[int, int, int]) -> bytes:
+    """A TIFF file of a directory alone: tag, kind (3: 16 bits, 4: 32 bits) and value of each."""
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields)
+    return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries
+
+
+def test_the_larger_of_what_a_header_states_counts() -> None:
+    sides = ((256, 4, 61), (257, 4, 47))
+    samples = ((277, 3, 3), (258, 3, 16))
+    assert read_header(tiff(*sides)) == (47, 61, 1, 47 * 61)
+    assert read_header(tiff(*sides, *samples)) == (47, 61, 1, 6 * 47 * 61)
+    assert read_header(tiff((256, 4, 9000), *sides, (257, 4, 1))) == (47, 9000, 1, 47 * 9000)
+    assert read_header(tiff(*sides, (322, 4, 500), (323, 4, 400))) == (47, 61, 1, 200_000)
+    assert read_header(tiff(*sides[:1])) is None
+    assert read_header(tiff(*sides, *[(9999, 4, 0)] * 4095)) is None  # one entry too many
+    stated = b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 0, 0, 61, 47, 0, 0, 9, 9, 0, 0, 16)
+    assert read_header(stated) == (47, 61, 1, 4 * 16 * 47 * 61)
+
+
+def test_boxes_without_end_state_nothing() -> None:
+    def box(kind: bytes, content: bytes = b"", size: int | None = None) -> bytes:
+        return struct.pack(">I4s", 8 + len(content) if size is None else size, kind) + content
+
+    begin = box(b"ftyp", b"avif")
+    end = box(
+        b"meta", bytes(4) + box(b"iprp", box(b"ipco", box(b"ispe", struct.pack(">III", 0, 61, 47))))
+    )
+    assert read_header(begin + end) == (47, 61, 1, 0)
+    assert read_header(begin + 4000 * box(b"free") + end) == (47, 61, 1, 0)
+    assert read_header(begin + 4096 * box(b"free") + end) is None
+    many = box(b"moov", 100 * box(b"free"))
+    assert read_header(begin + 40 * many + end) == (47, 61, 1, 0)
+    assert read_header(begin + 41 * many + end) is None
+    assert read_header(begin + box(b"free", size=4) + end) is None  # ends before it begins
