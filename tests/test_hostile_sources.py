@@ -24,6 +24,7 @@ from yolodata.ingest import foreign, json_file, labels, limits, outlines, rle, v
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
+from yolodata.ingest.text import read_list
 from yolodata.shards.reader import open as open_shards
 
 YAML = "train: images\nval: images\nnames: [a]\n"
@@ -476,6 +477,9 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "v.txt").write_bytes(line.encode() * 1001 + b"x.jpg")
         with pytest.raises(DatasetError, match="1001 lines"):
             open_source(tmp_path / "data.yaml")
+    monkeypatch.setattr("yolodata.ingest.text.LIST_LINES", 1000)
+    with pytest.raises(DatasetError, match="1001 lines; at most 1000"):
+        read_list(tmp_path / "v.txt")
 
 
 BAD_XML = {

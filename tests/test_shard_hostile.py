@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -141,6 +142,26 @@ def test_json_is_bounded(tmp_path, text, said):
             read(tmp_path)
         assert said in str(error.value) or "must map paths to reasons" in str(error.value)
         assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("points", ["9", [9], -1, 1 << 70, None, 1.5, True])
+def test_counts_in_the_header_of_labels_are_counts(tmp_path, points):
+    shard_samples.pack(tmp_path, 3)
+    file = tmp_path / "labels.safetensors"
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["polygon"]["shape"] = [points, 2]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    labels = {"file": file.name, "nbytes": file.stat().st_size, "checksum": "0" * 16}
+    hostile_shards.sign(tmp_path, labels=labels)
+    with pytest.raises(ShardError, match=r"labels.safetensors: the header claims .* polygon"):
+        ShardDataset(tmp_path)
+    file.write_bytes(data + bytes(64))  # that no column has
+    hostile_shards.sign(tmp_path, labels={**labels, "nbytes": len(data) + 64})
+    with pytest.raises(ShardError, match=r"its header describes \d+; the file is cut"):
+        ShardDataset(tmp_path)
 
 
 def test_a_path_that_cannot_be(tmp_path):
