@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_images_decode import KINDS, encoded
 
+from yolodata._native import jpeg_header
 from yolodata.images.headers import read_header
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (47, 61, 3), np.uint8))
@@ -147,3 +148,21 @@ def test_boxes_without_end_state_nothing() -> None:
     assert read_header(begin + 40 * many + end) == (47, 61, 1, 0)
     assert read_header(begin + 41 * many + end) is None
     assert read_header(begin + box(b"free", size=4) + end) is None  # ends before it begins
+
+
+def test_a_jpeg_header_is_read_where_its_segments_are() -> None:
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes((0xFF, marker)) + struct.pack(">H", 2 + len(body)) + body
+
+    def header(frame: bytes, steps: bytes = bytes(65)) -> tuple[int, int, int, bool, bool] | None:
+        scan = segment(0xDA, bytes((1, 1, 0, 0, 63, 0))) + b"\x12\xff\xd9"
+        parts = segment(0xDB, steps) + segment(0xC0, frame) + scan
+        return jpeg_header(b"\xff\xd8" + parts)
+
+    frame = struct.pack(">BHHB", 8, 47, 61, 1) + bytes((1, 0x11, 0))
+    assert header(frame) == (47, 61, 1, True, True)
+    assert header(frame[:5]) is None
+    for other in (frame[:6], frame + b"\0", b"\x0c" + frame[1:], frame[:5] + b"\2" + frame[6:]):
+        assert header(other) == (47, 61, 1, True, False)
+    for steps in (bytes(64), bytes(66), b"\x10" + bytes(64)):
+        assert header(frame, steps) == (47, 61, 1, True, False)
