@@ -121,7 +121,8 @@ class BuildNative(build_ext):
         nanobind_root = Path(nanobind.source_dir()).parent
         includes = ["-isystem", str(nanobind_root / "include"), "-isystem", headers, f"-I{CSRC}"]
         sanitize = (
-            ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
+            ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-D_GLIBCXX_ASSERTIONS"]
+            + ["-O1", "-g"]
             if self.sanitize
             else []
         )
