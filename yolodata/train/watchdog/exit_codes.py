@@ -74,7 +74,10 @@ def status_left(file: Path) -> tuple[int, str] | None:
     A mistake is why the others lost that rank, whoever left first. Else a lost rank counts more
     than an error, and that more than an orderly stop of other ranks.
     """
-    left = [json.loads(line) for line in read_regular(file, _LONGEST).splitlines()]
+    left = []
+    for line in read_regular(file, _LONGEST).splitlines():
+        with contextlib.suppress(ValueError):  # the disk was full in the middle of it
+            left.append(json.loads(line))
     if not left:
         return None
     reasons = dict(reversed(left))
