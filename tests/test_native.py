@@ -483,6 +483,24 @@ def test_an_engine_gives_what_single_calls_give() -> None:
             engine.submit(index, config, 9, 4, positions, out[:3], shard, offset, base)
         with pytest.raises(IndexError, match="position 4"):
             engine.submit_plan(index, config, 9, 4, np.array([4]))
+        for few in ((shard[:3], offset), (shard, offset[:3])):
+            with pytest.raises(ValueError, match="one entry an image"):
+                engine.submit(index, config, 9, 4, positions, out, *few, base)
+        with pytest.raises(IndexError, match="lies in shard 1 of 1"):
+            engine.submit(index, config, 9, 4, positions, out, shard + 1, offset, base).wait()
+        with pytest.raises(ValueError, match="at least one position"):
+            engine.submit_plan(index, config, 9, 4, positions[:0])
+        with pytest.raises(ValueError, match="nothing to render"):
+            engine.submit_render([], ids, pointers, again)
+        with pytest.raises(ValueError, match="one pointer"):
+            engine.submit_render(planned, ids, pointers[1:], again)
+        with pytest.raises(ValueError, match="ascending"):
+            engine.submit_render(planned, ids[::-1].copy(), pointers, again)
+        nbytes = 5 * _native.RENDER_TASK_BYTES
+        tasks = np.zeros(nbytes + 16, np.uint8)
+        odd = (1 - tasks.ctypes.data) % 16
+        with pytest.raises(ValueError, match="aligned"):
+            engine.submit_render(planned, ids, pointers, tasks[odd:][:nbytes])
         engine.close()
         with pytest.raises(RuntimeError, match="closed"):
             engine.submit_plan(index, config, 9, 4, positions)
