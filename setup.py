@@ -120,11 +120,10 @@ class BuildNative(build_ext):
         work.mkdir(parents=True, exist_ok=True)
         nanobind_root = Path(nanobind.source_dir()).parent
         includes = ["-isystem", str(nanobind_root / "include"), "-isystem", headers, f"-I{CSRC}"]
-        sanitize = (
-            ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
-            if self.sanitize
-            else []
-        )
+        sanitize = []
+        if self.sanitize:
+            sanitize = ["-fsanitize=address,undefined", "-D_GLIBCXX_ASSERTIONS"]
+            sanitize += ["-fno-omit-frame-pointer", "-O1", "-g"]
         leave_out = "no_cuda.cpp" if cuda else "cuda.cu"
         sources = sorted(path for path in CSRC.rglob("*.c[pu]*") if path.name != leave_out)
         newest = max(path.stat().st_mtime for path in [*CSRC.rglob("*.h"), Path(__file__)])

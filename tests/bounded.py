@@ -11,8 +11,8 @@ from pathlib import Path
 _TIMERS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
 
 
-class TakesTooLong(Exception):
-    """Not an OSError, which much would catch."""
+class TakesTooLong(BaseException):
+    """No Exception, which readers of files catch, to say that a file is damaged."""
 
 
 @contextlib.contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
+import secrets
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from bounded import bounded
 
 from yolodata.files import open_regular, read_regular
 from yolodata.folders import Folder
@@ -76,6 +80,8 @@ def test_folders_that_everybody_may_write_to_are_refused(tmp_path: Path) -> None
             os.chmod(folder.path, 0o777)
             with pytest.raises(PermissionError, match="everybody may write there"):
                 folder.check_ours()
+            with folder.folder("below", create=True) as below:
+                below.check_ours()
     finally:
         os.umask(before)
 
@@ -85,6 +91,11 @@ def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
     for path, what in ((tmp_path / "fifo", "FIFO"), (Path("/dev/zero"), "device")):
         with pytest.raises(OSError, match=f"must be a file, is a {what}"):
             open_regular(path)
+    (tmp_path / "below").mkdir()
+    with Folder.at(tmp_path) as folder:
+        for name, what in (("fifo", "FIFO"), ("below", "folder")):
+            with bounded(seconds=1), pytest.raises(OSError, match=f"must be a file, is a {what}"):
+                folder.open(name, os.O_RDONLY)
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(OSError, match="at most 1000 are allowed"):
@@ -92,6 +103,9 @@ def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "small")
     (tmp_path / "small").write_bytes(b"read")
     assert read_regular(tmp_path / "link", 4) == b"read"
+    assert (
+        len(read_regular("/proc/self/smaps", 100)) == 100
+    )  # has more than the size that it states
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
@@ -157,3 +171,54 @@ def test_a_temporary_file_stays_only_under_its_final_name(tmp_path: Path) -> Non
             _fill_half(folder)
         assert folder.names() == ["final"]
         assert folder.read("final", 5) == b"whole"
+
+
+def test_a_temporary_name_that_is_taken_is_not_written_to(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "token_hex", lambda count: 2 * count * "0")
+    planted = mine.parent / "folder" / f".{16 * '0'}.tmp"
+    planted.hardlink_to(mine)
+    with Folder.at(planted.parent) as folder, pytest.raises(FileExistsError):
+        folder.replace("new", b"theirs")
+    assert mine.read_bytes() == b"mine"
+    assert os.listdir(planted.parent) == [planted.name]
+
+
+def test_what_is_durable_is_synced_before_and_after_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(fd: int) -> None:
+        done.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+        fsync(fd)
+
+    def renamed(*names: str, **folders: int) -> None:
+        done.append("name")
+        replace(*names, **folders)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    with Folder.at(tmp_path) as folder:
+        folder.replace("a", b"whole")
+        folder.replace("b", b"whole", durable=False)
+    assert done == ["file", "name", "folder", "name"]
+
+
+def test_only_names_of_ours_are_removed(mine: Path) -> None:
+    path = mine.parent / "folder"
+    (path / "tree" / "a" / "b").mkdir(parents=True)
+    (path / "tree" / "link").symlink_to(mine.parent)
+    for name in ("part-1", "part-1.mine", "kept-1"):
+        (path / name).touch()
+    with Folder.at(path) as folder:
+        folder.remove_all(re.compile("(part|kept)-1"), {"kept-1"})
+        assert folder.names() == ["kept-1", "part-1.mine", "tree"]
+        with pytest.raises(OSError, match="lies deeper than anything of ours") as refused:
+            folder.remove_tree("tree", 2)
+        assert refused.value.errno == errno.ENOTEMPTY
+        folder.remove_tree("tree", 3)
+        assert folder.names() == ["kept-1", "part-1.mine"]
+    assert mine.exists()

@@ -25,13 +25,30 @@ def test_readers_take_every_input_of_the_corpus(target: str) -> None:
         readers.TARGETS[target](file.read_bytes()[: file.stat().st_size // 2])
 
 
-def test_a_target_lets_other_errors_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise IndexError("a bug")
+@pytest.mark.parametrize(
+    ("target", "broken"),
+    [
+        ("yolo_label", "readers.labels_of_any"),
+        ("export", "readers.open_source"),
+        ("unfinished", "yolodata.shards.records.columns_from_bytes"),
+        ("beside_splits", "yolodata.shards.notes._entry"),
+        ("run_manifest", "yolodata.provenance.manifest.RunManifest.from_dict"),
+        ("upload_manifest", "yolodata.train.checkpoint.manifest.Facts.read"),
+        ("weights_file", "yolodata.provenance.manifest.RunManifest.from_dict"),
+        ("run_records", "yolodata.cost.measurements.read_steps"),
+        ("loader_state", "yolodata.pipeline.resume_state.place_of"),
+    ],
+)
+def test_a_target_lets_other_errors_through(
+    monkeypatch: pytest.MonkeyPatch, target: str, broken: str
+) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(readers, "labels_of_any", broken)
-    with pytest.raises(IndexError):
-        readers.yolo_label(b"0 .5 .5 .2 .2\n")
+    monkeypatch.setattr(broken, bug)
+    files = sorted((FUZZ / "corpus" / target).iterdir())
+    with pytest.raises(ZeroDivisionError):
+        [readers.TARGETS[target](file.read_bytes()) for file in files]
 
 
 def _recipe(**changes: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,10 +20,11 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
-from yolodata.ingest import foreign, labels, outlines, voc, yolo
+from yolodata.ingest import foreign, json_file, labels, limits, outlines, rle, voc, yolo
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
+from yolodata.ingest.text import read_list
 from yolodata.shards.reader import open as open_shards
 
 YAML = "train: images\nval: images\nnames: [a]\n"
@@ -157,10 +158,11 @@ BAD_YAML = {
         + YAML,
         "values",
     ),
+    "merges in one mapping": (YAML + "a: &a {}\nb:\n" + "  <<: *a\n" * 101, "100 merges"),
     "nested": (YAML + f"x: {'[' * 300}{']' * 300}", "deep"),
-    "integer": (YAML + f"nc: {'9' * 400}", "nc"),
-    "hexadecimal": (YAML + f"nc: 0x{'f' * 100_000}", "nc"),
-    "sixties": (YAML + "nc: 1" + ":1" * 200_000, "nc"),
+    "integer": (YAML + f"nc: {'9' * 400}", "whole number, got '999"),
+    "hexadecimal": (YAML + f"nc: 0x{'f' * 100_000}", "whole number, got '0xf"),
+    "sixties": (YAML + "nc: 1" + ":1" * 200_000, "whole number, got '1:1"),
     "keys that collide": (
         "train: images\nval: images\nnames:\n"
         + "".join(f"  {k * (2**61 - 1)}: x\n" for k in range(50_000)),
@@ -353,6 +355,68 @@ def test_outlines_that_cost_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "points" in reasons[0][1]
 
 
+def test_outlines_that_have_too_many_blocks_or_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "_AT_ONCE", 0)
+    one = np.ones((600, 2))
+    one[300] = np.nan
+    with pytest.raises(ValueError, match="no numbers"):
+        outlines.closest(one, np.ones((600, 2)))
+    monkeypatch.setattr(outlines, "_BLOCK_PAIRS", 3)
+    with pytest.raises(ValueError, match="600 and 500 points takes more than"):
+        outlines.closest(np.ones((600, 2)), np.ones((500, 2)))
+
+
+def test_json_that_was_never_written_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terabytes of a sparse file are NULs; what does not fit into memory is not begun."""
+
+    def blocks(file: Path) -> Iterator[bytes]:
+        yield b'{"images": ['
+        yield bytes(100)
+        pytest.fail(f"{file} is read on")
+
+    file = tmp_path / "a.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(json_file, "_blocks", blocks)
+        with pytest.raises(DatasetError, match="ends in the middle"):
+            json_file.read_json(file)
+        assert json_file.found_in(file, b"images", b"b") == {b"images": [2], b"b": []}
+    file.write_text("[" * 200_000)
+    with pytest.raises(DatasetError, match="too deep to be a dataset"):
+        json_file.read_json(file)
+    with file.open("wb") as sparse:
+        sparse.truncate(65 << 20)
+    monkeypatch.setattr(json_file, "available_memory", lambda: 129 << 20)
+    with pytest.raises(DatasetError, match=r"it has 65.0 MiB, and the free memory is 129.0 MiB"):
+        json_file.read_json(file)
+
+
+def test_large_masks_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = [0], [0]
+
+    def watched(*args: Any) -> Any:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.02)
+        at_once[0] -= 1
+        return np.zeros((4, 4), np.uint8)
+
+    monkeypatch.setattr(rle, "decode_rle", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: rle.contours([16], 1 << 13, 1 << 13), range(4)))
+    assert most == [1]
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="1000001 run lengths; at most 1000000"):
+        rle.decode_rle([0] * 1_000_001, 4, 4)
+
+
+def test_names_and_integers_without_end() -> None:
+    with pytest.raises(DatasetError, match=r"classes.txt: 100001 classes; at most 100000"):
+        limits.checked_names(["a"] * 100_001, "classes.txt")
+    assert limits.shortened([1 << 100_000]) == "[an integer of 100001 bits]"
+
+
 def test_label_files(tmp_path: Path) -> None:
     """Many words, a line without end, and more bytes than a label file may have."""
     files: dict[str, bytes | str] = {f"images/{k}.jpg": JPEG for k in "abcdef"}
@@ -413,6 +477,9 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "v.txt").write_bytes(line.encode() * 1001 + b"x.jpg")
         with pytest.raises(DatasetError, match="1001 lines"):
             open_source(tmp_path / "data.yaml")
+    monkeypatch.setattr("yolodata.ingest.text.LIST_LINES", 1000)
+    with pytest.raises(DatasetError, match="1001 lines; at most 1000"):
+        read_list(tmp_path / "v.txt")
 
 
 BAD_XML = {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_images_decode import KINDS, encoded
 
+from yolodata._native import jpeg_header
 from yolodata.images.headers import read_header
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (47, 61, 3), np.uint8))
@@ -114,3 +115,57 @@ def test_scans_are_counted_as_decoders_meet_them() -> None:
         assert scans(frame(marker) + scan + comment + b"xx" + scan + b"\xff\x02" + scan) == 3
         assert scans(frame(marker) + scan + b"\xff\xff" + scan + b"\xff\xd9" + scan) == 2
     assert scans(FILES["progressive"]) == FILES["progressive"].count(b"\xff\xda") == 10
+
+
+def tiff(*fields: tuple[int, int, int]) -> bytes:
+    """A TIFF file of a directory alone: tag, kind (3: 16 bits, 4: 32 bits) and value of each."""
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields)
+    return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries
+
+
+def test_the_larger_of_what_a_header_states_counts() -> None:
+    sides = ((256, 4, 61), (257, 4, 47))
+    samples = ((277, 3, 3), (258, 3, 16))
+    assert read_header(tiff(*sides)) == (47, 61, 1, 47 * 61)
+    assert read_header(tiff(*sides, *samples)) == (47, 61, 1, 6 * 47 * 61)
+    assert read_header(tiff((256, 4, 9000), *sides, (257, 4, 1))) == (47, 9000, 1, 47 * 9000)
+    assert read_header(tiff(*sides, (322, 4, 500), (323, 4, 400))) == (47, 61, 1, 200_000)
+    assert read_header(tiff(*sides[:1])) is None
+    assert read_header(tiff(*sides, *[(9999, 4, 0)] * 4095)) is None  # one entry too many
+    stated = b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 0, 0, 61, 47, 0, 0, 9, 9, 0, 0, 16)
+    assert read_header(stated) == (47, 61, 1, 4 * 16 * 47 * 61)
+
+
+def test_boxes_without_end_state_nothing() -> None:
+    def box(kind: bytes, content: bytes = b"", size: int | None = None) -> bytes:
+        return struct.pack(">I4s", 8 + len(content) if size is None else size, kind) + content
+
+    begin = box(b"ftyp", b"avif")
+    end = box(
+        b"meta", bytes(4) + box(b"iprp", box(b"ipco", box(b"ispe", struct.pack(">III", 0, 61, 47))))
+    )
+    assert read_header(begin + end) == (47, 61, 1, 0)
+    assert read_header(begin + 4000 * box(b"free") + end) == (47, 61, 1, 0)
+    assert read_header(begin + 4096 * box(b"free") + end) is None
+    many = box(b"moov", 100 * box(b"free"))
+    assert read_header(begin + 40 * many + end) == (47, 61, 1, 0)
+    assert read_header(begin + 41 * many + end) is None
+    assert read_header(begin + box(b"free", size=4) + end) is None  # ends before it begins
+
+
+def test_a_jpeg_header_is_read_where_its_segments_are() -> None:
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes((0xFF, marker)) + struct.pack(">H", 2 + len(body)) + body
+
+    def header(frame: bytes, steps: bytes = bytes(65)) -> tuple[int, int, int, bool, bool] | None:
+        scan = segment(0xDA, bytes((1, 1, 0, 0, 63, 0))) + b"\x12\xff\xd9"
+        parts = segment(0xDB, steps) + segment(0xC0, frame) + scan
+        return jpeg_header(b"\xff\xd8" + parts)
+
+    frame = struct.pack(">BHHB", 8, 47, 61, 1) + bytes((1, 0x11, 0))
+    assert header(frame) == (47, 61, 1, True, True)
+    assert header(frame[:5]) is None
+    for other in (frame[:6], frame + b"\0", b"\x0c" + frame[1:], frame[:5] + b"\2" + frame[6:]):
+        assert header(other) == (47, 61, 1, True, False)
+    for steps in (bytes(64), bytes(66), b"\x10" + bytes(64)):
+        assert header(frame, steps) == (47, 61, 1, True, False)

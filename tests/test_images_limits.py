@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import struct
 import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import yolodata.shards as shards
 from yolodata import _native
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images import decode as decoders
+from yolodata.images import limits
 from yolodata.images.decode import decode_image, decode_jpeg
 from yolodata.ingest import pack
 from yolodata.ingest.image_check import check_image, decode_rgb
@@ -340,14 +343,14 @@ def test_what_is_too_large_is_left_out_by_name(tmp_path: Path, codec: str) -> No
 
 
 def test_large_pictures_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from yolodata.images import limits
-
     monkeypatch.setattr(limits, "available_memory", lambda: 130 * limits._LARGE)  # three, not four
     most = running = 0
     changed, full = threading.Condition(), threading.Event()
+    together = threading.Barrier(6)
 
     def decode() -> None:
         nonlocal most, running
+        together.wait(10)
         with limits.memory_for(limits._LARGE + 1):
             with changed:
                 running += 1
@@ -355,6 +358,7 @@ def test_large_pictures_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None
                 if running == 3:
                     full.set()
             full.wait(10)
+            time.sleep(0.1)  # others could begin
             with limits.memory_for(limits._LARGE):  # small ones never wait
                 pass
             with changed:
@@ -368,3 +372,22 @@ def test_large_pictures_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None
     assert (most, running) == (3, 0)
     with limits.memory_for(1 << 40):  # one alone is always tried
         pass
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "available_memory", lambda: 0)
+    with limits.memory_for(limits._LARGE + 1):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            with limits.memory_for(limits._LARGE + 1):
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_file_of_another_size_than_was_packed_is_not_stretched(tmp_path: Path) -> None:
+    name, data = encoded("jpg")
+    dataset = packed(tmp_path / "out", name, data, HEIGHT + 30, WIDTH)
+    size = int(dataset.height[0]), int(dataset.width[0])
+    with pytest.raises(ShardError, match=r"decoded to \(47, 61\), which does not become"):
+        decode_into(dataset, 0, size, 64, None, False)

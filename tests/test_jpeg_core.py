@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from jpeg_files import joined, segments
 from PIL import Image
 
 from yolodata._native import decode_jpeg
@@ -150,6 +152,72 @@ def test_what_is_not_plain_is_left_to_libjpeg() -> None:
     for name, other in others.items():
         assert other != data
         assert decoded(other, 40, 56) is None, name
+
+
+SOF, SOS, DHT, DQT = 0xC0, 0xDA, 0xC4, 0xDB
+
+
+def broken_files() -> dict[str, bytes]:
+    """Files with one segment that would have the core read, or write, where it must not."""
+    whole = drawn("4:2:0", 40, 56)
+    parts = list(segments(whole))
+
+    def other(marker: int, change: Callable[[bytes], bytes], number: int = 0) -> bytes:
+        k = [k for k, (found, _) in enumerate(parts) if found == marker][number]
+        return joined([*parts[:k], (marker, change(parts[k][1])), *parts[k + 1 :]])
+
+    def put(at: int, *values: int) -> Callable[[bytes], bytes]:
+        return lambda body: body[:at] + bytes(values) + body[at + len(values) :]
+
+    def with_table(body: bytes) -> bytes:
+        """A grey picture, which would be read to its end, with a table that nothing uses."""
+        grey = list(segments(drawn("grey", 40, 56)))
+        return joined([*grey[:-1], (DHT, body), grey[-1]])
+
+    assert joined(parts) == whole
+    assert decoded(with_table(b"\1\1" + bytes(15) + b"\1"), 40, 56) is not None
+    frame = next(body for marker, body in parts if marker == SOF)
+    scan = next(body for marker, body in parts if marker == SOS)
+    before = parts[:-1]
+    renamed = frame.replace(b"\x01\x22", b"\x05\x22"), scan[:1] + b"\x05" + scan[2:]
+    return {
+        "steps that are cut off": other(DQT, lambda body: body[:-1]),
+        "steps of another number": other(DQT, put(0, 4)),
+        "steps of 16 bits": other(DQT, put(0, 0x10)),
+        "a step of nothing": other(DQT, put(9, 0)),
+        "steps that are not there": other(SOF, put(8, 3)),
+        "steps of a number that is none": other(SOF, put(8, 4)),
+        "codes that are cut off": other(DHT, lambda body: body[:10]),
+        "symbols that are cut off": other(DHT, lambda body: body[:-1]),
+        "codes of another number": other(DHT, put(0, 2)),
+        "symbols without end": other(DHT, lambda _: b"\0" + b"\xff" * 16 + bytes(4080)),
+        "a code of ones": with_table(b"\1\2" + bytes(15) + b"\1\2"),
+        "more codes than there are": with_table(b"\1\3" + bytes(15) + b"\1\2\3"),
+        "a value of 12 bits": with_table(b"\1\1" + bytes(15) + b"\x0c"),
+        "a coefficient of 11 bits": with_table(b"\x11\1" + bytes(15) + b"\x0b"),
+        "a run of nothing": with_table(b"\x11\1" + bytes(15) + b"\x20"),
+        "four components": other(SOF, lambda body: body[:5] + b"\4" + body[6:] + b"\4\x11\0"),
+        "a long frame": other(SOF, lambda body: body + b"\0"),
+        "a frame that is cut off": other(SOF, lambda body: body[:5]),
+        "components with other numbers": joined(
+            [(m, renamed[0] if m == SOF else body) for m, body in before] + [(SOS, renamed[1])]
+        ),
+        "other factors": other(SOF, put(7, 0x41)),
+        "two frames": joined([*before, (SOF, frame), parts[-1]]),
+        "no frame": joined([part for part in parts if part[0] != SOF]),
+        "a scan of other components": other(SOS, put(1, 3)),
+        "a scan with other tables": other(SOS, put(2, 0x22)),
+        "a scan of some coefficients": other(SOS, put(8, 62)),
+        "a segment longer than the file": whole[:2] + b"\xff\xfe\xff\xff" + whole[2:],
+        "a segment shorter than its length": whole[:2] + b"\xff\xfe\0\1" + whole[2:],
+        "a gap": whole[:2] + b"\0" + whole[2:],
+        "no beginning": b"\0" + whole[1:],
+    }
+
+
+def test_broken_files_are_left_to_libjpeg() -> None:
+    for name, data in broken_files().items():
+        assert decoded(data, 40, 56) is None, name
 
 
 def test_damage_gives_libjpegs_pixels_or_none() -> None:

@@ -4,13 +4,24 @@ stay as they are."""
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jpeg_files import DHT, SOF2, SOS, files, last_scans_removed, progressive, segments
+from jpeg_files import (
+    DHT,
+    SOF2,
+    SOS,
+    a_scan_each,
+    files,
+    joined,
+    last_scans_removed,
+    progressive,
+    segments,
+)
 from PIL import Image
 
 from yolodata._native import baseline_jpeg, jpeg_header
@@ -111,6 +122,94 @@ KEPT = {
 def test_what_is_not_sure_stays(why: str) -> None:
     """Decoders smooth blocks that lack coefficients, and make what they can of damage."""
     assert why in reason(KEPT[why])
+
+
+Parts = list[tuple[int, bytes]]
+PARTS: Parts = list(segments(GOOD))
+FIRST, SECOND = [k for k, (marker, _) in enumerate(PARTS) if marker == SOS][:2]
+SEQUENTIAL: Parts = list(segments(a_scan_each()))
+RESTARTED = progressive(60, 90, restart=3)
+
+
+def other(
+    marker: int, change: Callable[[bytes], bytes], parts: Parts = PARTS, number: int = 0
+) -> bytes:
+    """A file in which one segment of a marker, counted by `number`, has another body."""
+    k = [k for k, (found, _) in enumerate(parts) if found == marker][number]
+    return joined([*parts[:k], (marker, change(parts[k][1])), *parts[k + 1 :]])
+
+
+def put(at: int, *values: int) -> Callable[[bytes], bytes]:
+    return lambda body: body[:at] + bytes(values) + body[at + len(values) :]
+
+
+def symbols(value: int) -> Callable[[bytes], bytes]:
+    """A table in which every code means the same."""
+    return lambda body: body[:17] + bytes([value]) * (len(body) - 17)
+
+
+def without(marker: int) -> bytes:
+    return joined([part for part in PARTS if part[0] != marker])
+
+
+def with_first_scan(body: bytes) -> bytes:
+    return joined([*PARTS[:FIRST], (SOS, body), *PARTS[FIRST + 1 :]])
+
+
+BROKEN = [
+    ("several frames", joined([*PARTS[:FIRST], (SOF2, PARTS[3][1]), *PARTS[FIRST:]])),
+    ("segment between two scans", joined([*PARTS[:SECOND], (0xFE, b"hello"), *PARTS[SECOND:]])),
+    ("no end marker", GOOD[:-2] + b"\xff\xdd\0\4\0\0"),
+    ("gap between two segments", joined(PARTS[:1])[:-2] + b"\0" + joined(PARTS[1:])[2:]),
+    ("a segment is cut off", GOOD[:-2] + b"\xff\xc4\0"),
+    ("a segment is cut off", GOOD[:-2] + b"\xff\xc4\1\0"),
+    ("a segment is cut off", GOOD[:-2] + b"\xff\xc4\0\1" + bytes(9)),
+    ("restart interval", joined([(DRI, b"\0\3\0"), *PARTS])),
+    ("quantisation table is cut off", other(0xDB, lambda body: body + b"\0")),
+    ("Huffman table cannot be read", other(DHT, put(0, 4))),
+    ("Huffman table cannot be read", other(DHT, lambda body: body[:10])),
+    ("Huffman table cannot be read", other(DHT, lambda body: body[:-1])),
+    ("Huffman table cannot be read", other(DHT, lambda _: b"\0" + b"\xff" * 16 + bytes(4080))),
+    ("too many codes", other(DHT, lambda _: b"\0\2" + bytes(15) + b"\1\2")),
+    ("frame cannot be read", other(SOF2, lambda body: body + b"\0")),
+    ("odd number of components", other(SOF2, lambda body: body[:5] + b"\2" + body[6:12])),
+    ("frame cannot be read", other(SOF2, put(7, 0x01))),
+    ("frame cannot be read", other(SOF2, put(7, 0x15))),
+    ("frame cannot be read", other(SOF2, put(8, 4))),
+    ("one name", other(SOF2, put(9, 1))),
+    ("lacks a quantisation table", without(0xDB)),
+    ("too large", other(SOF2, put(1, 0xFF, 0, 0xFF, 0))),
+    ("scan cannot be read", GOOD[:-2] + b"\xff\xda\0\x10\5" + bytes(13) + b"\xff\xd9"),
+    ("scan cannot be read", GOOD[:-2] + b"\xff\xda\0\x09\1\1" + bytes(5) + b"\xff\xd9"),
+    ("scan cannot be read", other(SOS, put(1, 9))),
+    ("scan cannot be read", other(SOS, put(3, 1))),
+    ("scan cannot be read", other(SOS, put(2, 0x40))),
+    ("scan cannot be read", other(SOS, put(3, 1), SEQUENTIAL)),
+    ("unusual range", other(SOS, put(4, 64), number=1)),
+    ("unusual range", other(SOS, put(8, 5))),
+    ("unusual order", joined([*PARTS[:FIRST], *PARTS[FIRST + 1 :]])),
+    ("unusual order", joined([*PARTS[:SECOND], PARTS[FIRST], *PARTS[SECOND:]])),
+    ("lacks a Huffman table", without(DHT)),
+    ("restart marker is missing", RESTARTED.replace(b"\xff\xd1", b"\xff\xd5", 1)),
+    ("lies between a scan and", with_first_scan(PARTS[FIRST][1] + bytes(20))),
+    ("scan is cut off", with_first_scan(PARTS[FIRST][1][:-8])),
+    ("in no table", other(DHT, lambda _: bytes(16) + b"\1\0")),
+    ("value is too large", other(DHT, symbols(15))),
+    ("value is too large", other(DHT, symbols(0x0F), number=2)),
+    ("too many coefficients", other(DHT, symbols(0xF1), number=2)),
+    ("beyond the end of its scan", other(DHT, symbols(0x10), number=2)),
+    ("larger than a bit", other(DHT, symbols(0x02), number=6)),
+    ("too many coefficients", other(DHT, symbols(0xF1), number=6)),
+    ("too many coefficients", other(DHT, symbols(0xF1), SEQUENTIAL, 1)),
+    ("code cannot be read", other(DHT, symbols(0x30), SEQUENTIAL, 1)),
+    ("value is too large", other(DHT, symbols(0x0F), SEQUENTIAL, 1)),
+]
+
+
+@pytest.mark.parametrize(("why", "data"), BROKEN, ids=range(len(BROKEN)))
+def test_what_is_broken_is_told_by_its_reason(why: str, data: bytes) -> None:
+    """Each of these would be read, or written to, where it must not be."""
+    assert why in reason(data)
 
 
 @pytest.mark.parametrize(

@@ -420,6 +420,23 @@ def test_how_torchrun_ended(monkeypatch: pytest.MonkeyPatch, code: str, status: 
     assert launch.launch(["a=b"], 1) == status
 
 
+def test_how_ranks_ended_is_written_through_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of logs may be one that others write into; a full disk cuts a line in two."""
+    mine, status = tmp_path / "mine", tmp_path / "logs" / "status"
+    status.parent.mkdir()
+    mine.write_bytes(b"mine")
+    os.utime(mine, (1e9, 1e9))
+    status.symlink_to(mine)
+    said = '[75, "why"]\n[76, "a pe'
+    write = f"import sys; open({str(status)!r}, 'a').write({said!r}); sys.exit(9)"
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", write])
+    assert launch.launch(["a=b"], 1, status=status) == 75
+    assert (mine.read_bytes(), mine.stat().st_mtime) == (b"mine", 1e9)
+    assert status.read_text() == said
+
+
 def test_a_rank_that_a_signal_killed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

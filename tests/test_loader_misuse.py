@@ -13,7 +13,7 @@ import pytest
 import torch
 from loading import digest, draw_dataset, grouped, packed
 
-from yolodata import AugmentConfig, ConfigError, Loader, ValidationLoader
+from yolodata import AugmentConfig, ConfigError, Loader, ReadOptions, ValidationLoader
 from yolodata.pipeline.schedule import MAX_EPOCH, MAX_SEED
 
 IMAGES = 31
@@ -45,6 +45,22 @@ def nested(levels: int) -> list[Any]:
     for _ in range(levels):
         made = [made]
     return made
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"threads": 0}, "threads must be 1 to 1024, got 0"),
+        ({"threads": 1025}, "threads must be 1 to 1024, got 1025"),
+        ({"prefetch": 257}, "prefetch must be 1 to 256, got 257"),
+        ({"scale": (0.5, 101)}, "max from 0.01 to 100"),
+        ({"scale": (0, 0.001)}, "max from 0.01 to 100"),
+    ],
+)
+def test_what_costs_without_end_has_limits(given: dict[str, Any], said: str) -> None:
+    kind: Any = AugmentConfig if "scale" in given else ReadOptions
+    with pytest.raises(ConfigError, match=said):
+        kind(**given)
 
 
 WRONG = [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reference
 from hypothesis import given, settings
-from pictures import make_images, make_index, situations
+from pictures import index_of, make_images, make_index, situations
 
 from yolodata import AugmentConfig, ConfigError, Recipe, _native
 
@@ -483,6 +483,24 @@ def test_an_engine_gives_what_single_calls_give() -> None:
             engine.submit(index, config, 9, 4, positions, out[:3], shard, offset, base)
         with pytest.raises(IndexError, match="position 4"):
             engine.submit_plan(index, config, 9, 4, np.array([4]))
+        for few in ((shard[:3], offset), (shard, offset[:3])):
+            with pytest.raises(ValueError, match="one entry an image"):
+                engine.submit(index, config, 9, 4, positions, out, *few, base)
+        with pytest.raises(IndexError, match="lies in shard 1 of 1"):
+            engine.submit(index, config, 9, 4, positions, out, shard + 1, offset, base).wait()
+        with pytest.raises(ValueError, match="at least one position"):
+            engine.submit_plan(index, config, 9, 4, positions[:0])
+        with pytest.raises(ValueError, match="nothing to render"):
+            engine.submit_render([], ids, pointers, again)
+        with pytest.raises(ValueError, match="one pointer"):
+            engine.submit_render(planned, ids, pointers[1:], again)
+        with pytest.raises(ValueError, match="ascending"):
+            engine.submit_render(planned, ids[::-1].copy(), pointers, again)
+        nbytes = 5 * _native.RENDER_TASK_BYTES
+        tasks = np.zeros(nbytes + 16, np.uint8)
+        odd = (1 - tasks.ctypes.data) % 16
+        with pytest.raises(ValueError, match="aligned"):
+            engine.submit_render(planned, ids, pointers, tasks[odd:][:nbytes])
         engine.close()
         with pytest.raises(RuntimeError, match="closed"):
             engine.submit_plan(index, config, 9, 4, positions)
@@ -537,3 +555,74 @@ def test_settings_of_ultralytics_are_taken_over() -> None:
     args.rect = True
     with pytest.raises(ConfigError, match="rect"):
         AugmentConfig.from_ultralytics(args)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"width": np.full(1, 8, np.uint32)}, "one entry an image"),
+        ({"object_offset": np.array([0, 3], np.uint64)}, "one entry an image"),
+        ({"box": np.zeros((2, 4), np.float32)}, "shape .objects, 4."),
+        ({"object_offset": np.array([0, 4, 3], np.uint64)}, "object_offset must rise"),
+        ({"object_offset": np.array([0, 1, 2], np.uint64)}, "object_offset must rise"),
+        ({"height": np.array([8, 0], np.uint32)}, "1 to 65536 pixels"),
+        ({"height": np.array([8, 65537], np.uint32)}, "1 to 65536 pixels"),
+        ({"polygon_offset": np.array([0, 3, 6], np.uint64)}, "one entry an object"),
+        ({"polygon_offset": np.array([0, 3, 6, 8], np.uint64)}, "every object needs a polygon"),
+        ({"polygon_offset": np.array([0, 9, 9, 9], np.uint64)}, "every object needs a polygon"),
+        ({"outline_points": 1000001}, "0 to 1000000"),
+        ({"oriented": True}, "oriented objects need outline_points"),
+        ({"keypoints": np.zeros((2, 2, 3), np.float32)}, "shape .objects, keypoints, 3."),
+        ({"flip_idx": np.array([0], np.int32)}, "one entry a keypoint"),
+        ({"flip_idx": np.array([0, 2], np.int32)}, "must name keypoints"),
+        ({"flip_idx": np.array([0, -1], np.int32)}, "must name keypoints"),
+    ],
+)
+def test_columns_of_labels_that_contradict_each_other_are_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    columns: dict[str, Any] = {
+        "height": np.full(2, 8, np.uint32),
+        "width": np.full(2, 8, np.uint32),
+        "object_offset": np.array([0, 1, 3], np.uint64),
+        "cls": np.zeros(3, np.float32),
+        "box": np.full((3, 4), 0.5, np.float32),
+        "polygon_offset": np.array([0, 3, 6, 9], np.uint64),
+        "polygon": np.zeros((9, 2), np.float32),
+        "keypoints": np.zeros((3, 2, 3), np.float32),
+    }
+    assert len(index_of(columns)) == 2
+    with pytest.raises(ValueError, match=said):
+        index_of({**columns, **changes})
+
+
+def test_labels_are_not_asked_for_of_what_is_not_there() -> None:
+    outlined = make_index([(8, 8), (8, 8)], outlines=10)
+    plain = make_index([(8, 8), (8, 8)])
+    place, one = np.array([[8.0, 8.0, 1.0, 0.0, 0.0]]), np.array([1])
+    assert _native.letterbox_outlines(outlined, one, place)
+    for table, images, places, said in (
+        (outlined, one, place[:0], "one placement"),
+        (outlined, one[:0], place[:0], "one placement"),
+        (outlined, np.array([2]), place, "must be in the dataset"),
+        (outlined, np.array([-1]), place, "must be in the dataset"),
+        (plain, one, place, "need outlines"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _native.letterbox_outlines(table, images, places)
+    for ratio in (0, 9):
+        with pytest.raises(ValueError, match="mask_ratio must be 1 or more"):
+            _native.letterbox_masks(outlined, one, place, 8, 8, ratio, True)
+    recipe = _native.plan(plain, AugmentConfig(imgsz=16).to_native(), 0, 0, 0)
+    for ratio, said in ((-1, "0 .no masks. or more"), (4, "masks need outlines")):
+        with pytest.raises(ValueError, match=said):
+            _native.labels(recipe, plain, ratio)
+
+
+def test_a_recipe_of_too_many_layers_is_refused() -> None:
+    recipe = _native.plan(
+        make_index([(8, 8)]), AugmentConfig(imgsz=16, mosaic=0).to_native(), 0, 0, 0
+    ).to_dict()
+    for count in (7, 50):
+        with pytest.raises(ValueError, match="layers"):
+            Recipe.from_dict({**recipe, "layers": recipe["layers"][:1] * count})

@@ -134,7 +134,7 @@ def test_records_of_a_run_are_read_to_an_end(tmp_path: Path) -> None:
     endless = "9" * (1 << 20) + row(5).line()
     steps.write_text(head + row(1).line() + quoted + digits + endless + row(2).line() + "7,\r8\n")
     assert [each.step for each in read_steps(steps)] == [1, 2]
-    (tmp_path / FILE).write_text("[" * 100_000 + "\n" + '{"event": "start"}\n')
+    (tmp_path / FILE).write_text("[" * 100_000 + "\n" + '{"event": "a", "time": 1}\n')
     assert len(read_journal(tmp_path)) == 1
     for file, read in ((steps, read_steps), (tmp_path / FILE, lambda f: read_journal(f.parent))):
         file.unlink()

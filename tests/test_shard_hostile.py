@@ -122,24 +122,25 @@ def test_labels_that_are_holes_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        '{"a": ' + "[" * 90_000 + "]" * 90_000 + "}",
-        '{"a": ' + "[" * 200 + "]" * 200 + "}",
-        '{"a": [' + "[]," * (1 << 23) + "[]]}",
-        '{"a": ' + "9" * 5000 + "}",
-        '{"format_version": ' + "9" * 400 + "}",
-        '{"format_version": 1, "source": NaN}',
-        '{"format_version": 1, "source": 1e999}',
-        '{"format_version": 1, "' + "k" * 100_000 + '": 1}',
+        ('{"a": ' + "[" * 90_000 + "]" * 90_000 + "}", "not valid JSON: maximum recursion"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "more than 32 deep"),
+        ('{"a": [' + "[]," * (1 << 23) + "[]]}", "more than 8388608 JSON values"),
+        ('{"a": ' + "9" * 5000 + "}", "not valid JSON: Exceeds the limit"),
+        ('{"format_version": ' + "9" * 400 + "}", "format_version must be 1"),
+        ('{"format_version": 1, "source": NaN}', "NaN is no number of JSON"),
+        ('{"format_version": 1, "source": 1e999}', "not valid JSON"),
+        ('{"format_version": 1, "' + "k" * 100_000 + '": 1}', "checksum"),
     ],
     ids=["deep", "deeper", "wide", "long", "400 digits", "NaN", "infinite", "key"],
 )
-def test_json_is_bounded(tmp_path, text):
+def test_json_is_bounded(tmp_path, text, said):
     for name, read in (("dataset.json", read_meta), ("left_out.json", read_left_out)):
         (tmp_path / name).write_text(text)
         with pytest.raises(ShardError, match=name) as error:
             read(tmp_path)
+        assert said in str(error.value) or "must map paths to reasons" in str(error.value)
         assert len(str(error.value)) < 1000
 
 
@@ -154,6 +155,26 @@ def test_names_count_as_one_value(name, monkeypatch):
         hidden = f'{{"\u2222": {text}, "\u2222": 0}}'.encode(encoding)
         with pytest.raises(ShardError, match="more than 200 JSON values"):
             json_text.parse_json(hidden, "x")
+
+
+@pytest.mark.parametrize("points", ["9", [9], -1, 1 << 70, None, 1.5, True])
+def test_counts_in_the_header_of_labels_are_counts(tmp_path, points):
+    shard_samples.pack(tmp_path, 3)
+    file = tmp_path / "labels.safetensors"
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["polygon"]["shape"] = [points, 2]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    labels = {"file": file.name, "nbytes": file.stat().st_size, "checksum": "0" * 16}
+    hostile_shards.sign(tmp_path, labels=labels)
+    with pytest.raises(ShardError, match=r"labels.safetensors: the header claims .* polygon"):
+        ShardDataset(tmp_path)
+    file.write_bytes(data + bytes(64))  # that no column has
+    hostile_shards.sign(tmp_path, labels={**labels, "nbytes": len(data) + 64})
+    with pytest.raises(ShardError, match=r"its header describes \d+; the file is cut"):
+        ShardDataset(tmp_path)
 
 
 def test_a_path_that_cannot_be(tmp_path):

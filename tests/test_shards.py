@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import pickle
@@ -20,8 +21,9 @@ import shard_samples
 import yolodata
 import yolodata.shards as shards
 from yolodata.errors import ConfigError, ShardError
+from yolodata.folders import Folder
 from yolodata.images.resize import resize, resized_shape
-from yolodata.shards import mapping
+from yolodata.shards import lock, mapping
 from yolodata.shards.verify import verify
 
 POSE = shards.DatasetMeta(
@@ -280,6 +282,38 @@ def test_one_writer_at_a_time(tmp_path):
     with pytest.raises(ShardError, match=r"already holds a dataset.*overwrite=True.*--overwrite"):
         shard_samples.pack(tmp_path)
     assert verify(tmp_path, full=True).ok
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Whoever held it before has removed the file, and another one may have made a new one."""
+    held = tmp_path / ".packing" / "lock"
+
+    def late(take):
+        calls = []
+
+        def taken(fd, how):
+            if not calls:
+                file = held if held.parent.exists() else tmp_path / "lock"
+                file.unlink()
+                file.touch()
+            calls.append(fd)
+            return take(fd, how)
+
+        return taken
+
+    with monkeypatch.context() as patch, Folder.at(tmp_path) as folder:
+        patch.setattr(fcntl, "flock", late(fcntl.flock))
+        with (
+            lock.file_lock(folder, "lock"),
+            pytest.raises(BlockingIOError),
+            lock.file_lock(folder, "lock", wait=False),
+        ):
+            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "lockf", late(fcntl.lockf))
+        mine = lock.Lock(Folder.at(tmp_path))
+        assert held.read_text() == f"{os.getpid()}\n"
+        mine.remove()
 
 
 def test_older_files_are_replaced_only_when_asked(tmp_path):

@@ -266,3 +266,21 @@ def test_a_network_is_described_by_layers_alone(
     assert isinstance(fine["model"], DetectionModel)
     for table in ("epoch,time\n1\n", "epoch\nx\n", "epoch\n" + "9" * 200_000 + "\n"):
         assert weights_of({**state, "network": model.yaml, "results": table})["train_results"] == {}
+
+
+def test_only_classes_of_networks_are_made_from_weights() -> None:
+    import ultralytics.engine.model  # a network, by its base, whose parts run code
+
+    from yolodata.train.checkpoint.weights import _is_part
+
+    assert _is_part("torch.nn.modules.conv.Conv2d")
+    assert _is_part("ultralytics.nn.modules.conv.Conv")
+    assert issubclass(ultralytics.engine.model.Model, torch.nn.Module)
+    for name in (
+        "ultralytics.engine.model.Model",
+        "subprocess.Popen",
+        "torch.nn.Conv2d",  # by another name than its own
+        "os.system",
+        "no.such.Thing",
+    ):
+        assert not _is_part(name), name

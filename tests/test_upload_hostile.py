@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from yolodata.errors import YolodataError
 from yolodata.files import file_checksum
 from yolodata.train.checkpoint.manifest import Entry, Manifest
-from yolodata.train.checkpoint.object_store import ObjectStore
+from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore
 from yolodata.train.checkpoint.places import LocalPlace
 from yolodata.train.checkpoint.run_folder import FOLDER, files_beside, find_newest
 from yolodata.train.checkpoint.uploader import Backoff, Uploader, download_newest
@@ -218,6 +220,47 @@ def test_whatever_a_manifest_says_is_read_or_refused_in_a_line() -> None:
         assert said.isprintable()
         assert len(said) < 300
     assert refused > 2500
+
+
+LIES: list[tuple[dict[str, Any], str]] = [
+    ({"name": "b/../a"}, "name is 'b/../a'"),
+    ({"name": "x" * 201 + "/a"}, "name is 'xxx"),
+    ({"name": "b"}, "file is '00000005-0000000000000000-a'"),
+    ({"bytes": True}, "bytes is True"),
+    ({"bytes": -1}, "bytes is -1"),
+    ({"bytes": (16 << 30) + 1}, "bytes is 17179869185"),
+    ({"bytes": 3.0}, "bytes is 3.0"),
+    ({"bytes": float("nan")}, "'NaN' is no number"),
+    ({"bytes": 10**30}, f"'{10**30}' is no number"),
+    ({"xxh3_64": "1" * 16}, "file is '00000005-0000000000000000-a'"),
+    ({"file": f"00000006-{'0' * 16}-a"}, "file is '00000006-0000000000000000-a'"),
+]
+
+
+@pytest.mark.parametrize(("lie", "said"), LIES, ids=range(len(LIES)))
+def test_names_sizes_and_checksums_agree(lie: dict[str, Any], said: str) -> None:
+    entry = Entry(5, "0" * 16)
+    facts = {"name": "a", "file": f"{entry.stem}-a", "bytes": 3, "xxh3_64": "0" * 16}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Manifest.decode(json.dumps({"version": 1, **facts, **lie}).encode(), entry)
+
+
+def test_an_object_without_end_is_not_read_to_it(
+    far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            Endless.reads += 1
+            assert Endless.reads < 5
+            return bytes(size or 0)
+
+    store = ObjectStore(far)
+    facts = store.manifest(store.entries()[0]).main
+    monkeypatch.setattr(LocalPlace, "open", lambda *_: Endless())
+    with pytest.raises(DamagedObject, match="got more with"):
+        store.check(facts)
 
 
 def test_what_is_whole_is_taken(far: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from importlib import import_module
 from types import ModuleType
 
 KINDS = (
-    "kills", "flips", "resealed", "pictures", "labels", "documents", "manifests", "links",
+    "kills", "flips", "resealed", "pictures", "labels", "documents", "manifests", "runs", "links",
     "disk_faults", "allocations",
 )  # fmt: skip
 

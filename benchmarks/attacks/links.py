@@ -25,6 +25,7 @@ from . import shim
 from .children import Ended, in_child, run_command, trial
 from .drawn import PACK, changes, contents, lay_out, once, packed, source, state
 from .judge import copy
+from .runs import PRICES, run_files
 from .said import ended_well
 from .verdict import Verdict
 
@@ -48,12 +49,14 @@ class _Command:
         before: prepares the folder that it runs in, beside `source/`.
         writes: paths that it may change.
         allowed: exit status.
+        repeats: it writes the same bytes each time.
     """
 
     run: Callable[[Path], int]
     before: Callable[[Path], None] = lambda folder: None
     writes: tuple[str, ...] = ("out",)
     allowed: tuple[int, ...] = (0, 1, 2)
+    repeats: bool = True
 
 
 def _packed(folder: Path) -> None:
@@ -76,6 +79,16 @@ def _packed_by_trainer(folder: Path) -> None:
     lay_out(_states()["by a trainer"], folder / "source.yolodata")
 
 
+def _packed_twice(folder: Path) -> None:
+    _relabelled(folder)
+    lay_out(_states()["packed"], folder / "other")
+
+
+def _ran_elsewhere(folder: Path) -> None:
+    lay_out(run_files(), folder / "out")
+    (folder / "prices.yaml").write_text(PRICES)
+
+
 def _packed_as_files(folder: Path) -> None:
     shutil.copytree(packed("detect", "jpeg"), folder / "out")
 
@@ -85,6 +98,18 @@ def _words(*words: str) -> Callable[[Path], int]:
         from yolodata import cli
 
         return cli.main(list(words))
+
+    return run
+
+
+def _with_ultralytics(*words: str) -> Callable[[Path], int]:
+    """A command that asks Ultralytics for its arguments; see `_as_files`."""
+
+    def run(folder: Path) -> int:
+        import ultralytics.cfg  # noqa: F401
+
+        trial()  # the import took seconds
+        return _words(*words)(folder)
 
     return run
 
@@ -132,6 +157,7 @@ def _run_folder(folder: Path) -> int:
     import torch
 
     from yolodata.errors import YolodataError
+    from yolodata.provenance import manifest
     from yolodata.telemetry import journal
     from yolodata.telemetry.metrics.totals import Totals
     from yolodata.telemetry.rows import Rows
@@ -148,6 +174,8 @@ def _run_folder(folder: Path) -> int:
     )
     try:
         Settings.of_run(run)
+        manifest.read(run)
+        manifest.RunManifest.from_json(run_files()[manifest.FILE]).write(run)
         Rows(run / "steps.csv", COLUMNS).append(StepRow(1, 1, 1.0, 1, 1.0, 1.0, 1.0).line())
         journal.Journal(run).add("start")
         totals = Totals(run / "metrics" / "totals.rank0.json")
@@ -202,6 +230,20 @@ COMMANDS: dict[str, _Command] = {
     "info": _Command(_words("info", "out"), _packed, ()),
     "view": _Command(_words("view", "out/train", "--out", "pictures/look.png", "--count", "2"),
                      _packed, ("pictures",)),
+    "diff": _Command(_words("diff", "out", "other"), _packed_twice, ()),
+    "info of a run": _Command(_words("info", "out"), _ran_elsewhere, ()),
+    "cost": _Command(_words("cost", "out", "--prices", "prices.yaml", "--json", "made/cost.json"),
+                     _ran_elsewhere, ("made",)),
+    "doctor of a run": _Command(
+        _with_ultralytics("doctor", "out", "--json", "made/a.json", "--html", "made/a.html",
+                          "--apply", "made/a.yaml"),
+        _ran_elsewhere, ("made",), repeats=False,
+    ),
+    "launch": _Command(
+        _with_ultralytics("launch", "slurm", "train", "model=yolo26n.yaml", "data=source/data.yaml",
+                          "out=made/job.sh"),
+        writes=("made",),
+    ),
     "a trainer packs": _Command(_trainer, writes=_TRAINERS),
     "a trainer opens": _Command(_trainer, _packed_by_trainer, _TRAINERS),
     "cache ls": _Command(_words("cache", "ls", "source.yolodata"), _packed_by_trainer, _TRAINERS),
@@ -237,6 +279,7 @@ def warm() -> None:
     from yolodata.ultralytics import auto_pack, settings  # noqa: F401
 
     packed("detect", "jpeg")
+    run_files()
     _states()
     for name in COMMANDS:
         _trace(name)
@@ -305,7 +348,7 @@ def _trace(name: str) -> _Trace:
     log.unlink(missing_ok=True)
 
     ended = _run(command.run, folder, log)
-    if ended.status not in command.allowed:
+    if ended.status not in (0, 1):
         raise RuntimeError(f"{name} failed undisturbed: {ended.how}")
     paths = {os.path.relpath(path, folder) for _, path in shim.read_log(log)}
     # Names that nobody can guess cannot be planted; nor can a folder that the user named.
@@ -375,6 +418,7 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
         good
         and ended.status == 0
         and trace.status == 0
+        and command.repeats
         and not any(each.startswith("source") for each in said)
         and "there already" not in name
     ):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.early
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KINDS = (
-    "kills", "flips", "resealed", "pictures", "labels", "documents", "manifests", "links",
+    "kills", "flips", "resealed", "pictures", "labels", "documents", "manifests", "runs", "links",
     "disk_faults", "allocations",
 )  # fmt: skip
 CASES = 2  # of each kind; a case has 5 to 40 trials

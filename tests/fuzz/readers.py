@@ -15,19 +15,32 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xxhash
 
 from yolodata import shards
-from yolodata.errors import DatasetError, ShardError
+from yolodata.cost.measurements import measurements
+from yolodata.diff.results import read_results
+from yolodata.doctor.runs import examine_run
+from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.folders import Folder
 from yolodata.ingest import dataset_yaml, image_check, rle
 from yolodata.ingest.labels import labels_of_any, labels_of_most
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
 from yolodata.ingest.text import decode_text, decode_xml
+from yolodata.provenance import info_cli, weights
+from yolodata.provenance.manifest import RunManifest
+from yolodata.shards import left_out, notes, records
 from yolodata.shards.format import DATASET_FILE, DatasetMeta, content_checksum
+from yolodata.terminal import printable
+from yolodata.train.checkpoint.manifest import Entry, Manifest
+from yolodata.train.settings import TrainSettings
 
 TARGETS: dict[str, Callable[[bytes], None]] = {}
+OF_A_RUN = ("steps.csv", "journal.jsonl", "args.yaml", "yolodata.yaml", "results.csv")
 SUFFIXES = (".jpg", ".png", ".webp", ".bmp", ".tif", ".gif", ".avif", ".ppm", ".jp2", ".mpo")
 
 
@@ -90,8 +103,6 @@ def _small_dataset() -> tuple[Path, DatasetMeta, bytes]:
 @target
 def labels_file(data: bytes) -> None:
     """Changes of a labels file whose checksum is right; each is 1 byte where and 1 byte what."""
-    import xxhash
-
     from yolodata import Loader, ReadOptions
     from yolodata.pipeline.config import AugmentConfig
 
@@ -221,3 +232,117 @@ def picture(data: bytes) -> None:
         assert max(decoded.shape[:2]) <= max(32, 1)
         assert height > 0
         assert width > 0
+
+
+@target
+def export(data: bytes) -> None:
+    """A file beside images, of a format that has to be found out; the first byte is its name."""
+    if not data:
+        return
+    names = ("a.json", "labels/a.txt", "Annotations/a.xml", "data.yaml", "a.csv", "obj.data")
+    root = folder() / "export"
+    shutil.rmtree(root, ignore_errors=True)
+    file = root / names[data[0] % len(names)]
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "a.jpg").touch()
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data[1:])
+    with contextlib.suppress(DatasetError):
+        for split in open_source(root).splits.values():
+            for index in range(len(split.paths)):
+                with contextlib.suppress(Refused):
+                    split.raw_labels(index)
+
+
+@target
+def unfinished(data: bytes) -> None:
+    """A record of an unfinished pack, whose checksum is right."""
+    root = folder() / "work"
+    root.mkdir(exist_ok=True)
+    record = xxhash.xxh3_64_hexdigest(data).encode() + b"\n" + data
+    for name in ("settings", "part-00000"):
+        (root / name).write_bytes(record)
+    with Folder.at(root) as work:
+        records.load_settings(work)
+        for keypoints in (None, 2):
+            for part in records.load_parts(work, keypoints):
+                assert all(len(text) == 2 for text in part.left_out)
+
+
+@target
+def beside_splits(data: bytes) -> None:
+    """What is said beside the splits: notes.json and left_out.json."""
+    root = folder() / "beside"
+    root.mkdir(exist_ok=True)
+    for name, read in (
+        (notes.NOTES, notes.read_notes),
+        (left_out.LEFT_OUT, left_out.read_left_out),
+    ):
+        (root / name).write_bytes(data)
+        with contextlib.suppress(ShardError):
+            read(root)
+
+
+@target
+def run_manifest(data: bytes) -> None:
+    """The manifest of a run; what of it is shown does nothing to a terminal."""
+    with contextlib.suppress(ValueError):
+        manifest = RunManifest.from_json(data)
+        assert RunManifest.from_json(manifest.to_json()) == manifest
+        shown = "\n".join(info_cli._lines(Path("run"), manifest, True))
+        assert printable(shown, "\n") == shown
+
+
+@target
+def upload_manifest(data: bytes) -> None:
+    """A manifest at an upload URL."""
+    with contextlib.suppress(ValueError):
+        found = Manifest.decode(data, Entry(12, "9f86d081884c7d65"))
+        assert all(".." not in facts.name.split("/") for facts in found.all)
+        assert Manifest.decode(found.encode(), Entry(12, "9f86d081884c7d65")) == found
+
+
+@target
+def weights_file(data: bytes) -> None:
+    """The manifest in a file of weights."""
+    file = folder() / "best.pt"
+    file.write_bytes(data)
+    with contextlib.suppress(ValueError):
+        weights.read(file)
+
+
+@target
+def run_records(data: bytes) -> None:
+    """Records and settings of a run; the first byte says which of them the others are."""
+    if not data:
+        return
+    root = folder() / "run"
+    root.mkdir(exist_ok=True)
+    corpus = Path(__file__).parent / "corpus" / "run_records"
+    for number, name in enumerate(OF_A_RUN):
+        mine = number == data[0] % len(OF_A_RUN)
+        (root / name).write_bytes((data if mine else (corpus / name).read_bytes())[1:])
+    for read in (TrainSettings.of_run, read_results, measurements, examine_run):
+        with contextlib.suppress(ConfigError):
+            read(root)
+
+
+@cache
+def _loader() -> tuple[Any, dict[str, Any]]:
+    from yolodata import Loader, ReadOptions
+
+    path, _, _ = _small_dataset()
+    loader = Loader(path, batch_size=3, device="cpu", reading=ReadOptions(threads=1))
+    return loader, loader.state_dict()
+
+
+@target
+def loader_state(data: bytes) -> None:
+    """Changes of the place in a stream, as JSON has them."""
+    loader, state = _loader()
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(data)
+        for given in (content, {**state, **content} if isinstance(content, dict) else content):
+            with contextlib.suppress(ConfigError):
+                loader.load_state_dict(given)
+                assert 0 <= loader.state_dict()["position"] <= 3

@@ -36,7 +36,8 @@ ROOMS = ("core", "ingest", "jpeg", "plan", "render", "engine")
 
 FLAGS = ["-std=c++20", "-g", "-O1", "-fno-omit-frame-pointer", "-ffp-contract=off"]
 FLAGS += [f"-I{ROOT / 'csrc'}", "-pthread"]
-GUIDED = [*FLAGS, "-fno-sanitize-recover=all"]
+# An array inside an object has a neighbour there, which the sanitizers take for its own.
+GUIDED = [*FLAGS, "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
 GUIDED += ["-fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow"]
 # The thread sanitizer cannot stand the functions that choose an instruction set while loading.
 RACES = [*FLAGS, "-fsanitize=thread", "-DYOLODATA_ONE_TARGET"]

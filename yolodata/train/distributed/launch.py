@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from yolodata.errors import starting
+from yolodata.folders import Folder
 from yolodata.isolation import child_environment
 from yolodata.terminal import printable
 from yolodata.train.signals import SIGNALS
@@ -53,6 +54,12 @@ def torchrun_knows(option: str) -> bool:
     return file.is_file() and option in file.read_text(encoding="utf-8")
 
 
+def _empty(file: Path) -> None:
+    """Makes a file that is empty, in the place of what has its name; a link is not followed."""
+    with Folder.at(file.parent) as folder:
+        folder.replace(file.name, b"", durable=False)
+
+
 def launch(
     arguments: Sequence[str],
     processes: int,
@@ -79,7 +86,7 @@ def launch(
     """
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
         status = status or Path(folder) / "status"
-        status.touch()
+        _empty(status)
         asked: list[int] = []
         child: subprocess.Popen[bytes] | None = None
 
@@ -90,7 +97,7 @@ def launch(
                 name = signal.Signals(number).name
                 print(f"yolodata: {name}: {processes} processes are asked to stop", file=sys.stderr)
                 if restarted:
-                    status.write_bytes(b"")  # how the ranks end now is what counts
+                    _empty(status)  # how the ranks end now is what counts
             # Of many of them torchrun dies, and leaves ranks that are about to write their state.
             if child is not None and (first or number == signal.SIGINT):
                 child.send_signal(signal.SIGTERM)  # the only one that every torchrun passes on
