@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from yolodata.doctor.finding import Finding
-from yolodata.doctor.runs import examine_run
+from yolodata.doctor.runs import examine_run, records
+from yolodata.doctor.runs.records import read_run
 from yolodata.errors import ConfigError
 from yolodata.telemetry.step_row import COLUMNS, StepRow
 
@@ -277,6 +279,20 @@ def test_what_is_being_written_is_read_as_far_as_it_is(tmp_path: Path) -> None:
         assert found.measured.get("steps_recorded", 0) == rows
         assert rows or "steps.csv has no step yet" in found.not_done[0]
     assert rows == lines - 1
+
+
+def test_steps_that_a_resumed_run_took_again_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = healthy()
+    again = [dataclasses.replace(row, step_ms=7.0) for row in rows[5:9]]
+    write(tmp_path, rows[:9] + again + rows[9:])
+    steps = read_run(tmp_path).leading
+    assert steps["step"].tolist() == [row.step for row in rows]
+    assert (steps["step_ms"][5:9] == 7).all()
+    monkeypatch.setattr(records, "MOST", len(rows))
+    with pytest.raises(ConfigError, match=rf"more than {len(rows):,} steps"):
+        read_run(tmp_path)
 
 
 def test_rows_of_an_older_version(tmp_path: Path) -> None:

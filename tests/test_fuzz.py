@@ -35,7 +35,7 @@ def test_readers_take_every_input_of_the_corpus(target: str) -> None:
         ("run_manifest", "yolodata.provenance.manifest.RunManifest.from_dict"),
         ("upload_manifest", "yolodata.train.checkpoint.manifest.Facts.read"),
         ("weights_file", "yolodata.provenance.manifest.RunManifest.from_dict"),
-        ("run_records", "yolodata.cost.measurements.read_steps"),
+        ("run_records", "yolodata.doctor.runs.records.read_steps"),
         ("loader_state", "yolodata.pipeline.resume_state.place_of"),
     ],
 )

@@ -136,7 +136,10 @@ def test_records_of_a_run_are_read_to_an_end(tmp_path: Path) -> None:
     assert [each.step for each in read_steps(steps)] == [1, 2]
     (tmp_path / FILE).write_text("[" * 100_000 + "\n" + '{"event": "a", "time": 1}\n')
     assert len(read_journal(tmp_path)) == 1
-    for file, read in ((steps, read_steps), (tmp_path / FILE, lambda f: read_journal(f.parent))):
+    for file, read in (
+        (steps, lambda f: list(read_steps(f))),
+        (tmp_path / FILE, lambda f: read_journal(f.parent)),
+    ):
         file.unlink()
         os.mkfifo(file)
         with pytest.raises(OSError, match="is a FIFO"):

@@ -127,7 +127,7 @@ def test_the_late_rank_is_known_and_named(ran: Any) -> None:
     """Rank 1 is 250 ms late in each step of the last epoch; both know it, by steps.csv alone."""
     folder = ran[0] / "runs" / "two"
     files = [folder / "steps.csv", folder / "steps.rank1.csv"]
-    steps = [read_steps(file) for file in files]
+    steps = [list(read_steps(file)) for file in files]
     behind = [
         (first.epoch, first.straggler_ms - second.straggler_ms)
         for first, second in zip(*steps, strict=True)

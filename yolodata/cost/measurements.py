@@ -21,6 +21,8 @@ from yolodata.telemetry.step_row import read_steps
 
 _LIMIT = 16 << 20  # bytes of a JSON, of which a parser makes 60 times as many: ours have 10,000
 
+_EPOCHS = 1_000_000  # of a run
+
 CPU = "cpu"
 """The name of what trains without a GPU, in prices too."""
 
@@ -151,18 +153,23 @@ def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
     the validation of the one before is in it. The first has none before it, and the last of a run
     that goes on is not over. An interruption makes one epoch long, and the median does not see it.
     """
-    rows: dict[int, list[tuple[float, int]]] = {}
+    lengths: dict[int, int] = {}
+    totals: dict[int, int] = {}
+    ends: dict[int, float] = {}
     try:
         for row in read_steps(folder / "steps.csv"):
-            rows.setdefault(row.epoch, []).append((row.time, row.images))
+            lengths[row.epoch] = lengths.get(row.epoch, 0) + 1
+            totals[row.epoch] = totals.get(row.epoch, 0) + row.images
+            ends[row.epoch] = row.time
+            if len(ends) > _EPOCHS:
+                raise ConfigError(f"{folder}: steps.csv has more than {_EPOCHS:,} epochs")
     except OSError as error:
         raise ConfigError(f"{folder} has no records of steps: steps.csv: {error}") from None
-    lengths = [len(steps) for steps in rows.values()]
-    whole = [epoch for epoch in sorted(rows) if len(rows[epoch]) == max(lengths)]
+    whole = max(lengths.values(), default=0)
     found = [
-        (ranks * sum(images for _, images in rows[epoch]), rows[epoch][-1][0] - rows[before][-1][0])
-        for before, epoch in pairwise(sorted(rows))
-        if epoch in whole and epoch == before + 1
+        (ranks * totals[epoch], ends[epoch] - ends[before])
+        for before, epoch in pairwise(sorted(ends))
+        if lengths[epoch] == whole and epoch == before + 1
     ]
     if not found:
         raise ConfigError(

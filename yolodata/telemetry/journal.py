@@ -18,7 +18,7 @@ log = logging.getLogger("yolodata")
 FILE = "journal.jsonl"
 """In the run folder; docs/telemetry.md says what the lines mean."""
 
-_LIMIT = 256 << 20  # bytes that are read: a line has about 200
+_LIMIT = 16 << 20  # bytes that are read: a line has about 200
 
 
 def _is_number(value: Any) -> bool:
@@ -86,7 +86,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     the run last began anew.
 
     Raises:
-        OSError: the file is there, and cannot be read, or has more than 256 MiB.
+        OSError: the file is there, and cannot be read, or has more than 16 MiB.
     """
     path = folder / FILE
     if not path.exists():

@@ -62,7 +62,7 @@ _FORMS = [
 ]
 
 
-def read_steps(path: Path) -> list[StepRow]:
+def read_steps(path: Path) -> Iterator[StepRow]:
     """Reads steps.csv as far as it is written; a row that is cut off, or damaged, is left out.
 
     Columns of another version are left out, and those that it lacks are None.
@@ -70,12 +70,10 @@ def read_steps(path: Path) -> list[StepRow]:
     Raises:
         OSError: the file cannot be read, or has more than 2 GiB.
     """
-    rows = []
     for values in csv.DictReader(whole_lines(path), quoting=csv.QUOTE_NONE):
         row = _row(values)
         if row is not None:
-            rows.append(row)
-    return rows
+            yield row
 
 
 def whole_lines(path: Path) -> Iterator[str]:
