@@ -36,8 +36,10 @@ def warm() -> None:
     """Imports and packs."""
     import torch  # noqa: F401
 
+    import yolodata.diff.cli
     import yolodata.pipeline.loader
-    import yolodata.shards.verify_cli  # noqa: F401
+    import yolodata.shards.verify_cli
+    import yolodata.view  # noqa: F401
 
     for task, codec in DATASETS:
         packed(task, codec)
@@ -51,14 +53,14 @@ def attack(random: Random, folder: Path) -> Verdict:
         task, codec = random.choice(DATASETS)
         out = folder / "dataset"
         what = random.choice(_KINDS)(random, contents(packed(task, codec) / "train"), out)
-        _read(out, task, f"{task}, {codec}: {what}", verdict)
+        _read(random, out, task, codec, f"{task}, {codec}: {what}", verdict)
         if verdict.findings:
             break
         shutil.rmtree(out)
     return verdict
 
 
-def _read(out: Path, task: str, what: str, verdict: Verdict) -> None:
+def _read(random: Random, out: Path, task: str, codec: str, what: str, verdict: Verdict) -> None:
     import yolodata
     from yolodata import shards
     from yolodata.errors import YolodataError
@@ -118,8 +120,13 @@ def _read(out: Path, task: str, what: str, verdict: Verdict) -> None:
     if not os.path.exists(out / "huge"):
         trial(f"{what}: a batch")
         tries("a batch", batch)
-    trial(f"{what}: info")
-    ended_well(verdict, run_command(["info", str(out)], out.parent), f"{what}: info")
+    other = str(packed(task, codec) / "train")
+    command, *words = random.choice(
+        (["info"], ["diff", other], ["view", "--out", "look.png", "--count", "2"])
+    )
+    trial(f"{what}: {command}")
+    ended = run_command([command, str(out), *words], out.parent)
+    ended_well(verdict, ended, f"{what}: {command}")
 
 
 # What is made: each writes a dataset into a folder, and says what is hostile about it.
