@@ -342,6 +342,25 @@ def test_what_is_too_large_is_left_out_by_name(tmp_path: Path, codec: str) -> No
         assert reason in left_out[name]
 
 
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_a_file_that_states_more_than_it_has_is_not_kept(tmp_path: Path, codec: str) -> None:
+    """Reading such a file from shards would refuse it, after packing had called it good."""
+    yaml = write_yolo(tmp_path / "source", {"train": 2, "val": 1})
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(file, "TIFF")
+    sizes, stated = (struct.pack("<HHI", tag, 4, 1) for tag in (279, 256))  # of strips; the width
+    assert sizes in file.getvalue()
+    image = tmp_path / "source/images/train/strange.tif"
+    image.write_bytes(file.getvalue().replace(sizes, stated))
+    report = pack(yaml, tmp_path / "out", codec=codec, imgsz=64, progress=False)
+    left_out = dict(report.splits["train"].left_out)
+    if codec == "jpeg":
+        assert "states 9216 x 48 pixels, and 64 x 48 are decoded" in left_out[str(image)]
+    else:
+        assert not left_out
+    assert verify(tmp_path / "out" / "train", full=True).ok
+
+
 def test_large_pictures_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "available_memory", lambda: 130 * limits._LARGE)  # three, not four
     most = running = 0

@@ -12,6 +12,7 @@ import xxhash
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError, ResourceError, lacking
+from yolodata.images.headers import is_iso_media, read_header
 from yolodata.images.resize import resize, resized_shape
 from yolodata.ingest.baseline import as_baseline
 from yolodata.ingest.image_check import (
@@ -291,4 +292,17 @@ def _encoded(
         data, shape, note = checked.data, (picture.shape[0], picture.shape[1]), ""
     else:
         data, shape, note = checked.data, decoded_shape(checked, image.path), ""
+    if made is None and not checked.plain:
+        _check_stated(data, shape)
     return shape, resized_shape(*shape, settings.imgsz), data, note
+
+
+def _check_stated(data: bytes, shape: tuple[int, int]) -> None:
+    """Raises Refused for a file that states more than it has: readers would not decode it."""
+    header = None if is_iso_media(data) else read_header(data)
+    height, width = shape
+    if header is not None and header.height * header.width > height * width:
+        raise Refused(
+            f"its file states {header.width} x {header.height} pixels, and {width} x {height} are "
+            "decoded; save it anew, or pack with codec=raw"
+        )
