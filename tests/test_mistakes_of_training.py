@@ -30,6 +30,7 @@ from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.ultralytics import run_folder
+from yolodata.ultralytics.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RTDETR = """
@@ -407,6 +408,14 @@ def test_folders_that_a_failed_start_removes_are_made_again(
     lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("threads", 1024), ("prefetch", 256), ("workers", 1024)]
+)
+def test_settings_that_cost_without_end_have_limits(name: str, most: int) -> None:
+    with pytest.raises(ConfigError, match=f"yolodata {name} must be 1 to {most}, got {most + 1}"):
+        Settings(**{name: most + 1})
 
 
 def test_a_run_to_resume_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

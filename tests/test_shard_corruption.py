@@ -150,6 +150,7 @@ BAD_META = [
     (_put("split", None), "split"),
     (_put("kpt_shape", [3, 4]), "kpt_shape"),
     (_put("kpt_shape", [4, 3]), "flip_idx"),
+    (_put("kpt_shape", [(1 << 16) + 1, 3]), "kpt_shape must be null or"),
     (_put("kpt_shape", None), "flip_idx"),
     (_put("flip_idx", [0, 1, 3]), "flip_idx"),
     (_put("source", []), "source"),

@@ -21,6 +21,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from yolodata.errors import YolodataError
 from yolodata.files import file_checksum
+from yolodata.folders import Folder
+from yolodata.train.checkpoint.arrivals import belongs_beside
 from yolodata.train.checkpoint.manifest import Entry, Manifest
 from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore
 from yolodata.train.checkpoint.places import LocalPlace
@@ -509,6 +511,26 @@ def test_one_object_that_may_not_be_read_is_passed_over(
     refused = "000"  # all of them: that is no empty place
     with pytest.raises(YolodataError, match=r"no checkpoint that can be read.*Access denied"):
         find_newest(tmp_path / "other run", url)
+
+
+def test_a_place_has_files_alone_and_writes_over_none(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = LocalPlace(far).sizes()
+    os.mkfifo(far / "pipe.json")
+    (far / "folder.json").mkdir()
+    (far / "link.json").symlink_to(far / min(known))
+    assert LocalPlace(far).sizes() == known
+    monkeypatch.setattr(Folder, "remove", lambda *_: None)  # as if it came back meanwhile
+    with pytest.raises(FileExistsError):
+        LocalPlace(far).put_bytes(min(known), b"mine")
+    assert LocalPlace(far).sizes() == known
+
+
+def test_names_that_act_on_a_terminal_are_not_of_a_run() -> None:
+    assert belongs_beside("results.png", 1)
+    assert not belongs_beside("a\x1b[2J.png", 1)
+    assert not belongs_beside("x" * 1000 + ".png", 1)
 
 
 def test_downloaded_files_keep_the_umask(far: Path, tmp_path: Path) -> None:
