@@ -421,7 +421,7 @@ def test_how_torchrun_ended(monkeypatch: pytest.MonkeyPatch, code: str, status: 
 
 
 def test_how_ranks_ended_is_written_through_no_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The folder of logs may be one that others write into; a full disk cuts a line in two."""
     mine, status = tmp_path / "mine", tmp_path / "logs" / "status"
@@ -429,10 +429,11 @@ def test_how_ranks_ended_is_written_through_no_link(
     mine.write_bytes(b"mine")
     os.utime(mine, (1e9, 1e9))
     status.symlink_to(mine)
-    said = '[75, "why"]\n[76, "a pe'
+    said = '[76, "why\\u001b[2J"]\n[76, "a pe'
     write = f"import sys; open({str(status)!r}, 'a').write({said!r}); sys.exit(9)"
     monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", write])
-    assert launch.launch(["a=b"], 1, status=status) == 75
+    assert launch.launch(["a=b"], 1, status=status) == 76
+    assert capfd.readouterr().err == "yolodata: the run ended: why\\x1b[2J\n"
     assert (mine.read_bytes(), mine.stat().st_mtime) == (b"mine", 1e9)
     assert status.read_text() == said
 
