@@ -74,6 +74,10 @@ def test_links_of_a_run_folder_are_not_followed(mine: Path, tmp_path: Path) -> N
     (run / "linked").symlink_to(mine)
     with pytest.raises(OSError, match="is a link"):
         file.write(run / "linked", STATE)
+    (run / "other").mkdir()
+    (run / "other" / "checkpoints").symlink_to(mine)
+    with pytest.raises(OSError, match="is a link"):
+        run_folder.find_newest(run / "other", None)
     writer = Writer(run / "linked", 1)
     writer.put(STATE)
     with pytest.raises(YolodataError, match=r"could not be written into .*is a link"):
