@@ -433,9 +433,14 @@ def test_how_ranks_ended_is_written_through_no_link(
     write = f"import sys; open({str(status)!r}, 'a').write({said!r}); sys.exit(9)"
     monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", write])
     assert launch.launch(["a=b"], 1, status=status) == 76
-    assert capfd.readouterr().err == "yolodata: the run ended: why\\x1b[2J\n"
-    assert (mine.read_bytes(), mine.stat().st_mtime) == (b"mine", 1e9)
     assert status.read_text() == said
+    assert capfd.readouterr().err == "yolodata: the run ended: why\\x1b[2J\n"
+    plant = f"os.unlink({str(status)!r}); os.symlink({str(mine)!r}, {str(status)!r})"
+    stop = f"import os, time; {plant}; os.kill(os.getppid(), 15); time.sleep(60)"
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", stop])
+    assert launch.launch(["a=b"], 1, status=status, restarted=True) == 75
+    assert status.read_bytes() == b""
+    assert (mine.read_bytes(), mine.stat().st_mtime) == (b"mine", 1e9)
 
 
 def test_a_rank_that_a_signal_killed(

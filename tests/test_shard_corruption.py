@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -172,6 +173,13 @@ BAD_META = [
     (lambda c: c["labels"].__setitem__("checksum", "xyz"), "labels must be"),
     (lambda c: c["labels"].__setitem__("nbytes", 100), "labels.safetensors: has"),
 ]
+
+
+def test_a_shard_that_is_no_file(dataset):
+    (dataset / "shard-00001.safetensors").unlink()
+    os.mkfifo(dataset / "shard-00001.safetensors")
+    with pytest.raises(ShardError, match=r"shard-00001\.safetensors: is no file; restore"):
+        shards.open(dataset)
 
 
 @pytest.mark.parametrize(("change", "words"), BAD_META)
