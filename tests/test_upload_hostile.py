@@ -345,6 +345,12 @@ def test_hostile_manifests_do_not_have_whole_ones_removed(far: Path, tmp_path: P
         (far / f"{number:08d}-{number:016x}.json").write_bytes(b"{}")
     (far / "00000000-0000000000000000").write_bytes(b"of somebody else")
     (far / "notes.txt").write_bytes(b"of somebody else")
+    for content in (None, b"cut"):
+        plant(far, "x", content, number=500, bytes=4)
+        store = ObjectStore(far)
+        store.entries()
+        store.keep_newest(1)
+        assert list(far.glob("*-00002-*.ckpt"))
     with Uploader(far, keep=2) as up:
         up.put(checkpoints.write(tmp_path / "other", 3))
         assert up.flush(30)
