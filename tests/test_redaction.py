@@ -83,9 +83,9 @@ def test_paths_are_kept_as_they_are() -> None:
 def test_known_secrets_are_hidden_wherever_they_are() -> None:
     options = {"key": "AKIAEXAMPLE", "client_kwargs": {"aws_session_token": "tokentoken"}}
     options |= {"secret": "s", "region": "eu-west-1"}  # too short to be looked for; none
-    known = secrets_of("ftp://me:pass%40word@host/x?sig=aa%2Fbbb", options)
-    said = "AKIAEXAMPLE tokentoken pass@word pass%40word aa/bbb eu-west-1 s"
-    assert redacted(said, known) == "*** *** *** *** *** eu-west-1 s"
+    known = secrets_of("ftp://me:pass%40word@host/x?sig=aa%2Fbbb#code=cccccc", options)
+    said = "AKIAEXAMPLE cccccc tokentoken pass@word pass%40word aa/bbb eu-west-1 s"
+    assert redacted(said, known) == "*** *** *** *** *** *** eu-west-1 s"
 
 
 @pytest.mark.parametrize("text", ["a", "a.", "a:/", "::a://", "token", "token=", "?", "&a=", "@"])
