@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -260,6 +261,8 @@ def test_an_object_without_end_is_not_read_to_it(
 
     store = ObjectStore(far)
     facts = store.manifest(store.entries()[0]).main
+    with pytest.raises(DamagedObject, match=f"must have {facts.bytes + 1} bytes"):
+        store.check(dataclasses.replace(facts, bytes=facts.bytes + 1))
     monkeypatch.setattr(LocalPlace, "open", lambda *_: Endless())
     with pytest.raises(DamagedObject, match="got more with"):
         store.check(facts)
@@ -523,6 +526,7 @@ def test_a_place_has_files_alone_and_writes_over_none(
     far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = LocalPlace(far).sizes()
+    assert len(LocalPlace(far).head(min(known), 3)) == 3
     os.mkfifo(far / "pipe.json")
     (far / "folder.json").mkdir()
     (far / "link.json").symlink_to(far / min(known))
