@@ -241,6 +241,7 @@ def test_benchmarks_and_the_doctor_are_read(tmp_path: Path) -> None:
         {"rows": [{"name": "a", "img_s": {"median": "x"}}]},
         {"rows": [{"name": "a", "img_s": {"median": math.inf}}]},
         {"rows": [{"name": "a", "img_s": {"median": -1}}]},
+        {"benchmark": [1]}, {"benchmark": "x" * 2000}, {"benchmark": "train", "x": " " * (1 << 24)},
     ],
 )  # fmt: skip
 def test_results_of_somebody_else_are_refused(
@@ -249,7 +250,19 @@ def test_results_of_somebody_else_are_refused(
     path = tmp_path / "bench.json"
     path.write_text(json.dumps({"benchmark": "train", **values}))
     assert main(["cost", str(path), "--prices", str(prices), "--images", "9"]) == 2
-    assert path.name in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert path.name in said
+    assert len(said) < 1000
+    if "benchmark" in values:
+        assert "at most 16777216 are allowed" in said if "x" in values else "training steps" in said
+
+
+def test_pauses_of_a_hundred_years_are_refused(run: Path) -> None:
+    start = {"event": "start", "resumed": True, "ranks": 2, "ranks_a_machine": 2, "gpu": None}
+    with (run / FILE).open("a") as file:
+        file.write("\n" + f"{json.dumps({**start, 'after_s': 9e9})}\n" * 9)
+    with pytest.raises(ConfigError, match=r"restart must be 0 to 1e\+09, got 9e\+09"):
+        measurements(run)
 
 
 def test_no_name_of_somebody_else_acts_on_the_terminal(

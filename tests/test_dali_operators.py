@@ -343,10 +343,11 @@ def test_only_code_of_ours_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plugin.unlink()
     plugin.symlink_to(theirs)
     assert load_from(tmp_path / "cache") == plugin
-    plugin.write_bytes(b"theirs")
-    plugin.chmod(0o777)
-    load_from(tmp_path / "cache")
-    assert loaded == [b"x\n"] * 3
+    for mode in (0o770, 0o707):
+        plugin.write_bytes(b"theirs")
+        plugin.chmod(mode)
+        load_from(tmp_path / "cache")
+    assert loaded == [b"x\n"] * 4
     lock = tmp_path / "cache" / ".lock"
     lock.unlink()
     lock.symlink_to(theirs)
@@ -354,6 +355,7 @@ def test_only_code_of_ours_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="is a link"):
         load_from(tmp_path / "cache")
     assert theirs.read_bytes() == b"theirs"
+    lock.unlink()
     (tmp_path / "link").symlink_to(tmp_path / "cache")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o770)
@@ -364,7 +366,7 @@ def test_only_code_of_ours_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.chown(tmp_path / "cache", 12345, -1)
         with pytest.raises(ConfigError, match=r"belongs to user 12345.* closed to others"):
             load_from(tmp_path / "cache")
-    assert len(loaded) == 3
+    assert len(loaded) == 4
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from yolodata.diff.datasets import DatasetDiff, diff_datasets
 from yolodata.diff.keys import paired
 from yolodata.diff.labels import ADDED, OTHER_CLASS, OTHER_SHAPE, REMOVED
 from yolodata.diff.results import read_results
-from yolodata.errors import DatasetError, ShardError
+from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.images.resize import resized_shape
 from yolodata.provenance import weights
 from yolodata.provenance.dataset_version import DatasetVersion, differences
@@ -683,3 +683,11 @@ def test_shards_come_back_from_an_object_store_as_they_were(tmp_path: Path) -> N
     diff = diff_datasets(data, tmp_path / "back")
     assert diff.same
     assert [d.meta for d in diff.a.splits.values()] == [d.meta for d in diff.b.splits.values()]
+
+
+def test_results_without_end_are_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "results.csv").open("wb") as file:
+        file.write(b"epoch,metrics/mAP50(B)\n1,0.5\n")
+        file.truncate(65 << 20)
+    with pytest.raises(ConfigError, match="has 68157440 bytes, at most 67108864 are allowed"):
+        read_results(tmp_path)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,6 +23,7 @@ from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
 from yolodata.doctor.data.others import Others
 from yolodata.doctor.data.pace import Pace, of_loader
+from yolodata.doctor.data.subjects import FilesSubject
 from yolodata.doctor.examination import Outcome, examine
 from yolodata.doctor.finding import Finding, ranked
 from yolodata.doctor.setup import Setup
@@ -238,6 +240,26 @@ def test_what_packing_leaves_out_is_not_copied(dataset: Path, tmp_path: Path) ->
     # Nor is upstream's loader told of it, which waits for a FIFO. Scans take time alone.
     told = {Path(path).name for path in sample.readable(paths)}
     assert len(told - {"scans.jpg"}) == 12
+
+
+def test_upstream_is_told_of_no_file_that_it_would_not_end_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow reads all of a WebP file to open it, and of a sparse one there may be a terabyte."""
+    sparse, pipe, good = (tmp_path / name for name in ("sparse.webp", "pipe.jpg", "good.jpg"))
+    with sparse.open("wb") as file:
+        file.truncate(1 << 40)
+    os.mkfifo(pipe)
+    with monkeypatch.context() as patched:
+        patched.setattr(sample, "open_picture", lambda _: pytest.fail("it is opened"))
+        assert sample.readable([str(sparse)]) == []
+    cv2.imwrite(str(good), np.zeros((32, 32, 3), np.uint8))
+    subject = FilesSubject.__new__(FilesSubject)
+    vars(subject).update(_setup=SimpleNamespace(seed=0), _copies=SimpleNamespace(files=[tmp_path]))
+    subject._told = [str(pipe), str(good), str(sparse)]
+    assert subject._forgotten() == [str(good)]
+    subject._told = [str(pipe)]
+    assert subject._forgotten() == [str(tmp_path)]
 
 
 def test_pictures_stored_in_another_way_are_the_same_pictures(

@@ -14,7 +14,10 @@ import pytest
 
 from yolodata.doctor.finding import Finding
 from yolodata.doctor.runs import examine_run, records
+<<<<<<< HEAD
 from yolodata.doctor.runs.records import read_run
+=======
+>>>>>>> day-d
 from yolodata.errors import ConfigError
 from yolodata.telemetry.step_row import COLUMNS, StepRow
 
@@ -230,6 +233,16 @@ def test_another_loader_waits_for_something_unknown(tmp_path: Path) -> None:
     [found] = complaints(write(tmp_path / "run", rows))
     assert (found.cause, found.gain) == ("loader", pytest.approx(80 / 39, rel=0.05))
     assert "yolodata train" in found.knob.text
+
+
+def test_steps_that_are_shorter_than_any_that_is_written_are_left_out(tmp_path: Path) -> None:
+    """So that nothing is divided by next to nothing."""
+    path = write(tmp_path, healthy()[:3]) / "steps.csv"
+    head, *lines = (line.split(",") for line in path.read_text().splitlines())
+    for line, tiny in zip(lines, ("1e-300", "9e-4"), strict=False):
+        line[head.index("step_ms")] = tiny
+    path.write_text("".join(",".join(line) + "\n" for line in (head, *lines)))
+    assert [row.step for row in records._rows(path)] == [3]
 
 
 @pytest.mark.parametrize("column", ["wait_ms", "storage_ms", "callbacks_ms", "render_ms"])

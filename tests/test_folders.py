@@ -29,6 +29,24 @@ def mine(tmp_path: Path) -> Path:
     return file
 
 
+def test_a_terminal_that_is_opened_does_not_take_the_process() -> None:
+    main, terminal = os.openpty()
+    child = os.fork()
+    if child == 0:
+        os.setsid()  # without a terminal; the next one that is opened would be its own
+        try:
+            read_regular(os.ttyname(terminal), 9)
+        except OSError:
+            try:
+                os.open("/dev/tty", os.O_RDWR)
+            except OSError as error:
+                os._exit(0 if error.errno == errno.ENXIO else 2)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(main)
+    os.close(terminal)
+
+
 def test_links_in_a_folder_are_not_followed(mine: Path) -> None:
     path = mine.parent / "folder"
     (path / "link").symlink_to(mine)

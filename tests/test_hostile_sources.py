@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -504,6 +505,23 @@ def test_xml(tmp_path: Path, case: str) -> None:
     ((name, reason),) = said.splits["train"].left_out
     assert name.endswith("a.jpg")
     assert len(reason) < 500
+
+
+def test_annotations_with_classes_without_end_are_not_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(voc, "CLASSES", 2)
+    monkeypatch.setattr(voc, "read_annotation", read.append)
+    monkeypatch.setattr(voc, "class_names", lambda _: {f"a{len(read)}", f"b{len(read)}"})
+    files = SimpleNamespace(annotations=dict.fromkeys(range(9), tmp_path))
+    assert voc._classes(tmp_path, files, None) == ["a1", "a2", "b1", "b2"]  # type: ignore[arg-type]
+    assert len(read) == 2
+
+
+def test_run_lengths_of_any_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="a run length has more than 63 bits"):
+        rle.decode_rle([1 << 70], 3, 3)
 
 
 def test_annotations_of_one_name() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import signal
 import struct
+import sys
 import threading
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -25,7 +28,8 @@ import yolodata.shards as shards
 from yolodata import _native
 from yolodata.errors import DatasetError, ShardError
 from yolodata.images import decode as decoders
-from yolodata.images import limits
+from yolodata.images import formats, limits
+from yolodata.images import jpeg_2000 as jpeg2k
 from yolodata.images.decode import decode_image, decode_jpeg
 from yolodata.ingest import pack
 from yolodata.ingest.image_check import check_image, decode_rgb
@@ -197,6 +201,51 @@ def test_jpeg_2000_that_no_encoder_writes(data: bytes) -> None:
         decode_image(np.frombuffer(data, np.uint8), None, "x.jp2")
 
 
+def test_a_jpeg_2000_header_is_read_as_the_format_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = jpeg_2000((300, 200))
+
+    def changed(at: int, new: bytes) -> bytes:
+        return good[:at] + new + good[at + len(new) :]
+
+    for bad in (
+        changed(0, b"\0\0"),  # another beginning
+        changed(16, struct.pack(">I", 301)),  # it begins right of its end
+        changed(24, bytes(4)),  # tiles without a side
+        changed(43, b"\0"),  # no samples
+        jpeg_2000((300, 200), components=5),
+    ):
+        assert jpeg2k.read_codestream(memoryview(bad)) is None
+
+    def nbytes(data: bytes) -> int:
+        found = jpeg2k.read_codestream(memoryview(data))
+        assert found is not None
+        return found.nbytes
+
+    transform = struct.pack(">HH", 0xFF74, 1002) + bytes(1000)
+    assert nbytes(jpeg_2000((300, 200), in_tile=transform)) == nbytes(good) + 4 * 1000
+    # Measured: 5,600 bytes a tile and 1,120 a component of it; 1,660 a precinct.
+    assert nbytes(jpeg_2000((300, 200), (10, 10))) > 600 * (5600 + 3 * 1120)
+    assert nbytes(jpeg_2000((64, 64), precinct=0)) > 3 * 64 * 64 * (540 + 560)
+    to_the_end = good.index(b"\xff\x90") + 6  # a size of 0
+    assert nbytes(changed(to_the_end, bytes(4))) == nbytes(good)
+    many = jpeg_2000(in_tile=20 * _COMMENT)
+    assert nbytes(many)
+    monkeypatch.setattr(jpeg2k, "_SEGMENTS", 20)
+    assert jpeg2k.read_codestream(memoryview(many)) is None
+
+
+def test_decoders_that_take_more_than_pixels_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def memory_for(pixels: int, nbytes: int = 0) -> contextlib.AbstractContextManager[None]:
+        asked.append(nbytes)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(decoders, "memory_for", memory_for)
+    decode_image(np.frombuffer(jpeg_2000((400, 300)), np.uint8), None, "x.jp2")
+    assert asked[0] > 4 * 3 * 400 * 300
+
+
 def test_the_decoder_takes_what_was_made_for_it() -> None:
     small = np.frombuffer(jpeg_2000((400, 300)), np.uint8)
     assert decode_image(small, None, "x.jp2").shape == (300, 400, 3)
@@ -212,6 +261,9 @@ def test_pillow_runs_no_program_for_a_picture(
     program.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether there is one is asked once
+    plugin = SimpleNamespace(register_heif_opener=lambda: None)  # after which it is opened again
+    monkeypatch.setitem(sys.modules, "pi_heif", plugin)
+    monkeypatch.setattr(formats, "_heif_tried", False)
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\n%%EOF\n"
     with pytest.raises(DatasetError, match="not a picture"):
         decode_image(np.frombuffer(data, np.uint8), None, name)

@@ -421,7 +421,7 @@ def test_how_torchrun_ended(monkeypatch: pytest.MonkeyPatch, code: str, status: 
 
 
 def test_how_ranks_ended_is_written_through_no_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The folder of logs may be one that others write into; a full disk cuts a line in two."""
     mine, status = tmp_path / "mine", tmp_path / "logs" / "status"
@@ -429,12 +429,18 @@ def test_how_ranks_ended_is_written_through_no_link(
     mine.write_bytes(b"mine")
     os.utime(mine, (1e9, 1e9))
     status.symlink_to(mine)
-    said = '[75, "why"]\n[76, "a pe'
+    said = '[76, "why\\u001b[2J"]\n[76, "a pe'
     write = f"import sys; open({str(status)!r}, 'a').write({said!r}); sys.exit(9)"
     monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", write])
-    assert launch.launch(["a=b"], 1, status=status) == 75
-    assert (mine.read_bytes(), mine.stat().st_mtime) == (b"mine", 1e9)
+    assert launch.launch(["a=b"], 1, status=status) == 76
     assert status.read_text() == said
+    assert capfd.readouterr().err == "yolodata: the run ended: why\\x1b[2J\n"
+    plant = f"os.unlink({str(status)!r}); os.symlink({str(mine)!r}, {str(status)!r})"
+    stop = f"import os, time; {plant}; os.kill(os.getppid(), 15); time.sleep(60)"
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", stop])
+    assert launch.launch(["a=b"], 1, status=status, restarted=True) == 75
+    assert status.read_bytes() == b""
+    assert (mine.read_bytes(), mine.stat().st_mtime) == (b"mine", 1e9)
 
 
 def test_a_rank_that_a_signal_killed(

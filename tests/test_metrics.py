@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loading import draw_dataset
-from prometheus_client import generate_latest, parser
+from prometheus_client import CollectorRegistry, generate_latest, parser
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from training import network
@@ -291,10 +292,40 @@ def test_a_host_that_can_be_none_is_one_warning(exporter: Exporter, caplog: Any)
     assert len(caplog.records) == 1
 
 
+def test_clients_that_no_thread_can_be_had_for_are_not_counted_for_ever(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = exporter.start(read_destination("auto")).partition(" ")[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadingMixIn, "process_request", lambda *_: 1 // 0)
+        for _ in range(2 * server.CONNECTIONS):
+            with pytest.raises((urllib.error.URLError, ConnectionError)):
+                scrape(url)
+    assert scrape(url)["yolodata_steps_total"] == 0
+
+
+def test_metrics_are_served_by_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    served = server.serve("::1", 0, CollectorRegistry())
+    socket.create_connection(("::1", served.server_port), timeout=5).close()
+    served.close()
+
+
 def test_clients_that_never_ask_take_nothing_from_training(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    assert server._Handler.timeout == server.PATIENCE
     monkeypatch.setattr(server._Handler, "timeout", 0.3)
+    answer, all_there = server.MetricsServer.process_request_thread, threading.Event()
+
+    def later(*request: Any) -> None:
+        all_there.wait(30)
+        answer(*request)
+
+    monkeypatch.setattr(server.MetricsServer, "process_request_thread", later)
     url = exporter.start(read_destination("auto")).partition(" ")[0]
     place = ("127.0.0.1", int(url.split(":")[2].partition("/")[0]))
     before = len(os.listdir("/proc/self/fd"))
@@ -302,8 +333,7 @@ def test_clients_that_never_ask_take_nothing_from_training(
     turned_away = silent[server.CONNECTIONS :]
     for client in turned_away:
         assert client.recv(1) == b""
-    threads = [each.name for each in threading.enumerate() if "process_request" in each.name]
-    assert len(threads) <= server.CONNECTIONS
+    all_there.set()
     for client in silent[: server.CONNECTIONS]:
         assert client.recv(1) == b""  # its time is over
     for client in silent:
@@ -423,7 +453,8 @@ def test_damaged_totals_begin_anew_and_a_full_disk_is_said_once(
 @pytest.mark.parametrize(
     "key",
     ["step_seconds/abc", "step_seconds/nan", "step_seconds", "step_seconds/-1", "steps/a",
-     "step_part_seconds", "step_part_seconds/\ud800", "step_part_seconds/\x1b[31m", "epoch"],
+     "step_part_seconds", "step_part_seconds/\ud800", "step_part_seconds/\x1b[31m", "epoch",
+     "loss/1"],
 )  # fmt: skip
 def test_totals_of_somebody_else_are_told_or_begin_anew(
     tmp_path: Path, caplog: Any, key: str

@@ -10,6 +10,7 @@ from ingesting import write_yolo
 from training import TINY
 
 from yolodata import Loader, open_shards
+from yolodata.arguments import literal
 from yolodata.cli import main
 from yolodata.errors import ConfigError, ShardError
 from yolodata.ingest import pack
@@ -29,7 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LONG = "a" * 300
-TRAIN = "train model=tiny.yaml device=cpu project=runs"
+# A relative `project=` would lie where all tests of this Python write to.
+TRAIN = "train model=tiny.yaml device=cpu project={folder}/runs"
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ TRAIN = "train model=tiny.yaml device=cpu project=runs"
             f"{TRAIN} data=['data.yaml','data.yaml']",
             "data must be one dataset, got ['data.yaml'",
         ),
-        (f"{TRAIN} data=data.yaml name={LONG}", "longer than the system takes; give a shorter one"),
-        (f"{TRAIN} data={LONG}", "longer than the system takes"),
+        (f"{TRAIN} data=data.yaml name={LONG}", "name too long); give another project= or name="),
+        (f"{TRAIN} data={LONG}", "longer than the system takes; give a shorter one"),
         (f"{TRAIN} data=data.yaml yolodata.callbacks={LONG}", "longer than the system takes"),
         (f"train resume={LONG}", "longer than the system takes"),
         (f"info {LONG}", "longer than the system takes"),
@@ -71,7 +73,7 @@ def test_one_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(command.split()) == 2
+    assert main(command.format(folder=folder).split()) == 2
     message = capsys.readouterr().err
     assert said in message
     assert re.search(r"^yolodata: ", message, re.MULTILINE)
@@ -87,13 +89,18 @@ def test_a_mistake_of_one_of_several_processes_is_the_status_of_the_run(
     monkeypatch.chdir(folder)
     monkeypatch.setenv(STATUS, str(left))
     assert status_left(left) is None
-    assert main(f"{TRAIN} data=nothere.yaml".split()) == 2
+    assert main(f"{TRAIN} data=nothere.yaml".format(folder=folder).split()) == 2
     found = status_left(left)
     assert found
     assert found[0] == 2
     assert "'nothere.yaml' does not exist" in found[1]
     leave_status(PEER_LOST, "rank 0 is gone")  # the other process, which waited for this one
     assert status_left(left) == found
+
+
+def test_what_the_parser_of_python_cannot_take_is_a_text() -> None:
+    for text in ("a/" * 5000 + "a", "-" * 100_000 + "1"):
+        assert literal(text) == text
 
 
 def test_what_ranks_leave_is_read_whatever_was_cut_off(

@@ -11,7 +11,7 @@ import sys
 import zlib
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.ultralytics import run_folder
+from yolodata.ultralytics.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RTDETR = """
@@ -340,6 +341,81 @@ def test_runs_that_start_at_once_get_a_folder_each(
     assert run.save_dir == found[1]
     assert not list(found[0].iterdir())
     run._run_folder.close()
+
+
+@pytest.mark.parametrize("above", ["", "runs"])
+def test_a_start_that_fails_leaves_what_another_made_at_the_same_moment(
+    above: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same job, submitted twice: one waits for the other, and gives up."""
+    run = tmp_path / above / "m"
+    monkeypatch.setattr(run_folder, "_PATIENCE", 0)
+    make = Path.mkdir
+    locks: list[int] = []
+
+    def made_by_both(path: Path, *how: Any, **named: Any) -> None:
+        if path == run and not locks:
+            make(run)
+            (run / "args.yaml").write_text("theirs")
+            locks.append(os.open(run, os.O_RDONLY))
+            fcntl.flock(locks[0], fcntl.LOCK_EX)
+        make(path, *how, **named)
+
+    monkeypatch.setattr(Path, "mkdir", made_by_both)
+    args = SimpleNamespace(save_dir=str(run), exist_ok=True)
+    with pytest.raises(ConfigError, match="another process trains in this folder"):
+        run_folder.RunFolder(args)
+    assert (run / "args.yaml").read_text() == "theirs"
+    os.close(locks[0])
+    mine = run_folder.RunFolder(args)  # and what was there when it began stays, too
+    mine.give_up(ConfigError("refused"))
+    assert (run / "args.yaml").read_text() == "theirs"
+
+
+def test_folders_that_a_failed_start_removes_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs" / "m"
+    args = SimpleNamespace(save_dir=str(run), exist_ok=True)
+    make, lock, removed = Path.mkdir, fcntl.flock, [run.parent, run]
+
+    def removed_above(path: Path, *how: Any, **named: Any) -> None:
+        if path == run and run.parent in removed:
+            run.parent.rmdir()
+            removed.remove(run.parent)
+        make(path, *how, **named)
+
+    def removed_below(fd: int, how: int) -> None:
+        if run in removed:
+            run.rmdir()
+            removed.remove(run)
+        lock(fd, how)
+
+    monkeypatch.setattr(Path, "mkdir", removed_above)
+    monkeypatch.setattr(fcntl, "flock", removed_below)
+    mine = run_folder.RunFolder(args)
+    assert not removed
+    other = os.open(run, os.O_RDONLY)
+
+    def removed_while_locked(folder: Path, **named: Any) -> None:
+        with pytest.raises(BlockingIOError):
+            lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert folder == run
+        folder.rmdir()
+
+    monkeypatch.setattr("shutil.rmtree", removed_while_locked)
+    mine.give_up(ConfigError("refused"))
+    lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("threads", 1024), ("prefetch", 256), ("workers", 1024)]
+)
+def test_settings_that_cost_without_end_have_limits(name: str, most: int) -> None:
+    with pytest.raises(ConfigError, match=f"yolodata {name} must be 1 to {most}, got {most + 1}"):
+        Settings(**{name: most + 1})
 
 
 def test_a_run_to_resume_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,12 +152,18 @@ def test_records_of_a_run_are_read_to_an_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"steps": 1' + "0" * 400 + "}", '{"steps": NaN}', '{"steps": -1}']
-)
+    "text",
+    [
+        "[" * 100_000, '{"steps": 1' + "0" * 400 + "}", '{"steps": NaN}', '{"steps": -1}',
+        '{"\\u001b[2J' + "é" * 2000 + '": -1}',
+    ],
+)  # fmt: skip
 def test_hostile_totals_begin_anew(text: str, tmp_path: Path, caplog: Any) -> None:
     (tmp_path / "totals.json").write_text(text)
     assert not Totals(tmp_path / "totals.json").found
     assert "counters begin anew" in caplog.text
+    assert caplog.text.isascii()
+    assert len(caplog.text) < 1000
 
 
 def test_settings_of_a_run_are_plain(tmp_path: Path) -> None:

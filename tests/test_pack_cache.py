@@ -8,13 +8,15 @@ import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ingesting import tree_hash, write_yolo
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError
-from yolodata.ingest import pack, pack_cache
+from yolodata.ingest import cache_cli, pack, pack_cache
 from yolodata.shards.format import WORK_FOLDER
 from yolodata.ultralytics.auto_pack import cache_folder, packed, refuse_unpacked
 from yolodata.ultralytics.settings import Settings
@@ -182,3 +184,12 @@ def test_trainers_are_given_no_yaml_without_an_end(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=f"{name}' is neither a file nor a folder; give"):
             refuse_unpacked(tmp_path / name)
     refuse_unpacked(tmp_path / "missing.yaml")  # Ultralytics says so, or downloads it
+
+
+def test_a_listed_folder_does_not_act_on_the_terminal() -> None:
+    meta: Any = SimpleNamespace(images=1, source={"path": "b\x1b[2J"})
+    found = pack_cache.Packed(Path("a\x1b[2J"), {"train": meta}, 1)
+    said = cache_cli._line(found)
+    assert "a\\x1b[2J" in said
+    assert "b\\x1b[2J" in said
+    assert "\x1b" not in said

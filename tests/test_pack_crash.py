@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bounded import bounded
 from ingesting import write_yolo
 
 from yolodata import shards
@@ -101,6 +102,20 @@ def test_images_that_were_only_in_work_stay(tmp_path: Path) -> None:
     notes.close()
     paths = {number: str(file) for number, file in enumerate(files)}
     assert crashes.crashing(paths, PackSettings(imgsz=32)) == {}
+
+
+def test_notes_of_somebody_else_are_neither_read_to_an_end_nor_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Folder.at(tmp_path)
+    with (tmp_path / crashes.NOTES).open("wb") as file:
+        file.write(crashes._RANGE.pack(0, 2))
+        file.truncate(1 << 30)
+    with bounded(memory=256 << 20):
+        assert crashes.noted(work) == []
+    monkeypatch.setattr(Folder, "remove", lambda *_: None)  # as if it came back meanwhile
+    with pytest.raises(FileExistsError):
+        crashes.InWork(work, 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

@@ -342,6 +342,7 @@ def test_ultralytics_is_given_no_file_without_an_end(
 ) -> None:
     """It would wait for a FIFO, and read a sparse file into memory."""
     yaml = draw_dataset(tmp_path / "data", box)
+    yolodata.pack(yaml, tmp_path / "shards", imgsz=64, progress=False)
     image = next((tmp_path / "data/images/train").iterdir())
     bad = tmp_path / "data" / file.format(image.stem)
     bad.unlink(missing_ok=True)
@@ -352,5 +353,6 @@ def test_ultralytics_is_given_no_file_without_an_end(
     else:
         with bad.open("wb") as opened:
             opened.truncate(1 << 40)
-    assert main(["parity", str(yaml), "--imgsz", "64"]) == 2
-    assert f"{said}, and Ultralytics would read it" in capsys.readouterr().err
+    for given in (["--imgsz", "64", str(yaml)], [str(tmp_path / "shards")]):
+        assert main(["parity", *given]) == 2
+        assert f"{said}, and Ultralytics would read it" in capsys.readouterr().err

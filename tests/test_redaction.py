@@ -29,6 +29,7 @@ HIDDEN = {
     "https://host:8080/x?email=a@b.c": "https://host:8080/x?email=***",
     "Authorization: Token abcdefghij": "Authorization: ***",
     "https://host/x#access_token=abcdefgh": "https://host/x#access_token=***",
+    "https://host/x#code=abcdefgh": "https://host/x#code=***",
     "filecache::s3://k:secret@b/x?token=abcdefgh": "filecache::s3://***@b/x?token=***",
     "zip://a.csv::https://u:secret@[::1]:9000/x?sig=abcdef": (
         "zip://a.csv::https://***@[::1]:9000/x?sig=***"
@@ -76,14 +77,15 @@ def test_the_rest_is_shown(text: str) -> None:
 def test_paths_are_kept_as_they_are() -> None:
     for path in ("/mnt/a?b=cdefghij", "/data/token=abcdefgh"):
         assert stored(path) == path
+    assert stored({"a": ["s3://k:secret@b/x"]}) == {"a": ["s3://***@b/x"]}
 
 
 def test_known_secrets_are_hidden_wherever_they_are() -> None:
     options = {"key": "AKIAEXAMPLE", "client_kwargs": {"aws_session_token": "tokentoken"}}
     options |= {"secret": "s", "region": "eu-west-1"}  # too short to be looked for; none
-    known = secrets_of("ftp://me:pass%40word@host/x?sig=aa%2Fbbb", options)
-    said = "AKIAEXAMPLE tokentoken pass@word pass%40word aa/bbb eu-west-1 s"
-    assert redacted(said, known) == "*** *** *** *** *** eu-west-1 s"
+    known = secrets_of("ftp://me:pass%40word@host/x?sig=aa%2Fbbb#code=cccccc", options)
+    said = "AKIAEXAMPLE cccccc tokentoken pass@word pass%40word aa/bbb eu-west-1 s"
+    assert redacted(said, known) == "*** *** *** *** *** *** eu-west-1 s"
 
 
 @pytest.mark.parametrize("text", ["a", "a.", "a:/", "::a://", "token", "token=", "?", "&a=", "@"])

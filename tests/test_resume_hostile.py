@@ -81,6 +81,9 @@ STATES: dict[str, Callable[[Path], Any]] = {
     "patience without end": lambda ran: checkpoints.state(
         3, given={**checkpoints.GIVEN, "patience": math.inf}
     ),
+    "mosaic without end": lambda ran: checkpoints.state(
+        3, args={"task": "detect", "close_mosaic": math.inf}
+    ),
     "a time that is none": lambda ran: checkpoints.state(3, elapsed=math.nan),
     "no generator": lambda ran: checkpoints.state(3, generators=[]),
 }

@@ -281,6 +281,7 @@ def made(**changes: Any) -> dict[str, Any]:
     return {**RunManifest.of("none is needed", MADE, {}).to_dict(), **changes}
 
 
+SETTINGS = made()["settings"]
 HOSTILE = {
     "empty": b"",
     "no json": b"{",
@@ -292,9 +293,11 @@ HOSTILE = {
     "a time": json.dumps(made(written="\x1b[2J")).encode(),
     "no number": json.dumps(made(packages={"torch": 1})).encode(),
     "git": json.dumps(made(git={"commit": "HEAD", "changed": True})).encode(),
-    "settings": json.dumps(made(settings={**made()["settings"], "checksum": "none"})).encode(),
+    "settings": json.dumps(made(settings={**SETTINGS, "checksum": "none"})).encode(),
     "both": json.dumps(made(dataset={}, no_dataset="")).encode(),
     "lines": json.dumps(made(continued=[{"epoch": -1}])).encode(),
+    "a large one": json.dumps(made()).encode() + b" " * manifest.LARGEST,
+    "a list of settings": json.dumps(made(settings={**SETTINGS, "yolodata": []})).encode(),
 }
 
 
@@ -337,7 +340,8 @@ def test_a_manifest_is_not_written_through_a_link(tmp_path: Path) -> None:
 def test_a_checkpoint_with_another_manifest_is_passed_over(tmp_path: Path) -> None:
     whole = checkpoints.write(tmp_path, 1, manifest=made())
     assert file.newest_whole(tmp_path) == whole
-    for wrong in ({"version": 1}, made(version=2), [], {"x": torch.zeros(1)}):
+    numbered = made(settings={**SETTINGS, "arguments": {1: 2}})  # which JSON makes a name of
+    for wrong in ({"version": 1}, made(version=2), [], {"x": torch.zeros(1)}, numbered):
         checkpoints.write(tmp_path, 2, manifest=wrong)
         assert file.newest_whole(tmp_path) == whole, wrong
 
@@ -372,7 +376,7 @@ def test_weights_are_read_without_opening_them(
 def test_secrets_are_in_no_manifest() -> None:
     found = RunManifest.of(
         "s3://KEY:geheim-geheim@bucket/x", {"model": "https://h/m.pt?token=geheim-geheim"},
-        {"upload": "s3://KEY:geheim-geheim@bucket/runs"},
+        {"upload": "s3://KEY:geheim-geheim@bucket/runs", "a": {"s3://k:geheim-geheim@b/x": 1}},
     )  # fmt: skip
     assert b"geheim" not in found.to_json()
     assert b"bucket/runs" in found.to_json()

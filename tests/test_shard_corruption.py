@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -150,6 +151,7 @@ BAD_META = [
     (_put("split", None), "split"),
     (_put("kpt_shape", [3, 4]), "kpt_shape"),
     (_put("kpt_shape", [4, 3]), "flip_idx"),
+    (_put("kpt_shape", [(1 << 16) + 1, 3]), "kpt_shape must be null or"),
     (_put("kpt_shape", None), "flip_idx"),
     (_put("flip_idx", [0, 1, 3]), "flip_idx"),
     (_put("source", []), "source"),
@@ -171,6 +173,13 @@ BAD_META = [
     (lambda c: c["labels"].__setitem__("checksum", "xyz"), "labels must be"),
     (lambda c: c["labels"].__setitem__("nbytes", 100), "labels.safetensors: has"),
 ]
+
+
+def test_a_shard_that_is_no_file(dataset):
+    (dataset / "shard-00001.safetensors").unlink()
+    os.mkfifo(dataset / "shard-00001.safetensors")
+    with pytest.raises(ShardError, match=r"shard-00001\.safetensors: is no file; restore"):
+        shards.open(dataset)
 
 
 @pytest.mark.parametrize(("change", "words"), BAD_META)

@@ -150,9 +150,9 @@ def test_names_count_as_one_value(name, monkeypatch):
     monkeypatch.setattr(json_text, "_MAX_VALUES", 2 * 100)
     listed = {f"{name}{k}": "why" for k in range(99)}
     assert json_text.parse_json(json.dumps(listed).encode(), "x") == listed
-    for encoding in ("utf-8", "utf-16-le"):  # in the latter, half of these is a quote
+    for encoding in ("utf-8", "utf-16-le"):  # in the latter, a byte of these is a quote
         text = json.dumps([[0]] * 200)
-        hidden = f'{{"\u2222": {text}, "\u2222": 0}}'.encode(encoding)
+        hidden = f'{{"\u2200": {text}, "\u2200": 0}}'.encode(encoding)
         with pytest.raises(ShardError, match="more than 200 JSON values"):
             json_text.parse_json(hidden, "x")
 

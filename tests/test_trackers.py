@@ -397,6 +397,11 @@ def test_without_trackers_nothing_of_theirs_is_imported() -> None:
     assert not {"mlflow", "wandb", "tensorboard"} & set(done.stdout.split())
 
 
+def test_what_a_tracker_raises_is_told_in_a_line_without_acting_or_secrets() -> None:
+    said = calls._said(ValueError("s3://k:secret@b \x1b[2J\nmore"))
+    assert said == "ValueError: s3://***@b \\x1b[2J"
+
+
 @pytest.mark.parametrize("run_id", ["\x1b[2J", "../../models", "a" * 300, [1], ""])
 def test_no_run_of_mlflow_is_asked_for_by_any_text(tmp_path: Path, run_id: Any) -> None:
     """The file comes along with a run folder, from an upload URL too."""

@@ -200,6 +200,17 @@ def test_what_a_run_may_go_on_with(
         assert "runs/a" in str(told.value)
 
 
+def test_what_a_run_was_given_is_shown_briefly_and_without_acting() -> None:
+    """A checkpoint may have come from anywhere."""
+    found, given = state()
+    found["given"] = {**found["given"], "box": "\x1b[2J" + "a" * 10_000}
+    plan = continuation(found, {**given, "epochs": 11}, Path("runs/a"), evaluated=True)
+    assert plan.stage == "train"
+    assert "box from \\x1b[2Jaaa" in plan.said
+    assert "\x1b" not in plan.said
+    assert len(plan.said) < 1000
+
+
 def test_an_evaluation_that_was_interrupted_is_made_again() -> None:
     found, given = state()
     plan = continuation(found, given, Path("runs/a"), evaluated=False)

@@ -74,6 +74,10 @@ def test_links_of_a_run_folder_are_not_followed(mine: Path, tmp_path: Path) -> N
     (run / "linked").symlink_to(mine)
     with pytest.raises(OSError, match="is a link"):
         file.write(run / "linked", STATE)
+    (run / "other").mkdir()
+    (run / "other" / "checkpoints").symlink_to(mine)
+    with pytest.raises(OSError, match="is a link"):
+        run_folder.find_newest(run / "other", None)
     writer = Writer(run / "linked", 1)
     writer.put(STATE)
     with pytest.raises(YolodataError, match=r"could not be written into .*is a link"):
@@ -175,6 +179,30 @@ def test_a_right_checksum_makes_no_checkpoint(
     assert not ran.exists()
     file.remove_newer(whole)
     assert list(folder.iterdir()) == [whole]
+
+
+def test_what_says_less_than_it_holds_is_not_opened(tmp_path: Path) -> None:
+    """Parts of an archive may lie upon each other, and each is unpacked."""
+    path = tmp_path / "last.pt"
+    torch.save({"x": torch.zeros(9)}, path)
+    data = path.read_bytes()
+    with path.open("rb") as opened:
+        assert not file.larger_in_memory(opened)
+    entry = data.rindex(b"PK\1\2")
+    path.write_bytes(data[: entry + 24] + b"\0\0\0\x40" + data[entry + 28 :])  # 1 GiB
+    with path.open("rb") as opened:
+        assert file.larger_in_memory(opened)
+    compress(path)
+    assert more_than_weights(path) == "its content is compressed, which torch never does"
+
+
+def test_a_checkpoint_of_another_checksum_is_damaged(tmp_path: Path) -> None:
+    whole = file.write(tmp_path / "checkpoints", STATE)
+    assert file.damage(whole) is None
+    other = whole.rename(whole.with_name(f"{file.progress(whole.name)}-{'0' * 16}{file.SUFFIX}"))
+    assert "it is cut or damaged" in str(file.damage(other))
+    with pytest.raises(YolodataError, match="it is cut or damaged"):
+        file.read(other)
 
 
 def test_an_old_torch_opens_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

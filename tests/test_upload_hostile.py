@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -21,6 +22,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from yolodata.errors import YolodataError
 from yolodata.files import file_checksum
+from yolodata.folders import Folder
+from yolodata.train.checkpoint.arrivals import belongs_beside
 from yolodata.train.checkpoint.manifest import Entry, Manifest
 from yolodata.train.checkpoint.object_store import DamagedObject, ObjectStore
 from yolodata.train.checkpoint.places import LocalPlace
@@ -258,6 +261,8 @@ def test_an_object_without_end_is_not_read_to_it(
 
     store = ObjectStore(far)
     facts = store.manifest(store.entries()[0]).main
+    with pytest.raises(DamagedObject, match=f"must have {facts.bytes + 1} bytes"):
+        store.check(dataclasses.replace(facts, bytes=facts.bytes + 1))
     monkeypatch.setattr(LocalPlace, "open", lambda *_: Endless())
     with pytest.raises(DamagedObject, match="got more with"):
         store.check(facts)
@@ -343,6 +348,12 @@ def test_hostile_manifests_do_not_have_whole_ones_removed(far: Path, tmp_path: P
         (far / f"{number:08d}-{number:016x}.json").write_bytes(b"{}")
     (far / "00000000-0000000000000000").write_bytes(b"of somebody else")
     (far / "notes.txt").write_bytes(b"of somebody else")
+    for content in (None, b"cut"):
+        plant(far, "x", content, number=500, bytes=4)
+        store = ObjectStore(far)
+        store.entries()
+        store.keep_newest(1)
+        assert list(far.glob("*-00002-*.ckpt"))
     with Uploader(far, keep=2) as up:
         up.put(checkpoints.write(tmp_path / "other", 3))
         assert up.flush(30)
@@ -509,6 +520,27 @@ def test_one_object_that_may_not_be_read_is_passed_over(
     refused = "000"  # all of them: that is no empty place
     with pytest.raises(YolodataError, match=r"no checkpoint that can be read.*Access denied"):
         find_newest(tmp_path / "other run", url)
+
+
+def test_a_place_has_files_alone_and_writes_over_none(
+    far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = LocalPlace(far).sizes()
+    assert len(LocalPlace(far).head(min(known), 3)) == 3
+    os.mkfifo(far / "pipe.json")
+    (far / "folder.json").mkdir()
+    (far / "link.json").symlink_to(far / min(known))
+    assert LocalPlace(far).sizes() == known
+    monkeypatch.setattr(Folder, "remove", lambda *_: None)  # as if it came back meanwhile
+    with pytest.raises(FileExistsError):
+        LocalPlace(far).put_bytes(min(known), b"mine")
+    assert LocalPlace(far).sizes() == known
+
+
+def test_names_that_act_on_a_terminal_are_not_of_a_run() -> None:
+    assert belongs_beside("results.png", 1)
+    assert not belongs_beside("a\x1b[2J.png", 1)
+    assert not belongs_beside("x" * 1000 + ".png", 1)
 
 
 def test_downloaded_files_keep_the_umask(far: Path, tmp_path: Path) -> None:

@@ -113,8 +113,6 @@ def _segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
             tile_end = at + size if size else len(view)
         elif (marker not in (_COD, _COC) and marker not in _OTHERS) if count else marker != _SIZ:
             break
-        if length < 2:
-            break
         if count:
             yield marker, view[at + 4 : at + 2 + length]
         at += 2 + length

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import DatasetError
-from yolodata.ingest.limits import CLASSES, KEYPOINTS, checked_names, shortened
+from yolodata.ingest.limits import KEYPOINTS, checked_names, shortened
 from yolodata.shards.class_names import names_option
 
 Id = int | float | str
@@ -71,8 +71,6 @@ def read_categories(listed: Sequence[Any], file: Path) -> Categories:
     """
     names: dict[Id, str] = {}
     keypoints = 0
-    if len(listed) > CLASSES:
-        raise DatasetError(f"{file}: {len(listed)} categories; at most {CLASSES} are allowed.")
     for category in listed:
         try:
             number, name = as_id(category["id"]), category["name"]

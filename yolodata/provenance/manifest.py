@@ -329,6 +329,7 @@ def is_manifest(value: Any) -> bool:
     """Whether a value from elsewhere, of plain values, is `to_dict` of a manifest."""
     try:
         RunManifest.from_json(json.dumps(value, allow_nan=False).encode())
+        RunManifest.from_dict(value)  # of JSON, all names are texts
     except (TypeError, ValueError, RecursionError):
         return False
     return True

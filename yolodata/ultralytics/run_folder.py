@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ _WRITTEN_OVER = {"args.yaml": 16 << 20, SETTINGS_FILE: 16 << 20, "results.csv": 
 _COPY = ".{}.before"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATIENCE, _PAUSE = 10.0, 0.1  # seconds; children of a killed process hold its lock a little longer
+_TRIES = 5  # to make a folder, while other starts remove those above it
 _locked: dict[Path, Folder] = {}  # folders that this process trains in
 
 
@@ -61,18 +62,18 @@ class RunFolder:
     def __init__(self, args: Any, *, locked: bool = True) -> None:
         self.begun = False
         self._copied = False
+        self._new: list[Path] = []  # the folder and those above it, as far as this one made them
         new = not (getattr(args, "save_dir", None) or args.exist_ok)
+        leads = RANK in {-1, 0}
         while True:
             folder = self.path = get_save_dir(args)
             _refuse_unreadable(folder)
             refuse_links(folder)
-            self._new = [path for path in (folder, *folder.parents) if not path.exists()]
-            if RANK not in {-1, 0} or self._made(new):
+            if not leads or (self._made(new) and (not locked or self._lock())):
                 break
         args.save_dir = str(folder)
-        if locked and RANK in {-1, 0}:
+        if locked and leads:
             try:
-                self._lock()
                 self._remove_copies(put_back=True)  # of a start that was killed
             except BaseException as error:
                 self.give_up(error)
@@ -80,23 +81,41 @@ class RunFolder:
 
     def _made(self, new: bool) -> bool:
         """Makes the folder; False where it has to be new and another process was faster."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir(exist_ok=not new)
-        except FileExistsError as error:
-            if new and self.path.is_dir():
-                return False
-            raise _unusable(self.path, error) from error
-        except OSError as error:
-            raise _unusable(self.path, error) from error
+        for left in reversed(range(_TRIES)):
+            try:
+                self._make()
+                break
+            except OSError as error:
+                # One that a start made which fails is removed again, also between two steps here.
+                if not left or not isinstance(error, FileNotFoundError):
+                    raise _unusable(self.path, error) from error
+        if new and self.path not in self._new:
+            return False
         if not os.access(self.path, os.W_OK):
             raise ConfigError(f"{self.path} cannot be written to; give another project= or name=")
         return True
 
-    def _lock(self) -> None:
+    def _make(self) -> None:
+        """Makes what is missing. What others make meanwhile is theirs, and stays if this fails."""
+        missing = [path for path in (self.path, *self.path.parents) if not path.is_dir()]
+        for path in reversed(missing):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+            else:
+                if path not in self._new:
+                    self._new.insert(0, path)
+
+    def _lock(self) -> bool:
+        """Keeps other processes out; False where a start that failed has removed the folder."""
         if self.path in _locked:  # by a run of this process that failed before it began
-            return
-        folder = Folder.at(self.path)
+            return True
+        try:
+            folder = Folder.at(self.path)
+        except FileNotFoundError:
+            return False
         give_up = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -109,10 +128,14 @@ class RunFolder:
                     ) from None
                 time.sleep(_PAUSE)
             except OSError:  # this file system locks no folders
-                return
+                return True
             else:
+                break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(folder.fd), self.path.stat()):
                 _locked[self.path] = folder
-                return
+                return True
+        return False
 
     def copy(self) -> None:
         """Copies what a start writes over; see Note [copies of what a start writes over].
@@ -176,17 +199,16 @@ class RunFolder:
             return
         if self._copied:
             self._remove_copies(put_back=True)
-        self.close()
         self._remove_new()
+        self.close()  # not before: who waits for it would write into what is removed
         if isinstance(error, OSError) and error.errno in _FULL:
             raise cannot_be_written(self.path, error) from error
 
     def _remove_new(self) -> None:
-        if not self._new or RANK not in {-1, 0}:
-            return
-        folder, *above = self._new
-        shutil.rmtree(folder, ignore_errors=True)
-        for path in above:
+        for path in self._new:
+            if path == self.path:
+                shutil.rmtree(path, ignore_errors=True)
+                continue
             try:
                 path.rmdir()
             except OSError:  # another run is in it

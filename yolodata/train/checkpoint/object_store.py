@@ -318,11 +318,10 @@ class ObjectStore:
     def _compare(self, facts: Facts, target: BinaryIO | None) -> None:
         digest, left = xxhash.xxh3_64(), facts.bytes
         with self._reading(facts.file), self._place.open(facts.file) as file:
-            while block := file.read(min(_BLOCK, left + 1)):  # an object may have no end
+            # An object may have no end. Of one that is too long, one byte too many is read.
+            while block := file.read(min(_BLOCK, left + 1)):
                 digest.update(block)
                 left -= len(block)
-                if left < 0:
-                    break
                 if target is not None:
                     write_all(target.fileno(), block)
         found = digest.hexdigest()
