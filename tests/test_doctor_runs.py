@@ -14,10 +14,7 @@ import pytest
 
 from yolodata.doctor.finding import Finding
 from yolodata.doctor.runs import examine_run, records
-<<<<<<< HEAD
 from yolodata.doctor.runs.records import read_run
-=======
->>>>>>> day-d
 from yolodata.errors import ConfigError
 from yolodata.telemetry.step_row import COLUMNS, StepRow
 
@@ -242,7 +239,7 @@ def test_steps_that_are_shorter_than_any_that_is_written_are_left_out(tmp_path: 
     for line, tiny in zip(lines, ("1e-300", "9e-4"), strict=False):
         line[head.index("step_ms")] = tiny
     path.write_text("".join(",".join(line) + "\n" for line in (head, *lines)))
-    assert [row.step for row in records._rows(path)] == [3]
+    assert read_run(tmp_path).leading["step"].tolist() == [3]
 
 
 @pytest.mark.parametrize("column", ["wait_ms", "storage_ms", "callbacks_ms", "render_ms"])
