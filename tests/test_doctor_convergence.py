@@ -152,7 +152,7 @@ def test_images_that_cannot_be_read(data: Path) -> None:
     found = only(examined(data))
     assert found.cause == "left_out"
     assert "2 of 32 images" in found.title
-    assert "train004.jpg: not an image" in found.evidence
+    assert "train004.jpg: no image" in found.evidence
 
 
 def test_labels_that_are_missing(data: Path) -> None:
