@@ -22,6 +22,7 @@ from yolodata import AugmentConfig, ConfigError, DeviceOptions, Loader, Validati
 from yolodata.pipeline import letterbox
 from yolodata.pipeline import loader as loaders
 from yolodata.pipeline.backend import wait_for
+from yolodata.pipeline import image_reader
 from yolodata.pipeline.gpu import backend as gpu_backend
 from yolodata.pipeline.gpu import batch as gpu_batch
 from yolodata.pipeline.gpu import dataset_cache, image_decoder
@@ -314,6 +315,36 @@ def test_what_cannot_be_read_is_grey_in_every_tier(shards, twin, tmp_path, cache
         assert len(grey) == 1
         assert len(grey[0]["cls"]) == 0
         assert grey[0]["img"].float().std() == 0
+
+
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+def test_memory_that_ends_while_decoding_makes_nothing_grey(
+    shards, twin, monkeypatch, cache
+) -> None:
+    """The image is a good one: it is decoded later, or by a smaller cache."""
+
+    def broken(self: Any) -> Any:
+        raise RuntimeError("no such library")
+
+    monkeypatch.setattr(dali.DaliDecoder, "_build", broken)  # so that all are decoded on the CPU
+    with Loader(shards["jpeg"], 8, augment=RECIPE) as loader:
+        want = stream(loader, 1)
+    refused = []
+
+    def without_memory(dataset: Any, image: int, *rest: Any) -> Any:
+        if image == 5 and len(refused) < 2:
+            refused.append(image)
+            raise MemoryError
+        return image_reader.decode_into(dataset, image, *rest)
+
+    for place in (dataset_cache, image_decoder):
+        monkeypatch.setattr(place, "decode_into", without_memory)
+    with Loader(
+        shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache)
+    ) as loader:
+        assert stream(loader, 1) == want
+        assert not loader.unreadable()
+    assert refused
 
 
 def test_memory_is_freed_by_close(shards, twin, monkeypatch) -> None:

@@ -121,6 +121,10 @@ def test_the_words_of_allocators_are_known() -> None:
     ):  # fmt: skip
         assert is_out_of_memory(RuntimeError(text))
     assert is_out_of_memory(MemoryError())
+    result = SystemError("<built-in function resize> returned a result with an exception set")
+    assert not is_out_of_memory(result)
+    result.__cause__ = MemoryError()
+    assert is_out_of_memory(result)
     assert not is_out_of_memory(RuntimeError("Unsupported JPEG marker"))
 
 

@@ -129,7 +129,18 @@ def test_threads_that_cannot_start(data: Path, monkeypatch: pytest.MonkeyPatch, 
     assert not packed(data)
 
 
-@pytest.mark.parametrize("error", [cv2.error(NO_MEMORY), MemoryError()], ids=["cv2", "python"])
+def no_memory_for_a_result() -> Exception:
+    """What Python makes of OpenCV's going on where there is no memory for its result."""
+    error = SystemError("<built-in function imdecode> returned a result with an exception set")
+    error.__cause__ = MemoryError()
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [cv2.error(NO_MEMORY), MemoryError(), no_memory_for_a_result()],
+    ids=["cv2", "python", "both"],
+)
 @pytest.mark.parametrize("codec", ["raw", "jpeg"])
 def test_memory_that_ends_while_decoding(
     data: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, codec: str

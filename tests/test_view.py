@@ -432,6 +432,17 @@ def test_a_sheet_that_the_format_has_no_room_for(tmp_path: Path) -> None:
     assert not (tmp_path / "a.webp").exists()
 
 
+def test_a_sheet_that_the_memory_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory)")
+
+    monkeypatch.setattr(cv2, "imencode", refuse)
+    with pytest.raises(cv2.error):  # which the command explains as lack of memory
+        view._write(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+
+
 def test_a_task_without_its_labels_is_refused(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

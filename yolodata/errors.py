@@ -50,7 +50,11 @@ _NO_MEMORY = (
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory, and not that something is wrong."""
     said = str(error).lower()
-    return isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY)
+    if isinstance(error, MemoryError) or any(text in said for text in _NO_MEMORY):
+        return True
+    # OpenCV may go on after Python had no memory for an array; what it returns then is the cause of
+    # this error.
+    return isinstance(error, SystemError) and isinstance(error.__cause__, MemoryError)
 
 
 def lacking(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from yolodata.arguments import NamesAndValues
 from yolodata.checks import whole
-from yolodata.errors import ConfigError, DatasetError
+from yolodata.errors import ConfigError, DatasetError, lacking
 from yolodata.outputs import write_output
 from yolodata.overlay import (
     COCO_FLIP,
@@ -168,7 +168,9 @@ def _write(file: Path, sheet: Picture) -> None:
     size = f"{sheet.shape[1]} x {sheet.shape[0]} pixels"
     try:
         done, data = cv2.imencode(file.suffix.lower(), sheet[..., ::-1])
-    except cv2.error:
+    except cv2.error as error:
+        if lacking(error):
+            raise
         done = False
     if not done:
         raise ConfigError(

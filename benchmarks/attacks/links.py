@@ -426,6 +426,7 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
         # What was counted so far is gone where something else lies in its place, and a list that
         # is not written is said.
         gone = {path for path in planted if "/totals.rank" in path}
+        gone |= {"out/notes.json"} & {*planted} if name == "labels" else set()  # also of pictures
         gone |= {"cache/packed.txt"} if "is not written" in ended.said else set()
         gone |= {"out/data.yaml"} if {"out/train", "out/val"} & {*planted} else set()
         found = {n for n, data in trace.after.items() if after.get(n, data) != data}

@@ -58,7 +58,7 @@ def decode_image(data: Bytes, imgsz: int | None, name: str, most: int | None = N
         if image is not None and imgsz is not None:
             size = resized_shape(image.shape[0], image.shape[1], imgsz)
             image = resize(image, size)
-    except cv2.error as error:
+    except (cv2.error, SystemError) as error:
         if is_out_of_memory(error):
             raise MemoryError(f"{name}: {' '.join(str(error).split())}") from None
         raise DatasetError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.errors import is_out_of_memory, lacking
 from yolodata.machine import available_memory
 from yolodata.pipeline.backend import wait_for
 from yolodata.pipeline.config import AugmentConfig
@@ -337,6 +338,10 @@ class _Filler:
             try:
                 self._into(image, (height, width), target)
             except Exception as error:  # any broken file: the run goes on without it
+                if is_out_of_memory(error):  # a smaller cache may leave enough
+                    raise MemoryError(" ".join(str(error).split())) from None
+                if lacking(error):
+                    raise  # the file may be a good one
                 target[:] = FILL
                 self.cached.unreadable[image] = str(error) or type(error).__name__
 

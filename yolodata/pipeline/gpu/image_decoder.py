@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolodata.errors import YolodataError
+from yolodata.errors import YolodataError, lacking
 from yolodata.pipeline.backend import BackendSpec
 from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.pipeline.gpu.stream import StagingPool, Stream
@@ -139,6 +139,8 @@ class ImageDecoder:
                 spec.check,
             )  # fmt: skip
         except Exception as error:  # any broken file: the run goes on without it
+            if lacking(error):
+                raise  # the file may be a good one
             return str(error) or type(error).__name__
         return ""
 
