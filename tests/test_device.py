@@ -19,10 +19,9 @@ from loading import digest, draw_dataset, grouped, packed
 from twin import TwinStream, stand_in
 
 from yolodata import AugmentConfig, ConfigError, DeviceOptions, Loader, ValidationLoader
-from yolodata.pipeline import letterbox
+from yolodata.pipeline import image_reader, letterbox
 from yolodata.pipeline import loader as loaders
 from yolodata.pipeline.backend import wait_for
-from yolodata.pipeline import image_reader
 from yolodata.pipeline.gpu import backend as gpu_backend
 from yolodata.pipeline.gpu import batch as gpu_batch
 from yolodata.pipeline.gpu import dataset_cache, image_decoder
