@@ -300,9 +300,9 @@ def test_info_of_a_dataset_without_images(tmp_path):
 # A shard that becomes shorter while it is mapped.
 
 CUT_OFF = """
-import mmap, os, signal, sys, tempfile
+import ctypes, mmap, os, signal, sys
 from pathlib import Path
-from yolodata.shards import ShardDataset
+from yolodata.shards import ShardDataset, mapping
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.watchdog.supervisor import Supervisor
 how, folder = sys.argv[1], Path(sys.argv[2])
@@ -313,13 +313,26 @@ with Supervisor(ProcessGroup.join(), 60.0, lambda: None).catch_signals():
     if how == "other":
         file = open(folder / "dataset.json", "r+b")
         data = mmap.mmap(file.fileno(), 0)
+    elif how == "in its place":
+        ours = dataset.shard_data(0)
+        while not isinstance(ours, mapping._Map):
+            ours = ours.base
+        place, nbytes, libc = ours._address, ours._nbytes, ours._libc
+        del data, ours
+        dataset.close()
+        del dataset
+        file = open(folder / "other", "w+b")
+        file.truncate(nbytes)
+        assert libc.mmap(place, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0) == place
     else:
         file = open(folder / "shard-00000.safetensors", "r+b")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGBUS)
-    file.truncate(0 if how == "other" else 8192)
+    file.truncate(8192 * (how in ("shard", "killed", "late")))
     if how == "late":
         del dataset
+    elif how == "in its place":
+        ctypes.string_at(place + nbytes - 1, 1)
     else:
         print(data[0], dataset.shard_data(0)[-4096])
 if how == "late":
@@ -327,7 +340,7 @@ if how == "late":
 """
 
 
-@pytest.mark.parametrize("how", ["shard", "other", "killed", "late"])
+@pytest.mark.parametrize("how", ["shard", "other", "in its place", "killed", "late"])
 def test_a_file_that_is_cut_off_is_named(tmp_path, how):
     """Only of a map of ours, only while training runs, and only of a fault."""
     shard_samples.pack(tmp_path, 5, shard_size=1 << 20)
