@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from guarded import guarded, guarded_bytes
 from jpeg_files import joined, segments
 from PIL import Image
 
@@ -39,8 +40,9 @@ def drawn(kind: str, height: int, width: int, quality: int = 90, **options: int)
 
 def decoded(data: bytes, height: int, width: int) -> np.ndarray | None:
     """What the core makes of a file, if anything."""
-    picture = np.full((height, width, 3), 77, np.uint8)
-    return picture if decode_jpeg(np.frombuffer(data, np.uint8), picture) else None
+    picture = guarded(height * width * 3).reshape(height, width, 3)
+    picture[:] = 77
+    return picture if decode_jpeg(guarded_bytes(data), picture) else None
 
 
 @pytest.mark.parametrize("kind", KINDS)
