@@ -162,6 +162,73 @@ def test_what_does_not_fit_is_refused(fn, spoil, message: str) -> None:
         render(fn, *spoil(images, made.recipes)[:1], made.recipes, layout="WHC")
 
 
+def pasting() -> np.ndarray:
+    """A recipe of 8 x 8 pixels that pastes two runs of its image; its mask are the last words."""
+    tile = {
+        "image": 0,
+        "x0": 0,
+        "y0": 0,
+        "x1": 0,
+        "y1": 0,
+        "x2": 8,
+        "y2": 8,
+        "height": 8,
+        "width": 8,
+    }
+    layer = {
+        "canvas": [8, 8], "tiles": [tile], "matrix": [1, 0, 0.625, 0, 1, 0, 0, 0, 1],
+        "perspective": False, "scale": 1.0,
+        "paste": {"layer": 0, "objects": [], "runs": [[2, 1, 4], [5, 0, 3]]},
+    }  # fmt: skip
+    recipe = _native.Recipe.from_dict({"size": [8, 8], "layers": [layer]})
+    words = np.frombuffer(recipe.to_bytes(), np.int32).copy()
+    assert words[-15:].tolist() == [0, 13, 0, 0, 0, 1, 1, 1, 2, 2, 2, 1, 4, 0, 3]
+    return words
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({-14: -1}, "a mask of -1 words"),
+        ({-14: 14}, "a mask of 14 words"),
+        ({-14: 1 << 30}, "a mask of 1073741824 words"),
+        ({-14: 8, -5: 0, -4: 3}, "inside the picture"),  # a mask of few rows, and another one
+        ({-15: 1}, "layer 0 needs a mask"),
+        ({-13: 1}, "inside the picture"),
+        ({-12: 2}, "inside the picture"),
+        ({-5: 1 << 20}, "inside the picture"),
+        ({-5: 1}, "inside the picture"),
+        ({-1: 9}, "inside the picture"),
+        ({-4: -1}, "inside the picture"),
+    ],
+)
+def test_bytes_that_would_be_read_elsewhere_are_refused(fn, changes, message: str) -> None:
+    words = pasting()
+    picture = np.full((8, 8, 3), 7, np.uint8)
+    (whole,) = render(fn, [picture], [words.view(np.uint8)])
+    assert (whole[:, :, 1:] == 7).all()
+    for at, value in changes.items():
+        words[at] = value
+    with pytest.raises(ValueError, match=message):
+        render(fn, [picture], [words.view(np.uint8)])
+
+
+def test_bytes_of_another_number_are_refused(fn) -> None:
+    picture, data = np.full((8, 8, 3), 7, np.uint8), pasting().view(np.uint8)
+    for count in (0, 10, 15, 16, 40, len(data) - 4):
+        with pytest.raises(ValueError, match="expected the bytes of a recipe, .* got"):
+            render(fn, [picture], [data[:count]])
+        sized = data[:count].copy()
+        if count >= 16:  # also where it states its size
+            sized[12:16] = np.array([count], np.uint32).view(np.uint8)
+            with pytest.raises(ValueError, match=f"{count} bytes, which are too few|a mask of"):
+                render(fn, [picture], [sized])
+    infinite = pasting().view(np.float32)
+    infinite[infinite == np.float32(-0.625)] = np.inf
+    with pytest.raises(ValueError, match="the matrix of a layer must be finite"):
+        render(fn, [picture], [infinite.view(np.uint8)])
+
+
 def changed(recipe: Any, at: int, value: int) -> Any:
     copy = recipe.copy()
     copy[at] = value
