@@ -216,7 +216,7 @@ def test_bytes_that_would_be_read_elsewhere_are_refused(fn, changes, message: st
 def test_bytes_of_another_number_are_refused(fn) -> None:
     picture, data = np.full((8, 8, 3), 7, np.uint8), pasting().view(np.uint8)
     for count in (0, 10, 15, 16, 40, len(data) - 4):
-        with pytest.raises(ValueError, match="expected the bytes of a recipe, .* got"):
+        with pytest.raises(ValueError, match=r"expected the bytes of a recipe, .* got"):
             render(fn, [picture], [data[:count]])
         sized = data[:count].copy()
         if count >= 16:  # also where it states its size
