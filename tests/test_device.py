@@ -338,9 +338,7 @@ def test_memory_that_ends_while_decoding_makes_nothing_grey(
 
     for place in (dataset_cache, image_decoder):
         monkeypatch.setattr(place, "decode_into", without_memory)
-    with Loader(
-        shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache)
-    ) as loader:
+    with Loader(shards["jpeg"], 8, **grouped(augment=RECIPE, device="cuda", cache=cache)) as loader:
         assert stream(loader, 1) == want
         assert not loader.unreadable()
     assert refused
