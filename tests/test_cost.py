@@ -241,6 +241,7 @@ def test_benchmarks_and_the_doctor_are_read(tmp_path: Path) -> None:
         {"rows": [{"name": "a", "img_s": {"median": "x"}}]},
         {"rows": [{"name": "a", "img_s": {"median": math.inf}}]},
         {"rows": [{"name": "a", "img_s": {"median": -1}}]},
+        {"rows": [{"name": "a", "img_s": {"median": 1}}] * 1001},
         {"benchmark": [1]}, {"benchmark": "x" * 2000}, {"benchmark": "train", "x": " " * (1 << 24)},
     ],
 )  # fmt: skip
@@ -275,6 +276,30 @@ def test_no_name_of_somebody_else_acts_on_the_terminal(
     said = capsys.readouterr().out
     assert "\\x1b[2J\\u202ea" in said
     assert "\x1b" not in said
+
+
+def test_what_somebody_else_states_at_length_is_cut(
+    run: Path, prices: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """In whatever is printed: of a run, of a benchmark, of the doctor."""
+    long = "x" * 9000
+    start = {"event": "start", "resumed": True, "ranks": 2, "ranks_a_machine": 2, "after_s": 1.0}
+    (run / FILE).write_text(f"{json.dumps({**start, 'gpu': long})}\n")
+    (run / "args.yaml").write_text(f"model: {long}\nbatch: [{'1, ' * 9000}]\n")
+    bench, doctor, machine = tmp_path / "b.json", tmp_path / "d.json", {"gpu": {"name": long}}
+    settings = {"device": "cuda", "model": dict.fromkeys(map(str, range(9000)), 1)}
+    row = {"name": long, "img_s": {"median": 500.0}}
+    values: dict[str, Any] = {"benchmark": "train", "machine": machine, "settings": settings}
+    bench.write_text(json.dumps(values | {"rows": [row]}))
+    values = {
+        "findings": [], "machine": machine,
+        "examined": {"arguments": {"batch": long}, "loader": long, "ranks": 10**4000},
+        "sections": {"data": {"measured": {"throughput_images_s": {"as_is": 300.0}}}},
+    }  # fmt: skip
+    doctor.write_text(json.dumps(values))
+    paths = map(str, (run, bench, doctor))
+    assert main(["cost", *paths, "--prices", str(prices), "--images", "9", "--epochs", "2"]) == 0
+    assert len(capsys.readouterr().out) < 20_000
 
 
 WRONG_PRICES = [

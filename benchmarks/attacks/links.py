@@ -423,10 +423,11 @@ def _plant(random: Random, folder: Path, verdict: Verdict) -> None:
         and "there already" not in name
     ):
         after = _output(command, folder)
-        # What was counted so far is gone where something else lies in its place, and a list that
-        # is not written is said.
+        # What was counted so far, or noted of pictures, is gone where something else lies in its
+        # place; a data.yaml that is not ours stays; a list that is not written is said.
         gone = {path for path in planted if "/totals.rank" in path}
-        gone |= {"out/notes.json"} & {*planted} if name == "labels" else set()  # also of pictures
+        gone |= {"out/notes.json"} & {*planted} if name == "labels" else set()
+        gone |= {"out/data.yaml"} & {*planted}
         gone |= {"cache/packed.txt"} if "is not written" in ended.said else set()
         gone |= {"out/data.yaml"} if {"out/train", "out/val"} & {*planted} else set()
         found = {n for n, data in trace.after.items() if after.get(n, data) != data}

@@ -22,6 +22,8 @@ from yolodata.telemetry.step_row import read_steps
 _LIMIT = 16 << 20  # bytes of a JSON, of which a parser makes 60 times as many: ours have 10,000
 
 _EPOCHS = 1_000_000  # of a run
+_ROWS = 1_000  # of a benchmark
+_LENGTH = 200  # characters of a setting, or of a name
 
 CPU = "cpu"
 """The name of what trains without a GPU, in prices too."""
@@ -128,12 +130,10 @@ def of_run(folder: Path) -> Measurement:
     ranks = int(start["ranks"])
     images, seconds = _epochs(folder, ranks)
     pauses, lacking = _pauses(events)
-    what = ", ".join(f"{name} {stored(arguments[name])}" for name in ("model", "imgsz", "batch")
-                     if name in arguments)  # fmt: skip
     epochs = arguments.get("epochs")
     return Measurement(
-        gpu=str(start["gpu"] or CPU), gpus=ranks, gpus_a_machine=int(start["ranks_a_machine"]),
-        images_s=images / seconds, source=str(folder), what=what,
+        gpu=_short(start["gpu"] or CPU), gpus=ranks, gpus_a_machine=int(start["ranks_a_machine"]),
+        images_s=images / seconds, source=str(folder), what=_what(arguments),
         covers="whole epochs, with validation", images=images,
         epochs=epochs if isinstance(epochs, int) else None, pauses=pauses, lacking=lacking,
     )  # fmt: skip
@@ -198,14 +198,17 @@ def _of_bench(path: Path, values: Mapping[str, Any]) -> Iterator[Measurement]:
     on_gpu = str(settings.get("device", "")).startswith("cuda")
     if on_gpu and not gpu:
         raise ConfigError(f"{path} does not say on which GPU it was measured")
-    name = str(gpu["name"]) if on_gpu and gpu else CPU
-    what = ", ".join(f"{n} {settings[n]}" for n in ("model", "imgsz", "batch") if n in settings)
-    for row in values.get("rows", ()):
+    name = _short(gpu["name"]) if on_gpu and gpu else CPU
+    what = _what(settings)
+    rows = values.get("rows", ())
+    if len(rows) > _ROWS:
+        raise ConfigError(f"{path} has {len(rows):,} rows; at most {_ROWS:,} are read")
+    for row in rows:
         speed = (row.get("img_s") or {}).get("median")
         if row.get("kind") == "fixed" or not speed:
             continue  # a batch that never changes trains nothing; or the row failed
         yield Measurement(
-            name, 1, 1, float(speed), f"{path.name}: {row['name']}", what,
+            name, 1, 1, float(speed), f"{path.name}: {_short(row['name'])}", what,
             "training steps alone", lacking="a benchmark writes no checkpoints; give a run, too",
         )  # fmt: skip
 
@@ -221,14 +224,24 @@ def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
     if not speed:
         raise ConfigError(f"{path} has no speed of training; run the doctor with its data section")
     arguments, ranks = examined.get("arguments") or {}, int(examined.get("ranks", 1))
-    alone = "" if ranks == 1 else f", by one process of {ranks}"
+    alone = "" if ranks == 1 else f", by one process of {_short(ranks)}"
     gpu = (values.get("machine") or {}).get("gpu")
-    name = str(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
-    what = ", ".join(
-        f"{n} {stored(arguments[n])}" for n in ("model", "imgsz", "batch") if n in arguments
-    )
+    name = _short(gpu["name"]) if gpu and arguments.get("device") != "cpu" else CPU
+    loader = _short(examined.get("loader"))
     return Measurement(
-        name, 1, 1, float(speed), path.name, what,
-        f"training steps alone, with the loader of {examined.get('loader')}{alone}",
+        name, 1, 1, float(speed), path.name, _what(arguments),
+        f"training steps alone, with the loader of {loader}{alone}",
         lacking="the doctor writes no checkpoints; give a run, too",
     )  # fmt: skip
+
+
+def _what(settings: Mapping[str, Any]) -> str:
+    """Says what was trained."""
+    named = [name for name in ("model", "imgsz", "batch") if name in settings]
+    return ", ".join(f"{name} {_short(stored(settings[name]))}" for name in named)
+
+
+def _short(value: Any) -> str:
+    """Gives what a file states, in the length of a line: it may be anything."""
+    text = str(value)
+    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
