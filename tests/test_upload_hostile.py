@@ -464,6 +464,17 @@ def test_twice_the_same_name_beside_is_no_manifest(far: Path, tmp_path: Path) ->
     assert not (tmp_path / "run" / "results.csv").exists()
 
 
+def test_a_file_beside_of_the_same_size_is_not_taken_for_the_same(
+    far: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "results.csv").write_bytes(b"mine..")
+    plant(far, *content_of(tmp_path, 3), beside=beside(far, {"results.csv": b"theirs"}))
+    find_newest(run, str(far))
+    assert (run / "results.csv").read_bytes() == b"theirs"
+
+
 def test_files_beside_a_checkpoint_that_is_not_whole_stay_away(far: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
