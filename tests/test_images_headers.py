@@ -148,7 +148,8 @@ def test_boxes_without_end_state_nothing() -> None:
     many = box(b"moov", 100 * box(b"free"))
     assert read_header(begin + 40 * many + end) == (47, 61, 1, 0)
     assert read_header(begin + 41 * many + end) is None
-    assert read_header(begin + box(b"free", size=4) + end) is None  # ends before it begins
+    # One that ends before it begins, and another one in it, behind which all is well.
+    assert read_header(begin + box(b"\0\0\0\x0c", b"freefree", size=4) + end) is None
 
 
 def test_a_jpeg_header_is_read_where_its_segments_are() -> None:
