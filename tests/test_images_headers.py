@@ -69,6 +69,19 @@ def test_other_files_state_nothing(data: bytes) -> None:
     assert read_header(data) is None
 
 
+@pytest.mark.parametrize("kind", FILES)
+def test_no_byte_of_a_header_makes_reading_fail(kind: str) -> None:
+    """Each of them, as what lengths, counts and offsets turn on; and the file cut off there."""
+    data = bytearray(FILES[kind])
+    for at in range(min(len(data), 400)):
+        read_header(bytes(data[:at]))
+        whole = data[at]
+        for value in (0, 1, 2, 4, 7, 8, 127, 255):
+            data[at] = value
+            read_header(data)
+        data[at] = whole
+
+
 @settings(max_examples=600, deadline=None)
 @given(
     kind=st.sampled_from(sorted(FILES)),

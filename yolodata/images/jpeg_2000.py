@@ -49,9 +49,9 @@ class _Coding:
 
     def add(self, parameters: memoryview, precincts: bool) -> None:
         """Takes what a COD or COC segment has in the end: levels, sizes and all else."""
-        levels, *block = parameters[:3]
+        levels = parameters[0]
         self.levels = max(self.levels, levels)
-        self.block = _least(self.block, [side + 2 for side in block])
+        self.block = _least(self.block, [parameters[1] + 2, parameters[2] + 2])
         for sides in parameters[5 : 6 + levels] if precincts else b"":
             self.precinct = _least(self.precinct, [sides & 15, sides >> 4])
 
