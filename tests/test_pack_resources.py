@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from ingesting import write_yolo
+from PIL import Image
 
 from yolodata.errors import DatasetError, ResourceError
 from yolodata.files import read_regular
@@ -156,6 +159,33 @@ def test_memory_that_ends_while_decoding(
         packed(data, codec=codec)
     monkeypatch.undo()
     assert not packed(data, codec=codec)
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg"])
+def test_opencv_has_no_ordinary_jpeg(
+    data: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    """It crashes where it is refused memory, which no error says and nobody can catch."""
+    scans = data.parent / "images" / "train" / "scans.jpg"
+    Image.fromarray(np.full((20, 30, 3), 9, np.uint8)).save(scans, progressive=True)
+
+    def called(*_: Any) -> Any:
+        pytest.fail("OpenCV is called")
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise ValueError("Insufficient memory (case 4)")  # what libjpeg-turbo says
+
+    out = data.parent.parent / "out"
+    monkeypatch.setattr(cv2, "imdecode", called)
+    for keep_files in (False, True) if codec == "jpeg" else (False,):
+        assert not packed(data, codec=codec, keep_files=keep_files)
+        shutil.rmtree(out)
+        with monkeypatch.context() as patch:
+            patch.setattr(simplejpeg, "decode_jpeg", refused)
+            with pytest.raises(ResourceError, match="memory does not suffice"):
+                packed(data, codec=codec, keep_files=keep_files)
+        assert not packed(data, codec=codec, keep_files=keep_files)
+        shutil.rmtree(out)
 
 
 LIMITED = """

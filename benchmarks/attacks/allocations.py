@@ -30,8 +30,12 @@ def needs() -> str:
 
 
 def warm() -> None:
-    """Imports and packs."""
-    from yolodata.shards import verify_cli  # noqa: F401
+    """Imports and packs: Python's compiler may fail without saying that it had no memory."""
+    import tqdm  # noqa: F401
+
+    from yolodata.ingest import pack_cli, packing, relabel, yolo_folder  # noqa: F401
+    from yolodata.provenance import info_cli  # noqa: F401
+    from yolodata.shards import class_names, info, mapping, verify, verify_cli  # noqa: F401
 
     kills.warm()
     packed("detect", "jpeg")

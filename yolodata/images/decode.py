@@ -99,6 +99,9 @@ def decode_jpeg(
         uint8 (height, width, 3) RGB, C-contiguous: `target` itself, or in the memory of `spare` or
         its own; None for anything out of the ordinary (another format, EXIF, CMYK, damage, too
         large), which `decode_image` has to look at.
+
+    Raises:
+        MemoryError: there is not enough for this picture.
     """
     import simplejpeg
 
@@ -121,9 +124,32 @@ def decode_jpeg(
             if _native.decode_jpeg(data, place):
                 return place
             picture: Bytes = simplejpeg.decode_jpeg(data, "RGB", buffer=place)
-    except (ValueError, MemoryError):
+    except (ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from None
         return None
     return place if place.shape == picture.shape else picture
+
+
+def jpeg_decodes(data: Bytes | bytes, shape: tuple[int, int]) -> bool:
+    """Whether all scans of an ordinary JPEG file decode without a fault: as brightness alone.
+
+    Args:
+        data: uint8 (n,), the whole file.
+        shape: what `ordinary_jpeg` gives.
+
+    Raises:
+        MemoryError: there is not enough for this picture.
+    """
+    import simplejpeg
+
+    try:
+        with memory_for(math.prod(shape)):
+            return bool(simplejpeg.decode_jpeg(data, "GRAY").shape[:2] == shape)
+    except (ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from None
+        return False
 
 
 def upright_shape(image: Image.Image, data: bytes, name: str) -> tuple[int, int]:

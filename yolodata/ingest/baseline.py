@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolodata._native import baseline_jpeg
+from yolodata.images.decode import decode_jpeg
 from yolodata.images.limits import memory_for
-from yolodata.ingest.image_check import CheckedImage, decode
+from yolodata.ingest.image_check import CheckedImage, decode, decode_rgb
 from yolodata.ingest.sample import Refused
 
 DONE = "JPEG with several scans (progressive) stored as baseline, with the same pixels"
@@ -45,7 +46,7 @@ def as_baseline(
     Args:
         checked: the image.
         path: of its file.
-        picture: the decoded picture, if it is there.
+        picture: uint8 (h, w, 3) BGR, the decoded picture, if it is there.
 
     Returns:
         None for any other file.
@@ -57,18 +58,20 @@ def as_baseline(
         data, why = baseline_jpeg(checked.data)
     if data is None and not why:
         return None
-    if picture is None:
-        picture = decode(checked.data, path)
-    shape = picture.shape[0], picture.shape[1]
+    pixels = decode_rgb(checked, path) if picture is None else picture[..., ::-1]
+    shape = pixels.shape[0], pixels.shape[1]
     if data is not None:
-        if _decodes_to(data, path, picture):
+        if _decodes_to(data, path, pixels):
             return Baseline(data, shape, DONE)
         why = "its pixels would be others"
     return Baseline(checked.data, shape, f"JPEG with several scans kept as it is: {why}")
 
 
-def _decodes_to(data: NDArray[np.uint8], path: str, picture: NDArray[np.uint8]) -> bool:
-    try:
-        return np.array_equal(decode(data, path), picture)
-    except Refused:
-        return False
+def _decodes_to(data: NDArray[np.uint8], path: str, pixels: NDArray[np.uint8]) -> bool:
+    found = decode_jpeg(data)
+    if found is None:
+        try:
+            found = decode(data, path)[..., ::-1]
+        except Refused:
+            return False
+    return np.array_equal(found, pixels)

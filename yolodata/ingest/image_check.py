@@ -17,10 +17,10 @@ from PIL import UnidentifiedImageError
 
 from yolodata.errors import DatasetError, ResourceError, lacking
 from yolodata.files import read_regular
-from yolodata.images.decode import decode_image, decode_jpeg, upright_shape
+from yolodata.images.decode import decode_image, decode_jpeg, jpeg_decodes, upright_shape
 from yolodata.images.formats import IMAGE_SUFFIXES, open_picture, restored_jpeg
 from yolodata.images.headers import read_header
-from yolodata.images.jpeg import plain_jpeg
+from yolodata.images.jpeg import ordinary_jpeg, plain_jpeg
 from yolodata.images.limits import memory_for, most_bytes, why_not_decoded
 from yolodata.ingest.sample import Refused
 
@@ -171,6 +171,10 @@ def decoded_shape(checked: CheckedImage, path: str) -> tuple[int, int]:
         Refused: it cannot be decoded.
     """
     if checked.jpeg:  # brightness alone takes the same entropy decoder through every scan
+        shape = checked.label_shape if checked.plain else ordinary_jpeg(checked.data)
+        if shape is not None and jpeg_decodes(checked.data, shape):
+            return shape
+        # OpenCV crashes where it is refused memory, so that it has only what is left.
         with memory_for(checked.label_shape[0] * checked.label_shape[1]):
             grey = cv2.imdecode(np.frombuffer(checked.data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is not None:
