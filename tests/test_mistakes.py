@@ -115,6 +115,11 @@ def test_what_ranks_leave_is_read_whatever_was_cut_off(
     assert found is not None
     assert found[0] == PEER_LOST
     assert len(found[1]) < 20_000
+    (tmp_path / "link").symlink_to(left)
+    before = left.read_bytes()
+    monkeypatch.setenv(STATUS, str(tmp_path / "link"))
+    leave_status(PEER_LOST, "a")
+    assert left.read_bytes() == before
 
 
 def test_failures_of_training_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -20,7 +21,7 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import file_checksum
-from yolodata.train.checkpoint import file, run_folder
+from yolodata.train.checkpoint import arrivals, file, run_folder
 from yolodata.train.checkpoint.export import weights_of
 from yolodata.train.checkpoint.weights import more_than_weights
 from yolodata.train.checkpoint.writer import Writer
@@ -212,8 +213,15 @@ def test_an_old_torch_opens_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
         if fine:
             file.read(made)
         else:
-            with pytest.raises(ConfigError, match=r"CVE-2025-32434\), got 2.5.1\+cu121; pip"):
-                file.read(made)
+            uploaded = arrivals.OfARun().wrong_content
+            for opened in (
+                lambda: file.read(made),
+                lambda: file.newest_whole(made.parent),
+                lambda: more_than_weights(made),
+                lambda: uploaded(made.name, io.BytesIO(made.read_bytes())),
+            ):
+                with pytest.raises(ConfigError, match=r"CVE-2025-32434\), got 2.5.1\+cu121; pip"):
+                    opened()
 
 
 @pytest.mark.parametrize("table", ["", "epoch\n", "epoch\ninf,\nnan,\n,\nx\n" + "9" * 400 + "\n"])

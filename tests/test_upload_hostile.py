@@ -453,6 +453,12 @@ def test_weights_of_a_run_come_beside(far: Path, tmp_path: Path) -> None:
     plant(far, *content_of(tmp_path, 3), beside=beside(far, {"weights/best.pt": content}))
     find_newest(tmp_path / "run", str(far))
     assert (tmp_path / "run" / "weights" / "best.pt").read_bytes() == content
+    elsewhere, linked = tmp_path / "elsewhere", tmp_path / "linked"
+    elsewhere.mkdir()
+    linked.mkdir()
+    (linked / "weights").symlink_to(elsewhere)
+    assert find_newest(linked, str(far)) is not None
+    assert not list(elsewhere.iterdir())
 
 
 def test_twice_the_same_name_beside_is_no_manifest(far: Path, tmp_path: Path) -> None:
@@ -517,7 +523,7 @@ def test_one_object_that_may_not_be_read_is_passed_over(
     def may(function: Any) -> Any:
         def call(self: Any, path: str, *args: Any, **given: Any) -> Any:
             if refused in path:
-                raise PermissionError(f"Access denied: {path}")
+                raise PermissionError(f"Access denied: \x1b[2J{path}{'.' * 9000}")
             return function(self, path, *args, **given)
 
         return call
@@ -528,6 +534,9 @@ def test_one_object_that_may_not_be_read_is_passed_over(
     found = find_newest(tmp_path / "run", url)
     assert found is not None
     assert found.name.startswith("00001")
+    said = [line for line in caplog.messages if "Access denied" in line]
+    assert said
+    assert all(line.isprintable() and len(line) < 2000 for line in said)
     refused = "000"  # all of them: that is no empty place
     with pytest.raises(YolodataError, match=r"no checkpoint that can be read.*Access denied"):
         find_newest(tmp_path / "other run", url)
