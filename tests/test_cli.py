@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +154,31 @@ def test_a_mistake_has_one_prefix_and_one_status(
     assert shown.err.startswith("yolodata: ")
     assert said in shown.err
     assert shown.out == ""
+
+
+def test_what_has_no_end_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The path in a YAML, on one line; and whatever else an error may quote."""
+    lines = "a/b\n" * 300
+    (tmp_path / "data.yaml").write_text(json.dumps({"train": lines, "val": lines, "names": ["a"]}))
+    assert main(["shard", str(tmp_path / "data.yaml"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "a/b\\na/b\\n" in said
+    assert "Correct the YAML" in said
+    for quoted in ("a\n" * 300, "a" * 90_000):
+
+        def fail(_: object, quoted: str = quoted) -> None:
+            raise ConfigError(f"this is wrong: {quoted}")
+
+        monkeypatch.setattr(cli, "_run", fail)
+        assert main(["info", "."]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("yolodata: this is wrong: a")
+        assert said.endswith(" …\n")
+        assert said.count("\n") < 50
+        assert len(said) < 9000
 
 
 @pytest.mark.parametrize(

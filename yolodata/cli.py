@@ -15,7 +15,7 @@ from yolodata.checks import nearest
 from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.isolation import working_folder
 from yolodata.redaction import hide_secrets, redacted
-from yolodata.terminal import open_closed, printable, spell_out
+from yolodata.terminal import cut, open_closed, printable, spell_out
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -89,7 +89,7 @@ def _explained(words: list[str]) -> int:
     try:
         return _run(words)
     except YolodataError as error:
-        print("yolodata: " + printable(redacted(error), keep="\n"), file=sys.stderr)
+        print("yolodata: " + cut(printable(redacted(error), keep="\n")), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:  # which may say how to go on
         print("; ".join(("yolodata: interrupted", *map(str, stop.args))), file=sys.stderr)

@@ -70,6 +70,12 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def cut(text: str, lines: int = 40, signs: int = 8_000) -> str:
+    """Cuts a message off that quotes what has no end, as the path in a made-up YAML."""
+    kept = "\n".join(text.split("\n")[:lines])[:signs]
+    return text if kept == text else f"{kept} …"
+
+
 def encodable(text: str) -> str:
     r"""Makes UTF-8 of any text: half a character, as of a path of other bytes, becomes `\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode()

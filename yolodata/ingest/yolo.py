@@ -40,6 +40,7 @@ from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
 from yolodata.ingest.survey import is_image, repetitions, some, survey
 from yolodata.ingest.unknown import no_list
 from yolodata.ingest.walk import files_of_split
+from yolodata.terminal import printable
 
 _BARE = f"images{os.sep}"
 
@@ -121,7 +122,7 @@ def open_yolo(
                 )
             continue
         found = _resolve(root, data[split])
-        absent = [entry for entry in found if not os.path.exists(entry)]
+        absent = [printable(entry) for entry in found if not os.path.exists(entry)]
         if not absent:
             entries[split] = found
         elif asked and (wanted or split != "test"):  # test is optional upstream too
