@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
@@ -25,6 +26,7 @@ _TOKENS = (
     "\x1b[31m", "0.99999999999", "\ufeff0", "True", "None", "2", "3", "2.5", "-1", "1e-45",
 )  # fmt: skip
 _SPACES = (" ", "\t", "  ", "\u00a0", "\u3000", "\x1c", "\x85", "\v", "\f", ",")
+_LONGEST = 40 << 20  # characters of a file, of which half are read
 _ENDS = ("\n", "\r\n", "\r", "\n\n", "\u2028", "\x1e", "")
 
 
@@ -91,6 +93,8 @@ def mutated(random: Random, task: str) -> bytes:
         else:
             rows += [list(row) for _ in range(random.choice((10, 2000)))]
     space, end = (random.choice((each[0],) * 8 + each) for each in (_SPACES, _ENDS))
+    sizes = accumulate(sum(map(len, row)) + len(row) for row in rows)
+    rows = [row for row, size in zip(rows, sizes, strict=True) if size < _LONGEST]
     text = end.join(space.join(row) for row in rows) + random.choice((end, ""))
     data = text.encode(random.choice(("utf-8",) * 8 + ("utf-16", "utf-8-sig", "utf-32")))
     return damaged(random, data)[0] if random.random() < 0.3 else data
