@@ -120,7 +120,7 @@ def attack(random: Random, folder: Path) -> Verdict:
             verdict.tried += 1
             trial(what)
             ended = run_command(list(words), folder)
-            # A document for programs is as long as what it tells, which has a limit when it is read.
+            # A document for programs is as long as what it tells, of which reading has a limit.
             ended_well(verdict, ended, what, lines=1 << 20 if "--all" in words else 400)
         if found := changes(before, state(folder, without=(folder / "out",))):
             verdict.found("outside", f"{'; '.join(said)}: {found}")
