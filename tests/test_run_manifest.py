@@ -29,6 +29,7 @@ from yolodata.shards.format import DATASET_FILE
 from yolodata.train import trainer_for
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.arrivals import OfARun
+from yolodata.train.checkpoint.writer import Writer
 
 pytestmark = pytest.mark.early
 
@@ -89,7 +90,9 @@ def trained(folder: Path, fed: Fed | None = None, **changed: Any) -> Any:
     values = {"epochs": 2, "resume": "auto", "data": str(folder / "shards"), **changed}
     given = arguments(folder, "run", multi_scale=0.0, **values)
     callbacks = fed.callbacks if fed else {}
-    return train(trainer_for("detect").configure(**ours), given, callbacks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "busy", False)  # so that no update goes by without a checkpoint
+        return train(trainer_for("detect").configure(**ours), given, callbacks)
 
 
 def run_of(folder: Path) -> Path:

@@ -7,6 +7,7 @@ each.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,7 +254,10 @@ def test_threads_stay_on_their_nodes_and_the_stream_is_the_same(
 
     with ValidationLoader(shards, 8, **grouped(threads=2)) as loader:
         list(loader)
-        assert one in native_threads()
+        until = time.monotonic() + 60
+        while one not in native_threads():  # the other one may have done it all
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 @two_cores
