@@ -348,6 +348,44 @@ def test_memory_that_ends_while_decoding_makes_nothing_grey(
     assert refused
 
 
+def test_memory_is_given_back_when_nobody_writes_to_it(shards, twin, monkeypatch) -> None:
+    """Also where one reader of a batch lacks memory, and the others are at work."""
+
+    def broken(self: Any) -> Any:
+        raise RuntimeError("no such library")
+
+    monkeypatch.setattr(dali.DaliDecoder, "_build", broken)
+    made, writing, given = [], [], []
+
+    class Noted(image_decoder.ImageDecoder):
+        def __init__(self, *what: Any) -> None:
+            super().__init__(*what)
+            made.append(what)
+
+    monkeypatch.setattr(gpu_backend, "ImageDecoder", Noted)
+
+    def slow(dataset: Any, image: int, *rest: Any) -> Any:
+        if image == 1:
+            raise MemoryError
+        writing.append(image)
+        time.sleep(0.2)
+        image_reader.decode_into(dataset, image, *rest)
+        writing.remove(image)
+
+    with reader.open(shards["jpeg"], split="train") as dataset:
+        with Loader(
+            dataset, 8, **grouped(augment=RECIPE, device="cuda", cache="none", threads=4)
+        ) as loader:
+            list(loader)
+        decoder = image_decoder.ImageDecoder(*made[0])  # another one, which nobody else asks
+        monkeypatch.setattr(image_decoder, "decode_into", slow)
+        monkeypatch.setattr(decoder._staging, "give", lambda *_: given.append(list(writing)))
+        with pytest.raises(MemoryError):
+            decoder.read([1, 2, 4, 6])
+        assert given == [[]]
+        decoder.close()
+
+
 def test_memory_is_freed_by_close(shards, twin, monkeypatch) -> None:
     alive: list[Any] = []
     memory = twin.empty

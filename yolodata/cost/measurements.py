@@ -18,6 +18,7 @@ from yolodata.plain_yaml import read_plain_yaml
 from yolodata.redaction import stored
 from yolodata.telemetry.journal import read_journal
 from yolodata.telemetry.step_row import read_steps
+from yolodata.terminal import cut
 
 _LIMIT = 16 << 20  # bytes of a JSON, of which a parser makes 60 times as many: ours have 10,000
 
@@ -242,6 +243,5 @@ def _what(settings: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Gives what a file states, in the length of a line: it may be anything."""
-    text = str(value)
-    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
+    """Gives what a file states, on one line: it may be anything."""
+    return cut(str(value), lines=1, signs=_LENGTH)

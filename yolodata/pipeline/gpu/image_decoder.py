@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,9 +109,11 @@ class ImageDecoder:
             memory = self._staging.take(ends[-1])
         places = [memory[a:b] for a, b in zip([0, *ends], ends, strict=False)]
         try:
-            whys = list(self._readers().map(self._read, images, places))
-            for image, place, why in zip(images, places, whys, strict=True):
-                if why:
+            readers = self._readers()
+            reads = [readers.submit(self._read, *each) for each in zip(images, places, strict=True)]
+            wait(reads)  # also where memory lacks for one: the others write until they end
+            for image, place, read in zip(images, places, reads, strict=True):
+                if why := read.result():
                     reasons[image] = why
                     continue
                 picture = stream.empty(place.numel())
