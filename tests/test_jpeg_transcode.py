@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from guarded import guarded_bytes
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jpeg_files import (
     DHT,
@@ -171,6 +171,8 @@ BROKEN = [
     ("Huffman table cannot be read", other(DHT, lambda body: body[:10])),
     ("Huffman table cannot be read", other(DHT, lambda body: body[:-1])),
     ("Huffman table cannot be read", other(DHT, lambda _: b"\0" + b"\xff" * 16 + bytes(4080))),
+    ("symbol that is too large", other(DHT, lambda body: body[:-1] + b"\x10")),
+    ("symbol that is too large", other(DHT, lambda body: body[:-1] + b"\x1a", SEQUENTIAL)),
     ("too many codes", other(DHT, lambda _: b"\0\2" + bytes(15) + b"\1\2")),
     ("frame cannot be read", other(SOF2, lambda body: body + b"\0")),
     ("odd number of components", other(SOF2, lambda body: body[:5] + b"\2" + body[6:12])),
@@ -233,6 +235,7 @@ def test_other_files_are_none_of_its_business(data: bytes) -> None:
     flips=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 255)), max_size=3),
     cut=st.one_of(st.just(0), st.integers(0, 400)),
 )
+@example(name="a scan each", flips=[(120, 16)], cut=0)  # a DC symbol that no value has
 def test_a_damaged_file_stays_or_keeps_its_pixels(
     name: str, flips: list[tuple[int, int]], cut: int
 ) -> None:

@@ -7,6 +7,7 @@ each.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -212,10 +213,15 @@ def test_threads_stay_on_their_nodes_and_the_stream_is_the_same(
     augment = AugmentConfig(imgsz=IMGSZ, mosaic=0.8, mixup=0.3, degrees=5.0)
     transforms = [albumentations.Blur(p=0.5)]
     seen: dict[str, set[tuple[int, ...]]] = {"read": set(), "transform": set()}
+    places, arrived = 1, threading.Condition()
 
     def watched(name: str, function: Any) -> Any:
         def call(*arguments: Any) -> Any:
-            seen[name].add(tuple(sorted(os.sched_getaffinity(0))))
+            with arrived:
+                seen[name].add(tuple(sorted(os.sched_getaffinity(0))))
+                arrived.notify_all()
+                # Threads of one place could do it all while those of the other have no turn.
+                assert arrived.wait_for(lambda: len(seen[name]) >= places, 60)
             return function(*arguments)
 
         return call
@@ -238,6 +244,7 @@ def test_threads_stay_on_their_nodes_and_the_stream_is_the_same(
     assert nothing == ""
     assert all(one | two <= affinity for affinity in unpinned)
     assert seen["transform"] == {tuple(sorted(here))}
+    places = 2
     made, affinities, words = stream(threads=4, transforms=transforms)
     assert made == free
     assert words == "threads: 2 on NUMA node 0, 2 on NUMA node 1"
@@ -246,6 +253,7 @@ def test_threads_stay_on_their_nodes_and_the_stream_is_the_same(
     assert seen["transform"] == {(core,) for core in made_up}
     if codec == "jpeg":
         assert seen["read"] == {(core,) for core in made_up}
+    places = 1
     plain, affinities, _ = stream(threads=2)
     assert plain == stream(threads=1, pin="off")[0]
     assert one in affinities

@@ -17,6 +17,7 @@ constexpr std::int64_t kMostBlocks = 1 << 22;  // 512 MiB of coefficients
 constexpr int kMostInMcu = 10;                 // blocks, in a scan of several components
 constexpr int kFast = 9;                       // bits of the codes that one look-up decodes
 constexpr int kDcBits = 11, kAcBits = 10;      // of the largest values of 8-bit samples
+constexpr int kDcSymbol = 15;                  // libjpeg refuses a table with a larger one
 
 [[noreturn]] void doubt(const char* why) { throw JpegDoubt{why}; }
 
@@ -240,6 +241,10 @@ class Reader {
       for (int k = 1; k <= 16; ++k) count += body[k];
       const auto whole = static_cast<std::size_t>(17 + count);
       if (count > 256 || whole > bytes) doubt("a Huffman table cannot be read");
+      // Used or not: a decoder looks at the table as a whole.
+      if (*body >> 4 == 0 && std::any_of(body + 17, body + whole,
+                                         [](std::uint8_t symbol) { return symbol > kDcSymbol; }))
+        doubt("a Huffman table has a symbol that is too large");
       huffman_[*body >> 4][*body & 3] = huffman_table(body + 1, body + 17, count);
       body += whole;
       bytes -= whole;
