@@ -22,7 +22,7 @@ from test_images_limits import HUNGRY, stating, with_scans
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
 from yolodata.doctor.data.others import Others
-from yolodata.doctor.data.pace import Pace, of_loader
+from yolodata.doctor.data.pace import Pace, joined, mean_is_known, of_loader
 from yolodata.doctor.data.subjects import FilesSubject
 from yolodata.doctor.examination import Outcome, examine
 from yolodata.doctor.finding import Finding, ranked
@@ -116,6 +116,20 @@ def test_a_quota_is_judged_by_the_processor_time_that_batches_take() -> None:
     assert "quota" not in [one.cause for one in worst_first(replace(m, quota=2.0))]
 
 
+def test_a_quota_that_hides_too_few_workers_explains_what_both_cost() -> None:
+    """One worker more would bring nothing within the quota; another loader would, as always."""
+    throttled = pace(500.0, cpu_ms=300.0, main_ms=4.0)
+    m = replace(
+        measured(500.0, workers=510.0, yolodata=100.0), cold=throttled, warm=throttled, quota=0.6,
+        workers=0,
+    )  # fmt: skip
+    found = worst_first(m)
+    assert [one.cause for one in found if one.complaint] == ["quota"]
+    assert found[0].gain == pytest.approx(500 / 400, rel=0.02)
+    # Without a limit it is the loader that takes so much time.
+    assert worst_first(replace(m, quota=None))[0].cause == "cpu_loader"
+
+
 def test_others_on_the_same_cores_are_named() -> None:
     busy = replace(measured(102.0), others=1.5)
     assert [one.cause for one in worst_first(busy)] == ["busy_machine"]
@@ -161,9 +175,38 @@ def test_what_was_prefetched_does_not_make_a_loader_faster() -> None:
 
 
 def test_a_step_that_waits_hides_what_others_make_meanwhile() -> None:
-    found = of_loader(Queue(0, made_ms=2.0, producers=2), WaitingStep(30.0), 30.0, 0.02)
-    assert 30.0 <= found.step_ms < 32.0
-    assert found.batches % 2 == 0
+    slow = of_loader(Queue(0, made_ms=50.0, producers=2), WaitingStep(20.0), 20.0, 0.3)
+    assert 50.0 <= slow.step_ms < 60.0
+    assert slow.batches % 2 == 0
+
+
+def test_a_step_waits_until_its_batch_is_handed_over() -> None:
+    found = of_loader(Queue(0, made_ms=6.0, producers=2), WaitingStep(30.0), 30.0, 0.3)
+    assert found.alone_ms is not None
+    assert found.alone_ms < 10.0
+    assert 36.0 <= found.step_ms < 45.0
+
+
+@pytest.mark.parametrize(
+    ("each_ms", "turn", "known"),
+    [
+        ([10.0] * 24, 2, True),
+        ([10.0] * 22, 2, False),  # few turns
+        ([2.0, 18.0] * 12, 2, True),  # producers deliver in turns
+        ([2.0, 18.0] * 12, 1, False),
+        ([8.0, 12.0] * 300, 1, True),
+    ],
+)
+def test_a_mean_is_known_when_its_error_is_small(
+    each_ms: list[float], turn: int, known: bool
+) -> None:
+    assert mean_is_known(each_ms, turn) == known
+
+
+def test_two_measurements_of_the_same_count_by_their_batches() -> None:
+    found = joined(pace(100.0, cpu_ms=8.0), replace(pace(200.0, cpu_ms=4.0), batches=30))
+    assert (found.step_ms, found.cpu_ms, found.batches) == (175.0, 5.0, 40)
+    assert found.alone_ms is None
 
 
 @pytest.fixture

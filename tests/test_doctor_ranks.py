@@ -57,6 +57,27 @@ def test_the_slow_rank_is_named_with_the_pace_of_the_others() -> None:
     assert not list(judge(replace(HEALTHY, alone=alone, together=[190.0] * 3, at_once=[190.0] * 3)))
 
 
+def test_a_slow_rank_that_is_as_quick_as_the_others_beside_a_link_is_not_to_blame() -> None:
+    """It has a quota, and saves up for its own work while all wait for the link."""
+    alone, forward = [[180.0 - i, 100.0 + i] for i in range(5)], [[60.0, 30.0]] * 5
+    slow = replace(
+        HEALTHY, alone=alone, together=[300.0] * 3, at_once=[300.0] * 3, forward_alone=forward
+    )
+    assert only(replace(slow, forward_together=forward)).gain == pytest.approx(300 / 224)
+    assert only(replace(slow, forward_together=[[52.0, 30.0]] * 5)).gain == pytest.approx(300 / 224)
+    assert not list(judge(replace(slow, forward_together=[[33.0, 30.0]] * 5)))
+
+
+def test_a_link_costs_no_more_than_sums_over_it_take() -> None:
+    """The rest of the exchange is a serial reduction's, which comes first."""
+    slow = Sweep(((4096, 1.0), (MB, 20.0), (9 * MB, 180.0)))
+    figures = replace(HEALTHY, link=slow, possible=QUICK, together=[900.0] * 3, at_once=[300.0] * 3)
+    serial, link = sorted(judge(figures), key=lambda one: one.cause)
+    assert (serial.cause, link.cause) == ("serial_reduce", "slow_link")
+    assert serial.gain == pytest.approx(3.0)
+    assert link.gain == pytest.approx(900 / (900 - 171), rel=0.01)
+
+
 def test_a_slow_link_is_told_from_one_that_does_what_it_can() -> None:
     slow = Sweep(((4096, 1.0), (MB, 40.0), (9 * MB, 360.0)))
     figures = replace(HEALTHY, link=slow, together=[450.0] * 3, at_once=[460.0] * 3)

@@ -29,8 +29,10 @@ WORKERS = 8  # Ultralytics' default; it takes no more than there are cores
 IMGSZ = 640  # that of the pictures: nothing is to be gained from resizing them
 LIGHT = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
 IMAGES = Path("images") / "train"  # beside the YAML
-SECONDS = 3.0  # of a measurement
+SECONDS = 3.0  # of a measurement, at least
+STEPS = 32  # of one, at least: batches differ, and are made by several workers at a time
 ROUNDS = 2
+WARM_UP = 12  # batches: the workers start, and collect what they got with the fork
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def injected(as_is: Conditions, mended: Mapping[str, Repair]) -> Iterator[Case]:
         mended: what mends each, by cause. Empty: nothing is to be mended; a step should take as
             long as it is, and `Case.truths` says whether it does.
     """
-    _prepare(as_is)
+    earlier = step_ms(as_is)  # and later: machines get slower and faster within a minute
     with ExitStack() as stack:
         held = stack.enter_context(as_is.held())
 
@@ -146,7 +148,8 @@ def injected(as_is: Conditions, mended: Mapping[str, Repair]) -> Iterator[Case]:
             # The doctor is done. Each measurement has a disk of which nothing was read yet.
             stack.close()
             ways = [as_is, *(repair(as_is, settings) for repair in mended.values())]
-            before, *after = in_turns(ways)
+            later, *after = in_turns(ways)
+            before = (earlier + ROUNDS * later) / (1 + ROUNDS)
             found = {cause: (before, ms) for cause, ms in zip(mended, after, strict=True)}
             return found or {"": (before, as_is.step_ms)}
 
@@ -192,10 +195,12 @@ def _measure(pipe: Any, conditions: Conditions, held: Held, seconds: float) -> N
     held.enter()
     loader = open_loader(conditions)
     batches = _endless(loader)
-    for _ in islice(batches, 4):  # the first waits for the workers to start
+    for _ in islice(batches, WARM_UP):
         time.sleep(conditions.step_ms / 1e3)
     steps, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds or steps < 8:
+    # Whole turns of the workers, who deliver one after the other.
+    turn = max(int(loader.num_workers), 1)
+    while (passed := time.perf_counter() - start) < seconds or steps < STEPS or steps % turn:
         next(batches)
         time.sleep(conditions.step_ms / 1e3)
         steps += 1

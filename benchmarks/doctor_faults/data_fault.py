@@ -20,12 +20,14 @@ class DataFault:
 
     Attributes:
         margin: how many times as long as the loader, undisturbed, the step takes: from, to.
+        batches: pictures a step, one of these.
     """
 
     cause = ""
     sections = ("data",)
     seconds = 10.0
     margin = (1.3, 1.9)
+    batches: tuple[int, ...] = (4, 6, 8)
 
     @property
     def name(self) -> str:
@@ -35,7 +37,7 @@ class DataFault:
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws batch, margin and what `how_bad` draws."""
         return {
-            "batch": rng.choice((4, 6, 8)),
+            "batch": rng.choice(self.batches),
             "margin": round(rng.uniform(*self.margin), 2),
             **self.how_bad(rng),
         }

@@ -30,7 +30,7 @@ class Pair:
     first: DataFault
     cause: str = "*"
     sections: tuple[str, ...] = ("data",)
-    seconds: float = 10.0
+    seconds: float = 30.0  # as for a quota, which may be one of them
 
     @property
     def name(self) -> str:

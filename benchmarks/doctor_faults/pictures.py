@@ -19,10 +19,12 @@ class Progressive(DataFault):
 
     cause = "progressive_jpeg"
     margin = (1.03, 1.2)
+    batches = (8, 12, 16)  # of a smaller one, handing it over takes a good part of the step
+    seconds = 20.0
 
     def how_bad(self, rng: random.Random) -> dict[str, Any]:
         """The share of progressive files."""
-        return {"share": round(rng.uniform(0.7, 1.0), 2)}
+        return {"share": round(rng.uniform(0.8, 1.0), 2)}
 
     def before(self, conditions: Conditions, severity: Severity) -> Conditions:
         """With pictures of 960 pixels, which are not too large, and a light recipe."""

@@ -1,4 +1,7 @@
-"""Ranks that slow each other down: a weak one, a thin wire, gradients sent one after the other."""
+"""Ranks that slow each other down: a weak one, a thin wire, gradients sent one after the other.
+
+Each alone, and two at once: then the one whose mending brings more has to come first.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +21,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
+from .cpu_quota import remove
 from .fault import Case
 
 RANKS = 2
@@ -82,15 +87,121 @@ def quota(share: float) -> Iterator[Path]:
         (group / "cpu.cfs_period_us").write_text("50000")
         yield group / "tasks"
     finally:
-        group.rmdir()
+        remove(group)
 
 
-class SlowRank:
+@contextmanager
+def weakened(weak: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of shell that take from one rank a part of its core; none for no rank.
+
+    Args:
+        weak: "rank", and "how": "quota" with the "share" of the core that it gets, or "neighbours"
+            with the "count" of busy processes beside it.
+    """
+    if not weak:
+        yield ""
+        return
+    rank = weak["rank"]
+    if weak["how"] == "quota":
+        with quota(weak["share"]) as members:
+            yield f'test "$RANK" != {rank} || echo 0 >{members}'
+        return
+    # As many busy processes as are drawn, for as long as the rank lives.
+    busy = (
+        f"for i in {' '.join(map(str, range(weak['count'])))}; do "
+        f"taskset -c {rank % (os.cpu_count() or 1)} "
+        "sh -c 'while kill -0 $0 2>/dev/null; do i=0; "
+        "while [ $i -lt 20000 ]; do i=$((i+1)); done; done' $$ & done"
+    )
+    yield f'if [ "$RANK" = {rank} ]; then {busy}; fi'
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions two ranks train.
+
+    Attributes:
+        weak: see `weakened`.
+        apart: they run on two hosts, joined by a wire, instead of on one.
+        mbit: what the wire carries, in Mbit/s; 0 is as it is.
+        cap: MB of gradients that travel at once, to rank 0 and back; 0 is DDP as it is.
+    """
+
+    weak: Mapping[str, Any] = field(default_factory=dict)
+    apart: bool = False
+    mbit: int = 0
+    cap: float = 0.0
+
+    @contextmanager
+    def held(self, folder: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+        """Makes them true while the context lasts.
+
+        Yields:
+            Words that run a command in both ranks, and variables of the environment.
+        """
+        with ExitStack() as stack:
+            lines = stack.enter_context(weakened(self.weak))
+            if self.apart:
+                prefix = stack.enter_context(hosts(folder, lines, self.mbit))
+            else:
+                prefix = torchrun(f"--nproc-per-node={RANKS}", before=each_rank(folder, lines))
+            yield prefix, sending(folder, self.cap) if self.cap else {}
+
+    def step_ms(self, folder: Path) -> float:
+        """Milliseconds of a step under them."""
+        with self.held(folder) as (prefix, environment):
+            return step_ms(prefix, environment)
+
+
+class RanksFault:
+    """A fault of the section "ranks"."""
+
+    cause = ""
+    sections = ("ranks",)
+    seconds = 12.0
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Draws how severe the fault is."""
+        raise NotImplementedError
+
+    def worsen(self, conditions: Conditions, severity: Mapping[str, Any]) -> Conditions:
+        """The conditions with the fault."""
+        raise NotImplementedError
+
+    def mend(self, conditions: Conditions) -> Conditions:
+        """The conditions with the fault mended, and nothing else."""
+        raise NotImplementedError
+
+    @contextmanager
+    def inject(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
+        """Injects it."""
+        with injected([self], {self.cause: severity}, folder) as case:
+            yield case
+
+
+@contextmanager
+def injected(
+    faults: Sequence[RanksFault], severities: Mapping[str, Mapping[str, Any]], folder: Path
+) -> Iterator[Case]:
+    """A case of these faults together."""
+    as_is = Conditions()
+    for fault in faults:
+        as_is = fault.worsen(as_is, severities[fault.cause])
+    with ExitStack() as stack:
+        prefix, environment = stack.enter_context(as_is.held(folder))
+
+        def truths(settings: Mapping[str, Any]) -> Mapping[str, tuple[float, float]]:
+            stack.close()  # the doctor is done
+            before = as_is.step_ms(folder)
+            return {one.cause: (before, one.mend(as_is).step_ms(folder)) for one in faults}
+
+        yield Case(arguments(folder), prefix=prefix, environment=environment, truths=truths)
+
+
+class SlowRank(RanksFault):
     """One rank has a share of its core: by a quota, or beside processes that are busy there."""
 
     cause = "slow_rank"
-    sections = ("ranks",)
-    seconds = 12.0
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws which rank it is, and its share of a core."""
@@ -99,68 +210,41 @@ class SlowRank:
             return {"how": "quota", "rank": rank, "share": round(rng.uniform(0.3, 0.65), 2)}
         return {"how": "neighbours", "rank": rank, "count": rng.choice([1, 2])}
 
-    def inject(self, severity: Mapping[str, Any], folder: Path) -> AbstractContextManager[Case]:
-        """Weakens the rank."""
-        return self._injected(severity, folder)
+    def worsen(self, conditions: Conditions, severity: Mapping[str, Any]) -> Conditions:
+        """With a weak rank."""
+        return replace(conditions, weak=severity)
 
-    @contextmanager
-    def _injected(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
-        given, rank = arguments(folder), severity["rank"]
-        healthy = torchrun(f"--nproc-per-node={RANKS}", before=each_rank(folder, ""))
-        with ExitStack() as stack:
-            if severity["how"] == "quota":
-                members = stack.enter_context(quota(severity["share"]))
-                joins = f'test "$RANK" != {rank} || echo $$ >{members}'
-            else:
-                # As many busy processes as are drawn, for as long as the rank lives.
-                busy = (
-                    f"for i in {' '.join(map(str, range(severity['count'])))}; do "
-                    f"taskset -c {rank % (os.cpu_count() or 1)} "
-                    "sh -c 'while kill -0 $0 2>/dev/null; do i=0; "
-                    "while [ $i -lt 20000 ]; do i=$((i+1)); done; done' $$ & done"
-                )
-                joins = f'if [ "$RANK" = {rank} ]; then {busy}; fi'
-            weak = torchrun(f"--nproc-per-node={RANKS}", before=each_rank(folder, joins))
-            yield Case(given, prefix=weak, truth=lambda: (step_ms(weak, {}), step_ms(healthy, {})))
+    def mend(self, conditions: Conditions) -> Conditions:
+        """With ranks that are alike."""
+        return replace(conditions, weak={})
 
 
-class SlowLink:
+class SlowLink(RanksFault):
     """Two hosts (network namespaces), joined by a wire that carries less than it says."""
 
     cause = "slow_link"
-    sections = ("ranks",)
-    seconds = 12.0
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws what the wire carries, in Mbit/s."""
         return {"mbit": round(100 * 6 ** rng.random())}
 
-    def inject(self, severity: Mapping[str, Any], folder: Path) -> AbstractContextManager[Case]:
-        """Throttles the wire."""
-        return self._injected(severity, folder)
+    def worsen(self, conditions: Conditions, severity: Mapping[str, Any]) -> Conditions:
+        """On two hosts, with a throttled wire."""
+        return replace(conditions, apart=True, mbit=severity["mbit"])
 
-    @contextmanager
-    def _injected(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
-        given = arguments(folder)
-        with hosts(folder) as (prefix, first):
-            throttle = f"root tbf rate {severity['mbit']}mbit burst 128kb latency 100ms".split()
-            tc = ["ip", "netns", "exec", first, "tc", "qdisc"]
-
-            def truth() -> tuple[float, float]:
-                slow = step_ms(prefix, {})
-                subprocess.run([*tc, "del", "dev", "cable", "root"], check=True)
-                try:
-                    return slow, step_ms(prefix, {})
-                finally:
-                    subprocess.run([*tc, "add", "dev", "cable", *throttle], check=True)
-
-            subprocess.run([*tc, "add", "dev", "cable", *throttle], check=True)
-            yield Case(given, prefix=prefix, truth=truth)
+    def mend(self, conditions: Conditions) -> Conditions:
+        """With the wire as it is."""
+        return replace(conditions, mbit=0)
 
 
 @contextmanager
-def hosts(folder: Path) -> Iterator[tuple[list[str], str]]:
-    """Two hosts with a wire between them; yields the words that run a command on both, one name."""
+def hosts(folder: Path, lines: str, mbit: int) -> Iterator[list[str]]:
+    """Two hosts with a wire between them; yields the words that run a command on both.
+
+    Args:
+        lines: of shell, which each rank runs first.
+        mbit: what the wire carries, in Mbit/s; 0 is as it is.
+    """
     names = [uuid4().hex[:8] for _ in range(2)]
     with ExitStack() as stack:
         for name in names:
@@ -173,20 +257,25 @@ def hosts(folder: Path) -> Iterator[tuple[list[str], str]]:
             for words in (f"addr add 10.77.0.{number}/24 dev cable", "link set lo up",
                           "link set cable up"):  # fmt: skip
                 subprocess.run(["ip", "-n", name, *words.split()], check=True)
+        if mbit:
+            throttle = f"add dev cable root tbf rate {mbit}mbit burst 128kb latency 100ms".split()
+            subprocess.run(["ip", "netns", "exec", a, "tc", "qdisc", *throttle], check=True)
         known = folder / "hosts"
         known.write_text("127.0.0.1 localhost\n10.77.0.1 machine-a\n10.77.0.2 machine-b\n")
         script = folder / f"{uuid4().hex[:8]}.sh"
         port = 20_000 + random.SystemRandom().randrange(10_000)
+        # Groups are joined first: a network namespace has a /sys of its own, without them.
         script.write_text(
             textwrap.dedent(f"""\
             host() {{
-              name=$1 space=$2 rank=$3; shift 3
+              name=$1 space=$2 RANK=$3; shift 3
+              {lines or ":"}
               exec ip netns exec "$space" unshare --uts --mount sh -c \\
                 'hostname "$0"; mount --bind "$1" /etc/hosts; core=$2; shift 2
                  exec taskset -c "$core" "$@"' \\
-                "$name" {known} "$((rank % $(nproc)))" env GLOO_SOCKET_IFNAME=cable \\
+                "$name" {known} "$((RANK % $(nproc)))" env GLOO_SOCKET_IFNAME=cable \\
                 {sys.executable} -m torch.distributed.run --nnodes=2 --nproc-per-node=1 \\
-                --node-rank="$rank" --master-addr=10.77.0.1 --master-port={port} --no-python "$@"
+                --node-rank="$RANK" --master-addr=10.77.0.1 --master-port={port} --no-python "$@"
             }}
             host machine-b {b} 1 "$@" &
             other=$!
@@ -197,7 +286,7 @@ def hosts(folder: Path) -> Iterator[tuple[list[str], str]]:
             """),
             encoding="utf-8",
         )
-        yield ["sh", str(script)], a
+        yield ["sh", str(script)]
 
 
 HABITS = '''\
@@ -254,35 +343,65 @@ sys.meta_path.insert(0, Finder())
 '''
 
 
-class SerialReduce:
+def sending(folder: Path, cap: float) -> dict[str, str]:
+    """Variables with which every process of Python sends gradients in turn, `cap` MB at once."""
+    habits = folder / uuid4().hex[:8]
+    habits.mkdir()
+    (habits / "sitecustomize.py").write_text(HABITS.replace("{cap}", str(cap)))
+    path = os.pathsep.join([str(habits), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path}
+
+
+class SerialReduce(RanksFault):
     """Gradients go to rank 0 and back, a few at a time, and each is waited for."""
 
     cause = "serial_reduce"
-    sections = ("ranks",)
-    seconds = 12.0
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws the MB that travel at once: from a tensor to a few."""
         return {"cap": round(10 ** rng.uniform(-6, -1.7), 6)}
 
-    def inject(self, severity: Mapping[str, Any], folder: Path) -> AbstractContextManager[Case]:
-        """Has every process of Python send gradients in this way."""
-        return self._injected(severity, folder)
+    def worsen(self, conditions: Conditions, severity: Mapping[str, Any]) -> Conditions:
+        """With a way of sending of its own."""
+        return replace(conditions, cap=severity["cap"])
+
+    def mend(self, conditions: Conditions) -> Conditions:
+        """As DDP sends."""
+        return replace(conditions, cap=0.0)
+
+
+ALONE = (SlowRank(), SlowLink(), SerialReduce())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fault, and another one, drawn.
+
+    Attributes:
+        first: the fault.
+    """
+
+    first: RanksFault
+    cause: str = "*"
+    sections: tuple[str, ...] = ("ranks",)
+    seconds: float = 12.0
+
+    @property
+    def name(self) -> str:
+        """That of the fault, and that it is not alone."""
+        return f"{self.first.cause} and another"
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Draws the other fault, and both severities."""
+        other = rng.choice([fault for fault in ALONE if fault is not self.first])
+        return {fault.cause: fault.draw(rng) for fault in (self.first, other)}
 
     @contextmanager
-    def _injected(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
-        given = arguments(folder)
-        habits = folder / uuid4().hex[:8]
-        habits.mkdir()
-        (habits / "sitecustomize.py").write_text(HABITS.replace("{cap}", str(severity["cap"])))
-        path = os.pathsep.join([str(habits), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        run = torchrun(f"--nproc-per-node={RANKS}", before=each_rank(folder, ""))
-        changed = {"PYTHONPATH": path}
-        truth: Callable[[], tuple[float, float]] = lambda: (  # noqa: E731
-            step_ms(run, changed),
-            step_ms(run, {}),
-        )
-        yield Case(given, prefix=run, environment=changed, truth=truth)
+    def inject(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
+        """Injects both."""
+        faults = [fault for fault in ALONE if fault.cause in severity]
+        with injected(faults, severity, folder) as case:
+            yield case
 
 
-FAULTS = (SlowRank(), SlowLink(), SerialReduce())
+FAULTS = (*ALONE, *map(Pair, ALONE))

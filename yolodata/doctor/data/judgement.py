@@ -21,6 +21,9 @@ NOTICED_ONCE = 0.15
 _EXPLAINS = 0.25
 """Share of what is lost from which a fault explains it, and the loader as such is not to blame."""
 
+_OF_CORES = ("cores", "quota", "workers")
+"""Causes that together keep a loader from using the cores that there are."""
+
 _BUSY = 0.25
 """Share of the cores that others may use without a word."""
 
@@ -128,11 +131,26 @@ class Measured:
         now = self.now
         if now is None or self.quota is None or self.quota >= self.cores:
             return None
-        if self.workers == 0:
-            return now.own_ms + now.cpu_ms
-        makers = (now.cpu_ms - now.main_ms) / min(self.workers, self.cores)
-        loader = max(makers, now.cpu_ms / self.cores)
-        return max(now.own_ms + now.main_ms, loader)
+        return _shared(now, self.workers, self.cores)
+
+    @property
+    def with_all_cores(self) -> float | None:
+        """Milliseconds of a step with a worker on each core that there is, and without a limit.
+
+        From processor time. Of too few cores, a quota and too few workers, one hides what the
+        others cost.
+        """
+        cores = max(self.cores, self.cores_tried)
+        return _shared(self.now, cores, cores) if self.now else None
+
+
+def _shared(pace: Pace, workers: int, cores: int) -> float:
+    """Milliseconds of a step if workers share cores without any other limit."""
+    if workers == 0:
+        return pace.own_ms + pace.cpu_ms
+    makers = (pace.cpu_ms - pace.main_ms) / min(workers, cores)
+    loader = max(makers, pace.cpu_ms / cores)
+    return max(pace.own_ms + pace.main_ms, loader)
 
 
 def judge(measured: Measured) -> list[Finding]:
@@ -143,6 +161,9 @@ def judge(measured: Measured) -> list[Finding]:
     found = [*_storage(measured), *_faults(measured), *_copy(measured), *_others(measured)]
     lost = now.step_ms - now.own_ms
     explained = max((one.lost_ms or 0.0 for one in found), default=0.0)
+    after = measured.with_all_cores
+    if after is not None and any(one.cause in _OF_CORES for one in found):
+        explained = max(explained, now.step_ms - after)
     found += _loader(measured, unexplained=explained < lost * _EXPLAINS)
     return found
 

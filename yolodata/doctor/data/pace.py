@@ -16,6 +16,10 @@ from yolodata.doctor.step import Step, WaitingStep
 Batch = Mapping[str, Any]
 
 _LEAST = 3  # steps that are measured in any case
+_HIDES = 1.5  # times the step: a loader that takes longer hides it, and its handing over
+_KNOWN = 0.01  # standard error of a mean, as a share of it, from which more batches tell no more
+_ENOUGH_TURNS = 12  # for a standard error
+_ENOUGH_TIME = 0.3  # share of the seconds: what others do on the machine comes and goes
 
 
 class Feed(Protocol):
@@ -91,46 +95,120 @@ def of_step(step: Step, batch: Batch, seconds: float) -> Pace:
 def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
     """Measures the step with a loader.
 
-    A step that only waits leaves the loader the processor: its batches are drained without any
-    step, and the step's time is the larger of both. Any other step is made. What was prefetched
-    while nobody trained would be faster than the loader is, and is dropped first.
+    A step that only waits leaves the loader the processor. Its loader is drained first, without any
+    step, so that nothing is ready. One that is much slower than the step hides the step: its pace
+    is the step's. Any other is measured with the step, which also waits for each batch to be handed
+    over. A step that computes is always made; what was prefetched while nobody trained would be
+    faster than the loader is, and is dropped first.
 
     Args:
         feed: the loader.
         step: that takes its batches.
         own_ms: milliseconds of the step on a batch that is there.
-        seconds: of the measurement, dropping included; exceeded where three steps take longer.
+        seconds: of the measurement, dropping included; exceeded where three steps take longer, and
+            not used up where the mean is known well before.
     """
-    start = time.perf_counter()
+    begin = time.perf_counter()
+    end = begin + seconds
     drains = isinstance(step, WaitingStep) and feed.producers > 0
     # Whoever drains leaves nothing ready; but each producer's first batch took longer.
     for _ in range(max(feed.producers if drains else feed.prefetched, 1)):
         next(feed.batches)
-    left = seconds - (time.perf_counter() - start)
+    if not drains:
+        made = _taken(feed, step, end)
+        # Most of the processor time is the step's, unless it only waits.
+        cpu_ms, main_ms = made.cpu_ms if isinstance(step, WaitingStep) else (0.0, 0.0)
+        return Pace(
+            made.step_ms, own_ms, len(made.each_ms), cpu_ms, main_ms, None, tuple(made.each_ms)
+        )
+    alone = _taken(feed, None, (time.perf_counter() + end) / 2)
+    if alone.step_ms > _HIDES * own_ms:
+        alone = alone.and_then(_taken(feed, None, end))
+        each, count = _steps(alone.each_ms, own_ms + alone.cpu_ms[1]), len(alone.each_ms)
+        step_ms = alone.step_ms
+    else:
+        made = _taken(feed, step, end)
+        each, count, step_ms = made.each_ms, len(made.each_ms), made.step_ms
+    return Pace(step_ms, own_ms, count, *alone.cpu_ms, alone.step_ms, tuple(each))
+
+
+def joined(one: Pace, other: Pace) -> Pace:
+    """The mean of two measurements of the same, by their numbers of batches."""
+    count = one.batches + other.batches
+
+    def mean(first: float, second: float) -> float:
+        return (first * one.batches + second * other.batches) / count
+
+    alone = None
+    if one.alone_ms is not None and other.alone_ms is not None:
+        alone = mean(one.alone_ms, other.alone_ms)
+    return Pace(
+        mean(one.step_ms, other.step_ms), one.own_ms, count, mean(one.cpu_ms, other.cpu_ms),
+        mean(one.main_ms, other.main_ms), alone, one.each_ms + other.each_ms,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Batches that were taken one after the other.
+
+    Attributes:
+        each_ms: milliseconds from one to the next.
+        seconds: of processor time, of all processes of the loader, and of this thread.
+    """
+
+    each_ms: list[float]
+    seconds: tuple[float, float]
+
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds from batch to batch, the mean."""
+        return sum(self.each_ms) / len(self.each_ms)
+
+    @property
+    def cpu_ms(self) -> tuple[float, float]:
+        """Milliseconds of processor time a batch, of all, and of this thread."""
+        everyone, main = (1e3 * seconds / len(self.each_ms) for seconds in self.seconds)
+        return everyone, main
+
+    def and_then(self, other: _Taken) -> _Taken:
+        """These batches, and those that were taken after them."""
+        everyone, main = (a + b for a, b in zip(self.seconds, other.seconds, strict=True))
+        return _Taken(self.each_ms + other.each_ms, (everyone, main))
+
+
+def _taken(feed: Feed, step: Step | None, end: float) -> _Taken:
+    """Takes batches, with a step on each if there is one, until the time is over or well used."""
     tree = ProcessTree()
     each: list[float] = []
     begin = last = time.perf_counter()
+    enough = begin + _ENOUGH_TIME * (end - begin)
     # Producers of one speed deliver in turns: whole turns are measured.
     turn = max(feed.producers, 1)
     least = turn * -(-_LEAST // turn)
-    while len(each) < least or len(each) % turn or last - begin < left:
+    while True:
         batch = next(feed.batches)
-        if not drains:
+        if step is not None:
             step(batch)
         now = time.perf_counter()
         each.append(1e3 * (now - last))
         last = now
-    count = len(each)
-    cpu, main = tree.seconds()
-    cpu_ms, main_ms = 1e3 * cpu / count, 1e3 * main / count
-    mean = 1e3 * (last - begin) / count
-    alone = mean if drains else None
-    if drains:
-        mean = max(own_ms + main_ms, mean)
-        each = _steps(each, own_ms + main_ms)
-    elif not isinstance(step, WaitingStep):
-        main_ms = cpu_ms = 0.0  # most of it is the step's
-    return Pace(mean, own_ms, count, cpu_ms, main_ms, alone, tuple(each))
+        if len(each) % turn or len(each) < least:
+            continue
+        if last >= end or (last > enough and mean_is_known(each, turn)):
+            return _Taken(each, tree.seconds())
+
+
+def mean_is_known(each_ms: list[float], turn: int) -> bool:
+    """Whether the standard error of a mean is so small that more batches tell no more.
+
+    Args:
+        each_ms: milliseconds of each batch, of whole turns.
+        turn: batches that producers deliver one after the other; turns hardly depend on each other.
+    """
+    turns = np.reshape(each_ms, (-1, turn)).mean(axis=1)
+    error = turns.std() / np.sqrt(len(turns))
+    return len(turns) >= _ENOUGH_TURNS and bool(error < _KNOWN * turns.mean())
 
 
 def _steps(arrivals: list[float], own_ms: float) -> list[float]:

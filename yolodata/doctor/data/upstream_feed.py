@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,10 +143,15 @@ def opened(
             yield from loader
 
     feed = UpstreamFeed(endless(), count * _PREFETCH if count else 0, count, loader)
+    # The first collection in a forked worker copies the memory of all objects that are there: a
+    # training pays for it once, and a measurement of a few batches would each time.
+    gc.collect()
+    gc.freeze()
     try:
         yield feed
     finally:
         feed.close()
+        gc.unfreeze()
 
 
 def _repeated(values: Sequence[Any], count: int) -> list[Any]:

@@ -11,6 +11,8 @@ from yolodata.doctor.ranks.sweep import Sweep
 
 LEAST = 1.15
 """A gain below this is not claimed: two ranks of one machine differ by as much without a cause."""
+_AS_BEFORE = 0.7
+"""Share of a slowness from which it is the same one: forward passes are short, and differ."""
 SLOW_LINK = 2.0
 """A link is slow if the same sums take so many times as long as they could."""
 
@@ -30,6 +32,9 @@ class Figures:
         possible_by: in words, where `possible` comes from.
         beside: steps whose gradients go to a rank of the same machine; empty where not measured.
         beside_sums: the same sums between ranks of one machine.
+        forward_alone: forward passes of the steps in `alone`; of each, the time of every rank;
+            empty where that is not known.
+        forward_together: those of the steps in `together`.
     """
 
     alone: Sequence[Sequence[float]]
@@ -42,6 +47,8 @@ class Figures:
     possible_by: str = ""
     beside: Sequence[float] = ()
     beside_sums: Sweep | None = None
+    forward_alone: Sequence[Sequence[float]] = ()
+    forward_together: Sequence[Sequence[float]] = ()
 
     @property
     def step(self) -> float:
@@ -81,9 +88,8 @@ def _slow_rank(f: Figures) -> Finding | None:
     own = f.own
     slow = max(range(len(own)), key=lambda rank: own[rank])
     others = statistics.median(own[:slow] + own[slow + 1 :])
-    behind = [ranks[slow] - statistics.median([*ranks[:slow], *ranks[slow + 1 :]])
-              for ranks in f.alone]  # fmt: skip
-    lost = min(statistics.median(behind), f.step - others)
+    behind = _behind(f.alone, slow)
+    lost = min(statistics.median(behind) * _remains(f, slow), f.step - others)
     # It is the same rank, not one now and another then.
     if lost <= 0 or own[slow] < LEAST * others or not _lasting(behind):
         return None
@@ -108,6 +114,25 @@ def _slow_rank(f: Figures) -> Finding | None:
     )
 
 
+def _behind(steps: Sequence[Sequence[float]], slow: int) -> list[float]:
+    """By how many milliseconds one rank was slower than the others, for each step."""
+    return [ranks[slow] - statistics.median([*ranks[:slow], *ranks[slow + 1 :]]) for ranks in steps]
+
+
+def _remains(f: Figures, slow: int) -> float:
+    """Share (0-1) of what a slow rank is behind by itself that is left in steps of all.
+
+    Where all wait for the link, a rank with a quota saves up for its own work meanwhile.
+    """
+    if not f.forward_alone or not f.forward_together:
+        return 1.0
+    alone = statistics.median(_behind(f.forward_alone, slow))
+    together = statistics.median(_behind(f.forward_together, slow))
+    if alone <= 0 or together > _AS_BEFORE * alone:
+        return 1.0
+    return max(0.0, together / alone)
+
+
 def _slow_link(f: Figures) -> Finding | None:
     if f.possible is None:
         return None
@@ -125,7 +150,8 @@ def _slow_link(f: Figures) -> Finding | None:
         # step longer; the last bucket always does, as it is ready last.
         hidden = max(0.0, now - f.reducing)
         left = max(f.possible.ms(f.buckets[-1]), possible - hidden)
-        after = f.step - f.reducing + left
+        # A way of sending that waits for itself is not the link's fault.
+        after = max(f.step - f.reducing + left, f.step - (now - possible))
         how = f"calculated: {after:.1f} ms, of which {left:.1f} ms for exchange"
     if f.step < LEAST * after:
         return None

@@ -58,7 +58,7 @@ def measure(
     if apart and all(group.gather(step.join_neighbour())):
         kinds["beside"] = step.beside
     say("steps of each rank, and of all")
-    rounds = _rounds(group, kinds, SHARES[0] * seconds)
+    rounds, forwards = _rounds(group, step, kinds, SHARES[0] * seconds)
     say("sums over ranks, by size")
     sizes = sizes_of(step.buckets)
     link = sweep(group, step.device, sizes, SHARES[1] * seconds)
@@ -74,6 +74,10 @@ def measure(
         by,
         [_of_slowest(one) for one in rounds.get("beside", [])],
         beside,
+        *(
+            [times for one in forwards[kind] for times in one] if step.device.type == "cpu" else ()
+            for kind in ("alone", "together")
+        ),
     )
     if "fair" not in rounds:
         return figures, None
@@ -83,21 +87,29 @@ def measure(
 Rounds = dict[str, list[list[list[float]]]]  # kind -> rounds -> steps -> ranks -> milliseconds
 
 
-def _rounds(group: ProcessGroup, kinds: dict[str, Callable[[], float]], seconds: float) -> Rounds:
-    """Kinds of steps take turns, so that what else the machine does meets all of them."""
+def _rounds(
+    group: ProcessGroup, step: RankStep, kinds: dict[str, Callable[[], float]], seconds: float
+) -> tuple[Rounds, Rounds]:
+    """Kinds of steps take turns, so that what else the machine does meets all of them.
+
+    Returns:
+        Milliseconds of the steps, and of their forward passes.
+    """
     ends = time.monotonic() + seconds
-    usual = max(max(group.gather(step())) for step in kinds.values())
+    usual = max(max(group.gather(make())) for make in kinds.values())
     steps = group.from_first(max(1, round(ROUND * 1e3 / usual)))
     rounds: Rounds = {kind: [] for kind in kinds}
+    forwards: Rounds = {kind: [] for kind in kinds}
     while True:
-        for kind, step in kinds.items():
+        for kind, make in kinds.items():
             group.gather(None)  # all begin together
-            mine = [step() for _ in range(steps)]
-            everyones = group.gather(mine)
-            rounds[kind].append([list(ranks) for ranks in zip(*everyones, strict=True)])
+            mine = [(make(), step.forward_ms) for _ in range(steps)]
+            everyones = list(zip(*group.gather(mine), strict=True))
+            rounds[kind].append([[whole for whole, _ in ranks] for ranks in everyones])
+            forwards[kind].append([[forward for _, forward in ranks] for ranks in everyones])
         made = len(rounds["alone"])
         if group.from_first(made >= ROUNDS and time.monotonic() > ends):
-            return rounds
+            return rounds, forwards
 
 
 def _of_step(steps: list[list[float]]) -> float:

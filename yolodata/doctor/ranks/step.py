@@ -32,6 +32,8 @@ class RankStep:
     Attributes:
         network: the model of this rank.
         device: it is on.
+        forward_ms: milliseconds of the forward pass of the last step, in which no rank waits for
+            another; on a GPU, those of its launch.
 
     Raises:
         ConfigError: the model or an argument cannot be used.
@@ -61,6 +63,7 @@ class RankStep:
         self._parallel: Any = None
         self._local: Any = None
         self._neighbour: Neighbour | None = None
+        self.forward_ms = 0.0
 
     def connect(self) -> None:
         """Wraps the model as training does, and makes the first steps; the group is started."""
@@ -148,6 +151,7 @@ class RankStep:
         begun = time.perf_counter()
         with apart:
             loss = self._loss()
+            self.forward_ms = (time.perf_counter() - begun) * 1e3
             loss.backward()  # type: ignore[no-untyped-call]
         then()
         self._update()
