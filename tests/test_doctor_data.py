@@ -203,6 +203,23 @@ def test_a_mean_is_known_when_its_error_is_small(
     assert mean_is_known(each_ms, turn) == known
 
 
+def test_what_was_drained_makes_a_loader_no_slower() -> None:
+    """Whoever drained it leaves nothing ready, which is so once."""
+
+    class Ahead(Queue):
+        """Makes batches while the step waits, and none while nobody does."""
+
+        def _endless(self) -> Iterator[dict[str, Any]]:
+            asked = time.perf_counter()
+            while True:
+                time.sleep(max(0.0, self.made_ms / 1e3 - (time.perf_counter() - asked)))
+                asked = time.perf_counter()
+                yield {}
+
+    found = of_loader(Ahead(0, made_ms=60.0, producers=1), WaitingStep(80.0), 80.0, 0.4)
+    assert 80.0 <= found.step_ms < 90.0
+
+
 def test_two_measurements_of_the_same_count_by_their_batches() -> None:
     found = joined(pace(100.0, cpu_ms=8.0), replace(pace(200.0, cpu_ms=4.0), batches=30))
     assert (found.step_ms, found.cpu_ms, found.batches) == (175.0, 5.0, 40)

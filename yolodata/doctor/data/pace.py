@@ -127,6 +127,8 @@ def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
         each, count = _steps(alone.each_ms, own_ms + alone.cpu_ms[1]), len(alone.each_ms)
         step_ms = alone.step_ms
     else:
+        for _ in range(feed.producers):  # the first find nothing ready
+            step(next(feed.batches))
         made = _taken(feed, step, end)
         each, count, step_ms = made.each_ms, len(made.each_ms), made.step_ms
     return Pace(step_ms, own_ms, count, *alone.cpu_ms, alone.step_ms, tuple(each))
