@@ -83,6 +83,14 @@ def test_what_is_changed_without_effect_is_not_the_cause(changed: str) -> None:
     assert found[0].gain == pytest.approx(2.0)
 
 
+def test_a_loss_within_the_error_of_a_few_steps_is_none() -> None:
+    few = measured(108.0, yolodata=100.0)
+    assert worst_first(few)[0].complaint
+    vague = replace(few, warm=pace(108.0, error_ms=2.0))
+    assert not [one for one in worst_first(vague) if one.complaint]
+    assert worst_first(replace(vague, warm=pace(130.0, error_ms=2.0)))[0].complaint
+
+
 def test_the_larger_of_two_losses_comes_first() -> None:
     found = worst_first(measured(200.0, cold=400.0, workers=150.0))
     assert [one.cause for one in found][:2] == ["storage", "workers"]
@@ -221,8 +229,10 @@ def test_what_was_drained_makes_a_loader_no_slower() -> None:
 
 
 def test_two_measurements_of_the_same_count_by_their_batches() -> None:
-    found = joined(pace(100.0, cpu_ms=8.0), replace(pace(200.0, cpu_ms=4.0), batches=30))
+    one = pace(100.0, cpu_ms=8.0, error_ms=8.0)
+    found = joined(one, replace(pace(200.0, cpu_ms=4.0, error_ms=2.0), batches=30))
     assert (found.step_ms, found.cpu_ms, found.batches) == (175.0, 5.0, 40)
+    assert found.error_ms == pytest.approx(2.5)  # of 80 and 60, by 40
     assert found.alone_ms is None
 
 

@@ -15,6 +15,9 @@ NOTICED = 0.05
 _LEAST_MS = 1.0
 """Milliseconds of a step from which a loss is one: handing a batch over takes some tenths."""
 
+_ERRORS = 2.0
+"""Standard errors by which a loss has to be larger."""
+
 NOTICED_ONCE = 0.15
 """The same for what is lost in the first epoch alone."""
 
@@ -332,7 +335,8 @@ def _slow(
 
 
 def _is_loss(lost_ms: float, now: Pace) -> bool:
-    return lost_ms >= max(NOTICED * now.step_ms, _LEAST_MS)
+    """Whether it is one, whatever the error of a few steps."""
+    return lost_ms - _ERRORS * now.error_ms >= max(NOTICED * now.step_ms, _LEAST_MS)
 
 
 def _loader(m: Measured, *, unexplained: bool) -> list[Finding]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -55,6 +56,7 @@ class Pace:
         main_ms: of it, that of the thread that trains.
         alone_ms: milliseconds a batch of the loader alone; None where that was not measured.
         each_ms: every step in turn, in milliseconds.
+        error_ms: standard error of `step_ms`; 0 where it is not known.
     """
 
     step_ms: float
@@ -64,6 +66,7 @@ class Pace:
     main_ms: float = 0.0
     alone_ms: float | None = None
     each_ms: tuple[float, ...] = field(default=(), repr=False)
+    error_ms: float = 0.0
 
     @property
     def waiting(self) -> float:
@@ -119,19 +122,22 @@ def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
         # Most of the processor time is the step's, unless it only waits.
         cpu_ms, main_ms = made.cpu_ms if isinstance(step, WaitingStep) else (0.0, 0.0)
         return Pace(
-            made.step_ms, own_ms, len(made.each_ms), cpu_ms, main_ms, None, tuple(made.each_ms)
-        )
+            made.step_ms, own_ms, len(made.each_ms), cpu_ms, main_ms, None, tuple(made.each_ms),
+            error_of_mean(made.each_ms, feed.producers),
+        )  # fmt: skip
     alone = _taken(feed, None, (time.perf_counter() + end) / 2)
     if alone.step_ms > _HIDES * own_ms:
         alone = alone.and_then(_taken(feed, None, end))
-        each, count = _steps(alone.each_ms, own_ms + alone.cpu_ms[1]), len(alone.each_ms)
-        step_ms = alone.step_ms
+        made, each = alone, _steps(alone.each_ms, own_ms + alone.cpu_ms[1])
     else:
         for _ in range(feed.producers):  # the first find nothing ready
             step(next(feed.batches))
         made = _taken(feed, step, end)
-        each, count, step_ms = made.each_ms, len(made.each_ms), made.step_ms
-    return Pace(step_ms, own_ms, count, *alone.cpu_ms, alone.step_ms, tuple(each))
+        each = made.each_ms
+    return Pace(
+        made.step_ms, own_ms, len(each), *alone.cpu_ms, alone.step_ms, tuple(each),
+        error_of_mean(made.each_ms, feed.producers),
+    )  # fmt: skip
 
 
 def joined(one: Pace, other: Pace) -> Pace:
@@ -147,6 +153,7 @@ def joined(one: Pace, other: Pace) -> Pace:
     return Pace(
         mean(one.step_ms, other.step_ms), one.own_ms, count, mean(one.cpu_ms, other.cpu_ms),
         mean(one.main_ms, other.main_ms), alone, one.each_ms + other.each_ms,
+        math.hypot(one.error_ms * one.batches, other.error_ms * other.batches) / count,
     )  # fmt: skip
 
 
@@ -201,16 +208,27 @@ def _taken(feed: Feed, step: Step | None, end: float) -> _Taken:
             return _Taken(each, tree.seconds())
 
 
-def mean_is_known(each_ms: list[float], turn: int) -> bool:
+def mean_is_known(each_ms: Sequence[float], producers: int) -> bool:
     """Whether the standard error of a mean is so small that more batches tell no more.
+
+    Args: see `error_of_mean`.
+    """
+    turns = len(each_ms) // max(producers, 1)
+    mean = sum(each_ms) / len(each_ms)
+    return turns >= _ENOUGH_TURNS and error_of_mean(each_ms, producers) < _KNOWN * mean
+
+
+def error_of_mean(each_ms: Sequence[float], producers: int) -> float:
+    """The standard error of a mean, in milliseconds.
 
     Args:
         each_ms: milliseconds of each batch, of whole turns.
-        turn: batches that producers deliver one after the other; turns hardly depend on each other.
+        producers: that deliver in turns; turns hardly depend on each other, batches do.
     """
-    turns = np.reshape(each_ms, (-1, turn)).mean(axis=1)
-    error = turns.std() / np.sqrt(len(turns))
-    return len(turns) >= _ENOUGH_TURNS and bool(error < _KNOWN * turns.mean())
+    turns = np.reshape(each_ms, (-1, max(producers, 1))).mean(axis=1)
+    if len(turns) < 2:
+        return 0.0
+    return float(turns.std(ddof=1) / np.sqrt(len(turns)))
 
 
 def _steps(arrivals: list[float], own_ms: float) -> list[float]:
