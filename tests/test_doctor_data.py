@@ -86,9 +86,9 @@ def test_what_is_changed_without_effect_is_not_the_cause(changed: str) -> None:
 def test_a_loss_within_the_error_of_a_few_steps_is_none() -> None:
     few = measured(108.0, yolodata=100.0)
     assert worst_first(few)[0].complaint
-    vague = replace(few, warm=pace(108.0, error_ms=2.0))
+    vague = replace(few, warm=pace(108.0, error_ms=4.0))
     assert not [one for one in worst_first(vague) if one.complaint]
-    assert worst_first(replace(vague, warm=pace(130.0, error_ms=2.0)))[0].complaint
+    assert worst_first(replace(vague, warm=pace(130.0, error_ms=4.0)))[0].complaint
 
 
 def test_the_larger_of_two_losses_comes_first() -> None:

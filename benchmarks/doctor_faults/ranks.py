@@ -207,7 +207,7 @@ class SlowRank(RanksFault):
         """Draws which rank it is, and its share of a core."""
         rank = rng.randrange(RANKS)
         if rng.random() < 0.5:
-            return {"how": "quota", "rank": rank, "share": round(rng.uniform(0.3, 0.65), 2)}
+            return {"how": "quota", "rank": rank, "share": round(rng.uniform(0.2, 0.45), 2)}
         return {"how": "neighbours", "rank": rank, "count": rng.choice([1, 2])}
 
     def worsen(self, conditions: Conditions, severity: Mapping[str, Any]) -> Conditions:

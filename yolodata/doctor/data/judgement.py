@@ -15,8 +15,8 @@ NOTICED = 0.05
 _LEAST_MS = 1.0
 """Milliseconds of a step from which a loss is one: handing a batch over takes some tenths."""
 
-_ERRORS = 2.0
-"""Standard errors by which a loss has to be larger."""
+_ERRORS = 1.0
+"""Standard errors by which a loss has to be larger: with more, short examinations miss faults."""
 
 NOTICED_ONCE = 0.15
 """The same for what is lost in the first epoch alone."""

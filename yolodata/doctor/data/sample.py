@@ -20,8 +20,8 @@ from yolodata.images.resize import resized_shape
 from yolodata.ingest.yolo import label_path
 
 _COPIED = 48
-_ENOUGH_BYTES = 24 * 2**20  # copied, of at least `_FEWEST` images
-_FEWEST = 12
+_ENOUGH_BYTES = 64 * 2**20  # copied, of at least `_FEWEST` images
+_FEWEST = 12  # where time is short, or they are huge: a mixture of images is hardly known then
 _ALONE = 6  # images that are read one after the other
 _MOST = 100_000  # images of which upstream's loader is told
 _LARGE = 1.5  # times imgsz
@@ -200,6 +200,7 @@ def as_small(files: Sequence[Path], folder: Path, imgsz: int) -> list[Path]:
             return False
         width, height = image.size
         height, width = resized_shape(height, width, imgsz)
+        image.draft("RGB", (width, height))  # a JPEG is decoded at about that size: far sooner
         small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         small.save(target, "JPEG", quality=_QUALITY)
         return True

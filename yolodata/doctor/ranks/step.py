@@ -15,6 +15,7 @@ from yolodata.doctor.ranks.neighbour import Neighbour
 from yolodata.doctor.ranks.waiting import WaitingNetwork
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep, drawn_batch
+from yolodata.machine import usable_cores
 from yolodata.train.distributed.data_parallel import data_parallel
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.ultralytics.command_line import open_model
@@ -64,6 +65,7 @@ class RankStep:
         self._local: Any = None
         self._neighbour: Neighbour | None = None
         self.forward_ms = 0.0
+        self._cpu_ms = self._cpu_ms_alone = 0.0  # of the last step, and of the last one alone
 
     def connect(self) -> None:
         """Wraps the model as training does, and makes the first steps; the group is started."""
@@ -99,7 +101,9 @@ class RankStep:
 
     def alone(self) -> float:
         """Makes a step without the others; returns its milliseconds."""
-        return self._timed(self._parallel.no_sync())
+        taken = self._timed(self._parallel.no_sync())
+        self._cpu_ms_alone = self._cpu_ms
+        return taken
 
     def together(self) -> float:
         """Makes a step as training does; returns its milliseconds."""
@@ -123,13 +127,20 @@ class RankStep:
         return True
 
     def beside(self) -> float:
-        """Makes a step whose gradients go to a neighbour of this machine; returns milliseconds."""
+        """Makes a step whose gradients go to a neighbour of this machine; returns milliseconds.
+
+        On one core the neighbour takes turns with this rank: its half of the exchange, which a real
+        one makes elsewhere, does not count.
+        """
         usual = self._parallel
         self._use(self._local)
         try:
-            return self.together()
+            taken = self.together()
         finally:
             self._use(usual)
+        if len(usable_cores()) > 1:
+            return taken
+        return taken - max(0.0, self._cpu_ms - self._cpu_ms_alone) / 2
 
     def close(self) -> None:
         """Ends the neighbour."""
@@ -148,7 +159,7 @@ class RankStep:
     def _timed(
         self, apart: AbstractContextManager[None], then: Callable[[], None] = lambda: None
     ) -> float:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         with apart:
             loss = self._loss()
             self.forward_ms = (time.perf_counter() - begun) * 1e3
@@ -156,4 +167,5 @@ class RankStep:
         then()
         self._update()
         float(loss.detach())  # the device is done
+        self._cpu_ms = (time.process_time() - used) * 1e3
         return (time.perf_counter() - begun) * 1e3
