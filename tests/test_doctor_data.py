@@ -19,10 +19,12 @@ import yaml
 from PIL import Image
 from test_images_limits import HUNGRY, stating, with_scans
 
+from yolodata.doctor import step as doctor_step
+from yolodata.doctor.data import pace as measuring
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
 from yolodata.doctor.data.others import Others
-from yolodata.doctor.data.pace import Pace, joined, mean_is_known, of_loader
+from yolodata.doctor.data.pace import Pace, ProcessTree, joined, mean_is_known, of_loader
 from yolodata.doctor.data.subjects import FilesSubject
 from yolodata.doctor.examination import Outcome, examine
 from yolodata.doctor.finding import Finding, ranked
@@ -138,6 +140,21 @@ def test_a_quota_that_hides_too_few_workers_explains_what_both_cost() -> None:
     assert worst_first(replace(m, quota=None))[0].cause == "cpu_loader"
 
 
+def test_processor_time_that_is_not_known_explains_nothing() -> None:
+    """Of a loader within the process that trains, it is not told from the step's."""
+    m = replace(measured(200.0, workers=180.0, yolodata=100.0), quota=1.0)
+    assert [one.cause for one in worst_first(m) if one.complaint] == ["cpu_loader", "workers"]
+
+
+def test_where_a_process_trains_its_children_alone_are_the_loader() -> None:
+    deadline = time.process_time() + 0.05
+    trained, waited = (ProcessTree(with_own=own) for own in (False, True))
+    while time.process_time() < deadline:
+        pass
+    assert trained.seconds()[1] == 0.0
+    assert trained.seconds()[0] + 0.03 <= waited.seconds()[0]
+
+
 def test_others_on_the_same_cores_are_named() -> None:
     busy = replace(measured(102.0), others=1.5)
     assert [one.cause for one in worst_first(busy)] == ["busy_machine"]
@@ -176,23 +193,59 @@ class Queue:
     def close(self) -> None: ...
 
 
-def test_what_was_prefetched_does_not_make_a_loader_faster() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Time that passes where somebody sleeps, and nowhere else."""
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    clock = SimpleNamespace(
+        now=0.0, sleep=sleep, perf_counter=lambda: clock.now, thread_time=lambda: 0.0
+    )
+    for module in (measuring, doctor_step):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_what_was_prefetched_does_not_make_a_loader_faster(clock: SimpleNamespace) -> None:
     found = of_loader(Queue(ready=20, made_ms=20.0), WaitingStep(1.0), 1.0, 0.05)
-    assert found.step_ms > 20.0
+    assert found.step_ms == pytest.approx(21.0)
     assert found.waiting > 0.9
 
 
-def test_a_step_that_waits_hides_what_others_make_meanwhile() -> None:
-    slow = of_loader(Queue(0, made_ms=50.0, producers=2), WaitingStep(20.0), 20.0, 0.3)
-    assert 50.0 <= slow.step_ms < 60.0
-    assert slow.batches % 2 == 0
+def test_a_step_that_waits_hides_what_others_make_meanwhile(clock: SimpleNamespace) -> None:
+    found = of_loader(Queue(0, made_ms=50.0, producers=2), WaitingStep(20.0), 20.0, 0.3)
+    assert found.step_ms == found.alone_ms == pytest.approx(50.0)
+    assert found.batches % 2 == 0
 
 
-def test_a_step_waits_until_its_batch_is_handed_over() -> None:
+def test_a_step_waits_until_its_batch_is_handed_over(clock: SimpleNamespace) -> None:
     found = of_loader(Queue(0, made_ms=6.0, producers=2), WaitingStep(30.0), 30.0, 0.3)
-    assert found.alone_ms is not None
-    assert found.alone_ms < 10.0
-    assert 36.0 <= found.step_ms < 45.0
+    assert found.alone_ms == pytest.approx(6.0)
+    assert found.step_ms == pytest.approx(36.0)
+
+
+def test_what_was_drained_makes_a_loader_no_slower(clock: SimpleNamespace) -> None:
+    """Whoever drained it leaves nothing ready, which is so once."""
+
+    class Ahead(Queue):
+        """Makes a batch while the step waits."""
+
+        def _endless(self) -> Iterator[dict[str, Any]]:
+            asked = clock.now
+            while True:
+                clock.sleep(max(0.0, self.made_ms / 1e3 - (clock.now - asked)))
+                asked = clock.now
+                yield {}
+
+    found = of_loader(Ahead(0, made_ms=60.0, producers=1), WaitingStep(80.0), 80.0, 0.4)
+    assert found.step_ms == pytest.approx(80.0)
+
+
+def test_a_mean_that_is_known_takes_no_more_time(clock: SimpleNamespace) -> None:
+    of_loader(Queue(0, made_ms=2.0, producers=1), WaitingStep(0.5), 0.5, 10.0)
+    assert 3.0 < clock.now < 9.0
 
 
 @pytest.mark.parametrize(
@@ -209,23 +262,6 @@ def test_a_mean_is_known_when_its_error_is_small(
     each_ms: list[float], turn: int, known: bool
 ) -> None:
     assert mean_is_known(each_ms, turn) == known
-
-
-def test_what_was_drained_makes_a_loader_no_slower() -> None:
-    """Whoever drained it leaves nothing ready, which is so once."""
-
-    class Ahead(Queue):
-        """Makes batches while the step waits, and none while nobody does."""
-
-        def _endless(self) -> Iterator[dict[str, Any]]:
-            asked = time.perf_counter()
-            while True:
-                time.sleep(max(0.0, self.made_ms / 1e3 - (time.perf_counter() - asked)))
-                asked = time.perf_counter()
-                yield {}
-
-    found = of_loader(Ahead(0, made_ms=60.0, producers=1), WaitingStep(80.0), 80.0, 0.4)
-    assert 80.0 <= found.step_ms < 90.0
 
 
 def test_two_measurements_of_the_same_count_by_their_batches() -> None:

@@ -15,11 +15,13 @@ import pytest
 from training import network
 from ultralytics import YOLO
 
-from yolodata.doctor.finding import Finding
+from yolodata.doctor.finding import Finding, ranked
+from yolodata.doctor.ranks import step as ranks_step
 from yolodata.doctor.ranks.environment import Place, judge_environment
 from yolodata.doctor.ranks.judge import Figures, judge
 from yolodata.doctor.ranks.links import Links, selected
 from yolodata.doctor.ranks.nccl_log import parse_nccl_log
+from yolodata.doctor.ranks.step import RankStep
 from yolodata.doctor.ranks.sweep import Sweep
 
 MB = 2**20
@@ -72,10 +74,28 @@ def test_a_link_costs_no_more_than_sums_over_it_take() -> None:
     """The rest of the exchange is a serial reduction's, which comes first."""
     slow = Sweep(((4096, 1.0), (MB, 20.0), (9 * MB, 180.0)))
     figures = replace(HEALTHY, link=slow, possible=QUICK, together=[900.0] * 3, at_once=[300.0] * 3)
-    serial, link = sorted(judge(figures), key=lambda one: one.cause)
+    serial, link = ranked(judge(figures))
     assert (serial.cause, link.cause) == ("serial_reduce", "slow_link")
     assert serial.gain == pytest.approx(3.0)
     assert link.gain == pytest.approx(900 / (900 - 171), rel=0.01)
+
+
+@pytest.mark.parametrize(("cores", "taken_ms"), [((3,), 70.0), ((3, 4), 100.0)])
+def test_a_neighbour_on_the_only_core_counts_half(
+    monkeypatch: pytest.MonkeyPatch, cores: tuple[int, ...], taken_ms: float
+) -> None:
+    class Step(RankStep):
+        def __init__(self) -> None:
+            self._parallel = self._local = None
+            self._cpu_ms, self._cpu_ms_alone = 95.0, 35.0
+
+        def _use(self, parallel: Any) -> None: ...
+
+        def together(self) -> float:
+            return 100.0
+
+    monkeypatch.setattr(ranks_step, "usable_cores", lambda: cores)
+    assert Step().beside() == taken_ms
 
 
 def test_a_slow_link_is_told_from_one_that_does_what_it_can() -> None:

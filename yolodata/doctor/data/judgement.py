@@ -147,8 +147,10 @@ class Measured:
         return _shared(self.now, cores, cores) if self.now else None
 
 
-def _shared(pace: Pace, workers: int, cores: int) -> float:
-    """Milliseconds of a step if workers share cores without any other limit."""
+def _shared(pace: Pace, workers: int, cores: int) -> float | None:
+    """Milliseconds of a step if workers share cores without any other limit; None: not known."""
+    if not pace.cpu_ms:
+        return None
     if workers == 0:
         return pace.own_ms + pace.cpu_ms
     makers = (pace.cpu_ms - pace.main_ms) / min(workers, cores)

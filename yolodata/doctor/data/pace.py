@@ -52,7 +52,8 @@ class Pace:
         step_ms: milliseconds from step to step, waiting for the batch included; the mean.
         own_ms: milliseconds of the step alone, on batches that are there.
         batches: how many were measured.
-        cpu_ms: milliseconds of processor time a batch, of all processes of the loader together.
+        cpu_ms: milliseconds of processor time a batch, of all processes of the loader together; 0
+            where it is not known, for a loader within the process that trains.
         main_ms: of it, that of the thread that trains.
         alone_ms: milliseconds a batch of the loader alone; None where that was not measured.
         each_ms: every step in turn, in milliseconds.
@@ -111,18 +112,15 @@ def of_loader(feed: Feed, step: Step, own_ms: float, seconds: float) -> Pace:
         seconds: of the measurement, dropping included; exceeded where three steps take longer, and
             not used up where the mean is known well before.
     """
-    begin = time.perf_counter()
-    end = begin + seconds
+    end = time.perf_counter() + seconds
     drains = isinstance(step, WaitingStep) and feed.producers > 0
     # Whoever drains leaves nothing ready; but each producer's first batch took longer.
     for _ in range(max(feed.producers if drains else feed.prefetched, 1)):
         next(feed.batches)
     if not drains:
         made = _taken(feed, step, end)
-        # Most of the processor time is the step's, unless it only waits.
-        cpu_ms, main_ms = made.cpu_ms if isinstance(step, WaitingStep) else (0.0, 0.0)
         return Pace(
-            made.step_ms, own_ms, len(made.each_ms), cpu_ms, main_ms, None, tuple(made.each_ms),
+            made.step_ms, own_ms, len(made.each_ms), *made.cpu_ms, None, tuple(made.each_ms),
             error_of_mean(made.each_ms, feed.producers),
         )  # fmt: skip
     alone = _taken(feed, None, (time.perf_counter() + end) / 2)
@@ -163,7 +161,7 @@ class _Taken:
 
     Attributes:
         each_ms: milliseconds from one to the next.
-        seconds: of processor time, of all processes of the loader, and of this thread.
+        seconds: see `ProcessTree.seconds`.
     """
 
     each_ms: list[float]
@@ -188,7 +186,8 @@ class _Taken:
 
 def _taken(feed: Feed, step: Step | None, end: float) -> _Taken:
     """Takes batches, with a step on each if there is one, until the time is over or well used."""
-    tree = ProcessTree()
+    # Where the process trains, most of its time is the step's.
+    tree = ProcessTree(with_own=step is None or isinstance(step, WaitingStep))
     each: list[float] = []
     begin = last = time.perf_counter()
     enough = begin + _ENOUGH_TIME * (end - begin)
@@ -243,16 +242,21 @@ def _steps(arrivals: list[float], own_ms: float) -> list[float]:
 
 
 class ProcessTree:
-    """Processor time of this process and its children since this was made."""
+    """Processor time of this process and its children since this was made.
 
-    def __init__(self) -> None:
+    Args:
+        with_own: this process counts, and not its children alone.
+    """
+
+    def __init__(self, *, with_own: bool) -> None:
         me = psutil.Process()
-        self._processes = [me, *me.children(recursive=True)]
+        self._with_own = with_own
+        self._processes = [*([me] if with_own else []), *me.children(recursive=True)]
         self._before, self._thread = self._read(), time.thread_time()
 
     def seconds(self) -> tuple[float, float]:
-        """Returns the seconds of all together, and those of this thread alone."""
-        thread = time.thread_time() - self._thread
+        """Returns the seconds of all together, and of them those of this thread alone."""
+        thread = time.thread_time() - self._thread if self._with_own else 0.0
         used = [now - before for now, before in zip(self._read(), self._before, strict=True)]
         return sum(used), thread
 

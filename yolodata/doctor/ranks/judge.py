@@ -151,7 +151,8 @@ def _slow_link(f: Figures) -> Finding | None:
         hidden = max(0.0, now - f.reducing)
         left = max(f.possible.ms(f.buckets[-1]), possible - hidden)
         # A way of sending that waits for itself is not the link's fault.
-        after = max(f.step - f.reducing + left, f.step - (now - possible))
+        left = max(left, f.reducing - (now - possible))
+        after = f.step - f.reducing + left
         how = f"calculated: {after:.1f} ms, of which {left:.1f} ms for exchange"
     if f.step < LEAST * after:
         return None
