@@ -33,7 +33,7 @@ def row(*findings: dict[str, Any], **truth: float) -> dict[str, Any]:
     """A run, with true gains by cause."""
     return {
         "fault": "storage",
-        "seed": 2000,
+        "seed": 3000,
         "seeds": "checking",
         "findings": list(findings),
         "complaints": [one["cause"] for one in findings if one["complaint"]],

@@ -70,6 +70,21 @@ def test_a_slow_rank_that_is_as_quick_as_the_others_beside_a_link_is_not_to_blam
     assert not list(judge(replace(slow, forward_together=[[33.0, 30.0]] * 5)))
 
 
+def test_a_slow_rank_exchanges_slowly_too_but_for_what_the_link_takes() -> None:
+    """A quarter of a core: it takes 62 ms for exchange that takes the others 16."""
+    slow = replace(
+        HEALTHY, alone=[[272.0 - i, 64.0 + i] for i in range(5)], together=[335.0] * 3,
+        at_once=[335.0] * 3,
+    )  # fmt: skip
+    assert only(slow).gain == pytest.approx(335 / 131)
+    slow = replace(slow, cpu_alone=[[65.0, 60.0]] * 5, cpu_together=[[80.0, 75.0]] * 5)
+    assert only(slow).gain == pytest.approx(335 / (66 + 16.5), rel=0.05)
+    # 9 MB take 180 ms; of them, the backward pass of the others hides 44.
+    wire = Sweep(((4096, 1.0), (MB, 20.0), (9 * MB, 180.0)))
+    slow = replace(slow, link=wire, together=[400.0] * 3, at_once=[400.0] * 3)
+    assert only(slow).gain == pytest.approx(400 / 202, rel=0.02)
+
+
 def test_a_link_costs_no_more_than_sums_over_it_take() -> None:
     """The rest of the exchange is a serial reduction's, which comes first."""
     slow = Sweep(((4096, 1.0), (MB, 20.0), (9 * MB, 180.0)))
@@ -87,7 +102,7 @@ def test_a_neighbour_on_the_only_core_counts_half(
     class Step(RankStep):
         def __init__(self) -> None:
             self._parallel = self._local = None
-            self._cpu_ms, self._cpu_ms_alone = 95.0, 35.0
+            self.cpu_ms, self._cpu_ms_alone = 95.0, 35.0
 
         def _use(self, parallel: Any) -> None: ...
 

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from .cpu_quota import remove
+from .data_fault import usable
 from .fault import Case
 
 RANKS = 2
@@ -67,12 +68,19 @@ def step_ms(prefix: Sequence[str], environment: Mapping[str, str], seconds: floa
     return float(found[1])
 
 
+def core_of(rank: int) -> int:
+    """The core that a rank stays on: ranks that move would take each other's."""
+    cores = usable()  # `nproc` would be one: torchrun and Ultralytics set OMP_NUM_THREADS
+    return cores[rank % len(cores)]
+
+
 def each_rank(folder: Path, lines: str) -> list[str]:
     """Returns words that run lines of shell in each rank, and then the command."""
     script = folder / f"{uuid4().hex[:8]}.sh"
-    # A core each: on two cores, ranks that move would take each other's.
+    cores = " ".join(f"{rank}) core={core_of(rank)};;" for rank in range(RANKS))
     script.write_text(
-        f'{lines}\nexec taskset -c "$((LOCAL_RANK % $(nproc)))" "$@"\n', encoding="utf-8"
+        f'{lines}\ncase "$LOCAL_RANK" in {cores} esac\nexec taskset -c "$core" "$@"\n',
+        encoding="utf-8",
     )
     return ["sh", str(script)]
 
@@ -109,7 +117,7 @@ def weakened(weak: Mapping[str, Any]) -> Iterator[str]:
     # As many busy processes as are drawn, for as long as the rank lives.
     busy = (
         f"for i in {' '.join(map(str, range(weak['count'])))}; do "
-        f"taskset -c {rank % (os.cpu_count() or 1)} "
+        f"taskset -c {core_of(rank)} "
         "sh -c 'while kill -0 $0 2>/dev/null; do i=0; "
         "while [ $i -lt 20000 ]; do i=$((i+1)); done; done' $$ & done"
     )
@@ -158,7 +166,7 @@ class RanksFault:
 
     cause = ""
     sections = ("ranks",)
-    seconds = 12.0
+    seconds = 20.0  # steps of a third of a second, of three kinds
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draws how severe the fault is."""
@@ -192,8 +200,10 @@ def injected(
 
         def truths(settings: Mapping[str, Any]) -> Mapping[str, tuple[float, float]]:
             stack.close()  # the doctor is done
-            before = as_is.step_ms(folder)
-            return {one.cause: (before, one.mend(as_is).step_ms(folder)) for one in faults}
+            earlier = as_is.step_ms(folder)
+            after = {one.cause: one.mend(as_is).step_ms(folder) for one in faults}
+            before = (earlier + as_is.step_ms(folder)) / 2  # machines get slower and faster
+            return {cause: (before, ms) for cause, ms in after.items()}
 
         yield Case(arguments(folder), prefix=prefix, environment=environment, truths=truths)
 
@@ -268,18 +278,18 @@ def hosts(folder: Path, lines: str, mbit: int) -> Iterator[list[str]]:
         script.write_text(
             textwrap.dedent(f"""\
             host() {{
-              name=$1 space=$2 RANK=$3; shift 3
+              name=$1 space=$2 RANK=$3 core=$4; shift 4
               {lines or ":"}
               exec ip netns exec "$space" unshare --uts --mount sh -c \\
                 'hostname "$0"; mount --bind "$1" /etc/hosts; core=$2; shift 2
                  exec taskset -c "$core" "$@"' \\
-                "$name" {known} "$((RANK % $(nproc)))" env GLOO_SOCKET_IFNAME=cable \\
+                "$name" {known} "$core" env GLOO_SOCKET_IFNAME=cable \\
                 {sys.executable} -m torch.distributed.run --nnodes=2 --nproc-per-node=1 \\
                 --node-rank="$RANK" --master-addr=10.77.0.1 --master-port={port} --no-python "$@"
             }}
-            host machine-b {b} 1 "$@" &
+            host machine-b {b} 1 {core_of(1)} "$@" &
             other=$!
-            (host machine-a {a} 0 "$@"); status=$?
+            (host machine-a {a} 0 {core_of(0)} "$@"); status=$?
             test $status = 0 || kill $other
             wait $other
             exit $status
@@ -384,7 +394,7 @@ class Pair:
     first: RanksFault
     cause: str = "*"
     sections: tuple[str, ...] = ("ranks",)
-    seconds: float = 12.0
+    seconds: float = 20.0
 
     @property
     def name(self) -> str:

@@ -136,7 +136,7 @@ fi
 export PATH="$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
 for tool in /opt/nvidia/nsight-compute/*/; do [[ -d $tool ]] && PATH="$PATH:${tool%/}"; done
 [[ $device == cpu ]] || export YOLODATA_REQUIRE_GPU=1
-cores=$(nproc)
+cores=$(env -u OMP_NUM_THREADS nproc) # which it would heed
 
 usable() {
   python3 -c 'import sys, torch; from yolodata import _native as n; print("CUDA", n.cuda_build(), "torch", torch.__version__,

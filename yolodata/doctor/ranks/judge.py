@@ -13,6 +13,10 @@ LEAST = 1.15
 """A gain below this is not claimed: two ranks of one machine differ by as much without a cause."""
 _AS_BEFORE = 0.7
 """Share of a slowness from which it is the same one: forward passes are short, and differ."""
+_OWN_WORK = 1.3
+"""Times the work of a rank at exchanging from which sums over ranks take longer than it."""
+_BACKWARD = 2 / 3
+"""Share of a step in which gradients become ready, and may travel meanwhile."""
 SLOW_LINK = 2.0
 """A link is slow if the same sums take so many times as long as they could."""
 
@@ -35,6 +39,9 @@ class Figures:
         forward_alone: forward passes of the steps in `alone`; of each, the time of every rank;
             empty where that is not known.
         forward_together: those of the steps in `together`.
+        cpu_alone: processor time of the steps in `alone`; of each, that of every rank; empty where
+            it is not the processor that computes.
+        cpu_together: that of the steps in `together`.
     """
 
     alone: Sequence[Sequence[float]]
@@ -49,6 +56,8 @@ class Figures:
     beside_sums: Sweep | None = None
     forward_alone: Sequence[Sequence[float]] = ()
     forward_together: Sequence[Sequence[float]] = ()
+    cpu_alone: Sequence[Sequence[float]] = ()
+    cpu_together: Sequence[Sequence[float]] = ()
 
     @property
     def step(self) -> float:
@@ -58,7 +67,7 @@ class Figures:
     @property
     def own(self) -> list[float]:
         """Of a step of each rank by itself."""
-        return [statistics.median(times) for times in zip(*self.alone, strict=True)]
+        return _medians(self.alone)
 
     @property
     def waiting(self) -> list[float]:
@@ -87,9 +96,13 @@ def judge(figures: Figures) -> Iterator[Finding]:
 def _slow_rank(f: Figures) -> Finding | None:
     own = f.own
     slow = max(range(len(own)), key=lambda rank: own[rank])
-    others = statistics.median(own[:slow] + own[slow + 1 :])
+    others = _median_but(own, slow)
     behind = _behind(f.alone, slow)
-    lost = min(statistics.median(behind) * _remains(f, slow), f.step - others)
+    exchanging = _exchanging(f)
+    exchange = _median_but(exchanging, slow)
+    late = statistics.median(behind) + min(max(0.0, exchanging[slow] - exchange), f.reducing)
+    least = others + max(exchange, _travelling(f, exchanging[slow], others))
+    lost = min(late * _remains(f, slow), f.step - least)
     # It is the same rank, not one now and another then.
     if lost <= 0 or own[slow] < LEAST * others or not _lasting(behind):
         return None
@@ -116,7 +129,45 @@ def _slow_rank(f: Figures) -> Finding | None:
 
 def _behind(steps: Sequence[Sequence[float]], slow: int) -> list[float]:
     """By how many milliseconds one rank was slower than the others, for each step."""
-    return [ranks[slow] - statistics.median([*ranks[:slow], *ranks[slow + 1 :]]) for ranks in steps]
+    return [ranks[slow] - _median_but(ranks, slow) for ranks in steps]
+
+
+def _median_but(ranks: Sequence[float], slow: int) -> float:
+    """The median of all ranks but one."""
+    return statistics.median([*ranks[:slow], *ranks[slow + 1 :]])
+
+
+def _exchanging(f: Figures) -> list[float]:
+    """Milliseconds that exchange takes each rank by its own work; 0 where that is not known.
+
+    From processor time, and how long the rank takes for as much of it by itself.
+    """
+    if not f.cpu_alone or not f.cpu_together:
+        return [0.0] * len(f.own)
+    alone, together = (_medians(times) for times in (f.cpu_alone, f.cpu_together))
+    return [
+        max(0.0, both - one) * own / max(one, 1e-3)
+        for one, both, own in zip(alone, together, f.own, strict=True)
+    ]
+
+
+def _travelling(f: Figures, work: float, others: float) -> float:
+    """Milliseconds that gradients travel after the backward pass of a step, whoever is slow.
+
+    Args:
+        f: what was measured.
+        work: of the slow rank at exchanging; where sums take no longer, they tell of it alone.
+        others: of a step of another rank by itself.
+    """
+    sums = sum(f.link.ms(size) for size in f.buckets)
+    if sums < _OWN_WORK * work:
+        return 0.0
+    return max(f.link.ms(f.buckets[-1]), sums - _BACKWARD * others)
+
+
+def _medians(steps: Sequence[Sequence[float]]) -> list[float]:
+    """The median of each rank."""
+    return [statistics.median(times) for times in zip(*steps, strict=True)]
 
 
 def _remains(f: Figures, slow: int) -> float:

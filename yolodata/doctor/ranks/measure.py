@@ -58,7 +58,7 @@ def measure(
     if apart and all(group.gather(step.join_neighbour())):
         kinds["beside"] = step.beside
     say("steps of each rank, and of all")
-    rounds, forwards = _rounds(group, step, kinds, SHARES[0] * seconds)
+    rounds, forwards, processor = _rounds(group, step, kinds, SHARES[0] * seconds)
     say("sums over ranks, by size")
     sizes = sizes_of(step.buckets)
     link = sweep(group, step.device, sizes, SHARES[1] * seconds)
@@ -75,7 +75,11 @@ def measure(
         [_of_slowest(one) for one in rounds.get("beside", [])],
         beside,
         *(
-            [times for one in forwards[kind] for times in one] if step.device.type == "cpu" else ()
+            [times for one in times_of[kind] for times in one] if known else ()
+            for times_of, known in (
+                (forwards, step.device.type == "cpu"),
+                (processor, step.computes_here),
+            )
             for kind in ("alone", "together")
         ),
     )
@@ -89,27 +93,28 @@ Rounds = dict[str, list[list[list[float]]]]  # kind -> rounds -> steps -> ranks 
 
 def _rounds(
     group: ProcessGroup, step: RankStep, kinds: dict[str, Callable[[], float]], seconds: float
-) -> tuple[Rounds, Rounds]:
+) -> tuple[Rounds, Rounds, Rounds]:
     """Kinds of steps take turns, so that what else the machine does meets all of them.
 
     Returns:
-        Milliseconds of the steps, and of their forward passes.
+        Milliseconds of the steps, of their forward passes, and of processor time.
     """
     ends = time.monotonic() + seconds
     usual = max(max(group.gather(make())) for make in kinds.values())
-    steps = group.from_first(max(1, round(ROUND * 1e3 / usual)))
-    rounds: Rounds = {kind: [] for kind in kinds}
-    forwards: Rounds = {kind: [] for kind in kinds}
+    # The first step of each is not counted: a rank that waited for the others to begin has rested,
+    # and saved up of a quota meanwhile.
+    steps = 1 + group.from_first(max(1, round(ROUND * 1e3 / usual)))
+    found: tuple[Rounds, Rounds, Rounds] = ({}, {}, {})
     while True:
         for kind, make in kinds.items():
             group.gather(None)  # all begin together
-            mine = [(make(), step.forward_ms) for _ in range(steps)]
-            everyones = list(zip(*group.gather(mine), strict=True))
-            rounds[kind].append([[whole for whole, _ in ranks] for ranks in everyones])
-            forwards[kind].append([[forward for _, forward in ranks] for ranks in everyones])
-        made = len(rounds["alone"])
+            mine = [(make(), step.forward_ms, step.cpu_ms) for _ in range(steps)]
+            everyones = list(zip(*group.gather(mine[1:]), strict=True))
+            for number, rounds in enumerate(found):
+                rounds.setdefault(kind, []).append([[one[number] for one in r] for r in everyones])
+        made = len(found[0]["alone"])
         if group.from_first(made >= ROUNDS and time.monotonic() > ends):
-            return rounds, forwards
+            return found
 
 
 def _of_step(steps: list[list[float]]) -> float:

@@ -35,6 +35,7 @@ class RankStep:
         device: it is on.
         forward_ms: milliseconds of the forward pass of the last step, in which no rank waits for
             another; on a GPU, those of its launch.
+        cpu_ms: milliseconds of processor time of this process in the last step.
 
     Raises:
         ConfigError: the model or an argument cannot be used.
@@ -65,7 +66,7 @@ class RankStep:
         self._local: Any = None
         self._neighbour: Neighbour | None = None
         self.forward_ms = 0.0
-        self._cpu_ms = self._cpu_ms_alone = 0.0  # of the last step, and of the last one alone
+        self.cpu_ms = self._cpu_ms_alone = 0.0  # the latter of the last step alone
 
     def connect(self) -> None:
         """Wraps the model as training does, and makes the first steps; the group is started."""
@@ -102,7 +103,7 @@ class RankStep:
     def alone(self) -> float:
         """Makes a step without the others; returns its milliseconds."""
         taken = self._timed(self._parallel.no_sync())
-        self._cpu_ms_alone = self._cpu_ms
+        self._cpu_ms_alone = self.cpu_ms
         return taken
 
     def together(self) -> float:
@@ -140,7 +141,12 @@ class RankStep:
             self._use(usual)
         if len(usable_cores()) > 1:
             return taken
-        return taken - max(0.0, self._cpu_ms - self._cpu_ms_alone) / 2
+        return taken - max(0.0, self.cpu_ms - self._cpu_ms_alone) / 2
+
+    @property
+    def computes_here(self) -> bool:
+        """Whether a step is this processor's work, and not a GPU's or a wait."""
+        return self.device.type == "cpu" and not isinstance(self.network, WaitingNetwork)
 
     def close(self) -> None:
         """Ends the neighbour."""
@@ -167,5 +173,5 @@ class RankStep:
         then()
         self._update()
         float(loss.detach())  # the device is done
-        self._cpu_ms = (time.process_time() - used) * 1e3
+        self.cpu_ms = (time.process_time() - used) * 1e3
         return (time.perf_counter() - begun) * 1e3
