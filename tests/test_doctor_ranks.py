@@ -54,6 +54,11 @@ def test_the_slow_rank_is_named_with_the_pace_of_the_others() -> None:
     assert (found.cause, found.kind) == ("slow_rank", "slow")
     assert found.title.startswith("Rank 2 ")
     assert found.gain == pytest.approx(190 / 112, rel=0.02)
+    # With a quota, its steps differ by whole periods: a few tell little, more of them enough.
+    uneven = [[100.0, 100.0 + late] for late in (45.0, 45.0, 100.0, 145.0, 145.0)]
+    slow = replace(HEALTHY, together=[230.0] * 3, at_once=[230.0] * 3)
+    assert not list(judge(replace(slow, alone=uneven)))
+    assert only(replace(slow, alone=uneven * 3)).cause == "slow_rank"
     # The same rank, but in four of six rounds alone: something else ran there for a while.
     alone = [[180.0 if i < 4 else 100.0, 100.0] for i in range(6)]
     assert not list(judge(replace(HEALTHY, alone=alone, together=[190.0] * 3, at_once=[190.0] * 3)))

@@ -414,4 +414,23 @@ class Pair:
             yield case
 
 
-FAULTS = (*ALONE, *map(Pair, ALONE))
+class HealthyRanks:
+    """Two ranks that are alike, on one host or on two with a wire that carries all."""
+
+    name = "healthy ranks"
+    cause = ""
+    sections = ("ranks",)
+    seconds = 20.0
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Draws on how many hosts they are."""
+        return {"apart": rng.random() < 0.5}
+
+    @contextmanager
+    def inject(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
+        """Has nothing to inject but the ranks."""
+        with Conditions(apart=severity["apart"]).held(folder) as (prefix, environment):
+            yield Case(arguments(folder), prefix=prefix, environment=environment)
+
+
+FAULTS = (*ALONE, *map(Pair, ALONE), HealthyRanks())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -253,8 +254,12 @@ def _serial(f: Figures) -> Finding | None:
 
 
 def _lasting(differences: Sequence[float]) -> bool:
-    """Whether a difference is there in nearly all rounds, and larger than they differ."""
+    """Whether a difference is there nearly always, and larger than the error of its median.
+
+    A quota is granted by periods: steps beside one differ, and a few of them tell little.
+    """
     usual = statistics.median(differences)
     spread = statistics.median(abs(one - usual) for one in differences)
+    error = 1.86 * spread / math.sqrt(len(differences))  # of normal ones, from the median deviation
     there = sum(one > 0.3 * usual for one in differences)
-    return usual > 3 * spread and there >= 0.8 * len(differences)
+    return usual > 3 * error and there >= 0.8 * len(differences)
