@@ -100,19 +100,16 @@ def _rounds(
         Milliseconds of the steps, of their forward passes, and of processor time.
     """
     ends = time.monotonic() + seconds
-    steps = {}
-    for kind, make in kinds.items():
-        usual = max(group.gather(make()))
-        steps[kind] = max(1, round(ROUND * 1e3 / usual))
+    usual = max(max(group.gather(make())) for make in kinds.values())
+    # The first step of each is not counted: a rank that waited for the others to begin has rested,
+    # and saved up of a quota meanwhile.
+    steps = 1 + group.from_first(max(1, round(ROUND * 1e3 / usual)))
     found: tuple[Rounds, Rounds, Rounds] = ({}, {}, {})
     while True:
         for kind, make in kinds.items():
             group.gather(None)  # all begin together
-            # The first is not counted: a rank that waited for the others to begin has rested, and
-            # saved up of a quota meanwhile.
-            make()
-            mine = [(make(), step.forward_ms, step.cpu_ms) for _ in range(steps[kind])]
-            everyones = list(zip(*group.gather(mine), strict=True))
+            mine = [(make(), step.forward_ms, step.cpu_ms) for _ in range(steps)]
+            everyones = list(zip(*group.gather(mine[1:]), strict=True))
             for number, rounds in enumerate(found):
                 rounds.setdefault(kind, []).append([[one[number] for one in r] for r in everyones])
         made = len(found[0]["alone"])
