@@ -16,8 +16,8 @@ _AS_BEFORE = 0.7
 """Share of a slowness from which it is the same one: forward passes are short, and differ."""
 _OWN_WORK = 1.3
 """Times the work of a rank at exchanging from which sums over ranks take longer than it."""
-_BACKWARD = 2 / 3
-"""Share of a step in which gradients become ready, and may travel meanwhile."""
+BACKWARD = 2 / 3
+"""Share of a step, usually, in which gradients become ready, and may travel meanwhile."""
 SLOW_LINK = 2.0
 """A link is slow if the same sums take so many times as long as they could."""
 
@@ -163,7 +163,7 @@ def _travelling(f: Figures, work: float, others: float) -> float:
     sums = sum(f.link.ms(size) for size in f.buckets)
     if sums < _OWN_WORK * work:
         return 0.0
-    return max(f.link.ms(f.buckets[-1]), sums - _BACKWARD * others)
+    return max(f.link.ms(f.buckets[-1]), sums - BACKWARD * others)
 
 
 def _medians(steps: Sequence[Sequence[float]]) -> list[float]:

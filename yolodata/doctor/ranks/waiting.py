@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_FORWARD = 1 / 3  # of a step; the backward pass takes about twice as long
+from yolodata.doctor.ranks.judge import BACKWARD
 
 
 class WaitingNetwork(torch.nn.Module):
@@ -31,7 +31,7 @@ class WaitingNetwork(torch.nn.Module):
 
     def forward(self) -> torch.Tensor:
         """Returns a loss of 0."""
-        time.sleep(self._seconds * _FORWARD)
+        time.sleep(self._seconds * (1 - BACKWARD))
         total, before = sum(parameter.numel() for parameter in self.taken), 0
         loss: Any = torch.zeros((), requires_grad=True)
         for parameter in self.taken:
@@ -46,7 +46,7 @@ class WaitingNetwork(torch.nn.Module):
         """Waits until so large a share (0-1) of the backward pass is over."""
         if self._begun == 0.0:
             self._begun = time.perf_counter()
-        due = self._begun + self._seconds * (1 - _FORWARD) * share - time.perf_counter()
+        due = self._begun + self._seconds * BACKWARD * share - time.perf_counter()
         if due > 1e-3 or (share == 1.0 and due > 0):
             time.sleep(due)
         if share == 1.0:
