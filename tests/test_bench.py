@@ -33,7 +33,8 @@ from yolodata.bench import (
     session,
 )
 from yolodata.bench.load import Load
-from yolodata.bench.subject import Batch, Row, Sample, Subject, Task, make
+from yolodata.bench.registry import make
+from yolodata.bench.subject import Batch, Row, Sample, Subject, Task
 from yolodata.cli import main
 from yolodata.errors import ConfigError, DatasetError
 from yolodata.telemetry import Telemetry

@@ -35,8 +35,9 @@ from yolodata.bench.burst import Pace
 from yolodata.bench.ceilings import DeviceCopy
 from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.kernel import Kernel, mean_source_bytes, source_bytes
+from yolodata.bench.registry import IN_TRAINER, KINDS, make
 from yolodata.bench.rows import default_cores, train_rows
-from yolodata.bench.subject import IN_TRAINER, KINDS, Batch, Row, Sample, Subject, Task, make
+from yolodata.bench.subject import Batch, Row, Sample, Subject, Task
 from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores

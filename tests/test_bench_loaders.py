@@ -10,7 +10,8 @@ import pytest
 
 from yolodata.bench import data, report, results, rounds, rows
 from yolodata.bench.peers import PEERS
-from yolodata.bench.subject import Sample, Task, make
+from yolodata.bench.registry import make
+from yolodata.bench.subject import Sample, Task
 
 pytestmark = pytest.mark.early
 

@@ -19,7 +19,7 @@ from loading import draw_dataset, packed
 from training import prepare
 
 from yolodata import topology
-from yolodata.bench import cores, server, subject
+from yolodata.bench import cores, registry, server
 from yolodata.environment import versions
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -187,7 +187,7 @@ class Here:
 
     def __init__(self, jobs: Any, folder: Path) -> None:
         ((self._row, task),) = jobs
-        self._subject = subject.make(self._row, task)
+        self._subject = registry.make(self._row, task)
 
     def send(self, *message: Any) -> None:
         assert message[:2] == ("start", self._row.id)

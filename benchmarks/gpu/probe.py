@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from yolodata.bench import results, rows
-from yolodata.bench.subject import Row, Task, make
+from yolodata.bench.registry import make
+from yolodata.bench.subject import Row, Task
 
 CEILING = "gpu-copy-device"
 KINDS = ("gpu-copy", "gpu-kernel")

@@ -19,8 +19,9 @@ from typing import Any
 from unittest.mock import patch
 
 from yolodata.bench import cores
+from yolodata.bench.registry import make
 from yolodata.bench.server import Server
-from yolodata.bench.subject import Jobs, Row, Subject, Task, make
+from yolodata.bench.subject import Jobs, Row, Subject, Task
 from yolodata.errors import YolodataError, starting
 from yolodata.isolation import child_environment
 

@@ -5,32 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
-from yolodata.errors import ConfigError
 from yolodata.telemetry import Reading
 
 Batch = dict[str, Any]
-
-# Who opens a row, by its kind. Modules import torch: they are imported where it is measured.
-KINDS = {
-    "ultralytics": "yolodata.bench.loader_ultralytics:open_loader",
-    "yolodata": "yolodata.bench.loader_yolodata:open_loader",
-    "copy": "yolodata.bench.ceilings:open_copy",
-    "scaling": "yolodata.bench.scaling:open_loader",
-    "memory": "yolodata.bench.scaling:open_memory",
-    "gpu-copy": "yolodata.bench.ceilings:DeviceCopy",
-    "gpu-kernel": "yolodata.bench.kernel:Kernel",
-    "gpu-decode": "yolodata.bench.ceilings:open_decoder",
-    **{f"peer-{name}": f"yolodata.bench.peers.{name}:open_loader"
-       for name in ("dali", "torchvision", "albumentations", "libreyolo", "litdata")},
-}  # fmt: skip
-IN_TRAINER = {
-    "ultralytics": "yolodata.bench.loader_ultralytics:open_in_trainer",
-    "yolodata": "yolodata.bench.loader_yolodata:open_in_trainer",
-    "fixed": "yolodata.bench.loader_yolodata:open_fixed",
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +17,7 @@ class Row:
     """One line of the table."""
 
     id: str  # what `--only` and the JSON file (`name`) call it
-    kind: str  # who opens it, see above
+    kind: str  # who opens it, see `registry`
     label: str  # what the table calls it
     short: str  # what it is called as a peer
     # Where its pixels come from: "files" (JPEG files), "ram" (decoded, in memory), "jpeg" or "raw"
@@ -156,19 +135,6 @@ class Sample:
     def img_s(self) -> float:
         """Pictures a second."""
         return self.pictures / self.seconds
-
-
-def make(row: Row, task: Task, *trainer: Any) -> Subject:
-    """Build what a row measures; rows that train are given their trainer.
-
-    Raises:
-        ConfigError: nobody knows the row's kind.
-    """
-    kinds = IN_TRAINER if trainer else KINDS
-    if row.kind not in kinds:
-        raise ConfigError(f"row {row.id!r} is of kind {row.kind!r}; kinds are {', '.join(kinds)}")
-    subject: Subject = resolve_name(kinds[row.kind])(row, task, *trainer)
-    return subject
 
 
 def whole_batches(loader: Any) -> Iterator[Batch]:

@@ -15,8 +15,9 @@ from unittest.mock import patch
 import torch
 
 from yolodata.bench.gpu_utilisation import UtilisationMeter
+from yolodata.bench.registry import make
 from yolodata.bench.server import Server
-from yolodata.bench.subject import Batch, Jobs, make
+from yolodata.bench.subject import Batch, Jobs
 from yolodata.errors import ConfigError
 from yolodata.ultralytics.trainer import DetectionTrainer
 
