@@ -22,8 +22,8 @@ import pytest
 from yolodata import __version__, cli
 from yolodata.errors import ConfigError
 from yolodata.launch import agent, rendezvous
-from yolodata.launch.cli import read_job
 from yolodata.launch.job import Job, Options
+from yolodata.launch.launch_cli import read_job
 from yolodata.launch.systems import SYSTEMS, options_of
 from yolodata.train.distributed import launch, torchrun
 
@@ -146,7 +146,7 @@ def test_the_output_is_the_file_alone(
         print("Creating new Ultralytics Settings")
         return read_job(*given)
 
-    monkeypatch.setattr("yolodata.launch.cli.read_job", greeting)
+    monkeypatch.setattr("yolodata.launch.launch_cli.read_job", greeting)
     assert cli.main(["launch", "slurm", "train", *MODEL]) == 0
     out, err = capfd.readouterr()
     assert out.startswith("#!/bin/bash\n")

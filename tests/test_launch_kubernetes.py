@@ -24,7 +24,7 @@ from training import NOTING, arguments, prepare
 
 from yolodata.errors import ConfigError
 from yolodata.launch import kubernetes
-from yolodata.launch.cli import read_job
+from yolodata.launch.launch_cli import read_job
 from yolodata.train.distributed import launch
 from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from yolodata.errors import ConfigError
-from yolodata.launch import agent, cli, sky
+from yolodata.launch import agent, launch_cli, sky
 
 TRAINING = ["model=yolo26n.yaml", "data=coco8.yaml"]
 GIVEN = ["accelerator=A100", "gpus=4", "bucket=s3://mine/runs/", "setup=true", "job=coco-m"]
@@ -34,7 +34,7 @@ if "WAIT" in os.environ:
 
 
 def written(*words: str) -> str:
-    return sky.write(cli.read_job("sky", [*TRAINING, *GIVEN, *words]))
+    return sky.write(launch_cli.read_job("sky", [*TRAINING, *GIVEN, *words]))
 
 
 def task(*words: str) -> dict[str, Any]:
@@ -199,20 +199,20 @@ def test_mistakes_are_named(words: list[str], said: str) -> None:
 def test_what_has_to_be_given(lacks: str) -> None:
     words = [word for word in GIVEN if not word.startswith(lacks)]
     with pytest.raises(ConfigError, match=f"{lacks}="):
-        sky.write(cli.read_job("sky", [*TRAINING, *words]))
+        sky.write(launch_cli.read_job("sky", [*TRAINING, *words]))
 
 
 @pytest.mark.parametrize("place", ["None", "/mnt/runs", "file:///mnt/runs"])
 def test_a_place_on_a_machine_that_goes_is_none(place: str) -> None:
     words = [word for word in GIVEN if not word.startswith("bucket")]
-    job = cli.read_job("sky", [*TRAINING, *words, f"yolodata.upload={place}"])
+    job = launch_cli.read_job("sky", [*TRAINING, *words, f"yolodata.upload={place}"])
     with pytest.raises(ConfigError, match="give bucket=URL"):
         sky.write(job)
 
 
 def test_what_may_be_left_out() -> None:
     cpu = ["gpus=0", "processes=2", "spot=False", "image=docker:yolodata", "setup=TOKEN=$TOKEN x"]
-    found = yaml.safe_load(sky.write(cli.read_job("sky", [*TRAINING, *cpu])))
+    found = yaml.safe_load(sky.write(launch_cli.read_job("sky", [*TRAINING, *cpu])))
     assert "accelerators" not in found["resources"]
     assert found["resources"]["use_spot"] is False
     assert "--processes 2" in found["run"]
@@ -225,7 +225,7 @@ def test_submitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=None)
     file = tmp_path / "job.yaml"
     words = [*TRAINING, *GIVEN, "submit=True", f"out={file}", "variables=WANDB_API_KEY"]
-    job = cli.read_job("sky", words)
+    job = launch_cli.read_job("sky", words)
     with pytest.raises(ConfigError, match="command sky"):
         sky.submit(job, "")
     stub = tmp_path / "sky"

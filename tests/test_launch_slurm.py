@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from yolodata.errors import ConfigError
 from yolodata.launch import slurm
-from yolodata.launch.cli import read_job
 from yolodata.launch.job import Job
+from yolodata.launch.launch_cli import read_job
 from yolodata.launch.slurm_options import SlurmOptions, seconds_of
 
 ARGUMENTS = ("model=yolo26n.yaml", "data=coco8.yaml", "resume=auto", "device=cpu")

@@ -20,7 +20,7 @@ from yolodata.errors import ConfigError, YolodataError
 from yolodata.train import TrainSettings, trainer_for
 from yolodata.train.checkpoint.run_folder import FOLDER, find_newest
 from yolodata.train.checkpoint.uploader import Backoff, Uploader, download_newest
-from yolodata.train.cli import of_run
+from yolodata.train.train_cli import of_run
 
 SECRETS = ("pa55w0rd", "t0ken5ecret")
 URL = "vault://me:pa55w0rd@host/run?token=t0ken5ecret"

@@ -22,7 +22,7 @@ from training import arguments, prepare, train
 import yolodata
 from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
-from yolodata.train import cli, signals, trainer_for
+from yolodata.train import signals, train_cli, trainer_for
 from yolodata.train.signals import leave_in_time
 from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
 from yolodata.ultralytics.trackers import calls
@@ -387,7 +387,7 @@ def test_yolodata_train_waits_for_trackers_no_longer(monkeypatch: pytest.MonkeyP
         train=lambda **given: noted.append(given["epochs"]),
     )
     monkeypatch.setattr("yolodata.ultralytics.command_line.open_model", lambda _: model)
-    cli.train("yolo26n.yaml", {"epochs": 1}, {})
+    train_cli.train("yolo26n.yaml", {"epochs": 1}, {})
     assert noted == [("teardown", leave_in_time), 1]
 
 

@@ -28,11 +28,11 @@ from yolodata.train.checkpoint import file
 from yolodata.train.checkpoint.object_store import ObjectStore
 from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epochs, weights_whole
 from yolodata.train.checkpoint.uploader import Uploader
-from yolodata.train.cli import processes_wanted
 from yolodata.train.distributed import launch
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.oom import largest_batch
+from yolodata.train.train_cli import processes_wanted
 from yolodata.train.trainer import UPLOAD_AT_STOP
 from yolodata.train.watchdog.exit_codes import Preempted
 

@@ -26,21 +26,27 @@ COMMANDS = {
         "yolodata.provenance.info_cli",
         "say what a shard dataset holds, or what made a run",
     ),
-    "diff": ("yolodata.diff.cli", "say in what two datasets or runs differ"),
+    "diff": ("yolodata.diff.diff_cli", "say in what two datasets or runs differ"),
     "cache": ("yolodata.ingest.cache_cli", "list and remove what trainers packed"),
     "labels": ("yolodata.ingest.pack_cli", "read the labels of a packed dataset again"),
     "view": ("yolodata.view", "write a picture with boxes and class names"),
-    "train": ("yolodata.train.cli", "train with Ultralytics on yolodata's loaders"),
+    "train": ("yolodata.train.train_cli", "train with Ultralytics on yolodata's loaders"),
     "val": ("yolodata.ultralytics.val_cli", "validate with Ultralytics on yolodata's loaders"),
     "export": (
         "yolodata.train.export_cli",
         "write weights that Ultralytics loads, from a checkpoint",
     ),
-    "parity": ("yolodata.parity.cli", "compare our batches with Ultralytics' own"),
-    "doctor": ("yolodata.doctor.cli", "find out why training is slow, fails or learns badly"),
+    "parity": ("yolodata.parity.parity_cli", "compare our batches with Ultralytics' own"),
+    "doctor": (
+        "yolodata.doctor.doctor_cli",
+        "find out why training is slow, fails or learns badly",
+    ),
     "bench": ("yolodata.bench.benchmark", "compare the loaders on this machine"),
-    "launch": ("yolodata.launch.cli", "train on other machines: Slurm, Kubernetes, SkyPilot"),
-    "cost": ("yolodata.cost.cli", "say what training costs, in hours and money"),
+    "launch": (
+        "yolodata.launch.launch_cli",
+        "train on other machines: Slurm, Kubernetes, SkyPilot",
+    ),
+    "cost": ("yolodata.cost.cost_cli", "say what training costs, in hours and money"),
     "settings": ("yolodata.settings", "list all settings: name, default, meaning, example"),
 }
 

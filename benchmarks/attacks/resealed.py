@@ -36,7 +36,7 @@ def warm() -> None:
     """Imports and packs."""
     import torch  # noqa: F401
 
-    import yolodata.diff.cli
+    import yolodata.diff.diff_cli
     import yolodata.pipeline.loader
     import yolodata.shards.verify_cli
     import yolodata.view  # noqa: F401

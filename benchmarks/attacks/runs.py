@@ -49,11 +49,11 @@ def warm() -> None:
     """Imports, and makes a run."""
     import ultralytics.utils  # noqa: F401
 
-    import yolodata.cost.cli
+    import yolodata.cost.cost_cli
     import yolodata.doctor.report_html
     import yolodata.doctor.runs
     import yolodata.train.settings  # noqa: F401
-    from yolodata.diff import cli, run_report, runs  # noqa: F401
+    from yolodata.diff import diff_cli, run_report, runs  # noqa: F401
 
     run_files()
 

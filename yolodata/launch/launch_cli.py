@@ -121,7 +121,7 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
         known: names of the system's options.
         asked: their values.
     """
-    from yolodata.train.cli import check_one_dataset, check_settings
+    from yolodata.train.train_cli import check_one_dataset, check_settings
 
     check_settings(arguments)
     upstream = split_arguments(arguments)[0]

@@ -189,7 +189,7 @@ def _named(setup: Setup) -> dict[str, Any]:
 def _setup(args: argparse.Namespace) -> Setup:
     """What is examined, as the command line has it."""
     from yolodata.doctor.setup import Setup
-    from yolodata.train.cli import gpus_wanted
+    from yolodata.train.train_cli import gpus_wanted
     from yolodata.ultralytics.auto_pack import is_shards
     from yolodata.ultralytics.command_line import read_arguments
 
