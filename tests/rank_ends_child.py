@@ -24,8 +24,8 @@ from torch.distributed import TCPStore
 
 from yolodata.train.distributed import process_group
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.exit_codes import PEER_LOST, PeerLost, Preempted
 from yolodata.train.watchdog import monitor
-from yolodata.train.watchdog.exit_codes import PEER_LOST, PeerLost, Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 
 SIZE = 3

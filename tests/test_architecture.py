@@ -65,9 +65,10 @@ ARROWS = {
         "_native",
     },
     "cost": set(),
-    "diff": {"ingest", "provenance", "shards"},
+    "diff": {"info", "ingest", "provenance", "shards"},
+    "info": {"provenance", "shards", "train"},  # train: reads a checkpoint
     "launch": {"train", "ultralytics", "settings"},
-    "provenance": {"environment", "shards", "train"},  # train: reads a checkpoint
+    "provenance": {"environment", "shards"},
     "cli": {
         "view",
         "shards",
@@ -80,8 +81,8 @@ ARROWS = {
         "doctor",
         "cost",
         "diff",
+        "info",
         "launch",
-        "provenance",
     },
     "train": {
         "shards",

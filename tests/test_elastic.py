@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.train.distributed import process_group, torchrun
 from yolodata.train.distributed.process_group import ProcessGroup
-from yolodata.train.watchdog.exit_codes import PeerLost
+from yolodata.train.exit_codes import PeerLost
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from yolodata.errors import ConfigError
 from yolodata.launch import kubernetes
 from yolodata.launch.launch_cli import read_job
 from yolodata.train.distributed import launch
-from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED
+from yolodata.train.exit_codes import PEER_LOST, PREEMPTED
 
 pytestmark = pytest.mark.early
 
@@ -364,7 +364,7 @@ def test_a_stop_counts_more_than_what_earlier_ranks_left(
     script = tmp_path / "rank.py"
     script.write_text(
         "import os, signal, sys, time\n"
-        "from yolodata.train.watchdog.exit_codes import PEER_LOST, PREEMPTED, leave_status\n"
+        "from yolodata.train.exit_codes import PEER_LOST, PREEMPTED, leave_status\n"
         "def end(code):\n"
         "    leave_status(code, 'why')\n"
         "    os._exit(code)\n"

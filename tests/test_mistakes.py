@@ -15,7 +15,7 @@ from yolodata.cli import main
 from yolodata.errors import ConfigError, ShardError
 from yolodata.ingest import pack
 from yolodata.shards.verify import verify
-from yolodata.train.watchdog.exit_codes import PEER_LOST, STATUS, leave_status, status_left
+from yolodata.train.exit_codes import PEER_LOST, STATUS, leave_status, status_left
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from yolodata.shards.layout import LabelsLayout
 from yolodata.shards.left_out import read_left_out
 from yolodata.shards.mapping import is_of_others
 from yolodata.shards.verify import verify
-from yolodata.train.watchdog.exit_codes import MISTAKE, STATUS, status_left
+from yolodata.train.exit_codes import MISTAKE, STATUS, status_left
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}

@@ -23,8 +23,8 @@ import yolodata
 from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
 from yolodata.train import signals, train_cli, trainer_for
+from yolodata.train.exit_codes import PREEMPTED, STATUS, Preempted, status_left
 from yolodata.train.signals import leave_in_time
-from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, Preempted, status_left
 from yolodata.ultralytics.trackers import calls
 from yolodata.ultralytics.trackers.calls import Trackers
 from yolodata.ultralytics.trackers.mlflow import MLFLOW_FILE, _kept_run, begin

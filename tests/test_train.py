@@ -30,11 +30,11 @@ from yolodata.train.checkpoint.run_folder import FOLDER, find_newest, keep_epoch
 from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.distributed import launch
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.exit_codes import Preempted
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.oom import largest_batch
 from yolodata.train.train_cli import processes_wanted
 from yolodata.train.trainer import UPLOAD_AT_STOP
-from yolodata.train.watchdog.exit_codes import Preempted
 
 STEPS = 3 * BATCHES
 

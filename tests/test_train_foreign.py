@@ -25,7 +25,7 @@ from yolodata.train.checkpoint import arrivals, file, run_folder
 from yolodata.train.checkpoint.export import weights_of
 from yolodata.train.checkpoint.weights import more_than_weights
 from yolodata.train.checkpoint.writer import Writer
-from yolodata.train.watchdog.exit_codes import STATUS, leave_status
+from yolodata.train.exit_codes import STATUS, leave_status
 from yolodata.ultralytics.run_folder import refuse_links
 
 STATE = checkpoints.state(1, 2, results="epoch\n1\n")

@@ -22,7 +22,7 @@ from training import BATCHES, arguments, notes, prepare, together, train, yoloda
 from yolodata.errors import ConfigError
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup, backend_of
-from yolodata.train.watchdog.exit_codes import Preempted
+from yolodata.train.exit_codes import Preempted
 
 CPU = pytest.param("cpu")
 GPU = pytest.param("0", marks=pytest.mark.gpu)

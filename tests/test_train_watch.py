@@ -15,7 +15,7 @@ import pytest
 
 from yolodata.train import signals
 from yolodata.train.distributed.process_group import ProcessGroup
-from yolodata.train.watchdog.exit_codes import Preempted
+from yolodata.train.exit_codes import Preempted
 from yolodata.train.watchdog.heartbeat import Heartbeat
 from yolodata.train.watchdog.monitor import Monitor
 from yolodata.train.watchdog.supervisor import Supervisor

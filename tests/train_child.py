@@ -24,14 +24,14 @@ from training import arguments, first_update, train
 from yolodata.errors import YolodataError
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup
-from yolodata.train.watchdog import heartbeat
-from yolodata.train.watchdog.exit_codes import (
+from yolodata.train.exit_codes import (
     PEER_LOST,
     PREEMPTED,
     STATUS,
     PeerLost,
     Preempted,
 )
+from yolodata.train.watchdog import heartbeat
 
 sys.modules["albumentations"] = None  # type: ignore[assignment] # as tests/conftest.py does
 torch.set_num_threads(1)

@@ -23,7 +23,7 @@ COMMANDS = {
     "shard": ("yolodata.ingest.pack_cli", "pack a dataset (YOLO, COCO, VOC) into shards"),
     "verify": ("yolodata.shards.verify_cli", "check a shard dataset for damage"),
     "info": (
-        "yolodata.provenance.info_cli",
+        "yolodata.info.info_cli",
         "say what a shard dataset holds, or what made a run",
     ),
     "diff": ("yolodata.diff.diff_cli", "say in what two datasets or runs differ"),

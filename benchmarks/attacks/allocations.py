@@ -33,8 +33,8 @@ def warm() -> None:
     """Imports and packs: Python's compiler may fail without saying that it had no memory."""
     import tqdm  # noqa: F401
 
+    from yolodata.info import info_cli  # noqa: F401
     from yolodata.ingest import pack_cli, packing, relabel, yolo_folder  # noqa: F401
-    from yolodata.provenance import info_cli  # noqa: F401
     from yolodata.shards import class_names, info, mapping, verify, verify_cli  # noqa: F401
 
     kills.warm()

@@ -26,12 +26,13 @@ from yolodata.diff.results import read_results
 from yolodata.doctor.runs import examine_run
 from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.folders import Folder
+from yolodata.info import info_cli
 from yolodata.ingest import dataset_yaml, image_check, rle
 from yolodata.ingest.labels import labels_of_any, labels_of_most
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
 from yolodata.ingest.text import decode_text, decode_xml
-from yolodata.provenance import info_cli, weights
+from yolodata.provenance import weights
 from yolodata.provenance.manifest import RunManifest
 from yolodata.shards import left_out, notes, records
 from yolodata.shards.format import DATASET_FILE, DatasetMeta, content_checksum

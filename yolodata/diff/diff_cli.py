@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: a dataset is to be compared with a run, or `--split` was given for runs.
         YolodataError: one of both cannot be read.
     """
-    from yolodata.provenance.lookup import is_of_a_run
+    from yolodata.info.lookup import is_of_a_run
 
     of_runs = [is_of_a_run(path) for path in (args.a, args.b)]
     if of_runs[0] != of_runs[1]:

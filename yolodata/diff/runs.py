@@ -11,8 +11,8 @@ from yolodata.diff.dataset import PackedDataset
 from yolodata.diff.datasets import DatasetDiff, diff_splits
 from yolodata.diff.results import Results, read_results
 from yolodata.errors import YolodataError
+from yolodata.info.lookup import manifest_of
 from yolodata.provenance.dataset_version import DatasetVersion, differences
-from yolodata.provenance.lookup import manifest_of
 from yolodata.provenance.manifest import RunManifest
 from yolodata.shards.reader import read_meta
 

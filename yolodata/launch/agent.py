@@ -3,7 +3,7 @@
     python -m yolodata.launch.agent --nodes 2 --node 0 --rendezvous 10.0.0.1:20000 --run JOB \\
         --processes 4 --logs FOLDER -- model=yolo26m.yaml data=coco.yaml …
 
-Signals go on to the ranks; the exit status is theirs (`yolodata.train.watchdog.exit_codes`), where
+Signals go on to the ranks; the exit status is theirs (`yolodata.train.exit_codes`), where
 torchrun would say 1 for everything.
 """
 
@@ -23,8 +23,8 @@ from yolodata.isolation import leave_working_folder
 from yolodata.launch import rendezvous
 from yolodata.machine import usable_cores
 from yolodata.train.distributed.launch import launch, torchrun_knows
+from yolodata.train.exit_codes import MISTAKE, PEER_LOST
 from yolodata.train.signals import stopping_at_once
-from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST
 
 JOIN = 600.0
 """Seconds that a node waits for the others: the image of a container may have to be fetched."""
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one node's part of the job.
 
     Returns:
-        The exit status: 0, or one of `watchdog.exit_codes`.
+        The exit status: 0, or one of `train.exit_codes`.
     """
     args = _parser().parse_args(arguments)
     try:

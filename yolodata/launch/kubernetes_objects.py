@@ -19,7 +19,7 @@ from yolodata.arguments import literal
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, is_of_a_machine, name_of_its_own
 from yolodata.launch.kubernetes_options import RUNTIMES, KubernetesOptions
-from yolodata.train.watchdog.exit_codes import MISTAKE, PREEMPTED
+from yolodata.train.exit_codes import MISTAKE, PREEMPTED
 
 TRAINER = "trainer.kubeflow.org/v1alpha1"
 

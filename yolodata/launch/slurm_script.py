@@ -18,7 +18,7 @@ import shlex
 from yolodata import __version__
 from yolodata.launch.job import Job
 from yolodata.launch.slurm_options import SlurmOptions
-from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
+from yolodata.train.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 
 _START = """
 if [ -z "$SLURM_JOB_ID" ]; then

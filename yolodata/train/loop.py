@@ -21,9 +21,9 @@ from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.collectives import mean_items
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.distributed.waits import CollectiveWaits
+from yolodata.train.exit_codes import Preempted
 from yolodata.train.oom import advice, dry_step, explained
 from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
-from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Action, Supervisor
 
 

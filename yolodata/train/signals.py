@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from yolodata.train.watchdog.exit_codes import PREEMPTED, Preempted, leave_status
+from yolodata.train.exit_codes import PREEMPTED, Preempted, leave_status
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 IMPATIENT = 3.0

@@ -14,8 +14,7 @@ from yolodata.errors import ConfigError, YolodataError
 from yolodata.redaction import redacted
 from yolodata.terminal import printable
 from yolodata.train.distributed.process_group import no_such_gpu
-from yolodata.train.signals import leave_in_time, stopping_at_once
-from yolodata.train.watchdog.exit_codes import (
+from yolodata.train.exit_codes import (
     FAILED,
     MISTAKE,
     PEER_LOST,
@@ -24,6 +23,7 @@ from yolodata.train.watchdog.exit_codes import (
     Preempted,
     leave_status,
 )
+from yolodata.train.signals import leave_in_time, stopping_at_once
 
 
 def add_parser(subparsers: Any) -> None:

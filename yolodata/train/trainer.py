@@ -32,13 +32,13 @@ from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup, share_cores
 from yolodata.train.distributed.validation_loss import ValidationLoss
 from yolodata.train.distributed.waits import CollectiveWaits
+from yolodata.train.exit_codes import Preempted
 from yolodata.train.fallback import check_fallback
 from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
 from yolodata.train.settings import TrainSettings
 from yolodata.train.start_note import StartNote
 from yolodata.train.upstream import ResumableTrainer
-from yolodata.train.watchdog.exit_codes import Preempted
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.fallback import TRAINERS, check_shared_batch

@@ -16,8 +16,8 @@ from yolodata.errors import starting
 from yolodata.folders import Folder
 from yolodata.isolation import child_environment
 from yolodata.terminal import printable
+from yolodata.train.exit_codes import PREEMPTED, STATUS, status_left
 from yolodata.train.signals import SIGNALS
-from yolodata.train.watchdog.exit_codes import PREEMPTED, STATUS, status_left
 
 TORCHRUNS = ["SIGHUP", "SIGQUIT"]
 """Signals that torchrun passes on unless told otherwise, beside those that training handles.
@@ -77,7 +77,7 @@ def launch(
         restarted: torchrun may start ranks again, so that earlier ones leave how they ended, too.
 
     Returns:
-        0, what the ranks said (see `watchdog.exit_codes`), or torchrun's own exit status, 128 +
+        0, what the ranks said (see `train.exit_codes`), or torchrun's own exit status, 128 +
         signal where one killed it;
         `PREEMPTED` where they were asked to stop before they could say anything.
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.train.watchdog.exit_codes import PeerLost
+from yolodata.train.exit_codes import PeerLost
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ import signal
 import sys
 from types import FrameType
 
+from yolodata.train.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 from yolodata.train.signals import SIGNALS
-from yolodata.train.watchdog.exit_codes import MISTAKE, PEER_LOST, PREEMPTED
 
 
 def main() -> int:

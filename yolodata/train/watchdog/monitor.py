@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from yolodata.train.watchdog.exit_codes import PEER_LOST, leave_status
+from yolodata.train.exit_codes import PEER_LOST, leave_status
 from yolodata.train.watchdog.heartbeat import INTERVAL, Heartbeat
 
 if TYPE_CHECKING:

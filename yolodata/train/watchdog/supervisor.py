@@ -13,8 +13,8 @@ from enum import IntEnum
 from yolodata.redaction import redacted
 from yolodata.shards.mapping import explaining_cut_off
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.exit_codes import MISTAKE, STATUS, PeerLost, Preempted
 from yolodata.train.signals import StopRequest
-from yolodata.train.watchdog.exit_codes import MISTAKE, STATUS, PeerLost, Preempted
 from yolodata.train.watchdog.heartbeat import Heartbeat
 from yolodata.train.watchdog.monitor import Monitor, Verdict
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.errors import ConfigError
+from yolodata.info.lookup import is_of_a_run, manifest_of
 from yolodata.provenance.dataset_version import DatasetVersion, version_of
-from yolodata.provenance.lookup import is_of_a_run, manifest_of
 from yolodata.provenance.manifest import RunManifest
 from yolodata.shards.format import DATASET_FILE
 from yolodata.shards.info import describe, info_text, total_text
