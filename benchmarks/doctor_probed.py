@@ -10,8 +10,8 @@ import json
 import time
 from pathlib import Path
 
-from yolodata.doctor.examination import SECTIONS, examine
 from yolodata.doctor.report import Report, as_json
+from yolodata.doctor.sections import SECTIONS, examine
 from yolodata.doctor.setup import Setup
 from yolodata.ultralytics.command_line import read_arguments
 

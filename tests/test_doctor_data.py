@@ -26,8 +26,9 @@ from yolodata.doctor.data.judgement import Measured, judge
 from yolodata.doctor.data.others import Others
 from yolodata.doctor.data.pace import Pace, ProcessTree, joined, mean_is_known, of_loader
 from yolodata.doctor.data.subjects import FilesSubject
-from yolodata.doctor.examination import Outcome, examine
+from yolodata.doctor.examination import Outcome
 from yolodata.doctor.finding import Finding, ranked
+from yolodata.doctor.sections import examine
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import WaitingStep
 from yolodata.errors import ConfigError, YolodataError

@@ -17,7 +17,6 @@ from ingesting import build, write_yolo
 
 from yolodata import cgroup, machine
 from yolodata.doctor.examination import Examination, Outcome
-from yolodata.doctor.examination import examine as run_sections
 from yolodata.doctor.finding import Finding
 from yolodata.doctor.machine import (
     cores,
@@ -29,6 +28,7 @@ from yolodata.doctor.machine import (
     shared_memory,
     storage,
 )
+from yolodata.doctor.sections import examine as run_sections
 from yolodata.doctor.setup import Setup
 from yolodata.errors import ConfigError
 from yolodata.mounts import Mount, mount_of

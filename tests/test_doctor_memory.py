@@ -17,7 +17,7 @@ from loading import draw_dataset
 from training import network
 
 from yolodata.doctor.data import described
-from yolodata.doctor.examination import Examination, Outcome, examine
+from yolodata.doctor.examination import Examination, Outcome
 from yolodata.doctor.memory import section
 from yolodata.doctor.memory.batches import Batches, most_objects
 from yolodata.doctor.memory.changes import Change, in_turns
@@ -29,6 +29,7 @@ from yolodata.doctor.memory.process import peak_of_process
 from yolodata.doctor.memory.section import Section
 from yolodata.doctor.memory.tensors import NewBytes, held_bytes, saved_for_backward
 from yolodata.doctor.memory.verdicts import Measured, accumulated, judge, judge_host
+from yolodata.doctor.sections import examine
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep
 

@@ -258,7 +258,7 @@ def test_nccl_s_choice_is_read_from_its_log() -> None:
 
 CHILD = """
 import json, sys
-from yolodata.doctor.examination import examine
+from yolodata.doctor.sections import examine
 from yolodata.doctor.setup import Setup
 
 given = {"model": sys.argv[2], "device": "cpu", "imgsz": 32, "batch": 4}

@@ -19,7 +19,7 @@ from loading import draw_dataset
 from training import network
 
 from yolodata.cli import main
-from yolodata.doctor import charts, examination
+from yolodata.doctor import charts, sections
 from yolodata.doctor.apply import settings_file
 from yolodata.doctor.examination import Examination, Outcome
 from yolodata.doctor.finding import Finding, Knob
@@ -275,7 +275,7 @@ class Section(types.ModuleType):
 def section(monkeypatch: pytest.MonkeyPatch) -> Section:
     made = Section(Outcome(MEASURED, [STORAGE, AMP]))
     monkeypatch.setitem(sys.modules, "a_section", made)
-    monkeypatch.setattr(examination, "SECTIONS", {"data": ("a_section", 1.0)})
+    monkeypatch.setattr(sections, "SECTIONS", {"data": ("a_section", 1.0)})
     return made
 
 

@@ -154,8 +154,8 @@ def _arguments_of_run(folder: Path) -> dict[str, Any]:
 
 def _of_setup(args: argparse.Namespace, shows: bool) -> tuple[Report, dict[str, Any]]:
     """The report of a set-up, and its arguments for training."""
-    from yolodata.doctor.examination import SECTIONS, examine
     from yolodata.doctor.report import Report
+    from yolodata.doctor.sections import SECTIONS, examine
     from yolodata.doctor.setup import MODEL
 
     wanted = args.only or list(SECTIONS)
