@@ -6,6 +6,8 @@ import inspect
 import json
 import logging
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Any
@@ -93,6 +95,16 @@ def test_an_argument_in_the_wrong_place_is_told_where_it_belongs(
         with pytest.raises(kind) as error:
             made(*given, **wrong)
         assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["AugmentConfig", "DeviceOptions", "Ranks", "ValidationLoader"])
+def test_whichever_class_comes_first_knows_the_others(name: str) -> None:
+    """In a process that has imported nothing else."""
+    code = f"from yolodata import {name} as made\ntry: made(shuffle=False)\n"
+    code += "except TypeError as error: print(error)"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert "epochs=EpochOptions(shuffle=False)" in done.stdout
 
 
 def test_what_the_hints_write_can_be_called() -> None:

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
         YolodataError,
     )
     from yolodata.ingest import pack
-    from yolodata.pipeline.config import AugmentConfig
-    from yolodata.pipeline.loader import Loader
-    from yolodata.pipeline.options import (
+    from yolodata.pipeline.classes import (
+        AugmentConfig,
         DeviceOptions,
         EpochOptions,
         LabelOptions,
+        Loader,
         Ranks,
         ReadOptions,
+        ValidationLoader,
     )
     from yolodata.pipeline.recipe import labels, plan, render
-    from yolodata.pipeline.validation import ValidationLoader
     from yolodata.shards import ShardDataset
     from yolodata.shards import open as open_shards
     from yolodata.ultralytics.trainer import (
@@ -80,28 +80,28 @@ __all__ = [
 ]
 
 _PLACES = {
-    "AugmentConfig": "pipeline.config",
+    "AugmentConfig": "pipeline.classes",
     "ConfigError": "errors",
     "DatasetError": "errors",
     "DetectionTrainer": "ultralytics.trainer",
     "DetectionValidator": "ultralytics.validator",
-    "DeviceOptions": "pipeline.options",
-    "EpochOptions": "pipeline.options",
-    "LabelOptions": "pipeline.options",
-    "Loader": "pipeline.loader",
+    "DeviceOptions": "pipeline.classes",
+    "EpochOptions": "pipeline.classes",
+    "LabelOptions": "pipeline.classes",
+    "Loader": "pipeline.classes",
     "OBBTrainer": "ultralytics.trainer",
     "OBBValidator": "ultralytics.validator",
     "PoseTrainer": "ultralytics.trainer",
     "PoseValidator": "ultralytics.validator",
-    "Ranks": "pipeline.options",
-    "ReadOptions": "pipeline.options",
+    "Ranks": "pipeline.classes",
+    "ReadOptions": "pipeline.classes",
     "Recipe": "_native",
     "ResourceError": "errors",
     "SegmentationTrainer": "ultralytics.trainer",
     "SegmentationValidator": "ultralytics.validator",
     "ShardDataset": "shards",
     "ShardError": "errors",
-    "ValidationLoader": "pipeline.validation",
+    "ValidationLoader": "pipeline.classes",
     "YolodataError": "errors",
     "labels": "pipeline.recipe",
     "open_shards": "shards",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import wraps
-from pkgutil import resolve_name
 from typing import Any, ParamSpec, TypeVar
 
 from yolodata.errors import ArgumentError
@@ -15,7 +14,7 @@ from yolodata.errors import ArgumentError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Argument of the loaders -> the class of its value. Looked up when there is something to say.
+# Argument of the loaders -> the name of the class of its value.
 _GROUPS = {
     "augment": "AugmentConfig",
     "labels": "LabelOptions",
@@ -25,6 +24,10 @@ _GROUPS = {
     "reading": "ReadOptions",
 }
 _LOADERS = ("Loader", "ValidationLoader")
+
+# What was decorated so far; `classes` imports all of it, this file none.
+_classes: dict[str, Any] = {}
+_parameters: dict[str, set[str]] = {}
 
 # What torch's DataLoader, its samplers and Ultralytics call it.
 _CALLED_HERE = {
@@ -41,10 +44,11 @@ def says_where(init: Callable[P, None]) -> Callable[P, None]:
     a group of options belongs.
     """
     own = inspect.signature(init).parameters
+    name = init.__qualname__.removesuffix(".__init__")
+    _parameters[name] = set(own)
 
     @wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
-        name = init.__qualname__.removesuffix(".__init__")
         for argument, value in kwargs.items():
             if argument not in own:
                 raise ArgumentError(_misplaced(name, own, argument, value))
@@ -57,16 +61,13 @@ def says_where(init: Callable[P, None]) -> Callable[P, None]:
 
 def options(made: type[T]) -> type[T]:
     """Makes a dataclass say where an argument belongs that it does not have."""
+    _classes[made.__name__] = made
     made.__init__ = says_where(made.__init__)  # type: ignore[method-assign]
     return made
 
 
-def _class(name: str) -> Any:
-    return resolve_name(f"yolodata:{name}")
-
-
 def _check_kind(argument: str, value: Any) -> None:
-    group = _class(_GROUPS[argument])
+    group = _classes[_GROUPS[argument]]
     if value is None or isinstance(value, group):
         return
     names = [field.name for field in fields(group)]
@@ -87,8 +88,7 @@ def _check_kind(argument: str, value: Any) -> None:
 def _misplaced(name: str, own: Mapping[str, Any], argument: str, value: Any) -> str:
     """The message: which class has this argument, and how it is given to a loader."""
     message = f"{name} has no argument {argument}"
-    has = {loader: set(inspect.signature(_class(loader)).parameters) for loader in _LOADERS}
-    has |= {kind: {field.name for field in fields(_class(kind))} for kind in _GROUPS.values()}
+    has = {one: _parameters.get(one, set()) - {"self"} for one in (*_LOADERS, *_GROUPS.values())}
     wanted = _CALLED_HERE.get(argument, argument)
     if not any(wanted in names for names in has.values()):
         close = get_close_matches(argument, set().union(*has.values()), 1)
