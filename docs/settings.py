@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from yolodata.settings import page
+from yolodata.cli import parsers
+from yolodata.settings_cli import page
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -36,7 +37,7 @@ explains in one message that begins with `yolodata: `; 130 is an interruption. `
 
 def main(arguments: list[str]) -> int:
     """Carries out the command line; 1 if --check finds an old page."""
-    made = HEAD + page()
+    made = HEAD + page(parsers())
     if arguments == ["--check"]:
         if PAGE.read_text(encoding="utf-8") == made:
             return 0

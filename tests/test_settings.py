@@ -16,14 +16,14 @@ import pytest
 
 import yolodata
 from yolodata.arguments import split_arguments
-from yolodata.cli import COMMANDS, main, parser_of
+from yolodata.cli import COMMANDS, main, parser_of, parsers
 from yolodata.documented import Setting, as_words, settings_of
 from yolodata.ingest import pack
-from yolodata.settings import ENVIRONMENT, groups
+from yolodata.settings_cli import ENVIRONMENT, groups
 from yolodata.train import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL = list(groups())
+ALL = list(groups(parsers()))
 CLASSES = [getattr(yolodata, name) for name in yolodata.__all__ if name[0].isupper()]
 OPTIONS = [one for one in CLASSES if is_dataclass(one)]
 VARIABLE = re.compile(r"""(?:environ|getenv)\b.{0,8}["'](YOLODATA_\w+)""")
@@ -155,7 +155,8 @@ def test_the_command_prints_what_was_asked_for(capsys: pytest.CaptureFixture[str
 
 def test_importing_the_table_is_quick() -> None:
     """`yolodata train --help` does not wait for torch."""
-    code = "import sys, yolodata.settings as s; list(s.groups()); print('torch' in sys.modules)"
+    code = "import sys, yolodata.settings_cli as s; from yolodata.cli import parsers; "
+    code += "list(s.groups(parsers())); print('torch' in sys.modules)"
     done = subprocess.run(
         ["python", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

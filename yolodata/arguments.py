@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from yolodata.checks import nearest
-from yolodata.documented import Setting
+from yolodata.documented import Group, Setting
 from yolodata.errors import ConfigError
 
 ANY_NAME = "NAME=VALUE"
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         examples: command lines that `--help` shows; tests parse them.
-        more: makes what `--help` shows behind the arguments.
+        more: settings that its words may be of, which `--help` shows behind the arguments.
         kwargs: see `argparse.ArgumentParser`.
     """
 
@@ -63,12 +63,12 @@ class Parser(argparse.ArgumentParser):
         self,
         *args: Any,
         examples: Sequence[str] = (),
-        more: Callable[[], str] | None = None,
+        more: Callable[[], Iterable[Group]] = tuple,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self.examples = tuple(examples)
-        self._more = more
+        self.more = more
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError, where argparse would end the process in words of its own."""
@@ -83,8 +83,7 @@ class Parser(argparse.ArgumentParser):
         lines = [super().format_help()]
         for action, text in zip(self._actions, plain, strict=True):
             action.help = text
-        if self._more is not None:
-            lines.append(self._more())
+        lines += [group.text() for group in self.more()]
         if self.examples:
             lines += ["examples:", *(f"  {example}" for example in self.examples), ""]
         return "\n".join(lines)

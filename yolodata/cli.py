@@ -1,21 +1,13 @@
-"""The `yolodata` command: finds the subcommand and reports errors; the work is done elsewhere."""
+"""The `yolodata` command: finds the subcommand; the work is done elsewhere."""
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib import import_module
+from collections.abc import Iterator, Sequence
 
-from yolodata import __version__
+from yolodata import __version__, command
 from yolodata.arguments import Parser
 from yolodata.checks import nearest
-from yolodata.errors import ConfigError, YolodataError, lacking
-from yolodata.isolation import working_folder
-from yolodata.redaction import hide_secrets, redacted
-from yolodata.terminal import cut, open_closed, printable, spell_out
+from yolodata.errors import ConfigError
 
 # Subcommand -> (module with `add_parser`, help). Only the module of the one in use is imported.
 # Its examples are an argument of `add_parser`: see `arguments.Parser`.
@@ -47,7 +39,7 @@ COMMANDS = {
         "train on other machines: Slurm, Kubernetes, SkyPilot",
     ),
     "cost": ("yolodata.cost.cost_cli", "say what training costs, in hours and money"),
-    "settings": ("yolodata.settings", "list all settings: name, default, meaning, example"),
+    "settings": ("yolodata.settings_cli", "list all settings: name, default, meaning, example"),
 }
 
 _OVERVIEW = """\
@@ -70,74 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 what the subcommand says (damage found, say), 2 wrong arguments or an error
     that yolodata explains, 130 an interruption.
     """
-    open_closed()
-    spell_out()
-    words = list(sys.argv[1:] if argv is None else argv)
-    hide_secrets()
-    status = _explained(words)
-    try:
-        sys.stdout.flush()  # or else Python does it at its end, and has a status of its own
-    except OSError as error:
-        _drop_output()
-        if not isinstance(error, BrokenPipeError):
-            print(f"yolodata: the output cannot be written ({error})", file=sys.stderr)
-            return 2
-    return status
-
-
-def _drop_output() -> None:
-    """Lets go of what stdout holds and nobody takes, which Python would try to write again."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _explained(words: list[str]) -> int:
-    try:
-        return _run(words)
-    except YolodataError as error:
-        print("yolodata: " + cut(printable(redacted(error), keep="\n")), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:  # which may say how to go on
-        print("; ".join(("yolodata: interrupted", *map(str, stop.args))), file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output (head, say) has gone
-        return 0
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            print(
-                "yolodata: a path, or a name in it, is longer than the system takes; give a "
-                f"shorter one, got {printable(redacted(error.filename))[:200]}", file=sys.stderr,
-            )  # fmt: skip
-            return 2
-        if not lacking(error):
-            raise
-        print(f"yolodata: {lacking(error)} ({redacted(error)})", file=sys.stderr)
-        return 2
+    return command.run(_run, argv)
 
 
 def _run(words: list[str]) -> int:
-    command, words = words[0] if words else "help", words[1:]
-    if command in ("help", "--help", "-h"):
+    name, words = words[0] if words else "help", words[1:]
+    if name in ("help", "--help", "-h"):
         if not words:  # alone, `yolodata` is a question and no mistake: status 0
             print(overview(), end="")
             return 0
-        command, words = words[0], ["--help"]
-    if command in ("version", "--version", "-V"):
+        name, words = words[0], ["--help"]
+    if name in ("version", "--version", "-V"):
         if words:
             raise ConfigError(f"`yolodata version` takes nothing, got {words[0]!r}")
         print(f"yolodata {__version__}")
         return 0
-    parser = parser_of(command)
-    if not working_folder():  # torch, for one, ends without a word of it
-        raise ConfigError("the folder of this shell was removed; change to another one (cd)")
-    try:
-        args = parser.parse_args(words)
-    except SystemExit as end:  # argparse has printed the help
-        return int(end.code or 0)
-    from yolodata.shards.mapping import explaining_cut_off
-
-    with explaining_cut_off(2):
-        return int(args.run(args) or 0)
+    return command.run_words(parser_of(name), words)
 
 
 def overview() -> str:
@@ -146,18 +86,23 @@ def overview() -> str:
     return _OVERVIEW.format(version=__version__, commands=commands)
 
 
-def parser_of(command: str) -> Parser:
+def parsers() -> Iterator[Parser]:
+    """Yields the parsers of all subcommands, in the order of the overview."""
+    return map(parser_of, COMMANDS)
+
+
+def parser_of(name: str) -> Parser:
     """Returns the parser of a subcommand.
 
     Raises:
         ConfigError: there is no such subcommand.
     """
-    if command not in COMMANDS:
+    if name not in COMMANDS:
         raise ConfigError(
-            f"there is no command {command!r}{nearest(command, COMMANDS)}; there are "
+            f"there is no command {name!r}{nearest(name, COMMANDS)}; there are "
             f"{', '.join(COMMANDS)}, as in `yolodata {next(iter(COMMANDS))} --help`"
         )
-    subparsers = Parser(prog="yolodata").add_subparsers()
-    import_module(COMMANDS[command][0]).add_parser(subparsers)
-    found: Parser = subparsers.choices[command]
+    found = command.parser_of(name, COMMANDS[name][0])
+    if name == "settings":  # which lists those of all, and is named here: it does not import this
+        found.set_defaults(parsers=parsers)
     return found

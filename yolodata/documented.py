@@ -1,4 +1,4 @@
-"""Settings of a class, as its docstring describes them.
+"""Settings: groups of them as they are shown, and those of a class, as its docstring has them.
 
 An entry of `Args:` or `Attributes:` is `name: meaning (`name=value`).`; the parenthesis is an
 example, in Python. `a, b: …` describes two settings. What takes no part in the signature is no
@@ -11,6 +11,7 @@ import ast
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -28,6 +29,36 @@ class Setting(NamedTuple):
     default: str  # "" is none: it has to be given
     meaning: str
     example: str  # NAME=VALUE
+
+
+class Group(NamedTuple):
+    """Settings that are given in the same place."""
+
+    title: str
+    where: str  # how they are given
+    settings: list[Setting]
+
+    def text(self) -> str:
+        """Returns it for a terminal."""
+        lines = textwrap.wrap(f"{self.title}: {self.where}".replace("`", ""), 98)
+        for setting in self.settings:
+            default = f"default {setting.default}, " if setting.default else ""
+            lines.append(f"  {setting.name}  ({default}e.g. {setting.example})")
+            lines += textwrap.wrap(
+                setting.meaning.replace("`", ""), 98,
+                initial_indent=" " * 6, subsequent_indent=" " * 6,
+            )  # fmt: skip
+        return "\n".join([*lines, ""])
+
+    def markdown(self) -> str:
+        """Returns it as a section with a table."""
+        lines = [f"## {self.title}", "", f"{self.where}.", ""]
+        lines += ["| name | default | meaning | example |", "| --- | --- | --- | --- |"]
+        for setting in self.settings:
+            default = f"`{setting.default}`" if setting.default else "must be given"
+            meaning = setting.meaning.replace("|", "\\|")
+            lines.append(f"| `{setting.name}` | {default} | {meaning} | `{setting.example}` |")
+        return "\n".join([*lines, ""])
 
 
 def settings_of(documented: type) -> list[Setting]:

@@ -7,34 +7,24 @@ of classes are their docstrings'.
 from __future__ import annotations
 
 import argparse
-import textwrap
-from collections.abc import Iterator
-from importlib import import_module
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from yolodata.cli import COMMANDS, parser_of
+import yolodata
+from yolodata.arguments import Parser
 from yolodata.dali.compilers import DEFAULT_ARCHS
-from yolodata.documented import Setting, as_words, settings_of
+from yolodata.documented import Group, Setting, settings_of
 from yolodata.errors import ConfigError
 
-
-class Group(NamedTuple):
-    """Settings that are given in the same place."""
-
-    title: str
-    where: str  # how they are given
-    settings: list[Setting]
-
-
-# Classes whose settings are written in Python: where they are, and what they are for.
+# Classes of `yolodata` whose settings are written in Python, and what they are for.
 _CLASSES = {
-    "Loader": ("yolodata", "training batches"),
-    "ValidationLoader": ("yolodata", "validation batches"),
-    "LabelOptions": ("yolodata", "`labels=` of both loaders"),
-    "EpochOptions": ("yolodata", "`epochs=` of `Loader`"),
-    "ReadOptions": ("yolodata", "`reading=` of both loaders"),
-    "DeviceOptions": ("yolodata", "`device=` of both loaders"),
-    "Ranks": ("yolodata", "`ranks=` of both loaders"),
+    "Loader": "training batches",
+    "ValidationLoader": "validation batches",
+    "LabelOptions": "`labels=` of both loaders",
+    "EpochOptions": "`epochs=` of `Loader`",
+    "ReadOptions": "`reading=` of both loaders",
+    "DeviceOptions": "`device=` of both loaders",
+    "Ranks": "`ranks=` of both loaders",
 }
 
 ENVIRONMENT = [
@@ -108,48 +98,21 @@ ENVIRONMENT = [
 ]
 
 
-def groups() -> Iterator[Group]:
-    """Yields all settings."""
-    for command in COMMANDS:
-        settings = parser_of(command).settings()
+def groups(parsers: Iterable[Parser]) -> Iterator[Group]:
+    """Yields all settings.
+
+    Args:
+        parsers: of all commands; `cli` knows them, and hands them in.
+    """
+    parsers = list(parsers)
+    for parser in parsers:
+        settings = parser.settings()
         if settings:
-            yield Group(f"yolodata {command}", "`--name value` or `name=value`", settings)
-    train = import_module("yolodata.train.settings").TrainSettings
-    yield Group(
-        "yolodata train, yolodata val",
-        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value` (`val`: folder, "
-        "codec, reencode, keep_files, threads, workers, check, max_unreadable and pin); in Python "
-        "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `metrics`",
-        [as_words(setting, "yolodata.") for setting in settings_of(train)],
-    )
-    launch = import_module("yolodata.launch.systems")
-    for system in launch.SYSTEMS:
-        yield Group(
-            f"yolodata launch {system} train",
-            "`name=value`, beside arguments of `yolodata train`",
-            [as_words(setting) for setting in settings_of(launch.options_of(system))],
-        )
-    validation = import_module("yolodata.ultralytics.settings")
-    yield Group(
-        "yolodata val",
-        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value`; in Python "
-        "`validator=yolodata.DetectionValidator.configure(name=value)`",
-        [
-            as_words(setting, "yolodata.")
-            for setting in settings_of(validation.Settings)
-            if setting.name in validation.OF_VALIDATION
-        ],
-    )
-    augment = import_module("yolodata.pipeline.config").AugmentConfig
-    yield Group(
-        "augmentation",
-        "`yolodata train name=value`, `yolodata view --augment name=value`, `yolodata bench "
-        "name=value`; in Python `AugmentConfig(name=value)`",
-        [as_words(setting) for setting in settings_of(augment)],
-    )
-    for name, (module, what) in _CLASSES.items():
-        documented = getattr(import_module(module), name)
-        yield Group(f"{name}(...)", f"Python: {what}", settings_of(documented))
+            yield Group(parser.prog, "`--name value` or `name=value`", settings)
+    for parser in parsers:
+        yield from parser.more()
+    for name, what in _CLASSES.items():
+        yield Group(f"{name}(...)", f"Python: {what}", settings_of(getattr(yolodata, name)))
     yield Group("environment variables", "`NAME=value` before the command", ENVIRONMENT)
 
 
@@ -178,52 +141,26 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `yolodata settings`."""
-    found = list(_with_word(args.word))
+    found = list(_with_word(args.word, args.parsers()))
     if not found:
         raise ConfigError(
             f"no setting has {args.word!r} in its name; `yolodata settings` lists all"
         )
-    print("\n".join((_markdown if args.markdown else _text)(group) for group in found), end="")
+    shown = (group.markdown() if args.markdown else group.text() for group in found)
+    print("\n".join(shown), end="")
     return 0
 
 
-def listed(*titles: str) -> str:
-    """Returns the groups whose titles begin so, as `--help` shows them."""
-    return "\n".join(_text(group) for group in groups() if group.title.startswith(titles))
+def page(parsers: Iterable[Parser]) -> str:
+    """Returns all tables in Markdown; `parsers` as for `groups`."""
+    return "\n".join(group.markdown() for group in groups(parsers))
 
 
-def page() -> str:
-    """Returns all tables in Markdown."""
-    return "\n".join(_markdown(group) for group in groups())
-
-
-def _with_word(word: str) -> Iterator[Group]:
-    for group in groups():
+def _with_word(word: str, parsers: Iterable[Parser]) -> Iterator[Group]:
+    for group in groups(parsers):
         if word in group.title:
             yield group
             continue
         settings = [setting for setting in group.settings if word in setting.name]
         if settings:
             yield group._replace(settings=settings)
-
-
-def _text(group: Group) -> str:
-    lines = [f"{group.title}: {group.where}".replace("`", "")]
-    lines = textwrap.wrap(lines[0], 98)
-    for setting in group.settings:
-        default = f"default {setting.default}, " if setting.default else ""
-        lines.append(f"  {setting.name}  ({default}e.g. {setting.example})")
-        lines += textwrap.wrap(
-            setting.meaning.replace("`", ""), 98, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
-    return "\n".join([*lines, ""])
-
-
-def _markdown(group: Group) -> str:
-    lines = [f"## {group.title}", "", f"{group.where}.", ""]
-    lines += ["| name | default | meaning | example |", "| --- | --- | --- | --- |"]
-    for setting in group.settings:
-        default = f"`{setting.default}`" if setting.default else "must be given"
-        meaning = setting.meaning.replace("|", "\\|")
-        lines.append(f"| `{setting.name}` | {default} | {meaning} | `{setting.example}` |")
-    return "\n".join([*lines, ""])

@@ -8,6 +8,6 @@ from yolodata.isolation import leave_working_folder
 
 if __name__ == "__main__":
     leave_working_folder()
-    from yolodata.cli import main
+    from yolodata.command import run_module
 
-    sys.exit(main(["bench", *sys.argv[1:]]))
+    sys.exit(run_module("bench", "yolodata.bench.benchmark"))

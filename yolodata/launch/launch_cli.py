@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from yolodata.arguments import ANY_NAME, literal, split_arguments
 from yolodata.checks import nearest
+from yolodata.documented import Group, as_words, settings_of
 from yolodata.errors import ConfigError
 from yolodata.launch.job import Job, Options
 from yolodata.launch.systems import SYSTEMS, module_of, options_of
@@ -54,10 +55,13 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _options() -> str:
-    from yolodata.settings import listed
-
-    return listed("yolodata launch ")
+def _options() -> Iterator[Group]:
+    for system in SYSTEMS:
+        yield Group(
+            f"yolodata launch {system} train",
+            "`name=value`, beside arguments of `yolodata train`",
+            [as_words(setting) for setting in settings_of(options_of(system))],
+        )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from yolodata.arguments import split_arguments
 from yolodata.checks import shown
+from yolodata.documented import Group, as_words, settings_of
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.redaction import redacted
 from yolodata.terminal import printable
@@ -56,10 +58,22 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _settings() -> str:
-    from yolodata.settings import listed
+def _settings() -> Iterator[Group]:
+    from yolodata.pipeline.config import AugmentConfig
+    from yolodata.train.settings import TrainSettings
 
-    return listed("yolodata train", "augmentation")
+    yield Group(
+        "yolodata train",
+        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value`; in Python "
+        "`trainer=yolodata.DetectionTrainer.configure(name=value)`, up to `metrics`",
+        [as_words(setting, "yolodata.") for setting in settings_of(TrainSettings)],
+    )
+    yield Group(
+        "augmentation",
+        "`yolodata train name=value`, `yolodata view --augment name=value`, `yolodata bench "
+        "name=value`; in Python `AugmentConfig(name=value)`",
+        [as_words(setting) for setting in settings_of(AugmentConfig)],
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from yolodata.arguments import split_arguments
+from yolodata.documented import Group, as_words, settings_of
 from yolodata.errors import ConfigError
-from yolodata.ultralytics.settings import Settings
+from yolodata.ultralytics.settings import OF_VALIDATION, Settings
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,15 +20,14 @@ def add_parser(subparsers: Any) -> None:
         description="Arguments are those of `yolo val`, as NAME=VALUE: model=best.pt "
         "data=coco.yaml split=val conf=0.001. data is a folder that `yolodata shard` wrote, or a "
         "dataset, which is packed as for training; without it, that of the model's training. "
-        "Settings of yolodata are written yolodata.NAME=VALUE: folder, codec, reencode, "
-        "keep_files, threads, workers, check, max_unreadable, pin; "
-        "`yolodata settings 'yolodata val'` says more. "
+        "Settings of yolodata are written yolodata.NAME=VALUE: yolodata.codec=jpeg. "
         "Metrics are Ultralytics' own on the original dataset, to the last bit, but with reencode.",
         examples=(
             "yolodata val model=runs/detect/train/weights/best.pt",
             "yolodata val model=best.pt data=coco.shards split=test",
             "yolodata val --model best.pt --data coco.yaml --imgsz 640 --yolodata.codec jpeg",
         ),
+        more=_settings,
     )
     parser.add_argument(
         "arguments",
@@ -35,6 +36,19 @@ def add_parser(subparsers: Any) -> None:
         help="an argument of Ultralytics, or yolodata.NAME=VALUE",
     )
     parser.set_defaults(run=run)
+
+
+def _settings() -> Iterator[Group]:
+    yield Group(
+        "yolodata val",
+        "`yolodata.name=value`, beside Ultralytics' own arguments `name=value`; in Python "
+        "`validator=yolodata.DetectionValidator.configure(name=value)`",
+        [
+            as_words(setting, "yolodata.")
+            for setting in settings_of(Settings)
+            if setting.name in OF_VALIDATION
+        ],
+    )
 
 
 def run(args: argparse.Namespace) -> int:
