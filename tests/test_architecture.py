@@ -30,6 +30,7 @@ ARROWS = {
     "telemetry": set(),
     "terminal": set(),
     "topology": {"machine"},
+    "version": set(),
     "isolation": set(),
     "_native": set(),
     "images": {"_native"},
@@ -114,6 +115,7 @@ EVERYWHERE = {
     "telemetry",
     "terminal",
     "topology",
+    "version",
 }
 
 
