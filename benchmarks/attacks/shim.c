@@ -37,7 +37,7 @@ static int shortened;              /* groups that are shortened */
 static _Atomic long seen;          /* calls of the groups, since they were armed */
 
 static _Atomic long memory_left = -1; /* allocations until one fails; negative: none does */
-static size_t memory_least; /* bytes that an allocation has to have to count */
+static size_t memory_least;           /* bytes that an allocation has to have to count */
 
 void shim_log(int fd, const char* below) {
   snprintf(prefix, sizeof prefix, "%s", below);
