@@ -1,6 +1,6 @@
 """What an image can do: README's job, training, an interruption; also as a SIF.
 
-python benchmarks/image.py localhost/yolodata:0.2.0 --json benchmarks/results/image.json
+python benchmarks/image.py localhost/yolodata:0.3.0 --json benchmarks/results/image.json
 python benchmarks/image.py yolodata.sif --no-bench --json benchmarks/results/image-sif.json
 
 Each container has a read-only root, no network, and a user id that the image does not know. It

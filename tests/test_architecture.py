@@ -36,6 +36,7 @@ EVERYWHERE = {
     "telemetry",
     "terminal",
     "topology",
+    "version",
 }
 
 # Room -> rooms that it imports: lazily, for types alone and by string, too. `__init__` is the file
@@ -49,6 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "mounts": set(),
     "overlay": set(),
     "terminal": set(),
+    "version": set(),
     "cgroup": {"mounts"},
     "checks": {"errors"},
     "documented": {"errors"},
@@ -58,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     "topology": {"machine"},
     "plain_yaml": {"errors", "files"},
     "outputs": {"errors", "files", "folders"},
-    "telemetry": {"errors", "files", "folders"},
+    "telemetry": {"errors", "files", "folders", "version"},
     "arguments": {"checks", "documented", "errors"},
     "environment": set(),
     "images": {"_native"},

@@ -21,6 +21,7 @@ PAGES = sorted(
     for folder in ("", "docs", "yolodata", "csrc", "benchmarks", "tests", "examples", "deploy")
     for page in (ROOT / folder).glob("*.md" if folder in ("", "docs") else "**/*.md")
 )
+CODE = {".py", ".c", ".cc", ".cpp", ".cu", ".h", ".sh"}
 NAMED = ("docs/architecture.md", "docs/life-of-a-batch.md", "docs/glossary.md")
 
 
@@ -140,8 +141,16 @@ def test_required_versions_are_those_of_the_package() -> None:
 
 
 def test_each_folder_says_what_is_in_it() -> None:
-    folders = {file.parent for file in (ROOT / "yolodata").rglob("*.py")}
-    folders |= {ROOT / "benchmarks", ROOT / "tests"}
+    readmes = [page for page in PAGES if page.name == "README.md"]
+    silent = [relative(page) for page in readmes if "Not here" not in page.read_text()]
+    assert silent == ["README.md"]
+    folders = {
+        file.parent
+        for room in ("yolodata", "csrc", "benchmarks", "tests", "examples", "deploy", "docs")
+        for file in (ROOT / room).rglob("*")
+        if file.suffix in CODE
+    }
+    assert len(folders) > 50
     assert not [relative(folder) for folder in folders if not (folder / "README.md").exists()]
 
 

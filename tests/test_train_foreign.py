@@ -199,9 +199,8 @@ def test_what_says_less_than_it_holds_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_checksum_is_damaged(tmp_path: Path) -> None:
     whole = file.write(tmp_path / "checkpoints", STATE)
-    assert file.damage(whole) is None
+    file.read(whole)
     other = whole.rename(whole.with_name(f"{file.progress(whole.name)}-{'0' * 16}{file.SUFFIX}"))
-    assert "it is cut or damaged" in str(file.damage(other))
     with pytest.raises(YolodataError, match="it is cut or damaged"):
         file.read(other)
 

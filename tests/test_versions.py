@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,9 @@ import pytest
 import torch
 import ultralytics
 
+import yolodata
+from yolodata import environment
+from yolodata.telemetry.metrics import exporter
 from yolodata.ultralytics.versions import BOUNDS, complaints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,3 +97,17 @@ def test_the_documents_name_every_importer() -> None:
     paragraph = (ROOT / "README.md").read_text().rpartition("Apache-2.0.")[2]
     named = set(re.findall(r"`yolodata/(\w+)/`", paragraph))
     assert named == importers["ultralytics"]
+    line = (ROOT / "yolodata" / "README.md").read_text().rpartition("AGPL-3.0. Only ")[2]
+    assert set(re.findall(r"`(\w+)`", line.partition(" do.")[0])) == importers["ultralytics"]
+
+
+def test_the_version_is_that_of_the_code_and_not_of_an_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Metadata of an editable installation are as old as the installation."""
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.findall(r'^version = "(.*)"$', project, re.M) == [yolodata.__version__]
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.0")
+    assert environment.versions()["yolodata"] == yolodata.__version__
+    assert environment.versions()["torch"] == "0.0.0"
+    assert exporter._version("yolodata") == yolodata.__version__

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from yolodata.version import __version__ as __version__
+
 TYPE_CHECKING = False  # as type checkers know it; `typing` may be a file of the working folder
 if TYPE_CHECKING:
     from typing import Any
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
         PoseValidator,
         SegmentationValidator,
     )
-
-__version__ = "0.2.0"
 
 __all__ = [
     "AugmentConfig",

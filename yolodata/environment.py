@@ -14,8 +14,9 @@ import psutil
 from yolodata import topology
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
+from yolodata.version import __version__
 
-_PACKAGES = ("yolodata", "ultralytics", "torch", "numpy", "opencv-python", "pillow", "safetensors")
+_PACKAGES = ("ultralytics", "torch", "numpy", "opencv-python", "pillow", "safetensors")
 # Ultralytics uses it when it is there, which changes what its loader does.
 _OPTIONAL = ("albumentations", "opencv-python-headless", "nvidia-dali-cuda120",
              "nvidia-dali-cuda130", "nvidia-ml-py")  # fmt: skip
@@ -65,9 +66,10 @@ def gpu() -> dict[str, Any] | None:
 def versions() -> dict[str, str]:
     """Versions of what takes part, and `commit` of the package where a checkout has its files.
 
-    An environment within a checkout of something else (`project/.venv`) has not.
+    An environment within a checkout of something else (`project/.venv`) has not. Our own version is
+    the running code's: pip's metadata of an editable installation keep the version of that day.
     """
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "yolodata": __version__}
     for name in (*_PACKAGES, *_OPTIONAL):
         try:
             found[name] = metadata.version(name)

@@ -37,8 +37,7 @@ static int shortened;              /* groups that are shortened */
 static _Atomic long seen;          /* calls of the groups, since they were armed */
 
 static _Atomic long memory_left = -1; /* allocations until one fails; negative: none does */
-static _Atomic long memory_seen;
-static size_t memory_least; /* bytes that an allocation has to have to count */
+static size_t memory_least;           /* bytes that an allocation has to have to count */
 
 void shim_log(int fd, const char* below) {
   snprintf(prefix, sizeof prefix, "%s", below);
@@ -62,7 +61,6 @@ void shim_shorten(const char* below, int which, uint64_t seed) {
 
 void shim_memory(long after, size_t least) {
   memory_least = least;
-  memory_seen = 0;
   memory_left = after;
 }
 
@@ -73,7 +71,6 @@ void shim_off(void) {
 }
 
 long shim_seen(void) { return seen; }
-long shim_memory_seen(void) { return memory_seen; }
 
 #define REAL(name)               \
   static __typeof__(&name) real; \
@@ -231,7 +228,6 @@ extern void* __libc_memalign(size_t, size_t);
 
 static int refused(size_t size) {
   if (memory_left < 0 || size < memory_least) return 0;
-  memory_seen++;
   if (atomic_fetch_sub(&memory_left, 1) != 1) return 0;
   memory_left = -1;
   errno = ENOMEM;

@@ -54,7 +54,7 @@ def _library() -> ctypes.CDLL:
     library.shim_shorten.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64)
     library.shim_log.argtypes = (ctypes.c_int, ctypes.c_char_p)
     library.shim_memory.argtypes = (ctypes.c_long, ctypes.c_size_t)
-    library.shim_seen.restype = library.shim_memory_seen.restype = ctypes.c_long
+    library.shim_seen.restype = ctypes.c_long
     return library
 
 
@@ -84,11 +84,6 @@ def refuse_memory(after: int, least: int) -> None:
 def seen() -> int:
     """Counts the calls of the groups since `fail`."""
     return int(_library().shim_seen())
-
-
-def memory_seen() -> int:
-    """Counts the allocations since `refuse_memory`."""
-    return int(_library().shim_memory_seen())
 
 
 def off() -> None:

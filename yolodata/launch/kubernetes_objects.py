@@ -59,7 +59,7 @@ def _check(job: Job) -> None:
     if asked.image is None:
         raise ConfigError(
             "image must be given, got none; name a container image with yolodata in it "
-            "(image=registry.example.com/yolodata:0.2.0)"
+            "(image=registry.example.com/yolodata:0.3.0)"
         )
     upload = _given(job, "yolodata.upload")
     if upload is not None and is_of_a_machine(upload):

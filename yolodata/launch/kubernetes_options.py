@@ -38,7 +38,7 @@ class KubernetesOptions(Options):
     """What a job asks of Kubernetes; `nodes` are pods, one a machine as a rule.
 
     Attributes:
-        image: container image with yolodata in it (`image="registry.example.com/yolodata:0.2.0"`).
+        image: container image with yolodata in it (`image="registry.example.com/yolodata:0.3.0"`).
         namespace: where everything is made (`namespace="vision"`).
         runtime: `cluster` writes a ClusterTrainingRuntime, which needs an administrator's rights,
             `namespace` a TrainingRuntime (`runtime="namespace"`).

@@ -43,7 +43,7 @@ class AugmentConfig:
             (`translate=0.2`).
         scale: zoom is uniform in 1 - scale to 1 + scale, 0 to 1; or in an explicit (min, max),
             max 0.01 to 100 (`scale=0.9`).
-        shear: uniform in plus or minus this many degrees, 0 to below 90 (`shear=2.0`).
+        shear: uniform in plus or minus this many degrees, 0 to 89 (`shear=2.0`).
         perspective: uniform in plus or minus this, 0 to 1; 0.001 is a lot
             (`perspective=0.0005`).
         hsv_h: hue turns by up to this share of half a circle, 0 to 1 (`hsv_h=0.03`).

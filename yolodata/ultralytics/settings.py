@@ -79,10 +79,11 @@ class Settings:
         telemetry: record every step in the run folder, see docs/telemetry.md (`telemetry=False`).
         other_data: a run that is resumed may go on with another dataset than its own, see
             docs/reproducibility.md; holds for one start and is not kept (`other_data=True`).
-        metrics: where Prometheus finds metrics of each rank, see docs/monitoring.md: a port (of the
-            first rank of this machine; the next one of the next rank) or "auto" (a free one), both
-            for this machine alone or, with an interface (`"0.0.0.0:9401"`), for others; or a file
-            that ends in .prom, for node-exporter; None has none (`metrics=9401`).
+        metrics: where Prometheus finds metrics of each rank, see docs/monitoring.md; None has none.
+            A port is that of the first rank of this machine, and each further rank takes the next
+            one; "auto" is a free one. It answers this machine alone, or others if an interface
+            comes before it (`"0.0.0.0:9401"`). A file that ends in .prom is for node-exporter
+            (`metrics=9401`).
     """
 
     folder: str | None = None

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bounds:
-    """Versions of a package that were tested; a test compares them with pyproject.toml.
+    """Versions of a package that are allowed; a test compares them with pyproject.toml.
+
+    docs/versions.md says which of them were tested.
 
     Attributes:
         least: the first version of them.
@@ -53,8 +55,9 @@ BOUNDS = {
     "torch": Bounds(
         least="2.6",
         below=None,
-        kept="Training works",
-        lost="Reading a checkpoint that somebody else wrote can run their code (CVE-2025-32434)",
+        kept="Training starts and writes checkpoints",
+        lost="No checkpoint is opened, neither to resume nor to export: older ones may run code "
+        "that is hidden in a file, even with weights_only=True (CVE-2025-32434)",
     ),
 }
 
@@ -67,7 +70,7 @@ def complaints(installed: Mapping[str, str]) -> list[str]:
     """
     return [
         f"yolodata: {name} must be {bounds.specifier}, got {installed[name]}. {bounds.kept}. "
-        f"{bounds.lost}. To be as tested: pip install '{name}{bounds.specifier}'"
+        f"{bounds.lost}. To mend it: pip install '{name}{bounds.specifier}'"
         for name, bounds in BOUNDS.items()
         if not bounds.include(installed[name])
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,9 +38,6 @@ class Feed(Protocol):
     def close(self) -> None:
         """Ends what it started."""
         ...
-
-
-Opener = Callable[[], AbstractContextManager[Feed]]
 
 
 @dataclass(frozen=True)

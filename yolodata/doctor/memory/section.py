@@ -136,13 +136,13 @@ class Section:
             {name: getattr(setup.train, name) for name in ("nbs", "weight_decay", "imgsz")},
             search, ranks=ranks,
         )  # fmt: skip
-        step_ms, tried = self._changes(measured, side)
+        step_ms, tried = self._changes(measured)
         measured = replace(measured, step_ms=step_ms, changes=tried)
         saved = (third.saved - first.saved) / (third.batch - first.batch)
         activations = saved * (largest_side / side) ** 2 * setup.batch
         parts = {**held, "activations": round(activations)}
         parts |= {"temporary": max(round(model.passes(setup.batch)) - round(activations), 0)}
-        parts |= self._process(parts, measured, loader)
+        parts |= self._process(parts, measured)
         return Outcome(
             self._report(measured, parts, readings, side, loader),
             [*judge(measured), *self._host_findings(loader)],
@@ -247,7 +247,7 @@ class Section:
         own = anonymous_bytes()
         return judge_host(loader, own, host_limit(self._examination.probes), self._setup.batch)
 
-    def _changes(self, measured: Measured, side: int) -> tuple[float | None, list[Change]]:
+    def _changes(self, measured: Measured) -> tuple[float | None, list[Change]]:
         """Tries what else could be set, where the device has it."""
         if self._device.name == "cpu":
             self._not_done.append(
@@ -294,9 +294,7 @@ class Section:
             found.append(change)
         return ms, found
 
-    def _process(
-        self, parts: Mapping[str, int], measured: Measured, loader: LoaderMemory | None
-    ) -> dict[str, int]:
+    def _process(self, parts: Mapping[str, int], measured: Measured) -> dict[str, int]:
         """The parts that no tensor of training is, of the CPU's memory."""
         if self._device.name != "cpu":
             return {}

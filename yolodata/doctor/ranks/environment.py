@@ -41,7 +41,6 @@ class Place:
 
 Judged = tuple[Literal["breaks", "slow", "risk"], str] | None
 _DEFAULT_BUFFER = 4 * 2**20  # bytes; NCCL_BUFFSIZE
-_WARPS = 32  # threads; NCCL_NTHREADS is a multiple
 
 
 def _on(value: str) -> bool:

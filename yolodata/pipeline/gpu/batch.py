@@ -2,7 +2,8 @@
 
 The host only plans. What it made for a batch, render tasks and labels, goes to the device in one
 piece of page-locked memory; then the renderer and an event are enqueued. The consumer's stream
-waits for the event. The host waits for nothing but plans and, with JPEG shards, decoded images.
+waits for the event. The consumer and the prefetch thread wait for nothing but plans and, with
+JPEG shards, decoded images.
 """
 
 from __future__ import annotations

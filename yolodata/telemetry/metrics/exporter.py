@@ -22,6 +22,7 @@ from yolodata.telemetry.metrics.destination import LOCALHOST, Address, TextFile
 from yolodata.telemetry.metrics.gpu import GpuLevels
 from yolodata.telemetry.metrics.totals import Totals
 from yolodata.telemetry.step_row import StepRow, read_steps
+from yolodata.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -250,6 +251,8 @@ class Exporter:
 
 
 def _version(package: str) -> str:
+    if package == "yolodata":  # pip's metadata of an editable installation may be older
+        return __version__
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # not installed, or a bare checkout

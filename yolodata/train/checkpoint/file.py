@@ -167,15 +167,6 @@ def check_torch() -> None:
         )
 
 
-def damage(path: Path) -> str | None:
-    """Says what is wrong with a checkpoint file; None if it is whole."""
-    try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            return _damage(path.name, file)
-    except OSError as error:
-        return f"it cannot be read ({error})"
-
-
 def _damage(name: str, file: BinaryIO) -> str | None:
     expected = checksum_in(name)
     if expected is None:
