@@ -39,7 +39,6 @@ struct Warp {
   const float* m;
   bool perspective;
 
-  // Points are x, y and whatever else fits into the stride.
   void operator()(std::vector<float>& points, std::size_t stride) const {
     warp_points(m, perspective, points.data(), points.size() / stride, stride);
   }
@@ -72,10 +71,11 @@ Box place(const float* xywh, const Tile& tile) {
 // Points that an outline is given where only its box matters, before it is clipped.
 constexpr std::size_t kOutlinePoints = 1000;
 
-void to_canvas(std::vector<float>& points, const Tile& tile) {
+// Points are x, y and whatever else fits into the stride.
+void to_canvas(std::vector<float>& points, const Tile& tile, std::size_t stride = 2) {
   const float w = static_cast<float>(tile.width), h = static_cast<float>(tile.height);
   const float x0 = static_cast<float>(tile.x0), y0 = static_cast<float>(tile.y0);
-  for (std::size_t i = 0; i < points.size(); i += 2) {
+  for (std::size_t i = 0; i < points.size(); i += stride) {
     points[i] = points[i] * w + x0;
     points[i + 1] = points[i + 1] * h + y0;
   }
@@ -163,10 +163,7 @@ void clip_keypoints(std::vector<float>& points, float width, float height) {
 std::vector<float> place_keypoints(std::span<const float> keypoints, const Tile& tile,
                                    const Box* canvas) {
   std::vector<float> points(keypoints.begin(), keypoints.end());
-  for (std::size_t i = 0; i < points.size(); i += 3) {
-    points[i] = points[i] * static_cast<float>(tile.width) + static_cast<float>(tile.x0);
-    points[i + 1] = points[i + 1] * static_cast<float>(tile.height) + static_cast<float>(tile.y0);
-  }
+  to_canvas(points, tile, 3);
   if (canvas != nullptr) clip_keypoints(points, canvas->x2, canvas->y2);
   return points;
 }
