@@ -223,8 +223,13 @@ YD_HD std::int32_t scaled(std::int32_t number, std::int32_t reciprocal) {
   return (number * reciprocal + 2048) >> 12;
 }
 
-YD_HD std::int32_t hue_reciprocal(std::int32_t range) { return reciprocal(122880.0f, range); }
-YD_HD std::int32_t saturation_reciprocal(std::int32_t top) { return reciprocal(1044480.0f, top); }
+inline constexpr std::int32_t kHueNumerator = 30 << 12, kSaturationNumerator = 255 << 12;
+YD_HD std::int32_t hue_reciprocal(std::int32_t range) {
+  return reciprocal(static_cast<float>(kHueNumerator), range);
+}
+YD_HD std::int32_t saturation_reciprocal(std::int32_t top) {
+  return reciprocal(static_cast<float>(kSaturationNumerator), top);
+}
 
 // Where a pixel lies on the circle of hues, in units of 60 degrees by `range`; negative for
 // magentas.

@@ -11,8 +11,8 @@
 
 namespace yolodata {
 
-inline constexpr float kRowsAhead =
-    8;  // with flipud the rows come in the other order; then it helps less
+// In rows. With flipud they come in the other order; then it helps less.
+inline constexpr float kPrefetchDistance = 8;
 
 // Rows of any layer: rotation, shear, perspective.
 class GeneralWarp {
@@ -26,8 +26,10 @@ class GeneralWarp {
     wx_.resize(count);
     wy_.resize(count);
     // A slanted row touches many rows of the image; processors do not foresee that.
-    down_x_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[1], -8.0f, 8.0f));
-    down_y_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[4], -8.0f, 8.0f));
+    down_x_ =
+        static_cast<std::int64_t>(kPrefetchDistance * std::clamp(layer.inverse[1], -8.0f, 8.0f));
+    down_y_ =
+        static_cast<std::int64_t>(kPrefetchDistance * std::clamp(layer.inverse[4], -8.0f, 8.0f));
     from_ = unflip(begin, width, fliplr);
     step_ = fliplr ? -1 : 1;
     for (int i = 0; i < layer.tile_count; ++i) hidden_[i] = is_hidden(i);
@@ -163,7 +165,7 @@ class GeneralWarp {
   const LayerSources& sources_;
   std::int32_t begin_, end_;
   std::int32_t from_, step_;      // first column before the flip, and the way from there
-  std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kRowsAhead later
+  std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kPrefetchDistance later
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
   std::vector<float> wx_, wy_;
