@@ -5,7 +5,6 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
 
 #include "ingest/jpeg_header.h"
 

@@ -1,7 +1,6 @@
 #include "jpeg/huffman.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "jpeg/segments.h"
 

@@ -5,7 +5,6 @@
 #include <numbers>
 #include <stdexcept>
 #include <utility>
-#include <vector>
 
 #include "core/geometry.h"
 #include "core/permute.h"

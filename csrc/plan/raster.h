@@ -6,7 +6,6 @@
 // rule, where edges cross it in 16.16 fixed point. Self-crossing polygons have holes.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>

@@ -15,7 +15,7 @@
 
 namespace yolodata {
 
-// Columns [begin, end) of a canvas row that show one tile (or none: -1).
+// Columns [begin, end) of a canvas row that show one tile, or kNoTile.
 struct Span {
   std::int32_t begin, end;
   int tile;

@@ -78,11 +78,11 @@ class GeneralWarp {
   // is left out: two bytes after a pixel are then its image's.
   Region region_at(std::int32_t x, std::int32_t y) const {
     constexpr std::int32_t kLeast = INT32_MIN, kMost = INT32_MAX;
-    if (x < -1) return {kLeast, kLeast, -1, kMost, -1};  // also where there is no number
-    if (y < -1) return {kLeast, kLeast, kMost, -1, -1};
-    if (x >= layer_.width) return {layer_.width, kLeast, kMost, kMost, -1};
-    if (y >= layer_.height) return {kLeast, layer_.height, kMost, kMost, -1};
-    if (x < 0 || y < 0) return {x, y, x, y, -1};
+    if (x < -1) return {kLeast, kLeast, -1, kMost, kNoTile};  // also where there is no number
+    if (y < -1) return {kLeast, kLeast, kMost, -1, kNoTile};
+    if (x >= layer_.width) return {layer_.width, kLeast, kMost, kMost, kNoTile};
+    if (y >= layer_.height) return {kLeast, layer_.height, kMost, kMost, kNoTile};
+    if (x < 0 || y < 0) return {x, y, x, y, kNoTile};
     const int top = tile_at(layer_, x, y);
     if (top >= 0 && !hidden_[top]) {
       const Tile& tile = layer_.tiles[top];
