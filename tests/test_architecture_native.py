@@ -18,8 +18,8 @@ ARROWS: dict[str, set[str]] = {
     "render": {"core", "plan"},
     "filters": {"core", "render"},
     "engine": {"plan", "render"},
-    "ingest": set(),
     "jpeg": {"core"},
+    "ingest": {"jpeg"},
     "dali": {"plan", "render"},
     "bind": {"core", "plan", "render", "filters", "engine", "ingest", "jpeg"},
 }

@@ -6,6 +6,8 @@ from typing import Annotated
 import numpy
 from numpy.typing import NDArray
 
+FILL: int = 114
+
 def cuda_build() -> str: ...
 def instruction_set() -> str: ...
 
@@ -399,6 +401,9 @@ def draws_below(
     """
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+
+MOST_SCANS: int = 100
+
 def ordinary_labels(
     text: bytes, classes: int, keypoints: int, dims: int
 ) -> (

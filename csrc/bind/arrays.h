@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -31,6 +32,15 @@ std::shared_ptr<void> keep(const T&... owners) {
 
 inline void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
+}
+
+// Memory that holds objects of a type, whose name is for messages.
+template <typename T>
+T* aligned(void* memory, const char* name) {
+  if (reinterpret_cast<std::uintptr_t>(memory) % alignof(T) != 0)
+    throw std::invalid_argument(std::string("memory for ") + name + " must be aligned to " +
+                                std::to_string(alignof(T)) + " bytes");
+  return static_cast<T*>(memory);
 }
 
 // Gives a vector to NumPy, without a copy.

@@ -1,13 +1,13 @@
-#include "bind/device.h"
-
 #include <nanobind/stl/string.h>
 
+#include <span>
 #include <stdexcept>
 #include <string>
 
 #include "bind/arrays.h"
-#include "engine/split_task.h"
+#include "bind/bind.h"
 #include "render/render.h"
+#include "render/render_task.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -25,36 +25,33 @@ Output output_at(std::uintptr_t address, const std::string& dtype, bool channels
 }
 
 const RenderTask* tasks_at(std::uintptr_t address) {
-  if (address % alignof(RenderTask) != 0)
-    throw std::invalid_argument("memory for render tasks must be aligned to 16 bytes");
-  return reinterpret_cast<const RenderTask*>(address);
+  return aligned<RenderTask>(reinterpret_cast<void*>(address), "render tasks");
 }
 
 using RenderTasks = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-std::size_t count_tasks(const RenderTasks& memory) {
+std::span<RenderTask> tasks_in(const RenderTasks& memory) {
   require(memory.shape(0) % sizeof(RenderTask) == 0, "memory must hold whole render tasks");
-  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(RenderTask) == 0,
-          "memory for render tasks must be aligned to 16 bytes");
-  return memory.shape(0) / sizeof(RenderTask);
+  return {aligned<RenderTask>(memory.data(), "render tasks"), memory.shape(0) / sizeof(RenderTask)};
 }
 
 // Writes the halves of some render tasks of a batch.
 void split_render_tasks(const RenderTasks& tasks, const Positions& which,
                         const Column<std::uint64_t>& pictures, const RenderTasks& placed,
                         const RenderTasks& finished) {
-  const std::size_t count = which.shape(0), all = count_tasks(tasks);
-  require(
-      pictures.shape(0) == count && count_tasks(placed) == count && count_tasks(finished) == count,
-      "every render task needs an address of its picture, and room for both its halves");
+  const std::size_t count = which.shape(0);
+  const std::span<RenderTask> from = tasks_in(tasks), first = tasks_in(placed),
+                              second = tasks_in(finished);
+  require(pictures.shape(0) == count && first.size() == count && second.size() == count,
+          "every render task needs an address of its picture, and room for both its halves");
   for (std::size_t i = 0; i < count; ++i) {
     const std::int64_t at = which.data()[i];
-    require(at >= 0 && static_cast<std::size_t>(at) < all, "there is no such render task");
+    require(at >= 0 && static_cast<std::size_t>(at) < from.size(), "there is no such render task");
     const TaskHalves halves =
-        split_colour(reinterpret_cast<const RenderTask*>(tasks.data())[at],
+        split_colour(from[static_cast<std::size_t>(at)],
                      reinterpret_cast<const std::uint8_t*>(pictures.data()[i]));
-    reinterpret_cast<RenderTask*>(placed.data())[i] = halves.placed;
-    reinterpret_cast<RenderTask*>(finished.data())[i] = halves.finished;
+    first[i] = halves.placed;
+    second[i] = halves.finished;
   }
 }
 

@@ -1,5 +1,3 @@
-#include "bind/engine.h"
-
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
 #include "bind/label_table.h"
 #include "bind/labels.h"
 #include "engine/cut_off.h"
@@ -43,9 +42,7 @@ std::vector<SampleId> sample_ids(std::uint64_t seed, std::uint32_t epoch,
   ids.reserve(positions.shape(0));
   for (std::size_t i = 0; i < positions.shape(0); ++i) {
     const std::int64_t position = positions.data()[i];
-    if (position < 0 || position >= table.images)
-      throw std::out_of_range("position " + std::to_string(position) + " is outside an epoch of " +
-                              std::to_string(table.images) + " images; positions count from 0");
+    check_position(position, table.images);
     ids.push_back({seed, epoch, static_cast<std::uint64_t>(position)});
   }
   return ids;
@@ -66,9 +63,7 @@ void set_target(Job::Request& request, const Memory& out, std::size_t batch, int
   if (pictures) {
     request.out = out.data();
   } else if (out.ndim() == 1 && out.shape(0) == batch * sizeof(RenderTask)) {
-    require(reinterpret_cast<std::uintptr_t>(out.data()) % alignof(RenderTask) == 0,
-            "memory for render tasks must be aligned to 16 bytes");
-    request.render_tasks = reinterpret_cast<RenderTask*>(out.data());
+    request.render_tasks = aligned<RenderTask>(out.data(), "render tasks");
   } else {
     throw std::invalid_argument("out must be uint8 of shape (" + std::to_string(batch) + ", 3, " +
                                 std::to_string(height) + ", " + std::to_string(width) +
@@ -90,9 +85,7 @@ void move_job_masks(const Job& job, const Memory& memory, std::uintptr_t address
   std::size_t end = job.samples().size() * sizeof(RenderTask);
   require(memory.ndim() == 1 && memory.shape(0) == end + mask_bytes(job),
           "memory must have room for the render tasks and the masks, and no more");
-  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(RenderTask) == 0,
-          "memory for render tasks must be aligned to 16 bytes");
-  RenderTask* task = reinterpret_cast<RenderTask*>(memory.data());
+  RenderTask* task = aligned<RenderTask>(memory.data(), "render tasks");
   for (const Sample& sample : job.samples())
     end = move_masks(sample.plan, memory.data(), end, address, (task++)->sources);
 }

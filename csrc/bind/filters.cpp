@@ -1,5 +1,3 @@
-#include "bind/filters.h"
-
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
 #include "filters/filters.h"
 
 namespace nb = nanobind;
@@ -113,11 +112,9 @@ void write_filter_tasks(const Bytes& memory, const std::vector<const Filter*>& f
                         const Addresses& to, const Addresses& tables) {
   const std::size_t count = filters.size();
   require(memory.shape(0) == count * sizeof(FilterTask), "memory must hold the tasks, and no more");
-  require(reinterpret_cast<std::uintptr_t>(memory.data()) % alignof(FilterTask) == 0,
-          "memory for tasks must be aligned to 16 bytes");
   require(from.shape(0) == count && to.shape(0) == count && tables.shape(0) == count,
           "every filter needs an address to read from, to write to and of its tables");
-  auto* tasks = reinterpret_cast<FilterTask*>(memory.data());
+  FilterTask* const tasks = aligned<FilterTask>(memory.data(), "filter tasks");
   for (std::size_t i = 0; i < count; ++i)
     tasks[i] =
         task_of(*filters[i], height, width, reinterpret_cast<const std::uint8_t*>(from.data()[i]),
@@ -145,12 +142,14 @@ void to_rgb(const std::uint8_t* lab, std::uint8_t* bytes) {
 
 FilterLaunch launch_at(std::uintptr_t tasks, std::int32_t count, std::int32_t height,
                        std::int32_t width, std::int32_t tiles, std::uintptr_t lab) {
-  require(tasks % alignof(FilterTask) == 0, "memory for tasks must be aligned to 16 bytes");
-  require(lab % alignof(LabTables) == 0, "memory for the tables of Lab must be aligned");
   require(tiles >= 0 && tiles <= kMaxTilesOfClahe, "no filter has so many tiles");
   require(tiles == 0 || lab != 0, "CLAHE needs the tables of Lab");
-  return {reinterpret_cast<const FilterTask*>(tasks), count, width, height, tiles,
-          reinterpret_cast<const LabTables*>(lab)};
+  return {aligned<FilterTask>(reinterpret_cast<void*>(tasks), "filter tasks"),
+          count,
+          width,
+          height,
+          tiles,
+          aligned<LabTables>(reinterpret_cast<void*>(lab), "the tables of Lab")};
 }
 
 }  // namespace

@@ -1,5 +1,3 @@
-#include "bind/ingest.h"
-
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +6,8 @@
 #include <utility>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
+#include "ingest/jpeg_coefficients.h"
 #include "ingest/jpeg_header.h"
 #include "ingest/jpeg_transcode.h"
 #include "ingest/label_rows.h"
@@ -58,6 +58,7 @@ nb::object baseline_jpeg(
 }  // namespace
 
 void bind_ingest(nb::module_& m) {
+  m.attr("MOST_SCANS") = kMostScans;
   m.def("ordinary_labels", &ordinary_labels, "text"_a, "classes"_a, "keypoints"_a, "dims"_a,
         nb::sig("def ordinary_labels(text: bytes, classes: int, keypoints: int, dims: int) -> "
                 "tuple[NDArray[numpy.float32], NDArray[numpy.float32], NDArray[numpy.float32], "

@@ -1,10 +1,9 @@
-#include "bind/jpeg.h"
-
 #include <nanobind/ndarray.h>
 
 #include <cstdint>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
 #include "jpeg/decode.h"
 
 using namespace nanobind::literals;

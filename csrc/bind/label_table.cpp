@@ -3,13 +3,20 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <cstdint>
 #include <exception>
+#include <string>
 #include <utility>
+
+#include "bind/arrays.h"
+#include "bind/bind.h"
 
 using namespace nanobind::literals;
 
 namespace yolodata {
+namespace {
 
+// Throws std::invalid_argument where columns do not fit together.
 std::shared_ptr<OwnedLabelTable> make_label_table(
     const Column<std::uint32_t>& height, const Column<std::uint32_t>& width,
     const Column<std::uint64_t>& object_offset, const Column<float>& cls, const Table<float>& box,
@@ -75,6 +82,8 @@ std::shared_ptr<OwnedLabelTable> make_label_table(
   }
   return table;
 }
+
+}  // namespace
 
 void bind_label_table(nb::module_& m) {
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
 #include "bind/label_table.h"
 #include "bind/recipe_dict.h"
 #include "plan/labels.h"

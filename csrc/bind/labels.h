@@ -12,6 +12,4 @@ namespace nb = nanobind;
 // Of a whole batch, after wait().
 nb::dict batch_labels(const Job& job);
 
-void bind_labels(nb::module_& m);
-
 }  // namespace yolodata

@@ -1,23 +1,16 @@
 // Python's view of the core: types, ownership and the GIL; no logic.
 #include <nanobind/nanobind.h>
 
-#include "bind/device.h"
-#include "bind/engine.h"
-#include "bind/filters.h"
-#include "bind/ingest.h"
-#include "bind/jpeg.h"
-#include "bind/label_table.h"
-#include "bind/labels.h"
-#include "bind/plan_config.h"
-#include "bind/random.h"
-#include "bind/recipe.h"
+#include "bind/bind.h"
 #include "core/instruction_set.h"
+#include "plan/recipe.h"
 #include "render/render.h"
 
 NB_MODULE(_native, m) {
   using namespace yolodata;
-  nb::set_leak_warnings(false);  // a loader that is open when the interpreter ends is no leak
+  nanobind::set_leak_warnings(false);  // a loader that is open when the interpreter ends is no leak
   m.doc() = "Native core of yolodata: plan and render.";
+  m.attr("FILL") = kFill;
   m.def("cuda_build", &cuda_build);
   m.def("instruction_set", [] { return name_of(instruction_set()); });
   bind_label_table(m);

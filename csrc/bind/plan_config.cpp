@@ -1,5 +1,3 @@
-#include "bind/plan_config.h"
-
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bind/bind.h"
 #include "plan/plan_config.h"
 
 namespace nb = nanobind;

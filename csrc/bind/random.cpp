@@ -1,5 +1,3 @@
-#include "bind/random.h"
-
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
 #include "core/mersenne.h"
 #include "core/permute.h"
 #include "core/rng.h"

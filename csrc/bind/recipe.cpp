@@ -1,5 +1,3 @@
-#include "bind/recipe.h"
-
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
@@ -10,6 +8,7 @@
 #include <vector>
 
 #include "bind/arrays.h"
+#include "bind/bind.h"
 #include "bind/label_table.h"
 #include "bind/recipe_dict.h"
 #include "plan/copy_paste.h"

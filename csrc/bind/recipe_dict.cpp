@@ -11,6 +11,7 @@
 
 #include "bind/arrays.h"
 #include "plan/plan.h"
+#include "plan/raster.h"
 #include "render/validate.h"
 
 namespace nb = nanobind;
@@ -79,7 +80,7 @@ nb::object given(std::int32_t flag) { return nb::bool_(flag != 0); }
 void take(const nb::dict& values, const char* name, HsvJitter& hsv) {
   const auto draws = read<std::array<double, 3>>(values, name);
   for (const double draw : draws)
-    if (!std::isfinite(draw) || std::abs(draw) > 1e6)
+    if (!std::isfinite(draw) || std::abs(draw) > kMaxHsvDraw)
       throw std::invalid_argument(std::string("the recipe's '") + name +
                                   "' draws must be numbers from -1000000 to 1000000, got " +
                                   std::to_string(draw));
@@ -151,21 +152,20 @@ void paste_from_dict(const nb::object& pasted, int which, Plan& plan) {
   layer.paste_from = read<std::int32_t>(values, "layer");
   if (layer.paste_from == which) layer.paste_from = kMirror;
   const std::int32_t height = layer.paste_from == kMirror ? layer.height : plan.recipe.height;
-  require(height >= 1 && height <= (1 << 20), "a canvas must be 1 to 1048576 pixels a side");
-  Paste paste{which, {}, std::vector<std::int32_t>(static_cast<std::size_t>(height) + 1)};
+  if (height < 1 || height > kMaxCanvas)
+    throw std::invalid_argument("a canvas must be 1 to " + std::to_string(kMaxCanvas) +
+                                " pixels a side");
+  Paste paste{which, {}, {}};
   for (const nb::handle item : items(values, "objects"))
     paste.objects.push_back(as<std::array<std::int32_t, 2>>(item, "objects"));
-  std::int32_t last = 0;
+  std::vector<Run> runs;
   for (const nb::handle item : items(values, "runs")) {
     const auto [y, x1, x2] = as<std::array<std::int32_t, 3>>(item, "runs");
-    require(y >= last && y < height, "what is pasted must be runs [row, x1, x2] in order of rows");
-    last = y;
-    ++paste.mask[static_cast<std::size_t>(y) + 1];
-    paste.mask.push_back(x1);
-    paste.mask.push_back(x2);
+    require(y >= (runs.empty() ? 0 : runs.back().y) && y < height,
+            "what is pasted must be runs [row, x1, x2] in order of rows");
+    runs.push_back({y, x1, x2});
   }
-  for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y)
-    paste.mask[y + 1] += paste.mask[y];
+  paste.mask = packed(runs, height);
   plan.pastes.push_back(std::move(paste));
 }
 
@@ -178,7 +178,8 @@ Layer layer_from_dict(const nb::dict& values) {
   layer.width = canvas[1];
   for (const nb::handle item : items(values, "tiles")) {
     if (layer.tile_count == kMaxTiles)
-      throw std::invalid_argument("a layer has at most 9 tiles, got more");
+      throw std::invalid_argument("a layer has at most " + std::to_string(kMaxTiles) +
+                                  " tiles, got more");
     const auto fields = as<nb::dict>(item, "tiles");
     refuse_others(fields, {"image", "x1", "y1", "x2", "y2", "x0", "y0", "height", "width"});
     Tile& tile = layer.tiles[layer.tile_count++];
@@ -239,7 +240,8 @@ Plan recipe_from_dict(const nb::dict& values) {
   Recipe& recipe = plan.recipe;
   for (const nb::handle item : items(values, "layers")) {
     if (recipe.layer_count == kMaxLayers)
-      throw std::invalid_argument("a recipe has at most 6 layers, got more");
+      throw std::invalid_argument("a recipe has at most " + std::to_string(kMaxLayers) +
+                                  " layers, got more");
     const auto fields = as<nb::dict>(item, "layers");
     recipe.layers[recipe.layer_count++] = layer_from_dict(fields);
     paste_from_dict(optional_field(fields, "paste"), recipe.layer_count - 1, plan);

@@ -5,8 +5,6 @@
 
 #include <atomic>
 #include <csignal>
-#include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <unordered_map>
 #include <vector>

@@ -1,13 +1,8 @@
-#include <stdexcept>
-
+#include "core/no_cuda.h"
 #include "filters/filters.h"
 
 namespace yolodata {
 
-void filter_cuda(const FilterLaunch&, void*) {
-  throw std::runtime_error(
-      "this yolodata was built without CUDA; rebuild it with YOLODATA_CUDA=on, or render on the "
-      "CPU");
-}
+void filter_cuda(const FilterLaunch&, void*) { refuse_cuda(); }
 
 }  // namespace yolodata

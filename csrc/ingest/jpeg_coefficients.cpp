@@ -6,52 +6,45 @@
 #include <limits>
 #include <utility>
 
+#include "jpeg/segments.h"
+
 namespace yolodata {
 namespace {
 
-constexpr std::uint8_t kSof0 = 0xC0, kSof1 = 0xC1, kSof2 = 0xC2, kSof9 = 0xC9, kDht = 0xC4;
-constexpr std::uint8_t kRst0 = 0xD0, kSoi = 0xD8, kEoi = 0xD9, kSos = 0xDA, kDqt = 0xDB;
-constexpr std::uint8_t kDri = 0xDD, kApp0 = 0xE0, kApp15 = 0xEF, kCom = 0xFE;
-constexpr int kMostScans = 100;                // as yolodata/images/limits.py has it
+using namespace jpeg;
+
 constexpr std::int64_t kMostBlocks = 1 << 22;  // 512 MiB of coefficients
 constexpr int kMostInMcu = 10;                 // blocks, in a scan of several components
 constexpr int kFast = 9;                       // bits of the codes that one look-up decodes
-constexpr int kDcBits = 11, kAcBits = 10;      // of the largest values of 8-bit samples
 constexpr int kDcSymbol = 15;                  // libjpeg refuses a table with a larger one
 
 [[noreturn]] void doubt(const char* why) { throw JpegDoubt{why}; }
 
-std::int32_t big_endian(const std::uint8_t* at) { return at[0] << 8 | at[1]; }
-
 std::int32_t ceil_div(std::int32_t a, std::int32_t b) { return (a + b - 1) / b; }
 
-// T.81 C and F.2.2.3: canonical codes of up to 16 bits.
+// Symbols by the bits of their codes, T.81 F.2.2.3.
 struct HuffmanTable {
   bool there = false;
   std::array<std::uint16_t, 1 << kFast> fast{};  // length << 8 | symbol; 0: longer, or no code
-  std::array<std::uint32_t, 17> limit{};         // by length: one more than its last code
-  std::array<std::int32_t, 17> offset{};         // by length: of a code's symbol, less the code
-  std::array<std::uint8_t, 256> symbols{};
+  // By length: one more than its last code, 0 without any; of a code's symbol, less the code.
+  std::array<std::int32_t, kLongestCode + 1> limit{}, offset{};
+  std::array<std::uint8_t, kMostSymbols> symbols{};
 };
 
-HuffmanTable huffman_table(const std::uint8_t* counts, const std::uint8_t* symbols, int count) {
+HuffmanTable huffman_table(const std::uint8_t* counts, const std::uint8_t* symbols,
+                           std::size_t size) {
   HuffmanTable table;
   table.there = true;
-  std::copy(symbols, symbols + count, table.symbols.begin());
-  std::uint32_t code = 0;
-  int next = 0;
-  for (int length = 1; length <= 16; ++length, code <<= 1) {
-    table.offset[length] = next - static_cast<std::int32_t>(code);
-    for (int k = 0; k < counts[length - 1]; ++k, ++code, ++next) {
-      // The code of all ones is no code.
-      if (code + 1 >= std::uint32_t{1} << length) doubt("a Huffman table has too many codes");
-      if (length > kFast) continue;
-      const int free = kFast - length;
-      const auto entry = static_cast<std::uint16_t>(length << 8 | symbols[next]);
-      std::fill_n(table.fast.begin() + (code << free), 1 << free, entry);
-    }
-    table.limit[length] = code;
-  }
+  std::copy(symbols, symbols + size, table.symbols.begin());
+  const bool good = each_code(counts, [&](int length, std::int32_t code, int place) {
+    table.limit[length] = code + 1;
+    table.offset[length] = place - code;
+    if (length > kFast) return;
+    const int free = kFast - length;
+    const auto entry = static_cast<std::uint16_t>(length << 8 | symbols[place]);
+    std::fill_n(table.fast.begin() + (code << free), 1 << free, entry);
+  });
+  if (!good) doubt("a Huffman table has too many codes");
   return table;
 }
 
@@ -67,11 +60,11 @@ class BitReader {
       drop(entry >> 8);
       return entry & 255;
     }
-    for (int length = kFast + 1; length <= 16; ++length) {
-      const auto code = static_cast<std::uint32_t>(bits_ >> (64 - length));
+    for (int length = kFast + 1; length <= kLongestCode; ++length) {
+      const auto code = static_cast<std::int32_t>(bits_ >> (64 - length));
       if (code >= table.limit[length]) continue;
       drop(length);
-      return table.symbols[static_cast<std::int32_t>(code) + table.offset[length]];
+      return table.symbols[code + table.offset[length]];
     }
     doubt("a scan has a code that is in no table");
   }
@@ -139,17 +132,16 @@ std::int16_t sample(std::int64_t value) {
 
 class Reader {
  public:
-  Reader(const std::uint8_t* data, std::size_t size) : at_(data), end_(data + size) {
-    if (size < 4 || data[0] != 0xFF || data[1] != kSoi) doubt("it does not begin as a JPEG file");
-    at_ += 2;
+  Reader(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {
+    if (!begins_as_jpeg(data, size)) doubt("it does not begin as a JPEG file");
     found_.head.assign(data, data + 2);
   }
 
   // Up to the first scan; the segment of that one is not read.
   void read_head() {
-    for (std::uint8_t marker; (marker = next_marker()) != kSos;) {
-      const std::uint8_t* const begin = at_ - 2;
-      const auto [body, bytes] = segment();
+    for (Segment segment; (segment = next()).marker != kSos;) {
+      const std::uint8_t marker = segment.marker;
+      const auto [body, bytes] = take(segment);
       if (marker == kDht) {
         read_huffman(body, bytes);
         continue;
@@ -173,7 +165,7 @@ class Reader {
       } else if ((marker < kApp0 || marker > kApp15) && marker != kCom) {
         doubt("it has a marker that is not known here");
       }
-      found_.head.insert(found_.head.end(), begin, at_);
+      found_.head.insert(found_.head.end(), data_ + segment.begin, data_ + at_);
     }
     if (!found_.frame) doubt("it has a scan without a frame");
   }
@@ -181,17 +173,17 @@ class Reader {
   void read_scans() {
     lay_out();
     for (int scans = 1;; ++scans) {
-      if (scans > kMostScans) doubt("it has more than 100 scans");
+      if (scans > kMostScans) doubt("it has more scans than are decoded");
       read_scan();
-      std::uint8_t marker;
-      while ((marker = next_marker()) == kDht || marker == kDri) {
-        const auto [body, bytes] = segment();
-        marker == kDht ? read_huffman(body, bytes) : read_restart(body, bytes);
+      Segment segment;
+      while ((segment = next()).marker == kDht || segment.marker == kDri) {
+        const auto [body, bytes] = take(segment);
+        segment.marker == kDht ? read_huffman(body, bytes) : read_restart(body, bytes);
       }
-      if (marker == kEoi) break;
-      if (marker != kSos) doubt("it has a segment between two scans");
+      if (segment.marker == kEoi) break;
+      if (segment.marker != kSos) doubt("it has a segment between two scans");
     }
-    if (at_ != end_) doubt("something lies behind its end marker");
+    if (at_ + 2 != size_) doubt("something lies behind its end marker");
     for (const auto& known : missing_)
       if (known != std::array<std::int8_t, kCoefficients>{})
         doubt("it lacks some of its coefficients");
@@ -200,25 +192,24 @@ class Reader {
   JpegCoefficients take() { return std::move(found_); }
 
  private:
-  struct Segment {
-    const std::uint8_t* body;
+  struct Body {
+    const std::uint8_t* at;
     std::size_t bytes;
   };
 
-  std::uint8_t next_marker() {
-    if (end_ - at_ < 2) doubt("it has no end marker");
-    if (at_[0] != 0xFF || at_[1] == 0xFF || at_[1] == 0) doubt("it has a gap between two segments");
-    at_ += 2;
-    return at_[-1];
+  // The segment that must begin here.
+  Segment next() const {
+    if (size_ - at_ < 2) doubt("it has no end marker");
+    const auto found = next_segment(data_, size_, at_);
+    if (!found || found->begin != at_) doubt("it has a gap between two segments");
+    return *found;
   }
 
-  Segment segment() {
-    if (end_ - at_ < 2) doubt("a segment is cut off");
-    const std::int32_t length = big_endian(at_);
-    if (length < 2 || length > end_ - at_) doubt("a segment is cut off");
-    const Segment found{at_ + 2, static_cast<std::size_t>(length) - 2};
-    at_ += length;
-    return found;
+  // Goes behind a segment, and gives its body.
+  Body take(const Segment& segment) {
+    if (!segment.is_whole(size_)) doubt("a segment is cut off");
+    at_ = segment.end();
+    return {data_ + segment.body(), segment.bytes()};
   }
 
   void read_restart(const std::uint8_t* body, std::size_t bytes) {
@@ -235,20 +226,18 @@ class Reader {
   }
 
   void read_huffman(const std::uint8_t* body, std::size_t bytes) {
-    while (bytes) {
-      if (bytes < 17 || (*body & ~0x13)) doubt("a Huffman table cannot be read");
-      int count = 0;
-      for (int k = 1; k <= 16; ++k) count += body[k];
-      const auto whole = static_cast<std::size_t>(17 + count);
-      if (count > 256 || whole > bytes) doubt("a Huffman table cannot be read");
+    const auto read = [this](std::uint8_t destination, const std::uint8_t* counts,
+                             const std::uint8_t* symbols, std::size_t size) {
+      if (destination & ~0x13) return false;
       // Used or not: a decoder looks at the table as a whole.
-      if (*body >> 4 == 0 && std::any_of(body + 17, body + whole,
-                                         [](std::uint8_t symbol) { return symbol > kDcSymbol; }))
+      if (destination >> 4 == 0 && std::any_of(symbols, symbols + size, [](std::uint8_t symbol) {
+            return symbol > kDcSymbol;
+          }))
         doubt("a Huffman table has a symbol that is too large");
-      huffman_[*body >> 4][*body & 3] = huffman_table(body + 1, body + 17, count);
-      body += whole;
-      bytes -= whole;
-    }
+      huffman_[destination >> 4][destination & 3] = huffman_table(counts, symbols, size);
+      return true;
+    };
+    if (!each_huffman_table(body, bytes, read)) doubt("a Huffman table cannot be read");
   }
 
   void read_frame(const std::uint8_t* body, std::size_t bytes) {
@@ -305,7 +294,7 @@ class Reader {
   }
 
   void read_scan() {
-    const auto [body, bytes] = segment();
+    const auto [body, bytes] = take(next());
     if (bytes < 4 || body[0] < 1 || body[0] > 4 || bytes != 4 + 2 * std::size_t{body[0]})
       doubt("a scan cannot be read");
     scan_.clear();
@@ -326,7 +315,7 @@ class Reader {
     high_ = rest[2] >> 4;
     low_ = rest[2] & 15;
     check_progression();
-    reader_ = BitReader(at_, end_);
+    reader_ = BitReader(data_ + at_, data_ + size_);
     run_ = 0;
     if (!progressive_) {
       need_tables(true, true);
@@ -347,7 +336,7 @@ class Reader {
     }
     end_interval();
     reader_.marker();
-    at_ = reader_.at() - 2;
+    at_ = static_cast<std::size_t>(reader_.at() - data_) - 2;
   }
 
   // T.81 G.1.1.1: which bits of which coefficients a scan has, and that it is their turn.
@@ -432,7 +421,7 @@ class Reader {
     dc_first(member, block);
     for (int k = 1; k < kCoefficients; ++k) {
       const int symbol = reader_.symbol(*member.ac), zeros = symbol >> 4;
-      if (symbol == 0) return;
+      if (symbol == kEndOfBlock) return;
       k += zeros;
       if (k >= kCoefficients) doubt("a block has too many coefficients");
       if ((symbol & 15) == 0 && zeros != 15) doubt("a code cannot be read");
@@ -491,8 +480,9 @@ class Reader {
     --run_;
   }
 
-  const std::uint8_t* at_;
-  const std::uint8_t* const end_;
+  const std::uint8_t* const data_;
+  const std::size_t size_;
+  std::size_t at_ = 2;  // the byte that is next
   JpegCoefficients found_;
   bool progressive_ = false;
   std::int32_t height_ = 0, width_ = 0, restart_ = 0;

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "jpeg/segments.h"
+
 namespace yolodata {
 
 // Thrown at anything that is damaged, unusual or not read here. `why` is for people.
@@ -13,17 +15,17 @@ struct JpegDoubt {
   const char* why;
 };
 
-constexpr int kCoefficients = 64;  // coefficients
+inline constexpr int kMostScans = 100;  // that decoders are asked for, see images/limits.py
 
 struct JpegComponent {
   std::uint8_t id, h, v, table;      // as in the frame; the last one is of quantisation
   std::int32_t width, height;        // blocks that hold some of the picture
   std::int32_t stride, rows;         // blocks in memory: of whole MCUs
-  std::vector<std::int16_t> values;  // rows x stride x kCoefficients, each block in zigzag order
+  std::vector<std::int16_t> values;  // rows x stride x 64, each block in zigzag order
 
   std::int16_t* block(std::int32_t row, std::int32_t column) {
-    return values.data() +
-           (std::size_t{kCoefficients} * row * stride + std::size_t{kCoefficients} * column);
+    return values.data() + (std::size_t{jpeg::kCoefficients} * row * stride +
+                            std::size_t{jpeg::kCoefficients} * column);
   }
   const std::int16_t* block(std::int32_t row, std::int32_t column) const {
     return const_cast<JpegComponent*>(this)->block(row, column);

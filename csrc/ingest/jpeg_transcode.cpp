@@ -5,18 +5,16 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
 
 #include "ingest/jpeg_header.h"
 
 namespace yolodata {
 namespace {
 
-constexpr int kLongest = 16;                   // bits of a code
-constexpr int kDcBits = 11, kAcBits = 10;      // of the largest values in baseline, T.81 F.1.2
-constexpr int kZeros = 0xF0, kEndOfBlock = 0;  // symbols: sixteen zeros; nothing more
-constexpr int kReserved = 256;                 // takes the code of all ones, which may not be used
-constexpr int kKinds = 2;  // of tables: of the first component, and of the others
+using namespace jpeg;
+
+constexpr int kReserved = kMostSymbols;  // takes the code of all ones, which may not be used
+constexpr int kKinds = 2;                // of tables: of the first component, and of the others
 
 using Counts = std::array<std::uint64_t, kReserved + 1>;  // how often each symbol is needed
 
@@ -26,9 +24,9 @@ struct Code {
 };
 
 struct HuffmanTable {
-  std::array<std::uint8_t, kLongest> lengths{};  // how many codes have each
-  std::vector<std::uint8_t> symbols;             // in the order of their codes
-  std::array<Code, kReserved> codes{};
+  std::array<std::uint8_t, kLongestCode> lengths{};  // how many codes have each
+  std::vector<std::uint8_t> symbols;                 // in the order of their codes
+  std::array<Code, kMostSymbols> codes{};
 };
 
 // How many codes of each length a shortest code has (Huffman), none longer than 16 (T.81 K.2).
@@ -56,7 +54,7 @@ std::vector<int> code_lengths(const Counts& counts, const std::vector<int>& rare
   for (auto k = static_cast<int>(nodes.size()) - 2; k >= 0; --k)
     depths[k] = depths[nodes[k].parent] + 1;
   for (int k = 0; k < leaves; ++k) ++lengths[depths[k]];
-  for (int length = leaves; length > kLongest; --length)
+  for (int length = leaves; length > kLongestCode; --length)
     while (lengths[length] > 0) {
       // Two of the longest become one, a bit shorter; the other takes half the place of a short
       // one.
@@ -67,7 +65,7 @@ std::vector<int> code_lengths(const Counts& counts, const std::vector<int>& rare
       lengths[shorter + 1] += 2;
       --lengths[shorter];
     }
-  lengths.resize(kLongest + 1);
+  lengths.resize(kLongestCode + 1);
   return lengths;
 }
 
@@ -82,14 +80,11 @@ HuffmanTable huffman_table(Counts counts) {
   HuffmanTable table;
   table.symbols.assign(order.rbegin(), order.rend() - 1);  // all but the reserved one
   --*std::find_if(lengths.rbegin(), lengths.rend(), [](int count) { return count > 0; });
-  std::uint32_t code = 0;
-  std::size_t next = 0;
-  for (int length = 1; length <= kLongest; ++length, code <<= 1) {
-    table.lengths[length - 1] = static_cast<std::uint8_t>(lengths[length]);
-    for (int k = 0; k < lengths[length]; ++k, ++code, ++next)
-      table.codes[table.symbols[next]] = {static_cast<std::uint16_t>(code),
-                                          static_cast<std::uint8_t>(length)};
-  }
+  std::copy(lengths.begin() + 1, lengths.end(), table.lengths.begin());
+  each_code(table.lengths.data(), [&table](int length, std::int32_t code, int place) {
+    table.codes[table.symbols[static_cast<std::size_t>(place)]] = {
+        static_cast<std::uint16_t>(code), static_cast<std::uint8_t>(length)};
+  });
   return table;
 }
 
@@ -155,7 +150,7 @@ void each_symbol(const JpegCoefficients& image, Dc&& dc, Ac&& ac) {
     for (std::uint64_t left = present(block) & ~std::uint64_t{1}; left; left &= left - 1) {
       const int k = std::countr_zero(left), value = block[k];
       int zeros = k - last - 1;
-      for (; zeros > 15; zeros -= 16) ac(kind, kZeros, 0);
+      for (; zeros > 15; zeros -= 16) ac(kind, kZeroRun, 0);
       if (bit_length(value) > kAcBits) throw JpegDoubt{"a value is too large for baseline"};
       ac(kind, zeros << 4 | bit_length(value), value);
       last = k;
@@ -190,8 +185,8 @@ void put_word(std::vector<std::uint8_t>& out, std::size_t value) {
 }
 
 void put_table(std::vector<std::uint8_t>& out, int destination, const HuffmanTable& table) {
-  out.insert(out.end(), {0xFF, 0xC4});
-  put_word(out, 2 + 1 + kLongest + table.symbols.size());
+  out.insert(out.end(), {0xFF, kDht});
+  put_word(out, 2 + 1 + kLongestCode + table.symbols.size());
   out.push_back(static_cast<std::uint8_t>(destination));
   out.insert(out.end(), table.lengths.begin(), table.lengths.end());
   out.insert(out.end(), table.symbols.begin(), table.symbols.end());
@@ -208,18 +203,18 @@ std::vector<std::uint8_t> write_baseline_jpeg(const JpegCoefficients& image) {
   const int kinds = components == 1 ? 1 : kKinds;
   std::array<HuffmanTable, kKinds> dc, ac;
   std::vector<std::uint8_t> out = image.head;
-  out[image.frame] = 0xC0;
+  out[image.frame] = kSof0;
   std::uint64_t bits = 0;
   for (int kind = 0; kind < kinds; ++kind) {
     dc[kind] = huffman_table(dc_counts[kind]);
     ac[kind] = huffman_table(ac_counts[kind]);
     put_table(out, kind, dc[kind]);
     put_table(out, 0x10 | kind, ac[kind]);
-    for (int k = 0; k < kReserved; ++k)
+    for (int k = 0; k < kMostSymbols; ++k)
       bits += dc_counts[kind][k] * (dc[kind].codes[k].length + k) +
               ac_counts[kind][k] * (ac[kind].codes[k].length + (k & 15));
   }
-  out.insert(out.end(), {0xFF, 0xDA});
+  out.insert(out.end(), {0xFF, kSos});
   put_word(out, 2 + 1 + 2 * components + 3);
   out.push_back(static_cast<std::uint8_t>(components));
   for (std::size_t place = 0; place < components; ++place)
@@ -238,7 +233,7 @@ std::vector<std::uint8_t> write_baseline_jpeg(const JpegCoefficients& image) {
       image, [&](int kind, int symbol, int value) { put(dc[kind].codes[symbol], value, symbol); },
       [&](int kind, int symbol, int value) { put(ac[kind].codes[symbol], value, symbol & 15); });
   out.resize(static_cast<std::size_t>(writer.finish() - out.data()));
-  out.insert(out.end(), {0xFF, 0xD9});
+  out.insert(out.end(), {0xFF, kEoi});
   return out;
 }
 

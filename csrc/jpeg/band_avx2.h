@@ -29,9 +29,9 @@ bool read_unit(const Frame& frame, Bits& bits, std::uint32_t (&dc)[3], std::int1
 bool to_samples(std::int16_t* blocks, const std::int16_t* step, std::uint8_t* out,
                 std::ptrdiff_t stride);
 
-// out[0 .. 2 * count) = a row of colour differences, doubled across: triangle filter over `near`
-// and the row next to it (the same for one that is not doubled downwards). Reads one sample on
-// either side, and reads and writes whole blocks of 16 and 32.
+// out[0 .. 2 * count) = a row of colour differences, doubled across; or both ways, with the row
+// that is `next` to it there: triangle filter. Reads one sample on either side, and reads and
+// writes whole blocks of 16 and 32.
 void double_across(const std::uint8_t* row, int count, std::uint8_t* out);
 void double_both(const std::uint8_t* row, const std::uint8_t* next, int count, std::uint8_t* out);
 

@@ -7,6 +7,7 @@
 #include "core/instruction_set.h"
 #include "jpeg/band_avx2.h"
 #include "jpeg/frame.h"
+#include "jpeg/segments.h"
 
 namespace yolodata::jpeg {
 
@@ -52,7 +53,7 @@ std::size_t copy_bits(const std::uint8_t* data, std::size_t size, std::uint8_t* 
     const auto before = static_cast<std::size_t>(found - at);
     std::memcpy(out, at, before);
     out += before;
-    if (found[1] == 0xD9) {
+    if (found[1] == kEoi) {
       std::memset(out, 0, Bits::kSlack);
       return static_cast<std::size_t>(out - begin);
     }

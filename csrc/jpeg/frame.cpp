@@ -2,27 +2,23 @@
 
 #include <cstring>
 
+#include "jpeg/segments.h"
+
 namespace yolodata::jpeg {
 namespace {
 
-constexpr std::uint8_t kSof0 = 0xC0, kDht = 0xC4, kSos = 0xDA, kDqt = 0xDB;
-constexpr std::uint8_t kApp0 = 0xE0, kApp14 = 0xEE, kApp15 = 0xEF, kCom = 0xFE;
-
-std::size_t big_endian(const std::uint8_t* at) {
-  return static_cast<std::size_t>(at[0] << 8 | at[1]);
-}
-
 struct Tables {
-  std::array<std::array<std::int16_t, 64>, 4> step{};
+  std::array<std::array<std::int16_t, kCoefficients>, 4> step{};
   std::array<bool, 4> stepped{};
 };
 
 bool read_steps(const std::uint8_t* body, std::size_t size, Tables& tables) {
-  if (size % 65) return false;
-  for (; size; size -= 65, body += 65) {
+  constexpr std::size_t kTable = 1 + kCoefficients;
+  if (size % kTable) return false;
+  for (; size; size -= kTable, body += kTable) {
     if (body[0] > 3) return false;  // also tables of 16 bits
     tables.stepped[body[0]] = true;
-    for (std::size_t k = 0; k < 64; ++k) {
+    for (std::size_t k = 0; k < kCoefficients; ++k) {
       if (body[1 + k] == 0) return false;
       tables.step[body[0]][kPlace[k]] = body[1 + k];
     }
@@ -31,18 +27,13 @@ bool read_steps(const std::uint8_t* body, std::size_t size, Tables& tables) {
 }
 
 bool read_codes(const std::uint8_t* body, std::size_t size, Frame& frame) {
-  while (size) {
-    if (size < 17 || (body[0] & 0xEE)) return false;
-    std::size_t symbols = 0;
-    for (int i = 1; i <= 16; ++i) symbols += body[i];
-    if (symbols > 256 || size < 17 + symbols) return false;
-    const bool ac = body[0] >> 4;
-    HuffmanTable& table = (ac ? frame.ac : frame.dc)[body[0] & 1];
-    if (!table.make(body + 1, body + 17, symbols, ac)) return false;
-    body += 17 + symbols;
-    size -= 17 + symbols;
-  }
-  return true;
+  const auto make = [&frame](std::uint8_t destination, const std::uint8_t* counts,
+                             const std::uint8_t* symbols, std::size_t count) {
+    if (destination & 0xEE) return false;
+    const bool ac = destination >> 4;
+    return (ac ? frame.ac : frame.dc)[destination & 1].make(counts, symbols, count, ac);
+  };
+  return each_huffman_table(body, size, make);
 }
 
 // Of a YCbCr picture the components are numbered 1, 2, 3: whoever numbers them otherwise may mean
@@ -50,8 +41,8 @@ bool read_codes(const std::uint8_t* body, std::size_t size, Frame& frame) {
 bool read_components(const std::uint8_t* body, std::size_t size, Frame& frame,
                      std::array<std::uint8_t, 3>& steps) {
   if (size < 6 || body[0] != 8) return false;
-  frame.height = static_cast<std::int32_t>(big_endian(body + 1));
-  frame.width = static_cast<std::int32_t>(big_endian(body + 3));
+  frame.height = big_endian(body + 1);
+  frame.width = big_endian(body + 3);
   frame.components = body[5];
   const auto count = static_cast<std::size_t>(frame.components);
   if (frame.height == 0 || frame.width == 0 || (count != 1 && count != 3)) return false;
@@ -87,28 +78,28 @@ bool read_scan(const std::uint8_t* body, std::size_t size, const std::uint8_t* i
 }  // namespace
 
 bool read_frame(const std::uint8_t* data, std::size_t size, Frame& frame) {
-  if (size < 4 || std::memcmp(data, "\xff\xd8", 2) != 0) return false;
+  if (!begins_as_jpeg(data, size)) return false;
   Tables tables;
   std::array<std::uint8_t, 3> steps{};
   const std::uint8_t* ids = nullptr;
   for (auto* table : {&frame.dc, &frame.ac})
     for (HuffmanTable& each : *table) each.defined = false;
   for (std::size_t at = 2;;) {
-    if (size - at < 4 || data[at] != 0xFF) return false;
-    const std::uint8_t marker = data[at + 1];
-    const std::size_t length = big_endian(data + at + 2);  // counts itself
-    if (length < 2 || size - at - 2 < length) return false;
-    const std::uint8_t* const body = data + at + 4;
-    at += 2 + length;
+    const auto segment = next_segment(data, size, at);
+    if (!segment || segment->begin != at || !segment->is_whole(size)) return false;
+    const std::uint8_t marker = segment->marker;
+    const std::uint8_t* const body = data + segment->body();
+    const std::size_t bytes = segment->bytes();
+    at = segment->end();
     if (marker == kDqt) {
-      if (!read_steps(body, length - 2, tables)) return false;
+      if (!read_steps(body, bytes, tables)) return false;
     } else if (marker == kDht) {
-      if (!read_codes(body, length - 2, frame)) return false;
+      if (!read_codes(body, bytes, frame)) return false;
     } else if (marker == kSof0) {
-      if (ids != nullptr || !read_components(body, length - 2, frame, steps)) return false;
+      if (ids != nullptr || !read_components(body, bytes, frame, steps)) return false;
       ids = body + 6;
     } else if (marker == kSos) {
-      if (ids == nullptr || !read_scan(body, length - 2, ids, frame)) return false;
+      if (ids == nullptr || !read_scan(body, bytes, ids, frame)) return false;
       frame.bits = at;
       break;
     } else if (marker == kApp14 || (marker != kCom && (marker < kApp0 || marker > kApp15))) {

@@ -1,7 +1,8 @@
 #include "jpeg/huffman.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "jpeg/segments.h"
 
 namespace yolodata::jpeg {
 
@@ -15,35 +16,30 @@ bool HuffmanTable::make(const std::uint8_t* counts, const std::uint8_t* values, 
   std::copy_n(values, size, symbols.begin());
   for (std::size_t i = 0; i < size; ++i) {
     const int bits = ac ? values[i] & 15 : values[i];
-    // Sizes of 8-bit pictures; of what has no value of its own, only these two are baseline.
-    if (bits > (ac ? 10 : 11)) return false;
-    if (ac && bits == 0 && values[i] != 0x00 && values[i] != 0xF0) return false;
+    // Of what has no value of its own, only these two are baseline.
+    if (bits > (ac ? kAcBits : kDcBits)) return false;
+    if (ac && bits == 0 && values[i] != kEndOfBlock && values[i] != kZeroRun) return false;
   }
-  std::int32_t code = 0;
-  int next = 0;
-  for (int length = 1; length <= 16; ++length, code <<= 1) {
-    shift[length] = code - next;
-    for (int i = 0; i < counts[length - 1]; ++i, ++code, ++next) {
-      // The code of ones alone is no code.
-      if (code >= (1 << length) - 1) return false;
-      const int symbol = symbols[next];
-      const int run = ac ? symbol == 0 ? kEnd : symbol >> 4 : 0, bits = ac ? symbol & 15 : symbol;
-      if (length > kLook) continue;
-      const int rest = kLook - length;
-      for (std::int32_t tail = 0; tail < 1 << rest; ++tail) {
-        std::uint32_t& entry = one[static_cast<std::size_t>(code << rest | tail)];
-        if (bits > rest) {
-          entry = static_cast<std::uint32_t>(symbol << 8 | kLong | length);
-          continue;
-        }
-        std::int32_t value = tail >> (rest - bits);
-        if (bits && value < 1 << (bits - 1)) value += 1 - (1 << bits);
-        entry = static_cast<std::uint32_t>(value) << 16 |
-                static_cast<std::uint32_t>(run << 8 | (length + bits));
+  const bool good = each_code(counts, [this, ac](int length, std::int32_t code, int place) {
+    shift[length] = code - place;
+    last[length] = ((code + 1) << (kLongestCode - length)) - 1;
+    if (length > kLook) return;
+    const int symbol = symbols[place];
+    const int run = ac ? symbol == kEndOfBlock ? kEnd : symbol >> 4 : 0;
+    const int bits = ac ? symbol & 15 : symbol, rest = kLook - length;
+    for (std::int32_t tail = 0; tail < 1 << rest; ++tail) {
+      std::uint32_t& entry = one[static_cast<std::size_t>(code << rest | tail)];
+      if (bits > rest) {
+        entry = static_cast<std::uint32_t>(symbol << 8 | kLong | length);
+        continue;
       }
+      std::int32_t value = tail >> (rest - bits);
+      if (bits && value < 1 << (bits - 1)) value += 1 - (1 << bits);
+      entry = static_cast<std::uint32_t>(value) << 16 |
+              static_cast<std::uint32_t>(run << 8 | (length + bits));
     }
-    if (counts[length - 1]) last[length] = (code << (16 - length)) - 1;
-  }
+  });
+  if (!good) return false;
   if (ac) pair_up();
   defined = true;
   return true;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -11,19 +10,6 @@
 
 namespace yolodata {
 namespace {
-
-// Rows' beginnings, then runs, as LayerSources::mask has them.
-std::vector<std::int32_t> packed(const std::vector<Run>& runs, std::int32_t height) {
-  std::vector<std::int32_t> mask(static_cast<std::size_t>(height) + 1);
-  mask.reserve(mask.size() + 2 * runs.size());
-  for (const Run& run : runs) {
-    ++mask[static_cast<std::size_t>(run.y) + 1];
-    mask.push_back(run.x1);
-    mask.push_back(run.x2);
-  }
-  std::partial_sum(mask.begin(), mask.begin() + height + 1, mask.begin());
-  return mask;
-}
 
 // Objects of `from` by how much they hide of any one object of `onto`, those that hide too much
 // left out.

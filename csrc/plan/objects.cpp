@@ -39,7 +39,6 @@ struct Warp {
   const float* m;
   bool perspective;
 
-  // Points are x, y and whatever else fits into the stride.
   void operator()(std::vector<float>& points, std::size_t stride) const {
     warp_points(m, perspective, points.data(), points.size() / stride, stride);
   }
@@ -72,10 +71,11 @@ Box place(const float* xywh, const Tile& tile) {
 // Points that an outline is given where only its box matters, before it is clipped.
 constexpr std::size_t kOutlinePoints = 1000;
 
-void to_canvas(std::vector<float>& points, const Tile& tile) {
+// Points are x, y and whatever else fits into the stride.
+void to_canvas(std::vector<float>& points, const Tile& tile, std::size_t stride = 2) {
   const float w = static_cast<float>(tile.width), h = static_cast<float>(tile.height);
   const float x0 = static_cast<float>(tile.x0), y0 = static_cast<float>(tile.y0);
-  for (std::size_t i = 0; i < points.size(); i += 2) {
+  for (std::size_t i = 0; i < points.size(); i += stride) {
     points[i] = points[i] * w + x0;
     points[i + 1] = points[i + 1] * h + y0;
   }
@@ -163,22 +163,22 @@ void clip_keypoints(std::vector<float>& points, float width, float height) {
 std::vector<float> place_keypoints(std::span<const float> keypoints, const Tile& tile,
                                    const Box* canvas) {
   std::vector<float> points(keypoints.begin(), keypoints.end());
-  for (std::size_t i = 0; i < points.size(); i += 3) {
-    points[i] = points[i] * static_cast<float>(tile.width) + static_cast<float>(tile.x0);
-    points[i + 1] = points[i + 1] * static_cast<float>(tile.height) + static_cast<float>(tile.y0);
-  }
+  to_canvas(points, tile, 3);
   if (canvas != nullptr) clip_keypoints(points, canvas->x2, canvas->y2);
   return points;
 }
 
+// Of an object's area, what must be seen of it. Outlines say better than boxes what is there.
+float least_share(bool has_outline) { return has_outline ? 0.01f : 0.1f; }
+
 // Objects that the warp leaves too small, too thin or mostly outside are dropped.
-bool is_candidate(const Box& before, const Box& after, float scale, float least_area) {
+bool is_candidate(const Box& before, const Box& after, float scale, float least) {
   constexpr float kLeastSide = 2, kMostAspect = 100, kEpsilon = 1e-16f;
   const float w1 = before.x2 * scale - before.x1 * scale;
   const float h1 = before.y2 * scale - before.y1 * scale;
   const float w2 = after.x2 - after.x1, h2 = after.y2 - after.y1;
   const float aspect = std::max(w2 / (h2 + kEpsilon), h2 / (w2 + kEpsilon));
-  return w2 > kLeastSide && h2 > kLeastSide && w2 * h2 / (w1 * h1 + kEpsilon) > least_area &&
+  return w2 > kLeastSide && h2 > kLeastSide && w2 * h2 / (w1 * h1 + kEpsilon) > least &&
          aspect < kMostAspect;
 }
 
@@ -356,7 +356,7 @@ Objects layer_objects(const Plan& plan, int which, const LabelTable& table) {
   const Layer& layer = recipe.layers[which];
   const Warp warp{layer.matrix, layer.perspective != 0};
   const bool refined = table.outline_points > 0;
-  const float least_area = table.has_outlines() ? 0.01f : 0.1f;
+  const float least = least_share(table.has_outlines());
   const Box picture{0, 0, static_cast<float>(recipe.width), static_cast<float>(recipe.height)};
   Objects objects = canvas_objects(plan, which, table);
   std::erase_if(objects.list, [&](Object& object) {
@@ -373,7 +373,7 @@ Objects layer_objects(const Plan& plan, int which, const LabelTable& table) {
       object.box = warp(before);
     }
     clip(object, picture, table);
-    if (!is_candidate(before, object.box, static_cast<float>(layer.scale), least_area)) return true;
+    if (!is_candidate(before, object.box, static_cast<float>(layer.scale), least)) return true;
     if (!refined) object.outline.clear();
     warp(object.keypoints, 3);
     clip_keypoints(object.keypoints, picture.x2, picture.y2);
@@ -392,7 +392,7 @@ float covered(const Box& cut, const Box& box) {
 }
 
 float cutmix_threshold(const LabelTable& table, const Objects& base) {
-  return table.has_outlines() && !base.list.empty() ? 0.01f : 0.1f;
+  return least_share(table.has_outlines() && !base.list.empty());
 }
 
 Objects picture_objects(const Plan& plan, const LabelTable& table) {

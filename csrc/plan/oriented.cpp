@@ -68,19 +68,16 @@ Vertices hull_of(std::span<const float> points) {
   return hull;
 }
 
-// Extent of the vertices along a direction and across it.
-struct Extent {
-  double u1, u2, v1, v2;
-};
-Extent extent_of(const Vertices& vertices, double cosine, double sine) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  Extent extent{kInfinity, -kInfinity, kInfinity, -kInfinity};
+// The box around the vertices where `position` says they are.
+template <typename Position>
+Box extent_of(const Vertices& vertices, Position position) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Box box{kInfinity, kInfinity, -kInfinity, -kInfinity};
   for (const Vertex& vertex : vertices) {
-    const double u = vertex.x * cosine + vertex.y * sine, v = vertex.y * cosine - vertex.x * sine;
-    extent = {std::min(extent.u1, u), std::max(extent.u2, u), std::min(extent.v1, v),
-              std::max(extent.v2, v)};
+    const auto [u, v] = position(static_cast<float>(vertex.x), static_cast<float>(vertex.y));
+    box = {std::min(box.x1, u), std::min(box.y1, v), std::max(box.x2, u), std::max(box.y2, v)};
   }
-  return extent;
+  return box;
 }
 
 // The part of a convex polygon with keep(vertex) >= 0, which is linear (Sutherland and Hodgman).
@@ -232,26 +229,20 @@ void clip_oriented(std::vector<float>& outline, Box& box, float width, float hei
     outline.assign(2 * count, 0.0f);
     return;
   }
-  const Extent upright = extent_of(visible, 1, 0);
-  box = {static_cast<float>(upright.u1), static_cast<float>(upright.v1),
-         static_cast<float>(upright.u2), static_cast<float>(upright.v2)};
+  box = extent_of(visible, [](float x, float y) { return std::pair{x, y}; });
   // Single precision and this order of corners, because upstream's outlines have them.
   double angle = rectangle_around(hull).angle;
   if (angle >= std::numbers::pi / 2) angle -= std::numbers::pi;
   const float cosine = static_cast<float>(std::cos(angle));
   const float sine = static_cast<float>(std::sin(angle));
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  float u1 = kInfinity, u2 = -kInfinity, v1 = kInfinity, v2 = -kInfinity;
-  for (const Vertex& vertex : visible) {
-    const float x = static_cast<float>(vertex.x), y = static_cast<float>(vertex.y);
-    const float u = std::fma(y, sine, x * cosine), v = std::fma(y, cosine, x * -sine);
-    u1 = std::min(u1, u);
-    u2 = std::max(u2, u);
-    v1 = std::min(v1, v);
-    v2 = std::max(v2, v);
-  }
+  const Box turned = extent_of(visible, [=](float x, float y) {
+    return std::pair{std::fma(y, sine, x * cosine), std::fma(y, cosine, x * -sine)};
+  });
   std::vector<float> corners;
-  for (const auto& [u, v] : {std::pair{u2, v2}, {u2, v1}, {u1, v1}, {u1, v2}}) {
+  for (const auto& [u, v] : {std::pair{turned.x2, turned.y2},
+                             {turned.x2, turned.y1},
+                             {turned.x1, turned.y1},
+                             {turned.x1, turned.y2}}) {
     corners.push_back(std::fma(v, -sine, u * cosine));
     corners.push_back(std::fma(v, cosine, u * sine));
   }

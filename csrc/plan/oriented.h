@@ -1,7 +1,6 @@
 // Oriented boxes: outlines that are rectangles at any angle.
 #pragma once
 
-#include <cstddef>
 #include <span>
 #include <vector>
 

@@ -4,13 +4,10 @@
 #include <cmath>
 #include <numbers>
 #include <stdexcept>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "core/geometry.h"
 #include "core/permute.h"
-#include "core/rng.h"
 #include "core/simd.h"
 #include "plan/copy_paste.h"
 #include "plan/objects.h"
@@ -80,7 +77,7 @@ class Planner {
   }
 
  private:
-  Draws draws(std::uint32_t slot) const { return {{id_.seed, id_.epoch, id_.position}, slot}; }
+  Draws draws(std::uint32_t slot) const { return {id_, slot}; }
 
   // A picture to mix with: from the whole dataset, or from the reuse window of this position.
   std::int64_t partner(const Draws& random, std::uint32_t i) const {
@@ -336,9 +333,7 @@ class Planner {
 }  // namespace
 
 std::int64_t image_at(const PlanConfig& config, std::int64_t images, const SampleId& id) {
-  if (id.position >= static_cast<std::uint64_t>(images))
-    throw std::out_of_range("position " + std::to_string(id.position) + " is outside an epoch of " +
-                            std::to_string(images) + " images; positions count from 0");
+  check_position(id.position, images);
   if (!config.shuffle) return static_cast<std::int64_t>(id.position);
   const Permutation order(static_cast<std::uint64_t>(images), id.seed, id.epoch);
   return static_cast<std::int64_t>(order(id.position));

@@ -211,6 +211,18 @@ void merge(std::vector<Run>& runs) {
   runs.resize(kept);
 }
 
+std::vector<std::int32_t> packed(const std::vector<Run>& runs, std::int32_t height) {
+  std::vector<std::int32_t> mask(static_cast<std::size_t>(height) + 1);
+  mask.reserve(mask.size() + 2 * runs.size());
+  for (const Run& run : runs) {
+    ++mask[static_cast<std::size_t>(run.y) + 1];
+    mask.push_back(run.x1);
+    mask.push_back(run.x2);
+  }
+  std::partial_sum(mask.begin(), mask.begin() + height + 1, mask.begin());
+  return mask;
+}
+
 std::vector<Shrink::Tap> Shrink::taps(std::int32_t size, std::int32_t count) {
   const double scale = static_cast<double>(size) / count;
   std::vector<Tap> found(static_cast<std::size_t>(count));

@@ -6,7 +6,6 @@
 // rule, where edges cross it in 16.16 fixed point. Self-crossing polygons have holes.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -57,6 +56,9 @@ class Raster {
 
 // Sorts runs by row and column and joins those that touch.
 void merge(std::vector<Run>& runs);
+
+// Runs in order of rows as LayerSources::mask has them: the rows' beginnings, then the runs.
+std::vector<std::int32_t> packed(const std::vector<Run>& runs, std::int32_t height);
 
 // Shrinks shapes of {0, 1} by `ratio` as OpenCV's linear resize does: of the two rows and columns
 // around the centre of each pixel, half or more must be set.

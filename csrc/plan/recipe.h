@@ -12,8 +12,9 @@
 namespace yolodata {
 
 inline constexpr int kMaxTiles = 9;  // a 3x3 mosaic
-inline constexpr int kMaxLayers =
-    6;  // base, mixup partner, cutmix partner, and one to paste from each
+// Base, mixup partner, cutmix partner, and one to paste from each.
+inline constexpr int kMaxLayers = 6;
+inline constexpr int kMaxCanvas = 1 << 20;  // pixels of a side
 inline constexpr int kNoLayer = -1;
 inline constexpr int kMirror = -2;  // the layer's own canvas, left and right exchanged
 inline constexpr int kFill = 114;   // grey of everything that no image covers
@@ -38,6 +39,9 @@ struct Layer {
   Tile tiles[kMaxTiles];
 };
 
+// Products of bytes and gains that are drawn up to this fit into integers.
+inline constexpr double kMaxHsvDraw = 1e6;
+
 // Colour jitter in HSV space; gains multiply saturation and value, the shift turns the hue.
 struct HsvJitter {
   double draws[3];  // as drawn: gain times uniform(-1, 1)
@@ -56,10 +60,11 @@ struct Finish {
 // Calls `visit` with every step of a finish and its name. A step that is all zero does nothing.
 template <typename AnyFinish, typename Visit>
 void each_step(AnyFinish& finish, Visit visit) {
-  visit("hsv", finish.hsv);
-  visit("flipud", finish.flipud);
-  visit("fliplr", finish.fliplr);
-  visit("bgr", finish.bgr);
+  auto& [hsv, flipud, fliplr, bgr] = finish;  // all of them: fewer names do not compile
+  visit("hsv", hsv);
+  visit("flipud", flipud);
+  visit("fliplr", fliplr);
+  visit("bgr", bgr);
 }
 
 struct Recipe {

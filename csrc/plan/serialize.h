@@ -45,7 +45,7 @@ inline std::vector<std::uint8_t> to_bytes(const Plan& plan) {
 }
 
 // Throws std::invalid_argument for anything else than what `to_bytes` of this version made. Whether
-// the plan makes sense is for `check` to say.
+// the plan makes sense is for `validate` to say.
 inline Plan from_bytes(const void* data, std::size_t size) {
   const auto* bytes = static_cast<const std::uint8_t*>(data);
   std::size_t at = 0;

@@ -1,8 +1,6 @@
 // The colour jitter of one picture on a CPU thread: jitter() of shade.h, on rows of pixels.
 #pragma once
 
-#include <cstdint>
-
 #include "render/byte_map.h"
 #include "render/row_types.h"
 #include "render/shade.h"

@@ -9,9 +9,6 @@
 
 namespace yolodata {
 
-// Of the reciprocals of bytes: see hue_reciprocal and saturation_reciprocal.
-inline constexpr int kHueNumerator = 122880, kSaturationNumerator = 1044480;
-
 // jitter() of shade.h, in two steps over many pixels with bytes of hue, saturation and value in
 // between: in one they are a chain of operations so long that a processor sees the next pixels too
 // late to work on them meanwhile.

@@ -17,7 +17,7 @@ void render_cpu(const Recipe& recipe, const Sources& sources, std::uint8_t* out)
 // The same by calling shade() for every pixel: slow, and the definition that render_cpu must equal.
 void render_reference(const Recipe& recipe, const Sources& sources, std::uint8_t* out);
 
-// How the library was built: "none", or the CUDA run-time version and architectures.
+// How the library was built: "none", or the version of the CUDA run time.
 const char* cuda_build();
 
 // What pixels are written as: bytes, or 16-bit floats that are fractions of 255 (the half

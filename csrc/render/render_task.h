@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "plan/recipe.h"
+#include "plan/split_colour.h"
 #include "render/shade.h"
 
 namespace yolodata {
@@ -23,5 +24,18 @@ void set_masks(const Plan& plan, Sources& sources);
 // only counts.
 std::size_t move_masks(const Plan& plan, std::uint8_t* memory, std::size_t offset,
                        std::uintptr_t address, Sources& sources);
+
+// A task in two steps, as split_colour makes them of its recipe. `picture` is where the second will
+// find what the first one made and somebody changed: uint8 (height, width, 3) RGB, in memory that
+// its renderer can read.
+struct TaskHalves {
+  RenderTask placed, finished;
+};
+inline TaskHalves split_colour(const RenderTask& task, const std::uint8_t* picture) {
+  TaskHalves halves{task, {}};
+  halves.finished.recipe = split_colour(halves.placed.recipe);
+  halves.finished.sources.layers[0].images[0] = {picture, task.recipe.width, task.recipe.height};
+  return halves;
+}
 
 }  // namespace yolodata

@@ -109,7 +109,6 @@ void resample_row(const Planes& line, const Columns& columns, const std::uint8_t
 
 int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
                float tolerance, const Planes& out, std::int32_t* doubtful) {
-  constexpr float kShift = 12582912.0f;  // see round_int
   const float clear = 0.5f - tolerance;
   std::int32_t* const begin = doubtful;
   for (int i = YD_SIMD(blend_rows(top, bottom, apart, weight, count, out)); i < count; i += kBlock)
@@ -121,7 +120,7 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
       std::int32_t doubt = 0;
       for (int k = 0; k < kBlock; ++k) {
         const float value = a[k] + weight * (b[k] - a[k]);
-        const float nearest = (value + kShift) - kShift;
+        const float nearest = (value + kWhole) - kWhole;
         off[k] = std::abs(value - nearest);
         doubt |= off[k] > clear;
         to[k] = static_cast<std::uint8_t>(static_cast<std::int32_t>(nearest));

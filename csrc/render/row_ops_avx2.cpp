@@ -339,7 +339,7 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
   constexpr int kMost = 128;
   std::int64_t offsets[kMost];
   for (int begin = 0; begin < count; begin += kMost) {
-    // In two steps, for the reason that Jitter has.
+    // In two steps, for the reason that JitterLoop has.
     const int length = count - begin < kMost ? count - begin : kMost;
     find_offsets(stride, from.from(begin), length, offsets);
     for (int k = 0; k < length; k += 8) {

@@ -24,10 +24,6 @@ inline uint8x16_t low_bytes(const uint32x4_t (&part)[4]) {
                    vreinterpretq_u8_u16(low_halves(part[2], part[3])));
 }
 
-}  // namespace
-
-namespace {
-
 // How resample_row gets the neighbours of four columns, each as a dword with the left one in its
 // low byte and the right one 16 bits up.
 struct Together {  // from a register with all of them; numbers beyond its sixteen pick a zero

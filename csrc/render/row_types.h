@@ -60,7 +60,7 @@ struct Points {
   }
 };
 
-// Canvas pixels [x1, x2) x [y1, y2) whose four neighbours all show the same tile, or none (-1).
+// Canvas pixels [x1, x2) x [y1, y2) whose four neighbours all show the same tile, or kNoTile.
 struct Region {
   std::int32_t x1, y1, x2, y2;
   int tile;

@@ -96,19 +96,20 @@ YD_HD bool touches(const Layer& layer, Point point) {
          point.y < static_cast<float>(layer.height);
 }
 
-// Topmost tile at a canvas pixel, or -1.
+// What canvas pixels show, where it is no tile.
+inline constexpr int kNoTile = -1;  // nothing but fill
+inline constexpr int kSeam = -2;    // several things, or nobody knows
+
+// Topmost tile at a canvas pixel, or kNoTile.
 YD_HD int tile_at(const Layer& layer, std::int32_t x, std::int32_t y) {
   for (int i = layer.tile_count - 1; i >= 0; --i) {
     const Tile& tile = layer.tiles[i];
     if (x >= tile.x1 && x < tile.x2 && y >= tile.y1 && y < tile.y2) return i;
   }
-  return -1;
+  return kNoTile;
 }
 
 // What all canvas pixels of a rectangle show; corners included.
-inline constexpr int kNoTile = -1;  // nothing but fill
-inline constexpr int kSeam = -2;    // several things, or nobody knows
-
 YD_HD int tile_of(const Layer& layer, std::int32_t left, std::int32_t top, std::int32_t right,
                   std::int32_t bottom) {
   for (int i = layer.tile_count - 1; i >= 0; --i) {
@@ -223,8 +224,13 @@ YD_HD std::int32_t scaled(std::int32_t number, std::int32_t reciprocal) {
   return (number * reciprocal + 2048) >> 12;
 }
 
-YD_HD std::int32_t hue_reciprocal(std::int32_t range) { return reciprocal(122880.0f, range); }
-YD_HD std::int32_t saturation_reciprocal(std::int32_t top) { return reciprocal(1044480.0f, top); }
+inline constexpr std::int32_t kHueNumerator = 30 << 12, kSaturationNumerator = 255 << 12;
+YD_HD std::int32_t hue_reciprocal(std::int32_t range) {
+  return reciprocal(static_cast<float>(kHueNumerator), range);
+}
+YD_HD std::int32_t saturation_reciprocal(std::int32_t top) {
+  return reciprocal(static_cast<float>(kSaturationNumerator), top);
+}
 
 // Where a pixel lies on the circle of hues, in units of 60 degrees by `range`; negative for
 // magentas.

@@ -68,7 +68,7 @@ YD_HD View view_of(const Recipe& recipe, const Layer& layer, std::int32_t x1, st
     right = corner == 0 || point.x > right ? point.x : right;
     bottom = corner == 0 || point.y > bottom ? point.y : bottom;
   }
-  constexpr float kFar = 2097152.0f;  // 2^21: canvases end at 2^20; see also plus_floor
+  constexpr float kFar = 2.0f * kMaxCanvas;  // what is seen is nearer; see also plus_floor
   if (!(left > -kFar && top > -kFar && right < kFar && bottom < kFar)) return kUnknown;
   View view{kSeam, floor_int(left), floor_int(top), floor_int(right) + 1, floor_int(bottom) + 1};
   view.tile = tile_of(layer, view.left, view.top, view.right, view.bottom);

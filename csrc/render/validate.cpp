@@ -10,7 +10,7 @@ namespace yolodata {
 
 namespace {
 
-constexpr float kGreatestGain = 1000001.0f;  // of HsvJitter; its product with a byte is an integer
+constexpr auto kMaxGain = static_cast<float>(kMaxHsvDraw + 1);
 
 // See LayerSources::mask.
 void check_mask(const std::vector<std::int32_t>& mask, std::int32_t width, std::int32_t height) {
@@ -39,7 +39,8 @@ void validate(const Recipe& recipe) {
     fail("a recipe's size must be 1 to 65536 pixels a side, got " + std::to_string(recipe.height) +
          " x " + std::to_string(recipe.width));
   if (recipe.layer_count < 1 || recipe.layer_count > kMaxLayers)
-    fail("a recipe has 1 to 6 layers, got " + std::to_string(recipe.layer_count));
+    fail("a recipe has 1 to " + std::to_string(kMaxLayers) + " layers, got " +
+         std::to_string(recipe.layer_count));
   if (recipe.mixup_layer != kNoLayer && !is_layer(recipe.mixup_layer))
     fail("mixup names layer " + std::to_string(recipe.mixup_layer) + ", which the recipe lacks");
   if (!(recipe.mixup_ratio >= 0 && recipe.mixup_ratio <= 1))
@@ -56,16 +57,18 @@ void validate(const Recipe& recipe) {
   }
   if (recipe.finish.hsv.enabled &&
       (recipe.finish.hsv.hue_shift < 0 || recipe.finish.hsv.hue_shift >= 180 ||
-       !(recipe.finish.hsv.saturation >= 0 && recipe.finish.hsv.saturation <= kGreatestGain) ||
-       !(recipe.finish.hsv.value >= 0 && recipe.finish.hsv.value <= kGreatestGain)))
+       !(recipe.finish.hsv.saturation >= 0 && recipe.finish.hsv.saturation <= kMaxGain) ||
+       !(recipe.finish.hsv.value >= 0 && recipe.finish.hsv.value <= kMaxGain)))
     fail("hsv draws must be finite; saturation and value draws must be -1 to 1000000");
   for (int i = 0; i < recipe.layer_count; ++i) {
     const Layer& layer = recipe.layers[i];
     if (layer.tile_count < 1 || layer.tile_count > kMaxTiles)
-      fail("a layer has 1 to 9 tiles, got " + std::to_string(layer.tile_count));
-    if (layer.width < 1 || layer.height < 1 || layer.width > (1 << 20) || layer.height > (1 << 20))
-      fail("a canvas must be 1 to 1048576 pixels a side, got " + std::to_string(layer.height) +
-           " x " + std::to_string(layer.width));
+      fail("a layer has 1 to " + std::to_string(kMaxTiles) + " tiles, got " +
+           std::to_string(layer.tile_count));
+    if (layer.width < 1 || layer.height < 1 || layer.width > kMaxCanvas ||
+        layer.height > kMaxCanvas)
+      fail("a canvas must be 1 to " + std::to_string(kMaxCanvas) + " pixels a side, got " +
+           std::to_string(layer.height) + " x " + std::to_string(layer.width));
     if (layer.paste_from != kNoLayer && layer.paste_from != kMirror &&
         (!is_layer(layer.paste_from) || layer.paste_from == i ||
          recipe.layers[layer.paste_from].paste_from >= 0))

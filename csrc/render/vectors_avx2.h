@@ -154,7 +154,7 @@ class Avx2 {
     const __m256 even = _mm256_cvtepi32_ps(_mm256_and_si256(a, constant<std::uint32_t, 0xFFFF>()));
     const __m256 odd = _mm256_cvtepi32_ps(_mm256_srli_epi32(a, 16));
     const __m256 both = _mm256_div_ps(constant<kNumerator>(), _mm256_mul_ps(even, odd));
-    const __m256 whole = constant<12582912>();  // see kWhole; 16 bits of the sums are used
+    const __m256 whole = constant<static_cast<int>(kWhole)>();  // 16 bits of the sums are used
     const __m256i of_even = _mm256_castps_si256(_mm256_fmadd_ps(both, odd, whole));
     const __m256i of_odd = _mm256_castps_si256(_mm256_fmadd_ps(both, even, whole));
     return _mm256_blend_epi16(of_even, _mm256_slli_epi32(of_odd, 16), 0xAA);

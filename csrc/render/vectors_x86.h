@@ -1,7 +1,6 @@
 // What vectors_avx2.h and vectors_avx512.h share.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "render/byte_map.h"

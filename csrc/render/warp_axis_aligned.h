@@ -15,7 +15,7 @@
 
 namespace yolodata {
 
-// Columns [begin, end) of a canvas row that show one tile (or none: -1).
+// Columns [begin, end) of a canvas row that show one tile, or kNoTile.
 struct Span {
   std::int32_t begin, end;
   int tile;
@@ -97,7 +97,7 @@ class AxisAlignedWarp {
         weights_[i] = weight;
         short_weights_ &= is_short(weights_[i]);
       } else {  // two neighbours off the canvas, on the right side
-        lefts_[i] = at >= static_cast<float>(layer.width) ? layer.width : -2;
+        lefts_[i] = at >= static_cast<float>(layer.width) ? layer.width : kOutside;
       }
     }
     const auto [least, most] = std::minmax_element(lefts_.begin(), lefts_.end());

@@ -11,8 +11,8 @@
 
 namespace yolodata {
 
-inline constexpr float kRowsAhead =
-    8;  // with flipud the rows come in the other order; then it helps less
+// In rows. With flipud they come in the other order; then it helps less.
+inline constexpr float kPrefetchDistance = 8;
 
 // Rows of any layer: rotation, shear, perspective.
 class GeneralWarp {
@@ -26,8 +26,10 @@ class GeneralWarp {
     wx_.resize(count);
     wy_.resize(count);
     // A slanted row touches many rows of the image; processors do not foresee that.
-    down_x_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[1], -8.0f, 8.0f));
-    down_y_ = static_cast<std::int64_t>(kRowsAhead * std::clamp(layer.inverse[4], -8.0f, 8.0f));
+    down_x_ =
+        static_cast<std::int64_t>(kPrefetchDistance * std::clamp(layer.inverse[1], -8.0f, 8.0f));
+    down_y_ =
+        static_cast<std::int64_t>(kPrefetchDistance * std::clamp(layer.inverse[4], -8.0f, 8.0f));
     from_ = unflip(begin, width, fliplr);
     step_ = fliplr ? -1 : 1;
     for (int i = 0; i < layer.tile_count; ++i) hidden_[i] = is_hidden(i);
@@ -76,11 +78,11 @@ class GeneralWarp {
   // is left out: two bytes after a pixel are then its image's.
   Region region_at(std::int32_t x, std::int32_t y) const {
     constexpr std::int32_t kLeast = INT32_MIN, kMost = INT32_MAX;
-    if (x < -1) return {kLeast, kLeast, -1, kMost, -1};  // also where there is no number
-    if (y < -1) return {kLeast, kLeast, kMost, -1, -1};
-    if (x >= layer_.width) return {layer_.width, kLeast, kMost, kMost, -1};
-    if (y >= layer_.height) return {kLeast, layer_.height, kMost, kMost, -1};
-    if (x < 0 || y < 0) return {x, y, x, y, -1};
+    if (x < -1) return {kLeast, kLeast, -1, kMost, kNoTile};  // also where there is no number
+    if (y < -1) return {kLeast, kLeast, kMost, -1, kNoTile};
+    if (x >= layer_.width) return {layer_.width, kLeast, kMost, kMost, kNoTile};
+    if (y >= layer_.height) return {kLeast, layer_.height, kMost, kMost, kNoTile};
+    if (x < 0 || y < 0) return {x, y, x, y, kNoTile};
     const int top = tile_at(layer_, x, y);
     if (top >= 0 && !hidden_[top]) {
       const Tile& tile = layer_.tiles[top];
@@ -163,7 +165,7 @@ class GeneralWarp {
   const LayerSources& sources_;
   std::int32_t begin_, end_;
   std::int32_t from_, step_;      // first column before the flip, and the way from there
-  std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kRowsAhead later
+  std::int64_t down_x_, down_y_;  // canvas pixels from a row to the one kPrefetchDistance later
   bool hidden_[kMaxTiles]{};
   std::vector<std::int32_t> x_, y_;
   std::vector<float> wx_, wy_;

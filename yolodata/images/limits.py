@@ -22,10 +22,10 @@ import os
 import threading
 from collections.abc import Iterator
 
+from yolodata._native import MOST_SCANS
 from yolodata.images.headers import Header
 from yolodata.machine import available_memory
 
-MOST_SCANS = 100
 MOST_SCANNED = 1 << 31  # pixels, over all scans
 _OPENCV = 1 << 30
 _BYTES = 20  # of memory a pixel

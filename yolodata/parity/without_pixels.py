@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from yolodata._native import FILL
+
 
 @functools.lru_cache(maxsize=1024)
 def blank(height: int, width: int) -> Any:
     """Returns a grey picture (height, width, 3) that takes one byte of memory."""
-    return np.broadcast_to(np.uint8(114), (height, width, 3))
+    return np.broadcast_to(np.uint8(FILL), (height, width, 3))
 
 
 def skip_pixels(stages: Iterable[Any], imgsz: int) -> None:

@@ -18,7 +18,6 @@ from yolodata.errors import is_out_of_memory
 from yolodata.telemetry import Telemetry
 
 Bytes = npt.NDArray[np.uint8]
-FILL = 114  # grey of padding, and of an image that cannot be read
 
 Read = Callable[[list[int], "list[Bytes]"], "Sequence[tuple[Any, str]]"]
 """(images, memory to use again) to, for each image, its pixels and why they are only grey, or "".

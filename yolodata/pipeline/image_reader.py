@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from yolodata import _native
 from yolodata.errors import ShardError, lacking
 from yolodata.machine import fresh_memory
-from yolodata.pipeline.image_cache import FILL, Bytes, ImageSource
+from yolodata.pipeline.image_cache import Bytes, ImageSource
 from yolodata.pipeline.subset import Subset
 from yolodata.telemetry import Telemetry
 
@@ -141,8 +142,6 @@ def image_source(
 
     def waits_for_bytes(image: int) -> float:
         """Brings the stored bytes into memory; returns the seconds that this took."""
-        from yolodata import _native
-
         return 1e-9 * _native.wait_for_pages(shards.sample(image))
 
     def read(images: list[int], memory: list[Bytes]) -> list[tuple[Bytes, str]]:
@@ -156,7 +155,7 @@ def image_source(
             if lacking(error):
                 raise  # the file may be a good one
             height, width = smaller.get(image, size(image))
-            grey = np.full(height * width * 3, FILL, np.uint8)
+            grey = np.full(height * width * 3, _native.FILL, np.uint8)
             return [(grey, str(error) or type(error).__name__)]
         finally:
             if not shards.mapped:  # read by calls, in which this thread does not run

@@ -20,7 +20,7 @@ void must_be_equal(const JpegCoefficients& a, const JpegCoefficients& b) {
     must(one.width == other.width && one.height == other.height);
     for (std::int32_t row = 0; row < one.height; ++row)
       for (std::int32_t column = 0; column < one.width; ++column)
-        must(std::equal(one.block(row, column), one.block(row, column) + kCoefficients,
+        must(std::equal(one.block(row, column), one.block(row, column) + jpeg::kCoefficients,
                         other.block(row, column)));
   }
 }

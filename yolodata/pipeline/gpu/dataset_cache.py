@@ -24,20 +24,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata import _native
 from yolodata.errors import is_out_of_memory, lacking
 from yolodata.machine import available_memory
 from yolodata.pipeline.backend import wait_for
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.gpu.jpeg_decoder import RUNS
 from yolodata.pipeline.gpu.stream import Output, StagingPool, Stream, render_task_bytes
-from yolodata.pipeline.image_cache import FILL
 from yolodata.pipeline.image_reader import checked, decode_into
 from yolodata.pipeline.subset import Subset
 
 if TYPE_CHECKING:
     import torch
-
-    from yolodata import _native
 
 log = logging.getLogger("yolodata")
 
@@ -342,7 +340,7 @@ class _Filler:
                     raise MemoryError(" ".join(str(error).split())) from None
                 if lacking(error):
                     raise  # the file may be a good one
-                target[:] = FILL
+                target[:] = _native.FILL
                 self.cached.unreadable[image] = str(error) or type(error).__name__
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="yolodata-read") as pool:
@@ -401,8 +399,6 @@ def render_seconds(
     Returns:
         for each place the seconds of its fastest turn.
     """
-    from yolodata import _native
-
     config = subset.plan_config(AugmentConfig(imgsz=subset.imgsz, mosaic=0.0), False)
     shape = (3, subset.imgsz, subset.imgsz)
     engine = _native.Engine(1)

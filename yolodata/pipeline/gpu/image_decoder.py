@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yolodata._native import FILL
 from yolodata.errors import YolodataError, lacking
 from yolodata.pipeline.backend import BackendSpec
 from yolodata.pipeline.gpu.jpeg_decoder import DaliDecoder
 from yolodata.pipeline.gpu.stream import StagingPool, Stream
-from yolodata.pipeline.image_cache import FILL
 from yolodata.pipeline.image_reader import checked, decode_into
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ImageDecoder:
             threads=spec.threads,
             hw_decoder_load=spec.device.hw_decoder_load,
         )
-        picture = cv2.imencode(".jpg", np.full((16, 16, 3), 114, np.uint8))[1].reshape(-1)
+        picture = cv2.imencode(".jpg", np.full((16, 16, 3), FILL, np.uint8))[1].reshape(-1)
         (decoded,) = decoder.decode([picture], ["probe.jpg"], [(imgsz, imgsz)])
         if decoded.fallback or decoded.pixels is None:
             raise YolodataError(decoded.reason or "it cannot decode an ordinary JPEG file")
