@@ -624,7 +624,7 @@ def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
         (came / name).parent.mkdir(parents=True)
         (came / "bench.json").write_bytes((keep / "bench.json").read_bytes())
         (came / name).symlink_to(tmp_path / "other")
-        with pytest.raises(ConfigError, match=f"{name} is a link.* --keep an empty folder"):
+        with pytest.raises(ConfigError, match=f"{name}: is a link.* --keep an empty folder"):
             data.prepare(wanted, came, {"files"}, said.append)
         shutil.rmtree(came)
     came.mkdir()
