@@ -625,7 +625,7 @@ def test_a_kept_folder_is_used_again_or_refused(tmp_path: Path) -> None:
         (came / name).parent.mkdir(parents=True)
         (came / "bench.json").write_bytes((keep / "bench.json").read_bytes())
         (came / name).symlink_to(tmp_path / "other")
-        with pytest.raises(ConfigError, match=f"{name} is a link.* --keep an empty folder"):
+        with pytest.raises(ConfigError, match=f"{name}: is a link.* --keep an empty folder"):
             data.prepare(wanted, came, {"files"}, said.append)
         shutil.rmtree(came)
     came.mkdir()
@@ -641,7 +641,9 @@ def test_no_file_is_copied_that_packing_would_not_read(tmp_path: Path) -> None:
     wanted = data.Wanted(source, 9, 9, 64, seed=0)
     bad = tmp_path / "source" / "images" / "train" / "x.jpg"
     bad.symlink_to("/dev/zero")
-    with pytest.raises(DatasetError, match=r"x\.jpg or its labels cannot be read: .*is a device"):
+    with pytest.raises(
+        DatasetError, match=r"x\.jpg: picture or labels cannot be read: .*is a device"
+    ):
         data.prepare(wanted, tmp_path / "keep", {"files"}, lambda _: None)
     bad.unlink()
     with bad.open("wb") as file:

@@ -126,8 +126,8 @@ MISTAKES = [
     ("shard a b --imgz 32", "`yolodata shard` has no setting 'imgz' (did you mean 'imgsz'?)"),
     ("shard a run=1", "has no setting 'run'; a file of this name is written ./run=1"),
     ("shard a b imgsz=x", "--imgsz must be a whole number, got 'x'"),
-    ("shard a b --imgsz", "--imgsz needs a value, got none"),
-    ("shard a b --imgsz --quiet", "--imgsz needs a value, got none"),
+    ("shard a b --imgsz", "--imgsz must have a value, got none"),
+    ("shard a b --imgsz --quiet", "--imgsz must have a value, got none"),
     ("shard a b codec=jpg", "must be one of raw, jpeg, auto, got 'jpg' (did you mean 'jpeg'?)"),
     ("shard a b quiet=maybe", "--quiet must be True or False, got 'maybe'"),
     ("bench trian", "what must be one of loader, train, got 'trian' (did you mean 'train'?)"),
@@ -135,10 +135,10 @@ MISTAKES = [
     ("bench seconds=long", "--seconds must be a number, got 'long'"),
     ("view a mosiac=0", "has no setting 'mosiac' (did you mean 'mosaic'?)"),
     ("train", "`yolodata train` needs NAME=VALUE, got none"),
-    ("train yolo26n.yaml", "arguments are written NAME=VALUE, flags NAME=True, got 'yolo26n.yaml'"),
+    ("train yolo26n.yaml", "arguments must be NAME=VALUE, flags NAME=True, got 'yolo26n.yaml'"),
     ("cache", "`yolodata cache` needs ls|clean, got none"),
     ("cache sl", "ls|clean must be one of ls, clean, got 'sl'"),
-    ("val best.pt", "arguments are written NAME=VALUE, flags NAME=True, got 'best.pt'"),
+    ("val best.pt", "arguments must be NAME=VALUE, flags NAME=True, got 'best.pt'"),
     ("verify nothere", "nothere: is not there"),
     ("info nothere", "nothere: is not there"),
     ("info .", ".: holds no dataset"),
@@ -166,7 +166,7 @@ def test_what_has_no_end_is_cut_off(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "a/b\\na/b\\n" in said
-    assert "Correct the YAML" in said
+    assert "correct the YAML" in said
     for quoted in ("a\n" * 300, "a" * 90_000):
 
         def fail(_: object, quoted: str = quoted) -> None:

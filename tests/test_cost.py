@@ -305,8 +305,11 @@ def test_what_somebody_else_states_at_length_is_cut(
 WRONG_PRICES = [
     ("[1]", "must have currency, date, source, gpus, got [1]"),
     (PRICES.replace("currency: EUR", ""), "must have currency"),
-    (PRICES.replace("date", "dated"), "has 'dated' (did you mean 'date'?)"),
-    (PRICES.replace("spot: 1.0", "spott: 1.0"), "NVIDIA X1 has 'spott' (did you mean 'spot'?)"),
+    (PRICES.replace("date", "dated"), "'dated' is not known (did you mean 'date'?)"),
+    (
+        PRICES.replace("spot: 1.0", "spott: 1.0"),
+        "NVIDIA X1: 'spott' is not known (did you mean 'spot'?)",
+    ),
     (PRICES.replace("spot: 1.0", "spot: -1"), "NVIDIA X1: spot must be at least 0, got -1"),
     (PRICES.replace("spot: 1.0", "spot: 1€"), "NVIDIA X1: spot must be a finite number, got '1€'"),
     (PRICES.replace("spot: 1.0, ", ""), "interruptions_per_hour is of spot machines"),
@@ -332,7 +335,7 @@ def test_wrong_prices_are_refused(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("{run} prices=none.yaml", "none.yaml cannot be read as prices"),
+        ("{run} prices=none.yaml", "none.yaml: cannot be read as prices"),
         ("{run} prices={prices} epochs=0", "--epochs must be at least 1"),
         ("{run} prices={prices} also=L40S", "--also must be GPU=RATIO"),
         ("{run} prices={prices} also=L40S=-1", "--also must be GPU=RATIO"),

@@ -22,6 +22,7 @@ PAGES = sorted(
     for page in (ROOT / folder).glob("*.md" if folder in ("", "docs") else "**/*.md")
 )
 CODE = {".py", ".c", ".cc", ".cpp", ".cu", ".h", ".sh"}
+API = runpy.run_path(str(ROOT / "docs" / "api.py"))
 NAMED = ("docs/architecture.md", "docs/life-of-a-batch.md", "docs/glossary.md")
 
 
@@ -31,7 +32,7 @@ def relative(path: Path) -> str:
 
 def test_the_api_page_is_made_of_the_docstrings() -> None:
     """Run `python docs/api.py` when this fails."""
-    main: Callable[[list[str]], int] = runpy.run_path(str(ROOT / "docs" / "api.py"))["main"]
+    main: Callable[[list[str]], int] = API["main"]
     assert main(["--check"]) == 0
 
 
@@ -43,6 +44,49 @@ def test_public_names_and_their_methods_have_docstrings() -> None:
             kinds = (property, classmethod, staticmethod)
             if not member.startswith("_") and (callable(method) or isinstance(method, kinds)):
                 assert method.__doc__, f"{name}.{member}"
+
+
+def lacking(value: Any, docstring: str) -> set[str]:
+    """Returns the parameters of a function or a class that its docstring does not describe."""
+    try:
+        parameters = set(inspect.signature(value).parameters)
+    except (TypeError, ValueError):  # native: the signature is the docstring's first line
+        return set()
+    described = {
+        name
+        for title, lines in API["_sections"](inspect.cleandoc(docstring).split("\n"))
+        for line in lines
+        if title in ("Args", "Attributes") and (found := re.match(r"(\w+(, \w+)*): ", line))
+        for name in found[1].split(", ")
+    }
+    return parameters - described - {"self"}
+
+
+def test_parameters_of_public_names_are_described() -> None:
+    """Each of a function, a method and a class, in `Args:` or, of a dataclass, `Attributes:`."""
+    found = {}
+    for name in yolodata.__all__:
+        value = getattr(yolodata, name)
+        if not isinstance(value, type) or API["foreign"](value) == [object]:
+            found[name] = lacking(value, value.__doc__)
+        for member, kind in API["members"](value) if isinstance(value, type) else ():
+            if not isinstance(kind, property):
+                found[f"{name}.{member}"] = lacking(getattr(value, member), kind.__doc__)
+    assert {name: parameters for name, parameters in found.items() if parameters} == {}
+
+
+def test_a_parameter_that_is_not_described_is_noticed() -> None:
+    def function(one: int, two: int, three: int, *, four: int) -> None:
+        """Does something.
+
+        Args:
+            one, two: numbers.
+
+        Raises:
+            three: is no parameter here.
+        """
+
+    assert lacking(function, function.__doc__ or "") == {"three", "four"}
 
 
 def python_names(tree: ast.Module) -> set[str]:

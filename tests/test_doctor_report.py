@@ -344,7 +344,7 @@ def test_the_settings_train(section: Section, drawn: Path, tmp_path: Path, capsy
         ("{yaml} only=date", "--only must be one of data, got 'date'"),
         ("{yaml} seconds=0", "seconds must be 2 to 3600"),
         ("{yaml} bacth=3", "bacth"),
-        ("{yaml} yolodata.threads=0", "yolodata threads must be 1 to 1024, got 0"),
+        ("{yaml} yolodata.threads=0", "yolodata.threads must be 1 to 1024, got 0"),
         ("{yaml} yolodata.thread=3", "did you mean 'threads'"),
         ("{yaml} yolodata.threads=3 loader=ultralytics", "takes no settings of yolodata, got thr"),
         ("{yaml} device=0,1", "device=0,1 takes 2 processes; start them with torchrun"),

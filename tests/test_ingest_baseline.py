@@ -210,13 +210,13 @@ def test_trainers_pack_each_way_into_a_folder_of_its_own(source: Path, tmp_path:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"reencode": 0}, "yolodata reencode must be 1 to 100, or True, got 0"),
-        ({"reencode": 101}, "yolodata reencode must be 1 to 100, or True, got 101"),
-        ({"reencode": 9.5}, "yolodata reencode must be a whole number, got 9.5"),
-        ({"reencode": "high"}, "yolodata reencode must be a whole number, got 'high'"),
+        ({"reencode": 0}, "yolodata.reencode must be 1 to 100, or True, got 0"),
+        ({"reencode": 101}, "yolodata.reencode must be 1 to 100, or True, got 101"),
+        ({"reencode": 9.5}, "yolodata.reencode must be a whole number, got 9.5"),
+        ({"reencode": "high"}, "yolodata.reencode must be a whole number, got 'high'"),
         ({"codec": "raw", "reencode": True}, "reencode=True is about JPEG files, and codec=raw"),
         ({"codec": "raw", "keep_files": True}, "keep_files=True is about JPEG files"),
-        ({"keep_files": 1}, "yolodata keep_files must be True or False, got 1"),
+        ({"keep_files": 1}, "yolodata.keep_files must be True or False, got 1"),
     ],
 )
 def test_wrong_settings_are_one_clear_error(wrong: dict, said: str) -> None:

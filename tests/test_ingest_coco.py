@@ -267,14 +267,14 @@ def test_category_ids_become_0_1_2_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d.pop("images"), "'images' is not"),
-        (lambda d: d["categories"][1].pop("id"), "a category needs id and name"),
-        (lambda d: d["categories"][1].pop("name"), "a category needs id and name"),
-        (lambda d: d["categories"][1].update(id=True), "a category needs id and name"),
-        (lambda d: d["categories"].append(7), "a category needs .* 7"),
-        (lambda d: d["categories"][1].update(keypoints=5), "a category needs .*'keypoints': 5"),
+        (lambda d: d.pop("images"), "'images' is no list"),
+        (lambda d: d["categories"][1].pop("id"), "a category must have id and name"),
+        (lambda d: d["categories"][1].pop("name"), "a category must have id and name"),
+        (lambda d: d["categories"][1].update(id=True), "a category must have id and name"),
+        (lambda d: d["categories"].append(7), "a category must have .* 7"),
+        (lambda d: d["categories"][1].update(keypoints=5), "a category must have .*'keypoints': 5"),
         (lambda d: d["categories"].append(d["categories"][0]), "two categories"),
-        (lambda d: d["categories"].clear(), "no categories"),
+        (lambda d: d["categories"].clear(), "at least one class, got none"),
         (lambda d: [i.update(file_name=i["file_name"] + "x") for i in d["images"]], "--images"),
     ],
 )

@@ -79,7 +79,9 @@ def test_of_two_files_for_one_name_that_of_the_task_is_read(tmp_path: Path) -> N
         chosen = choose_files(tmp_path, None, task, lambda *_: True)
         assert [file.path.name for file in chosen.files.values()] == [f"{kind}_default.json"]
     coco(annotations / "other.json")
-    with pytest.raises(DatasetError, match=r"'instances_default\.json', 'other\.json'"):
+    with pytest.raises(
+        DatasetError, match=r"instances_default\.json, .*/other\.json: the name must"
+    ):
         open_source(tmp_path)
 
 
@@ -365,7 +367,9 @@ def test_names_of_2014_for_files_of_2017(tmp_path: Path) -> None:
 def test_names_that_are_nearly_there(tmp_path: Path, name: str, there: str) -> None:
     build(tmp_path, {f"images/{there}": JPEG})
     file = coco(tmp_path / "train.json", [name])
-    with pytest.raises(DatasetError, match=f"images/{re.escape(there)}' is there; names must be"):
+    with pytest.raises(
+        DatasetError, match=f"images/{re.escape(there)}' is there, but names have to be"
+    ):
         open_source(file)
     build(tmp_path, {"images/other.jpg": JPEG})
     (reason,) = open_source(coco(file, [name, "other.jpg"])).splits["train"].unlisted.values()
@@ -605,10 +609,10 @@ def test_ids_as_texts(tmp_path: Path) -> None:
         (b"<!DOCTYPE html>", "web page"),
         ('{"images": ["训练"]}'.encode("gbk"), "UTF-8"),
         (b"[" * 100_000, "too deep|ends in the middle"),
-        (b"[]", "'images' is not"),
-        (b'{"images": [], "annotations": []}', "'categories' is not"),
+        (b"[]", "'images' is no list"),
+        (b'{"images": [], "annotations": []}', "'categories' is no list"),
         (b'{"images": [{}], "annotations": [{"caption": "x"}], "categories": []}', "no objects"),
-        (b'{"images": [], "annotations": [], "categories": []}', "no categories"),
+        (b'{"images": [], "annotations": [], "categories": []}', "one class, got none"),
         (b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no image"),
     ],
 )

@@ -217,7 +217,7 @@ def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:
     build(root, {"ImageSets/train.txt": "b\r\na"})
     assert stems(open_source(root)) == {"train": "a b"}
     build(root, {"ImageSets/train.txt": "a\nc"})
-    with pytest.raises(DatasetError, match=r"differ.*Remove or rename one"):
+    with pytest.raises(DatasetError, match=r"differs.*remove or rename one"):
         open_source(root)
     with pytest.raises(DatasetError, match=r"lists of images are empty"):
         open_source(voc(tmp_path / "empty", "a", train="", val=""))
@@ -358,7 +358,7 @@ def test_splits_that_were_not_asked_for_do_not_matter(tmp_path: Path) -> None:
     for split in ("train", "val"):
         assert not open_source(tmp_path, splits=[split]).left_out
     with pytest.raises(
-        DatasetError, match="To pack the other splits alone, name them with --split"
+        DatasetError, match="to pack the other splits alone, name them with --split"
     ):
         open_source(build(tmp_path / "absent", {**data, "images/a.jpg": JPEG}))
 

@@ -243,9 +243,9 @@ def test_names_that_yaml_reads_as_something_else_are_said(tmp_path: Path) -> Non
         ({"train": "images\\train"}, "'images/train' is there; write it so"),
         ({"train": "..\\images\\train"}, r"'\.\./images/train' is there; write it so"),
         ({"train": "/images/train "}, "'images/train' is there; write it so"),
-        ({"path": "/no/such"}, "Beside the YAML, 'images/train' is there. Leave 'path' out"),
-        ({"train": "images/train/000.jpg"}, "000.jpg' is one image. Give its folder"),
-        ({"train": "names.txt"}, "The first entry is 'images/train/000'"),
+        ({"path": "/no/such"}, "beside the YAML, 'images/train' is there; leave 'path' out"),
+        ({"train": "images/train/000.jpg"}, "000.jpg' is one image; give its folder"),
+        ({"train": "names.txt"}, "the first entry is 'images/train/000'"),
     ],
 )
 def test_what_is_nearly_right_is_said(tmp_path: Path, changes: dict[str, str], said: str) -> None:
@@ -309,7 +309,7 @@ def test_options_of_other_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="kpt_shape"):
         open_source(file, task="pose")
     write_yolo(tmp_path / "grey", {"train": 1, "val": 1}, channels=1)
-    with pytest.raises(DatasetError, match="channels: 1"):
+    with pytest.raises(DatasetError, match="'channels' must be 3, which shards hold, got 1"):
         open_source(tmp_path / "grey" / "data.yaml")
 
 

@@ -309,7 +309,7 @@ WRONG = {
     "memory must be a whole number": ["memory=1.5"],
     "grace must be 35 to": ["grace=30"],
     r"min_nodes must be 1 to 2 \(nodes\)": ["nodes=2", "min_nodes=3"],
-    "of all 1 or 2 or 3 processes together and must be a multiple of 6; give batch=6": [
+    "multiple of 6, because it is that of all 1 or 2 or 3 processes together": [
         "nodes=3",
         "min_nodes=1",
         "batch=8",

@@ -211,7 +211,7 @@ def test_time_limits(time: str, seconds: int | None) -> None:
         ({"sbatch": "--array=0-3"}, "would all train the same run"),
         ({"sbatch": "--wrap=true"}, "stands for a script"),
         ({"sbatch": "--comment='a#b'"}, "sbatch must be options"),
-        ({"sbatch": "--comment='a"}, "no command line"),
+        ({"sbatch": "--comment='a"}, "sbatch must be a command line"),
         *(({"sbatch": shlex.quote(f"--comment=a{c}b")}, "sbatch must be") for c in "'\"$#`\\ä"),
         ({"container": "--nv"}, "container must not begin with '-'"),
         ({"python": "-c"}, "python must not begin with '-'"),

@@ -40,7 +40,7 @@ TRAIN = "train model=tiny.yaml device=cpu project={folder}/runs"
         ("shard data.yaml new --workers -2", "workers must be 1 to 1024, got -2"),
         ("shard data.yaml new --workers 0", "workers must be 1 to 1024, got 0"),
         ("shard nothing.yaml new", "'train' and 'val' are both empty"),
-        ("shard nothere.yaml new", "'nothere.yaml' does not exist"),
+        ("shard nothere.yaml new", "nothere.yaml: does not exist"),
         ("verify out --workers -1", "workers must be at least 1, got -1"),
         ("verify out/train --split val", "out/train: is one dataset, --split val chooses"),
         ("info out/train --split val", "out/train: is one dataset, --split val chooses"),
@@ -62,7 +62,7 @@ TRAIN = "train model=tiny.yaml device=cpu project={folder}/runs"
         ("doctor x\udcffy", "data must be UTF-8"),
         ("train model=nothere.pt data=data.yaml", "model=nothere.pt cannot be read"),
         (f"{TRAIN} yolodata.codek=jpeg nproc=2", "no setting codek (did you mean 'codec'?)"),
-        (f"{TRAIN} yolodata.stall=0 nproc=2", "yolodata stall must be at least 1, got 0"),
+        (f"{TRAIN} yolodata.stall=0 nproc=2", "yolodata.stall must be at least 1, got 0"),
     ],
 )
 def test_one_message(

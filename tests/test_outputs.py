@@ -88,7 +88,7 @@ def test_an_output_is_looked_at_before_the_work(
             assert said in capsys.readouterr().err
     for name in ("chart", "chart.xyz"):
         assert main(["bench", "only=nothing", f"plot={tmp_path / name}"]) == 2
-        assert "--plot needs a name that ends in .png, .svg or .pdf" in capsys.readouterr().err
+        assert "--plot must end in .png, .svg or .pdf" in capsys.readouterr().err
 
 
 def test_records_of_a_run_are_not_written_through_links(
@@ -179,7 +179,7 @@ def test_settings_of_a_run_are_plain(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises((OSError, ValueError), match=why):
             read_plain_yaml(file)
-        with pytest.raises(ConfigError, match=r"args.yaml cannot be read: .*; name the folder"):
+        with pytest.raises(ConfigError, match=r"args.yaml: cannot be read: .*; name the folder"):
             read_settings(file)
     file.write_text("x: 1\n")
     assert read_plain_yaml(file) == {"x": 1}

@@ -181,7 +181,7 @@ def test_trainers_are_given_no_yaml_without_an_end(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     for name in ("pipe.yaml", "zero.yaml"):
-        with pytest.raises(DatasetError, match=f"{name}' is neither a file nor a folder; give"):
+        with pytest.raises(DatasetError, match=f"{name}: is neither a file nor a folder; give"):
             refuse_unpacked(tmp_path / name)
     refuse_unpacked(tmp_path / "missing.yaml")  # Ultralytics says so, or downloads it
 

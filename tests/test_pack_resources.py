@@ -96,7 +96,7 @@ def test_a_disk_that_goes_away(data: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return read_regular(path, *rest, **more)
 
     monkeypatch.setattr(image_check, "read_regular", opened)
-    with pytest.raises(ResourceError, match="is its disk still mounted"):
+    with pytest.raises(ResourceError, match="whether its disk is still mounted"):
         packed(data)
     monkeypatch.undo()
     away.rename(images)

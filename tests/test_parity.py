@@ -303,7 +303,11 @@ def test_the_last_pixels_of_a_row_are_one_grey_level_apart() -> None:
         (None, [], "does not exist"),
         ("val: x\nnames: [a]", [], "the key 'train' is missing"),
         ("train: images/train\nval: images/none\nnames: [a]", [], "images/none' does not exist"),
-        (GOOD, ["--task", "pose"], "task 'pose' needs 'kpt_shape"),
+        (
+            GOOD,
+            ["--task", "pose"],
+            "'kpt_shape' must be [number of keypoints, 2 or 3] for task 'pose'",
+        ),
         (GOOD, ["--task", "segment"], "for task 'segment': "),
         (GOOD, ["--task", "obb"], "Please supply an OBB dataset"),
         (GOOD, ["--samples", "0"], "--samples must be at least 1, got 0"),

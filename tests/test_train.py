@@ -362,7 +362,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
         trainer.loop.dry_step()
 
     out_of_memory = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
-    with pytest.raises(YolodataError, match=r"batch=2 .*nbs=16.*After that: mosaic=0") as told:
+    with pytest.raises(YolodataError, match=r"batch=2 .*nbs=16.*and after that mosaic=0") as told:
         train(trainer_for("detect"), arguments(folder, "dry"), {"on_train_start": check})
     assert "Tried to allocate 2 GiB" in str(told.value)
     assert seen["shape"] == (4, 3, 96, 96)  # multi_scale=0.5

@@ -124,7 +124,9 @@ def test_ultralytics_is_not_let_into_a_folder_with_links(mine: Path, tmp_path: P
     refuse_links(tmp_path / "link")
     for name in ("results.csv", "weights/best.pt", "weights/sub"):
         (run / name).symlink_to(mine / "last.pt")
-        with pytest.raises(ConfigError, match=f"{name} is a link.*remove it, or give another name"):
+        with pytest.raises(
+            ConfigError, match=f"{name}: is a link.*remove it, or give another name"
+        ):
             refuse_links(run)
         (run / name).unlink()
     os.mkfifo(run / "args.yaml")

@@ -48,7 +48,7 @@ def test_half_the_batch_goes_on_from_the_last_update(tmp_path: Path) -> None:
         places.append((trainer.at.step, position, trainer.at.pending))
 
     values = arguments(prepare(tmp_path), "halved", warmup_epochs=0.0)
-    with pytest.raises(YolodataError, match=r"in epoch 2, batch 1: .*2 GiB\. Next: batch=1 "):
+    with pytest.raises(YolodataError, match=r"in epoch 2, batch 1: .*2 GiB; give batch=1 "):
         train(trainer_for("detect"), values, {"on_train_start": begin, "on_train_batch_end": end})
     whole = [(1, 4, 1), (2, 8, 2), (3, 12, 3), (4, 16, 0), (5, 20, 1)]
     assert places == [*whole, (9, 18, 1), (10, 20, 2), (11, 22, 3)]
@@ -64,7 +64,9 @@ def test_an_update_that_memory_does_not_suffice_for(tmp_path: Path) -> None:
         trainer.optimizer_step = step
 
     values = arguments(prepare(tmp_path), "update", warmup_epochs=0.0)
-    with pytest.raises(YolodataError, match=r"at the update of epoch 1, batch 4: .*Next: batch=2 "):
+    with pytest.raises(
+        YolodataError, match=r"at the update of epoch 1, batch 4: .*; give batch=2 "
+    ):
         train(trainer_for("detect"), values, {"on_train_start": begin})
 
 

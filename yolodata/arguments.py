@@ -178,7 +178,7 @@ class Parser(argparse.ArgumentParser):
         """What is behind the equals sign, or the next word; checked."""
         if value is None:
             if not words or (words[0].startswith("-") and not _NEGATIVE.fullmatch(words[0])):
-                raise ConfigError(f"{_shown(action)} needs a value, got none")
+                raise ConfigError(f"{_shown(action)} must have a value, got none")
             value = words.pop(0)
         _check(action, value)
         return value
@@ -317,9 +317,7 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any
     for argument in arguments:
         name, equals, text = argument.lstrip("-").partition("=")
         if not equals or not name:
-            raise ConfigError(
-                f"arguments are written NAME=VALUE, flags NAME=True, got {argument!r}"
-            )
+            raise ConfigError(f"arguments must be NAME=VALUE, flags NAME=True, got {argument!r}")
         check_text(name, text)
         if name.startswith("yolodata."):
             ours[name.removeprefix("yolodata.")] = literal(text)

@@ -48,7 +48,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError(
-            f"{path} cannot be read: {why}; name the folder of a run that yolodata made"
+            f"{path}: cannot be read: {why}; name the folder of a run that yolodata made"
         ) from None
 
 

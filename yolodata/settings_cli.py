@@ -140,7 +140,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `yolodata settings`."""
+    """Runs `yolodata settings`.
+
+    Raises:
+        ConfigError: no setting has the word in its name.
+    """
     found = list(_with_word(args.word, args.parsers()))
     if not found:
         raise ConfigError(

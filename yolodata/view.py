@@ -104,7 +104,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `yolodata view`."""
+    """Runs `yolodata view`.
+
+    Raises:
+        ConfigError: an option is out of range, or has no effect beside the others.
+        ShardError: the dataset cannot be read.
+    """
     _refuse_unused(args)
     shards = open_shards(args.path, args.split)
     pasting = any(setting.startswith("copy_paste") for setting in args.set)
@@ -195,7 +200,8 @@ def _style(subset: Subset, skeleton: Path | None) -> Style:
         limbs = _skeleton(skeleton, count)
         if limbs is None:
             raise ConfigError(
-                f"{skeleton} has no 'skeleton: [[0, 1], ...]', for which it was given"
+                f"{skeleton}: has no 'skeleton: [[0, 1], ...]', for which it was given; add it, or "
+                "leave --skeleton out"
             )
     else:
         limbs = _skeleton_packed(Path(str(meta.source.get("path", ""))), count)
@@ -284,11 +290,11 @@ def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in known:
-            raise ConfigError(f"--set knows {', '.join(sorted(known))}; got {setting!r}")
+            raise ConfigError(f"--set must name one of {', '.join(sorted(known))}, got {setting!r}")
         try:
             value = text if name == "copy_paste_mode" else json.loads(text)
         except ValueError:
-            raise ConfigError(f"--set {name} needs a number after =, got {text!r}") from None
+            raise ConfigError(f"--set {name} must be a number, got {text!r}") from None
         values[name] = tuple(value) if isinstance(value, list) else value
     return replace(AugmentConfig(imgsz=imgsz), **values)
 

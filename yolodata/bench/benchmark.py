@@ -196,7 +196,7 @@ def _measure(args: argparse.Namespace, temporary: Path) -> int:
     measured = [row for row in chosen if prepared.serves(row)]
     if not measured:
         raise ConfigError(
-            f"{args.data} has nothing to measure for --only {' '.join(args.only)}; it has "
+            f"{args.data}: has nothing to measure for --only {' '.join(args.only)}; it has "
             f"{', '.join(prepared.by_codec)}"
         )
 

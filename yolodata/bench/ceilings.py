@@ -104,7 +104,7 @@ class DeviceCopy(Burst):
             ends = range(nbytes, len(whole) + 1, nbytes)
             found += [whole[end - nbytes : end].view(shape) for end in ends]
         if not found:
-            raise ConfigError(f"{task.data} is smaller than a batch of {task.batch}; pack more")
+            raise ConfigError(f"{task.data}: is smaller than a batch of {task.batch}; pack more")
         return found
 
     def _unlock(self) -> None:

@@ -156,7 +156,7 @@ def _claim(folder: Path, wanted: Wanted) -> None:
             if not place.names():
                 place.replace(_NOTE, json.dumps(purpose).encode())
             elif place.stat(_NOTE) is None:
-                raise ConfigError(f"{folder} is not empty; give --keep an empty or absent folder")
+                raise ConfigError(f"{folder}: is not empty; give --keep an empty or absent folder")
             found = json.loads(place.read(_NOTE, 1 << 16))
         linked = [
             path
@@ -167,14 +167,14 @@ def _claim(folder: Path, wanted: Wanted) -> None:
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{folder} cannot be used ({error}); give --keep another one") from None
+        raise ConfigError(f"{folder}: cannot be used ({error}); give --keep another one") from None
     if linked:
         raise ConfigError(
-            f"{linked[0]} is a link, and is not written through; give --keep an empty folder"
+            f"{linked[0]}: is a link, and is not written through; give --keep an empty folder"
         )
     if found != purpose:
         raise ConfigError(
-            f"{folder} was filled for {found}, now it is to hold {purpose}; "
+            f"{folder}: was filled for {found}, now it is to hold {purpose}; "
             "give --keep an empty folder"
         )
 
@@ -199,7 +199,9 @@ def _copy(data: Path, wanted: Wanted, folder: Path) -> int:
             (images / f"{number:06d}{path.suffix}").write_bytes(read_regular(path, most_bytes()))
             text = split.raw_labels(image).text
         except (OSError, UnicodeError) as error:
-            raise DatasetError(f"{path} or its labels cannot be read: {error}") from None
+            raise DatasetError(
+                f"{path}: picture or labels cannot be read: {error}; restore it"
+            ) from None
         if text is not None:
             (labels / f"{number:06d}.txt").write_bytes(text)
     names = [source.names[i] for i in range(len(source.names))]
@@ -264,7 +266,9 @@ def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
         objects.append(len(rows))
         polygons += sum(len(row.split()) > 5 for row in rows)
     if not pixels:
-        raise DatasetError(f"none of the {len(files)} pictures of {wanted.data} can be read")
+        raise DatasetError(
+            f"{wanted.data}: none of its {len(files)} pictures can be read; give another --data"
+        )
     source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
     nbytes = float(np.mean([file.stat().st_size for file in files]))
     # Other tasks have long rows that are no polygons.

@@ -63,7 +63,9 @@ def open_loader(row: Row, task: Task) -> Subject:
     if cached and getattr(dataset, "cache", None) != "ram":
         raise ConfigError("not enough free memory for Ultralytics' cache=ram; use fewer --images")
     if any(Path(f).with_suffix(".npy").exists() for f in dataset.im_files[:8]):
-        raise ConfigError(f"{task.data} has .npy files, which Ultralytics would read instead")
+        raise ConfigError(
+            f"{task.data}: has .npy files, which Ultralytics would read instead; remove them"
+        )
     decodes = Value("q", 0)
     if not cached:
         dataset.ims = _CountedImages(dataset.ims, decodes)

@@ -83,7 +83,7 @@ def check_format(path: Path) -> None:
     except ImportError:
         raise ConfigError("--plot needs matplotlib; run `pip install matplotlib`") from None
     if path.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise ConfigError(f"--plot needs a name that ends in .png, .svg or .pdf, got {path}")
+        raise ConfigError(f"--plot must end in .png, .svg or .pdf, got {path}")
 
 
 def write_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:

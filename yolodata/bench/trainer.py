@@ -41,7 +41,11 @@ class BenchTrainer(DetectionTrainer):
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
     ) -> Any:
-        """The switch; there is no validation to load for."""
+        """Returns the switch; there is no validation to load for.
+
+        Raises:
+            ConfigError: the batch does not fit into the device's memory.
+        """
         if mode != "train":
             return self.switch
         if self.switch is not None:  # upstream tries again with half of the batch

@@ -97,8 +97,8 @@ def estimate(one: Measurement, prices: Prices, images: int | None, epochs: int |
     count = images or one.images
     if count is None:
         raise ConfigError(
-            f"{one.source} does not say how many images an epoch has; give --images, the images of "
-            "your training split"
+            f"{one.source}: does not say how many images an epoch has; give --images, the images "
+            "of your training split"
         )
     hours = count / one.images_s / 3600
     epochs = epochs or one.epochs

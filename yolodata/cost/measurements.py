@@ -83,7 +83,7 @@ def measurements(path: Path) -> list[Measurement]:
         raise
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{path} is not what yolodata writes ({type(error).__name__}: {error!s:.80}); give "
+            f"{path}: is not what yolodata writes ({type(error).__name__}: {error!s:.80}); give "
             "the folder of a run, or the JSON of `yolodata bench train` or `yolodata doctor`"
         ) from None
 
@@ -93,7 +93,7 @@ def _of_file(path: Path) -> list[Measurement]:
         values = json.loads(read_regular(path, _LIMIT))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} cannot be read: {error}; give the folder of a run, or the JSON of `yolodata "
+            f"{path}: cannot be read: {error}; give the folder of a run, or the JSON of `yolodata "
             "bench train` or `yolodata doctor`"
         ) from None
     if isinstance(values, dict) and values.get("benchmark") == "train":
@@ -102,7 +102,7 @@ def _of_file(path: Path) -> list[Measurement]:
         return [_of_doctor(path, values)]
     kind = str(values.get("benchmark", "something else") if isinstance(values, dict) else "a list")
     raise ConfigError(
-        f"{path} holds no training steps but {kind:.80}; give the folder of a run, or the JSON of "
+        f"{path}: holds no training steps but {kind:.80}; give the folder of a run, or the JSON of "
         "`yolodata bench train` or `yolodata doctor`"
     )
 
@@ -124,8 +124,8 @@ def of_run(folder: Path) -> Measurement:
     starts = [event for event in events if event["event"] == "start"]
     if not starts:
         raise ConfigError(
-            f"{folder} has no journal.jsonl with a start, so that nobody knows on what it trained; "
-            "train with `yolodata train` (and without yolodata.telemetry=False)"
+            f"{folder}: has no journal.jsonl with a start, so that nobody knows on what it "
+            "trained; train with `yolodata train` (and without yolodata.telemetry=False)"
         )
     start = starts[-1]
     ranks = int(start["ranks"])
@@ -144,7 +144,10 @@ def _arguments(folder: Path) -> dict[str, Any]:
     try:
         return read_plain_yaml(folder / "args.yaml")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} is no folder of a run: args.yaml: {error}") from None
+        raise ConfigError(
+            f"{folder}: is no folder of a run: args.yaml: {error}; give the folder that training "
+            "named when it began"
+        ) from None
 
 
 def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
@@ -163,9 +166,15 @@ def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
             totals[row.epoch] = totals.get(row.epoch, 0) + row.images
             ends[row.epoch] = row.time
             if len(ends) > _EPOCHS:
-                raise ConfigError(f"{folder}: steps.csv has more than {_EPOCHS:,} epochs")
+                raise ConfigError(
+                    f"{folder}: steps.csv must have at most {_EPOCHS:,} epochs, got more; give "
+                    "another run"
+                )
     except OSError as error:
-        raise ConfigError(f"{folder} has no records of steps: steps.csv: {error}") from None
+        raise ConfigError(
+            f"{folder}: has no records of steps: steps.csv: {error}; train with `yolodata train` "
+            "(and without yolodata.telemetry=False)"
+        ) from None
     whole = max(lengths.values(), default=0)
     found = [
         (ranks * totals[epoch], ends[epoch] - ends[before])
@@ -174,7 +183,7 @@ def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
     ]
     if not found:
         raise ConfigError(
-            f"{folder} has no whole epoch after the first, which reads the data for the first "
+            f"{folder}: has no whole epoch after the first, which reads the data for the first "
             "time; train for two epochs at least"
         )
     images, seconds = (median(each) for each in zip(*found, strict=True))
@@ -198,12 +207,14 @@ def _of_bench(path: Path, values: Mapping[str, Any]) -> Iterator[Measurement]:
     settings, gpu = values.get("settings") or {}, (values.get("machine") or {}).get("gpu")
     on_gpu = str(settings.get("device", "")).startswith("cuda")
     if on_gpu and not gpu:
-        raise ConfigError(f"{path} does not say on which GPU it was measured")
+        raise ConfigError(
+            f"{path}: does not say on which GPU it was measured; run `yolodata bench train` again"
+        )
     name = _short(gpu["name"]) if on_gpu and gpu else CPU
     what = _what(settings)
     rows = values.get("rows", ())
     if len(rows) > _ROWS:
-        raise ConfigError(f"{path} has {len(rows):,} rows; at most {_ROWS:,} are read")
+        raise ConfigError(f"{path}: must have at most {_ROWS:,} rows, got {len(rows):,}")
     for row in rows:
         speed = (row.get("img_s") or {}).get("median")
         if row.get("kind") == "fixed" or not speed:
@@ -217,13 +228,19 @@ def _of_bench(path: Path, values: Mapping[str, Any]) -> Iterator[Measurement]:
 def _of_doctor(path: Path, values: Mapping[str, Any]) -> Measurement:
     examined = values.get("examined") or {}
     if values.get("fake"):
-        raise ConfigError(f"{path} is fake: probes of the hardware were replaced; nothing is known")
+        raise ConfigError(
+            f"{path}: is fake, because probes of the hardware were replaced; run `yolodata doctor` "
+            "without probes"
+        )
     if examined.get("step_ms") is not None:
-        raise ConfigError(f"{path} was made with --step, which waits instead of training")
+        raise ConfigError(
+            f"{path}: was made with --step, which waits instead of training; run `yolodata doctor` "
+            "without it"
+        )
     measured = ((values.get("sections") or {}).get("data") or {}).get("measured") or {}
     speed = (measured.get("throughput_images_s") or {}).get("as_is")
     if not speed:
-        raise ConfigError(f"{path} has no speed of training; run the doctor with its data section")
+        raise ConfigError(f"{path}: has no speed of training; run the doctor with its data section")
     arguments, ranks = examined.get("arguments") or {}, int(examined.get("ranks", 1))
     alone = "" if ranks == 1 else f", by one process of {_short(ranks)}"
     gpu = (values.get("machine") or {}).get("gpu")

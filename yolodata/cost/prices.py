@@ -89,13 +89,13 @@ def read_prices(path: Path) -> Prices:
     try:
         values = yaml.safe_load(read_regular(path, _LIMIT))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as prices: {error}; {_EXAMPLE}") from None
+        raise ConfigError(f"{path}: cannot be read as prices: {error}; {_EXAMPLE}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} must have {', '.join(_FILE)}, got {values!r:.80}; {_EXAMPLE}")
+        raise ConfigError(f"{path}: must have {', '.join(_FILE)}, got {values!r:.80}; {_EXAMPLE}")
     _known(str(path), values, _FILE)
     for name in ("currency", "date"):
         if values.get(name) in (None, ""):
-            raise ConfigError(f"{path} must have {name}, got none; {_EXAMPLE}")
+            raise ConfigError(f"{path}: must have {name}, got none; {_EXAMPLE}")
     gpus = values.get("gpus")
     if not isinstance(gpus, dict) or not gpus:
         raise ConfigError(
@@ -106,7 +106,7 @@ def read_prices(path: Path) -> Prices:
     names = [_bare(price.gpu) for price in found]
     twice = [price.gpu for price in found if names.count(_bare(price.gpu)) > 1]
     if twice:
-        raise ConfigError(f"{path} has {twice[0]} twice; leave one out")
+        raise ConfigError(f"{path}: has {twice[0]} twice; leave one out")
     source = values.get("source") or ""
     return Prices(str(values["currency"]), str(values["date"]), str(source), found)
 
@@ -131,7 +131,7 @@ def _price(where: str, name: str, values: Any) -> Price:
     if ("gpus" in values) != (per == "machine"):
         raise ConfigError(
             f"{where}: `per: machine` and `gpus: N` (GPUs of a machine) belong together, got "
-            f"per: {per} {'with' if 'gpus' in values else 'without'} gpus"
+            f"per: {per} {'with' if 'gpus' in values else 'without'} gpus; give both, or neither"
         )
     gpus = whole(f"{where}: gpus", values.get("gpus", 1), 1)
     minutes = number(f"{where}: replacement_minutes", values.get("replacement_minutes", 0), 0)
@@ -143,7 +143,8 @@ def _known(where: str, values: Mapping[Any, Any], known: tuple[str, ...]) -> Non
     for name in values:
         if name not in known:
             raise ConfigError(
-                f"{where} has {name!r}{nearest(str(name), known)}; there are {', '.join(known)}"
+                f"{where}: {name!r} is not known{nearest(str(name), known)}; there are "
+                f"{', '.join(known)}"
             )
 
 

@@ -117,8 +117,8 @@ def _private(path: Path) -> Iterator[Folder]:
 
 def _unusable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(
-        f"the DALI operator cannot be kept in '{path}' ({error}): it is code, so its folder must "
-        "be your own and closed to others (0700); name a folder that can be written to in "
+        f"{path}: cannot hold the DALI operator ({error}), which is code, so that its folder has "
+        "to be your own and closed to others (0700); name a folder that can be written to in "
         "YOLODATA_CACHE"
     )
 
@@ -289,6 +289,6 @@ def _run(command: list[Any]) -> None:
     if done.returncode:
         raise ConfigError(
             "the DALI operator cannot be compiled; it needs g++ 12 or newer (name one in CXX), and "
-            "a CUDA compiler of version 12 or newer unless YOLODATA_CUDA=off. This failed: "
+            "a CUDA compiler of version 12 or newer unless YOLODATA_CUDA=off; this failed: "
             f"{' '.join(command)}\n{(done.stdout + done.stderr)[-4000:]}"
         )

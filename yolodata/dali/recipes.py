@@ -65,15 +65,15 @@ def batch_recipes(
     epoch = whole("epoch", epoch, 0, MAX_EPOCH)
     count = len(sizes)
     if not count:
-        raise ConfigError("a batch needs at least one image")
+        raise ConfigError("sizes must have an entry for each image of a batch, got none")
     classes = [np.zeros(0, np.float32)] * count if cls is None else [_float(c) for c in cls]
     boxes = (
         [np.zeros((0, 4), np.float32)] * count if bboxes is None else [_float(b) for b in bboxes]
     )
     if len(classes) != count or len(boxes) != count:
         raise ConfigError(
-            f"{count} images need as many entries of cls and bboxes, got {len(classes)} and "
-            f"{len(boxes)}"
+            f"cls and bboxes must have an entry for each of {count} images, got {len(classes)} "
+            f"and {len(boxes)}"
         )
     for i, (c, b) in enumerate(zip(classes, boxes, strict=True)):
         if c.ndim != 1 or b.shape != (len(c), 4):

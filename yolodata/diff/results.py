@@ -51,7 +51,7 @@ def read_results(run: Path) -> Results | None:
     except (OSError, UnicodeError, csv.Error) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError(
-            f"{path} cannot be read as the results of a run: {why}; restore or remove it"
+            f"{path}: cannot be read as the results of a run: {why}; restore or remove it"
         ) from None
     return None if last is None else Results(best, last)
 

@@ -120,7 +120,7 @@ def _of_run(args: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
     given += [word.partition("=")[0] for word in args.arguments]
     if given:
         raise ConfigError(
-            f"{args.data} is the folder of a run, whose records are only read; leave out "
+            f"{args.data}: is the folder of a run, whose records are only read; leave out "
             f"{', '.join(given)}"
         )
     from yolodata.doctor.report import Report
@@ -201,11 +201,11 @@ def _setup(args: argparse.Namespace) -> Setup:
     if len(devices) > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             f"device={','.join(devices)} takes {len(devices)} processes; start them with "
-            f"torchrun --nproc-per-node={len(devices)} -m yolodata doctor ..."
+            f"torchrun --nproc-per-node={len(devices)} -m yolodata doctor …"
         )
     if Path(args.data).is_dir() and not is_shards(args.data):
         raise ConfigError(
-            f"{args.data} is a folder that holds no shards and none of {', '.join(_OF_A_RUN)}; "
+            f"{args.data}: is a folder that holds no shards and none of {', '.join(_OF_A_RUN)}; "
             "give a dataset YAML, a folder of shards or the folder of a run"
         )
     given: dict[str, Any] = {

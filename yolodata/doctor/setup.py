@@ -57,7 +57,7 @@ class Setup:
         if not (os.path.isfile(self.data) or os.path.isdir(self.data)):
             what = "neither a file nor a folder" if os.path.exists(self.data) else "not there"
             raise ConfigError(
-                f"{self.data} is {what}; give a dataset YAML, a folder of shards or the folder of "
+                f"{self.data}: is {what}; give a dataset YAML, a folder of shards or the folder of "
                 "a run"
             )
         if self.settings and self.loader == "ultralytics":

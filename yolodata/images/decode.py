@@ -61,12 +61,15 @@ def decode_image(data: Bytes, imgsz: int | None, name: str, most: int | None = N
     except (cv2.error, SystemError) as error:
         if is_out_of_memory(error):
             raise MemoryError(f"{name}: {' '.join(str(error).split())}") from None
-        raise DatasetError(f"{name}: cannot be decoded: {' '.join(str(error).split())}") from None
-    if image is None:
-        deep = "; convert a TIFF file of 32 bits a sample to 8 or 16" if suffix in _TIFF else ""
         raise DatasetError(
-            f"{name}: {data.size} bytes that are not a picture which is decoded, as by Ultralytics"
-            f"{deep}"
+            f"{name}: cannot be decoded: {' '.join(str(error).split())}; save it anew"
+        ) from None
+    if image is None:
+        todo = "convert a TIFF file of 32 bits a sample to 8 or 16"
+        todo = todo if suffix in _TIFF else "convert it, as to PNG"
+        raise DatasetError(
+            f"{name}: has {data.size} bytes that are not a picture which is decoded, as by "
+            f"Ultralytics; {todo}"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DatasetError(
@@ -191,8 +194,8 @@ def _decode(data: Bytes, suffix: str, name: str, most: int | None) -> npt.NDArra
             _check(header, name)  # `most` is compared with what is left when the file is opened
         if suffix not in _PILLOW and is_narrow_grey(data):
             raise DatasetError(
-                f"{name}: a grey AVIF file, whose values need not be all from 0 to 255, must be "
-                "named as one; rename it to .avif"
+                f"{name}: is a grey AVIF file, whose values need not be all from 0 to 255, under "
+                "another name; rename it to .avif"
             )
         return _decode_pillow(data, name, most, turn=suffix in _PILLOW)
     if suffix in _PILLOW:

@@ -33,9 +33,9 @@ def manifest_of(path: Path) -> RunManifest:
     found = manifest.read(path) if path.is_dir() else _in_file(path)
     if found is None:
         raise ConfigError(
-            f"{path} does not say what it was made of: an older yolodata, another program, or "
-            "Ultralytics' own trainer made it. A run folder gets its manifest when the run is "
-            "started again"
+            f"{path}: does not say what it was made of: an older yolodata, another program, or "
+            "Ultralytics' own trainer made it; start the run again, which writes the manifest of "
+            "its folder"
         )
     return found
 
@@ -52,5 +52,5 @@ def _in_file(path: Path) -> RunManifest | None:
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError(
-            f"{path} cannot be read: {why}; name a run folder, a .ckpt or a .pt file of one"
+            f"{path}: cannot be read: {why}; name a run folder, a .ckpt or a .pt file of one"
         ) from None

@@ -48,7 +48,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `yolodata cache ls` and `yolodata cache clean`."""
+    """Runs `yolodata cache ls` and `yolodata cache clean`.
+
+    Raises:
+        ConfigError: an option is of the other action, a folder is none, or nobody can be asked.
+    """
     from yolodata.ingest.pack_cache import find
 
     for name, action in (("unfinished", "clean"), ("yes", "clean"), ("json", "ls")):
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} is for `yolodata cache {action}`; leave it out")
     missing = [folder for folder in args.folders if not os.path.isdir(folder)]
     if missing:
-        raise ConfigError(f"'{missing[0]}' is no folder; give folders to look in, or none")
+        raise ConfigError(f"{missing[0]}: is no folder; give folders to look in, or none")
     found = find(args.folders)
     if args.action == "clean":
         return _clean(found, args)

@@ -303,10 +303,12 @@ def _open(
     numbers = number_classes(categories, read, names)
     keypoints = max(found.keypoints for found in categories.values())
     if not numbers.names:
-        raise DatasetError(f"{origin}: no categories.")
+        raise DatasetError(
+            f"{origin}: categories must name at least one class, got none; export it again"
+        )
     if task == "pose" and not keypoints:
         raise DatasetError(
-            f"{origin}: task 'pose', but no category lists keypoints. Use person_keypoints_*.json."
+            f"{origin}: task 'pose', but no category lists keypoints; use person_keypoints_*.json"
         )
     splits: dict[str, CocoSplit] = {}
     left_out = dict(chosen.left_out)
@@ -428,8 +430,8 @@ def _annotate(
                 raise ValueError("bbox must be [x, y, width, height]")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             image.unusable = (
-                f"{_named(note)} cannot be used: {_said(error)}. It needs a known "
-                "category_id and a bbox of four numbers"
+                f"{_named(note)} cannot be used: {_said(error)}; give it a known category_id and "
+                "a bbox of four numbers"
             )
     listed = _ids(content.images) if strays else set()  # also those of images that are left out
     return [shortened(number) for number in strays if listed.isdisjoint(_ids([{"id": number}]))]

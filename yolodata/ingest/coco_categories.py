@@ -79,18 +79,18 @@ def read_categories(listed: Sequence[Any], file: Path) -> Categories:
                 raise TypeError
         except (KeyError, TypeError, AttributeError):
             raise DatasetError(
-                f"{file}: a category needs id and name, and keypoints, if any, as a list of their "
-                f"names: {shortened(category)}."
+                f"{file}: a category must have id and name, and keypoints, if any, as a list of "
+                f"their names, got {shortened(category)}; correct it"
             ) from None
         if len(points) > KEYPOINTS:
             raise DatasetError(
-                f"{file}: a category has {len(points)} keypoints; at most {KEYPOINTS} are allowed."
+                f"{file}: a category must have at most {KEYPOINTS} keypoints, got {len(points)}"
             )
         if number in names:
             raise DatasetError(
                 f"{file}: two categories have the id {shortened(number)}: "
-                f"{shortened(names[number])} and {shortened(name)}. Give "
-                "each an id of its own."
+                f"{shortened(names[number])} and {shortened(name)}; give "
+                "each an id of its own"
             )
         names[number] = str(name).strip()  # as VOC's, and as --names has them
         keypoints = max(keypoints, len(points))
@@ -121,11 +121,12 @@ def number_classes(
         except DatasetError:
             return _numbered(files)
     if len(set(names)) != len(names):
-        raise DatasetError(f"A class is named twice: {list(names)}.")
+        raise DatasetError(f"names must name each class once, got {list(names)}")
     known = {name for listed in files.values() for name in listed.values()}
     if not known & set(names):
         raise DatasetError(
-            f"No category has one of the names {list(names)}; there are {sorted(known)[:10]}."
+            f"names must be some of the categories' ({', '.join(map(repr, sorted(known)[:10]))}), "
+            f"got {list(names)}"
         )
     return _by_name(files, list(names))
 
@@ -146,8 +147,8 @@ def _numbered(files: Mapping[str, Mapping[Id, str]]) -> ClassNumbers:
     if not unique or any(set(found.values()) - set(names) for found in files.values()):
         union = (name for found in files.values() for name in found.values())
         raise DatasetError(
-            f"The files do not agree on their categories: {contradiction}. If equal names mean "
-            f"equal classes, number them by name: {names_option(union)}"
+            f"{', '.join(files)}: do not agree on their categories: {contradiction}; if equal "
+            f"names mean equal classes, number them by name: {names_option(union)}"
         )
     return _by_name(files, names)
 

@@ -54,17 +54,17 @@ class CocoFile:
         for key in _LISTS:
             if not isinstance(data, dict) or not isinstance(data.get(key), list):
                 if foreign := told(self.path):
-                    raise NotDetection(f"'{self.path}' {foreign}")
+                    raise NotDetection(f"{self.path}: {foreign}")
                 raise NotDetection(
-                    f"'{self.path}' is not COCO: it has to hold the lists images, annotations and "
-                    f"categories; '{key}' is not."
+                    f"{self.path}: is not COCO, because '{key}' is no list in it; give a file with "
+                    "the lists images, annotations and categories"
                 )
         content = CocoContent(*(data[key] for key in _LISTS))
         notes = content.annotations
         if notes and not any(isinstance(note, dict) and "bbox" in note for note in notes):
             raise NotDetection(
-                f"'{self.path}' holds no objects to detect: none of its {len(notes)} annotations "
-                "can be used, because none has a 'bbox'."
+                f"{self.path}: holds no objects to detect: none of its {len(notes)} annotations "
+                "can be used, because none has a 'bbox'; give another file"
             )
         return content
 
@@ -141,19 +141,19 @@ def choose_files(
         _choose_unclear(_of_task(unclear, task), wanted, chosen)
     elif not wanted:
         _list_unclear(unclear, chosen)
-    reasons = "".join(f" {reason}" for reason in chosen.left_out.values())
+    reasons = "".join(f"; {reason}" for reason in chosen.left_out.values())
     absent = [split for split in wanted or () if split not in chosen.files]
     if absent:
         example = f"'{unclear[0]}'" if unclear else "FILE"
         raise DatasetError(
             f"{origin}: no '{absent[0]}'; there are annotations for {list(by_split)}, and files "
-            f"that begin with {', '.join(_OTHER_TASKS)} hold no objects.{reasons} Give the path of "
+            f"that begin with {', '.join(_OTHER_TASKS)} hold no objects{reasons}; give the path of "
             f"a JSON file: yolodata shard {example} OUT --split {absent[0]}"
         )
     if not chosen.files:
         raise DatasetError(
-            f"No COCO annotations in '{origin}': expected annotations/instances_train*.json or "
-            f"train/_annotations.coco.json. Give the path of one JSON file.{reasons}"
+            f"{origin}: no COCO annotations, which are annotations/instances_train*.json or "
+            f"train/_annotations.coco.json{reasons}; give the path of one JSON file"
         )
     if wanted:  # in the order in which they were asked for
         chosen.files = {split: chosen.files[split] for split in wanted}
@@ -177,8 +177,8 @@ def _split_of_one(file: Path, wanted: Sequence[str] | None) -> str:
     """The split of a file that was given by its path: the one asked for, or what its name says."""
     if wanted and len(set(wanted)) > 1:
         raise DatasetError(
-            f"'{file}' is one split; {len(wanted)} were asked for. Ask for one, or give the folder "
-            "with the files of all."
+            f"{file}: is one split, {len(wanted)} were asked for; ask for one, or give the folder "
+            "with the files of all"
         )
     if wanted:
         return wanted[0]
@@ -189,11 +189,11 @@ def _split_of_one(file: Path, wanted: Sequence[str] | None) -> str:
 
 
 def _question(files: Sequence[Path]) -> str:
-    names = ", ".join(f"'{file.name}'" for file in files)
+    names = ", ".join(str(file) for file in files)
     return (
-        f"Which split is {names}? The name has to hold train, val or test as a word of its own. "
-        f"Say it in the command: yolodata shard '{files[0]}' OUT --split train (or val, or test); "
-        'in Python, splits=["train"].'
+        f"{names}: the name must hold train, val or test as a word of its own, to say which split "
+        f"it is; or say it in the command: yolodata shard '{files[0]}' OUT --split train (or val, "
+        'or test); in Python, splits=["train"]'
     )
 
 
@@ -259,12 +259,12 @@ def _one_of(
         there = [file for file in usable if has_images(file, split)]
         for file in usable:
             if there and file not in there:
-                chosen.left_out[str(file.path)] = f"none of the images of '{file.path}' is there."
+                chosen.left_out[str(file.path)] = f"{file.path}: none of its images is there"
         usable = there or usable
     if len(usable) > 1:
         raise DatasetError(
             f"{len(usable)} annotation files for '{split}': "
-            f"{', '.join(str(file.path) for file in usable)}. Give the path of one of them: "
+            f"{', '.join(str(file.path) for file in usable)}; give the path of one of them: "
             f"yolodata shard '{usable[0].path}' OUT --split {split}"
         )
     return usable[0] if usable else None

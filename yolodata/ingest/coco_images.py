@@ -114,25 +114,31 @@ class ImageFinder:
         """Says that no image is there, and where it was sought."""
         names = [spelled[0] for spelled in map(_spellings, images) if spelled]
         if not images:
-            return DatasetError(f"{self._file}: there are no images in it.")
+            return DatasetError(f"{self._file}: there are no images in it; give another file")
         if not names:
-            return DatasetError(f"{self._file}: no image has a file_name or a coco_url.")
+            return DatasetError(
+                f"{self._file}: no image has a file_name or a coco_url; add file_name to each"
+            )
         root = self._given or self._root
         folders = [folder for place in self._places() for folder in place.folders]
         below = [os.path.relpath(folder, root) for folder in folders if folder != root]
         own = None if self._given else self._own_folder()
-        only = f" Images that lie elsewhere may be another split's, because there is '{own}'."
+        only = f"; images that lie elsewhere may be another split's, because there is '{own}'"
         alike = (folder / self._nearly(str(folder / names[0])) for folder in folders)
         near = next(
-            (f" '{path}' is there; names must be equal." for path in alike if is_image(path.name)),
+            (
+                f"; '{path}' is there, but names have to be equal"
+                for path in alike
+                if is_image(path.name)
+            ),
             "",
         )
         there = "" if own else self._beyond(images)
         return DatasetError(
-            f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there. They were "
-            f"sought in '{root}' and below it in {', '.join(below)}.{only if own else ''}{near} "
-            f"Give their folder with {there or '--images DIR'}, or pack only splits whose images "
-            "are there, with --split."
+            f"{self._file}: none of its {len(names)} images, as '{names[0]}', is there; they were "
+            f"sought in '{root}' and below it in {', '.join(below)}{only if own else ''}{near}; "
+            f"give their folder with {there or '--images DIR'}, or pack only splits whose images "
+            "are there, with --split"
         )
 
     def _beyond(self, images: Sequence[Any]) -> str:

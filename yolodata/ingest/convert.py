@@ -210,7 +210,7 @@ def _clear_of_blame(path: str, error: Exception) -> None:
     """Raises ResourceError if it is the machine that lacks something, and not the image."""
     why = "" if isinstance(error, ResourceError) else lacking(error)
     if why:
-        raise ResourceError(f"{path}: {why}. No image was left out for it ({error})") from error
+        raise ResourceError(f"{path}: {why}; no image was left out for it ({error})") from error
 
 
 def _store(image: _Accepted, settings: PackSettings, chunk: Chunk | None) -> _Stored | Outcome:

@@ -123,10 +123,10 @@ def crashing(paths: Mapping[int, str], settings: PackSettings) -> dict[int, str]
             ended = ended + 1 if at == 0 else 1
             if ended == _TRIES:
                 raise ResourceError(
-                    f"'{paths[images[at]]}' was tried in a process of its own, because an earlier "
+                    f"{paths[images[at]]}: was tried in a process of its own, because an earlier "
                     f"run ended suddenly, and that process was ended {ended} times "
-                    f"({_name(done.returncode)}). The system does so where memory is short: free "
-                    "some, or take the image out of the dataset. No image was left out for it, "
+                    f"({_name(done.returncode)}), as the system does where memory is short; free "
+                    "some, or take the image out of the dataset; no image was left out for it, "
                     "and the same command continues"
                 )
             images = images[at:]
@@ -134,7 +134,7 @@ def crashing(paths: Mapping[int, str], settings: PackSettings) -> dict[int, str]
         elif not begun:
             raise ResourceError(
                 "a process that tries images after a crash could not start: "
-                f"{said or done.returncode}"
+                f"{said or done.returncode}; run the same command again, which continues"
             )
         ended = 0
         images = images[begun:]

@@ -59,13 +59,13 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """
     if file.suffix.lower() not in (".yaml", ".yml"):
         raise DatasetError(
-            f"'{file}': the name of a dataset YAML must end in .yaml or .yml; rename the file"
+            f"{file}: the name of a dataset YAML must end in .yaml or .yml; rename the file"
         )
     try:
         text = read_regular(file, YAML_BYTES).decode("utf-8", errors="ignore")
     except OSError as error:
         raise DatasetError(
-            f"'{file}' cannot be read: {error.strerror or error}; correct it"
+            f"{file}: cannot be read: {error.strerror or error}; correct it"
         ) from None
     try:
         try:
@@ -80,15 +80,17 @@ def read_yaml(file: Path) -> dict[str, Any]:
             except Exception:
                 said = str(error) or type(error).__name__
                 raise DatasetError(
-                    f"YAML syntax error in '{file}': {said[:1000]}. Correct the file."
+                    f"{file}: YAML syntax error: {said[:1000]}; correct the file"
                 ) from None
     except _TooMuch as error:
-        raise DatasetError(f"'{file}' is no description of a dataset: it has {error}") from None
+        raise DatasetError(
+            f"{file}: is no description of a dataset: it has {error}; give another file"
+        ) from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise DatasetError(
-            f"'{file}' must hold a mapping with the keys train, val and names, got a "
+            f"{file}: must hold a mapping with the keys train, val and names, got a "
             f"{type(data).__name__}; correct the file"
         )
     return data
@@ -183,9 +185,8 @@ def find_yaml(source: Path) -> Path:
         return named
     if not source.is_dir():
         raise DatasetError(
-            f"Dataset '{source}' does not exist. Give the path of a dataset YAML, or of a folder "
-            "with one. "
-            "yolodata does not download: let Ultralytics fetch the dataset first."
+            f"{source}: does not exist; give the path of a dataset YAML, or of a folder with one; "
+            "yolodata does not download: let Ultralytics fetch the dataset first"
         )
     found: list[Path] = []
     for pattern in _YAMLS:
@@ -195,11 +196,11 @@ def find_yaml(source: Path) -> Path:
     if len(found) > 1:
         found = [file for file in found if file.stem == source.stem] or found
     if not found:
-        raise DatasetError(f"No YAML file in '{source}'. Give the path of the dataset YAML.")
+        raise DatasetError(f"{source}: no YAML file in it; give the path of the dataset YAML")
     if len(found) > 1:
         raise DatasetError(
-            f"{len(found)} YAML files in '{source}', and none alone is named '{source.stem}': "
-            f"{', '.join(map(str, found[:5]))}. Give the path of one of them."
+            f"{source}: {len(found)} YAML files in it, and none alone is named '{source.stem}': "
+            f"{', '.join(map(str, found[:5]))}; give the path of one of them"
         )
     return found[0]
 
@@ -270,9 +271,9 @@ def check_keys(data: dict[str, Any], origin: str, wanted: Sequence[str] | None) 
             known = [split for split in SPLITS if data.get(split)]
             alone = f", or pack {known[0]} alone with --split {known[0]}" if known else ""
             raise DatasetError(
-                f"{origin}: the key '{key}' is missing. Ultralytics requires both 'train' and "
-                f"'val'; the keys are {shortened(sorted(map(str, data)))}. Add '{key}: "
-                f"FOLDER-OR-LIST'{alone}."
+                f"{origin}: the key '{key}' is missing: Ultralytics requires both 'train' and "
+                f"'val'; the keys are {shortened(sorted(map(str, data)))}; add '{key}: "
+                f"FOLDER-OR-LIST'{alone}"
             )
     for key in ("train", "val", "test"):
         value = data.get(key)
@@ -291,8 +292,8 @@ def check_keys(data: dict[str, Any], origin: str, wanted: Sequence[str] | None) 
     channels = data.get("channels", 3)
     if channels != 3:
         raise DatasetError(
-            f"{origin}: 'channels: {shortened(channels)}' is not supported; shards hold 3. "
-            "Train this dataset with Ultralytics' own loader."
+            f"{origin}: 'channels' must be 3, which shards hold, got {shortened(channels)}; train "
+            "this dataset with Ultralytics' own loader"
         )
 
 
@@ -312,7 +313,7 @@ def class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
     names, nc = data.get("names"), None
     if names is None and "nc" not in data:
         raise DatasetError(
-            f"{origin}: neither 'names' nor 'nc' is given. Add 'names:' with one name per class."
+            f"{origin}: neither 'names' nor 'nc' is given; add 'names:' with one name per class"
         )
     if "nc" in data:
         try:
@@ -325,7 +326,7 @@ def class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
             ) from None
     for count in (nc or 0, len(names or ())):
         if count > CLASSES:
-            raise DatasetError(f"{origin}: {count} classes; at most {CLASSES} are allowed.")
+            raise DatasetError(f"{origin}: must have at most {CLASSES} classes, got {count}")
     if names is None:
         names = [f"class_{k}" for k in range(nc or 0)]
     elif nc is not None and len(names) != nc:
@@ -341,7 +342,7 @@ def class_names(data: dict[str, Any], origin: str) -> dict[int, str]:
             f"{shortened(list(names))}; correct the YAML"
         ) from None
     if not numbers:
-        raise DatasetError(f"{origin}: no classes. 'names' needs at least one.")
+        raise DatasetError(f"{origin}: 'names' must name at least one class, got none; add it")
     known = all(0 <= number < len(names) for number in numbers)  # others may all have one hash
     named = dict(zip(numbers, values, strict=True)) if known else {}
     if not known or sorted(named) != list(range(len(named))):

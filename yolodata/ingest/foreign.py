@@ -30,22 +30,22 @@ class _Format(NamedTuple):
     advice: str
 
 
-_CONVERT = "Convert it to YOLO, COCO or Pascal VOC first."
+_CONVERT = "convert it to YOLO, COCO or Pascal VOC first"
 _ROW = rb"\A\s*(?:-?[\d.]+ *, *){7}"
 _FORMATS = (
     _Format(
         "labelme",
         "*.json",
         (rb'"shapes"', rb'"imagePath"'),
-        "Convert them first, with labelme's labelme2coco or labelme2voc.",
+        "convert them first, with labelme's labelme2coco or labelme2voc",
     ),
-    _Format("VIA", "*.json", (rb'"region_attributes"',), "Export the annotations again, as COCO."),
+    _Format("VIA", "*.json", (rb'"region_attributes"',), "export the annotations again, as COCO"),
     *(
         _Format(
             "Supervisely",
             "*.json",
             words,
-            "Export the project again, as COCO, YOLO or Pascal VOC.",
+            "export the project again, as COCO, YOLO or Pascal VOC",
         )
         for words in ((rb'"classTitle"',), (rb'"classes"', rb'"shape": *"'))
     ),
@@ -54,7 +54,7 @@ _FORMATS = (
             "Label Studio",
             "*.json",
             words,
-            "Export the project again, as 'YOLO with Images' or 'COCO'.",
+            "export the project again, as 'YOLO with Images' or 'COCO'",
         )
         for words in ((rb'"original_width"',), (rb'"annotations"', rb'"result"'))
     ),
@@ -62,24 +62,24 @@ _FORMATS = (
         "Datumaro",
         "*.json",
         (rb'"categories"', rb'"items"'),
-        "Convert it first: datum convert -if datumaro -i DIR -f coco -o OUT",
+        "convert it first: datum convert -if datumaro -i DIR -f coco -o OUT",
     ),
     _Format(
-        "CreateML", "*.json", (rb'"coordinates"', rb'"label"'), "Export it again, as COCO or YOLO."
+        "CreateML", "*.json", (rb'"coordinates"', rb'"label"'), "export it again, as COCO or YOLO"
     ),
     _Format("BDD100K", "*.json", (rb'"box2d"',), _CONVERT),
     _Format(
         "detections with scores",
         "*.json",
         (rb'"image_id"', rb'"score"'),
-        "Give the annotations instead.",
+        "give the annotations instead",
     ),
     _Format(
         "NDJSON, with images to download",
         "*.ndjson",
         (),
-        "Let Ultralytics convert it (ultralytics.data.converter.convert_ndjson_to_yolo), and give "
-        "the YAML that it writes.",
+        "let Ultralytics convert it (ultralytics.data.converter.convert_ndjson_to_yolo), and give "
+        "the YAML that it writes",
     ),
     _Format("a table", "*.csv", (), _CONVERT),
     _Format("CrowdHuman", "*.odgt", (), _CONVERT),
@@ -91,10 +91,10 @@ _FORMATS = (
         "DOTA",
         "*.txt",
         (rb"\A(?:imagesource:|gsd:|(?:-?[\d.]+ +){8}[^\s\d]\S* +\d)",),
-        "Convert it first, with ultralytics.data.converter.convert_dota_to_yolo_obb.",
+        "convert it first, with ultralytics.data.converter.convert_dota_to_yolo_obb",
     ),
     _Format(
-        "lists of images with boxes", "_annotations.txt", (), "Export it again, as YOLO or COCO."
+        "lists of images with boxes", "_annotations.txt", (), "export it again, as YOLO or COCO"
     ),
     _Format("KITTI", "*.txt", (rb"\A[A-Za-z_]+(?: -?[\d.]+){14}\s",), _CONVERT),
     _Format(
@@ -115,7 +115,7 @@ def told(file: Path | str) -> str | None:
     name = os.path.basename(file).lower()
     for kind in _FORMATS:
         if fnmatch(name, kind.files) and _has(file, kind.words):
-            return f"is in a format that is not read: {kind.name}. {kind.advice}"
+            return f"is in a format that is not read: {kind.name}; {kind.advice}"
     return None
 
 

@@ -84,9 +84,9 @@ def unreadable(error: OSError | ValueError, path: str, what: str) -> Exception:
         return ResourceError(f"{path}: {what}: {lacking(error)}")
     if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
         return ResourceError(
-            f"{path}: {what}: {why}. The disk or the network may have a fault, so that no image is "
-            "left out for it. Run the same command again: it continues here. If it is this file "
-            "alone, take it out of the dataset"
+            f"{path}: {what}: {why}; the disk or the network may have a fault, so that no image is "
+            "left out for it; run the same command again, which continues here, or, if it is this "
+            "file alone, take it out of the dataset"
         )
     return Refused(f"{what}: {why}")
 

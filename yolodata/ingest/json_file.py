@@ -42,12 +42,14 @@ def read_json(file: Path) -> Any:
             if _NULS in block:
                 break
     except OSError as error:
-        raise DatasetError(f"'{file}' cannot be read: {error.strerror or error}.") from None
+        raise DatasetError(
+            f"{file}: cannot be read: {error.strerror or error}; restore it, or give another file"
+        ) from None
     for magic, what in _NOT_JSON.items():
         if raw.startswith(magic):
-            raise DatasetError(f"'{file}' {what.format(file=file)}.")
+            raise DatasetError(f"{file}: {what.format(file=file)}")
     if not raw.strip():
-        raise DatasetError(f"'{file}' is empty. Download or export it again.")
+        raise DatasetError(f"{file}: is empty; download or export it again")
     ends = raw.rstrip(b"\0 \t\r\n").endswith((b"}", b"]")) and _NULS not in raw[-_BLOCK:]
     try:
         text = raw.decode(json.detect_encoding(raw), "surrogatepass")
@@ -56,14 +58,16 @@ def read_json(file: Path) -> Any:
     except UnicodeDecodeError as error:
         why = f"{error.reason} at byte {error.start}; convert it to UTF-8, as with iconv"
     except RecursionError:
-        why = "lists in lists, too deep to be a dataset"
+        why = "lists in lists, too deep to be a dataset; give another file"
     except ValueError as error:
         why = str(error)
         if not ends:
             why += "; the file ends in the middle: download or export it again"
         elif isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            why += "; COCO is one JSON object, not one a line"
-    raise DatasetError(f"'{file}' is not readable JSON: {why}.")
+            why += "; write one JSON object, as COCO is, not one a line"
+        else:
+            why += "; correct it, or export it again"
+    raise DatasetError(f"{file}: is not readable JSON: {why}")
 
 
 def found_in(file: Path, *words: bytes) -> dict[bytes, list[int]]:

@@ -97,7 +97,16 @@ def labels_of_most(text: bytes, rules: LabelRules, notes: tuple[str, ...]) -> La
 
 
 def labels_of_any(text: bytes, raw: RawLabels, rules: LabelRules) -> Labels:
-    """Does what `check_labels` does for a label file, with the reason for every refusal."""
+    """Does what `check_labels` does for a label file, with the reason for every refusal.
+
+    Args:
+        text: the content of the label file.
+        raw: what was read of the image, `text` included.
+        rules: of the dataset.
+
+    Raises:
+        Refused: the image is left out for its labels.
+    """
     try:
         rows = read_rows(text)
         if not rows:

@@ -77,11 +77,11 @@ def checked_names(names: Sequence[str], origin: object) -> list[str]:
         DatasetError: they are too many, or one is too long.
     """
     if len(names) > CLASSES:
-        raise DatasetError(f"{origin}: {len(names)} classes; at most {CLASSES} are allowed.")
+        raise DatasetError(f"{origin}: must have at most {CLASSES} classes, got {len(names)}")
     for k, name in enumerate(names):
         if len(name) > NAME_LENGTH:
             raise DatasetError(
-                f"{origin}: the name of class {k} has {len(name)} characters, at most "
-                f"{NAME_LENGTH} are allowed: {shortened(name)}. Shorten it."
+                f"{origin}: the name of class {k} must have at most {NAME_LENGTH} characters, got "
+                f"{len(name)}: {shortened(name)}; shorten it"
             )
     return [encodable(name) for name in names]

@@ -184,7 +184,7 @@ def pack(
         if isinstance(error, YolodataError) or not lacking(error):
             raise
         raise ResourceError(
-            f"{target}: {lacking(error)}. No image was left out for it, and the same command "
+            f"{target}: {lacking(error)}; no image was left out for it, and the same command "
             f"continues ({error})"
         ) from error
     finally:
@@ -293,8 +293,8 @@ def _refuse_inside(out: Path, source: Source) -> None:
         for folder in source.folders:
             if real == Path(folder) or Path(folder) in real.parents:
                 raise ConfigError(
-                    f"The output '{place}' must not lie in the image folder '{folder}' of the "
-                    "source, which every later scan would search; choose a folder beside it"
+                    f"{place}: must not lie in the image folder '{folder}' of the source, which "
+                    "every later scan would search; choose a folder beside it"
                 )
 
 
@@ -389,8 +389,8 @@ def _refusal(path: Path, found: DatasetMeta, wanted: DatasetMeta) -> str:
     elif differs == ["source fingerprint"]:
         what = "image files of the source changed since"
     return (
-        f"'{path}' already holds a dataset, and {what}; {hint}choose another folder, or replace it "
-        "with --overwrite."
+        f"{path}: already holds a dataset, and {what}; {hint}choose another folder, or replace it "
+        "with --overwrite"
     )
 
 
@@ -399,14 +399,14 @@ def _why_unlabelled(images: Split, source: Source) -> str:
     try:
         images.raw_labels(0)
     except Refused as refused:
-        return f"of the first, '{images.paths[0]}': {refused}."
-    where = "Labels lie in 'labels' beside the last folder 'images'."
+        return f"of the first, '{images.paths[0]}': {refused}"
+    where = "put labels into 'labels' beside the last folder 'images'"
     if source.kind == "voc":
-        where = "An XML file has the name of its image, and lies in 'Annotations' or beside it."
+        where = "put XML files, named like their images, into 'Annotations' or beside the images"
     orphans = [path for path, reason in source.left_out.items() if reason.endswith(ORPHAN)]
     if orphans:
-        where += f" Label files that have no image: {some(orphans)}."
-    return f"the first would be '{images.label_files()[0]}'. {where}"
+        where += f"; label files that have no image: {some(orphans)}"
+    return f"the first would be '{images.label_files()[0]}'; {where}"
 
 
 def _folder(out: Path, split: str) -> Folder:
@@ -477,8 +477,8 @@ def _write_split(run: _Run, split: str, meta: DatasetMeta, report: SplitReport) 
         named = [*images.unlisted, *images.paths]
         if len(reasons) == len(named):
             raise DatasetError(
-                f"{run.source.origin}: none of the {len(named)} images of '{split}' can be used. "
-                f"The last is '{named[-1]}': {reasons[-1]}"
+                f"{run.source.origin}: none of the {len(named)} images of '{split}' can be used; "
+                f"the last is '{named[-1]}': {reasons[-1]}"
             )
         try:  # before nobody can tell any more
             of_images = {kind: report.noted.of(kind) for kind in (PICTURES, LABELS)}
@@ -493,8 +493,8 @@ def _refuse_vanished(folders: Sequence[str]) -> None:
     for folder in folders:
         if not os.path.isdir(folder):
             raise ResourceError(
-                f"'{folder}' is gone since this began; is its disk still mounted? No image was "
-                "left out for it, and the same command continues"
+                f"{folder}: is gone since this began; see whether its disk is still mounted; no "
+                "image was left out for it, and the same command continues"
             )
 
 

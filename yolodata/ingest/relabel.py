@@ -62,8 +62,8 @@ def relabel(
     absent = [split for split in splits or () if split not in there]
     if absent or not there:
         raise ShardError(
-            f"'{root}' holds no finished split {absent[0] if absent else 'at all'}; there are "
-            f"{list(there)}. Pack it first with `yolodata shard`."
+            f"{root}: holds no finished split {absent[0] if absent else 'at all'}; there are "
+            f"{list(there)}; pack it first with `yolodata shard`"
         )
     report = PackReport(root, left_out=left_out_before(root))
     planned: list[_NewLabels] = []  # all are read before any is written: they agree, or none is
@@ -139,8 +139,8 @@ def _read(source: Source, split: str, dataset: ShardDataset, settings: PackSetti
     found = list(_annotations(source, split, dataset, settings, report.left_out, report))
     if not any(found):
         raise DatasetError(
-            f"'{dataset.path}': no image would be left, the last because of: "
-            f"{report.left_out[-1][1]}. The labels stay as they were."
+            f"{dataset.path}: no image would be left, the last because of: "
+            f"{report.left_out[-1][1]}; the labels stay as they were; correct the new ones"
         )
     report.backgrounds = sum(1 for a in found if a is not None and not len(a.cls))
     report.seconds = time.perf_counter() - began
@@ -187,8 +187,8 @@ def _check_same_images(
     else:
         what = f"image files of '{source.origin}' were changed since they were packed"
     raise DatasetError(
-        f"'{dataset.path}': {what}. Labels alone can be replaced only for the same images; pack "
-        "again with `yolodata shard --overwrite`."
+        f"{dataset.path}: {what}; labels alone can be replaced only for the same images; pack "
+        "again with `yolodata shard --overwrite`"
     )
 
 
@@ -209,8 +209,8 @@ def _annotations(
             (outcome,) = prepare(images, [index], rules, settings)
             if outcome.sample is not None:
                 raise DatasetError(
-                    f"'{path}' was left out of '{dataset.path}', but would be accepted now; its "
-                    "pixels are not stored. Pack again with `yolodata shard --overwrite`."
+                    f"{path}: was left out of '{dataset.path}', but would be accepted now; its "
+                    "pixels are not stored; pack again with `yolodata shard --overwrite`"
                 )
             left_out.append((path, outcome.reason))
             continue

@@ -70,6 +70,9 @@ def unpack_counts(text: str | bytes) -> list[int]:
     Every number is written in groups of 5 bits, lowest first, one character from '0' each: bit 5
     says that more follow, bit 4 of the last one is the sign. From the fourth number on, the
     difference to the number two before is written.
+
+    Raises:
+        ValueError: it ends in the middle of a number, or a number has more than 64 bits.
     """
     data = text.encode("ascii") if isinstance(text, str) else text
     runs: list[int] = []

@@ -58,19 +58,22 @@ def open_source(
     try:
         found = _open(source, splits, format, images, names, task)
     except MemoryError as error:
-        raise ResourceError(f"'{source}' cannot be read: {lacking(error)}") from error
+        raise ResourceError(f"{source}: cannot be read: {lacking(error)}") from error
     except OSError as error:
         what = str(error.filename or source)
-        what = f"'{what}'" if len(what) <= PATH_LENGTH else shortened(what)
-        raise DatasetError(f"{what} cannot be read: {error.strerror or error}.") from error
+        what = what if len(what) <= PATH_LENGTH else shortened(what)
+        raise DatasetError(
+            f"{what}: cannot be read: {error.strerror or error}; restore it, or give another "
+            "dataset"
+        ) from error
     except RecursionError:
         raise DatasetError(
-            f"'{source}' has folders in folders, too deep to be a dataset."
+            f"{source}: has folders in folders, too deep to be a dataset; give one of them"
         ) from None
     if task == "pose" and found.kpt_shape is None:
         raise DatasetError(
-            f"{found.origin}: task 'pose' needs 'kpt_shape: [number of keypoints, 2 or 3]' in the "
-            "YAML, which has none."
+            f"{found.origin}: 'kpt_shape' must be [number of keypoints, 2 or 3] for task 'pose', "
+            "got none; add it to the YAML"
         )
     return found
 
@@ -85,8 +88,8 @@ def _open(
 ) -> Source:
     if isinstance(source, str) and (scheme := re.match(r"[a-z][a-z0-9+.-]+://", source)):
         raise DatasetError(
-            f"SOURCE is an address ({scheme[0]}…), and yolodata does not download. Fetch it first, "
-            "or let Ultralytics do it, and give the folder or its YAML."
+            f"SOURCE must be a path, because yolodata does not download, got {scheme[0]}…; fetch "
+            "it first, or let Ultralytics do it, and give the folder or its YAML"
         )
     if not isinstance(source, Mapping) and Path(source).is_file():
         refuse_other_files(Path(source))
@@ -101,7 +104,7 @@ def _open(
             f"are, got {str(images)!r}"
         )
     if images is not None and not os.path.isdir(images):
-        raise DatasetError(f"The image folder '{images}' does not exist.")
+        raise DatasetError(f"{images}: does not exist; give the folder of the images")
     if kind == "yolo" and names:
         raise ConfigError(
             "names must be left out for an Ultralytics YAML, which has class names, got "
@@ -142,7 +145,7 @@ def tell_format(source: str | Path | Mapping[str, Any]) -> str:
     if path.name.lower().endswith(_JSON):
         if not path.is_file():
             raise DatasetError(
-                f"'{path}' does not exist. Give a COCO JSON file, a dataset YAML or a folder."
+                f"{path}: does not exist; give a COCO JSON file, a dataset YAML or a folder"
             )
         return "coco"
     return "yolo"
@@ -167,9 +170,9 @@ def _folder_format(path: Path) -> str:
     kinds = list(signs)
     if len(kinds) > 1:
         raise DatasetError(
-            f"'{path}' looks like {' and '.join(kinds)} "
-            f"({', '.join(str(signs[kind][0]) for kind in kinds)}). "
-            "Say which with --format, or give the path of the file."
+            f"{path}: looks like {' and '.join(kinds)} "
+            f"({', '.join(str(signs[kind][0]) for kind in kinds)}); "
+            "say which with --format, or give the path of the file"
         )
     if kinds:
         return kinds[0]
@@ -201,8 +204,8 @@ def _refuse_shards(path: Path) -> None:
     packed = next((place for place in places if (place / "labels.safetensors").is_file()), None)
     if packed is not None:
         raise DatasetError(
-            f"'{path}' is packed already: '{packed}' holds shards. Look at them with `yolodata "
-            f"info {path}`, or give the dataset of which they were made."
+            f"{path}: is packed already: '{packed}' holds shards; look at them with `yolodata "
+            f"info {path}`, or give the dataset of which they were made"
         )
 
 

@@ -66,7 +66,7 @@ def read_list(file: Path) -> list[str]:
     lines = text.count("\n") + text.count("\r")
     if lines > LIST_LINES:
         raise DatasetError(
-            f"The list of images '{file}' has {lines} lines; at most {LIST_LINES} are read."
+            f"{file}: a list of images must have at most {LIST_LINES} lines, got {lines}"
         )
     return text.splitlines()
 
@@ -76,11 +76,11 @@ def _read(file: Path, what: str, limit: int) -> str:
         return decode_text(read_regular(file, limit))
     except OSError as error:
         raise DatasetError(
-            f"The {what} '{file}' cannot be read: {error.strerror or error}; correct it."
+            f"{file}: the {what} cannot be read: {error.strerror or error}; correct it"
         ) from None
     except ValueError as error:
         raise DatasetError(
-            f"The {what} '{file}' must be UTF-8 text, but {error}; save it as UTF-8."
+            f"{file}: the {what} must be UTF-8 text, got another: {error}; save it as UTF-8"
         ) from None
 
 

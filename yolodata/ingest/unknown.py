@@ -17,8 +17,8 @@ from yolodata.ingest.walk import files_below, folders_in, is_hidden
 
 _KINDS = "a dataset YAML, a COCO JSON, or a folder of YOLO, COCO or Pascal VOC"
 _CVAT = (
-    "CVAT's own format, which is not read. Export the task again, as 'Ultralytics YOLO Detection', "
-    "'COCO' or 'Pascal VOC'."
+    "CVAT's own format, which is not read; export the task again, as 'Ultralytics YOLO Detection', "
+    "'COCO' or 'Pascal VOC'"
 )
 _ARCHIVES = (
     ".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst",
@@ -61,28 +61,28 @@ def refuse_other_files(path: Path) -> None:
     if name.endswith(_ARCHIVES) or _is_archive(path):
         said = _archive(path)
     elif is_image(name):
-        said = f"'{path}' is one image. Give {_KINDS}. It may be '{path.parent}'."
+        said = f"{path}: is one image; give {_KINDS}, as '{path.parent}' may be"
     elif _begins(path, b"<annotations") and suffix == ".xml":
-        said = f"'{path}' is in {_CVAT}"
+        said = f"{path}: is in {_CVAT}"
     elif suffix == ".xml":
         above = path.parent.name.lower() == "annotations"
         folder = shlex.quote(str(path.parent.parent if above else path.parent))
         said = (
-            f"'{path}' is one annotation. Give the folder that holds all of them and the images: "
+            f"{path}: is one annotation; give the folder that holds all of them and the images: "
             f"yolodata shard {folder} OUT"
         )
     elif foreign := told(path):
-        said = f"'{path}' {foreign}"
+        said = f"{path}: {foreign}"
     elif suffix in (".txt", ".names", ".data"):
         said = (
-            f"'{path}' names images or classes, and is no dataset. Give the folder in which it is "
+            f"{path}: names images or classes, and is no dataset; give the folder in which it is "
             f"(yolodata shard {folder} OUT), or write a data.yaml with 'train: …', 'val: …' and "
-            "'names: […]' and give that."
+            "'names: […]' and give that"
         )
     else:
         said = (
-            f"'{path}' is no description of a dataset; the name of a YAML must end in .yaml or "
-            f".yml. Give {_KINDS}."
+            f"{path}: is no description of a dataset; the name of a YAML must end in .yaml or "
+            f".yml; give {_KINDS}"
         )
     raise DatasetError(said)
 
@@ -92,11 +92,11 @@ def no_list(path: Path) -> str | None:
     if path.name.lower().endswith(_ARCHIVES) or _is_archive(path):
         unpack, folder = _unpacking(path)
         return (
-            f"'{path}' is an archive. Unpack it ({unpack}), and name a folder in {folder} instead"
+            f"'{path}' is an archive; unpack it ({unpack}), and name a folder in {folder} instead"
         )
     if path.suffix.lower() == ".json":
         return (
-            f"'{path}' is JSON. If it holds COCO's annotations, pack it alone: yolodata shard "
+            f"'{path}' is JSON; if it holds COCO's annotations, pack it alone: yolodata shard "
             f"{shlex.quote(str(path))} OUT"
         )
     return None
@@ -105,7 +105,7 @@ def no_list(path: Path) -> str | None:
 def _archive(path: Path) -> str:
     unpack, folder = _unpacking(path)
     return (
-        f"'{path}' is an archive, and shards are made of files. Unpack it first: {unpack} && "
+        f"{path}: is an archive, and shards are made of files; unpack it first: {unpack} && "
         f"yolodata shard {folder} OUT"
     )
 
@@ -152,29 +152,29 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
     if whole:
         others = "" if len(whole) == 1 else f" ({len(whole)} folders look like datasets)"
         return DatasetError(
-            f"'{path}' is no dataset, but '{whole[0]}' looks like one{others}: yolodata shard "
+            f"{path}: is no dataset, but '{whole[0]}' looks like one{others}: yolodata shard "
             f"{shlex.quote(str(whole[0]))} OUT"
         )
     jsons = sorted(file for file in path.glob(JSON_FILES) if not is_hidden(file, path))
     if _begins(path / "annotations.xml", b"<annotations"):
-        return DatasetError(f"'{path / 'annotations.xml'}' is in {_CVAT}")
+        return DatasetError(f"{path / 'annotations.xml'}: is in {_CVAT}")
     images, labels, archives, rest = _content(path)
     classes = [] if labels else _class_folders(images, path)
     for file in () if labels else (list(map(str, jsons)) or rest)[:_LOOKED_AT]:
         if (foreign := told(file)) and not (classes and file.endswith(".csv")):
-            return DatasetError(f"'{file}' {foreign}")
+            return DatasetError(f"{file}: {foreign}")
     if jsons and not labels:
         return None
     if not images:
         if archives:
-            return DatasetError(f"'{path}' holds no images. {_archive(Path(archives[0]))}")
+            return DatasetError(f"{path}: holds no images; {_archive(Path(archives[0]))}")
         holds = f"{len(labels)} label files, but no images" if labels else "no images"
         empty = "is empty" if not any(path.iterdir()) else f"holds {holds}"
-        return DatasetError(f"'{path}' {empty}, and no description of a dataset. Give {_KINDS}.")
+        return DatasetError(f"{path}: {empty}, and no description of a dataset; give {_KINDS}")
     if labels:
         return DatasetError(
-            f"'{path}' holds {len(images)} images and {len(labels)} label files, but the names of "
-            "the classes are missing. Write them into "
+            f"{path}: holds {len(images)} images and {len(labels)} label files, but the names of "
+            "the classes are missing; write them into "
             f"'{path / 'classes.txt'}', one a line, or write '{path / 'data.yaml'}':\n"
             f"    train: {_likely('train', images, path)}\n"
             f"    val: {_likely('val', images, path)}\n"
@@ -182,22 +182,22 @@ def refuse_folder(path: Path, datasets: Sequence[Path]) -> DatasetError | None:
         )
     if classes:
         return DatasetError(
-            f"'{path}' looks like a dataset for classification: images in {len(classes)} folders, "
-            f"as {', '.join(classes[:3])}, without boxes. yolodata packs detection, segmentation, "
+            f"{path}: looks like a dataset for classification: images in {len(classes)} folders, "
+            f"as {', '.join(classes[:3])}, without boxes; yolodata packs detection, segmentation, "
             "poses and oriented boxes; train this one with Ultralytics: yolo classify train "
             f"data={shlex.quote(str(path))}"
         )
     xml = next((file for file in rest if file.lower().endswith(".xml")), None)
     if xml:
         return DatasetError(
-            f"'{path}' holds {len(images)} images, as '{images[0]}', and no annotations near them. "
-            f"If '{xml}' is one, give the folder in which it and its image are."
+            f"{path}: holds {len(images)} images, as '{images[0]}', and no annotations near them; "
+            f"if '{xml}' is one, give the folder in which it and its image are"
         )
     json = next((f for pattern in _BELOW for f in path.glob(f"{pattern}/{JSON_FILES}")), None)
-    other = f" '{json}' is JSON, but not COCO's." if json else ""
+    other = f"; '{json}' is JSON, but not COCO's" if json else ""
     return DatasetError(
-        f"'{path}' holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "
-        f"COCO JSON, no XML, no label files.{other} Give {_KINDS}."
+        f"{path}: holds {len(images)} images, as '{images[0]}', but no annotations: no YAML, no "
+        f"COCO JSON, no XML, no label files{other}; give {_KINDS}"
     )
 
 

@@ -134,7 +134,7 @@ def open_voc(
     if missing:
         there = "lists of images" if members.files else "folders"
         raise DatasetError(
-            f"{root}: no images for '{missing[0]}'; there are {there} for {list(members.images)}."
+            f"{root}: no images for '{missing[0]}'; there are {there} for {list(members.images)}"
         )
     numbers = {name: k for k, name in enumerate(_classes(root, files, names))}
     splits = {
@@ -152,7 +152,7 @@ def open_voc(
             absent = members.absent[split]
             raise DatasetError(
                 f"{root}: none of the {len(absent)} images of '{split}' is in '{files.folder}', as "
-                f"'{next(iter(absent))}'. Give their folder with --images."
+                f"'{next(iter(absent))}'; give their folder with --images"
             )
     asked = {split: splits[split] for split in wanted or splits}
     notes = [*members.notes]
@@ -170,15 +170,15 @@ def open_voc(
 
 def _find(root: Path, images: Path | None) -> _Files:
     if not root.is_dir():
-        raise DatasetError(f"'{root}' is no folder, as Pascal VOC needs one.")
+        raise DatasetError(f"{root}: is no folder; give that of a dataset of Pascal VOC")
     notes = named_folder(root, _ANNOTATIONS)
     folder = images or (named_folder(root, *_IMAGES) if notes else root)
     if notes is None:
         _refuse_several(root)
     if folder is None:
         raise DatasetError(
-            f"Pascal VOC: no images in '{root}'; expected a folder {' or '.join(_IMAGES)}. "
-            "Give their folder with --images."
+            f"{root}: no images of Pascal VOC, which lie in a folder {' or '.join(_IMAGES)}; "
+            "give their folder with --images"
         )
     folder = resolved(folder)
     places = [notes] if notes else [folder, root]  # two where the images lie elsewhere
@@ -186,12 +186,12 @@ def _find(root: Path, images: Path | None) -> _Files:
     annotations = next(filter(None, found_in), {})
     if not annotations:
         raise DatasetError(
-            f"Pascal VOC: no annotations in '{root}'; expected XML files in it, in a folder "
-            f"{_ANNOTATIONS}, or beside the images."
+            f"{root}: no annotations of Pascal VOC; put XML files into it, into a folder "
+            f"{_ANNOTATIONS}, or beside the images"
         )
     found, others = _pictures(folder)
     if not found:
-        raise DatasetError(f"{root}: no images in '{folder}'. Give their folder with --images.")
+        raise DatasetError(f"{root}: no images in '{folder}'; give their folder with --images")
     for other in (named_folder(root, name) for name in _IMAGES if images is None):
         if other and not resolved(other).is_relative_to(folder):
             reason = f"in a folder beside '{folder}'; see --images"
@@ -246,7 +246,7 @@ def _refuse_several(root: Path) -> None:
     ]
     if several:
         raise DatasetError(
-            f"'{root}' holds Pascal VOC datasets: {some([str(path) for path in several])}. Give "
+            f"{root}: holds Pascal VOC datasets: {some([str(path) for path in several])}; give "
             f"the path of one: yolodata shard {shlex.quote(str(several[0]))} OUT"
         )
 
@@ -270,7 +270,7 @@ def has_annotations(root: Path) -> list[Path]:
 
 def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str]:
     if given and len(set(given)) != len(given):
-        raise DatasetError(f"A class is named twice: {list(given)}.")
+        raise DatasetError(f"names must name each class once, got {list(given)}")
     names: set[str] = set()
     broken: list[str] = []
     for file in files.annotations.values():
@@ -282,13 +282,15 @@ def _classes(root: Path, files: _Files, given: Sequence[str] | None) -> list[str
             break
     if given and names and names.isdisjoint(given):
         raise DatasetError(
-            f"{root}: no object has one of the names {list(given)}; there are {sorted(names)[:10]}."
+            f"{root}: no object has one of the names {list(given)}; there are {sorted(names)[:10]}"
         )
     if given:
         return checked_names(given, root)
     if not names:
         why = f"; {len(broken)} cannot be read, as: {broken[0]}" if broken else ""
-        raise DatasetError(f"{root}: no class names: no annotation holds an object{why}.")
+        raise DatasetError(
+            f"{root}: no class names, because no annotation holds an object{why}; give --names"
+        )
     return checked_names(sorted(names), root)
 
 

@@ -83,8 +83,8 @@ def read_lists(root: Path, images: Sequence[str]) -> Membership | None:
         found.images[name] = list(chosen)
     if not found.images:
         raise DatasetError(
-            f"{root}: the lists of images are empty: {', '.join(map(str, found.files))}. Write one "
-            "name in each line, or remove the lists: then folders give the splits."
+            f"{root}: the lists of images are empty: {', '.join(map(str, found.files))}; write one "
+            "name in each line, or remove the lists: then folders give the splits"
         )
     _use_both(found)
     return found
@@ -145,8 +145,8 @@ def _agreed(files: Sequence[Path], split: str, found: Membership) -> list[str]:
     for file, named in filled[1:]:
         if set(named) != set(filled[0][1]):
             raise DatasetError(
-                f"Two lists are for '{split}' and differ: '{filled[0][0]}' and '{file}'. Remove or "
-                "rename one of them."
+                f"{file}: differs from '{filled[0][0]}', and both are lists for '{split}'; remove "
+                "or rename one of them"
             )
     return list(dict.fromkeys(filled[0][1])) if filled else []
 

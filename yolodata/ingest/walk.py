@@ -126,8 +126,8 @@ def files_of_split(folder: str, unread: dict[str, str]) -> Iterator[str]:
         again += number in visited
         if again > FOLDERS_AGAIN:
             raise DatasetError(
-                f"'{folder}': links lead to the same folders more than {FOLDERS_AGAIN} times, as "
-                f"to '{here}'. Remove links, or list the images in a text file."
+                f"{folder}: links lead to the same folders more than {FOLDERS_AGAIN} times, as "
+                f"to '{here}'; remove links, or list the images in a text file"
             )
         visited.add(number)
         below = way | {number}

@@ -117,8 +117,8 @@ def open_yolo(
             if wanted and asked:
                 there = ", ".join(other for other in SPLITS if data.get(other))
                 raise DatasetError(
-                    f"{origin}: the key '{split}' is missing; there are {there or 'no splits'}. "
-                    f"Add '{split}: FOLDER-OR-LIST', or choose another split."
+                    f"{origin}: the key '{split}' is missing; there are {there or 'no splits'}; "
+                    f"add '{split}: FOLDER-OR-LIST', or choose another split"
                 )
             continue
         found = _resolve(root, data[split])
@@ -141,20 +141,20 @@ def _no_such(split: str, entry: str, given: Any, root: Path, home: Path, origin:
     if beside and not root.is_absolute():
         todo = (
             f"'path: {root}' starts in the working folder, not at the YAML, beside which "
-            f"'{beside[0]}' is. Leave 'path' out, or write 'path: {resolved(home)}'."
+            f"'{beside[0]}' is; leave 'path' out, or write 'path: {resolved(home)}'"
         )
     elif beside:
-        todo = f"Beside the YAML, '{beside[0]}' is there. Leave 'path' out, or correct it."
+        todo = f"beside the YAML, '{beside[0]}' is there; leave 'path' out, or correct it"
     elif there:
-        todo = f"'{there[0]}' is there; write it so."
+        todo = f"'{there[0]}' is there; write it so"
     else:
         todo = (
-            "Correct the YAML, or let Ultralytics download the dataset first; yolodata does not "
-            "download. To pack the other splits alone, name them with --split."
+            "correct the YAML, or let Ultralytics download the dataset first, as yolodata does "
+            "not; to pack the other splits alone, name them with --split"
         )
     return (
         f"{origin}: '{split}: {entry}' does not exist; every entry must be a folder with images or "
-        f"a text file that lists them, relative to '{root}'. {todo}"
+        f"a text file that lists them, relative to '{root}'; {todo}"
     )
 
 
@@ -198,8 +198,8 @@ def listed_source(
                 said.append(f"there is no test split: {error}")
     if not splits:
         raise DatasetError(
-            f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read. Give "
-            "at least one of them a folder with images, or a text file that lists them."
+            f"{origin}: 'train' and 'val' are both empty, so that there is nothing to read; give "
+            "at least one of them a folder with images, or a text file that lists them"
         )
     every = [place for places in entries.values() for place in places]
     folders = [place for place in every if os.path.isdir(place)]
@@ -267,10 +267,10 @@ def _root(data: dict[str, Any], home: Path, origin: str) -> Path:
         return resolved(datasets / path)
     raise DatasetError(
         f"{origin}: 'path: {path}' is neither in '{Path.cwd()}' nor in Ultralytics' datasets "
-        f"folder '{datasets}'. "
-        "A relative 'path' starts there, not at the YAML; write an absolute one, leave 'path' out "
-        "to start at the YAML's folder, or let Ultralytics download the dataset first; yolodata "
-        "does not download."
+        f"folder '{datasets}'; "
+        "a relative 'path' starts there, not at the YAML; write an absolute one, leave 'path' out "
+        "to start at the YAML's folder, or let Ultralytics download the dataset first, as yolodata "
+        "does not"
     )
 
 
@@ -293,10 +293,10 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
             continue
         if is_image(entry):
             raise DatasetError(
-                f"{where}: '{entry}' is one image. Give its folder, or a text file that lists it."
+                f"{where}: '{entry}' is one image; give its folder, or a text file that lists it"
             )
         if other := no_list(Path(entry)):
-            raise DatasetError(f"{where}: {other}.")
+            raise DatasetError(f"{where}: {other}")
         listed = _read_list(Path(entry), where, bases)
         for path in listed:
             if len(path) > PATH_LENGTH:
@@ -307,16 +307,16 @@ def _list_images(entries: Sequence[str], where: str, bases: Sequence[Path]) -> Y
                 unlisted[path] = f"listed in {entry}, but its suffix is not that of an image"
         _check_some_exist([path for path in listed if is_image(path)], Path(entry), where)
     if not found:
-        other = f" The first entry is {shortened(next(iter(unlisted)))}." if unlisted else ""
+        other = f"; the first entry is {shortened(next(iter(unlisted)))}" if unlisted else ""
         raise DatasetError(
-            f"{where}: no images in {', '.join(entries)}. Image files end in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}.{other}"
+            f"{where}: no images in {', '.join(entries)}{other}; give files that end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     paths = sorted(path.replace("/", os.sep) for path in found)
     if not any(os.path.exists(path) for path in paths):
         raise DatasetError(
-            f"{where}: none of the {len(paths)} images that are listed exists, as '{paths[0]}'. "
-            "Put them there, or correct the list."
+            f"{where}: none of the {len(paths)} images that are listed exists, as '{paths[0]}'; "
+            "put them there, or correct the list"
         )
     return YoloSplit(paths, unlisted)
 
@@ -341,7 +341,7 @@ def _read_list(file: Path, where: str, bases: Sequence[Path]) -> list[str]:
     lines = text.count("\n") + text.count("\r")
     if lines > LIST_LINES:
         raise DatasetError(
-            f"{where}: the image list '{file}' has {lines} lines; at most {LIST_LINES} are read"
+            f"{where}: the image list '{file}' must have at most {LIST_LINES} lines, got {lines}"
         )
     return [_listed(line, file, bases) for line in text.strip().splitlines()]
 
@@ -368,7 +368,7 @@ def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
         mend = shlex.join(("sed", "-i", r"s|\\|/|g", str(file)))
         raise DatasetError(
             f"{where}: '{first}', listed in '{file}', has '\\' between folders, where this system "
-            f"has '/'. Mend the list: {mend}"
+            f"has '/'; mend the list: {mend}"
         )
     if first.startswith(f"{file.parent}{os.sep}"):
         first = f".{first[len(str(file.parent)) :]}"  # as it stands in the list
@@ -380,8 +380,8 @@ def _check_some_exist(images: Sequence[str], file: Path, where: str) -> None:
                 start = "." if folder == file.parent else folder
                 mend = shlex.join(("sed", "-i", f"s|^{begins}|{start}/|", str(file)))
                 raise DatasetError(
-                    f"{where}: '{first}', listed in '{file}', does not exist. Paths in a list "
+                    f"{where}: '{first}', listed in '{file}', does not exist; paths in a list "
                     "start in the working folder, unless they begin with '/', or with './', which "
-                    f"is the list's own folder. This one is '{folder / rest}'. Mend the list: "
+                    f"is the list's own folder; this one is '{folder / rest}'; mend the list: "
                     f"{mend}"
                 )

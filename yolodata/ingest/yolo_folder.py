@@ -56,19 +56,23 @@ def open_yolo_folder(root: Path, wanted: Sequence[str] | None = None) -> Source:
     root = resolved(root)
     files = names_files(root)
     if not files:
-        raise DatasetError(f"'{root}' has neither a YAML nor a file of class names, classes.txt.")
+        raise DatasetError(
+            f"{root}: has neither a YAML nor a file of class names; write classes.txt, one a line"
+        )
     names = dict(enumerate(checked_names(read_names(files), files[0])))
     notes = [f"no YAML; class names are those of '{files[0]}'"]
     entries = _data_file(root, notes) or _lists(root, files[0].parent) or _folders(root)
     if not entries:
         raise DatasetError(
-            f"'{root}' has class names ('{files[0].name}'), but no images. Label Studio and CVAT "
-            "export images only when told to: put them into 'images', each named like its file in "
-            "'labels', and run the command again."
+            f"{root}: has class names ('{files[0].name}'), but no images, which Label Studio and "
+            "CVAT export only when told to; put them into 'images', each named like its file in "
+            "'labels', and run the command again"
         )
     missing = [split for split in wanted or () if split not in entries]
     if missing:
-        raise DatasetError(f"{root}: no '{missing[0]}'; there are {list(entries)}.")
+        raise DatasetError(
+            f"{root}: no '{missing[0]}'; there are {list(entries)}; name one of them"
+        )
     bases = (root, root.parent)
     return listed_source(
         str(root), names, entries, wanted, notes, bases=bases, searched=[str(root)]
@@ -88,11 +92,11 @@ def read_names(files: Sequence[Path]) -> list[str]:
             lines.pop()
         if not lines or not all(lines):
             what = f"line {lines.index('') + 1} is blank" if lines else "it is empty"
-            raise DatasetError(f"'{file}' must hold one class name a line, but {what}; correct it.")
+            raise DatasetError(f"{file}: must hold one class name a line, but {what}; correct it")
         if found and lines != found[0]:
             raise DatasetError(
-                f"The class names in '{files[0]}' and '{file}' differ: {found[0][:9]} and "
-                f"{lines[:9]}. Labels are numbers of one list: renumber them, and remove the other."
+                f"{file}: must hold the class names of '{files[0]}', {found[0][:9]}, got "
+                f"{lines[:9]}; labels are numbers of one list: renumber them, and remove the other"
             )
         found.append(lines)
     return found[0]

@@ -55,11 +55,14 @@ def torchrun_options(
         least: nodes with which training goes on while others are missing; None needs all.
         restarts: times that the ranks begin again on this node, when one was lost.
         patience: seconds to wait for the other nodes.
+
+    Raises:
+        ValueError: there are several nodes, and no endpoint.
     """
     if nodes == 1:
         return ["--standalone"]
     if endpoint is None:
-        raise ValueError("several nodes need an endpoint")
+        raise ValueError(f"endpoint must be given with nodes={nodes}, got none")
     return [
         f"--nnodes={nodes if least is None else f'{least}:{nodes}'}",
         f"--max-restarts={restarts}",

@@ -189,7 +189,11 @@ class KubernetesOptions(Options):
 
     @property
     def selector(self) -> dict[str, str]:
-        """Labels that nodes must have."""
+        """Labels that nodes must have, as of `select`.
+
+        Raises:
+            ConfigError: `select` is of another form, or names a label twice.
+        """
         found = {}
         for one in [] if self.select is None else self.select.split(","):
             key, equals, value = one.partition("=")
@@ -204,7 +208,11 @@ class KubernetesOptions(Options):
 
     @property
     def tolerations(self) -> list[dict[str, str]]:
-        """Taints that pods tolerate."""
+        """Taints that pods tolerate, as of `tolerate`.
+
+        Raises:
+            ConfigError: `tolerate` is of another form.
+        """
         found = []
         for one in [] if self.tolerate is None else self.tolerate.split(","):
             taint, _, effect = one.rpartition(":")

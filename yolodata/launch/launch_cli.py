@@ -103,7 +103,7 @@ def read_job(system: str, words: Sequence[str]) -> Job:
     for word in words:
         name, equals, text = word.lstrip("-").partition("=")
         if not equals:
-            raise ConfigError(f"arguments are written NAME=VALUE, got {word!r}")
+            raise ConfigError(f"arguments must be NAME=VALUE, got {word!r}")
         if name in known:
             # A field of text stays text: time=1:30 and partition=7 are no numbers.
             options[name] = text if "str" in str(known[name].type) else literal(text)
@@ -171,7 +171,7 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
         if name not in DEFAULT_CFG_DICT and name not in ("augmentations", "save_dir"):
             raise ConfigError(
                 f"there is no option or argument {name!r}"
-                f"{nearest(name, [*known, *DEFAULT_CFG_DICT])}"
+                f"{nearest(name, [*known, *DEFAULT_CFG_DICT])}; `yolodata launch --help` lists all"
             )
     with refusals_as_errors():
         checked = get_cfg(overrides=values)

@@ -150,9 +150,14 @@ def free_port(address: str, start: int) -> int:
             except OSError as error:
                 if error.errno in (errno.EADDRINUSE, errno.EACCES):
                     continue
-                raise ConfigError(f"{address} cannot be used: {error.strerror}") from error
+                raise ConfigError(
+                    f"the address {address} cannot be used: {error.strerror}; give one of this "
+                    "machine"
+                ) from error
             return port
-    raise ConfigError(f"no port from {PORTS[0]} to {PORTS[-1]} is free on {address}")
+    raise ConfigError(
+        f"no port from {PORTS[0]} to {PORTS[-1]} is free on {address}; end what listens there"
+    )
 
 
 def split(endpoint: str) -> tuple[str, int]:
@@ -164,7 +169,7 @@ def split(endpoint: str) -> tuple[str, int]:
     address, _, port = endpoint.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     if not address or not port.isdecimal():
-        raise ConfigError(f"a rendezvous is written ADDRESS:PORT, got {endpoint!r}")
+        raise ConfigError(f"a rendezvous must be ADDRESS:PORT, got {endpoint!r}")
     return address, int(port)
 
 

@@ -224,8 +224,8 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
             folder = Path(url.path).name
             if not folder or Path(folder).suffix in (".yaml", ".yml", ".zip", ".json"):
                 raise ConfigError(
-                    f"data={value} must be a folder of shards, made by `yolodata shard`, to be "
-                    "copied to the machines"
+                    "data must be a folder of shards, made by `yolodata shard`, to be copied to "
+                    f"the machines, got {value}"
                 )
             place = f"{DATA}/{folder}"
             copied[f"~/{place}"] = value

@@ -158,7 +158,9 @@ class SlurmOptions(Options):
         try:
             words = shlex.split(self.sbatch or "")
         except ValueError as error:
-            raise ConfigError(f"sbatch={self.sbatch!r} is no command line: {error}") from error
+            raise ConfigError(
+                f"sbatch must be a command line, got {self.sbatch!r}: {error}"
+            ) from error
         for word in words:
             name = word.removeprefix("--").partition("=")[0]
             if not _RAW.fullmatch(word):

@@ -72,8 +72,8 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
     missing = [split for split in _SPLITS if split not in folders]
     if missing:
         raise DatasetError(
-            f"{path} must hold the splits train and val, got {', '.join(folders)}; give the folder "
-            "that `yolodata shard` wrote, or the dataset's YAML"
+            f"{path}: must hold the splits train and val, got {', '.join(folders)}; give the "
+            "folder that `yolodata shard` wrote, or the dataset's YAML"
         )
     shards = {split: reader.open(folders[split]) for split in _SPLITS}
     for dataset in shards.values():
@@ -84,7 +84,7 @@ def open_dataset(path: Path, task: str, imgsz: int | None = None) -> Dataset:
     yaml = Path(str(source.get("path")))
     if source.get("kind") != "yolo" or not yaml.is_file():
         raise DatasetError(
-            f"{path} must be packed from a dataset YAML that is still there, got shards of "
+            f"{path}: must be packed from a dataset YAML that is still there, got shards of "
             f"{source.get('kind')!r} from {str(source.get('path'))!r}; Ultralytics reads nothing "
             "else, so pack from a YAML, or give one"
         )
@@ -113,7 +113,7 @@ def _check_files(source: Source) -> None:
                 if (special and path == image) or (not special and found.st_size > limit):
                     what = "is no file" if special else f"has {found.st_size} bytes"
                     raise DatasetError(
-                        f"{path} {what}, and Ultralytics would read it without an end; take it "
+                        f"{path}: {what}, and Ultralytics would read it without an end; take it "
                         "out of the dataset (`yolodata shard` leaves the image out)"
                     )
 
@@ -142,7 +142,7 @@ def _check_packing(shards: ShardDataset, imgsz: int | None) -> None:
     for name in ("reencode", "single_cls"):
         if meta.source.get(name):
             raise ConfigError(
-                f"{shards.path} must be packed without {name}, got {name}="
+                f"{shards.path}: must be packed without {name}, got {name}="
                 f"{meta.source[name]!r}, which changes what Ultralytics would see; pack again, or "
                 "give the dataset's YAML"
             )

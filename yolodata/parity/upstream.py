@@ -89,8 +89,8 @@ class Upstream:
                 )  # fmt: skip
             except Exception as error:  # of many kinds, all about the dataset
                 raise DatasetError(
-                    f"Ultralytics cannot read {data} for task {task!r}: {error} Correct the "
-                    "dataset, or give another task."
+                    f"{data}: Ultralytics cannot read it for task {task!r}: {error}; correct the "
+                    "dataset, or give another task"
                 ) from error
         self.polygons = any(label["segments"] for label in self.dataset.labels)
         self._number = {name: i for i, name in enumerate(self.dataset.im_files)}
@@ -226,8 +226,8 @@ class Upstream:
             reference = theirs[i] if i < len(theirs) else "none"
             if ours != reference:
                 raise DatasetError(
-                    f"{shards.path} must hold the {len(theirs)} images that Ultralytics reads, got "
-                    f"{len(shards)}; image {i} is {ours}, and {reference} there; pack again"
+                    f"{shards.path}: must hold the {len(theirs)} images that Ultralytics reads, "
+                    f"got {len(shards)}; image {i} is {ours}, and {reference} there; pack again"
                 )
 
     @staticmethod

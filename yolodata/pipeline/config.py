@@ -103,17 +103,25 @@ class AugmentConfig:
 
     @property
     def scale_range(self) -> tuple[float, float]:
-        """Least and greatest zoom."""
+        """The least and the greatest zoom.
+
+        Raises:
+            ConfigError: `scale` is neither a number nor a pair of numbers.
+        """
         if isinstance(self.scale, (tuple, list)):
             if len(self.scale) != 2:
-                raise ConfigError(f"scale as a pair needs (min, max), got {shown(self.scale)}")
+                raise ConfigError(f"scale must be a number or (min, max), got {shown(self.scale)}")
             return number("scale", self.scale[0]), number("scale", self.scale[1])
         gain = number("scale", self.scale, 0)
         return 1.0 - gain, 1.0 + gain
 
     @classmethod
     def from_ultralytics(cls, args: Any) -> AugmentConfig:
-        """Takes the recipe from Ultralytics' training arguments (a namespace or a dict).
+        """Returns the recipe of Ultralytics' training arguments.
+
+        Args:
+            args: a namespace or a dict; what is missing in it has its default, and what is no part
+                of a recipe does not matter.
 
         Raises:
             ConfigError: an argument is out of range, or is set that is no part of a recipe

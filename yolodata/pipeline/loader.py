@@ -243,6 +243,12 @@ class Loader(NotCopied):
         """Chooses the epoch of the next iteration, which starts at its beginning.
 
         Naming the epoch that `load_state_dict` restored keeps the position in it.
+
+        Args:
+            epoch: 0 to 2**32 - 1.
+
+        Raises:
+            ConfigError: it is out of range, or another thread uses the loader.
         """
         epoch = whole("epoch", epoch, 0, MAX_EPOCH)
         with self._owner:
@@ -272,6 +278,9 @@ class Loader(NotCopied):
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, under this or another world or batch size.
+
+        Args:
+            values: what `state_dict` returned, as it was or read back from JSON.
 
         Raises:
             ConfigError: this is no state, or one of another dataset or of other settings; names

@@ -216,7 +216,7 @@ class DeviceOptions:
         keep(self, device=name)
         if name != "cpu" and not re.fullmatch(r"cuda(:\d+)?", name):
             hint = f"; give 'cuda:{name}'" if name.isdecimal() else ""
-            raise ConfigError(f"device must be cpu or cuda (cuda:0, ...), got {name!r}{hint}")
+            raise ConfigError(f"device must be cpu or cuda (cuda:0, …), got {name!r}{hint}")
         one_of("cache", self.cache, CACHES)
         one_of("output", self.output, OUTPUTS)
         check_hw_decoder_load(self.hw_decoder_load)
@@ -239,7 +239,14 @@ class DeviceOptions:
 
     @classmethod
     def of(cls, given: DeviceOptions | str | torch.device) -> DeviceOptions:
-        """Returns options as they are; of a device alone, with everything else as usual."""
+        """Returns options as they are; of a device alone, with everything else as usual.
+
+        Args:
+            given: options, or a device ("cpu", "cuda", "cuda:1", or torch's).
+
+        Raises:
+            ConfigError: it names no device that pictures are made on.
+        """
         return given if isinstance(given, DeviceOptions) else cls(given)
 
 

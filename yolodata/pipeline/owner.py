@@ -49,7 +49,7 @@ class NotCopied:
         """Raises ArgumentError, which is a TypeError: that is what pickle's callers expect."""
         raise ArgumentError(
             f"{type(self).__name__} cannot be pickled or copied: its threads and its memory "
-            "belong to one process. Pass on what it is made of (the path of the shards, "
+            "belong to one process; pass on what it is made of (the path of the shards, "
             "batch_size, the options), and make the loader in the process that uses it; the place "
             "in the stream goes along as state_dict()"
         )

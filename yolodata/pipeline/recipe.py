@@ -99,9 +99,17 @@ def labels(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Returns the objects that a recipe shows.
 
+    Args:
+        recipe: of `plan`.
+        shards: the dataset that it was planned for.
+
     Returns:
         float32 classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the
         picture.
+
+    Raises:
+        ConfigError: `shards` is no open dataset.
+        ValueError: the recipe shows images that the dataset does not have.
     """
     from yolodata import _native
 

@@ -260,7 +260,7 @@ def _served(task: str, shards: ShardDataset) -> str:
     """Returns the task; ConfigError if it needs labels that the dataset does not have."""
     if task == "pose" and shards.keypoints is None:
         raise ConfigError(
-            f"{shards.path} has no keypoints, which task='pose' needs; pack a dataset whose YAML "
+            f"{shards.path}: has no keypoints, which task='pose' needs; pack a dataset whose YAML "
             "has kpt_shape, with --task pose"
         )
     return task
@@ -337,7 +337,7 @@ def open_shards(
     check_open(shards, "the path of a folder of shards, or ")
     if split not in (None, shards.meta.split):
         raise ConfigError(
-            f"{shards.path} is the split '{shards.meta.split}', split='{split}' was asked for; "
+            f"{shards.path}: is the split '{shards.meta.split}', split='{split}' was asked for; "
             "open that one, or leave split out"
         )
     return shards

@@ -99,7 +99,7 @@ class SplitVersion:
             raise ValueError(f"a split must have {', '.join(fits)}")
         wrong = [name for name, right in fits.items() if not right(values[name])]
         if wrong:
-            raise ValueError(f"a split's {wrong[0]} is none")
+            raise ValueError(f"a split's {wrong[0]} is not valid")
         return cls(**values)
 
 

@@ -320,7 +320,7 @@ def read(run: Path) -> RunManifest | None:
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError(
-            f"{path} is no manifest of a run: {why}; remove it (the next start of the run writes "
+            f"{path}: is no manifest of a run: {why}; remove it (the next start of the run writes "
             "another one), or name another run"
         ) from None
 

@@ -35,7 +35,7 @@ def check_same_dataset(
     if other_data:
         return f"going on with another dataset ({versions}), as other_data=True says:{what}"
     raise ConfigError(
-        f"{run} was trained on version {before.version} of its dataset, and data={now.data} is "
+        f"{run}: was trained on version {before.version} of its dataset, and data={now.data} is "
         f"version {now.version}; give data= as it was, yolodata.other_data=True to go on with "
-        f"this one, or another name= for a new run. What differs:{what}"
+        f"this one, or another name= for a new run; what differs:{what}"
     )

@@ -25,12 +25,11 @@ def check_same_classes(named: Mapping[str, Mapping[int, str]]) -> None:
     for where, found in others:
         if found != names:
             raise DatasetError(
-                f"The classes of '{where}' are not those of '{first}': "
-                f"{difference(found, names)}. "
-                "A class is a number in shards, so splits that are used together must number "
-                "alike. Pack all splits with one call of `yolodata shard`, or, if they are COCO or "
-                f"VOC, each with the same {names_option((*names.values(), *found.values()))} (and "
-                "--overwrite, where it is packed already)."
+                f"{where}: must have the classes of '{first}', because a class is a number in "
+                f"shards, got others: {difference(found, names)}; pack all splits with one call of "
+                "`yolodata shard`, or, if they are COCO or VOC, each with the same "
+                f"{names_option((*names.values(), *found.values()))} (and --overwrite, where it is "
+                "packed already)"
             )
 
 

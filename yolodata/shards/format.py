@@ -213,7 +213,9 @@ class DatasetMeta:
         try:
             content = json.loads(json.dumps(self.to_dict(), allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise ShardError(f"dataset metadata must be plain JSON values: {error}") from None
+            raise ShardError(
+                f"dataset metadata must be plain JSON values, got others: {error}"
+            ) from None
         return _checked_meta(content, "dataset metadata")
 
 

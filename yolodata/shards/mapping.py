@@ -160,7 +160,8 @@ def read_at(fd: int, path: Path, at: int, nbytes: int) -> Bytes:
             got = os.preadv(fd, [view[done : done + (1 << 30)]], at + done)
         except OSError as error:
             raise ShardError(
-                f"{path}: byte {at + done}: cannot be read: {error.strerror}"
+                f"{path}: byte {at + done}: cannot be read: {error.strerror}; restore the file or "
+                "pack again"
             ) from None
         if not got:
             raise ShardError(

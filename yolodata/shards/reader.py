@@ -77,6 +77,7 @@ class ShardDataset:
             picture files in shards that another user could cut off; mmap elsewhere.
 
     Raises:
+        ConfigError: `io` is none of these.
         ShardError: something is missing or damaged; names the file and the byte or column.
     """
 
@@ -164,14 +165,31 @@ class ShardDataset:
         )
 
     def name(self, i: int) -> str:
-        """Path of the source picture of image i."""
+        """Returns the path of the source picture of an image.
+
+        Args:
+            i: the image, from 0.
+
+        Raises:
+            IndexError: there is no such image.
+        """
         self._in_range(i)
         names, offsets = self._arrays["name"], self._arrays["name_offset"]
         text = names[int(offsets[i]) : int(offsets[i + 1])].tobytes()
         return text.decode("utf-8", "surrogateescape")
 
     def names(self, images: npt.NDArray[np.int64]) -> tuple[str, ...]:
-        """Gives `name` of some images (B,), for less than B calls of it cost."""
+        """Returns `name` of some images, for less than as many calls of it cost.
+
+        Args:
+            images: int64 (B,), from 0.
+
+        Returns:
+            the B paths, in this order.
+
+        Raises:
+            IndexError: one of the images is not there.
+        """
         if len(images):
             self._in_range(int(images.min()))
             self._in_range(int(images.max()))
@@ -180,7 +198,18 @@ class ShardDataset:
         return tuple(str(text[a:b], "utf-8", "surrogateescape") for a, b in ends)
 
     def stored_names(self, begin: int, end: int) -> Iterator[bytes]:
-        """Gives the names of images `begin` to `end` - 1 as they are stored, for the least cost."""
+        """Yields the names of images as they are stored, for the least cost.
+
+        Args:
+            begin: the first image, from 0.
+            end: the one behind the last.
+
+        Yields:
+            the bytes of a path, in the encoding of the file system.
+
+        Raises:
+            IndexError: not all of the images are there.
+        """
         if not 0 <= begin <= end <= self.meta.images:
             raise IndexError(f"images must be within 0 to {self.meta.images}, got {begin} to {end}")
         offsets = self._arrays["name_offset"][begin : end + 1].tolist()
@@ -190,18 +219,32 @@ class ShardDataset:
             yield text[a - first : b - first]
 
     def sample(self, i: int) -> Bytes:
-        """Gives the stored bytes of image i: uint8 (nbytes,), read-only where they are mapped.
+        """Returns the stored bytes of an image.
+
+        Args:
+            i: the image, from 0.
+
+        Returns:
+            uint8 (nbytes[i],), read-only where they are mapped.
 
         Raises:
+            IndexError: there is no such image.
             ShardError: the shard is missing or damaged.
         """
         self._in_range(i)
         return self._bytes(i, 0, int(self.nbytes[i]))
 
     def padding(self, i: int) -> Bytes:
-        """Gives the bytes behind image i up to the end of its last page, which must be zero.
+        """Returns the bytes behind an image up to the end of its last page, which must be zero.
+
+        Args:
+            i: the image, from 0.
+
+        Returns:
+            uint8, fewer than a page, read-only where they are mapped.
 
         Raises:
+            IndexError: there is no such image.
             ShardError: the shard is missing or damaged.
         """
         self._in_range(i)
@@ -221,17 +264,30 @@ class ShardDataset:
             raise IndexError(f"image must be 0 to {self.meta.images - 1}, got {i}")
 
     def most_pixels(self, i: int) -> int:
-        """Gives how many pixels the file of image i may state: those of the original.
+        """Returns how many pixels the file of an image may state: those of the original.
 
         A file that was made smaller when packing has fewer.
+
+        Args:
+            i: the image, from 0.
+
+        Raises:
+            IndexError: there is no such image.
         """
         self._in_range(i)
         return int(self.orig_height[i]) * int(self.orig_width[i])
 
     def image(self, i: int) -> Bytes:
-        """Picture i: uint8 (height[i], width[i], 3), RGB; raw pictures are views of the map.
+        """Returns the picture of an image.
+
+        Args:
+            i: the image, from 0.
+
+        Returns:
+            uint8 (height[i], width[i], 3), RGB; of raw pictures, a view of the map.
 
         Raises:
+            IndexError: there is no such image.
             ShardError: the shard is missing or damaged, or the picture cannot be decoded.
         """
         data = self.sample(i)
@@ -256,11 +312,16 @@ class ShardDataset:
         return np.ascontiguousarray(image)
 
     def shard_data(self, s: int) -> Bytes:
-        """Gives the tensor of shard s: uint8, read-only, its first byte at the beginning of a page.
+        """Returns the tensor of a shard, whose map lives as long as this dataset or any view of it.
 
-        The map lives as long as this dataset or any view of it.
+        Args:
+            s: the shard, from 0.
+
+        Returns:
+            uint8 (n,), read-only, its first byte at the beginning of a page.
 
         Raises:
+            IndexError: there is no such shard.
             ShardError: the shard is missing or damaged, or this dataset is not `mapped`.
         """
         data = self._maps.get(s)
@@ -287,7 +348,11 @@ class ShardDataset:
         0.9 MB that were not in the page cache took 7 ms each that way on one machine, 1.9 ms if
         asked for 16 samples early. Asking for one that is there already costs 20 µs.
 
+        Args:
+            images: from 0, in the order of their use.
+
         Raises:
+            IndexError: one of the images is not there.
             ShardError: a shard is missing or damaged.
         """
         if self.mapped:
@@ -295,7 +360,14 @@ class ShardDataset:
                 will_need(self.sample(i))
 
     def locate(self, i: int) -> str:
-        """File and byte of image i, for messages."""
+        """Returns the file and the byte of an image, for messages.
+
+        Args:
+            i: the image, from 0.
+
+        Raises:
+            IndexError: there is no such image.
+        """
         self._in_range(i)
         file = self.path / self.meta.shards[int(self.shard[i])].file
         return f"{file}: byte {SHARD_HEADER + int(self.offset[i])}"
@@ -310,7 +382,10 @@ class ShardDataset:
         Checker(where, self.meta, self._layout.columns, self._arrays).values()
 
     def check_finite(self, values: npt.NDArray[np.float32]) -> None:
-        """Checks points of polygons or keypoints that were taken from here, of any shape.
+        """Checks points of polygons or keypoints that were taken from here.
+
+        Args:
+            values: float32, of any shape.
 
         Raises:
             ShardError: one is infinite or no number; names its column, row and byte.

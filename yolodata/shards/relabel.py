@@ -128,6 +128,6 @@ def _new_rows(
         )
     if count != len(dataset):
         raise ShardError(
-            f"{dataset.path}: {len(dataset)} annotations are needed, one for each image, got "
+            f"{dataset.path}: must be given {len(dataset)} annotations, one for each image, got "
             f"{'more' if count > len(dataset) else count}"
         )

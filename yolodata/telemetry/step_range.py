@@ -32,6 +32,6 @@ def profile_range(given: Any) -> StepRange | None:
         if 1 <= steps.first <= steps.last < steps.first + MOST:
             return steps
     raise ConfigError(
-        f"yolodata profile must be steps as FIRST-LAST (100-105, say), counted from 1 as in "
+        f"yolodata.profile must be steps as FIRST-LAST (100-105, say), counted from 1 as in "
         f"steps.csv, at most {MOST} of them, got {given!r}"
     )

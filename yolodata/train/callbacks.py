@@ -29,7 +29,7 @@ def callbacks_of_file(path: str) -> dict[str, Callable[[Any], None]]:
     file = resolved(path)
     spec = importlib.util.spec_from_file_location(f"yolodata_callbacks_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"yolodata callbacks must be a Python file, got {path}")
+        raise ConfigError(f"yolodata.callbacks must be a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that what it defines can be pickled
     with _explained(file):
@@ -42,7 +42,7 @@ def callbacks_of_file(path: str) -> dict[str, Callable[[Any], None]]:
     unknown = sorted(set(named) - set(default_callbacks))
     if unknown or not named:
         raise ConfigError(
-            f"{path} must define functions named after Ultralytics' events "
+            f"{path}: must define functions named after Ultralytics' events "
             f"({', '.join(sorted(default_callbacks))}), got {', '.join(unknown) or 'none'}"
         )
     return {name: _explaining(function, file) for name, function in named.items()}
@@ -76,7 +76,7 @@ def _explained(file: Path) -> Iterator[None]:
         said = "".join(traceback.format_exception_only(type(error), error)).rstrip()
         called = "".join(traceback.format_list(frames[begin:] if own else []))
         raise CallbackError(
-            f"{file}, line {line}: {said.splitlines()[-1]}. This is the file of "
+            f"{file}, line {line}: {said.splitlines()[-1]}; this is the file of "
             f"yolodata.callbacks=, which is yours: mend it there, or train without it\n"
             f"{called}{said}"
         ) from error

@@ -56,6 +56,6 @@ def run(args: argparse.Namespace) -> int:
         state = file.read(found)
         export.write_weights(state, out)
     except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error}; name another place") from error
+        raise ConfigError(f"{out}: cannot be written: {error}; name another place") from error
     print(f"{out}: the weights of {found}, after {state['epoch']} epochs")
     return 0

@@ -160,6 +160,6 @@ def advice(
     return (
         f"memory does not suffice for a step with {batch} pictures of {args.imgsz} pixels"
         f"{f' (multi_scale={args.multi_scale} adds to them)' if args.multi_scale else ''} on "
-        f"{trainer.device}, {found}: {problem.splitlines()[0]}. "
-        f"Next: {first}. After that: {'; '.join(later)}"
+        f"{trainer.device}, {found}: {problem.splitlines()[0]}; "
+        f"give {first}, and after that {'; '.join(later)}"
     )

@@ -53,32 +53,32 @@ class TrainSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("yolodata checkpoint_minutes", self.checkpoint_minutes, 0)
-        number("yolodata stall", self.stall, 1)
-        whole("yolodata keep", self.keep, 1)
-        one_of("yolodata scale_lr", self.scale_lr, SCALES)
-        flag("yolodata whole_batch_loss", self.whole_batch_loss)
+        number("yolodata.checkpoint_minutes", self.checkpoint_minutes, 0)
+        number("yolodata.stall", self.stall, 1)
+        whole("yolodata.keep", self.keep, 1)
+        one_of("yolodata.scale_lr", self.scale_lr, SCALES)
+        flag("yolodata.whole_batch_loss", self.whole_batch_loss)
         if not isinstance(self.dry_step, bool | None):
             raise ConfigError(
-                f"yolodata dry_step must be True, False or None, got {self.dry_step!r}"
+                f"yolodata.dry_step must be True, False or None, got {self.dry_step!r}"
             )
         if self.upload is not None:
             if not isinstance(self.upload, str) or not self.upload:
                 raise ConfigError(
-                    "yolodata upload must be a path or a URL (s3://BUCKET/FOLDER, say), got "
+                    "yolodata.upload must be a path or a URL (s3://BUCKET/FOLDER, say), got "
                     f"{redacted(repr(self.upload))}"
                 )
             if HIDDEN in self.upload:
                 raise ConfigError(
-                    f"yolodata upload is {self.upload}, a URL without its secret, because none is "
+                    f"yolodata.upload is {self.upload}, a URL without its secret, because none is "
                     "stored in a run folder; give yolodata.upload=URL again"
                 )
             try:
                 ObjectStore(self.upload)  # is its file system installed? connects to nothing
             except ConfigError as error:
-                raise ConfigError(f"yolodata upload: {error}") from error
-        path_or_none("yolodata callbacks", self.callbacks)
+                raise ConfigError(f"yolodata.upload: {error}") from error
+        path_or_none("yolodata.callbacks", self.callbacks)
         if self.callbacks is not None and not Path(self.callbacks).is_file():
             raise ConfigError(
-                f"yolodata callbacks must be a Python file that is there, got {self.callbacks!r}"
+                f"yolodata.callbacks must be a Python file that is there, got {self.callbacks!r}"
             )

@@ -53,14 +53,14 @@ def refuse_unpacked(data: str | Path) -> None:
     """
     if os.path.exists(data) and not (os.path.isfile(data) or os.path.isdir(data)):
         raise DatasetError(
-            f"'{data}' is neither a file nor a folder; give a dataset YAML, or shards"
+            f"{data}: is neither a file nor a folder; give a dataset YAML, or shards"
         )
     kind = lacks_yaml(data) if os.path.exists(data) else None
     if kind is not None:
         given, out = shlex.quote(str(data)), shlex.quote(f"{Path(data).resolve().stem}.shards")
         raise DatasetError(
-            f"'{data}' is {kind}, which trainers do not read; they read a dataset YAML, or shards. "
-            f"Pack it first: yolodata shard {given} {out}, and give data={out}"
+            f"{data}: is {kind}, which trainers do not read; they read a dataset YAML, or shards; "
+            f"pack it first: yolodata shard {given} {out}, and give data={out}"
         )
 
 
@@ -81,7 +81,7 @@ def describe_shards(path: str | Path, needed: Sequence[str]) -> dict[str, Any]:
     for split in needed:
         if split not in found:
             raise DatasetError(
-                f"{path} holds the splits {', '.join(found)}, but '{split}' is needed; pack "
+                f"{path}: holds the splits {', '.join(found)}, but '{split}' is needed; pack "
                 "it with `yolodata shard`, or name another one with split="
             )
     metas = {name: read_meta(found[name]) for name in dict.fromkeys(needed)}

@@ -10,6 +10,7 @@ from traceback import walk_tb
 from typing import Any
 
 from yolodata.arguments import split_arguments
+from yolodata.checks import shown
 from yolodata.errors import ConfigError, YolodataError, lacking
 from yolodata.redaction import refuse_secrets
 from yolodata.ultralytics.fallback import check_trainable, last_layer
@@ -71,8 +72,11 @@ def read_values(texts: Mapping[str, str], mode: str) -> dict[str, Any]:
             values = {**YAML.load(checks.check_yaml(str(given))), **values}
         values.pop("cfg", None)
     refuse_secrets(values)
-    if values.pop("mode", mode) != mode:
-        raise ConfigError(f"mode must be {mode} here; for other modes there is `yolo MODE`")
+    other = values.pop("mode", mode)
+    if other != mode:
+        raise ConfigError(
+            f"mode must be {mode} here, got {shown(other)}; for other modes there is `yolo MODE`"
+        )
     device = str(values.get("device", "")).lower()
     if device.startswith(("tpu", "intel", "vulkan")):
         raise ConfigError(f"device must be cpu, mps or GPUs (0, or 0,1), got {device}")
@@ -128,7 +132,8 @@ def refusals_as_errors() -> Iterator[None]:
             if error.name is None or not module:
                 raise
             raise ConfigError(
-                f"Ultralytics needs the package {error.name} for this, which is not installed"
+                f"Ultralytics needs the package {error.name} for this, which is not installed; "
+                "install it"
             ) from error
         asserted = isinstance(error, AssertionError)
         speaking = module in _SPEAKING or module.partition(".")[0] in _SPEAKING

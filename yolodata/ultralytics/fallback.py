@@ -149,8 +149,9 @@ def check_shared_batch(batch: float, counts: Sequence[int]) -> None:
         )
     if batch % divisor:
         raise ConfigError(
-            f"batch={batch} is the batch of all {' or '.join(map(str, counts))} processes together "
-            f"and must be a multiple of {divisor}; give batch={_multiple(int(batch), divisor)}"
+            f"batch must be a multiple of {divisor}, because it is that of all "
+            f"{' or '.join(map(str, counts))} processes together, got {batch}; give "
+            f"batch={_multiple(int(batch), divisor)}"
         )
 
 

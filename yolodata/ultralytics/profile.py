@@ -53,9 +53,9 @@ class StepProfiler:
         total = trainer.epochs * len(trainer.train_loader)
         if self._steps.first > total and not getattr(trainer.args, "time", None):
             raise ConfigError(
-                f"yolodata profile={self._steps.first}-{self._steps.last} names steps that this "
-                f"run does not have: {trainer.epochs} epochs of {len(trainer.train_loader)} "
-                f"batches are steps 1 to {total}"
+                f"yolodata.profile must be steps from 1 to {total}, which {trainer.epochs} epochs "
+                f"of {len(trainer.train_loader)} batches are, got "
+                f"{self._steps.first}-{self._steps.last}"
             )
 
     def begin(self, trainer: Any) -> None:

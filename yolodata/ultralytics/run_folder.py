@@ -92,7 +92,7 @@ class RunFolder:
         if new and self.path not in self._new:
             return False
         if not os.access(self.path, os.W_OK):
-            raise ConfigError(f"{self.path} cannot be written to; give another project= or name=")
+            raise ConfigError(f"{self.path}: cannot be written to; give another project= or name=")
         return True
 
     def _make(self) -> None:
@@ -264,7 +264,7 @@ def refuse_links(folder: Path) -> None:
                 continue
             what = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
             raise ConfigError(
-                f"{path} is {what}, and the run would write through it into something else; "
+                f"{path}: is {what}, and the run would write through it into something else; "
                 "remove it, or give another name="
             )
 

@@ -104,37 +104,37 @@ class Settings:
     metrics: int | str | None = None
 
     def __post_init__(self) -> None:
-        one_of("yolodata codec", self.codec, ("raw", "jpeg", "auto"))
+        one_of("yolodata.codec", self.codec, ("raw", "jpeg", "auto"))
         if self.cache not in CACHES:
             raise ConfigError(
-                f"yolodata cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "
+                f"yolodata.cache must be one of {', '.join(CACHES)}, got {self.cache!r}; the "
                 "folder of packed datasets is the setting `folder`"
             )
         check_hw_decoder_load(self.hw_decoder_load)
-        path_or_none("yolodata folder", self.folder)
+        path_or_none("yolodata.folder", self.folder)
         most = {"threads": MAX_THREADS, "prefetch": MAX_PREFETCH, "workers": WORKERS}
         for name, limit in most.items():
             value = getattr(self, name)
             if value is not None or name == "prefetch":
-                whole(f"yolodata {name}", value, 1, limit)
+                whole(f"yolodata.{name}", value, 1, limit)
         if not isinstance(self.reencode, bool | None):
-            whole("yolodata reencode", self.reencode, 1, 100, ", or True")
+            whole("yolodata.reencode", self.reencode, 1, 100, ", or True")
         for name in ("check", "telemetry", "keep_files", "other_data"):
-            flag(f"yolodata {name}", getattr(self, name))
+            flag(f"yolodata.{name}", getattr(self, name))
         for name in ("reencode", "keep_files"):
             if self.codec == "raw" and getattr(self, name):
                 raise ConfigError(
-                    f"yolodata {name}={getattr(self, name)} is about JPEG files, and codec=raw "
+                    f"yolodata.{name}={getattr(self, name)} is about JPEG files, and codec=raw "
                     f"stores pixels; give codec=jpeg (or auto), or leave {name} out"
                 )
-        number("yolodata max_unreadable", self.max_unreadable, 0, 1)
-        one_of("yolodata pin", self.pin, PINS)
+        number("yolodata.max_unreadable", self.max_unreadable, 0, 1)
+        one_of("yolodata.pin", self.pin, PINS)
         profile_range(self.profile)
         if self.metrics is not None:
             read_destination(self.metrics)
             if not self.telemetry:
                 raise ConfigError(
-                    f"yolodata metrics={self.metrics} needs telemetry=True, got telemetry=False; "
+                    f"yolodata.metrics={self.metrics} needs telemetry=True, got telemetry=False; "
                     "steps are recorded for both"
                 )
 

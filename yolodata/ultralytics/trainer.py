@@ -89,6 +89,9 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def configure(cls, **values: Any) -> type[Self]:
         """Returns this trainer with settings of its own.
 
+        Args:
+            values: settings by name; the others stay as they are.
+
         Raises:
             ConfigError: a setting is unknown or out of range.
         """
@@ -150,7 +153,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         data = overrides.get("data")
         if data and is_shards(data):
             raise ConfigError(
-                f"{data} is a folder of shards, and only yolodata's loader reads those, which "
+                f"{data}: is a folder of shards, and only yolodata's loader reads those, which "
                 f"does not serve {what}; give the dataset itself"
             )
         overrides.pop("yolodata", None)
@@ -322,12 +325,16 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
     ) -> Any:
-        """Our loader for `mode` "train" or "val"; upstream's where ours cannot serve."""
+        """Returns our loader for `mode` "train" or "val"; upstream's where ours cannot serve.
+
+        Raises:
+            YolodataError: ours cannot serve, and upstream's cannot read shards.
+        """
         reason = self._fallback(mode)
         if reason is not None:
             if is_shards(self.args.data):
                 raise YolodataError(
-                    f"{self.args.data} is a folder of shards, and only yolodata's loader reads "
+                    f"{self.args.data}: is a folder of shards, and only yolodata's loader reads "
                     f"those, but {reason}; or give the dataset's YAML"
                 )
             if not self._warned:
@@ -471,7 +478,11 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         )
 
     def validation_shapes(self, batch_size: int) -> int:
-        """Pictures of validation that have one shape; upstream's are those of a rank's batch."""
+        """Returns how many pictures of validation have one shape; upstream's are a rank's batch.
+
+        Args:
+            batch_size: pictures of a rank's batch.
+        """
         return batch_size
 
     def get_validator(self) -> Any:
@@ -556,7 +567,11 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         self.step_watcher.enter(before)
 
     def in_tracker(self, name: str) -> AbstractContextManager[None]:
-        """What a call of a tracker happens in; see `Trackers`."""
+        """Returns what a call of a tracker happens in; see `Trackers`.
+
+        Args:
+            name: of the tracker.
+        """
         return nullcontext()
 
     def _say_preflight(self) -> None:

@@ -29,6 +29,9 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
     """What our validators change in Ultralytics': where batches come from.
 
     Subclasses name the task and add upstream's validator of it.
+
+    Raises:
+        ConfigError: an argument or a setting is wrong, or the model is for another task.
     """
 
     settings: ClassVar[Settings] = Settings()
@@ -37,6 +40,9 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
     @classmethod
     def configure(cls, **values: Any) -> type[Self]:
         """Returns this validator with settings of its own.
+
+        Args:
+            values: settings by name, those of validation; the others stay as they are.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
@@ -115,14 +121,18 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
         super().run_callbacks(event)
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
-        """Our loader of the split that is validated on; upstream's where ours cannot serve."""
+        """Returns our loader of the split that is validated on; upstream's where ours cannot serve.
+
+        Raises:
+            ConfigError: ours cannot serve, and upstream's cannot read shards.
+        """
         if self._shards is not None:  # upstream has read their description
             self.args.data = self._shards
         reason = why_not_validated(self.args, self.data)
         if reason is not None:
             if self._shards is not None:
                 raise ConfigError(
-                    f"{self._shards} is a folder of shards, and only yolodata's loader reads "
+                    f"{self._shards}: is a folder of shards, and only yolodata's loader reads "
                     f"those, but {reason}; or give the dataset's YAML"
                 )
             LOGGER.warning(f"yolodata: validating with Ultralytics' own loader: {reason}.")

@@ -57,7 +57,10 @@ class FilesSubject:
         self._told = sample.told(paths, setup.seed)
         self._copies = sample.copy(paths, folder / "copies", setup.seed, seconds)
         if not self._copies.files:
-            raise DatasetError(f"{setup.data}: not one image of 'train' can be read")
+            raise DatasetError(
+                f"{setup.data}: not one image of 'train' can be read; restore them, or give "
+                "another dataset"
+            )
         self.nbytes = float(np.mean(self._copies.nbytes))
         self.read_ms = self._copies.read_ms
         self.looks: sample.Looks | None = sample.look(self._copies.files, setup.imgsz)

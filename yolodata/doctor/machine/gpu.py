@@ -122,7 +122,7 @@ def of_probe(probe: Any) -> Gpus:
         names = ", ".join(field.name for field in fields(Gpu))
         raise ConfigError(
             f"the probe 'nvml' must be a dict of gpus (a list of dicts of {names}), driver, "
-            f"driver_cuda, torch_cuda and p2p; {type(error).__name__}: {error}"
+            f"driver_cuda, torch_cuda and p2p, got {type(error).__name__}: {error}"
         ) from None
 
 

@@ -60,7 +60,7 @@ class Steps:
         columns = {name: array("d") for name in COLUMNS}
         for count, row in enumerate(rows):
             if count == MOST:
-                raise ValueError(f"has more than {MOST:,} steps, which are not read")
+                raise ValueError(f"must have at most {MOST:,} steps, got more; give another run")
             for name, values in columns.items():
                 value = getattr(row, name)
                 values.append(math.nan if value is None else value)
@@ -180,7 +180,7 @@ def read_run(folder: Path) -> Run:
         ConfigError: it is no folder of a run, or a file of it cannot be read.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; give the folder of a run, as runs/detect/train")
+        raise ConfigError(f"{folder}: is no folder; give the folder of a run, as runs/detect/train")
     files = {0: folder / FILE}
     for path in folder.glob("steps.rank*.csv"):
         number = re.fullmatch(r"steps\.rank(\d+)\.csv", path.name)
@@ -190,8 +190,8 @@ def read_run(folder: Path) -> Run:
     is_run = (folder / "args.yaml").is_file() or (folder / "results.csv").is_file()
     if not files and not is_run:
         raise ConfigError(
-            f"{folder} is not the folder of a run: there is no {FILE}, args.yaml or results.csv in "
-            "it; give the folder that training named when it began, as runs/detect/train"
+            f"{folder}: is not the folder of a run: there is no {FILE}, args.yaml or results.csv "
+            "in it; give the folder that training named when it began, as runs/detect/train"
         )
     run = Run(folder, {})
     if not files:
@@ -230,19 +230,23 @@ def _steps(path: Path) -> Steps:
         names = head.strip().split(",")
         if head.endswith("\n") and not {"step", "time", "step_ms", "wait_ms"} <= {*names}:
             raise ConfigError(
-                f"{path} is not what yolodata records: its first line has to name the columns "
-                f"step, time, step_ms and wait_ms, and is {head.strip()[:80]!r}"
+                f"{path}: its first line must name the columns step, time, step_ms and wait_ms, "
+                f"got {head.strip()[:80]!r}; remove it, or restore what yolodata recorded"
             )
         # 1e-3 is as precise as they are written.
         rows = (row for row in read_steps(path) if row.step_ms >= 1e-3)
         try:
             return Steps.of(rows)
         except ValueError as error:
-            raise ConfigError(f"{path} {error}") from None
+            raise ConfigError(f"{path}: {error}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror or error}; restore or remove it"
+        ) from None
     except csv.Error as error:
-        raise ConfigError(f"{path} is not what yolodata records: {error}") from None
+        raise ConfigError(
+            f"{path}: is not what yolodata records: {error}; restore or remove it"
+        ) from None
 
 
 def _yaml(path: Path, missing: list[str]) -> dict[str, Any] | None:

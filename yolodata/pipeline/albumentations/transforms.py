@@ -43,7 +43,7 @@ def composed(transforms: Any) -> Any:
     if not hasattr(transforms, "set_random_state"):
         raise ConfigError(
             f"Albumentations {albumentations.__version__} cannot be seeded for each sample; "
-            "version 1.4.21 or newer is needed"
+            "install version 1.4.21 or newer"
         )
     others = [
         type(leaf).__name__
@@ -53,7 +53,7 @@ def composed(transforms: Any) -> Any:
     if others:
         raise ConfigError(
             "transforms must be of Albumentations' image-only kind, which leaves objects where "
-            f"they are; {', '.join(others)} may move or remove them"
+            f"they are, got {', '.join(others)}; leave these out, which may move or remove objects"
         )
     return transforms
 
@@ -104,7 +104,9 @@ def apply(transforms: Any, picture: Bytes, seed: int) -> Bytes:
     try:
         result: Bytes = transforms(image=picture)["image"]
     except Exception as error:
-        raise YolodataError(f"a transform failed: {type(error).__name__}: {error}") from error
+        raise YolodataError(
+            f"a transform failed: {type(error).__name__}: {error}; mend it, or leave it out"
+        ) from error
     kind = (getattr(result, "dtype", type(result).__name__), getattr(result, "shape", ()))
     if kind != (picture.dtype, picture.shape):
         raise YolodataError(

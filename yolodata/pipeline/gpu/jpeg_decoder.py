@@ -173,6 +173,9 @@ class DaliDecoder:
         Returns:
             one `Decoded` a file, in order. The pictures stay valid whatever is decoded later, and
             on a GPU are complete.
+
+        Raises:
+            ConfigError: the decoder is closed.
         """
         if self._closed:
             raise ConfigError("the decoder is closed; make a new one")

@@ -70,7 +70,7 @@ def read_destination(value: Any) -> Address | TextFile:
     if host and port.isdecimal() and 1 <= int(port) <= 65535:
         return Address(host, int(port))
     raise ConfigError(
-        "yolodata metrics must be a port from 1 to 65535, auto (a free one), either with the "
+        "yolodata.metrics must be a port from 1 to 65535, auto (a free one), either with the "
         "interface that serves it (0.0.0.0:9401 is all of them, a port alone this machine only), "
         f"or a file that ends in {SUFFIX} (for node-exporter's textfile collector), got {value!r}"
     )

@@ -73,7 +73,7 @@ def continuation(
     wrong = [name for name in FIXED if name in changed]
     if wrong:
         raise ConfigError(
-            f"{run} goes on with what it was begun with, and cannot change "
+            f"{run}: goes on with what it was begun with, and cannot change "
             f"{_listed(wrong, changed)}; give its own values, or another name= for a new run "
             f"(model={run}/weights/last.pt begins with its weights)"
         )
@@ -104,7 +104,7 @@ def _wants_more(state: dict[str, Any], given: dict[str, Any], run: Path) -> bool
         return bool(given["epochs"] > epoch)
     if more:
         raise ConfigError(
-            f"{run} was stopped early after {epoch} epochs, {waited} after the best one, so that "
+            f"{run}: was stopped early after {epoch} epochs, {waited} after the best one, so that "
             f"epochs={given['epochs']} alone adds nothing; give patience= above {waited} too (0 "
             "never stops), or another name= for a new run"
         )

@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, Any]:
     check_torch()
     wrong, state = _examined(path)
     if wrong is not None:
-        raise YolodataError(f"{path} cannot be resumed from: {wrong}; name another checkpoint")
+        raise YolodataError(f"{path}: cannot be resumed from: {wrong}; name another checkpoint")
     if state.get("version") != VERSION:
         raise YolodataError(
             f"the version of {path} must be {VERSION}, got {state.get('version')!r:.80}; resume "
@@ -92,7 +92,7 @@ def fitting(path: Path) -> Iterator[None]:
             raise
         said = f"{type(error).__name__}: {str(error)[:200]}"
         raise YolodataError(
-            f"{path} cannot be resumed from: its state does not fit this run ({said}); name "
+            f"{path}: cannot be resumed from: its state does not fit this run ({said}); name "
             "another checkpoint, or another name= for a new run"
         ) from error
 

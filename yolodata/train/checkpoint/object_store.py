@@ -83,9 +83,9 @@ class ObjectStore:
             fs, root = url_to_fs(url, **{**ours, **(options or {})})
         except ImportError as error:
             extra = _EXTRAS.get(protocol)
-            install = f"; pip install 'yolodata[{extra}]'" if extra else ""
+            install = f"pip install 'yolodata[{extra}]'" if extra else "install what it needs"
             raise ConfigError(
-                f"{self.shown} cannot be opened: {self.redacted(error)}{install}"
+                f"{self.shown}: cannot be opened: {self.redacted(error)}; {install}"
             ) from None
         except ValueError as error:
             raise ConfigError(
@@ -93,7 +93,9 @@ class ObjectStore:
                 f"gs://BUCKET/FOLDER, …), got {self.shown!r}: {self.redacted(error)}"
             ) from None
         except Exception as error:  # some connect at once
-            raise ConfigError(f"{self.shown} cannot be opened: {self.said(error)}") from None
+            raise ConfigError(
+                f"{self.shown}: cannot be opened: {self.said(error)}; see to access and network"
+            ) from None
         root = root.rstrip("/")
         self._place: Place
         if protocol in ("file", "local"):
@@ -175,7 +177,7 @@ class ObjectStore:
         number = max([self._last_sequence, newest, *near]) + 1
         if number > LAST:
             raise ConfigError(
-                f"{self.shown} has a file with the last number, {LAST}, so that none can follow; "
+                f"{self.shown}: has a file with the last number, {LAST}, so that none can follow; "
                 "give another upload URL, or remove that file and its manifest"
             )
         self._last_sequence = number
@@ -225,7 +227,10 @@ class ObjectStore:
         text = Manifest(facts, tuple(others)).encode()
         entry = Entry(sequence, facts.xxh3_64)
         if len(text) > LONGEST:
-            raise ConfigError(f"{len(others)} files beside {name} are too many for a manifest")
+            raise ConfigError(
+                f"{name}: its manifest must have at most {LONGEST} bytes, got {len(text)}; put "
+                f"fewer files beside it than {len(others)}"
+            )
         self._known.pop(entry, None)
         self._place.put_bytes(entry.manifest, text)
         if self._place.head(entry.manifest, LONGEST) != text:

@@ -47,7 +47,7 @@ def moved(saved: dict[str, Any], mine: dict[str, Any], within: bool) -> dict[str
     if within and not same:
         raise ConfigError(
             "the dataset has other images than the checkpoint's, which is of the midst of an "
-            "epoch: which of them were trained on in it cannot be told. Go on from the end of an "
+            "epoch: which of them were trained on in it cannot be told; go on from the end of an "
             "epoch: give resume=RUN/checkpoints/EPOCH-00000000-….ckpt (its second number is 0), "
             "or resume=RUN/weights/last.pt"
         )

@@ -33,7 +33,11 @@ class Place(Protocol):
         """Writes a small object, durably."""
 
     def open(self, name: str) -> BinaryIO:
-        """Opens an object for reading; FileNotFoundError where there is none."""
+        """Opens an object for reading.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
 
     def head(self, name: str, limit: int) -> bytes:
         """Reads a small object, at most `limit` bytes of it."""

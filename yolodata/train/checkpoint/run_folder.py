@@ -179,7 +179,7 @@ def refuse_to_write_over(run: Path) -> None:
         epochs = read_regular(run / "results.csv", _TABLE).count(b"\n") - 1
         if epochs > 2 and weights.is_file():
             raise ConfigError(
-                f"{run} has weights of {epochs} epochs and no checkpoint that is whole, so that "
+                f"{run}: has weights of {epochs} epochs and no checkpoint that is whole, so that "
                 "the run would begin anew and write over them; give "
                 f"resume={weights} if Ultralytics' own loop was interrupted there, or another name="
             )

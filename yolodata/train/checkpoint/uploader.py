@@ -393,7 +393,7 @@ def download_newest(
         raise
     except Exception as error:
         raise YolodataError(
-            f"{store.shown} cannot be read, so that its newest checkpoint is not known "
+            f"{store.shown}: cannot be read, so that its newest checkpoint is not known "
             f"({store.said(error)}); see to access and network, or resume without it"
         ) from None
 
@@ -410,6 +410,11 @@ class _Download:
     wanted: Callable[[str], bool]
 
     def newest(self) -> Path | None:
+        """Brings the newest whole file; None where there is none.
+
+        Raises:
+            YolodataError: there are some, and none can be read.
+        """
         passed_over, refused = 0, None
         for entry in self.attempts(self.store.entries):
             try:
@@ -423,7 +428,7 @@ class _Download:
         else:
             if refused is not None:  # it may be whole, and a run that began anew would replace it
                 raise YolodataError(
-                    f"{self.store.shown} has no checkpoint that can be read: {refused}; see to "
+                    f"{self.store.shown}: has no checkpoint that can be read: {refused}; see to "
                     "access, give another upload URL, or resume without it"
                 )
             found = None

@@ -90,8 +90,8 @@ class ProcessGroup:
         missing = [name for name in names if name not in os.environ]
         if missing:
             raise ConfigError(
-                f"WORLD_SIZE={size} asks for training with several processes, but the environment "
-                f"lacks {', '.join(missing)}; start them with torchrun"
+                f"with WORLD_SIZE={size}, which asks for training with several processes, "
+                f"{', '.join(missing)} must be set, got none; start them with torchrun"
             )
         told = {name: os.environ[name] for name in names if name != "MASTER_ADDR"}
         numbers = [int(text) if _NUMBER.fullmatch(text) else -1 for text in told.values()]
@@ -125,7 +125,12 @@ class ProcessGroup:
         return _server is not None
 
     def connect(self) -> Store:
-        """Connects to the store; a thread that waits on a connection blocks its other users."""
+        """Connects to the store; a thread that waits on a connection blocks its other users.
+
+        Raises:
+            YolodataError: this rank cannot serve the store, or the ranks did not find each other.
+            PeerLost: nobody serves the store.
+        """
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
         from torch.distributed.distributed_c10d import PrefixStore
 
@@ -146,7 +151,8 @@ class ProcessGroup:
             why = str(error).partition("\n")[0].rstrip(".")
             if serves:
                 raise YolodataError(
-                    f"the ranks' store cannot be served at {where} ({why})"
+                    f"the ranks' store cannot be served at {where} ({why}); see whether another "
+                    "training listens there, or name a free MASTER_PORT of this machine"
                 ) from error
             said = (
                 f"it does not reach the ranks' store at {where} ({why}); look for what rank 0 says"
@@ -199,7 +205,7 @@ class ProcessGroup:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return f"{said}; look for what the others say"
         return (
-            f"{said}; look for what the others say. Where machines came or went, torchrun may have "
+            f"{said}; look for what the others say; where machines came or went, torchrun may have "
             "told ranks another store: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the "
             "environment of every machine"
         )

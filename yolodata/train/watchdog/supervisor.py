@@ -118,7 +118,11 @@ class Supervisor:
             raise PeerLost(self.process_group.rank, lost.reason)
 
     def phase(self, doing: str, *, unlimited: bool = False, batches: bool = False) -> None:
-        """A phase begins that may be interrupted; see `Heartbeat.phase`."""
+        """A phase begins that may be interrupted; see `Heartbeat.phase`.
+
+        Raises:
+            Preempted: this process was asked to stop.
+        """
         self.heartbeat.phase(doing, unlimited=unlimited, batches=batches)
         self._interruptible = True
         if self.stop:
