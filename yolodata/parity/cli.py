@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
         "--break", dest="broken", action="store_true",
-        help="spoil our side a little: ends with 1 where every limit noticed, and each setting by itself",
+        help="spoil our side a little: ends with 1 where every limit and each setting noticed",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
