@@ -3,7 +3,8 @@
 `yolodata.callbacks=benchmarks/batch_notes.py` lets a run with project=FOLDER/runs name=NAME write
 FOLDER/NAME/RANK.jsonl (epoch, step, a hash of the samples, the losses), RANK.process, and at the
 end `weights` (a hash of them and their average). FOLDER/pause says how many seconds it waits, after
-each batch and after each update, as a JSON list; it may change while it runs.
+each batch and after each update, as a JSON list; it may change while it runs. Where RANK.hang is,
+that rank hangs at the beginning of its next step.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ def on_train_start(trainer: Any) -> None:
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
     (_place(trainer) / f"{RANK}.process").write_text(json.dumps(process))
+
+
+def on_train_batch_start(trainer: Any) -> None:
+    """Hangs, if asked to."""
+    if (_place(trainer) / f"{RANK}.hang").exists():
+        time.sleep(3600)
 
 
 def on_train_batch_end(trainer: Any) -> None:

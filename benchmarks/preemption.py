@@ -7,8 +7,8 @@ repeat batches since the last checkpoint; a repeated batch must be the same agai
 begun, SIGTERM and SIGINT must end it with status 75; the time from the signal to the end is noted.
 
 With several ranks SIGKILL strikes all processes at once, SIGTERM and SIGINT strike torchrun; and
-there are trials in which a random rank alone is killed ("lost") or stopped ("frozen"): all
-processes must be gone within 60 s.
+there are trials in which a random rank alone is killed ("lost"), stopped ("frozen") or hangs in a
+step after the first four ("hanging"): all processes must be gone within 60 s.
 
     python benchmarks/preemption.py --data DATA.yaml --json benchmarks/results/preemption.json
     python benchmarks/preemption.py --data DATA.yaml --ranks 2 --trials 6 --json …
@@ -37,7 +37,8 @@ import batch_notes
 from batch_notes import noted
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
-OF_ONE_RANK = {"lost": signal.SIGKILL, "frozen": signal.SIGSTOP}
+OF_ONE_RANK = {"lost": signal.SIGKILL, "frozen": signal.SIGSTOP, "hanging": None}
+QUICK = 4  # first steps, which may take ten times as long
 
 
 def train(folder: Path, name: str, data: Path) -> None:
@@ -49,7 +50,7 @@ def train(folder: Path, name: str, data: Path) -> None:
 
     torch.set_num_threads(1)
     model = YOLO(folder / "network.yaml")
-    for event in ("on_train_start", "on_train_batch_end", "on_train_end"):
+    for event in ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end"):
         model.add_callback(event, getattr(batch_notes, event))
     model.train(
         trainer=trainer_for("detect").configure(checkpoint_minutes=0.01, threads=1),
@@ -94,6 +95,9 @@ def strike(args: argparse.Namespace, place: Path, pid: int, kind: str) -> list[i
     several = range(args.ranks) if args.ranks > 1 else ()
     ranks = [batch_notes.process(place.parent, place.name, rank)["pid"] for rank in several]
     struck = [pid]
+    if kind == "hanging":
+        (place / f"{random.choice(several)}.hang").touch()
+        return ranks
     if kind in OF_ONE_RANK:
         struck = [random.choice(ranks)]
     elif kind == "SIGKILL":
@@ -112,7 +116,8 @@ def trial(args: argparse.Namespace, folder: Path, kind: str, batches: int) -> An
     name = "trial"
     for place in (folder / name, folder / "runs" / name):
         shutil.rmtree(place, ignore_errors=True)
-    after, delay = random.randint(int(args.ranks > 1), batches), random.uniform(0, 0.4)
+    first = QUICK + 1 if kind == "hanging" else int(args.ranks > 1)
+    after, delay = random.randint(first, batches), random.uniform(0, 0.4)
     pid = start(args, folder, name)
     while any(len(noted(folder, name, rank)) < after for rank in range(args.ranks)):
         time.sleep(0.002)
@@ -124,6 +129,8 @@ def trial(args: argparse.Namespace, folder: Path, kind: str, batches: int) -> An
         time.sleep(0.01)
     took = time.monotonic() - sent
     before = len(noted(folder, name, 0))
+    for flag in (folder / name).glob("*.hang"):
+        flag.unlink()
     again = wait(start(args, folder, name))
     wrong = [] if again == 0 else [f"the second run ended with {again}"]
     if took > 60:
@@ -146,8 +153,11 @@ def trial(args: argparse.Namespace, folder: Path, kind: str, batches: int) -> An
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--trials", type=int, default=20, help="of each signal")
+    parser.add_argument("--trials", type=int, default=20, help="of each kind")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument(
+        "--kinds", nargs="+", choices=[*SIGNALS, *OF_ONE_RANK], help="of trials (default: all)"
+    )
     parser.add_argument("--pause", type=float, default=0.02, help="seconds after each batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -156,6 +166,9 @@ def main() -> int:
     if args.as_rank:
         train(Path(args.as_rank[0]), args.as_rank[1], args.data)
         return 0
+    kinds = args.kinds or [*SIGNALS, *(OF_ONE_RANK if args.ranks > 1 else ())]
+    if args.ranks == 1 and OF_ONE_RANK.keys() & set(kinds):
+        parser.error(f"{', '.join(OF_ONE_RANK)} need --ranks 2 or more")
     import yolodata.train.trainer  # noqa: F401  so that forks need not
 
     random.seed(args.seed)
@@ -172,7 +185,7 @@ def main() -> int:
                 return 1
         batches = len(noted(folder, "whole", 0))
         for _ in range(args.trials):
-            for kind in (*SIGNALS, *(OF_ONE_RANK if args.ranks > 1 else ())):
+            for kind in kinds:
                 missed = True
                 while missed:  # a run that was over before the signal is no trial
                     trials.append(trial(args, folder, kind, batches))

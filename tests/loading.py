@@ -95,33 +95,6 @@ def sample_digests(batch: dict[str, Any]) -> list[str]:
     return result
 
 
-def upstream_dataset(yaml: Path, split: str, imgsz: int, mode: str, batch: int, **settings: Any):
-    """Ultralytics' own dataset over the same files."""
-    from ultralytics.cfg import get_cfg
-    from ultralytics.data.build import build_yolo_dataset
-    from ultralytics.data.utils import check_det_dataset
-
-    rect = settings.pop("rect", mode == "val")
-    data = check_det_dataset(str(yaml), autodownload=False)
-    config = get_cfg(overrides={"task": "detect", "imgsz": imgsz, "workers": 0, **settings})
-    return build_yolo_dataset(config, data[split], batch, data, mode=mode, rect=rect, stride=32)
-
-
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Keys (in order), types, shapes and values in which two batches differ."""
-    if list(ours) != list(theirs):
-        return [f"keys {list(ours)} instead of {list(theirs)}"]
-    found = []
-    for key, theirs_value in theirs.items():
-        mine = ours[key]
-        if isinstance(theirs_value, torch.Tensor):
-            if mine.dtype != theirs_value.dtype or not torch.equal(mine, theirs_value):
-                found.append(key)
-        elif repr(mine) != repr(theirs_value):  # tells int from numpy.int64 as well
-            found.append(key)
-    return found
-
-
 def damage(shards: Path, out: Path, images: list[int]) -> Path:
     """A copy whose samples of some images are overwritten."""
     shutil.copytree(shards, out)

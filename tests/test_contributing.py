@@ -44,7 +44,8 @@ def code(file: Path) -> str:
 
 
 def mentions(file: Path, name: str) -> bool:
-    word = re.compile(rf"\b{name}(_\w+)?\b")
+    """Whether code has a name (`cutmix`, `cutmix_area`), also as a part of another (`kCutmix`)."""
+    word = re.compile(rf"\b{name}(_\w+)?\b|{name.capitalize()}(?![a-z])")
     return bool(word.search(file.read_text()) and word.search(code(file)))
 
 
@@ -56,6 +57,27 @@ def table() -> dict[str, list[str]]:
         named = re.search(r"`(\w+)`", what)
         rows[named[1] if named else ""] = re.findall(r"`([\w./]+/[\w./]+)`", files)
     return rows
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("cutmix_area", True),
+        ("draws(kCutmixAreas)", True),
+        ("// kCutmix", False),
+        ("cutmixed", False),
+    ],
+)
+def test_what_mentions_a_name(tmp_path: Path, text: str, seen: bool) -> None:
+    (tmp_path / "file.cpp").write_text(text)
+    assert mentions(tmp_path / "file.cpp", "cutmix") == seen
+
+
+def paragraph() -> set[str]:
+    """Files that the paragraph on Albumentations' transforms names; a bare name is a filter's."""
+    section = PAGE.split("A transform of Albumentations that a device is to apply itself:")[1]
+    names = re.findall(r"`([\w./]+\.\w+)`", section.split("\n\n")[0])
+    return {name if "/" in name else f"csrc/filters/{name}" for name in names}
 
 
 def test_the_table_has_its_rows() -> None:
@@ -82,3 +104,16 @@ def test_an_augmentation_is_in_the_files_that_the_table_names(name: str) -> None
         if mentions(file, name)
     }
     assert found == named
+
+
+@pytest.mark.parametrize("name", ["blur", "median"])
+def test_a_filter_is_in_the_files_that_the_paragraph_names(name: str) -> None:
+    word = re.compile(rf"\bk{name.capitalize()}\b|\bFilter \. {name}\b")  # tokens of Python
+    searched = {*SEARCHED, *(ROOT / "benchmarks").rglob("*.py"), ROOT / "tests" / "test_filters.py"}
+    found = {
+        str(file.relative_to(ROOT))
+        for file in {*searched, *(ROOT / name for name in paragraph())}
+        if name in file.read_text().lower() and word.search(code(file))
+    }
+    assert len(found) >= 6
+    assert found == paragraph()

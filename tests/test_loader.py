@@ -15,18 +15,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loading import (
-    differences,
-    digest,
-    draw_dataset,
-    grouped,
-    packed,
-    sample_digests,
-    upstream_dataset,
-)
+from loading import digest, draw_dataset, grouped, packed, sample_digests
 
 import yolodata
 from yolodata.errors import ConfigError
+from yolodata.parity.validation import differences, upstream_dataset
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import Ranks

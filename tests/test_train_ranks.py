@@ -261,6 +261,14 @@ def test_a_lost_rank_ends_all(
     assert re.search(f"rank {1 - lost} ends: .*{reason}", said[1 - lost]), said
 
 
+@pytest.mark.parametrize("name", ["killed", "hanging"])
+def test_all_are_gone_within_a_minute(ran: Any, name: str) -> None:
+    """The promise of docs/training.md, of a third of its `stall`; frozen is below."""
+    folder, *_ = ran
+    ended = max(float((folder / f"{name}-{rank}.ended").read_text()) for rank in range(2))
+    assert 0 < ended - float((folder / name / "mischief").read_text()) < 60
+
+
 @pytest.mark.parametrize("what", ["worked", "waited"])
 def test_a_rank_may_work_alone_for_long(ran: Any, what: str) -> None:
     """Itself, or its child: longer than one may hang."""

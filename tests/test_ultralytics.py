@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import draw_dataset, grouped, packed, upstream_dataset
+from loading import draw_dataset, grouped, packed
 from training import network
 
 import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError, YolodataError
+from yolodata.parity.validation import upstream_dataset
 from yolodata.pipeline.options import DeviceOptions
 from yolodata.ultralytics.command_line import read_arguments
 from yolodata.ultralytics.fallback import why_not

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml as yaml_files
-from loading import draw_dataset, packed, upstream_dataset
+from loading import draw_dataset, packed
 from test_pose import with_keypoints
 from test_segment import with_outlines
 from test_ultralytics import (  # noqa: F401 - the fixture is used by its being here
@@ -22,6 +22,7 @@ from training import TINY
 import yolodata
 from yolodata.cli import main
 from yolodata.errors import ConfigError
+from yolodata.parity.validation import differences, upstream_dataset
 from yolodata.ultralytics import as_files
 from yolodata.ultralytics.validator import BY_TASK
 
@@ -73,8 +74,6 @@ def test_after_training_from_shards(tmp_path: Path, codec: str) -> None:
 @pytest.mark.parametrize("task", ["detect", "segment", "obb", "pose"])
 def test_files_of_shards_are_the_dataset(tmp_path: Path, task: str, codec: str) -> None:
     """To upstream's loader: pictures, order, labels of every bit, and shapes of batches."""
-    from ultralytics.cfg import get_cfg
-    from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
 
     original = draw_dataset(tmp_path / "set", {"train": 1, "val": 9}, sides=(48, 150))
@@ -85,22 +84,19 @@ def test_files_of_shards_are_the_dataset(tmp_path: Path, task: str, codec: str) 
     kind = "pose" if task == "pose" else "detect"
     shards = packed(original, tmp_path / "shards", codec, 64, task=kind)
     theirs = upstream_dataset(original, "val", 64, "val", 2, task=task)
-    theirs = [(theirs[i], theirs.load_image(i)[0]) for i in range(9)], theirs.batch_shapes
+    samples = [(theirs.collate_fn([theirs[i]]), theirs.load_image(i)[0]) for i in range(9)]
     shutil.rmtree(tmp_path / "set")
-    data = check_det_dataset(str(shards))
+    check_det_dataset(str(shards))
     for array in shards.rglob("*.npy"):  # as copying may leave it; it is mended
         array.touch()
         array.with_suffix(".png").touch()
-    data = check_det_dataset(str(shards))
-    config = get_cfg(overrides={"task": task, "imgsz": 64, "workers": 0})
-    ours = build_yolo_dataset(config, data["val"], 2, data, mode="val", rect=True, stride=32)
-    assert np.array_equal(ours.batch_shapes, theirs[1])
-    for i, (sample, picture) in enumerate(theirs[0]):
+    ours = upstream_dataset(check_det_dataset(str(shards)), "val", 64, "val", 2, task=task)
+    assert np.array_equal(ours.batch_shapes, theirs.batch_shapes)
+    for i, (batch, picture) in enumerate(samples):
         assert np.array_equal(ours.load_image(i)[0], picture)
-        assert Path(ours.im_files[i]).stem == Path(sample["im_file"]).stem
-        for name, value in ours[i].items():
-            if name not in ("im_file", "ori_shape", "ratio_pad"):
-                assert np.array_equal(np.asarray(value), np.asarray(sample[name])), name
+        assert Path(ours.im_files[i]).stem == Path(theirs.im_files[i]).stem
+        found = differences(ours.collate_fn([ours[i]]), batch)
+        assert set(found) <= {"im_file", "ori_shape", "ratio_pad"}
 
 
 def test_a_dataset_that_changed_or_is_no_yolo_dataset_becomes_files(tmp_path: Path) -> None:

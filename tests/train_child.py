@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,18 @@ LOST = {
 }
 # Before all else, because autograd's threads do not survive a fork. They go on beside the rest.
 forks = [apart(name, LOST[name], port) for name, port in zip(LOST, free_ports(), strict=True)]
+
+
+def note_end(name: str, process: int) -> None:
+    """Waits for a fork, and writes how and when it ended."""
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    (folder / f"{name}-{rank}.ended").write_text(str(time.time()))
+    (folder / f"{name}-{rank}.status").write_text(str(status))
+
+
+noters = [threading.Thread(target=note_end, args=fork) for fork in zip(LOST, forks, strict=True)]
+for noter in noters:
+    noter.start()
 LATE = 0.25  # seconds that rank 1 is late in the steps of the last epoch
 
 
@@ -166,9 +179,8 @@ try:
 except YolodataError as error:
     (folder / f"unequal-{rank}").write_text(str(error))
 
-for name, process in zip(LOST, forks, strict=True):
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    (folder / f"{name}-{rank}.status").write_text(str(status))
+for noter in noters:
+    noter.join()
 
 # In the run of the command line a rank is frozen: nobody is left.
 begin("frozen", "1:1:4:freeze")

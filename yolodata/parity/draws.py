@@ -67,7 +67,7 @@ KINDS = {
     "cutmix, seldom": Kind(
         {"cutmix": 0.02, "mosaic": 0.0, "translate": 0.4, "scale": (0.3, 1.0)},
         objects=1,
-        share=1.25,
+        share=2.5,
     ),
     "cutmix, always": Kind(
         {"cutmix": 1.0, "mosaic": 0.3, "translate": 0.4, "scale": (0.3, 1.0)},
@@ -84,6 +84,14 @@ KINDS = {
 }  # fmt: skip
 RANGES = ("degrees", "translate", "scale", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v")
 PROBABILITIES = ("mosaic", "mixup", "cutmix", "copy_paste", "flipud", "fliplr", "bgr")
+SHOWN_BY = {
+    "degrees": ("rotation",), "translate": ("shift x", "shift y"), "shear": ("shear x", "shear y"),
+    "scale": ("zoom", "zoom of the matrix"), "perspective": ("perspective x", "perspective y"),
+    "hsv_h": ("hue",), "hsv_s": ("saturation",), "hsv_v": ("value",),
+    "mosaic": ("mosaic",), "mixup": ("mixup",), "cutmix": ("cutmix",), "flipud": ("flipud",),
+    "fliplr": ("fliplr",), "bgr": ("bgr",), "copy_paste": ("pasted objects",),
+}  # fmt: skip
+"""Quantities that differ when a setting is another one, in a kind that has it."""
 
 
 def a_little_off(settings: Mapping[str, Any], by: float = 0.05) -> dict[str, Any]:
@@ -95,17 +103,25 @@ def a_little_off(settings: Mapping[str, Any], by: float = 0.05) -> dict[str, Any
     lower.
     """
     changed = dict(settings)
-    for name in set(RANGES) & settings.keys():
+    for name in _can_be_off(settings):
         value = settings[name]
-        if isinstance(value, tuple):
+        if name in PROBABILITIES:
+            changed[name] = max(0.0, value + by)
+        elif isinstance(value, tuple):
             more = by / 2 * (value[1] - value[0])
             changed[name] = (value[0] - more, value[1] + more)
         else:
             changed[name] = (1 + by) * value
-    for name in set(PROBABILITIES) & settings.keys():
-        if 0 < settings[name] < 1:
-            changed[name] = max(0.0, settings[name] + by)
     return changed
+
+
+def _can_be_off(settings: Mapping[str, Any]) -> set[str]:
+    """Ranges, and probabilities that are neither 0 nor 1."""
+    return {
+        name
+        for name in settings
+        if name in RANGES or (name in PROBABILITIES and 0 < settings[name] < 1)
+    }
 
 
 def kinds(polygons: bool) -> dict[str, Kind]:
@@ -173,6 +189,28 @@ def missed(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def unnoticed(report: Mapping[str, Any], source: upstream.Upstream) -> list[str]:
+    """Returns the quantities that hold their limit in every kind that has their setting.
+
+    There must be none where ours are drawn from settings that are a little off.
+    """
+    limit = report["level"] / report["comparisons"]
+    found = []
+    for setting in SHOWN_BY.keys() - _never(source):
+        having = [
+            kind["quantities"]
+            for name, kind in report["kinds"].items()
+            if setting in _can_be_off(KINDS[name].settings)
+        ]
+        found += [
+            f"draws: {setting} (by {quantity})"
+            for quantity in SHOWN_BY[setting]
+            if having
+            and not any(quantity in rows and rows[quantity]["p"] < limit for rows in having)
+        ]
+    return sorted(found)
+
+
 def compare_kind(
     source: upstream.Upstream, kind: Kind, n: int, seed: int = 0, broken: bool = False
 ) -> dict[str, Any]:
@@ -222,15 +260,13 @@ def our_recipes(
     """
     settings = dict(kind.settings if settings is None else settings)
     settings["mosaic_grid"] = settings.pop("grid", 4)
-    flip_idx = source.dataset.data.get("flip_idx")
-    if source.task == "pose" and not flip_idx:  # nobody knows what is left and what is right
-        settings |= {"fliplr": 0.0, "flipud": 0.0}
+    settings |= dict.fromkeys(_never(source), 0.0)  # as upstream
     config = AugmentConfig(imgsz=source.imgsz, **settings).to_native()
     table = label_table(
         [_with_objects(label, kind.objects) for label in source.dataset.labels],
         source.task,
         sizes=_sizes(source),
-        flip_idx=flip_idx,
+        flip_idx=source.dataset.data.get("flip_idx"),
         outlines=bool(settings.get("copy_paste")),
         outline_points=_OUTLINE_POINTS,
     )
@@ -239,6 +275,12 @@ def our_recipes(
         _native.plan(table, config, seed, at // images, at % images).to_dict()
         for at in range(round(kind.share * n))
     ]
+
+
+def _never(source: upstream.Upstream) -> set[str]:
+    """Settings without an effect: of keypoints, nobody may know what is left and what is right."""
+    one_way = source.task == "pose" and not source.dataset.data.get("flip_idx")
+    return {"fliplr", "flipud"} if one_way else set()
 
 
 @contextmanager

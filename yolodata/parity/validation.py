@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import yolodata
 from yolodata.parity import upstream
 from yolodata.parity.dataset import Dataset
 from yolodata.parity.kinds import VALIDATION
 from yolodata.pipeline.options import LabelOptions
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal to the bit, whatever holds the numbers."""
-    import torch
-
-    if isinstance(a, torch.Tensor):
-        # Upstream's masks become float32 in a batch that holds a picture without objects.
-        if a.dtype == torch.float32 and b.dtype == torch.uint8:
-            a = a.to(torch.uint8)
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(np.all(np.asarray(a) == np.asarray(b)))
 
 
 def validation(data: Dataset, task: str, batch_size: int) -> tuple[dict[str, Any], list[str]]:
@@ -65,32 +50,83 @@ def packed_validation(data: Dataset, task: str, imgsz: int) -> Iterator[Path]:
         yield packed / "val"
 
 
+def upstream_dataset(
+    data: Path | dict[str, Any],
+    split: str,
+    imgsz: int,
+    mode: str,
+    batch_size: int,
+    **settings: Any,
+) -> Any:
+    """Builds Ultralytics' own dataset of a split.
+
+    Args:
+        data: its YAML, or what `check_det_dataset` made of it. Nothing is written beside it.
+        split: "train", "val" or "test".
+        imgsz: side of the pictures, in pixels.
+        mode: "train" or "val".
+        batch_size: pictures that get one shape, with `rect`.
+        settings: Ultralytics' arguments, `task` among them; `rect` is on in validation.
+    """
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data import build_yolo_dataset
+    from ultralytics.data.utils import check_det_dataset
+
+    rect = settings.pop("rect", mode == "val")
+    args = get_cfg(overrides={"task": "detect", "imgsz": imgsz, **settings})
+    with upstream.leaves_the_source_alone():
+        info = data if isinstance(data, dict) else check_det_dataset(str(data), autodownload=False)
+        return build_yolo_dataset(args, info[split], batch_size, info, mode=mode, rect=rect)
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Names what differs in two batches: "keys" (or their order), and each key whose value does.
+
+    Values have the same types, dtypes, shapes and bits, with one exception: upstream's masks become
+    float32 in a batch that holds a picture without objects; see `pipeline.batch.assemble`.
+    """
+    import torch
+
+    found = [] if list(ours) == list(theirs) else ["keys"]
+    for key, reference in theirs.items():
+        mine = ours.get(key)
+        if not isinstance(reference, torch.Tensor):
+            same = repr(mine) == repr(reference)  # tells int from numpy.int64 as well
+        elif not isinstance(mine, torch.Tensor):
+            same = False
+        else:
+            became_float = key == "masks" and reference.dtype == torch.float32
+            if became_float and not mine.is_floating_point() and _has_a_background(theirs):
+                mine = mine.to(torch.float32)
+            same = mine.dtype == reference.dtype and torch.equal(mine, reference)
+        if not same:
+            found.append(key)
+    return found
+
+
+def _has_a_background(batch: dict[str, Any]) -> bool:
+    """Whether a picture of the batch is without objects."""
+    return len(batch["batch_idx"].unique()) < len(batch["img"])
+
+
 def _compared(
     data: Dataset, shards: Path, task: str, batch_size: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    from ultralytics.cfg import get_cfg
-    from ultralytics.data import build_dataloader, build_yolo_dataset
-    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.data import build_dataloader
 
-    imgsz = data.imgsz
-    args = get_cfg(overrides={"task": task, "imgsz": imgsz, **settings})
-    with upstream.leaves_the_source_alone():
-        info = check_det_dataset(str(data.yaml), autodownload=False)
-        dataset = build_yolo_dataset(args, info["val"], batch_size, info, mode="val", rect=True)
-        theirs = build_dataloader(dataset, batch_size, workers=0, shuffle=False, rank=-1)
-    differing: dict[str, int] = {}
+    dataset = upstream_dataset(
+        data.yaml, "val", data.imgsz, "val", batch_size, task=task, **settings
+    )
+    theirs = build_dataloader(dataset, batch_size, workers=0, shuffle=False, rank=-1)
+    differing: Counter[str] = Counter()
     batches = pictures = 0
     with yolodata.ValidationLoader(
-        shards, batch_size, imgsz=imgsz, labels=LabelOptions(task, **settings)
+        shards, batch_size, imgsz=data.imgsz, labels=LabelOptions(task, **settings)
     ) as ours:
         if len(ours) != len(theirs):
             differing["number of batches"] = 1
         for mine, reference in zip(ours, theirs, strict=False):
             batches += 1
             pictures += len(reference["img"])
-            if list(mine) != list(reference):
-                differing["keys"] = differing.get("keys", 0) + 1
-            for key in reference:
-                if key not in mine or not same(reference[key], mine[key]):
-                    differing[key] = differing.get(key, 0) + 1
-    return {"batches": batches, "pictures": pictures, "differing": differing}
+            differing.update(differences(mine, reference))
+    return {"batches": batches, "pictures": pictures, "differing": dict(differing)}
