@@ -253,7 +253,7 @@ def _with_range(values: Document, form: str) -> str:
     return f"{values['median']:{form}} ({_range(values, form)})"
 
 
-def _marked(values: Document, ratio: Document | None) -> str:
+def marked(values: Document, ratio: Document | None) -> str:
     """A ratio, with a question mark where its spread makes it meaningless; "" of none."""
     if ratio is None:
         return ""
@@ -297,13 +297,13 @@ def _speeds(values: Document, otherwise: Mapping[str, str] = {}) -> Iterator[Tab
                 steps_s, busy = row["steps_s"], row["busy"]["median"]
                 cells = [f"{steps_s['median']:.2f}", _range(steps_s, ".2f"),
                          f"{img_s['median']:,.0f}",
-                         *(_marked(values, ratio) for ratio in times),
+                         *(marked(values, ratio) for ratio in times),
                          f"{row['wait_ms']['median']:.2f}",
                          "" if busy is None else f"{busy:.1%}"]  # fmt: skip
             else:
                 ms = f"{1e3 / img_s['median']:.{2 if group[0] == 'cpu' else 4}f}"
                 cells = [f"{img_s['median']:,.0f}", _range(img_s, ",.0f"), ms]
-                cells += [_marked(values, ratio) for ratio in times]
+                cells += [marked(values, ratio) for ratio in times]
             cells += ["" if found is None else f"{found:.2f}"] * any(counted)
             cells += [otherwise.get(row["label"], "")] * differ
             table.append([label(row), *cells])
