@@ -99,7 +99,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     """
     if wanted.data is not None and (shards := shards_in(wanted.data)):
         return _shards(shards)
-    plain = folder / "set"
+    plain, threads = folder / "set", len(usable_cores())
     _claim(folder, wanted)
     note = plain / "source.json"  # written last
     if not note.exists():
@@ -107,7 +107,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         images = MANY
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
-            outlines, threads = wanted.task in ("segment", "obb"), len(usable_cores())
+            outlines = wanted.task in ("segment", "obb")
             drawing.write(plain, wanted.images, wanted.seed, threads, outlines)
         else:
             say(f"copying pictures of {wanted.data}")
@@ -122,7 +122,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         outlined = folder / "set-polygons"
         if not (outlined / "data.yaml").exists():  # written last
             _begin_anew(outlined)
-            drawing.outline(plain, outlined, wanted.images, wanted.seed)
+            drawing.write(outlined, wanted.images, wanted.seed, threads, True, plain)
         by_codec |= _sources(
             outlined, folder / "long-polygons", suffix, repeats, wanted, needed, say
         )
