@@ -20,7 +20,6 @@ import pytest
 import torch
 from training import network
 
-from yolodata import environment
 from yolodata.bench import (
     data,
     kernel,
@@ -37,7 +36,6 @@ from yolodata.bench.gpu_utilisation import UtilisationMeter
 from yolodata.bench.kernel import Kernel, mean_source_bytes, source_bytes
 from yolodata.bench.rows import default_cores, train_rows
 from yolodata.bench.subject import IN_TRAINER, KINDS, Batch, Row, Sample, Subject, Task, make
-from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
@@ -475,34 +473,6 @@ def test_training_prints_a_table(trained: dict[str, Any]) -> None:
         assert words in trained["text"]
     assert "| a batch that never changes |" in report.markdown(trained["values"])
     assert (trained["out"] / "out.png").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["train", "--model", "yolo26n.pt"], ["--model", "yolo26n.pt", "YAML"]),
-        (["train", "--steps", "0"], ["--steps", "1 to", "got 0"]),
-        (["train", "--cores", "0"], ["--cores", "1 to", "got 0"]),
-        (["train", "--seconds", "2"], ["--seconds", "--steps"]),
-        (["train", "--only", "nothing"], ["nothing", "fixed-"]),
-        (["train", "--device", "cuda"], ["--device cuda", "no CUDA device", "--device cpu"]),
-        (["--model", "yolo26n.yaml"], ["--model", "train"]),
-        (["--no-amp"], ["--amp", "train"]),
-        (["--gpu-batch", "0"], ["--gpu-batch", "got 0"]),
-    ],
-)
-def test_bad_arguments(
-    arguments: list[str],
-    words: list[str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(environment, "gpu", lambda: None)
-    assert main(["bench", *arguments]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("yolodata: ")
-    for word in words:
-        assert word in message
 
 
 @pytest.mark.parametrize(("load", "varies"), [("auto", False), (0.0, False), (0.65, True)])
