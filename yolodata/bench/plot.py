@@ -85,11 +85,12 @@ def draw(values: Document) -> Figure:
 def page(title: str, height: float, notes: list[str]) -> Figure:
     """A figure with a title above and notes below `height` inches for axes, which make room."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     below = "\n".join(textwrap.fill(note, _NOTE) for note in notes)
     size = _WIDTH, 0.7 + height + _LINE * (1 + below.count("\n"))
-    figure = Figure(size, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
+    figure = Figure(size, facecolor="white", layout=layout)
     figure.suptitle(title, x=0.02, ha="left", size=13, weight="bold", color=INK)
     figure.supxlabel(below, x=0.02, ha="left", size=8, color=MUTED, linespacing=1.4,
                      parse_math=False)  # fmt: skip
@@ -122,8 +123,8 @@ def _draw_panel(axes: Axes, names: list[str], values: Document, panel: Panel) ->
         if middle is None:
             write(at, _SPEED, "failed", color=WARNING)
             continue
-        range_ = {"xerr": [[middle - low], [high - middle]], "ecolor": INK, "capsize": 2.5}
-        axes.barh(at, middle, 0.6, color=COLOURS[_family(row)], **range_)
+        axes.barh(at, middle, 0.6, color=COLOURS[_family(row)], ecolor=INK, capsize=2.5,
+                  xerr=[[middle - low], [high - middle]])  # fmt: skip
         write(at, _SPEED, f"{middle:,.0f}", weight="bold")
         if row is base:
             write(at, _RATIO, "1")
