@@ -523,13 +523,13 @@ def test_a_killed_child_is_reported(tmp_path: Path) -> None:
     row = Row("victim", "copy", "victim", "victim", "memory", 1, 1)
     here = session.Session([(row, Task(None, 64, 2, 0))], tmp_path)
     try:
-        here.ask(60, "start", "victim", 60.0)
+        here.ask(180, "start", "victim", 60.0)
         assert here._process.pid is not None
         os.kill(here._process.pid, signal.SIGKILL)
         with pytest.raises(session.BenchError, match=r"victim: .*unexpectedly.*signal 9"):
-            here.ask(1, "slice", "victim", 0.05, 0)
+            here.ask(120, "slice", "victim", 0.05, 0)
         with pytest.raises(session.BenchError, match="signal 9"):  # once and for all
-            here.ask(1, "slice", "victim", 0.05, 0)
+            here.ask(120, "slice", "victim", 0.05, 0)
     finally:
         here.close()
     here.close()

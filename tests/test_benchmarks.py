@@ -214,14 +214,11 @@ class Here:
         ((self._row, task),) = jobs
         self._subject = subject.make(self._row, task)
 
-    def send(self, *message: Any) -> None:
-        assert message[:2] == ("start", self._row.id)
-
-    def receive(self, limit: float) -> dict[str, Any]:
-        return {"facts": self._subject.facts()}
-
-    def ask(self, limit: float, what: str, name: str, seconds: float, steps: int) -> Any:
-        assert (what, name) == ("slice", self._row.id)
+    def ask(self, limit: float, what: str, name: str, seconds: float, steps: int = 0) -> Any:
+        assert name == self._row.id
+        if what == "start":
+            return {"facts": self._subject.facts()}
+        assert what == "slice"
         steps_taken = server.measure(self._subject, seconds, steps, self._row.threads)
         while True:
             try:
