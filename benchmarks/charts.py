@@ -10,6 +10,7 @@ A chart states the checksum of the JSON file beside it.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import numpy as np
 import xxhash
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from yolodata.bench import plot, report
 
@@ -31,23 +33,29 @@ _STYLES = {
 _FEW = 5  # with fewer seeds a band says little
 
 
-def curves(path: Path, values: dict[str, Any], **metadata: str) -> None:
+def curves(values: dict[str, Any]) -> Figure:
     """What benchmarks/training.py wrote: mean and range of the seeds, a panel for each curve."""
     runs = {loader: [run for run in values["runs"] if run["loader"] == loader]
             for loader in _STYLES}  # fmt: skip
     seeds = [len(found) for found in runs.values()]
     settings = values["settings"]
-    figure = Figure(figsize=(8, 6.2), facecolor="white")
-    figure.text(0.02, 0.96, "The same model, trained from both loaders", size=13, weight="bold",
-                color=plot.INK)  # fmt: skip
-    title = (
+    how = (
         f"{settings['model']} from scratch on {values['dataset']}, imgsz {settings['imgsz']}, "
         f"batch {settings['batch']}, {settings['epochs']} epochs"
     )
-    figure.text(0.02, 0.922, title, size=9, color=plot.MUTED)
+    few = "" if min(seeds) >= _FEW else f" Fewer than {_FEW} seeds say little."
+    band = (
+        f"Line: mean of {' and '.join(map(str, dict.fromkeys(seeds)))} seeds. Band: lowest to "
+        f"highest.{few}"
+    )
+    dates = sorted({run["date"] for run in values["runs"]})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    machine = report.about_machine({**values, "date": when})[:-1]
+    notes = [how, band, *machine, plot.versions(values)]
+    figure = plot.page("The same model, trained from both loaders", 5.0, notes)
     names = list(values["runs"][0]["curves"])
     for at, name in enumerate(names):
-        axes = figure.add_axes((0.07 + 0.49 * (at % 2), 0.555 - 0.395 * (at // 2), 0.41, 0.29))
+        axes = figure.add_subplot((len(names) + 1) // 2, 2, at + 1)
         for loader, (label, colour, line) in _STYLES.items():
             found = np.array([run["curves"][name] for run in runs[loader]])
             epochs = np.arange(1, found.shape[1] + 1)
@@ -63,21 +71,11 @@ def curves(path: Path, values: dict[str, Any], **metadata: str) -> None:
         axes.spines[["left", "bottom"]].set_color(plot.GRID)
         if at == 0:
             axes.legend(frameon=False, fontsize=9, loc="lower right")
-    few = "" if min(seeds) >= _FEW else f" Fewer than {_FEW} seeds say little."
-    dates = sorted({run["date"] for run in values["runs"]})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    versions = [f"{name} {values['versions'][name]}" for name in ("yolodata", "ultralytics",
-                "torch", "commit") if name in values["versions"]]  # fmt: skip
-    machine = report.about_machine({**values, "date": when})[:-1]
-    band = f"Line: mean of {' and '.join(map(str, dict.fromkeys(seeds)))} seeds. Band: lowest to "
-    notes = [f"{band}highest.{few}", *machine, ", ".join(versions)]
-    for at, note in enumerate(notes):
-        figure.text(0.02, 0.075 - 0.028 * at, note, size=8, color=plot.MUTED, va="center")
-    plot.write_figure(figure, path, metadata)
+    return figure
 
 
-MAKERS: dict[str, Callable[..., None]] = {
-    "loader": plot.save, "train": plot.save, "training": curves,
+MAKERS: dict[str, Callable[[dict[str, Any]], Figure]] = {
+    "loader": plot.draw, "train": plot.draw, "training": curves,
 }  # fmt: skip
 """How the results of each benchmark become a chart, by their `benchmark` entry."""
 
@@ -97,7 +95,12 @@ def draw(results: Path) -> Path:
     if values.get("benchmark") not in MAKERS:
         raise SystemExit(f"{results} is not of {', '.join(MAKERS)}, of which there are charts")
     chart = results.with_suffix(".png")
-    MAKERS[values["benchmark"]](chart, values, Source=source(results))
+    drawn, texts = io.BytesIO(), PngInfo()
+    MAKERS[values["benchmark"]](values).savefig(drawn, dpi=plot.DPI)
+    texts.add_text("Source", source(results))
+    with Image.open(drawn) as picture:  # few colours, and shades of them: a third of the size
+        few = picture.convert("RGB").quantize(256)
+        few.save(chart, optimize=True, pnginfo=texts, dpi=(plot.DPI, plot.DPI))
     return chart
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from yolodata import cgroup, topology
 from yolodata.bench import results
 from yolodata.bench.data import MANY, Prepared, Wanted, prepare
-from yolodata.bench.session import Session
+from yolodata.bench.session import ANSWER_LIMIT, Session
 from yolodata.bench.subject import Row, Task
 from yolodata.machine import usable_cores
 
@@ -195,14 +195,14 @@ def measure(
                     args.seed, tuple(order[:n]),
                 )  # fmt: skip
                 session = sessions[n, name] = Session([(row, task)], folder)
-                session.send("start", row.id, _START_LIMIT)
-                ready = session.receive(_START_LIMIT)
+                ready = session.ask(_START_LIMIT, "start", row.id, _START_LIMIT)
                 found[n][name] = {"facts": ready["facts"], "samples": []}
                 say(f"{row.id} is ready")
         for turn in range(args.rounds):
             say(f"round {turn + 1} of {args.rounds}")
             for (n, name), session in sessions.items():
-                sample = session.ask(args.seconds, "slice", f"{name}-{n}", args.seconds, 0)
+                limit = args.seconds + ANSWER_LIMIT
+                sample = session.ask(limit, "slice", f"{name}-{n}", args.seconds, 0)
                 found[n][name]["samples"].append(sample)
     finally:
         for session in sessions.values():

@@ -20,7 +20,6 @@ import pytest
 import torch
 from training import network
 
-from yolodata import environment
 from yolodata.bench import (
     data,
     kernel,
@@ -38,7 +37,6 @@ from yolodata.bench.kernel import Kernel, mean_source_bytes, source_bytes
 from yolodata.bench.registry import IN_TRAINER, KINDS, make
 from yolodata.bench.rows import default_cores, train_rows
 from yolodata.bench.subject import Batch, Row, Sample, Subject, Task
-from yolodata.cli import main
 from yolodata.errors import ConfigError
 from yolodata.machine import usable_cores
 from yolodata.telemetry import nvml
@@ -478,34 +476,6 @@ def test_training_prints_a_table(trained: dict[str, Any]) -> None:
     assert (trained["out"] / "out.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["train", "--model", "yolo26n.pt"], ["--model", "yolo26n.pt", "YAML"]),
-        (["train", "--steps", "0"], ["--steps", "1 to", "got 0"]),
-        (["train", "--cores", "0"], ["--cores", "1 to", "got 0"]),
-        (["train", "--seconds", "2"], ["--seconds", "--steps"]),
-        (["train", "--only", "nothing"], ["nothing", "fixed-"]),
-        (["train", "--device", "cuda"], ["--device cuda", "no CUDA device", "--device cpu"]),
-        (["--model", "yolo26n.yaml"], ["--model", "train"]),
-        (["--no-amp"], ["--amp", "train"]),
-        (["--gpu-batch", "0"], ["--gpu-batch", "got 0"]),
-    ],
-)
-def test_bad_arguments(
-    arguments: list[str],
-    words: list[str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(environment, "gpu", lambda: None)
-    assert main(["bench", *arguments]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("yolodata: ")
-    for word in words:
-        assert word in message
-
-
 @pytest.mark.parametrize(("load", "varies"), [("auto", False), (0.0, False), (0.65, True)])
 def test_the_table_says_where_pictures_vary(
     canned: dict[str, Any], load: Any, varies: bool
@@ -554,19 +524,17 @@ class FakeTraining:
     closed = False
 
     def __init__(self, jobs: Any, folder: Path) -> None:
-        self.name, self.rows, self.began = jobs[0][0].process, [row for row, _ in jobs], ""
+        self.name = jobs[0][0].process
 
-    def send(self, what: str, name: str, limit: float) -> None:
-        self.began = name
-
-    def receive(self, limit: float, late: str) -> dict[str, Any]:
-        if "ultralytics" in self.began:
+    def ask(
+        self, limit: float, what: str, name: str, seconds: float, steps: int = 0, late: str = ""
+    ) -> Any:
+        assert not self.closed
+        if what == "slice":
+            return Sample(4 * steps, 1.0, steps=steps)
+        if "ultralytics" in name:
             raise rounds.BenchError(f"{self.name}: TimeoutError: did not start within 5 s")
         return {"objects": None, "facts": {}, "about": "", "process": {"amp": False}}
-
-    def ask(self, limit: float, what: str, name: str, seconds: float, steps: int) -> Sample:
-        assert not self.closed
-        return Sample(4 * steps, 1.0, steps=steps)
 
     def _ask_to_stop(self) -> None:
         FakeTraining.closed = True

@@ -258,5 +258,5 @@ def test_names_of_an_option_do_not_hide_others() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--set", action=NamesAndValues, names={"size", "colour"}, help="")
     assert parser.parse_args(["size=3", "colour=red"]) == argparse.Namespace(
-        size=3, set=["colour=red"]
+        size=3, set={"colour": "red"}
     )

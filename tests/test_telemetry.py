@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -630,3 +631,19 @@ def test_a_trainer_of_ultralytics_is_recorded_too(tmp_path: Path, drawn: Path) -
     found = rows(tmp_path / "a" / "steps.csv")
     assert [int(row["step"]) for row in found] == [1, 2, 3]
     assert all(0 < float(row["wait_ms"]) < float(row["step_ms"]) for row in found)
+
+
+def test_telemetry_counts_from_any_thread() -> None:
+    telemetry = Telemetry()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: (telemetry.add("a", 0.5), telemetry.count("n")), range(1000)))
+    before = telemetry.read()
+    assert before.seconds == {"a": 500.0}
+    assert before.counts == {"n": 1000}
+    with pytest.raises(ValueError, match="inside"), telemetry.time("b"):
+        raise ValueError("inside")
+    added = telemetry.read().since(before)
+    assert added.counts == {"n": 0}
+    assert added.seconds["a"] == 0.0
+    assert 0 <= added.seconds["b"] < 1
+    assert before.milliseconds_each(1000) == {"a": 500.0}

@@ -70,6 +70,14 @@ def content_of(folder: Path, epoch: int, step: int = 0, **changes: Any) -> tuple
     return path.name, path.read_bytes()
 
 
+def newest(run: Path, far: Path | str, epoch: int) -> Path:
+    """What is found for a run, which is of this epoch."""
+    found = find_newest(run, str(far))
+    assert found is not None
+    assert found.name.startswith(f"{epoch:05d}-00000000")
+    return found
+
+
 def inside(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*")}
 
@@ -93,9 +101,7 @@ def test_strange_names_are_passed_over(
 ) -> None:
     plant(far, "x", b"data", name=name, file=f"00000050-{xxh3(b'data')}-{name}")
     run = tmp_path / "place" / "run"
-    found = find_newest(run, str(far))
-    assert found is not None
-    assert found.name.startswith("00002-00000000")
+    found = newest(run, far, 2)
     assert inside(tmp_path / "place") == {
         "run", f"run/{FOLDER}", f"run/{FOLDER}/{found.name}",
     }  # fmt: skip
@@ -178,9 +184,7 @@ def test_manifests_that_lie_are_passed_over(
     what: str, far: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     MANIFESTS[what](plant(far, *content_of(tmp_path, 3)))
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00002-00000000")
+    found = newest(tmp_path / "run", far, 2)
     assert inside(tmp_path / "run") == {FOLDER, f"{FOLDER}/{found.name}"}
     assert len([line for line in caplog.messages if "older one" in line]) <= 1
     assert all(line.isprintable() for line in caplog.messages)
@@ -272,8 +276,7 @@ def test_what_is_whole_is_taken(far: Path, tmp_path: Path) -> None:
     """The control of the tests above: the same hands, and no lie."""
     name, content = content_of(tmp_path, 3)
     plant(far, name, content)
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
+    found = newest(tmp_path / "run", far, 3)
     assert (found.name, found.read_bytes()) == (name, content)
 
 
@@ -298,9 +301,7 @@ def test_checkpoints_of_other_content_are_passed_over(
         rubbish.append((tmp_path / "wrong").read_bytes())
     for number, content in enumerate(rubbish):
         plant(far, f"00003-00000000-{xxh3(content)}.ckpt", content, number=50 + number)
-    found = find_newest(run, str(far))
-    assert found is not None
-    assert found.name.startswith("00002-00000000")
+    found = newest(run, far, 2)
     assert os.listdir(found.parent) == [found.name]
     assert not ran.exists()
     said = [line for line in caplog.messages if "looking for an older one" in line]
@@ -322,9 +323,7 @@ def test_compressed_checkpoints_are_not_unpacked(far: Path, tmp_path: Path) -> N
     content = (tmp_path / "small").read_bytes()
     assert torch.load(tmp_path / "small", weights_only=True)["epoch"] == 3  # torch would
     plant(far, f"00003-00000000-{xxh3(content)}.ckpt", content)
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00002")
+    newest(tmp_path / "run", far, 2)
 
 
 def test_thousands_of_objects_are_passed_over(
@@ -334,10 +333,8 @@ def test_thousands_of_objects_are_passed_over(
         (far / f"{number + 10:08d}-{number:016x}.json").write_bytes(b"[" * 50)
         (far / f"{number:04d}").touch()
     begun = time.monotonic()
-    found = find_newest(tmp_path / "run", str(far))
+    newest(tmp_path / "run", far, 2)
     assert time.monotonic() - begun < 10
-    assert found is not None
-    assert found.name.startswith("00002")
     assert 1 <= len(caplog.messages) < 10
     assert any("495 more" in line for line in caplog.messages)
 
@@ -361,9 +358,7 @@ def test_hostile_manifests_do_not_have_whole_ones_removed(far: Path, tmp_path: P
         assert up.flush(30)
     assert up.status().errors == 0
     for epoch in (4, 3):
-        found = find_newest(tmp_path / f"run{epoch}", str(far))
-        assert found is not None
-        assert found.name.startswith(f"0000{epoch}")
+        newest(tmp_path / f"run{epoch}", far, epoch)
         next(far.glob(f"*-0000{epoch}-*.ckpt")).unlink()
     assert not list(far.glob("*-00002-*.ckpt"))  # `keep` is 2
     assert (far / "notes.txt").exists()
@@ -383,9 +378,7 @@ def test_what_this_process_put_stays_whatever_else_is_there(far: Path, tmp_path:
         assert not up.flush(30)
     assert "none can follow" in str(up.status().last_error)
     assert len(list(far.glob("*-0000[34]-*.ckpt"))) == 2
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00004")
+    newest(tmp_path / "run", far, 4)
 
 
 def test_a_file_beside_is_not_taken_for_there_because_a_manifest_says_so(
@@ -399,9 +392,7 @@ def test_a_file_beside_is_not_taken_for_there_because_a_manifest_says_so(
     plant(far, *content_of(tmp_path, 3), number=40, beside=[fact])
     with Uploader(far) as up:
         up.put(checkpoints.write(tmp_path / "other", 4), {"results.csv": best})
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00004")
+    newest(tmp_path / "run", far, 4)
     assert (tmp_path / "run" / "results.csv").read_bytes() == b"a" * 100
 
 
@@ -432,8 +423,7 @@ def test_only_files_of_a_run_come_beside_and_no_code(
         "deep/er/results.csv": b"x",
     }
     plant(far, *content_of(tmp_path, 3), beside=beside(far, files))
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
+    found = newest(tmp_path / "run", far, 3)
     assert inside(tmp_path / "run") == {
         FOLDER, f"{FOLDER}/{found.name}", "results.csv", "args.yaml", "weights",
     }  # fmt: skip
@@ -461,35 +451,23 @@ def test_weights_of_a_run_come_beside(far: Path, tmp_path: Path) -> None:
     assert not list(elsewhere.iterdir())
 
 
-def test_twice_the_same_name_beside_is_no_manifest(far: Path, tmp_path: Path) -> None:
-    files = beside(far, {"results.csv": b"one"}) + beside(far, {"results.csv": b"two"})
-    plant(far, *content_of(tmp_path, 3), beside=files)
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00002")
-    assert not (tmp_path / "run" / "results.csv").exists()
-
-
-def test_a_file_beside_of_the_same_size_is_not_taken_for_the_same(
-    far: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("contents", "whole", "epoch"),
+    [([b"theirs"], True, 3), ([b"theirs"], False, 2), ([b"one", b"two"], True, 2)],
+    ids=["of the same size", "of a checkpoint that is not whole", "twice the same name"],
+)
+def test_files_beside_come_with_what_is_found_alone(
+    contents: list[bytes], whole: bool, epoch: int, far: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "results.csv").write_bytes(b"mine..")
-    plant(far, *content_of(tmp_path, 3), beside=beside(far, {"results.csv": b"theirs"}))
-    find_newest(run, str(far))
-    assert (run / "results.csv").read_bytes() == b"theirs"
-
-
-def test_files_beside_a_checkpoint_that_is_not_whole_stay_away(far: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "results.csv").write_bytes(b"mine")
-    files = beside(far, {"results.csv": b"theirs"})
+    files = [fact for content in contents for fact in beside(far, {"results.csv": content})]
     manifest = plant(far, *content_of(tmp_path, 3), beside=files)
-    of_object(lambda path: os.truncate(path, 100))(manifest)
-    find_newest(run, str(far))
-    assert (run / "results.csv").read_bytes() == b"mine"
+    if not whole:
+        of_object(lambda path: os.truncate(path, 100))(manifest)
+    newest(run, far, epoch)
+    assert (run / "results.csv").read_bytes() == (b"theirs" if epoch == 3 else b"mine..")
 
 
 def test_one_that_is_not_further_ends_the_search_only_if_it_is_whole(
@@ -498,12 +476,10 @@ def test_one_that_is_not_further_ends_the_search_only_if_it_is_whole(
     run = tmp_path / "run"
     here = checkpoints.write(run / FOLDER, 1)
     name, content = content_of(tmp_path, 0)
-    lies = [plant(far, name, None, number=60)]
+    plant(far, name, None, number=60)
     plant(far, f"00000-00000000-{xxh3(content)}.ckpt", content, number=61)
     of_object(lambda path: path.write_bytes(b"x" * len(content)))(sorted(far.glob("*61-*.json"))[0])
-    found = find_newest(run, str(far))
-    assert found is not None
-    assert found.name.startswith("00002"), lies
+    found = newest(run, far, 2)
     found.unlink()
     plant(far, name, content, number=62)  # this one is: the run went back to here
     assert find_newest(run, str(far)) == here
@@ -531,9 +507,7 @@ def test_one_object_that_may_not_be_read_is_passed_over(
     monkeypatch.setattr(MemoryFileSystem, "_open", may(opened))
     monkeypatch.setattr(MemoryFileSystem, "cat_file", may(read))
     monkeypatch.setattr(MemoryFileSystem, "get_file", may(MemoryFileSystem.get_file))
-    found = find_newest(tmp_path / "run", url)
-    assert found is not None
-    assert found.name.startswith("00001")
+    newest(tmp_path / "run", url, 1)
     said = [line for line in caplog.messages if "Access denied" in line]
     assert said
     assert all(line.isprintable() and len(line) < 2000 for line in said)
@@ -567,10 +541,9 @@ def test_downloaded_files_keep_the_umask(far: Path, tmp_path: Path) -> None:
     plant(far, *content_of(tmp_path, 3), beside=beside(far, {"results.csv": b"x"}))
     before = os.umask(0o027)
     try:
-        found = find_newest(tmp_path / "run", str(far))
+        found = newest(tmp_path / "run", far, 3)
     finally:
         os.umask(before)
-    assert found is not None
     for path in (found, tmp_path / "run" / "results.csv"):
         assert path.stat().st_mode & 0o777 == 0o640
 
@@ -626,9 +599,7 @@ def test_large_files_do_not_come_beside(far: Path, tmp_path: Path) -> None:
     [fact] = beside(far, {"args.yaml": b"x"})
     plant(far, *content_of(tmp_path, 3), beside=[{**fact, "bytes": 300 << 20}])
     os.truncate(far / fact["file"], 300 << 20)
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00003")
+    found = newest(tmp_path / "run", far, 3)
     assert inside(tmp_path / "run") == {FOLDER, f"{FOLDER}/{found.name}"}
 
 
@@ -670,9 +641,7 @@ def test_links_at_the_place_of_uploads_are_not_followed(far: Path, tmp_path: Pat
     with Uploader(far) as up:
         up.put(path)
     assert mine.read_bytes() == b"mine"
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name == path.name
+    assert newest(tmp_path / "run", far, 4).name == path.name
 
 
 def test_a_disk_that_is_full_is_an_error_and_no_damage(
@@ -686,9 +655,7 @@ def test_a_disk_that_is_full_is_an_error_and_no_damage(
     manifest = plant(far, *content_of(tmp_path, 3))
     changed(bytes=1 << 50)(manifest)  # which does not fit either, and is a lie
     monkeypatch.undo()
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00002")
+    newest(tmp_path / "run", far, 2)
 
 
 def test_names_of_a_script_are_checked_when_they_are_put(tmp_path: Path) -> None:
@@ -705,9 +672,7 @@ def test_a_checkpoint_of_another_version_is_no_reason_to_begin_anew(
 ) -> None:
     """A run of an older yolodata would remove it at last; an older whole one is taken, though."""
     plant(far, *content_of(tmp_path, 3, version=99))
-    found = find_newest(tmp_path / "run", str(far))
-    assert found is not None
-    assert found.name.startswith("00002")
+    newest(tmp_path / "run", far, 2)
     for path in far.glob("00000001-*"):
         path.unlink()
     with pytest.raises(YolodataError, match=r"no checkpoint that can be read.*version 99"):

@@ -37,17 +37,29 @@ _VALUES = {int: "4", float: "0.5"}  # examples of options that no example names
 class NamesAndValues(argparse.Action):
     """An option that is given as `--option NAME=VALUE`, several times, or as `NAME=VALUE` alone.
 
+    Makes a dict of literals.
+
     Args:
-        names: those that it takes alone.
+        names: those that it takes.
     """
 
     def __init__(self, option_strings: Any, dest: str, names: Iterable[str], help: str) -> None:
-        super().__init__(option_strings, dest, metavar=ANY_NAME, default=[], help=help)
+        super().__init__(option_strings, dest, metavar=ANY_NAME, default={}, help=help)
         self.names = frozenset(names)
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        """Adds to the list."""
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+        """Adds to the dict.
+
+        Raises:
+            ConfigError: it takes no such name, or there is no value.
+        """
+        name, equals, text = values.partition("=")
+        if not equals or name not in self.names:
+            raise ConfigError(
+                f"{_shown(self)} must be NAME=VALUE with one of {', '.join(sorted(self.names))}, "
+                f"got {values!r}"
+            )
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: literal(text)})
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,7 +118,7 @@ class Parser(argparse.ArgumentParser):
             found = _DEFAULT.search(text)
             default = next(filter(None, found.groups())) if found else ""
             if not default and not action.required:
-                default = "none" if action.default in (None, []) else str(action.default)
+                default = "none" if action.default in (None, [], {}) else str(action.default)
             meaning = _DEFAULT.sub("", text).strip(" ;,")
             name = next(_names(action))
             example = shown.get(action.dest) or _likely(action)
@@ -118,8 +130,11 @@ class Parser(argparse.ArgumentParser):
         for example in self.examples:
             words = shlex.split(example.partition(" > ")[0])[len(self.prog.split()) :]
             for name, value in vars(self.parse_args(words)).items():
-                if value != self.get_default(name):
-                    found.setdefault(name, str(value[0] if isinstance(value, list) else value))
+                if value == self.get_default(name):
+                    continue
+                if isinstance(value, dict):
+                    value = [f"{key}={each}" for key, each in value.items()]
+                found.setdefault(name, str(value[0] if isinstance(value, list) else value))
         return found
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -9,7 +9,7 @@ import reprlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -127,7 +127,9 @@ def run(args: argparse.Namespace) -> int:
     if len(numbers) < args.count:
         _note(f"{len(numbers)} of --count {args.count} from {first} on{where}")
     if args.augment:
-        config = _augment(subset.imgsz, args.set)
+        from yolodata.pipeline.config import AugmentConfig
+
+        config = AugmentConfig.from_ultralytics({**args.set, "imgsz": subset.imgsz})
         shown = [_augmented(subset, config, seed, epoch, n) for n in numbers]
     else:
         shown = [_stored(subset, n) for n in numbers]
@@ -280,23 +282,6 @@ def _augmentations() -> set[str]:
     from yolodata.pipeline.config import AugmentConfig
 
     return {f.name for f in fields(AugmentConfig)} - {"imgsz"}
-
-
-def _augment(imgsz: int, settings: list[str]) -> AugmentConfig:
-    from yolodata.pipeline.config import AugmentConfig
-
-    known = _augmentations()
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        if name not in known:
-            raise ConfigError(f"--set must name one of {', '.join(sorted(known))}, got {setting!r}")
-        try:
-            value = text if name == "copy_paste_mode" else json.loads(text)
-        except ValueError:
-            raise ConfigError(f"--set {name} must be a number, got {text!r}") from None
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return replace(AugmentConfig(imgsz=imgsz), **values)
 
 
 def _stored(subset: Subset, image: int) -> Shown:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yolodata import environment
 from yolodata.arguments import NamesAndValues
@@ -23,25 +23,45 @@ from yolodata.machine import usable_cores
 from yolodata.outputs import check_output
 from yolodata.pipeline.options import CACHES, TASKS, check_hw_decoder_load
 
-# Defaults of what both benchmarks have, of each benchmark's own, and with --quick.
-_SHARED = {"images": 256, "many": data.MANY, "rounds": 5}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "loader": {"batch": 16, "gpu_batch": 64, "seconds": 1.2},
-    "train": {"batch": 128, "steps": 20, "model": "yolo26n.yaml", "cache": "auto", "amp": True},
-}
-_QUICK = {"images": 64, "rounds": 2, "seconds": 0.6, "steps": 3}
-_ONLY = {"loader": ("seconds", "threads", "gpu_batch"),
-         "train": ("model", "device", "amp", "steps", "cores", "cache")}  # fmt: skip
+
+class _Number(NamedTuple):
+    """An option that is a number, of the type of its limits."""
+
+    help: str  # defaults are added
+    low: float
+    high: float
+    loader: float | None = None  # defaults of the benchmarks; None: depends on something else
+    train: float | None = None
+    quick: float | None = None  # of both, with --quick
+    only: str = ""  # the benchmark that has it
+
+
+_NUMBERS = {
+    "imgsz": _Number("side of the pictures (default: 640)", 32, 4096),
+    "batch": _Number("pictures a batch", 1, 1024, 16, 128),
+    "gpu_batch": _Number("the same for rows on a GPU", 1, 1024, 64, only="loader"),
+    "images": _Number("different pictures", 2, 1_000_000, 256, 256, quick=64),
+    "many": _Number("pictures, under several names each, where decoding is measured",
+                    2, 10_000_000, data.MANY, data.MANY),
+    "rounds": _Number("samples a row", 1, 1000, 5, 5, quick=2),
+    "seconds": _Number("length of a sample", 0.01, 600, 1.2, quick=0.6, only="loader"),
+    "start_limit": _Number("seconds after which a row that has not started is left out", 0.1,
+                           36_000, rounds.START_LIMIT, rounds.START_LIMIT),
+    "threads": _Number("cores of the rows with many (default: all)", 1, 1024, only="loader"),
+    "steps": _Number("training steps a sample", 1, 100_000, train=20, quick=3, only="train"),
+}  # fmt: skip
+_OF_TRAINING = {"model": "yolo26n.yaml", "device": None, "amp": True, "cores": None,
+                "cache": "auto"}  # fmt: skip
+"""Other options of training alone, and their defaults."""
+_ONLY = {which: [name for name, option in _NUMBERS.items() if option.only == which]
+         for which in ("loader", "train")}  # fmt: skip
+_ONLY["train"] += _OF_TRAINING
 _NOT_HERE = {  # what to say of an option of the other benchmark
     "loader": "is for `train`; give that word first, or leave it out",
     "train": "is not for `train`, whose samples are --steps long and whose cores are --cores; "
     "leave it out",
 }
 _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
-_LIMITS = {"imgsz": (32, 4096), "batch": (1, 1024), "gpu_batch": (1, 1024),
-           "images": (2, 1_000_000), "many": (2, 10_000_000), "rounds": (1, 1000),
-           "seconds": (0.01, 600), "threads": (1, 1024), "steps": (1, 100_000),
-           "start_limit": (0.1, 36_000)}  # fmt: skip
 _NO_SETTINGS = ("what", "json", "plot", "profile", "start_limit", "keep", "only", "run", "command")
 _DESCRIPTION = (
     "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
@@ -62,6 +82,10 @@ def _augmentations() -> set[str]:
     return {field.name for field in fields(AugmentConfig)} - {"imgsz", "mosaic_grid"}
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def add_parser(subparsers: Any) -> None:
     """Add `bench` to the command line of yolodata."""
     parser = subparsers.add_parser(
@@ -80,9 +104,8 @@ def add_parser(subparsers: Any) -> None:
             "yolodata bench train cache=host amp=False",
         ),
     )
-    ours, train = _DEFAULTS["loader"], _DEFAULTS["train"]
     add = parser.add_argument
-    add("what", nargs="?", choices=sorted(_DEFAULTS), default="loader",
+    add("what", nargs="?", choices=sorted(_ONLY), default="loader",
         help="which benchmark (default: loader)")  # fmt: skip
     add("--data", type=Path, help="your dataset (as for `yolodata shard`) or shards; none: drawn")
     add("--task", choices=TASKS, default="detect",
@@ -96,47 +119,32 @@ def add_parser(subparsers: Any) -> None:
         help=f"measure other loaders too, where they are installed: "
         f"{', '.join(peer.name for peer in PEERS)}")  # fmt: skip
     add("--profile", action="store_true", help="show where the time goes")
-    add("--imgsz", type=int, help="side of the pictures (default: 640)")
-    add(
-        "--batch",
-        type=int,
-        help=f"pictures a batch (default: {ours['batch']}; train: {train['batch']})",
-    )
-    add("--gpu-batch", type=int, help=f"the same for rows on a GPU (default: {ours['gpu_batch']})")
     add("--hw-decoder-load", type=_share, default="auto", metavar="SHARE",
         help="share of JPEG files for a GPU's JPEG engine; with more than 0, pictures may differ "
         "by up to 3 grey levels from one run to the next (default: auto, which is 0)")  # fmt: skip
-    add("--images", type=int,
-        help=f"different pictures (default: {_SHARED['images']})")  # fmt: skip
-    add("--many", type=int,
-        help="pictures, under several names each, where decoding is measured "
-        f"(default: {data.MANY})")  # fmt: skip
-    add("--rounds", type=int, help=f"samples a row (default: {_SHARED['rounds']})")
-    add("--seconds", type=float, help=f"length of a sample (default: {ours['seconds']})")
-    add("--start-limit", type=float, default=rounds.START_LIMIT, metavar="SECONDS",
-        help="a row that takes longer to start is left out")  # fmt: skip
-    add("--threads", type=int, help="cores of the rows with many (default: all)")
     add("--quick", action="store_true", help="a rough answer in a minute")
     add("--seed", type=int, default=0, help="of everything random (default: 0)")
     add("--keep", type=Path, metavar="DIR", help="keep the dataset there, and use it again")
     add("--only", action="append", default=[], metavar="ROW",
         help="only rows like this: 'yolo*-1'")  # fmt: skip
-    add = parser.add_argument_group("only for `train`").add_argument
-    add("--model", metavar="YAML", help=f"what is trained (default: {train['model']})")
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        help="where the model trains (default: cuda, if there is one)",
-    )
+    train = parser.add_argument_group("only for `train`")
+    for name, option in _NUMBERS.items():
+        defaults = [str(value) for value in (option.loader, option.train) if value is not None]
+        shown = f" (default: {'; train: '.join(dict.fromkeys(defaults))})" if defaults else ""
+        group = train if option.only == "train" else parser
+        group.add_argument(_flag(name), type=type(option.low), help=option.help + shown)
+    add = train.add_argument
+    add("--model", metavar="YAML", help=f"what is trained (default: {_OF_TRAINING['model']})")
+    add("--device", choices=("cpu", "cuda"),
+        help="where the model trains (default: cuda, if there is one)")  # fmt: skip
     add("--amp", action=argparse.BooleanOptionalAction, default=None,
         help="train in mixed precision on a GPU (default: yes)")  # fmt: skip
-    add("--steps", type=int, help=f"training steps a sample (default: {train['steps']})")
     add("--cores", action="append", type=int, metavar="N",
         help="cores for training and all its workers, may be given several times (default: all, "
         "and on a GPU 2 as well)")  # fmt: skip
     add("--cache", choices=CACHES,
         help="where yolodata keeps decoded pictures for a GPU "
-        f"(default: {train['cache']})")  # fmt: skip
+        f"(default: {_OF_TRAINING['cache']})")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -252,10 +260,12 @@ def _fill_in(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: one is out of range or of the other benchmark, or the dataset does not exist.
     """
+    from yolodata.pipeline.config import AugmentConfig
+
     trains = args.what == "train"
     for name in _ONLY["loader" if trains else "train"]:
         if getattr(args, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} {_NOT_HERE[args.what]}")
+            raise ConfigError(f"{_flag(name)} {_NOT_HERE[args.what]}")
     if args.peers and (trains or args.task != "detect" or args.augment):
         raise ConfigError(
             "--peers is for the loader benchmark of --task detect without --augment: other loaders "
@@ -263,9 +273,13 @@ def _fill_in(args: argparse.Namespace) -> None:
         )
     if trains and (args.task != "detect" or args.augment):
         raise ConfigError("--task and --augment are for the loader benchmark, without `train`")
-    defaults = _SHARED | _DEFAULTS[args.what]
-    defaults |= {} if args.data is None else {"images": _IMAGES_OF_DATA}
-    defaults |= {name: _QUICK[name] for name in defaults if args.quick and name in _QUICK}
+    defaults: dict[str, Any] = dict(_OF_TRAINING) if trains else {}
+    for name, option in _NUMBERS.items():
+        defaults[name] = option.train if trains else option.loader
+        if name == "images" and args.data is not None:
+            defaults[name] = _IMAGES_OF_DATA
+        if args.quick and defaults[name] is not None and option.quick is not None:
+            defaults[name] = option.quick
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -276,11 +290,10 @@ def _fill_in(args: argparse.Namespace) -> None:
         )
     if args.imgsz is None:
         args.imgsz = data.imgsz_of(args.data) if args.data is not None else 640
-    for name, (low, high) in _LIMITS.items():
+    for name, option in _NUMBERS.items():
         value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} must be {low} to {high}, got {value}")
+        if value is not None and not option.low <= value <= option.high:
+            raise ConfigError(f"{_flag(name)} must be {option.low} to {option.high}, got {value}")
     check_hw_decoder_load(args.hw_decoder_load)
     if args.imgsz % 32:
         raise ConfigError(f"--imgsz must be a multiple of 32, got {args.imgsz}")
@@ -297,7 +310,9 @@ def _fill_in(args: argparse.Namespace) -> None:
         )
     if trains:
         _check_training(args)
-    args.augment = _augmentation(args)
+    if args.task == "pose" and args.data is None:
+        raise ConfigError("--task pose needs --data: pictures of people are not drawn")
+    AugmentConfig.from_ultralytics({**args.augment, "imgsz": args.imgsz})
 
 
 def _check_training(args: argparse.Namespace) -> None:
@@ -318,28 +333,3 @@ def _check_training(args: argparse.Namespace) -> None:
             f"--model must be the YAML of an architecture, such as yolo26n.yaml, got "
             f"{args.model!r}: weights make no step faster, and would have to be downloaded"
         )
-
-
-def _augmentation(args: argparse.Namespace) -> dict[str, Any]:
-    """What --augment says, checked.
-
-    Raises:
-        ConfigError: it is no augmentation argument, or out of range; or the task cannot be drawn.
-    """
-    import yaml
-
-    from yolodata.pipeline.config import AugmentConfig
-
-    if args.task == "pose" and args.data is None:
-        raise ConfigError("--task pose needs --data: pictures of people are not drawn")
-    known = _augmentations()
-    found = {}
-    for text in args.augment:
-        name, equals, value = text.partition("=")
-        if not equals or name not in known:
-            raise ConfigError(
-                f"--augment takes NAME=VALUE with one of {', '.join(sorted(known))}, got {text!r}"
-            )
-        found[name] = yaml.safe_load(value)
-    AugmentConfig.from_ultralytics({**found, "imgsz": args.imgsz})
-    return found

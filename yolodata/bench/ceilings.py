@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -69,22 +70,21 @@ class DeviceCopy(Burst):
         self._locked: list[tuple[Any, int]] = []
         self.close = self._unlock
         if row.cache == "map":
-            self._sources = self._mapped(task, shape)[:count]
+            sources = self._mapped(task, shape)[:count]
         else:
             where: dict[str, Any] = {"device": self.device}
             if row.cache == "host":
                 where = {"pin_memory": on_gpu}
-            self._sources = [torch.ones(shape, dtype=torch.uint8, **where) for _ in range(count)]
-        self._targets = [torch.zeros_like(s, device=self.device) for s in self._sources]
+            sources = [torch.ones(shape, dtype=torch.uint8, **where) for _ in range(count)]
+        targets = [torch.zeros_like(source, device=self.device) for source in sources]
+        self._pairs = cycle(list(zip(targets, sources, strict=True)))
         # A copy on the device reads and writes its memory; one to the device crosses once.
         self.bytes_each = 3.0 * task.imgsz * task.imgsz * (2 if row.cache == "device" else 1)
-        self._turn = 0
 
     def once(self) -> Any:
         """See `Burst`."""
-        at = self._turn % len(self._sources)
-        self._turn += 1
-        return self._targets[at].copy_(self._sources[at], non_blocking=True)
+        target, source = next(self._pairs)
+        return target.copy_(source, non_blocking=True)
 
     def _mapped(self, task: Task, shape: tuple[int, ...]) -> list[torch.Tensor]:
         from yolodata.pipeline.gpu.stream import open_stream

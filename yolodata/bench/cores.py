@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import psutil
 
+from yolodata.telemetry import processor
+
 
 def pin(cores: tuple[int, ...]) -> bool:
     """Keep all threads of this process and its workers, and what they start later, on some cores.
@@ -19,7 +21,7 @@ def pin(cores: tuple[int, ...]) -> bool:
     """
     if not cores or not hasattr(os, "sched_setaffinity"):
         return False
-    for process in _members():
+    for process in processor.family():
         with suppress(psutil.Error):  # it ended just now
             for thread in process.threads():
                 with suppress(ProcessLookupError):
@@ -39,27 +41,11 @@ def settle(limit: float = 15.0) -> None:
 
     After `limit` seconds the wait is over, however busy they are.
     """
-    members = _members()  # looked up once: it takes longer than what is waited for
-    before, quiet = _seconds(members), 0
+    members = processor.family()  # looked up once: it takes longer than what is waited for
+    before, quiet = processor.seconds(members), 0
     end = time.monotonic() + limit
     while quiet < 3 and time.monotonic() < end:
         time.sleep(0.03)
-        now = _seconds(members)
+        now = processor.seconds(members)
         quiet = quiet + 1 if now == before else 0
         before = now
-
-
-def _members() -> list[psutil.Process]:
-    """This process and its workers, theirs too."""
-    me = psutil.Process()
-    return [me, *me.children(recursive=True)]
-
-
-def _seconds(members: list[psutil.Process]) -> float:
-    """CPU seconds of processes, in clock ticks of 10 ms."""
-    total = 0.0
-    for process in members:
-        with suppress(psutil.Error):  # it ended just now
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total

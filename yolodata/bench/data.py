@@ -99,7 +99,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
     """
     if wanted.data is not None and (shards := shards_in(wanted.data)):
         return _shards(shards)
-    plain = folder / "set"
+    plain, threads = folder / "set", len(usable_cores())
     _claim(folder, wanted)
     note = plain / "source.json"  # written last
     if not note.exists():
@@ -107,7 +107,7 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         images = MANY
         if wanted.data is None:
             say(f"drawing {wanted.images} pictures like COCO's")
-            outlines, threads = wanted.task in ("segment", "obb"), len(usable_cores())
+            outlines = wanted.task in ("segment", "obb")
             drawing.write(plain, wanted.images, wanted.seed, threads, outlines)
         else:
             say(f"copying pictures of {wanted.data}")
@@ -115,36 +115,28 @@ def prepare(wanted: Wanted, folder: Path, needed: set[str], say: Say) -> Prepare
         note.write_text(json.dumps({"images": images}), encoding="utf-8")
     facts = _facts(plain, wanted)
     repeats = math.ceil(min(facts["images_of_source"], wanted.many) / facts["images"])
-    by_codec = _sources(plain, folder / "long", "", repeats, wanted, needed, say)
+    by_codec: dict[str, Path] = {}
     # The labels of a dataset that was given are what they are, and those of other tasks too.
-    suffix = "-polygons"
-    if wanted.data is None and wanted.task == "detect" and any(n.endswith(suffix) for n in needed):
-        outlined = folder / "set-polygons"
-        if not (outlined / "data.yaml").exists():  # written last
-            _begin_anew(outlined)
-            drawing.outline(plain, outlined, wanted.images, wanted.seed)
-        by_codec |= _sources(
-            outlined, folder / "long-polygons", suffix, repeats, wanted, needed, say
-        )
+    polygons = wanted.data is None and wanted.task == "detect"
+    for suffix in ("", "-polygons") if polygons else ("",):
+        names = {name + suffix for name in ("files", "ram", "ram-many", "raw", "jpeg", "raw-many")}
+        if suffix and not needed & names:
+            continue
+        dataset, long = folder / f"set{suffix}", folder / f"long{suffix}"
+        if suffix and not (dataset / "data.yaml").exists():  # written last
+            _begin_anew(dataset)
+            drawing.write(dataset, wanted.images, wanted.seed, threads, True, drawn=plain)
+        if repeats > 1 and needed & (names - {f"ram{suffix}", f"raw{suffix}"}):
+            _repeat(dataset, long, repeats)
+        else:
+            long = dataset
+        by_codec |= {f"files{suffix}": long / "data.yaml", f"ram{suffix}": dataset / "data.yaml",
+                     f"ram-many{suffix}": long / "data.yaml"}  # fmt: skip
+        for name, source in (("raw", dataset), ("jpeg", long), ("raw-many", long)):
+            out = folder / f"{name}{suffix}"
+            if out.name in needed:
+                by_codec[out.name] = _packed(source, out, name.removesuffix("-many"), wanted, say)
     return Prepared(by_codec, {**facts, "repeats_decoding": repeats})
-
-
-def _sources(
-    plain: Path, long: Path, suffix: str, repeats: int, wanted: Wanted, needed: set[str], say: Say
-) -> dict[str, Path]:
-    """What each `source` is that ends like this, made of the dataset `plain`; `long` repeats it."""
-    names = {name + suffix for name in ("files", "jpeg", "raw-many", "ram-many")}
-    if repeats > 1 and needed & names:
-        _repeat(plain, long, repeats)
-    else:
-        long = plain
-    found = {f"files{suffix}": long / "data.yaml", f"ram{suffix}": plain / "data.yaml"}
-    found[f"ram-many{suffix}"] = long / "data.yaml"
-    for name, source in (("raw", plain), ("jpeg", long), ("raw-many", long)):
-        out = plain.parent / f"{name}{suffix}"
-        if out.name in needed:
-            found[out.name] = _packed(source, out, name.removesuffix("-many"), wanted, say)
-    return found
 
 
 def _claim(folder: Path, wanted: Wanted) -> None:
@@ -158,12 +150,7 @@ def _claim(folder: Path, wanted: Wanted) -> None:
             elif place.stat(_NOTE) is None:
                 raise ConfigError(f"{folder}: is not empty; give --keep an empty or absent folder")
             found = json.loads(place.read(_NOTE, 1 << 16))
-        linked = [
-            path
-            for above, folders, files in os.walk(folder)
-            for name in folders + files
-            if (path := Path(above, name)).is_symlink()
-        ]
+        linked = [path for path in folder.rglob("*") if path.is_symlink()]
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -253,8 +240,7 @@ def _shards(path: Path) -> Prepared:
 def _facts(folder: Path, wanted: Wanted) -> dict[str, Any]:
     """What the pictures are like, and what COCO's are like."""
     files = sorted((folder / "images" / "train").iterdir())
-    pixels, objects = [], []
-    polygons = 0
+    pixels, objects, polygons = [], [], 0
     for file in files:
         try:
             with os.fdopen(open_regular(file), "rb") as opened, open_picture(opened) as image:

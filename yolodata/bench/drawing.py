@@ -102,8 +102,15 @@ def draw(plan: Sketch, photos: list[Image], seed: int, number: int) -> bytes:
     return _encode(image, plan, rng)
 
 
-def write(folder: Path, images: int, seed: int, threads: int, outlines: bool = False) -> None:
-    """Draw an Ultralytics dataset: `images/train`, `labels/train`, `data.yaml`.
+def write(
+    folder: Path,
+    images: int,
+    seed: int,
+    threads: int,
+    outlines: bool = False,
+    drawn: Path | None = None,
+) -> None:
+    """Draw an Ultralytics dataset: `images/train`, `labels/train`, `data.yaml`, which comes last.
 
     Args:
         folder: an empty or absent folder.
@@ -111,29 +118,23 @@ def write(folder: Path, images: int, seed: int, threads: int, outlines: bool = F
         seed: the same seed gives the same bytes, for any number of threads.
         threads: how many to draw with.
         outlines: write polygons instead of boxes.
+        drawn: a dataset of the same pictures, which get another name.
     """
-    photos = photographs()
+    photos = [] if drawn else photographs()
     pictures, labels = make_folders(folder)
 
     def one(number: int, plan: Sketch) -> None:
-        (pictures / f"{number:06d}.jpg").write_bytes(draw(plan, photos, seed, number))
+        picture = pictures / f"{number:06d}.jpg"
+        if drawn:
+            link(drawn / "images" / "train" / picture.name, picture)
+        else:
+            picture.write_bytes(draw(plan, photos, seed, number))
         text = _outline_text(plan, seed + number) if outlines else _label_text(plan)
         (labels / f"{number:06d}.txt").write_text(text, encoding="utf-8")
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, range(images), sketch(images, seed)))
-    write_yaml(folder, "images/train", _names())
-
-
-def outline(drawn: Path, folder: Path, images: int, seed: int) -> None:
-    """Make a dataset of the pictures that `write` drew without outlines, labelled by polygons."""
-    pictures, labels = make_folders(folder)
-    for number, plan in enumerate(sketch(images, seed)):
-        name = f"{number:06d}.jpg"
-        link(drawn / "images" / "train" / name, pictures / name)
-        text = _outline_text(plan, seed + number)
-        (labels / f"{number:06d}.txt").write_text(text, encoding="utf-8")
-    write_yaml(folder, "images/train", _names())
+    write_yaml(folder, "images/train", [f"thing {i}" for i in range(coco.CLASSES)])
 
 
 def link(path: Path, other: Path) -> None:
@@ -158,10 +159,6 @@ def write_yaml(folder: Path, train: str, names: list[str]) -> Path:
     values = {"path": str(folder.resolve()), "train": train, "val": train, "names": names}
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")  # JSON is YAML too
     return path
-
-
-def _names() -> list[str]:
-    return [f"thing {i}" for i in range(coco.CLASSES)]
 
 
 def _strata(count: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

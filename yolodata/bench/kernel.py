@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -66,29 +67,26 @@ class Kernel(Burst):
         host = {i: np.array(shards.image(i)) for i in used}
         images = {i: torch.from_numpy(pixels).to(self.device) for i, pixels in host.items()}
         self._images = images  # the kernel has their addresses
-        self._tasks = [
+        self._tasks = cycle([
             upload(recipes[first : first + task.batch], images, self.device)
             for first in range(0, len(recipes), task.batch)
-        ]
+        ])  # fmt: skip
         dtype = getattr(torch, row.output)
         targets = POOL_BYTES // (int(np.prod(self._shape)) * dtype.itemsize)
         order = torch.channels_last if row.channels_last else torch.contiguous_format
-        self._targets = [
+        self._targets = cycle([
             torch.empty(self._shape, dtype=dtype, device=self.device, memory_format=order).zero_()
             for _ in range(max(2, min(_BATCHES, targets)))
-        ]
+        ])  # fmt: skip
         # What is written, and what is shown of its sources.
         self.bytes_each = 3.0 * task.imgsz * task.imgsz * dtype.itemsize + source
         self.facts = lambda: {"bytes_each": self.bytes_each, "source_bytes": source}
-        self._turn = 0
         self._compare(recipes, host)
 
     def once(self) -> Any:
         """See `Burst`."""
-        tasks = self._tasks[self._turn % len(self._tasks)]
-        target = self._targets[self._turn % len(self._targets)]
-        self._turn += 1
-        launch(tasks, target, self._row.output, self._row.channels_last)
+        target = next(self._targets)
+        launch(next(self._tasks), target, self._row.output, self._row.channels_last)
         return target
 
     def _compare(self, recipes: list[Any], host: dict[int, Any]) -> None:

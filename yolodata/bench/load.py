@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+
+from yolodata.telemetry import processor
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,8 @@ class Load:
         times = psutil.cpu_times()
         names = ("user", "nice", "system", "irq", "softirq")
         busy = sum(getattr(times, name, 0.0) for name in names)
-        me, ours = psutil.Process(), 0.0
-        for process in (me, *me.children(recursive=True)):
-            with suppress(psutil.Error):  # it ended just now: its parent has its time
-                ours += sum(process.cpu_times()[:4])  # and that of children that are gone
+        # Of one that ended just now, its parent has the time.
+        ours = sum(processor.seconds(processor.family(), with_ended=True))
         return cls(time.perf_counter(), busy, ours, getattr(times, "steal", 0.0))
 
     def since(self, before: Load) -> tuple[float | None, float | None]:

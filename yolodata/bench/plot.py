@@ -1,7 +1,7 @@
 """The chart of `--plot`: pictures a second of every row, and how they compare with one peer.
 
-Bars stand between two columns of text, the names and the numbers. So nothing can overlap, however
-long a name or an error bar is. Everything is placed in inches.
+Numbers stand right of the bars, not beside them. So nothing can overlap, however long a name or an
+error bar is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Document = dict[str, Any]
+Panel = tuple[report.Group, list[Document], Document | None]
+"""Group, rows that get a bar, and the row that they are compared with."""
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = {"ultralytics": "#e69f00", "yolodata": "#0072b2", "fixed": "#bbbbbb",
@@ -27,49 +29,22 @@ COLOURS = {"ultralytics": "#e69f00", "yolodata": "#0072b2", "fixed": "#bbbbbb",
 INK, MUTED, GRID, WARNING = "#1f2328", "#59636e", "#e3e7eb", "#b03a00"
 DPI = 200  # shown at half of that, 800 pixels wide
 
-_WIDTH, _MARGIN = 8.0, 0.15
-_BARS = (2.35, 5.25)  # where they begin and end
-_SPEED, _RATIO = 6.0, _WIDTH - _MARGIN  # right edges of the columns of numbers
-_LINE = 0.17  # height of a line of text
+_WIDTH, _LINE = 8.0, 0.17  # of the chart, and height of a line of text, in inches
 _NAME, _NOTE = 32, 118  # letters a line of a name, of a note below
+_SPEED, _RATIO = 45, 175  # points from the bars to the right edges of the columns of numbers
 
 
-def save(path: Path, values: Document, **metadata: str) -> None:
+def save(path: Path, values: Document) -> None:
     """Draw a document of `results` as a bar chart; the suffix of `path` chooses the format.
 
-    Args:
-        path: of the picture.
-        values: the document.
-        metadata: texts to store in a PNG file.
-
     Raises:
-        ConfigError: matplotlib is missing, or does not know the format.
+        ConfigError: matplotlib is missing or does not know the format, or the file cannot be
+            written.
     """
     check_format(path)
-    from matplotlib.figure import Figure
-
-    panels = _panels(values)
-    notes = [line for note in _notes(values) for line in _wrapped(note, _NOTE)]
-    warnings = [line for note in _warnings(values) for line in _wrapped(note, _NOTE)]
-    head, foot = 0.75, 0.2 + _LINE * (len(notes) + len(warnings))
-    height = head + sum(_height(rows) for _, rows, _ in panels) + foot
-    figure = Figure(figsize=(_WIDTH, height), facecolor="white")
-    write = _Writer(figure, height)
-    done = "trained" if values["benchmark"] == "train" else "made"
-    write(_MARGIN, 0.3, f"Training pictures {done} a second", size=13, weight="bold")
-    write(_MARGIN, 0.53, report.how(values), color=MUTED)
-    top = head
-    widest: dict[str, float] = {}
-    for (device, *_), rows, _ in panels:
-        speeds = [row["img_s"]["max"] or 0 for row in rows]
-        widest[device] = max(widest.get(device, 0), *speeds)
-    for group, rows, base in panels:
-        _draw_panel(write, top, values, group, rows, base, widest[group[0]])
-        top += _height(rows)
-    for at, line in enumerate([*warnings, *notes]):
-        colour = WARNING if at < len(warnings) else MUTED
-        write(_MARGIN, top + 0.2 + at * _LINE, line, size=8, color=colour)
-    write_figure(figure, path, metadata)
+    drawn = io.BytesIO()
+    draw(values).savefig(drawn, dpi=DPI, format=path.suffix[1:].lower())
+    write_output(path, drawn.getbuffer(), "--plot")
 
 
 def check_format(path: Path) -> None:
@@ -86,58 +61,43 @@ def check_format(path: Path) -> None:
         raise ConfigError(f"--plot must end in .png, .svg or .pdf, got {path}")
 
 
-def write_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:
-    """Write a figure; `metadata` and no name of a program go into PNG files.
-
-    Raises:
-        ConfigError: matplotlib does not know the format, or the file cannot be written.
-    """
-    kept = {"Software": None, **metadata} if path.suffix.lower() == ".png" else None
-    drawn = io.BytesIO()
-    try:
-        figure.savefig(drawn, dpi=DPI, metadata=kept, format=path.suffix[1:].lower() or "png")
-    except ValueError as error:
-        raise ConfigError(f"--plot {path}: {error}") from None
-    if kept is not None:
-        drawn = _with_a_palette(drawn)
-    write_output(path, drawn.getbuffer(), "--plot")
-
-
-def _with_a_palette(png: io.BytesIO) -> io.BytesIO:
-    """Makes a PNG file a third as large: few colours, and shades of them, are all that it shows."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    small, info = io.BytesIO(), PngInfo()
-    with Image.open(png) as picture:
-        for name, text in picture.info.items():
-            if isinstance(text, str):
-                info.add_text(name, text)
-        few = picture.convert("RGB").quantize(256)
-        few.save(small, "PNG", optimize=True, pnginfo=info, dpi=(DPI, DPI))
-    return small
+def draw(values: Document) -> Figure:
+    """A document of `results` as a bar chart, a panel for each group of rows."""
+    panels = _panels(values)
+    names = [[textwrap.fill(report.label(row), _NAME) for row in rows] for _, rows, _ in panels]
+    heights = [len(each) * (0.12 + _LINE * (1 + max(name.count("\n") for name in each)))
+               for each in names]  # fmt: skip
+    height = sum(0.95 + each for each in heights)
+    done = "trained" if values["benchmark"] == "train" else "made"
+    figure = page(f"Training pictures {done} a second", height,
+                  [*_warnings(values), *_notes(values)])  # fmt: skip
+    widest: dict[str, float] = {}
+    for (device, *_), rows, _ in panels:
+        widest[device] = max(widest.get(device, 0), *(row["img_s"]["max"] or 0 for row in rows))
+    grid = figure.add_gridspec(len(panels) or 1, height_ratios=heights or None)
+    for at, (each, panel) in enumerate(zip(names, panels, strict=True)):
+        axes = figure.add_subplot(grid[at])
+        _draw_panel(axes, each, values, panel)
+        axes.set_xlim(0, 1.04 * widest[panel[0][0]] or 1)
+    return figure
 
 
-class _Writer:
-    """Texts and axes at places in inches from the upper left corner."""
+def page(title: str, height: float, notes: list[str]) -> Figure:
+    """A figure with a title above and notes below `height` inches for axes, which make room."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    def __init__(self, figure: Figure, height: float) -> None:
-        self.figure, self.height = figure, height
-
-    def __call__(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Text that begins at x, or ends there with `ha="right"`; its lines are around y."""
-        style = {"size": 9, "color": INK, "va": "center", **style}
-        self.figure.text(x / _WIDTH, 1 - y / self.height, text, parse_math=False, **style)
-
-    def axes(self, y: float, height: float) -> Axes:
-        """Axes for bars, of `height` inches below y."""
-        left, right = _BARS
-        box = (left / _WIDTH, 1 - (y + height) / self.height, (right - left) / _WIDTH)
-        return self.figure.add_axes((*box, height / self.height))
+    below = "\n".join(textwrap.fill(note, _NOTE) for note in notes)
+    size = _WIDTH, 0.7 + height + _LINE * (1 + below.count("\n"))
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
+    figure = Figure(size, facecolor="white", layout=layout)
+    figure.suptitle(title, x=0.02, ha="left", size=13, weight="bold", color=INK)
+    figure.supxlabel(below, x=0.02, ha="left", size=8, color=MUTED, linespacing=1.4,
+                     parse_math=False)  # fmt: skip
+    return figure
 
 
-def _panels(values: Document) -> list[tuple[report.Group, list[Document], Document | None]]:
-    """Group, rows that get a bar, and the row that they are compared with, of each panel."""
+def _panels(values: Document) -> list[Panel]:
     panels = []
     for group, members in report.groups(values).items():
         rows = [row for row in members if _family(row) in COLOURS]
@@ -150,95 +110,51 @@ def _family(row: Document) -> str:
     return str(row["kind"]).partition("-")[0]
 
 
-def _lines(row: Document) -> int:
-    return max(1, len(_wrapped(report.label(row), _NAME)))
+def _draw_panel(axes: Axes, names: list[str], values: Document, panel: Panel) -> None:
+    """Names, bars and numbers of one group of rows, and what they are."""
+    group, rows, base = panel
 
+    def write(at: float, right: float, text: str, **style: Any) -> None:
+        axes.annotate(text, (1, at), (right, 0), ("axes fraction", "data"), "offset points",
+                      ha="right", **{"va": "center", "size": 9, "color": INK, **style})  # fmt: skip
 
-def _row_height(row: Document) -> float:
-    return 0.12 + _LINE * _lines(row)
-
-
-def _height(rows: list[Document]) -> float:
-    return 0.95 + sum(map(_row_height, rows))
-
-
-def _draw_panel(
-    write: _Writer,
-    top: float,
-    values: Document,
-    group: report.Group,
-    rows: list[Document],
-    base: Document | None,
-    widest: float,
-) -> None:
-    """Headings, names, bars and numbers of one group of rows."""
-    # The ceiling would make all bars short: it is a number in the heading instead.
-    ceiling = [row["img_s"]["median"] for row in report.groups(values)[group]
-               if row["kind"] == "copy" and row["img_s"]["median"]]  # fmt: skip
+    for at, row in enumerate(rows):
+        low, middle, high = (row["img_s"][name] for name in ("min", "median", "max"))
+        if middle is None:
+            write(at, _SPEED, "failed", color=WARNING)
+            continue
+        axes.barh(at, middle, 0.6, color=COLOURS[_family(row)], ecolor=INK, capsize=2.5,
+                  xerr=[[middle - low], [high - middle]])  # fmt: skip
+        write(at, _SPEED, f"{middle:,.0f}", weight="bold")
+        if row is base:
+            write(at, _RATIO, "1")
+        elif base:
+            ratio = report.ratio(row, base)
+            marked = report.marked(values, ratio)
+            write(at, _RATIO, marked, color=WARNING if report.doubt(ratio) else INK)
     heading = report.where(group)
-    write(_MARGIN, top + 0.34, heading[0].upper() + heading[1:], va="bottom", size=10.5,
-          weight="bold")  # fmt: skip
-    if ceiling:
-        write(
-            _BARS[0],
-            top + 0.34,
-            f"copying alone: {ceiling[0]:,.0f}",
-            va="bottom",
-            size=8,
-            color=MUTED,
-        )
-    write(_SPEED, top + 0.34, "img/s", ha="right", va="bottom", size=8, color=MUTED)
+    axes.set_title(heading[0].upper() + heading[1:], loc="left", size=10.5, weight="bold",
+                   color=INK)  # fmt: skip
+    small: dict[str, Any] = {"size": 8, "color": MUTED}
+    write(-0.6, _SPEED, "img/s", va="bottom", **small)
     if base:
-        against = "\n".join(["times as fast as", textwrap.shorten(base["label"], 30)])
-        write(_RATIO, top + 0.34, against, ha="right", va="bottom", size=8, color=MUTED)
-    heights = [_row_height(row) for row in rows]
-    axes = write.axes(top + 0.4, sum(heights))
-    y = 0.0
-    for row, height in zip(rows, heights, strict=True):
-        middle = y + height / 2
-        at = top + 0.4 + middle
-        name = "\n".join(_wrapped(report.label(row), _NAME))
-        write(_BARS[0] - 0.1, at, name, ha="right", linespacing=1.15)
-        speed = row["img_s"]
-        if speed["median"] is None:
-            write(_SPEED, at, "failed", ha="right", color=WARNING)
-        else:
-            error = [[speed["median"] - speed["min"]], [speed["max"] - speed["median"]]]
-            axes.barh([middle], [speed["median"]], height=0.2, color=COLOURS[_family(row)],
-                      xerr=error, error_kw={"ecolor": INK, "elinewidth": 1.1, "capsize": 2.5,
-                                            "capthick": 1.1})  # fmt: skip
-            write(_SPEED, at, f"{speed['median']:,.0f}", ha="right", weight="bold")
-            _write_ratio(write, at, values, row, base)
-        y += height
-    axes.set(xlim=(0, 1.04 * widest or 1), ylim=(sum(heights), 0), yticks=[])
-    axes.xaxis.set_major_locator(_ticks())
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+        against = f"times as fast as\n{textwrap.shorten(base['label'], 30)}"
+        write(-0.6, _RATIO, against, va="bottom", **small)
+    # The ceiling would make all bars short: it is a number instead.
+    ceiling = [f"; copying alone: {row['img_s']['median']:,.0f}"
+               for row in report.groups(values)[group]
+               if row["kind"] == "copy" and row["img_s"]["median"]]  # fmt: skip
+    axes.set_xlabel("pictures a second (img/s)" + "".join(ceiling), **small)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), names, size=9, color=INK)
+    axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8, labelcolor=MUTED, color=GRID)
-    axes.set_xlabel("pictures a second (img/s)", size=8, color=MUTED, labelpad=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(MUTED)
-
-
-def _ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-
-
-def _write_ratio(
-    write: _Writer, at: float, values: Document, row: Document, base: Document | None
-) -> None:
-    if base is None:
-        return
-    if row is base:
-        write(_RATIO, at, "1", ha="right")
-        return
-    found = report.ratio(row, base)
-    doubt = " ?" if report.doubt(found) else ""
-    colour = WARNING if doubt else INK
-    write(_RATIO, at, report.ratio_text(values, found) + doubt, ha="right", color=colour)
 
 
 def _warnings(values: Document) -> list[str]:
@@ -256,21 +172,20 @@ def _warnings(values: Document) -> list[str]:
 def _notes(values: Document) -> list[str]:
     """What bars and lines are; machine, date and versions."""
     shown = [(row, base) for _, rows, base in _panels(values) for row in rows]
+    how, machine = report.how(values), report.about_machine(values)[:-1]
     if not shown:
-        return ["No loader was measured.", *report.about_machine(values)[:-1]]
+        return [how, "No loader was measured.", *machine]
     rounds = max(len(row["img_s"]["samples"]) for row, _ in shown)
-    bars = (
-        "Bar: the only round."
-        if rounds == 1
-        else (f"Bar: median of {rounds} rounds. Line: slowest to fastest round.")
-    )
+    bars = f"Bar: median of {rounds} rounds. Line: slowest to fastest round."
+    bars = "Bar: the only round." if rounds == 1 else bars
     if any(base for _, base in shown):
         bars += " Ratios: round by round, median (min to max)."
-    versions = [f"{name} {values['versions'][name]}" for name in ("yolodata", "ultralytics",
-                "torch", "commit") if name in values["versions"]]  # fmt: skip
     others = [f"{label}: {text}." for label, text in report.differences(values).items()]
-    return [bars, *others, *report.about_machine(values)[:-1], ", ".join(versions)]
+    return [how, bars, *others, *machine, versions(values)]
 
 
-def _wrapped(text: str, letters: int) -> list[str]:
-    return textwrap.wrap(text, letters)
+def versions(values: Document) -> str:
+    """The versions that matter to speed most."""
+    names = ("yolodata", "ultralytics", "torch", "commit")
+    found = values["versions"]
+    return ", ".join(f"{name} {found[name]}" for name in names if name in found)

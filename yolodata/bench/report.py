@@ -77,8 +77,8 @@ def aligned(table: Table) -> str:
 
 
 def group_of(row: Document) -> Group:
-    """Device, cores and labels of a row; old files have the last and the first not."""
-    return row.get("device", "cpu"), row["cores"], row.get("labels", "boxes")
+    """Device, cores and labels of a row; old files have no labels."""
+    return row["device"], row["cores"], row.get("labels", "boxes")
 
 
 def groups(values: Document) -> dict[Group, list[Document]]:
@@ -108,15 +108,16 @@ def decodes(row: Document) -> float | None:
 
 def label(row: Document) -> str:
     """What the tables and charts call a row; of files that were decoded before, it says so."""
-    if not _decoded_before(row):
-        return str(row["label"])
-    how_far = "already" if (decodes(row) or 0.0) < 1 - _DECODED else "partly"
-    return f"{row['label']} ({how_far} decoded)"
+    found = _decoded_before(row)
+    return f"{row['label']} ({found} decoded)" if found else str(row["label"])
 
 
-def _decoded_before(row: Document) -> bool:
+def _decoded_before(row: Document) -> str:
+    """How far files were decoded before the clock ran; empty: they were not, or there are none."""
     found = decodes(row)
-    return row["codec"] in ("files", "jpeg") and found is not None and found < _DECODED
+    if row["codec"] not in ("files", "jpeg") or found is None or found >= _DECODED:
+        return ""
+    return "already" if found < 1 - _DECODED else "partly"
 
 
 def already_decoded(values: Document) -> list[str]:
@@ -253,7 +254,7 @@ def _with_range(values: Document, form: str) -> str:
     return f"{values['median']:{form}} ({_range(values, form)})"
 
 
-def _marked(values: Document, ratio: Document | None) -> str:
+def marked(values: Document, ratio: Document | None) -> str:
     """A ratio, with a question mark where its spread makes it meaningless; "" of none."""
     if ratio is None:
         return ""
@@ -274,37 +275,28 @@ def _speeds(values: Document, otherwise: Mapping[str, str] = {}) -> Iterator[Tab
     trains = _trains(values)
     ratios = {(r["ours"], r["peer"]): r for r in values["ratios"]}
     for group, rows in groups(values).items():
-        short = {row["name"]: row["short"] for row in rows}
-        peers = [name for name in short if any(name in row["peers"] for row in rows)]
-        columns = ["steps/s", "min to max", "img/s"] if trains else ["img/s", "min to max", "ms"]
-        columns += [
-            *(f"x {short[peer]}" for peer in peers),
-            *["waits, ms", "GPU busy"][: 2 * trains],
-        ]
-        counted = [decodes(row) for row in rows]
-        if any(counted):  # there are files, and somebody counted
-            columns.append("decodes")
+        named = {name for row in rows for name in row["peers"]}
+        peers = [row for row in rows if row["name"] in named]
+        counted = any(map(decodes, rows))  # there are files, and somebody counted
         differ = any(row["label"] in otherwise for row in rows)
-        columns += ["not as in the recipe"] * differ
+        columns = ["steps/s", "min to max", "img/s"] if trains else ["img/s", "min to max", "ms"]
+        columns += [f"x {peer['short']}" for peer in peers]
+        columns += ["waits, ms", "GPU busy"] if trains else []
+        columns += ["decodes"] * counted + ["not as in the recipe"] * differ
         table = [[where(group), *columns]]
-        for row, found in zip(rows, counted, strict=True):
-            img_s = row["img_s"]
-            if img_s["median"] is None:
+        for row in rows:
+            speed, found = row["steps_s"] if trains else row["img_s"], decodes(row)
+            if speed["median"] is None:
                 table.append([row["label"], "failed", *[""] * (len(columns) - 1)])
                 continue
-            times = [ratios.get((row["name"], peer)) for peer in peers]
+            img_s, form = f"{row['img_s']['median']:,.0f}", ".2f" if trains else ",.0f"
+            ms = f"{1e3 / row['img_s']['median']:.{2 if group[0] == 'cpu' else 4}f}"
+            cells = [f"{speed['median']:{form}}", _range(speed, form), img_s if trains else ms]
+            cells += [marked(values, ratios.get((row["name"], peer["name"]))) for peer in peers]
             if trains:
-                steps_s, busy = row["steps_s"], row["busy"]["median"]
-                cells = [f"{steps_s['median']:.2f}", _range(steps_s, ".2f"),
-                         f"{img_s['median']:,.0f}",
-                         *(_marked(values, ratio) for ratio in times),
-                         f"{row['wait_ms']['median']:.2f}",
-                         "" if busy is None else f"{busy:.1%}"]  # fmt: skip
-            else:
-                ms = f"{1e3 / img_s['median']:.{2 if group[0] == 'cpu' else 4}f}"
-                cells = [f"{img_s['median']:,.0f}", _range(img_s, ",.0f"), ms]
-                cells += [_marked(values, ratio) for ratio in times]
-            cells += ["" if found is None else f"{found:.2f}"] * any(counted)
+                busy = row["busy"]["median"]
+                cells += [f"{row['wait_ms']['median']:.2f}", "" if busy is None else f"{busy:.1%}"]
+            cells += ["" if found is None else f"{found:.2f}"] * counted
             cells += [otherwise.get(row["label"], "")] * differ
             table.append([label(row), *cells])
         yield table
@@ -336,8 +328,8 @@ def _stages(values: Document) -> Table:
     for row in values["rows"]:
         if row["kind"] == "yolodata" and (stages := row.get("stages_ms")):
             label = f"{row['label']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-            label += "" if row.get("device", "cpu") == "cpu" else ", GPU"
-            label += "" if row.get("labels", "boxes") == "boxes" else f", {row['labels']}"
+            label += "" if row["device"] == "cpu" else ", GPU"
+            label += "" if row["labels"] == "boxes" else f", {row['labels']}"
             times = [f"{stages[stage]:.3f}" if stage in stages else "" for stage in STAGES]
             table.append([label, *times, f"{row['counts'].get('decodes', 0.0):.2f}"])
     return table

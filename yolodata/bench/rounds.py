@@ -162,10 +162,10 @@ class _Group:
     def _get_ready(self, found: Measured, session: Session) -> None:
         limit, began = self.plan.start_limit, time.monotonic()
         others = any(f.ready for f in self.rows if f.row.process == found.row.process)
-        session.send("start", found.row.id, limit)
         late = f"did not start within {limit:g} s, its limit (--start-limit)"
         # Beside others it gives up by itself: they must not be lost with the process.
-        found.ready = session.receive(limit + ANSWER_LIMIT if others else limit, late)
+        patience = limit + ANSWER_LIMIT if others else limit
+        found.ready = session.ask(patience, "start", found.row.id, limit, late=late)
         self.say(f"{found.row.id} is ready after {time.monotonic() - began:.0f} s")
 
     def _slice(self, found: Measured, session: Session, turn: int) -> None:
@@ -180,7 +180,7 @@ class _Group:
         found.profile = self._ask(session, "profile", found, steps)
 
     def _ask(self, session: Session, what: str, found: Measured, steps: int) -> Any:
-        limit = self.plan.seconds + (_STEPS_LIMIT if steps else 0)
+        limit = self.plan.seconds + ANSWER_LIMIT + (_STEPS_LIMIT if steps else 0)
         return session.ask(limit, what, found.row.id, self.plan.seconds, steps)
 
     def _try(self, found: Measured, step: Callable[..., None], *arguments: Any) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import psutil
 
 from yolodata import cgroup
 from yolodata.bench import cores, loader_yolodata
@@ -17,7 +17,7 @@ from yolodata.bench.subject import Batch, Row, Subject, Task
 from yolodata.machine import usable_cores
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.shards import reader
-from yolodata.telemetry import Reading
+from yolodata.telemetry import Reading, processor
 
 _CHUNK = 8 << 20  # bytes of one copy: long beside what Python needs to begin the next
 _CHUNKS = 8  # that a thread goes round, read and written; more than a core's share of any cache
@@ -53,24 +53,15 @@ def open_loader(row: Row, task: Task) -> Subject:
     }
     shards.close()
 
+    every = task.cores or range(os.cpu_count() or 1)
+
     def read() -> Reading:
         now, throttled = made.read(), cgroup.throttling()
         waited = 0.0 if throttled is None else throttled.throttled_s
-        more = {"cpu": time.process_time(), "busy": _busy(task.cores), "throttled": waited}
+        more = {"cpu": time.process_time(), "busy": processor.busy(every), "throttled": waited}
         return Reading({**now.seconds, **more}, now.counts)
 
     return replace(made, read=read, facts=lambda: facts)
-
-
-def _busy(numbers: Sequence[int]) -> float:
-    """Seconds in which some cores were not idle, since the machine began; all of them for none."""
-    every = psutil.cpu_times(percpu=True)
-    seconds = 0.0
-    for times in [every[n] for n in numbers if n < len(every)] if numbers else every:
-        seconds += sum(times) - times.idle - getattr(times, "iowait", 0.0)
-        # Time of guests is part of "user" and "nice" already.
-        seconds -= getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return seconds
 
 
 def open_memory(row: Row, task: Task) -> Subject:

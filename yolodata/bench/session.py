@@ -25,7 +25,7 @@ from yolodata.bench.subject import Jobs, Row, Subject, Task
 from yolodata.errors import YolodataError, starting
 from yolodata.isolation import child_environment
 
-ANSWER_LIMIT = 120.0  # seconds beyond what was asked for
+ANSWER_LIMIT = 120.0  # seconds beyond what an answer takes by itself
 _GRACE = 6.0  # seconds for children that were told to stop: workers of theirs end by themselves
 _LOG_LINES = 25
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -66,26 +66,21 @@ class Session:
         assert self._process.pid is not None
         self._pid = self._process.pid
 
-    def send(self, *message: Any) -> None:
-        """Ask for something; raises BenchError if the process is gone."""
-        if self._error:
-            raise BenchError(self._error)
-        try:
-            self._connection.send(message)
-        except OSError:
-            raise self._ended() from None
-
-    def receive(self, limit: float, late: str = "") -> Any:
-        """The answer.
+    def ask(self, limit: float, *message: Any, late: str = "") -> Any:
+        """Ask for something, and return the answer.
 
         Args:
             limit: seconds to wait for it.
+            message: see `server`.
             late: what to say if it does not come in time.
 
         Raises:
             BenchError: why there is none, with the end of the log.
         """
+        if self._error:
+            raise BenchError(self._error)
         try:
+            self._connection.send(message)
             if not self._connection.poll(max(0.0, limit)):
                 with contextlib.suppress(OSError):
                     os.kill(self._pid, signal.SIGUSR1)  # to write its threads' stacks into the log
@@ -98,11 +93,6 @@ class Session:
         if status != "done":
             raise self._failure(str(value), over=status == "over")
         return value
-
-    def ask(self, limit: float, *message: Any) -> Any:
-        """`send` and `receive`; `limit` is what the answer may take by itself."""
-        self.send(*message)
-        return self.receive(limit + ANSWER_LIMIT)
 
     def close(self) -> None:
         """End the child and everything it started; may be called twice."""

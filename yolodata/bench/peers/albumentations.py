@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import albumentations
@@ -10,23 +9,14 @@ import cv2
 import numpy as np
 import torch
 
-from yolodata.bench.peers.files import Files, Sample, torch_loader
-from yolodata.bench.subject import Row, Subject, Task
-
-GREY = 114
+from yolodata.bench.peers.files import GREY, Files, MosaicDataset, Sample
 
 
-def open_loader(row: Row, task: Task) -> Subject:
-    """Four decoded files a picture, in a DataLoader."""
-    files = Files(task)
-    return torch_loader(Mosaics(files, task.imgsz), row, task, files)
-
-
-class Mosaics(torch.utils.data.Dataset[Sample]):
-    """Each image in a mosaic with three others."""
+class Mosaics(MosaicDataset):
+    """Made by its own transform."""
 
     def __init__(self, files: Files, imgsz: int) -> None:
-        self.files, self.imgsz = files, imgsz
+        super().__init__(files, imgsz)
         size = (imgsz, imgsz)
         self.transform = albumentations.Compose(
             [
@@ -42,12 +32,9 @@ class Mosaics(torch.utils.data.Dataset[Sample]):
             bbox_params=albumentations.BboxParams("yolo", label_fields=["labels"], clip=True),
         )
 
-    def __len__(self) -> int:
-        return len(self.files)
-
     def __getitem__(self, image: int) -> Sample:
-        others = [random.randrange(len(self)) for _ in range(3)]
-        made = self.transform(**self._read(image), mosaic_metadata=list(map(self._read, others)))
+        first, *others = map(self._read, self.tiles(image))
+        made = self.transform(**first, mosaic_metadata=others)
         picture = torch.from_numpy(np.ascontiguousarray(made["image"].transpose(2, 0, 1)))
         labels = np.asarray(made["labels"], np.float32)[:, None]
         boxes = np.asarray(made["bboxes"], np.float32).reshape(-1, 4)
@@ -58,3 +45,6 @@ class Mosaics(torch.utils.data.Dataset[Sample]):
         picture = cv2.imread(self.files.images[image], cv2.IMREAD_COLOR_RGB)
         objects = self.files.objects[image]
         return {"image": picture, "bboxes": objects[:, 1:], "labels": objects[:, 0]}
+
+
+open_loader = Mosaics.in_torch_loader

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 from torch.utils.dlpack import from_dlpack
 
-from yolodata.bench.peers.files import Files, subject
+from yolodata.bench.peers.files import GREY, Files, subject
 from yolodata.bench.subject import Batch, Row, Subject, Task
-
-GREY = 114
 
 
 class Pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from yolodata.bench.subject import Batch, Row, Subject, Task
 from yolodata.telemetry import Reading
 
+GREY = 114
+"""Of what no picture covers."""
 Sample = tuple[torch.Tensor, torch.Tensor]
 """A picture, uint8 (3, S, S) RGB, and its objects, float32 (n, 5): class, then a box."""
 
@@ -64,20 +67,40 @@ def collate(samples: list[Sample]) -> Batch:
             "batch_idx": torch.cat(numbers)}  # fmt: skip
 
 
-def one_thread(_: int) -> None:
+def workers(row: Row) -> dict[str, Any]:
+    """How a DataLoader makes batches of samples."""
+    return {"num_workers": row.threads, "persistent_workers": row.threads > 0,
+            "collate_fn": collate, "worker_init_fn": _one_thread}  # fmt: skip
+
+
+def _one_thread(_: int) -> None:
     """In a worker: OpenCV works with one thread, as torch does there by itself."""
     cv2.setNumThreads(0)
 
 
-def torch_loader(dataset: Any, row: Row, task: Task, files: Files) -> Subject:
-    """A dataset of samples in torch's DataLoader."""
-    torch.manual_seed(task.seed)
-    loader: Any = torch.utils.data.DataLoader(
-        dataset, task.batch, shuffle=True, num_workers=row.threads, collate_fn=collate,
-        drop_last=len(dataset) >= task.batch, persistent_workers=row.threads > 0,
-        worker_init_fn=one_thread,
-    )  # fmt: skip
-    return subject(loader, row, task, files)
+class MosaicDataset(torch.utils.data.Dataset[Sample]):
+    """Each image in a mosaic with three others: four decoded files a picture."""
+
+    def __init__(self, files: Files, imgsz: int) -> None:
+        self.files, self.imgsz = files, imgsz
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def tiles(self, image: int) -> list[int]:
+        """The images of a mosaic."""
+        return [image, *(random.randrange(len(self)) for _ in range(3))]
+
+    @classmethod
+    def in_torch_loader(cls, row: Row, task: Task) -> Subject:
+        """The dataset in torch's DataLoader."""
+        torch.manual_seed(task.seed)
+        files = Files(task)
+        whole = len(files) >= task.batch
+        loader: Any = torch.utils.data.DataLoader(
+            cls(files, task.imgsz), task.batch, shuffle=True, drop_last=whole, **workers(row)
+        )
+        return subject(loader, row, task, files)
 
 
 def subject(

@@ -12,8 +12,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from yolodata.bench.peers.files import Files, collate, one_thread, subject
-from yolodata.bench.peers.torchvision import GREY, colours_and_flip, fitted
+from yolodata.bench.peers.files import GREY, Files, subject, workers
+from yolodata.bench.peers.torchvision import colours_and_flip, fitted
 from yolodata.bench.subject import Row, Subject, Task
 
 
@@ -46,9 +46,8 @@ def open_loader(row: Row, task: Task) -> Subject:
     dataset.files, dataset.imgsz = files, task.imgsz
     dataset.transform = v2.Compose(colours_and_flip())
     loader = litdata.StreamingDataLoader(
-        dataset, batch_size=task.batch, num_workers=row.threads, collate_fn=collate,
-        drop_last=True, persistent_workers=row.threads > 0, worker_init_fn=one_thread,
-    )  # fmt: skip
+        dataset, batch_size=task.batch, drop_last=True, **workers(row)
+    )
     made = subject(loader, row, task, files)
     made.close = lambda: shutil.rmtree(folder, ignore_errors=True)
     return made

@@ -11,16 +11,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from yolodata.bench.peers.files import Files, Sample, torch_loader
-from yolodata.bench.subject import Row, Subject, Task
-
-GREY = 114
-
-
-def open_loader(row: Row, task: Task) -> Subject:
-    """Four decoded files a picture, in a DataLoader."""
-    files = Files(task)
-    return torch_loader(Mosaics(files, task.imgsz), row, task, files)
+from yolodata.bench.peers.files import GREY, Files, MosaicDataset, Sample
 
 
 def colours_and_flip() -> list[Any]:
@@ -28,28 +19,25 @@ def colours_and_flip() -> list[Any]:
     return [v2.ColorJitter(brightness=0.4, saturation=0.7, hue=0.015), v2.RandomHorizontalFlip()]
 
 
-class Mosaics(torch.utils.data.Dataset[Sample]):
-    """Each image in a mosaic with three others."""
+class Mosaics(MosaicDataset):
+    """Made of tensors."""
 
     def __init__(self, files: Files, imgsz: int) -> None:
-        self.files, self.imgsz = files, imgsz
+        super().__init__(files, imgsz)
         # The canvas has twice the side. Scales from 0.5 to 1.5 show all of it to a ninth.
         self.transform = v2.Compose([
             v2.RandomResizedCrop(imgsz, scale=(1 / 9, 1.0), ratio=(1.0, 1.0)), *colours_and_flip(),
             v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2),
         ])  # fmt: skip
 
-    def __len__(self) -> int:
-        return len(self.files)
-
     def __getitem__(self, image: int) -> Sample:
         side = self.imgsz
         canvas = torch.full((3, 2 * side, 2 * side), GREY, dtype=torch.uint8)
         middle_x, middle_y = (int(random.uniform(0.5, 1.5) * side) for _ in range(2))
         boxes, labels = [], []
-        images = [image, *(random.randrange(len(self)) for _ in range(3))]
-        for number, at in enumerate(images):
-            tile = decoded(self.files, at, side)
+        for number, at in enumerate(self.tiles(image)):
+            self.files.count()
+            tile = fitted(decode_image(self.files.images[at], ImageReadMode.RGB), side)
             height, width = tile.shape[1:]
             left = middle_x - (width if number % 2 == 0 else 0)
             top = middle_y - (height if number < 2 else 0)
@@ -73,10 +61,7 @@ class Mosaics(torch.utils.data.Dataset[Sample]):
         return made["image"].as_subclass(torch.Tensor), objects.as_subclass(torch.Tensor)
 
 
-def decoded(files: Files, image: int, side: int) -> torch.Tensor:
-    """A picture (3, H, W), resized so that its longer side is `side`."""
-    files.count()
-    return fitted(decode_image(files.images[image], ImageReadMode.RGB), side)
+open_loader = Mosaics.in_torch_loader
 
 
 def fitted(picture: torch.Tensor, side: int) -> torch.Tensor:

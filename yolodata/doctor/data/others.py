@@ -5,11 +5,8 @@ from __future__ import annotations
 import resource
 import time
 
-import psutil
-
 from yolodata.machine import ranks_here, usable_cores
-
-_IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests' time is in user's too
+from yolodata.telemetry import processor
 
 
 class Others:
@@ -34,15 +31,9 @@ class Others:
     def _all(self) -> float:
         """Seconds in which our cores were not idle."""
         try:
-            cores = psutil.cpu_times(percpu=True)
+            return processor.busy(self._cores)
         except (OSError, RuntimeError):
             return 0.0
-        found = 0.0
-        for core in self._cores:
-            if core < len(cores):
-                times = cores[core]._asdict()
-                found += sum(value for name, value in times.items() if name not in _IDLE)
-        return found
 
 
 def _own() -> float:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 
 from yolodata.doctor.step import Step, WaitingStep
+from yolodata.telemetry import processor
 
 Batch = Mapping[str, Any]
 
@@ -245,23 +245,11 @@ class ProcessTree:
     """
 
     def __init__(self, *, with_own: bool) -> None:
-        me = psutil.Process()
         self._with_own = with_own
-        self._processes = [*([me] if with_own else []), *me.children(recursive=True)]
-        self._before, self._thread = self._read(), time.thread_time()
+        self._processes = processor.family()[0 if with_own else 1 :]
+        self._before, self._thread = processor.seconds(self._processes), time.thread_time()
 
     def seconds(self) -> tuple[float, float]:
         """Returns the seconds of all together, and of them those of this thread alone."""
         thread = time.thread_time() - self._thread if self._with_own else 0.0
-        used = [now - before for now, before in zip(self._read(), self._before, strict=True)]
-        return sum(used), thread
-
-    def _read(self) -> list[float]:
-        found = []
-        for process in self._processes:
-            try:
-                times = process.cpu_times()
-                found.append(times.user + times.system)
-            except psutil.Error:  # it has ended
-                found.append(0.0)
-        return found
+        return sum(processor.seconds(self._processes)) - sum(self._before), thread
