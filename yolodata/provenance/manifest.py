@@ -219,6 +219,20 @@ class RunManifest:
         ours = self.settings.yolodata
         return found | {f"settings.yolodata.{name}": value for name, value in ours.items()}
 
+    def tags(self) -> dict[str, str]:
+        """Returns what trackers search and compare runs by: versions, by names of ours."""
+        found = {"yolodata.settings": self.settings.checksum}
+        if self.dataset is not None:
+            found["yolodata.dataset"] = self.dataset.version
+        if self.no_dataset is not None:
+            found["yolodata.no_dataset"] = self.no_dataset
+        if self.git is not None:
+            found["yolodata.git_commit"] = self.git.commit
+            found["yolodata.git_changed"] = str(self.git.changed)
+        if "yolodata" in self.packages:
+            found["yolodata.version"] = self.packages["yolodata"]
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the file: plain values for JSON."""
         return {
