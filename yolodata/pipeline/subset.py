@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from yolodata.checks import shown, whole
 from yolodata.errors import ArgumentError, ConfigError
+from yolodata.images.resize import resized_shapes
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.schedule import ReuseWindow, reuse_window
 from yolodata.terminal import encodable
@@ -124,7 +125,9 @@ class Subset:
                 f"of imgsz={shards.meta.imgsz}; use that size, or pack again with --imgsz "
                 f"{self.imgsz} (shards of original files, --codec jpeg, serve any size)"
             )
-        return fitted_size(shards.orig_height[:images], shards.orig_width[:images], self.imgsz)
+        sides = shards.orig_height[:images], shards.orig_width[:images]
+        height, width = resized_shapes(*sides, self.imgsz)
+        return height.astype(np.uint32), width.astype(np.uint32)
 
     def _keep_classes(self, classes: Sequence[int]) -> None:
         wanted = [int(c) for c in classes]
@@ -296,18 +299,6 @@ def _image_count(shards: ShardDataset, fraction: float | int) -> int:
     return max(1, within)
 
 
-def fitted_size(
-    height: npt.NDArray[Any], width: npt.NDArray[Any], imgsz: int
-) -> tuple[UInt32, UInt32]:
-    """Returns sizes (N,), (N,) with `imgsz` as the longer side; the shorter is rounded up."""
-    ratio = imgsz / np.maximum(height, width).astype(np.float64)
-    sides = [
-        np.where(ratio == 1, side, np.minimum(np.ceil(side * ratio), imgsz)).astype(np.uint32)
-        for side in (height, width)
-    ]
-    return sides[0], sides[1]
-
-
 def check_open(shards: Any, or_else: str = "") -> None:
     """Raises ArgumentError for what is no open dataset; `or_else` says what is taken too."""
     from yolodata.shards.reader import ShardDataset
@@ -331,8 +322,9 @@ def open_shards(
     """
     if isinstance(shards, (str, os.PathLike)):
         from yolodata.shards import reader
+        from yolodata.shards.format import DATASET_FILE
 
-        one = (Path(shards) / "dataset.json").exists()
+        one = (Path(shards) / DATASET_FILE).exists()
         return reader.open(shards, split=default if split is None and not one else split)
     check_open(shards, "the path of a folder of shards, or ")
     if split not in (None, shards.meta.split):
