@@ -129,10 +129,9 @@ def _export(profiler: Any, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="yolodata-") as made, Folder.at(path.parent) as run:
         trace = Path(made) / path.name
         profiler.export_chrome_trace(str(trace))
-        with trace.open("rb") as content, run.temporary() as (temporary, file):
+        with trace.open("rb") as content, run.writing(path.name, durable=False) as file:
             while block := content.read(1 << 20):
                 write_all(file.fileno(), block)
-            run.rename(temporary, path.name, durable=False)
 
 
 def _owner(function: Any) -> Any:
