@@ -18,6 +18,7 @@ from yolodata.plain_yaml import read_plain_yaml
 from yolodata.redaction import stored
 from yolodata.telemetry.journal import read_journal
 from yolodata.telemetry.step_row import read_steps
+from yolodata.telemetry.steps import FILE
 from yolodata.terminal import cut
 
 _LIMIT = 16 << 20  # bytes of a JSON, of which a parser makes 60 times as many: ours have 10,000
@@ -158,14 +159,14 @@ def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
     totals: dict[int, int] = {}
     ends: dict[int, float] = {}
     try:
-        for row in read_steps(folder / "steps.csv"):
+        for row in read_steps(folder / FILE):
             lengths[row.epoch] = lengths.get(row.epoch, 0) + 1
             totals[row.epoch] = totals.get(row.epoch, 0) + row.images
             ends[row.epoch] = row.time
             if len(ends) > _EPOCHS:
-                raise ConfigError(f"{folder}: steps.csv has more than {_EPOCHS:,} epochs")
+                raise ConfigError(f"{folder}: {FILE} has more than {_EPOCHS:,} epochs")
     except OSError as error:
-        raise ConfigError(f"{folder} has no records of steps: steps.csv: {error}") from None
+        raise ConfigError(f"{folder} has no records of steps: {FILE}: {error}") from None
     whole = max(lengths.values(), default=0)
     found = [
         (ranks * totals[epoch], ends[epoch] - ends[before])

@@ -156,8 +156,8 @@ def _compiled(folder: Folder) -> str:
                 )
                 made = _build(compiler, cuda, archs, source, Path(work)).read_bytes()
                 folder.remove_temporary()
-                with folder.writing(plugin, mode=0o700) as file:
-                    write_all(file.fileno(), made)
+                with folder.writing(plugin, mode=0o700) as written:
+                    write_all(written.fileno(), made)
     except OSError as error:
         raise _unusable(folder.path, error) from error
     return plugin

@@ -131,13 +131,7 @@ class Subset:
 
     def _keep_classes(self, classes: Sequence[int]) -> None:
         wanted = [int(c) for c in classes]
-        names = self.shards.meta.names
-        unknown = sorted(set(wanted) - set(names))
-        if unknown:
-            raise ConfigError(
-                f"classes={list(classes)} names {unknown}, which the dataset does not have; it has "
-                f"0 to {max(names, default=-1)}"
-            )
+        check_classes(wanted, len(self.shards.meta.names))
         keep = np.isin(self.cls, np.asarray(wanted, dtype=np.float32))
         if keep.all():
             return
@@ -297,6 +291,20 @@ def _image_count(shards: ShardDataset, fraction: float | int) -> int:
         range(images), count, key=lambda i: i + bisect_left(left_out, shards.name(i))
     )
     return max(1, within)
+
+
+def check_classes(classes: Sequence[int], count: int) -> None:
+    """Refuses numbers of classes that a dataset of so many does not have.
+
+    Raises:
+        ConfigError: one is not below `count`.
+    """
+    unknown = sorted(number for number in set(classes) if not 0 <= number < count)
+    if unknown:
+        raise ConfigError(
+            f"classes={list(classes)} names {unknown}, which the dataset does not have; it has "
+            f"0 to {count - 1}"
+        )
 
 
 def check_open(shards: Any, or_else: str = "") -> None:

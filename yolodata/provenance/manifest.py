@@ -26,7 +26,7 @@ from typing import Any
 
 from yolodata.environment import versions
 from yolodata.errors import ConfigError
-from yolodata.files import read_regular
+from yolodata.files import CHECKSUM, read_regular
 from yolodata.folders import Folder
 from yolodata.provenance.dataset_version import DatasetVersion
 from yolodata.provenance.git_state import GitState
@@ -38,7 +38,6 @@ FILE = "manifest.json"
 VERSION = 1
 LARGEST = 1 << 20  # bytes; ours have about 5,000
 _LINES = 100  # of `continued`
-_CHECKSUM = re.compile("[0-9a-f]{16}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 PLACES = {
     "mode", "data", "project", "name", "exist_ok", "save_dir", "resume", "device", "workers",
@@ -90,7 +89,7 @@ class RunSettings:
             not isinstance(values, dict)
             or set(values) != {"checksum", "arguments", "yolodata"}
             or not isinstance(values["checksum"], str)
-            or not _CHECKSUM.fullmatch(values["checksum"])
+            or not CHECKSUM.fullmatch(values["checksum"])
             or not _is_named(values["arguments"])
             or not _is_named(values["yolodata"])
         ):

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.images.limits import MAX_PIXELS
 from yolodata.images.resize import resized_shapes
 from yolodata.shards.format import (
     MAX_NAME,
-    MAX_PIXELS,
     MAX_SAMPLE,
     MAX_SIDE,
     PAGE,

@@ -74,8 +74,7 @@ class StepRecorder:
         window: int = 50,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        name = FILE if rank == 0 else f"steps.rank{rank}.csv"
-        self.path = Path(folder) / name
+        self.path = Path(folder) / file_of(rank)
         self.hold = 0
         self._rows = Rows(self.path, COLUMNS)
         self._counters = counters
@@ -338,3 +337,8 @@ class _Total:
         if self.device:
             found["telemetry/device_mib"] = self.device / MIB
         return found
+
+
+def file_of(rank: int) -> str:
+    """Returns the name of the file of a rank."""
+    return FILE if rank == 0 else f"steps.rank{rank}.csv"
