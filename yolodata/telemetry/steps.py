@@ -91,10 +91,10 @@ class StepRecorder:
         self._summary, self._summary_at = "", 0.0
         self._epoch, self._step = 0, -1
         self._total = _Total()
-        self._mark = self._got = time.perf_counter()
+        self._began = self._got = time.perf_counter()
         self._told = 0
         self._read = Reading()
-        self._part, self._since = "", self._mark
+        self._part, self._since = "", self._began
         self._parts: dict[str, float] = {}
         self._between: tuple[float, float] | None = None
         self._stop = threading.Event()
@@ -123,7 +123,7 @@ class StepRecorder:
             )
             self._thread.start()
         self._read = self._counters.read() if self._counters else self._read
-        self._mark = self._since = time.perf_counter()
+        self._began = self._since = time.perf_counter()
         self._parts = dict.fromkeys(self._parts, 0.0)
 
     def between(self, validating: float, saving: float) -> None:
@@ -152,7 +152,7 @@ class StepRecorder:
         self.enter(self._part)
         now = self._since
         parts, self._parts = self._parts, dict.fromkeys(self._parts, 0.0)
-        seconds, waited = now - self._mark, self._got - self._mark
+        seconds, waited = now - self._began, self._got - self._began
         images, hits, decodes = self._told, 0, 0
         before = self._read
         if self._counters is not None:
@@ -162,7 +162,7 @@ class StepRecorder:
             hits = counts.get("hits", 0) - earlier.get("hits", 0)
             decodes = counts.get("decodes", 0) - earlier.get("decodes", 0)
             waited = read.seconds.get("wait", 0.0) - before.seconds.get("wait", 0.0)
-        self._mark = now
+        self._began = now
         self._step += 1
         levels = self._levels
         used = hits + decodes

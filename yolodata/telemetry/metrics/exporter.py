@@ -35,11 +35,11 @@ FOLDER = "metrics"
 """In the run folder: `totals.rankN.json`, and `target.rankN.json` of a rank on a free port."""
 
 _STARTED = ("steps", "images", "wait_seconds", "decode_images", "decode_seconds", "cache_hits",
-            "bad_images", "skipped_steps", "checkpoints", "checkpoint_write_seconds",
+            "unreadable_images", "skipped_steps", "checkpoints", "checkpoint_write_seconds",
             "step_seconds/sum")  # fmt: skip
 """Counters that are there from the beginning, so that their first events are seen to rise."""
 
-_COUNTED = {"decodes": "decode_images", "hits": "cache_hits", "unreadable": "bad_images"}
+_COUNTED = {"decodes": "decode_images", "hits": "cache_hits", "unreadable": "unreadable_images"}
 """The loader's counters, and what they are here."""
 
 
