@@ -29,9 +29,9 @@ CHILD = """
 import json, sys, threading, time
 from pathlib import Path
 from yolodata.diff.datasets import diff_datasets
+from yolodata.machine import process_memory
 def private():
-    text = open("/proc/self/status").read()
-    return 1024 * int(text.split("RssAnon:")[1].split()[0])
+    return process_memory()["RssAnon"]
 peak, done = 0, threading.Event()
 def watch():
     global peak

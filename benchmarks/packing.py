@@ -27,6 +27,7 @@ from pathlib import Path
 
 from yolodata.bench import drawing, results
 from yolodata.ingest import open_source, pack
+from yolodata.machine import usable_cores
 
 TARGET = 0.9
 IMGSZ = 640
@@ -120,7 +121,7 @@ def main() -> int:
     parser.add_argument("--drawn", type=int, default=300, help="pictures to draw (default: 300)")
     parser.add_argument("--images", type=int, default=8000, help="pictures to pack, with repeats")
     parser.add_argument("--rounds", type=int, default=5)
-    usable = sorted(os.sched_getaffinity(0))
+    usable = usable_cores()
     parser.add_argument("--cores", type=int, default=len(usable), help="use only so many")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

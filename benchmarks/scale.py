@@ -38,19 +38,16 @@ LIMIT_BYTES = 200.0
 CHILD = """
 import json, os, sys, time
 import numpy, xxhash, yolodata.shards
-def memory():
-    text = open("/proc/self/status").read()
-    keys = "RssAnon", "RssFile"
-    return {k: 1024 * int(text.split(k + ":")[1].split()[0]) for k in keys}
-before = memory()
+from yolodata.machine import process_memory
+before = process_memory()
 began = time.perf_counter()
 dataset = yolodata.shards.open(sys.argv[1], io=sys.argv[2])
 seconds = time.perf_counter() - began
-opened = memory()
+opened = process_memory()
 began = time.perf_counter()
 for i in range(0, len(dataset), max(1, len(dataset) // 20)):
     dataset.name(i), dataset.sample(i)[:64].sum()
-used = memory()
+used = process_memory()
 print(json.dumps({"seconds": seconds, "before": before, "opened": opened, "used": used}))
 """
 

@@ -48,8 +48,8 @@ from yolodata import (
     ValidationLoader,
 )
 from yolodata.bench import drawing, results
-from yolodata.doctor.memory.process import status
 from yolodata.ingest import pack
+from yolodata.machine import process_memory
 from yolodata.shards import open as open_shards
 
 LIMIT = 1.0  # percent an hour
@@ -83,7 +83,7 @@ class Held:
             if time.monotonic() > end:
                 break  # they count
             time.sleep(0.01)  # the thread that prepares batches ends itself
-        sizes = status()
+        sizes = process_memory()
         return cls(
             (time.monotonic() - began) / 60,
             sizes["RssAnon"] + sizes["RssShmem"] + sizes["VmSwap"],

@@ -49,7 +49,7 @@ def reseal(path: Path, columns: Columns, **changes: Any) -> None:
     )  # fmt: skip
     data = layout.header + columns_to_bytes(columns, keypoints)
     (path / "labels.safetensors").write_bytes(data)
-    digest = f"{xxhash.xxh3_64_intdigest(data):016x}"
+    digest = xxhash.xxh3_64_hexdigest(data)
     labels = {"file": "labels.safetensors", "nbytes": len(data), "checksum": digest}
     counts = {"images": len(columns["offset"]), "objects": len(columns["cls"])}
     sign(path, **{**counts, "labels": labels, **changes})
@@ -61,7 +61,7 @@ def sign(path: Path, **changes: Any) -> None:
     del content["checksum"]
     content.update(changes)
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))  # NaN, too
-    content["checksum"] = f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
+    content["checksum"] = xxhash.xxh3_64_hexdigest(text.encode())
     (path / "dataset.json").write_text(json.dumps(content))
 
 

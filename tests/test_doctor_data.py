@@ -23,9 +23,9 @@ from yolodata.doctor import step as doctor_step
 from yolodata.doctor.data import pace as measuring
 from yolodata.doctor.data import sample
 from yolodata.doctor.data.judgement import Measured, judge
+from yolodata.doctor.data.loaders import FileLoader
 from yolodata.doctor.data.others import Others
 from yolodata.doctor.data.pace import Pace, ProcessTree, joined, mean_is_known, of_loader
-from yolodata.doctor.data.subjects import FilesSubject
 from yolodata.doctor.examination import Outcome
 from yolodata.doctor.finding import Finding, ranked
 from yolodata.doctor.sections import examine
@@ -230,7 +230,7 @@ def test_a_step_waits_until_its_batch_is_handed_over(clock: SimpleNamespace) -> 
 def test_what_was_drained_makes_a_loader_no_slower(clock: SimpleNamespace) -> None:
     """Whoever drained it leaves nothing ready, which is so once."""
 
-    class Ahead(Queue):
+    class Prefetching(Queue):
         """Makes a batch while the step waits."""
 
         def _endless(self) -> Iterator[dict[str, Any]]:
@@ -240,7 +240,7 @@ def test_what_was_drained_makes_a_loader_no_slower(clock: SimpleNamespace) -> No
                 asked = clock.now
                 yield {}
 
-    found = of_loader(Ahead(0, made_ms=60.0, producers=1), WaitingStep(80.0), 80.0, 0.4)
+    found = of_loader(Prefetching(0, made_ms=60.0, producers=1), WaitingStep(80.0), 80.0, 0.4)
     assert found.step_ms == pytest.approx(80.0)
 
 
@@ -361,12 +361,12 @@ def test_upstream_is_told_of_no_file_that_it_would_not_end_with(
         patched.setattr(sample, "open_picture", lambda _: pytest.fail("it is opened"))
         assert sample.readable([str(sparse)]) == []
     cv2.imwrite(str(good), np.zeros((32, 32, 3), np.uint8))
-    subject = FilesSubject.__new__(FilesSubject)
-    vars(subject).update(_setup=SimpleNamespace(seed=0), _copies=SimpleNamespace(files=[tmp_path]))
-    subject._told = [str(pipe), str(good), str(sparse)]
-    assert subject._forgotten() == [str(good)]
-    subject._told = [str(pipe)]
-    assert subject._forgotten() == [str(tmp_path)]
+    loader = FileLoader.__new__(FileLoader)
+    vars(loader).update(_setup=SimpleNamespace(seed=0), _copies=SimpleNamespace(files=[tmp_path]))
+    loader._told = [str(pipe), str(good), str(sparse)]
+    assert loader._forgotten() == [str(good)]
+    loader._told = [str(pipe)]
+    assert loader._forgotten() == [str(tmp_path)]
 
 
 def test_pictures_stored_in_another_way_are_the_same_pictures(

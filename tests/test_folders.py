@@ -177,7 +177,7 @@ def test_a_folder_inside_one_is_no_link(mine: Path) -> None:
 
 
 def _fill_half(folder: Folder) -> None:
-    with folder.temporary() as (_, file):
+    with folder.writing("final") as file:
         file.write(b"half")
         raise OSError("the disk is full")
 

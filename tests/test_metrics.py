@@ -146,7 +146,8 @@ def test_the_loader_and_the_machine_are_read(exporter: Exporter, tmp_path: Path)
     counters.count("unreadable", 1)
     counters.add("decode", 0.25)
     found = exporter.read()
-    assert [found[name] for name in ("decode_images", "cache_hits", "bad_images")] == [7, 5, 1]
+    names = ("decode_images", "cache_hits", "unreadable_images")
+    assert [found[name] for name in names] == [7, 5, 1]
     assert found["decode_seconds"] == 0.25
     counters.count("hits")
     assert exporter.read()["cache_hits"] == 6

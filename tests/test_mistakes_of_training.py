@@ -136,7 +136,7 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("batch=2.5", "batch must be a whole number of images"),
         ("classes=[7]", "classes=[7] names [7], which the dataset does not have"),
         ("degrees=-10", "degrees must be 0 to 360, got -10"),
-        ("copy_paste_mode=nope", "copy_paste_mode must be flip or mixup"),
+        ("copy_paste_mode=nope", "copy_paste_mode must be one of flip, mixup"),
         ("split=test", "'test:' images not found"),
         ("data=coco.json", "Pack it first: yolodata shard coco.json coco.shards, and give data="),
         ("mode=val", "mode must be train"),

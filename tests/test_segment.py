@@ -146,7 +146,7 @@ def test_what_cannot_serve_is_refused(shapes: Path, tmp_path: Path, task: str) -
     outlines = packed(shapes, tmp_path / "o", "raw", 64)
     with pytest.raises(ConfigError, match=r"mask_ratio must be 1 to 64 \(imgsz\), got 65"):
         Loader(outlines, 2, **grouped(task="segment", mask_ratio=65))
-    with pytest.raises(ConfigError, match="copy_paste_mode must be flip or mixup"):
+    with pytest.raises(ConfigError, match="copy_paste_mode must be one of flip, mixup"):
         AugmentConfig(copy_paste_mode="paste")
 
 

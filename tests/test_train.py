@@ -31,7 +31,6 @@ from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.distributed import launch
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.exit_codes import Preempted
-from yolodata.train.learning_rate import lr_factor
 from yolodata.train.oom import largest_batch
 from yolodata.train.train_cli import processes_wanted
 from yolodata.train.trainer import UPLOAD_AT_STOP
@@ -496,10 +495,12 @@ def test_places_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_learning_rates_of_large_batches() -> None:
-    assert lr_factor("AdamW", 4.0, "auto") == 2.0
-    assert lr_factor("SGD", 4.0, "auto") == lr_factor("MuSGD", 4.0, "auto") == 1.0
-    assert lr_factor("SGD", 4.0, "linear") == 4.0
-    assert lr_factor("AdamW", 1.0, "sqrt") == lr_factor("AdamW", 0.5, "linear") == 1.0
+    auto, linear = TrainSettings(), TrainSettings(scale_lr="linear")
+    assert auto.lr_factor("AdamW", 4.0) == 2.0
+    assert auto.lr_factor("SGD", 4.0) == auto.lr_factor("MuSGD", 4.0) == 1.0
+    assert linear.lr_factor("SGD", 4.0) == 4.0
+    assert TrainSettings(scale_lr="sqrt").lr_factor("AdamW", 1.0) == 1.0
+    assert linear.lr_factor("AdamW", 0.5) == 1.0
 
 
 def test_random_generators_go_on() -> None:

@@ -106,7 +106,7 @@ def test_links_of_a_run_folder_are_not_followed(mine: Path, tmp_path: Path) -> N
         (run / name).symlink_to(mine / "last.pt")
     os.replace(run / "evaluated", whole.parent / "evaluated")
     run_folder.write_results(run / "results.csv", "epoch\n1\n")
-    run_folder.mark_evaluated(whole)
+    run_folder.note_evaluated(whole)
     assert run_folder.is_evaluated(whole)
     (run / "labels.jpg").symlink_to(mine / "last.pt")
     assert set(run_folder.files_beside(run)) == {

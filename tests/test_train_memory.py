@@ -10,12 +10,14 @@ import pytest
 import torch
 from training import TINY, arguments, prepare, train
 from ultralytics.cfg import get_cfg
+from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn import tasks
 
 from yolodata.errors import YolodataError
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.train import trainer_for
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.forward import largest_side
 from yolodata.train.loop import EpochLoop
 from yolodata.train.oom import most_objects, pending_bytes
 from yolodata.train.watchdog.supervisor import Supervisor
@@ -108,6 +110,24 @@ def test_a_dry_step_of_every_task(task: str, tmp_path: Path) -> None:
     EpochLoop(trainer, process_group, supervisor, no_saver).dry_step()  # type: ignore[arg-type]
     after = model.state_dict().values()
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("imgsz", [32, 320, 608, 640])  # 608 / 640 / 608 rounds up
+@pytest.mark.parametrize("multi_scale", [0.0, 0.01, 0.1, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("stride", [32, 64])
+def test_the_largest_side_is_upstreams(
+    imgsz: int, multi_scale: float, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imgsz = -(-imgsz // stride) * stride  # as upstream has made it when a trainer is set up
+    args = SimpleNamespace(imgsz=imgsz, multi_scale=multi_scale)
+    trainer = SimpleNamespace(args=args, stride=stride, device=torch.device("cpu"))
+    sides = []
+    for below in (1, stride, stride + 1, 2 * stride):  # what may be drawn, from the largest on
+        monkeypatch.setattr("random.randrange", lambda low, high, k=below: max(high - k, low))
+        pictures = torch.zeros(1, 1, imgsz, imgsz, dtype=torch.uint8)
+        batch = DetectionTrainer.preprocess_batch(trainer, {"img": pictures})
+        sides.append(batch["img"].shape[-1])
+    assert largest_side(imgsz, multi_scale, stride) == max(sides)
 
 
 def test_the_most_that_can_meet() -> None:

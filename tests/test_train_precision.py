@@ -13,7 +13,6 @@ from training import BATCHES, arguments, prepare, train
 from yolodata.train import trainer_for
 from yolodata.train.distributed.global_loss import GlobalLoss
 from yolodata.train.distributed.process_group import ProcessGroup
-from yolodata.train.loop import EpochLoop
 
 SMALLER = """
 nc: 3
@@ -60,7 +59,7 @@ def test_training_in_bfloat16(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Upstream refuses bfloat16 on CPUs, so that autocast is entered in its place.
     """
     bfloat16 = torch.autocast("cpu", torch.bfloat16)
-    monkeypatch.setattr(EpochLoop, "_autocast", lambda self: bfloat16)
+    monkeypatch.setattr("yolodata.train.loop.precision", lambda trainer: bfloat16)
     seen: set[Any] = set()
 
     def begin(trainer: Any) -> None:

@@ -68,7 +68,7 @@ def test_upstreams_pictures(albumentations: ModuleType, yaml: Path) -> None:
     assert tally.missed("albumentations", "all", report)
 
 
-def test_a_loader_makes_every_sample_as_if_it_were_retouched(
+def test_a_loader_makes_every_sample_as_its_transforms_alone_would(
     albumentations: ModuleType, shards: dict[str, Path]
 ) -> None:
     """Also those that it renders in one go, because nothing fires."""
@@ -80,7 +80,7 @@ def test_a_loader_makes_every_sample_as_if_it_were_retouched(
         dataset, 8, **grouped(augment=config, transforms=transforms, seed=5, threads=2)
     ) as loader:
         made = [picture for batch in loader for picture in batch["img"].numpy()]
-        retouches = loader.telemetry.read().counts["transformed"]
+        transformed = loader.telemetry.read().counts["transformed"]
     plain = 0
     for position, seed in enumerate(seeds(5, 0, np.arange(len(dataset)))):
         recipe = yolodata.plan(config, dataset, seed=5, position=position)
@@ -91,7 +91,7 @@ def test_a_loader_makes_every_sample_as_if_it_were_retouched(
         assert (made[position] == wanted).all()
         plain += bool((wanted == yolodata.render(recipe, images)).all())
     assert 5 < plain < len(dataset) - 5
-    assert retouches >= len(dataset) - plain
+    assert transformed >= len(dataset) - plain
 
 
 def stream(shards: Path, transforms: Any, **settings: Any) -> list[str]:

@@ -532,7 +532,7 @@ def test_nothing_is_left_behind(store: S3Server, url: str, tmp_path: Path) -> No
 def test_settings_that_cannot_work_are_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ConfigError, match="keep must be a whole number from 1, got 0"):
+    with pytest.raises(ConfigError, match="keep must be at least 1, got 0"):
         Uploader("memory://x", keep=0)
     with pytest.raises(ConfigError, match=r"must be a path or one .*s3://.* got 'nosuch://x'"):
         Uploader("nosuch://x")

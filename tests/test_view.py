@@ -124,7 +124,10 @@ def test_grid(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--augment", "--position", "-1"], "--position must be 0 to 8"),
         (["--augment", "--set", "mosaik=1"], "--set must be NAME=VALUE with one of bgr"),
         (["--augment", "--set", "mosaic=much"], "mosaic must be a finite number, got 'much'"),
-        (["--augment", "--set", "copy_paste_mode=zoom"], "copy_paste_mode must be flip or mixup"),
+        (
+            ["--augment", "--set", "copy_paste_mode=zoom"],
+            "copy_paste_mode must be one of flip",
+        ),
         (["--augment", "--set", "mosaic=2"], "mosaic must be 0 to 1"),
         (["--count", "0"], "--count must be 1 to 400"),
         (["--count", "401"], "--count must be 1 to 400, got 401"),

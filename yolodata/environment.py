@@ -25,7 +25,7 @@ _OPTIONAL = ("albumentations", "opencv-python-headless", "nvidia-dali-cuda120",
 def machine() -> dict[str, Any]:
     """Processor, cores, NUMA nodes, memory (GiB), system, load; and `gpu`, if there is one."""
     found: dict[str, Any] = {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "architecture": platform.machine(),
         "cores_usable": len(usable_cores()),
         "cores_total": os.cpu_count(),
@@ -85,7 +85,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Model of the processor, as the system calls it."""
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
     for line in text.splitlines():

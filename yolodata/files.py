@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 Buffer = bytes | bytearray | memoryview
+
+CHECKSUM = re.compile(r"[0-9a-f]{16}")
+"""What `file_checksum` returns: XXH3-64, as 16 hexadecimal digits."""
 
 _BLOCK = 4 << 20  # bytes read at a time
 _KINDS = {
@@ -74,11 +78,7 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     """
     fd = open_regular(path)
     try:
-        size = os.fstat(fd).st_size
-        if size > limit:
-            raise OSError(
-                errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
-            )
+        size = _size(fd, path, limit)
         # As many bytes as there are, and not `limit`: so many would be set aside for each file.
         data = os.read(fd, min(size + 1, limit))
         while more := os.read(fd, min(limit - len(data), _BLOCK)):  # short, growing, of no size
@@ -98,11 +98,7 @@ def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20)
         OSError: as `read_regular`.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise OSError(
-                errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
-            )
+        _size(file.fileno(), path, limit)
         while line := file.readline(longest):
             whole = len(line) < longest or line.endswith(b"\n")
             if whole:
@@ -110,6 +106,15 @@ def read_lines(path: str | os.PathLike[str], limit: int, longest: int = 1 << 20)
             while not whole:
                 rest = file.readline(longest)
                 whole = len(rest) < longest or rest.endswith(b"\n")
+
+
+def _size(fd: int, path: str | os.PathLike[str], limit: int) -> int:
+    size = os.fstat(fd).st_size
+    if size > limit:
+        raise OSError(
+            errno.EFBIG, f"has {size} bytes, at most {limit} are allowed", os.fspath(path)
+        )
+    return size
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

@@ -191,26 +191,35 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.fd)
 
-    def replace(
-        self, name: str, data: Buffer, by: Folder | None = None, *, durable: bool = True
-    ) -> None:
-        """Gives a file new content: whoever reads it finds the old or the new one whole.
+    @contextlib.contextmanager
+    def writing(
+        self, name: str, by: Folder | None = None, *, mode: int = 0o666, durable: bool = True
+    ) -> Iterator[BinaryIO]:
+        """Writes a file anew: whoever reads it finds the old or the new one whole.
 
-        What has the name is not written to. A link of that name is replaced, not followed.
+        What has the name is not written to. A link of that name is replaced, not followed. If the
+        block raises, all stays as it was.
 
         Args:
             name: of the file.
-            data: its content.
             by: a folder of the same file system to write the new file in; this one by default.
-            durable: it is on the disk when this returns; False: the system writes it when it likes,
-                and after a power cut an older one may be there.
+            mode: of the new file.
+            durable: it is on the disk at the end; False: the system writes it when it likes, and
+                after a power cut an older one may be there.
         """
         by = by or self
-        with by.temporary() as (temporary, file):
-            write_all(file.fileno(), data)
+        with by.temporary(mode) as (temporary, file):
+            yield file
             if durable:
                 os.fsync(file.fileno())
             by.rename(temporary, name, self, durable=durable)
+
+    def replace(
+        self, name: str, data: Buffer, by: Folder | None = None, *, durable: bool = True
+    ) -> None:
+        """Gives a file new content; see `writing`."""
+        with self.writing(name, by, durable=durable) as file:
+            write_all(file.fileno(), data)
 
     def replace_alone(self, name: str, data: Buffer) -> None:
         """`replace`, one process at a time, and without what killed ones left of theirs.

@@ -63,6 +63,20 @@ def available_memory(root: Path = cgroup.ROOT) -> int:
     return free if limited is None else min(free, limited)
 
 
+def process_memory() -> dict[str, int]:
+    """Returns the sizes in `/proc/self/status` in bytes, by name: VmHWM, RssAnon, RssFile, ….
+
+    Raises:
+        OSError: this system has no such file.
+    """
+    found = {}
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            found[name] = int(value.split()[0]) * 1024
+    return found
+
+
 def give_back_memory() -> None:
     """Gives memory that was freed, and that the allocator kept, back to the system.
 

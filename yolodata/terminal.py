@@ -70,6 +70,12 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def shortened(text: object, most: int = 200) -> str:
+    """Returns the beginning of a text, `printable`, of so many signs at most."""
+    found = printable(text)
+    return found if len(found) <= most else f"{found[: most - 1]}…"
+
+
 def cut(text: str, lines: int = 40, signs: int = 8_000) -> str:
     """Cuts a message off that quotes what has no end, as the path in a made-up YAML."""
     kept = "\n".join(text.split("\n")[:lines])[:signs]

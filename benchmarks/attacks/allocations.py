@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 
 from . import kills, shim
-from .children import in_child, run_command, trial
-from .disk_faults import _without_work
+from .children import in_child, trial
+from .disk_faults import _judge
 from .drawn import contents, lay_out, packed
-from .kills import _difference, _half_valid, _undisturbed
+from .kills import _undisturbed
 from .said import ended_well
 from .verdict import Verdict
 
@@ -81,19 +81,7 @@ def _writing(random: Random, folder: Path, verdict: Verdict) -> None:
     what = f"{command}: allocation {after} of at least {least} bytes fails"
     trial(what)
     ended = _refused(list(clean.words), folder, after, least)
-    if not ended_well(verdict, ended, what, allowed=(0, 2), memory=True):
-        return
-    _half_valid(folder / "out", clean, what, verdict)
-    if ended.status == 0 and (wrong := _difference(_without_work(folder), clean.after)):
-        verdict.found("undetected", f"{what}: status 0, but {wrong}: {ended.said[-800:]}")
-    if verdict.findings:
-        return
-    trial(f"{what}, then again")
-    again = run_command(list(clean.words), folder)
-    if not ended_well(verdict, again, f"{what}, then again", allowed=(0,)):
-        return
-    if wrong := _difference(contents(folder / "out"), clean.after):
-        verdict.found("half valid", f"{what}, then again: {wrong}: before: {ended.said[-500:]}")
+    _judge(ended, clean, folder, what, verdict, memory=True)
 
 
 def _reading(random: Random, folder: Path, verdict: Verdict) -> None:

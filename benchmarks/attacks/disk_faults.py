@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from . import kills, shim
-from .children import in_child, run_command, trial
+from .children import Ended, in_child, run_command, trial
 from .drawn import contents, lay_out, packed
 from .kills import _difference, _half_valid, _undisturbed
 from .said import ended_well
@@ -98,11 +98,23 @@ def _with_faults(
         return status
 
     ended = in_child(action, group=False)
-    if not ended_well(verdict, ended, what, allowed=(0, 2)):
+    _judge(ended, clean, folder, what, verdict)
+
+
+def _judge(
+    ended: Ended,
+    clean: kills._Undisturbed,
+    folder: Path,
+    what: str,
+    verdict: Verdict,
+    memory: bool = False,
+) -> None:
+    """Whether a command that was hindered ended well, and does its work when called again."""
+    if not ended_well(verdict, ended, what, allowed=(0, 2), memory=memory):
         return
     _half_valid(folder / "out", clean, what, verdict)
     if ended.status == 0 and (wrong := _difference(_without_work(folder), clean.after)):
-        verdict.found("undetected", f"{what}: status 0, but {wrong}: {ended.said[-500:]}")
+        verdict.found("undetected", f"{what}: status 0, but {wrong}: {ended.said[-800:]}")
     if verdict.findings:
         return
     trial(f"{what}, then again")

@@ -153,5 +153,5 @@ def changes(before: dict[str, str], after: dict[str, str]) -> str:
 def sealed(content: dict[str, object]) -> bytes:
     """Gives a dataset.json with the checksum that fits its content."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    checksum = f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
+    checksum = xxhash.xxh3_64_hexdigest(text.encode())
     return json.dumps({**content, "checksum": checksum}).encode()

@@ -199,7 +199,7 @@ def _hostile_node(random: Random, content: Any) -> str:
 def _resealed_labels(files: dict[str, bytes], labels: bytes) -> None:
     content = _content(files)
     content["labels"]["nbytes"] = len(labels)
-    content["labels"]["checksum"] = f"{xxhash.xxh3_64_intdigest(labels):016x}"
+    content["labels"]["checksum"] = xxhash.xxh3_64_hexdigest(labels)
     files[_LABELS], files["dataset.json"] = labels, sealed(content)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from yolodata.machine import usable_cores
+
 from .conditions import Conditions
-from .data_fault import DataFault, Severity, busy_cores, usable
+from .data_fault import DataFault, Severity, busy_cores
 
 
 class Cores(DataFault):
@@ -19,7 +21,7 @@ class Cores(DataFault):
 
     def how_bad(self, rng: random.Random) -> dict[str, Any]:
         """Which cores are left, at most half of those that workers would use."""
-        return {"cores": rng.sample(usable(), rng.randint(1, max(1, busy_cores() // 2)))}
+        return {"cores": rng.sample(usable_cores(), rng.randint(1, max(1, busy_cores() // 2)))}
 
     def worsen(self, conditions: Conditions, severity: Severity) -> Conditions:
         """On these cores."""

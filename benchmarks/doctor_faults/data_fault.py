@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from yolodata.machine import usable_cores
 
 from .conditions import WORKERS, Conditions, injected
 from .fault import Case
@@ -77,11 +78,6 @@ def together(faults: Sequence[tuple[DataFault, Severity]], batch: int, margin: f
     return conditions
 
 
-def usable() -> list[int]:
-    """Numbers of the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0))
-
-
 def busy_cores() -> int:
     """How many cores Ultralytics' workers keep busy without a fault."""
-    return min(len(usable()), WORKERS)
+    return min(len(usable_cores()), WORKERS)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from yolodata.machine import usable_cores
+
 DIFFERENT = 192  # pictures that are drawn
 LARGE = 48  # of them that are enlarged: 4K pictures take long to encode
 NAMES = 6000  # of files; more than are read in a run
@@ -57,7 +59,7 @@ def _drawn() -> Path:
     from yolodata.bench import drawing
 
     folder = _root() / "0"
-    drawing.write(folder, DIFFERENT, seed=0, threads=os.cpu_count() or 1)
+    drawing.write(folder, DIFFERENT, seed=0, threads=len(usable_cores()))
     return folder
 
 
@@ -82,7 +84,7 @@ def _made(pictures: Pictures) -> Path:
         width = pictures.width if large[number] else 0
         _store(files[number], store / f"{number}.jpg", width, progressive[number])
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(len(usable_cores())) as pool:
         list(pool.map(one, range(len(files))))
     for number in range(NAMES):
         file = files[number % len(files)]

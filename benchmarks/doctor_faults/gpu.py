@@ -7,7 +7,6 @@ the doctor concludes from a link, and not that a GPU is read correctly or copies
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench import drawing
+from yolodata.machine import usable_cores
 
 from .fault import Case
 
@@ -53,7 +53,7 @@ class NarrowLink:
     @contextmanager
     def inject(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
         """Draws a dataset; the probe says what NVML would say of such a GPU."""
-        drawing.write(folder / "set", IMAGES, seed=0, threads=os.cpu_count() or 1)
+        drawing.write(folder / "set", IMAGES, seed=0, threads=len(usable_cores()))
         yield Case(
             arguments=[
                 str(folder / "set" / "data.yaml"), f"batch={severity['batch']}",

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from yolodata.machine import usable_cores
+
 from .conditions import Conditions, injected
-from .data_fault import usable
 from .datasets import Pictures
 from .fault import Case
 
@@ -24,8 +25,8 @@ MARGIN = (1.6, 2.6)
 VARIANTS = {
     "plain": Conditions(),
     "far disk": Conditions(disk=(1.0, 300.0)),
-    "few cores": Conditions(cores=tuple(usable()[: max(1, len(usable()) // 2)])),
-    "quota": Conditions(quota=0.7 * len(usable())),
+    "few cores": Conditions(cores=usable_cores()[: max(1, len(usable_cores()) // 2)]),
+    "quota": Conditions(quota=0.7 * len(usable_cores())),
     "progressive": Conditions(pictures=Pictures(progressive=1.0)),
     "large": Conditions(pictures=Pictures(width=1280)),
 }

@@ -21,8 +21,9 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
+from yolodata.machine import usable_cores
+
 from .cpu_quota import remove
-from .data_fault import usable
 from .fault import Case
 
 RANKS = 2
@@ -70,7 +71,7 @@ def step_ms(prefix: Sequence[str], environment: Mapping[str, str], seconds: floa
 
 def core_of(rank: int) -> int:
     """The core that a rank stays on: ranks that move would take each other's."""
-    cores = usable()  # `nproc` would be one: torchrun and Ultralytics set OMP_NUM_THREADS
+    cores = usable_cores()  # `nproc` would be one: torchrun and Ultralytics set OMP_NUM_THREADS
     return cores[rank % len(cores)]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from yolodata.bench import drawing
+from yolodata.machine import usable_cores
 
 from .fault import Case
 
@@ -59,7 +60,7 @@ class SharedMemory:
     @contextmanager
     def inject(self, severity: Mapping[str, Any], folder: Path) -> Iterator[Case]:
         """Draws a dataset; the command runs in a namespace with a small /dev/shm."""
-        drawing.write(folder / "set", IMAGES, seed=0, threads=os.cpu_count() or 1)
+        drawing.write(folder / "set", IMAGES, seed=0, threads=len(usable_cores()))
         yield Case(
             arguments=[
                 str(folder / "set" / "data.yaml"), f"batch={severity['batch']}",

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER
+
+from yolodata.machine import process_memory
 
 
 def main() -> None:
@@ -24,11 +25,8 @@ def main() -> None:
         nonlocal made
         made += 1
         if made == steps:
-            sizes = dict(
-                line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
-            )
-            peak, files = (int(sizes[name].split()[0]) for name in ("VmHWM", "RssFile"))
-            print(f"peak_bytes={1024 * (peak - files)}", flush=True)
+            sizes = process_memory()
+            print(f"peak_bytes={sizes['VmHWM'] - sizes['RssFile']}", flush=True)
             os._exit(0)  # the rest of the epoch is not wanted
 
     model = YOLO("yolo26n.yaml")

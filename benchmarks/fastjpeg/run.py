@@ -12,22 +12,14 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import shlex
 import subprocess
 import tempfile
 from pathlib import Path
 
+from yolodata.environment import cpu
+
 SOURCE = Path(__file__).parent / "fastjpeg.cpp"
-
-
-def cpu() -> str:
-    """Return the model name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")),
-        platform.machine(),
-    )
 
 
 def main() -> None:

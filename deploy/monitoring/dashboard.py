@@ -173,7 +173,8 @@ def data() -> list[timeseries.Panel]:
               about="Past the page cache."),
         graph("Received from the network", "Bps", (rate("network_receive_bytes_total"), HOST),
               about="By the whole machine, loopback excluded."),
-        graph("Images that cannot be read", "none", (f"yolodata_bad_images_total{RUN}", RANK)),
+        graph("Images that cannot be read", "none",
+              (f"yolodata_unreadable_images_total{RUN}", RANK)),
     ]  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def labels_file(data: bytes) -> None:
         del content[int(data[-1]) :]
     labels = bytes(content)
     entry = shards.format.LabelsEntry(
-        meta.labels.file, len(labels), f"{xxhash.xxh3_64_intdigest(labels):016x}"
+        meta.labels.file, len(labels), xxhash.xxh3_64_hexdigest(labels)
     )
     (path / meta.labels.file).write_bytes(labels)
     (path / DATASET_FILE).write_bytes(meta.with_results(labels=entry).to_json())

@@ -18,6 +18,7 @@ from yolodata.plain_yaml import read_plain_yaml
 from yolodata.redaction import stored
 from yolodata.telemetry.journal import read_journal
 from yolodata.telemetry.step_row import read_steps
+from yolodata.telemetry.steps import FILE
 from yolodata.terminal import cut
 
 _LIMIT = 16 << 20  # bytes of a JSON, of which a parser makes 60 times as many: ours have 10,000
@@ -161,18 +162,18 @@ def _epochs(folder: Path, ranks: int) -> tuple[float, float]:
     totals: dict[int, int] = {}
     ends: dict[int, float] = {}
     try:
-        for row in read_steps(folder / "steps.csv"):
+        for row in read_steps(folder / FILE):
             lengths[row.epoch] = lengths.get(row.epoch, 0) + 1
             totals[row.epoch] = totals.get(row.epoch, 0) + row.images
             ends[row.epoch] = row.time
             if len(ends) > _EPOCHS:
                 raise ConfigError(
-                    f"{folder}: steps.csv must have at most {_EPOCHS:,} epochs, got more; give "
+                    f"{folder}: {FILE} must have at most {_EPOCHS:,} epochs, got more; give "
                     "another run"
                 )
     except OSError as error:
         raise ConfigError(
-            f"{folder}: has no records of steps: steps.csv: {error}; train with `yolodata train` "
+            f"{folder}: has no records of steps: {FILE}: {error}; train with `yolodata train` "
             "(and without yolodata.telemetry=False)"
         ) from None
     whole = max(lengths.values(), default=0)

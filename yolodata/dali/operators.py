@@ -35,6 +35,7 @@ from yolodata.errors import ConfigError
 from yolodata.files import write_all
 from yolodata.folders import Folder
 from yolodata.machine import usable_cores
+from yolodata.pipeline.gpu.jpeg_decoder import importing_dali
 
 log = logging.getLogger("yolodata")
 
@@ -62,13 +63,8 @@ def load(cache: str | Path | None = None) -> Path:
     """
     global _loaded
     if _loaded is None:
-        try:
+        with importing_dali():
             from nvidia.dali import plugin_manager
-        except ImportError as error:
-            raise ConfigError(
-                f"DALI cannot be imported ({error}); install nvidia-dali-cuda120, or another build "
-                "of it"
-            ) from None
         with _private(_cache_folder(cache)) as folder:
             plugin = _compiled(folder)
             plugin_manager.load_library(f"/proc/self/fd/{folder.fd}/{plugin}")
@@ -160,10 +156,8 @@ def _compiled(folder: Folder) -> str:
                 )
                 made = _build(compiler, cuda, archs, source, Path(work)).read_bytes()
                 folder.remove_temporary()
-                with folder.temporary(mode=0o700) as (temporary, written):
+                with folder.writing(plugin, mode=0o700) as written:
                     write_all(written.fileno(), made)
-                    os.fsync(written.fileno())
-                    folder.rename(temporary, plugin)
     except OSError as error:
         raise _unusable(folder.path, error) from error
     return plugin

@@ -18,7 +18,7 @@ from yolodata.provenance.dataset_version import version_of
 from yolodata.shards.format import SPLITS
 from yolodata.shards.json_text import quoted
 from yolodata.shards.left_out import read_left_out
-from yolodata.terminal import printable
+from yolodata.terminal import printable, shortened
 
 _SHOWN = 20  # images of each list, and classes, that are shown without --all
 _CLASSES = 5  # that a line names with their counts; JSON has all
@@ -362,5 +362,4 @@ def _decoded(name: bytes) -> str:
 
 
 def _cut(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shortened(text, _LONGEST)

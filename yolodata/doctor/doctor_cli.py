@@ -16,12 +16,13 @@ from yolodata.errors import ConfigError
 from yolodata.outputs import check_output
 from yolodata.plain_yaml import read_settings
 from yolodata.redaction import refuse_secrets, stored
+from yolodata.telemetry.steps import FILE
 
 if TYPE_CHECKING:
     from yolodata.doctor.report import Report
     from yolodata.doctor.setup import Setup
 
-_OF_A_RUN = ("args.yaml", "steps.csv")
+_OF_A_RUN = ("args.yaml", FILE)
 """Files of which the folder of a run has one."""
 
 _OF_A_SETUP = {"seconds": "seconds", "step": "step_ms", "loader": "loader", "seed": "seed"}
@@ -188,7 +189,7 @@ def _named(setup: Setup) -> dict[str, Any]:
 
 def _setup(args: argparse.Namespace) -> Setup:
     """What is examined, as the command line has it."""
-    from yolodata.doctor.setup import Setup
+    from yolodata.doctor.setup import GIVE, Setup
     from yolodata.train.train_cli import gpus_wanted
     from yolodata.ultralytics.auto_pack import is_shards
     from yolodata.ultralytics.command_line import read_arguments
@@ -206,7 +207,7 @@ def _setup(args: argparse.Namespace) -> Setup:
     if Path(args.data).is_dir() and not is_shards(args.data):
         raise ConfigError(
             f"{args.data}: is a folder that holds no shards and none of {', '.join(_OF_A_RUN)}; "
-            "give a dataset YAML, a folder of shards or the folder of a run"
+            + GIVE
         )
     given: dict[str, Any] = {
         name: getattr(args, option)

@@ -14,6 +14,9 @@ machine, set up well, would not take. risk: it may harm. opportunity: nothing is
 something would be faster. The first three are complaints.
 """
 
+NOTICED = 0.05
+"""Share of a step from which a loss is one; machines differ by less from minute to minute."""
+
 _ORDER = {"breaks": 0, "slow": 1, "risk": 2, "opportunity": 3}
 
 

@@ -15,6 +15,7 @@ from yolodata.ultralytics.auto_pack import is_shards
 
 LOADERS = ("ultralytics", "yolodata")
 MODEL = "yolo26n.yaml"
+GIVE = "give a dataset YAML, a folder of shards or the folder of a run"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,7 @@ class Setup:
             one_of("loader", self.loader, LOADERS)
         if not (os.path.isfile(self.data) or os.path.isdir(self.data)):
             what = "neither a file nor a folder" if os.path.exists(self.data) else "not there"
-            raise ConfigError(
-                f"{self.data}: is {what}; give a dataset YAML, a folder of shards or the folder of "
-                "a run"
-            )
+            raise ConfigError(f"{self.data}: is {what}; {GIVE}")
         if self.settings and self.loader == "ultralytics":
             raise ConfigError(
                 f"loader=ultralytics takes no settings of yolodata, got {', '.join(self.settings)}"

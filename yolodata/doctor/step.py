@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolodata import terminal
 from yolodata.doctor.setup import Setup
+from yolodata.train.forward import forward, precision
 from yolodata.ultralytics.auto_pack import describe_shards, is_shards
 from yolodata.ultralytics.command_line import open_model, refusals_as_errors
 
@@ -85,16 +85,9 @@ class ModelStep:
 
     def forward(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Returns the loss, a scalar on the device."""
-        trainer = self.trainer
-        kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
-        with autocast(kind, device=self.device.type):
-            prepared = trainer.preprocess_batch(dict(batch))
-            if trainer.args.compile:  # only the network is compiled
-                predictions = trainer.model(prepared["img"])
-                found = unwrap_model(trainer.model).loss(prepared, predictions)
-            else:
-                found = trainer.model(prepared)
-        return found[0].sum()  # type: ignore[no-any-return]
+        with precision(self.trainer):
+            loss, _ = forward(self.trainer, self.trainer.preprocess_batch(dict(batch)))
+        return loss.sum()
 
     def __call__(self, batch: Mapping[str, Any]) -> float:
         """Makes one step and waits for its end; returns the loss."""

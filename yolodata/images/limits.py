@@ -27,7 +27,7 @@ from yolodata.images.headers import Header
 from yolodata.machine import available_memory
 
 MOST_SCANNED = 1 << 31  # pixels, over all scans
-_OPENCV = 1 << 30
+MAX_PIXELS = 1 << 30  # OpenCV's own limit
 _BYTES = 20  # of memory a pixel
 _LARGE = 1 << 25  # pixels: smaller ones do not wait for each other
 
@@ -37,7 +37,7 @@ def most_pixels() -> int:
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS
-    return _OPENCV if limit is None else min(2 * int(limit), _OPENCV)
+    return MAX_PIXELS if limit is None else min(2 * int(limit), MAX_PIXELS)
 
 
 def most_bytes() -> int:

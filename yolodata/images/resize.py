@@ -30,7 +30,7 @@ def resized_shape(height: int, width: int, imgsz: int) -> tuple[int, int]:
 
 
 def resized_shapes(height: Array, width: Array, imgsz: int) -> tuple[Array, Array]:
-    """Does the same for columns of sizes (N,); returns float64 columns (N,), whole numbers."""
+    """Does the same for columns of sizes (N,); returns whole numbers, as float64 columns (N,)."""
     h, w = height.astype(np.float64), width.astype(np.float64)
     ratio = imgsz / np.maximum(h, w)
     return np.minimum(np.ceil(h * ratio), imgsz), np.minimum(np.ceil(w * ratio), imgsz)

@@ -18,9 +18,8 @@ from yolodata.shards.info import describe, info_text, total_text
 from yolodata.shards.left_out import read_left_out
 from yolodata.shards.reader import splits
 from yolodata.shards.verify_cli import dataset_folders
-from yolodata.terminal import printable
+from yolodata.terminal import printable, shortened
 
-_LONGEST = 200  # characters of a value that is shown
 _FIRST = ("model", "epochs", "batch", "imgsz", "optimizer", "seed")
 
 
@@ -99,10 +98,10 @@ def _print_dataset(path: Path, args: argparse.Namespace) -> None:
 
 
 def _lines(path: Path, found: RunManifest, every: bool) -> Iterator[str]:
-    yield _shown(path)
+    yield shortened(path)
     yield f"  written   {found.written}"
     if found.dataset is None:
-        yield f"  dataset   none noted: {_shown(found.no_dataset)}"
+        yield f"  dataset   none noted: {shortened(found.no_dataset)}"
     else:
         yield from _dataset_lines(found.dataset)
     git = "none noted: no git, no commit, or a checkout that git refuses"
@@ -116,14 +115,14 @@ def _lines(path: Path, found: RunManifest, every: bool) -> Iterator[str]:
     yield f"  settings  {settings.checksum}{'' if every else ': ' + _named(first)}"
     if every:
         for name, value in settings.arguments.items():
-            yield f"    {_shown(name)}={_shown(value)}"
+            yield f"    {shortened(name)}={shortened(value)}"
     for name, value in settings.yolodata.items():
-        yield f"    yolodata.{_shown(name)}={_shown(value)}"
+        yield f"    yolodata.{shortened(name)}={shortened(value)}"
     if found.continued:
         yield "  continued"
     for line in found.continued:
         changed = [
-            f"{_shown(name)} from {_shown(was)} to {_shown(now)}"
+            f"{shortened(name)} from {shortened(was)} to {shortened(now)}"
             for name, (was, now) in line.changed.items()
         ]
         yield f"    {line.written} at epoch {line.epoch}, step {line.step}: " + (
@@ -132,18 +131,15 @@ def _lines(path: Path, found: RunManifest, every: bool) -> Iterator[str]:
 
 
 def _dataset_lines(dataset: DatasetVersion) -> Iterator[str]:
-    yield f"  dataset   {dataset.version}, data={_shown(dataset.data)}"
+    yield f"  dataset   {dataset.version}, data={shortened(dataset.data)}"
     for name, split in dataset.splits.items():
         yield (
             f"    {name:7} {split.version}, {split.images:,} images, {split.objects:,} objects, "
-            f"label file {split.labels}, {_shown(split.path)}"
+            f"label file {split.labels}, {shortened(split.path)}"
         )
 
 
 def _named(values: Mapping[str, Any], between: str = "=") -> str:
-    return ", ".join(f"{_shown(name)}{between}{_shown(each)}" for name, each in values.items())
-
-
-def _shown(value: Any) -> str:
-    text = printable(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return ", ".join(
+        f"{shortened(name)}{between}{shortened(each)}" for name, each in values.items()
+    )

@@ -12,10 +12,10 @@ from stat import S_ISLNK
 import numpy as np
 
 from yolodata.errors import ShardError
-from yolodata.ingest.sample import SPLITS, Refused, Source, Split
+from yolodata.ingest.sample import Refused, Source, Split
 from yolodata.ingest.walk import RealPaths
 from yolodata.shards.class_names import check_same_classes, difference
-from yolodata.shards.format import DatasetMeta
+from yolodata.shards.format import SPLITS, DatasetMeta
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import read_meta, splits
 

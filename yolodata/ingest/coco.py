@@ -35,7 +35,8 @@ from yolodata.ingest.coco_images import ImageFinder
 from yolodata.ingest.limits import SIDE, checked_names, shortened
 from yolodata.ingest.outlines import join_parts
 from yolodata.ingest.rle import contours
-from yolodata.ingest.sample import SPLITS, Float32, RawLabels, Refused, Source, Split
+from yolodata.ingest.sample import Float32, RawLabels, Refused, Source, Split
+from yolodata.shards.format import SPLITS
 
 Annotation = Mapping[str, Any]
 

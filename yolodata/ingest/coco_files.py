@@ -13,8 +13,8 @@ from yolodata.errors import DatasetError
 from yolodata.files import resolved
 from yolodata.ingest.foreign import told
 from yolodata.ingest.json_file import JSON_FILES, found_in, read_json, read_part
-from yolodata.ingest.sample import SPLITS
 from yolodata.ingest.split_names import says_nothing, split_of, split_of_folder
+from yolodata.shards.format import SPLITS
 
 _LISTS = ("images", "annotations", "categories")
 _DETECTION = ("instances_", "person_keypoints_")  # how COCO's own files begin

@@ -22,9 +22,9 @@ from yolodata.ingest.limits import (
     checked_names,
     shortened,
 )
-from yolodata.ingest.sample import SPLITS
 from yolodata.ingest.walk import is_hidden
 from yolodata.shards.data_yaml import is_of_shards
+from yolodata.shards.format import SPLITS
 
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     "path": (str, Path),

@@ -14,7 +14,6 @@ from yolodata.shards.notes import Notes
 
 Float32 = NDArray[np.float32]
 
-SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",

@@ -12,12 +12,13 @@ from yolodata.errors import ConfigError, DatasetError, ResourceError, lacking
 from yolodata.ingest.dataset_yaml import dataset_yamls
 from yolodata.ingest.json_file import JSON_FILES, found_in
 from yolodata.ingest.limits import PATH_LENGTH, shortened
-from yolodata.ingest.sample import SPLITS, TASKS, Source
+from yolodata.ingest.sample import TASKS, Source
 from yolodata.ingest.unknown import near, refuse_folder, refuse_other_files
 from yolodata.ingest.voc import has_annotations, open_voc
 from yolodata.ingest.yolo import open_yolo
 from yolodata.ingest.yolo_folder import names_files, open_yolo_folder
 from yolodata.shards.data_yaml import is_of_shards
+from yolodata.shards.format import DATASET_FILE, SPLITS
 
 _JSON = (".json", ".json.gz", ".jsonl")  # COCO's reader says what is wrong with others
 FORMATS = ("auto", "yolo", "coco", "voc")
@@ -93,7 +94,7 @@ def _open(
         )
     if not isinstance(source, Mapping) and Path(source).is_file():
         refuse_other_files(Path(source))
-        if Path(source).name == "dataset.json" or is_of_shards(Path(source)):
+        if Path(source).name == DATASET_FILE or is_of_shards(Path(source)):
             _refuse_shards(Path(source).parent)
     kind = tell_format(source) if format == "auto" else format
     if isinstance(source, Mapping) and kind != "yolo":

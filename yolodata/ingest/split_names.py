@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
+from yolodata.ingest.sample import SPLIT_WORDS
+from yolodata.shards.format import SPLITS
 
 _WORD = re.compile(r"[^\W\d_]+")  # letters, of any script
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # trainSet is two words

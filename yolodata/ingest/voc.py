@@ -20,7 +20,7 @@ from pathlib import Path
 from yolodata.errors import DatasetError
 from yolodata.files import resolved
 from yolodata.ingest.limits import CLASSES, checked_names
-from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
+from yolodata.ingest.sample import RawLabels, Refused, Source, Split
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import (
     ORPHAN,
@@ -35,6 +35,7 @@ from yolodata.ingest.voc_lists import Membership, read_lists, split_folder, unre
 from yolodata.ingest.voc_xml import annotated_name, class_names, label_rows, read_annotation
 from yolodata.ingest.walk import files_below
 from yolodata.ingest.yolo import label_path
+from yolodata.shards.format import SPLITS
 
 _ANNOTATIONS = "Annotations"
 _IMAGES = ("JPEGImages", "images")

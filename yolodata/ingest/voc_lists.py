@@ -10,10 +10,11 @@ from pathlib import Path
 
 from yolodata.errors import DatasetError
 from yolodata.ingest.limits import PATH_LENGTH, shortened
-from yolodata.ingest.sample import SPLIT_WORDS, SPLITS
+from yolodata.ingest.sample import SPLIT_WORDS
 from yolodata.ingest.split_names import split_of_folder, splits_said
 from yolodata.ingest.survey import is_image, some, suffix
 from yolodata.ingest.text import read_list
+from yolodata.shards.format import SPLITS
 
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", ".", "Annotations", "annotations")
 _BOTH = {"trainval": "trainval", "train_val": "trainval"}

@@ -36,10 +36,11 @@ from yolodata.ingest.limits import (
     TEXT_BYTES,
     shortened,
 )
-from yolodata.ingest.sample import SPLITS, RawLabels, Refused, Source, Split
+from yolodata.ingest.sample import RawLabels, Refused, Source, Split
 from yolodata.ingest.survey import is_image, repetitions, some, survey
 from yolodata.ingest.unknown import no_list
 from yolodata.ingest.walk import files_of_split
+from yolodata.shards.format import SPLITS
 from yolodata.terminal import printable
 
 _BARE = f"images{os.sep}"

@@ -15,12 +15,13 @@ from pathlib import Path
 from yolodata.errors import DatasetError
 from yolodata.files import resolved
 from yolodata.ingest.limits import checked_names, shortened
-from yolodata.ingest.sample import SPLIT_WORDS, SPLITS, Source
+from yolodata.ingest.sample import SPLIT_WORDS, Source
 from yolodata.ingest.split_names import split_of_folder
 from yolodata.ingest.survey import is_image, outermost
 from yolodata.ingest.text import read_list, read_text
 from yolodata.ingest.walk import files_below, is_hidden
 from yolodata.ingest.yolo import listed_source
+from yolodata.shards.format import SPLITS
 
 _NAME_FILES = (
     "classes.txt", "obj.names", "*.names", "*/classes.txt", "*/*/classes.txt", "data/*.names",

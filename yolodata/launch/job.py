@@ -15,6 +15,9 @@ from yolodata.redaction import redacted
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+PORT = 29500
+"""Of the first machine, or pod, where the agents meet."""
+
 _JOB = re.compile(r"[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXPANSION = re.compile(r"\$(\w+|\{[^}]*\}|\([^)]*\))")  # of a shell: no secret yet

@@ -17,7 +17,7 @@ from typing import Any
 
 from yolodata.arguments import literal
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, is_of_a_machine, name_of_its_own
+from yolodata.launch.job import PORT, Job, is_of_a_machine, name_of_its_own
 from yolodata.launch.kubernetes_options import RUNTIMES, KubernetesOptions
 from yolodata.train.exit_codes import MISTAKE, PREEMPTED
 
@@ -28,9 +28,6 @@ SHARDS, RUNS = "/shards", "/runs"
 
 PATIENCE = 24 * 3600
 """Seconds that a pod waits for the others: a machine, or an image, may take long to come."""
-
-PORT = 29500
-"""Where the agents meet, at the first pod."""
 
 LAST_PORT = 65535
 

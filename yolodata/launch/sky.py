@@ -17,11 +17,8 @@ import yaml
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
-from yolodata.launch.job import Job, Options, is_of_a_machine, name_of_its_own
+from yolodata.launch.job import PORT, Job, Options, is_of_a_machine, name_of_its_own
 from yolodata.train.exit_codes import PREEMPTED
-
-PORT = 29500
-"""Of the first machine, where the agents meet."""
 
 DATA = "yolodata-data"
 """Folder in the home of each machine that datasets are copied to."""

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata import _native
+from yolodata.images.resize import resized_shapes
 from yolodata.parity import upstream
 from yolodata.parity.label_table import label_table
 from yolodata.parity.quantities import Float64, Quantities, Recipe
@@ -29,7 +30,6 @@ from yolodata.parity.two_sample import (
 )
 from yolodata.parity.without_pixels import blank
 from yolodata.pipeline.config import AugmentConfig
-from yolodata.pipeline.subset import fitted_size
 
 LEVEL = 1e-3
 """Chance of a false alarm in a whole comparison (Bonferroni over all its tests)."""
@@ -311,7 +311,8 @@ def _with_objects(label: dict[str, Any], count: int) -> dict[str, Any]:
 def _sizes(source: upstream.Upstream) -> npt.NDArray[np.uint32]:
     """Height and width (N, 2) of the images as they are loaded."""
     shapes = np.array([label["shape"] for label in source.dataset.labels], np.uint32)
-    return np.column_stack(fitted_size(shapes[:, 0], shapes[:, 1], source.imgsz))
+    sides = resized_shapes(shapes[:, 0], shapes[:, 1], source.imgsz)
+    return np.column_stack(sides).astype(np.uint32)
 
 
 def base_image(recipe: Recipe) -> int:

@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 LabelsOf = Callable[[frozenset[int]], Mapping[str, npt.NDArray[Any]]]
 """Labels of a batch, given its images that cannot be read."""
 
-_TICK = 0.2  # seconds between looks at signals (Ctrl-C) while native code is waited for
+TICK = 0.2  # seconds between looks at signals (Ctrl-C) while other threads are waited for
 
 
 class PendingBatch(Protocol):
@@ -394,5 +394,5 @@ def total_seconds(jobs: Iterable[Job]) -> dict[str, float]:
 
 def wait_for(job: Waitable) -> None:
     """Blocks until a job is done; raises what went wrong in it."""
-    while not job.wait(_TICK):
+    while not job.wait(TICK):
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from yolodata.checks import number, shown, whole
+from yolodata.checks import number, one_of, shown, whole
 from yolodata.errors import ConfigError
 from yolodata.pipeline.misplaced import options
 from yolodata.pipeline.options import keep
@@ -90,10 +90,7 @@ class AugmentConfig:
         keep(self, mosaic_grid=whole("mosaic_grid", self.mosaic_grid, 4, 9))
         for name, limit in _LIMITS.items():
             number(name, getattr(self, name), 0, limit)
-        if self.copy_paste_mode not in ("flip", "mixup"):
-            raise ConfigError(
-                f"copy_paste_mode must be flip or mixup, got {self.copy_paste_mode!r}"
-            )
+        one_of("copy_paste_mode", self.copy_paste_mode, ("flip", "mixup"))
         low, high = self.scale_range
         if not (0 <= low <= high and ZOOMS[0] <= high <= ZOOMS[1]):
             raise ConfigError(

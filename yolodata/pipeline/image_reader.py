@@ -176,9 +176,8 @@ def image_source(
 
 
 def _resized(pixels: Bytes, size: tuple[int, int], new: tuple[int, int]) -> Bytes:
-    import cv2
+    from yolodata.images.resize import resize
 
-    (height, width), (new_height, new_width) = size, new
+    height, width = size
     picture = pixels[: height * width * 3].reshape(height, width, 3)
-    small: Bytes = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    return small.reshape(-1)
+    return resize(picture, new).reshape(-1)

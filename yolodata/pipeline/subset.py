@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from yolodata.checks import shown, whole
 from yolodata.errors import ArgumentError, ConfigError
+from yolodata.images.resize import resized_shapes
 from yolodata.pipeline.options import LabelOptions
 from yolodata.pipeline.schedule import ReuseWindow, reuse_window
 from yolodata.terminal import encodable
@@ -124,17 +125,13 @@ class Subset:
                 f"of imgsz={shards.meta.imgsz}; use that size, or pack again with --imgsz "
                 f"{self.imgsz} (shards of original files, --codec jpeg, serve any size)"
             )
-        return fitted_size(shards.orig_height[:images], shards.orig_width[:images], self.imgsz)
+        sides = shards.orig_height[:images], shards.orig_width[:images]
+        height, width = resized_shapes(*sides, self.imgsz)
+        return height.astype(np.uint32), width.astype(np.uint32)
 
     def _keep_classes(self, classes: Sequence[int]) -> None:
         wanted = [int(c) for c in classes]
-        names = self.shards.meta.names
-        unknown = sorted(set(wanted) - set(names))
-        if unknown:
-            raise ConfigError(
-                f"classes={list(classes)} names {unknown}, which the dataset does not have; it has "
-                f"0 to {max(names, default=-1)}"
-            )
+        check_classes(wanted, len(self.shards.meta.names))
         keep = np.isin(self.cls, np.asarray(wanted, dtype=np.float32))
         if keep.all():
             return
@@ -296,16 +293,18 @@ def _image_count(shards: ShardDataset, fraction: float | int) -> int:
     return max(1, within)
 
 
-def fitted_size(
-    height: npt.NDArray[Any], width: npt.NDArray[Any], imgsz: int
-) -> tuple[UInt32, UInt32]:
-    """Returns sizes (N,), (N,) with `imgsz` as the longer side; the shorter is rounded up."""
-    ratio = imgsz / np.maximum(height, width).astype(np.float64)
-    sides = [
-        np.where(ratio == 1, side, np.minimum(np.ceil(side * ratio), imgsz)).astype(np.uint32)
-        for side in (height, width)
-    ]
-    return sides[0], sides[1]
+def check_classes(classes: Sequence[int], count: int) -> None:
+    """Refuses numbers of classes that a dataset of so many does not have.
+
+    Raises:
+        ConfigError: one is not below `count`.
+    """
+    unknown = sorted(number for number in set(classes) if not 0 <= number < count)
+    if unknown:
+        raise ConfigError(
+            f"classes={list(classes)} names {unknown}, which the dataset does not have; it has "
+            f"0 to {count - 1}"
+        )
 
 
 def check_open(shards: Any, or_else: str = "") -> None:
@@ -331,8 +330,9 @@ def open_shards(
     """
     if isinstance(shards, (str, os.PathLike)):
         from yolodata.shards import reader
+        from yolodata.shards.format import DATASET_FILE
 
-        one = (Path(shards) / "dataset.json").exists()
+        one = (Path(shards) / DATASET_FILE).exists()
         return reader.open(shards, split=default if split is None and not one else split)
     check_open(shards, "the path of a folder of shards, or ")
     if split not in (None, shards.meta.split):

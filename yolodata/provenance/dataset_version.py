@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from yolodata.files import CHECKSUM
 from yolodata.shards.format import CODECS, MAX_IMGSZ, SPLITS, content_checksum, is_count
 from yolodata.shards.reader import ShardDataset
 
-_SHORT, _LONG = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{32}")
+_LONG = re.compile("[0-9a-f]{32}")
 _BLOCK = 1 << 24  # rows that are hashed at a time
 
 
@@ -219,7 +220,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_short(value: Any) -> bool:
-    return isinstance(value, str) and _SHORT.fullmatch(value) is not None
+    return isinstance(value, str) and CHECKSUM.fullmatch(value) is not None
 
 
 def _is_long(value: Any) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 
 from yolodata.environment import versions
 from yolodata.errors import ConfigError
-from yolodata.files import read_regular
+from yolodata.files import CHECKSUM, read_regular
 from yolodata.folders import Folder
 from yolodata.provenance.dataset_version import DatasetVersion
 from yolodata.provenance.git_state import GitState
@@ -38,7 +38,6 @@ FILE = "manifest.json"
 VERSION = 1
 LARGEST = 1 << 20  # bytes; ours have about 5,000
 _LINES = 100  # of `continued`
-_CHECKSUM = re.compile("[0-9a-f]{16}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 PLACES = {
     "mode", "data", "project", "name", "exist_ok", "save_dir", "resume", "device", "workers",
@@ -90,7 +89,7 @@ class RunSettings:
             not isinstance(values, dict)
             or set(values) != {"checksum", "arguments", "yolodata"}
             or not isinstance(values["checksum"], str)
-            or not _CHECKSUM.fullmatch(values["checksum"])
+            or not CHECKSUM.fullmatch(values["checksum"])
             or not _is_named(values["arguments"])
             or not _is_named(values["yolodata"])
         ):
@@ -218,6 +217,20 @@ class RunManifest:
         found |= {f"settings.{name}": value for name, value in self.settings.arguments.items()}
         ours = self.settings.yolodata
         return found | {f"settings.yolodata.{name}": value for name, value in ours.items()}
+
+    def tags(self) -> dict[str, str]:
+        """Returns what trackers search and compare runs by: versions, by names of ours."""
+        found = {"yolodata.settings": self.settings.checksum}
+        if self.dataset is not None:
+            found["yolodata.dataset"] = self.dataset.version
+        if self.no_dataset is not None:
+            found["yolodata.no_dataset"] = self.no_dataset
+        if self.git is not None:
+            found["yolodata.git_commit"] = self.git.commit
+            found["yolodata.git_changed"] = str(self.git.changed)
+        if "yolodata" in self.packages:
+            found["yolodata.version"] = self.packages["yolodata"]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the file: plain values for JSON."""

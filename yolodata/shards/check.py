@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.images.limits import MAX_PIXELS
 from yolodata.images.resize import resized_shapes
 from yolodata.shards.format import (
     MAX_NAME,
-    MAX_PIXELS,
     MAX_SAMPLE,
     MAX_SIDE,
     PAGE,
@@ -72,7 +72,7 @@ class Checker:
         self._offsets("object_offset", meta.objects)
         self._offsets("polygon_offset", arrays["polygon"].shape[0])
         self._names()
-        self._rows("cls", f"a whole number below {len(meta.names)}", self._bad_classes)
+        self._rows("cls", f"a whole number below {len(meta.names)}", self._wrong_classes)
         self._rows("box", "finite", partial(_not_finite, arrays["box"]))
 
     def values(self) -> None:
@@ -86,7 +86,7 @@ class Checker:
             if values is not None:
                 self._rows(name, "finite", partial(_not_finite, values))
 
-    def _bad_classes(self, rows: slice) -> Array:
+    def _wrong_classes(self, rows: slice) -> Array:
         cls = self._arrays["cls"][rows]
         good: Array = (cls >= 0) & (cls < len(self._meta.names)) & (np.floor(cls) == cls)
         return ~good
@@ -104,18 +104,18 @@ class Checker:
             if int(block.max()) > total:
                 row = begin + int((block > np.uint64(total)).argmax())
                 self._fail(name, row, f"at most {total}, the end of what it divides", values[row])
-            bad = block[1:] < block[:-1]
-            if bad.any():
-                row = begin + 1 + int(bad.argmax())
+            wrong = block[1:] < block[:-1]
+            if wrong.any():
+                row = begin + 1 + int(wrong.argmax())
                 self._fail(name, row, f"at least {values[row - 1]}, the entry before", values[row])
 
     def _names(self) -> None:
         ends = self._arrays["name_offset"]
         for begin in range(0, len(ends) - 1, _ROWS):
             block = ends[begin : begin + _ROWS + 1]
-            bad = block[1:] - block[:-1] - np.uint64(1) >= np.uint64(MAX_NAME)  # 0 wraps around
-            if bad.any():
-                row = begin + 1 + int(bad.argmax())
+            wrong = block[1:] - block[:-1] - np.uint64(1) >= np.uint64(MAX_NAME)  # 0 wraps around
+            if wrong.any():
+                row = begin + 1 + int(wrong.argmax())
                 allowed = f"1 to {MAX_NAME} more than the entry before, {ends[row - 1]}"
                 self._fail("name_offset", row, allowed, ends[row])
 
@@ -176,17 +176,17 @@ class Checker:
                 & (offset[here] >= offset[before])
                 & (offset[here] - offset[before] >= nbytes[before])
             )
-            bad = ~(later | apart)
-            return np.concatenate([[False], bad]) if rows.start == 0 else bad
+            wrong = ~(later | apart)
+            return np.concatenate([[False], wrong]) if rows.start == 0 else wrong
 
         self._rows("offset", "behind the sample before it", overlaps)
 
-    def _rows(self, name: str, allowed: str, bad: Callable[..., Array]) -> None:
+    def _rows(self, name: str, allowed: str, wrong: Callable[..., Array]) -> None:
         values = self._arrays[name]
         for begin in range(0, len(values), _ROWS):
-            wrong = bad(slice(begin, min(begin + _ROWS, len(values))))
-            if wrong.any():
-                row = begin + int(wrong.argmax())
+            found = wrong(slice(begin, min(begin + _ROWS, len(values))))
+            if found.any():
+                row = begin + int(found.argmax())
                 self._fail(name, row, allowed, values[row])
 
     def _fail(self, name: str, row: int, allowed: str, got: Any) -> None:
@@ -201,8 +201,8 @@ class Checker:
 
 
 def _not_a_side(values: Array, rows: slice) -> Array:
-    bad: Array = (values[rows] - np.uint32(1)) >= np.uint32(MAX_SIDE)  # 0 wraps around
-    return bad
+    wrong: Array = (values[rows] - np.uint32(1)) >= np.uint32(MAX_SIDE)  # 0 wraps around
+    return wrong
 
 
 def _not_finite(values: Array, rows: slice) -> Array:

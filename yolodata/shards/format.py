@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from yolodata.errors import ShardError
+from yolodata.files import CHECKSUM
 from yolodata.shards.json_text import MAX_BYTES, parse_json, quoted
 
 FORMAT_VERSION = 1
@@ -25,12 +26,11 @@ DATASET_FILE = "dataset.json"
 LABELS_FILE = "labels.safetensors"
 WORK_FOLDER = ".packing"  # temporary files of a writer; no part of a dataset
 SPLITS = ("train", "val", "test")
+OF_LABELS = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
+"""Names that the file of labels may have."""
 
 _SHARD_NAME = "shard-{:05d}.safetensors"
-_LABELS_NAME = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
-_HEX = re.compile(r"[0-9a-f]{16}")
 MAX_SIDE = 1 << 20  # pixels of an image
-MAX_PIXELS = 1 << 30  # OpenCV's own limit
 MAX_IMGSZ = 1 << 14  # pixels of a stored picture's side
 MAX_SAMPLE = 1 << 30  # bytes of a sample
 MAX_NAME = 1 << 12  # bytes of a path
@@ -222,7 +222,7 @@ class DatasetMeta:
 def content_checksum(content: Mapping[str, Any]) -> str:
     """Gives xxh3_64, as 16 hexadecimal digits, of JSON with sorted keys and no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return f"{xxhash.xxh3_64_intdigest(text.encode()):016x}"
+    return xxhash.xxh3_64_hexdigest(text.encode())
 
 
 def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
@@ -281,10 +281,10 @@ def _checked_meta(content: dict[str, Any], where: str) -> DatasetMeta:
     if not (
         _is_entry(labels, 0, "checksum")
         and isinstance(labels["checksum"], str)
-        and _HEX.fullmatch(labels["checksum"])
-        and _LABELS_NAME.fullmatch(labels["file"])
+        and CHECKSUM.fullmatch(labels["checksum"])
+        and OF_LABELS.fullmatch(labels["file"])
     ):
-        raise wrong("labels", f"{{file, nbytes, checksum}} with file {_LABELS_NAME.pattern}")
+        raise wrong("labels", f"{{file, nbytes, checksum}} with file {OF_LABELS.pattern}")
     left_out = content["left_out"]
     if not (
         isinstance(left_out, list)

@@ -9,7 +9,7 @@ from typing import Any
 
 from yolodata.files import stored_bytes
 from yolodata.shards.notes import KINDS, NOTES, read_notes
-from yolodata.terminal import of_any_number, printable, size_text
+from yolodata.terminal import of_any_number, printable, shortened, size_text
 
 _BAR = 30
 _WIDEST = 40  # letters of a class name
@@ -89,11 +89,6 @@ def _codec_text(info: dict[str, Any]) -> str:
     return f"{info['codec']} ({', '.join(how)})" if how else str(info["codec"])
 
 
-def _class_name(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 1]}…"
-
-
 def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
     """The classes with the most objects, or every class in the dataset's order."""
     if every or len(classes) <= _CLASSES:
@@ -102,7 +97,7 @@ def _class_lines(classes: list[list[Any]], every: bool) -> list[str]:
         shown = sorted(classes, key=lambda item: -item[1])[:_CLASSES]
         lines = [f"  classes  {len(classes):,}; the {_CLASSES} with the most objects (--all: all)"]
     most = max(1, *(count for _, count in shown))
-    shown = [[_class_name(name), count] for name, count in shown]
+    shown = [[shortened(name, _WIDEST), count] for name, count in shown]
     width = max(len(name) for name, _ in shown)
     lines += [
         f"    {name:{width}} {count:>9,} {'█' * round(_BAR * count / most)}".rstrip()

@@ -32,6 +32,7 @@ from yolodata.shards.chunks import PageFile
 from yolodata.shards.columns import Totals
 from yolodata.shards.format import (
     DATASET_FILE,
+    OF_LABELS,
     PAGE,
     SHARD_HEADER,
     DatasetMeta,
@@ -45,14 +46,13 @@ from yolodata.shards.notes import Notes
 from yolodata.shards.records import Part
 
 _REPLACE = "have it replaced (overwrite=True, on the command line --overwrite)"
-_DATASET = r"(shard-\d{5,}|labels(-[0-9a-f]{16})?)\.safetensors|dataset\.json"
+_DATASET = rf"shard-\d{{5,}}\.safetensors|{OF_LABELS.pattern}|{re.escape(DATASET_FILE)}"
 OF_DATASET = re.compile(f"{_DATASET}|{TEMPORARY.pattern}")
 """Names of what is written into a dataset's folder; nothing else in it is ever removed."""
 OF_WORK = re.compile(
     rf"{_DATASET}|{TEMPORARY.pattern}|(part-\d{{5,}}|settings)(\.new)?|in-work|{LOCK}"
 )
 """The same for the folder `.packing` in it."""
-OF_LABELS = re.compile(r"labels(-[0-9a-f]{16})?\.safetensors")
 _PARTS = re.compile(r"part-\d{5,}")
 _OLDER = re.compile(_DATASET)
 _BLOCK = 4 << 20  # bytes compared at a time

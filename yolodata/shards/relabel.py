@@ -24,10 +24,10 @@ from yolodata.shards.columns import (
     labels_entry,
     write_labels,
 )
-from yolodata.shards.format import DATASET_FILE, DatasetMeta
+from yolodata.shards.format import DATASET_FILE, OF_LABELS, DatasetMeta
 from yolodata.shards.lock import Lock, storage_error
 from yolodata.shards.reader import ShardDataset
-from yolodata.shards.recovery import OF_LABELS, end_work
+from yolodata.shards.recovery import end_work
 from yolodata.shards.sample import Annotation, check_labels
 
 _TOGETHER = 4096  # rows

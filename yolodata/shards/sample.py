@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from yolodata.errors import ShardError
+from yolodata.images.limits import MAX_PIXELS
 from yolodata.images.resize import resized_shape
-from yolodata.shards.format import MAX_NAME, MAX_PIXELS, MAX_SAMPLE, MAX_SIDE, DatasetMeta
+from yolodata.shards.format import MAX_NAME, MAX_SAMPLE, MAX_SIDE, DatasetMeta
 
 Float32 = npt.NDArray[np.float32]
 

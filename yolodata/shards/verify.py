@@ -141,12 +141,12 @@ def _shard_file(dataset: ShardDataset, entry: ShardEntry) -> str:
 
 
 def _samples(
-    dataset: ShardDataset, pool: ThreadPoolExecutor, ahead: int
+    dataset: ShardDataset, pool: ThreadPoolExecutor, in_flight: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Checks all samples in order, a batch a task."""
     running: deque[Future[tuple[int, list[str]]]] = deque()
     for begin in range(0, len(dataset), _BATCH):
-        if len(running) == ahead:
+        if len(running) == in_flight:
             yield running.popleft().result()
         batch = range(begin, min(begin + _BATCH, len(dataset)))
         running.append(pool.submit(_check_batch, dataset, batch))

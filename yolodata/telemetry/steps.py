@@ -74,8 +74,7 @@ class StepRecorder:
         window: int = 50,
         listeners: Sequence[Listener] = (),
     ) -> None:
-        name = FILE if rank == 0 else f"steps.rank{rank}.csv"
-        self.path = Path(folder) / name
+        self.path = Path(folder) / file_of(rank)
         self.hold = 0
         self._rows = Rows(self.path, COLUMNS)
         self._counters = counters
@@ -92,10 +91,10 @@ class StepRecorder:
         self._summary, self._summary_at = "", 0.0
         self._epoch, self._step = 0, -1
         self._total = _Total()
-        self._mark = self._got = time.perf_counter()
+        self._began = self._got = time.perf_counter()
         self._told = 0
         self._read = Reading()
-        self._part, self._since = "", self._mark
+        self._part, self._since = "", self._began
         self._parts: dict[str, float] = {}
         self._between: tuple[float, float] | None = None
         self._stop = threading.Event()
@@ -124,7 +123,7 @@ class StepRecorder:
             )
             self._thread.start()
         self._read = self._counters.read() if self._counters else self._read
-        self._mark = self._since = time.perf_counter()
+        self._began = self._since = time.perf_counter()
         self._parts = dict.fromkeys(self._parts, 0.0)
 
     def between(self, validating: float, saving: float) -> None:
@@ -153,7 +152,7 @@ class StepRecorder:
         self.enter(self._part)
         now = self._since
         parts, self._parts = self._parts, dict.fromkeys(self._parts, 0.0)
-        seconds, waited = now - self._mark, self._got - self._mark
+        seconds, waited = now - self._began, self._got - self._began
         images, hits, decodes = self._told, 0, 0
         before = self._read
         if self._counters is not None:
@@ -163,7 +162,7 @@ class StepRecorder:
             hits = counts.get("hits", 0) - earlier.get("hits", 0)
             decodes = counts.get("decodes", 0) - earlier.get("decodes", 0)
             waited = read.seconds.get("wait", 0.0) - before.seconds.get("wait", 0.0)
-        self._mark = now
+        self._began = now
         self._step += 1
         levels = self._levels
         used = hits + decodes
@@ -338,3 +337,8 @@ class _Total:
         if self.device:
             found["telemetry/device_mib"] = self.device / MIB
         return found
+
+
+def file_of(rank: int) -> str:
+    """Returns the name of the file of a rank."""
+    return FILE if rank == 0 else f"steps.rank{rank}.csv"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.utils import LOGGER, TQDM, colorstr
-from ultralytics.utils.torch_utils import autocast, unwrap_model
+from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.train.checkpoint.saver import Saver
@@ -22,6 +22,7 @@ from yolodata.train.distributed.collectives import mean_items
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.distributed.waits import CollectiveWaits
 from yolodata.train.exit_codes import Preempted
+from yolodata.train.forward import forward, precision
 from yolodata.train.oom import advice, dry_step, explained
 from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
 from yolodata.train.watchdog.supervisor import Action, Supervisor
@@ -247,9 +248,9 @@ class EpochLoop:
             apart = trainer.model.no_sync()
         with apart:
             self._heartbeat.doing_now("in the forward pass")
-            with self._autocast():
+            with precision(trainer):
                 batch = trainer.preprocess_batch(batch)
-                loss, items = self._forward(batch)
+                loss, items = forward(trainer, batch)
             loss = loss.sum() * self._process_group.size  # DDP takes the mean over ranks
             self._heartbeat.doing_now("in the backward pass")
             if self._waits is not None and together:
@@ -272,26 +273,9 @@ class EpochLoop:
         trainer.tloss = items
         return batch
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        trainer = self._trainer
-        kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
-        entered: AbstractContextManager[None] = autocast(kind, device=trainer.device.type)
-        return entered
-
-    def _forward(self, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Returns the loss of a batch that is prepared, and its items."""
-        trainer = self._trainer
-        found: tuple[torch.Tensor, dict[str, torch.Tensor]]
-        if trainer.args.compile:  # only the network is compiled
-            predictions = trainer.model(batch["img"])
-            found = unwrap_model(trainer.model).loss(batch, predictions)
-        else:
-            found = trainer.model(batch)
-        return found
-
     def _compute_loss(self, batch: dict[str, Any]) -> torch.Tensor:
-        with self._autocast():
-            return self._forward(batch)[0]
+        with precision(self._trainer):
+            return forward(self._trainer, batch)[0]
 
     def _show_progress(self, bar: Any, batch: dict[str, Any], objects: int) -> None:
         trainer = self._trainer

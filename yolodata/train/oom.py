@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.pipeline.loader import Loader
 from yolodata.train.checkpoint.state import random_state, set_random_state
 from yolodata.train.distributed.process_group import ProcessGroup
+from yolodata.train.forward import largest_side
 from yolodata.train.upstream import UltralyticsTrainer
 
 
@@ -40,7 +40,7 @@ def largest_batch(trainer: UltralyticsTrainer) -> dict[str, Any]:
     `preprocess_batch` would leave them.
     """
     args, loader = trainer.args, trainer.train_loader
-    side = math.ceil(args.imgsz * (1 + args.multi_scale) / trainer.stride) * trainer.stride
+    side = largest_side(args.imgsz, args.multi_scale, trainer.stride)
     batch = int(loader.batch_size)
     counts = torch.from_numpy(most_objects(loader, batch))
     objects = int(counts.sum())

@@ -9,8 +9,10 @@ from yolodata.checks import flag, number, one_of, path_or_none, whole
 from yolodata.errors import ConfigError
 from yolodata.redaction import HIDDEN, redacted
 from yolodata.train.checkpoint.object_store import ObjectStore
-from yolodata.train.learning_rate import SCALES
 from yolodata.ultralytics.settings import Settings
+
+_SCALES = ("auto", "none", "sqrt", "linear")
+_OF_ADAMS_KIND = {"Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "RMSprop"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class TrainSettings(Settings):
         number("yolodata.checkpoint_minutes", self.checkpoint_minutes, 0)
         number("yolodata.stall", self.stall, 1)
         whole("yolodata.keep", self.keep, 1)
-        one_of("yolodata.scale_lr", self.scale_lr, SCALES)
+        one_of("yolodata.scale_lr", self.scale_lr, _SCALES)
         flag("yolodata.whole_batch_loss", self.whole_batch_loss)
         if not isinstance(self.dry_step, bool | None):
             raise ConfigError(
@@ -82,3 +84,17 @@ class TrainSettings(Settings):
             raise ConfigError(
                 f"yolodata.callbacks must be a Python file that is there, got {self.callbacks!r}"
             )
+
+    def lr_factor(self, optimizer: str, larger: float) -> float:
+        """Returns what learning rates are multiplied with, by `scale_lr`.
+
+        Args:
+            optimizer: name of its class.
+            larger: batch of an update, in units of `nbs`.
+        """
+        scale = self.scale_lr
+        if scale == "auto":
+            scale = "sqrt" if optimizer in _OF_ADAMS_KIND else "none"
+        if larger <= 1 or scale == "none":
+            return 1.0
+        return larger if scale == "linear" else larger**0.5

@@ -34,7 +34,6 @@ from yolodata.train.distributed.validation_loss import ValidationLoss
 from yolodata.train.distributed.waits import CollectiveWaits
 from yolodata.train.exit_codes import Preempted
 from yolodata.train.fallback import check_fallback
-from yolodata.train.learning_rate import lr_factor
 from yolodata.train.loop import EpochLoop, close_loaders
 from yolodata.train.settings import TrainSettings
 from yolodata.train.start_note import StartNote
@@ -436,7 +435,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             kwargs["iterations"] = 1e9 if self._optimizer == "MuSGD" else 0
         optimizer = super().build_optimizer(*args, **kwargs)
         larger = self.batch_size * self.accumulate / self.args.nbs
-        factor = lr_factor(type(optimizer).__name__, larger, self.settings.scale_lr)
+        factor = self.settings.lr_factor(type(optimizer).__name__, larger)
         if factor != 1:
             LOGGER.info(f"yolodata: learning rates times {factor:.3g} for batch={self.batch_size}")
             for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ from typing import Any
 
 import xxhash
 
-from yolodata.errors import DatasetError, ShardError
+from yolodata.errors import ConfigError, DatasetError, ShardError
 from yolodata.files import resolved
 from yolodata.folders import Folder
 from yolodata.ingest.pack_cache import (
@@ -42,6 +42,18 @@ log = logging.getLogger("yolodata")
 def is_shards(path: str | Path) -> bool:
     """Whether this is a folder that `yolodata shard` wrote."""
     return Path(path).is_dir() and bool(splits(path))
+
+
+def for_our_loader(data: str | Path, but: str) -> ConfigError:
+    """Returns the error of shards that Ultralytics' loader would have to read.
+
+    Args:
+        data: the shards.
+        but: why that would be, and what to give instead, in words.
+    """
+    return ConfigError(
+        f"{data}: is a folder of shards, and only yolodata's loader reads those, {but}"
+    )
 
 
 def refuse_unpacked(data: str | Path) -> None:

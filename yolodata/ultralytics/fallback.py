@@ -210,18 +210,20 @@ def check_quantize(quantize: Any) -> None:
         )
 
 
-def check_classes(classes: list[int], count: int) -> None:
-    """Refuses numbers of classes that the dataset does not have.
+def warn_of_upstreams(doing: str, own: str, what: str) -> None:
+    """Says that Ultralytics does by itself what yolodata has nothing for.
 
-    Raises:
-        ConfigError: one is not below `count`.
+    Args:
+        doing: "training", say.
+        own: Ultralytics' class, in words.
+        what: for which yolodata has nothing.
     """
-    unknown = [number for number in classes if number >= count]
-    if unknown:
-        raise ConfigError(
-            f"classes={classes} names {unknown}, which the dataset does not have; it has 0 to "
-            f"{count - 1}"
-        )
+    from ultralytics.utils import LOGGER
+
+    LOGGER.warning(
+        f"yolodata: {doing} with Ultralytics' own {own} and loader: {what} is not supported yet, "
+        "and settings of yolodata have no effect."
+    )
 
 
 def upstream_transforms(args: Any) -> Any:

@@ -20,6 +20,7 @@ from yolodata.telemetry.metrics.catalogue import key
 from yolodata.telemetry.metrics.destination import read_destination
 from yolodata.telemetry.metrics.exporter import Exporter
 from yolodata.telemetry.step_row import StepRow
+from yolodata.ultralytics.telemetry import detach
 
 _MAP = re.compile(r"metrics/mAP50(-95)?\((\w+)\)")
 _OF = {"B": "box", "M": "mask", "P": "pose"}
@@ -51,8 +52,7 @@ class MetricsWatcher:
         Args:
             trainer: any of Ultralytics', before it trains.
         """
-        for functions in trainer.callbacks.values():  # they are the model's, which trained before
-            functions[:] = [f for f in functions if not isinstance(_owner(f), MetricsWatcher)]
+        detach(trainer, MetricsWatcher)
         trainer.add_callback("on_train_start", self.begin)
         trainer.add_callback("on_train_epoch_start", self.epoch)
         trainer.add_callback("on_train_batch_end", self.batch)
@@ -188,7 +188,3 @@ def _watched(trainer: Any) -> dict[str, torch.Tensor]:
     if scale is not None:
         found["gradient_scale"] = scale.to(next(iter(found.values())).device) if found else scale
     return found
-
-
-def _owner(function: Any) -> Any:
-    return getattr(function, "__self__", None)

@@ -12,13 +12,13 @@ from yolodata.errors import ConfigError
 from yolodata.files import write_all
 from yolodata.folders import Folder
 from yolodata.telemetry.step_range import StepRange
+from yolodata.ultralytics.telemetry import detach
 
 
 def attach_profiler(trainer: Any, steps: StepRange) -> None:
     """Has some steps of a trainer profiled; each rank writes a file into the run folder."""
     profiler = StepProfiler(steps)
-    for functions in trainer.callbacks.values():  # they are the model's, which trained before
-        functions[:] = [f for f in functions if not isinstance(_owner(f), StepProfiler)]
+    detach(trainer, StepProfiler)
     trainer.add_callback("on_train_start", profiler.check)
     trainer.add_callback("on_train_epoch_start", profiler.begin)
     trainer.add_callback("on_train_batch_start", profiler.batch)
@@ -129,11 +129,6 @@ def _export(profiler: Any, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="yolodata-") as made, Folder.at(path.parent) as run:
         trace = Path(made) / path.name
         profiler.export_chrome_trace(str(trace))
-        with trace.open("rb") as content, run.temporary() as (temporary, file):
+        with trace.open("rb") as content, run.writing(path.name, durable=False) as file:
             while block := content.read(1 << 20):
                 write_all(file.fileno(), block)
-            run.rename(temporary, path.name, durable=False)
-
-
-def _owner(function: Any) -> Any:
-    return getattr(function, "__self__", None)

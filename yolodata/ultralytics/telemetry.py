@@ -32,8 +32,7 @@ def attach(
         what watches the steps; its `summary` is for a progress bar.
     """
     watching = StepWatcher(recorder, listeners)
-    for functions in trainer.callbacks.values():  # they are the model's, which trained before
-        functions[:] = [f for f in functions if not isinstance(_owner(f), StepWatcher)]
+    detach(trainer, StepWatcher)
     trainer.add_callback("on_train_epoch_start", watching.begin)
     trainer.add_callback("on_train_batch_start", watching.batch)
     trainer.add_callback("on_train_batch_end", watching.done)
@@ -140,5 +139,7 @@ class StepWatcher:
             self._recorder.close()
 
 
-def _owner(function: Any) -> Any:
-    return getattr(function, "__self__", None)
+def detach(trainer: Any, kind: type[Any]) -> None:
+    """Removes callbacks that are methods of such objects: of a model that has trained before."""
+    for functions in trainer.callbacks.values():
+        functions[:] = [f for f in functions if not isinstance(getattr(f, "__self__", None), kind)]

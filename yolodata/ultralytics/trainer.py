@@ -20,12 +20,13 @@ from ultralytics.utils.checks import check_imgsz
 from ultralytics.utils.torch_utils import autocast, torch_distributed_zero_first, unwrap_model
 
 from yolodata.checks import whole, wholes
-from yolodata.errors import ConfigError, YolodataError
+from yolodata.errors import ConfigError
 from yolodata.files import resolved
 from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import DeviceOptions, EpochOptions, Ranks, ReadOptions
+from yolodata.pipeline.subset import check_classes
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.provenance import weights
 from yolodata.provenance.dataset_version import DatasetVersion
@@ -35,18 +36,23 @@ from yolodata.redaction import refuse_secrets
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
 from yolodata.telemetry.step_range import profile_range
-from yolodata.ultralytics.auto_pack import describe_shards, is_shards, refuse_unpacked
+from yolodata.ultralytics.auto_pack import (
+    describe_shards,
+    for_our_loader,
+    is_shards,
+    refuse_unpacked,
+)
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import (
     TRAINERS,
     check_batch,
-    check_classes,
     check_distill_model,
     check_optimizer,
     check_quantize,
     check_sizes,
     upstream_trainer,
     upstream_transforms,
+    warn_of_upstreams,
     why_not,
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
@@ -152,16 +158,10 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """Upstream's own trainer of something, made with these arguments."""
         data = overrides.get("data")
         if data and is_shards(data):
-            raise ConfigError(
-                f"{data}: is a folder of shards, and only yolodata's loader reads those, which "
-                f"does not serve {what}; give the dataset itself"
-            )
+            raise for_our_loader(data, f"which does not serve {what}; give the dataset itself")
         overrides.pop("yolodata", None)
         if RANK in {-1, 0}:
-            LOGGER.warning(
-                f"yolodata: training with Ultralytics' own trainer and loader: {what} is not "
-                "supported yet, and settings of yolodata have no effect."
-            )
+            warn_of_upstreams("training", "trainer", what)
         made = made_in_run_folder(trainer, cfg, overrides, callbacks)
         made.run_callbacks = partial(Trackers().run, made)
         if RANK in {-1, 0}:
@@ -333,10 +333,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         reason = self._fallback(mode)
         if reason is not None:
             if is_shards(self.args.data):
-                raise YolodataError(
-                    f"{self.args.data}: is a folder of shards, and only yolodata's loader reads "
-                    f"those, but {reason}; or give the dataset's YAML"
-                )
+                raise for_our_loader(self.args.data, f"but {reason}; or give the dataset's YAML")
             if not self._warned:
                 LOGGER.warning(f"yolodata: {self.fallback.format(reason=reason)}")
                 self._warned = True

@@ -58,10 +58,8 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an argument is wrong, in Ultralytics' words or ours.
     """
     Settings().changed_for_validation(split_arguments(args.arguments)[1])
-    from ultralytics.utils import LOGGER
-
     from yolodata.ultralytics.command_line import open_model, read_arguments, refusals_as_errors
-    from yolodata.ultralytics.fallback import FAMILIES, last_layer
+    from yolodata.ultralytics.fallback import FAMILIES, last_layer, warn_of_upstreams
     from yolodata.ultralytics.validator import BY_TASK
 
     values, ours = read_arguments(args.arguments, "val")
@@ -73,10 +71,7 @@ def run(args: argparse.Namespace) -> int:
     head = last_layer(name)
     if validator is None or head in FAMILIES:
         what = FAMILIES[head][0] if head in FAMILIES else f"task={made.task}"
-        LOGGER.warning(
-            f"yolodata: validating with Ultralytics' own validator and loader: {what} is not "
-            "supported yet, and settings of yolodata have no effect."
-        )
+        warn_of_upstreams("validating", "validator", what)
     elif ours:
         validator = validator.configure(**ours)
     with refusals_as_errors():

@@ -15,7 +15,12 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML, colorstr
 from yolodata.errors import ConfigError
 from yolodata.pipeline.options import DeviceOptions, Ranks, ReadOptions
 from yolodata.pipeline.validation import ValidationLoader
-from yolodata.ultralytics.auto_pack import describe_shards, is_shards, refuse_unpacked
+from yolodata.ultralytics.auto_pack import (
+    describe_shards,
+    for_our_loader,
+    is_shards,
+    refuse_unpacked,
+)
 from yolodata.ultralytics.dataset import label_options, loader_threads, open_split, shards_of
 from yolodata.ultralytics.fallback import FAMILIES, VALIDATORS, check_sizes, why_not_validated
 from yolodata.ultralytics.run_folder import RunFolder
@@ -131,10 +136,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
         reason = why_not_validated(self.args, self.data)
         if reason is not None:
             if self._shards is not None:
-                raise ConfigError(
-                    f"{self._shards}: is a folder of shards, and only yolodata's loader reads "
-                    f"those, but {reason}; or give the dataset's YAML"
-                )
+                raise for_our_loader(self._shards, f"but {reason}; or give the dataset's YAML")
             LOGGER.warning(f"yolodata: validating with Ultralytics' own loader: {reason}.")
             return super().get_dataloader(dataset_path, batch_size)
         split = self.args.split or "val"

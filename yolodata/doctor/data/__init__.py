@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from yolodata.doctor.data.experiments import Change, Experiments, Subject, parts_ms
+from yolodata.doctor.data.experiments import Change, ExaminedLoader, Experiments, parts_ms
 from yolodata.doctor.data.judgement import Measured, judge
-from yolodata.doctor.data.subjects import FilesSubject, ShardsSubject
+from yolodata.doctor.data.loaders import FileLoader, ShardLoader
 from yolodata.doctor.examination import Examination, Outcome
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep, Step, WaitingStep
@@ -33,17 +33,17 @@ def examine(examination: Examination) -> Outcome:
     step: Step = ModelStep(setup) if setup.step_ms is None else WaitingStep(setup.step_ms)
     task = step.trainer.args.task if isinstance(step, ModelStep) else task_of(setup)
     with tempfile.TemporaryDirectory(prefix="yolodata-doctor-") as folder:
-        subject: Subject
+        loader: ExaminedLoader
         if setup.of_shards:
-            subject = ShardsSubject(setup, data, task, step, Path(folder))
+            loader = ShardLoader(setup, data, task, step, Path(folder))
         else:
             seconds = _COPY * examination.left
-            subject = FilesSubject(setup, data, task, step, Path(folder), seconds)
+            loader = FileLoader(setup, data, task, step, Path(folder), seconds)
         batch: Mapping[str, Any] = {}
         if isinstance(step, ModelStep):
-            with subject.opened(Change(workers=0)) as feed:
+            with loader.opened(Change(workers=0)) as feed:
                 batch = _kept(next(feed.batches))
-        experiments = Experiments(examination, subject, step, batch)
+        experiments = Experiments(examination, loader, step, batch)
         measured = experiments.run()
     notes = list(experiments.not_done)
     if setup.train.rect:

@@ -43,7 +43,7 @@ class Change:
     cold: bool = False
 
 
-class Subject(Protocol):
+class ExaminedLoader(Protocol):
     """A loader that experiments are made with.
 
     Attributes:
@@ -74,16 +74,16 @@ class Experiments:
 
     Args:
         examination: gives the setup and the seconds.
-        subject: the loader.
+        loader: the loader.
         step: that takes its batches.
         batch: one that is there.
     """
 
     def __init__(
-        self, examination: Examination, subject: Subject, step: Step, batch: Mapping[str, Any]
+        self, examination: Examination, loader: ExaminedLoader, step: Step, batch: Mapping[str, Any]
     ) -> None:
         self._others = Others()
-        self._examination, self._subject, self._step = examination, subject, step
+        self._examination, self._loader, self._step = examination, loader, step
         self._setup: Setup = examination.setup
         self.not_done: list[str] = []
         seconds = _OWN * examination.left
@@ -97,13 +97,13 @@ class Experiments:
 
     def run(self) -> Measured:
         """Runs all experiments that apply."""
-        subject = self._subject
+        loader = self._loader
         cores, quota = usable_cores(), cpu_quota()
         measured = Measured(
-            self._setup.examined_loader, self._own, copied=self._copied, read_ms=subject.read_ms,
-            image_bytes=subject.nbytes, batch=self._setup.batch, imgsz=self._setup.imgsz,
-            fits=subject.nbytes * subject.images < _SHARES_MEMORY * available_memory(),
-            workers=subject.workers, cores=len(cores), quota=quota, looks=subject.looks,
+            self._setup.examined_loader, self._own, copied=self._copied, read_ms=loader.read_ms,
+            image_bytes=loader.nbytes, batch=self._setup.batch, imgsz=self._setup.imgsz,
+            fits=loader.nbytes * loader.images < _SHARES_MEMORY * available_memory(),
+            workers=loader.workers, cores=len(cores), quota=quota, looks=loader.looks,
         )  # fmt: skip
         planned = 6  # both as it is, two faults, decoded, ours
         cold = self._pace("as it is, files not in memory", Change(cold=True), planned)
@@ -120,7 +120,7 @@ class Experiments:
 
     def _one_by_one(self, measured: Measured) -> Measured:
         """Changes one thing at a time; the most likely first, for the seconds may end."""
-        subject = self._subject
+        loader = self._loader
         cold = measured.base == "cold"
         usable = usable_cores()
         allowed = frozenset(allowed_cores())
@@ -129,9 +129,9 @@ class Experiments:
         if wide is not None:
             changes.append((f"on all {len(wide)} cores", Change("cores", cores=wide, cold=cold)))
         share = max(1, int(min(len(usable), measured.quota or len(usable)) // ranks_here()))
-        if self._may_have_workers and subject.workers < share:
+        if self._may_have_workers and loader.workers < share:
             changes.append((f"{share} workers", Change("workers", workers=share, cold=cold)))
-        changes += [(f"pictures: {name}", Change(name)) for name in subject.changes()]
+        changes += [(f"pictures: {name}", Change(name)) for name in loader.changes()]
         for number, (text, change) in enumerate(changes):
             if self._examination.left <= 0 and number >= 2:
                 self.not_done.append(f"no time left to try: {text}; give more --seconds")
@@ -153,7 +153,7 @@ class Experiments:
     def _headroom(self, measured: Measured) -> None:
         """Nothing waits: what other loaders would leave."""
         for name in ("decoded", "yolodata", "raw"):
-            if name in self._subject.changes() and self._examination.left > 1.0:
+            if name in self._loader.changes() and self._examination.left > 1.0:
                 pace = self._pace(f"pictures: {name}", Change(name), 2)
                 if pace is not None:
                     measured.changed[name] = pace
@@ -185,7 +185,7 @@ class Experiments:
         self._examination.say(text)
         seconds = self._examination.left / max(planned, 1)
         try:
-            with on_cores(change.cores), self._subject.opened(change) as feed:
+            with on_cores(change.cores), self._loader.opened(change) as feed:
                 return of_loader(feed, self._step, self._own.own_ms, 0.85 * seconds)
         except OSError as error:  # no room for copies, no processes
             self.not_done.append(f"{text}: {error}")

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 from yolodata.doctor.data.pace import Pace
 from yolodata.doctor.data.sample import Looks
-from yolodata.doctor.finding import Finding, Kind, Knob
-
-NOTICED = 0.05
-"""Share of a step from which a loss is one; machines differ by less from minute to minute."""
+from yolodata.doctor.finding import NOTICED, Finding, Kind, Knob
 
 _LEAST_MS = 1.0
 """Milliseconds of a step from which a loss is one: handing a batch over takes some tenths."""

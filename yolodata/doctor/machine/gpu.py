@@ -155,7 +155,7 @@ def survey(setup: Setup) -> Gpus:
             continue
         try:
             gpus[gpus.index(used)] = _at_work(used, torch.device("cuda", used.torch_index))
-        except RuntimeError as error:  # out of memory, mostly
+        except RuntimeError as error:  # no memory, or no kernels for this GPU: others go on
             lines.append(f"GPU {used.index} at work: {' '.join(str(error).split())}")
     return replace(seen, gpus=gpus, not_done=lines)
 

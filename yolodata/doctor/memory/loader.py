@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from yolodata.doctor.data.experiments import Change, Subject
+from yolodata.doctor.data.experiments import Change, ExaminedLoader
+from yolodata.doctor.data.loaders import FileLoader, ShardLoader
 from yolodata.doctor.data.pace import Feed
-from yolodata.doctor.data.subjects import FilesSubject, ShardsSubject
 from yolodata.doctor.memory.process import anonymous_bytes
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep
@@ -57,15 +57,15 @@ def loader_memory(
     """
     task = str(step.trainer.args.task)
     with tempfile.TemporaryDirectory(prefix="yolodata-doctor-") as folder:
-        subject: Subject
+        loader: ExaminedLoader
         if setup.of_shards:
-            subject = ShardsSubject(setup, data, task, step, Path(folder))
+            loader = ShardLoader(setup, data, task, step, Path(folder))
         else:
-            subject = FilesSubject(setup, data, task, step, Path(folder), seconds / 4)
+            loader = FileLoader(setup, data, task, step, Path(folder), seconds / 4)
         end = time.monotonic() + seconds * 3 / 4
         give_back_memory()
         before = anonymous_bytes()
-        with subject.opened(Change()) as feed:
+        with loader.opened(Change()) as feed:
             made = 0
             while made < 2 or time.monotonic() < end:
                 next(feed.batches)

@@ -7,24 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolodata.machine import give_back_memory
+from yolodata.machine import give_back_memory, process_memory
 
-_STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
-
-
-def status() -> dict[str, int]:
-    """Returns the sizes in `/proc/self/status` in bytes, by name.
-
-    Raises:
-        OSError: this system has no such file.
-    """
-    found = {}
-    for line in _STATUS.read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if value.endswith(" kB"):
-            found[name] = int(value.split()[0]) * 1024
-    return found
 
 
 def anonymous_bytes() -> int:
@@ -33,7 +18,7 @@ def anonymous_bytes() -> int:
     Raises:
         OSError: this system does not say.
     """
-    sizes = status()
+    sizes = process_memory()
     return sizes["RssAnon"] + sizes["RssShmem"]
 
 
@@ -56,6 +41,6 @@ def peak_of_process() -> Iterator[Taken]:
     _RESET.write_text("5", encoding="utf-8")  # the peak (VmHWM) is what there is now
     taken = Taken()
     yield taken
-    sizes = status()
+    sizes = process_memory()
     # Files' pages are few and only grow here, so those of the end were there at the peak at most.
     taken.bytes = max(sizes["VmHWM"] - sizes["RssFile"] - before, 0)

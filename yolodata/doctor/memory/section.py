@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from yolodata.doctor.memory.verdicts import Measured, judge, judge_host
 from yolodata.doctor.setup import Setup
 from yolodata.doctor.step import ModelStep
 from yolodata.errors import YolodataError
+from yolodata.train.forward import largest_side
 
 _PASSES = 14  # pictures' worth of passes in three batches of 1, 2 and 4, each gone through twice
 _SERIES = 0.4  # share of the seconds that are left, for these
@@ -119,10 +119,12 @@ class Section:
         model = fit(first, second, static, device.update(self._step))
         error = fit_error(model, third)
         model = replace(model, overhead=third.taken / third.tensors)  # the larger, the less chance
-        largest_side = self._largest_side()
-        model = model.for_area((largest_side / side) ** 2)
-        seconds *= (largest_side / side) ** 2
-        how = self._how(sizes, side, largest_side, error)
+        largest = largest_side(
+            self._batches.side, setup.train.multi_scale, self._step.trainer.stride
+        )
+        model = model.for_area((largest / side) ** 2)
+        seconds *= (largest / side) ** 2
+        how = self._how(sizes, side, largest, error)
 
         loader = self._loader()
         on_host = device.name == "cpu"
@@ -130,7 +132,7 @@ class Section:
         search = None
         if device.can_try:
             self._examination.say("the largest batch")
-            search = self._search(model, limit, error, seconds, largest_side)
+            search = self._search(model, limit, error, seconds, largest)
         measured = Measured(
             setup.batch, model, takes, limit, error, how,
             {name: getattr(setup.train, name) for name in ("nbs", "weight_decay", "imgsz")},
@@ -139,7 +141,7 @@ class Section:
         step_ms, tried = self._changes(measured)
         measured = replace(measured, step_ms=step_ms, changes=tried)
         saved = (third.saved - first.saved) / (third.batch - first.batch)
-        activations = saved * (largest_side / side) ** 2 * setup.batch
+        activations = saved * (largest / side) ** 2 * setup.batch
         parts = {**held, "activations": round(activations)}
         parts |= {"temporary": max(round(model.passes(setup.batch)) - round(activations), 0)}
         parts |= self._process(parts, measured)
@@ -196,13 +198,6 @@ class Section:
     def _in_time(self, side: int, size: int) -> bool:
         seconds = self._seconds * side**2 * _PASSES / 2 * size
         return seconds <= _SERIES * self._examination.left
-
-    def _largest_side(self) -> int:
-        scale = float(self._setup.train.multi_scale)
-        if not scale:
-            return self._batches.side
-        stride = max(int(self._step.trainer.stride), 32)
-        return math.ceil(self._batches.side * (1 + scale) / stride) * stride
 
     def _how(self, sizes: tuple[int, int, int], side: int, largest: int, error: float) -> str:
         objects = self._batches.objects

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolodata.doctor.examination import Outcome
-from yolodata.doctor.runs.findings import findings
+from yolodata.doctor.finding import ranked
+from yolodata.doctor.runs import loop, other_ranks, rhythm, upkeep, waiting
 from yolodata.doctor.runs.records import read_run
 from yolodata.doctor.runs.summary import summary
 
@@ -22,4 +23,6 @@ def examine_run(folder: Path) -> Outcome:
     run = read_run(folder)
     if not run.steps:
         return Outcome(not_done=run.missing)
-    return Outcome(summary(run), findings(run), run.missing)
+    rules = (waiting.found, loop.found, rhythm.found, other_ranks.found, upkeep.found)
+    findings = ranked(finding for rule in rules for finding in rule(run))
+    return Outcome(summary(run), findings, run.missing)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from yolodata.doctor.finding import Finding, Knob, gain_without
+from yolodata.doctor.finding import NOTICED, Finding, Knob, gain_without
 from yolodata.doctor.runs.records import Run
 from yolodata.doctor.runs.rhythm import without_stalls
 
-COMPLAINT = 0.05
 LAUNCH = 0.15
 """Share of a step from which on idle time of the GPU is said to be Python's: NVML is coarse."""
 
@@ -18,7 +17,7 @@ def found(run: Run) -> Iterator[Finding]:
     steps = without_stalls(run.steady())
     step_ms = float(steps["step_ms"].mean())
     callbacks = steps.mean("callbacks_ms") or 0.0
-    if callbacks >= COMPLAINT * step_ms:
+    if callbacks >= NOTICED * step_ms:
         yield Finding(
             "callbacks", "slow", "Callbacks of each step take long.",
             f"callbacks, plots and the progress bar take {callbacks:.1f} of {step_ms:.1f} ms "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from yolodata.doctor.finding import Finding, Knob, gain_without
+from yolodata.doctor.finding import NOTICED, Finding, Knob, gain_without
 from yolodata.doctor.runs.records import Run, Steps
 from yolodata.doctor.runs.rhythm import without_stalls
 
-COMPLAINT = 0.05
 REDUCE = 0.15
 """Share of a step from which on sums over ranks are one to complain about."""
 
@@ -45,7 +44,7 @@ def _slow(ranks: dict[int, Steps]) -> Iterator[Finding]:
     others = [wait for rank, wait in waits.items() if rank != slow]
     step_ms = float(ranks[slow]["step_ms"].mean())
     lost = sum(others) / len(others) - waits[slow]
-    if lost >= COMPLAINT * step_ms:
+    if lost >= NOTICED * step_ms:
         why, knob = _why(ranks, slow, lost)
         listed = ", ".join(f"{wait:.1f} ms on rank {rank}" for rank, wait in sorted(waits.items()))
         yield Finding(
@@ -53,7 +52,7 @@ def _slow(ranks: dict[int, Steps]) -> Iterator[Finding]:
             f"waiting for slower ranks takes {listed}, of steps of {step_ms:.1f} ms{why}",
             knob, lost, step_ms, gain_without(lost, step_ms),
         )  # fmt: skip
-    elif waits[slow] >= COMPLAINT * step_ms:
+    elif waits[slow] >= NOTICED * step_ms:
         lost = waits[slow]
         yield Finding(
             "uneven_ranks", "slow", "The ranks wait for each other in turns.",

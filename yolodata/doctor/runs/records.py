@@ -21,6 +21,7 @@ from yolodata.plain_yaml import read_plain_yaml
 from yolodata.telemetry.step_range import profile_range
 from yolodata.telemetry.step_row import COLUMNS, StepRow, read_steps, whole_lines
 from yolodata.telemetry.steps import FILE
+from yolodata.train.checkpoint.file import SUFFIX
 from yolodata.train.checkpoint.run_folder import FOLDER
 from yolodata.ultralytics.settings import SETTINGS_FILE
 
@@ -209,7 +210,9 @@ def read_run(folder: Path) -> Run:
     run.arguments = _yaml(folder / "args.yaml", run.missing) or {}
     run.settings = _yaml(folder / SETTINGS_FILE, run.missing)
     run.epochs_done = _lines(folder / "results.csv", run.missing)
-    written = [path.stat().st_mtime for path in (folder / FOLDER).glob("*.ckpt") if path.is_file()]
+    written = [
+        path.stat().st_mtime for path in (folder / FOLDER).glob(f"*{SUFFIX}") if path.is_file()
+    ]
     run.checkpoints = sorted(written)
     for column, what in _TOLD_OF.items():
         if run.steps and not run.leading.known(column):

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from yolodata.doctor.finding import Finding, Knob, gain_without
+from yolodata.doctor.finding import NOTICED, Finding, Knob, gain_without
 from yolodata.doctor.runs.records import ENOUGH, Run, Steps
-
-COMPLAINT = 0.05
 
 LONG, LEAST_MS = 3.0, 50.0
 """A step stalls if it takes so many times the median, and so many milliseconds more than it."""
@@ -48,7 +46,7 @@ def _stalls(run: Run) -> Iterator[Finding]:
     usual = steps.where(~long)
     extra = steps["step_ms"][long] - float(np.median(usual["step_ms"]))
     step_ms, lost = float(steps["step_ms"].mean()), float(extra.sum() / len(steps))
-    if lost < COMPLAINT * step_ms:
+    if lost < NOTICED * step_ms:
         return
     odd = steps.where(long)
     parts = {

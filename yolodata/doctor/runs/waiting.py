@@ -13,12 +13,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from yolodata.doctor.finding import Finding, Knob, gain_without
+from yolodata.doctor.finding import NOTICED, Finding, Knob, gain_without
 from yolodata.doctor.runs.records import Floats, Run, Steps
 from yolodata.doctor.runs.rhythm import without_stalls
-
-COMPLAINT = 0.05
-"""Share of a step from which on a loss is one to complain about."""
 
 PARTS = ("storage_ms", "decode_ms", "plan_ms", "render_ms", "copy_ms")
 
@@ -27,7 +24,7 @@ def found(run: Run) -> Iterator[Finding]:
     """Yields what steps wait for, as a rule; single long steps are another matter."""
     steps = without_stalls(run.steady())
     step_ms = float(steps["step_ms"].mean())
-    if steps.waits.mean() < COMPLAINT * step_ms:
+    if steps.waits.mean() < NOTICED * step_ms:
         return
     shares = part_shares(steps)
     if shares is None:
@@ -36,7 +33,7 @@ def found(run: Run) -> Iterator[Finding]:
     lost = {part: float(lost_to(steps, share).mean()) for part, share in shares.items()}
     worst = max(lost, key=lambda part: (lost[part], shares[part]))
     for part in sorted(lost, key=lambda part: -shares[part]):
-        if (lost[part] >= COMPLAINT * step_ms and shares[part] >= 0.1) or part == worst:
+        if (lost[part] >= NOTICED * step_ms and shares[part] >= 0.1) or part == worst:
             yield _finding(run, part, shares[part], lost[part], steps)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from yolodata.pipeline.albumentations.pool import TransformPool
 from yolodata.pipeline.albumentations.transforms import seeds
 from yolodata.pipeline.backend import (
+    TICK,
     BackendSpec,
     GivenSamples,
     Job,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     import torch
 
     from yolodata import _native
-
-_TICK = 0.2  # seconds between looks at signals (Ctrl-C) while other threads are waited for
 
 
 class CpuBackend:
@@ -282,11 +281,11 @@ class _ReadBatch:
 
     def wait(self) -> None:
         self.start()
-        while not self._submitted.wait(_TICK):
+        while not self._submitted.wait(TICK):
             pass
         while not self.ready():
             assert self._render is not None
-            self._render.wait(_TICK)
+            self._render.wait(TICK)
 
     def ready(self) -> bool:
         if not self._submitted.is_set():

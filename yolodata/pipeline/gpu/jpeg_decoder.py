@@ -53,6 +53,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from yolodata.checks import whole
 from yolodata.errors import ConfigError, DatasetError, is_out_of_memory
 from yolodata.images.decode import decode_image
 from yolodata.images.headers import Header
@@ -98,6 +99,22 @@ class _File:
     most: int | None = None  # pixels that the file may state
 
 
+@contextlib.contextmanager
+def importing_dali() -> Iterator[None]:
+    """Says what to install where DALI is not.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"DALI cannot be imported ({error}); install nvidia-dali-cuda120, or another build of "
+            "it"
+        ) from None
+
+
 class DaliDecoder:
     """Decodes and resizes.
 
@@ -127,18 +144,11 @@ class DaliDecoder:
         threads: int = 1,
         hw_decoder_load: float | str = "auto",
     ) -> None:
-        if batch_size < 1 or threads < 1:
-            raise ConfigError(
-                f"batch_size and threads must be at least 1, got {batch_size} and {threads}"
-            )
+        whole("batch_size", batch_size, 1)
+        whole("threads", threads, 1)
         check_hw_decoder_load(hw_decoder_load)
-        try:
+        with importing_dali():
             import nvidia.dali  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                f"DALI cannot be imported ({error}); install nvidia-dali-cuda120, or another "
-                "build of it"
-            ) from None
         self._imgsz = imgsz
         self._device = _existing(device)
         self._batch_size = batch_size

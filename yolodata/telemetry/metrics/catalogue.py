@@ -56,7 +56,7 @@ METRICS = (
            "Time of steps, and between them, by what it went to, as far as that is known.",
            "seconds", ("part",)),
     Metric("cache_hits", "counter", "Decoded images that were in memory when they were needed."),
-    Metric("bad_images", "counter", "Images that could not be read, each once a process."),
+    Metric("unreadable_images", "counter", "Images that could not be read, each once a process."),
     Metric("disk_read_bytes", "counter",
            "What this process had read from disk, past the page cache.", "bytes"),
     Metric("network_receive_bytes", "counter",

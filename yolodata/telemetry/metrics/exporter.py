@@ -20,8 +20,9 @@ from yolodata.telemetry.metrics import levels
 from yolodata.telemetry.metrics.catalogue import PACKAGES, bucket_of, key
 from yolodata.telemetry.metrics.destination import LOCALHOST, Address, TextFile
 from yolodata.telemetry.metrics.gpu import GpuLevels
-from yolodata.telemetry.metrics.totals import Totals
+from yolodata.telemetry.metrics.totals import Totals, warn_of_new_counters
 from yolodata.telemetry.step_row import StepRow, read_steps
+from yolodata.telemetry.steps import file_of
 from yolodata.version import __version__
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ FOLDER = "metrics"
 """In the run folder: `totals.rankN.json`, and `target.rankN.json` of a rank on a free port."""
 
 _STARTED = ("steps", "images", "wait_seconds", "decode_images", "decode_seconds", "cache_hits",
-            "bad_images", "skipped_steps", "checkpoints", "checkpoint_write_seconds",
+            "unreadable_images", "skipped_steps", "checkpoints", "checkpoint_write_seconds",
             "step_seconds/sum")  # fmt: skip
 """Counters that are there from the beginning, so that their first events are seen to rise."""
 
-_COUNTED = {"decodes": "decode_images", "hits": "cache_hits", "unreadable": "bad_images"}
+_COUNTED = {"decodes": "decode_images", "hits": "cache_hits", "unreadable": "unreadable_images"}
 """The loader's counters, and what they are here."""
 
 
@@ -75,7 +76,7 @@ class Exporter:
         self._gpu = GpuLevels(device)
         self._counters: Telemetry | None = None
         self._lock = threading.Lock()
-        steps = folder / ("steps.csv" if rank == 0 else f"steps.rank{rank}.csv")
+        steps = folder / file_of(rank)
         self._totals = _resumed(folder / FOLDER / f"totals.rank{rank}.json", steps)
         self._gauges: dict[str, float] = {"start_timestamp_seconds": time.time()}
         self._gauges[key("build_info", *map(_version, PACKAGES), self._gpu.source)] = 1.0
@@ -293,7 +294,7 @@ def _resumed(path: Path, steps: Path) -> Totals:
             for row in read_steps(steps):
                 totals.add(_of_step(row))
         except OSError as error:
-            log.warning("metrics: %s cannot be read, counters begin anew: %s", steps, error)
+            warn_of_new_counters(steps, error)
     return totals
 
 

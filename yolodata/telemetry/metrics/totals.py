@@ -102,5 +102,10 @@ class Totals:
         except (
             OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError,
         ) as error:  # fmt: skip
-            log.warning("metrics: %s cannot be read, counters begin anew: %s", self.path, error)
+            warn_of_new_counters(self.path, error)
             return {}
+
+
+def warn_of_new_counters(path: Path, error: Exception) -> None:
+    """Says that what was counted before is not known: its file cannot be read."""
+    log.warning("metrics: %s cannot be read, counters begin anew: %s", path, error)

@@ -14,14 +14,12 @@ from typing import Any
 
 from yolodata.errors import ConfigError
 from yolodata.provenance.manifest import PLACES
-from yolodata.terminal import printable
+from yolodata.terminal import shortened
 
 FIXED = (
     "task", "model", "pretrained", "optimizer", "lr0", "momentum", "weight_decay", "nbs", "seed",
 )  # fmt: skip
 """Settings that a state has decided: weights, optimiser and stream are made with them."""
-
-_LONGEST = 200  # characters of a value that is shown
 
 
 @dataclass(frozen=True)
@@ -132,14 +130,9 @@ def _changed(state: dict[str, Any], given: dict[str, Any]) -> dict[str, tuple[An
 
 def _listed(names: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
     return ", ".join(
-        f"{name} from {_shown(changed[name][0])} to {_shown(changed[name][1])}" for name in names
+        f"{name} from {shortened(changed[name][0])} to {shortened(changed[name][1])}"
+        for name in names
     )
-
-
-def _shown(value: Any) -> str:
-    """A value, maybe of a checkpoint that somebody else made."""
-    text = printable(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _finished(state: dict[str, Any], run: Path, changed: dict[str, tuple[Any, Any]]) -> str:

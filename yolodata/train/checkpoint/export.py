@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import time
 from importlib import import_module
@@ -109,13 +108,11 @@ def write_weights(state: dict[str, Any], path: Path) -> None:
         OSError: the disk is full, say.
     """
     found = weights_of(state)
-    with Folder.at(path.parent) as folder, folder.temporary() as (temporary, file):
+    with Folder.at(path.parent) as folder, folder.writing(path.name) as file:
         with open(file.fileno(), "wb", closefd=False) as buffered:
             torch.save(found, buffered)
         if state.get("manifest") is not None:
             add(Path(f"/proc/self/fd/{file.fileno()}"), RunManifest.from_dict(state["manifest"]))
-        os.fsync(file.fileno())
-        folder.rename(temporary, path.name)
 
 
 def _columns(table: str) -> dict[str, list[float]]:

@@ -28,6 +28,7 @@ log = logging.getLogger("yolodata")
 
 SUFFIX = ".ckpt"
 VERSION = 2
+COMPRESSED = "its content is compressed, which torch never does"
 _NAME = re.compile(r"(?P<progress>[0-9]{5}-[0-9]{8})-(?P<checksum>[0-9a-f]{16})\.ckpt")
 
 
@@ -139,7 +140,7 @@ def larger_in_memory(file: BinaryIO) -> bool:
 def _loaded(file: BinaryIO) -> tuple[str | None, dict[str, Any]]:
     try:
         if larger_in_memory(file):
-            return "its content is compressed, which torch never does", {}
+            return COMPRESSED, {}
         file.seek(0)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a made-up file makes of the reader

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, NoReturn
 
-from yolodata.files import file_checksum
+from yolodata.files import CHECKSUM, file_checksum
 
 MANIFEST = re.compile(r"([0-9]{8})-([0-9a-f]{16})\.json")
 OBJECT = re.compile(r"([0-9]{8})-([0-9a-f]{16})-(.+)", re.DOTALL)
@@ -25,7 +25,6 @@ LONGEST = 1 << 20
 LARGEST = 16 << 30
 """Bytes of the largest file that is brought."""
 
-_CHECKSUM = re.compile(r"[0-9a-f]{16}")
 _NAME_BYTES = 200  # of the last part; the object's name has 26 more, and file systems take 255
 
 
@@ -101,7 +100,7 @@ class Facts:
             _refuse("name", name)
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= LARGEST:
             _refuse("bytes", size)
-        if not isinstance(checksum, str) or not _CHECKSUM.fullmatch(checksum):
+        if not isinstance(checksum, str) or not CHECKSUM.fullmatch(checksum):
             _refuse("xxh3_64", checksum)
         match = OBJECT.fullmatch(file) if isinstance(file, str) else None
         if match is None or match[2] != checksum or match[3] != name.rpartition("/")[2]:

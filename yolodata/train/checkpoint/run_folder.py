@@ -253,7 +253,7 @@ def _write(path: Path, data: bytes) -> None:
         folder.replace(path.name, data)
 
 
-def mark_evaluated(checkpoint: Path) -> None:
+def note_evaluated(checkpoint: Path) -> None:
     """Notes beside a checkpoint that all is done after it."""
     with Folder.inside(checkpoint.parent) as folder:
         folder.replace(arrivals.EVALUATED, checkpoint.name.encode())

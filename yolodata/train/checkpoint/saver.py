@@ -215,7 +215,7 @@ class Saver:
         """
         self.writer.wait()
         if self.ranks.rank == 0 and self.newest is not None and self.newest.is_file():
-            run_folder.mark_evaluated(self.newest)
+            run_folder.note_evaluated(self.newest)
             self._upload(self.newest)
 
     def close(self, patience: float) -> None:

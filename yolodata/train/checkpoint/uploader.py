@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 
 import tenacity
 
+from yolodata.checks import whole
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import file_checksum
 from yolodata.folders import Folder
@@ -138,10 +139,8 @@ class Uploader:
         backoff: Backoff | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ConfigError(f"keep must be a whole number from 1, got {keep!r}")
+        self._keep, self._patience = whole("keep", keep, 1), patience
         self._store = ObjectStore(url, options)
-        self._keep, self._patience = keep, patience
         self._backoff = backoff or Backoff()
         self._changed = threading.Condition()
         self._waiting: _Job | None = None
@@ -445,13 +444,11 @@ class _Download:
             if not _is_here(path, main):  # whoever lies must not end the search
                 self._twice(self.store.check, main)
             return None
-        with Folder.at(self.folder, create=True) as folder, folder.temporary() as (name, file):
+        with Folder.at(self.folder, create=True) as folder, folder.writing(main.name) as file:
             self._twice(self.store.fetch, main, file)
             self._refuse(main, self.expected.wrong_content(main.name, file))
-            os.fsync(file.fileno())
             for facts in manifest.beside if self.beside is not None else ():
                 self._bring_beside(facts)
-            folder.rename(name, main.name)
         return path
 
     def _bring_beside(self, facts: Facts) -> None:
@@ -461,14 +458,9 @@ class _Download:
             path = self.beside / facts.name
             if _is_here(path, facts):
                 return
-            with (
-                _inside(self.beside, facts.name) as folder,
-                folder.temporary() as (name, file),
-            ):
+            with _inside(self.beside, facts.name) as folder, folder.writing(path.name) as file:
                 self._twice(self.store.fetch, facts, file)
                 self._refuse(facts, self.expected.wrong_content_beside(facts.name, file))
-                os.fsync(file.fileno())
-                folder.rename(name, path.name)
         except (DamagedObject, _NotHere) as error:
             log.warning("%s; %s is left out", error, facts.name)
 

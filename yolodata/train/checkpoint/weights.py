@@ -17,7 +17,7 @@ import torch
 
 from yolodata.errors import is_out_of_memory
 from yolodata.files import open_regular
-from yolodata.train.checkpoint.file import check_torch, larger_in_memory
+from yolodata.train.checkpoint.file import COMPRESSED, check_torch, larger_in_memory
 
 _OF_ULTRALYTICS = ("ultralytics.nn.modules", "ultralytics.nn.tasks", "ultralytics.nn.distill_model")
 _PARTS = {"ultralytics.nn.distill_model", "ultralytics.utils.loss", "ultralytics.utils.tal"}
@@ -43,7 +43,7 @@ def more_than_weights(path: Path) -> str | None:
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             if larger_in_memory(file):
-                return "its content is compressed, which torch never does"
+                return COMPRESSED
             file.seek(0)
             named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
             others = sorted(name for name in named if name not in _VALUES and not _is_part(name))

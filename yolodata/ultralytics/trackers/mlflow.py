@@ -19,7 +19,6 @@ from yolodata.plain_yaml import read_plain_yaml
 from yolodata.provenance import manifest
 from yolodata.provenance.manifest import RunManifest
 from yolodata.redaction import redacted
-from yolodata.ultralytics.trackers.facts import facts
 
 MLFLOW_FILE = "mlflow.yaml"
 """In the run folder; uploaded with it, as all settings are."""
@@ -75,7 +74,7 @@ def tell(trainer: Any, found: RunManifest) -> None:
         return
     import mlflow
 
-    mlflow.set_tags(facts(found))
+    mlflow.set_tags(found.tags())
     if found.dataset is not None:
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.data.sources import LocalArtifactDatasetSource

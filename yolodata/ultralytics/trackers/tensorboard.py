@@ -10,7 +10,6 @@ import sys
 from typing import Any
 
 from yolodata.provenance.manifest import RunManifest
-from yolodata.ultralytics.trackers.facts import facts
 
 TEXT = "yolodata/manifest"
 """Tag of the text."""
@@ -33,7 +32,7 @@ def tell(trainer: Any, found: RunManifest) -> None:
     if trainer.args.resume:
         void = Event(session_log=SessionLog(status=SessionLog.START))
         writer.file_writer.add_event(void, epoch + 1)  # upstream counts from 1
-    values = {**facts(found), **found.settings.arguments}
+    values = {**found.tags(), **found.settings.arguments}
     plain = {
         name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
         for name, value in values.items()

@@ -26,7 +26,7 @@ _SIDE_OF_PROGRESSIVE = 0.3  # share of images from which it is worth a try
 _SHARE_OF_LARGE = 0.3
 
 
-class FilesSubject:
+class FileLoader:
     """Image files with Ultralytics' loader, or with ours over shards of a sample.
 
     Args:
@@ -79,7 +79,7 @@ class FilesSubject:
         )  # fmt: skip
 
     def changes(self) -> list[str]:
-        """See `Subject`."""
+        """See `ExaminedLoader`."""
         if self._ours:
             return ["raw"] if self._setup.ours.codec == "jpeg" else []
         found = []
@@ -91,7 +91,7 @@ class FilesSubject:
 
     @contextmanager
     def opened(self, change: Change) -> Iterator[Feed]:
-        """See `Subject`."""
+        """See `ExaminedLoader`."""
         with ExitStack() as stack:
             if self._ours or change.name == "yolodata":
                 threads = change.workers if self._ours and change.workers else self._threads
@@ -140,10 +140,10 @@ class FilesSubject:
         return self._shards[codec]
 
 
-class ShardsSubject:
+class ShardLoader:
     """Shards with our loader.
 
-    Args: see `FilesSubject`.
+    Args: see `FileLoader`.
     """
 
     looks: sample.Looks | None = None
@@ -160,12 +160,12 @@ class ShardsSubject:
         self.workers = threads_of(setup, step)
 
     def changes(self) -> list[str]:
-        """See `Subject`."""
+        """See `ExaminedLoader`."""
         return ["raw"] if self._shards.meta.codec == "jpeg" else []
 
     @contextmanager
     def opened(self, change: Change) -> Iterator[Feed]:
-        """See `Subject`."""
+        """See `ExaminedLoader`."""
         shards = self._raw if change.name == "raw" else self._shards
         if change.cold:
             sample.forget(sorted(self._shards.path.glob("*.safetensors")))
