@@ -171,7 +171,7 @@ BAD_YAML = {
     ),
     "keypoints": (YAML + "kpt_shape: [1000000000, 3]\nflip_idx: [0]", "kpt_shape"),
     "keypoints of many digits": (YAML + f"kpt_shape: [{'9' * 400}, 3]", "kpt_shape"),
-    "long name": (YAML + f"names: [{'x' * 5000}]", "5000 characters"),
+    "long name": (YAML + f"names: [{'x' * 5000}]", "1000 characters, got 5000"),
     "NUL in a path": (YAML + 'train: "images\\0"', "images"),
     "NUL in the root": (YAML + 'path: "/a\\0b"', "path"),
     "NUL in a list": (YAML + 'train: ["images", "\\0"]', "train"),
@@ -279,7 +279,7 @@ BAD_COCO = {
         json.dumps(coco(categories=[{"id": 1, "name": "a", "keypoints": ["x"] * 100_000}])),
         "keypoints",
     ),
-    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "5000 characters"),
+    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "1000 characters, got 5000"),
     "name that is a list": (
         json.dumps(coco(categories=[{"id": 1, "name": "@"}])).replace('"@"', DEEP),
         "category",
