@@ -253,7 +253,7 @@ def test_recipes_of_a_batch_keep_to_it_and_bring_their_labels() -> None:
     other = operators.batch_recipes(CONFIG, SIZES, seed=1, batch=1)
     assert np.array_equal(again.recipes[0], made.recipes[0])
     assert not np.array_equal(other.recipes[0], made.recipes[0])
-    with pytest.raises(ConfigError, match="4 images need as many"):
+    with pytest.raises(ConfigError, match="an entry for each of 4 images, got 2 and 4"):
         operators.batch_recipes(CONFIG, SIZES, cls=classes[:2], bboxes=boxes)
     with pytest.raises(ConfigError, match="image 1: cls must be"):
         operators.batch_recipes(CONFIG, SIZES, cls=classes, bboxes=boxes[:1] * 4)

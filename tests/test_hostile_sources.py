@@ -171,7 +171,7 @@ BAD_YAML = {
     ),
     "keypoints": (YAML + "kpt_shape: [1000000000, 3]\nflip_idx: [0]", "kpt_shape"),
     "keypoints of many digits": (YAML + f"kpt_shape: [{'9' * 400}, 3]", "kpt_shape"),
-    "long name": (YAML + f"names: [{'x' * 5000}]", "5000 characters"),
+    "long name": (YAML + f"names: [{'x' * 5000}]", "1000 characters, got 5000"),
     "NUL in a path": (YAML + 'train: "images\\0"', "images"),
     "NUL in the root": (YAML + 'path: "/a\\0b"', "path"),
     "NUL in a list": (YAML + 'train: ["images", "\\0"]', "train"),
@@ -279,7 +279,7 @@ BAD_COCO = {
         json.dumps(coco(categories=[{"id": 1, "name": "a", "keypoints": ["x"] * 100_000}])),
         "keypoints",
     ),
-    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "5000 characters"),
+    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "1000 characters, got 5000"),
     "name that is a list": (
         json.dumps(coco(categories=[{"id": 1, "name": "@"}])).replace('"@"', DEEP),
         "category",
@@ -413,7 +413,9 @@ def test_large_masks_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_names_and_integers_without_end() -> None:
-    with pytest.raises(DatasetError, match=r"classes.txt: 100001 classes; at most 100000"):
+    with pytest.raises(
+        DatasetError, match=r"classes.txt: must have at most 100000 classes, got 100001"
+    ):
         limits.checked_names(["a"] * 100_001, "classes.txt")
     assert limits.shortened([1 << 100_000]) == "[an integer of 100001 bits]"
 
@@ -476,10 +478,10 @@ def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yolo, "LIST_LINES", 1000)
     for line in ("x\n", "\r"):
         (tmp_path / "v.txt").write_bytes(line.encode() * 1001 + b"x.jpg")
-        with pytest.raises(DatasetError, match="1001 lines"):
+        with pytest.raises(DatasetError, match="at most 1000 lines, got 1001"):
             open_source(tmp_path / "data.yaml")
     monkeypatch.setattr("yolodata.ingest.text.LIST_LINES", 1000)
-    with pytest.raises(DatasetError, match="1001 lines; at most 1000"):
+    with pytest.raises(DatasetError, match="at most 1000 lines, got 1001"):
         read_list(tmp_path / "v.txt")
 
 

@@ -420,7 +420,9 @@ def test_settings_are_checked(shards: Path) -> None:
     for pair in ((0, 0), (2, 1), (0, 1e-6), (0.5, 1e30), (1, float("inf")), (0, 10**400)):
         with pytest.raises(ConfigError, match=r"scale must be a (finite )?number"):
             AugmentConfig(scale=pair)
-    with pytest.raises(ConfigError, match=r"scale as a pair needs \(min, max\), got \(1, 2, 3\)"):
+    with pytest.raises(
+        ConfigError, match=r"scale must be a number or \(min, max\), got \(1, 2, 3\)"
+    ):
         AugmentConfig(scale=(1, 2, 3))
     for value in (9.0, True, 5):
         with pytest.raises(ConfigError, match="mosaic_grid must be 4 or 9"):

@@ -138,7 +138,7 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("degrees=-10", "degrees must be 0 to 360, got -10"),
         ("copy_paste_mode=nope", "copy_paste_mode must be one of flip, mixup"),
         ("split=test", "'test:' images not found"),
-        ("data=coco.json", "Pack it first: yolodata shard coco.json coco.shards, and give data="),
+        ("data=coco.json", "pack it first: yolodata shard coco.json coco.shards, and give data="),
         ("mode=val", "mode must be train"),
         ("epochs=", "epochs must have a value"),
         ("cfg=nothere.yaml", "'nothere.yaml' does not exist"),

@@ -610,7 +610,9 @@ def test_steps_to_profile_that_the_run_does_not_have(tmp_path: Path, drawn: Path
     from ultralytics import YOLO
 
     kind = yolodata.DetectionTrainer.configure(profile=7)
-    with pytest.raises(ConfigError, match="2 epochs of 3 batches are steps 1 to 6"):
+    with pytest.raises(
+        ConfigError, match="steps from 1 to 6, which 2 epochs of 3 batches are, got 7-"
+    ):
         YOLO(network()).train(data=str(drawn), trainer=kind, project=str(tmp_path), **QUIET)
 
 
