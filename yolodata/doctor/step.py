@@ -94,7 +94,7 @@ class ModelStep:
                 found = unwrap_model(trainer.model).loss(prepared, predictions)
             else:
                 found = trainer.model(prepared)
-        return found[0].sum()  # type: ignore[no-any-return]
+        return found[0].sum()
 
     def __call__(self, batch: Mapping[str, Any]) -> float:
         """Makes one step and waits for its end; returns the loss."""
