@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         ShardError,
         YolodataError,
     )
-    from yolodata.ingest import pack
+    from yolodata.ingest import PackSettings, pack
     from yolodata.pipeline.config import AugmentConfig
     from yolodata.pipeline.loader import Loader
     from yolodata.pipeline.options import (
@@ -60,6 +60,7 @@ __all__ = [
     "Loader",
     "OBBTrainer",
     "OBBValidator",
+    "PackSettings",
     "PoseTrainer",
     "PoseValidator",
     "Ranks",
@@ -91,6 +92,7 @@ _PLACES = {
     "Loader": "pipeline.loader",
     "OBBTrainer": "ultralytics.trainer",
     "OBBValidator": "ultralytics.validator",
+    "PackSettings": "ingest",
     "PoseTrainer": "ultralytics.trainer",
     "PoseValidator": "ultralytics.validator",
     "Ranks": "pipeline.options",
