@@ -127,7 +127,11 @@ def groups() -> Iterator[Group]:
         yield Group(
             f"yolodata launch {system} train",
             "`name=value`, beside arguments of `yolodata train`",
-            [as_words(setting) for setting in settings_of(launch.options_of(system))],
+            [
+                as_words(setting)
+                for group in launch.options_of(system).groups()
+                for setting in settings_of(group)
+            ],
         )
     validation = import_module("yolodata.ultralytics.settings")
     yield Group(
