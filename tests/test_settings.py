@@ -67,7 +67,8 @@ def test_examples_of_classes_can_be_given(
     monkeypatch.setattr("yolodata._native.cuda_build", lambda: "80")
     Path("callbacks.py").touch()
     with_others = {"cache": {"device": "cuda"}, "output": {"device": "cuda"},
-                   "channels_last": {"device": "cuda"}, "rank": {"world_size": 2}}  # fmt: skip
+                   "channels_last": {"device": "cuda"}, "rank": {"world_size": 2},
+                   "reencode": {"codec": "jpeg"}, "keep_files": {"codec": "jpeg"}}  # fmt: skip
     for setting in settings_of(documented):
         _, ours = split_arguments([f"yolodata.{as_words(setting).example}"])
         if documented is yolodata.LabelOptions and setting.name == "classes":

@@ -28,6 +28,7 @@ class Group(NamedTuple):
 
 # Classes whose settings are written in Python: where they are, and what they are for.
 _CLASSES = {
+    "PackSettings": ("yolodata", "`settings=` of `pack`"),
     "Loader": ("yolodata", "training batches"),
     "ValidationLoader": ("yolodata", "validation batches"),
     "LabelOptions": ("yolodata", "`labels=` of both loaders"),

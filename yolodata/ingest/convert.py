@@ -40,16 +40,19 @@ class PackSettings:
 
     Attributes:
         codec: "raw" (pixels), "jpeg" (the files), or "auto": what the output holds already; else
-            raw if that takes no more than a third of the room there, or else jpeg.
-        imgsz: longer side in pixels, 10 to 16384.
+            raw if that takes no more than a third of the room there, or else jpeg
+            (`codec="jpeg"`).
+        imgsz: longer side in pixels, 10 to 16384 (`imgsz=320`).
         reencode: JPEG quality, 1 to 100, for images larger than imgsz; None keeps the bytes of the
-            file. Not for codec "raw"; with "auto" it counts where jpeg is chosen.
+            file. Not for codec "raw"; with "auto" it counts where jpeg is chosen
+            (`reencode=90`).
         task: whose label decisions. "pose" requires keypoints in every row; all others decide
-            alike.
-        single_cls: classes are not compared with the number of names.
+            alike (`task="pose"`).
+        single_cls: classes are not compared with the number of names (`single_cls=True`).
         keep_files: JPEG files with several scans (progressive ones) keep their bytes. Otherwise
             they become baseline files with the same pixels, which decode two to four times as
-            fast. Not for codec "raw"; with "auto" it counts where jpeg is chosen.
+            fast. Not for codec "raw"; with "auto" it counts where jpeg is chosen
+            (`keep_files=True`).
     """
 
     codec: str = "raw"
