@@ -24,7 +24,7 @@ from typing import Any
 
 from yolodata.bench import results
 from yolodata.diff.datasets import diff_datasets
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.ingest.relabel import relabel
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.verify import verify
@@ -220,10 +220,8 @@ def main() -> int:
         root = Path(folder)
         source, packed = root / "source", root / "packed"
         make(source, args.photos, args.images)
-        pack(
-            source / "data.yaml", packed, codec="jpeg", imgsz=IMGSZ, splits=["train"],
-            keep_files=True, progress=False,
-        )  # fmt: skip
+        settings = PackSettings("jpeg", IMGSZ, keep_files=True)
+        pack(source / "data.yaml", packed, settings, splits=["train"], progress=False)
         nbytes = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
         for number in range(args.rounds):
             for kind in KINDS if number % 2 == 0 else KINDS[::-1]:

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from yolodata.bench import drawing, results
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.machine import usable_cores
 
 TARGET = 0.9
@@ -97,7 +97,7 @@ def packing(data: Path, out: Path, codec: str, images: int) -> float:
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     began = time.perf_counter()
-    report = pack(data, out, codec=codec, imgsz=IMGSZ, splits=["train"], progress=False)
+    report = pack(data, out, PackSettings(codec, IMGSZ), splits=["train"], progress=False)
     seconds = time.perf_counter() - began
     assert report.splits["train"].images == images, "pictures were left out"
     shutil.rmtree(out)

@@ -48,7 +48,7 @@ from yolodata import (
     ValidationLoader,
 )
 from yolodata.bench import drawing, results
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.machine import process_memory
 from yolodata.shards import open as open_shards
 
@@ -216,7 +216,7 @@ class Turns:
         out = self.folder / "packed"
         source = self.folder / "small" / "data.yaml"
         codec, imgsz = self.draw.choice(("raw", "jpeg")), self.draw.randrange(192, 641, 32)
-        pack(source, out, codec=codec, imgsz=imgsz, splits=["train"], progress=False)
+        pack(source, out, PackSettings(codec, imgsz), splits=["train"], progress=False)
         with Loader(out, 8, augment=AugmentConfig(imgsz=imgsz)) as loader:
             next(iter(loader))
         shutil.rmtree(out)
@@ -367,10 +367,8 @@ def main() -> int:
         drawing.write(folder / "drawn", args.images, 0, 1)
         drawing.write(folder / "small", max(args.images // 4, 1), 1, 1)
         for codec in ("raw", "jpeg"):
-            pack(
-                folder / "drawn" / "data.yaml", folder / codec, codec=codec, imgsz=IMGSZ,
-                splits=["train"], progress=False,
-            )  # fmt: skip
+            settings, source = PackSettings(codec, IMGSZ), folder / "drawn" / "data.yaml"
+            pack(source, folder / codec, settings, splits=["train"], progress=False)
 
         def save(found: dict[str, Any]) -> None:
             if args.json:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
 
 GROUPS = {
-    "Data": ("pack", "open_shards", "ShardDataset"),
+    "Data": ("pack", "PackSettings", "open_shards", "ShardDataset"),
     "Batches": ("Loader", "ValidationLoader", "AugmentConfig"),
     "Options of the loaders": (
         "LabelOptions", "DeviceOptions", "ReadOptions", "EpochOptions", "Ranks",

@@ -62,7 +62,13 @@ def pack_images(folder: Path) -> yolodata.ShardDataset:
         f"path: {folder / 'set'}\ntrain: images\nval: images\nnames: {{0: disc}}\n",
         encoding="utf-8",
     )
-    yolodata.pack(data, folder / "shards", imgsz=IMGSZ, splits=["train"], progress=False)
+    yolodata.pack(
+        data,
+        folder / "shards",
+        yolodata.PackSettings(imgsz=IMGSZ),
+        splits=["train"],
+        progress=False,
+    )
     return yolodata.open_shards(folder / "shards" / "train")
 
 

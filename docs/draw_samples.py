@@ -53,7 +53,9 @@ def described(values: dict[str, Any], epoch: int, position: int) -> list[str]:
 def draw(data: Path, file: Path) -> None:
     """Packs a dataset, and draws three samples of its first split."""
     with tempfile.TemporaryDirectory() as folder:
-        yolodata.pack(data, folder, imgsz=IMGSZ, splits=["train"], progress=False)
+        yolodata.pack(
+            data, folder, yolodata.PackSettings(imgsz=IMGSZ), splits=["train"], progress=False
+        )
         with yolodata.open_shards(folder) as shards:
             names = shards.meta.names
             samples = [sample(shards, epoch, at % len(shards)) for epoch, at in SAMPLES]

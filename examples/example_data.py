@@ -45,7 +45,7 @@ def packed(data: str | None, folder: Path, *, codec: str = "raw", imgsz: int = S
         return Path(data)
     source = draw(folder / "drawn") if data is None else Path(data)
     shards = folder / f"{source.stem}-{codec}-{imgsz}"
-    yolodata.pack(source, shards, codec=codec, imgsz=imgsz, progress=False)
+    yolodata.pack(source, shards, yolodata.PackSettings(codec, imgsz), progress=False)
     return shards
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,15 @@ import numpy as np
 import yaml
 
 from yolodata.ingest.labels import check_labels
+
+
+def pack_arguments(**values: Any) -> dict[str, Any]:
+    """Arguments of `pack`, made of those and the fields of `PackSettings`."""
+    from yolodata.ingest import PackSettings
+
+    own = {field.name for field in fields(PackSettings)}
+    settings = PackSettings(**{name: values.pop(name) for name in own & values.keys()})
+    return {"settings": settings, **values}
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from ingesting import pack_arguments
 
 from yolodata.shards import reader
 
@@ -65,7 +66,8 @@ def write_yaml(root: Path, splits: list[str]) -> Path:
 def packed(yaml: Path, out: Path, codec: str, imgsz: int, **settings: Any) -> Path:
     from yolodata.ingest import pack
 
-    pack(yaml, out, codec=codec, imgsz=imgsz, workers=1, progress=False, **settings)
+    how = {"codec": codec, "imgsz": imgsz, "workers": 1, "progress": False, **settings}
+    pack(yaml, out, **pack_arguments(**how))
     return out
 
 

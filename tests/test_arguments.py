@@ -31,7 +31,7 @@ from yolodata import (
     ValidationLoader,
 )
 from yolodata.errors import ArgumentError
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.pipeline import subset
 from yolodata.pipeline.misplaced import _GROUPS
 
@@ -41,7 +41,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Boxes: no object has an outline."""
     root = tmp_path_factory.mktemp("arguments")
     write_yolo(root, {"train": 5, "val": 2})
-    pack(root / "data.yaml", root / "out", imgsz=32, progress=False, workers=1)
+    pack(root / "data.yaml", root / "out", PackSettings(imgsz=32), progress=False, workers=1)
     return root / "out"
 
 
@@ -283,7 +283,9 @@ def test_copy_paste_of_outlines_does_not_warn(
     write_yolo(tmp_path, {"train": 2, "val": 1})
     for file in tmp_path.rglob("labels/train/*.txt"):
         file.write_text("0 0.1 0.1 0.5 0.1 0.4 0.6\n")
-    pack(tmp_path / "data.yaml", tmp_path / "out", imgsz=32, progress=False, workers=1)
+    pack(
+        tmp_path / "data.yaml", tmp_path / "out", PackSettings(imgsz=32), progress=False, workers=1
+    )
     with caplog.at_level(logging.WARNING, "yolodata"):
         Loader(tmp_path / "out", 2, augment=AugmentConfig(imgsz=32, copy_paste=0.5))
     assert caplog.messages == []

@@ -21,7 +21,7 @@ from test_ingest_labels import CASES as LABELS
 
 from yolodata import shards
 from yolodata.images.decode import decode_image
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 
 IMGSZ = 48
 IMAGES = dict(images())
@@ -71,7 +71,13 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     before = tree_hash(root)
     for codec in ("raw", "jpeg"):
         out = base / codec
-        pack(root / "data.yaml", out, codec=codec, imgsz=IMGSZ, splits=["train"], progress=False)
+        pack(
+            root / "data.yaml",
+            out,
+            PackSettings(codec=codec, imgsz=IMGSZ),
+            splits=["train"],
+            progress=False,
+        )
     assert tree_hash(root) == before
     raw, encoded = shards.open(base / "raw"), shards.open(base / "jpeg")
     assert raw.meta.left_out == encoded.meta.left_out

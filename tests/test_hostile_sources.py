@@ -22,6 +22,7 @@ from ingesting import JPEG, ROW, VOC, build, upstream_files
 from yolodata.cli import main
 from yolodata.errors import DatasetError, YolodataError
 from yolodata.ingest import foreign, json_file, labels, limits, outlines, rle, voc, yolo
+from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.packing import PackReport, pack
 from yolodata.ingest.sample import LabelRules, RawLabels, Refused
 from yolodata.ingest.source import open_source
@@ -96,7 +97,7 @@ def packed(source: Path, out: Path) -> PackReport | str:
     """What packing does within bounds, or what its error says."""
     try:
         with bounded():
-            return pack(source, out, progress=False, workers=1, imgsz=64)
+            return pack(source, out, PackSettings(imgsz=64), progress=False, workers=1)
     except YolodataError as error:
         said = str(error)
     assert len(said) < 2000
@@ -232,7 +233,9 @@ def left_out(tmp_path: Path, content: dict[str, Any] | str) -> tuple[int, list[t
     text = content if isinstance(content, str) else json.dumps(content)
     build(tmp_path / "set", {**PICTURES, "train.json": text})
     with bounded():
-        report = pack(tmp_path / "set", tmp_path / "out", progress=False, workers=1, imgsz=64)
+        report = pack(
+            tmp_path / "set", tmp_path / "out", PackSettings(imgsz=64), progress=False, workers=1
+        )
     return report.splits["train"].images, report.splits["train"].left_out
 
 
@@ -279,7 +282,10 @@ BAD_COCO = {
         json.dumps(coco(categories=[{"id": 1, "name": "a", "keypoints": ["x"] * 100_000}])),
         "keypoints",
     ),
-    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "1000 characters, got 5000"),
+    "long name": (
+        json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])),
+        "1000 characters, got 5000",
+    ),
     "name that is a list": (
         json.dumps(coco(categories=[{"id": 1, "name": "@"}])).replace('"@"', DEEP),
         "category",
@@ -435,7 +441,9 @@ def test_label_files(tmp_path: Path) -> None:
     }
     source = build(tmp_path / "set", files)
     with bounded():
-        report = pack(source, tmp_path / "out", progress=False, imgsz=64, splits=["train"])
+        report = pack(
+            source, tmp_path / "out", PackSettings(imgsz=64), progress=False, splits=["train"]
+        )
     left = {Path(path).stem: reason for path, reason in report.splits["train"].left_out}
     assert set(left) == set("abcde")
     assert max(map(len, left.values())) < 500

@@ -31,7 +31,7 @@ from yolodata.images import decode as decoders
 from yolodata.images import formats, limits
 from yolodata.images import jpeg_2000 as jpeg2k
 from yolodata.images.decode import decode_image, decode_jpeg
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.ingest.image_check import check_image, decode_rgb
 from yolodata.ingest.sample import Refused
 from yolodata.pipeline.image_reader import decode_into
@@ -385,7 +385,7 @@ def test_what_is_too_large_is_left_out_by_name(tmp_path: Path, codec: str) -> No
     with (images / "sparse.jpg").open("wb") as file:
         file.truncate(1 << 40)
     want[str(images / "sparse.jpg")] = "cannot be read: has 1099511627776 bytes, at most"
-    pack(data, tmp_path / "out", codec=codec, imgsz=64)
+    pack(data, tmp_path / "out", PackSettings(codec=codec, imgsz=64))
     dataset = shards.open(tmp_path / "out/train")
     assert len(dataset) == 3
     left_out = dict(dataset.meta.left_out)
@@ -404,7 +404,7 @@ def test_a_file_that_states_more_than_it_has_is_not_kept(tmp_path: Path, codec: 
     assert sizes in file.getvalue()
     image = tmp_path / "source/images/train/strange.tif"
     image.write_bytes(file.getvalue().replace(sizes, stated))
-    report = pack(yaml, tmp_path / "out", codec=codec, imgsz=64, progress=False)
+    report = pack(yaml, tmp_path / "out", PackSettings(codec=codec, imgsz=64), progress=False)
     left_out = dict(report.splits["train"].left_out)
     if codec == "jpeg":
         assert "states 9216 x 48 pixels, and 64 x 48 are decoded" in left_out[str(image)]

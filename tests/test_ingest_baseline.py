@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from ingesting import jpeg, picture, tree_hash, write_yolo
+from ingesting import jpeg, pack_arguments, picture, tree_hash, write_yolo
 from jpeg_files import last_scans_removed, progressive
 from PIL import Image
 
@@ -41,7 +41,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(**changes: object) -> dict:
-    return {"codec": "jpeg", "imgsz": 96, "progress": False, "splits": ["train"], **changes}
+    values = {"codec": "jpeg", "imgsz": 96, "progress": False, "splits": ["train"], **changes}
+    return pack_arguments(**values)
 
 
 def content(root: Path) -> dict[Path, bytes]:
@@ -173,7 +174,13 @@ def test_the_estimate_knows_that_they_grow(tmp_path: Path) -> None:
     assert keep.error == 0
     assert grown.nbytes > keep.nbytes
     assert grown.error > 0
-    pack(data, tmp_path / "out", codec="jpeg", imgsz=640, progress=False, splits=["train"])
+    pack(
+        data,
+        tmp_path / "out",
+        PackSettings(codec="jpeg", imgsz=640),
+        progress=False,
+        splits=["train"],
+    )
     with shards.open(tmp_path / "out", "train") as dataset:
         taken = sum(-(-int(nbytes) // 4096) * 4096 for nbytes in dataset.nbytes)
     assert abs(taken - grown.nbytes) <= grown.error + 40 * 4096 / 2  # whole pages

@@ -13,7 +13,7 @@ from ingesting import HEIGHT, JPEG, TWO, WIDTH, classes, coco
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.agreement import numbered_alike
 from yolodata.ingest.relabel import relabel
 
@@ -42,9 +42,9 @@ def test_classes_mean_the_same_in_all_splits(tmp_path: Path, case: str) -> None:
         assert list(found.names.values()) == ["cat", "dog", "emu"]
         assert classes(found, "val") == expected
     out = tmp_path / "out"  # one by one
-    pack(root / "train.json", out, imgsz=64, progress=False)
+    pack(root / "train.json", out, PackSettings(imgsz=64), progress=False)
     for _ in range(2):  # and again: there is nothing to do
-        report = pack(file, out, imgsz=64, progress=False)
+        report = pack(file, out, PackSettings(imgsz=64), progress=False)
     assert report.splits["val"].reused
     assert packed_names(out) == {split: ["cat", "dog", "emu"] for split in ("train", "val")}
     with shards.open(out / "val") as dataset:
@@ -53,8 +53,15 @@ def test_classes_mean_the_same_in_all_splits(tmp_path: Path, case: str) -> None:
     with shards.open(out / "val") as dataset:
         assert dataset.cls.tolist() == expected
     named = ["emu", "dog", "cat"]  # the second call takes over what the first one was told
-    pack(root, tmp_path / "named", splits=["train"], imgsz=64, progress=False, names=named)
-    pack(root, tmp_path / "named", splits=["val"], imgsz=64, progress=False)
+    pack(
+        root,
+        tmp_path / "named",
+        PackSettings(imgsz=64),
+        splits=["train"],
+        progress=False,
+        names=named,
+    )
+    pack(root, tmp_path / "named", PackSettings(imgsz=64), splits=["val"], progress=False)
     with shards.open(tmp_path / "named" / "val") as dataset:
         assert dataset.cls.tolist() == [2 - number for number in expected]
 
@@ -69,18 +76,18 @@ def test_classes_that_cannot_agree_are_refused(tmp_path: Path) -> None:
         open_source(root)
     assert list(open_source(root, splits=["val"]).names.values()) == ["cat", "cow"]
     out = tmp_path / "out"
-    pack(train, out, imgsz=64, progress=False)
+    pack(train, out, PackSettings(imgsz=64), progress=False)
     with pytest.raises(
         DatasetError, match=r"has 'cow'; it lacks 'dog', 'emu'.*--names cat,dog,emu,cow "
     ):
-        pack(val, out, imgsz=64, progress=False)
+        pack(val, out, PackSettings(imgsz=64), progress=False)
     assert set(packed_names(out)) == {"train"}
     names = ["cat", "dog", "emu", "cow"]  # what the message says
     for file in (train, val):
-        pack(file, tmp_path / "named", imgsz=64, progress=False, names=names)
+        pack(file, tmp_path / "named", PackSettings(imgsz=64), progress=False, names=names)
     assert packed_names(tmp_path / "named") == dict.fromkeys(("train", "val"), names)
     with pytest.raises(DatasetError, match="class 0 is 'dog', not 'cat'"):
-        pack(val, out, imgsz=64, progress=False, names=["dog", "cat", "emu"])
+        pack(val, out, PackSettings(imgsz=64), progress=False, names=["dog", "cat", "emu"])
 
 
 @pytest.mark.parametrize("name", ["driver's seat", "salt, pepper"])
@@ -119,9 +126,9 @@ def test_two_categories_of_one_name_stay_two_classes(tmp_path: Path) -> None:
     train = coco(root / "train.json", ["0.jpg", "1.jpg", "2.jpg"], twins, at=root / "train")
     val = coco(root / "val.json", categories={2: "cat", 3: "emu"}, at=root / "val")
     assert classes(open_source(root), "val") == [1, 2]
-    pack(train, tmp_path / "out", imgsz=64, progress=False)
+    pack(train, tmp_path / "out", PackSettings(imgsz=64), progress=False)
     with pytest.raises(DatasetError, match="class 1 is 'emu', not 'cat'"):
-        pack(val, tmp_path / "out", imgsz=64, progress=False)
+        pack(val, tmp_path / "out", PackSettings(imgsz=64), progress=False)
 
 
 def test_chosen_names_drop_other_categories(tmp_path: Path) -> None:
@@ -146,10 +153,18 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
         data = {"train": "images/train", "val": "images/val", "names": names}
         (tmp_path / name / "data.yaml").write_text(json.dumps(data))
     out = tmp_path / "out"
-    pack(tmp_path / "a" / "data.yaml", out, splits=["train"], imgsz=64, progress=False)
+    pack(
+        tmp_path / "a" / "data.yaml", out, PackSettings(imgsz=64), splits=["train"], progress=False
+    )
     with pytest.raises(DatasetError, match=r"class 0 is 'dog', not 'cat'"):
-        pack(tmp_path / "b" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
-    pack(tmp_path / "a" / "data.yaml", out, splits=["val"], imgsz=64, progress=False)
+        pack(
+            tmp_path / "b" / "data.yaml",
+            out,
+            PackSettings(imgsz=64),
+            splits=["val"],
+            progress=False,
+        )
+    pack(tmp_path / "a" / "data.yaml", out, PackSettings(imgsz=64), splits=["val"], progress=False)
     data["names"] = ["cat", "dog", "emu"]  # a new class: one split after the other is renewed
     (tmp_path / "a" / "data.yaml").write_text(json.dumps(data))
     changed = open_source(tmp_path / "a" / "data.yaml", splits=["val"])
@@ -170,7 +185,7 @@ def test_other_sources_agree_too(tmp_path: Path) -> None:
             "</object></annotation>"
         )
     for split in ("train", "val"):
-        pack(tmp_path / f"voc_{split}", tmp_path / "voc", imgsz=64, progress=False)
+        pack(tmp_path / f"voc_{split}", tmp_path / "voc", PackSettings(imgsz=64), progress=False)
     assert packed_names(tmp_path / "voc") == {split: ["cat", "zebra"] for split in ("train", "val")}
     with shards.open(tmp_path / "voc" / "val") as dataset:
         assert dataset.cls.tolist() == [1]
@@ -180,7 +195,7 @@ def test_new_labels_of_splits_that_cannot_agree(tmp_path: Path) -> None:
     root, out = tmp_path / "set", tmp_path / "out"
     for split in ("train", "val"):
         coco(root / f"{split}.json", at=root / split)
-    pack(root, out, imgsz=32, progress=False)
+    pack(root, out, PackSettings(imgsz=32), progress=False)
     coco(root / "val.json", categories={1: "cat", 2: "cow"})
     with pytest.raises(DatasetError, match="it has 'cow'; it lacks 'dog'"):
         relabel(out, root)
@@ -195,7 +210,7 @@ def test_a_trainer_refuses_splits_of_other_classes(
     for split, names in (("train", THREE), ("val", TWO)):
         root = tmp_path / split
         file = coco(root / f"{split}.json", categories=names, at=root / "images")
-        pack(file, tmp_path / "each" / split, imgsz=64, progress=False)
+        pack(file, tmp_path / "each" / split, PackSettings(imgsz=64), progress=False)
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "each" / split / split).rename(tmp_path / "out" / split)
     with pytest.raises(

@@ -15,7 +15,7 @@ from ingesting import jpeg, picture, tree_hash, upstream_verdict
 
 from yolodata import shards
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.outlines import join_parts
 from yolodata.ingest.rle import decode_rle, unpack_counts
@@ -223,7 +223,7 @@ def test_packed(tmp_path: Path) -> None:
     write_coco(root, "person_keypoints_", keypoints=True)
     (root / "images" / "train" / "two.jpg").unlink()
     before = tree_hash(root)
-    report = pack(root, tmp_path / "out", imgsz=64, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=64), progress=False).splits["train"]
     assert tree_hash(root) == before
     reasons = {Path(path).name: reason for path, reason in report.left_out}
     assert set(reasons) == {"two.jpg", "far_outside.jpg"}
@@ -237,7 +237,9 @@ def test_packed(tmp_path: Path) -> None:
         assert names == sorted(set(annotations()) - set(reasons))
         i = names.index("background.jpg")
         assert dataset.object_offset[i] == dataset.object_offset[i + 1]
-    report = pack(root, tmp_path / "pose", imgsz=64, progress=False, task="pose").splits["train"]
+    report = pack(
+        root, tmp_path / "pose", PackSettings(imgsz=64, task="pose"), progress=False
+    ).splits["train"]
     with shards.open(tmp_path / "pose") as dataset:
         assert dataset.meta.kpt_shape == (3, 3)
         assert dataset.keypoints is not None

@@ -15,7 +15,7 @@ import pytest
 from ingesting import HEIGHT, JPEG, ROW, TWO, WIDTH, build, classes, coco
 
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.coco_files import choose_files
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.relabel import relabel
@@ -166,7 +166,7 @@ def test_label_files_that_other_options_read_are_said(tmp_path: Path) -> None:
     coco(tmp_path / "annotations" / "instances_val2017.json", at=tmp_path / "images" / "val2017")
     there = {"images/train2017/a.jpg": JPEG, "labels/train2017/a.txt": ROW, "images/b.jpg": JPEG}
     build(tmp_path, there)
-    reasons = pack(tmp_path, tmp_path / "out", imgsz=32, progress=False).left_out
+    reasons = pack(tmp_path, tmp_path / "out", PackSettings(imgsz=32), progress=False).left_out
     said = {Path(path).name: "--format yolo" in reason for path, reason in reasons.items()}
     assert said == {"a.jpg": True, "b.jpg": False}
 
@@ -214,7 +214,7 @@ def test_the_folder_named_after_the_split_wins(tmp_path: Path) -> None:
     assert paths(found, "val", tmp_path) == ["val/0.jpg", "val/1.jpg"]
     (tmp_path / "val" / "1.jpg").unlink()  # and it is not taken from train
     assert paths(open_source(tmp_path), "val", tmp_path) == ["val/0.jpg", "val/1.jpg"]
-    report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False).splits["val"]
+    report = pack(tmp_path, tmp_path / "out", PackSettings(imgsz=64), progress=False).splits["val"]
     assert not report.notes
     assert [Path(path).name for path, _ in report.left_out] == ["1.jpg"]
     (tmp_path / "val" / "0.jpg").unlink()
@@ -261,7 +261,7 @@ def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> Non
     for split in ("train", "val"):
         file = coco(tmp_path / f"instances_{split}.json", images, at=tmp_path / "images")
     file.write_text(file.read_text().replace("[5, 4, 20", "[6, 4, 20"))  # of val's image 1
-    report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False)
+    report = pack(tmp_path, tmp_path / "out", PackSettings(imgsz=64), progress=False)
     why = "pixels, but the image has 64 x 48:"
     sizes = [
         ("1.jpg", f"labelled as 128 x 96 {why} scaled since?"),
@@ -278,7 +278,7 @@ def test_an_image_of_two_splits_and_another_size_are_said(tmp_path: Path) -> Non
     alone = tmp_path / "alone"  # one file after the other
     for split in ("train", "val"):
         file = tmp_path / f"instances_{split}.json"
-        last = pack(file, alone, imgsz=64, progress=False).splits[split]
+        last = pack(file, alone, PackSettings(imgsz=64), progress=False).splits[split]
     assert [note for _, note in last.notes][:3] == ["also an image of 'train'"] * 3
     again = relabel(alone, file, splits=["val"]).splits["val"]
     assert [note for _, note in again.notes] == [note for _, note in sizes]
@@ -318,7 +318,9 @@ def test_a_partial_download(tmp_path: Path) -> None:
     for name in images[-3:]:
         (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "images" / name).write_bytes(JPEG)
-    report = pack(tmp_path, tmp_path / "out", imgsz=64, progress=False).splits["train"]
+    report = pack(tmp_path, tmp_path / "out", PackSettings(imgsz=64), progress=False).splits[
+        "train"
+    ]
     assert report.images == 3
     assert [Path(path).name for path, _ in report.left_out] == images[:-3]
     assert {reason for _, reason in report.left_out} == {
@@ -544,13 +546,13 @@ def test_what_is_in_no_split_after_one_split_and_the_next(tmp_path: Path) -> Non
             json.dumps({**content, "annotations": [*content["annotations"], stray]})
         )
     (tmp_path / "images" / "other.jpg").write_bytes(JPEG)
-    pack(tmp_path, tmp_path / "whole", imgsz=64, progress=False)
+    pack(tmp_path, tmp_path / "whole", PackSettings(imgsz=64), progress=False)
     expected = read_left_out(tmp_path / "whole")
     strays = {split: f"1 annotations of {file}" for split, file in files.items()}
     assert {*strays.values(), str(tmp_path / "images" / "other.jpg")} == set(expected)
     out = tmp_path / "out"
     for file in files.values():
-        pack(file, out, imgsz=64, progress=False)
+        pack(file, out, PackSettings(imgsz=64), progress=False)
     assert read_left_out(out) == expected
     files["val"].write_text(files["val"].read_text().replace("77", "0"))
     relabel(out, files["val"], splits=["val"])
@@ -570,7 +572,7 @@ def test_nothing_is_lost_in_silence(tmp_path: Path) -> None:
     ((what, why),) = source.left_out.items()
     assert what.startswith("2 annotations of")
     assert "77" in why
-    report = pack(file, tmp_path / "out", imgsz=64, progress=False).splits["train"]
+    report = pack(file, tmp_path / "out", PackSettings(imgsz=64), progress=False).splits["train"]
     assert (report.images, report.objects, len(report.left_out)) == (2, 2, 2)
     assert [note for _, note in report.notes] == ["2 repeated annotations dropped"]
 

@@ -9,7 +9,7 @@ import pytest
 from ingesting import JPEG, ROW, VOC, build
 
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.sample import Refused
 from yolodata.ingest.voc_xml import class_names, label_rows, read_annotation
 
@@ -105,7 +105,7 @@ def test_one_bad_annotation_never_ends_the_set(tmp_path: Path) -> None:
     root = build(tmp_path / "set", files)
     (root / "Annotations" / "link.xml").symlink_to("nowhere")
     (root / "JPEGImages" / "link.jpg").write_bytes(JPEG)
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False).splits["train"]
     left = {Path(path).stem: reason for path, reason in report.left_out}
     assert set(left) == {*bad, "folder", "link"}
     assert "is a folder" in left["folder"]
@@ -218,7 +218,7 @@ def test_text_files_in_other_encodings(tmp_path: Path) -> None:
     root = build(tmp_path / "set", {**files, "classes.txt": "ch\xe2t\r\n".encode("utf-16")})
     (root / "labels" / "g.txt").mkdir()
     assert open_source(root).names == {0: "chât"}
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False).splits["train"]
     left = {Path(path).stem: reason for path, reason in report.left_out}
     assert (report.images, report.objects, sorted(left)) == (4, 3, ["d", "e", "f"])
     assert all("not UTF-8" in left[k] for k in "de")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingesting import write_yolo
+from ingesting import pack_arguments, write_yolo
 
 from yolodata import shards
 from yolodata.cli import main
@@ -41,7 +41,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def packed(data: Path, out: Path, **changes: Any) -> dict[str, str]:
-    pack(data, out, **{"imgsz": 128, "progress": False, **changes})
+    pack(data, out, **pack_arguments(**{"imgsz": 128, "progress": False, **changes}))
     return {name: shards.read_meta(path).codec for name, path in shards.splits(out).items()}
 
 

@@ -13,7 +13,7 @@ import pytest
 from ingesting import JPEG, ROW, VOC, build, write_yolo
 
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.sample import Source
 from yolodata.ingest.source import lacks_yaml
 
@@ -218,7 +218,7 @@ def test_a_folder_without_a_yaml_is_packed(tmp_path: Path) -> None:
     files, _ = PACKED["Label Studio"]
     more = {"labels/lost.txt": ROW, "images/anim.gif": b"x"}
     root = build(tmp_path / "set", {**files, **more})
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False).splits["train"]
     assert (report.images, report.objects, report.left_out) == (3, 3, [])
     found = {Path(path).name: reason for path, reason in open_source(root).left_out.items()}
     assert found == {
@@ -505,13 +505,15 @@ def test_an_archive_is_refused_with_the_command_that_packs_it(tmp_path: Path) ->
 
 def test_shards_are_no_source(tmp_path: Path) -> None:
     root = build(tmp_path / "set", PACKED["labelImg"][0])
-    pack(root, tmp_path / "out", imgsz=32, progress=False)
+    pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False)
     out = tmp_path / "out"
     for shards in (out, out / "train", out / "train" / "dataset.json", out / "data.yaml"):
         with pytest.raises(DatasetError, match=r"packed already.*yolodata info"):
             open_source(shards)
     source = write_yolo(tmp_path / "both", {"train": 2, "val": 1})
     before = source.read_text()
-    pack(source, tmp_path / "both", imgsz=32, progress=False)  # shards beside their own source
+    pack(
+        source, tmp_path / "both", PackSettings(imgsz=32), progress=False
+    )  # shards beside their own source
     assert source.read_text() == before
     assert open_source(tmp_path / "both").origin == str(source)

@@ -11,7 +11,7 @@ import pytest
 from ingesting import JPEG, ROW, VOC, build
 
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.sample import Source
 
 COCO = (
@@ -139,7 +139,7 @@ def test_objects_in_label_files_beside_xml_are_no_background(tmp_path: Path) -> 
     for name in "bcde":
         (root / f"Annotations/{name}.xml").unlink()
     build(root, {"JPEGImages/b.txt": ROW, "labels/c.txt": ROW, "JPEGImages/d.txt": "a dog"})
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False).splits["train"]
     assert [Path(path).stem for path, _ in report.notes] == ["d", "e"]
     assert {Path(path).stem: reason[:26] for path, reason in report.left_out} == dict.fromkeys(
         "bc", "no XML, but objects in a l"
@@ -157,7 +157,7 @@ def test_pictures_out_of_reach_are_named(tmp_path: Path) -> None:
     for kind, files in kinds.items():
         root = build(tmp_path / kind, {"images/a.jpg": JPEG, **hidden, **files})
         (tmp_path / kind / "images" / "odd.pfm").touch()
-        report = pack(root, tmp_path / f"{kind}.out", imgsz=32, progress=False)
+        report = pack(root, tmp_path / f"{kind}.out", PackSettings(imgsz=32), progress=False)
         pictures = {
             str(path) for path in root.rglob("*.*") if path.suffix in (".jpg", ".pfm", ".gif")
         }
@@ -174,7 +174,7 @@ def test_what_is_named_in_a_hidden_folder_is_packed(tmp_path: Path) -> None:
     assert [Path(path).name for path in source.left_out] == ["d.jpg"]
     listed = COCO.replace("a.jpg", ".c/a.jpg")
     root = build(tmp_path / "coco", {"train.json": listed, "images/.c/a.jpg": JPEG})
-    assert not pack(root, tmp_path / "out", imgsz=32, progress=False).left_out
+    assert not pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False).left_out
 
 
 @pytest.mark.parametrize("kind", ["coco", "yolo"])
@@ -185,7 +185,7 @@ def test_pictures_that_links_lead_to_are_packed(tmp_path: Path, kind: str) -> No
     root = build(tmp_path / "set", files)
     (root / "images" / "train").mkdir()
     (root / "images" / "train" / "a.jpg").symlink_to(root / "images" / "all" / "a.jpg")
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False)
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False)
     assert list(report.left_out) == [str(root / "images" / "all" / "b.jpg")]
 
 
@@ -207,7 +207,7 @@ def test_a_file_that_two_splits_reach_by_links_is_said(tmp_path: Path, link: str
         else:
             (images / split / "a.jpg").symlink_to(root / "all" / "a.jpg")
     for splits in (["train"], ["val"]) if link == "hard" else (None,):
-        report = pack(root, tmp_path / "out", imgsz=32, progress=False, splits=splits)
+        report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False, splits=splits)
     ((_, note),) = report.splits["val"].notes
     assert note.startswith("the same file as an image of 'train'")
 
@@ -240,7 +240,9 @@ def test_the_same_name_in_two_folders_never_shares_an_annotation(tmp_path: Path)
     files = {f"images/{name}.jpg": JPEG for name in ("train/a", "val/a", "val/b")}
     files |= {f"Annotations/{name}.xml": VOC % f"{name}.jpg".encode() for name in "ab"}
     root = build(tmp_path, files)
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False, splits=["val"]).splits["val"]
+    report = pack(
+        root, tmp_path / "out", PackSettings(imgsz=32), progress=False, splits=["val"]
+    ).splits["val"]
     assert (report.images, report.objects) == (1, 1)
     ((path, reason),) = report.left_out
     assert path.endswith("val/a.jpg")
@@ -266,7 +268,7 @@ def test_the_name_in_an_annotation_decides_between_two_suffixes(tmp_path: Path) 
     build(root, {"JPEGImages/a.png": JPEG, "Annotations/a.xml": VOC % rb"C:\pictures\a.jpg"})
     split = open_source(root).splits["train"]
     assert split.raw_labels(0).text
-    report = pack(root, tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False).splits["train"]
     assert report.images == 1
     assert report.left_out[0][0].endswith("a.png")
 
@@ -296,7 +298,9 @@ def test_what_no_split_of_a_yaml_names(tmp_path: Path) -> None:
     assert "'test: " in source.notes[0]
     assert "1 images are listed more than once in train" in source.notes[1]
     assert [Path(path).name for path in source.left_out] == ["valid.jpg"]
-    report = pack(tmp_path / "set", tmp_path / "out", imgsz=32, progress=False).splits["train"]
+    report = pack(
+        tmp_path / "set", tmp_path / "out", PackSettings(imgsz=32), progress=False
+    ).splits["train"]
     left = {Path(path).name: reason for path, reason in report.left_out}
     assert report.images == 2
     assert "its suffix is not that of an image" in left["a.gif"]

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from ingesting import jpeg, picture, tree_hash, write_yolo
+from ingesting import jpeg, pack_arguments, picture, tree_hash, write_yolo
 
 from yolodata import shards
 from yolodata.cli import main
@@ -47,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(**changes: object) -> dict:
-    return {"imgsz": 64, "progress": False, "shard_size": 1 << 16, **changes}
+    return pack_arguments(imgsz=64, progress=False, shard_size=1 << 16, **changes)
 
 
 def test_one_directory_per_split(source: Path, tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def store(self, items, chunk=None, original=ShardWriter.store):
     left -= len(items)
     original(self, items, chunk)
 ShardWriter.store = store
-from yolodata.ingest import pack
-pack(sys.argv[1], sys.argv[2], imgsz=64, progress=False, shard_size=1 << 16)
+from yolodata.ingest import PackSettings, pack
+pack(sys.argv[1], sys.argv[2], PackSettings(imgsz=64), progress=False, shard_size=1 << 16)
 """
 
 
@@ -364,7 +364,7 @@ def test_notes_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused_first(tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be"):
-        pack(tmp_path / "nothere.yaml", tmp_path / "out", **{name: value})
+        pack(tmp_path / "nothere.yaml", tmp_path / "out", **pack_arguments(**{name: value}))
 
 
 @pytest.mark.parametrize("change", ["new", "gone", "touched"])

@@ -12,7 +12,7 @@ from ingesting import jpeg, picture, tree_hash, upstream_verdict
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import DatasetError
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.ingest.labels import check_labels
 from yolodata.ingest.sample import Refused
 
@@ -119,7 +119,7 @@ def test_packed(tmp_path: Path) -> None:
     root = write_voc(tmp_path / "voc", {**CASES, **OURS, **REFUSED})
     (root / "JPEGImages" / "no_annotation.jpg").write_bytes(jpeg(picture(0, H, W)))
     before = tree_hash(root)
-    report = pack(root, tmp_path / "out", imgsz=64, progress=False).splits["train"]
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=64), progress=False).splits["train"]
     assert tree_hash(root) == before
     refused = {Path(path).stem: reason for path, reason in report.left_out}
     assert set(refused) == {*REFUSED, "beyond"}
@@ -225,7 +225,13 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
 
 def test_real_annotations(real_data: Path, tmp_path: Path) -> None:
     """Two annotations have an empty box; everything else is stored."""
-    report = pack(real_data / "bccd", tmp_path / "out", format="voc", codec="jpeg", progress=False)
+    report = pack(
+        real_data / "bccd",
+        tmp_path / "out",
+        PackSettings(codec="jpeg"),
+        format="voc",
+        progress=False,
+    )
     assert {s: r.images for s, r in report.splits.items()} == {"train": 205, "val": 87, "test": 72}
     notes = [note for r in report.splits.values() for _, note in r.notes]
     assert sum("box without area" in note for note in notes) == 2

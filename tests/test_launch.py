@@ -22,8 +22,9 @@ import pytest
 from yolodata import __version__, cli
 from yolodata.errors import ConfigError
 from yolodata.launch import agent, rendezvous
-from yolodata.launch.job import Job, Options
+from yolodata.launch.job import Common, Job, Options
 from yolodata.launch.launch_cli import read_job
+from yolodata.launch.slurm_options import SlurmOptions
 from yolodata.launch.systems import SYSTEMS, options_of
 from yolodata.train.distributed import launch, torchrun
 
@@ -34,17 +35,26 @@ MODEL = ["model=yolo26n.yaml", "data=coco8.yaml"]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_an_option_is_in_one_group_and_groups_are_small(system: str) -> None:
+    groups = options_of(system).groups()
+    names = [each.name for group in groups for each in fields(group)]
+    assert len(set(names)) == len(names)
+    assert max(len(groups), *(len(fields(group)) for group in groups)) <= 12
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_options_have_no_names_of_arguments(system: str) -> None:
     """Else an argument of training would silently become an option of the job."""
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    shared = {each.name for each in fields(options_of(system))} & set(DEFAULT_CFG_DICT)
+    shared = options_of(system).fields().keys() & set(DEFAULT_CFG_DICT)
     assert shared <= {"time"}
 
 
 def test_words_are_told_apart() -> None:
     job = read_job("slurm", ["time=1:30:00", *MODEL, "nodes=2", "train.time=2", "yolodata.stall=6"])
-    assert (job.options.nodes, job.options.time) == (2, "1:30:00")  # type: ignore[attr-defined]
+    assert isinstance(job.options, SlurmOptions)
+    assert (job.options.common.nodes, job.options.allocation.time) == (2, "1:30:00")
     assert job.arguments == (*MODEL, "time=2", "yolodata.stall=6", "resume=auto", "device=0")
     assert job.argument("time") == "2"
     assert job.argument("batch") is None
@@ -123,7 +133,7 @@ def test_no_job_holds_what_was_not_checked() -> None:
     with pytest.raises(ConfigError, match="control"):
         Job(Options(), ("model=a.yaml\x1b",))
     with pytest.raises(ConfigError, match="out must be text"):
-        Options(out=Path("a"))  # type: ignore[arg-type]
+        Common(out=Path("a"))  # type: ignore[arg-type]
 
 
 def test_it_is_printed_or_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

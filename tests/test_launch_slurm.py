@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def script(*arguments: str, **options: Any) -> str:
-    return slurm.write(Job(SlurmOptions(**options), (*ARGUMENTS, *arguments)))
+    return slurm.write(Job(SlurmOptions().changed(options), (*ARGUMENTS, *arguments)))
 
 
 def directives(text: str) -> list[str]:
@@ -149,7 +148,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize(
-    "name", [each.name for each in fields(SlurmOptions) if each.name not in ("out", "submit")]
+    "name", [name for name in SlurmOptions.fields() if name not in ("out", "submit")]
 )
 def test_no_option_is_ignored(name: str) -> None:
     common = NEEDS.get(name, {})
@@ -226,7 +225,7 @@ def test_time_limits(time: str, seconds: int | None) -> None:
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SlurmOptions(**options)
+        SlurmOptions().changed(options)
 
 
 @pytest.mark.parametrize("options", [{"nodes": 2, "cpus": 8}, {"gpus": 0, "requeue": False}])
@@ -246,9 +245,8 @@ HOSTILE = ["a b", "a'b", 'a"b', "$HOME", "$(touch CANARY)", "`touch CANARY`", "a
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_words_arrive_as_they_were_given(hostile: str, cluster: Cluster) -> None:
     words = (f"name={hostile}", f"project={hostile}\n#SBATCH --uid=0\ntouch CANARY")
-    options = SlurmOptions(
-        nodes=2, python=hostile, logs=f"/{hostile}", container=hostile, mounts="/a"
-    )
+    asked = {"nodes": 2, "python": hostile, "logs": f"/{hostile}", "container": hostile}
+    options = SlurmOptions().changed({**asked, "mounts": "/a"})
     job = Job(options, (*ARGUMENTS, *words), given=(hostile, f"setup=true\n{hostile}"))
     assert cluster.run(slurm.write(job))[0] == 0
     meeting, training = cluster.calls("srun")

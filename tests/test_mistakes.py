@@ -13,7 +13,7 @@ from yolodata import Loader, open_shards
 from yolodata.arguments import literal
 from yolodata.cli import main
 from yolodata.errors import ConfigError, ShardError
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.shards.verify import verify
 from yolodata.train.exit_codes import PEER_LOST, STATUS, leave_status, status_left
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DATA.yaml, its shards in OUT, and a small network."""
     root = tmp_path_factory.mktemp("mistakes")
     write_yolo(root, {"train": 2, "val": 1})
-    pack(root / "data.yaml", root / "out", imgsz=32, progress=False, workers=1)
+    pack(root / "data.yaml", root / "out", PackSettings(imgsz=32), progress=False, workers=1)
     (root / "tiny.yaml").write_text(TINY)
     (root / "nothing.yaml").write_text("train:\nval:\nnames: [a]\n")
     return root

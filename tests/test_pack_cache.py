@@ -16,7 +16,7 @@ from ingesting import tree_hash, write_yolo
 
 from yolodata.cli import main
 from yolodata.errors import DatasetError
-from yolodata.ingest import cache_cli, pack, pack_cache
+from yolodata.ingest import PackSettings, cache_cli, pack, pack_cache
 from yolodata.shards.format import WORK_FOLDER
 from yolodata.ultralytics.auto_pack import cache_folder, packed, refuse_unpacked
 from yolodata.ultralytics.settings import Settings
@@ -51,7 +51,7 @@ def test_all_are_found_wherever_they_lie(
     beside = trained(tmp_path / "a" / "set")
     elsewhere = trained(tmp_path / "b" / "set", folder=str(tmp_path / "common"))
     by_hand = tmp_path / "a" / "mine.yolodata"
-    pack(tmp_path / "a" / "set" / "data.yaml", by_hand, imgsz=32, progress=False)
+    pack(tmp_path / "a" / "set" / "data.yaml", by_hand, PackSettings(imgsz=32), progress=False)
     assert beside.parent == tmp_path / "a" / "set.yolodata"
     assert [found.folder for found in pack_cache.find()] == [beside, elsewhere]
     (tmp_path / "home" / pack_cache.LIST).unlink()
@@ -74,7 +74,7 @@ def test_clean_removes_ours_and_nothing_else(
 ) -> None:
     first, second = trained(tmp_path / "one"), trained(tmp_path / "two")
     by_hand = tmp_path / "three"
-    pack(tmp_path / "one" / "data.yaml", by_hand, imgsz=32, progress=False)
+    pack(tmp_path / "one" / "data.yaml", by_hand, PackSettings(imgsz=32), progress=False)
     (second / "notes.txt").write_text("mine")
     (second / "train" / "model.pt").write_text("mine")
     (second / "test").symlink_to(by_hand)

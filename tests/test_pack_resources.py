@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from ingesting import write_yolo
+from ingesting import pack_arguments, write_yolo
 from PIL import Image
 
 from yolodata.errors import DatasetError, ResourceError
@@ -35,7 +35,8 @@ def data(tmp_path: Path) -> Path:
 
 def packed(data: Path, **changes: Any) -> list[tuple[str, str]]:
     out = data.parent.parent / "out"
-    report = pack(data, out, imgsz=32, progress=False, workers=2, **changes)
+    how = pack_arguments(imgsz=32, progress=False, workers=2, **changes)
+    report = pack(data, out, **how)
     return [entry for split in report.splits.values() for entry in split.left_out]
 
 

@@ -255,7 +255,7 @@ def test_shards_are_compared_as_they_are(
 ) -> None:
     """Pixels and labels come from the shards; what changed since they were packed is noticed."""
     yaml = draw_dataset(tmp_path / "data", outline)
-    yolodata.pack(yaml, tmp_path / "shards", imgsz=96, progress=False)
+    yolodata.pack(yaml, tmp_path / "shards", yolodata.PackSettings(imgsz=96), progress=False)
     arguments = ["parity", str(tmp_path / "shards"), "--draws", "0", "--samples", "12"]
     arguments += ["--task", "segment", "--batch", "3"]
     assert main(arguments) == 0
@@ -279,7 +279,7 @@ def test_sizes_that_nobody_trains_with_are_refused(
     yaml = draw_dataset(tmp_path / "set", outline)
     assert main(["parity", str(yaml), "--imgsz", "50"]) == 2
     assert "must be a multiple of 32, as Ultralytics trains" in capsys.readouterr().err
-    yolodata.pack(yaml, tmp_path / "shards", imgsz=100, progress=False)
+    yolodata.pack(yaml, tmp_path / "shards", yolodata.PackSettings(imgsz=100), progress=False)
     assert main(["parity", str(tmp_path / "shards")]) == 2
     assert "got 100; give 128, what it would make of it" in capsys.readouterr().err
 
@@ -346,7 +346,7 @@ def test_ultralytics_is_given_no_file_without_an_end(
 ) -> None:
     """It would wait for a FIFO, and read a sparse file into memory."""
     yaml = draw_dataset(tmp_path / "data", box)
-    yolodata.pack(yaml, tmp_path / "shards", imgsz=64, progress=False)
+    yolodata.pack(yaml, tmp_path / "shards", yolodata.PackSettings(imgsz=64), progress=False)
     image = next((tmp_path / "data/images/train").iterdir())
     bad = tmp_path / "data" / file.format(image.stem)
     bad.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from ingesting import tree_hash, write_yolo
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import ShardError
-from yolodata.ingest import pack, pack_cache
+from yolodata.ingest import PackSettings, pack, pack_cache
 from yolodata.ingest.relabel import relabel
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
 from yolodata.shards.format import WORK_FOLDER
@@ -103,8 +103,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def packed(yaml: Path, out: Path, **more: Any) -> bool:
     """Packs; whether it was refused."""
     try:
-        how = {"imgsz": 32, "shard_size": 1 << 16, "workers": 1, "progress": False}
-        pack(yaml, out, **how, **more)
+        how = {"shard_size": 1 << 16, "workers": 1, "progress": False, **more}
+        pack(yaml, out, PackSettings(imgsz=32), **how)
     except ShardError:
         return True
     return False
@@ -303,7 +303,7 @@ def test_folders_that_others_can_change_are_refused(
         (out / place).mkdir(parents=True)
         why = change(out / place)
         with pytest.raises(ShardError, match=why):
-            pack(yaml, out, imgsz=32, progress=False)
+            pack(yaml, out, PackSettings(imgsz=32), progress=False)
         assert [file for file in out.rglob("*") if file.is_file()] == []
     assert not packed(yaml, folder / "whole")
     before = contents(folder / "whole")

@@ -66,7 +66,11 @@ class Fed:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed dataset, and a run on it that was stopped in the midst of its second epoch."""
     folder = prepare(tmp_path_factory.mktemp("manifest"))
-    yolodata.pack(folder / "set" / "data.yaml", folder / "shards", codec="raw", imgsz=64)
+    yolodata.pack(
+        folder / "set" / "data.yaml",
+        folder / "shards",
+        yolodata.PackSettings(codec="raw", imgsz=64),
+    )
     with pytest.raises(Enough):
         trained(folder, Fed(STOP))
     return folder
@@ -79,7 +83,7 @@ def folder(origin: Path, tmp_path: Path) -> Path:
         shutil.copytree(origin / name, tmp_path / name)
     data = tmp_path / "set" / "data.yaml"
     data.write_text(data.read_text().replace(str(origin), str(tmp_path)))
-    yolodata.pack(data, tmp_path / "shards", codec="raw", imgsz=64)
+    yolodata.pack(data, tmp_path / "shards", yolodata.PackSettings(codec="raw", imgsz=64))
     shutil.copy(origin / "tiny.yaml", tmp_path)
     return tmp_path
 
@@ -247,7 +251,7 @@ def test_ultralytics_own_resume_is_asked_as_well(
 ) -> None:
     prepare(tmp_path)
     data = tmp_path / "set" / "data.yaml"
-    yolodata.pack(data, tmp_path / "shards", codec="raw", imgsz=64)
+    yolodata.pack(data, tmp_path / "shards", yolodata.PackSettings(codec="raw", imgsz=64))
     given = str(data if upstreams else tmp_path / "shards")
     values = arguments(tmp_path, "run", epochs=2, rect=upstreams, data=given)
     with pytest.raises(Enough):

@@ -18,7 +18,7 @@ import yolodata
 from yolodata.arguments import split_arguments
 from yolodata.cli import COMMANDS, main, parser_of, parsers
 from yolodata.documented import Setting, as_words, settings_of
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.settings_cli import ENVIRONMENT, groups
 from yolodata.train import TrainSettings
 
@@ -67,7 +67,8 @@ def test_examples_of_classes_can_be_given(
     monkeypatch.setattr("yolodata._native.cuda_build", lambda: "80")
     Path("callbacks.py").touch()
     with_others = {"cache": {"device": "cuda"}, "output": {"device": "cuda"},
-                   "channels_last": {"device": "cuda"}, "rank": {"world_size": 2}}  # fmt: skip
+                   "channels_last": {"device": "cuda"}, "rank": {"world_size": 2},
+                   "reencode": {"codec": "jpeg"}, "keep_files": {"codec": "jpeg"}}  # fmt: skip
     for setting in settings_of(documented):
         _, ours = split_arguments([f"yolodata.{as_words(setting).example}"])
         if documented is yolodata.LabelOptions and setting.name == "classes":
@@ -79,10 +80,11 @@ def test_examples_of_classes_can_be_given(
 
 def test_defaults_of_the_function_and_of_the_command_are_the_same() -> None:
     parser = parser_of("shard")
-    same = set(inspect.signature(pack).parameters) & {s.name for s in parser.settings()}
-    assert len(same) > 6
+    taken = {**inspect.signature(pack).parameters, **inspect.signature(PackSettings).parameters}
+    same = taken.keys() & {s.name for s in parser.settings()}
+    assert len(same) > 10
     for name in same - {"source", "out", "shard_size"}:
-        assert inspect.signature(pack).parameters[name].default == parser.get_default(name), name
+        assert taken[name].default == parser.get_default(name), name
 
 
 def test_every_variable_of_the_environment_is_listed() -> None:

@@ -94,10 +94,10 @@ def test_no_file_is_opened_in_the_encoding_of_the_locale(tmp_path: Path) -> None
 
 CLOSED = """
 import os, sys
-from yolodata import pack
+from yolodata import PackSettings, pack
 from yolodata.cli import main
 data, out, said = sys.argv[1:]
-pack(data, out + "-library", imgsz=32)
+pack(data, out + "-library", PackSettings(imgsz=32))
 status = main(["shard", data, out, "--imgsz", "32"])
 streams = {os.readlink(f"/proc/self/fd/{number}") for number in range(3)}
 open(said, "w").write(f"{status} {streams}")

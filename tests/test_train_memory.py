@@ -85,6 +85,7 @@ class FakeTrainer:
             augment=AugmentConfig(imgsz=64, **augment),
             batch_size=2,
         )
+        self.own_loader = self.train_loader
         self.data, self.amp, self.batch_size = {"kpt_shape": [5, 3]}, False, 2
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         self.scaler = torch.amp.GradScaler("cuda", enabled=False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ShardError,
         YolodataError,
     )
-    from yolodata.ingest import pack
+    from yolodata.ingest import PackSettings, pack
     from yolodata.pipeline.classes import (
         AugmentConfig,
         DeviceOptions,
@@ -60,6 +60,7 @@ __all__ = [
     "Loader",
     "OBBTrainer",
     "OBBValidator",
+    "PackSettings",
     "PoseTrainer",
     "PoseValidator",
     "Ranks",
@@ -91,6 +92,7 @@ _PLACES = {
     "Loader": "pipeline.classes",
     "OBBTrainer": "ultralytics.trainer",
     "OBBValidator": "ultralytics.validator",
+    "PackSettings": "ingest",
     "PoseTrainer": "ultralytics.trainer",
     "PoseValidator": "ultralytics.validator",
     "Ranks": "pipeline.classes",

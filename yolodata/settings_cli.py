@@ -18,6 +18,7 @@ from yolodata.errors import ConfigError
 
 # Classes of `yolodata` whose settings are written in Python, and what they are for.
 _CLASSES = {
+    "PackSettings": "`settings=` of `pack`",
     "Loader": "training batches",
     "ValidationLoader": "validation batches",
     "LabelOptions": "`labels=` of both loaders",

@@ -85,20 +85,12 @@ def clean_up() -> None:
 @functools.cache
 def packed(task: str = "detect", codec: str = "raw") -> Path:
     """Packs a drawn dataset once a process: OUT with train and val."""
-    from yolodata.ingest import pack
+    from yolodata.ingest import PackSettings, pack
 
     place = once() / f"{task}-{codec}"
     data = source(place / "source", task=task)
-    pack(
-        data,
-        place / "out",
-        imgsz=64,
-        shard_size=1 << 16,
-        workers=1,
-        progress=False,
-        codec=codec,
-        task="pose" if task == "pose" else "detect",
-    )
+    settings = PackSettings(codec, 64, task="pose" if task == "pose" else "detect")
+    pack(data, place / "out", settings, shard_size=1 << 16, workers=1, progress=False)
     return place / "out"
 
 

@@ -24,7 +24,7 @@ from yolodata.files import file_checksum, open_regular, read_regular
 from yolodata.folders import Folder
 from yolodata.images.formats import open_picture
 from yolodata.images.limits import most_bytes
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.machine import usable_cores
 from yolodata.shards import reader
 
@@ -216,8 +216,8 @@ def _repeat(plain: Path, long: Path, repeats: int) -> None:
 def _packed(source: Path, out: Path, codec: str, wanted: Wanted, say: Say) -> Path:
     if not (out / "train" / "dataset.json").exists():
         say(f"packing {codec} shards")
-        how: dict[str, Any] = {"codec": codec, "imgsz": wanted.imgsz, "task": wanted.task}
-        pack(source / "data.yaml", out, **how, splits=["train"], progress=False)
+        settings = PackSettings(codec, wanted.imgsz, task=wanted.task)
+        pack(source / "data.yaml", out, settings, splits=["train"], progress=False)
     # The page cache shall hold shards, which are written past it, like the pictures. Otherwise the
     # first epoch of one side alone would wait for the disk.
     for shard in sorted((out / "train").glob("shard-*.safetensors")):

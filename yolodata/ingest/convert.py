@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import xxhash
 
-from yolodata.checks import flag, whole
+from yolodata.checks import flag, one_of, whole
 from yolodata.errors import ConfigError, ResourceError, lacking
 from yolodata.images.headers import is_iso_media, read_header
 from yolodata.images.resize import resize, resized_shape
@@ -39,16 +39,20 @@ class PackSettings:
     """What decides about the bytes that are stored.
 
     Attributes:
-        codec: "raw" (pixels) or "jpeg" (the files).
-        imgsz: longer side in pixels, 10 to 16384.
+        codec: "raw" (pixels), "jpeg" (the files), or "auto": what the output holds already; else
+            raw if that takes no more than a third of the room there, or else jpeg
+            (`codec="jpeg"`).
+        imgsz: longer side in pixels, 10 to 16384 (`imgsz=320`).
         reencode: JPEG quality, 1 to 100, for images larger than imgsz; None keeps the bytes of the
-            file. For codec "jpeg" only.
+            file. Not for codec "raw"; with "auto" it counts where jpeg is chosen
+            (`reencode=90`).
         task: whose label decisions. "pose" requires keypoints in every row; all others decide
-            alike.
-        single_cls: classes are not compared with the number of names.
+            alike (`task="pose"`).
+        single_cls: classes are not compared with the number of names (`single_cls=True`).
         keep_files: JPEG files with several scans (progressive ones) keep their bytes. Otherwise
             they become baseline files with the same pixels, which decode two to four times as
-            fast. For codec "jpeg" only.
+            fast. Not for codec "raw"; with "auto" it counts where jpeg is chosen
+            (`keep_files=True`).
     """
 
     codec: str = "raw"
@@ -59,19 +63,18 @@ class PackSettings:
     keep_files: bool = False
 
     def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise ConfigError(f"codec must be one of {', '.join(CODECS)}, got {self.codec!r}")
+        one_of("codec", self.codec, (*CODECS, "auto"))
         whole("imgsz", self.imgsz, 10, 16384)
         if self.reencode is not None:
             whole("reencode", self.reencode, 1, 100)
-            if self.codec != "jpeg":
+            if self.codec == "raw":
                 raise ConfigError(
                     f"reencode must be left out for codec {self.codec!r}, which stores pixels, got "
                     f"{self.reencode}; use codec 'jpeg'"
                 )
         flag("single_cls", self.single_cls)
         flag("keep_files", self.keep_files)
-        if self.keep_files and self.codec != "jpeg":
+        if self.keep_files and self.codec == "raw":
             raise ConfigError(
                 f"keep_files must be left out for codec {self.codec!r}, which stores pixels, got "
                 "True; use codec 'jpeg'"

@@ -159,21 +159,19 @@ def _class_names(text: str) -> list[str]:
 
 def run_shard(args: argparse.Namespace) -> int:
     """Runs `yolodata shard SOURCE OUT`."""
+    from yolodata.ingest.convert import PackSettings
     from yolodata.ingest.packing import pack
 
     try:
         report = pack(
             args.source,
             args.out,
-            codec=args.codec,
-            imgsz=args.imgsz,
+            PackSettings(
+                args.codec, args.imgsz, args.reencode, args.task, args.single_cls, args.keep_files
+            ),
             shard_size=parse_size(args.shard_size),
             workers=args.workers,
-            reencode=args.reencode,
-            keep_files=args.keep_files,
             overwrite=args.overwrite,
-            task=args.task,
-            single_cls=args.single_cls,
             progress=not args.quiet,
             **_source_options(args),
         )

@@ -53,6 +53,8 @@ from yolodata.shards.records import load_settings
 from yolodata.shards.sample import LeftOut, StoredSample
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, check_shard_size, sweep
 
+DEFAULTS = PackSettings()
+
 _STRAYS = re.compile(r"^\d+ annotations of ")
 
 
@@ -89,21 +91,16 @@ class _Run:
 def pack(
     source: str | Path | Mapping[str, Any],
     out: str | Path,
+    settings: PackSettings = DEFAULTS,
     *,
-    codec: str = "raw",
-    imgsz: int = 640,
-    shard_size: int = DEFAULT_SHARD_SIZE,
-    workers: int | None = None,
     splits: Sequence[str] | None = None,
-    progress: bool = True,
-    reencode: int | None = None,
-    task: str = "detect",
-    single_cls: bool = False,
-    overwrite: bool = False,
     format: str = "auto",
     images: str | Path | None = None,
     names: Sequence[str] | None = None,
-    keep_files: bool = False,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
 ) -> PackReport:
     """Packs a dataset: one dataset directory `out`/SPLIT for each split.
 
@@ -113,36 +110,30 @@ def pack(
     Args:
         source, splits, format, images, names: see `open_source`.
         out: folder to write to; made if needed.
-        codec: "raw", "jpeg", or "auto": what `out` holds already; else raw if that takes no more
-            than a third of the room there, or else jpeg.
-        imgsz, reencode, task, single_cls, keep_files: see `PackSettings`. With "auto", `reencode`
-            and `keep_files` count where jpeg is chosen.
+        settings: what is stored of an image.
         shard_size: bytes of pixels a shard file.
         workers: threads that decode; by default one for each core this process may use.
+        overwrite: replace what `out` holds of another source or other settings.
         progress: say on stderr how much will be packed, what it takes, and how much is free; show
             a bar with rate and remaining time.
-        overwrite: replace what `out` holds of another source or other settings.
 
     Returns:
         what was packed and what was left out, for each split.
 
     Raises:
         DatasetError: the source cannot be used.
-        ConfigError: settings are out of range or contradict each other.
+        ConfigError: an argument is out of range.
         ShardError: `out` holds something else, cannot be written, or has no room.
         ResourceError: the machine lacks memory, threads or open files, or cannot read the source.
             What was packed is kept, and the same call continues.
     """
-    auto = codec == "auto"
-    kind = "jpeg" if auto else codec
-    settings = PackSettings(kind, imgsz, reencode, task, single_cls, keep_files)
     if workers is not None:
         whole("workers", workers, 1, WORKERS)
     check_shard_size(shard_size)
 
     def opened(names: Sequence[str] | None) -> Source:
         return open_source(
-            source, splits=splits, format=format, images=images, names=names, task=task
+            source, splits=splits, format=format, images=images, names=names, task=settings.task
         )
 
     found = opened(names)
@@ -169,8 +160,8 @@ def pack(
         }
     shared = shared_images(found, target)  # before anything is packed
     try:
-        if auto:
-            settings = _chosen(found, target, settings, progress)
+        if settings.codec == "auto":
+            settings = _chosen(found, target, replace(settings, codec="jpeg"), progress)
         run = _Run(found, target, settings, shard_size, workers, progress, overwrite)
         _pack(run, report)
         for name, notes in shared.items():

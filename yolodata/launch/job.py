@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -23,8 +23,50 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXPANSION = re.compile(r"\$(\w+|\{[^}]*\}|\([^)]*\))")  # of a shell: no secret yet
 
 
+def check_text(what: str, text: str, lines: bool = False) -> None:
+    """Refuses a text that may not stand in a file that is written.
+
+    Args:
+        what: it is, for the message.
+        text: the value of an option, or NAME=VALUE of an argument.
+        lines: whether it may have several lines.
+
+    Raises:
+        ConfigError: it has control characters, or a secret in it.
+    """
+    if _CONTROL.search(text.replace("\n", "").replace("\t", "") if lines else text):
+        raise ConfigError(
+            f"{what} must have no control characters{'' if lines else ', such as a new line,'} in "
+            f"it, got {shown(redacted(text))}"
+        )
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ConfigError(f"{what} must be UTF-8, as the file that is written is, got {text!r}")
+    text = _EXPANSION.sub("$", text)
+    if redacted(text) != text:
+        raise ConfigError(
+            f"{what} has a secret in it ({redacted(text)}), which the file that starts the job "
+            "would keep; give it in the job's environment, or in a file that only you can read"
+        )
+
+
 @dataclass(frozen=True)
-class Options:
+class Group:
+    """Options that belong together. Each is text, a number or a flag."""
+
+    SHELL: ClassVar[tuple[str, ...]] = ()
+    """Options that are commands of a shell, which may have several lines."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, str):
+                check_text(each.name, value, lines=each.name in self.SHELL)
+            elif "str" in str(each.type) and value is not None:
+                raise ConfigError(f"{each.name} must be text, got {shown(value)}")
+
+
+@dataclass(frozen=True)
+class Common(Group):
     """What a job asks of any system.
 
     Attributes:
@@ -38,15 +80,6 @@ class Options:
         out: file that is written; None prints (`out="job.sh"`).
         submit: hand the file on to the system as well (`submit=True`).
     """
-
-    SHELL: ClassVar[tuple[str, ...]] = ()
-    """Options that are commands of a shell, which may have several lines."""
-
-    SHARES_FILES: ClassVar[bool] = False
-    """Whether the machines of the job have the files of the one that starts it."""
-
-    BUCKETS: ClassVar[tuple[str, ...]] = ()
-    """Schemes of URLs that the system copies datasets from, to the machines of the job."""
 
     job: str = "yolodata"
     nodes: int = 1
@@ -74,12 +107,7 @@ class Options:
                 "process; give one of them (gpus=0 trains on CPUs)"
             )
         flag("submit", self.submit)
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, str):
-                check_text(each.name, value, lines=each.name in self.SHELL)
-            elif "str" in str(each.type) and value is not None:
-                raise ConfigError(f"{each.name} must be text, got {shown(value)}")
+        super().__post_init__()
 
     @property
     def processes_a_node(self) -> int:
@@ -87,29 +115,66 @@ class Options:
         return self.gpus or self.processes or 1
 
     @property
-    def process_counts(self) -> list[int]:
-        """How many processes may train together."""
-        return [self.nodes * self.processes_a_node]
-
-    @property
     def device(self) -> str:
         """What training's `device` is: with the GPUs named, it fails where one is missing."""
         return ",".join(map(str, range(self.gpus))) or "cpu"
 
+
+@dataclass(frozen=True)
+class Options:
+    """What a job asks of a system: groups of options, each of which has a default.
+
+    On a command line an option is given by its name alone: no two groups have one of the same name.
+
+    Attributes:
+        common: what it asks of any system.
+    """
+
+    SHARES_FILES: ClassVar[bool] = False
+    """Whether the machines of the job have the files of the one that starts it."""
+
+    BUCKETS: ClassVar[tuple[str, ...]] = ()
+    """Schemes of URLs that the system copies datasets from, to the machines of the job."""
+
+    common: Common = Common()
+
+    @classmethod
+    def groups(cls) -> list[type[Group]]:
+        """Lists the classes of the groups, in order."""
+        return [type(group) for group in vars(cls()).values()]
+
+    @classmethod
+    def fields(cls) -> dict[str, Field[Any]]:
+        """Returns the options of all groups, by name."""
+        return {each.name: each for group in cls.groups() for each in fields(group)}
+
+    @property
+    def process_counts(self) -> list[int]:
+        """How many processes may train together."""
+        return [self.common.nodes * self.common.processes_a_node]
+
     def changed(self, values: Mapping[str, Any]) -> Self:
         """These options with some replaced.
+
+        Args:
+            values: by the names of options, of whichever group.
 
         Raises:
             ConfigError: a name is unknown, or a value is out of range.
         """
-        known = [each.name for each in fields(self)]
+        known = list(self.fields())
         for name in values:
             if name not in known:
                 raise ConfigError(
                     f"there is no option {name!r}{nearest(name, known)}; there are "
                     f"{', '.join(known)}"
                 )
-        return replace(self, **values)
+        groups: dict[str, Any] = {}
+        for each in fields(self):
+            group: Group = getattr(self, each.name)
+            own = {part.name for part in fields(group)}
+            groups[each.name] = replace(group, **{n: values[n] for n in values if n in own})
+        return replace(self, **groups)
 
 
 @dataclass(frozen=True)
@@ -142,8 +207,8 @@ def name_of_its_own(job: Job) -> str:
     Raises:
         ConfigError: none was given.
     """
-    name = job.options.job
-    if name == Options.job:
+    name = job.options.common.job
+    if name == Common.job:
         raise ConfigError(
             f"job must be a name that no other training has, got {name!r}, which is the default: "
             "it names the run, and the next training of that name would go on with this one; give "
@@ -155,29 +220,3 @@ def name_of_its_own(job: Job) -> str:
 def is_of_a_machine(place: str) -> bool:
     """Whether a path, or a URL, is lost with the machine that writes there."""
     return urlsplit(place).scheme in ("", "file", "local")
-
-
-def check_text(what: str, text: str, lines: bool = False) -> None:
-    """Refuses a text that may not stand in a file that is written.
-
-    Args:
-        what: it is, for the message.
-        text: the value of an option, or NAME=VALUE of an argument.
-        lines: whether it may have several lines.
-
-    Raises:
-        ConfigError: it has control characters, or a secret in it.
-    """
-    if _CONTROL.search(text.replace("\n", "").replace("\t", "") if lines else text):
-        raise ConfigError(
-            f"{what} must have no control characters{'' if lines else ', such as a new line,'} in "
-            f"it, got {shown(redacted(text))}"
-        )
-    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise ConfigError(f"{what} must be UTF-8, as the file that is written is, got {text!r}")
-    text = _EXPANSION.sub("$", text)
-    if redacted(text) != text:
-        raise ConfigError(
-            f"{what} has a secret in it ({redacted(text)}), which the file that starts the job "
-            "would keep; give it in the job's environment, or in a file that only you can read"
-        )

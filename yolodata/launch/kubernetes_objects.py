@@ -43,7 +43,10 @@ def manifests(job: Job) -> list[dict[str, Any]]:
     assert isinstance(asked, KubernetesOptions)
     claims = [
         _claim(name, size, asked)
-        for name, size in ((asked.shards, asked.shards_size), (asked.runs, asked.runs_size))
+        for name, size in (
+            (asked.volumes.shards, asked.volumes.shards_size),
+            (asked.volumes.runs, asked.volumes.runs_size),
+        )
         if name is not None and size is not None
     ]
     return [*claims, _runtime(job, asked), _train_job(job, asked)]
@@ -53,7 +56,7 @@ def _check(job: Job) -> None:
     """Refuses what is lost with a pod, and what nobody reaches there."""
     asked = job.options
     assert isinstance(asked, KubernetesOptions)
-    if asked.image is None:
+    if asked.container.image is None:
         raise ConfigError(
             "image must be given, got none; name a container image with yolodata in it "
             "(image=registry.example.com/yolodata:0.3.0)"
@@ -61,7 +64,7 @@ def _check(job: Job) -> None:
     upload = _given(job, "yolodata.upload")
     if upload is not None and is_of_a_machine(upload):
         upload = None
-    if asked.runs is None and upload is None:
+    if asked.volumes.runs is None and upload is None:
         raise ConfigError(
             "runs=CLAIM or yolodata.upload=URL of a bucket must be given, got none: a pod that "
             "begins again would find no checkpoint"
@@ -99,25 +102,25 @@ def _port(metrics: str | None) -> int | None:
 def _ports(job: Job, asked: KubernetesOptions) -> range:
     """Returns the ports of a pod's ranks; none without a first one."""
     first = _port(_given(job, "yolodata.metrics"))
-    return range(first, first + asked.processes_a_node) if first is not None else range(0)
+    return range(first, first + asked.common.processes_a_node) if first is not None else range(0)
 
 
 def _metadata(asked: KubernetesOptions, name: str) -> dict[str, Any]:
-    return {"name": name, "namespace": asked.namespace, "labels": _labels(asked)}
+    return {"name": name, "namespace": asked.objects.namespace, "labels": _labels(asked)}
 
 
 def _labels(asked: KubernetesOptions) -> dict[str, str]:
-    return {"app.kubernetes.io/name": "yolodata", "app.kubernetes.io/instance": asked.job}
+    return {"app.kubernetes.io/name": "yolodata", "app.kubernetes.io/instance": asked.common.job}
 
 
 def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
     """A volume, which pods of several machines mount where there are several."""
     spec: dict[str, Any] = {
-        "accessModes": ["ReadWriteMany" if asked.nodes > 1 else "ReadWriteOnce"],
+        "accessModes": ["ReadWriteMany" if asked.common.nodes > 1 else "ReadWriteOnce"],
         "resources": {"requests": {"storage": f"{size}Gi"}},
     }
-    if asked.storage_class is not None:
-        spec["storageClassName"] = asked.storage_class
+    if asked.volumes.storage_class is not None:
+        spec["storageClassName"] = asked.volumes.storage_class
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -128,13 +131,13 @@ def _claim(name: str, size: int, asked: KubernetesOptions) -> dict[str, Any]:
 
 def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     """How the pods look; the TrainJob says what runs in them."""
-    elastic = asked.min_nodes is not None
+    elastic = asked.recovery.min_nodes is not None
     metadata = _metadata(asked, _runtime_name(asked))
-    if asked.runtime == "cluster":
+    if asked.objects.runtime == "cluster":
         del metadata["namespace"]
     metadata["labels"]["trainer.kubeflow.org/framework"] = "torch"
     pods: dict[str, Any] = {
-        "backoffLimit": asked.restarts if elastic else 0,
+        "backoffLimit": asked.recovery.restarts if elastic else 0,
         "podReplacementPolicy": "Failed",  # two pods with one place would write into one run
         "podFailurePolicy": {
             "rules": [
@@ -156,16 +159,16 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
     step = {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
     return {
         "apiVersion": TRAINER,
-        "kind": RUNTIMES[asked.runtime],
+        "kind": RUNTIMES[asked.objects.runtime],
         "metadata": metadata,
         "spec": {
             # No policy for torch: it would tell torchrun where all meet by its environment, and
             # cannot say a range of nodes. The agent says both.
-            "mlPolicy": {"numNodes": asked.nodes},
+            "mlPolicy": {"numNodes": asked.common.nodes},
             "template": {
                 "spec": {
                     "failurePolicy": {
-                        "maxRestarts": 0 if elastic else asked.restarts,
+                        "maxRestarts": 0 if elastic else asked.recovery.restarts,
                         "rules": [
                             {
                                 "name": "mistake",
@@ -189,7 +192,11 @@ def _runtime(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
 
 def _runtime_name(asked: KubernetesOptions) -> str:
     """The cluster's runtimes are seen by all namespaces, which may have jobs of one name."""
-    return f"{asked.namespace}.{asked.job}" if asked.runtime == "cluster" else asked.job
+    return (
+        f"{asked.objects.namespace}.{asked.common.job}"
+        if asked.objects.runtime == "cluster"
+        else asked.common.job
+    )
 
 
 def _exit(code: int) -> dict[str, Any]:
@@ -203,8 +210,8 @@ def _annotations(job: Job, asked: KubernetesOptions) -> dict[str, str]:
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
     }
-    if asked.topology is not None:
-        found[f"kueue.x-k8s.io/podset-{asked.topology_mode}-topology"] = asked.topology
+    if asked.kueue.topology is not None:
+        found[f"kueue.x-k8s.io/podset-{asked.kueue.topology_mode}-topology"] = asked.kueue.topology
     ports = _ports(job, asked)
     if ports:
         found["prometheus.io/scrape"] = "true"
@@ -223,18 +230,18 @@ def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "runs", "mountPath": RUNS},
     ]
-    if asked.runs is None:
+    if asked.volumes.runs is None:
         volumes.append({"name": "runs", "emptyDir": {}})
     else:
-        claim = {"claimName": asked.runs}
+        claim = {"claimName": asked.volumes.runs}
         volumes.append({"name": "runs", "persistentVolumeClaim": claim})
-    if asked.shards is not None:
-        claim = {"claimName": asked.shards}
+    if asked.volumes.shards is not None:
+        claim = {"claimName": asked.volumes.shards}
         volumes.append({"name": "shards", "persistentVolumeClaim": claim})
         mounts.append({"name": "shards", "mountPath": SHARDS, "readOnly": True})
     container: dict[str, Any] = {
         "name": "node",  # Kubeflow Trainer looks for this one
-        "image": asked.image,
+        "image": asked.container.image,
         "workingDir": RUNS,
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -243,8 +250,8 @@ def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         },
         "volumeMounts": mounts,
     }
-    if asked.secrets:
-        container["envFrom"] = [{"secretRef": {"name": name}} for name in asked.secrets]
+    if asked.container.secrets:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in asked.container.secrets]
     ports = _ports(job, asked)
     if ports:
         container["ports"] = [
@@ -252,28 +259,28 @@ def _pod(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         ]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",  # a pod failure policy takes no other
-        "terminationGracePeriodSeconds": asked.grace,
+        "terminationGracePeriodSeconds": asked.recovery.grace,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": asked.user,
-            "runAsGroup": asked.user,
-            "fsGroup": asked.user,
+            "runAsUser": asked.container.user,
+            "runAsGroup": asked.container.user,
+            "fsGroup": asked.container.user,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
         "volumes": volumes,
     }
-    if asked.pull_with is not None:
-        pod["imagePullSecrets"] = [{"name": asked.pull_with}]
-    if asked.priority is not None:
-        pod["priorityClassName"] = asked.priority
-    if asked.selector:
-        pod["nodeSelector"] = asked.selector
-    if asked.tolerations:
-        pod["tolerations"] = asked.tolerations
+    if asked.container.pull_with is not None:
+        pod["imagePullSecrets"] = [{"name": asked.container.pull_with}]
+    if asked.placement.priority is not None:
+        pod["priorityClassName"] = asked.placement.priority
+    if asked.placement.selector:
+        pod["nodeSelector"] = asked.placement.selector
+    if asked.placement.tolerations:
+        pod["tolerations"] = asked.placement.tolerations
     return pod
 
 
@@ -283,31 +290,35 @@ def _shm(job: Job, asked: KubernetesOptions) -> int:
     Ours are threads. Where Ultralytics' own loader takes over, each of its workers has four batches
     there.
     """
-    if asked.shm is not None:
-        return asked.shm
+    if asked.container.shm is not None:
+        return asked.container.shm
 
     def given(name: str, default: int) -> int:
         value = literal(job.argument(name) or str(default))
         return value if isinstance(value, int) and value > 0 else default
 
     batches = 4 * given("workers", 8) + 1
-    pictures = given("batch", 16 * asked.processes_a_node * asked.nodes) / asked.nodes
+    pictures = (
+        given("batch", 16 * asked.common.processes_a_node * asked.common.nodes) / asked.common.nodes
+    )
     reckoned = 1 + math.ceil(1.25 * batches * pictures * 3 * given("imgsz", 640) ** 2 / 2**30)
-    return reckoned if asked.memory is None else max(1, min(reckoned, asked.memory // 2))
+    return (
+        reckoned if asked.common.memory is None else max(1, min(reckoned, asked.common.memory // 2))
+    )
 
 
 def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
-    metadata = _metadata(asked, asked.job)
-    if asked.queue is not None:
-        metadata["labels"]["kueue.x-k8s.io/queue-name"] = asked.queue
-    if asked.queue_priority is not None:
-        metadata["labels"]["kueue.x-k8s.io/priority-class"] = asked.queue_priority
+    metadata = _metadata(asked, asked.common.job)
+    if asked.kueue.queue is not None:
+        metadata["labels"]["kueue.x-k8s.io/queue-name"] = asked.kueue.queue
+    if asked.kueue.queue_priority is not None:
+        metadata["labels"]["kueue.x-k8s.io/priority-class"] = asked.kueue.queue_priority
     metadata["annotations"] = {"yolodata/command": shlex.join(("yolodata", "launch", *job.given))}
     # torch asks for the user's name, and a number without an entry in /etc/passwd has none.
     environment = {"HOME": "/tmp", "LOGNAME": "yolodata", "PYTHONUNBUFFERED": "1"}
     trainer: dict[str, Any] = {
-        "numNodes": asked.nodes,
-        "image": asked.image,
+        "numNodes": asked.common.nodes,
+        "image": asked.container.image,
         "command": ["python", "-m", "yolodata.launch.agent"],
         # Kubernetes reads $(NAME) in them, and $$ as $.
         "args": [*_agent(asked), "--", *(word.replace("$", "$$") for word in _arguments(job))],
@@ -323,7 +334,7 @@ def _train_job(job: Job, asked: KubernetesOptions) -> dict[str, Any]:
         "spec": {
             "runtimeRef": {
                 "apiGroup": TRAINER.partition("/")[0],
-                "kind": RUNTIMES[asked.runtime],
+                "kind": RUNTIMES[asked.objects.runtime],
                 "name": _runtime_name(asked),
             },
             "trainer": trainer,
@@ -344,26 +355,27 @@ def _arguments(job: Job) -> list[str]:
 
 def _agent(asked: KubernetesOptions) -> list[str]:
     """Options of what starts the ranks of a pod."""
-    options = [f"--nodes={asked.nodes}", f"--processes={asked.processes_a_node}"]
-    if asked.nodes > 1:
+    options = [f"--nodes={asked.common.nodes}", f"--processes={asked.common.processes_a_node}"]
+    if asked.common.nodes > 1:
+        job = asked.common.job
         options += [
             "--node=$(JOB_COMPLETION_INDEX)",
-            f"--rendezvous={asked.job}-node-0-0.{asked.job}:{PORT}",  # JobSet's name of the first
-            f"--run={asked.job}",
+            f"--rendezvous={job}-node-0-0.{job}:{PORT}",  # JobSet's name of the first
+            f"--run={job}",
             f"--patience={PATIENCE}",
         ]
-    if asked.min_nodes is not None:
-        options += [f"--least={asked.min_nodes}", f"--restarts={asked.restarts}"]
-    return [*options, "--numa"] if asked.gpus else options
+    if asked.recovery.min_nodes is not None:
+        options += [f"--least={asked.recovery.min_nodes}", f"--restarts={asked.recovery.restarts}"]
+    return [*options, "--numa"] if asked.common.gpus else options
 
 
 def _resources(asked: KubernetesOptions) -> dict[str, str]:
     """Requests, and limits as well: so cores and memory belong to the pod (QoS Guaranteed)."""
     found = {}
-    if asked.cpus is not None:
-        found["cpu"] = str(asked.cpus)
-    if asked.memory is not None:
-        found["memory"] = f"{asked.memory}Gi"
-    if asked.gpus:
-        found[asked.gpu_resource] = str(asked.gpus)
+    if asked.common.cpus is not None:
+        found["cpu"] = str(asked.common.cpus)
+    if asked.common.memory is not None:
+        found["memory"] = f"{asked.common.memory}Gi"
+    if asked.common.gpus:
+        found[asked.placement.gpu_resource] = str(asked.common.gpus)
     return found

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,11 @@ def _options() -> Iterator[Group]:
         yield Group(
             f"yolodata launch {system} train",
             "`name=value`, beside arguments of `yolodata train`",
-            [as_words(setting) for setting in settings_of(options_of(system))],
+            [
+                as_words(setting)
+                for group in options_of(system).groups()
+                for setting in settings_of(group)
+            ],
         )
 
 
@@ -77,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
         job = read_job(args.system, args.arguments)
     module = module_of(args.system)
     text = module.write(job)
-    if job.options.out is None:
+    if job.options.common.out is None:
         print(text, end="")
     else:
-        write_output(Path(job.options.out), text.encode(), "out")
-        print(f"yolodata: {job.options.out} is written", file=sys.stderr)
-    return int(module.submit(job, text)) if job.options.submit else 0
+        write_output(Path(job.options.common.out), text.encode(), "out")
+        print(f"yolodata: {job.options.common.out} is written", file=sys.stderr)
+    return int(module.submit(job, text)) if job.options.common.submit else 0
 
 
 def read_job(system: str, words: Sequence[str]) -> Job:
@@ -97,7 +100,7 @@ def read_job(system: str, words: Sequence[str]) -> Job:
             would refuse an argument.
     """
     kind = options_of(system)
-    known = {each.name: each for each in fields(kind)}
+    known = kind.fields()
     options: dict[str, Any] = {}
     arguments: list[str] = []
     for word in words:
@@ -114,7 +117,7 @@ def read_job(system: str, words: Sequence[str]) -> Job:
     arguments = [one for one in arguments if not one.startswith("device=")]
     if not any(one.startswith("resume=") for one in arguments):
         arguments.append("resume=auto")
-    return Job(asked, (*arguments, f"device={asked.device}"), (system, "train", *words))
+    return Job(asked, (*arguments, f"device={asked.common.device}"), (system, "train", *words))
 
 
 def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> None:
@@ -137,10 +140,11 @@ def _check_arguments(arguments: list[str], known: list[str], asked: Options) -> 
         raise ConfigError(
             "nproc is an option of one machine; here give gpus=, or gpus=0 processes="
         )
-    if upstream.get("device", asked.device) != asked.device:
+    if upstream.get("device", asked.common.device) != asked.common.device:
         raise ConfigError(
             f"device={upstream['device']} is the system's to choose, which gives this job "
-            f"device={asked.device}; give gpus=, the GPUs of a machine (gpus=0 trains on CPUs)"
+            f"device={asked.common.device}; give gpus=, the GPUs of a machine (gpus=0 trains on "
+            "CPUs)"
         )
     scheme, url, _ = upstream.get("data", "").partition("://")
     if url and scheme not in (*DOWNLOADED, *asked.BUCKETS):

@@ -17,7 +17,7 @@ import yaml
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
-from yolodata.launch.job import PORT, Job, Options, is_of_a_machine, name_of_its_own
+from yolodata.launch.job import PORT, Group, Job, Options, is_of_a_machine, name_of_its_own
 from yolodata.train.exit_codes import PREEMPTED
 
 DATA = "yolodata-data"
@@ -29,8 +29,8 @@ _INFRA = re.compile(r"[^\s/]+(/[^\s]+)?")
 
 
 @dataclass(frozen=True)
-class SkyOptions(Options):
-    """What a job asks of SkyPilot.
+class Machine(Group):
+    """Which machines are rented.
 
     Attributes:
         accelerator: the GPU, as SkyPilot calls it; `gpus` says how many (`accelerator="A100"`).
@@ -39,30 +39,13 @@ class SkyOptions(Options):
         disk: GiB of a machine's disk; None leaves it to SkyPilot (`disk=512`).
         image: a machine's image, or a container's; None is SkyPilot's
             (`image="docker:ghcr.io/me/yolodata:1"`).
-        setup: commands that install yolodata on a machine; None where the image has it
-            (`setup="$(cat setup.sh)"`).
-        python: the interpreter there that has yolodata (`python="~/env/bin/python"`).
-        bucket: URL that checkpoints go to, in a folder named after the job
-            (`bucket="s3://my-bucket/runs"`).
-        variables: names of environment variables, with commas between, that `sky` takes from where
-            it is started, as secrets: no file has their values (`variables="WANDB_API_KEY"`).
-        restarts: how often training is started again after an error; machines that are taken away
-            do not count (`restarts=0`).
     """
-
-    SHELL: ClassVar[tuple[str, ...]] = ("setup",)
-    BUCKETS: ClassVar[tuple[str, ...]] = ("s3", "gs", "r2", "cos", "oci", "nebius")
 
     accelerator: str | None = None
     infra: str | None = None
     spot: bool = True
     disk: int | None = None
     image: str | None = None
-    setup: str | None = None
-    python: str = "python3"
-    bucket: str | None = None
-    variables: str | None = None
-    restarts: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,22 +57,73 @@ class SkyOptions(Options):
         if self.infra is not None and not _INFRA.fullmatch(self.infra):
             raise ConfigError(f"infra must be CLOUD/REGION/ZONE, got {self.infra!r}")
         flag("spot", self.spot)
-        whole("restarts", self.restarts, 0)
         if self.disk is not None:
             whole("disk", self.disk, 1)
+
+
+@dataclass(frozen=True)
+class Software(Group):
+    """What trains on a machine, and with which environment.
+
+    Attributes:
+        setup: commands that install yolodata on a machine; None where the image has it
+            (`setup="$(cat setup.sh)"`).
+        python: the interpreter there that has yolodata (`python="~/env/bin/python"`).
+        variables: names of environment variables, with commas between, that `sky` takes from where
+            it is started, as secrets: no file has their values (`variables="WANDB_API_KEY"`).
+    """
+
+    SHELL: ClassVar[tuple[str, ...]] = ("setup",)
+
+    setup: str | None = None
+    python: str = "python3"
+    variables: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.names:
             if not _NAME.fullmatch(name):
                 raise ConfigError(
                     "variables must be names of environment variables, with commas between, got "
                     f"{name!r}; their values are taken from where `sky` is started"
                 )
-        if self.bucket is not None and is_of_a_machine(self.bucket):
-            raise ConfigError(f"bucket must be a URL, such as s3://BUCKET/runs, got {self.bucket}")
 
     @property
     def names(self) -> list[str]:
         """Names of environment variables that the job gets."""
         return [] if self.variables is None else self.variables.split(",")
+
+
+@dataclass(frozen=True)
+class Recovery(Group):
+    """How the job goes on after it was stopped.
+
+    Attributes:
+        bucket: URL that checkpoints go to, in a folder named after the job
+            (`bucket="s3://my-bucket/runs"`).
+        restarts: how often training is started again after an error; machines that are taken away
+            do not count (`restarts=0`).
+    """
+
+    bucket: str | None = None
+    restarts: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("restarts", self.restarts, 0)
+        if self.bucket is not None and is_of_a_machine(self.bucket):
+            raise ConfigError(f"bucket must be a URL, such as s3://BUCKET/runs, got {self.bucket}")
+
+
+@dataclass(frozen=True)
+class SkyOptions(Options):
+    """What a job asks of SkyPilot."""
+
+    BUCKETS: ClassVar[tuple[str, ...]] = ("s3", "gs", "r2", "cos", "oci", "nebius")
+
+    machine: Machine = Machine()
+    software: Software = Software()
+    recovery: Recovery = Recovery()
 
 
 OPTIONS = SkyOptions
@@ -105,17 +139,17 @@ def write(job: Job) -> str:
     _check(options)
     copied, arguments = _arguments(job)
     task: dict[str, Any] = {
-        "name": options.job,
-        "num_nodes": options.nodes,
+        "name": options.common.job,
+        "num_nodes": options.common.nodes,
         "resources": _resources(options),
         "config": {"hooks": [_hook(options)]},
     }
     if copied:
         task["file_mounts"] = copied
-    if options.names:
-        task["secrets"] = dict.fromkeys(options.names)
-    if options.setup is not None:
-        task["setup"] = _lines(options.setup)
+    if options.software.names:
+        task["secrets"] = dict.fromkeys(options.software.names)
+    if options.software.setup is not None:
+        task["setup"] = _lines(options.software.setup)
     task["run"] = _run(options, arguments)
     head = f"# yolodata launch {shlex.join(job.given)}".replace("\n", "\n# ")
     return f"{head}\n{_HEAD}{yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=1000)}"
@@ -133,17 +167,17 @@ def submit(job: Job, text: str) -> int:
             "submit=True needs the command sky, which is not here; install it (pip install "
             "'skypilot[aws]', say), or give out=FILE and run `sky jobs launch FILE` where it is"
         )
-    missing = [name for name in options.names if name not in os.environ]
+    missing = [name for name in options.software.names if name not in os.environ]
     if missing:
         raise ConfigError(
             f"variables names {', '.join(missing)}, which the environment lacks; set it before, or "
             "leave it out"
         )
     with tempfile.TemporaryDirectory(prefix="yolodata-") as folder:
-        file = Path(options.out or Path(folder) / f"{options.job}.yaml")
-        if options.out is None:
+        file = Path(options.common.out or Path(folder) / f"{options.common.job}.yaml")
+        if options.common.out is None:
             file.write_text(text, encoding="utf-8")
-        named = [word for name in options.names for word in ("--secret", name)]
+        named = [word for name in options.software.names for word in ("--secret", name)]
         return subprocess.run(["sky", "jobs", "launch", "-y", *named, str(file)]).returncode
 
 
@@ -160,14 +194,16 @@ def _options(job: Job) -> SkyOptions:
 
 def _check(options: SkyOptions) -> None:
     """Refuses options that lack another one."""
-    if options.gpus and options.accelerator is None:
+    if options.common.gpus and options.machine.accelerator is None:
         raise ConfigError(
-            f"accelerator must be given with gpus={options.gpus}, got none; give accelerator=A100, "
-            "say (`sky gpus list` lists them), or gpus=0 to train on CPUs"
+            f"accelerator must be given with gpus={options.common.gpus}, got none; give "
+            "accelerator=A100, say (`sky gpus list` lists them), or gpus=0 to train on CPUs"
         )
-    if not options.gpus and options.accelerator is not None:
-        raise ConfigError(f"accelerator={options.accelerator} contradicts gpus=0; give one of them")
-    if options.setup is None and options.image is None:
+    if not options.common.gpus and options.machine.accelerator is not None:
+        raise ConfigError(
+            f"accelerator={options.machine.accelerator} contradicts gpus=0; give one of them"
+        )
+    if options.software.setup is None and options.machine.image is None:
         raise ConfigError(
             "setup or image must be given, got none: a machine of a cloud has no yolodata; give "
             "setup=COMMANDS that install it, or image=docker:IMAGE that has it"
@@ -175,20 +211,20 @@ def _check(options: SkyOptions) -> None:
 
 
 def _resources(options: SkyOptions) -> dict[str, Any]:
-    gpus = {options.accelerator: options.gpus} if options.gpus else None
+    gpus = {options.machine.accelerator: options.common.gpus} if options.common.gpus else None
     found = {
-        "infra": options.infra,
+        "infra": options.machine.infra,
         "accelerators": gpus,
         # With a plus: machines have what their kind has.
-        "cpus": None if options.cpus is None else f"{options.cpus}+",
-        "memory": None if options.memory is None else f"{options.memory}+",
-        "disk_size": options.disk,
-        "image_id": options.image,
-        "use_spot": options.spot,
+        "cpus": None if options.common.cpus is None else f"{options.common.cpus}+",
+        "memory": None if options.common.memory is None else f"{options.common.memory}+",
+        "disk_size": options.machine.disk,
+        "image_id": options.machine.image,
+        "use_spot": options.machine.spot,
         # Not PEER_LOST: where one rank fails, the others end with it, and what is in this list is
         # started again without a limit. A machine that is gone SkyPilot sees by itself.
         "job_recovery": {
-            "max_restarts_on_errors": options.restarts,
+            "max_restarts_on_errors": options.recovery.restarts,
             "recover_on_exit_codes": [PREEMPTED],
         },
     }
@@ -203,11 +239,13 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
     """
     options = _options(job)
     given = list(job.arguments)
-    if options.bucket is not None:
+    if options.recovery.bucket is not None:
         if job.argument("yolodata.upload") is not None:
             raise ConfigError("bucket and yolodata.upload are two places; give one of them")
-        given.append(f"yolodata.upload={options.bucket.rstrip('/')}/{name_of_its_own(job)}")
-    elif options.spot and is_of_a_machine(job.argument("yolodata.upload") or ""):
+        given.append(
+            f"yolodata.upload={options.recovery.bucket.rstrip('/')}/{name_of_its_own(job)}"
+        )
+    elif options.machine.spot and is_of_a_machine(job.argument("yolodata.upload") or ""):
         raise ConfigError(
             "a machine that is taken away takes its checkpoints with it; give bucket=URL, where "
             "they are copied to, or spot=False"
@@ -233,20 +271,20 @@ def _arguments(job: Job) -> tuple[dict[str, str], list[str]]:
 
 
 def _pid_file(options: SkyOptions) -> str:
-    return f'"$HOME"/.yolodata-{options.job}.pid'
+    return f'"$HOME"/.yolodata-{options.common.job}.pid'
 
 
 def _run(options: SkyOptions, arguments: list[str]) -> str:
     """What every machine runs. `exec`: signals to this script are signals to training."""
-    words = " \\\n  ".join(["--", *arguments])
+    words, job = " \\\n  ".join(["--", *arguments]), options.common.job
     return f"""\
 set -eu
 export PYTHONSAFEPATH=1
 first=$(printf '%s\\n' "$SKYPILOT_NODE_IPS" | head -n 1)
 echo $$ > {_pid_file(options)}
-exec {_program(options.python)} -m yolodata.launch.agent \\
+exec {_program(options.software.python)} -m yolodata.launch.agent \\
   --nodes "$SKYPILOT_NUM_NODES" --node "$SKYPILOT_NODE_RANK" --rendezvous "$first:{PORT}" \\
-  --run "${{SKYPILOT_TASK_ID:-{options.job}}}" --processes {options.processes_a_node} \\
+  --run "${{SKYPILOT_TASK_ID:-{job}}}" --processes {options.common.processes_a_node} \\
   {words}
 """
 

@@ -28,7 +28,7 @@ def submit(job: Job, text: str) -> int:
     Raises:
         ConfigError: there is no sbatch here.
     """
-    file = [] if job.options.out is None else [str(Path(job.options.out))]
+    file = [] if job.options.common.out is None else [str(Path(job.options.common.out))]
     try:
         done = subprocess.run(
             ["sbatch", "--parsable", *file],

@@ -111,7 +111,7 @@ def script(job: Job) -> str:
         _start(options),
         _SIGNALS,
         *_variables(options),
-        *([_REQUEUE] if options.requeue else []),
+        *([_REQUEUE] if options.recovery.requeue else []),
         _finish(options),
         *_setup(options),
         *_rendezvous(options),
@@ -124,8 +124,8 @@ def _start(options: SlurmOptions) -> str:
     return _replaced(
         _START,
         MISTAKE=MISTAKE,
-        NODES=options.nodes,
-        CPUS=" SLURM_CPUS_PER_TASK" if options.cpus is None else "",
+        NODES=options.common.nodes,
+        CPUS=" SLURM_CPUS_PER_TASK" if options.common.cpus is None else "",
     )
 
 
@@ -141,39 +141,43 @@ def _comment(text: str) -> str:
 
 def directives(options: SlurmOptions) -> list[str]:
     """Returns the options of sbatch, one a line."""
-    gpu = f"{options.gpu_type}:" if options.gpu_type else ""
-    memory = 0 if options.exclusive and options.memory is None else options.memory
+    gpu = f"{options.allocation.gpu_type}:" if options.allocation.gpu_type else ""
+    memory = (
+        0
+        if options.allocation.exclusive and options.common.memory is None
+        else options.common.memory
+    )
     found: dict[str, object] = {
-        "job-name": options.job,
-        "nodes": options.nodes,
+        "job-name": options.common.job,
+        "nodes": options.common.nodes,
         "ntasks-per-node": 1,  # torchrun's agent, which starts the ranks
-        "cpus-per-task": options.cpus,
-        "gres": f"gpu:{gpu}{options.gpus}" if options.gpus else None,
+        "cpus-per-task": options.common.cpus,
+        "gres": f"gpu:{gpu}{options.common.gpus}" if options.common.gpus else None,
         "mem": None if memory is None else f"{memory}G" if memory else "0",
-        "time": options.time,
-        "partition": options.partition,
-        "account": options.account,
-        "qos": options.qos,
-        "constraint": options.constraint,
-        "reservation": options.reservation,
-        "output": options.output,
+        "time": options.allocation.time,
+        "partition": options.allocation.partition,
+        "account": options.allocation.account,
+        "qos": options.allocation.qos,
+        "constraint": options.allocation.constraint,
+        "reservation": options.allocation.reservation,
+        "output": options.records.output,
         "open-mode": "append",  # a job that comes back goes on in the same file
-        "signal": f"B:USR1@{options.lead}",
+        "signal": f"B:USR1@{options.recovery.lead}",
     }
     lines = [f"--{name}={value}" for name, value in found.items() if value is not None]
-    lines += ["--exclusive"] * options.exclusive
-    lines.append("--requeue" if options.requeue else "--no-requeue")
-    for word in options.raw():
+    lines += ["--exclusive"] * options.allocation.exclusive
+    lines.append("--requeue" if options.recovery.requeue else "--no-requeue")
+    for word in options.allocation.raw():
         name, equals, value = word.partition("=")
         lines.append(f'{name}="{value}"' if " " in value else f"{name}{equals}{value}")
     return lines
 
 
 def _variables(options: SlurmOptions) -> list[str]:
-    folder = shlex.quote(options.logs.rstrip("/") or "/")
+    folder = shlex.quote(options.records.logs.rstrip("/") or "/")
     return [
         "attempt=${SLURM_RESTART_COUNT:-0}",
-        f'job={folder}/{options.job}-"$SLURM_JOB_ID"',
+        f'job={folder}/{options.common.job}-"$SLURM_JOB_ID"',
         "logs=$job/$attempt",
     ]
 
@@ -185,19 +189,19 @@ def _finish(options: SlurmOptions) -> str:
         MISTAKE=MISTAKE,
         PREEMPTED=PREEMPTED,
         PEER_LOST=PEER_LOST,
-        RETRIES=options.retries,
-        REQUEUE="requeue" if options.requeue else by_hand,
+        RETRIES=options.recovery.retries,
+        REQUEUE="requeue" if options.recovery.requeue else by_hand,
     )
 
 
 def _setup(options: SlurmOptions) -> list[str]:
-    if options.setup is None:
+    if options.software.setup is None:
         return []
     return [
         "status=''",
         """trap '[ -n "$status" ] || echo "yolodata: setup has ended this job" >&2' EXIT""",
         "{ :",  # something, where it is a comment; in a condition, `set -e` would be ignored
-        options.setup,
+        options.software.setup,
         "}",
         "status=$?",
         "set +eu  # of setup: the script looks at how steps end",
@@ -218,9 +222,9 @@ def _srun(options: SlurmOptions) -> list[str]:
         "--mem=0",  # all that the job has, whatever another job's shell says
         "--ntasks-per-node=1",
     ]
-    if options.container is not None and options.runtime == "pyxis":
-        mounts = [":".join(filter(None, mount)) for mount in options.mount_list()]
-        words += [f"--container-image={options.container}"]
+    if options.software.container is not None and options.software.runtime == "pyxis":
+        mounts = [":".join(filter(None, mount)) for mount in options.software.mount_list()]
+        words += [f"--container-image={options.software.container}"]
         quoted = [shlex.quote(word) for word in words]
         here = f'--container-mounts="$PWD:$PWD{"".join("," + mount for mount in mounts)}"'
         return [*quoted, here, '--container-workdir="$PWD"']
@@ -229,11 +233,13 @@ def _srun(options: SlurmOptions) -> list[str]:
 
 def _program(options: SlurmOptions) -> list[str]:
     """What a step starts: the interpreter, in the container where one is asked for."""
-    words = [options.python]
-    if options.container is not None and options.runtime == "apptainer":
-        binds = [f"--bind={':'.join(filter(None, mount))}" for mount in options.mount_list()]
-        nv = ["--nv"] if options.gpus else []
-        words = [*nv, *binds, options.container, *words]
+    words = [options.software.python]
+    if options.software.container is not None and options.software.runtime == "apptainer":
+        binds = [
+            f"--bind={':'.join(filter(None, mount))}" for mount in options.software.mount_list()
+        ]
+        nv = ["--nv"] if options.common.gpus else []
+        words = [*nv, *binds, options.software.container, *words]
         here = ['--bind="$PWD"', '--pwd="$PWD"']
         return ["apptainer", "exec", *here, *(shlex.quote(word) for word in words)]
     return [shlex.quote(word) for word in words]
@@ -241,9 +247,9 @@ def _program(options: SlurmOptions) -> list[str]:
 
 def _rendezvous(options: SlurmOptions) -> list[str]:
     """Has the first node find its address towards the second, for all."""
-    if options.nodes == 1:
+    if options.common.nodes == 1:
         return []
-    chosen = [f"--interface={options.interface}"] if options.interface else []
+    chosen = [f"--interface={options.hardware.interface}"] if options.hardware.interface else []
     command = [
         *_srun(options),
         "--nodes=1",
@@ -271,30 +277,36 @@ def _rendezvous(options: SlurmOptions) -> list[str]:
 
 
 def _training(options: SlurmOptions, arguments: tuple[str, ...]) -> list[str]:
-    several = options.nodes > 1
-    if options.cpus is None:
+    several = options.common.nodes > 1
+    if options.common.cpus is None:
         cores = ["--cpu-bind=none"]  # all that the job has; bound to one task's, it would be one
     else:
         cores = ['--cpus-per-task="$SLURM_CPUS_PER_TASK"']  # not inherited since Slurm 22.05
     command = [
         *_srun(options),
-        f"--nodes={options.nodes}",
-        f"--ntasks={options.nodes}",
+        f"--nodes={options.common.nodes}",
+        f"--ntasks={options.common.nodes}",
         *cores,
-        *(["--gpu-bind=none"] if options.gpus else []),  # the agent's ranks share what the node has
+        *(
+            ["--gpu-bind=none"] if options.common.gpus else []
+        ),  # the agent's ranks share what the node has
         "--kill-on-bad-exit=0",  # rank 0 may be writing when another agent has ended
         "--wait=0",
         *_program(options),
         "-m",
         "yolodata.launch.agent",
-        f"--nodes={options.nodes}",
-        f"--processes={options.processes_a_node}",
+        f"--nodes={options.common.nodes}",
+        f"--processes={options.common.processes_a_node}",
         '--run="$SLURM_JOB_ID.$attempt"',
         '--logs="$logs"',
-        f"--grace={max(30, options.lead - 30)}",
+        f"--grace={max(30, options.recovery.lead - 30)}",
         *(['--rendezvous="$rendezvous"'] if several else []),
-        *([f"--interface={options.interface}"] if several and options.interface else []),
-        *(["--numa"] if options.gpus and options.numa else []),
+        *(
+            [f"--interface={options.hardware.interface}"]
+            if several and options.hardware.interface
+            else []
+        ),
+        *(["--numa"] if options.common.gpus and options.hardware.numa else []),
         "--",
         *(shlex.quote(argument) for argument in arguments),
     ]

@@ -46,7 +46,13 @@ def packed_validation(data: Dataset, task: str, imgsz: int) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "shards"
-        yolodata.pack(data.yaml, packed, imgsz=imgsz, splits=["val"], task=task, progress=False)
+        yolodata.pack(
+            data.yaml,
+            packed,
+            yolodata.PackSettings(imgsz=imgsz, task=task),
+            splits=["val"],
+            progress=False,
+        )
         yield packed / "val"
 
 

@@ -31,6 +31,8 @@ INSTEAD = {
 class AugmentConfig:
     """The recipe of Ultralytics' detection tasks, with its names, meanings and defaults.
 
+    It is as flat as Ultralytics' arguments are, so that whoever knows those knows these.
+
     Attributes:
         imgsz: side of the square output picture, in pixels; a multiple of 32 trains best
             (`imgsz=320`).

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOGGER, TQDM, colorstr
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import YolodataError, is_out_of_memory
 from yolodata.train.checkpoint.saver import Saver
-from yolodata.train.checkpoint.state import Position
 from yolodata.train.distributed.collectives import mean_items
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.distributed.waits import CollectiveWaits
 from yolodata.train.exit_codes import Preempted
 from yolodata.train.forward import forward, precision
 from yolodata.train.oom import advice, dry_step, explained
-from yolodata.train.upstream import ResumableTrainer, UltralyticsTrainer
+from yolodata.train.resumable import Position, ResumableTrainer
 from yolodata.train.watchdog.supervisor import Action, Supervisor
 
 
@@ -119,7 +119,7 @@ class EpochLoop:
     def _check_ranks_agree(self) -> None:
         """All ranks are about to make the same steps over the same data, or all of them end."""
         trainer = self._trainer
-        mine = {
+        mine: dict[str, Any] = {
             "batches": len(trainer.train_loader),
             "images": len(trainer.train_loader.dataset),
             "batch of all": int(trainer.batch_size),
@@ -127,8 +127,8 @@ class EpochLoop:
             "batch in it": trainer.at.step,
             "accumulate": self._accumulate,
         }
-        if trainer.exact:
-            mine["stream"] = trainer.train_loader.state_dict()
+        if trainer.own_loader is not None:
+            mine["stream"] = trainer.own_loader.state_dict()
         told = self._process_group.gather(mine)
         wrong = [
             f"{name}: " + ", ".join(f"{rank[name]} on rank {r}" for r, rank in enumerate(told))
@@ -150,9 +150,10 @@ class EpochLoop:
                 warnings.simplefilter("ignore")  # torch expects an optimiser step before this one
                 trainer.scheduler.step()
         trainer._model_train()
-        sampler: Any = getattr(trainer.train_loader, "sampler", None)
-        if not self._process_group.alone and not trainer.exact and hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(trainer.epoch)
+        if not self._process_group.alone and trainer.own_loader is None:
+            sampler = trainer.train_loader.sampler
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(trainer.epoch)
         if not self._mosaic_closed and trainer.epoch >= self._close_mosaic_at:
             self._mosaic_closed = True
             trainer._close_dataloader_mosaic()
@@ -328,7 +329,7 @@ class EpochLoop:
         self._heartbeat.step_finished()
         if action == Action.CONTINUE or (trainer.at.pending and action != Action.STOP_NOW):
             return sum(each)
-        if trainer.exact:
+        if trainer.own_loader is not None:
             with self._recorded_as("save"):
                 self._saver.write(wait=action >= Action.STOP)
         if action >= Action.STOP:
@@ -376,8 +377,8 @@ class EpochLoop:
             images: of the batch that was too large.
         """
         trainer = self._trainer
-        batch, at, loader = trainer.batch_size, trainer.at, trainer.train_loader
-        state = loader.state_dict() if trainer.exact else None
+        batch, at, before = trainer.batch_size, trainer.at, trainer.own_loader
+        state = None if before is None else before.state_dict()
         trainer.args.batch = trainer.batch_size = batch // 2
         self.halved += 1
         LOGGER.warning(
@@ -388,14 +389,16 @@ class EpochLoop:
         trainer.optimizer.zero_grad()
         trainer._clear_memory()
         trainer._build_train_pipeline()
+        assert trainer.validator is not None
         trainer.validator.dataloader = trainer.test_loader
         self._accumulate = trainer.accumulate
         self._mosaic_closed = not trainer.args.close_mosaic  # of the new loader
         done = 0
-        if state is not None:
+        after = trainer.own_loader
+        if before is not None and state is not None and after is not None:
             done = max(0, int(state["position"]) - images - at.pending * batch)
-            trainer.train_loader.load_state_dict({**state, "position": done})
-            trainer.train_loader.telemetry = loader.telemetry  # whoever reads it counts on
+            after.load_state_dict({**state, "position": done})
+            after.telemetry = before.telemetry  # whoever reads it counts on
         trainer.at = Position(at.epoch, -(-done // trainer.batch_size))
         if trainer.at.step == 0:
             trainer.scheduler.last_epoch = at.epoch - 1  # it will be moved again
@@ -407,7 +410,7 @@ class EpochLoop:
         trainer, phase = self._trainer, self._supervisor.phase
         phase("in callbacks")
         criterion = unwrap_model(trainer.model).criterion
-        if hasattr(criterion, "update"):
+        if criterion is not None and hasattr(criterion, "update"):
             criterion.update()
         groups = enumerate(trainer.optimizer.param_groups)
         trainer.lr = {f"lr/pg{number}": group["lr"] for number, group in groups}
@@ -478,7 +481,7 @@ class EpochLoop:
         close_loaders(self._trainer)
 
 
-def close_loaders(trainer: UltralyticsTrainer) -> None:
+def close_loaders(trainer: BaseTrainer) -> None:
     """Gives back what a trainer's loaders hold; upstream's hold nothing."""
     for name in ("train_loader", "test_loader"):
         loader: Any = getattr(trainer, name, None)

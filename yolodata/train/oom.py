@@ -16,7 +16,7 @@ from yolodata.pipeline.loader import Loader
 from yolodata.train.checkpoint.state import random_state, set_random_state
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.forward import largest_side
-from yolodata.train.upstream import UltralyticsTrainer
+from yolodata.train.resumable import ResumableTrainer
 
 
 def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
@@ -33,15 +33,16 @@ def most_objects(loader: Loader, batch: int) -> npt.NDArray[np.int64]:
     return np.asarray(met.sum(1))
 
 
-def largest_batch(trainer: UltralyticsTrainer) -> dict[str, Any]:
+def largest_batch(trainer: ResumableTrainer) -> dict[str, Any]:
     """Returns a batch as large as training can make them: in shape, and in number of objects.
 
     It has a batch's keys, shapes and dtypes, but pictures are float32 (B, 3, S, S) in 0-1, as
     `preprocess_batch` would leave them.
     """
-    args, loader = trainer.args, trainer.train_loader
+    args, loader = trainer.args, trainer.own_loader
+    assert loader is not None
     side = largest_side(args.imgsz, args.multi_scale, trainer.stride)
-    batch = int(loader.batch_size)
+    batch = loader.batch_size
     counts = torch.from_numpy(most_objects(loader, batch))
     objects = int(counts.sum())
     device = trainer.device
@@ -65,7 +66,7 @@ def largest_batch(trainer: UltralyticsTrainer) -> dict[str, Any]:
     return made
 
 
-def pending_bytes(trainer: UltralyticsTrainer, process_group: ProcessGroup) -> int:
+def pending_bytes(trainer: ResumableTrainer, process_group: ProcessGroup) -> int:
     """Returns the bytes that every step will need, and that are not allocated before an update.
 
     The optimiser keeps two numbers a weight at most. Between ranks the gradients exist a second
@@ -78,7 +79,7 @@ def pending_bytes(trainer: UltralyticsTrainer, process_group: ProcessGroup) -> i
 
 
 def dry_step(
-    trainer: UltralyticsTrainer,
+    trainer: ResumableTrainer,
     process_group: ProcessGroup,
     compute_loss: Callable[[dict[str, Any]], torch.Tensor],
 ) -> None:
@@ -117,9 +118,7 @@ def dry_step(
 
 
 @contextmanager
-def explained(
-    trainer: UltralyticsTrainer, process_group: ProcessGroup, found: str
-) -> Iterator[None]:
+def explained(trainer: ResumableTrainer, process_group: ProcessGroup, found: str) -> Iterator[None]:
     """Has an error for which memory ended say what to change next.
 
     Args:
@@ -138,12 +137,10 @@ def explained(
         raise YolodataError(advice(trainer, process_group, str(error), found)) from error
 
 
-def advice(
-    trainer: UltralyticsTrainer, process_group: ProcessGroup, problem: str, found: str
-) -> str:
+def advice(trainer: ResumableTrainer, process_group: ProcessGroup, problem: str, found: str) -> str:
     """Returns what is too large, how that was found out, and the next knob to turn."""
     args = trainer.args
-    batch = int(trainer.train_loader.batch_size)
+    batch = trainer.train_loader.batch_size
     knobs = []
     if not trainer.amp and trainer.device.type == "cuda":
         knobs.append("amp=True (half precision: about half the memory of activations)")

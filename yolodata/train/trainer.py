@@ -8,7 +8,7 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from ultralytics.cfg import get_cfg
@@ -17,14 +17,12 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model
 
 from yolodata.errors import ConfigError, YolodataError
-from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.validation import ValidationLoader
 from yolodata.telemetry.journal import Journal
 from yolodata.train.callbacks import callbacks_of_file
 from yolodata.train.checkpoint import file, run_folder
 from yolodata.train.checkpoint.continuation import continuation
 from yolodata.train.checkpoint.saver import Saver
-from yolodata.train.checkpoint.state import Position
 from yolodata.train.checkpoint.state import plain as plain_values
 from yolodata.train.distributed.collectives import broadcast_weights
 from yolodata.train.distributed.data_parallel import data_parallel
@@ -35,21 +33,25 @@ from yolodata.train.distributed.waits import CollectiveWaits
 from yolodata.train.exit_codes import Preempted
 from yolodata.train.fallback import check_fallback
 from yolodata.train.loop import EpochLoop, close_loaders
+from yolodata.train.resumable import Position, ResumableTrainer
 from yolodata.train.settings import TrainSettings
 from yolodata.train.start_note import StartNote
-from yolodata.train.upstream import ResumableTrainer
 from yolodata.train.watchdog.supervisor import Supervisor
 from yolodata.ultralytics import trainer as plain
 from yolodata.ultralytics.fallback import TRAINERS, check_shared_batch
 from yolodata.ultralytics.run_folder import RunFolder
 from yolodata.ultralytics.run_manifest import write_manifest
 
+if TYPE_CHECKING:
+    from ultralytics.engine.trainer import Batches
+    from ultralytics.engine.validator import BaseValidator
+
 UPLOAD_AT_STOP, UPLOAD_AT_END = 8.0, 900.0
 """Seconds for the last checkpoint to arrive at `upload`; after a signal there are 15 in all, and
 after an error nobody waits long."""
 
 
-class DurableTrainer(plain._Batches, ResumableTrainer):
+class DurableTrainer(plain.ShardTrainer, ResumableTrainer):
     """What `trainer_for` adds to one of yolodata's trainers.
 
     Under torchrun it takes its place from the environment; else it trains in one process. See
@@ -61,14 +63,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         saver: writes the state of the run; None before training is set up.
         loop: makes the epochs; None before training is set up.
         at: where the run is.
-        exact: whether checkpoints within an epoch are possible: with yolodata's loader.
     """
 
     settings: ClassVar[TrainSettings] = TrainSettings()
     named: ClassVar[str] = "yolodata.train.trainer_for('{task}')"
     fallback: ClassVar[str] = (
-        f"{plain._Batches.fallback} There are no checkpoints within an epoch; an interrupted one "
-        "begins anew."
+        f"{plain.ShardTrainer.fallback} There are no checkpoints within an epoch; an interrupted "
+        "one begins anew."
     )
 
     @classmethod
@@ -92,7 +93,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         overrides = dict(overrides or {})
         self.process_group = ProcessGroup.join()
         overrides["device"] = self.process_group.device(overrides.get("device"))
-        self.at, self.exact = Position(), False
+        self.at = Position()
         self.saver: Saver | None = None
         self.loop: EpochLoop | None = None
         settings = self.settings.changed(overrides.get("yolodata") or {})
@@ -119,11 +120,11 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         for event, function in own.items():
             self.add_callback(event, function)
 
-    def _validation_begins(self, validator: Any) -> None:
+    def _validation_begins(self, validator: BaseValidator) -> None:
         what = "validating the best model" if self.at.stage == "finished" else "validating"
         self.supervisor.heartbeat.phase(what, batches=True)
 
-    def _validation_batch_ends(self, validator: Any) -> None:
+    def _validation_batch_ends(self, validator: BaseValidator) -> None:
         self.supervisor.heartbeat.batch_finished()
         if validator.batch_i + 1 == len(validator.dataloader):
             self.supervisor.heartbeat.phase("summing up the validation")
@@ -223,8 +224,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
     def get_dataset(self) -> dict[str, Any]:
         """Returns upstream's description; one process of each machine may download it first."""
         with self.process_group.first_of_machine("dataset"):
-            data: dict[str, Any] = super().get_dataset()
-        return data
+            return super().get_dataset()
 
     # Setup.
 
@@ -300,7 +300,6 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
             model.criterion = GlobalLoss(
                 inner, self.process_group, settings.whole_batch_loss, waits
             )
-        self.exact = isinstance(self.train_loader, Loader)
         self.train_time_start = time.time()
         self.optimizer.zero_grad()
         self.saver = saver = Saver(
@@ -317,7 +316,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         )
         self.loop = loop = EpochLoop(self, self.process_group, self.supervisor, saver, waits)
         wanted = self.device.type == "cuda" if settings.dry_step is None else settings.dry_step
-        if self.exact and wanted:
+        if self.own_loader is not None and wanted:
             phase("trying the largest batch")
             loop.dry_step()
         phase("starting")
@@ -367,7 +366,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         if not self.process_group.alone:
             check_shared_batch(self.args.batch, [self.process_group.size])
 
-    def setup_model(self) -> Any:
+    def setup_model(self) -> dict[str, Any] | None:
         """Returns upstream's checkpoint, if the model is one; one process downloads it first."""
         with self.process_group.first_of_machine("model"):
             return super().setup_model()
@@ -419,13 +418,13 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
-    ) -> Any:
+    ) -> Batches:
         """Returns the loader of this rank; upstream asks with the rank on this machine."""
         if rank != -1 and not self.process_group.alone:
             rank = self.process_group.rank
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
-    def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+    def build_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Returns upstream's optimiser; its learning rate is scaled for a batch above `nbs`.
 
         A run that goes on keeps its own, whatever `auto` would choose for another number of epochs.
@@ -485,7 +484,7 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         """The criterion of a validation; with upstream's loader, each batch is one of its own."""
         loader, ranks = self.test_loader, self.process_group
         ours = isinstance(loader, ValidationLoader)
-        batch = int(loader.batch_size) * (ranks.size if ours else 1)
+        batch = loader.batch_size * (ranks.size if ours else 1)
         criterion = model.init_criterion()  # type: ignore[operator]
         return ValidationLoss(criterion, ranks, next(iter(loader.sampler), 0), batch)
 
@@ -510,10 +509,12 @@ class DurableTrainer(plain._Batches, ResumableTrainer):
         if not ranks.from_first(self.best.exists()):
             return
         LOGGER.info(f"\nValidating {self.best}...")
-        self.validator.args.plots = self.args.plots
-        self.validator.args.compile = False  # takes longer than it saves
+        validator = self.validator
+        assert validator is not None
+        validator.args.plots = self.args.plots
+        validator.args.compile = False  # takes longer than it saves
         if ranks.alone:
-            self.metrics = self.validator(model=self.best)
+            self.metrics = validator(model=self.best)
         else:
             average = unwrap_model(self.ema.ema).float()
             if ranks.rank == 0:

@@ -192,7 +192,7 @@ def packed(
         task: label decisions of pose differ from those of detect.
         show: whether this process shows a progress bar.
     """
-    from yolodata.ingest import pack
+    from yolodata.ingest import PackSettings, pack
     from yolodata.ingest.labels import UNNAMED
 
     source = data["yaml_file"]
@@ -214,16 +214,13 @@ def packed(
             report = pack(
                 source,
                 out,
-                codec=settings.codec,
-                imgsz=imgsz,
-                reencode=settings.quality,
-                keep_files=settings.keep_files,
-                workers=settings.workers,
+                PackSettings(
+                    settings.codec, imgsz, settings.quality, task, single_cls, settings.keep_files
+                ),
                 splits=[split],
-                progress=show,
-                single_cls=single_cls,
-                task=task,
+                workers=settings.workers,
                 overwrite=True,
+                progress=show,
             )
             if report.left_out:
                 file, why = next(iter(report.left_out.items()))

@@ -183,8 +183,9 @@ def check_optimizer(name: Any) -> None:
         return
     model: Any = torch.nn.BatchNorm1d(1)  # its first weights are not drawn
     model.model = [None]  # the head, of which MuSGD asks for layers
+    nobody: Any = None  # it asks nothing of the trainer
     with quiet():
-        BaseTrainer.build_optimizer(None, model, name)
+        BaseTrainer.build_optimizer(nobody, model, name)
 
 
 def check_distill_model(teacher: Any) -> None:

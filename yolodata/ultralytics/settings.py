@@ -46,6 +46,8 @@ OF_ONE_START = ("other_data",)
 class Settings:
     """How a training run is fed.
 
+    Flat, as on a command line and in the run folder's YAML: `configure` names each one alone.
+
     Attributes:
         folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata
             (`folder="/data/shards"`).

@@ -72,6 +72,8 @@ from yolodata.ultralytics.versions import warn_of_untested_versions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+    from ultralytics.engine.trainer import Batches
+    from ultralytics.engine.validator import BaseValidator
 
 warn_of_untested_versions()
 
@@ -79,7 +81,7 @@ _NO_BATCH = "no batch"  # key of the reason
 _OF_A_STEP = ("on_train_batch_start", "on_train_batch_end")
 
 
-class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
+class ShardTrainer(yolo.detect.DetectionTrainer):
     """What our trainers change in Ultralytics': where batches come from.
 
     Subclasses name the task and add upstream's trainer of it.
@@ -280,8 +282,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """What is known of the dataset: upstream's dict, also for a folder of shards."""
         if not is_shards(self.args.data):
             refuse_unpacked(self.args.data)
-            data: dict[str, Any] = super().get_dataset()
-            return data
+            return super().get_dataset()
         data = describe_shards(self.args.data, ["train", self._split("val")])
         if RANK in {-1, 0}:
             self._say_where_files_are()
@@ -324,7 +325,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
-    ) -> Any:
+    ) -> Batches:
         """Returns our loader for `mode` "train" or "val"; upstream's where ours cannot serve.
 
         Raises:
@@ -460,8 +461,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
             raise batch[_NO_BATCH]
         if batch["img"].is_floating_point():
             return batch
-        done: dict[str, Any] = super().preprocess_batch(batch)
-        return done
+        return super().preprocess_batch(batch)
 
     def _val_loader(self, shards: ShardDataset, batch_size: int, rank: int) -> ValidationLoader:
         return ValidationLoader(
@@ -482,7 +482,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         """
         return batch_size
 
-    def get_validator(self) -> Any:
+    def get_validator(self) -> BaseValidator:
         """Upstream's validator; for a folder of shards ours.
 
         The last validation of a run reads the dataset's description again, as a YAML.
@@ -528,7 +528,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
     def save_model(self) -> bool:
         """Writes upstream's files of weights, with the manifest in each."""
         with weights.noting(self.wdir, self.manifest):
-            return bool(super().save_model())
+            return super().save_model()
 
     def final_eval(self) -> None:
         """Evaluates the best weights, as upstream does, which saves all of them anew before."""
@@ -573,14 +573,14 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
 
     def _say_preflight(self) -> None:
         """Say once of each loader where a GPU's pictures come from, and where threads are kept."""
-        told = getattr(self.train_loader, "preflight", "")
-        if told and self._told is not self.train_loader:
-            self._told = self.train_loader
+        loader = self.train_loader
+        if isinstance(loader, Loader) and loader.preflight and self._told is not loader:
+            self._told = loader
             if RANK in {-1, 0}:
-                cache = "" if self._told.device == "cpu" else f"cache={self._told.cache}: "
-                LOGGER.info(f"{colorstr('train: ')}{cache}{told}")
+                cache = "" if loader.device == "cpu" else f"cache={loader.cache}: "
+                LOGGER.info(f"{colorstr('train: ')}{cache}{loader.preflight}")
 
-    def auto_batch(self) -> Any:
+    def auto_batch(self) -> int:  # type: ignore[override] # as upstream's own
         """Upstream's estimate of the batch size, from our label table."""
         if self._fallback("train") is not None:
             return super().auto_batch()
@@ -590,7 +590,7 @@ class _Batches(yolo.detect.DetectionTrainer):  # type: ignore[misc]
         return BaseTrainer.auto_batch(self, most * 4, dataset_size=len(shards))
 
 
-class DetectionTrainer(_Batches):
+class DetectionTrainer(ShardTrainer):
     """Ultralytics' detection trainer with batches from yolodata.
 
         YOLO("yolo26n.yaml").train(data="coco8.yaml", trainer=yolodata.DetectionTrainer)
@@ -611,7 +611,7 @@ class DetectionTrainer(_Batches):
     """
 
 
-class SegmentationTrainer(_Batches, yolo.segment.SegmentationTrainer):  # type: ignore[misc]
+class SegmentationTrainer(ShardTrainer, yolo.segment.SegmentationTrainer):
     """Ultralytics' segmentation trainer with batches from yolodata.
 
         YOLO("yolo26n-seg.yaml").train(data="coco8-seg.yaml", trainer=yolodata.SegmentationTrainer)
@@ -622,7 +622,7 @@ class SegmentationTrainer(_Batches, yolo.segment.SegmentationTrainer):  # type: 
     for_task = "segment"
 
 
-class OBBTrainer(_Batches, yolo.obb.OBBTrainer):  # type: ignore[misc]
+class OBBTrainer(ShardTrainer, yolo.obb.OBBTrainer):
     """Ultralytics' trainer of oriented boxes with batches from yolodata.
 
         YOLO("yolo26n-obb.yaml").train(data="dota8.yaml", trainer=yolodata.OBBTrainer)
@@ -633,7 +633,7 @@ class OBBTrainer(_Batches, yolo.obb.OBBTrainer):  # type: ignore[misc]
     for_task = "obb"
 
 
-class PoseTrainer(_Batches, yolo.pose.PoseTrainer):  # type: ignore[misc]
+class PoseTrainer(ShardTrainer, yolo.pose.PoseTrainer):
     """Ultralytics' pose trainer with batches from yolodata.
 
         YOLO("yolo26n-pose.yaml").train(data="coco8-pose.yaml", trainer=yolodata.PoseTrainer)

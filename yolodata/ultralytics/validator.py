@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,9 +28,10 @@ from yolodata.ultralytics.settings import Settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+    from ultralytics.engine.trainer import BaseTrainer, Batches
 
 
-class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
+class _FromShards(yolo.detect.DetectionValidator):
     """What our validators change in Ultralytics': where batches come from.
 
     Subclasses name the task and add upstream's validator of it.
@@ -82,10 +83,12 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
         with self._start():
             super().__init__(dataloader, save_dir, args, _callbacks)
 
-    def _start(self) -> Any:
+    def _start(self) -> AbstractContextManager[None]:
         return self._run_folder.kept_if_begun() if self._run_folder else nullcontext()
 
-    def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
+    def __call__(
+        self, trainer: BaseTrainer | None = None, model: Any = None, **kwargs: Any
+    ) -> dict[str, float]:
         """Validates; a start that fails leaves no run folder behind.
 
         Raises:
@@ -102,7 +105,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
             return super().__call__(trainer, model, **kwargs)
 
     @contextmanager
-    def _described(self, trainer: Any) -> Iterator[None]:
+    def _described(self, trainer: BaseTrainer | None) -> Iterator[None]:
         """Has upstream read the description of a folder of shards from a YAML, as it reads all."""
         given = self.args.data
         if trainer is not None or not is_shards(given):
@@ -125,7 +128,7 @@ class _FromShards(yolo.detect.DetectionValidator):  # type: ignore[misc]
             self._run_folder.begin()
         super().run_callbacks(event)
 
-    def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
+    def get_dataloader(self, dataset_path: str, batch_size: int) -> Batches:
         """Returns our loader of the split that is validated on; upstream's where ours cannot serve.
 
         Raises:
@@ -180,7 +183,7 @@ class DetectionValidator(_FromShards):
     """
 
 
-class SegmentationValidator(_FromShards, yolo.segment.SegmentationValidator):  # type: ignore[misc]
+class SegmentationValidator(_FromShards, yolo.segment.SegmentationValidator):
     """Ultralytics' segmentation validator with batches from yolodata.
 
         YOLO("best.pt").val(data="coco.shards", validator=yolodata.SegmentationValidator)
@@ -191,7 +194,7 @@ class SegmentationValidator(_FromShards, yolo.segment.SegmentationValidator):  #
     for_task = "segment"
 
 
-class OBBValidator(_FromShards, yolo.obb.OBBValidator):  # type: ignore[misc]
+class OBBValidator(_FromShards, yolo.obb.OBBValidator):
     """Ultralytics' validator of oriented boxes with batches from yolodata.
 
         YOLO("best.pt").val(data="dota.shards", validator=yolodata.OBBValidator)
@@ -202,7 +205,7 @@ class OBBValidator(_FromShards, yolo.obb.OBBValidator):  # type: ignore[misc]
     for_task = "obb"
 
 
-class PoseValidator(_FromShards, yolo.pose.PoseValidator):  # type: ignore[misc]
+class PoseValidator(_FromShards, yolo.pose.PoseValidator):
     """Ultralytics' pose validator with batches from yolodata.
 
         YOLO("best.pt").val(data="coco-pose.shards", validator=yolodata.PoseValidator)

@@ -230,6 +230,7 @@ def a_batch(setup: Setup, dataset: Dataset, task: str) -> dict[str, Any]:
 
 def _of_files(setup: Setup, dataset: Dataset, task: str, folder: Path) -> ShardDataset:
     """Packs some images with objects."""
+    from yolodata.ingest.convert import PackSettings
     from yolodata.ingest.dataset_yaml import find_yaml, read_yaml
     from yolodata.ingest.packing import pack
 
@@ -243,11 +244,9 @@ def _of_files(setup: Setup, dataset: Dataset, task: str, folder: Path) -> ShardD
         "train": "some.txt",
         "val": "some.txt",
     }
-    pack(
-        source, folder / "shards", codec="raw", imgsz=SIDE, workers=1, splits=["train"],
-        progress=False, task="pose" if task == "pose" else "detect",
-        single_cls=bool(setup.train.single_cls),
-    )  # fmt: skip
+    rules = "pose" if task == "pose" else "detect"
+    settings = PackSettings("raw", SIDE, task=rules, single_cls=bool(setup.train.single_cls))
+    pack(source, folder / "shards", settings, splits=["train"], workers=1, progress=False)
     return open_shards(folder / "shards", split="train")
 
 

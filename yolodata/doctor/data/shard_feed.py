@@ -13,7 +13,7 @@ import torch
 
 from yolodata.doctor.data.pace import Batch
 from yolodata.doctor.setup import Setup
-from yolodata.ingest import pack
+from yolodata.ingest import PackSettings, pack
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
 from yolodata.pipeline.options import DeviceOptions, LabelOptions, ReadOptions
@@ -52,10 +52,9 @@ def pack_sample(
     keep = ("names", "nc", "kpt_shape", "flip_idx", "channels")
     source = {key: data[key] for key in keep if key in data}
     source |= {"path": str(folder), "train": "images", "val": "images"}
-    pack(
-        source, out, codec=codec, imgsz=setup.imgsz, splits=["train"], progress=False,
-        task="pose" if task == "pose" else "detect", single_cls=bool(setup.train.single_cls),
-    )  # fmt: skip
+    rules = "pose" if task == "pose" else "detect"
+    settings = PackSettings(codec, setup.imgsz, task=rules, single_cls=bool(setup.train.single_cls))
+    pack(source, out, settings, splits=["train"], progress=False)
     return out / "train"
 
 

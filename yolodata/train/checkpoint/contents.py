@@ -1,4 +1,4 @@
-"""What a state must hold to be one of a run, whoever wrote it.
+"""What a state holds, and what it must hold to be one of a run, whoever wrote it.
 
 A checkpoint file may have come from anywhere, with a right checksum. Its parts have the types that
 a run needs, or it is passed over. Whoever forges a state that is well formed can still have a run
@@ -8,11 +8,70 @@ go on from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from yolodata.provenance.manifest import is_manifest
+
+
+class Stopper(TypedDict):
+    """What decides that training ends early."""
+
+    best_fitness: float | None
+    best_epoch: int
+    possible_stop: bool
+
+
+class Generators(TypedDict):
+    """The random generators of a rank, as plain data and tensors."""
+
+    python: list[Any]
+    numpy: list[Any]
+    torch: torch.Tensor
+    cuda: torch.Tensor | None
+
+
+class _Newer(TypedDict, total=False):
+    manifest: dict[str, Any] | None  # which an older yolodata did not write
+
+
+class RunState(_Newer):
+    """The state of a run; `state.capture` says where each part comes from."""
+
+    version: int
+    epoch: int
+    step: int
+    pending: int
+    stage: str
+    model: dict[str, torch.Tensor]
+    ema: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    gradients: dict[str, torch.Tensor]
+    tloss: dict[str, torch.Tensor] | None
+    loss: torch.Tensor
+    given: dict[str, Any]
+    args: dict[str, Any]
+    network: dict[str, Any]
+    names: dict[int, str]
+    results: str
+    optimizer_name: str
+    epochs: int
+    elapsed: float
+    ema_updates: int
+    scheduler: int
+    criterion: dict[str, float]
+    loader: dict[str, Any] | None
+    batch: int
+    loss_names: list[str]
+    metrics: dict[str, float]
+    fitness: float | None
+    best_fitness: float | None
+    stopper: Stopper
+    nan_recovery_attempts: int
+    generators: list[Generators]
+
 
 _WHOLE = 1 << 40  # counts of a run are below
 _VALUES = 5_000_000  # plain values in a state; ours have two thousand a rank

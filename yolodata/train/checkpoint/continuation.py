@@ -15,6 +15,7 @@ from typing import Any
 from yolodata.errors import ConfigError
 from yolodata.provenance.manifest import PLACES
 from yolodata.terminal import shortened
+from yolodata.train.checkpoint.contents import RunState
 
 FIXED = (
     "task", "model", "pretrained", "optimizer", "lr0", "momentum", "weight_decay", "nbs", "seed",
@@ -38,7 +39,7 @@ class Continuation:
 
 
 def continuation(
-    state: dict[str, Any], given: dict[str, Any], run: Path, evaluated: bool
+    state: RunState, given: dict[str, Any], run: Path, evaluated: bool
 ) -> Continuation:
     """Returns how a run goes on.
 
@@ -89,9 +90,9 @@ def continuation(
     return Continuation("train" if stage == "validate" else stage, optimizer, said)
 
 
-def _wants_more(state: dict[str, Any], given: dict[str, Any], run: Path) -> bool:
+def _wants_more(state: RunState, given: dict[str, Any], run: Path) -> bool:
     """Whether a finished run is to be trained on."""
-    stopper, was, epoch = state["stopper"], state["given"], int(state["epoch"])
+    stopper, was, epoch = state["stopper"], state["given"], state["epoch"]
     if given["time"]:
         return bool(state["elapsed"] < given["time"] * 3600 and given["time"] != was["time"])
     more = given["epochs"] > (epoch if was["time"] else state["epochs"])
@@ -113,7 +114,7 @@ def _out_of_patience(waited: int, patience: Any) -> bool:
     return bool(patience) and waited >= int(patience)
 
 
-def _changed(state: dict[str, Any], given: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _changed(state: RunState, given: dict[str, Any]) -> dict[str, tuple[object, object]]:
     """Settings that differ from the run's: what they were, and what they are."""
     was = state["given"]
     found = {
@@ -128,14 +129,14 @@ def _changed(state: dict[str, Any], given: dict[str, Any]) -> dict[str, tuple[An
     return found
 
 
-def _listed(names: list[str], changed: dict[str, tuple[Any, Any]]) -> str:
+def _listed(names: list[str], changed: dict[str, tuple[object, object]]) -> str:
     return ", ".join(
         f"{name} from {shortened(changed[name][0])} to {shortened(changed[name][1])}"
         for name in names
     )
 
 
-def _finished(state: dict[str, Any], run: Path, changed: dict[str, tuple[Any, Any]]) -> str:
+def _finished(state: RunState, run: Path, changed: dict[str, tuple[object, object]]) -> str:
     best = run / "weights" / "best.pt"  # `last.pt` is written where it is missing
     said = (
         f"{run} is finished after {state['epoch']} epochs, and nothing is trained: see its "

@@ -16,6 +16,7 @@ from yolodata.errors import YolodataError
 from yolodata.folders import Folder
 from yolodata.provenance.manifest import RunManifest
 from yolodata.provenance.weights import add
+from yolodata.train.checkpoint.contents import RunState
 
 _NETWORKS = {
     "detect": "DetectionModel",
@@ -28,7 +29,7 @@ _ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z][A-Za-z0-9]*\([A-Za-z0-9_=., +-]*\
 _STUDENT = "student_model."  # of a run with distillation
 
 
-def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+def weights_of(state: RunState) -> dict[str, Any]:
     """Returns what Ultralytics keeps in `last.pt` after training: the average, in half precision.
 
     Args:
@@ -49,7 +50,8 @@ def weights_of(state: dict[str, Any]) -> dict[str, Any]:
         }
     try:
         _check_network(state["network"])
-        network: Any = getattr(tasks, _NETWORKS[args["task"]])(state["network"], verbose=False)
+        kind: type[tasks.DetectionModel] = getattr(tasks, _NETWORKS[args["task"]])
+        network = kind(state["network"], verbose=False)
         network.load_state_dict(average)
     except Exception as error:
         raise YolodataError(
@@ -89,7 +91,7 @@ def _check_network(description: dict[str, Any]) -> None:
     for layer in [*description["backbone"], *description["head"]]:
         name = str(layer[2])
         kind, _, attribute = name.rpartition(".")
-        place = vars(tasks) if not kind else vars(import_module(_LAYERS[kind]))
+        place: dict[str, object] = vars(tasks) if not kind else vars(import_module(_LAYERS[kind]))
         found = place.get(attribute)
         # A whole model is described by a text again.
         if (
@@ -100,7 +102,7 @@ def _check_network(description: dict[str, Any]) -> None:
             raise ValueError(f"{name!r:.80} is no layer")
 
 
-def write_weights(state: dict[str, Any], path: Path) -> None:
+def write_weights(state: RunState, path: Path) -> None:
     """Writes `weights_of` a state to a file, whole or not.
 
     Raises:
@@ -111,8 +113,9 @@ def write_weights(state: dict[str, Any], path: Path) -> None:
     with Folder.at(path.parent) as folder, folder.writing(path.name) as file:
         with open(file.fileno(), "wb", closefd=False) as buffered:
             torch.save(found, buffered)
-        if state.get("manifest") is not None:
-            add(Path(f"/proc/self/fd/{file.fileno()}"), RunManifest.from_dict(state["manifest"]))
+        manifest = state.get("manifest")
+        if manifest is not None:
+            add(Path(f"/proc/self/fd/{file.fileno()}"), RunManifest.from_dict(manifest))
 
 
 def _columns(table: str) -> dict[str, list[float]]:

@@ -15,14 +15,14 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from yolodata.errors import ConfigError, YolodataError, is_out_of_memory
 from yolodata.files import file_checksum, open_regular
 from yolodata.folders import Folder
-from yolodata.train.checkpoint.contents import wrong_part
+from yolodata.train.checkpoint.contents import RunState, wrong_part
 
 log = logging.getLogger("yolodata")
 
@@ -32,7 +32,7 @@ COMPRESSED = "its content is compressed, which torch never does"
 _NAME = re.compile(r"(?P<progress>[0-9]{5}-[0-9]{8})-(?P<checksum>[0-9a-f]{16})\.ckpt")
 
 
-def write(folder: Path, state: dict[str, Any]) -> Path:
+def write(folder: Path, state: RunState) -> Path:
     """Writes a state into a folder, durably.
 
     Args:
@@ -56,7 +56,7 @@ def write(folder: Path, state: dict[str, Any]) -> Path:
     return folder / name
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> RunState:
     """Returns the state in a checkpoint file; tensors are in host memory.
 
     Raises:
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, Any]:
             f"the version of {path} must be {VERSION}, got {state.get('version')!r:.80}; resume "
             "with the yolodata that wrote it"
         )
-    return state
+    return cast(RunState, state)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import read_regular, sync_file
@@ -19,6 +19,7 @@ from yolodata.folders import Folder
 from yolodata.provenance import weights as weights_manifest
 from yolodata.terminal import quiet
 from yolodata.train.checkpoint import arrivals, file
+from yolodata.train.checkpoint.contents import RunState
 from yolodata.train.checkpoint.uploader import download_newest
 from yolodata.train.checkpoint.weights import more_than_weights
 
@@ -213,7 +214,7 @@ def _is_uploaded(name: str, path: Path) -> bool:
     return stat.S_ISREG(known.st_mode) and arrivals.belongs_beside(name, known.st_size)
 
 
-def write_missing(run: Path, state: dict[str, Any]) -> None:
+def write_missing(run: Path, state: RunState) -> None:
     """Writes the last weights and the table of results of a run's state, where they are missing."""
     from yolodata.train.checkpoint.export import write_weights
 

@@ -13,16 +13,12 @@ from yolodata.provenance.manifest import RunManifest
 from yolodata.provenance.same_dataset import check_same_dataset
 from yolodata.telemetry.journal import Journal
 from yolodata.train.checkpoint import file, run_folder
-from yolodata.train.checkpoint.state import (
-    Position,
-    StatefulTrainer,
-    capture,
-    random_state,
-    restore,
-)
+from yolodata.train.checkpoint.contents import RunState
+from yolodata.train.checkpoint.state import capture, random_state, restore
 from yolodata.train.checkpoint.uploader import Uploader
 from yolodata.train.checkpoint.writer import Writer
 from yolodata.train.distributed.collectives import average_gradients
+from yolodata.train.resumable import ResumableTrainer
 
 log = logging.getLogger("yolodata")
 
@@ -45,15 +41,6 @@ class Ranks(Protocol):
 
     def largest(self, values: list[int]) -> list[int]:
         """Returns the largest of what the ranks give, element by element."""
-
-
-class SavedTrainer(StatefulTrainer, Protocol):
-    """A trainer whose run is saved: where it is, and where its files are."""
-
-    at: Position
-    start_epoch: int
-    wdir: Path
-    csv: Path
 
 
 class Saver:
@@ -84,7 +71,7 @@ class Saver:
 
     def __init__(
         self,
-        trainer: SavedTrainer,
+        trainer: ResumableTrainer,
         ranks: Ranks,
         *,
         folder: Path,
@@ -101,7 +88,7 @@ class Saver:
         self._tell_written = written
         self.writer = Writer(folder, keep, self._written)
         self._uploader = None if url is None or ranks.rank != 0 else Uploader(url, keep=keep)
-        self._held: dict[str, Any] | None = None
+        self._held: RunState | None = None
         self._journal = journal
         self._waited: float | None = None  # the step, in seconds, for the copy of the newest state
         self.newest: Path | None = None
@@ -119,9 +106,8 @@ class Saver:
             ConfigError: the state is of another dataset or of other augmentation.
         """
         missing = self.ranks.largest([int(not path.is_file())])[0]
-        state: Any = file.read(path) if self.ranks.rank == 0 or not missing else None
-        if missing:
-            state = self.ranks.from_first(state)
+        mine: Any = file.read(path) if self.ranks.rank == 0 or not missing else None
+        state: RunState = self.ranks.from_first(mine) if missing else mine
         trainer = self.trainer
         before = state.get("manifest")  # which an older yolodata did not write
         manifest = None if before is None else RunManifest.from_dict(before)
@@ -142,7 +128,7 @@ class Saver:
         if trainer.at.stage != state["stage"]:
             self.write()
 
-    def _check_dataset(self, state: dict[str, Any], before: RunManifest | None) -> None:
+    def _check_dataset(self, state: RunState, before: RunManifest | None) -> None:
         trainer = self.trainer
         # Another imgsz is other augmentation, which the loader's state names.
         if before is None or state["args"].get("imgsz") != trainer.args.imgsz:
@@ -159,7 +145,9 @@ class Saver:
         Not while the last one is still being written.
         """
         trainer = self.trainer
-        if self.ranks.rank != 0 or not self.minutes or not trainer.args.save or not trainer.exact:
+        if self.ranks.rank != 0 or not self.minutes or not trainer.args.save:
+            return False
+        if trainer.own_loader is None:
             return False
         return time.monotonic() - self._last > 60 * self.minutes and not self.writer.busy
 
@@ -224,7 +212,7 @@ class Saver:
         if uploader is not None:
             uploader.close(patience)
 
-    def _captured(self, copy: bool) -> dict[str, Any] | None:
+    def _captured(self, copy: bool) -> RunState | None:
         """The state of the run, on rank 0; all ranks take part."""
         trainer = self.trainer
         if trainer.at.pending and not self.ranks.alone:

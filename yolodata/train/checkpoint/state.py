@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,78 +13,18 @@ from torch.utils._pytree import tree_map
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import ConfigError
-from yolodata.provenance.manifest import RunManifest
+from yolodata.train.checkpoint.contents import Generators, RunState
 from yolodata.train.checkpoint.file import VERSION
 from yolodata.train.checkpoint.other_data import check_classes, moved
+from yolodata.train.resumable import Position, ResumableTrainer
+
+if TYPE_CHECKING:
+    from ultralytics.utils.loss import E2ELoss
+
+_T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run is.
-
-    Attributes:
-        epoch: counted from 0.
-        step: batches of the epoch that are done.
-        pending: batches whose gradients wait for the optimiser's next step.
-        stage: "train", "validate" (the epoch's batches are done, nothing after them), "finished"
-            (only the evaluation of the best model is left).
-    """
-
-    epoch: int = 0
-    step: int = 0
-    pending: int = 0
-    stage: str = "train"
-
-    def after_batch(self, updated: bool) -> Position:
-        """Returns the position once another batch is done."""
-        return replace(self, step=self.step + 1, pending=0 if updated else self.pending + 1)
-
-    def at_next_epoch(self, finished: bool) -> Position:
-        """Returns the position once this epoch is done."""
-        return Position(self.epoch + 1, 0, self.pending, "finished" if finished else "train")
-
-
-class StatefulTrainer(Protocol):
-    """A trainer, as far as its state is concerned; names and meanings are Ultralytics'.
-
-    Attributes:
-        exact: whether `train_loader` is yolodata's, with `state_dict` and `load_state_dict`.
-        given: the arguments of the run as they were given, plain.
-        manifest: what the run is made of; None before that is known.
-        other_data: whether a state of another dataset may be taken up.
-    """
-
-    exact: bool
-    given: dict[str, Any]
-    manifest: RunManifest | None
-    other_data: bool
-    device: torch.device
-    args: Any
-    data: dict[str, Any]
-    csv: Path
-    model: torch.nn.Module
-    ema: Any
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    scheduler: Any
-    stopper: Any
-    train_loader: Any
-    batch_size: int
-    epochs: int
-    train_time_start: float
-    loss: torch.Tensor
-    loss_items: dict[str, torch.Tensor]
-    loss_names: tuple[str, ...]
-    tloss: dict[str, torch.Tensor] | None
-    metrics: dict[str, float] | None
-    fitness: float | None
-    best_fitness: float | None
-    nan_recovery_attempts: int
-
-    def _setup_scheduler(self) -> None: ...
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
+def random_state(device: torch.device) -> Generators:
     """Returns the state of every random generator of this process, as plain data and tensors."""
     version, numbers, gauss = random.getstate()
     name, keys, place, has_gauss, cached = np.random.get_state()
@@ -98,7 +37,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+def set_random_state(state: Generators, device: torch.device) -> None:
     """Puts every random generator of this process where `random_state` was taken."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
@@ -110,12 +49,12 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def capture(
-    trainer: StatefulTrainer,
+    trainer: ResumableTrainer,
     position: Position,
-    generators: list[dict[str, Any]],
+    generators: list[Generators],
     *,
     copy: bool = True,
-) -> dict[str, Any]:
+) -> RunState:
     """Returns a trainer's state.
 
     Args:
@@ -131,20 +70,25 @@ def capture(
         for name, parameter in model.named_parameters()
         if position.pending and parameter.grad is not None
     }
-    stopper = trainer.stopper
-    state = {
-        "model": dict(model.state_dict()),
-        "ema": dict(trainer.ema.ema.state_dict()),
-        "optimizer": trainer.optimizer.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
-        "gradients": waiting,
-        "tloss": trainer.tloss,
-        "loss": trainer.loss,
-    }
+    stopper, loader = trainer.stopper, trainer.own_loader
+
+    def kept(values: _T) -> _T:
+        copied: _T = tree_map(_copied, values) if copy else values
+        return copied
+
     return {
         "version": VERSION,
-        **asdict(position),
-        **(tree_map(_copied, state) if copy else state),
+        "epoch": position.epoch,
+        "step": position.step,
+        "pending": position.pending,
+        "stage": position.stage,
+        "model": kept(dict(model.state_dict())),
+        "ema": kept(dict(trainer.ema.ema.state_dict())),
+        "optimizer": kept(trainer.optimizer.state_dict()),
+        "scaler": kept(trainer.scaler.state_dict()),
+        "gradients": kept(waiting),
+        "tloss": kept(trainer.tloss),
+        "loss": kept(trainer.loss),
         "given": trainer.given,
         "manifest": None if trainer.manifest is None else trainer.manifest.to_dict(),
         "args": plain(vars(trainer.args)),
@@ -157,7 +101,7 @@ def capture(
         "ema_updates": int(trainer.ema.updates),
         "scheduler": int(trainer.scheduler.last_epoch),
         "criterion": _plain_numbers(vars(getattr(model.criterion, "inner", model.criterion))),
-        "loader": trainer.train_loader.state_dict() if trainer.exact else None,
+        "loader": None if loader is None else loader.state_dict(),
         "batch": int(trainer.batch_size),
         "loss_names": list(trainer.loss_names),
         "metrics": _plain_numbers(trainer.metrics or {}),
@@ -174,7 +118,7 @@ def capture(
 
 
 def restore(
-    trainer: StatefulTrainer, state: dict[str, Any], rank: int, stage: str | None = None
+    trainer: ResumableTrainer, state: RunState, rank: int, stage: str | None = None
 ) -> Position:
     """Puts a trainer that was set up for the same run where a state was captured.
 
@@ -219,8 +163,9 @@ def restore(
     for name, value in state["criterion"].items():
         setattr(model.criterion, name, value)
     if trainer.epochs != state["epochs"] and hasattr(model.criterion, "update"):
-        model.criterion.updates -= 1
-        model.criterion.update()  # sets the weights of its parts, of the new number of epochs
+        criterion = cast("E2ELoss", model.criterion)  # or ours around it
+        criterion.updates -= 1
+        criterion.update()  # sets the weights of its parts, of the new number of epochs
     for name, parameter in model.named_parameters():
         waiting = state["gradients"].get(name)
         parameter.grad = None if waiting is None else waiting.to(device)
@@ -243,19 +188,20 @@ def restore(
     return _placed(trainer, state, stage)
 
 
-def _placed(trainer: StatefulTrainer, state: dict[str, Any], stage: str | None) -> Position:
-    position = Position(*(state[name] for name in ("epoch", "step", "pending", "stage")))
+def _placed(trainer: ResumableTrainer, state: RunState, stage: str | None) -> Position:
+    position = Position(state["epoch"], state["step"], state["pending"], state["stage"])
     if stage is not None and position.stage != "validate":
         position = replace(position, stage=stage)
-    if state["loader"] is None or not trainer.exact:
+    loader = trainer.own_loader
+    if state["loader"] is None or loader is None:
         return position
-    loader, last = dict(state["loader"]), trainer.args.close_mosaic
+    stream, last = dict(state["loader"]), trainer.args.close_mosaic
     if (trainer.epochs, last) != (state["epochs"], state["args"]["close_mosaic"]):
-        loader["mosaic_closed"] = bool(last) and position.epoch >= trainer.epochs - last
+        stream["mosaic_closed"] = bool(last) and position.epoch >= trainer.epochs - last
     if trainer.other_data:
         within = position.stage == "train" and position.step > 0
-        loader = moved(loader, trainer.train_loader.state_dict(), within)
-    trainer.train_loader.load_state_dict(loader)
+        stream = moved(stream, loader.state_dict(), within)
+    loader.load_state_dict(stream)
     if position.stage != "train" or state["batch"] == trainer.batch_size:
         return position
     # Another batch: steps are counted in its size from now on, images are what is exact.

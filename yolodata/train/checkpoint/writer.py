@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from yolodata.errors import YolodataError
 from yolodata.train.checkpoint import file
+from yolodata.train.checkpoint.contents import RunState
 
 
 class Writer:
@@ -37,7 +37,7 @@ class Writer:
         """Whether the last checkpoint is still being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def put(self, state: dict[str, Any]) -> None:
+    def put(self, state: RunState) -> None:
         """Begins to write a state, which nobody may change any more; waits for the one before.
 
         Raises:
@@ -62,7 +62,7 @@ class Writer:
                 "give another project="
             ) from problem
 
-    def _write(self, state: dict[str, Any]) -> None:
+    def _write(self, state: RunState) -> None:
         start = time.perf_counter()
         try:
             path = file.write(self.folder, state)

@@ -15,9 +15,12 @@ that have none.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+
+if TYPE_CHECKING:
+    from ultralytics.utils.loss import Criterion, v8DetectionLoss, v8SegmentationLoss
 
 SCORES, FOREGROUND, KEYPOINTS, IMAGES = "scores", "foreground", "keypoints", "images"
 COUNTED = {
@@ -44,25 +47,32 @@ class CountedLoss:
         whole_batch: whether the gradient, too, is that of a part of a larger batch.
     """
 
-    def __init__(self, part: Any, whole_batch: bool = True) -> None:
-        self.names: tuple[str, ...] = tuple(part.loss_names)
+    def __init__(self, part: v8DetectionLoss, whole_batch: bool = True) -> None:
+        self.names = tuple(part.loss_names)
         self._part, self._loss, self._whole_batch = part, part.loss, whole_batch
         self._scores = self._foreground = torch.zeros(())
         self._likelihood = torch.zeros(())
         self._seen = 0  # keypoints
         part.assigner.register_forward_hook(self._see_targets)
-        if getattr(part, "rle_loss", None) is not None:
-            part.rle_loss.register_forward_hook(self._see_likelihood)
+        likelihood: torch.nn.Module | None = getattr(part, "rle_loss", None)
+        if likelihood is not None:
+            likelihood.register_forward_hook(self._see_likelihood)
 
-    def _see_targets(self, module: Any, given: Any, out: Any) -> None:
+    def _see_targets(
+        self, module: torch.nn.Module, given: object, out: tuple[torch.Tensor, ...]
+    ) -> None:
         self._scores, self._foreground = out[2].sum().float(), out[3].sum().float()
 
-    def _see_likelihood(self, module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
+    def _see_likelihood(
+        self, module: torch.nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor
+    ) -> torch.Tensor:
         """Keeps the value, and lets the cut-off at 0 that follows pass the gradient."""
         self._likelihood, self._seen = out.detach(), len(given[0])
         return out - out.detach().clamp(max=0)
 
-    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, preds: Any, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the loss of a batch, and what its items were made of.
 
         Returns:
@@ -74,9 +84,10 @@ class CountedLoss:
         loss, items = self._loss(preds, batch)
         values = {name: items[name].float() for name in self.names}
         if self._seen:
-            values["rle_loss"] = self._likelihood.float() * self._part.hyp.rle
+            gain: float = self._part.hyp.rle
+            values["rle_loss"] = self._likelihood.float() * gain
         if "sem_loss" in self.names and not self._foreground:
-            semantic = _semantic(self._part, preds, batch)
+            semantic = _semantic(cast("v8SegmentationLoss", self._part), preds, batch)
             values["sem_loss"] = semantic.detach()
             at = self.names.index("sem_loss")
             if self._whole_batch:
@@ -92,9 +103,9 @@ class CountedLoss:
         return loss, torch.stack([numerators, each])
 
 
-def parts_of(criterion: Any) -> list[Any]:
+def parts_of(criterion: Criterion) -> list[v8DetectionLoss]:
     """Lists the parts of a criterion, or itself, whose items are counted as `COUNTED` says."""
-    found = (criterion, *vars(criterion).values())
+    found: tuple[Any, ...] = (criterion, *vars(criterion).values())
     return [
         part
         for part in found
@@ -122,9 +133,11 @@ def kept(names: tuple[str, ...], sums: torch.Tensor) -> torch.Tensor:
     return keep
 
 
-def _semantic(part: Any, preds: dict[str, Any], batch: dict[str, Any]) -> torch.Tensor:
+def _semantic(
+    part: v8SegmentationLoss, preds: dict[str, Any], batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
     """The semantic loss of a batch without an anchor that has an object; 0 without its head."""
-    proto: Any = preds["proto"]
+    proto: torch.Tensor | tuple[torch.Tensor, torch.Tensor] = preds["proto"]
     if not isinstance(proto, tuple):
         return torch.zeros((), device=part.device)
     predicted, masks = proto[1], batch["masks"].to(part.device)
@@ -133,10 +146,12 @@ def _semantic(part: Any, preds: dict[str, Any], batch: dict[str, Any]) -> torch.
         covered = masks != 0
     else:  # a mask an object
         covered = torch.zeros_like(classes, dtype=torch.bool)
-        for image, mask in zip(batch["batch_idx"].long().view(-1).tolist(), masks, strict=True):
+        images: list[int] = batch["batch_idx"].long().view(-1).tolist()
+        for image, mask in zip(images, masks, strict=True):
             covered[image] |= mask != 0
     shape = (len(classes), part.nc, *classes.shape[1:])
     target = torch.zeros(shape, device=part.device)
     target.scatter_(1, classes[:, None], covered[:, None].float())
-    found: torch.Tensor = part.bcedice_loss(predicted, target) * part.hyp.box
-    return found
+    found: torch.Tensor = part.bcedice_loss(predicted, target)
+    gain: float = part.hyp.box
+    return found * gain

@@ -12,7 +12,7 @@ targets.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._pytree import tree_map
@@ -20,6 +20,9 @@ from torch.utils._pytree import tree_map
 from yolodata.train.distributed.counted_loss import CountedLoss, combine, kept, parts_of
 from yolodata.train.distributed.process_group import ProcessGroup
 from yolodata.train.distributed.waits import LOSS, CollectiveWaits
+
+if TYPE_CHECKING:
+    from ultralytics.utils.loss import Criterion, v8DetectionLoss
 
 
 class GlobalLoss:
@@ -38,10 +41,11 @@ class GlobalLoss:
     """
 
     covers_all_ranks: bool
+    inner: Criterion
 
     def __init__(
         self,
-        inner: Any,
+        inner: Criterion,
         process_group: ProcessGroup,
         whole_batch: bool,
         waits: CollectiveWaits | None = None,
@@ -53,7 +57,9 @@ class GlobalLoss:
         for part in parts:
             part.loss = _OverAllRanks(part, process_group.size, whole_batch, waits)
 
-    def __call__(self, preds: Any, batch: dict[str, Any]) -> Any:
+    def __call__(
+        self, preds: Any, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Returns the loss and its items, in single precision."""
         device = batch["img"].device.type
         if not torch.is_autocast_enabled(device):
@@ -80,13 +86,15 @@ class _OverAllRanks:
     """The loss of a part of a criterion, over the batches of all ranks."""
 
     def __init__(
-        self, part: Any, ranks: int, whole_batch: bool, waits: CollectiveWaits | None
+        self, part: v8DetectionLoss, ranks: int, whole_batch: bool, waits: CollectiveWaits | None
     ) -> None:
         self._counted = CountedLoss(part, whole_batch)
         self._waits = waits
         self._ranks, self._whole_batch = ranks, whole_batch
 
-    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def __call__(
+        self, preds: Any, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         import torch.distributed as dist
 
         names = self._counted.names

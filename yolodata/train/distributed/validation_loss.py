@@ -7,12 +7,15 @@ of its parts (Note [counts] in `counted_loss`). At the end they are added up, ba
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from yolodata.train.distributed.counted_loss import CountedLoss, combine, parts_of
 from yolodata.train.distributed.process_group import ProcessGroup
+
+if TYPE_CHECKING:
+    from ultralytics.utils.loss import Criterion, v8DetectionLoss
 
 
 class ValidationLoss:
@@ -25,7 +28,9 @@ class ValidationLoss:
         batch: pictures of a batch of one process.
     """
 
-    def __init__(self, inner: Any, process_group: ProcessGroup, first: int, batch: int) -> None:
+    def __init__(
+        self, inner: Criterion, process_group: ProcessGroup, first: int, batch: int
+    ) -> None:
         self._inner, self._process_group = inner, process_group
         self._first, self._batch, self._done = first, batch, 0
         self._parts = [_Remembering(part, self) for part in parts_of(inner)]
@@ -40,7 +45,9 @@ class ValidationLoss:
         """The batch of one process that the pictures after those that were seen are in."""
         return (self._first + self._done) // self._batch
 
-    def __call__(self, preds: Any, batch: dict[str, Any]) -> Any:
+    def __call__(
+        self, preds: Any, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Returns what the criterion says of this rank's batch."""
         found = self._inner(preds, batch)
         self._done += len(batch["img"])
@@ -69,7 +76,7 @@ class ValidationLoss:
 class _Remembering:
     """The loss of a part of a criterion, whose sums are kept by batch of one process."""
 
-    def __init__(self, part: Any, whole: ValidationLoss) -> None:
+    def __init__(self, part: v8DetectionLoss, whole: ValidationLoss) -> None:
         self._counted, self._whole = CountedLoss(part), whole
         self.names = self._counted.names
         self._seen: list[tuple[int, torch.Tensor]] = []
@@ -77,7 +84,9 @@ class _Remembering:
         self.said: torch.Tensor | None = None
         part.loss = self
 
-    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def __call__(
+        self, preds: Any, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.said is not None:
             return self.said, dict(zip(self.names, self.said, strict=True))
         loss, sums = self._counted(preds, batch)
