@@ -47,7 +47,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(**changes: object) -> dict:
-    return pack_arguments(imgsz=64, progress=False, shard_size=1 << 16, **changes)
+    values = {"imgsz": 64, "progress": False, "shard_size": 1 << 16, **changes}
+    return pack_arguments(**values)
 
 
 def test_one_directory_per_split(source: Path, tmp_path: Path) -> None:
