@@ -7,17 +7,20 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 
-def precision(trainer: Any) -> AbstractContextManager[None]:
+def precision(trainer: BaseTrainer) -> AbstractContextManager[None]:
     """Gives the context in which a trainer prepares batches and goes forward: by `amp`."""
     kind = torch.bfloat16 if trainer.args.amp == "bf16" else trainer.amp
     entered: AbstractContextManager[None] = autocast(kind, device=trainer.device.type)
     return entered
 
 
-def forward(trainer: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def forward(
+    trainer: BaseTrainer, batch: dict[str, Any]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Returns the loss of a batch that is prepared, and its items; call it within `precision`."""
     found: tuple[torch.Tensor, dict[str, torch.Tensor]]
     if trainer.args.compile:  # only the network is compiled
