@@ -279,7 +279,10 @@ BAD_COCO = {
         json.dumps(coco(categories=[{"id": 1, "name": "a", "keypoints": ["x"] * 100_000}])),
         "keypoints",
     ),
-    "long name": (json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])), "1000 characters, got 5000"),
+    "long name": (
+        json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])),
+        "characters, got 5000",
+    ),
     "name that is a list": (
         json.dumps(coco(categories=[{"id": 1, "name": "@"}])).replace('"@"', DEEP),
         "category",
