@@ -23,7 +23,7 @@ import cv2
 from packing import IMGSZ, repeated
 
 from yolodata.bench import drawing, results
-from yolodata.ingest import open_source, pack
+from yolodata.ingest import PackSettings, open_source, pack
 from yolodata.shards import reader
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE
 
@@ -50,7 +50,7 @@ def enlarged(data: Path, folder: Path, images: int) -> Path:
 def packed(data: Path, out: Path, codec: str, settings: dict[str, Any]) -> tuple[float, float]:
     """Seconds of processor time and bytes that an image takes."""
     began = time.process_time()
-    pack(data, out, codec=codec, imgsz=IMGSZ, splits=["train"], progress=False, **settings)
+    pack(data, out, PackSettings(codec, IMGSZ, **settings), splits=["train"], progress=False)
     seconds = time.process_time() - began
     with reader.open(out, split="train") as shards:
         count, size = len(shards), float(shards.nbytes.mean())

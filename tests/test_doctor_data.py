@@ -392,7 +392,7 @@ def test_mistakes_are_said_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not there; give a dataset YAML"):
         Setup(str(tmp_path / "no.yaml"))
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match=r"pipe\.yaml is neither a file nor a folder; give"):
+    with pytest.raises(ConfigError, match=r"pipe\.yaml: is neither a file nor a folder; give"):
         Setup(str(tmp_path / "pipe.yaml"))
     with pytest.raises(ConfigError, match="batch must be a whole number of pictures"):
         _ = Setup(str(dataset), {"batch": -1}).batch

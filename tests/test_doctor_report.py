@@ -349,7 +349,7 @@ def test_the_settings_train(section: Section, drawn: Path, tmp_path: Path, capsy
         ("{yaml} yolodata.threads=3 loader=ultralytics", "takes no settings of yolodata, got thr"),
         ("{yaml} device=0,1", "device=0,1 takes 2 processes; start them with torchrun"),
         ("{folder}", "is a folder that holds no shards and none of args.yaml, steps.csv"),
-        ("nothere.yaml", "nothere.yaml is not there"),
+        ("nothere.yaml", "nothere.yaml: is not there"),
         ("{run} seconds=9 batch=3", "whose records are only read; leave out --seconds, batch"),
         ("{yaml} html={folder}", "cannot be written"),
     ],

@@ -301,7 +301,7 @@ def test_steps_that_a_resumed_run_took_again_count_once(
     assert steps["step"].tolist() == [row.step for row in rows]
     assert (steps["step_ms"][5:9] == 7).all()
     monkeypatch.setattr(records, "MOST", len(rows))
-    with pytest.raises(ConfigError, match=rf"more than {len(rows):,} steps"):
+    with pytest.raises(ConfigError, match=rf"at most {len(rows):,} steps, got more"):
         read_run(tmp_path)
 
 
@@ -332,8 +332,8 @@ def test_folders_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("")
     assert "has no step yet" in examine_run(tmp_path).not_done[0]
     (tmp_path / "steps.csv").write_bytes(b"name,price\nbread,2\n")
-    with pytest.raises(ConfigError, match=r"is not what yolodata records.*'name,price'"):
+    with pytest.raises(ConfigError, match=r"first line must name the columns .*got 'name,price'"):
         examine_run(tmp_path)
     (tmp_path / "steps.csv").write_bytes(np.random.default_rng(0).bytes(4096) + b"\n")
-    with pytest.raises(ConfigError, match="is not what yolodata records"):
+    with pytest.raises(ConfigError, match="its first line must name the columns"):
         examine_run(tmp_path)

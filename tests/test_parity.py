@@ -335,10 +335,10 @@ def test_what_cannot_be_compared_is_said(
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("images/val/pipe.jpg", "pipe.jpg is no file"),
-        ("images/train/zero.jpg", "zero.jpg is no file"),
-        ("images/train/sparse.jpg", "sparse.jpg has 1099511627776 bytes"),
-        ("labels/train/{}.txt", ".txt has 1099511627776 bytes"),
+        ("images/val/pipe.jpg", "pipe.jpg: is no file"),
+        ("images/train/zero.jpg", "zero.jpg: is no file"),
+        ("images/train/sparse.jpg", "sparse.jpg: has 1099511627776 bytes"),
+        ("labels/train/{}.txt", ".txt: has 1099511627776 bytes"),
     ],
 )
 def test_ultralytics_is_given_no_file_without_an_end(
