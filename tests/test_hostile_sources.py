@@ -284,11 +284,7 @@ BAD_COCO = {
     ),
     "long name": (
         json.dumps(coco(categories=[{"id": 1, "name": "x" * 5000}])),
-<<<<<<< HEAD
         "1000 characters, got 5000",
-=======
-        "characters, got 5000",
->>>>>>> w-errors
     ),
     "name that is a list": (
         json.dumps(coco(categories=[{"id": 1, "name": "@"}])).replace('"@"', DEEP),
