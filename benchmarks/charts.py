@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import xxhash
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -64,7 +65,7 @@ def curves(values: dict[str, Any]) -> Figure:
         axes.set_title(name, loc="left", size=10, weight="bold", color=plot.INK)
         axes.set_xlabel("epoch", size=8, color=plot.MUTED, labelpad=1)
         axes.set_xlim(1, max(2, found.shape[1]))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         axes.tick_params(labelsize=8, labelcolor=plot.MUTED, color=plot.GRID)
         axes.grid(color=plot.GRID)
         axes.spines[["top", "right"]].set_visible(False)

@@ -46,7 +46,7 @@ import numpy as np
 import psutil
 import torch
 import yaml
-from preemption import NETWORK
+from batch_notes import NETWORK
 
 from yolodata.bench import results
 from yolodata.telemetry.metrics.destination import TextFile

@@ -190,7 +190,7 @@ def test_one_sample_is_of_a_config_and_an_open_dataset(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("gpu", "must be cpu or cuda (cuda:0, ...), got 'gpu'"),
+        ("gpu", "must be cpu or cuda (cuda:0, …), got 'gpu'"),
         ("cuda:x", "got 'cuda:x'"),
         ("cuda:", "got 'cuda:'"),
         ("CUDA", "got 'CUDA'"),

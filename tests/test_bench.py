@@ -627,7 +627,7 @@ def test_no_file_is_copied_that_packing_would_not_read(tmp_path: Path) -> None:
     bad.unlink()
     with bad.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(DatasetError, match=r"x\.jpg or its labels .*has 1099511627776 bytes"):
+    with pytest.raises(DatasetError, match=r"x\.jpg: picture or labels .*has 1099511627776 bytes"):
         data.prepare(wanted, tmp_path / "keep", {"files"}, lambda _: None)
 
 

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tarfile
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,7 @@ def test_the_recipe_is_of_this_project() -> None:
 
     _, wheel, run = stages(CONTAINERFILE)
     assert json.loads(arguments(run, "ENTRYPOINT")[-1])[0] in PROJECT["scripts"]
-    user = next(one.default for one in fields(kubernetes.OPTIONS) if one.name == "user")
+    user = kubernetes.OPTIONS.fields()["user"].default
     assert arguments(run, "USER")[-1] == f"{user}:{user}"
     archs = re.findall(r'ARG YOLODATA_CUDA_ARCHS="(.*)"', CONTAINERFILE)
     assert archs == [DEFAULT_ARCHS]

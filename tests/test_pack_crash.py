@@ -132,7 +132,7 @@ def test_who_is_ended_from_outside_tries_again(site: Path, number: signal.Signal
     assert signals.read_text() == ("" if deadly else "0")
     if deadly:
         signals.write_text(f"0 {number} {number} {number}")
-        with pytest.raises(ResourceError, match=rf"001\.jpg.*3 times \({number.name}\).*No image"):
+        with pytest.raises(ResourceError, match=rf"001\.jpg.*3 times \({number.name}\).*no image"):
             crashes.crashing(paths, settings)
 
 

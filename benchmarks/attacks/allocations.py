@@ -96,9 +96,9 @@ def _reading(random: Random, folder: Path, verdict: Verdict) -> None:
 
 def _not_explained() -> None:
     """The command does not say what the machine lacks."""
-    from yolodata import cli
+    from yolodata import command
 
-    cli.lacking = lambda error: ""
+    command.lacking = lambda error: ""
 
 
 PLANTS = {"lack of memory is not explained": _not_explained}

@@ -195,7 +195,7 @@ def _once() -> None:
 
     for module in list(sys.modules.values()):
         if getattr(module, "write_all", None) is files.write_all and module is not files:
-            module.write_all = write_once
+            setattr(module, "write_all", write_once)  # noqa: B010
     files.write_all = write_once
 
 

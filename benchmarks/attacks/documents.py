@@ -358,10 +358,10 @@ _KINDS: tuple[Callable[[Random, Path], tuple[str, str]], ...] = (
 
 def _traceback() -> None:
     """The command does not explain errors of datasets."""
-    from yolodata import cli
+    from yolodata import command
     from yolodata.errors import ShardError
 
-    cli.YolodataError = ShardError
+    command.YolodataError = ShardError
 
 
 def _raw_text() -> None:

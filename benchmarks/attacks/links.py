@@ -184,7 +184,7 @@ def _run_folder(folder: Path) -> int:
         read_steps(run / "steps.csv")
         journal.read_journal(run)
         made = file.write(run / "checkpoints", at)
-        run_folder.mark_evaluated(made)
+        run_folder.note_evaluated(made)
         run_folder.is_evaluated(made)
         run_folder.find_newest(run, None)
         run_folder.remove_unfinished_weights(run / "weights")

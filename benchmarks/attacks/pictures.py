@@ -186,11 +186,11 @@ def _long(random: Random) -> tuple[str, bytes, str]:
     """A file with hundreds of scans, pages or comments."""
     kind = random.choice(("scans", "scans", "pages", "comments"))
     if kind == "scans":
-        sides = [random.choice((48, 48, 48, 1000)) for _ in range(2)]
+        height, width = (random.choice((48, 48, 48, 1000)) for _ in range(2))
         if random.random() < 0.03:
-            sides = [8000, 8000]
+            height, width = 8000, 8000
         many = random.choice((10, 100, 400, 2000))
-        return "scans.jpg", _scans(*sides, many), f"{many} more scans of {sides[0]} x {sides[1]}"
+        return "scans.jpg", _scans(height, width, many), f"{many} more scans of {height} x {width}"
     if kind == "comments":
         many = random.choice((1, 10, 100))
         data = seeds()["baseline.jpg"]

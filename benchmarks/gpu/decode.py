@@ -65,7 +65,11 @@ def decoded(
 ) -> tuple[list[Bytes | None], int]:
     """Pictures in the files' own order, None for a file that fell back; and how many did."""
     decoder = DaliDecoder(IMGSZ, device=device, batch_size=batch, threads=4, hw_decoder_load=load)
-    sizes = [resized_shape(*ordinary_jpeg(f), IMGSZ) for f in files]
+    sizes = []
+    for file in files:
+        shape = ordinary_jpeg(file)
+        assert shape is not None
+        sizes.append(resized_shape(*shape, IMGSZ))
     made: list[Bytes | None] = [None] * len(files)
     given = [files[i] for i in order], ["x.jpg"] * len(files), [sizes[i] for i in order]
     for i, picture in zip(order, decoder.decode(*given), strict=True):
