@@ -179,20 +179,23 @@ def sources() -> dict[str, str]:
     }
 
 
-def graph_of(sources: Mapping[str, str]) -> dict[str, set[str]]:
+def graph_of(
+    sources: Mapping[str, str], paths: Collection[str] | None = None
+) -> dict[str, set[str]]:
     """Returns the files that each file imports, but for itself.
 
     Args:
         sources: of all files, by their paths in the repository.
+        paths: of the files that are read; None: of all.
     """
     roots = {path: _root(path, sources) for path in sources}
     known = {root: _names(root, roots) for root in set(roots.values())}
     graph = {}
-    for path, source in sources.items():
+    for path in sources if paths is None else paths:
         files = known[roots[path]]
         found = {
             files.get(one.module) or files.get(f"{one.module}.__init__")
-            for one in imports(source, _dotted(path, roots[path]), files)
+            for one in imports(sources[path], _dotted(path, roots[path]), files)
         }
         graph[path] = {of for of in found if of and of != path}
     return graph

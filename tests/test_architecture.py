@@ -289,8 +289,7 @@ def test_imports_at_once_are_told_from_later_ones() -> None:
 )
 def test_a_circle_through_strings_is_found(line: str) -> None:
     path = "yolodata/errors.py"
-    ours = {one: source for one, source in SOURCES.items() if one.startswith("yolodata/")}
-    planted = graph_of(ours | {path: f"{ours[path]}\n{line}\n"})
+    planted = GRAPH | graph_of(SOURCES | {path: f"{SOURCES[path]}\n{line}\n"}, [path])
     assert "yolodata/cli.py" in planted[path]
     assert path in circle(planted)
 

@@ -306,7 +306,8 @@ def test_the_backward_pass_says_when_its_own_part_ends() -> None:
 
 def test_only_waiting_for_pages_is_storage() -> None:
     late, there = slow_memory(40_000, 0.05), np.zeros(1 << 22, np.uint8)
-    assert 0.05 <= 1e-9 * _native.wait_for_pages(late) < 5
+    # Less what it computes meanwhile, and by another clock than the one that sleeps.
+    assert 0.04 <= 1e-9 * _native.wait_for_pages(late) < 5
     others = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
     try:
         waited = [_native.wait_for_pages(there) for _ in range(200)]
