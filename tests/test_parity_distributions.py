@@ -206,9 +206,21 @@ def test_an_image_twice_in_an_epoch_is_noticed(ours: Any) -> None:
     assert "begin two samples" in draws.missed(draws.report({"kind": found}))[0]
 
 
+def apart(random: np.random.Generator, x: Any) -> dict[str, Any]:
+    return {"x": x, "y": random.uniform(size=len(x))}
+
+
+def images_of_mosaics(random: np.random.Generator, x: Any) -> dict[str, Any]:
+    """Of mosaics four, or seldom three; of others one."""
+    mosaic = (x < 0.4).astype(float)
+    seldom = random.uniform(size=len(x)) < 0.08
+    return {"mosaic": mosaic, "images": np.where(mosaic == 1.0, 4.0 - seldom, 1.0)}
+
+
 def test_tests_of_two_samples_give_false_alarms_as_often_as_they_say() -> None:
     random = np.random.default_rng(0)
     found: dict[str, list[float]] = {"numbers": [], "whole": [], "range": [], "categories": []}
+    found |= {"dependence": [], "nearly a function": []}
     for _ in range(100):
         a, b = random.uniform(0, 1, 200), random.uniform(0, 1, 700)
         found["numbers"].append(two_sample.compare_numbers(a, b)[0])
@@ -216,9 +228,16 @@ def test_tests_of_two_samples_give_false_alarms_as_often_as_they_say() -> None:
         whole = np.floor(8 * a), np.floor(8 * b)
         found["whole"].append(two_sample.compare_numbers(*whole)[0])
         found["categories"].append(two_sample.compare_categories(*whole))
+        for name, pair in (("dependence", apart), ("nearly a function", images_of_mosaics)):
+            both = pair(random, a), pair(random, b)
+            found[name].append(two_sample.compare_dependence(*both)[0])
     for p in found.values():
         assert np.mean(np.array(p) < 0.1) < 0.2
+        assert np.mean(np.array(p) < 0.001) < 0.03
     assert min(found["range"]) < 0.1  # and they can
+    shuffled = images_of_mosaics(random, a)
+    random.shuffle(shuffled["images"])
+    assert two_sample.compare_dependence(shuffled, images_of_mosaics(random, b))[0] < 1e-9
     assert two_sample.compare_numbers(np.zeros(30), np.ones(30))[0] == 0.0
     assert two_sample.compare_numbers(np.ones(30), np.ones(40))[0] == 1.0
 

@@ -123,7 +123,8 @@ def compare_dependence(
         the pair; and its correlations on both sides.
     """
     (ranks_a, there_a), (ranks_b, there_b) = _ranks(a), _ranks(b)
-    (corr_a, n_a), (corr_b, n_b) = _correlations(ranks_a, there_a), _correlations(ranks_b, there_b)
+    corr_a, n_a, var_a = _correlations(ranks_a, there_a)
+    corr_b, n_b, var_b = _correlations(ranks_b, there_b)
     names = list(a)
     pairs = [
         (i, j)
@@ -134,14 +135,18 @@ def compare_dependence(
     if not pairs:
         return 1.0, 0, ("", ""), (0.0, 0.0)
     at = tuple(np.array(pairs).T)
-    # Fisher's transformation; 1.06 is Fieller, Hartley and Pearson's, for ranks.
-    most = 1 - 1e-12
-    apart = np.arctanh(corr_a[at].clip(-most, most)) - np.arctanh(corr_b[at].clip(-most, most))
-    z = np.abs(apart) / np.sqrt(1.06 / (n_a[at] - 3) + 1.06 / (n_b[at] - 3))
+    apart = _fisher(corr_a[at], n_a[at]) - _fisher(corr_b[at], n_b[at])
+    z = np.abs(apart) / np.sqrt(var_a[at] + var_b[at])
     first = int(z.argmax())
     i, j = pairs[first]
     p = min(1.0, len(pairs) * 2 * float(scipy_stats().norm.sf(z[first])))
     return p, len(pairs), (names[i], names[j]), (float(corr_a[i, j]), float(corr_b[i, j]))
+
+
+def _fisher(correlations: Float64, n: npt.NDArray[np.int64]) -> Float64:
+    """Fisher's transformation; of a correlation of 1, n rows show no more than that it is near."""
+    most = 1 - 1 / n
+    return np.arctanh(correlations.clip(-most, most))
 
 
 def _ranks(columns: dict[str, Float64]) -> tuple[Float64, npt.NDArray[np.bool_]]:
@@ -158,10 +163,31 @@ def _ranks(columns: dict[str, Float64]) -> tuple[Float64, npt.NDArray[np.bool_]]
 
 def _correlations(
     ranks: Float64, there: npt.NDArray[np.bool_]
-) -> tuple[Float64, npt.NDArray[np.int64]]:
-    """Correlations (K, K) over the rows that have both values, and how many these are."""
+) -> tuple[Float64, npt.NDArray[np.int64], Float64]:
+    """Correlations (K, K) over the rows that have both values, how many these are, and variances.
+
+    The variances are those of Fisher's transformation of each, and the larger of two: that of
+    numbers without ties, and the one that the rows themselves show (the delta method). Where one
+    column is nearly a function of another, as the number of different images is of whether there is
+    a mosaic, a few rows decide, and the second is much larger. The factor 1.06 is Fieller, Hartley
+    and Pearson's, for ranks.
+    """
     weight = there.astype(np.float64)
-    squares = (ranks**2).T @ weight  # of column i, over the rows that have j
+    count = weight.T @ weight
+    powers = [ranks**k for k in range(5)]
+    powers[0] = weight
+
+    def moments(i: int, j: int) -> Float64:
+        """Means of the i-th power of a column times the j-th of another, where both have values."""
+        found: Float64 = (powers[i].T @ powers[j]) / count
+        return found
+
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = (ranks.T @ ranks) / np.sqrt(squares * squares.T)
-    return np.nan_to_num(found), (weight.T @ weight).astype(int)
+        x, y = moments(2, 0), moments(0, 2)
+        r = moments(1, 1) / np.sqrt(x * y)
+        cubes = (moments(3, 1) / x + moments(1, 3) / y) / np.sqrt(x * y)
+        squares = moments(2, 2) / (x * y)
+        fourths = moments(4, 0) / x**2 + moments(0, 4) / y**2
+        shown = squares - r * cubes + r**2 / 4 * (fourths + 2 * squares)
+        variances = 1.06 * np.fmax(1 / (count - 3), shown / count / (1 - r**2) ** 2)
+    return np.nan_to_num(r), count.astype(int), variances
