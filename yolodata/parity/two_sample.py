@@ -1,7 +1,8 @@
 """Do two samples come from one distribution? Tests of two samples, each as one probability.
 
 A p-value here is the chance to see two samples of one distribution that are at least as different.
-Every function is exact or conservative for ties, so it may be given whole numbers too.
+Every function may be given whole numbers too: it is exact or conservative for ties, or says what it
+does about them.
 """
 
 from __future__ import annotations
