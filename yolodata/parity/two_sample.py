@@ -147,7 +147,8 @@ def compare_dependence(
 def _fisher(correlations: Float64, n: npt.NDArray[np.int64]) -> Float64:
     """Fisher's transformation; of a correlation of 1, n rows show no more than that it is near."""
     most = 1 - 1 / n
-    return np.arctanh(correlations.clip(-most, most))
+    clipped: Float64 = correlations.clip(-most, most)
+    return np.arctanh(clipped)
 
 
 def _ranks(columns: dict[str, Float64]) -> tuple[Float64, npt.NDArray[np.bool_]]:
