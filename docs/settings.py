@@ -27,10 +27,10 @@ name too. Flags are `--full`, `full=True` or `full=False`. What a command takes 
 be given with one: `yolodata shard out=coco.shards source=coco.yaml`. A file whose name has a `=` in
 it is written `./a=b`. A name that is not known is refused, with the nearest one that is.
 
-Exit statuses of every command: 0 is success; 1 is what the command itself says (`verify` found
-damage, `parity` missed a limit, a row of `bench` failed); 2 is a mistake, or an error that yolodata
-explains in one message that begins with `yolodata: `; 130 is an interruption. `train` has
-[two more](training.md). A traceback is a fault of yolodata's; please report it.
+Exit statuses of every command: 0 is success, 130 an interruption. Status 1 is what the command
+itself says (`verify` found damage, `parity` missed a limit, a row of `bench` failed). Status 2 is a
+mistake, or an error that yolodata explains in one message that begins with `yolodata: `. `train`
+has [two more](training.md). A traceback is a fault of yolodata's; please report it.
 
 """
 

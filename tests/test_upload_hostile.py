@@ -414,6 +414,8 @@ def test_only_files_of_a_run_come_beside_and_no_code(
         "results.csv": b"epoch\n",
         "args.yaml": b"task: detect\n",
         "steps.csv": b"x",
+        "steps.rank1.csv": b"x",
+        "steps.1.csv": b"x",
         "journal.jsonl": b"x",
         "callbacks.py": b"x",
         ".hidden.yaml": b"x",
@@ -429,7 +431,7 @@ def test_only_files_of_a_run_come_beside_and_no_code(
     }  # fmt: skip
     assert not ran.exists()
     left_out = [line for line in caplog.messages if "left out" in line]
-    assert len(left_out) == 8
+    assert len(left_out) == 10
     assert "no part of a network" in next(line for line in left_out if "best.pt" in line)
 
 

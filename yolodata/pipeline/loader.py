@@ -99,18 +99,18 @@ class Loader(NotCopied):
 
     Attributes:
         on_out_of_memory: turns an error into what is handed out in place of a batch that the device
-            has no memory for, which is made when it is asked for again; None raises the error.
+            has no memory for. The batch is made when it is asked for again. None raises the error.
         cache: where decoded images are; known once a batch was asked for.
         telemetry: counts and seconds. Counts are "batches" and "samples" (handed out), "discarded"
-            (batches that were made in vain), "unreadable" (images, each once), "decodes", "hits"
-            (uses of a decoded image that was in memory), "transformed" (samples that `transforms`
-            changed on the CPU, as soon as they are made) and "filtered" (samples that they changed
-            on a device). Seconds of all threads together are "plan", "render", "transform",
-            "decode" and "collate". "storage" is seconds in which threads stood still for bytes
-            that were not in memory, where that is known; it is part of no other. Seconds of a
-            device are "copy", "kernel" (rendering) and "device_wait", in which the consumer's
-            stream had nothing to do until a batch was there; they come a few batches later. "wait"
-            is seconds of the consumer, from asking for a batch to getting it.
+            (batches that were made in vain), "unreadable" (images, each once) and "decodes". Uses
+            of a decoded image that was in memory are "hits". Samples that `transforms` changed on
+            the CPU are "transformed", as soon as they are made; those changed on a device are
+            "filtered". Seconds of all threads together are "plan", "render", "transform", "decode"
+            and "collate". Seconds in which threads stood still for bytes that were not in memory
+            are "storage", where that is known; they are part of no other. Seconds of a device are
+            "copy", "kernel" (rendering) and "device_wait", in which the consumer's stream had
+            nothing to do until a batch was there; they come a few batches later. "wait" is seconds
+            of the consumer, from asking for a batch to getting it.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.

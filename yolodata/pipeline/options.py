@@ -155,8 +155,8 @@ class ReadOptions:
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of the images that may be unreadable before the run stops
             (`max_unreadable=0.0`).
-        pin: "auto" keeps threads on the NUMA nodes nearest to their GPU, or without one spreads
-            them over all, where a machine has several; "off" leaves them to the system
+        pin: where a machine has several NUMA nodes, "auto" keeps threads on those nearest to their
+            GPU, and without one spreads them over all. With "off" they are left to the system
             (`pin="off"`).
 
     Raises:

@@ -44,8 +44,8 @@ _MAX_SIDE = 1 << 15  # pixels of a batch
 class ValidationLoader(NotCopied):
     """Every image once, unaugmented, in batches of similar aspect ratio.
 
-    Order, shapes, padding and labels are those of upstream's validation loader: images are sorted
-    by height over width, a batch is as small as its images allow (a multiple of `stride`), images
+    Order, shapes, padding and labels are those of upstream's validation loader. Images are sorted
+    by height over width. A batch is as small as its images allow (a multiple of `stride`). Images
     are centred in grey padding and never enlarged. Each iteration starts from the beginning.
 
     With several ranks each gets a run of whole batches, the first ones one more where they do not

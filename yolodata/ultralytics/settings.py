@@ -72,8 +72,8 @@ class Settings:
         workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
         check: compare every sample with its checksum when it is first used (`check=True`).
         max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
-        pin: "auto" keeps threads on the NUMA nodes nearest to their GPU, or without one spreads
-            them over all, where a machine has several; "off" leaves them to the system
+        pin: where a machine has several NUMA nodes, "auto" keeps threads on those nearest to their
+            GPU, and without one spreads them over all. With "off" they are left to the system
             (`pin="off"`).
         profile: steps whose trace torch's profiler writes into the run folder, a file for each
             rank, counted from 1 as in steps.csv, see docs/telemetry.md; None is none

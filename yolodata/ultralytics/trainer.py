@@ -601,8 +601,8 @@ class DetectionTrainer(ShardTrainer):
 
     Settings (see `Settings`) are given as `trainer=DetectionTrainer.configure(codec="jpeg")`, or
     as an argument `yolodata={"codec": "jpeg"}` beside upstream's. They reach the processes that
-    Ultralytics starts for several GPUs, because they are part of the trainer's type, and a resumed
-    run, because they are kept in the run folder.
+    Ultralytics starts for several GPUs, because they are part of the trainer's type. They reach a
+    resumed run, because they are kept in the run folder.
 
     What our training loader cannot do (see `fallback.why_not`) is left to upstream's own, with one
     warning. Given a model of a task or family that we have no loader for

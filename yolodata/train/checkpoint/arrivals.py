@@ -21,9 +21,9 @@ EVALUATED = "evaluated"
 """Holds the name of the checkpoint that the evaluation of the best weights was made after."""
 
 _LARGEST = 256 << 20  # bytes of a table, a plot, settings
-# Not what grows all the time (steps.csv), and no hidden files.
+# Not what grows all the time (steps.csv, steps.rank1.csv, steps.1.csv), and no hidden files.
 _BESIDE = re.compile(
-    rf"weights/(last|best)\.pt|(?!\.|steps\.csv$)[^/]+\.(csv|yaml|png|jpg)|{FOLDER}/{EVALUATED}|{FILE}"
+    rf"weights/(last|best)\.pt|(?!\.|steps\.)[^/]+\.(csv|yaml|png|jpg)|{FOLDER}/{EVALUATED}|{FILE}"
 )
 
 
