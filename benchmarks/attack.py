@@ -8,8 +8,9 @@
     python benchmarks/attack.py --minutes 0 --json benchmarks/results/attack.json    # the table
 
 The kind that is furthest from its goal comes next, for some seconds. A case has a seed, which says
-all about it but the moment of a kill. What found something is copied to the folder of findings.
-The status is 1 where anything was found, or a planted fault was not.
+all about it but when a kill strikes and what the machine does meanwhile. What found something is
+copied to the folder of findings. The status is 1 where anything was found, or a planted fault was
+not.
 """
 
 from __future__ import annotations

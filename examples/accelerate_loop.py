@@ -3,7 +3,7 @@
 pip install accelerate
 python examples/accelerate_loop.py --stop-after 8
 python examples/accelerate_loop.py --resume
-accelerate launch --num_processes 2 examples/accelerate_loop.py
+torchrun --nproc-per-node 2 examples/accelerate_loop.py
 
 The loader shares out the images itself, by its `Ranks`: it is not given to `prepare`, and not
 wrapped in torch's DataLoader, which `prepare` would share out a second time. yolodata does not

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> Path:
     print(json.dumps(values, indent=1))
     images = {tile["image"] for layer in values["layers"] for tile in layer["tiles"]}
     replayed = yolodata.render(recipe, {i: shards.image(i) for i in images})
-    classes, boxes = yolodata.labels(recipe, shards)
+    classes, boxes = yolodata.labels(recipe, shards, config)
 
     # As trained on: the loader's batch that holds the position.
     with yolodata.Loader(shards, BATCH, augment=config, seed=args.seed) as loader:

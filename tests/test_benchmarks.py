@@ -77,9 +77,21 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert charts.main(["--check", str(out)]) == 1
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md", "docs/parity.md", "docs/tuning.md"])
+PAGES = sorted(
+    str(page.relative_to(SCRIPTS.parent))
+    for folder in (".", "docs", "benchmarks")
+    for page in (SCRIPTS.parent / folder).glob("*.md")
+    if "<!-- results:" in page.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_published_tables_are_those_of_the_results(page: str) -> None:
     assert script("tables").main(["--check", str(SCRIPTS.parent / page)]) == 0
+
+
+def test_pages_with_tables_are_found() -> None:
+    assert {"README.md", "docs/gpu.md", "docs/reliability.md"} < set(PAGES)
 
 
 def test_tables_come_from_the_json_files(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from test_images_limits import HUNGRY, stating, with_scans
 from yolodata.doctor import step as doctor_step
 from yolodata.doctor.data import pace as measuring
 from yolodata.doctor.data import sample
+from yolodata.doctor.data.experiments import parts_ms
 from yolodata.doctor.data.judgement import Measured, judge
 from yolodata.doctor.data.loaders import FileLoader
 from yolodata.doctor.data.others import Others
@@ -48,6 +49,26 @@ def measured(now: float, *, cold: float | None = None, **changed: float) -> Meas
         changed={name: pace(ms) for name, ms in changed.items()}, read_ms=50.0, batch=16,
         workers=2, workers_tried=4, cores=2, cores_tried=4, looks=LOOKS,
     )  # fmt: skip
+
+
+def test_the_parts_of_a_step_add_up_to_it() -> None:
+    own, copied = Pace(10.0, 10.0, 10), Pace(14.0, 14.0, 10)
+    known = Measured("ultralytics", own, copied, warm=pace(50.0), changed={"decoded": pace(30.0)})
+    parts = {"model": 10, "copy": 4, "storage": 0, "decode": 20, "augment": 16}
+    assert parts_ms(known) == parts
+    cold = replace(known, base="cold", cold=pace(100.0), read_ms=1.0, batch=10)
+    assert parts_ms(cold) == {**parts, "storage": 13, "other": 37}
+    random = np.random.default_rng(0)
+    for base in ("warm", "cold") * 100:
+        ms = random.uniform(5, 100, 5)
+        changed = {"decoded": pace(ms[0])} if random.random() < 0.7 else {}
+        tried = Measured(
+            "ours", Pace(ms[1], ms[1], 9), Pace(ms[2], ms[2], 9), cold=pace(ms[3]),
+            warm=pace(ms[4]), changed=changed, base=base, read_ms=random.choice([0.0, 2.0]),
+        )  # fmt: skip
+        assert tried.now is not None
+        assert min(parts_ms(tried).values()) >= 0
+        assert sum(parts_ms(tried).values()) == pytest.approx(tried.now.step_ms)
 
 
 def worst_first(m: Measured) -> list[Finding]:

@@ -212,6 +212,20 @@ def test_a_file_that_two_splits_reach_by_links_is_said(tmp_path: Path, link: str
     assert note.startswith("the same file as an image of 'train'")
 
 
+@pytest.mark.parametrize("kind", ["yolo", "voc"])
+def test_splits_that_are_links_to_one_folder_are_both_packed(tmp_path: Path, kind: str) -> None:
+    beside = {"yolo": ("a.txt", ROW), "voc": ("a.xml", VOC % b"a.jpg")}[kind]
+    build(tmp_path / "all", {"a.jpg": JPEG, beside[0]: beside[1]})
+    root = build(tmp_path / "set", {"classes.txt": "a"} if kind == "yolo" else {"read.me": ""})
+    for split in ("train", "val"):
+        (root / split).symlink_to(tmp_path / "all")
+    (root / "train" / "up").symlink_to(root)  # leads back to itself, and is not followed for ever
+    report = pack(root, tmp_path / "out", PackSettings(imgsz=32), progress=False)
+    assert {split: of.objects for split, of in report.splits.items()} == {"train": 1, "val": 1}
+    ((_, note),) = report.splits["val"].notes
+    assert note.startswith("the same file as an image of 'train'")
+
+
 def test_two_lists_for_one_split_must_agree(tmp_path: Path) -> None:
     root = voc(tmp_path, "a b c", train="a b")
     build(root, {"ImageSets/train.txt": "b\r\na"})

@@ -21,14 +21,16 @@ from ingesting import jpeg, pack_arguments, picture, tree_hash, write_yolo
 from yolodata import shards
 from yolodata.cli import main
 from yolodata.errors import ConfigError, DatasetError, ShardError
+from yolodata.folders import Folder
 from yolodata.ingest import pack, workers
 from yolodata.ingest.convert import PackSettings
 from yolodata.ingest.fingerprint import fingerprint
 from yolodata.ingest.pack_cli import parse_size
 from yolodata.ingest.relabel import relabel
 from yolodata.ingest.source import open_source
-from yolodata.shards.format import WORK_FOLDER
+from yolodata.shards.format import DATASET_FILE, WORK_FOLDER
 from yolodata.shards.left_out import read_left_out
+from yolodata.shards.lock import Lock
 from yolodata.shards.notes import Notes, read_notes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -177,6 +179,23 @@ def test_something_else_is_refused_unless_overwritten(source: Path, tmp_path: Pa
         assert dataset.meta.codec == "jpeg"
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut off"])
+def test_what_is_damaged_is_overwritten_and_the_rest_is_not(
+    source: Path, tmp_path: Path, damage: str
+) -> None:
+    pack(source, tmp_path / "out", **settings())
+    good = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    shard = tmp_path / "out" / "train" / "shard-00000.safetensors"
+    whole, kept = shard.read_bytes(), (tmp_path / "out" / "val" / DATASET_FILE).stat().st_mtime_ns
+    cut = whole[:-4096] if damage == "cut off" else whole[:5000] + b"!" + whole[5001:]
+    assert cut != whole
+    shard.write_bytes(cut)
+    report = pack(source, tmp_path / "out", **settings(overwrite=True))
+    assert [split.reused for split in report.splits.values()] == [False, True]
+    assert (tmp_path / "out" / "val" / DATASET_FILE).stat().st_mtime_ns == kept
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == good
+
+
 def test_reencoded_pictures_are_small_and_close(source: Path, tmp_path: Path) -> None:
     pack(source, tmp_path / "raw", **settings(imgsz=40, splits=["val"]))
     pack(source, tmp_path / "jpeg", **settings(imgsz=40, splits=["val"], codec="jpeg", reencode=95))
@@ -292,6 +311,23 @@ def test_relabel(tmp_path: Path) -> None:
     (labels / "002.txt").write_text("1 .5 .5 .25 .5")
     with pytest.raises(DatasetError, match="pixels are not stored"):
         relabel(out, data)
+
+
+def test_no_split_is_relabelled_while_another_is_written(tmp_path: Path) -> None:
+    data, out = write_yolo(tmp_path, {"train": 3, "val": 2}), tmp_path / "out"
+    pack(data, out, **settings())
+    files = [out / split / DATASET_FILE for split in ("train", "val")]
+    before = [file.read_bytes() for file in files]
+    for split in ("train", "val"):
+        (tmp_path / "labels" / split / "000.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+    with Folder.at(out / "val") as folder:
+        lock = Lock(folder)
+        with pytest.raises(ShardError, match="this process is writing this dataset"):
+            relabel(out, data)
+        lock.remove()
+    assert [file.read_bytes() for file in files] == before
+    relabel(out, data)
+    assert all(file.read_bytes() != old for file, old in zip(files, before, strict=True))
 
 
 def test_new_labels_and_what_is_in_no_split(

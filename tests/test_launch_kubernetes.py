@@ -173,17 +173,20 @@ def test_a_pod_has_what_the_job_asks_for() -> None:
         "cpu": "96", "memory": "900Gi", "nvidia.com/gpu": "8",
     }  # fmt: skip
     assert trainer["args"] == [
-        "--nodes=4", "--processes=8", "--node=$(JOB_COMPLETION_INDEX)",
+        "--nodes=4", "--processes=8", "--grace=55", "--node=$(JOB_COMPLETION_INDEX)",
         "--rendezvous=coco-m-node-0-0.coco-m:29500", "--run=coco-m", "--patience=86400", "--numa",
         "--", *PLAIN[:2], *LARGE[-2:], "resume=auto", "device=0,1,2,3,4,5,6,7",
         "project=/runs", "name=coco-m",
     ]  # fmt: skip
+    assert "--grace=115" in written(*LARGE, "grace=120")[-1]["spec"]["trainer"]["args"]
+    far = "yolodata.callbacks=/shards/callbacks.py"  # this machine need not have it
+    assert far in written(*LARGE, far)[-1]["spec"]["trainer"]["args"]
     for words in (LARGE, [*LARGE, "runtime=namespace"]):
         runtime_of_job, job = written(*words)[-2:]
         assert job["spec"]["runtimeRef"]["kind"] == runtime_of_job["kind"]
         assert job["spec"]["runtimeRef"]["name"] == runtime_of_job["metadata"]["name"]
     elastic = written(*LARGE, "min_nodes=2", "batch=96")[-1]["spec"]["trainer"]["args"]
-    assert elastic[6:9] == ["--least=2", "--restarts=20", "--numa"]
+    assert elastic[7:10] == ["--least=2", "--restarts=20", "--numa"]
     template = spec["template"]
     annotations = template["metadata"]["annotations"]
     topology = "kueue.x-k8s.io/podset-required-topology"

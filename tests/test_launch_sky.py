@@ -180,6 +180,7 @@ def test_the_hook_asks_training_to_stop_and_waits(
         (["variables=A-B"], "names of environment variables"),
         (["bucket=mine"], "bucket must be a URL"),
         (["bucket=file:///mnt/runs"], "bucket must be a URL"),
+        (["bucket=r2://mine/runs"], "bucket must be a URL that fsspec knows"),
         (["yolodata.upload=s3://other"], "two places"),
         (["data=s3://mine/coco.yaml"], "a folder of shards"),
         (["setup=export TOKEN=hunter2hunter2"], "secret"),

@@ -471,3 +471,31 @@ def test_any_sample_can_be_made_again(shards: Path) -> None:
         rows = batch["batch_idx"] == position
         assert np.array_equal(cls, batch["cls"][rows].numpy())
         assert np.array_equal(boxes, batch["bboxes"][rows].numpy())
+
+
+def test_a_sample_with_pasted_objects_can_be_made_again(tmp_path: Path) -> None:
+    data = draw_dataset(tmp_path / "source", {"train": 16}, sides=(40, 110))
+    for file in (tmp_path / "source" / "labels" / "train").iterdir():
+        rows = [[float(value) for value in line.split()] for line in file.read_text().splitlines()]
+        diamonds = [
+            f"{c:.0f} {x} {y - h / 2} {x + w / 2} {y} {x} {y + h / 2} {x - w / 2} {y}"
+            for c, x, y, w, h in filter(None, rows)
+        ]
+        file.write_text("\n".join(diamonds))
+    out = packed(data, tmp_path / "out", "raw", IMGSZ)
+    config = AugmentConfig(imgsz=IMGSZ, copy_paste=0.3, mosaic=0.5)
+    with make(out, 16, augment=config) as loader:
+        batch = next(iter(loader))
+    pasted, dataset = 0, yolodata.open_shards(out, split="train")
+    for position in range(16):
+        recipe = yolodata.plan(config, dataset, position=position)
+        layers = recipe.to_dict()["layers"]
+        images = {tile["image"] for layer in layers for tile in layer["tiles"]}
+        picture = yolodata.render(recipe, {i: dataset.image(i) for i in images})
+        assert np.array_equal(picture, batch["img"][position].numpy())
+        wanted = batch["bboxes"][batch["batch_idx"] == position].numpy()
+        assert np.array_equal(yolodata.labels(recipe, dataset, config)[1], wanted)
+        if any(layer["paste"] for layer in layers):
+            pasted += 1
+            assert np.array_equal(yolodata.labels(recipe, dataset)[1], wanted)
+    assert 0 < pasted < 16

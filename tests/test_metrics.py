@@ -524,6 +524,23 @@ def test_weights_are_the_checkpoint_of_a_trainer_without_one(
     assert exporter.read()["checkpoints"] == 1
 
 
+@pytest.mark.parametrize(("rank", "shown"), [(-1, 3), (0, 3), (1, None)])
+def test_a_run_that_goes_on_shows_its_checkpoint_on_the_rank_that_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, shown: int | None
+) -> None:
+    monkeypatch.setattr("yolodata.ultralytics.metrics.RANK", rank)
+    (tmp_path / "a.ckpt").write_bytes(b"123")
+    trainer = SimpleNamespace(
+        save_dir=tmp_path, device=torch.device("cpu"), epochs=3,
+        saver=SimpleNamespace(newest=tmp_path / "a.ckpt"),
+    )  # fmt: skip
+    watching = MetricsWatcher("auto")
+    watching.begin(trainer)
+    assert watching._exporter is not None
+    assert watching._exporter.read().get("checkpoint_size_bytes") == shown
+    watching.close(trainer)
+
+
 def test_halvings_of_the_scale_are_skipped_steps() -> None:
     counted: list[dict[str, float]] = []
     watching = MetricsWatcher("auto")

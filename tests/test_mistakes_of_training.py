@@ -153,6 +153,7 @@ def test_rtdetr_trains(folder: Path, tmp_path: Path) -> None:
         ("amp=bf16", "bfloat16 autocast requires CUDA"),
         ("freeze=100", "'freeze=100' froze the entire model"),
         ("quantize=8", "quantize=8 needs the package nvidia-modelopt"),
+        ("yolodata.callbacks=no.py", "yolodata.callbacks must be a Python file that is there"),
         ("name=Bob's", "Bob's has a ' in its path, and Ultralytics reads no weights"),
         ("name=why?", "runs/why? has a ? in its path"),
         ("data=\udcff.yaml", r"data must be UTF-8, which Ultralytics' files are written in"),
@@ -191,6 +192,24 @@ def test_what_upstream_refuses_late_is_refused_before_packing(
         kind(overrides=given(folder, exist_ok=True, name="right", optimizer="auto"))
         assert torch.equal(torch.get_rng_state(), seeded)  # nothing was drawn to find it out
     assert not list(folder.glob("*.yolodata"))
+
+
+def test_a_start_that_is_refused_last_leaves_the_run_before_as_it_was(
+    folder: Path, tmp_path: Path
+) -> None:
+    """`profile` is compared with the run's steps when all is ready."""
+    values = given(folder, exist_ok=True, name="again", epochs=1, batch=2)
+    run = Path(values["project"]) / "again"
+    run.mkdir(parents=True)
+    before = {"results.csv": "epoch\n1\n", "args.yaml": "epochs: 7\n"}
+    for name, text in before.items():
+        (run / name).write_text(text)
+    for kind in (yolodata.DetectionTrainer, trainer_for("detect")):
+        with pytest.raises(ConfigError, match="profile must be steps from 1 to"):
+            kind.configure(profile="1000-1001", folder=str(tmp_path))(
+                overrides=dict(values)
+            ).train()
+        assert {file.name: file.read_text() for file in run.iterdir() if file.is_file()} == before
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_before_packing(

@@ -124,8 +124,12 @@ def test_a_little_off_fails(source: upstream.Upstream) -> None:
 
 
 def test_command_writes_its_figures_and_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def download(font: str) -> None:
+        raise AssertionError(font)
+
+    monkeypatch.setattr("ultralytics.data.utils.check_font", download)
     yaml = draw_dataset(tmp_path / "data", outline)
     before = tree_hash(tmp_path / "data")
     arguments = [

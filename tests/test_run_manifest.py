@@ -15,6 +15,7 @@ from typing import Any
 import checkpoints
 import pytest
 import torch
+import yaml
 from loading import draw_dataset
 from training import BATCHES, Enough, arguments, prepare, train
 
@@ -270,6 +271,11 @@ def test_ultralytics_own_resume_is_asked_as_well(
         return
     with pytest.raises(ConfigError, match="train: other labels"):
         train(yolodata.DetectionTrainer, again)
+    more = yaml.safe_load(data.read_text())
+    more["names"] = [*(f"class {k}" for k in range(len(more["names"]))), "one more"]
+    data.write_text(yaml.safe_dump(more))
+    with pytest.raises(ConfigError, match=r"network has 3 classes, and the dataset 4"):
+        train(yolodata.DetectionTrainer.configure(other_data=True), {**again, "data": str(data)})
     train(yolodata.DetectionTrainer.configure(other_data=True), again)
     after = manifest.read(run)
     assert after is not None

@@ -374,7 +374,7 @@ def test_the_dry_step_is_the_largest_and_leaves_no_trace(
 @pytest.mark.parametrize(
     "wrong",
     [{"keep": 0}, {"checkpoint_minutes": -1}, {"stall": "long"}, {"scale_lr": "log"},
-     {"callbacks": "nowhere.py"}, {"upload": 3}, {"upload": "s4://bucket"},
+     {"upload": 3}, {"upload": "s4://bucket"},
      {"whole_batch_loss": 1}, {"dry_step": "yes"}, {"codec": "png"}, {"callbacks": 3},
      {"folder": 3}, {"folder": True}, {"threads": 1025}, {"prefetch": 257}, {"workers": 2**63},
      {"hw_decoder_load": True}],

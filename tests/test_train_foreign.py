@@ -17,7 +17,7 @@ import pytest
 import torch
 from training import network
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
-from ultralytics.utils import IterableSimpleNamespace
+from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from yolodata.errors import ConfigError, YolodataError
 from yolodata.files import file_checksum
@@ -26,7 +26,7 @@ from yolodata.train.checkpoint.export import weights_of
 from yolodata.train.checkpoint.weights import more_than_weights
 from yolodata.train.checkpoint.writer import Writer
 from yolodata.train.exit_codes import STATUS, leave_status
-from yolodata.ultralytics.run_folder import refuse_links
+from yolodata.ultralytics.run_folder import made_in_run_folder, refuse_links
 
 STATE = checkpoints.state(1, 2, results="epoch\n1\n")
 
@@ -56,6 +56,13 @@ def compress(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in content.items():
             archive.writestr(name, data)
+
+
+class Untouched:
+    """A trainer that is never made."""
+
+    def __init__(self, *arguments: Any) -> None:
+        raise AssertionError
 
 
 class Code:
@@ -132,6 +139,19 @@ def test_ultralytics_is_not_let_into_a_folder_with_links(mine: Path, tmp_path: P
     os.mkfifo(run / "args.yaml")
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
         refuse_links(run)
+
+
+@pytest.mark.parametrize("words", ["resume", "model"])
+def test_upstreams_own_trainer_goes_on_in_no_folder_with_links(
+    mine: Path, tmp_path: Path, words: str
+) -> None:
+    weights = tmp_path / "run" / "weights" / "last.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / "run" / "results.csv").symlink_to(mine / "last.pt")
+    named = {"resume": {"resume": str(weights)}, "model": {"resume": True, "model": str(weights)}}
+    with pytest.raises(ConfigError, match=r"results\.csv: is a link"):
+        made_in_run_folder(Untouched, DEFAULT_CFG, named[words], None)
 
 
 def test_a_status_is_not_left_through_a_link(

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 
 
 class YolodataError(Exception):
-    """Base class of all errors raised by yolodata."""
+    """Base class of all errors raised by yolodata.
+
+    Where a docstring says so, Python's own are raised too (IndexError, ValueError of a recipe).
+    """
 
 
 class DatasetError(YolodataError, ValueError):
@@ -19,7 +22,10 @@ class DatasetError(YolodataError, ValueError):
 
 
 class ShardError(YolodataError, OSError):
-    """A shard dataset on disk is missing, incomplete or damaged."""
+    """A shard dataset on disk is missing, incomplete or damaged.
+
+    When packing: the output holds another dataset, cannot be written, or has no room.
+    """
 
 
 class ConfigError(YolodataError, ValueError):

@@ -68,7 +68,8 @@ ENVIRONMENT = [
     Setting(
         "YOLODATA_CACHE",
         "~/.cache/yolodata",
-        "folder of the DALI operators that are compiled when they are first used",
+        "folder of the DALI operators that are compiled when they are first used, and of packed "
+        "datasets that cannot lie beside their source",
         "YOLODATA_CACHE=/scratch/yolodata",
     ),
     Setting(

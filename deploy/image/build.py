@@ -119,7 +119,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
                         help="a pip.conf for the build alone, a secret of it")  # fmt: skip
     parser.add_argument("--pin", action="store_true",
                         help=f"resolve anew, and write {CONSTRAINTS}")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write sizes and times there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write sizes there")
     parser.add_argument("build", nargs="*", metavar="-- ARGUMENT", help="of the engine's build")
     return parser.parse_args(words)
 

@@ -1,4 +1,4 @@
-"""What a fuzzer gives its bytes to: every reader of files that come from somebody else.
+"""What a fuzzer gives its bytes to: readers of files that come from somebody else.
 
 A target takes any bytes and returns; what it may raise is handled here, and everything else that a
 reader raises is a finding. `python tests/fuzz/run.py` runs them under a coverage-guided fuzzer;

@@ -6,8 +6,9 @@ engine, with threads, under the thread sanitizer.
 The minutes are shared by the targets. Native ones need clang (its libFuzzer and sanitizers), those
 of Python need `pip install atheris`. Every input that reaches something new is kept in build/fuzz/,
 so that the next run goes on from there. An input that ends a target, breaks a promise, takes over
-10 seconds or 2 GiB is a finding: its file is named, and the command returns 1. Put a small one into
-`corpus/TARGET/` together with the mending: the tests try it from then on (see README.md).
+10 seconds or 2 GiB (4 GiB in Python) is a finding: its file is named, and the command returns 1.
+Put a small one into `corpus/TARGET/` together with the mending: the tests try it from then on (see
+README.md).
 """
 
 from __future__ import annotations

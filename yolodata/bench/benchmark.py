@@ -65,7 +65,7 @@ _IMAGES_OF_DATA = 1024  # instead of 256 where nothing has to be drawn
 _NO_SETTINGS = ("what", "json", "plot", "profile", "start_limit", "keep", "only", "run", "command")
 _DESCRIPTION = (
     "Measure how many training pictures a second yolodata and Ultralytics make on this machine. "
-    "Without arguments it draws its own pictures and takes about four minutes."
+    "Without arguments it draws its own pictures and takes three to four minutes."
 )
 
 

@@ -48,7 +48,7 @@ def match(a: PackedDataset, b: PackedDataset) -> Pairs:
     ia, ib = _matched(a, b)
     moved = a.split[ia] != b.split[ib]
     renamed = a.name[ia] != b.name[ib]
-    for i in np.flatnonzero(renamed & moved):
+    for i in np.flatnonzero(renamed):
         renamed[i] = _place(a, int(ia[i])) != _place(b, int(ib[i]))
     packed_alike = a.stored[ia] == b.stored[ib]
     resized = a.size[ia] != b.size[ib]

@@ -129,7 +129,7 @@ class ImageFinder:
             (
                 f"; '{path}' is there, but names have to be equal"
                 for path in alike
-                if is_image(path.name)
+                if is_image(path.name) and path.name != os.path.basename(names[0])
             ),
             "",
         )

@@ -43,16 +43,19 @@ class PackSettings:
             raw if that takes no more than a third of the room there, or else jpeg
             (`codec="jpeg"`).
         imgsz: longer side in pixels, 10 to 16384 (`imgsz=320`).
-        reencode: JPEG quality, 1 to 100, for images larger than imgsz; None keeps the bytes of the
-            file. Not for codec "raw"; with "auto" it counts where jpeg is chosen
+        reencode: JPEG quality, 1 to 100, with which images larger than imgsz are stored at imgsz;
+            None stores none anew. Not for codec "raw"; with "auto" it counts where jpeg is chosen
             (`reencode=90`).
         task: whose label decisions. "pose" requires keypoints in every row; all others decide
             alike (`task="pose"`).
         single_cls: classes are not compared with the number of names (`single_cls=True`).
         keep_files: JPEG files with several scans (progressive ones) keep their bytes. Otherwise
-            they become baseline files with the same pixels, which decode two to four times as
-            fast. Not for codec "raw"; with "auto" it counts where jpeg is chosen
+            all but unusual ones become baseline files with the same pixels, which decode two to
+            four times as fast. Not for codec "raw"; with "auto" it counts where jpeg is chosen
             (`keep_files=True`).
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type, or contradicts another one.
     """
 
     codec: str = "raw"

@@ -83,7 +83,9 @@ def add_parser(subparsers: Any) -> None:
         "--shard-size", default="512M", metavar="SIZE", help="bytes per shard file (default: 512M)"
     )
     shard.add_argument("--workers", type=int, help="decoding threads (default: one per core)")
-    shard.add_argument("--overwrite", action="store_true", help="replace another dataset in OUT")
+    shard.add_argument(
+        "--overwrite", action="store_true", help="replace another or a damaged dataset in OUT"
+    )
     shard.add_argument(
         "--task",
         choices=("detect", "segment", "obb", "pose"),

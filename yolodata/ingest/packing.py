@@ -51,6 +51,7 @@ from yolodata.shards.reader import read_meta
 from yolodata.shards.reader import splits as packed_splits
 from yolodata.shards.records import load_settings
 from yolodata.shards.sample import LeftOut, StoredSample
+from yolodata.shards.verify import verify
 from yolodata.shards.writer import DEFAULT_SHARD_SIZE, ShardWriter, check_shard_size, sweep
 
 DEFAULTS = PackSettings()
@@ -111,9 +112,10 @@ def pack(
         source, splits, format, images, names: see `open_source`.
         out: folder to write to; made if needed.
         settings: what is stored of an image.
-        shard_size: bytes of pixels a shard file.
+        shard_size: bytes of samples in a shard file at most; a larger sample has one of its own.
         workers: threads that decode; by default one for each core this process may use.
-        overwrite: replace what `out` holds of another source or other settings.
+        overwrite: replace what `out` holds of another source or other settings, or is damaged;
+            what is there already is compared with all checksums then.
         progress: say on stderr how much will be packed, what it takes, and how much is free; show
             a bar with rate and remaining time.
 
@@ -122,7 +124,8 @@ def pack(
 
     Raises:
         DatasetError: the source cannot be used.
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range or contradicts another one, or `out` lies in a
+            folder of the source's images.
         ShardError: `out` holds something else, cannot be written, or has no room.
         ResourceError: the machine lacks memory, threads or open files, or cannot read the source.
             What was packed is kept, and the same call continues.
@@ -324,7 +327,8 @@ def _pack(run: _Run, report: PackReport) -> None:
         except ShardError:
             continue  # absent, unfinished or damaged: the writer decides
         if not _differences(found, meta):
-            finished[split] = found
+            if not (run.overwrite and _is_damaged(run, split)):
+                finished[split] = found
         elif not run.overwrite:
             raise ShardError(_refusal(run.out / split, found, meta))
     todo = {name: split for name, split in run.source.splits.items() if name not in finished}
@@ -335,6 +339,13 @@ def _pack(run: _Run, report: PackReport) -> None:
             print(text, file=sys.stderr)
     for split, meta in metas.items():
         report.splits[split] = _pack_split(run, split, meta, finished.get(split))
+
+
+def _is_damaged(run: _Run, split: str) -> bool:
+    found = verify(run.out / split, full=True, workers=run.workers)
+    if found.problems and run.progress:
+        print(f"{found.problems[0]}: {split} is packed anew", file=sys.stderr)
+    return not found.ok
 
 
 def _pack_split(

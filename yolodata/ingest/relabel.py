@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from yolodata.shards.notes import LABELS, OTHER_SPLITS, Entries, write_notes
 from yolodata.shards.reader import ShardDataset
 from yolodata.shards.reader import open as open_shards
 from yolodata.shards.reader import splits as packed_splits
-from yolodata.shards.relabel import replace_labels
+from yolodata.shards.relabel import Replace, relabelling
 from yolodata.shards.sample import Annotation
 
 
@@ -91,8 +92,11 @@ def relabel(
             found = numbered_alike(found, root, reopen, splits or list(there))
             planned.append(_read(found, split, dataset, settings))
     check_same_classes({f"{new.source.origin}, {new.split}": new.source.names for new in planned})
+    with ExitStack() as held:  # all splits, before one of them is changed
+        replacing = [held.enter_context(_relabelling(there[new.split])) for new in planned]
+        for new, replace in zip(planned, replacing, strict=True):
+            report.splits[new.split] = _write(new, there[new.split], replace)
     for new in planned:
-        report.splits[new.split] = _write(new, there[new.split])
         notes = (*new.source.notes, *unlabelled(new.report, new.source.splits[new.split]))
         report.notes += tuple(note for note in notes if note not in report.notes)
         report.left_out = in_no_split(new.source, report.left_out)
@@ -147,16 +151,21 @@ def _read(source: Source, split: str, dataset: ShardDataset, settings: PackSetti
     return _NewLabels(split, source, meta, found, report)
 
 
-def _write(new: _NewLabels, path: Path) -> SplitReport:
-    began = time.perf_counter()
+@contextmanager
+def _relabelling(path: Path) -> Iterator[Replace]:
     try:
         with Folder.at(path.parent) as out:
             out.check_ours()
             folder = out.folder(path.name)
     except OSError as error:
         raise storage_error(path, error) from error
-    changed = replace_labels(
-        folder,
+    with relabelling(folder) as replace:
+        yield replace
+
+
+def _write(new: _NewLabels, path: Path, replace: Replace) -> SplitReport:
+    began = time.perf_counter()
+    changed = replace(
         new.annotations,
         names=new.meta.names,
         kpt_shape=new.meta.kpt_shape,

@@ -68,23 +68,23 @@ def folders_in(folder: Path) -> list[Path]:
 def files_below(folder: str, hidden: list[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Gives each folder below `folder`, itself first, with the names of its files, all sorted.
 
-    Each folder is given once, hidden ones and those that may not be read not at all.
+    A folder is given as often as links lead to it; hidden ones and those that may not be read not
+    at all.
 
     Args:
         folder: where to begin.
         hidden: hidden folders are added to it.
 
     Raises:
+        DatasetError: links lead to the same folders again and again.
         OSError: the machine cannot read one.
     """
-    seen: set[_Id] = set()
-    todo = [folder]
-    while todo:
-        here = todo.pop()
-        number = _number(here)
-        if number is None or number in seen:
+    walk = _Walk(folder)
+    while walk.todo:
+        entered = walk.enter()
+        if entered is None:
             continue
-        seen.add(number)
+        here, below = entered
         folders: list[str] = []
         names: list[str] = []
         try:
@@ -98,7 +98,7 @@ def files_below(folder: str, hidden: list[str] | None = None) -> Iterator[tuple[
         yield here, sorted(names)
         for name in sorted(folders, reverse=True):
             if not name.startswith("."):
-                todo.append(os.path.join(here, name))
+                walk.todo.append((os.path.join(here, name), below))
             elif hidden is not None:
                 hidden.append(os.path.join(here, name))
 
@@ -115,22 +115,12 @@ def files_of_split(folder: str, unread: dict[str, str]) -> Iterator[str]:
         DatasetError: links lead to the same folders again and again.
         OSError: the machine cannot read one.
     """
-    visited: set[_Id] = set()
-    again = 0
-    todo: list[tuple[str, frozenset[_Id]]] = [(folder, frozenset())]
-    while todo:
-        here, way = todo.pop()
-        number = _number(here)
-        if number is None or number in way:
+    walk = _Walk(folder)
+    while walk.todo:
+        entered = walk.enter()
+        if entered is None:
             continue
-        again += number in visited
-        if again > FOLDERS_AGAIN:
-            raise DatasetError(
-                f"{folder}: links lead to the same folders more than {FOLDERS_AGAIN} times, as "
-                f"to '{here}'; remove links, or list the images in a text file"
-            )
-        visited.add(number)
-        below = way | {number}
+        here, below = entered
         try:
             with os.scandir(here) as entries:
                 for entry in entries:
@@ -139,12 +129,41 @@ def files_of_split(folder: str, unread: dict[str, str]) -> Iterator[str]:
                     if "." in entry.name:
                         yield entry.path
                     if _is_folder(entry):
-                        todo.append((entry.path, below))
+                        walk.todo.append((entry.path, below))
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
             if error.errno in _REFUSED:
                 unread[here] = f"the folder cannot be read: {error.strerror}"
+
+
+class _Walk:
+    """Folders to enter, each with those on the way to it; see Note [links]."""
+
+    def __init__(self, folder: str) -> None:
+        self.todo: list[tuple[str, frozenset[_Id]]] = [(folder, frozenset())]
+        self._folder = folder
+        self._visited: set[_Id] = set()
+        self._again = 0
+
+    def enter(self) -> tuple[str, frozenset[_Id]] | None:
+        """The next folder, and the way to what is in it; None where it is absent or on its way.
+
+        Raises:
+            DatasetError: links lead to the same folders again and again.
+        """
+        here, way = self.todo.pop()
+        number = _number(here)
+        if number is None or number in way:
+            return None
+        self._again += number in self._visited
+        if self._again > FOLDERS_AGAIN:
+            raise DatasetError(
+                f"{self._folder}: links lead to the same folders more than {FOLDERS_AGAIN} times, "
+                f"as to '{here}'; remove links, or list the images in a text file"
+            )
+        self._visited.add(number)
+        return here, way | {number}
 
 
 def _number(folder: str) -> _Id | None:

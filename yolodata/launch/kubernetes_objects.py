@@ -18,7 +18,7 @@ from typing import Any
 from yolodata.arguments import literal
 from yolodata.errors import ConfigError
 from yolodata.launch.job import PORT, Job, is_of_a_machine, name_of_its_own
-from yolodata.launch.kubernetes_options import RUNTIMES, KubernetesOptions
+from yolodata.launch.kubernetes_options import RUNTIMES, TO_END, KubernetesOptions
 from yolodata.train.exit_codes import MISTAKE, PREEMPTED
 
 TRAINER = "trainer.kubeflow.org/v1alpha1"
@@ -355,7 +355,11 @@ def _arguments(job: Job) -> list[str]:
 
 def _agent(asked: KubernetesOptions) -> list[str]:
     """Options of what starts the ranks of a pod."""
-    options = [f"--nodes={asked.common.nodes}", f"--processes={asked.common.processes_a_node}"]
+    options = [
+        f"--nodes={asked.common.nodes}",
+        f"--processes={asked.common.processes_a_node}",
+        f"--grace={asked.recovery.grace - TO_END}",
+    ]
     if asked.common.nodes > 1:
         job = asked.common.job
         options += [

@@ -11,8 +11,10 @@ from yolodata.launch.job import Group, Options
 
 RUNTIMES = {"cluster": "ClusterTrainingRuntime", "namespace": "TrainingRuntime"}
 
-LEAST_GRACE = 35
-"""Seconds: torchrun gives its ranks 30, and then has to end itself."""
+TO_END = 5
+"""Seconds of the time before SIGKILL in which torchrun ends itself; its ranks have the others."""
+
+LEAST_GRACE = 30 + TO_END
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(
@@ -120,7 +122,7 @@ class Recovery(Group):
             (`min_nodes=1`).
         restarts: times that the pods begin again after a failure; stops that were asked for count
             for nothing (`restarts=50`).
-        grace: seconds from SIGTERM to SIGKILL, for the last checkpoint and its upload
+        grace: seconds from SIGTERM to SIGKILL, for the last step, its checkpoint and the upload
             (`grace=120`).
     """
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import fsspec
 import yaml
 
 from yolodata.checks import flag, whole
 from yolodata.errors import ConfigError
 from yolodata.launch.job import PORT, Group, Job, Options, is_of_a_machine, name_of_its_own
+from yolodata.redaction import redacted
 from yolodata.train.exit_codes import PREEMPTED
 
 DATA = "yolodata-data"
@@ -111,8 +113,16 @@ class Recovery(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("restarts", self.restarts, 0)
-        if self.bucket is not None and is_of_a_machine(self.bucket):
+        if self.bucket is None:
+            return
+        if is_of_a_machine(self.bucket):
             raise ConfigError(f"bucket must be a URL, such as s3://BUCKET/runs, got {self.bucket}")
+        if urlsplit(self.bucket).scheme not in fsspec.available_protocols():
+            raise ConfigError(
+                "bucket must be a URL that fsspec knows, such as s3://BUCKET/runs or gs://, got "
+                f"{redacted(self.bucket)}; for a store that speaks S3 (R2, say) give s3:// and the "
+                "variable FSSPEC_S3_ENDPOINT_URL"
+            )
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,8 @@ class Upstream:
 
 @contextmanager
 def leaves_the_source_alone() -> Iterator[None]:
-    """Upstream writes no cache files and rewrites no truncated JPEGs inside, and says little."""
+    """Inside, upstream writes no cache files, rewrites no truncated JPEGs, downloads no font for
+    plots, and says little."""
 
     def keep(prefix: str, path: Path, x: dict[str, Any], version: str) -> None:
         x["version"] = version  # all that it does besides writing
@@ -335,6 +336,7 @@ def leaves_the_source_alone() -> Iterator[None]:
         quiet(),
         patch("ultralytics.data.dataset.save_dataset_cache_file", keep),
         patch("ultralytics.data.utils._replace_image"),
+        patch("ultralytics.data.utils.check_font"),
     ):
         yield
 

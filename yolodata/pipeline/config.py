@@ -34,7 +34,7 @@ class AugmentConfig:
     It is as flat as Ultralytics' arguments are, so that whoever knows those knows these.
 
     Attributes:
-        imgsz: side of the square output picture, in pixels; a multiple of 32 trains best
+        imgsz: side of the square output picture, 10 to 16384 pixels; a multiple of 32 trains best
             (`imgsz=320`).
         mosaic: probability that a picture is a mosaic (`mosaic=0.5`).
         mosaic_grid: pictures of a mosaic, 4 (2 x 2) or 9 (3 x 3); Ultralytics has no argument for
@@ -48,7 +48,7 @@ class AugmentConfig:
         shear: uniform in plus or minus this many degrees, 0 to 89 (`shear=2.0`).
         perspective: uniform in plus or minus this, 0 to 1; 0.001 is a lot
             (`perspective=0.0005`).
-        hsv_h: hue turns by up to this share of half a circle, 0 to 1 (`hsv_h=0.03`).
+        hsv_h: hue turns by up to this share of the full circle, either way, 0 to 1 (`hsv_h=0.03`).
         hsv_s: saturation is multiplied by 1 plus or minus up to this share, 0 to 1 (`hsv_s=0.5`).
         hsv_v: value is multiplied by 1 plus or minus up to this share, 0 to 1 (`hsv_v=0.3`).
         flipud: probability of turning the picture upside down (`flipud=0.5`).
@@ -56,9 +56,9 @@ class AugmentConfig:
         bgr: probability of exchanging the red and the blue channel (`bgr=0.1`).
         mixup: probability of blending with another augmented picture (`mixup=0.1`).
         cutmix: probability of showing part of another augmented picture (`cutmix=0.1`).
-        copy_paste: share of the objects that may be pasted a second time; only objects with
-            outlines are. With mode "mixup" it is also the probability of pasting at all
-            (`copy_paste=0.3`).
+        copy_paste: share of the objects that may be pasted a second time. Nothing is pasted unless
+            all objects of the dataset have outlines, nor for poses. With mode "mixup" it is also
+            the probability of pasting at all (`copy_paste=0.3`).
         copy_paste_mode: "flip" pastes a picture's own objects, mirrored; "mixup" objects of another
             augmented picture (`copy_paste_mode="mixup"`).
 

@@ -1,4 +1,4 @@
-"""Decoded source images: each is read once, and kept while others are older."""
+"""Decoded source images: kept after they are read, while others are older."""
 
 from __future__ import annotations
 

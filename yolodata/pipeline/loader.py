@@ -64,20 +64,22 @@ class Loader(NotCopied):
 
     Iterating gives one epoch of batches (see `yolodata.pipeline.batch.assemble` for the dict, which
     is Ultralytics' own). The stream is a function of the dataset, the settings and the seed. It
-    does not depend on the number of threads, on `prefetch`, or on where it was resumed. Ranks put
-    together give the stream of one process (see `Schedule`).
+    does not depend on the number of threads, on `prefetch`, or on where it was resumed. (With
+    `hw_decoder_load` above 0, this holds up to 3 grey levels.) Ranks put together give the stream
+    of one process (see `Schedule`).
 
     Each iteration goes on to the next epoch; `set_epoch` chooses one. Native threads make batches,
     `prefetch` of them before they are asked for, across the end of an epoch too. A loader belongs
     to one process and is used by one thread at a time; a second one gets a ConfigError.
 
     An image that cannot be read becomes grey, without objects. It is named once in the log of
-    "yolodata" and listed by `unreadable()`; the run goes on.
+    "yolodata" and listed by `unreadable()`; the run goes on. Where memory or open files are
+    lacking, no image is replaced: the error is raised.
 
     Args:
         shards: a dataset directory, or one opened with `yolodata.open_shards`
             (`shards="coco.shards"`).
-        batch_size: pictures per batch and rank (`batch_size=16`).
+        batch_size: pictures per batch and rank; no more than images are taken (`batch_size=16`).
         augment: the augmentation recipe; None is Ultralytics' default at the dataset's imgsz
             (`augment=AugmentConfig(mosaic=0.5)`).
         transforms: Albumentations' transforms that leave objects where they are, as a list or a
@@ -87,7 +89,8 @@ class Loader(NotCopied):
             (`transforms=[albumentations.Blur(p=0.1)]`).
         labels: which images and objects take part, and as what; None is all, to detect
             (`labels=LabelOptions(task="segment")`).
-        split: which split to open when `shards` is a folder of several (`split="val"`).
+        split: which split to open when `shards` is a folder of splits; None is "train"
+            (`split="val"`).
         seed: chooses the stream; 0 to 2**64 - 1 (`seed=1`).
         epochs: what an epoch is; None is shuffled and complete
             (`epochs=EpochOptions(close_mosaic_epoch=90)`).
@@ -100,7 +103,8 @@ class Loader(NotCopied):
     Attributes:
         on_out_of_memory: turns an error into what is handed out in place of a batch that the device
             has no memory for. The batch is made when it is asked for again. None raises the error.
-        cache: where decoded images are; known once a batch was asked for.
+        cache: where decoded images are for a device; known once a batch was asked for. Until then,
+            and on the CPU, what was asked for.
         telemetry: counts and seconds. Counts are "batches" and "samples" (handed out), "discarded"
             (batches that were made in vain), "unreadable" (images, each once) and "decodes". Uses
             of a decoded image that was in memory are "hits". Samples that `transforms` changed on
@@ -116,6 +120,7 @@ class Loader(NotCopied):
         ConfigError: a setting is out of range or contradicts another one.
         ShardError: the dataset is missing or damaged; while iterating: more than `max_unreadable`
             of the images cannot be read.
+        YolodataError: while iterating: one of `transforms` fails, or returns another shape.
     """
 
     batch_sampler = None  # as a torch DataLoader may have it; Lightning reads it beside `sampler`
@@ -225,8 +230,8 @@ class Loader(NotCopied):
     def preflight(self) -> str:
         """Where decoded images are on a device, and why; on which NUMA nodes threads are kept.
 
-        "" until a batch was asked for, and where there is nothing to say: on the CPU of a machine
-        with one node.
+        "" until a batch was asked for, and where there is nothing to say: on the CPU, if no threads
+        are kept on nodes (a machine with one node, or `pin` "off").
         """
         share = self.hw_decoder_load
         said = (self._why, self._pinned, "" if share is None else f"hw_decoder_load={share}")
@@ -248,7 +253,7 @@ class Loader(NotCopied):
             epoch: 0 to 2**32 - 1.
 
         Raises:
-            ConfigError: it is out of range, or another thread uses the loader.
+            ConfigError: it is out of range, or another thread or process uses the loader.
         """
         epoch = whole("epoch", epoch, 0, MAX_EPOCH)
         with self._owner:

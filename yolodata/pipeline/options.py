@@ -43,13 +43,15 @@ class LabelOptions:
             (`classes=[0, 2]`).
         single_cls: turn every class into 0 (`single_cls=True`).
         fraction: share of the images (float up to 1.0) or how many (int above 1); the first ones
-            (`fraction=0.1`).
-        mask_ratio: for "segment": pixels of the picture to one of the masks (`mask_ratio=1`).
+            of the source, of which some may have been left out (`fraction=0.1`).
+        mask_ratio: for "segment": pixels of a side of the picture to one of the masks
+            (`mask_ratio=1`).
         overlap_mask: for "segment": one mask of object numbers a picture, or one for each object
             (`overlap_mask=False`).
 
     Raises:
-        ConfigError: a value is out of range or of the wrong type.
+        ConfigError: a value is unknown or of the wrong type. The loader checks `mask_ratio`, and
+            whether the dataset has as much as `fraction` and `classes` say.
     """
 
     task: str = "detect"
@@ -81,7 +83,7 @@ class Ranks:
         world_size: how many there are (`world_size=2`).
 
     Raises:
-        ConfigError: `rank` is not below `world_size`.
+        ConfigError: a number is out of range, or `rank` is not below `world_size`.
     """
 
     rank: int = 0
@@ -119,8 +121,9 @@ class EpochOptions:
 
     Args:
         shuffle: a new order every epoch; False keeps the dataset's (`shuffle=False`).
-        drop_last: leave out the last, smaller batch of an epoch (`drop_last=True`).
-        close_mosaic_epoch: first epoch without mosaic, copy-paste, mixup and cutmix
+        drop_last: leave out the last batch of an epoch if it is smaller, and not the only one
+            (`drop_last=True`).
+        close_mosaic_epoch: first epoch, from 0, without mosaic, copy-paste, mixup and cutmix
             (`close_mosaic_epoch=90`).
         epochs: how many epochs will be asked for, so that nothing is prepared beyond
             (`epochs=100`).
@@ -148,13 +151,13 @@ class ReadOptions:
     """How samples are read and prepared.
 
     Args:
-        threads: native threads, up to 1024; None shares the machine's cores among its ranks
-            (`threads=4`).
+        threads: native threads, up to 1024; None shares the cores that this process may use among
+            the ranks of its machine (`threads=4`).
         prefetch: batches ready or in the making before they are asked for, up to 256; None is 4 in
             training and 2 in validation (`prefetch=8`).
-        check: compare every sample with its checksum when it is first used (`check=True`).
-        max_unreadable: share of the images that may be unreadable before the run stops
-            (`max_unreadable=0.0`).
+        check: compare a sample with its checksum whenever it is read into memory (`check=True`).
+        max_unreadable: share of the images that may be unreadable before the run stops; one always
+            may, unless this is 0 (`max_unreadable=0.0`).
         pin: where a machine has several NUMA nodes, "auto" keeps threads on those nearest to their
             GPU, and without one spreads them over all. With "off" they are left to the system
             (`pin="off"`).

@@ -21,7 +21,7 @@ pixels. The dict has these keys:
             order) are the pixels.
     mixup: None, or {layer, ratio}: layer 0 counts `ratio`, the other 1 - ratio.
     cutmix: None, or {layer, area}: inside area [x1, y1, x2, y2] of the picture the layer shows.
-    hsv: None, or draws for hue, saturation, value: half turns of hue, and gain minus one.
+    hsv: None, or draws for hue, saturation, value: turns of hue, and gain minus one.
     flipud, fliplr, bgr: booleans.
 
 What may be None or False may be left out. A key that is none of these is an error.
@@ -59,6 +59,8 @@ def plan(
 ) -> Recipe:
     """Returns the recipe of one position of an epoch: what `Loader` renders there.
 
+    That is a loader with default `labels` and `epochs`.
+
     Args:
         config: probabilities and ranges.
         shards: an open dataset.
@@ -77,7 +79,7 @@ def plan(
             f"config must be an AugmentConfig, got {shown(config)}; give "
             "yolodata.AugmentConfig(imgsz=640)"
         )
-    subset = _subset(shards, config.imgsz)
+    subset = _subset(shards, config.imgsz, outlines=config.copy_paste > 0)
     seed, epoch = whole("seed", seed, 0, MAX_SEED), whole("epoch", epoch, 0, MAX_EPOCH)
     where = f" for the {subset.images} images of {shards.path}"
     position = whole("position", position, 0, subset.images - 1, where)
@@ -85,23 +87,25 @@ def plan(
 
 
 @lru_cache(maxsize=4)
-def _subset_of(shards: ShardDataset, imgsz: int | None) -> Subset:
-    return Subset(shards, imgsz=imgsz)
+def _subset_of(shards: ShardDataset, imgsz: int | None, outlines: bool) -> Subset:
+    return Subset(shards, imgsz=imgsz, outlines=outlines)
 
 
-def _subset(shards: ShardDataset, imgsz: int | None = None) -> Subset:
+def _subset(shards: ShardDataset, imgsz: int | None = None, *, outlines: bool) -> Subset:
     check_open(shards)
-    return _subset_of(shards, imgsz)
+    return _subset_of(shards, imgsz, outlines)
 
 
 def labels(
-    recipe: Recipe, shards: ShardDataset
+    recipe: Recipe, shards: ShardDataset, config: AugmentConfig | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Returns the objects that a recipe shows.
 
     Args:
         recipe: of `plan`.
         shards: the dataset that it was planned for.
+        config: that of `Loader`. With `copy_paste` boxes are cut where outlines leave the picture,
+            also of samples that nothing is pasted into. None tells it by whether something is.
 
     Returns:
         float32 classes (n, 1) and boxes (n, 4): centre x, centre y, width, height in 0-1 of the
@@ -113,7 +117,11 @@ def labels(
     """
     from yolodata import _native
 
-    found = _native.labels(recipe, _subset(shards).index())
+    if config is None:
+        outlines = any(layer["paste"] for layer in recipe.to_dict()["layers"])
+    else:
+        outlines = config.copy_paste > 0
+    found = _native.labels(recipe, _subset(shards, outlines=outlines).index())
     return found["cls"], found["bboxes"]
 
 

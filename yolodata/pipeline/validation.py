@@ -44,27 +44,31 @@ _MAX_SIDE = 1 << 15  # pixels of a batch
 class ValidationLoader(NotCopied):
     """Every image once, unaugmented, in batches of similar aspect ratio.
 
-    Order, shapes, padding and labels are those of upstream's validation loader. Images are sorted
-    by height over width. A batch is as small as its images allow (a multiple of `stride`). Images
-    are centred in grey padding and never enlarged. Each iteration starts from the beginning.
+    Order, shapes, padding and labels are those of upstream's validation loader. Images are resized
+    so that the longer side is `imgsz`, smaller ones too, and sorted by height over width. A batch
+    is as small as its images and `pad` allow (a multiple of `stride`). Images are centred in grey
+    padding. Each iteration starts from the beginning.
 
     With several ranks each gets a run of whole batches, the first ones one more where they do not
-    divide evenly; then `len()` differs between ranks.
+    divide evenly; then `len()` differs between ranks. Images that fit into one batch are shared
+    out among the ranks instead.
 
     Args:
         shards: a dataset directory, or one opened with `yolodata.open_shards`
             (`shards="coco.shards"`).
-        batch_size: pictures per batch and rank (`batch_size=16`).
+        batch_size: pictures per batch and rank; no more than images are taken (`batch_size=16`).
         imgsz: longer side of the pictures; None takes the dataset's (`imgsz=640`).
         stride: sides of a batch are multiples of it; the model's largest stride (`stride=64`).
-        pad: margin around the longer side, in strides (`pad=0.0`).
-        rect: False makes every batch square and keeps the dataset's order (`rect=False`).
+        pad: added to each side of a batch before it is rounded up, in strides (`pad=0.0`).
+        rect: False makes every batch a square of `imgsz`, whatever `stride` and `pad` are, and
+            keeps the dataset's order (`rect=False`).
         shape_batch: pictures that have one shape, a multiple of `batch_size`, which None is. With
             `batch_size * world_size`, ranks make the pictures that one process makes in batches of
             this size, to the bit (`shape_batch=64`).
         labels: which images and objects take part, and as what; None is all, to detect
             (`labels=LabelOptions(task="segment")`).
-        split: which split to open when `shards` is a folder of several (`split="val"`).
+        split: which split to open when `shards` is a folder of splits; None is "val"
+            (`split="test"`).
         ranks: this process among those that validate together; None is alone
             (`ranks=Ranks.from_env()`).
         device: "cpu", a CUDA device, or `DeviceOptions`: where batches are made, and as what
@@ -72,7 +76,9 @@ class ValidationLoader(NotCopied):
         reading: threads, prefetch, checks; None chooses (`reading=ReadOptions(threads=4)`).
 
     Attributes:
-        cache, telemetry: as for `yolodata.Loader`.
+        cache: as for `yolodata.Loader`.
+        telemetry: as for `yolodata.Loader`, without "discarded" and "unreadable"; "wait" is until a
+            batch is made, and collating it comes after that.
 
     Raises:
         ConfigError: a setting is out of range or contradicts another one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from yolodata.errors import ConfigError
@@ -39,3 +40,20 @@ def check_same_dataset(
         f"version {now.version}; give data= as it was, yolodata.other_data=True to go on with "
         f"this one, or another name= for a new run; what differs:{what}"
     )
+
+
+def check_network_classes(before: Mapping[int, str], now: Mapping[int, str]) -> None:
+    """Checks that a run's network has the classes of a dataset, as far as their number goes.
+
+    Args:
+        before: names by number, of the network.
+        now: those of the dataset.
+
+    Raises:
+        ConfigError: it has more or fewer.
+    """
+    if len(before) != len(now):
+        raise ConfigError(
+            f"the run's network has {len(before)} classes, and the dataset {len(now)}; give a "
+            "dataset of as many, or another name= for a new run"
+        )

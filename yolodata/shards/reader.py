@@ -47,8 +47,9 @@ _HEADER_READ = 1 << 16  # more than any labels header
 class ShardDataset:
     """One dataset directory, opened for reading.
 
-    Opening checks every size, offset and bound. Columns are read-only views of the mapped labels
-    file, so they cost page cache and are shared between processes. Shards are mapped when they are
+    Opening checks every size, offset and bound. Columns are read-only views of the labels file. It
+    is mapped, so that they cost page cache and are shared between processes; where `io` is "pread"
+    or chosen to be it for the file system, it is read into memory. Shards are opened when they are
     first used. Safe to use from several threads and after a fork; a pickled dataset opens itself
     again where it is unpickled.
 
@@ -284,7 +285,8 @@ class ShardDataset:
             i: the image, from 0.
 
         Returns:
-            uint8 (height[i], width[i], 3), RGB; of raw pictures, a view of the map.
+            uint8 (height[i], width[i], 3), RGB; of raw pictures that are mapped, a read-only view
+            of the map.
 
         Raises:
             IndexError: there is no such image.
@@ -352,8 +354,8 @@ class ShardDataset:
             images: from 0, in the order of their use.
 
         Raises:
-            IndexError: one of the images is not there.
-            ShardError: a shard is missing or damaged.
+            IndexError: one of the images is not there; not raised for pread.
+            ShardError: a shard is missing or damaged; not raised for pread.
         """
         if self.mapped:
             for i in images:
@@ -426,6 +428,7 @@ def open(
         io: see `ShardDataset`.
 
     Raises:
+        ConfigError: `io` is unknown.
         ShardError: there is no such dataset, or it is damaged.
     """
     root = Path(path)

@@ -8,7 +8,8 @@ file is removed after that. Who has it open keeps it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -32,6 +33,9 @@ from yolodata.shards.sample import Annotation, check_labels
 
 _TOGETHER = 4096  # rows
 
+Replace = Callable[..., DatasetMeta]
+"""`replace_labels`, of a dataset that no other process can write."""
+
 
 def replace_labels(
     path: str | os.PathLike[str] | Folder,
@@ -54,20 +58,45 @@ def replace_labels(
         ShardError: the dataset is damaged or in use, the annotations do not fit it, or the file
             system refuses them. The dataset is then unchanged.
     """
-    unknown = set(changes) - {"names", "kpt_shape", "flip_idx", "source", "left_out"}
-    if unknown:
-        raise TypeError(f"replace_labels() cannot change {sorted(unknown)}")
+    with relabelling(path) as replace:
+        return replace(annotations, **changes)
+
+
+@contextmanager
+def relabelling(path: str | os.PathLike[str] | Folder) -> Iterator[Replace]:
+    """Keeps other writers out of a dataset, to give it new labels.
+
+    Args:
+        path: see `replace_labels`.
+
+    Raises:
+        ShardError: the dataset is damaged or in use, or the file system refuses.
+    """
     where = path.path if isinstance(path, Folder) else Path(os.path.abspath(path))
     if not (where / DATASET_FILE).exists():
         raise ShardError(f"{where}: has no {DATASET_FILE}; give a finished dataset directory")
-    try:
+    with _explained(where):
         lock = Lock(path if isinstance(path, Folder) else Folder.at(path))
-        try:
-            with ShardDataset(where) as dataset:
-                meta = dataset.meta.with_results(**changes).check()
-                return _replace(lock, dataset, annotations, meta)
-        finally:
+
+    def replace_labels(annotations: Iterable[Annotation | None], **changes: Any) -> DatasetMeta:
+        unknown = set(changes) - {"names", "kpt_shape", "flip_idx", "source", "left_out"}
+        if unknown:
+            raise TypeError(f"replace_labels() cannot change {sorted(unknown)}")
+        with _explained(where), ShardDataset(where) as dataset:
+            meta = dataset.meta.with_results(**changes).check()
+            return _replace(lock, dataset, annotations, meta)
+
+    try:
+        yield replace_labels
+    finally:
+        with _explained(where):
             end_work(lock)
+
+
+@contextmanager
+def _explained(where: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise storage_error(where, error) from error
 

@@ -133,4 +133,5 @@ def _report_text(report: VerifyReport, full: bool) -> str:
     lines += [f"  {problem}" for problem in report.problems[:_SHOWN]]
     if len(report.problems) > _SHOWN:
         lines.append(f"  … and {len(report.problems) - _SHOWN} more; --json prints all")
+    lines.append("  what was packed is packed again by the same `yolodata shard … --overwrite`")
     return "\n".join(lines)

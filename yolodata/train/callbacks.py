@@ -27,6 +27,8 @@ def callbacks_of_file(path: str) -> dict[str, Callable[[Any], None]]:
         ConfigError: the file has none, or one that looks like an event and is not.
     """
     file = resolved(path)
+    if not file.is_file():  # where training runs: a job may be written on another machine
+        raise ConfigError(f"yolodata.callbacks must be a Python file that is there, got {path!r}")
     spec = importlib.util.spec_from_file_location(f"yolodata_callbacks_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"yolodata.callbacks must be a Python file, got {path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from yolodata.checks import flag, number, one_of, path_or_none, whole
 from yolodata.errors import ConfigError
@@ -36,10 +35,10 @@ class TrainSettings(Settings):
         whole_batch_loss: targets are counted over all ranks, so that gradients are those of one
             process with the whole batch; False is Ultralytics' way, each rank's own count. What is
             logged is the loss of the whole batch in both cases (`whole_batch_loss=False`).
-        scale_lr: what the learning rate is multiplied with where the batch is larger than `nbs`:
-            "sqrt" or "linear" in batch / nbs, "none", or "auto": "sqrt" for optimisers of Adam's
-            kind, "none" for SGD, whose steps grow by themselves (the loss is a sum over the batch)
-            (`scale_lr="linear"`).
+        scale_lr: what the learning rate is multiplied with where an update is made of more than
+            `nbs` pictures: "sqrt" or "linear" in pictures / nbs, "none", or "auto": "sqrt" for
+            optimisers of Adam's kind, "none" for SGD, whose steps grow by themselves (the loss is a
+            sum over the batch) (`scale_lr="linear"`).
         dry_step: try the largest batch before the first epoch; None is on a GPU only
             (`dry_step=True`).
     """
@@ -80,10 +79,6 @@ class TrainSettings(Settings):
             except ConfigError as error:
                 raise ConfigError(f"yolodata.upload: {error}") from error
         path_or_none("yolodata.callbacks", self.callbacks)
-        if self.callbacks is not None and not Path(self.callbacks).is_file():
-            raise ConfigError(
-                f"yolodata.callbacks must be a Python file that is there, got {self.callbacks!r}"
-            )
 
     def lr_factor(self, optimizer: str, larger: float) -> float:
         """Returns what learning rates are multiplied with, by `scale_lr`.

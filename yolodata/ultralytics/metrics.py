@@ -79,7 +79,7 @@ class MetricsWatcher:
             local_rank=max(LOCAL_RANK, 0),
         )
         saver = getattr(trainer, "saver", None)
-        if saver is not None and saver.newest is not None:
+        if RANK in {-1, 0} and saver is not None and saver.newest is not None:  # it saves
             exporter.checkpoint(saver.newest)
         exporter.set({"epochs": trainer.epochs})
         said = exporter.start(self._destination)

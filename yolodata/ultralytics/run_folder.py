@@ -25,11 +25,16 @@ from ultralytics.utils import RANK
 
 from yolodata.arguments import check_text
 from yolodata.errors import ConfigError
+from yolodata.files import resolved
 from yolodata.folders import Folder
+from yolodata.provenance import manifest
 from yolodata.ultralytics.settings import SETTINGS_FILE
 
 _WRITTEN_INTO = {"weights", "checkpoints", "metrics"}
-_WRITTEN_OVER = {"args.yaml": 16 << 20, SETTINGS_FILE: 16 << 20, "results.csv": 256 << 20}
+_WRITTEN_OVER = {
+    "args.yaml": 16 << 20, SETTINGS_FILE: 16 << 20, "results.csv": 256 << 20,
+    manifest.FILE: manifest.LARGEST,
+}  # fmt: skip
 """What a start writes anew, with the bytes that it may have."""
 _COPY = ".{}.before"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,6 +67,7 @@ class RunFolder:
     def __init__(self, args: Any, *, locked: bool = True) -> None:
         self.begun = False
         self._copied = False
+        self._absent: list[str] = []  # of what a start writes, what was not there before
         self._new: list[Path] = []  # the folder and those above it, as far as this one made them
         new = not (getattr(args, "save_dir", None) or args.exist_ok)
         leads = RANK in {-1, 0}
@@ -151,6 +157,8 @@ class RunFolder:
                     if folder.stat(name) is not None:
                         folder.replace(_COPY.format(name), folder.read(name, limit))
                         self._copied = True
+                    elif name not in self._absent:
+                        self._absent.append(name)
         except OSError as error:
             raise cannot_be_written(self.path, error) from error
 
@@ -199,6 +207,11 @@ class RunFolder:
             return
         if self._copied:
             self._remove_copies(put_back=True)
+        if self._absent and self.path not in self._new:
+            with Folder.at(self.path) as folder:
+                for name in self._absent:
+                    folder.remove(name)
+        self._absent.clear()
         self._remove_new()
         self.close()  # not before: who waits for it would write into what is removed
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -269,12 +282,29 @@ def refuse_links(folder: Path) -> None:
             )
 
 
+def folders_of_resumed(resume: Any, model: Any) -> list[Path]:
+    """The folder of the run that Ultralytics' own resume goes on with, as its weights lie there.
+
+    Args:
+        resume: the argument; this one or `model` names the weights.
+        model: the argument.
+    """
+    named = (resume, model) if resume else ()
+    return [
+        resolved(each).parent.parent
+        for each in named
+        if isinstance(each, (str, Path)) and Path(each).suffix == ".pt"
+    ]
+
+
 def made_in_run_folder(
     trainer: type[Any], cfg: Any, overrides: dict[str, Any], callbacks: dict[str, Any] | None
 ) -> Any:
     """Ultralytics' own trainer of a class, whose start leaves no folder behind if it fails."""
     args = get_cfg(cfg, overrides)
     if args.resume:  # its folder is there, and the checkpoint knows where
+        for there in folders_of_resumed(args.resume, args.model):
+            refuse_links(there)
         return trainer(cfg, overrides, callbacks)
     folder = RunFolder(args)
     overrides["save_dir"] = args.save_dir

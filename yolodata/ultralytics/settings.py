@@ -51,27 +51,29 @@ class Settings:
     Attributes:
         folder: where packed datasets go; None is a folder beside the dataset, DATASET.yolodata
             (`folder="/data/shards"`).
-        codec: "raw" (pixels; fastest), "jpeg" (the original files; about six times smaller), or
+        codec: "raw" (pixels; fastest), "jpeg" (the original files; about five times smaller), or
             "auto": raw where all splits together take no more than a third of the free space, else
             jpeg; what is packed already is used (`codec="jpeg"`).
         reencode: with codec jpeg, store images that are larger than `imgsz` as JPEG files of
             `imgsz` and this quality, 1 to 100; True is 90; None, or False, keeps the files. Such
             shards serve one `imgsz`, and other pixels than the files would: see docs/datasets.md
             (`reencode=90`).
-        keep_files: with codec jpeg, keep the bytes of progressive JPEG files. Otherwise they become
-            baseline files with the same pixels, which decode two to four times as fast
-            (`keep_files=True`).
-        threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, and
-            otherwise all cores but those that torch computes on, at least one (`threads=4`).
+        keep_files: with codec jpeg, keep the bytes of progressive JPEG files. Otherwise all but
+            unusual ones become baseline files with the same pixels, which decode two to four times
+            as fast (`keep_files=True`).
+        threads: native threads a process; None uses Ultralytics' `workers` where a GPU trains, up
+            to the process's share of the cores, and otherwise a quarter of that share, at least
+            one (`threads=4`).
         cache: where decoded images live when a GPU trains: "device", "host", "none" or "auto"
             (`cache="host"`).
         hw_decoder_load: share of JPEG files, 0 to 1, that a GPU decodes with its JPEG engine;
             "auto" is 0. More is faster, but a repeated or resumed run then sees pictures that may
             differ by up to 3 grey levels (`hw_decoder_load=0.65`).
         prefetch: batches that are begun before they are asked for (`prefetch=8`).
-        workers: threads or processes that pack; see `yolodata.pack` (`workers=8`).
-        check: compare every sample with its checksum when it is first used (`check=True`).
-        max_unreadable: share of unreadable images at which training stops (`max_unreadable=0.0`).
+        workers: threads that pack; see `yolodata.pack` (`workers=8`).
+        check: compare a sample with its checksum whenever it is read into memory (`check=True`).
+        max_unreadable: share of unreadable images above which training stops; one never stops it,
+            unless this is 0 (`max_unreadable=0.0`).
         pin: where a machine has several NUMA nodes, "auto" keeps threads on those nearest to their
             GPU, and without one spreads them over all. With "off" they are left to the system
             (`pin="off"`).

@@ -21,7 +21,6 @@ from ultralytics.utils.torch_utils import autocast, torch_distributed_zero_first
 
 from yolodata.checks import whole, wholes
 from yolodata.errors import ConfigError
-from yolodata.files import resolved
 from yolodata.pipeline.albumentations.decisions import shares
 from yolodata.pipeline.config import AugmentConfig
 from yolodata.pipeline.loader import Loader
@@ -31,7 +30,7 @@ from yolodata.pipeline.validation import ValidationLoader
 from yolodata.provenance import weights
 from yolodata.provenance.dataset_version import DatasetVersion
 from yolodata.provenance.manifest import RunManifest, read
-from yolodata.provenance.same_dataset import check_same_dataset
+from yolodata.provenance.same_dataset import check_network_classes, check_same_dataset
 from yolodata.redaction import refuse_secrets
 from yolodata.shards import ShardDataset
 from yolodata.shards.data_yaml import DATA_YAML, write_data_yaml
@@ -57,7 +56,7 @@ from yolodata.ultralytics.fallback import (
 )
 from yolodata.ultralytics.metrics import MetricsWatcher
 from yolodata.ultralytics.profile import attach_profiler
-from yolodata.ultralytics.run_folder import RunFolder, made_in_run_folder
+from yolodata.ultralytics.run_folder import RunFolder, folders_of_resumed, made_in_run_folder
 from yolodata.ultralytics.run_manifest import (
     manifest_of,
     note_upstreams,
@@ -263,6 +262,13 @@ class ShardTrainer(yolo.detect.DetectionTrainer):
         if self.resume:
             self._run_folder = RunFolder(self.args)
             self._run_folder.copy()
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """Upstream's, which takes a network for the dataset's classes, not for those it has."""
+        network = None if ckpt is None else ckpt.get("ema") or ckpt.get("model")
+        if self.resume and network is not None:
+            check_network_classes(network.names, self.data["names"])
+        super().resume_training(ckpt)
 
     def train(self) -> None:
         """Trains; a start that fails leaves no run folder behind."""
@@ -547,17 +553,17 @@ class ShardTrainer(yolo.detect.DetectionTrainer):
         Upstream leaves the epoch to the order of iteration on a single device, which a resumed run
         would begin anew. A tracker that fails ends no training (see `Trackers`).
         """
-        if event == "on_train_start":
-            if self.manifest is None and RANK in {-1, 0}:
-                self._note_manifest()
-            assert self._run_folder is not None
-            self._run_folder.begin()
+        if event == "on_train_start" and self.manifest is None and RANK in {-1, 0}:
+            self._note_manifest()
         if event == "on_train_epoch_start" and isinstance(self.train_loader, Loader):
             self.train_loader.set_epoch(self.epoch)
         if event == "on_train_batch_end":
             self._say_preflight()
         if event not in _OF_A_STEP or self.step_watcher is None:
             self._trackers.run(self, event)
+            if event == "on_train_start":  # nothing refuses to start any more
+                assert self._run_folder is not None
+                self._run_folder.begin()
             return
         before = self.step_watcher.enter("callbacks")
         self._trackers.run(self, event)
@@ -602,12 +608,12 @@ class DetectionTrainer(ShardTrainer):
     Settings (see `Settings`) are given as `trainer=DetectionTrainer.configure(codec="jpeg")`, or
     as an argument `yolodata={"codec": "jpeg"}` beside upstream's. They reach the processes that
     Ultralytics starts for several GPUs, because they are part of the trainer's type. They reach a
-    resumed run, because they are kept in the run folder.
+    resumed run, because they are kept in the run folder (all but `other_data`).
 
     What our training loader cannot do (see `fallback.why_not`) is left to upstream's own, with one
-    warning. Given a model of a task or family that we have no loader for
-    (`fallback.upstream_trainer`), the class makes upstream's own trainer of it; given one of
-    another task of ours, it raises ConfigError.
+    warning; with a folder of shards, which that cannot read, it is a ConfigError. Given a model of
+    a task or family that we have no loader for (`fallback.upstream_trainer`), the class makes
+    upstream's own trainer of it; given one of another task of ours, it raises ConfigError.
     """
 
 
@@ -668,11 +674,8 @@ def _settings_of_resumed(
 
     `resume` or `model` names its checkpoint.
     """
-    if not resume:
-        return None
-    for named in (resume, model):
-        if isinstance(named, (str, Path)) and Path(named).suffix == ".pt":
-            found = kind.of_run(resolved(named).parent.parent, given)
-            if found is not None:
-                return found
+    for folder in folders_of_resumed(resume, model):
+        found = kind.of_run(folder, given)
+        if found is not None:
+            return found
     return None

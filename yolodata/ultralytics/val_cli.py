@@ -21,7 +21,8 @@ def add_parser(subparsers: Any) -> None:
         "data=coco.yaml split=val conf=0.001. data is a folder that `yolodata shard` wrote, or a "
         "dataset, which is packed as for training; without it, that of the model's training. "
         "Settings of yolodata are written yolodata.NAME=VALUE: yolodata.codec=jpeg. "
-        "Metrics are Ultralytics' own on the original dataset, to the last bit, but with reencode.",
+        "Metrics are Ultralytics' own on the original dataset, to the last bit, but with reencode "
+        "and for what it does for COCO and LVIS alone (docs/training.md).",
         examples=(
             "yolodata val model=runs/detect/train/weights/best.pt",
             "yolodata val model=best.pt data=coco.shards split=test",

@@ -51,7 +51,7 @@ class _FromShards(yolo.detect.DetectionValidator):
             values: settings by name, those of validation; the others stay as they are.
 
         Raises:
-            ConfigError: a setting is unknown or out of range.
+            ConfigError: a setting is unknown, of training alone, or out of range.
         """
         return type(cls.__name__, (cls,), {"settings": cls.settings.changed_for_validation(values)})
 
@@ -175,8 +175,9 @@ class DetectionValidator(_FromShards):
         YOLO("best.pt").val(data="coco.shards", validator=yolodata.DetectionValidator)
 
     `data` is a folder that `yolodata shard` wrote, or what Ultralytics takes, which is packed as
-    for `DetectionTrainer`. Metrics are upstream's on the original dataset, to the bit. Settings
-    (see `Settings`) are given by `configure`, or as an argument `yolodata={…}`.
+    for `DetectionTrainer`. Metrics are upstream's on the original dataset, to the bit, but with
+    `reencode` and for what upstream does for COCO and LVIS alone (docs/training.md). Settings (see
+    `Settings`) are given by `configure`, or as an argument `yolodata={…}`.
 
     Attributes:
         settings: of this validator.

@@ -235,7 +235,8 @@ def _faults(m: Measured) -> list[Finding]:
         ),
         _slow(
             m, "workers", m.without("workers"),
-            f"The loader works with {m.workers} {what} on {m.cores} cores"
+            f"The loader works with {m.workers} {what[: -1 if m.workers == 1 else None]} on "
+            f"{m.cores} core{'s' * (m.cores != 1)}"
             if m.workers
             else "The loader works in the training process, one batch after the other",
             f"with {m.workers_tried} {what}",

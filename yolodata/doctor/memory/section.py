@@ -138,7 +138,8 @@ class Section:
             {name: getattr(setup.train, name) for name in ("nbs", "weight_decay", "imgsz")},
             search, ranks=ranks,
         )  # fmt: skip
-        step_ms, tried = self._changes(measured)
+        with self._device.capped():
+            step_ms, tried = self._changes(measured)
         measured = replace(measured, step_ms=step_ms, changes=tried)
         saved = (third.saved - first.saved) / (third.batch - first.batch)
         activations = saved * (largest / side) ** 2 * setup.batch

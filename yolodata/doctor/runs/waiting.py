@@ -69,7 +69,7 @@ def _finding(run: Run, part: str, share: float, lost: float, steps: Steps) -> Fi
         return Finding(
             "decode", "slow", "Training waits for the decoding of images.",
             evidence + f"decoding (codec={settings.get('codec', 'unknown')})",
-            Knob("Pack raw pixels, which need no decoding and about six times the disk.",
+            Knob("Pack raw pixels, which need no decoding and about five times the disk.",
                  {"yolodata.codec": "raw"}),
             lost, step_ms, gain,
         )  # fmt: skip

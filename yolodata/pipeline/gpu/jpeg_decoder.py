@@ -1,8 +1,9 @@
 """JPEG files to images by NVIDIA DALI, on a GPU or with its CPU operators: the same graph.
 
-The only file that imports nvidia.dali. What decoders disagree about (EXIF, CMYK, other formats,
-files that are cut off), and what DALI cannot decode, goes to `yolodata.images.decode`, sample by
-sample: which way a picture takes depends on its file alone, never on its neighbours in a batch.
+The only file of the loaders that imports nvidia.dali. What decoders disagree about (EXIF, CMYK,
+other formats, files that are cut off), and what DALI cannot decode, goes to
+`yolodata.images.decode`, sample by sample: which way a picture takes depends on its file alone,
+never on its neighbours in a batch.
 
 On the CPU, pictures that need no resizing have the bits of `decode_image`. Resized ones were never
 more than one grey level away: 0.12 on average for 96 photographs to 416 pixels, because OpenCV's

@@ -1,8 +1,8 @@
 """A CUDA stream of the loader's own, and what is enqueued on it: copies, renders, events.
 
 Everything happens on that stream in order. Nothing here makes the host wait, but
-`Event.synchronize`. Tests put a stream of the same methods in its place that does everything later,
-on the CPU, with the kernel's own body.
+`Event.synchronize` and `empty_cache`. Tests put a stream of the same methods in its place that does
+everything later, on the CPU, with the kernel's own body.
 
 To be settled on a device: whether events and `record_stream` cost enough to be noticed at a few
 hundred batches a second.

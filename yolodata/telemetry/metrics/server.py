@@ -1,4 +1,4 @@
-"""The HTTP server of a rank's metrics: whoever reaches its port cannot disturb training.
+"""The HTTP server of a rank's metrics: whoever reaches its port takes few threads and descriptors.
 
 prometheus_client's own gives each connection a thread for as long as the other side likes. A
 thousand silent ones would take all descriptors of the process, and its next checkpoint with them.

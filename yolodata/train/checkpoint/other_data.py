@@ -8,25 +8,11 @@ were trained on: then only an epoch that was not begun can follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from yolodata.errors import ConfigError
 
 _IMAGES = ("images", "pixels", "codec", "imgsz")  # of `resume_state.dataset_fingerprint`
-
-
-def check_classes(before: Mapping[int, str], now: Mapping[int, str]) -> None:
-    """Checks that a network has the classes of a dataset, as far as their number goes.
-
-    Raises:
-        ConfigError: it has more or fewer.
-    """
-    if len(before) != len(now):
-        raise ConfigError(
-            f"the run's network has {len(before)} classes, and the dataset {len(now)}; give a "
-            "dataset of as many, or another name= for a new run"
-        )
 
 
 def moved(saved: dict[str, Any], mine: dict[str, Any], within: bool) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_map
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolodata.errors import ConfigError
+from yolodata.provenance.same_dataset import check_network_classes
 from yolodata.train.checkpoint.contents import Generators, RunState
 from yolodata.train.checkpoint.file import VERSION
-from yolodata.train.checkpoint.other_data import check_classes, moved
+from yolodata.train.checkpoint.other_data import moved
 from yolodata.train.resumable import Position, ResumableTrainer
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def restore(
     Raises:
         ConfigError: the state is of another dataset or of other augmentation.
     """
-    check_classes(state["names"], trainer.data["names"])
+    check_network_classes(state["names"], trainer.data["names"])
     device = trainer.device
     model = unwrap_model(trainer.model)
     try:
