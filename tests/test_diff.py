@@ -129,6 +129,18 @@ def compared(
     return diff_datasets(pack(tmp_path / "a", a, meta_a), pack(tmp_path / "b", b, meta_b))
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_folder_of_a_split_is_no_part_of_a_name(tmp_path: Path, moved: bool) -> None:
+    a = [Image(f"/old/train/{k}.jpg", k) for k in range(5)] + [
+        Image("/old/val/9.jpg", 9, (), "val")
+    ]
+    root = "/new" if moved else "/old"
+    b = [replace(i, name=root + i.name[4:].replace("/train/", "/train2017/")) for i in a]
+    assert found(compared(tmp_path, a, b)) == {}
+    b[2] = replace(b[2], name=f"{root}/train2017/other.jpg")
+    assert found(compared(tmp_path / "other", a, b)).keys() == {"renamed"}
+
+
 def tallied(diff: DatasetDiff) -> dict[tuple[int, str, str], int]:
     names = [*diff.classes.names, ""]
     return {(kind, names[a], names[b]): n for (kind, a, b), n in diff.tally.items()}

@@ -238,6 +238,33 @@ def test_the_largest_batch_is_tried_where_the_device_refuses(data: str) -> None:
     assert batch * round(finding.knob.settings["nbs"] / batch) == pytest.approx(900, rel=0.05)
 
 
+@pytest.mark.parametrize("can_try", [True, False])
+def test_other_settings_are_tried_below_the_limit_too(
+    data: str, can_try: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolodata.doctor.memory.changes.candidates", lambda step: {})
+
+    class Gpu(FakeDevice):
+        name = "cuda:0"
+
+        def static(self) -> int:
+            return 0
+
+        def passes(self, step: ModelStep, batch: Mapping[str, Any]) -> Reading:
+            inside.append(self.inside)
+            return super().passes(step, batch)
+
+    inside: list[bool] = []
+    setup, device = setup_of(data, batch=4, imgsz=64), Gpu(most=300)
+    device.can_try = can_try
+    examination = Examination(setup, deadline=float("inf"))
+    tried = Section(examination, described(setup), ModelStep(setup), device).outcome()
+    names = {change["name"] for change in tried.measured["changes"]}
+    assert {"batch", "accumulation"} <= names, (names, tried.not_done)
+    assert inside[-1] == can_try  # they come last
+    assert not device.inside
+
+
 def test_a_gpu_that_refuses_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     fractions = [0.8]
     calls: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -138,7 +139,7 @@ class Section:
             {name: getattr(setup.train, name) for name in ("nbs", "weight_decay", "imgsz")},
             search, ranks=ranks,
         )  # fmt: skip
-        with self._device.capped():
+        with self._device.capped() if self._device.can_try else nullcontext():
             step_ms, tried = self._changes(measured)
         measured = replace(measured, step_ms=step_ms, changes=tried)
         saved = (third.saved - first.saved) / (third.batch - first.batch)
