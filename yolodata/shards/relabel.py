@@ -78,7 +78,7 @@ def relabelling(path: str | os.PathLike[str] | Folder) -> Iterator[Replace]:
     with _explained(where):
         lock = Lock(path if isinstance(path, Folder) else Folder.at(path))
 
-    def replace_labels(annotations: Iterable[Annotation | None], **changes: Any) -> DatasetMeta:
+    def locked(annotations: Iterable[Annotation | None], **changes: Any) -> DatasetMeta:
         unknown = set(changes) - {"names", "kpt_shape", "flip_idx", "source", "left_out"}
         if unknown:
             raise TypeError(f"replace_labels() cannot change {sorted(unknown)}")
@@ -87,7 +87,7 @@ def relabelling(path: str | os.PathLike[str] | Folder) -> Iterator[Replace]:
             return _replace(lock, dataset, annotations, meta)
 
     try:
-        yield replace_labels
+        yield locked
     finally:
         with _explained(where):
             end_work(lock)

@@ -266,8 +266,9 @@ class ShardTrainer(yolo.detect.DetectionTrainer):
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Upstream's, which takes a network for the dataset's classes, not for those it has."""
         network = None if ckpt is None else ckpt.get("ema") or ckpt.get("model")
-        if self.resume and network is not None:
-            check_network_classes(network.names, self.data["names"])
+        names = getattr(network, "names", None)
+        if self.resume and names is not None:
+            check_network_classes(names, self.data["names"])
         super().resume_training(ckpt)
 
     def train(self) -> None:
