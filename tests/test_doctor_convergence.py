@@ -319,6 +319,22 @@ def test_what_trials_say(
         assert not found[0].measured
 
 
+def test_a_rate_that_warm_up_saves_may_be_large(drawn: Path) -> None:
+    made, _ = schedule(drawn / "data.yaml", optimizer="AdamW", lr0=0.2, warmup_epochs=0.0)
+    wrecked = Trial(0.2, 0, (9.0, 60.0, 8.0, 6.0, 5.0))
+    for warmed, lower, causes in (
+        (3.0, 2.1, [("no_warmup", "breaks")]),
+        (3.0, 1.9, [("no_warmup", "breaks"), ("learning_rate", "risk")]),
+        (60.0, 1.9, [("learning_rate", "breaks")]),
+    ):
+        trials = [wrecked, Trial(0.2, 20, (9.0, *[warmed] * 5)), Trial(0.04, 0, (9.0, *[8.0] * 5)),
+                  Trial(0.008, 0, (9.0, *[lower] * 5))]  # fmt: skip
+        found = list(judge_trials(made, trials))
+        assert [(one.cause, one.kind) for one in found] == causes
+        settings = {name: value for one in found for name, value in one.knob.settings.items()}
+        assert settings.get("lr0", 0.008) == 0.008
+
+
 def test_what_wrecks() -> None:
     def trial(*losses: float, skipped: int = 0) -> Trial:
         return Trial(0.1, 0, losses, skipped=skipped)

@@ -55,7 +55,7 @@ LADDER = 4
 SHORT = 5
 """Steps up to which a warm-up counts as missing."""
 AS_WELL = 1.5
-"""Times the last loss of a lower rate that the same rate with warm-up may end with."""
+"""Times the last loss of a lower rate that a rate may end with; from there on it is a large one."""
 
 
 @dataclass(frozen=True)
@@ -352,8 +352,7 @@ def judge_trials(schedule: Schedule, trials: Sequence[Trial]) -> Iterator[Findin
     name = {"optimizer": schedule.optimizer} if schedule.auto else {}
     serving = [trial for trial in others if trial.serves and trial.lr < schedule.lr]
     warmed = next((trial for trial in others if trial.lr == schedule.lr and trial.serves), None)
-    best = min((trial.end for trial in serving), default=math.inf)
-    if warmed is not None and warmed.end <= AS_WELL * best:
+    if warmed is not None:
         epochs = max(3, math.ceil(100 / schedule.batches))  # as many steps as upstream had at least
         yield Finding(
             "no_warmup",
@@ -363,6 +362,17 @@ def judge_trials(schedule: Schedule, trials: Sequence[Trial]) -> Iterator[Findin
             Knob(f"Warm up for {epochs} epochs.", {"warmup_epochs": float(epochs)}),
             measured=True,
         )
+        best = min(serving, key=lambda trial: trial.end, default=warmed)
+        if warmed.end > AS_WELL * best.end:
+            yield Finding(
+                "learning_rate",
+                "risk",
+                f"The learning rate {schedule.lr:g} is large, with warm-up too.",
+                f"{schedule.optimizer}, {STEPS} steps on one batch: the loss goes {warmed} with "
+                f"{schedule.lr:g} and warm-up, and {best} with {best.lr:g} and without.",
+                Knob(f"Lower it: lr0={best.lr:g}.", {**name, "lr0": best.lr}),
+                measured=True,
+            )
         return
     tried = "; ".join(f"{trial.lr:g}: {trial}" for trial in others if trial.lr < schedule.lr)
     lower = serving[-1].lr if serving else min(trial.lr for trial in trials) / LOWER
