@@ -45,6 +45,7 @@ CHECKING = range(3000, 1_000_000)  # seeds that check it; those from 1000 did, a
 WITHIN = 0.20  # of the true gain
 LEAST = 1.10  # true gain below which a fault costs too little to be one
 HEALTHY = 1.05  # true gain up to which a set-up is healthy
+BUSY = 0.3  # cores that others may keep busy where times are compared
 TIED = 0.90  # of the largest gain: of two faults, the one that brings so much may come first, too
 KEPT = ("cause", "kind", "complaint", "title", "lost_ms", "step_ms", "gain", "measured", "fake")
 
@@ -76,11 +77,15 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
     Args:
         row: "error", "findings" (the first three), "complaints" (causes), "truth" (milliseconds
             "before" and "after", by cause), "broken" (see `Case.broken`) and "failed" (why the
-            truth is not known).
+            truth is not known), "busy_cores".
         cause: of its fault, see `Fault.cause`.
     """
     if row.get("failed"):
         return Verdict(row["failed"])
+    if row["truth"] and row.get("busy_cores", 0.0) > BUSY:
+        return Verdict(
+            f"others kept {row['busy_cores']:.2f} cores busy, so no time can be compared"
+        )
     gains = {name: ms["before"] / ms["after"] for name, ms in row["truth"].items()}
     true = max(gains.values(), default=None)
     if not cause:

@@ -84,6 +84,10 @@ def test_a_run_that_says_nothing_is_void(doctor: ModuleType) -> None:
     assert "no more than 1.05" in doctor.judge(row(storage=1.05), "storage").void
     failed = row(finding("storage", 2.0)) | {"failed": "the disk is full"}
     assert doctor.judge(failed, "storage").void == "the disk is full"
+    beside = row(finding("storage", 2.0), storage=2.0) | {"busy_cores": 1.0}
+    assert "1.00 cores busy" in doctor.judge(beside, "storage").void
+    learning = row(finding("overlap", kind="risk")) | {"busy_cores": 1.0}
+    assert not doctor.judge(learning, "overlap").void  # nothing of it is a time
 
 
 def test_of_two_faults_the_larger_comes_first(doctor: ModuleType) -> None:
