@@ -390,6 +390,8 @@ def test_an_update_still_sees_as_many_pictures(batch: int) -> None:
     (both,) = judge(measured(5e9, batch=32 * 2, ranks=2, arguments={**ARGUMENTS, "nbs": 128}))
     assert both.knob.settings == {"batch": 64}  # 38 fit in each; 128 an update
     assert accumulated(48, 64, 24) is None
+    (few,) = judge(measured(1.43e9, batch=12))  # 4 fit; with nbs=64 only 3 come close to 60
+    assert few.knob.settings == {"batch": 4, "nbs": 60, "weight_decay": 0.0005 * 60 / 64}
 
 
 def test_what_is_faster_in_every_round_is_an_opportunity() -> None:

@@ -25,7 +25,7 @@ class LoaderMemory:
     """Memory of a loader that no file backs.
 
     Attributes:
-        seen: bytes that this process and the loader's own took while batches were made.
+        seen: bytes that this process keeps between batches, and that the loader's own have.
         to_come: bytes of pictures that the loader will keep, and had not made yet; calculated.
         processes: of the loader.
     """
@@ -73,6 +73,7 @@ def loader_memory(
                 if made >= feed.prefetched + 8:  # as many as Ultralytics keeps pictures of
                     break
             children = psutil.Process().children(recursive=True)
+            give_back_memory()  # what was for a batch alone is free again in a step
             seen = anonymous_bytes() - before + sum(map(_own_bytes, children))
             missing = _missing_pictures(feed, made * setup.batch)
             to_come = missing * 3 * setup.imgsz**2

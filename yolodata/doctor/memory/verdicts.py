@@ -14,6 +14,7 @@ from yolodata.doctor.memory.peak import MARGIN, PeakModel, Search
 
 _WORTH = 1.05  # times as fast, from which a change is told of
 _LARGE = 0.9  # of the largest batch that would do: one that does it better is taken
+_ROOM = 0.8  # of the largest batch that fits: below, a smaller one is not worth its plain settings
 _SAME = 0.05  # by which the batch of an update may differ and still is the same
 
 
@@ -177,13 +178,14 @@ def _smaller(m: Measured) -> Knob:
     nbs, most, ranks = int(m.arguments["nbs"]), min(m.largest, m.batch), m.ranks
     wanted = ranks * m.batch * max(round(nbs / (ranks * m.batch)), 1)
     settings: dict[str, Any] = {}
-    batch = accumulated(wanted, nbs, most, ranks)
-    if batch is None:
-        # Weight decay is scaled with the pictures of an update in units of nbs.
-        decay = float(m.arguments["weight_decay"]) * wanted / nbs
-        settings = {"nbs": wanted, "weight_decay": decay}
-        nbs = wanted
-        batch = accumulated(wanted, nbs, most, ranks) or ranks
+    batch = accumulated(wanted, nbs, most, ranks) or 0
+    if batch < _ROOM * ranks * most:
+        larger = accumulated(wanted, wanted, most, ranks) or ranks
+        if larger > batch:
+            # Weight decay is scaled with the pictures of an update in units of nbs.
+            decay = float(m.arguments["weight_decay"]) * wanted / nbs
+            settings = {"nbs": wanted, "weight_decay": decay}
+            nbs, batch = wanted, larger
     times = max(round(nbs / batch), 1)
     words = ", ".join(f"{name}={value:g}" for name, value in {"batch": batch, **settings}.items())
     return Knob(
