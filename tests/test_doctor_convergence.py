@@ -343,6 +343,9 @@ def test_what_wrecks() -> None:
     assert trial(9, math.nan).wrecked
     assert trial(9, 20, 8, 7, 7, 7, 7, 7).wrecked
     assert trial(9, 5, *(0.001,) * 6).wrecked
+    late = trial(9, 8, 7, 2, 4.5, 0.08, 0.04, 0.02, 0.015)  # just now: the mean is 0.9
+    assert late.wrecked
+    assert "to 0.015" in str(late)
     (found,) = judge_trials(_of("AdamW"), [trial(math.nan)])
     assert found.cause == "nan"
     good = trial(9, 8, 7, 6, 5)

@@ -47,7 +47,7 @@ SIDE = 64  # pixels
 JUMP = 1.5
 """Times the first loss that a loss may reach."""
 NOTHING = 0.02
-"""Share of the first loss below which no training of so few steps comes."""
+"""Share of the first loss below which no training of so few steps comes, in none of them."""
 LOWER = 5.0
 """By what a rate is divided until it serves, and once more to keep away from the edge."""
 LADDER = 4
@@ -82,7 +82,7 @@ class Trial:
         first = self.losses[0]
         if not all(map(math.isfinite, self.losses)):
             return True
-        return max(self.losses) > JUMP * first or self.end < NOTHING * first
+        return max(self.losses) > JUMP * first or min(self.losses) < NOTHING * first
 
     @property
     def serves(self) -> bool:
@@ -101,6 +101,9 @@ class Trial:
             return f"{first} to {self.losses[-1]:g} in {len(self.losses)} steps"
         most = max(self.losses)
         over = f" over {most:.3g}" if most > JUMP * self.losses[0] else ""
+        least = min(self.losses)
+        if least < NOTHING * self.losses[0]:
+            return f"{first}{over} to {least:.2g}, as no box fits any object"
         return f"{first}{over} to {self.end:.2g}"
 
     def as_dict(self) -> dict[str, Any]:
