@@ -148,6 +148,16 @@ def test_a_quota_is_judged_by_the_processor_time_that_batches_take() -> None:
     assert "quota" not in [one.cause for one in worst_first(replace(m, quota=2.0))]
 
 
+@pytest.mark.parametrize("after", [205.0, 195.0])
+def test_another_loader_that_brings_nothing_is_not_advised(after: float) -> None:
+    (found,) = worst_first(measured(200.0, yolodata=after))
+    assert (found.cause, found.kind, found.gain) == ("cpu_loader", "slow", None)
+    assert found.knob.settings == {}
+    assert found.lost_ms is not None
+    assert found.lost_ms > 0
+    assert f"{after} ms with yolodata's loader" in found.evidence
+
+
 def test_a_quota_that_hides_too_few_workers_explains_what_both_cost() -> None:
     """One worker more would bring nothing within the quota; another loader would, as always."""
     throttled = pace(500.0, cpu_ms=300.0, main_ms=4.0)

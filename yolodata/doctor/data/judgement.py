@@ -361,9 +361,12 @@ def _loader(m: Measured, *, unexplained: bool) -> list[Finding]:
     if not _is_loss(lost, now):
         return []
     evidence = f"{now.step_ms:.1f} ms a step as it is, {now.own_ms:.1f} ms on a batch that is there"
-    if after is None:
+    gain = now.step_ms / after if after else 1.0
+    if after is None or gain < WORTHWHILE:
         if not unexplained:
             return []
+        if after is not None:
+            evidence += f", {after:.1f} ms {how}"
         return [
             Finding(
                 "cpu_loader", "slow", "The loader is slower than the step", evidence,
@@ -371,9 +374,6 @@ def _loader(m: Measured, *, unexplained: bool) -> list[Finding]:
                 lost_ms=lost, step_ms=now.step_ms,
             )
         ]  # fmt: skip
-    gain = now.step_ms / after
-    if gain < WORTHWHILE and not unexplained:
-        return []
     kind: Kind = "slow" if unexplained else "opportunity"
     return [
         Finding(
