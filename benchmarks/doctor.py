@@ -28,7 +28,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ WITHIN = 0.20  # of the true gain
 LEAST = 1.10  # true gain below which a fault costs too little to be one
 HEALTHY = 1.05  # true gain up to which a set-up is healthy
 BUSY = 0.3  # cores that others may keep busy where times are compared
+STEADY = 1.3  # times as long as at another time that the same step may take, measured without us
 TIED = 0.90  # of the largest gain: of two faults, the one that brings so much may come first, too
 KEPT = ("cause", "kind", "complaint", "title", "lost_ms", "step_ms", "gain", "measured", "fake")
 
@@ -75,9 +76,9 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
     """Judges a run by its figures.
 
     Args:
-        row: "error", "findings" (the first three), "complaints" (causes), "truth" (milliseconds
-            "before" and "after", by cause), "broken" (see `Case.broken`) and "failed" (why the
-            truth is not known), "busy_cores".
+        row: "error", "findings" (the first three), "complaints" (causes), "truth" (by cause,
+            milliseconds "before" and "after", each measured once or more), "broken" (see
+            `Case.broken`) and "failed" (why the truth is not known), "busy_cores".
         cause: of its fault, see `Fault.cause`.
     """
     if row.get("failed"):
@@ -86,7 +87,10 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
         return Verdict(
             f"others kept {row['busy_cores']:.2f} cores busy, so no time can be compared"
         )
-    gains = {name: ms["before"] / ms["after"] for name, ms in row["truth"].items()}
+    for ms in (ms for one in row["truth"].values() for ms in one.values()):
+        if max(ms) > STEADY * min(ms):
+            return Verdict(f"the same step took {min(ms):.0f} ms, and {max(ms):.0f} another time")
+    gains = true_gains(row)
     true = max(gains.values(), default=None)
     if not cause:
         if true is not None and true > HEALTHY:
@@ -104,6 +108,14 @@ def judge(row: Mapping[str, Any], cause: str) -> Verdict:
         true = gains.get(named["cause"], true)
     close = predicted is not None and abs(predicted / true - 1) <= WITHIN
     return Verdict(cause=right, gain=close, predicted=predicted, true=true)
+
+
+def true_gains(row: Mapping[str, Any]) -> dict[str, float]:
+    """Step before / step after, by cause."""
+    return {
+        cause: statistics.mean(ms["before"]) / statistics.mean(ms["after"])
+        for cause, ms in row["truth"].items()
+    }
 
 
 def run(fault: Fault, name: str, seed: int) -> Row:
@@ -206,8 +218,8 @@ def truth(case: Case, row: Mapping[str, Any]) -> Row:
         return {"truth": {}, "broken": "", "failed": traceback.format_exc(limit=-3)}
     return {
         "truth": {
-            cause: {"before": round(before, 3), "after": round(after, 3)}
-            for cause, (before, after) in found.items()
+            cause: {name: [round(ms, 3) for ms in taken] for name, taken in asdict(one).items()}
+            for cause, one in found.items()
         },
         "broken": broken,
         "failed": "",
@@ -260,8 +272,7 @@ def told(row: Mapping[str, Any], verdict: Verdict) -> str:
         one["cause"] + (f" {one['gain']:.2f}" if one["gain"] else "") for one in row["findings"]
     )
     gains = ", ".join(
-        f"{cause or 'true gain'} {ms['before'] / ms['after']:.2f}"
-        for cause, ms in row["truth"].items()
+        f"{cause or 'true gain'} {gain:.2f}" for cause, gain in true_gains(row).items()
     )
     words = "void" if verdict.void else "right" if verdict.cause else "WRONG"
     if verdict.gain is not None:

@@ -37,7 +37,7 @@ def row(*findings: dict[str, Any], **truth: float) -> dict[str, Any]:
         "seeds": "checking",
         "findings": list(findings),
         "complaints": [one["cause"] for one in findings if one["complaint"]],
-        "truth": {name: {"before": 100 * gain, "after": 100.0} for name, gain in truth.items()},
+        "truth": {name: {"before": [100 * gain], "after": [100.0]} for name, gain in truth.items()},
         "failed": "",
         "error": "",
         "fake": False,
@@ -76,7 +76,9 @@ def test_healthy(doctor: ModuleType) -> None:
     assert doctor.judge(row(opportunity), "").cause
     assert not doctor.judge(row(finding("cores", 1.1)), "").cause
     assert not doctor.judge(row() | {"error": "status 2: it crashed"}, "").cause
-    ill = doctor.judge(row(finding("cores", 1.1)) | {"truth": {"": {"before": 9, "after": 8}}}, "")
+    ill = doctor.judge(
+        row(finding("cores", 1.1)) | {"truth": {"": {"before": [9], "after": [8]}}}, ""
+    )
     assert "1.12 times" in ill.void  # the set-up was not what it should be
 
 
@@ -86,6 +88,8 @@ def test_a_run_that_says_nothing_is_void(doctor: ModuleType) -> None:
     assert doctor.judge(failed, "storage").void == "the disk is full"
     beside = row(finding("storage", 2.0), storage=2.0) | {"busy_cores": 1.0}
     assert "1.00 cores busy" in doctor.judge(beside, "storage").void
+    moving = row(finding("storage", 2.0)) | {"truth": {"": {"before": [200, 270], "after": [100]}}}
+    assert "took 200 ms, and 270" in doctor.judge(moving, "storage").void
     learning = row(finding("overlap", kind="risk")) | {"busy_cores": 1.0}
     assert not doctor.judge(learning, "overlap").void  # nothing of it is a time
 
@@ -111,8 +115,9 @@ class Broken:
     def inject(self, severity: dict[str, Any], folder: Path) -> Iterator[Any]:
         if self.cause == "shm":
             raise PermissionError("only root may")
-        case = import_module("doctor_faults.fault").Case
-        yield case([], truth=lambda: (200.0, 100.0), facts={"ms": 7})
+        fault = import_module("doctor_faults.fault")
+        truth = fault.Truth([190.0, 210.0], [100.0])
+        yield fault.Case([], truth=lambda: truth, facts={"ms": 7})
 
 
 def test_runs_accumulate(

@@ -72,7 +72,13 @@ def test_a_slow_rank_that_is_as_quick_as_the_others_beside_a_link_is_not_to_blam
     )
     assert only(replace(slow, forward_together=forward)).gain == pytest.approx(300 / 224)
     assert only(replace(slow, forward_together=[[52.0, 30.0]] * 5)).gain == pytest.approx(300 / 224)
-    assert not list(judge(replace(slow, forward_together=[[33.0, 30.0]] * 5)))
+    rested = replace(slow, forward_together=[[33.0, 30.0]] * 5)
+    assert not list(judge(rested))
+    # Its 70 ms of work take it 180: it could not have done more than 117 ms of it in a step.
+    rested = replace(rested, cpu_alone=[[70.0, 98.0]] * 5)
+    assert not list(judge(replace(rested, cpu_together=[[80.0, 110.0]] * 5)))
+    # Here it did; that its forward passes were shorter is by periods of the quota.
+    assert only(replace(rested, cpu_together=[[117.0, 110.0]] * 5)).gain > 300 / 224
 
 
 def test_a_slow_rank_exchanges_slowly_too_but_for_what_the_link_takes() -> None:

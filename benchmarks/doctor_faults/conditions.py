@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +24,7 @@ import numpy as np
 
 from .cpu_quota import quota_group
 from .datasets import Pictures, dataset
-from .fault import Case
+from .fault import Case, Truth
 from .slow_disk import slow
 
 WORKERS = 8  # Ultralytics' default; it takes no more than there are cores
@@ -147,25 +146,25 @@ def injected(as_is: Conditions, mended: Mapping[str, Repair]) -> Iterator[Case]:
     with ExitStack() as stack:
         held = stack.enter_context(as_is.held())
 
-        def truths(settings: Mapping[str, Any]) -> Mapping[str, tuple[float, float]]:
+        def truths(settings: Mapping[str, Any]) -> Mapping[str, Truth]:
             # The doctor is done. Each measurement has a disk of which nothing was read yet.
             stack.close()
             ways = [as_is, *(repair(as_is, settings) for repair in mended.values())]
             later, *after = in_turns(ways)
-            before = (earlier + ROUNDS * later) / (1 + ROUNDS)
-            found = {cause: (before, ms) for cause, ms in zip(mended, after, strict=True)}
-            return found or {"": (before, as_is.step_ms)}
+            before = [earlier, *later]
+            found = {cause: Truth(before, ms) for cause, ms in zip(mended, after, strict=True)}
+            return found or {"": Truth(before, [as_is.step_ms])}
 
         yield Case(as_is.arguments(), held.prefix(), truths=truths, facts=asdict(as_is))
 
 
-def in_turns(ways: Sequence[Conditions], rounds: int = ROUNDS) -> list[float]:
-    """Milliseconds of a step under each of these conditions: means over rounds that take turns."""
+def in_turns(ways: Sequence[Conditions], rounds: int = ROUNDS) -> list[list[float]]:
+    """Milliseconds of a step under each of these conditions, in rounds that take turns."""
     found: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds):
         for times, way in zip(found, ways, strict=True):
             times.append(step_ms(way))
-    return [statistics.mean(times) for times in found]
+    return found
 
 
 def step_ms(conditions: Conditions, seconds: float = SECONDS) -> float:

@@ -11,6 +11,19 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
+class Truth:
+    """Milliseconds of a step, measured without any code of the doctor, once or more.
+
+    Attributes:
+        before: with the fault.
+        after: with it mended.
+    """
+
+    before: Sequence[float]
+    after: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Case:
     """A machine and a dataset with a fault, while it is injected.
 
@@ -20,8 +33,7 @@ class Case:
         environment: variables to set.
         probes: replaced probes of the hardware, by name, in plain JSON values; the report must then
             say "fake".
-        truth: measures, without any code of the doctor, milliseconds of a step as it is, and with
-            the knob applied; None where the finding is not about time.
+        truth: measures what mending brings; None where the finding is not about time.
         truths: as `truth`, by cause, where several faults are injected (the one whose mending
             brings most has to come first) or where the knob's settings, its argument, decide.
         broken: of a finding that is not about time: tries what its knob's settings promise, without
@@ -33,8 +45,8 @@ class Case:
     prefix: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     probes: Mapping[str, Any] = field(default_factory=dict)
-    truth: Callable[[], tuple[float, float]] | None = None
-    truths: Callable[[Mapping[str, Any]], Mapping[str, tuple[float, float]]] | None = None
+    truth: Callable[[], Truth] | None = None
+    truths: Callable[[Mapping[str, Any]], Mapping[str, Truth]] | None = None
     broken: Callable[[Mapping[str, Any]], str] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 

@@ -18,7 +18,7 @@ from typing import Any
 from yolodata.bench import drawing
 from yolodata.machine import usable_cores
 
-from .fault import Case
+from .fault import Case, Truth
 
 IMAGES = 64
 IMGSZ = 640
@@ -61,7 +61,7 @@ class NarrowLink:
                 "--loader", "ultralytics", "--step", str(severity["step_ms"]),
             ],
             probes={"nvml": _nvml(severity["generation"], 4)},
-            truth=lambda: (_step_ms(severity, 4), _step_ms(severity, LANES)),
+            truth=lambda: Truth([_step_ms(severity, 4)], [_step_ms(severity, LANES)]),
         )  # fmt: skip
 
 

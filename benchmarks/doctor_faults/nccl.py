@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .fault import Case
+from .fault import Case, Truth
 from .ranks import RANKS, arguments, step_ms, torchrun
 
 # Variable -> (values, the machine on which they hurt).
@@ -60,7 +60,7 @@ class HostileEnvironment:
             given,
             prefix=run,
             environment={name: value},
-            truth=lambda: (step_ms(run, {name: value}), step_ms(run, {name: "1"})),
+            truth=lambda: Truth([step_ms(run, {name: value})], [step_ms(run, {name: "1"})]),
         )
 
 

@@ -14,6 +14,8 @@ LEAST = 1.15
 """A gain below this is not claimed: two ranks of one machine differ by as much without a cause."""
 _AS_BEFORE = 0.7
 """Share of a slowness from which it is the same one: forward passes are short, and differ."""
+_AT_ITS_LIMIT = 0.9
+"""Share of the processor time that a rank gets by itself from which it never rests."""
 _OWN_WORK = 1.3
 """Times the work of a rank at exchanging from which sums over ranks take longer than it."""
 BACKWARD = 2 / 3
@@ -171,13 +173,25 @@ def _medians(steps: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.median(times) for times in zip(*steps, strict=True)]
 
 
+def _mean_of(steps: Sequence[Sequence[float]], rank: int) -> float:
+    """The mean of one rank."""
+    return statistics.mean(ranks[rank] for ranks in steps)
+
+
 def _remains(f: Figures, slow: int) -> float:
     """Share (0-1) of what a slow rank is behind by itself that is left in steps of all.
 
-    Where all wait for the link, a rank with a quota saves up for its own work meanwhile.
+    Where all wait for the link, a rank with a quota saves up for its own work meanwhile. A rank
+    that gets as much processor time as by itself waits for nobody. Means, as a quota is granted by
+    periods: a step takes one more, or one less.
     """
     if not f.forward_alone or not f.forward_together:
         return 1.0
+    if f.cpu_alone and f.cpu_together:
+        able = _mean_of(f.cpu_alone, slow) / _mean_of(f.alone, slow)
+        used = _mean_of(f.cpu_together, slow) / statistics.mean(f.together)
+        if used > _AT_ITS_LIMIT * able:
+            return 1.0
     alone = statistics.median(_behind(f.forward_alone, slow))
     together = statistics.median(_behind(f.forward_together, slow))
     if alone <= 0 or together > _AS_BEFORE * alone:
