@@ -231,8 +231,8 @@ class Neighbours:
     """One rank is on a core beside busy processes.
 
     Only the cause is judged. Messages between ranks wait for their turn there, and by how much
-    differs: plain DDP beside one busy process, started again and again, took 2 to 3.4 times as long
-    as without it. So no start tells another one's gain.
+    differs: plain DDP beside one busy process, started again and again, took 1.9 to 3.4 times as
+    long as without it. So no start tells another one's gain.
     """
 
     name = "slow_rank beside busy processes"
