@@ -96,6 +96,21 @@ def test_a_slow_rank_exchanges_slowly_too_but_for_what_the_link_takes() -> None:
     assert only(slow).gain == pytest.approx(400 / 202, rel=0.02)
 
 
+def test_steps_beside_a_quota_count_by_their_mean() -> None:
+    """Of 60 ms of work at 0.45 of a core, two of three steps take one period, the third takes two.
+
+    So a rank takes 137 ms on average, and the median (116) would tell of a core half again as fast.
+    """
+    alone = [[56.0, late] for late in (116.0, 116.0, 180.0) * 12]
+    together = [190.0, 190.0, 130.0] * 12
+    beside = replace(HEALTHY, alone=alone, together=together, at_once=together)
+    mean = (2 * 190 + 130) / 3
+    assert only(beside).gain == pytest.approx(mean / (mean - (137 - 56)), rel=0.05)
+    # Once, something else kept both busy.
+    disturbed = replace(beside, alone=[*alone, [2000.0, 2500.0]], together=[*together, 3000.0])
+    assert only(disturbed).gain == pytest.approx(only(beside).gain, rel=0.05)
+
+
 def test_a_link_costs_no_more_than_sums_over_it_take() -> None:
     """The rest of the exchange is a serial reduction's, which comes first."""
     slow = Sweep(((4096, 1.0), (MB, 20.0), (9 * MB, 180.0)))

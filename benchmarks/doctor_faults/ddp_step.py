@@ -5,8 +5,8 @@ torchrun --nproc-per-node=2 ddp_step.py SIDE PICTURES SECONDS
 
 from __future__ import annotations
 
+import itertools
 import os
-import statistics
 import sys
 import time
 
@@ -17,9 +17,8 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.torch_utils import ModelEMA
 
-WINDOW = 500.0
-"""Milliseconds of steps whose mean counts as one: steps beside a quota or a busy process differ,
-and what training takes is their mean. What else the machine does at times meets few windows."""
+WARM_UP = 5
+"""Steps that are not counted."""
 
 
 def main() -> None:
@@ -41,25 +40,25 @@ def main() -> None:
         "bboxes": torch.rand(objects, 4) * 0.3 + 0.1,
         "batch_idx": torch.arange(pictures).repeat_interleave(8).float(),
     }
-    windows, times, begun = [], [], time.perf_counter()
-    while True:
-        before = time.perf_counter()
+    begun = passed = 0.0
+    for steps in itertools.count(1 - WARM_UP):
         loss = parallel(batch)[0].sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parallel.parameters(), max_norm=10.0)
         optimizer.step()
         optimizer.zero_grad()
         average.update(model)
-        times.append((time.perf_counter() - before) * 1e3)
-        if sum(times) > WINDOW:
-            windows.append(statistics.mean(times))
-            times = []
-        over = torch.tensor(float(time.perf_counter() - begun > seconds and len(windows) > 4))
+        if steps <= 0:
+            begun = time.perf_counter()
+            continue
+        passed = time.perf_counter() - begun
+        over = torch.tensor(float(passed > seconds))
         dist.broadcast(over, 0)
         if over:
             break
     if dist.get_rank() == 0:
-        print(f"step_ms={statistics.median(windows[1:])}")
+        # The mean, as beside a quota steps take one period or two.
+        print(f"step_ms={1e3 * passed / steps}")
     dist.destroy_process_group()
 
 

@@ -65,12 +65,12 @@ class Figures:
     @property
     def step(self) -> float:
         """Of a step as it is."""
-        return statistics.median(self.together)
+        return typical(self.together)
 
     @property
     def own(self) -> list[float]:
         """Of a step of each rank by itself."""
-        return _medians(self.alone)
+        return _typical_of_each(self.alone)
 
     @property
     def waiting(self) -> list[float]:
@@ -80,13 +80,12 @@ class Figures:
     @property
     def sent_at_once(self) -> float:
         """Of a step that sends all gradients in one piece after the backward pass."""
-        return statistics.median(self.at_once)
+        return typical(self.at_once)
 
     @property
     def reducing(self) -> float:
         """By which exchange makes a step longer than that of the slowest rank."""
-        slowest = statistics.median(max(ranks) for ranks in self.alone)
-        return max(0.0, self.step - slowest)
+        return max(0.0, self.step - typical([max(ranks) for ranks in self.alone]))
 
 
 def judge(figures: Figures) -> Iterator[Finding]:
@@ -103,7 +102,7 @@ def _slow_rank(f: Figures) -> Finding | None:
     behind = _behind(f.alone, slow)
     exchanging = _exchanging(f)
     exchange = _median_but(exchanging, slow)
-    late = statistics.median(behind) + min(max(0.0, exchanging[slow] - exchange), f.reducing)
+    late = typical(behind) + min(max(0.0, exchanging[slow] - exchange), f.reducing)
     least = others + max(exchange, _travelling(f, exchanging[slow], others))
     lost = min(late * _remains(f, slow), f.step - least)
     # It is the same rank, not one now and another then.
@@ -147,7 +146,7 @@ def _exchanging(f: Figures) -> list[float]:
     """
     if not f.cpu_alone or not f.cpu_together:
         return [0.0] * len(f.own)
-    alone, together = (_medians(times) for times in (f.cpu_alone, f.cpu_together))
+    alone, together = (_typical_of_each(times) for times in (f.cpu_alone, f.cpu_together))
     return [
         max(0.0, both - one) * own / max(one, 1e-3)
         for one, both, own in zip(alone, together, f.own, strict=True)
@@ -168,32 +167,36 @@ def _travelling(f: Figures, work: float, others: float) -> float:
     return max(f.link.ms(f.buckets[-1]), sums - BACKWARD * others)
 
 
-def _medians(steps: Sequence[Sequence[float]]) -> list[float]:
-    """The median of each rank."""
-    return [statistics.median(times) for times in zip(*steps, strict=True)]
+def typical(times: Sequence[float]) -> float:
+    """The mean without the shortest and the longest tenth.
+
+    Steps beside a quota take one period or two: their median is that of the more frequent kind, and
+    no step of a training takes as long on average. What else a machine does at times is left out.
+    """
+    cut = len(times) // 10
+    return statistics.mean(sorted(times)[cut : len(times) - cut])
 
 
-def _mean_of(steps: Sequence[Sequence[float]], rank: int) -> float:
-    """The mean of one rank."""
-    return statistics.mean(ranks[rank] for ranks in steps)
+def _typical_of_each(steps: Sequence[Sequence[float]]) -> list[float]:
+    """The same, of each rank."""
+    return [typical(times) for times in zip(*steps, strict=True)]
 
 
 def _remains(f: Figures, slow: int) -> float:
     """Share (0-1) of what a slow rank is behind by itself that is left in steps of all.
 
     Where all wait for the link, a rank with a quota saves up for its own work meanwhile. A rank
-    that gets as much processor time as by itself waits for nobody. Means, as a quota is granted by
-    periods: a step takes one more, or one less.
+    that gets as much processor time as by itself waits for nobody.
     """
     if not f.forward_alone or not f.forward_together:
         return 1.0
     if f.cpu_alone and f.cpu_together:
-        able = _mean_of(f.cpu_alone, slow) / _mean_of(f.alone, slow)
-        used = _mean_of(f.cpu_together, slow) / statistics.mean(f.together)
+        able = _typical_of_each(f.cpu_alone)[slow] / f.own[slow]
+        used = _typical_of_each(f.cpu_together)[slow] / f.step
         if used > _AT_ITS_LIMIT * able:
             return 1.0
-    alone = statistics.median(_behind(f.forward_alone, slow))
-    together = statistics.median(_behind(f.forward_together, slow))
+    alone = typical(_behind(f.forward_alone, slow))
+    together = typical(_behind(f.forward_together, slow))
     if alone <= 0 or together > _AS_BEFORE * alone:
         return 1.0
     return max(0.0, together / alone)
@@ -209,7 +212,7 @@ def _slow_link(f: Figures) -> Finding | None:
     if f.beside and f.beside_sums is not None:
         # The step of a machine's own ranks, and what the rate of the link adds to it.
         slower = possible - sum(f.beside_sums.ms(size) for size in f.buckets)
-        after = statistics.median(f.beside) + max(0.0, slower)
+        after = typical(f.beside) + max(0.0, slower)
         how = f"measured over such a link: {after:.1f} ms"
     else:
         # While gradients are made, others travel. What of them does not fit in there makes the

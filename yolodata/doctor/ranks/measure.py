@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 import torch
 
-from yolodata.doctor.ranks.judge import Figures
+from yolodata.doctor.ranks.judge import Figures, typical
 from yolodata.doctor.ranks.links import Links
 from yolodata.doctor.ranks.step import RankStep
 from yolodata.doctor.ranks.sweep import Sweep, sizes_of, sweep, sweep_beside
 from yolodata.train.distributed.process_group import ProcessGroup
 
-ROUND = 0.2
-"""Seconds of each kind of step in a round."""
+ROUND = 0.5
+"""Seconds of each kind of step in a round, of which the first step is not counted."""
 ROUNDS = 3
 """So many are made, however long they take: fewer would say nothing of noise."""
 SHARES = (0.7, 0.25)
@@ -85,7 +85,7 @@ def measure(
     )
     if "fair" not in rounds:
         return figures, None
-    return figures, figures.step / statistics.median(_of_step(one) for one in rounds["fair"])
+    return figures, figures.step / typical([_of_step(one) for one in rounds["fair"]])
 
 
 Rounds = dict[str, list[list[list[float]]]]  # kind -> rounds -> steps -> ranks -> milliseconds
