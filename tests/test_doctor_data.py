@@ -26,7 +26,7 @@ from yolodata.doctor.data.experiments import parts_ms
 from yolodata.doctor.data.judgement import Measured, judge
 from yolodata.doctor.data.loaders import FileLoader
 from yolodata.doctor.data.others import Others
-from yolodata.doctor.data.pace import Pace, ProcessTree, joined, mean_is_known, of_loader
+from yolodata.doctor.data.pace import Pace, ProcessTree, joined, mean_is_known, of_loader, of_step
 from yolodata.doctor.examination import Outcome
 from yolodata.doctor.finding import Finding, ranked
 from yolodata.doctor.sections import examine
@@ -244,6 +244,22 @@ def test_what_was_prefetched_does_not_make_a_loader_faster(clock: SimpleNamespac
     found = of_loader(Queue(ready=20, made_ms=20.0), WaitingStep(1.0), 1.0, 0.05)
     assert found.step_ms == pytest.approx(21.0)
     assert found.waiting > 0.9
+
+
+def test_a_step_beside_a_quota_counts_by_its_mean(clock: SimpleNamespace) -> None:
+    """Else a loader would seem to wait: its steps count by their mean."""
+
+    class Step(WaitingStep):
+        """Takes one period, or two; once, the machine did something else."""
+
+        made = 0
+
+        def __call__(self, batch: Any) -> None:
+            self.made += 1
+            clock.sleep(2.0 if self.made == 50 else (0.116, 0.116, 0.180)[self.made % 3])
+
+    found = of_step(Step(1.0), {}, 8.0)
+    assert found.own_ms == pytest.approx(412 / 3, rel=0.03)
 
 
 def test_a_step_that_waits_hides_what_others_make_meanwhile(clock: SimpleNamespace) -> None:

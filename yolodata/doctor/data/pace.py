@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from yolodata.doctor.step import Step, WaitingStep
+from yolodata.doctor.trimmed_mean import trimmed_mean
 from yolodata.telemetry import processor
 
 Batch = Mapping[str, Any]
@@ -87,8 +88,7 @@ def of_step(step: Step, batch: Batch, seconds: float) -> Pace:
         start = time.perf_counter()
         step(batch)
         each.append(1e3 * (time.perf_counter() - start))
-    # A disturbance makes a step longer, never shorter.
-    own = float(np.median(each))
+    own = trimmed_mean(each)
     return Pace(own, own, len(each), each_ms=tuple(each))
 
 

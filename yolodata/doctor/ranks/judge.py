@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from yolodata.doctor.finding import Finding, Knob
 from yolodata.doctor.ranks.sweep import Sweep
+from yolodata.doctor.trimmed_mean import trimmed_mean
 
 LEAST = 1.15
 """A gain below this is not claimed: two ranks of one machine differ by as much without a cause."""
@@ -65,12 +66,12 @@ class Figures:
     @property
     def step(self) -> float:
         """Of a step as it is."""
-        return typical(self.together)
+        return trimmed_mean(self.together)
 
     @property
     def own(self) -> list[float]:
         """Of a step of each rank by itself."""
-        return _typical_of_each(self.alone)
+        return _mean_of_each(self.alone)
 
     @property
     def waiting(self) -> list[float]:
@@ -80,12 +81,12 @@ class Figures:
     @property
     def sent_at_once(self) -> float:
         """Of a step that sends all gradients in one piece after the backward pass."""
-        return typical(self.at_once)
+        return trimmed_mean(self.at_once)
 
     @property
     def reducing(self) -> float:
         """By which exchange makes a step longer than that of the slowest rank."""
-        return max(0.0, self.step - typical([max(ranks) for ranks in self.alone]))
+        return max(0.0, self.step - trimmed_mean([max(ranks) for ranks in self.alone]))
 
 
 def judge(figures: Figures) -> Iterator[Finding]:
@@ -102,7 +103,7 @@ def _slow_rank(f: Figures) -> Finding | None:
     behind = _behind(f.alone, slow)
     exchanging = _exchanging(f)
     exchange = _median_but(exchanging, slow)
-    late = typical(behind) + min(max(0.0, exchanging[slow] - exchange), f.reducing)
+    late = trimmed_mean(behind) + min(max(0.0, exchanging[slow] - exchange), f.reducing)
     least = others + max(exchange, _travelling(f, exchanging[slow], others))
     lost = min(late * _remains(f, slow), f.step - least)
     # It is the same rank, not one now and another then.
@@ -146,7 +147,7 @@ def _exchanging(f: Figures) -> list[float]:
     """
     if not f.cpu_alone or not f.cpu_together:
         return [0.0] * len(f.own)
-    alone, together = (_typical_of_each(times) for times in (f.cpu_alone, f.cpu_together))
+    alone, together = (_mean_of_each(times) for times in (f.cpu_alone, f.cpu_together))
     return [
         max(0.0, both - one) * own / max(one, 1e-3)
         for one, both, own in zip(alone, together, f.own, strict=True)
@@ -167,19 +168,9 @@ def _travelling(f: Figures, work: float, others: float) -> float:
     return max(f.link.ms(f.buckets[-1]), sums - BACKWARD * others)
 
 
-def typical(times: Sequence[float]) -> float:
-    """The mean without the shortest and the longest tenth.
-
-    Steps beside a quota take one period or two: their median is that of the more frequent kind, and
-    no step of a training takes as long on average. What else a machine does at times is left out.
-    """
-    cut = len(times) // 10
-    return statistics.mean(sorted(times)[cut : len(times) - cut])
-
-
-def _typical_of_each(steps: Sequence[Sequence[float]]) -> list[float]:
-    """The same, of each rank."""
-    return [typical(times) for times in zip(*steps, strict=True)]
+def _mean_of_each(steps: Sequence[Sequence[float]]) -> list[float]:
+    """The trimmed mean of each rank."""
+    return [trimmed_mean(times) for times in zip(*steps, strict=True)]
 
 
 def _remains(f: Figures, slow: int) -> float:
@@ -191,12 +182,12 @@ def _remains(f: Figures, slow: int) -> float:
     if not f.forward_alone or not f.forward_together:
         return 1.0
     if f.cpu_alone and f.cpu_together:
-        able = _typical_of_each(f.cpu_alone)[slow] / f.own[slow]
-        used = _typical_of_each(f.cpu_together)[slow] / f.step
+        able = _mean_of_each(f.cpu_alone)[slow] / f.own[slow]
+        used = _mean_of_each(f.cpu_together)[slow] / f.step
         if used > _AT_ITS_LIMIT * able:
             return 1.0
-    alone = typical(_behind(f.forward_alone, slow))
-    together = typical(_behind(f.forward_together, slow))
+    alone = trimmed_mean(_behind(f.forward_alone, slow))
+    together = trimmed_mean(_behind(f.forward_together, slow))
     if alone <= 0 or together > _AS_BEFORE * alone:
         return 1.0
     return max(0.0, together / alone)
@@ -212,7 +203,7 @@ def _slow_link(f: Figures) -> Finding | None:
     if f.beside and f.beside_sums is not None:
         # The step of a machine's own ranks, and what the rate of the link adds to it.
         slower = possible - sum(f.beside_sums.ms(size) for size in f.buckets)
-        after = typical(f.beside) + max(0.0, slower)
+        after = trimmed_mean(f.beside) + max(0.0, slower)
         how = f"measured over such a link: {after:.1f} ms"
     else:
         # While gradients are made, others travel. What of them does not fit in there makes the

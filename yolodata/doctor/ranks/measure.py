@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 import torch
 
-from yolodata.doctor.ranks.judge import Figures, typical
+from yolodata.doctor.ranks.judge import Figures
 from yolodata.doctor.ranks.links import Links
 from yolodata.doctor.ranks.step import RankStep
 from yolodata.doctor.ranks.sweep import Sweep, sizes_of, sweep, sweep_beside
+from yolodata.doctor.trimmed_mean import trimmed_mean
 from yolodata.train.distributed.process_group import ProcessGroup
 
 ROUND = 0.5
@@ -85,7 +86,7 @@ def measure(
     )
     if "fair" not in rounds:
         return figures, None
-    return figures, figures.step / typical([_of_step(one) for one in rounds["fair"]])
+    return figures, figures.step / trimmed_mean([_of_step(one) for one in rounds["fair"]])
 
 
 Rounds = dict[str, list[list[list[float]]]]  # kind -> rounds -> steps -> ranks -> milliseconds
