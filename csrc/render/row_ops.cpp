@@ -6,32 +6,25 @@
 
 #include "core/instruction_set.h"
 #include "render/row_ops_avx2.h"
+#include "render/row_ops_avx512.h"
 #include "render/row_ops_neon.h"
 
 namespace yolodata {
 
-// Loops that are written for this kind of processor. YD_SIMD calls one if it is chosen, and
-// otherwise does nothing.
+// Calls a loop that is written for the chosen instruction set, if there is one: YD_SIMD for all
+// that there are, YD_X86 for those that compilers do as well for arm64.
 #if defined(__x86_64__)
-namespace simd = avx2;
+#define YD_X86(call)                                           \
+  (instruction_set() == InstructionSet::kAvx512 ? avx512::call \
+   : instruction_set() == InstructionSet::kAvx2 ? avx2::call   \
+                                                : 0)
+#define YD_SIMD(call) YD_X86(call)
 #elif defined(__aarch64__)
-namespace simd = neon;
-#endif
-#if defined(__x86_64__) || defined(__aarch64__)
-static bool has_simd() {
-  static const bool has = instruction_set() != InstructionSet::kPortable;
-  return has;
-}
-#define YD_SIMD(call) (has_simd() ? simd::call : 0)
+#define YD_X86(call) 0
+#define YD_SIMD(call) (instruction_set() == InstructionSet::kNeon ? neon::call : 0)
 #else
+#define YD_X86(call) 0
 #define YD_SIMD(call) 0
-#endif
-
-// The same where compilers do as well for arm64.
-#if defined(__x86_64__)
-#define YD_AVX2(call) YD_SIMD(call)
-#else
-#define YD_AVX2(call) 0
 #endif
 
 void split_pixels(const std::uint8_t* pixels, int count, [[maybe_unused]] std::ptrdiff_t prefetch,
@@ -39,31 +32,45 @@ void split_pixels(const std::uint8_t* pixels, int count, [[maybe_unused]] std::p
   std::uint8_t* __restrict__ const red = out.channel[0];
   std::uint8_t* __restrict__ const green = out.channel[1];
   std::uint8_t* __restrict__ const blue = out.channel[2];
-  for (int i = YD_AVX2(split_pixels(pixels, count, prefetch, out)); i < count; ++i) {
+  for (int i = YD_X86(split_pixels(pixels, count, prefetch, out)); i < count; ++i) {
     red[i] = pixels[3 * i];
     green[i] = pixels[3 * i + 1];
     blue[i] = pixels[3 * i + 2];
   }
 }
 
+namespace {
+
+// Whether all neighbours of `count` columns lie in `bytes` bytes, and where those start.
+struct Group {
+  bool fits;
+  std::int32_t start;
+};
+
+Group group_of(const Columns& columns, int i, int count, std::int32_t bytes) {
+  const std::int32_t* const first = columns.left + i / count * count;
+  const auto [least, most] = std::minmax_element(first, first + count);
+  return {*most - *least <= bytes - 2, *least};
+}
+
+}  // namespace
+
 void find_picks(Columns& columns, std::int32_t* start, std::uint8_t* picks) {
-  constexpr std::int32_t kReach = kPicked - 2;  // from the first left neighbour to the last
   columns.start = start;
   columns.picks = picks;
-  columns.together = Columns::kByEight;
+  const bool wide = instruction_set() == InstructionSet::kAvx512;
+  columns.together = wide ? Columns::kBySixteen : Columns::kByEight;
   for (int i = 0; i < columns.count; i += 4) {
-    const auto reach = [&columns](int first, int count) {
-      return std::minmax_element(columns.left + first, columns.left + first + count);
-    };
-    const auto [least, most] = reach(i / 8 * 8, 8);
-    const auto [least_of_four, most_of_four] = reach(i, 4);
-    const bool eight = *most - *least <= kReach;
-    if (!eight) columns.together = std::min(columns.together, Columns::kByFour);
-    if (*most_of_four - *least_of_four > kReach) columns.together = Columns::kApart;
-    start[i / 4] = eight ? *least : *least_of_four;
+    Group group = wide ? group_of(columns, i, 16, 64) : group_of(columns, i, 8, 16);
+    if (!group.fits && !wide) {
+      columns.together = std::min(columns.together, Columns::kByFour);
+      group = group_of(columns, i, 4, 16);
+    }
+    if (!group.fits) columns.together = Columns::kApart;
+    start[i / 4] = group.start;
     for (int k = i; k < i + 4; ++k) {
       constexpr std::uint8_t kNone = 128;
-      const auto at = static_cast<std::uint8_t>(columns.left[k] - start[i / 4]);
+      const auto at = static_cast<std::uint8_t>(columns.left[k] - group.start);
       picks[4 * k] = at;
       picks[4 * k + 1] = kNone;
       picks[4 * k + 2] = static_cast<std::uint8_t>(at + 1);
@@ -134,15 +141,12 @@ int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, floa
 
 void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t step, int count,
              const Points& points) {
-#if defined(__x86_64__)
-  if (has_simd()) return simd::map_row(layer, x, y, step, count, points);
-#endif
   const Layer local = layer;  // so that the compiler knows the stores below cannot change it
   std::int32_t* __restrict__ xs = points.x;
   std::int32_t* __restrict__ ys = points.y;
   float* __restrict__ wxs = points.wx;
   float* __restrict__ wys = points.wy;
-  for (int i = 0; i < count; ++i) {
+  for (int i = YD_X86(map_row(layer, x, y, step, count, points)); i < count; ++i) {
     Point point = to_canvas(local, x + i * step, y);
     const bool inside = touches(local, point);
     point.x = inside ? point.x : static_cast<float>(kOutside);
@@ -156,22 +160,18 @@ void map_row(const Layer& layer, std::int32_t x, std::int32_t y, std::int32_t st
 }
 
 int find_end(const Points& points, int first, int count, const Region& region) {
-#if defined(__x86_64__) || defined(__aarch64__)
-  if (has_simd()) return simd::find_end(points, first, count, region);
-#endif
   const auto is_inside = [&](std::int32_t x, std::int32_t y) {
     return x >= region.x1 && x < region.x2 && y >= region.y1 && y < region.y2;
   };
+  first = std::max(first, YD_SIMD(find_end(points, first, count, region)));
   while (first < count && is_inside(points.x[first], points.y[first])) ++first;
   return first;
 }
 
 void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
                      int count, [[maybe_unused]] std::int64_t prefetch, const Planes& out) {
-#if defined(__x86_64__) || defined(__aarch64__)
-  if (has_simd()) return simd::interpolate_run(image, stride, points, count, prefetch, out);
-#endif
-  for (int i = 0; i < count; ++i) {
+  for (int i = YD_SIMD(interpolate_run(image, stride, points, count, prefetch, out)); i < count;
+       ++i) {
     const std::uint8_t* p = image + points.y[i] * stride + 3 * std::int64_t{points.x[i]};
     const Rgb pixel = interpolate(p, p + stride, points.wx[i], points.wy[i]);
     out.channel[0][i] = static_cast<std::uint8_t>(pixel.r);
@@ -216,13 +216,13 @@ void mix_rows(const Planes& row, const Planes& other, const Mixing& mixing, int 
 }
 
 void store_row(const std::uint8_t* channel, int count, std::uint8_t* out) {
-  const int done = YD_AVX2(store_row(channel, count, out));
+  const int done = YD_X86(store_row(channel, count, out));
   std::memcpy(out + done, channel + done, static_cast<std::size_t>(count - done));
 }
 
 void finish_picture() {
 #if defined(__x86_64__)
-  if (has_simd()) simd::finish();
+  if (instruction_set() != InstructionSet::kPortable) avx2::finish();
 #endif
 }
 

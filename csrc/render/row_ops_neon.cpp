@@ -110,8 +110,8 @@ int find_end(const Points& points, int first, int count, const Region& region) {
 
 // Eight bytes hold a pixel and its right neighbour; those of both rows are in a register. Each of
 // the four pixels becomes three floats, and a zero.
-void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int count, std::int64_t prefetch, const Planes& out) {
+int interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points, int count,
+                    std::int64_t prefetch, const Planes& out) {
   constexpr std::uint8_t kNone = 255;
   const auto from = [](std::uint8_t first_byte) {
     std::uint8_t picks[16];
@@ -147,6 +147,7 @@ void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Point
     std::memcpy(to.channel[1] + i, &greens, sizeof greens);
     std::memcpy(to.channel[2] + i, &blues, sizeof blues);
   }
+  return count;
 }
 
 // See Note [mixing integers].

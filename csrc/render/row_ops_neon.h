@@ -14,8 +14,8 @@ int resample_row(const Planes& line, const Columns& columns, const std::uint8_t*
 int blend_rows(const float* top, const float* bottom, std::ptrdiff_t apart, float weight, int count,
                const Planes& out);
 int find_end(const Points& points, int first, int count, const Region& region);
-void interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points,
-                     int count, std::int64_t prefetch, const Planes& out);
+int interpolate_run(const std::uint8_t* image, std::int64_t stride, const Points& points, int count,
+                    std::int64_t prefetch, const Planes& out);
 int mix_bytes(std::uint8_t* bytes, const std::uint8_t* others, const Mixing& mixing, int count);
 
 }  // namespace yolodata::neon

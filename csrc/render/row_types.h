@@ -34,17 +34,18 @@ struct Columns {
   int count;
   const std::int32_t* left;
   const float* weight;
-  // For processors that pick bytes of a register, of every four columns: where sixteen bytes with
-  // all their neighbours start, and which of these each column takes: left, none, right, none.
+  // For processors that pick bytes of a register, of every four columns: where a register with all
+  // their neighbours starts, and which of its bytes each column takes: left, none, right, none.
   const std::int32_t* start;
   const std::uint8_t* picks;
-  enum { kApart, kByFour, kByEight } together;  // how many columns have one start; kApart: unusable
+  // How many columns have one start; kApart: unusable. By sixteen registers have 64 bytes, else 16.
+  enum { kApart, kByFour, kByEight, kBySixteen } together;
   // Of blocks whose weights are multiples of 2^-15 (`exact`), both weights of each column, left and
   // then right, as 16-bit integers times -2^15.
   const std::uint8_t* exact;
   const std::uint32_t* weights;
 };
-inline constexpr int kPicked = 16;  // so many bytes must be readable from any `left` on
+inline constexpr int kPicked = 64;  // so many bytes must be readable from any `left` on
 
 // Where output pixels lie on a canvas: whole parts and weights. Where no neighbour is on the
 // canvas, the whole parts say so, and may be anything else (kOutside, for one).

@@ -112,7 +112,7 @@ float a_short_weight(Random& random) {
 
 // All pairs of neighbours, so far apart that every way to pick them is taken.
 void check_resampling_of_all_pairs(Random& random) {
-  for (const int step : {2, 3, 5, 40, -2, -3, -5}) {
+  for (const int step : {2, 3, 4, 5, 40, -2, -3, -4, -5}) {
     std::vector<std::int32_t> left(kPairs);
     std::vector<float> weight(kPairs);
     for (int i = 0; i < kPairs; ++i) {
@@ -124,10 +124,12 @@ void check_resampling_of_all_pairs(Random& random) {
     for (int i = 0; i < kPairs / kBlock; ++i)
       expect(i % 2 <= made.exact[static_cast<std::size_t>(i)], "find_exact: all that are short");
     const int reach = std::abs(step);
-    expect(made.columns.together == (reach * 7 <= kPicked - 2   ? Columns::kByEight
-                                     : reach * 3 <= kPicked - 2 ? Columns::kByFour
-                                                                : Columns::kApart),
-           "find_picks: together");
+    const auto narrow = reach * 7 <= 14   ? Columns::kByEight
+                        : reach * 3 <= 14 ? Columns::kByFour
+                                          : Columns::kApart;
+    const auto wide = reach * 15 <= 62 ? Columns::kBySixteen : Columns::kApart;
+    const bool is_wide = instruction_set() == InstructionSet::kAvx512;
+    expect(made.columns.together == (is_wide ? wide : narrow), "find_picks: together");
     made.line.fill(random);
     for (int i = 0; i < kPairs; ++i)
       for (int c = 0; c < 3; ++c) {
@@ -226,17 +228,28 @@ void check_blends_of_all_pairs(Random& random) {
   }
 }
 
-// Points of an image that ends two bytes past the last pixel that is looked at.
+// Points of an image that ends two bytes past the last pixel that is looked at: anywhere, or next
+// to each other on a line of any direction.
 void check_interpolation(Random& random) {
-  for (int turn = 0; turn < 300; ++turn) {
+  for (int turn = 0; turn < 600; ++turn) {
     const int width = random.from(2, 90), height = random.from(2, 40), count = random.from(1, 700);
     const auto stride = static_cast<std::int64_t>(3 * width);
     std::vector<std::int32_t> x(static_cast<std::size_t>(count)), y(x);
     std::vector<float> wx(x.size()), wy(x.size());
+    const bool is_line = !random.one_in(4), is_exact = random.one_in(2);
+    const float steep = random.one_in(3) ? 2.0f : 0.2f;
+    const float across = random.real(-2.5f, 2.5f), down = random.real(-steep, steep);
     std::int64_t last = 0;
     for (std::size_t i = 0; i < x.size(); ++i) {
       x[i] = random.below(width - 1), y[i] = random.below(height - 1);
-      wx[i] = a_weight(random), wy[i] = a_weight(random);
+      if (is_line) {  // from the point where it begins, and again where it leaves the image
+        const auto past = static_cast<float>(i % 40);
+        const auto at = [past](std::int32_t from, float step, int size) {
+          return std::clamp(from + static_cast<std::int32_t>(std::floor(step * past)), 0, size - 2);
+        };
+        x[i] = at(x[i / 40 * 40], across, width), y[i] = at(y[i / 40 * 40], down, height);
+      }
+      wx[i] = is_exact ? a_short_weight(random) : a_weight(random), wy[i] = a_weight(random);
       last = std::max(last, (y[i] + 1) * stride + 3 * (x[i] + 1));
     }
     Guarded<std::uint8_t> image(static_cast<std::size_t>(last + 3 + 2));
