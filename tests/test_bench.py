@@ -156,6 +156,31 @@ def test_a_slice_leaves_out_what_was_ready_before() -> None:
     assert sample.counts["decodes"] == pytest.approx(1.0)
 
 
+def test_a_slice_leaves_out_what_is_slow_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock starts when all workers have taken a turn."""
+    now, since_pause = 0.0, 0
+
+    def pause() -> tuple[()]:
+        nonlocal since_pause
+        since_pause = 0
+        return ()
+
+    def batches() -> Iterator[Batch]:
+        nonlocal now, since_pause
+        while True:
+            since_pause += 1
+            now += 0.4 if since_pause <= 2 else 0.1
+            yield {"img": np.zeros((2, 3, 4, 4), np.uint8)}
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    subject = Subject(batches(), workers=pause)
+    answers, taken = served(subject, FOUR, ("slice", "four", 4.0, 0))
+    sample = answers[-1][1]
+    assert sample.steps % 4 == 0
+    assert len(taken) == sample.steps + 4
+    assert sample.img_s == pytest.approx(2 / 0.1)
+
+
 def test_a_slice_has_the_steps_that_were_asked_for() -> None:
     """The consumer, who takes them, gets each batch."""
     trains = replace(FOUR, trains=True)
