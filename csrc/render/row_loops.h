@@ -12,16 +12,15 @@ namespace {
 // The next row is fetched to L1, and one so many rows further to L2, which waits for more lines of
 // memory at a time than L1 can.
 constexpr std::ptrdiff_t kRowsToL2 = 4;
-constexpr int kLine = 64;  // bytes that a cache fetches at once
 
 // Of at least one vector of pixels.
 template <typename V>
 void split_pixels(const std::uint8_t* pixels, int count, std::ptrdiff_t prefetch,
                   const Planes& out) {
-  const Planes to = out;  // as in map_row
+  constexpr int kLine = 64;  // bytes; as many pixels are three lines
+  const Planes to = out;     // as in map_row
   for (int next = 0; next < count; next += V::kBytes) {
-    // The last ones overlap.
-    const int i = next + V::kBytes > count ? count - V::kBytes : next;
+    const int i = next + V::kBytes > count ? count - V::kBytes : next;  // the last ones overlap
     const std::uint8_t* const p = pixels + 3 * i;
     if (next % kLine == 0)
       for (int line = 0; line < 3 * kLine; line += kLine) {

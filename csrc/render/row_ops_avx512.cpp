@@ -5,7 +5,7 @@
 // GCC 12 warns of its own headers (bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512vbmi")
 
 #include "render/row_ops_avx512.h"
 
