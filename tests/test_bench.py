@@ -158,22 +158,16 @@ def test_a_slice_leaves_out_what_was_ready_before() -> None:
 
 def test_a_slice_leaves_out_what_is_slow_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clock starts when all workers have taken a turn."""
-    now, since_pause = 0.0, 0
-
-    def pause() -> tuple[()]:
-        nonlocal since_pause
-        since_pause = 0
-        return ()
+    clock = {"now": 0.0, "slow": 0}
 
     def batches() -> Iterator[Batch]:
-        nonlocal now, since_pause
         while True:
-            since_pause += 1
-            now += 0.4 if since_pause <= 2 else 0.1
+            clock["now"] += 0.4 if clock["slow"] > 0 else 0.1
+            clock["slow"] -= 1
             yield {"img": np.zeros((2, 3, 4, 4), np.uint8)}
 
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    subject = Subject(batches(), workers=pause)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
+    subject = Subject(batches(), workers=lambda: clock.update(slow=2) or ())
     answers, taken = served(subject, FOUR, ("slice", "four", 4.0, 0))
     sample = answers[-1][1]
     assert sample.steps % 4 == 0
