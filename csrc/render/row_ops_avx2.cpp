@@ -1,4 +1,4 @@
-// The loops of row_loops.h for x86-64 with AVX2 and FMA, and what AVX-512 does no better.
+// The loops of row_loops.h for x86-64 with AVX2 and FMA, and those that AVX-512 takes from here.
 //
 // Everything in this file is compiled for those processors: nothing else may be defined here.
 #if defined(__x86_64__)
